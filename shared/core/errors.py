@@ -1,0 +1,110 @@
+"""Every error that Skep raises on purpose.
+
+SkepError
+├── MatrixError                 the client (or server) asked for something it may not have: code and status
+│   └── InteractiveAuthNeeded   401 with flows and a session (user-interactive authentication)
+├── EventFormatError            an event that no room version could hold: dropped
+├── SignatureError              a signature is missing or wrong: dropped
+├── AuthRuleViolation           a rule of the room's version forbids the event: rejected, or M_FORBIDDEN to a client
+├── RemoteServerError           the other side's fault: unreachable, or an answer against the protocol
+└── Unavailable                 ours, and passing: database away, slot moving; 503 with Retry-After
+    └── Fenced                  this process's lease was taken away: drop everything, rejoin
+
+Core errors carry rule names, not statuses; `shared/http/errors_to_json.py` is the one place that makes answers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class SkepError(Exception):
+    """Base of all errors that are part of the contract between our modules."""
+
+
+class MatrixError(SkepError):
+    """An error that the caller is told about. Spec: client-server API, "Standard error response".
+
+    errcode: such as "M_FORBIDDEN"; message: a sentence for people, without secrets; status: HTTP status;
+    extra: further top-level keys of the answer (such as `retry_after_ms`).
+    """
+
+    def __init__(
+        self, errcode: str, message: str, status: int = 400, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(f"{errcode}: {message}")
+        self.errcode = errcode
+        self.message = message
+        self.status = status
+        self.extra: dict[str, Any] = dict(extra or {})
+
+
+class InteractiveAuthNeeded(MatrixError):
+    """401: the request needs (another stage of) user-interactive authentication.
+
+    body: the whole answer with `session`, `flows`, `params`, `completed`; after a failed stage also `errcode`, `error`.
+    """
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        super().__init__(body.get("errcode", ""), body.get("error", ""), 401, body)
+        self.body = dict(body)
+
+
+class EventFormatError(SkepError):
+    """An event's JSON breaks the event format of its room version, or a size limit. The message names the field."""
+
+
+class SignatureError(SkepError):
+    """A required signature is missing, malformed or does not verify."""
+
+
+class AuthRuleViolation(SkepError):
+    """An authorization rule of the room's version forbids the event.
+
+    rule: number and short name, such as "4.3.1 join: sender must be state_key"; section: where the spec says so.
+    """
+
+    def __init__(self, rule: str, message: str, section: str = "rooms/authorization-rules") -> None:
+        super().__init__(f"{message} (rule {rule})")
+        self.rule = rule
+        self.message = message
+        self.section = section
+
+
+class RemoteServerError(SkepError):
+    """The other server is unreachable, too slow, or answered against the protocol."""
+
+
+class Unavailable(SkepError):
+    """We cannot do this just now; the same request may succeed after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Fenced(Unavailable):
+    """The lease under which this process writes was revoked: nothing was written."""
+
+
+def forbidden(message: str) -> MatrixError:
+    return MatrixError("M_FORBIDDEN", message, 403)
+
+
+def not_found(message: str) -> MatrixError:
+    return MatrixError("M_NOT_FOUND", message, 404)
+
+
+def bad_json(message: str) -> MatrixError:
+    return MatrixError("M_BAD_JSON", message, 400)
+
+
+def invalid_param(message: str) -> MatrixError:
+    return MatrixError("M_INVALID_PARAM", message, 400)
+
+
+def missing_param(message: str) -> MatrixError:
+    return MatrixError("M_MISSING_PARAM", message, 400)
+
+
+def unrecognized(message: str = "Unrecognized request", status: int = 404) -> MatrixError:
+    return MatrixError("M_UNRECOGNIZED", message, status)

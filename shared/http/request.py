@@ -1,0 +1,164 @@
+"""What a handler gets and gives: one parsed request, one response.
+
+Bodies and queries are parsed into typed values here, once; wrong input leaves as the spec's errors.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+
+import msgspec
+import orjson
+
+from shared.core.canonical_json import decode_json
+from shared.core.errors import MatrixError, bad_json, invalid_param, missing_param
+from shared.http.endpoint import Endpoint
+
+T = TypeVar("T")
+
+MAX_QUERY_FIELDS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who is asking, as the token said.
+
+    user_id: the acting user; device_id: None for tokens without one; token_hash: SHA-256 of the access token.
+    """
+
+    user_id: str
+    device_id: str | None
+    token_hash: bytes
+    is_guest: bool = False
+    is_admin: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request, matched to its endpoint.
+
+    params: path parameters, percent-decoded once; path: the raw path without query; headers: lower-case names, the
+    last value of each; body: whole, within the endpoint's limit; client_address: as the proxy saw it.
+    """
+
+    endpoint: Endpoint
+    method: str
+    path: bytes
+    raw_query: bytes
+    params: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
+    body: bytes
+    client_address: str
+    request_id: str
+    requester: Requester | None = None
+    _query: dict[str, list[str]] | None = field(default=None, repr=False)
+
+    @property
+    def user(self) -> Requester:
+        """The authenticated requester. Only for endpoints that demand a token."""
+        assert self.requester is not None, f"{self.endpoint.name} does not authenticate"
+        return self.requester
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        if self._query is None:
+            try:
+                self._query = parse_qs(
+                    self.raw_query.decode("ascii"),
+                    keep_blank_values=True,
+                    errors="strict",
+                    max_num_fields=MAX_QUERY_FIELDS,
+                )
+            except ValueError as error:
+                raise invalid_param("The query string is malformed") from error
+        return self._query
+
+    def query_text(self, name: str, default: str | None = None) -> str | None:
+        values = self.query.get(name)
+        return values[0] if values else default
+
+    def query_required(self, name: str) -> str:
+        value = self.query_text(name)
+        if value is None:
+            raise missing_param(f"Missing query parameter: {name}")
+        return value
+
+    def query_int(self, name: str, default: int, *, minimum: int = 0, maximum: int | None = None) -> int:
+        """A whole number; above `maximum` it is lowered to it, below `minimum` it is an error."""
+        text = self.query_text(name)
+        if text is None:
+            return default
+        digits = text[1:] if text[:1] == "-" else text
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+            raise invalid_param(f"Query parameter {name} must be a whole number")
+        number = int(text)
+        if number < minimum:
+            raise invalid_param(f"Query parameter {name} must be at least {minimum}")
+        return number if maximum is None else min(number, maximum)
+
+    def query_bool(self, name: str, default: bool = False) -> bool:
+        text = self.query_text(name)
+        if text is None:
+            return default
+        if text not in ("true", "false"):
+            raise invalid_param(f"Query parameter {name} must be true or false")
+        return text == "true"
+
+    def query_choice(self, name: str, choices: tuple[str, ...], default: str | None = None) -> str | None:
+        text = self.query_text(name)
+        if text is None:
+            return default
+        if text not in choices:
+            raise invalid_param(f"Query parameter {name} must be one of: {', '.join(choices)}")
+        return text
+
+    def json_object(self, *, empty_ok: bool = False) -> dict[str, Any]:
+        """The body as a JSON object. Raises M_NOT_JSON, M_BAD_JSON. empty_ok: an absent body is `{}`."""
+        if empty_ok and not self.body:
+            return {}
+        value = decode_json(self.body)
+        if not isinstance(value, dict):
+            raise bad_json("The body must be a JSON object")
+        return value
+
+    def decode(self, type_: type[T], *, empty_ok: bool = False) -> T:
+        """The body as a typed value (a msgspec Struct). Raises M_NOT_JSON, M_BAD_JSON naming the field."""
+        return convert(self.json_object(empty_ok=empty_ok), type_)
+
+
+def convert(value: Any, type_: type[T]) -> T:
+    """Check a decoded JSON value against a type. Raises M_BAD_JSON naming what is wrong."""
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        raise bad_json(str(error)) from error
+
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(slots=True)
+class Response:
+    """body: the encoded answer, or an iterator of its pieces (a failure half-way breaks the connection)."""
+
+    body: bytes | AsyncIterator[bytes]
+    status: int = 200
+    headers: Headers = ()
+    content_type: bytes = b"application/json"
+
+
+def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
+    """Encode a JSON answer. orjson.Fragment values are joined as they are."""
+    return Response(orjson.dumps(value), status, headers)
+
+
+EMPTY = b"{}"
+
+
+def empty_response() -> Response:
+    return Response(EMPTY)
+
+
+def error_body(error: MatrixError) -> bytes:
+    return orjson.dumps({"errcode": error.errcode, "error": error.message, **error.extra})

@@ -1,0 +1,244 @@
+"""Every process's HTTP server: an ASGI application on uvicorn's httptools protocol, on the reactor's loop.
+
+The order of things for one request: find the endpoint; read the body within its limit; authenticate; limit the rate;
+make sure that this process owns the slot (or pass the request on); call the handler; turn errors into Matrix errors;
+add CORS headers; count.
+"""
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from uvicorn import Config as UvicornConfig
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from shared.core.errors import MatrixError, unrecognized
+from shared.http.endpoint import Auth, Endpoint, RateLimit
+from shared.http.errors_to_json import response_for
+from shared.http.request import Request, Requester, Response
+from shared.http.routing import RouteTable
+from shared.metrics.http import HttpMetrics
+from shared.runtime import tracing
+from shared.runtime.context import request_id as request_id_var
+
+logger = logging.getLogger(__name__)
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+
+#: Spec: client-server API, "Web browser clients".
+CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"X-Requested-With, Content-Type, Authorization"),
+)
+#: Set by the worker that passed a request on: the next one answers or says 421, it never passes on again.
+FORWARDED = b"x-skep-forwarded"
+
+
+class Authenticator(Protocol):
+    async def authenticate(self, token: str | None, request: Request) -> Requester:
+        """Return who holds the token. Raises M_MISSING_TOKEN, M_UNKNOWN_TOKEN (401), ..."""
+        ...
+
+
+class RateLimiter(Protocol):
+    async def check(self, limit: RateLimit, requester: Requester | None, client_address: str) -> None:
+        """Count one request. Raises M_LIMIT_EXCEEDED (429) with retry_after_ms."""
+        ...
+
+
+class SlotRouter(Protocol):
+    async def route(self, request: Request) -> Response | None:
+        """Return None when this process serves the request's slot, else the owner's answer."""
+        ...
+
+
+class Application:
+    """The ASGI application of one process.
+
+    endpoints: the whole fleet's, so that an unknown path (404) and a wrong method (405) are told apart everywhere;
+    handlers: those that this process serves, by endpoint name. Raises ValueError when a handler has no endpoint.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        handlers: Mapping[str, Handler],
+        *,
+        authenticator: Authenticator,
+        rate_limiter: RateLimiter,
+        slot_router: SlotRouter,
+        internal_secret: str,
+        metrics: HttpMetrics,
+    ) -> None:
+        names = {endpoint.name for endpoint in endpoints}
+        if unknown := sorted(set(handlers) - names):
+            raise ValueError(f"handlers without an endpoint: {', '.join(unknown)}")
+        self._routes = RouteTable(endpoints)
+        self._handlers = handlers
+        self._authenticator = authenticator
+        self._rate_limiter = rate_limiter
+        self._slot_router = slot_router
+        self._internal_secret = internal_secret.encode()
+        self._metrics = metrics
+        self.accepting = True
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        identifier = headers.get(b"x-request-id", b"").decode("latin-1")[:64] or secrets.token_hex(6)
+        request_id_var.set(identifier)
+        timer = self._metrics.start()
+        name = "none"
+        response: Response
+        method: str = scope["method"]
+        if method == "OPTIONS":
+            response = Response(b"{}")
+        else:
+            try:
+                path: bytes = scope["raw_path"].partition(b"?")[0]
+                match = self._routes.match(method, path)
+                endpoint = match.endpoint
+                name = endpoint.name
+                handler = self._handlers.get(name)
+                if handler is None:
+                    raise unrecognized(f"This process does not serve {name}")
+                body = await _read_body(receive, headers, endpoint.body_limit_bytes)
+                request = Request(
+                    endpoint, method, path, scope["query_string"], match.params, headers, body,
+                    _client_address(headers, scope), identifier,
+                )  # fmt: skip
+                with tracing.request_span(name, headers):
+                    response = await self._serve(request, handler)
+            except asyncio.CancelledError:
+                raise
+            except _ClientGone:
+                return
+            except Exception as error:
+                response = response_for(error)
+        await _send(send, response)
+        self._metrics.finish(timer, name, method, response.status)
+
+    async def _serve(self, request: Request, handler: Handler) -> Response:
+        endpoint = request.endpoint
+        if endpoint.auth is Auth.INTERNAL:
+            given = request.headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, b"Bearer " + self._internal_secret):
+                raise unrecognized()  # as if it were not there
+        elif endpoint.auth in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
+            token = access_token_of(request)
+            if token is not None or endpoint.auth is Auth.ACCESS_TOKEN:
+                request.requester = await self._authenticator.authenticate(token, request)
+        if endpoint.rate_limit is not RateLimit.NONE and FORWARDED not in request.headers:
+            await self._rate_limiter.check(endpoint.rate_limit, request.requester, request.client_address)
+        elsewhere = await self._slot_router.route(request)
+        return elsewhere if elsewhere is not None else await handler(request)
+
+
+def access_token_of(request: Request) -> str | None:
+    """Return the access token of the header, or of the query (deprecated in the spec, still used)."""
+    header = request.headers.get(b"authorization")
+    if header is not None:
+        scheme, _, token = header.decode("latin-1").partition(" ")
+        if scheme.lower() == "bearer" and token:
+            return token.strip()
+    return request.query_text("access_token")
+
+
+class _ClientGone(Exception):  # noqa: N818 - not an error, an end
+    """The client closed the connection before its request was whole."""
+
+
+async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> bytes:
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise MatrixError("M_TOO_LARGE", f"The body may have {limit_bytes} bytes at most", 413)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise MatrixError("M_TOO_LARGE", f"The body may have {limit_bytes} bytes at most", 413)
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _client_address(headers: Mapping[bytes, bytes], scope: Mapping[str, Any]) -> str:
+    # haproxy replaces what the outside sent, so the header is the truth behind it.
+    forwarded = headers.get(b"x-forwarded-for")
+    if forwarded:
+        return forwarded.decode("latin-1").rpartition(",")[2].strip()
+    client = scope.get("client")
+    return client[0] if client else "unknown"
+
+
+async def _send(send: Send, response: Response) -> None:
+    headers = [(b"content-type", response.content_type), *CORS_HEADERS, *response.headers]
+    body = response.body
+    if isinstance(body, bytes):
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async for piece in body:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class HttpServer:
+    """The listener. `start` binds and serves; `drain` stops accepting, lets requests finish, then closes."""
+
+    def __init__(self, application: Application, host: str, port: int) -> None:
+        self._config = UvicornConfig(
+            application,  # type: ignore[arg-type]  # uvicorn types the scope more narrowly than it passes it
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=120,  # longer than haproxy's, which closes idle connections itself
+        )
+        self._config.load()
+        self._state = ServerState()
+        self._host = host
+        self._port = port
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> str:
+        """Bind and listen; return "host:port" (port 0 is picked by the system)."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: HttpToolsProtocol(self._config, self._state, {}, loop),  # type: ignore[arg-type,return-value]
+            self._host, self._port, backlog=2048,
+        )  # fmt: skip
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def drain(self, limit_s: float) -> None:
+        """Close idle connections at once, wait for the answers under way, at most `limit_s`."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        deadline = asyncio.get_running_loop().time() + limit_s
+        while self._state.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        for connection in list(self._state.connections):
+            if connection.transport is not None:
+                connection.transport.close()

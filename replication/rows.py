@@ -1,0 +1,84 @@
+"""The rows of each stream, as they travel in frames and come out of the catch-up queries: the same fields both ways.
+
+Fields are only ever added, at the end and with a default: readers ignore what they do not know.
+"""
+
+import msgspec
+
+
+class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One live timeline event, with its JSON, so that a new message costs a reader no query.
+
+    status: 0 accepted, 1 soft-failed, 2 rejected. replaces_nid: the state event that it replaced in the current
+    state; a state event with status 0 *is* the current state of its key from here on.
+    txn_device, txn_id: shown in `unsigned` to that device of the sender only. json: the PDU, canonical.
+    prior_writer, prior_position: the room's preceding event, when another writer wrote it; a reader that has not seen
+    that one must repair first (evidence 4). redacts_nid: the event that this redaction applies to.
+    """
+
+    position: int
+    writer: int
+    room_nid: int
+    room_id: str
+    room_version: str
+    event_nid: int
+    event_id: str
+    ordinal: int
+    type: str
+    state_key: str | None
+    sender: str
+    origin_server_ts: int
+    status: int
+    replaces_nid: int | None
+    redacted_by: int | None
+    txn_device: str | None
+    txn_id: str | None
+    json: bytes
+    prior_writer: int | None = None
+    prior_position: int | None = None
+    redacts_nid: int | None = None
+
+
+class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """kind: m.read or m.read.private; thread_id "" for an unthreaded receipt."""
+
+    position: int
+    writer: int
+    room_nid: int
+    room_id: str
+    user_id: str
+    kind: str
+    thread_id: str
+    event_id: str
+    ordinal: int
+    ts_ms: int
+
+
+class AccountDataRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """room_id "" is global; json None: deleted."""
+
+    position: int
+    writer: int
+    user_id: str
+    room_id: str
+    type: str
+    json: bytes | None
+
+
+class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What was known of this device's tokens (device_id None: all of the user's) must be asked again."""
+
+    position: int
+    writer: int
+    user_id: str
+    device_id: str | None
+
+
+class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """until_ms: when the user stops typing unless told otherwise; 0: has stopped."""
+
+    position: int
+    writer: int
+    room_id: str
+    user_id: str
+    until_ms: int

@@ -1,0 +1,172 @@
+"""PURE: one reader of one stream. Frames, ticks and repaired rows go in; rows to apply and "repair" come out.
+
+Always true of a session:
+- `positions[w]` is a place of writer w such that every row of w at or below it was applied (or is older than the
+  session): so the session's vector is honest at any time.
+- a row is applied at most once, in its writer's order, and never before the row of another writer that precedes it
+  in the same room (`prior_*`).
+- every writer that may write is in `positions`, or numbered above `known`.
+
+The driver (`driver.py`) does what this says; nothing here waits, reads a clock or knows Redis.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from replication.wire import Frame, Tick
+from shared.core.sync_tokens.vector import Vector, vector_of
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """rows: to apply now, in this order; repair: read Postgres above the vector; writers: first read `writers`."""
+
+    rows: Sequence[Any] = ()
+    repair: bool = False
+    writers: bool = False
+
+
+NOTHING = Outcome()
+
+
+@dataclass(frozen=True, slots=True)
+class WriterState:
+    """One row of the table of writers: where it started and, once fenced, ended."""
+
+    writer: int
+    start: int
+    final: int | None
+
+
+class StreamSession:
+    def __init__(self, stream: str, *, ephemeral: bool = False) -> None:
+        self.stream = stream
+        self.ephemeral = ephemeral
+        self.known = 0
+        self.positions: dict[int, int] = {}
+        self.finals: dict[int, int] = {}
+        self._vector: Vector | None = None
+
+    def learn_writers(self, known: int, writers: Iterable[WriterState]) -> None:
+        """Take in the table of writers. known: the greatest lease number that the reading snapshot held."""
+        for state in writers:
+            if state.writer not in self.positions:
+                # Below our base nothing of it is new to a session that repaired before it knew this writer.
+                self.positions[state.writer] = 0 if self.ephemeral else state.start
+            if state.final is not None:
+                self.finals[state.writer] = state.final
+        self.known = max(self.known, known)
+        self._forget_the_dead()
+        self._vector = None
+
+    def receive(self, frame: Frame, rows: Sequence[Any]) -> Outcome:
+        """Take in a frame. rows: its rows, decoded."""
+        writer = frame.writer
+        have = self.positions.get(writer)
+        if have is None:
+            return Outcome(repair=True, writers=True) if writer > self.known else NOTHING
+        if writer in self.finals and frame.current > self.finals[writer]:
+            return NOTHING  # a fenced process speaks of what was never stored
+        if self.ephemeral:
+            # The frame carries whole values; what a lost one held ends by itself.
+            self.positions[writer] = max(have, frame.current)
+            self._vector = None
+            return Outcome([row for row in rows if row.position > have])
+        if frame.previous > have:
+            return Outcome(repair=True)
+        fresh = [row for row in rows if row.position > have]
+        for row in fresh:
+            prior = getattr(row, "prior_writer", None)
+            if prior is not None and not self._has(prior, row.prior_position):
+                return Outcome(repair=True, writers=prior > self.known)
+        self._advance(writer, frame.current)
+        return Outcome(fresh)
+
+    def tick(self, tick: Tick) -> Outcome:
+        """Take in what a writer says of itself: a lost last frame shows here, an idle writer moves on here."""
+        progress = tick.progress.get(self.stream)
+        if progress is None:
+            return NOTHING
+        have = self.positions.get(tick.writer)
+        if have is None:
+            return Outcome(repair=True, writers=True) if tick.writer > self.known else NOTHING
+        if self.ephemeral:
+            return NOTHING
+        if max(progress.last.values(), default=0) > have:
+            return Outcome(repair=True)
+        limit = self.finals.get(tick.writer, progress.complete_up_to)
+        self._advance(tick.writer, min(limit, progress.complete_up_to))
+        return NOTHING
+
+    def repaired(self, rows: Sequence[Any]) -> Outcome:
+        """Take in a page of Postgres' rows of *all* writers above `least_position`, in position order."""
+        fresh = []
+        unknown = False
+        for row in rows:
+            have = self.positions.get(row.writer)
+            if have is None:
+                unknown = unknown or row.writer > self.known
+                continue
+            if row.position > have:
+                fresh.append(row)
+                self.positions[row.writer] = row.position
+        self._vector = None
+        self._forget_the_dead()
+        return Outcome(fresh, writers=unknown)
+
+    def idle_writers(self, complete_up_to: Mapping[int, int]) -> None:
+        """Take in what writers stored beside their heartbeats, read in the same snapshot as a whole repair."""
+        for writer, position in complete_up_to.items():
+            if writer in self.positions:
+                self._advance(writer, min(position, self.finals.get(writer, position)))
+
+    @property
+    def least_position(self) -> int:
+        """Every row above this may be new: where a repair starts."""
+        return min(self.positions.values(), default=0)
+
+    def vector(self) -> Vector:
+        if self._vector is None:
+            if self.ephemeral:
+                self._vector = Vector(self.known, 0, {w: p for w, p in self.positions.items() if p > 0})
+            else:
+                living = [writer for writer in self.positions if writer not in self.finals]
+                self._vector = vector_of(self.known, self.positions, living)
+        return self._vector
+
+    def covers(self, wanted: Vector) -> bool:
+        """Return whether every row behind `wanted` has been applied here."""
+        if wanted.known > self.known:
+            return False
+        if self.ephemeral:
+            return True  # nothing to wait for: what was lost is lost
+        for writer, have in self.positions.items():
+            want = wanted.at(writer)
+            if have < min(want, self.finals.get(writer, want)):
+                return False
+        return True
+
+    def _has(self, writer: int, position: int) -> bool:
+        have = self.positions.get(writer)
+        # A writer that we dropped was dead and passed by everybody.
+        return position <= have if have is not None else writer <= self.known
+
+    def _advance(self, writer: int, position: int) -> None:
+        if position > self.positions[writer]:
+            self.positions[writer] = position
+            self._vector = None
+            if writer not in self.finals:
+                self._forget_the_dead()
+
+    def _forget_the_dead(self) -> None:
+        if not self.finals:
+            return
+        alive = [position for writer, position in self.positions.items() if writer not in self.finals]
+        if not alive:
+            return
+        base = min(alive)
+        for writer, final in list(self.finals.items()):
+            if final <= base and self.positions.get(writer, final) >= final:
+                self.positions.pop(writer, None)
+                del self.finals[writer]

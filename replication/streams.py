@@ -1,0 +1,118 @@
+"""The registry of streams: one table from which come sequences, channels, writers, readers, tokens and metrics.
+
+Kinds. *log*: rows are appended. *state*: one row per key with the position of its last change; an update applies only
+with a greater position, a deletion leaves a row. *ephemeral*: no rows in Postgres, positions are the writer's own
+counter, a frame carries a key's whole new value and when it ends; lost with the process or with Redis.
+
+Architecture page, section 4. `check_registry` runs at start: a stream that lacks something stops the process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from replication import rows
+
+
+class Kind(Enum):
+    LOG = "log"
+    STATE = "state"
+    EPHEMERAL = "ephemeral"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """name: also the sequence `stream_<name>`; writers: worker types that may write it; exclusive: only the owner of
+    the key's slot writes; row: what a frame carries; token_letter: its part of sync tokens, "" for none;
+    catch_up: the SELECT of the rows above a position, in position order (log and state), whose columns are the row's
+    fields; $1: greater than this position, $2: at most so many rows.
+    retention_s: how long rows are kept; None: as long as the data itself.
+    """
+
+    name: str
+    kind: Kind
+    writers: tuple[str, ...]
+    exclusive: bool
+    row: type[Any]
+    token_letter: str = ""
+    catch_up: str = ""
+    retention_s: float | None = None
+
+    @property
+    def sequence(self) -> str:
+        return f"stream_{self.name}"
+
+    @property
+    def channel(self) -> str:
+        return self.name
+
+
+EVENTS = Stream(
+    "events", Kind.LOG, ("event_persister",), exclusive=True, row=rows.EventRow, token_letter="e",  # noqa: S106
+    catch_up="""
+        SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
+               e.type, e.state_key, e.sender, e.origin_server_ts, e.status, e.replaces_nid, e.redacted_by,
+               e.txn_device, e.txn_id, e.json,
+               p.writer AS prior_writer, p.position AS prior_position
+        FROM events e
+        JOIN rooms r USING (room_nid)
+        LEFT JOIN events p ON p.room_nid = e.room_nid AND p.ordinal = e.ordinal - 1 AND p.writer <> e.writer
+        WHERE e.position > $1 AND e.ordinal IS NOT NULL
+        ORDER BY e.position LIMIT $2
+    """,
+)
+RECEIPTS = Stream(
+    "receipts", Kind.STATE, ("client_api", "federation_reader"), exclusive=False, row=rows.ReceiptRow,
+    token_letter="r",  # noqa: S106
+    catch_up="""
+        SELECT c.position, c.writer, c.room_nid, r.room_id, c.user_id, c.kind, c.thread_id, c.event_id, c.ordinal,
+               c.ts_ms
+        FROM receipts c JOIN rooms r USING (room_nid)
+        WHERE c.position > $1 ORDER BY c.position LIMIT $2
+    """,
+)  # fmt: skip
+ACCOUNT_DATA = Stream(
+    "account_data", Kind.STATE, ("client_api",), exclusive=True, row=rows.AccountDataRow, token_letter="a",  # noqa: S106
+    catch_up="""
+        SELECT position, writer, user_id, room_id, type, json
+        FROM account_data WHERE position > $1 ORDER BY position LIMIT $2
+    """,
+)  # fmt: skip
+SESSIONS = Stream(
+    "sessions", Kind.LOG, ("client_api",), exclusive=False, row=rows.SessionRow, retention_s=86_400,
+    catch_up="""
+        SELECT position, writer, user_id, device_id
+        FROM session_changes WHERE position > $1 ORDER BY position LIMIT $2
+    """,
+)  # fmt: skip
+TYPING = Stream(
+    "typing", Kind.EPHEMERAL, ("client_api", "federation_reader"), exclusive=False, row=rows.TypingRow,
+    token_letter="t",  # noqa: S106
+)  # fmt: skip
+
+STREAMS: Mapping[str, Stream] = {s.name: s for s in (EVENTS, RECEIPTS, ACCOUNT_DATA, SESSIONS, TYPING)}
+TOKEN_LETTERS: Mapping[str, str] = {s.name: s.token_letter for s in STREAMS.values() if s.token_letter}
+
+
+def streams_written_by(worker_type: str) -> tuple[Stream, ...]:
+    return tuple(stream for stream in STREAMS.values() if worker_type in stream.writers)
+
+
+def check_registry() -> None:
+    """Raise ValueError that lists every stream which lacks a part that others are made from."""
+    mistakes = []
+    if len(set(TOKEN_LETTERS.values())) != len(TOKEN_LETTERS):
+        mistakes.append("two streams share a token letter")
+    for stream in STREAMS.values():
+        if not stream.writers:
+            mistakes.append(f"{stream.name}: nobody writes it")
+        if stream.kind is not Kind.EPHEMERAL and not stream.catch_up:
+            mistakes.append(f"{stream.name}: no catch-up query, but its rows are in Postgres")
+        columns = {f.name for f in msgspec.structs.fields(stream.row)}
+        if not {"position", "writer"} <= columns:
+            mistakes.append(f"{stream.name}: rows without writer and position")
+    if mistakes:
+        raise ValueError("stream registry: " + "; ".join(mistakes))

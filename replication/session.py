@@ -32,7 +32,11 @@ NOTHING = Outcome()
 
 @dataclass(frozen=True, slots=True)
 class WriterState:
-    """One row of the table of writers: where it started and, once fenced, ended."""
+    """One writer of the stream: where a session begins to follow it, and where it ended once it was fenced.
+
+    To a session that runs already, a new writer begins at its start. To a session that begins, a writer stands where
+    Postgres says that it has come: the session's memory is empty, and what is older is read from Postgres anyway.
+    """
 
     writer: int
     start: int
@@ -52,7 +56,8 @@ class StreamSession:
         """Take in the table of writers. known: the greatest lease number that the reading snapshot held."""
         for state in writers:
             if state.writer not in self.positions:
-                # Below our base nothing of it is new to a session that repaired before it knew this writer.
+                if state.writer <= self.known:
+                    continue  # dead, and passed by everybody: forgotten on purpose
                 self.positions[state.writer] = 0 if self.ephemeral else state.start
             if state.final is not None:
                 self.finals[state.writer] = state.final

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from replication import rows
+from shared.storage import catch_up
 
 
 class Kind(Enum):
@@ -52,41 +53,20 @@ class Stream:
 
 EVENTS = Stream(
     "events", Kind.LOG, ("event_persister",), exclusive=True, row=rows.EventRow, token_letter="e",  # noqa: S106
-    catch_up="""
-        SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
-               e.type, e.state_key, e.sender, e.origin_server_ts, e.status, e.replaces_nid, e.redacted_by,
-               e.txn_device, e.txn_id, e.json,
-               p.writer AS prior_writer, p.position AS prior_position
-        FROM events e
-        JOIN rooms r USING (room_nid)
-        LEFT JOIN events p ON p.room_nid = e.room_nid AND p.ordinal = e.ordinal - 1 AND p.writer <> e.writer
-        WHERE e.position > $1 AND e.ordinal IS NOT NULL
-        ORDER BY e.position LIMIT $2
-    """,
+    catch_up=catch_up.EVENTS,
 )
 RECEIPTS = Stream(
     "receipts", Kind.STATE, ("client_api", "federation_reader"), exclusive=False, row=rows.ReceiptRow,
     token_letter="r",  # noqa: S106
-    catch_up="""
-        SELECT c.position, c.writer, c.room_nid, r.room_id, c.user_id, c.kind, c.thread_id, c.event_id, c.ordinal,
-               c.ts_ms
-        FROM receipts c JOIN rooms r USING (room_nid)
-        WHERE c.position > $1 ORDER BY c.position LIMIT $2
-    """,
+    catch_up=catch_up.RECEIPTS,
 )  # fmt: skip
 ACCOUNT_DATA = Stream(
     "account_data", Kind.STATE, ("client_api",), exclusive=True, row=rows.AccountDataRow, token_letter="a",  # noqa: S106
-    catch_up="""
-        SELECT position, writer, user_id, room_id, type, json
-        FROM account_data WHERE position > $1 ORDER BY position LIMIT $2
-    """,
+    catch_up=catch_up.ACCOUNT_DATA,
 )  # fmt: skip
 SESSIONS = Stream(
     "sessions", Kind.LOG, ("client_api",), exclusive=False, row=rows.SessionRow, retention_s=86_400,
-    catch_up="""
-        SELECT position, writer, user_id, device_id
-        FROM session_changes WHERE position > $1 ORDER BY position LIMIT $2
-    """,
+    catch_up=catch_up.SESSIONS,
 )  # fmt: skip
 TYPING = Stream(
     "typing", Kind.EPHEMERAL, ("client_api", "federation_reader"), exclusive=False, row=rows.TypingRow,

@@ -1,0 +1,106 @@
+"""The one way to write into a stream: one fenced statement at a time under this process's lease.
+
+Since statements go one after another, the position order of this writer is its commit order. While a statement is
+under way the writer announces no more than its *floor*: the greatest position that it had seen before it sent the
+statement (a position is taken inside the statement, so nobody knows it until the answer; evidence 3).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import asyncpg
+
+from shared.core.errors import Fenced
+from shared.storage.fenced import FencedStatement
+from shared.storage.pool import CONNECTION_ERRORS, Connect, Connection
+
+logger = logging.getLogger(__name__)
+
+
+class SeenPositions:
+    """The greatest position of each stream that this process saw: its own rows', frames', ticks'."""
+
+    def __init__(self) -> None:
+        self.greatest: dict[str, int] = {}
+
+    def see(self, stream: str, position: int) -> None:
+        if position > self.greatest.get(stream, 0):
+            self.greatest[stream] = position
+
+
+class FencedWriter:
+    """lease: this incarnation's number. on_fenced: called once when the lease is lost, or the outcome of a statement
+    is unknown (the process then fences itself and begins anew: memory is never guessed)."""
+
+    def __init__(
+        self, connect: Connect, lease: int, seen: SeenPositions, on_fenced: Callable[[str], None]
+    ) -> None:
+        self.lease = lease
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._seen = seen
+        self._on_fenced = on_fenced
+        self._turn = asyncio.Lock()
+        self._floors: dict[str, int] = {}
+        self._fenced = False
+        self.statements = 0
+
+    async def write(
+        self, statement: FencedStatement, *args: Any, streams: Sequence[str] = (), timeout_s: float = 30.0
+    ) -> asyncpg.Record:
+        """Run one fenced statement and return its row.
+
+        args: from $2 on. streams: those in which it may take positions.
+        Raises Fenced when nothing was, or for all we know may have been, written; asyncpg's errors of the statement
+        itself (a constraint, a lock time-out) come as they are: nothing was written then.
+        """
+        async with self._turn:
+            if self._fenced:
+                raise Fenced("This process has lost its lease")
+            conn = await self._connected()
+            self._floors = {stream: self._seen.greatest.get(stream, 0) for stream in streams}
+            try:
+                self.statements += 1
+                row = await asyncio.shield(
+                    asyncio.ensure_future(conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s))
+                )
+            except asyncio.CancelledError:
+                # The caller went away in the middle: the statement's outcome would be unknown to everybody.
+                self._lose("a write was abandoned while it was under way")
+                raise
+            except (TimeoutError, *CONNECTION_ERRORS) as error:
+                self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")
+                raise Fenced("The outcome of a write is unknown") from error
+            finally:
+                self._floors = {}
+            assert row is not None
+            if row["fence"] == 0:
+                self._lose("its lease was revoked")
+                raise Fenced("This process has lost its lease")
+            return row
+
+    def complete_up_to(self, stream: str) -> int:
+        """Nothing of this writer at or below the answer will still appear in the stream."""
+        if stream in self._floors:
+            return self._floors[stream]
+        return self._seen.greatest.get(stream, 0)
+
+    async def close(self) -> None:
+        if self._connection is not None and not self._connection.is_closed():
+            await self._connection.close(timeout=1.0)
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            try:
+                self._connection = await self._connect()
+            except CONNECTION_ERRORS as error:
+                raise Fenced("The database is not available just now") from error
+        return self._connection
+
+    def _lose(self, why: str) -> None:
+        if not self._fenced:
+            self._fenced = True
+            logger.error("This process stops writing: %s", why)
+            self._on_fenced(why)

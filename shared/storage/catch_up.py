@@ -1,0 +1,39 @@
+"""Missed rows of each stream, from Postgres: what repairs a gap, whoever wrote the rows.
+
+Each query gives the rows of *all* writers above a position, in position order, in bounded pages: what one snapshot
+shows is closed under "happened before", one writer's rows alone are not (evidence 4). $1: greater than this position;
+$2: at most so many rows. The columns are the fields of the stream's row in `replication/rows.py`.
+"""
+
+#: Uses events_by_position.
+EVENTS = """
+    SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
+           e.type, e.state_key, e.sender, e.origin_server_ts, e.status, e.replaces_nid, e.redacted_by,
+           e.txn_device, e.txn_id, e.json,
+           p.writer AS prior_writer, p.position AS prior_position
+    FROM events e
+    JOIN rooms r USING (room_nid)
+    LEFT JOIN events p ON p.room_nid = e.room_nid AND p.ordinal = e.ordinal - 1 AND p.writer <> e.writer
+    WHERE e.position > $1 AND e.ordinal IS NOT NULL
+    ORDER BY e.position LIMIT $2
+"""
+
+#: Uses receipts_by_position.
+RECEIPTS = """
+    SELECT c.position, c.writer, c.room_nid, r.room_id, c.user_id, c.kind, c.thread_id, c.event_id, c.ordinal,
+           c.ts_ms
+    FROM receipts c JOIN rooms r USING (room_nid)
+    WHERE c.position > $1 ORDER BY c.position LIMIT $2
+"""
+
+#: Uses account_data_by_position.
+ACCOUNT_DATA = """
+    SELECT position, writer, user_id, room_id, type, json
+    FROM account_data WHERE position > $1 ORDER BY position LIMIT $2
+"""
+
+#: Uses the primary key of session_changes.
+SESSIONS = """
+    SELECT position, writer, user_id, device_id
+    FROM session_changes WHERE position > $1 ORDER BY position LIMIT $2
+"""

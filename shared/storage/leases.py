@@ -1,0 +1,199 @@
+"""Leases, heartbeats, writers and duties: who lives, who may write, who leads. Architecture page, section 3.
+
+Clocks are the database's. A lease row is inserted once, revoked once, deleted once; what changes every second is in
+`heartbeats`. A lease number is also the writer's number in every stream and is never used again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+import orjson
+
+from shared.storage.fenced import fenced_statement
+from shared.storage.pool import Connection, Database
+
+# The counter row is updated by the inserting transaction, so numbers become visible in order: who reads `writers`
+# knows every writer up to the greatest that it sees.
+_NEXT_LEASE = "UPDATE counters SET value = value + 1 WHERE name = 'lease' RETURNING value"
+_INSERT_LEASE = """
+    INSERT INTO leases (lease, process, type, host, pid, address, version) VALUES ($1, $2, $3, $4, $5, $6, $7)
+"""
+_INSERT_HEARTBEAT = """
+    INSERT INTO heartbeats (lease, seen_at, ready, positions) VALUES ($1, clock_timestamp(), false, '{}')
+"""
+_INSERT_WRITER = "INSERT INTO writers (lease, stream, start_position) VALUES ($1, $2, $3)"
+_OLDER_INCARNATIONS = "SELECT lease FROM leases WHERE process = $1 AND lease <> $2"
+_BEAT = """
+    WITH alive AS (SELECT 1 FROM leases WHERE lease = $1 AND NOT revoked),
+         beat AS (UPDATE heartbeats SET seen_at = clock_timestamp(), ready = $2, draining = $3, positions = $4
+                  FROM alive WHERE lease = $1)
+    SELECT (SELECT count(*) FROM alive) AS alive, (SELECT value FROM counters WHERE name = 'slots_version') AS slots
+"""
+_REVOKE = "UPDATE leases SET revoked = true WHERE lease = $1"
+_DELETE = "DELETE FROM leases WHERE lease = $1"
+_PROCESSES = """
+    SELECT l.lease, l.process, l.type, l.host, l.pid, l.address, l.version, l.revoked, h.ready, h.draining,
+           h.positions, extract(epoch FROM clock_timestamp() - h.seen_at)::float8 AS silent_s,
+           extract(epoch FROM clock_timestamp() - l.started_at)::float8 AS age_s
+    FROM leases l JOIN heartbeats h USING (lease) ORDER BY l.lease
+"""
+_WRITERS = """
+    SELECT w.lease AS writer, w.stream, w.start_position, w.final_position,
+           (h.positions ->> w.stream)::bigint AS reached
+    FROM writers w LEFT JOIN heartbeats h USING (lease)
+    WHERE w.lease > $1 OR w.final_position IS NULL OR w.lease = ANY ($2::bigint[])
+"""
+_KNOWN = "SELECT coalesce(max(lease), 0) FROM writers"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process with a lease. silent_s: since its last heartbeat; positions: stream -> complete up to."""
+
+    lease: int
+    process: str
+    type: str
+    host: str
+    pid: int
+    address: str
+    version: str
+    revoked: bool
+    ready: bool
+    draining: bool
+    positions: Mapping[str, int]
+    silent_s: float
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriterRow:
+    """reached: "complete up to" as last stored beside the writer's heartbeat; None when it never was."""
+
+    writer: int
+    stream: str
+    start: int
+    final: int | None
+    reached: int | None
+
+
+async def insert_lease(
+    conn: Connection, *, process: str, type_: str, host: str, pid: int, address: str, version: str,
+    sequences: Mapping[str, str],
+) -> int:  # fmt: skip
+    """Register a new incarnation and return its lease number.
+
+    sequences: stream -> sequence of each stream that it may write. Its start is the sequence's last value now.
+    """
+    async with conn.transaction():
+        lease: int = await conn.fetchval(_NEXT_LEASE)
+        await conn.execute(_INSERT_LEASE, lease, process, type_, host, pid, address, version)
+        await conn.execute(_INSERT_HEARTBEAT, lease)
+        for stream, sequence in sequences.items():
+            start = 0
+            if sequence:
+                start = await conn.fetchval(
+                    f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}"  # noqa: S608 - ours
+                )
+            await conn.execute(_INSERT_WRITER, lease, stream, start)
+        # A writer with no stream still needs a row, so that `known` grows with every lease.
+        if not sequences:
+            await conn.execute(_INSERT_WRITER, lease, "", 0)
+    return lease
+
+
+async def get_older_incarnations(conn: Connection, process: str, lease: int) -> list[int]:
+    """Return the leases of dead (or hanging) processes that had the same name."""
+    return [row["lease"] for row in await conn.fetch(_OLDER_INCARNATIONS, process, lease)]
+
+
+async def beat(
+    conn: Connection, lease: int, *, ready: bool, draining: bool, positions: Mapping[str, int]
+) -> tuple[bool, int]:
+    """Record a heartbeat; return (the lease still holds, the version of the slot table)."""
+    row = await conn.fetchrow(_BEAT, lease, ready, draining, orjson.dumps(dict(positions)).decode())
+    assert row is not None
+    return bool(row["alive"]), row["slots"]
+
+
+async def fence(conn: Connection, lease: int, sequences_of: Mapping[str, str]) -> None:
+    """End a lease in the three steps that no write survives.
+
+    (1) revoke and commit: waits for nobody, and no statement that starts later can write. (2) delete: waits for those
+    that began before; after 1 s end whatever blocks it. (3) in the same transaction store the final positions.
+    sequences_of: stream -> table.column query text giving the writer's greatest position ($1: the lease).
+    Harmless when the lease is gone already.
+    """
+    await conn.execute(_REVOKE, lease)
+    for attempt in range(5):
+        try:
+            async with conn.transaction():
+                await conn.execute("SET LOCAL lock_timeout = '1s'")
+                await conn.execute(_DELETE, lease)
+                await conn.execute(
+                    "UPDATE writers SET final_position = start_position WHERE lease = $1 AND final_position IS NULL",
+                    lease,
+                )
+                for stream, query in sequences_of.items():
+                    await conn.execute(
+                        "UPDATE writers SET final_position = greatest(start_position, coalesce(("  # noqa: S608 - ours
+                        + query
+                        + "), 0)) WHERE lease = $1 AND stream = $2",
+                        lease,
+                        stream,
+                    )
+                await conn.execute("UPDATE slots SET owner = NULL, epoch = epoch + 1 WHERE owner = $1", lease)
+                await conn.execute("UPDATE slots SET next_owner = NULL WHERE next_owner = $1", lease)
+                await conn.execute("UPDATE duties SET holder = NULL, epoch = epoch + 1 WHERE holder = $1", lease)
+                await conn.execute("UPDATE counters SET value = value + 1 WHERE name = 'slots_version'")
+                await conn.execute("DELETE FROM heartbeats WHERE lease = $1", lease)
+            return
+        except asyncpg.LockNotAvailableError:
+            if attempt == 4:
+                raise
+            # A statement of the fenced process still holds the row: it had its second.
+            await conn.execute(_TERMINATE_HOLDERS, lease)
+
+
+_TERMINATE_HOLDERS = """
+    SELECT pg_terminate_backend(a.pid)
+    FROM pg_stat_activity a
+    WHERE a.application_name = 'skep-writer-' || $1::text AND a.pid <> pg_backend_pid()
+"""
+
+
+async def get_processes(database: Database) -> list[ProcessRow]:
+    return [
+        ProcessRow(**{**dict(row), "positions": orjson.loads(row["positions"])})
+        for row in await database.fetch(_PROCESSES)
+    ]
+
+
+async def get_writers(database: Database, above: int, named: Sequence[int]) -> tuple[int, list[WriterRow]]:
+    """Return (known, writers) in one snapshot: the writers above `above`, the living, and those in `named`.
+
+    known: the greatest lease number there is; every writer up to it was visible to this query.
+    """
+    async with database.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        known: int = await conn.fetchval(_KNOWN)
+        rows = await conn.fetch(_WRITERS, above, list(named))
+    return known, [
+        WriterRow(r["writer"], r["stream"], r["start_position"], r["final_position"], r["reached"]) for r in rows
+    ]
+
+
+TAKE_DUTY = fenced_statement(
+    "take_duty",
+    {
+        "taken": """UPDATE duties SET holder = $1, epoch = epoch + 1 FROM fence
+                    WHERE duty = $2 AND holder IS NULL RETURNING epoch"""
+    },
+    "(SELECT epoch FROM taken) AS epoch",
+)
+
+_DUTY_HOLDER = "SELECT holder FROM duties WHERE duty = $1"
+
+
+async def get_duty_holder(database: Database, duty: str) -> int | None:
+    holder: int | None = await database.fetchval(_DUTY_HOLDER, duty)
+    return holder

@@ -1,0 +1,59 @@
+"""Slots: which lease owns each of the 1024 parts of rooms, users and destinations. Architecture page, section 3."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.storage.fenced import fenced_statement
+from shared.storage.pool import Database
+
+_SLOTS = """
+    SELECT s.kind, s.slot, s.owner, s.epoch, s.next_owner, (SELECT value FROM counters WHERE name = 'slots_version') AS v
+    FROM slots s ORDER BY s.kind, s.slot
+"""
+_ADDRESSES = "SELECT lease, address FROM leases WHERE NOT revoked"
+
+#: The leader gives slots that nobody owns to living processes. $2 kind, $3 slots, $4 owners (arrays of one length).
+ASSIGN_SLOTS = fenced_statement(
+    "assign_slots",
+    {
+        "leading": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
+        "given": """
+            UPDATE slots s SET owner = u.owner, epoch = s.epoch + 1, next_owner = NULL
+            FROM fence, leading, unnest($3::int[], $4::bigint[]) AS u(slot, owner), leases l
+            WHERE s.kind = $2 AND s.slot = u.slot AND s.owner IS NULL AND l.lease = u.owner AND NOT l.revoked
+            RETURNING s.slot
+        """,
+        "version": """
+            UPDATE counters SET value = value + 1 FROM fence
+            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM given)
+        """,
+    },
+    "(SELECT count(*) FROM leading) AS leading, (SELECT count(*) FROM given) AS given",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRow:
+    kind: str
+    slot: int
+    owner: int | None
+    epoch: int
+    next_owner: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSnapshot:
+    """version: of the slot table, as the heartbeat reports it; addresses: of every lease in force."""
+
+    version: int
+    slots: Sequence[SlotRow]
+    addresses: dict[int, str]
+
+
+async def get_slots(database: Database) -> SlotSnapshot:
+    """Read the slot table and the addresses of all processes in one snapshot."""
+    async with database.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        rows = await conn.fetch(_SLOTS)
+        addresses = {row["lease"]: row["address"] for row in await conn.fetch(_ADDRESSES)}
+    slots = [SlotRow(r["kind"], r["slot"], r["owner"], r["epoch"], r["next_owner"]) for r in rows]
+    return SlotSnapshot(rows[0]["v"] if rows else 0, slots, addresses)

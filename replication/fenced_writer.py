@@ -56,6 +56,13 @@ class FencedWriter:
         Raises Fenced when nothing was, or for all we know may have been, written; asyncpg's errors of the statement
         itself (a constraint, a lock time-out) come as they are: nothing was written then.
         """
+        # In a task of its own: a caller that goes away must not leave a statement whose outcome nobody reads.
+        run = asyncio.get_running_loop().create_task(self._write(statement, args, streams, timeout_s))
+        return await asyncio.shield(run)
+
+    async def _write(
+        self, statement: FencedStatement, args: tuple[Any, ...], streams: Sequence[str], timeout_s: float
+    ) -> asyncpg.Record:
         async with self._turn:
             if self._fenced:
                 raise Fenced("This process has lost its lease")
@@ -63,13 +70,7 @@ class FencedWriter:
             self._floors = {stream: self._seen.greatest.get(stream, 0) for stream in streams}
             try:
                 self.statements += 1
-                row = await asyncio.shield(
-                    asyncio.ensure_future(conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s))
-                )
-            except asyncio.CancelledError:
-                # The caller went away in the middle: the statement's outcome would be unknown to everybody.
-                self._lose("a write was abandoned while it was under way")
-                raise
+                row = await conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s)
             except (TimeoutError, *CONNECTION_ERRORS) as error:
                 self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")
                 raise Fenced("The outcome of a write is unknown") from error

@@ -1,0 +1,300 @@
+"""Runs replication in one process: announces what it wrote, follows what others wrote.
+
+The rules are in `session.py` (pure); this does I/O for them. Redis only tells sooner: every second, while Redis is
+away or a writer is silent, the rows above the vector are read from Postgres, and everything is as right, only later.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from replication import wire
+from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.redis_transport import Transport
+from replication.session import Outcome, StreamSession, WriterState
+from replication.streams import Kind, Stream
+from shared.config.sections import Replication as ReplicationConfig
+from shared.core.sync_tokens.vector import Vector
+from shared.metrics.replication import ReplicationMetrics
+from shared.runtime.clock import Clock
+from shared.runtime.tasks import TaskGroup
+from shared.storage.leases import get_writers
+from shared.storage.pool import Database
+
+logger = logging.getLogger(__name__)
+
+#: Called with the rows of a stream that are new to this process, in an order that is safe to apply.
+Listener: TypeAlias = Callable[[Sequence[Any]], None]
+_PAGE = 1000  # rows of one catch-up statement
+
+
+class Announcer:
+    """Puts this process's committed rows on the wire, and a tick every second."""
+
+    def __init__(self, lease: int, transport: Transport, seen: SeenPositions) -> None:
+        self.lease = lease
+        self._transport = transport
+        self._seen = seen
+        self._last: dict[str, int] = {}          # by channel: what this writer last put there
+        self._counters: dict[str, int] = {}      # of ephemeral streams
+
+    def announce(self, stream: Stream, rows: Sequence[Any]) -> None:
+        """Publish committed rows. rows: of the stream's row type, position ascending."""
+        if not rows:
+            return
+        self._seen.see(stream.name, rows[-1].position)
+        channel = stream.channel
+        encoded = [(row.position, wire.encode_row(row)) for row in rows]
+        for frame in wire.encode_frames(stream.name, self.lease, channel, self._last.get(channel, 0), encoded):
+            self._transport.publish(channel, frame)
+        self._last[channel] = rows[-1].position
+
+    def next_ephemeral_position(self, stream: Stream) -> int:
+        """Return the next position of this writer's own counter."""
+        position = self._counters.get(stream.name, 0) + 1
+        self._counters[stream.name] = position
+        return position
+
+    def tick(self, streams: Iterable[Stream], complete_up_to: Callable[[str], int]) -> dict[str, int]:
+        """Publish a tick; return "complete up to" by stream, to be stored beside the heartbeat."""
+        progress = {}
+        for stream in streams:
+            reached = (
+                self._counters.get(stream.name, 0) if stream.kind is Kind.EPHEMERAL else complete_up_to(stream.name)
+            )
+            last = self._last.get(stream.channel)
+            progress[stream.name] = wire.Progress(reached, {stream.channel: last} if last is not None else {})
+        tick = wire.Tick(wire.VERSION, self.lease, progress, dict(self._seen.greatest))
+        self._transport.publish(wire.TICKS, wire.encode_tick(tick))
+        return {name: part.complete_up_to for name, part in progress.items()}
+
+    def notice(self, topic: str) -> None:
+        """Tell every process that something in Postgres changed ("slots")."""
+        self._transport.publish(wire.CONTROL, wire.encode_notice(topic))
+
+
+class _Followed:
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.session = StreamSession(stream.name, ephemeral=stream.kind is Kind.EPHEMERAL)
+        self.listeners: list[Listener] = []
+        self.decoder = wire.row_decoder(stream.row)
+        self.repairing: asyncio.Task[None] | None = None
+        self.repair_again = False
+        self.advanced = asyncio.Event()
+        self.heard_at: dict[int, float] = {}
+
+
+class Follower:
+    """Follows streams for one process: keeps a vector per stream, hands new rows to listeners."""
+
+    def __init__(
+        self, database: Database, transport: Transport, seen: SeenPositions, config: ReplicationConfig,
+        clock: Clock, tasks: TaskGroup, metrics: ReplicationMetrics,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._transport = transport
+        self._seen = seen
+        self._config = config
+        self._clock = clock
+        self._tasks = tasks
+        self._metrics = metrics
+        self._followed: dict[str, _Followed] = {}
+        self._notices: dict[str, list[Callable[[], None]]] = {}
+
+    def follow(self, stream: Stream, listener: Listener) -> None:
+        """Call before `start`. Several listeners of one stream are called in the order of their coming."""
+        self._followed.setdefault(stream.name, _Followed(stream)).listeners.append(listener)
+
+    def on_notice(self, topic: str, callback: Callable[[], None]) -> None:
+        self._notices.setdefault(topic, []).append(callback)
+
+    async def start(self) -> None:
+        """Take a place in every followed stream, then listen. Returns once the vectors are honest."""
+        known, writers = await get_writers(self._database, 0, [])
+        for followed in self._followed.values():
+            name = followed.stream.name
+            followed.session.learn_writers(
+                known,
+                # Memory is empty: to begin where the writers are is enough; older rows come from Postgres.
+                [
+                    WriterState(w.writer, w.final if w.final is not None else max(w.reached or 0, w.start), w.final)
+                    for w in writers
+                    if w.stream == name
+                ],
+            )
+        channels = [followed.stream.channel for followed in self._followed.values()]
+        self._transport.subscribe([*channels, wire.TICKS, wire.CONTROL], self._received, self._connection_made)
+        for followed in self._followed.values():
+            await self._repair(followed)
+        self._tasks.forever(self._watch, "replication: watch for silence")
+
+    def vector(self, stream: Stream) -> Vector:
+        return self._followed[stream.name].session.vector()
+
+    def vectors(self) -> dict[str, Vector]:
+        return {name: followed.session.vector() for name, followed in self._followed.items()}
+
+    def covers(self, stream: Stream, wanted: Vector) -> bool:
+        return self._followed[stream.name].session.covers(wanted)
+
+    async def wait_for(self, stream: Stream, wanted: Vector, timeout_s: float) -> bool:
+        """Wait until this process has applied everything behind `wanted`; after 100 ms read Postgres itself.
+
+        Returns False when the time is over (the caller answers 503, or as it stands).
+        """
+        followed = self._followed[stream.name]
+        if followed.session.covers(wanted):
+            return True
+        deadline = self._clock.monotonic_s() + timeout_s
+        patience_s = 0.1
+        while not followed.session.covers(wanted):
+            left = deadline - self._clock.monotonic_s()
+            if left <= 0:
+                return False
+            followed.advanced.clear()
+            try:
+                async with asyncio.timeout(min(left, patience_s)):
+                    await followed.advanced.wait()
+            except TimeoutError:
+                self._repair_soon(followed, writers=wanted.known > followed.session.known)
+                patience_s = 0.5
+        return True
+
+    # -- what comes in
+
+    def _received(self, channel: str, message: bytes) -> None:
+        try:
+            if channel == wire.TICKS:
+                self._received_tick(wire.decode_tick(message))
+            elif channel == wire.CONTROL:
+                for callback in self._notices.get(wire.decode_notice(message).topic, ()):
+                    callback()
+            else:
+                self._received_frame(wire.decode_frame(message))
+        except (wire.WireError, msgspec.DecodeError) as error:
+            self._metrics.ignored.inc()
+            logger.warning("A message on %s was ignored: %s", channel, error)
+
+    def _received_frame(self, frame: wire.Frame) -> None:
+        followed = self._followed.get(frame.stream)
+        if followed is None:
+            return
+        rows = [followed.decoder.decode(row) for row in frame.rows]
+        if followed.stream.kind is not Kind.EPHEMERAL:
+            self._seen.see(frame.stream, frame.current)
+        followed.heard_at[frame.writer] = self._clock.monotonic_s()
+        self._carry_out(followed, followed.session.receive(frame, rows))
+
+    def _received_tick(self, tick: wire.Tick) -> None:
+        now = self._clock.monotonic_s()
+        for stream, position in tick.seen.items():
+            self._seen.see(stream, position)
+        for followed in self._followed.values():
+            if followed.stream.name in tick.progress:
+                followed.heard_at[tick.writer] = now
+                self._carry_out(followed, followed.session.tick(tick))
+                followed.advanced.set()
+
+    def _connection_made(self) -> None:
+        # At most once: a connection made again is a gap on everything.
+        for followed in self._followed.values():
+            self._repair_soon(followed, writers=True)
+        for callback in self._notices.get("slots", ()):
+            callback()
+
+    def _carry_out(self, followed: _Followed, outcome: Outcome) -> None:
+        if outcome.rows:
+            self._apply(followed, outcome.rows)
+        if outcome.repair:
+            self._metrics.gaps.labels(followed.stream.name).inc()
+            self._repair_soon(followed, writers=outcome.writers)
+
+    def _apply(self, followed: _Followed, rows: Sequence[Any]) -> None:
+        for listener in followed.listeners:
+            listener(rows)
+        self._metrics.rows.labels(followed.stream.name).inc(len(rows))
+        followed.advanced.set()
+
+    # -- repair from Postgres
+
+    def _repair_soon(self, followed: _Followed, *, writers: bool = False) -> None:
+        if followed.stream.kind is Kind.EPHEMERAL and not writers:
+            return
+        if followed.repairing is not None and not followed.repairing.done():
+            followed.repair_again = True
+            return
+        followed.repairing = self._tasks.spawn(
+            self._repair_until_done(followed), f"replication: repair {followed.stream.name}"
+        )
+
+    async def _repair_until_done(self, followed: _Followed) -> None:
+        followed.repair_again = True
+        while followed.repair_again:
+            followed.repair_again = False
+            await self._repair(followed)
+
+    async def _repair(self, followed: _Followed) -> None:
+        """Read all writers' rows above the session's least position, page by page, and take in idle writers."""
+        session = followed.session
+        name = followed.stream.name
+        known, writers = await get_writers(self._database, session.known, list(session.positions))
+        mine = [writer for writer in writers if writer.stream == name]
+        session.learn_writers(known, [WriterState(w.writer, w.start, w.final) for w in mine])
+        if followed.stream.kind is Kind.EPHEMERAL:
+            return
+        position = session.least_position
+        while True:
+            page = await self._database.fetch(followed.stream.catch_up, position, _PAGE)
+            rows = [self._row(followed.stream, record) for record in page]
+            if rows:
+                self._seen.see(name, rows[-1].position)
+                position = rows[-1].position
+                self._carry_out(followed, session.repaired(rows))
+            if len(page) < _PAGE:
+                break
+        # What a writer stored beside its heartbeat was read before the rows, so all of it has been seen by now.
+        session.idle_writers({w.writer: w.reached for w in mine if w.reached is not None})
+        self._metrics.repairs.labels(name).inc()
+        followed.advanced.set()
+
+    @staticmethod
+    def _row(stream: Stream, record: Mapping[str, Any]) -> Any:
+        return stream.row(**{name: value for name, value in record.items() if name in stream.row.__struct_fields__})
+
+    async def _watch(self) -> None:
+        """Once a second: while Redis is away, or a living writer is silent, read Postgres."""
+        await asyncio.sleep(self._config.tick_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        now = self._clock.monotonic_s()
+        for followed in self._followed.values():
+            session = followed.session
+            alive = [writer for writer in session.positions if writer not in session.finals]
+            silent = any(
+                now - followed.heard_at.setdefault(writer, now) > self._config.silent_after_s for writer in alive
+            )
+            if not self._transport.connected or silent:
+                self._repair_soon(followed, writers=True)
+
+
+class Ticker:
+    """Every second: the process's tick on the wire; `positions` is what its heartbeat stores."""
+
+    def __init__(
+        self, announcer: Announcer, writer: FencedWriter, streams: Sequence[Stream], tick_s: float
+    ) -> None:
+        self._announcer = announcer
+        self._writer = writer
+        self._streams = streams
+        self._tick_s = tick_s
+        self.positions: dict[str, int] = {}
+
+    async def run(self) -> None:
+        while True:
+            self.positions = self._announcer.tick(self._streams, self._writer.complete_up_to)
+            await asyncio.sleep(self._tick_s)
+
+

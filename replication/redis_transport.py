@@ -1,0 +1,211 @@
+"""The only module that knows Redis: publish and subscribe through txredisapi, nothing kept.
+
+Pub/sub is at most once by design. While Redis is away a publisher drops messages, it never queues them; a connection
+made again is a gap on everything, which the driver is told of (`on_up`). txredisapi imports the reactor, so this
+module is imported in worker processes only, after the reactor was installed.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import txredisapi
+from twisted.internet import defer, endpoints, ssl
+
+from shared.config.sections import Redis
+
+logger = logging.getLogger(__name__)
+
+_MAX_UNANSWERED = 1000  # publishes under way; beyond that Redis is as good as away
+_CONNECT_TIMEOUT_S = 2
+
+
+class Transport(Protocol):
+    """What the driver needs: messages out, messages in, and word of each new connection."""
+
+    def publish(self, channel: str, message: bytes) -> None: ...
+
+    def subscribe(
+        self, channels: Sequence[str], on_message: Callable[[str, bytes], None], on_up: Callable[[], None]
+    ) -> None: ...
+
+    @property
+    def connected(self) -> bool: ...
+
+
+class RedisTransport:
+    """One publishing and one subscribing connection. channel names get the configuration's prefix."""
+
+    def __init__(self, reactor: Any, config: Redis) -> None:
+        self._prefix = config.channel_prefix + ":"
+        self._config = config
+        self._reactor = reactor
+        self._publisher = _Factory(config)
+        self._subscriber: _SubscriberFactory | None = None
+        self._unanswered = 0
+        self.dropped = 0
+        self._publisher.startConnecting(_endpoint(reactor, config))
+
+    @property
+    def connected(self) -> bool:
+        return self._subscriber is not None and self._subscriber.up
+
+    def publish(self, channel: str, message: bytes) -> None:
+        """Send and forget. Dropped, and counted, while Redis is away or too slow."""
+        connection = self._publisher.current
+        if connection is None or self._unanswered >= _MAX_UNANSWERED:
+            self.dropped += 1
+            return
+        self._unanswered += 1
+        connection.execute_command("PUBLISH", self._prefix + channel, message).addBoth(self._answered)
+
+    def subscribe(
+        self, channels: Sequence[str], on_message: Callable[[str, bytes], None], on_up: Callable[[], None]
+    ) -> None:
+        """Listen to these channels from now on; on_up is called after each (new) subscription took effect."""
+        cut = len(self._prefix)
+
+        def received(channel: bytes, message: bytes) -> None:
+            on_message(channel.decode()[cut:], message)
+
+        self._subscriber = _SubscriberFactory(
+            self._config, [self._prefix + channel for channel in channels], received, on_up
+        )
+        self._subscriber.startConnecting(_endpoint(self._reactor, self._config))
+
+    async def close(self) -> None:
+        self._publisher.stop()
+        if self._subscriber is not None:
+            self._subscriber.stop()
+
+    def _answered(self, result: Any) -> None:
+        self._unanswered -= 1  # an error means that the connection broke: readers see a gap and repair
+
+
+class _Connection(txredisapi.RedisProtocol):  # type: ignore[misc]
+    @defer.inlineCallbacks
+    def connectionMade(self):  # type: ignore[no-untyped-def]  # noqa: ANN201, N802
+        yield txredisapi.RedisProtocol.connectionMade(self)
+        if self._ready:
+            self.factory.current = self
+
+    def connectionLost(self, why):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, N802
+        if self.factory.current is self:
+            self.factory.current = None
+        txredisapi.RedisProtocol.connectionLost(self, why)
+
+
+class _Factory(txredisapi.RedisFactory):  # type: ignore[misc]
+    """Reconnects within a second for ever; bytes in, bytes out."""
+
+    protocol = _Connection
+    initialDelay = 0.05  # noqa: N815 - Twisted's names
+    maxDelay = 1.0  # noqa: N815
+
+    def __init__(self, config: Redis) -> None:
+        user, password, database = _credentials(config)
+        super().__init__(
+            uuid="skep", dbid=database, poolsize=1, isLazy=True, charset=None, password=password,
+            convertNumbers=False, username=user,
+        )  # fmt: skip
+        self.current: Any = None
+
+    def connectionError(self, why: str) -> None:  # noqa: N802
+        logger.error("Redis: %s", why)
+
+    def stop(self) -> None:
+        self.stopTrying()
+        if self.current is not None:
+            self.current.transport.loseConnection()
+
+
+class _Subscription(txredisapi.SubscriberProtocol):  # type: ignore[misc]
+    @defer.inlineCallbacks
+    def connectionMade(self):  # type: ignore[no-untyped-def]  # noqa: ANN201, N802
+        yield txredisapi.SubscriberProtocol.connectionMade(self)
+        if self._ready:
+            self.factory.current = self
+            yield self.subscribe(self.factory.channels)
+            self.factory.up = True
+            self.factory.on_up()
+
+    def messageReceived(self, pattern: Any, channel: bytes, message: bytes) -> None:  # noqa: N802
+        self.factory.on_message(channel, message)
+
+    def connectionLost(self, why):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, N802
+        self.factory.up = False
+        self.factory.current = None
+        txredisapi.SubscriberProtocol.connectionLost(self, why)
+
+
+class _SubscriberFactory(_Factory):
+    protocol = _Subscription
+
+    def __init__(
+        self, config: Redis, channels: list[str], on_message: Callable[[bytes, bytes], None], on_up: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self.channels = channels
+        self.on_message = on_message
+        self.on_up = on_up
+        self.up = False
+
+
+def _credentials(config: Redis) -> tuple[str | None, str | None, int | None]:
+    """(user name, password, database number)"""
+    if config.url is None:
+        return config.username, config.password.reveal() if config.password else None, None
+    parts = urlsplit(config.url.reveal())
+    number = parts.path.strip("/")
+    password = unquote(parts.password) if parts.password else None
+    return parts.username or None, password, int(number) if number else None
+
+
+def _endpoint(reactor: Any, config: Redis) -> Any:
+    if config.sentinel.hosts:
+        return _SentinelEndpoint(reactor, config)
+    if config.url is not None:
+        parts = urlsplit(config.url.reveal())
+        if parts.scheme == "unix":
+            return endpoints.UNIXClientEndpoint(reactor, parts.path, timeout=_CONNECT_TIMEOUT_S)
+        return _tcp(reactor, parts.hostname or "127.0.0.1", parts.port or 6379, parts.scheme == "rediss", config)
+    return _tcp(reactor, config.host or "127.0.0.1", config.port, config.tls, config)
+
+
+def _tcp(reactor: Any, host: str, port: int, tls: bool, config: Redis) -> Any:
+    plain = endpoints.HostnameEndpoint(reactor, host, port, timeout=_CONNECT_TIMEOUT_S)
+    if not tls:
+        return plain
+    trust = None
+    if config.ca_file is not None:
+        trust = ssl.trustRootFromCertificates(
+            [ssl.Certificate.loadPEM(pem) for pem in _certificates(config.ca_file.read_bytes())]
+        )
+    return endpoints.wrapClientTLS(ssl.optionsForClientTLS(host, trustRoot=trust), plain)
+
+
+def _certificates(bundle: bytes) -> list[bytes]:
+    end = b"-----END CERTIFICATE-----"
+    return [part + end for part in bundle.split(end) if b"-----BEGIN CERTIFICATE-----" in part]
+
+
+class _SentinelEndpoint:
+    """Asks the Sentinels who the primary is before each attempt to connect."""
+
+    def __init__(self, reactor: Any, config: Redis) -> None:
+        self._reactor = reactor
+        self._config = config
+        addresses = []
+        for entry in config.sentinel.hosts:
+            host, _, port = entry.rpartition(":")
+            addresses.append((host, int(port)))
+        password = config.sentinel.password.reveal() if config.sentinel.password else None
+        self._sentinel = txredisapi.Sentinel(addresses, password=password)
+        self._sentinel.discovery_timeout = 3
+
+    def connect(self, factory: Any) -> "defer.Deferred[Any]":
+        found = self._sentinel.discover_master(self._config.sentinel.name)
+        return found.addCallback(
+            lambda address: _tcp(self._reactor, address[0], address[1], self._config.tls, self._config).connect(factory)
+        )

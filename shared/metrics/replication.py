@@ -1,0 +1,24 @@
+"""Metrics of replication and of the statements that write under a lease."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+
+class ReplicationMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rows = Counter("skep_replication_rows_total", "Rows applied", ("stream",), registry=registry)
+        self.gaps = Counter("skep_replication_gaps_total", "Gaps seen in frames or ticks", ("stream",), registry=registry)
+        self.repairs = Counter(
+            "skep_replication_repairs_total", "Times that missed rows were read from Postgres", ("stream",),
+            registry=registry,
+        )  # fmt: skip
+        self.ignored = Counter(
+            "skep_replication_messages_ignored_total", "Messages of another or no known form", registry=registry
+        )
+
+
+class LoopMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.blocked = Histogram(
+            "skep_loop_blocked_seconds", "How much later than asked the event loop woke a sleeper",
+            buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0), registry=registry,
+        )  # fmt: skip

@@ -42,9 +42,7 @@ class Range:
     greatest: float | None = None
 
     def holds(self, value: float) -> bool:
-        return (self.least is None or value >= self.least) and (
-            self.greatest is None or value <= self.greatest
-        )
+        return (self.least is None or value >= self.least) and (self.greatest is None or value <= self.greatest)
 
     def words(self) -> str:
         if self.least is not None and self.greatest is not None:
@@ -85,11 +83,7 @@ Network = Annotated[str, IpNetwork()]
 #: Spec: appendices, "Server Name"; the host part is judged as loosely as the grammar there does.
 ServerName = Annotated[
     str,
-    Form(
-        r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,255})(:[0-9]{1,5})?", 'a server name such as "example.org"'
-    ),
+    Form(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,255})(:[0-9]{1,5})?", 'a server name such as "example.org"'),
 ]
-HttpUrl = Annotated[
-    str, Form(r"https?://[^\s/?#]+(/[^\s?#]*)?", 'a URL such as "https://matrix.example.org"')
-]
+HttpUrl = Annotated[str, Form(r"https?://[^\s/?#]+(/[^\s?#]*)?", 'a URL such as "https://matrix.example.org"')]
 InputFile = Annotated[Path, ReadableFile()]

@@ -1,0 +1,138 @@
+"""What must hold between the declared endpoints and pools before anything is made from them.
+
+Pure: no I/O.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from shared.core.slots import SLOT_KINDS
+from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey, paths_of
+from shared.http.routing import PathShape, compile_path
+
+#: Where processes of one fleet call each other; haproxy lets nothing in there.
+INTERNAL_PREFIX = "/_skep/"
+_METHODS = {"GET", "POST", "PUT", "DELETE", "PATCH"}
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+#: The kind of slot that a routing key yields; keys that aren't named have none.
+SLOT_KIND_OF_KEY = {
+    RoutingKey.ROOM: "rooms",
+    RoutingKey.ROOM_OR_ALIAS: "rooms",
+    RoutingKey.USER: "users",
+    RoutingKey.TOKEN_USER: "users",
+}
+_KEYS_IN_PATH = {RoutingKey.ROOM, RoutingKey.ROOM_OR_ALIAS, RoutingKey.USER, RoutingKey.MEDIA}
+
+
+def check_endpoints(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> None:
+    """Raise ValueError naming all mistakes, one a line: in a pool, in an endpoint, or between two endpoints.
+
+    A literal part may stand where another endpoint has a parameter; the literal wins everywhere. Two
+    templates of which neither is the narrower one may not meet.
+    """
+    mistakes = [*_pool_mistakes(pools)]
+    names = Counter(endpoint.name for endpoint in endpoints)
+    mistakes += [f"endpoint {name}: declared {count} times" for name, count in names.items() if count > 1]
+    pool_by_name = {pool.name: pool for pool in pools}
+    for endpoint in endpoints:
+        mistakes += [f"endpoint {endpoint.name}: {text}" for text in _own_mistakes(endpoint, pool_by_name)]
+    if not mistakes:  # shapes exist only for paths that could be read
+        mistakes += _overlaps(endpoints)
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+
+
+def _pool_mistakes(pools: Sequence[Pool]) -> Iterator[str]:
+    for name, count in Counter(pool.name for pool in pools).items():
+        if count > 1:
+            yield f"pool {name}: declared {count} times"
+        if not _NAME.fullmatch(name):
+            yield f"pool {name!r}: a name is lower-case letters, digits and '_'"
+    for pool in pools:
+        if pool.slot_kind and SLOT_KINDS.get(pool.slot_kind) != pool.worker:
+            yield f"pool {pool.name}: slots {pool.slot_kind!r} are not owned by {pool.worker}"
+
+
+def _own_mistakes(endpoint: Endpoint, pools: dict[str, Pool]) -> Iterator[str]:
+    key, pool = endpoint.routing_key, pools.get(endpoint.pool)
+    if not _NAME.fullmatch(endpoint.name):
+        yield "a name is lower-case letters, digits and '_'"
+    if not endpoint.methods or not set(endpoint.methods) <= _METHODS:
+        yield f"methods {endpoint.methods} must be some of {sorted(_METHODS)}"
+    if pool is None:
+        yield f"pool {endpoint.pool!r} is not declared"
+    elif pool.slot_kind and SLOT_KIND_OF_KEY.get(key, pool.slot_kind) != pool.slot_kind:
+        yield f"routing key {key.name} has no slot of pool {pool.name}'s kind, {pool.slot_kind}"
+    if key is RoutingKey.ORIGIN and endpoint.auth is not Auth.SERVER:
+        yield "routing key ORIGIN is read from a server's signature, so auth must be SERVER"
+    if key is RoutingKey.TOKEN_USER and endpoint.auth not in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
+        yield "routing key TOKEN_USER is read from an access token, so auth must be ACCESS_TOKEN or OPTIONAL"
+    templates = paths_of(endpoint)
+    if len(set(templates)) < len(templates):
+        yield "a path is given twice"
+    for template in templates:
+        if (endpoint.auth is Auth.INTERNAL) != template.startswith(INTERNAL_PREFIX):
+            yield f"{template}: INTERNAL endpoints, and only these, lie below {INTERNAL_PREFIX}"
+        try:
+            shapes = compile_path(template)
+        except ValueError as error:
+            yield str(error)
+            continue
+        if key in _KEYS_IN_PATH and min(dict(shape.names).get(key.value, -1) for shape in shapes) < 0:
+            yield f"{template}: the routing key's parameter {{{key.value}}} is missing, or optional"
+
+
+def _overlaps(endpoints: Sequence[Endpoint]) -> Iterator[str]:
+    """Yield a line for each two endpoints that some request could mean both of, without one being
+    narrower.
+    """
+    found: set[tuple[str, str]] = set()
+    for one, other, shape, other_shape in _neighbours(endpoints):
+        if (one.name, other.name) in found or not set(one.methods) & set(other.methods):
+            continue
+        pairs = list(zip(shape.segments, other_shape.segments, strict=True))
+        if any(None not in pair and pair[0] != pair[1] for pair in pairs) or any(b"" in p and None in p for p
+            in pairs): continue
+        wider = any(a is None and b is not None for a, b in pairs)
+        narrower = any(b is None and a is not None for a, b in pairs)
+        if wider == narrower:
+            found.add((one.name, other.name))
+            yield f"endpoints {one.name} and {other.name} overlap at /{_text(shape)} and
+            /{_text(other_shape)}"
+
+
+def _neighbours(endpoints: Sequence[Endpoint]) -> Iterator[tuple[Endpoint, Endpoint, PathShape, PathShape]]:
+    """Yield the pairs worth comparing: as long as each other, the same first four parts where these are
+    literal.
+
+    Four parts reach past "/_matrix/client/v3/rooms": it keeps the number of pairs small.
+    """
+    groups: dict[tuple[int, tuple[bytes | None, ...] | None], list[tuple[Endpoint, PathShape]]] =
+    defaultdict(list) early_parameter: dict[int, list[tuple[Endpoint, PathShape]]] = defaultdict(list)
+    for endpoint in endpoints:
+        for template in paths_of(endpoint):
+            for shape in compile_path(template):
+                length, head = len(shape.segments), shape.segments[:4]
+                if None in head:
+                    early_parameter[length].append((endpoint, shape))
+                else:
+                    groups[length, head].append((endpoint, shape))
+    for (length, _), members in groups.items():
+        early = early_parameter.get(length, [])
+        for (one, shape), (other, other_shape) in [
+            *combinations(members, 2),
+            *((m, e) for m in members for e in early),
+        ]:
+            if one is not other:
+                yield one, other, shape, other_shape
+    for early in early_parameter.values():
+        for (one, shape), (other, other_shape) in combinations(early, 2):
+            if one is not other:
+                yield one, other, shape, other_shape
+
+
+def _text(shape: PathShape) -> str:
+    return "/".join("{}" if segment is None else segment.decode() for segment in shape.segments)

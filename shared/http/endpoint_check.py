@@ -6,7 +6,8 @@ Pure: no I/O.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
+from typing import TypeAlias
 
 from shared.core.slots import SLOT_KINDS
 from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey, paths_of
@@ -25,6 +26,8 @@ SLOT_KIND_OF_KEY = {
     RoutingKey.TOKEN_USER: "users",
 }
 _KEYS_IN_PATH = {RoutingKey.ROOM, RoutingKey.ROOM_OR_ALIAS, RoutingKey.USER, RoutingKey.MEDIA}
+
+_Shaped: TypeAlias = tuple[Endpoint, PathShape]
 
 
 def check_endpoints(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> None:
@@ -94,24 +97,24 @@ def _overlaps(endpoints: Sequence[Endpoint]) -> Iterator[str]:
         if (one.name, other.name) in found or not set(one.methods) & set(other.methods):
             continue
         pairs = list(zip(shape.segments, other_shape.segments, strict=True))
-        if any(None not in pair and pair[0] != pair[1] for pair in pairs) or any(b"" in p and None in p for p
-            in pairs): continue
+        if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            continue  # two different literals
+        if any(b"" in pair and None in pair for pair in pairs):
+            continue  # a parameter is never empty
         wider = any(a is None and b is not None for a, b in pairs)
         narrower = any(b is None and a is not None for a, b in pairs)
         if wider == narrower:
             found.add((one.name, other.name))
-            yield f"endpoints {one.name} and {other.name} overlap at /{_text(shape)} and
-            /{_text(other_shape)}"
+            yield f"endpoints {one.name}, {other.name} overlap: {_text(shape)}, {_text(other_shape)}"
 
 
 def _neighbours(endpoints: Sequence[Endpoint]) -> Iterator[tuple[Endpoint, Endpoint, PathShape, PathShape]]:
-    """Yield the pairs worth comparing: as long as each other, the same first four parts where these are
-    literal.
+    """Yield the pairs worth comparing: equally long, the same first four parts where these are literal.
 
     Four parts reach past "/_matrix/client/v3/rooms": it keeps the number of pairs small.
     """
-    groups: dict[tuple[int, tuple[bytes | None, ...] | None], list[tuple[Endpoint, PathShape]]] =
-    defaultdict(list) early_parameter: dict[int, list[tuple[Endpoint, PathShape]]] = defaultdict(list)
+    groups: dict[tuple[int, tuple[bytes | None, ...]], list[_Shaped]] = defaultdict(list)
+    early_parameter: dict[int, list[_Shaped]] = defaultdict(list)
     for endpoint in endpoints:
         for template in paths_of(endpoint):
             for shape in compile_path(template):
@@ -120,19 +123,14 @@ def _neighbours(endpoints: Sequence[Endpoint]) -> Iterator[tuple[Endpoint, Endpo
                     early_parameter[length].append((endpoint, shape))
                 else:
                     groups[length, head].append((endpoint, shape))
+    pairs = [pair for early in early_parameter.values() for pair in combinations(early, 2)]
     for (length, _), members in groups.items():
-        early = early_parameter.get(length, [])
-        for (one, shape), (other, other_shape) in [
-            *combinations(members, 2),
-            *((m, e) for m in members for e in early),
-        ]:
-            if one is not other:
-                yield one, other, shape, other_shape
-    for early in early_parameter.values():
-        for (one, shape), (other, other_shape) in combinations(early, 2):
-            if one is not other:
-                yield one, other, shape, other_shape
+        pairs += combinations(members, 2)
+        pairs += product(members, early_parameter.get(length, []))
+    for (one, shape), (other, other_shape) in pairs:
+        if one is not other:
+            yield one, other, shape, other_shape
 
 
 def _text(shape: PathShape) -> str:
-    return "/".join("{}" if segment is None else segment.decode() for segment in shape.segments)
+    return "/" + "/".join("{}" if segment is None else segment.decode() for segment in shape.segments)

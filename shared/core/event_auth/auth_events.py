@@ -1,0 +1,46 @@
+"""The rule about an event's auth events, which needs no room state.
+
+Spec: rooms/v1, rule 2; rooms/v12, rule 3.
+"""
+
+from collections.abc import Collection, Iterable
+
+from shared.core.event_auth.rules import violation
+from shared.core.event_auth.selection import auth_types_for
+from shared.core.events.event import Event
+from shared.core.room_versions import RoomVersion
+
+
+def check_auth_events(
+    version: RoomVersion, event: Event, auth_events: Iterable[Event], rejected: Collection[str] = ()
+) -> None:
+    """Raise AuthRuleViolation unless the event names the auth events that it should.
+
+    auth_events: the events of `event.auth_event_ids`, all of them; fetching what is missing is the caller's.
+    rejected: ids of those that were themselves rejected.
+    """
+    if event.type == "m.room.create":
+        return  # rule 1 alone judges a create event
+    allowed = set(
+        auth_types_for(
+            version,
+            type=event.type,
+            sender=event.sender,
+            state_key=event.state_key,
+            content=event.content,
+        )
+    )
+    seen: set[tuple[str, str | None]] = set()
+    for auth_event in auth_events:
+        key = (auth_event.type, auth_event.state_key)
+        if key in seen:
+            raise violation(version, "auth_events", "1", f"two auth events are {auth_event.type}")
+        seen.add(key)
+        if key not in allowed:
+            raise violation(version, "auth_events", "2", f"{auth_event.type} must not be an auth event here")
+        if auth_event.event_id in rejected:
+            raise violation(version, "auth_events", "3", "an auth event was rejected")
+        if auth_event.room_id != event.room_id:
+            raise violation(version, "auth_events", "5", "an auth event is of another room")
+    if version.create_in_auth_events and ("m.room.create", "") not in seen:
+        raise violation(version, "auth_events", "4", "the create event is not among the auth events")

@@ -1,0 +1,107 @@
+"""The rule for `m.room.power_levels`. Spec: rooms/v1 (rule 10), v6, v10 (rule 9), v12 (rule 10)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.core.event_auth.rules import violation
+from shared.core.events.event import Event
+from shared.core.events.readers.create import creators_of
+from shared.core.events.readers.power_levels import DEFAULT_LEVELS, read_level, read_level_map
+from shared.core.identifiers import is_user_id
+from shared.core.room_versions import RoomVersion
+
+
+def check_power_levels(
+    version: RoomVersion, event: Event, current: Event | None, create: Event, sender_level: int
+) -> None:
+    """Raise AuthRuleViolation unless the sender may set these levels.
+
+    current: the room's present `m.room.power_levels`; None where there is none yet. sender_level: under that.
+    """
+    _check_values(version, event.content)
+    if version.creators_outrank_all:
+        named = event.content.get("users", {})
+        if any(creator in named for creator in creators_of(version, create)):
+            raise violation(version, "power_levels/creators", "", "users must not name a creator")
+    if current is None:
+        return
+    _check_properties(version, current.content, event.content, sender_level)
+    for field in ("events", "notifications") if version.notification_levels_checked else ("events",):
+        _check_entries(version, field, current.content, event.content, sender_level)
+    _check_users(version, event.sender, current.content, event.content, sender_level)
+
+
+def _check_values(version: RoomVersion, content: Mapping[str, Any]) -> None:
+    """Values that the version cannot read. Rules of their own from version 10 on.
+
+    Before, only `users` has a rule; what cannot be read elsewhere can't be compared either, and is refused as
+    well.
+    """
+    integers, maps = (
+        ("power_levels/integers", "power_levels/maps")
+        if version.integer_power_levels
+        else ("power_levels", "power_levels")
+    )
+    for name in DEFAULT_LEVELS:
+        if name in content and read_level(version, content[name]) is None:
+            raise violation(version, integers, "", f"{name} is no power level")
+    for field in ("events", "notifications") if version.notification_levels_checked else ("events",):
+        if field in content and not _is_level_map(version, content[field]):
+            raise violation(version, maps, "", f"{field} must hold power levels")
+    users = content.get("users", {})
+    if not _is_level_map(version, users) or not all(is_user_id(user_id) for user_id in users):
+        raise violation(version, "power_levels/users", "", "users must map user ids to power levels")
+
+
+def _is_level_map(version: RoomVersion, value: Any) -> bool:
+    return isinstance(value, Mapping) and all(read_level(version, level) is not None for level in value.values())
+
+
+def _check_properties(version: RoomVersion, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int) -> None:
+    for name in DEFAULT_LEVELS:
+        before, after = read_level(version, old.get(name)), read_level(version, new.get(name))
+        if before == after:
+            continue
+        if before is not None and before > sender_level:
+            raise violation(version, "power_levels/properties", "1", f"{name} is above the sender's level")
+        if after is not None and after > sender_level:
+            raise violation(version, "power_levels/properties", "2", f"{name} would be above the sender's level")
+
+
+def _check_entries(
+    version: RoomVersion, field: str, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int
+) -> None:
+    for key, before, after in _changes(version, field, old, new):
+        if before is not None and before > sender_level:
+            raise violation(
+                version, "power_levels/old_entries", "1", f"the entry for {key!r} is above the sender's level"
+            )
+        if after is not None and after > sender_level:
+            raise violation(
+                version,
+                "power_levels/new_entries",
+                "1",
+                f"the entry for {key!r} would be above the sender's level",
+            )
+
+
+def _check_users(
+    version: RoomVersion, sender: str, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int
+) -> None:
+    for user_id, before, after in _changes(version, "users", old, new):
+        if before is not None and user_id != sender and before >= sender_level:
+            raise violation(version, "power_levels/old_users", "1", "another user's level is not below the sender's")
+        if after is not None and after > sender_level:
+            raise violation(version, "power_levels/new_users", "1", "a user's level would be above the sender's")
+
+
+def _changes(
+    version: RoomVersion, field: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[tuple[str, int | None, int | None]]:
+    """Return (key, level before, level after) of the entries that differ; None where there is no entry."""
+    before, after = read_level_map(version, old.get(field)), read_level_map(version, new.get(field))
+    return [
+        (key, before.get(key), after.get(key))
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key)
+    ]

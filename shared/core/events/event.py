@@ -1,0 +1,136 @@
+"""The event as a value, from the wire and from storage."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.core.canonical_json import decode_json, decode_json_exactly, encode_canonical
+from shared.core.errors import EventFormatError, MatrixError
+from shared.core.events.format import (
+    MAX_AUTH_EVENTS,
+    MAX_PREV_EVENTS,
+    check_format,
+    check_size,
+    is_create,
+    read_references,
+)
+from shared.core.events.hashing import event_id_of
+from shared.core.identifiers import EventId, RoomId, UserId
+from shared.core.room_versions import RoomVersion
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """An event whose format is right for its room version. Two events are equal when id and bytes are.
+
+    room_id: from the wire, or of the event's own hash for a create event of version 12 on.
+    content, pdu: as received; not to be changed, and nothing in `content` can be trusted to have its proper
+        type.
+    depth: at least 0. origin_server_ts: in ms since 1970, as the sender's server claims.
+    prev_event_ids: at most 20; auth_event_ids: at most 10 (hashes of versions 1 and 2 are in `pdu` only).
+    redacts: the event id that a redaction names, wherever its room version puts it; None where there is none.
+    encoded: the whole PDU in canonical JSON, as stored and as sent to other servers.
+    """
+
+    event_id: EventId
+    room_id: RoomId
+    type: str
+    sender: UserId
+    state_key: str | None
+    content: Mapping[str, Any]
+    depth: int
+    origin_server_ts: int
+    prev_event_ids: tuple[str, ...]
+    auth_event_ids: tuple[str, ...]
+    redacts: str | None
+    pdu: Mapping[str, Any]
+    encoded: bytes
+
+    @property
+    def is_state(self) -> bool:
+        return self.state_key is not None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return self.event_id == other.event_id and self.encoded == other.encoded
+
+    def __hash__(self) -> int:
+        return hash(self.event_id)
+
+    def __repr__(self) -> str:
+        # Never the content: it is what people wrote to each other, and reprs end up in logs.
+        return f"Event({self.event_id!r}, {self.type!r}, state_key={self.state_key!r}, room_id={self.room_id!r})"
+
+
+def parse_event(
+    version: RoomVersion,
+    pdu: Mapping[str, Any] | bytes,
+    *,
+    encoded: bytes | None = None,
+    event_id: str | None = None,
+) -> Event:
+    """Return the event in a PDU whose room version is known, after all checks of its format.
+
+    pdu: the JSON object, or its bytes in any JSON form. Where the version is lenient about numbers, prefer
+        bytes: orjson turns integers beyond 64 bits into floats, and the hash of the event with them.
+    encoded, event_id: canonical form and id where the caller has worked them out already; else done here.
+    Raises EventFormatError naming the field. Hashes and signatures are not checked here (hashing.py,
+    signatures.py).
+    """
+    if isinstance(pdu, bytes):
+        pdu = _decode_pdu(version, pdu)
+    if not isinstance(pdu, Mapping):
+        raise EventFormatError("event: must be an object")
+    check_format(version, pdu)
+    if encoded is None:
+        encoded = encode_canonical(pdu, may_hold_floats=not version.strict_canonical_json)
+    check_size(encoded)
+    return _event_of(version, pdu, encoded, event_id or event_id_of(version, pdu))
+
+
+def event_from_storage(version: RoomVersion, encoded: bytes, event_id: str) -> Event:
+    """Return the event in bytes that we stored ourselves.
+
+    No checks: only for what `parse_event` has passed.
+    """
+    pdu = orjson.loads(encoded) if version.strict_canonical_json else decode_json_exactly(encoded)
+    return _event_of(version, pdu, encoded, event_id)
+
+
+def _decode_pdu(version: RoomVersion, raw: bytes) -> Any:
+    try:
+        return decode_json(raw) if version.strict_canonical_json else decode_json_exactly(raw)
+    except MatrixError as error:
+        raise EventFormatError(f"event: {error.message}") from error
+
+
+def _event_of(version: RoomVersion, pdu: Mapping[str, Any], encoded: bytes, event_id: str) -> Event:
+    makes_room = version.room_id_is_create_hash and is_create(pdu)
+    room_id = "!" + event_id[1:] if makes_room else pdu["room_id"]
+    content = pdu["content"]
+    return Event(
+        event_id=EventId(event_id),
+        room_id=RoomId(room_id),
+        type=pdu["type"],
+        sender=UserId(pdu["sender"]),
+        state_key=pdu.get("state_key"),
+        content=content,
+        depth=pdu["depth"],
+        origin_server_ts=pdu["origin_server_ts"],
+        prev_event_ids=read_references(version, "prev_events", pdu["prev_events"], MAX_PREV_EVENTS),
+        auth_event_ids=read_references(version, "auth_events", pdu["auth_events"], MAX_AUTH_EVENTS),
+        redacts=_redacts_of(version, pdu),
+        pdu=pdu,
+        encoded=encoded,
+    )
+
+
+def _redacts_of(version: RoomVersion, pdu: Mapping[str, Any]) -> str | None:
+    """Spec: rooms/v11, "Moving the redacts property". A value that is no string names nothing."""
+    if pdu["type"] != "m.room.redaction":
+        return None
+    redacts = (pdu["content"] if version.redacts_in_content else pdu).get("redacts")
+    return redacts if isinstance(redacts, str) else None

@@ -1,0 +1,39 @@
+"""Reading `m.room.create`. Spec: client-server API, "m.room.create"; rooms/v11, rooms/v12."""
+
+from shared.core.events.event import Event
+from shared.core.room_versions import RoomVersion
+
+
+def room_creator(version: RoomVersion, create: Event) -> str | None:
+    """Return the user who made the room: `creator` in the content up to version 10, the sender from 11 on."""
+    if not version.creator_in_content:
+        return create.sender
+    creator = create.content.get("creator")
+    return creator if isinstance(creator, str) else None
+
+
+def creators_of(version: RoomVersion, create: Event) -> frozenset[str]:
+    """Return all creators: the sender and, from version 12 on, `additional_creators`."""
+    if not version.additional_creators:
+        creator = room_creator(version, create)
+        return frozenset() if creator is None else frozenset({creator})
+    additional = create.content.get("additional_creators")
+    named = additional if isinstance(additional, list) else []
+    return frozenset({create.sender, *(user_id for user_id in named if isinstance(user_id, str))})
+
+
+def room_version_name(create: Event) -> str:
+    """Return the room's version; "1" where the event names none."""
+    name = create.content.get("room_version", "1")
+    return name if isinstance(name, str) else "1"
+
+
+def federates(create: Event) -> bool:
+    """Return whether users of other servers may take part: unless `m.federate` is false."""
+    return create.content.get("m.federate") is not False
+
+
+def room_type(create: Event) -> str | None:
+    """Return the room's type, such as "m.space"; None for a room of messages."""
+    kind = create.content.get("type")
+    return kind if isinstance(kind, str) else None

@@ -1,0 +1,36 @@
+"""Reading `m.room.join_rules`. Spec: client-server API, "m.room.join_rules", "Restricted rooms"."""
+
+from enum import StrEnum
+
+from shared.core.events.event import Event
+
+
+class JoinRule(StrEnum):
+    """The join rules there are; which of them a room knows depends on its version."""
+
+    PUBLIC = "public"
+    INVITE = "invite"
+    KNOCK = "knock"
+    RESTRICTED = "restricted"
+    KNOCK_RESTRICTED = "knock_restricted"
+    PRIVATE = "private"
+
+
+def join_rule_of(join_rules: Event | None) -> str:
+    """Return the join rule, known or not; "invite" where there is no event or no string in it."""
+    value = join_rules.content.get("join_rule") if join_rules is not None else None
+    return value if isinstance(value, str) else JoinRule.INVITE.value
+
+
+def allowed_rooms(join_rules: Event | None) -> tuple[str, ...]:
+    """Return the rooms whose members may join a restricted room (`allow` of type m.room_membership)."""
+    allow = join_rules.content.get("allow") if join_rules is not None else None
+    if not isinstance(allow, list):
+        return ()
+    return tuple(
+        entry["room_id"]
+        for entry in allow
+        if isinstance(entry, dict)
+        and entry.get("type") == "m.room_membership"
+        and isinstance(entry.get("room_id"), str)
+    )

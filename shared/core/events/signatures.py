@@ -1,0 +1,42 @@
+"""Signatures of events, which cover the redacted form. Spec: server-server API, "Signing Events"."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.core.events.event import Event
+from shared.core.events.hashing import redacted_bytes
+from shared.core.identifiers import ServerName, server_of
+from shared.core.room_versions import RoomVersion
+from shared.core.signing import SigningKey, check_signature
+from shared.core.signing.json_signatures import add_signature, signature_by
+
+
+def sign_pdu(version: RoomVersion, pdu: Mapping[str, Any], server_name: str, key: SigningKey) -> dict[str, Any]:
+    """Return a copy of the PDU, hashes filled in already, with our signature beside those that it has."""
+    return add_signature(pdu, server_name, key.key_id, key.sign(redacted_bytes(version, pdu)))
+
+
+def verify_pdu(version: RoomVersion, pdu: Mapping[str, Any], server_name: str, key_id: str, verify_key: bytes) -> None:
+    """Raise SignatureError unless the server signed this event by this key; redacted copies verify too."""
+    check_signature(redacted_bytes(version, pdu), signature_by(pdu, server_name, key_id), verify_key)
+
+
+def required_signers(version: RoomVersion, event: Event) -> frozenset[ServerName]:
+    """Return the servers whose valid signature the event needs.
+
+    The sender's, unless it is an invite made of a third-party invite, which another server may have sent; the
+    one in the event id (versions 1 and 2); the one that authorised a restricted join (version 8 on: rule 4.2
+    or 5.2).
+    Spec: server-server API, "Validating hashes and signatures on received events".
+    """
+    signers: set[ServerName] = set()
+    membership = event.content.get("membership") if event.type == "m.room.member" else None
+    if not (membership == "invite" and "third_party_invite" in event.content):
+        signers.add(server_of(event.sender))
+    if version.event_id_server_signs:
+        signers.add(server_of(event.event_id))
+    if version.restricted and event.type == "m.room.member":
+        authoriser = event.content.get("join_authorised_via_users_server")
+        if isinstance(authoriser, str) and ":" in authoriser:
+            signers.add(server_of(authoriser))
+    return frozenset(signers)

@@ -7,9 +7,10 @@ away or a writer is silent, the rows above the vector are read from Postgres, an
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
+import asyncpg
 import msgspec
 
 from replication import wire
@@ -22,6 +23,7 @@ from shared.core.sync_tokens.vector import Vector
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
+from shared.storage.catch_up import pages
 from shared.storage.leases import get_writers
 from shared.storage.pool import Database
 
@@ -39,8 +41,8 @@ class Announcer:
         self.lease = lease
         self._transport = transport
         self._seen = seen
-        self._last: dict[str, int] = {}          # by channel: what this writer last put there
-        self._counters: dict[str, int] = {}      # of ephemeral streams
+        self._last: dict[str, int] = {}  # by channel: what this writer last put there
+        self._counters: dict[str, int] = {}  # of ephemeral streams
 
     def announce(self, stream: Stream, rows: Sequence[Any]) -> None:
         """Publish committed rows. rows: of the stream's row type, position ascending."""
@@ -115,7 +117,8 @@ class Follower:
 
     async def start(self) -> None:
         """Take a place in every followed stream, then listen. Returns once the vectors are honest."""
-        known, writers = await get_writers(self._database, 0, [])
+        async with self._database.snapshot() as snapshot:
+            known, writers = await get_writers(snapshot, 0, [])
         for followed in self._followed.values():
             name = followed.stream.name
             followed.session.learn_writers(
@@ -242,28 +245,23 @@ class Follower:
         """Read all writers' rows above the session's least position, page by page, and take in idle writers."""
         session = followed.session
         name = followed.stream.name
-        known, writers = await get_writers(self._database, session.known, list(session.positions))
-        mine = [writer for writer in writers if writer.stream == name]
-        session.learn_writers(known, [WriterState(w.writer, w.start, w.final) for w in mine])
-        if followed.stream.kind is Kind.EPHEMERAL:
-            return
-        position = session.least_position
-        while True:
-            page = await self._database.fetch(followed.stream.catch_up, position, _PAGE)
-            rows = [self._row(followed.stream, record) for record in page]
-            if rows:
+        async with self._database.snapshot() as snapshot:
+            known, writers = await get_writers(snapshot, session.known, list(session.positions))
+            mine = [writer for writer in writers if writer.stream == name]
+            session.learn_writers(known, [WriterState(w.writer, w.start, w.final) for w in mine])
+            if followed.stream.kind is Kind.EPHEMERAL:
+                return
+            async for page in pages(snapshot, followed.stream.catch_up, session.least_position, _PAGE):
+                rows = [self._row(followed.stream, record) for record in page]
                 self._seen.see(name, rows[-1].position)
-                position = rows[-1].position
                 self._carry_out(followed, session.repaired(rows))
-            if len(page) < _PAGE:
-                break
-        # What a writer stored beside its heartbeat was read before the rows, so all of it has been seen by now.
+        # A writer stores what it reached after its rows: the snapshot that shows the one shows the others.
         session.idle_writers({w.writer: w.reached for w in mine if w.reached is not None})
         self._metrics.repairs.labels(name).inc()
         followed.advanced.set()
 
     @staticmethod
-    def _row(stream: Stream, record: Mapping[str, Any]) -> Any:
+    def _row(stream: Stream, record: asyncpg.Record) -> Any:
         return stream.row(**{name: value for name, value in record.items() if name in stream.row.__struct_fields__})
 
     async def _watch(self) -> None:
@@ -283,9 +281,7 @@ class Follower:
 class Ticker:
     """Every second: the process's tick on the wire; `positions` is what its heartbeat stores."""
 
-    def __init__(
-        self, announcer: Announcer, writer: FencedWriter, streams: Sequence[Stream], tick_s: float
-    ) -> None:
+    def __init__(self, announcer: Announcer, writer: FencedWriter, streams: Sequence[Stream], tick_s: float) -> None:
         self._announcer = announcer
         self._writer = writer
         self._streams = streams
@@ -296,5 +292,3 @@ class Ticker:
         while True:
             self.positions = self._announcer.tick(self._streams, self._writer.complete_up_to)
             await asyncio.sleep(self._tick_s)
-
-

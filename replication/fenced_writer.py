@@ -34,9 +34,7 @@ class FencedWriter:
     """lease: this incarnation's number. on_fenced: called once when the lease is lost, or the outcome of a statement
     is unknown (the process then fences itself and begins anew: memory is never guessed)."""
 
-    def __init__(
-        self, connect: Connect, lease: int, seen: SeenPositions, on_fenced: Callable[[str], None]
-    ) -> None:
+    def __init__(self, connect: Connect, lease: int, seen: SeenPositions, on_fenced: Callable[[str], None]) -> None:
         self.lease = lease
         self._connect = connect
         self._connection: Connection | None = None
@@ -71,7 +69,7 @@ class FencedWriter:
             try:
                 self.statements += 1
                 row = await conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s)
-            except (TimeoutError, *CONNECTION_ERRORS) as error:
+            except CONNECTION_ERRORS as error:
                 self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")
                 raise Fenced("The outcome of a write is unknown") from error
             finally:

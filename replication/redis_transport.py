@@ -83,25 +83,25 @@ class RedisTransport:
         self._unanswered -= 1  # an error means that the connection broke: readers see a gap and repair
 
 
-class _Connection(txredisapi.RedisProtocol):  # type: ignore[misc]
+class _Connection(txredisapi.RedisProtocol):
     @defer.inlineCallbacks
-    def connectionMade(self):  # type: ignore[no-untyped-def]  # noqa: ANN201, N802
+    def connectionMade(self):  # type: ignore[no-untyped-def]
         yield txredisapi.RedisProtocol.connectionMade(self)
         if self._ready:
             self.factory.current = self
 
-    def connectionLost(self, why):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, N802
+    def connectionLost(self, why):  # type: ignore[no-untyped-def]
         if self.factory.current is self:
             self.factory.current = None
         txredisapi.RedisProtocol.connectionLost(self, why)
 
 
-class _Factory(txredisapi.RedisFactory):  # type: ignore[misc]
+class _Factory(txredisapi.RedisFactory):
     """Reconnects within a second for ever; bytes in, bytes out."""
 
     protocol = _Connection
-    initialDelay = 0.05  # noqa: N815 - Twisted's names
-    maxDelay = 1.0  # noqa: N815
+    initialDelay = 0.05
+    maxDelay = 1.0
 
     def __init__(self, config: Redis) -> None:
         user, password, database = _credentials(config)
@@ -111,7 +111,7 @@ class _Factory(txredisapi.RedisFactory):  # type: ignore[misc]
         )  # fmt: skip
         self.current: Any = None
 
-    def connectionError(self, why: str) -> None:  # noqa: N802
+    def connectionError(self, why: str) -> None:
         logger.error("Redis: %s", why)
 
     def stop(self) -> None:
@@ -120,9 +120,9 @@ class _Factory(txredisapi.RedisFactory):  # type: ignore[misc]
             self.current.transport.loseConnection()
 
 
-class _Subscription(txredisapi.SubscriberProtocol):  # type: ignore[misc]
+class _Subscription(txredisapi.SubscriberProtocol):
     @defer.inlineCallbacks
-    def connectionMade(self):  # type: ignore[no-untyped-def]  # noqa: ANN201, N802
+    def connectionMade(self):  # type: ignore[no-untyped-def]
         yield txredisapi.SubscriberProtocol.connectionMade(self)
         if self._ready:
             self.factory.current = self
@@ -130,10 +130,10 @@ class _Subscription(txredisapi.SubscriberProtocol):  # type: ignore[misc]
             self.factory.up = True
             self.factory.on_up()
 
-    def messageReceived(self, pattern: Any, channel: bytes, message: bytes) -> None:  # noqa: N802
+    def messageReceived(self, pattern: Any, channel: bytes, message: bytes) -> None:
         self.factory.on_message(channel, message)
 
-    def connectionLost(self, why):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, N802
+    def connectionLost(self, why):  # type: ignore[no-untyped-def]
         self.factory.up = False
         self.factory.current = None
         txredisapi.SubscriberProtocol.connectionLost(self, why)
@@ -143,7 +143,11 @@ class _SubscriberFactory(_Factory):
     protocol = _Subscription
 
     def __init__(
-        self, config: Redis, channels: list[str], on_message: Callable[[bytes, bytes], None], on_up: Callable[[], None]
+        self,
+        config: Redis,
+        channels: list[str],
+        on_message: Callable[[bytes, bytes], None],
+        on_up: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self.channels = channels

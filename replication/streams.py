@@ -52,7 +52,12 @@ class Stream:
 
 
 EVENTS = Stream(
-    "events", Kind.LOG, ("event_persister",), exclusive=True, row=rows.EventRow, token_letter="e",  # noqa: S106
+    "events",
+    Kind.LOG,
+    ("event_persister",),
+    exclusive=True,
+    row=rows.EventRow,
+    token_letter="e",  # noqa: S106
     catch_up=catch_up.EVENTS,
 )
 RECEIPTS = Stream(

@@ -5,14 +5,14 @@ common channel every second. Readers ignore fields that they do not know; a mess
 ignored whole (the reader then sees silence or a gap, and reads Postgres).
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 VERSION = 1
 MAX_FRAME_BYTES = 256 * 1024
-TICKS = "ticks"        # channel of ticks
-CONTROL = "control"    # channel of notices: read `slots` again
+TICKS = "ticks"  # channel of ticks
+CONTROL = "control"  # channel of notices: read `slots` again
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True):
@@ -53,6 +53,8 @@ class Notice(msgspec.Struct, array_like=True, frozen=True):
     version: int
     topic: str
 
+
+M = TypeVar("M", Frame, Tick, Notice)
 
 _encoder = msgspec.msgpack.Encoder()
 _frame = msgspec.msgpack.Decoder(Frame)
@@ -113,7 +115,7 @@ def row_decoder(row_type: type[Any]) -> "msgspec.msgpack.Decoder[Any]":
     return msgspec.msgpack.Decoder(row_type)
 
 
-def _checked(decoder: "msgspec.msgpack.Decoder[Any]", message: bytes) -> Any:
+def _checked(decoder: "msgspec.msgpack.Decoder[M]", message: bytes) -> M:
     try:
         value = decoder.decode(message)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

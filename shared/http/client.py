@@ -45,7 +45,13 @@ class HttpClient:
         self._max_body_bytes = max_body_bytes
 
     async def request(
-        self, method: bytes, url: bytes, headers: Mapping[bytes, bytes], body: bytes = b"", *, timeout_s: float
+        self,
+        method: bytes,
+        url: bytes,
+        headers: Mapping[bytes, bytes],
+        body: bytes = b"",
+        *,
+        timeout_s: float,
     ) -> HttpResponse:
         """Send one request and read the whole answer.
 
@@ -81,17 +87,17 @@ class _BytesProducer:
         self._body = body
         self.length = len(body)
 
-    def startProducing(self, consumer: Any) -> "defer.Deferred[None]":  # noqa: N802 - Twisted's name
+    def startProducing(self, consumer: Any) -> "defer.Deferred[None]":
         consumer.write(self._body)
         return defer.succeed(None)
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         """All is written at once: nothing to pause."""
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         """All is written at once: nothing to resume."""
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         """All is written at once: nothing to stop."""
 
 
@@ -102,7 +108,7 @@ class _Collector(Protocol):
         self._size = 0
         self._limit = limit_bytes
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > self._limit:
             if not self.finished.called:
@@ -112,7 +118,7 @@ class _Collector(Protocol):
             return
         self._chunks.append(data)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.finished.called:
             return
         if reason.check(ResponseDone, PotentialDataLoss):

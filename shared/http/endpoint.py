@@ -12,10 +12,10 @@ class Auth(Enum):
     """Who may call an endpoint."""
 
     NONE = "none"
-    OPTIONAL = "optional"            # a token is checked where one is sent
-    ACCESS_TOKEN = "access token"    # noqa: S105 - a kind, not a secret
-    INTERNAL = "internal"            # another process of this fleet, with the fleet's secret; haproxy lets none in
-    SERVER = "server signature"      # X-Matrix (federation)
+    OPTIONAL = "optional"  # a token is checked where one is sent
+    ACCESS_TOKEN = "access token"  # noqa: S105 - a kind, not a secret
+    INTERNAL = "internal"  # another process of this fleet, with the fleet's secret; haproxy lets none in
+    SERVER = "server signature"  # X-Matrix (federation)
 
 
 class RoutingKey(Enum):
@@ -24,12 +24,12 @@ class RoutingKey(Enum):
     The value names the path parameter where one is the key.
     """
 
-    NONE = ""                # any process of the pool
-    ROOM = "roomId"          # the slot of the decoded room id -> its owner
+    NONE = ""  # any process of the pool
+    ROOM = "roomId"  # the slot of the decoded room id -> its owner
     ROOM_OR_ALIAS = "roomIdOrAlias"  # a room id as above; an alias: any process, which resolves and forwards
-    USER = "userId"          # the slot of the user id in the path -> its owner
-    TOKEN_USER = "token"     # noqa: S105 - the slot of whoever is asking: `user_id` in the query, else the token's hint
-    ORIGIN = "origin"        # the sending server named in the X-Matrix header
+    USER = "userId"  # the slot of the user id in the path -> its owner
+    TOKEN_USER = "token"  # noqa: S105 - the slot of whoever is asking: `user_id` in the query, else the token's hint
+    ORIGIN = "origin"  # the sending server named in the X-Matrix header
     MEDIA = "mediaId"
 
 
@@ -37,14 +37,14 @@ class RateLimit(Enum):
     """Rate-limit classes; the numbers stand in the configuration."""
 
     NONE = "none"
-    MESSAGE = "message"              # per user: events sent
+    MESSAGE = "message"  # per user: events sent
     JOIN = "join"
     INVITE = "invite"
     ROOM_CREATION = "room_creation"
-    REGISTRATION = "registration"    # per address
-    LOGIN = "login"                  # per address and per account
-    ACCOUNT = "account"              # per user: profile, account data, passwords
-    READ = "read"                    # per user
+    REGISTRATION = "registration"  # per address
+    LOGIN = "login"  # per address and per account
+    ACCOUNT = "account"  # per user: profile, account data, passwords
+    READ = "read"  # per user
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Endpoint:
     api_v1: bool = False
     body_limit_bytes: int = 1 << 20
     spec: str = ""
-    aliases: tuple[str, ...] = field(default=())   # further whole path templates
+    aliases: tuple[str, ...] = field(default=())  # further whole path templates
 
 
 def paths_of(endpoint: Endpoint) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from shared.core.errors import MatrixError, unrecognized
 from shared.http.endpoint import Auth, Endpoint, RateLimit
 from shared.http.errors_to_json import response_for
+from shared.http.process_pages import ProcessPages
 from shared.http.request import Request, Requester, Response
 from shared.http.routing import RouteTable
 from shared.metrics.http import HttpMetrics
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+AsgiApplication: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 #: Spec: client-server API, "Web browser clients".
 CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -76,6 +78,7 @@ class Application:
         slot_router: SlotRouter,
         internal_secret: str,
         metrics: HttpMetrics,
+        pages: ProcessPages,
     ) -> None:
         names = {endpoint.name for endpoint in endpoints}
         if unknown := sorted(set(handlers) - names):
@@ -87,7 +90,7 @@ class Application:
         self._slot_router = slot_router
         self._internal_secret = internal_secret.encode()
         self._metrics = metrics
-        self.accepting = True
+        self._pages = pages
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -104,6 +107,10 @@ class Application:
         else:
             try:
                 path: bytes = scope["raw_path"].partition(b"?")[0]
+                if method == "GET" and (page := await self._pages.page(path)) is not None:
+                    await _send(send, page)
+                    self._metrics.finish(timer, "process_page", method, page.status)
+                    return
                 match = self._routes.match(method, path)
                 endpoint = match.endpoint
                 name = endpoint.name
@@ -152,7 +159,7 @@ def access_token_of(request: Request) -> str | None:
     return request.query_text("access_token")
 
 
-class _ClientGone(Exception):  # noqa: N818 - not an error, an end
+class _ClientGone(Exception):
     """The client closed the connection before its request was whole."""
 
 
@@ -201,9 +208,9 @@ async def _send(send: Send, response: Response) -> None:
 class HttpServer:
     """The listener. `start` binds and serves; `drain` stops accepting, lets requests finish, then closes."""
 
-    def __init__(self, application: Application, host: str, port: int) -> None:
+    def __init__(self, application: AsgiApplication, host: str, port: int) -> None:
         self._config = UvicornConfig(
-            application,  # type: ignore[arg-type]  # uvicorn types the scope more narrowly than it passes it
+            application,
             http="httptools",
             ws="none",
             lifespan="off",
@@ -224,7 +231,7 @@ class HttpServer:
         """Bind and listen; return "host:port" (port 0 is picked by the system)."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: HttpToolsProtocol(self._config, self._state, {}, loop),  # type: ignore[arg-type,return-value]
+            lambda: HttpToolsProtocol(self._config, self._state, {}, loop),
             self._host, self._port, backlog=2048,
         )  # fmt: skip
         host, port = self._server.sockets[0].getsockname()[:2]
@@ -238,7 +245,7 @@ class HttpServer:
             connection.shutdown()
         deadline = asyncio.get_running_loop().time() + limit_s
         while self._state.connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # noqa: ASYNC110 - uvicorn tells nobody when a connection is done
         for connection in list(self._state.connections):
             if connection.transport is not None:
                 connection.transport.close()

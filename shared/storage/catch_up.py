@@ -1,9 +1,17 @@
 """Missed rows of each stream, from Postgres: what repairs a gap, whoever wrote the rows.
 
 Each query gives the rows of *all* writers above a position, in position order, in bounded pages: what one snapshot
-shows is closed under "happened before", one writer's rows alone are not (evidence 4). $1: greater than this position;
-$2: at most so many rows. The columns are the fields of the stream's row in `replication/rows.py`.
+shows is closed under "happened before", one writer's rows alone are not (evidence 4). So all pages of one repair must
+come from one snapshot: a row that commits between two pages may lie below the first one's end.
+$1: greater than this position; $2: at most so many rows. The columns are the fields of the stream's row in
+`replication/rows.py`.
 """
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+
+from shared.storage.pool import Connection
 
 #: Uses events_by_position.
 EVENTS = """
@@ -37,3 +45,17 @@ SESSIONS = """
     SELECT position, writer, user_id, device_id
     FROM session_changes WHERE position > $1 ORDER BY position LIMIT $2
 """
+
+
+async def pages(snapshot: Connection, query: str, above: int, size: int) -> AsyncIterator[list[asyncpg.Record]]:
+    """Yield the rows above a position, `size` at a time.
+
+    snapshot: a connection in a repeatable-read transaction (`Database.snapshot`).
+    """
+    while True:
+        page = await snapshot.fetch(query, above, size)
+        if page:
+            yield page
+        if len(page) < size:
+            return
+        above = page[-1]["position"]

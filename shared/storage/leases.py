@@ -169,14 +169,14 @@ async def get_processes(database: Database) -> list[ProcessRow]:
     ]
 
 
-async def get_writers(database: Database, above: int, named: Sequence[int]) -> tuple[int, list[WriterRow]]:
-    """Return (known, writers) in one snapshot: the writers above `above`, the living, and those in `named`.
+async def get_writers(conn: Connection, above: int, named: Sequence[int]) -> tuple[int, list[WriterRow]]:
+    """Return (known, writers): the writers above `above`, the living, and those in `named`.
 
-    known: the greatest lease number there is; every writer up to it was visible to this query.
+    conn: inside a snapshot (repeatable read), so that every writer up to `known` is in sight.
+    known: the greatest lease number there is.
     """
-    async with database.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
-        known: int = await conn.fetchval(_KNOWN)
-        rows = await conn.fetch(_WRITERS, above, list(named))
+    known: int = await conn.fetchval(_KNOWN)
+    rows = await conn.fetch(_WRITERS, above, list(named))
     return known, [
         WriterRow(r["writer"], r["stream"], r["start_position"], r["final_position"], r["reached"]) for r in rows
     ]

@@ -13,7 +13,7 @@ class NumberBlock:
 
     def __init__(self, database: Database, sequence: str) -> None:
         self._database = database
-        self._sql = f"SELECT nextval('{sequence}')"  # noqa: S608 - a constant of ours
+        self._sql = f"SELECT nextval('{sequence}')"
         self._next = 0
         self._end = 0
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from shared.core.errors import Unavailable
 
@@ -18,7 +19,7 @@ Connection: TypeAlias = asyncpg.Connection
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 
 #: What asyncpg raises when the server is away, restarting or the connection broke. Nothing is known of a write then.
-CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -44,7 +45,7 @@ class Database:
         self._open = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
-        self.statements = 0          # counted, for the load reports: statements per event
+        self.statements = 0  # counted, for the load reports: statements per event
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -64,6 +65,12 @@ class Database:
             raise
         else:
             self._release(conn)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """Lend a connection whose statements all see the database as it is now. Read only."""
+        async with self.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            yield conn
 
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         async with self.connection() as conn:
@@ -120,7 +127,7 @@ class Database:
                         await waiter
                     except BaseException:
                         if waiter.done() and not waiter.cancelled():
-                            self._wake_one()      # our turn came while we were cancelled: pass it on
+                            self._wake_one()  # our turn came while we were cancelled: pass it on
                         raise
         except TimeoutError as error:
             raise Unavailable("All database connections are busy") from error
@@ -150,7 +157,7 @@ class Database:
 async def _close_quietly(conn: Connection) -> None:
     try:
         await conn.close(timeout=1.0)
-    except (TimeoutError, *CONNECTION_ERRORS):
+    except CONNECTION_ERRORS:
         conn.terminate()
 
 
@@ -172,7 +179,7 @@ def connector(dsn: str, *, pgbouncer: bool, settings: Sequence[tuple[str, str]] 
             timeout=5.0,
             command_timeout=60.0,
             server_settings=server_settings,
-            **({"target_session_attrs": "primary"} if several else {}),
+            target_session_attrs=SessionAttribute.primary if several else SessionAttribute.any,
         )
         return conn
 

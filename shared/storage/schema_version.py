@@ -60,7 +60,9 @@ async def migrate(conn: Connection) -> list[Migration]:
             async with conn.transaction():
                 await conn.execute(migration.sql)
                 await conn.execute(
-                    "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", migration.number, migration.name
+                    "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)",
+                    migration.number,
+                    migration.name,
                 )
             done.append(migration)
     finally:

@@ -7,7 +7,8 @@ from shared.storage.fenced import fenced_statement
 from shared.storage.pool import Database
 
 _SLOTS = """
-    SELECT s.kind, s.slot, s.owner, s.epoch, s.next_owner, (SELECT value FROM counters WHERE name = 'slots_version') AS v
+    SELECT s.kind, s.slot, s.owner, s.epoch, s.next_owner,
+           (SELECT value FROM counters WHERE name = 'slots_version') AS v
     FROM slots s ORDER BY s.kind, s.slot
 """
 _ADDRESSES = "SELECT lease, address FROM leases WHERE NOT revoked"
@@ -52,7 +53,7 @@ class SlotSnapshot:
 
 async def get_slots(database: Database) -> SlotSnapshot:
     """Read the slot table and the addresses of all processes in one snapshot."""
-    async with database.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+    async with database.snapshot() as conn:
         rows = await conn.fetch(_SLOTS)
         addresses = {row["lease"]: row["address"] for row in await conn.fetch(_ADDRESSES)}
     slots = [SlotRow(r["kind"], r["slot"], r["owner"], r["epoch"], r["next_owner"]) for r in rows]

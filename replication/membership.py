@@ -1,0 +1,125 @@
+"""This process's place in the fleet: its lease, its heartbeat, and what to do when either is lost.
+
+The heartbeat has a connection of its own: a busy pool must not kill its process. Who could not renew for
+`dead_after_s` stops answering from memory as well (`in_good_standing`), since reads have no fence.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+from replication.fencing import fence_lease
+from replication.streams import Stream
+from shared.config.sections import Replication as ReplicationConfig
+from shared.runtime.clock import Clock
+from shared.storage import leases
+from shared.storage.pool import CONNECTION_ERRORS, Connect, Connection
+
+logger = logging.getLogger(__name__)
+
+
+class Membership:
+    """name: unique in the fleet; address: "host:port" that others reach; version: of this release."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        config: ReplicationConfig,
+        clock: Clock,
+        *,
+        name: str,
+        worker_type: str,
+        address: str,
+        version: str,
+        streams: Sequence[Stream],
+    ) -> None:
+        self._connect = connect
+        self._config = config
+        self._clock = clock
+        self.name = name
+        self.worker_type = worker_type
+        self.address = address
+        self._version = version
+        self._streams = streams
+        self._connection: Connection | None = None
+        self._beaten_at = 0.0
+        self.lease = 0
+        self.ready = False
+        self.draining = False
+        self.slots_version = -1
+
+    async def join(self) -> int:
+        """Take a new lease and return its number; fence what is left of former incarnations of the same name."""
+        self._connection = await self._connect()
+        self.lease = await leases.insert_lease(
+            self._connection,
+            process=self.name,
+            type_=self.worker_type,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            address=self.address,
+            version=self._version,
+            sequences={s.name: s.sequence if s.catch_up else "" for s in self._streams},
+        )
+        for former in await leases.get_older_incarnations(self._connection, self.name, self.lease):
+            logger.warning("Lease %d of a former %s is ended", former, self.name)
+            await fence_lease(self._connection, former)
+        self._beaten_at = self._clock.monotonic_s()
+        return self.lease
+
+    async def run(
+        self,
+        positions: Callable[[], Mapping[str, int]],
+        on_slots: Callable[[], None],
+        on_fenced: Callable[[str], None],
+    ) -> None:
+        """Beat every `heartbeat_s` until cancelled. on_slots: the slot table changed; on_fenced: the lease is gone."""
+        while True:
+            try:
+                await self._beat(positions(), on_slots, on_fenced)
+            except CONNECTION_ERRORS as error:
+                logger.warning("No heartbeat: %s", type(error).__name__)
+                self._drop_connection()
+            await asyncio.sleep(self._config.heartbeat_s)
+
+    @property
+    def in_good_standing(self) -> bool:
+        """Whether this process may still answer from memory. Asked at each answer, not by a timer."""
+        return self._clock.monotonic_s() - self._beaten_at < self._config.dead_after_s
+
+    async def leave(self) -> None:
+        """End the lease by ourselves: nothing more is written, our slots are free at once."""
+        try:
+            async with asyncio.timeout(3.0):
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await self._connect()
+                await fence_lease(self._connection, self.lease)
+                await self._connection.close()
+        except CONNECTION_ERRORS as error:
+            logger.warning("The lease could not be given back (%s); the leader will end it", type(error).__name__)
+
+    async def _beat(
+        self, positions: Mapping[str, int], on_slots: Callable[[], None], on_fenced: Callable[[str], None]
+    ) -> None:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._connect()
+        started = self._clock.monotonic_s()
+        async with asyncio.timeout(self._config.dead_after_s):
+            alive, version = await leases.beat(
+                self._connection, self.lease, ready=self.ready, draining=self.draining, positions=positions
+            )
+        if not alive:
+            on_fenced("its lease was revoked")
+            return
+        # The database recorded it some time after we sent it: counting from the sending errs on the safe side.
+        self._beaten_at = started
+        if version != self.slots_version:
+            self.slots_version = version
+            on_slots()
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

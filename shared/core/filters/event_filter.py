@@ -1,0 +1,78 @@
+"""One event filter of a client, as values ready to match. Spec: client-server API, "Filtering"."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.core.filters.wildcard import TypePatterns
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """`EventFilter` and `RoomEventFilter` of the spec in one: keys that do not apply keep their defaults.
+
+    None means "all" for `types`, `senders` and `rooms`, "no matter" for `contains_url`, and for `limit` "as
+    many as the endpoint gives by default"; a limit of 0 asks for none. An empty list matches nothing.
+    """
+
+    limit: int | None = None
+    types: TypePatterns | None = None
+    not_types: TypePatterns | None = None
+    senders: frozenset[str] | None = None
+    not_senders: frozenset[str] = frozenset()
+    rooms: frozenset[str] | None = None
+    not_rooms: frozenset[str] = frozenset()
+    contains_url: bool | None = None
+    lazy_load_members: bool = False
+    include_redundant_members: bool = False
+    unread_thread_notifications: bool = False
+
+    @property
+    def passes_all(self) -> bool:
+        """Whether `match` is true of every event: then nothing needs decoding to be filtered."""
+        return (
+            self.types is None
+            and self.not_types is None
+            and self.senders is None
+            and not self.not_senders
+            and self.rooms is None
+            and not self.not_rooms
+            and self.contains_url is None
+        )
+
+    def match(
+        self,
+        *,
+        type: str,
+        sender: str | None = None,
+        room_id: str | None = None,
+        content: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Return whether the filter lets the event through.
+
+        sender, room_id: None for what has none (account data has no sender): then these conditions don't
+            apply.
+        content: needed for `contains_url` only; None counts as without a url.
+        """
+        if room_id is not None and not self.match_room(room_id):
+            return False
+        if sender is not None:
+            if sender in self.not_senders:
+                return False
+            if self.senders is not None and sender not in self.senders:
+                return False
+        if not self.match_type(type):
+            return False
+        if self.contains_url is None:
+            return True
+        return self.contains_url == (content is not None and "url" in content)
+
+    def match_type(self, event_type: str) -> bool:
+        """Return whether the filter lets events of this type through, its other conditions aside."""
+        if self.not_types is not None and self.not_types.match(event_type):
+            return False
+        return self.types is None or self.types.match(event_type)
+
+    def match_room(self, room_id: str) -> bool:
+        """Return whether the filter lets events of this room through, its other conditions aside."""
+        return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)

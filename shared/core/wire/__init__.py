@@ -1,0 +1,1 @@
+"""JSON shapes on the wire, parsed and built: one module for each."""

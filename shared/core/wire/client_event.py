@@ -1,0 +1,73 @@
+"""Events in the form that clients get. Spec: client-server API, "Room event format".
+
+What is the same for every viewer is encoded once, without `room_id` and `unsigned`; these differ from answer
+to answer and are spliced in as bytes. Architecture page, section 6.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from shared.core.canonical_json import encode_canonical
+from shared.core.events.event import Event
+from shared.core.room_versions import RoomVersion
+
+
+def client_fields(event: Event, version: RoomVersion) -> dict[str, Any]:
+    """Return the event as clients see it, without `room_id` and `unsigned`.
+
+    Further top-level keys of the PDU are left out. A redaction has `redacts` at both places, whichever its
+    room version uses, for older and newer clients (rooms/v11, "Moving the redacts property").
+    """
+    fields: dict[str, Any] = {
+        "content": event.content,
+        "event_id": event.event_id,
+        "origin_server_ts": event.origin_server_ts,
+        "sender": event.sender,
+        "type": event.type,
+    }
+    if event.state_key is not None:
+        fields["state_key"] = event.state_key
+    if event.redacts is not None:
+        fields["redacts"] = event.redacts
+        if not version.redacts_in_content:
+            fields["content"] = {**event.content, "redacts": event.redacts}
+    return fields
+
+
+def client_body(event: Event, version: RoomVersion) -> bytes:
+    """Return the JSON object of `client_fields`, to be kept and given to `join_client_event` for each answer."""
+    fields = client_fields(event, version)
+    try:
+        return orjson.dumps(fields)
+    except TypeError:  # integers beyond 64 bits in rooms of old versions
+        return encode_canonical(fields)
+
+
+def join_client_event(body: bytes, *, room_id: str | None, unsigned: Mapping[str, Any] | None) -> bytes:
+    """Return the client event made of its body and what belongs to this answer only.
+
+    body: from `client_body`. room_id: None where the answer leaves it out (/sync). unsigned: may hold
+    `orjson.Fragment`s, such as `redacted_because` encoded already; None or empty: no such key.
+    """
+    parts = [body[:-1]]  # the body never is "{}", so a comma is right
+    if room_id is not None:
+        parts += (b',"room_id":', orjson.dumps(room_id))
+    if unsigned:
+        parts += (b',"unsigned":', orjson.dumps(unsigned))
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+def stripped_state(event: Event) -> dict[str, Any]:
+    """Return the four keys that an invited or knocking user is shown.
+
+    Spec: client-server API, "Stripped state".
+    """
+    return {
+        "content": event.content,
+        "sender": event.sender,
+        "state_key": event.state_key,
+        "type": event.type,
+    }

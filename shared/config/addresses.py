@@ -27,7 +27,7 @@ def database_dsn(database: Database) -> str:
         if database.ca_file is not None:
             query["sslrootcert"] = str(database.ca_file)
     path = "/" + quote(database.name, safe="")
-    return urlunsplit(("postgresql", f"{userinfo}@{hosts}", path, urlencode(query), ""))
+    return urlunsplit(("postgresql", f"{userinfo}@{hosts}", path, urlencode(query, quote_via=quote), ""))
 
 
 def database_dsn_without_password(database: Database) -> str:
@@ -35,7 +35,9 @@ def database_dsn_without_password(database: Database) -> str:
     parts = urlsplit(database_dsn(database))
     userinfo, at, hosts = parts.netloc.rpartition("@")
     query = [(name, value) for name, value in parse_qsl(parts.query) if name != "password"]
-    return urlunsplit(parts._replace(netloc=userinfo.partition(":")[0] + at + hosts, query=urlencode(query)))
+    return urlunsplit(
+        parts._replace(netloc=userinfo.partition(":")[0] + at + hosts, query=urlencode(query, quote_via=quote))
+    )
 
 
 def database_is_named(database: Database) -> bool:

@@ -133,7 +133,7 @@ def test_redis_url_is_taken_apart() -> None:
     [
         (Database(hosts=("db1", "db2:5433")), "postgresql://skep@db1:5432,db2:5433/skep?sslmode=prefer"),
         (Database(hosts=("::1",)), None),
-        (Database(hosts=("/run/a b",)), "postgresql://skep@/skep?host=%2Frun%2Fa+b&port=5432"),
+        (Database(hosts=("/run/a b",)), "postgresql://skep@/skep?host=%2Frun%2Fa%20b&port=5432"),
         (
             Database(hosts=("h",), password=Secret("p@/:"), user="u", name="n", tls="require"),
             "postgresql://u:p%40%2F%3A@h:5432/n?sslmode=require",

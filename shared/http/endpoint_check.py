@@ -88,13 +88,37 @@ def _own_mistakes(endpoint: Endpoint, pools: dict[str, Pool]) -> Iterator[str]:
             yield f"{template}: the routing key's parameter {{{key.value}}} is missing, or optional"
 
 
+def narrower_pairs(endpoints: Sequence[Endpoint]) -> set[tuple[str, str]]:
+    """Return (narrower, wider) names: wherever the first matches, the second would too, were it not for it.
+
+    Whoever tries endpoints one after another has to try the narrower one first.
+    """
+    pairs: set[tuple[str, str]] = set()
+    for one, other, relation, _, _ in _meetings(endpoints):
+        if relation != "overlap":
+            pairs.add((one.name, other.name) if relation == "narrower" else (other.name, one.name))
+    return pairs
+
+
 def _overlaps(endpoints: Sequence[Endpoint]) -> Iterator[str]:
     """Yield a line for each two endpoints that some request could mean both of, without one being
     narrower.
     """
     found: set[tuple[str, str]] = set()
+    for one, other, relation, shape, other_shape in _meetings(endpoints):
+        if relation == "overlap" and (one.name, other.name) not in found:
+            found.add((one.name, other.name))
+            yield f"endpoints {one.name}, {other.name} overlap: {_text(shape)}, {_text(other_shape)}"
+
+
+def _meetings(
+    endpoints: Sequence[Endpoint],
+) -> Iterator[tuple[Endpoint, Endpoint, str, PathShape, PathShape]]:
+    """Yield two endpoints, how the first relates to the second, and the shapes in which a request could mean
+    both.
+    """
     for one, other, shape, other_shape in _neighbours(endpoints):
-        if (one.name, other.name) in found or not set(one.methods) & set(other.methods):
+        if not set(one.methods) & set(other.methods):
             continue
         pairs = list(zip(shape.segments, other_shape.segments, strict=True))
         if any(None not in pair and pair[0] != pair[1] for pair in pairs):
@@ -103,9 +127,8 @@ def _overlaps(endpoints: Sequence[Endpoint]) -> Iterator[str]:
             continue  # a parameter is never empty
         wider = any(a is None and b is not None for a, b in pairs)
         narrower = any(b is None and a is not None for a, b in pairs)
-        if wider == narrower:
-            found.add((one.name, other.name))
-            yield f"endpoints {one.name}, {other.name} overlap: {_text(shape)}, {_text(other_shape)}"
+        relation = "overlap" if wider == narrower else "wider" if wider else "narrower"
+        yield one, other, relation, shape, other_shape
 
 
 def _neighbours(endpoints: Sequence[Endpoint]) -> Iterator[tuple[Endpoint, Endpoint, PathShape, PathShape]]:

@@ -28,8 +28,8 @@ class PathShape(NamedTuple):
     """One way in which a template can be written on the wire.
 
     segments: what stands between the slashes, without the empty part before the first; None for a parameter
-        of one or more bytes. names: parameter name -> index in `segments`, or -1 where this shape leaves it
-        out.
+        of one or more bytes.
+    names: (parameter name, its index in `segments`), or -1 for an index where this shape leaves it out.
     """
 
     segments: tuple[bytes | None, ...]
@@ -44,9 +44,7 @@ class Match(NamedTuple):
 
 
 class WrongMethod(MatrixError):
-    """405: the path is known, but not with this method. allowed: the methods that are, for the `Allow`
-    header.
-    """
+    """405: the path is known, but not with this method. allowed: those it has, for the `Allow` header."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self.allowed = tuple(sorted(allowed))
@@ -67,7 +65,9 @@ def compile_path(template: str) -> tuple[PathShape, ...]:
         parameter = _PARAMETER.fullmatch(part)
         if parameter is None:
             if not _LITERAL.fullmatch(part):
-                raise ValueError(f"path {template!r}: part {part!r} is neither a plain literal nor a {{parameter}}")
+                raise ValueError(
+                    f"path {template!r}: part {part!r} is neither a plain literal nor a {{parameter}}"
+                )
             shapes = [PathShape((*s.segments, part.encode()), s.names) for s in shapes]
             continue
         name, optional = parameter.groups()
@@ -96,8 +96,8 @@ class _Node:
 class RouteTable:
     """The dispatch table of a worker, made once from its endpoints; a literal part goes before a parameter.
 
-    A tree by path segments: finding a route costs a dictionary look-up per segment, however many routes there
-    are.
+    A tree by path segments: finding a route costs a dictionary look-up per segment, whatever the number of
+    routes.
     """
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
@@ -125,7 +125,9 @@ class RouteTable:
             raise unrecognized()
         count = len(segments)
         allowed: set[str] = set()
-        other_ways: list[tuple[_Node, int]] = []  # where a parameter could be tried instead of the literal taken
+        other_ways: list[
+            tuple[_Node, int]
+        ] = []  # where a parameter could be tried instead of the literal taken
         node: _Node | None = self._root
         depth = 1
         while True:
@@ -164,9 +166,7 @@ class RouteTable:
 
 
 def decode_parameter(name: str, raw: bytes) -> str:
-    """Percent-decode one path parameter, once. Raises M_INVALID_PARAM for a broken escape or invalid
-    UTF-8.
-    """
+    """Percent-decode one path parameter, once. Raises M_INVALID_PARAM: a broken escape, invalid UTF-8."""
     try:
         if b"%" not in raw:
             return raw.decode()
@@ -183,8 +183,7 @@ def routing_slot(
     query: bytes,
     authorization: bytes | None,
 ) -> int | None:
-    """Return the slot that haproxy computes for a request, or None where it has none (then any process is
-    right).
+    """Return the slot that haproxy computes for a request, or None where it has none: any process is right.
 
     params: path parameters, as text decoded (`match`) or as bytes raw (`locate`). query: raw, without "?".
     authorization: the `Authorization` header as sent (the last, should there be several).
@@ -222,10 +221,10 @@ def _bearer_token(authorization: bytes | None) -> bytes | None:
 
 
 def _query_value(query: bytes, name: bytes) -> bytes | None:
-    """The first value of a query parameter, as haproxy's `url_param` reads it: "&" and ";" separate, names
-    are raw.
+    """The first value of a query parameter, as haproxy's `url_param` finds it: raw names; "&", ";", "?"
+    separate.
     """
-    for part in re.split(rb"[&;]", query):
+    for part in re.split(rb"[&;?]", query):
         if part.startswith(name + b"="):
             return _decode(part[len(name) + 1 :].replace(b"+", b" "))
     return None

@@ -1,0 +1,185 @@
+"""What to tell haproxy so that it fits the fleet: pure, from what should be and what is.
+
+Nothing is remembered between two plans. Which backend a process has is read from haproxy itself, so a new
+leader, a restarted haproxy and a half-carried-out plan all end in the same place. The order makes every step
+safe: a process is in its backend before a map names it, and out of every map before it is taken from its
+backend.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from shared.core.slots import SLOTS
+from shared.http.endpoint import Pool
+from workers.main.haproxy_layout import (
+    BACKUP_SUFFIX,
+    NO_BACKEND,
+    SLOT_BACKENDS,
+    pool_backend,
+    server_arguments,
+    slot_backend,
+    slot_map,
+    slot_pools,
+)
+
+#: Bits of `srv_admin_state` that keep requests away: maintenance and drain, whoever asked for it.
+_HELD_BACK = 0x01 | 0x04 | 0x08
+
+
+@dataclass(frozen=True, slots=True)
+class FleetWorker:
+    """A process that serves HTTP. address: "ip:port" or "[ip6]:port"; haproxy resolves no names at run time.
+
+    ready: False while it drains. Then it leaves its pools at once, and keeps its slots' backend while it owns
+    slots.
+    """
+
+    name: str
+    type: str
+    address: str
+    ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRouting:
+    """What haproxy should know. owners: kind of slots -> slot -> name of the worker that owns it."""
+
+    workers: tuple[FleetWorker, ...]
+    owners: Mapping[str, Mapping[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyServer:
+    """A server in haproxy. admin_state: haproxy's mask; checked: its health check is enabled."""
+
+    backend: str
+    name: str
+    address: str
+    admin_state: int = 0
+    checked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyState:
+    """What one haproxy has. maps: map name -> its (key, value) entries, in its order; twice the same key is
+    possible.
+    """
+
+    servers: tuple[ProxyServer, ...] = ()
+    maps: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+
+
+def plan_commands(
+    wanted: FleetRouting, actual: ProxyState, pools: tuple[Pool, ...], slot_backends: int = SLOT_BACKENDS
+) -> list[str]:
+    """Return the runtime commands that lead from `actual` to `wanted`, in order; none when nothing differs.
+
+    A server may refuse to be deleted while it has connections: it is in maintenance by then, gets nothing
+    new, and the next plan tries again.
+    """
+    servers: dict[tuple[str, str], tuple[FleetWorker, Pool]] = {}
+    backends: dict[str, dict[str, str]] = {}
+    for kind, pool in slot_pools(pools).items():
+        numbers = backend_numbers(kind, wanted, actual, pool, slot_backends)
+        backends[kind] = {name: slot_backend(kind, number) for name, number in numbers.items()}
+        servers.update(_slot_servers(numbers, kind, wanted, pool))
+    for pool in pools:
+        for worker in wanted.workers:
+            if worker.type == pool.worker and worker.ready:
+                servers[pool_backend(pool.name), worker.name] = (worker, pool)
+    known = {(server.backend, server.name): server for server in actual.servers}
+    commands: list[str] = []
+    for (backend, name), (worker, pool) in sorted(servers.items()):
+        commands += _bring_in(backend, name, worker, pool, known.get((backend, name)))
+    for kind, by_worker in backends.items():
+        commands += _correct_map(slot_map(kind), wanted.owners.get(kind, {}), by_worker, actual)
+    commands += _take_out([server for key, server in sorted(known.items()) if key not in servers])
+    return commands
+
+
+def backend_numbers(
+    kind: str, wanted: FleetRouting, actual: ProxyState, pool: Pool, slot_backends: int = SLOT_BACKENDS
+) -> dict[str, int]:
+    """Return worker name -> number of its backend among those of this kind.
+
+    A number stays with its worker as long as the worker is wanted: it is where haproxy has it now. A joiner
+    gets the least number of an empty backend. When all are taken the joiner gets none.
+    """
+    owning = set(wanted.owners.get(kind, {}).values())
+    names = sorted(w.name for w in wanted.workers if w.type == pool.worker and (w.ready or w.name in owning))
+    present: dict[str, list[str]] = defaultdict(list)
+    for server in actual.servers:
+        present[server.backend].append(server.name)
+    numbers: dict[str, int] = {}
+    for number in range(1, slot_backends + 1):
+        for name in sorted(present.get(slot_backend(kind, number), [])):
+            if name in names and name not in numbers and number not in numbers.values():
+                numbers[name] = number
+    free = [n for n in range(1, slot_backends + 1) if n not in numbers.values()]
+    free.sort(key=lambda n: (bool(present.get(slot_backend(kind, n))), n))  # empty ones first
+    numbers.update(zip((name for name in names if name not in numbers), free, strict=False))
+    return numbers
+
+
+def _slot_servers(
+    numbers: Mapping[str, int], kind: str, wanted: FleetRouting, pool: Pool
+) -> Iterator[tuple[tuple[str, str], tuple[FleetWorker, Pool]]]:
+    """Yield each owner in its backend, and beside it another process as backup.
+
+    The backup takes the retry of a request whose owner has just died, and forwards. One is enough: with both
+    gone the backend has no server, and requests go to the pool's.
+    """
+    workers = {worker.name: worker for worker in wanted.workers}
+    ring = sorted(numbers, key=lambda name: numbers[name])
+    for position, name in enumerate(ring):
+        backend = slot_backend(kind, numbers[name])
+        yield (backend, name), (workers[name], pool)
+        others = [*ring[position + 1 :], *ring[:position]]
+        backup = next((workers[other] for other in others if workers[other].ready), None)
+        if backup is not None:
+            yield (backend, backup.name + BACKUP_SUFFIX), (backup, pool)
+
+
+def _bring_in(backend: str, name: str, worker: FleetWorker, pool: Pool, now: ProxyServer | None) -> Iterator[str]:
+    server = f"{backend}/{name}"
+    if now is None:
+        yield f"add server {server} {worker.address} {server_arguments(name, pool)}"
+        yield f"enable health {server}"
+        yield f"enable server {server}"
+        return
+    if now.address != worker.address:  # the same name came back elsewhere
+        host, _, port = worker.address.rpartition(":")
+        yield f"set server {server} addr {host.strip('[]')} port {port}"
+    if not now.checked:
+        yield f"enable health {server}"
+    if now.admin_state & _HELD_BACK:
+        yield f"set server {server} state ready"
+
+
+def _correct_map(
+    name: str, owners: Mapping[int, str], backends: Mapping[str, str], actual: ProxyState
+) -> Iterator[str]:
+    entries: dict[str, list[str]] = defaultdict(list)
+    for key, value in actual.maps.get(name, ()):
+        entries[key].append(value)
+    for slot in range(SLOTS):
+        backend = backends.get(owners.get(slot, ""), NO_BACKEND)
+        values = entries.pop(str(slot), [])
+        if values == [backend]:
+            continue
+        if len(values) == 1:
+            yield f"set map {name} {slot} {backend}"
+            continue
+        if values:  # `set map` would change them all, and `map_str` reads the first
+            yield f"del map {name} {slot}"
+        yield f"add map {name} {slot} {backend}"
+    yield from (f"del map {name} {key}" for key in entries)
+
+
+def _take_out(servers: list[ProxyServer]) -> Iterator[str]:
+    """First all into maintenance, then all out: by the time of the second, most of the first have no
+    connection.
+    """
+    yield from (f"set server {s.backend}/{s.name} state maint" for s in servers if not s.admin_state & 0x01)
+    yield from (f"del server {s.backend}/{s.name}" for s in servers)

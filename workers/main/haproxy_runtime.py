@@ -1,0 +1,133 @@
+"""haproxy's runtime socket: read what it has, tell it what to change.
+
+One connection per line of commands, as the socket is made for; every exchange has a time limit.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+from shared.http.endpoint import Pool
+from workers.main.haproxy_layout import SLOT_BACKENDS, slot_map, slot_pools
+from workers.main.haproxy_plan import FleetRouting, ProxyServer, ProxyState, plan_commands
+
+#: Longest line sent, bytes: haproxy reads a line into one buffer (`tune.bufsize`, 16,384 unless configured).
+_LINE_BYTES = 8_000
+#: Longest answer accepted, bytes: two maps of 1024 slots and some thousand servers stay far below.
+_ANSWER_BYTES = 8 << 20
+#: What a command that worked may answer, beside nothing.
+_ACCEPTED = (
+    "New server registered.",
+    "Server deleted.",
+    "no need to change the addr",
+    "IP changed from",
+    "port changed",
+)
+_CHECK_ENABLED = 0x04
+
+
+class ProxyError(Exception):
+    """haproxy is away, too slow, or answered what we don't understand. The next round tries again."""
+
+
+class HaproxyRuntime:
+    """One haproxy. address: path of its UNIX socket, or "host:port"; timeout_s: limit of each exchange."""
+
+    def __init__(self, address: str, timeout_s: float = 2.0) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+
+    async def ask(self, line: str) -> str:
+        """Send one line (commands separated by ";") and return the whole answer. Raises ProxyError."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                reader, writer = await self._connect()
+                try:
+                    writer.write(line.encode() + b"\n")
+                    answer = await reader.read(_ANSWER_BYTES)
+                    while chunk := await reader.read(_ANSWER_BYTES):
+                        answer += chunk
+                        if len(answer) > _ANSWER_BYTES:
+                            raise ProxyError(f"haproxy at {self._address} answered over {_ANSWER_BYTES} bytes")
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            raise ProxyError(f"haproxy at {self._address}: {error or 'too slow'}") from error
+        return answer.decode("utf-8", "replace")
+
+    async def read_state(self, kinds: Iterable[str]) -> ProxyState:
+        """Return servers and slot maps. kinds: "rooms", "users". Raises ProxyError."""
+        servers = tuple(parse_servers(await self.ask("show servers state")))
+        maps = {slot_map(kind): parse_map(await self.ask(f"show map {slot_map(kind)}")) for kind in kinds}
+        return ProxyState(servers, maps)
+
+    async def run(self, commands: Iterable[str]) -> list[str]:
+        """Carry out commands in order, many to a line; return what haproxy complained of. Raises
+        ProxyError.
+        """
+        complaints: list[str] = []
+        for line in _lines(commands):
+            answer = (text.strip() for text in (await self.ask(line)).splitlines())
+            complaints += [text for text in answer if text and not text.startswith(_ACCEPTED)]
+        return complaints
+
+    async def align(
+        self, wanted: FleetRouting, pools: tuple[Pool, ...], slot_backends: int = SLOT_BACKENDS
+    ) -> list[str]:
+        """Compare with the fleet as a whole, and repair. Returns complaints; [] also when there was nothing
+        to do.
+
+        "Server still has connections attached to it" is among the usual ones: the next round deletes it.
+        """
+        actual = await self.read_state(slot_pools(pools))
+        return await self.run(plan_commands(wanted, actual, pools, slot_backends))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if "/" in self._address:
+            return await asyncio.open_unix_connection(self._address)
+        host, _, port = self._address.rpartition(":")
+        return await asyncio.open_connection(host.strip("[]"), int(port))
+
+
+def parse_servers(answer: str) -> Iterator[ProxyServer]:
+    """Parse `show servers state` (format 1). Raises ProxyError for another format."""
+    lines = answer.strip().splitlines()
+    if len(lines) < 2 or lines[0].strip() != "1" or not lines[1].startswith("# "):
+        raise ProxyError(f"unknown format of 'show servers state': {answer[:100]!r}")
+    columns = lines[1][2:].split()
+    for line in lines[2:]:
+        row = dict(zip(columns, line.split(), strict=False))
+        try:
+            host, port = row["srv_addr"], row["srv_port"]
+            yield ProxyServer(
+                row["be_name"],
+                row["srv_name"],
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                int(row["srv_admin_state"]),
+                bool(int(row["srv_check_state"]) & _CHECK_ENABLED),
+            )
+        except (KeyError, ValueError) as error:
+            raise ProxyError(f"unknown line of 'show servers state': {line!r}") from error
+
+
+def parse_map(answer: str) -> tuple[tuple[str, str], ...]:
+    """Parse `show map`: lines of "pointer key value". Raises ProxyError when there is no such map."""
+    entries: list[tuple[str, str]] = []
+    for line in answer.splitlines():
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 3 or not words[0].startswith("0x"):
+            raise ProxyError(f"unknown line of 'show map': {line!r}")
+        entries.append((words[1], words[2]))
+    return tuple(entries)
+
+
+def _lines(commands: Iterable[str]) -> Iterator[str]:
+    line = ""
+    for command in commands:
+        if line and len(line) + len(command) > _LINE_BYTES:
+            yield line
+            line = ""
+        line = f"{line};{command}" if line else command
+    if line:
+        yield line

@@ -15,9 +15,9 @@ import msgspec
 
 from replication import wire
 from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.redis_transport import Transport
 from replication.session import Outcome, StreamSession, WriterState
 from replication.streams import Kind, Stream
+from replication.transport import Transport
 from shared.config.sections import Replication as ReplicationConfig
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.replication import ReplicationMetrics

@@ -7,7 +7,7 @@ module is imported in worker processes only, after the reactor was installed.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import txredisapi
@@ -19,19 +19,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_UNANSWERED = 1000  # publishes under way; beyond that Redis is as good as away
 _CONNECT_TIMEOUT_S = 2
-
-
-class Transport(Protocol):
-    """What the driver needs: messages out, messages in, and word of each new connection."""
-
-    def publish(self, channel: str, message: bytes) -> None: ...
-
-    def subscribe(
-        self, channels: Sequence[str], on_message: Callable[[str, bytes], None], on_up: Callable[[], None]
-    ) -> None: ...
-
-    @property
-    def connected(self) -> bool: ...
 
 
 class RedisTransport:

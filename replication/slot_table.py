@@ -144,9 +144,7 @@ class SlotForwarder:
         finally:
             self._waiting -= 1
 
-    async def _ask(
-        self, address: str, request: Request, path: bytes | None, body: bytes | None
-    ) -> Response | None:
+    async def _ask(self, address: str, request: Request, path: bytes | None, body: bytes | None) -> Response | None:
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers[FORWARDED] = b"1"
         headers[b"x-request-id"] = request_id.get().encode()
@@ -166,13 +164,13 @@ class SlotForwarder:
             if request.endpoint.idempotent or str(error) in _NEVER_SENT:
                 logger.info("The owner at %s did not answer: %s", address, error)
                 return None
-            raise Unavailable("The process that serves this went away; the request may have been carried out") from error
+            raise Unavailable(
+                "The process that serves this went away; the request may have been carried out"
+            ) from error
         if answer.status == _MISDIRECTED:
             return None
         kept = tuple((name, answer.headers[name]) for name in (b"retry-after",) if name in answer.headers)
-        return Response(
-            answer.body, answer.status, kept, answer.headers.get(b"content-type", b"application/json")
-        )
+        return Response(answer.body, answer.status, kept, answer.headers.get(b"content-type", b"application/json"))
 
 
 #: Errors of Twisted's Agent that come before a byte of the request was sent.

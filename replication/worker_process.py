@@ -13,14 +13,16 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from shared.operations.authenticate import TokenAuthenticator
+from shared.operations.rate_limits import FleetRateLimiter
 
 from replication.driver import Announcer, Follower, Ticker
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.membership import Membership
-from replication.redis_transport import RedisTransport
 from replication.slot_table import SlotForwarder, SlotTable
 from replication.streams import SESSIONS, check_registry, streams_written_by
-from shared.config.database_dsn import dsn_of
+from replication.transport import Transport
+from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
@@ -28,12 +30,10 @@ from shared.http.process_pages import ProcessPages
 from shared.http.server import Application, Handler, HttpServer
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LoopMetrics, ReplicationMetrics
-from shared.operations.authenticate import TokenAuthenticator
-from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime import tracing
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.tasks import TaskGroup
-from shared.storage.pool import SESSION_LIMITS, Database, connector
+from shared.storage.pool import SESSION_LIMITS, Connect, Database, connector
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,17 @@ class Foundation:
     """Everything that a worker's compose.py may build on. Take the fields you need; hand on narrower things."""
 
     config: Config
+    endpoints: Sequence[Endpoint]
+    pools: Mapping[str, Pool]
     name: str
     worker_type: str
     clock: Clock
     tasks: TaskGroup
     registry: CollectorRegistry
     database: Database
+    connect: Connect
     http_client: HttpClient
-    transport: RedisTransport
+    transport: Transport
     membership: Membership
     lease: int
     writer: FencedWriter
@@ -110,20 +113,21 @@ async def run_worker(
         logger.error("%s gives up its lease: %s", name, why)
         fenced.set()
 
-    dsn = dsn_of(config.database)
+    dsn = database_dsn(config.database)
     settings = () if config.database.pgbouncer else SESSION_LIMITS
-    database = Database(
-        connector(dsn, pgbouncer=config.database.pgbouncer, settings=settings),
-        max_connections=config.database.connections,
-    )
-    from twisted.internet import reactor  # noqa: PLC0415 - only after run_until_stopped installed it
+    connect = connector(dsn, pgbouncer=config.database.pgbouncer, settings=settings)
+    database = Database(connect, max_connections=config.database.connections)
+    # Both import the reactor: only now, after run_until_stopped installed it.
+    from twisted.internet import reactor  # noqa: PLC0415
+
+    from replication.redis_transport import RedisTransport  # noqa: PLC0415
 
     http_client = HttpClient(reactor)
     transport = RedisTransport(reactor, config.redis)
     server_holder: list[Application] = []
 
     # The listener comes first: its port is part of what we register.
-    async def app(scope, receive, send):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    async def app(scope, receive, send):  # type: ignore[no-untyped-def]
         if not server_holder:
             await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]})
             await send({"type": "http.response.body", "body": b""})
@@ -138,7 +142,7 @@ async def run_worker(
 
     streams = streams_written_by(worker_type)
     membership = Membership(
-        connector(dsn, pgbouncer=config.database.pgbouncer, settings=settings), config.replication, clock,
+        connect, config.replication, clock,
         name=name, worker_type=worker_type, address=address, version=version("skep"), streams=streams,
     )  # fmt: skip
     lease = await membership.join()
@@ -148,9 +152,7 @@ async def run_worker(
         connector(dsn, pgbouncer=config.database.pgbouncer, settings=writer_settings), lease, seen, on_fenced
     )
     announcer = Announcer(lease, transport, seen)
-    follower = Follower(
-        database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry)
-    )
+    follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, lease)
     forwarder = SlotForwarder(slots, http_client, clock, pools)
     authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes)
@@ -159,8 +161,8 @@ async def run_worker(
         config.rate_limits, clock, http_client, slots, config.secrets.internal_secret.reveal()
     )
     foundation = Foundation(
-        config, name, worker_type, clock, tasks, registry, database, http_client, transport, membership, lease,
-        writer, announcer, follower, slots, forwarder, authenticator, rate_limiter,
+        config, endpoints, pools, name, worker_type, clock, tasks, registry, database, connect,
+        http_client, transport, membership, lease, writer, announcer, follower, slots, forwarder, authenticator, rate_limiter,
     )  # fmt: skip
     worker = compose(foundation)
     pages = ProcessPages(
@@ -184,9 +186,7 @@ async def run_worker(
         await follower.start()
         await slots.refresh()
         tasks.forever(ticker.run, "replication: ticks")
-        tasks.forever(
-            lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat"
-        )
+        tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
         tasks.forever(lambda: _watch_loop(LoopMetrics(registry)), "loop watch")
         if worker.start is not None:
             await worker.start()

@@ -1,0 +1,31 @@
+"""Puts main together. Reads from top to bottom; nothing else constructs its objects."""
+
+from replication.worker_process import Foundation, Worker
+from workers.main.leader import Leader
+from workers.main.proxies import Proxies
+
+
+def compose(foundation: Foundation) -> Worker:
+    config = foundation.config
+    proxies = Proxies(
+        config.haproxy.runtime_sockets,
+        tuple(foundation.pools.values()),
+        foundation.clock,
+        config.replication.compare_maps_s,
+    )
+    leader = Leader(
+        foundation.database,
+        foundation.connect,
+        foundation.writer,
+        foundation.announcer,
+        config.replication,
+        config.fleet,
+        foundation.clock,
+        lambda: foundation.membership.in_good_standing,
+        proxies,
+    )
+
+    async def start() -> None:
+        foundation.tasks.forever(leader.run, "leader")
+
+    return Worker(handlers={}, start=start)

@@ -1,0 +1,66 @@
+"""Keeps every haproxy in step with the fleet: at once when the fleet changed, and as a whole every few seconds.
+
+haproxy can't be fenced, so its maps are hints: a worker that gets a request which is not its own passes it on.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from shared.core.slots import SLOT_KINDS
+from shared.http.endpoint import Pool
+from shared.runtime.clock import Clock
+from shared.storage.leases import ProcessRow
+from shared.storage.slots import SlotSnapshot
+from workers.main.haproxy_plan import FleetRouting, FleetWorker
+from workers.main.haproxy_runtime import HaproxyRuntime, ProxyError
+
+logger = logging.getLogger(__name__)
+
+
+class Proxies:
+    """sockets: of every haproxy's runtime API; compare_s: time between two comparisons of the whole."""
+
+    def __init__(self, sockets: Sequence[str], pools: tuple[Pool, ...], clock: Clock, compare_s: float) -> None:
+        self._proxies = [HaproxyRuntime(socket) for socket in sockets]
+        self._pools = pools
+        self._clock = clock
+        self._compare_s = compare_s
+        self._aligned: dict[HaproxyRuntime, tuple[FleetRouting, float]] = {}
+        self._failing: set[HaproxyRuntime] = set()
+
+    async def follow(self, processes: Sequence[ProcessRow], slots: SlotSnapshot) -> None:
+        """Make each haproxy fit this fleet, where it changed or the last comparison is old."""
+        wanted = routing_of(processes, slots)
+        for proxy in self._proxies:
+            routing, at = self._aligned.get(proxy, (None, 0.0))
+            if routing == wanted and self._clock.monotonic_s() - at < self._compare_s:
+                continue
+            try:
+                complaints = await proxy.align(wanted, self._pools)
+            except ProxyError as error:
+                if proxy not in self._failing:
+                    logger.warning("%s; trying again", error)
+                self._failing.add(proxy)
+                continue
+            if proxy in self._failing:
+                logger.info("haproxy answers again")
+                self._failing.discard(proxy)
+            for complaint in complaints:
+                logger.info("haproxy: %s", complaint)
+            self._aligned[proxy] = (wanted, self._clock.monotonic_s())
+
+
+def routing_of(processes: Sequence[ProcessRow], slots: SlotSnapshot) -> FleetRouting:
+    """Return what haproxy should know: the processes in force, and which of them owns each slot."""
+    living = [p for p in processes if not p.revoked]
+    names = {p.lease: p.process for p in living}
+    owners: dict[str, dict[int, str]] = {kind: {} for kind in SLOT_KINDS}
+    for row in slots.slots:
+        if row.owner in names:
+            owners[row.kind][row.slot] = names[row.owner]
+    workers = tuple(
+        FleetWorker(p.process, p.type, p.address, ready=p.ready and not p.draining)
+        for p in sorted(living, key=lambda p: p.process)
+        if p.ready or p.draining
+    )
+    return FleetRouting(workers, owners)

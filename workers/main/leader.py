@@ -169,11 +169,11 @@ class Leader:
             if (name := self._former.get((kind, slot))) is not None and name in lease_of
         }
         given = assign(unowned, owned, sorted(lease_of.values()), heirs)
-        row = await self._writer.write(ASSIGN_SLOTS, kind, list(given), list(given.values()))
-        if row["leading"] == 0:
+        answer = await self._writer.write(ASSIGN_SLOTS, kind, list(given), list(given.values()))
+        if answer["leading"] == 0:
             self.leading = False
             return False
-        if row["given"]:
-            logger.info("%d slots of %s given to %d processes", row["given"], kind, len(set(given.values())))
+        if answer["given"]:
+            logger.info("%d slots of %s given to %d processes", answer["given"], kind, len(set(given.values())))
             self._announcer.notice("slots")
-        return bool(row["given"])
+        return bool(answer["given"])

@@ -186,6 +186,7 @@ async def run_worker(
         await follower.start()
         await slots.refresh()
         tasks.forever(ticker.run, "replication: ticks")
+        tasks.forever(authenticator.run, "store when devices were last seen")
         tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
         tasks.forever(lambda: _watch_loop(LoopMetrics(registry)), "loop watch")
         if worker.start is not None:

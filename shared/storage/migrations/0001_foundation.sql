@@ -226,6 +226,7 @@ CREATE TABLE refresh_tokens (
   created_ms bigint NOT NULL
 );
 CREATE INDEX refresh_tokens_by_user ON refresh_tokens (user_id, device_id);
+CREATE INDEX refresh_tokens_by_successor ON refresh_tokens (successor) WHERE successor IS NOT NULL;
 
 -- The `sessions` stream: what other processes must forget of the tokens they cached.
 CREATE TABLE session_changes (

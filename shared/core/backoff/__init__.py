@@ -1,0 +1,1 @@
+"""Token buckets and retry schedules as functions of (state, now)."""

@@ -1,0 +1,189 @@
+"""Rate limits that hold over the whole fleet, within a factor of two (protocol notes, B15).
+
+The bucket of a user (or of an address) lives in the process that owns the slot of its name among the client_api
+workers. Every other process takes tokens from there in small chunks, as its share; while the owner cannot be asked it
+counts alone. All of it is memory: a restart forgives, which costs one burst. Login attempts are counted in the
+database instead (`shared/storage/login_attempts.py`), by the endpoint itself.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import orjson
+
+from shared.config.sections import Rate, RateLimits
+from shared.core.backoff.token_bucket import Bucket, full_bucket, take
+from shared.core.errors import MatrixError, RemoteServerError
+from shared.core.slots import slot_of
+from shared.http.client import HttpClient
+from shared.http.endpoint import RateLimit
+from shared.http.request import Requester
+from shared.runtime.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+TAKE_PATH = "/_skep/rate_limit/take"
+_ASK_TIMEOUT_S = 1.0
+_ALONE_FOR_S = 2.0  # after the owner failed to answer: no request waits for it again in that time
+_SHARE_KEPT_S = 60.0  # an unused share is forgotten: the user is then given less, never more
+_MAX_KEYS = 50_000  # buckets and shares kept, each; the longest unused go first (about 300 bytes each)
+
+_PER_ADDRESS = frozenset({RateLimit.REGISTRATION})
+#: Counted elsewhere: see the module's docstring.
+_NOT_HERE = frozenset({RateLimit.NONE, RateLimit.LOGIN})
+
+
+class Slots(Protocol):
+    """What of the slot table is needed here (`replication/slot_table.py`)."""
+
+    def owns(self, kind: str, slot: int) -> bool: ...
+    def address(self, kind: str, slot: int) -> str | None: ...
+
+
+class TakeRequest(msgspec.Struct):
+    """Body of the internal call. limit: name of the class; key: user id or "address:..."; wanted: tokens."""
+
+    limit: str
+    key: str
+    wanted: int
+
+
+class TakeAnswer(msgspec.Struct):
+    """granted: from 0 to what was wanted; wait_s: when 0 were, until one is there."""
+
+    granted: int
+    wait_s: float
+
+
+@dataclass(slots=True)
+class _Share:
+    """What a process that is not the owner may still spend. denied_until_s: the owner said no until then."""
+
+    tokens: int = 0
+    got_s: float = 0.0
+    denied_until_s: float = 0.0
+    alone_until_s: float = 0.0
+    asking: "asyncio.Task[None] | None" = None
+
+
+class FleetRateLimiter:
+    """The HTTP server's `RateLimiter`."""
+
+    def __init__(
+        self, limits: RateLimits, clock: Clock, http_client: HttpClient, slots: Slots, internal_secret: str
+    ) -> None:
+        self._rates: Mapping[RateLimit, Rate | None] = {
+            limit: getattr(limits, limit.value) for limit in RateLimit if limit not in _NOT_HERE
+        }
+        self._clock = clock
+        self._client = http_client
+        self._slots = slots
+        self._headers = {
+            b"authorization": b"Bearer " + internal_secret.encode(),
+            b"content-type": b"application/json",
+        }
+        self._buckets: OrderedDict[tuple[RateLimit, str], Bucket] = OrderedDict()
+        self._shares: OrderedDict[tuple[RateLimit, str], _Share] = OrderedDict()
+
+    async def check(self, limit: RateLimit, requester: Requester | None, client_address: str) -> None:
+        """Count one request of this class.
+
+        Raises MatrixError M_LIMIT_EXCEEDED, 429, with `retry_after_ms`. A class without limit costs nothing.
+        """
+        rate = self._rates.get(limit)
+        if rate is None:
+            return
+        if requester is None or limit in _PER_ADDRESS:
+            key = f"address:{client_address}"
+        else:
+            key = requester.user_id
+        slot = slot_of(key)
+        wait_s = (
+            self.grant(limit, key, 1).wait_s
+            if self._slots.owns("users", slot)
+            else await self._spend_share(limit, rate, key, slot)
+        )
+        if wait_s > 0:
+            raise limit_exceeded(wait_s)
+
+    def grant(self, limit: RateLimit, key: str, wanted: int) -> TakeAnswer:
+        """Take tokens from the bucket that this process keeps: its duty as the owner of the key's slot."""
+        rate = self._rates.get(limit)
+        if rate is None:
+            return TakeAnswer(wanted, 0.0)
+        now_s = self._clock.monotonic_s()
+        bucket = self._buckets.pop((limit, key), None) or full_bucket(rate.burst, now_s)
+        taken = take(bucket, now_s, rate.per_second, rate.burst, wanted)
+        self._buckets[limit, key] = taken.bucket
+        if len(self._buckets) > _MAX_KEYS:
+            self._buckets.popitem(last=False)
+        return TakeAnswer(taken.granted, taken.wait_s)
+
+    def answer(self, call: TakeRequest) -> TakeAnswer:
+        """Answer another process's internal call. Raises ValueError for a class that is not ours."""
+        return self.grant(RateLimit(call.limit), call.key, max(1, min(call.wanted, 1000)))
+
+    async def _spend_share(self, limit: RateLimit, rate: Rate, key: str, slot: int) -> float:
+        share = self._shares.pop((limit, key), None) or _Share()
+        self._shares[limit, key] = share
+        if len(self._shares) > _MAX_KEYS:
+            self._shares.popitem(last=False)
+        while True:
+            now_s = self._clock.monotonic_s()
+            if share.tokens > 0 and now_s - share.got_s <= _SHARE_KEPT_S:
+                share.tokens -= 1
+                return 0.0
+            if share.denied_until_s > now_s:
+                return share.denied_until_s - now_s
+            if share.alone_until_s > now_s:
+                return self.grant(limit, key, 1).wait_s
+            if share.asking is None or share.asking.done():
+                share.asking = asyncio.get_running_loop().create_task(
+                    self._top_up(share, limit, rate, key, slot)
+                )
+            await asyncio.shield(share.asking)
+
+    async def _top_up(self, share: _Share, limit: RateLimit, rate: Rate, key: str, slot: int) -> None:
+        """Ask the owner for a chunk. Afterwards the share has tokens, a denial, or leave to count alone."""
+        address = self._slots.address("users", slot)
+        answer = await self._ask(address, TakeRequest(limit.value, key, chunk_of(rate))) if address else None
+        now_s = self._clock.monotonic_s()
+        if answer is None:
+            share.alone_until_s = now_s + _ALONE_FOR_S
+        elif answer.granted > 0:
+            share.tokens, share.got_s = answer.granted, now_s
+        else:
+            share.denied_until_s = now_s + max(answer.wait_s, 0.001)
+
+    async def _ask(self, address: str, call: TakeRequest) -> TakeAnswer | None:
+        url = f"http://{address}{TAKE_PATH}".encode()
+        try:
+            response = await self._client.request(
+                b"POST", url, self._headers, orjson.dumps(msgspec.to_builtins(call)), timeout_s=_ASK_TIMEOUT_S
+            )
+            if response.status == 200:
+                return msgspec.json.decode(response.body, type=TakeAnswer)
+            logger.info("The owner of a rate limit at %s answered %d", address, response.status)
+        except (RemoteServerError, msgspec.DecodeError) as error:
+            logger.info("The owner of a rate limit at %s did not answer: %s", address, error)
+        return None
+
+
+def chunk_of(rate: Rate) -> int:
+    """Return how many tokens a process takes at once: what two seconds bring, but never much of the burst.
+
+    Shares that lie unused in other processes are what a user may have above the limit; an eighth of the burst in each
+    of up to eight processes doubles it at worst.
+    """
+    return max(1, min(rate.burst // 8, int(rate.per_second * 2)))
+
+
+def limit_exceeded(wait_s: float) -> MatrixError:
+    """429 with `retry_after_ms`; the server adds the header. Spec: client-server API, "Rate limiting"."""
+    wait_ms = max(1, round(wait_s * 1000))
+    return MatrixError("M_LIMIT_EXCEEDED", "Too many requests", 429, {"retry_after_ms": wait_ms})

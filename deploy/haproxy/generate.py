@@ -1,0 +1,44 @@
+"""Write everything that haproxy starts from into one directory: `haproxy -f DIRECTORY/haproxy.cfg`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.haproxy.configuration import EXACT_MAP, PATTERN_MAP, HaproxyInputs, render_haproxy_config
+from deploy.haproxy.error_pages import error_pages
+from deploy.haproxy.routes import exact_map, pattern_map
+from shared.core.slots import SLOTS
+from shared.http.endpoint import Endpoint, Pool
+from shared.http.endpoint_check import check_endpoints
+from workers.main.haproxy_layout import NO_BACKEND, slot_map, slot_pools
+
+__all__ = ["HaproxyInputs", "haproxy_files", "render_haproxy_config", "write_haproxy_files"]
+
+
+def haproxy_files(inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> dict[str, str]:
+    """Return relative file name -> content. Raises ValueError for endpoints that don't fit together."""
+    check_endpoints(endpoints, pools)
+    files = {
+        "haproxy.cfg": render_haproxy_config(inputs, endpoints, pools),
+        EXACT_MAP: exact_map(endpoints, pools),
+        PATTERN_MAP: pattern_map(endpoints, pools),
+    }
+    # Every slot has an entry from the start: main changes entries, and knows a lost one by its absence.
+    unowned = "".join(f"{slot} {NO_BACKEND}\n" for slot in range(SLOTS))
+    files.update({slot_map(kind): unowned for kind in slot_pools(tuple(pools))})
+    files.update({f"errors/{status}.http": page for status, page in error_pages().items()})
+    return files
+
+
+def write_haproxy_files(
+    inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool], directory: Path
+) -> Path:
+    """Write the files and return the path of haproxy.cfg. Existing ones are replaced one by one, each
+    whole.
+    """
+    for name, content in haproxy_files(inputs, endpoints, pools).items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".new")
+        fresh.write_bytes(content.encode())
+        fresh.replace(path)
+    return directory / "haproxy.cfg"

@@ -1,0 +1,76 @@
+"""Position vectors and sync tokens: algebra, and what a forged token gets."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replication.streams import STREAMS, TOKEN_LETTERS, check_registry
+from shared.core.errors import MatrixError
+from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
+from shared.core.sync_tokens.vector import Vector, format_vector, parse_vector, vector_of
+
+positions = st.integers(0, 10**12)
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> Vector:
+    known = draw(st.integers(0, 30))
+    base = draw(positions)
+    writers = draw(st.lists(st.integers(1, known), unique=True, max_size=8)) if known else []
+    return Vector(known, base, {writer: base + draw(st.integers(1, 10**6)) for writer in writers})
+
+
+@given(vectors())
+def test_vector_survives_its_text(vector: Vector) -> None:
+    assert parse_vector(format_vector(vector)) == vector
+
+
+@given(st.dictionaries(st.sampled_from(list(TOKEN_LETTERS)), vectors()))
+def test_token_survives_its_text(parts: dict[str, Vector]) -> None:
+    assert parse_token(format_token(StreamToken(parts), TOKEN_LETTERS), TOKEN_LETTERS).vectors == parts
+
+
+@given(vectors(), st.integers(1, 40), positions, positions)
+def test_capped_covers_what_both_cover(vector: Vector, writer: int, position: int, cap: int) -> None:
+    capped = vector.capped(cap)
+    assert capped.covers(writer, position) == (vector.covers(writer, position) and position <= cap)
+
+
+@given(st.dictionaries(st.integers(1, 20), positions, min_size=1), st.data())
+def test_vector_of_a_reader_covers_exactly_its_positions(by_writer: dict[int, int], data: st.DataObject) -> None:
+    living = data.draw(st.lists(st.sampled_from(sorted(by_writer)), min_size=1, unique=True))
+    # A dead writer is forgotten by the session once everybody has passed it: here all that are tracked count.
+    vector = vector_of(20, by_writer, living)
+    for writer, position in by_writer.items():
+        assert vector.covers(writer, position) or writer not in living
+        assert not (writer in living and vector.covers(writer, position + 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "s2_e1.2",
+        "s1_e1",
+        "s1_e1.x",
+        "s1_e1.-2",
+        "s1_e1.2.3-4",
+        "s1_e3.9.2-9",
+        "s1_e3.9.2-",
+        "s1_e1.2\x00",
+        "s1_e" + "9" * 30 + ".1",
+    ],
+)
+def test_a_malformed_token_is_refused(text: str) -> None:
+    with pytest.raises(MatrixError) as caught:
+        parse_token(text, TOKEN_LETTERS)
+    assert caught.value.errcode == "M_INVALID_PARAM"
+
+
+def test_a_stream_of_a_later_release_is_skipped() -> None:
+    assert parse_token("s1_e1.5_Z9.9.9-99", TOKEN_LETTERS).vectors == {"events": Vector(1, 5)}
+
+
+def test_the_registry_is_whole() -> None:
+    check_registry()
+    assert set(TOKEN_LETTERS) <= set(STREAMS)

@@ -70,7 +70,6 @@ class DataDirectory:
         self.effective_config = self.run / "skep.yaml"
         for folder in (self.path, self.run, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        self._lock: int | None = None
 
     def log_of(self, name: str) -> Path:
         return self.logs / f"{name}.log"

@@ -12,7 +12,7 @@ from shared.core.errors import EventFormatError, MatrixError, bad_json
 from shared.core.events.event import Event, parse_event
 from shared.core.events.format import MAX_EVENT_BYTES
 from shared.core.events.hashing import content_hash, event_id_of_hash, redacted_bytes
-from shared.core.identifiers import MAX_ID_BYTES, within_bytes
+from shared.core.identifiers import MAX_ID_BYTES, EventId, within_bytes
 from shared.core.room_versions import EventIdFormat, RoomVersion
 from shared.core.signing import SigningKey
 
@@ -33,7 +33,7 @@ def build_event(
     signing_key: SigningKey,
     server_name: str,
     event_id_localpart: str | None = None,
-    reference_hashes: Mapping[str, bytes] | None = None,
+    reference_hashes: Mapping[str, bytes] | Mapping[EventId, bytes] | None = None,
 ) -> Event:
     """Return a new event, hashed and signed by us, in the format of its room version.
 
@@ -118,12 +118,14 @@ def _place_redacts(version: RoomVersion, pdu: dict[str, Any], redacts: str | Non
         pdu["redacts"] = redacts
 
 
-def _references(version: RoomVersion, event_ids: Sequence[str], hashes: Mapping[str, bytes] | None) -> list[Any]:
+def _references(
+    version: RoomVersion, event_ids: Sequence[str], hashes: Mapping[str, bytes] | Mapping[EventId, bytes] | None
+) -> list[Any]:
     if not version.references_with_hashes:
         return list(event_ids)
     if hashes is None and event_ids:
         raise ValueError("events of this room version need the reference hashes of those they name")
-    known = hashes or {}
+    known = {str(event_id): digest for event_id, digest in (hashes or {}).items()}
     return [[event_id, {"sha256": encode_unpadded(known[event_id])}] for event_id in event_ids]
 
 

@@ -28,8 +28,13 @@ def sign_json(obj: Mapping[str, Any], server_name: str, key: SigningKey) -> dict
 
 
 def add_signature(obj: Mapping[str, Any], entity: str, key_id: str, signature: bytes) -> dict[str, Any]:
-    """Return a copy of the object that carries this signature among the others."""
-    signatures = {name: dict(by_key) for name, by_key in obj.get("signatures", {}).items()}
+    """Return a copy of the object that carries this signature among the others; ill-formed ones are left out."""
+    present = obj.get("signatures")
+    signatures = {
+        name: dict(by_key)
+        for name, by_key in (present.items() if isinstance(present, Mapping) else ())
+        if isinstance(by_key, Mapping)
+    }
     signatures.setdefault(entity, {})[key_id] = encode_unpadded(signature)
     return {**obj, "signatures": signatures}
 

@@ -1,0 +1,78 @@
+"""Spec: client-server API, "Room event format"; rooms/v11, "Moving the redacts property"."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.core.room_versions import ROOM_VERSIONS
+from shared.core.wire.client_event import client_body, client_fields, join_client_event, stripped_state
+from tests.core import json_values
+from tests.core.rooms import ALICE, VERSIONS, Room
+
+
+def _plain(event: Any, room_id: str | None, unsigned: dict[str, Any] | None) -> dict[str, Any]:
+    plain = {key: event.pdu[key] for key in ("content", "origin_server_ts", "sender", "type")}
+    plain["event_id"] = event.event_id
+    if "state_key" in event.pdu:
+        plain["state_key"] = event.pdu["state_key"]
+    if room_id is not None:
+        plain["room_id"] = room_id
+    if unsigned:
+        plain["unsigned"] = unsigned
+    return plain
+
+
+_rooms = {name: Room(name) for name in VERSIONS}
+
+
+@given(
+    st.sampled_from(VERSIONS),
+    json_values.strict_objects,
+    st.none() | json_values.texts,
+    st.none() | json_values.texts,
+    st.none() | json_values.strict_objects,
+)
+def test_joined_bytes_equal_a_plain_build(
+    name: str, content: dict[str, Any], state_key: str | None, room_id: str | None, unsigned: dict[str, Any] | None
+) -> None:
+    room = _rooms[name]
+    event = room.make("m.any", ALICE, content, state_key)
+    joined = join_client_event(client_body(event, room.version), room_id=room_id, unsigned=unsigned)
+    assert json.loads(joined) == _plain(event, room_id, unsigned)
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_redacts_stands_at_both_places(name: str) -> None:
+    room = _rooms[name]
+    event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts="$t:d")
+    body = json.loads(client_body(event, room.version))
+    assert body["redacts"] == body["content"]["redacts"] == "$t:d"
+    assert body["content"]["reason"] == "r"
+    assert body == json.loads(json.dumps(client_fields(event, room.version)))
+
+
+def test_fragments_in_unsigned() -> None:
+    room = _rooms["12"]
+    body = client_body(room.make("m.any", ALICE, {}), room.version)
+    joined = join_client_event(body, room_id=None, unsigned={"redacted_because": orjson.Fragment(body), "age": 4})
+    assert json.loads(joined)["unsigned"] == {"redacted_because": json.loads(body), "age": 4}
+
+
+def test_huge_integers_of_old_rooms() -> None:
+    room = _rooms["1"]
+    event = room.make("m.any", ALICE, {"n": 2**70})
+    assert json.loads(client_body(event, ROOM_VERSIONS["1"]))["content"] == {"n": 2**70}
+
+
+def test_stripped_state() -> None:
+    create = _rooms["12"].create
+    assert stripped_state(create) == {
+        "content": create.content,
+        "sender": ALICE,
+        "state_key": "",
+        "type": "m.room.create",
+    }

@@ -12,7 +12,10 @@ class HttpMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
-            "skep_http_requests_total", "Requests answered", ("endpoint", "method", "status"), registry=registry
+            "skep_http_requests_total",
+            "Requests answered",
+            ("endpoint", "method", "status"),
+            registry=registry,
         )
         self._seconds = Histogram(
             "skep_http_request_seconds", "Seconds from the first byte read to the last byte handed over",

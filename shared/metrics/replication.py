@@ -6,13 +6,17 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 class ReplicationMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.rows = Counter("skep_replication_rows_total", "Rows applied", ("stream",), registry=registry)
-        self.gaps = Counter("skep_replication_gaps_total", "Gaps seen in frames or ticks", ("stream",), registry=registry)
+        self.gaps = Counter(
+            "skep_replication_gaps_total", "Gaps seen in frames or ticks", ("stream",), registry=registry
+        )
         self.repairs = Counter(
             "skep_replication_repairs_total", "Times that missed rows were read from Postgres", ("stream",),
             registry=registry,
         )  # fmt: skip
         self.ignored = Counter(
-            "skep_replication_messages_ignored_total", "Messages of another or no known form", registry=registry
+            "skep_replication_messages_ignored_total",
+            "Messages of another or no known form",
+            registry=registry,
         )
 
 

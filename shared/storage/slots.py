@@ -17,10 +17,10 @@ _ADDRESSES = "SELECT lease, address FROM leases WHERE NOT revoked"
 ASSIGN_SLOTS = fenced_statement(
     "assign_slots",
     {
-        "leading": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
+        "leader": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
         "given": """
             UPDATE slots s SET owner = u.owner, epoch = s.epoch + 1, next_owner = NULL
-            FROM fence, leading, unnest($3::int[], $4::bigint[]) AS u(slot, owner), leases l
+            FROM fence, leader, unnest($3::int[], $4::bigint[]) AS u(slot, owner), leases l
             WHERE s.kind = $2 AND s.slot = u.slot AND s.owner IS NULL AND l.lease = u.owner AND NOT l.revoked
             RETURNING s.slot
         """,
@@ -29,7 +29,7 @@ ASSIGN_SLOTS = fenced_statement(
             WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM given)
         """,
     },
-    "(SELECT count(*) FROM leading) AS leading, (SELECT count(*) FROM given) AS given",
+    "(SELECT count(*) FROM leader) AS leads, (SELECT count(*) FROM given) AS given",
 )
 
 

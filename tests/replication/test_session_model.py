@@ -149,7 +149,7 @@ class World:
         del self.writers[writer.number]
         for room, owner in self.rooms.items():
             if owner == writer.number:
-                self.rooms[room] = self.random.choice([w for w in self.writers])
+                self.rooms[room] = self.random.choice(list(self.writers))
 
     def move(self) -> None:
         room = self.random.choice(list(self.rooms))

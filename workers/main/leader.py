@@ -29,7 +29,7 @@ _LOOK_EVERY_S = 0.25
 #: (a slot given is moved only on purpose, and the first worker to register would get them all).
 _GATHER_S = 5.0
 #: How long the slots of a dead worker wait for a successor of the same name.
-_HEIR_S = 2.0
+_HEIR_S = 1.5
 
 
 class Leader:
@@ -170,7 +170,7 @@ class Leader:
         }
         given = assign(unowned, owned, sorted(lease_of.values()), heirs)
         answer = await self._writer.write(ASSIGN_SLOTS, kind, list(given), list(given.values()))
-        if answer["leading"] == 0:
+        if answer["leads"] == 0:
             self.leading = False
             return False
         if answer["given"]:

@@ -1,0 +1,167 @@
+"""`skep status [--json]`: processes, who owns which slots, how far each stream has come, and who lags."""
+
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from deploy.local.data_directory import FleetRecord
+from replication.streams import STREAMS, Kind
+from shared.config.addresses import database_dsn, database_dsn_without_password
+from shared.config.sections import Config
+from shared.storage.fleet_status import FleetStatus, get_fleet_status
+from shared.storage.pool import Database, connector
+
+#: Process types of `skep up` that hold no lease.
+_PROGRAMS = ("postgres", "redis", "haproxy")
+
+
+async def fleet_status(config: Config, local: FleetRecord | None) -> dict[str, Any]:
+    """Return the status as plain values, as `--json` prints it.
+
+    local: what `skep up` wrote of the fleet on this host, for the programs that have no lease.
+    Raises Unavailable when the database is away.
+    """
+    database = Database(connector(database_dsn(config.database), pgbouncer=True), max_connections=1)
+    try:
+        status = await get_fleet_status(
+            database, {s.name: s.sequence for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
+        )
+    finally:
+        await database.close()
+    return {
+        "server_name": config.server_name,
+        "database": database_dsn_without_password(config.database),
+        "processes": [*_processes(status, config.replication.dead_after_s), *_programs(local)],
+        "slots": _slots(status),
+        "streams": _streams(status),
+    }
+
+
+def _processes(status: FleetStatus, dead_after_s: float) -> list[dict[str, Any]]:
+    owned: dict[int, dict[str, int]] = {}
+    for row in status.slots:
+        if row.owner is not None:
+            kinds = owned.setdefault(row.owner, {})
+            kinds[row.kind] = kinds.get(row.kind, 0) + 1
+    return [
+        {
+            "name": p.process,
+            "type": p.type,
+            "pid": p.pid,
+            "host": p.host,
+            "address": p.address,
+            "ready": p.ready and not p.revoked and p.silent_s < dead_after_s,
+            "draining": p.draining,
+            "leads": p.lease == status.leader,
+            "lease": p.lease,
+            "version": p.version,
+            "age_s": round(p.age_s, 1),
+            "heartbeat_age_s": round(p.silent_s, 2),
+            "slots": owned.get(p.lease, {}),
+        }
+        for p in status.processes
+    ]
+
+
+def _programs(local: FleetRecord | None) -> list[dict[str, Any]]:
+    if local is None:
+        return []
+    return [
+        {
+            "name": p.name,
+            "type": p.type,
+            "pid": p.pid,
+            "host": p.host or socket.gethostname(),
+            "address": p.address,
+            "ready": p.identity.is_alive(),
+        }
+        for p in local.processes
+        if p.type in _PROGRAMS
+    ]
+
+
+def _slots(status: FleetStatus) -> dict[str, list[dict[str, Any]]]:
+    """Each kind's slots as ranges of one owner."""
+    names = {p.lease: p.process for p in status.processes}
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in status.slots:
+        ranges = kinds.setdefault(row.kind, [])
+        owner = names.get(row.owner, f"lease {row.owner}") if row.owner is not None else None
+        if ranges and ranges[-1]["owner"] == owner and ranges[-1]["last"] == row.slot - 1:
+            ranges[-1]["last"] = row.slot
+        else:
+            ranges.append({"first": row.slot, "last": row.slot, "owner": owner})
+    return kinds
+
+
+def _streams(status: FleetStatus) -> list[dict[str, Any]]:
+    """position: the last that Postgres gave; lag: of the writer that has announced least."""
+    streams = []
+    for name, last in status.sequences.items():
+        writers = [
+            {"name": p.process, "lease": p.lease, "complete_up_to": p.positions[name], "lag": last - p.positions[name]}
+            for p in status.processes
+            if name in p.positions
+        ]
+        streams.append(
+            {"name": name, "position": last, "lag": max((w["lag"] for w in writers), default=0), "writers": writers}
+        )
+    return streams
+
+
+def status_json(status: dict[str, Any]) -> str:
+    return orjson.dumps(status, option=orjson.OPT_INDENT_2).decode()
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """The status for people."""
+    blocks = [
+        f"{status['server_name']}  ({status['database']})",
+        _table(
+            ("PROCESS", "TYPE", "PID", "ADDRESS", "STATE", "SLOTS"),
+            [
+                (p["name"], p["type"], p["pid"], f"{p['host']} {p['address']}", _state(p), _slot_count(p))
+                for p in status["processes"]
+            ],
+        ),
+        _table(
+            ("STREAM", "POSITION", "LAG", "WRITERS (complete up to)"),
+            [
+                (s["name"], s["position"], s["lag"],
+                 ", ".join(f"{w['name']} {w['complete_up_to']}" for w in s["writers"]) or "none")
+                for s in status["streams"]
+            ],
+        ),
+        _table(("SLOTS OF", "OWNED BY", "SLOTS"), list(_owners(status["slots"]))),
+    ]  # fmt: skip
+    return "\n\n".join(blocks)
+
+
+def _state(process: dict[str, Any]) -> str:
+    if process.get("draining"):
+        return "draining"
+    state = "ready" if process["ready"] else "not ready"
+    return state + ", leads" if process.get("leads") else state
+
+
+def _slot_count(process: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in process.get("slots", {}).items())
+
+
+def _owners(slots: dict[str, list[dict[str, Any]]]) -> Iterable[tuple[Any, ...]]:
+    for kind, ranges in slots.items():
+        counts: dict[str | None, int] = {}
+        for part in ranges:
+            counts[part["owner"]] = counts.get(part["owner"], 0) + part["last"] - part["first"] + 1
+        for owner, count in sorted(counts.items(), key=lambda item: (item[0] is None, item[0] or "")):
+            yield kind, owner or "nobody", count
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
+    lines = [head, *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -1,9 +1,12 @@
 """Authorization rules of every room version, allowed and denied. Spec: rooms/v1 to v12, "Authorisation rules"."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shared.core.errors import AuthRuleViolation
 from shared.core.event_auth import auth_types_for, check_auth, check_auth_events, may_apply_redaction
@@ -11,6 +14,7 @@ from shared.core.events import Event
 from shared.core.events.readers import power_levels_of
 from shared.core.room_versions import ROOM_VERSIONS
 from shared.core.signing import generate_signing_key, sign_json
+from tests.core import json_values
 from tests.core.rooms import ALICE, BOB, CAROL, DAVE, VERSIONS, Room, versions_where
 
 
@@ -539,3 +543,54 @@ def test_rules_are_numbered_as_the_versions_page_does() -> None:
     assert {numbers[n] for n in ("6", "7")} == {"4.2.2 member/join"}
     assert {numbers[n] for n in ("8", "9", "10", "11")} == {"4.3.2 member/join"}
     assert numbers["12"] == "5.3.2 member/join"
+
+
+_odd = json_values.strict_values
+_odd_contents = st.fixed_dictionaries(
+    {},
+    optional={
+        "membership": st.sampled_from(["join", "invite", "leave", "ban", "knock"]) | _odd,
+        "join_authorised_via_users_server": st.sampled_from([ALICE, "@:", ""]) | _odd,
+        "third_party_invite": st.fixed_dictionaries(
+            {},
+            optional={
+                "signed": st.fixed_dictionaries({}, optional=dict.fromkeys(("mxid", "token", "signatures"), _odd))
+                | _odd
+            },
+        )
+        | _odd,
+        "users": st.dictionaries(st.sampled_from([ALICE, BOB, "x"]), _odd) | _odd,
+        **dict.fromkeys(("events", "notifications", "ban", "public_key", "public_keys", "join_rule", "redacts"), _odd),
+        **dict.fromkeys(("creator", "additional_creators", "room_version", "m.federate", "allow"), _odd),
+    },
+)
+_odd_types = st.sampled_from(
+    ["m.room.member", "m.room.power_levels", "m.room.third_party_invite", "m.room.redaction", "m.room.create",
+     "m.room.aliases", "m.room.join_rules"]
+)  # fmt: skip
+_rooms = {name: Room(name) for name in VERSIONS}
+
+
+@given(
+    st.sampled_from(VERSIONS),
+    st.lists(
+        st.tuples(_odd_types, st.sampled_from([ALICE, BOB]), _odd_contents, st.sampled_from(["", ALICE, BOB])),
+        max_size=3,
+    ),
+    st.tuples(_odd_types, st.sampled_from([ALICE, BOB]), _odd_contents, st.sampled_from([None, "", ALICE, BOB])),
+)
+@settings(max_examples=300)
+def test_odd_content_breaks_rules_and_nothing_else(
+    name: str, odd_state: list[tuple[str, str, dict[str, Any], str]], last: tuple[str, str, dict[str, Any], str | None]
+) -> None:
+    """D217: nothing in a content may be trusted to have its type, neither in the event nor in the room's state."""
+    room = _rooms[name]
+    state = dict(room.state)
+    for event_type, sender, content, state_key in odd_state:
+        state[event_type, state_key] = room.make(event_type, sender, content, state_key)
+    event = room.make(*last)
+    create = state["m.room.create", ""]
+    with suppress(AuthRuleViolation):
+        check_auth_events(room.version, event, state.values())
+    with suppress(AuthRuleViolation):
+        check_auth(room.version, event, state, create)

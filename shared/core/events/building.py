@@ -51,7 +51,7 @@ def build_event(
     _check_client_input(version, type, state_key, content)
     pdu: dict[str, Any] = {
         "auth_events": _references(version, auth_event_ids, reference_hashes),
-        "content": content,
+        "content": dict(content),  # our own copy: the event outlives the request that it came with
         "depth": min(depth, version.max_depth),
         "origin_server_ts": origin_server_ts,
         "prev_events": _references(version, prev_event_ids, reference_hashes),

@@ -1,5 +1,6 @@
 """The event as a value, from the wire and from storage."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,10 @@ import orjson
 from shared.core.canonical_json import decode_json, decode_json_exactly, encode_canonical
 from shared.core.errors import EventFormatError, MatrixError
 from shared.core.events.format import (
-    MAX_AUTH_EVENTS,
-    MAX_PREV_EVENTS,
     check_format,
     check_size,
     is_create,
-    read_references,
+    reference_ids,
 )
 from shared.core.events.hashing import event_id_of
 from shared.core.identifiers import EventId, RoomId, UserId
@@ -96,7 +95,8 @@ def event_from_storage(version: RoomVersion, encoded: bytes, event_id: str) -> E
 
     No checks: only for what `parse_event` has passed.
     """
-    pdu = orjson.loads(encoded) if version.strict_canonical_json else decode_json_exactly(encoded)
+    # The standard library keeps integers of any size, which the lenient versions may hold.
+    pdu = orjson.loads(encoded) if version.strict_canonical_json else json.loads(encoded)
     return _event_of(version, pdu, encoded, event_id)
 
 
@@ -120,8 +120,8 @@ def _event_of(version: RoomVersion, pdu: Mapping[str, Any], encoded: bytes, even
         content=content,
         depth=pdu["depth"],
         origin_server_ts=pdu["origin_server_ts"],
-        prev_event_ids=read_references(version, "prev_events", pdu["prev_events"], MAX_PREV_EVENTS),
-        auth_event_ids=read_references(version, "auth_events", pdu["auth_events"], MAX_AUTH_EVENTS),
+        prev_event_ids=reference_ids(version, pdu["prev_events"]),
+        auth_event_ids=reference_ids(version, pdu["auth_events"]),
         redacts=_redacts_of(version, pdu),
         pdu=pdu,
         encoded=encoded,

@@ -4,7 +4,7 @@ API, "Size limits".
 A failure means that no server could hold the event: it is dropped, not rejected.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.core.canonical_json import check_strict_numbers
@@ -44,8 +44,8 @@ def check_format(version: RoomVersion, pdu: Mapping[str, Any]) -> None:
         _check_object("unsigned", pdu["unsigned"])
     _check_integer("depth", pdu.get("depth"), 0, version.max_depth)
     _check_integer("origin_server_ts", pdu.get("origin_server_ts"), _MIN_INT64, _MAX_INT64)
-    read_references(version, "prev_events", pdu.get("prev_events"), MAX_PREV_EVENTS)
-    read_references(version, "auth_events", pdu.get("auth_events"), MAX_AUTH_EVENTS)
+    _check_references(version, "prev_events", pdu.get("prev_events"), MAX_PREV_EVENTS)
+    _check_references(version, "auth_events", pdu.get("auth_events"), MAX_AUTH_EVENTS)
     _check_event_id(version, pdu)
     _check_room_id(version, pdu)
     if not version.redacts_in_content and pdu["type"] == "m.room.redaction" and "redacts" in pdu:
@@ -60,28 +60,25 @@ def check_size(encoded: bytes) -> None:
         raise EventFormatError(f"event: must not have more than {MAX_EVENT_BYTES} bytes")
 
 
-def read_references(version: RoomVersion, field: str, value: Any, limit: int) -> tuple[str, ...]:
-    """Return the event ids in `prev_events` or `auth_events`: plain ids, or [id, hashes] pairs in versions 1
-    and 2.
+def reference_ids(version: RoomVersion, value: Sequence[Any]) -> tuple[str, ...]:
+    """Return the event ids in `prev_events` or `auth_events`, whose form has been checked."""
+    return tuple(pair[0] for pair in value) if version.references_with_hashes else tuple(value)
 
-    Raises EventFormatError for another form or for more than `limit` entries.
-    """
+
+def _check_references(version: RoomVersion, field: str, value: Any, limit: int) -> None:
+    """Plain ids, or [id, hashes] pairs in versions 1 and 2."""
     if not isinstance(value, list | tuple):
         raise EventFormatError(f"{field}: must be a list")
     if len(value) > limit:
         raise EventFormatError(f"{field}: must not have more than {limit} entries")
-    if version.references_with_hashes:
-        value = [_id_of_pair(field, pair) for pair in value]
-    for event_id in value:
-        if not isinstance(event_id, str) or not is_event_id(event_id):
-            raise EventFormatError(f"{field}: must hold event ids")
-    return tuple(value)
-
-
-def _id_of_pair(field: str, pair: Any) -> Any:
-    if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[1], Mapping):
+    if version.references_with_hashes and not all(_is_pair(entry) for entry in value):
         raise EventFormatError(f"{field}: must hold pairs of event id and hashes")
-    return pair[0]
+    if not all(isinstance(event_id, str) and is_event_id(event_id) for event_id in reference_ids(version, value)):
+        raise EventFormatError(f"{field}: must hold event ids")
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], Mapping)
 
 
 def _check_sender(sender: Any) -> None:

@@ -100,7 +100,7 @@ def _streams(status: FleetStatus) -> list[dict[str, Any]]:
     """position: the last that Postgres gave; lag: of the writer that has announced least."""
     streams = []
     for name, last in status.sequences.items():
-        writers = [
+        writers: list[dict[str, Any]] = [
             {"name": p.process, "lease": p.lease, "complete_up_to": p.positions[name], "lag": last - p.positions[name]}
             for p in status.processes
             if name in p.positions

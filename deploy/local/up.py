@@ -1,0 +1,359 @@
+"""`skep up`: a whole fleet on this machine. Reads from top to bottom: what is done, in order.
+
+The parent stays free of threads, loops and connections (workers are forked from it); what needs the database
+runs in short-lived children.
+"""
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.database_tasks import fence_dead_process, run_migrations
+from deploy.local.certificate import write_self_signed
+from deploy.local.children import Child, Handle, fork_child
+from deploy.local.data_directory import DataDirectory, FleetRecord, leftovers
+from deploy.local.embedded_haproxy import SOCKET_NAME, prepare_haproxy
+from deploy.local.embedded_postgres import prepare_postgres
+from deploy.local.embedded_redis import prepare_redis
+from deploy.local.identity import pick_port
+from deploy.local.preload import preload
+from deploy.local.program import Program, start, tail_of, wait_until_ready
+from deploy.local.supervisor import Supervisor
+from deploy.local.unprivileged import CannotRunHere
+from shared.config.addresses import database_dsn_without_password, database_is_named, redis_is_named
+from shared.config.generate import development_yaml, write_secrets
+from shared.config.load import load_config
+from shared.config.sections import Config
+from shared.config.writing import effective_yaml
+from shared.http.endpoint import Endpoint, Pool
+
+#: Who ends when, and how many seconds each group may take: below 10 s together.
+_STOP_ORDER: tuple[tuple[Callable[[Child], bool], float], ...] = (
+    (lambda child: child.type == "haproxy", 0.5),
+    (lambda child: child.is_worker, 6.0),
+    (lambda child: child.type == "redis", 0.5),
+    (lambda child: child.type == "postgres", 2.0),
+)
+_LEFTOVER_LIMIT_S = 8.0
+_READY_LIMIT_S = 60.0
+
+RunWorker = Callable[[str, str, Config, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The parts of Skep that run in the fleet's processes.
+
+    run_worker(type, name, config, listen_port): runs a worker in a child, returns its exit code.
+    modules: imported before the first fork.
+    """
+
+    run_worker: RunWorker
+    modules: Sequence[str]
+    endpoints: Sequence[Endpoint]
+    pools: Sequence[Pool]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line says. Ports: None leaves them to the configuration."""
+
+    data: Path
+    config: Path | None = None
+    client_port: int | None = None
+    federation_port: int | None = None
+
+
+def say(line: str) -> None:
+    """Print one line with the time. A terminal that went away is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(time.strftime("%H:%M:%S"), line, flush=True)
+
+
+def run_fleet(wanted: Wanted, code: Code) -> int:
+    """Start a fleet, stay until told to stop, end all of it; return the exit code.
+
+    Raises CannotRunHere and ConfigurationError before anything is left running.
+    """
+    began = time.monotonic()
+    data = DataDirectory(wanted.data)
+    lock = data.lock()
+    _end_leftovers(data)
+    config_path = wanted.config or _development_config(data, wanted)
+    config = _with_command_line(load_config(config_path), wanted)
+    _check_ports(config)
+    fleet = _Fleet(data, config, code, lock)
+    fleet.supervisor.listen_for_signals()
+    preload(code.modules)
+    try:
+        if fleet.start():
+            say(f"ready after {time.monotonic() - began:.1f} s")
+            print(fleet.greeting(), flush=True)
+            fleet.supervisor.supervise()
+    finally:
+        fleet.stop()
+    return 0
+
+
+class _Fleet:
+    """The running fleet: its parts in the order in which they start."""
+
+    def __init__(self, data: DataDirectory, config: Config, code: Code, lock: int) -> None:
+        self._data = data
+        self._config = config
+        self._code = code
+        self._sockets = data.socket_directory()
+        self.supervisor = Supervisor(
+            say=say,
+            fence=lambda name: fence_dead_process(self._config.database, name),
+            changed=self._write_record,
+            close_in_children=(lock,),
+        )
+
+    def start(self) -> bool:
+        """Start everything and wait until it answers; False when asked to stop meanwhile."""
+        self._start_servers()
+        self._give_listener_a_certificate()
+        self._config = dataclasses.replace(
+            self._config,
+            haproxy=dataclasses.replace(self._config.haproxy, runtime_sockets=(str(self._sockets / SOCKET_NAME),)),
+        )
+        self._data.write_private(self._data.effective_config, effective_yaml(self._config))
+        self._migrate()
+        counts = dataclasses.asdict(self._config.fleet)
+        for worker_type, count in counts.items():
+            for number in range(1, count + 1):
+                self._start_worker(worker_type, f"{worker_type}-{number}")
+        say(f"{sum(counts.values())} workers started")
+        haproxy = prepare_haproxy(self._config, self._code.endpoints, self._code.pools, self._data.run, self._sockets)
+        self._start_program(haproxy)
+        return self.supervisor.wait_until(self._everything_answers, _READY_LIMIT_S, "The fleet is not ready")
+
+    def stop(self) -> None:
+        """End everything in order; at most 10 s."""
+        say("stopping")
+        began = time.monotonic()
+        self.supervisor.stop_all(_STOP_ORDER)
+        with contextlib.suppress(FileNotFoundError):
+            self._data.fleet_file.unlink()
+        if self._sockets != self._data.run:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+        say(f"all stopped after {time.monotonic() - began:.1f} s")
+
+    def greeting(self) -> str:
+        """Return what an operator wants to know first."""
+        skep = f"{Path(sys.argv[0]).resolve()}" if Path(sys.argv[0]).name == "skep" else "skep"
+        config = self._data.effective_config
+        record = self._record()
+        lines = [
+            "",
+            f"  Skep is running as {self._config.server_name}",
+            f"  clients      {record.client_url}",
+            f"  federation   {record.federation_url}",
+            f"  database     {record.database}",
+            f"  logs         {self._data.logs}",
+            "",
+            "  make a user:   " + _command(skep, "user", "register", "--config", config, "alice"),
+            "  look inside:   " + _command(skep, "status", "--config", config),
+            "  add a worker:  " + _command(skep, "worker", "synchrotron", "--config", config),
+            "  stop:          Ctrl-C",
+            "",
+        ]
+        return "\n".join(lines)
+
+    def _start_servers(self) -> None:
+        """Start PostgreSQL and Redis where the configuration names none."""
+        if not database_is_named(self._config.database):
+            if not (self._data.path / "postgres").exists():
+                say("making the database (once)")
+            program, section = prepare_postgres(self._data.path, self._sockets)
+            database = dataclasses.replace(
+                self._config.database, hosts=section.hosts, port=section.port, user=section.user, name=section.name
+            )
+            self._config = dataclasses.replace(self._config, database=database)
+            self._start_program(program)
+        if not redis_is_named(self._config.redis):
+            program, found = prepare_redis(self._data.run)
+            redis = dataclasses.replace(self._config.redis, host=found.host, port=found.port, password=found.password)
+            self._config = dataclasses.replace(self._config, redis=redis)
+            self._start_program(program)
+
+    def _start_program(self, program: Program) -> None:
+        log = self._data.log_of(program.name)
+        process = None
+
+        def begin() -> tuple[Handle, str]:
+            nonlocal process
+            process = start(program, log)
+            return process, program.address
+
+        child = Child(
+            program.name,
+            program.type,
+            log,
+            begin,
+            is_worker=False,
+            stop_signal=program.stop_signal,
+            kill_signal=program.kill_signal,
+        )
+        self.supervisor.start(child)
+        assert process is not None
+        wait_until_ready(program, process, log, 30.0)
+        say(f"{program.name} is ready at {program.address}")
+
+    def _start_worker(self, worker_type: str, name: str) -> None:
+        log = self._data.log_of(name)
+        host = self._config.workers.listen_host
+
+        def begin() -> tuple[Handle, str]:
+            port = pick_port(host)
+            close = self.supervisor.close_in_children
+            process = fork_child(lambda: self._code.run_worker(worker_type, name, self._config, port), log, close)
+            return process, f"{host}:{port}"
+
+        self.supervisor.start(Child(name, worker_type, log, begin, is_worker=True))
+
+    def _migrate(self) -> None:
+        log = self._data.log_of("migrate")
+        process = fork_child(self._run_migrations, log, self.supervisor.close_in_children)
+        while (code := process.poll()) is None:
+            self.supervisor.wait(0.1)
+        if code:
+            raise CannotRunHere(f"The database could not be migrated:\n{tail_of(log)}")
+
+    def _run_migrations(self) -> int:
+        for migration in run_migrations(self._config.database):
+            print(f"migrated to {migration.number} ({migration.name})")
+        return 0
+
+    def _give_listener_a_certificate(self) -> None:
+        federation = self._config.listeners.federation
+        if not federation.tls or federation.certificate_file is not None:
+            return
+        path = self._data.tls / "self-signed.pem"
+        write_self_signed(path, self._config.server_name)
+        listeners = dataclasses.replace(
+            self._config.listeners, federation=dataclasses.replace(federation, certificate_file=path)
+        )
+        self._config = dataclasses.replace(self._config, listeners=listeners)
+
+    def _everything_answers(self) -> bool:
+        """Each worker says that it is ready, and a client's question comes back through haproxy."""
+        workers = [each for each in self.supervisor.records() if each.type in dataclasses.asdict(self._config.fleet)]
+        expected = sum(dataclasses.asdict(self._config.fleet).values())
+        if len(workers) < expected or not all(_answers(each.address, "/health/ready") for each in workers):
+            return False
+        client = self._config.listeners.client
+        return _answers(f"{_reachable(client.host)}:{client.port}", "/_matrix/client/versions")
+
+    def _record(self) -> FleetRecord:
+        listeners = self._config.listeners
+        scheme = "https" if listeners.federation.tls else "http"
+        return FleetRecord(
+            parent_pid=os.getpid(),
+            config=str(self._data.effective_config),
+            client_url=f"http://{_reachable(listeners.client.host)}:{listeners.client.port}",
+            federation_url=f"{scheme}://{_reachable(listeners.federation.host)}:{listeners.federation.port}",
+            database=database_dsn_without_password(self._config.database)
+            if database_is_named(self._config.database)
+            else "",
+            processes=self.supervisor.records(),
+        )
+
+    def _write_record(self) -> None:
+        self._data.write_fleet(self._record())
+
+
+def _end_leftovers(data: DataDirectory) -> None:
+    """End what a fleet left behind whose supervisor was killed; we hold the lock, so that one is gone."""
+    record = data.read_fleet()
+    if record is None:
+        return
+    remaining = leftovers(record.processes)
+    if remaining:
+        say(f"ending {len(remaining)} processes that an earlier `skep up` left behind")
+    # PostgreSQL last, so that workers can still hand over and say good-bye.
+    for servers in (False, True):
+        group = [each for each in remaining if (each.type in ("postgres", "redis")) == servers]
+        end = time.monotonic() + _LEFTOVER_LIMIT_S
+        for each in group:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGINT if each.type == "postgres" else signal.SIGTERM)
+        while (group := leftovers(group)) and time.monotonic() < end:
+            time.sleep(0.05)
+        for each in group:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGKILL)
+    data.fleet_file.unlink(missing_ok=True)
+
+
+def _development_config(data: DataDirectory, wanted: Wanted) -> Path:
+    path = data.path / "skep.yaml"
+    if not path.exists():
+        write_secrets(data.path)
+        text = development_yaml(wanted.client_port or 8008, wanted.federation_port or 8448)
+        data.write_private(path, text)
+        say(f"wrote {path}: for trying and developing only, everyone on this machine can register")
+    return path
+
+
+def _with_command_line(config: Config, wanted: Wanted) -> Config:
+    """Return the configuration with the command line's ports, also in a public_base_url that names them."""
+    client, federation = config.listeners.client, config.listeners.federation
+    public_base_url = config.public_base_url
+    if wanted.client_port is not None:
+        if public_base_url == f"http://{client.host}:{client.port}":
+            public_base_url = f"http://{client.host}:{wanted.client_port}"
+        client = dataclasses.replace(client, port=wanted.client_port)
+    if wanted.federation_port is not None:
+        federation = dataclasses.replace(federation, port=wanted.federation_port)
+    listeners = dataclasses.replace(config.listeners, client=client, federation=federation)
+    return dataclasses.replace(config, listeners=listeners, public_base_url=public_base_url)
+
+
+def _check_ports(config: Config) -> None:
+    """Raise CannotRunHere when a port that people know of is taken, before anything is started."""
+    for option, listener in (
+        ("--client-port", config.listeners.client),
+        ("--federation-port", config.listeners.federation),
+    ):
+        family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((listener.host, listener.port))
+            except OSError as error:
+                raise CannotRunHere(
+                    f"Port {listener.port} on {listener.host} cannot be used ({error.strerror}). Name another one"
+                    f" with {option} (with make: {option[2:].replace('-', '_').upper()}=...)."
+                ) from None
+
+
+def _answers(address: str, path: str) -> bool:
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=0.5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host  # noqa: S104 - compared, not bound
+
+
+def _command(*words: object) -> str:
+    return " ".join(json.dumps(str(each)) if " " in str(each) else str(each) for each in words)

@@ -1,57 +1,45 @@
-"""List every endpoint of the fleet, as declared: methods, path, pool, routing key, who may call it."""
+"""`skep endpoints [--json]`: every endpoint as a table: method, path, pool, routing key."""
 
-import argparse
-import json
 from collections.abc import Iterator
 
-from deploy.endpoint_table import all_endpoints
-from shared.http.endpoint import Endpoint, paths_of
+import orjson
 
-_COLUMNS = ("methods", "path", "name", "pool", "routing key", "auth", "rate limit", "retry")
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--all-paths", action="store_true", help="also the paths of older versions")
-    parser.add_argument("--json", action="store_true", help="one JSON list, with all paths")
+from shared.http.endpoint import Endpoint, RoutingKey, paths_of
 
 
-def run(arguments: argparse.Namespace) -> int:
-    endpoints = all_endpoints()
-    if arguments.json:
-        print(json.dumps([_record(endpoint) for endpoint in endpoints], indent=1))
-        return 0
-    rows = [_COLUMNS, *(row for each in endpoints for row in _rows(each, arguments.all_paths))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def endpoint_rows(endpoints: tuple[Endpoint, ...], *, every_path: bool) -> Iterator[dict[str, object]]:
+    """Yield a row per method and path. every_path: also the aliases and versions beside the spec's own path."""
+    for endpoint in endpoints:
+        paths = paths_of(endpoint)
+        for path in paths if every_path else paths[:1]:
+            for method in endpoint.methods:
+                yield {
+                    "method": method,
+                    "path": path,
+                    "pool": endpoint.pool,
+                    "routing_key": "none" if endpoint.routing_key is RoutingKey.NONE else endpoint.routing_key.value,
+                    "name": endpoint.name,
+                    "auth": endpoint.auth.value,
+                    "rate_limit": endpoint.rate_limit.value,
+                    "idempotent": endpoint.idempotent,
+                    "spec": endpoint.spec,
+                }
+
+
+def endpoints_text(endpoints: tuple[Endpoint, ...], *, as_json: bool) -> str:
+    """Return the table: for people with the spec's paths only, as JSON (a list) with every path served."""
+    rows = sorted(endpoint_rows(endpoints, every_path=as_json), key=lambda row: (str(row["path"]), str(row["method"])))
+    if as_json:
+        return orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode()
+    columns = ("method", "path", "pool", "routing_key")
+    lines = [("METHOD", "PATH", "POOL", "ROUTING KEY"), *(tuple(str(row[c]) for c in columns) for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def run_endpoints(endpoints: tuple[Endpoint, ...], *, as_json: bool = False) -> int:
+    """Print the table. Returns the exit code."""
+    print(endpoints_text(endpoints, as_json=as_json))
     return 0
-
-
-def _rows(endpoint: Endpoint, all_paths: bool) -> Iterator[tuple[str, ...]]:
-    paths = paths_of(endpoint)
-    for path in paths if all_paths else paths[:1]:
-        yield (
-            ",".join(endpoint.methods),
-            path,
-            endpoint.name,
-            endpoint.pool,
-            endpoint.routing_key.value or "-",
-            endpoint.auth.value,
-            endpoint.rate_limit.value,
-            "yes" if endpoint.idempotent else "no",
-        )
-
-
-def _record(endpoint: Endpoint) -> dict[str, object]:
-    return {
-        "name": endpoint.name,
-        "methods": list(endpoint.methods),
-        "paths": list(paths_of(endpoint)),
-        "pool": endpoint.pool,
-        "routing_key": endpoint.routing_key.value,
-        "auth": endpoint.auth.value,
-        "rate_limit": endpoint.rate_limit.value,
-        "idempotent": endpoint.idempotent,
-        "body_limit_bytes": endpoint.body_limit_bytes,
-        "spec": endpoint.spec,
-    }

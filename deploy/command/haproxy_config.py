@@ -1,33 +1,25 @@
-"""Write haproxy's configuration, maps and error pages for an installation: `haproxy -f
-DIRECTORY/haproxy.cfg`."""
+"""`skep haproxy-config`: write haproxy's configuration and maps into a directory, or show the configuration."""
 
-import argparse
+import sys
 from pathlib import Path
 
-from deploy.command.options import UsageError, add_config_option, load_named_config
-from deploy.endpoint_table import all_endpoints, all_pools
-from deploy.haproxy.generate import write_haproxy_files
-from deploy.local.embedded_haproxy import haproxy_inputs
+from deploy.haproxy.generate import HaproxyInputs, render_haproxy_config, write_haproxy_files
+from shared.http.endpoint import Endpoint, Pool
+from shared.http.endpoint_check import check_endpoints
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    add_config_option(parser)
-    parser.add_argument("--directory", type=Path, required=True, metavar="DIRECTORY", help="where to write")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Raises ConfigurationError, UsageError."""
-    config = load_named_config(arguments)
-    sockets = config.haproxy.runtime_sockets
-    if not sockets:
-        raise UsageError("Set haproxy.runtime_sockets in the configuration: main changes the maps through them.")
-    listener = config.listeners.federation
-    if config.federation.enabled and listener.tls and listener.certificate_file is None:
-        raise UsageError("Set listeners.federation.certificate_file, or listeners.federation.tls: false.")
-    directory = arguments.directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    path = write_haproxy_files(
-        haproxy_inputs(config, directory, sockets[0], ""), all_endpoints(), all_pools(), directory
-    )
-    print(path)
+def run_haproxy_config(
+    inputs: HaproxyInputs, endpoints: tuple[Endpoint, ...], pools: tuple[Pool, ...], directory: Path | None
+) -> int:
+    """Write all files and say how to start haproxy; without a directory print haproxy.cfg. Returns the exit code."""
+    try:
+        if directory is None:
+            check_endpoints(endpoints, pools)
+            print(render_haproxy_config(inputs, endpoints, pools), end="")
+            return 0
+        written = write_haproxy_files(inputs, endpoints, pools, directory)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f'haproxy -W -f "{written}"')
     return 0

@@ -34,8 +34,7 @@ _ORJSON_OPTIONS = (
 def encode_canonical(value: Any, *, may_hold_floats: bool = True) -> bytes:
     """Return the canonical JSON of a JSON value, as canonicaljson would write it.
 
-    may_hold_floats: False only where `check_strict_numbers` has passed the same value: saves looking for
-        floats.
+    may_hold_floats: False only where `check_strict_numbers` has passed the same value: saves looking for floats.
     Raises EventFormatError for what has no JSON form: NaN, infinities, lone surrogates, foreign types.
     """
     if not (may_hold_floats and _holds_float(value)):
@@ -75,8 +74,7 @@ def decode_json(raw: bytes | bytearray | memoryview | str) -> Any:
     """Return the JSON value in a request's body.
 
     Raises MatrixError M_NOT_JSON for what is no JSON in UTF-8 (NaN and lone surrogates included), M_BAD_JSON
-    when nested deeper than 100 levels. An integer beyond 64 bits arrives as a float, so strict checks still
-    refuse it.
+    when nested deeper than 100 levels. An integer beyond 64 bits arrives as a float, so strict checks still refuse it.
     """
     try:
         value = orjson.loads(raw)

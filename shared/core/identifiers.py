@@ -62,6 +62,7 @@ def is_user_id(text: str) -> bool:
 
 
 def is_room_alias(text: str) -> bool:
+    """Return whether this is a room alias; its localpart may hold anything but ":" and NUL."""
     return _ROOM_ALIAS_RE.fullmatch(text) is not None and within_bytes(text)
 
 

@@ -25,8 +25,7 @@ def check_auth(
 ) -> None:
     """Raise AuthRuleViolation unless the room's rules allow the event in this state.
 
-    state: (type, state key) -> event; what `auth_types_for` names is enough, the create event need not be in
-        it.
+    state: (type, state key) -> event; what `auth_types_for` names is enough, the create event need not be in it.
     create: the room's create event (for a create event: itself), known not to be rejected.
     power_levels: the room's levels in this state where the caller keeps them parsed; else read from `state`.
     """

@@ -34,8 +34,7 @@ def check_power_levels(
 def _check_values(version: RoomVersion, content: Mapping[str, Any]) -> None:
     """Values that the version cannot read. Rules of their own from version 10 on.
 
-    Before, only `users` has a rule; what cannot be read elsewhere can't be compared either, and is refused as
-    well.
+    Before, only `users` has a rule; what cannot be read elsewhere can't be compared either, and is refused as well.
     """
     integers, maps = (
         ("power_levels/integers", "power_levels/maps")

@@ -23,8 +23,7 @@ def check_redaction(version: RoomVersion, event: Event, sender_level: int, power
 def may_apply_redaction(version: RoomVersion, redaction: Event, target: Event, power_levels: PowerLevels) -> bool:
     """Return whether an accepted redaction takes effect on its target.
 
-    power_levels: the room's at the redaction. Until the target is known the redaction is kept from clients
-        too.
+    power_levels: the room's at the redaction. Until the target is known the redaction is kept from clients too.
     Spec: rooms/v3, "Handling redactions".
     """
     if redaction.redacts != target.event_id or redaction.room_id != target.room_id:

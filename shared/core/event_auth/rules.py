@@ -9,8 +9,7 @@ from shared.core.room_versions import RoomVersion
 def violation(version: RoomVersion, rule: str, sub_rule: str, message: str) -> AuthRuleViolation:
     """Return the error for a broken rule.
 
-    rule: a name in the lists below, "/" separates parts: "member/join"; sub_rule: the number below it, such
-        as "3.2".
+    rule: a name in the lists below, "/" separates parts: "member/join"; sub_rule: the number below it, such as "3.2".
     """
     number = _number(version, rule)
     full = f"{number}.{sub_rule}" if sub_rule else number

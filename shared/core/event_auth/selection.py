@@ -9,11 +9,9 @@ from shared.core.room_versions import RoomVersion
 def auth_types_for(
     version: RoomVersion, *, type: str, sender: str, state_key: str | None, content: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """Return the (type, state key) pairs to select from the room's state, without doubles; absent state is
-    skipped.
+    """Return the (type, state key) pairs to select from the room's state, without doubles; absent state is skipped.
 
-    None for the create event. From version 12 on the create event itself is never selected (the room id
-    implies it).
+    None for the create event. From version 12 on the create event itself is never selected (the room id implies it).
     """
     if type == "m.room.create":
         return []

@@ -41,8 +41,7 @@ def build_event(
     depth: greatest depth of the previous events plus one; cut at the version's limit here.
     redacts: for `m.room.redaction`; put where the version wants it. Clients write it into the
         content in every version: it is taken from there when None (spec: room_send.yaml).
-    event_id_localpart: random text for the id in room versions 1 and 2, given by the caller; unused
-        elsewhere.
+    event_id_localpart: random text for the id in room versions 1 and 2, given by the caller; unused elsewhere.
     reference_hashes: event id -> reference hash (32 bytes) of each previous and auth event; versions 1 and 2
         only.
     Raises MatrixError M_TOO_LARGE (413) when the event or one of its fields is too large, M_BAD_JSON when the

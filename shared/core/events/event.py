@@ -25,8 +25,7 @@ class Event:
     """An event whose format is right for its room version. Two events are equal when id and bytes are.
 
     room_id: from the wire, or of the event's own hash for a create event of version 12 on.
-    content, pdu: as received; not to be changed, and nothing in `content` can be trusted to have its proper
-        type.
+    content, pdu: as received; not to be changed, and nothing in `content` can be trusted to have its proper type.
     depth: at least 0. origin_server_ts: in ms since 1970, as the sender's server claims.
     prev_event_ids: at most 20; auth_event_ids: at most 10 (hashes of versions 1 and 2 are in `pdu` only).
     redacts: the event id that a redaction names, wherever its room version puts it; None where there is none.
@@ -76,8 +75,7 @@ def parse_event(
     pdu: the JSON object, or its bytes in any JSON form. Where the version is lenient about numbers, prefer
         bytes: orjson turns integers beyond 64 bits into floats, and the hash of the event with them.
     encoded, event_id: canonical form and id where the caller has worked them out already; else done here.
-    Raises EventFormatError naming the field. Hashes and signatures are not checked here (hashing.py,
-    signatures.py).
+    Raises EventFormatError naming the field. Hashes and signatures are not checked here (hashing.py, signatures.py).
     """
     if isinstance(pdu, bytes):
         pdu = _decode_pdu(version, pdu)

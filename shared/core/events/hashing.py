@@ -32,8 +32,7 @@ def content_hash(pdu: Mapping[str, Any], *, may_hold_floats: bool = True) -> byt
 
 
 def has_right_content_hash(pdu: Mapping[str, Any]) -> bool:
-    """Return whether `hashes.sha256` is the content's hash. If not, the receiver keeps the redacted form
-    only.
+    """Return whether `hashes.sha256` is the content's hash. If not, the receiver keeps the redacted form only.
 
     Spec: server-server API, "Validating hashes and signatures on received events".
     """
@@ -84,8 +83,7 @@ def event_id_of_hash(version: RoomVersion, digest: bytes) -> EventId:
 def room_id_of_create(version: RoomVersion, pdu: Mapping[str, Any]) -> RoomId:
     """Return the id of the room that this `m.room.create` event makes.
 
-    Where the version says so it is the event's id with "!" for "$" (rooms/v12), else the event's own
-    `room_id`.
+    Where the version says so it is the event's id with "!" for "$" (rooms/v12), else the event's own `room_id`.
     Raises EventFormatError when that is missing.
     """
     if version.room_id_is_create_hash:

@@ -9,8 +9,7 @@ from shared.core.room_versions import RoomVersion
 def redact_pdu(version: RoomVersion, pdu: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of the event with only what its redaction leaves; `unsigned` goes too.
 
-    The algorithm is also the first step of signing and of the reference hash. Redacting twice changes
-    nothing.
+    The algorithm is also the first step of signing and of the reference hash. Redacting twice changes nothing.
     """
     rules = version.redaction
     redacted = {key: value for key, value in pdu.items() if key in rules.event_keys}

@@ -50,8 +50,7 @@ class EventFilter:
     ) -> bool:
         """Return whether the filter lets the event through.
 
-        sender, room_id: None for what has none (account data has no sender): then these conditions don't
-            apply.
+        sender, room_id: None for what has none (account data has no sender): then these conditions don't apply.
         content: needed for `contains_url` only; None counts as without a url.
         """
         if room_id is not None and not self.match_room(room_id):

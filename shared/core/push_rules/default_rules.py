@@ -7,12 +7,10 @@ _HIGHLIGHT = {"set_tweak": "highlight"}
 
 
 def default_push_rules(user_id: str) -> dict[str, Any]:
-    """Return the ruleset of a user who has changed nothing, as GET /pushrules/ answers it: `{"global":
-    {...}}`.
+    """Return the ruleset of a user who has changed nothing, as GET /pushrules/ answers it: `{"global": {...}}`.
 
     user_id: fills in where the spec says "the user's Matrix ID". Fresh objects at each call.
-    Order matters: within a kind the first enabled rule that matches decides. `.m.rule.master` stands above
-        the
+    Order matters: within a kind the first enabled rule that matches decides. `.m.rule.master` stands above the
     user's own override rules, all other defaults below them.
     """
     return {

@@ -44,8 +44,7 @@ class RoomVersion:
     Format
         event_id_format: where the id comes from.
         references_with_hashes: `prev_events` and `auth_events` are [id, {"sha256": hash}] pairs, not ids.
-        room_id_is_create_hash: the room id is the create event's id with "!", and that event carries no
-            `room_id`.
+        room_id_is_create_hash: the room id is the create event's id with "!", and that event carries no `room_id`.
         strict_canonical_json: only integers within 53 bits; anything else is M_BAD_JSON, or dropped.
         limits_in_bytes: the 255 of `type`, `state_key` and the like is counted in bytes for what others made,
             else in code points (older rooms hold such events; what we make is always held to bytes).

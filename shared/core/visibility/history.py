@@ -18,11 +18,9 @@ def may_see(
     membership_at_event: the user's membership in the state before the event; None where he had none.
     joined_since: whether he was joined at any time from the event on (for "shared"; having left again is no
         matter here: where a departed user's view of the room ends is the caller's).
-    visibility_after: for an `m.room.history_visibility` event, what it sets: either of the two may let him
-        see it.
+    visibility_after: for an `m.room.history_visibility` event, what it sets: either of the two may let him see it.
     membership_after: for his own `m.room.member` event, what it sets: likewise. So a user sees his own join,
-        and the kick that ended a membership; an invite to himself only where visibility is "invited" or
-        wider.
+        and the kick that ended a membership; an invite to himself only where visibility is "invited" or wider.
 
     The rules: world_readable, allow; joined at the event, allow; shared and joined since, allow; invited and
     invited at the event, allow; else deny.

@@ -1,7 +1,6 @@
 """Lazy typed readers of state events' content: each reads only what is asked for, and never fails.
 
-Content is what other servers sent: a field of the wrong type reads as absent, as the rules of the spec want
-    it.
+Content is what other servers sent: a field of the wrong type reads as absent, as the rules of the spec want it.
 """
 
 from shared.core.events.readers.create import (

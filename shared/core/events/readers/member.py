@@ -28,10 +28,12 @@ def authorising_user(member: Event) -> str | None:
 
 
 def display_name_of(member: Event) -> str | None:
+    """Return the name the user goes by in this room; None where there is none."""
     return _text(member, "displayname")
 
 
 def avatar_url_of(member: Event) -> str | None:
+    """Return what the event gives as the picture's `mxc:` address, well-formed or not; None where there is none."""
     return _text(member, "avatar_url")
 
 

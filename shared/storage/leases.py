@@ -32,6 +32,12 @@ _BEAT = """
 """
 _REVOKE = "UPDATE leases SET revoked = true WHERE lease = $1"
 _DELETE = "DELETE FROM leases WHERE lease = $1"
+# The writer's connection carries its lease in its name (`replication/worker_process.py`).
+_TERMINATE_HOLDERS = """
+    SELECT pg_terminate_backend(a.pid)
+    FROM pg_stat_activity a
+    WHERE a.application_name = $1 AND a.pid <> pg_backend_pid()
+"""
 _PROCESSES = """
     SELECT l.lease, l.process, l.type, l.host, l.pid, l.address, l.version, l.revoked, h.ready, h.draining,
            h.positions, extract(epoch FROM clock_timestamp() - h.seen_at)::float8 AS silent_s,
@@ -92,9 +98,7 @@ async def insert_lease(
         for stream, sequence in sequences.items():
             start = 0
             if sequence:
-                start = await conn.fetchval(
-                    f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}"  # noqa: S608 - ours
-                )
+                start = await conn.fetchval(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}")
             await conn.execute(_INSERT_WRITER, lease, stream, start)
         # A writer with no stream still needs a row, so that `known` grows with every lease.
         if not sequences:
@@ -136,7 +140,7 @@ async def fence(conn: Connection, lease: int, sequences_of: Mapping[str, str]) -
                 )
                 for stream, query in sequences_of.items():
                     await conn.execute(
-                        "UPDATE writers SET final_position = greatest(start_position, coalesce(("  # noqa: S608 - ours
+                        "UPDATE writers SET final_position = greatest(start_position, coalesce(("
                         + query
                         + "), 0)) WHERE lease = $1 AND stream = $2",
                         lease,
@@ -152,14 +156,7 @@ async def fence(conn: Connection, lease: int, sequences_of: Mapping[str, str]) -
             if attempt == 4:
                 raise
             # A statement of the fenced process still holds the row: it had its second.
-            await conn.execute(_TERMINATE_HOLDERS, lease)
-
-
-_TERMINATE_HOLDERS = """
-    SELECT pg_terminate_backend(a.pid)
-    FROM pg_stat_activity a
-    WHERE a.application_name = 'skep-writer-' || $1::text AND a.pid <> pg_backend_pid()
-"""
+            await conn.execute(_TERMINATE_HOLDERS, f"skep-writer-{lease}")
 
 
 async def get_processes(database: Database) -> list[ProcessRow]:

@@ -1,0 +1,147 @@
+"""Leases and the fence on real PostgreSQL: who lost his lease writes nothing, whatever was under way."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.fencing import FINAL_POSITIONS, fence_lease, fence_process
+from replication.streams import ACCOUNT_DATA, STREAMS, Kind, streams_written_by
+from shared.core.errors import Fenced
+from shared.storage.fenced import fenced_statement
+from shared.storage.leases import beat, get_writers, insert_lease
+from shared.storage.pool import Connection, Database, connector
+from tests.fix_servers import TestDatabase
+
+WRITE = fenced_statement(
+    "test_write",
+    {
+        "slow": "SELECT pg_sleep($4) FROM fence",
+        "put": """
+            INSERT INTO account_data (user_id, room_id, type, json, writer, position)
+            SELECT $2, '', $3, ''::bytea, $1, nextval('stream_account_data') FROM fence, slow RETURNING position
+        """,
+    },
+    "(SELECT position FROM put) AS position",
+)
+
+
+async def join(conn: Connection, process: str = "client_api1") -> int:
+    return await insert_lease(
+        conn, process=process, type_="client_api", host="here", pid=os.getpid(), address="127.0.0.1:1", version="1",
+        sequences={s.name: s.sequence for s in streams_written_by("client_api") if s.catch_up},
+    )  # fmt: skip
+
+
+def on_postgres(postgres: TestDatabase, test: Callable[[Connection], Awaitable[None]]) -> None:
+    async def run() -> None:
+        conn = await asyncpg.connect(postgres.dsn)
+        try:
+            await test(conn)
+        finally:
+            await conn.close()
+
+    asyncio.run(run())
+
+
+def writer_of(postgres: TestDatabase, lease: int, lost: list[str]) -> FencedWriter:
+    connect = connector(postgres.dsn, pgbouncer=False, settings=(("application_name", f"skep-writer-{lease}"),))
+    return FencedWriter(connect, lease, SeenPositions(), lost.append)
+
+
+def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatabase) -> None:
+    async def test(conn: Connection) -> None:
+        lease = await join(conn)
+        lost: list[str] = []
+        writer = writer_of(postgres, lease, lost)
+        row = await writer.write(WRITE, "@a:b", "kept", 0.0, streams=("account_data",))
+        assert row["position"] == 1
+        await fence_lease(conn, lease)
+        with pytest.raises(Fenced):
+            await writer.write(WRITE, "@a:b", "lost", 0.0, streams=("account_data",))
+        assert lost == ["its lease was revoked"]
+        assert [r["type"] for r in await conn.fetch("SELECT type FROM account_data")] == ["kept"]
+        final = await conn.fetchval("SELECT final_position FROM writers WHERE stream = 'account_data'")
+        assert final == 1
+        await writer.close()
+
+    on_postgres(postgres, test)
+
+
+def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(postgres: TestDatabase) -> None:
+    async def test(conn: Connection) -> None:
+        lease = await join(conn)
+        writer = writer_of(postgres, lease, [])
+        under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "slow", 0.4, streams=("account_data",)))
+        await asyncio.sleep(0.15)
+        await fence_lease(conn, lease)
+        assert under_way.done() or (await under_way)["position"] == 1
+        assert await conn.fetchval("SELECT final_position FROM writers WHERE stream = 'account_data'") == 1
+        await writer.close()
+
+    on_postgres(postgres, test)
+
+
+def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestDatabase) -> None:
+    async def test(conn: Connection) -> None:
+        lease = await join(conn)
+        lost: list[str] = []
+        writer = writer_of(postgres, lease, lost)
+        stuck = asyncio.ensure_future(writer.write(WRITE, "@a:b", "stuck", 20.0, streams=("account_data",)))
+        await asyncio.sleep(0.1)
+        started = asyncio.get_running_loop().time()
+        await fence_lease(conn, lease)
+        assert asyncio.get_running_loop().time() - started < 5
+        with pytest.raises(Fenced):
+            await stuck
+        assert lost and "unknown" in lost[0]
+        assert await conn.fetchval("SELECT count(*) FROM account_data") == 0
+
+    on_postgres(postgres, test)
+
+
+def test_lease_numbers_are_never_used_again(postgres: TestDatabase) -> None:
+    async def test(conn: Connection) -> None:
+        first = await join(conn)
+        assert await fence_process(conn, "client_api1") == [first]
+        second = await join(conn)
+        assert second > first
+        assert (await beat(conn, first, ready=True, draining=False, positions={}))[0] is False
+        assert (await beat(conn, second, ready=True, draining=False, positions={"receipts": 5}))[0] is True
+        async with Database(connector(postgres.dsn, pgbouncer=False), max_connections=1).snapshot() as snapshot:
+            known, writers = await get_writers(snapshot, 0, [])
+        assert known == second
+        receipts = {w.writer: (w.final, w.reached) for w in writers if w.stream == "receipts"}
+        assert receipts == {first: (0, None), second: (None, 5)}
+
+    on_postgres(postgres, test)
+
+
+def test_every_stream_with_rows_has_a_final_position() -> None:
+    assert set(FINAL_POSITIONS) == {s.name for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
+
+
+def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postgres: TestDatabase) -> None:
+    async def test(conn: Connection) -> None:
+        lease = await join(conn)
+        seen = SeenPositions()
+        seen.see(ACCOUNT_DATA.name, 10)
+        connect = connector(postgres.dsn, pgbouncer=False)
+        writer = FencedWriter(connect, lease, seen, lambda why: None)
+        under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "x", 0.3, streams=("account_data",)))
+        await asyncio.sleep(0.15)
+        seen.see(ACCOUNT_DATA.name, 99)  # another writer's row arrives meanwhile
+        assert writer.complete_up_to("account_data") == 10
+        await under_way
+        assert writer.complete_up_to("account_data") == 99
+        await writer.close()
+
+    on_postgres(postgres, test)
+
+
+def test_a_part_that_writes_without_the_fence_is_refused() -> None:
+    with pytest.raises(ValueError, match="without taking rows from the fence"):
+        fenced_statement("test_unfenced", {"put": "INSERT INTO counters VALUES ('x', 1)"})

@@ -43,10 +43,10 @@ COMMANDS = (
     Command("worker", "deploy.command.run_worker", "run one worker of a type"),
     Command("migrate", "deploy.command.migrate", "bring the database up to this release"),
     Command("config", "deploy.command.config", "generate, check or describe the configuration"),
-    Command("endpoints", "deploy.command.endpoints", "list every endpoint, its pool and its routing key"),
-    Command("haproxy-config", "deploy.command.haproxy_config", "write haproxy's configuration and maps"),
+    Command("endpoints", "deploy.command.run_endpoints", "list every endpoint, its pool and its routing key"),
+    Command("haproxy-config", "deploy.command.run_haproxy_config", "write haproxy's configuration and maps"),
     Command("user", "deploy.command.user", "register users"),
-    Command("status", "deploy.command.status", "show processes, slots, stream positions and lag"),
+    Command("status", "deploy.command.run_status", "show processes, slots, stream positions and lag"),
 )
 
 

@@ -4,6 +4,7 @@ It registers itself and is given work: nothing lists it anywhere.
 """
 
 import argparse
+from dataclasses import replace
 
 from deploy.command.options import UsageError, add_config_option, load_named_config
 from deploy.command.worker import WORKER_TYPES, default_name, run_worker
@@ -21,7 +22,7 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", help="unique in the fleet; a process that comes back under a name takes up its duties again"
     )
-    parser.add_argument("--listen", metavar="PORT", help="TCP port to listen on; 0, the default: a free one")
+    parser.add_argument("--listen", metavar="[HOST:]PORT", help="where to listen; port 0, the default: a free one")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,12 +34,17 @@ def run_process(worker_type: str, arguments: argparse.Namespace) -> int:
     """Run a process of this type with the options of `add_process_options`; return its exit code."""
     config = load_named_config(arguments)
     name = arguments.name or default_name(worker_type)
-    return run_worker(worker_type, name, config, _port(arguments.listen))
+    if arguments.listen is None:
+        return run_worker(worker_type, name, config)
+    host, port = _address(arguments.listen)
+    if host:
+        config = replace(config, workers=replace(config.workers, listen_host=host))
+    return run_worker(worker_type, name, config, port)
 
 
-def _port(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) > 65535:
-        raise UsageError(f"--listen takes a TCP port, 0 to 65535, not {text!r}; the address is `workers.listen_host`.")
-    return int(text)
+def _address(text: str) -> tuple[str, int]:
+    """Split "[HOST:]PORT"; raises UsageError."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"--listen takes [HOST:]PORT with a TCP port from 0 to 65535, not {text!r}.")
+    return host.strip("[]"), int(port)

@@ -94,12 +94,7 @@ class DataDirectory:
 
     def read_fleet(self) -> FleetRecord | None:
         """Return what is told of the fleet that runs or ran last; None when there was none."""
-        try:
-            raw: dict[str, Any] = json.loads(self.fleet_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        processes = tuple(ProcessRecord(**each) for each in raw.pop("processes"))
-        return FleetRecord(**raw, processes=processes)
+        return read_fleet_file(self.fleet_file)
 
     def write_fleet(self, record: FleetRecord) -> None:
         """Write fleet.json; a reader sees the old one or the new one, never half of it."""
@@ -128,6 +123,16 @@ class DataDirectory:
             made.chmod(0o711)  # PostgreSQL may run as another user and has a directory of its own in it
             link.symlink_to(made)
         return link.resolve()
+
+
+def read_fleet_file(path: Path) -> FleetRecord | None:
+    """Return what a fleet.json holds; None when there is none."""
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    processes = tuple(ProcessRecord(**each) for each in raw.pop("processes"))
+    return FleetRecord(**raw, processes=processes)
 
 
 def leftovers(processes: Sequence[ProcessRecord]) -> list[ProcessRecord]:

@@ -1,0 +1,201 @@
+// Several matrix-js-sdk clients in one process, told what to do by lines of JSON.
+//
+// in:  {"id": 1, "user": "name", "op": "send", ...arguments}
+// out: {"id": 1, "result": ...} or {"id": 1, "error": {"errcode", "status", "message"}}
+//
+// The clients are the sdk's own as far as it goes: its /sync loop, its store, its scrollback. Raw requests are made
+// only where the sdk offers none: to send one transaction id twice.
+
+import { createInterface } from "node:readline";
+
+// Standard output carries answers only.
+console.log = console.info = console.debug = console.trace = console.error;
+
+const sdk = await import("matrix-js-sdk");
+const { logger } = await import("matrix-js-sdk/lib/logger.js");
+logger.setLevel?.("error");
+
+const SCROLLBACK_EVENTS = 100;
+const clients = new Map();
+
+class Client {
+    constructor(url) {
+        this.url = url;
+        this.delivered = new Map(); // event id -> how often a /sync timeline brought it
+        this.sdk = sdk.createClient({ baseUrl: url });
+    }
+
+    async register({ username, password }) {
+        const answer = await this.sdk.registerRequest({ username, password, auth: { type: "m.login.dummy" } });
+        this.use(answer);
+        return answer.user_id;
+    }
+
+    async login({ username, password }) {
+        const identifier = { type: "m.id.user", user: username };
+        const answer = await this.sdk.loginRequest({ type: "m.login.password", identifier, password });
+        this.use(answer);
+        return answer.user_id;
+    }
+
+    use({ user_id, access_token, device_id }) {
+        this.sdk = sdk.createClient({
+            baseUrl: this.url,
+            userId: user_id,
+            accessToken: access_token,
+            deviceId: device_id,
+            store: new sdk.MemoryStore(),
+            fetchFn: (url, options) => this.fetch(url, options),
+        });
+    }
+
+    // The sdk silently drops an event that it knows, so what was delivered twice shows only here.
+    async fetch(url, options) {
+        const response = await fetch(url, options);
+        if (!new URL(url).pathname.endsWith("/sync") || response.status !== 200) return response;
+        const text = await response.text();
+        const { join = {}, leave = {} } = JSON.parse(text).rooms ?? {};
+        for (const room of [...Object.values(join), ...Object.values(leave)]) {
+            for (const event of room.timeline?.events ?? []) {
+                this.delivered.set(event.event_id, (this.delivered.get(event.event_id) ?? 0) + 1);
+            }
+        }
+        return new Response(text, { status: 200, headers: response.headers });
+    }
+
+    async start({ timeline_limit }) {
+        const prepared = new Promise((resolve) => {
+            this.sdk.on("sync", (state) => state === "PREPARED" && resolve());
+        });
+        await this.sdk.startClient({
+            initialSyncLimit: timeline_limit,
+            pendingEventOrdering: sdk.PendingEventOrdering.Detached, // no local echo among what the server told
+            pollTimeout: 20000,
+        });
+        await prepared;
+    }
+
+    stop() {
+        this.sdk.stopClient();
+    }
+
+    async create_room({ options }) {
+        return (await this.sdk.createRoom(options)).room_id;
+    }
+
+    async join({ room }) {
+        return (await this.sdk.joinRoom(room)).roomId;
+    }
+
+    async leave({ room }) {
+        await this.sdk.leave(room);
+    }
+
+    async forget({ room }) {
+        await this.sdk.forget(room);
+    }
+
+    async invite({ room, invitee }) {
+        await this.sdk.invite(room, invitee);
+    }
+
+    async send({ room, content, transaction_id }) {
+        return (await this.sdk.sendEvent(room, null, "m.room.message", content, transaction_id)).event_id;
+    }
+
+    async send_again({ room, content, transaction_id }) {
+        const path = ["rooms", room, "send", "m.room.message", transaction_id].map(encodeURIComponent).join("/");
+        return (await this.sdk.http.authedRequest("PUT", `/${path}`, undefined, content)).event_id;
+    }
+
+    async set_state({ room, type, content }) {
+        return (await this.sdk.sendStateEvent(room, type, content, "")).event_id;
+    }
+
+    async redact({ room, event }) {
+        return (await this.sdk.redactEvent(room, event)).event_id;
+    }
+
+    async set_typing({ room, typing }) {
+        await this.sdk.sendTyping(room, typing, 30000);
+    }
+
+    async send_receipt({ room, event }) {
+        await this.sdk.sendReadReceipt(await until(() => this.sdk.getRoom(room)?.findEventById(event), 20));
+    }
+
+    async joined_rooms() {
+        return (await this.sdk.getJoinedRooms()).joined_rooms;
+    }
+
+    async wait_membership({ room, membership, timeout_s }) {
+        await until(() => (this.sdk.getRoom(room)?.getMyMembership() ?? null) === membership, timeout_s);
+    }
+
+    async wait_typing({ room, user, typing, timeout_s }) {
+        await until(() => (this.sdk.getRoom(room)?.getMember(user)?.typing ?? false) === typing, timeout_s);
+    }
+
+    async view({ rooms }) {
+        const seen = {};
+        for (const id of rooms) {
+            const room = this.sdk.getRoom(id);
+            seen[id] = room && (await roomView(this.sdk, room));
+        }
+        const doubled = [...this.delivered].filter(([, count]) => count > 1).map(([event]) => event);
+        return { rooms: seen, doubled };
+    }
+}
+
+async function roomView(client, room) {
+    if (room.getMyMembership() === "join") {
+        while (room.oldState.paginationToken !== null) await client.scrollback(room, SCROLLBACK_EVENTS);
+    }
+    const members = room.getMembers();
+    return {
+        membership: room.getMyMembership(),
+        events: room.getLiveTimeline().getEvents().map((event) => ({
+            event_id: event.getId(),
+            sender: event.getSender(),
+            type: event.getType(),
+            body: event.isRedacted() ? null : (event.getContent().body ?? null),
+        })),
+        members: Object.fromEntries(members.map((member) => [member.userId, member.membership])),
+        name: room.currentState.getStateEvents("m.room.name", "")?.getContent().name ?? null,
+        topic: room.currentState.getStateEvents("m.room.topic", "")?.getContent().topic ?? null,
+        // "true": leave out receipts that the sdk made up by itself from what a user sent
+        receipts: Object.fromEntries(
+            members.map(({ userId }) => [userId, room.getReadReceiptForUserId(userId, true)?.eventId ?? null]),
+        ),
+    };
+}
+
+async function until(condition, timeout_s) {
+    const end = Date.now() + timeout_s * 1000;
+    for (;;) {
+        const value = condition();
+        if (value) return value;
+        if (Date.now() > end) throw new Error(`not so within ${timeout_s} s: ${condition}`);
+        await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+}
+
+async function answer({ id, user, op, ...options }) {
+    try {
+        if (op === "create") {
+            clients.set(user, new Client(options.url));
+            return { id, result: process.version };
+        }
+        return { id, result: (await clients.get(user)[op](options)) ?? null };
+    } catch (error) {
+        const { errcode = null, httpStatus = null } = error;
+        return { id, error: { errcode, status: httpStatus, message: `${op}: ${error.stack ?? error}` } };
+    }
+}
+
+const lines = createInterface({ input: process.stdin });
+lines.on("line", async (line) => {
+    process.stdout.write(`${JSON.stringify(await answer(JSON.parse(line)))}\n`);
+});
+// The sdk leaves timers behind.
+lines.on("close", () => process.exit(0));

@@ -1,20 +1,37 @@
-"""`skep status [--json]`: processes, who owns which slots, how far each stream has come, and who lags."""
+"""Show processes, who owns which slots, how far each stream has come, and who lags."""
 
+import argparse
+import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
 
-from deploy.local.data_directory import FleetRecord
+from deploy.command.options import add_config_option, config_path
+from deploy.local.data_directory import FleetRecord, read_fleet_beside
 from replication.streams import STREAMS, Kind
 from shared.config.addresses import database_dsn, database_dsn_without_password
+from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.storage.fleet_status import FleetStatus, get_fleet_status
 from shared.storage.pool import Database, connector
 
 #: Process types of `skep up` that hold no lease.
 _PROGRAMS = ("postgres", "redis", "haproxy")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_config_option(parser)
+    parser.add_argument("--json", action="store_true", help="for programs; the same, and more")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises ConfigurationError, UsageError, Unavailable."""
+    path = config_path(arguments)
+    status = asyncio.run(fleet_status(load_config(path), read_fleet_beside(path)))
+    print(status_json(status) if arguments.json else status_text(status))
+    return 0
 
 
 async def fleet_status(config: Config, local: FleetRecord | None) -> dict[str, Any]:

@@ -135,6 +135,20 @@ def read_fleet_file(path: Path) -> FleetRecord | None:
     return FleetRecord(**raw, processes=processes)
 
 
+def read_fleet_beside(config: Path) -> FleetRecord | None:
+    """Return what `skep up` told of the fleet whose effective configuration this is; None for any other file."""
+    return _read_record(config.with_name("fleet.json"))
+
+
+def _read_record(file: Path) -> FleetRecord | None:
+    try:
+        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    processes = tuple(ProcessRecord(**each) for each in raw.pop("processes"))
+    return FleetRecord(**raw, processes=processes)
+
+
 def leftovers(processes: Sequence[ProcessRecord]) -> list[ProcessRecord]:
     """Return those processes of an earlier fleet that still run."""
     return [each for each in processes if each.identity.is_alive()]

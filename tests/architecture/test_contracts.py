@@ -1,0 +1,78 @@
+"""What can be stated about the shape of the code is checked here."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("shared", "replication", "workers", "deploy")
+#: Public functions and classes here explain themselves to whoever builds on them.
+DOCUMENTED = ("shared/core", "shared/operations", "shared/storage", "replication")
+
+
+def modules(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_imports_point_one_way() -> None:
+    lint = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert lint.returncode == 0, lint.stdout
+
+
+def test_the_parent_of_forked_workers_never_imports_the_reactor() -> None:
+    code = (
+        "import sys, deploy.local.preload as p, deploy.command.worker as w\n"
+        "from importlib import import_module\n"
+        "[import_module(m) for m in w.WORKER_TYPES.values()]\n"
+        "sys.exit('twisted.internet.reactor' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", modules(*PACKAGES), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_left_for_later(path: Path) -> None:
+    text = path.read_text()
+    for word in ("NotImplementedError", "TO" + "DO", "FIX" + "ME"):
+        assert word not in text, f"{path.name} holds {word}"
+
+
+@pytest.mark.parametrize("path", modules(*DOCUMENTED), ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_public_names_say_what_they_are(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    if not tree.body:
+        return
+    missing = [] if ast.get_docstring(tree) else ["the module itself"]
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not _is_plain(node):
+            missing += [node.name] if ast.get_docstring(node) is None else []
+    assert not missing, f"without docstring: {', '.join(missing)}"
+
+
+def _is_plain(node: ast.ClassDef) -> bool:
+    """A record of a few fields whose names say all, or an error with its message."""
+    return not any(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body) or len(node.body) < 4
+
+
+def test_sql_is_in_storage_only() -> None:
+    verbs = ("SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ")
+    allowed = ("shared/storage/", "replication/fencing.py", "deploy/local/embedded_postgres.py")
+    found = []
+    for path in modules(*PACKAGES):
+        name = str(path.relative_to(ROOT))
+        if name.startswith(allowed):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.lstrip().startswith(verbs):
+                found.append(f"{name}:{node.lineno}")
+    assert not found, f"SQL outside shared/storage: {found}"
+
+
+def test_only_one_module_knows_redis() -> None:
+    users = [str(p.relative_to(ROOT)) for p in modules(*PACKAGES) if "import txredisapi" in p.read_text()]
+    assert users == ["replication/redis_transport.py"]

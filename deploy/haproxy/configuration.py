@@ -165,7 +165,10 @@ def _hide(prefixes: Sequence[str]) -> list[str]:
 
 def _fallback_route(worker: str, pools: Sequence[Pool]) -> str:
     """Unknown paths and methods go to this worker, which answers M_UNRECOGNIZED: 404, or 405 with `Allow`."""
-    return f"{next(pool.name for pool in pools if pool.worker == worker)}/-/-/0/once"
+    for pool in pools:
+        if pool.worker == worker:
+            return f"{pool.name}/-/-/0/once"
+    raise ValueError(f"no pool of {worker} is declared: there is nobody to answer for unknown paths")
 
 
 def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool]) -> list[str]:

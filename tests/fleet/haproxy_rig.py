@@ -101,7 +101,7 @@ class Client:
     """One keep-alive connection; opened again after each answer that closes it. Sends bytes as they are."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.address = ("127.0.0.1", port)
         self._socket: socket.socket | None = None
 
     def ask(self, method: str, target: bytes, headers: dict[str, bytes] | None = None, raw: bytes = b"") -> Answer:
@@ -116,7 +116,7 @@ class Client:
             + b"\r\n" + (b"{}" if "content-length" in lines else b"")
         )  # fmt: skip
         if self._socket is None:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=10)
+            self._socket = socket.create_connection(self.address, timeout=10)
         self._socket.sendall(request)
         data = b""
         while b"\r\n\r\n" not in data:
@@ -212,8 +212,17 @@ def haproxy_rig(directory: Path, endpoints: tuple[Endpoint, ...], pools: tuple[P
     finally:
         process.terminate()
         process.wait(10)
+        asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
+        loop.close()
+
+
+async def _cancel_others() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _free_port() -> int:

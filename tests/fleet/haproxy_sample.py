@@ -5,7 +5,7 @@ from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey
 POOLS = (
     Pool("client", worker="client_api", slot_kind="users", queue_timeout_s=1.0, server_timeout_s=5.0),
     Pool("room_write", worker="event_persister", slot_kind="rooms", queue_timeout_s=1.0, server_timeout_s=5.0),
-    Pool("sync", worker="synchrotron", queue_timeout_s=1.0, server_timeout_s=5.0),
+    Pool("sync", worker="synchrotron", queue_timeout_s=1.0, server_timeout_s=1.0),
     Pool("room_read", worker="synchrotron", queue_timeout_s=1.0, server_timeout_s=5.0),
     Pool("federation", worker="federation_reader", queue_timeout_s=1.0, server_timeout_s=5.0),
     Pool("media", worker="media", queue_timeout_s=1.0, server_timeout_s=5.0),

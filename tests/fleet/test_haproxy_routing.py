@@ -3,22 +3,24 @@
 import random
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deploy.endpoint_table import all_endpoints, all_pools
 from shared.core.access_tokens import format_access_token
 from shared.core.errors import MatrixError
 from shared.core.slots import slot_of
-from shared.http.endpoint import Auth, Endpoint, RoutingKey, paths_of
+from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey, paths_of
 from shared.http.routing import RouteTable, compile_path, routing_slot
 from tests.fleet.haproxy_rig import Rig, haproxy_rig
 from tests.fleet.haproxy_sample import ENDPOINTS, POOLS
 
-TABLE = RouteTable(ENDPOINTS)
-POOL_BY_NAME = {pool.name: pool for pool in POOLS}
+SAMPLE = RouteTable(ENDPOINTS)
 WORKERS = {"event_persister": 3, "client_api": 2, "synchrotron": 3, "federation_reader": 2, "media": 2}
 #: Bytes that haproxy takes in a path as they are; "%" is drawn apart, as an escape or as a broken one.
 PLAIN = b"abcXYZ019-._~!$&'()*+,;=:@[]|{}\"<>`^\\"
@@ -26,7 +28,13 @@ PLAIN = b"abcXYZ019-._~!$&'()*+,;=:@[]|{}\"<>`^\\"
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    with tempfile.TemporaryDirectory(prefix="skep") as directory, haproxy_rig(Path(directory), ENDPOINTS, POOLS) as rig:
+    with running_fleet(ENDPOINTS, POOLS) as rig:
+        yield rig
+
+
+@contextmanager
+def running_fleet(endpoints: tuple[Endpoint, ...], pools: tuple[Pool, ...]) -> Iterator[Rig]:
+    with tempfile.TemporaryDirectory(prefix="skep") as directory, haproxy_rig(Path(directory), endpoints, pools) as rig:
         for worker_type, count in WORKERS.items():
             for number in range(1, count + 1):
                 rig.add(worker_type, f"{worker_type}{number}")
@@ -84,17 +92,20 @@ def encode(raw: bytes, how: random.Random) -> bytes:
     return bytes(out)
 
 
+#: Method, path, query, Authorization header; True when it goes to the federation port.
+Drawn: TypeAlias = tuple[str, bytes, bytes, bytes | None, bool]
+
+
 @st.composite
-def requests(draw: st.DrawFn) -> tuple[str, bytes, bytes, bytes | None, bool]:
-    """Method, path, query, Authorization header; True when it goes to the federation port."""
-    endpoint: Endpoint = draw(st.sampled_from([e for e in ENDPOINTS if e.auth is not Auth.INTERNAL]))
+def requests(draw: st.DrawFn, endpoints: tuple[Endpoint, ...]) -> Drawn:
+    endpoint: Endpoint = draw(st.sampled_from([e for e in endpoints if e.auth is not Auth.INTERNAL]))
     how = draw(st.randoms(use_true_random=False))
     shape = draw(st.sampled_from([s for path in paths_of(endpoint) for s in compile_path(path)]))
     parts = [encode(draw(HOSTILE_IDS), how) if part is None else part for part in shape.segments]
     mangle = how.random()
     if mangle < 0.08:
         parts[how.randrange(len(parts))] += how.choice([b"%", b"%zz", b"%4", b"%C3", b"%ff", b"/", b"//x"])
-    method = how.choice(["GET", "PUT", "DELETE"]) if mangle > 0.95 else endpoint.methods[0]
+    method = how.choice(["GET", "PUT", "DELETE"]) if mangle > 0.95 else how.choice(endpoint.methods)
     user = encode(draw(HOSTILE_IDS), how).replace(b"&", b"%26")
     token = how.choice([b"skp_0ff_abc", b"skp_3ff_x", b"skp_400_x", b"skp_0FF_x", b"syt_abc", b"x", b""])
     query = [
@@ -115,24 +126,53 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes, bytes, bytes | None, bool]:
     )
 
 
-@settings(max_examples=900, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(requests())
-def test_haproxy_python_and_the_serving_process_agree(
-    rig: Rig, request_: tuple[str, bytes, bytes, bytes | None, bool]
+THOROUGH = settings(max_examples=900, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@THOROUGH
+@given(requests(ENDPOINTS))
+def test_haproxy_python_and_the_serving_process_agree(rig: Rig, drawn: Drawn) -> None:
+    assert_agreement(rig, SAMPLE, *drawn)
+
+
+def test_they_agree_on_every_endpoint_of_the_fleet() -> None:
+    """With the endpoints that Skep declares, every one of them at least once."""
+    endpoints, pools = all_endpoints(), all_pools()
+    table = RouteTable(endpoints)
+    with running_fleet(endpoints, pools) as rig:
+
+        @THOROUGH
+        @given(requests(endpoints))
+        def check(drawn: Drawn) -> None:
+            assert_agreement(rig, table, *drawn)
+
+        check()
+        how = random.Random(1)
+        for endpoint in endpoints:
+            if endpoint.auth is Auth.INTERNAL:
+                continue
+            for shape in (shape for path in paths_of(endpoint) for shape in compile_path(path)):
+                path = b"/" + b"/".join(encode(b"!b:x/y", how) if part is None else part for part in shape.segments)
+                for method in endpoint.methods:
+                    federation = path.startswith((b"/_matrix/federation/", b"/_matrix/key/"))
+                    assert_agreement(rig, table, method, path, b"user_id=@a:b", None, federation)
+
+
+def assert_agreement(
+    rig: Rig, table: RouteTable, method: str, path: bytes, query: bytes, authorization: bytes | None, federation: bool
 ) -> None:
-    method, path, query, authorization, federation = request_
     target = path + (b"?" + query if query else b"")
     client = rig.federation if federation else rig.client
     answer = client.ask(method, target, {"authorization": authorization} if authorization is not None else {})
     assert answer.status == 200, answer
     assert answer.body["target"].encode("latin-1") == target  # the worker gets the URL unaltered
     try:
-        endpoint, params = TABLE.locate(method, path)
+        endpoint, params = table.locate(method, path)
     except MatrixError:
         assert answer.body["type"] == ("federation_reader" if federation else "client_api")
         assert answer.sent("x-skep-slot") == []
         return
-    pool = POOL_BY_NAME[endpoint.pool]
+    pool = next(pool for pool in rig.pools if pool.name == endpoint.pool)
     slot = routing_slot(endpoint, params, query, authorization)
     assert answer.body["type"] == pool.worker
     assert answer.sent("x-skep-slot") == ([] if slot is None else [str(slot)])
@@ -143,7 +183,7 @@ def test_haproxy_python_and_the_serving_process_agree(
 def test_the_text_that_a_handler_sees_has_the_slot_of_the_raw_path(rig: Rig) -> None:
     for room in ("!ünï:ex.org", "!a/b:x", "!a%2Fb:x", "!a b+c:x"):
         path = b"/_matrix/client/v3/rooms/" + encode(room.encode(), random.Random(1)) + b"/send/m.x/t"
-        match = TABLE.match("PUT", path)
+        match = SAMPLE.match("PUT", path)
         assert match.params["roomId"] == room
         assert routing_slot(match.endpoint, match.params, b"", None) == slot_of(room)
         assert rig.client.ask("PUT", path).body["worker"] == rig.owners["rooms"][slot_of(room)]

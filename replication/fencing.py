@@ -3,18 +3,10 @@
 from shared.storage import leases
 from shared.storage.pool import Connection
 
-#: The greatest position that a writer stored, per stream: its final position once it is fenced.
-FINAL_POSITIONS = {
-    "events": "SELECT max(position) FROM events WHERE writer = $1 AND position > start_position",
-    "receipts": "SELECT max(position) FROM receipts WHERE writer = $1 AND position > start_position",
-    "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
-    "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
-}
-
 
 async def fence_lease(conn: Connection, lease: int) -> None:
     """Fence one lease: afterwards nothing is ever written under it, its slots and duties are free."""
-    await leases.fence(conn, lease, FINAL_POSITIONS)
+    await leases.fence(conn, lease)
 
 
 async def fence_process(conn: Connection, process: str) -> list[int]:

@@ -44,6 +44,8 @@ class WriterState:
 
 
 class StreamSession:
+    """stream: its name; ephemeral: positions are each writer's own counter, and nothing can be repaired."""
+
     def __init__(self, stream: str, *, ephemeral: bool = False) -> None:
         self.stream = stream
         self.ephemeral = ephemeral

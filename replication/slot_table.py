@@ -32,6 +32,8 @@ _PASSED_ON = (b"authorization", b"content-type", b"x-forwarded-for", b"user-agen
 
 
 class SlotTable:
+    """The copy of the slot table. lease: ours; what Postgres says of it decides which slots are ours."""
+
     def __init__(self, database: Database, lease: int) -> None:
         self._database = database
         self._lease = lease

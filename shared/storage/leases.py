@@ -52,6 +52,14 @@ _WRITERS = """
 """
 _KNOWN = "SELECT coalesce(max(lease), 0) FROM writers"
 
+#: The greatest position that a writer stored, per stream: its final position once it is fenced.
+FINAL_POSITIONS = {
+    "events": "SELECT max(position) FROM events WHERE writer = $1 AND position > start_position",
+    "receipts": "SELECT max(position) FROM receipts WHERE writer = $1 AND position > start_position",
+    "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
+    "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessRow:
@@ -120,12 +128,11 @@ async def beat(
     return bool(row["alive"]), row["slots"]
 
 
-async def fence(conn: Connection, lease: int, sequences_of: Mapping[str, str]) -> None:
+async def fence(conn: Connection, lease: int) -> None:
     """End a lease in the three steps that no write survives.
 
     (1) revoke and commit: waits for nobody, and no statement that starts later can write. (2) delete: waits for those
     that began before; after 1 s end whatever blocks it. (3) in the same transaction store the final positions.
-    sequences_of: stream -> table.column query text giving the writer's greatest position ($1: the lease).
     Harmless when the lease is gone already.
     """
     await conn.execute(_REVOKE, lease)
@@ -138,7 +145,7 @@ async def fence(conn: Connection, lease: int, sequences_of: Mapping[str, str]) -
                     "UPDATE writers SET final_position = start_position WHERE lease = $1 AND final_position IS NULL",
                     lease,
                 )
-                for stream, query in sequences_of.items():
+                for stream, query in FINAL_POSITIONS.items():
                     await conn.execute(
                         "UPDATE writers SET final_position = greatest(start_position, coalesce(("
                         + query

@@ -61,7 +61,7 @@ def _is_plain(node: ast.ClassDef) -> bool:
 
 def test_sql_is_in_storage_only() -> None:
     verbs = ("SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ")
-    allowed = ("shared/storage/", "replication/fencing.py", "deploy/local/embedded_postgres.py")
+    allowed = ("shared/storage/", "deploy/local/embedded_postgres.py")
     found = []
     for path in modules(*PACKAGES):
         name = str(path.relative_to(ROOT))

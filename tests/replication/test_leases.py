@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 
 from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.fencing import FINAL_POSITIONS, fence_lease, fence_process
+from replication.fencing import fence_lease, fence_process
 from replication.streams import ACCOUNT_DATA, STREAMS, Kind, streams_written_by
 from shared.core.errors import Fenced
 from shared.storage.fenced import fenced_statement
-from shared.storage.leases import beat, get_writers, insert_lease
+from shared.storage.leases import FINAL_POSITIONS, beat, get_writers, insert_lease
 from shared.storage.pool import Connection, Database, connector
 from tests.fix_servers import TestDatabase
 

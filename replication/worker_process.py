@@ -13,8 +13,6 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from shared.operations.authenticate import TokenAuthenticator
-from shared.operations.rate_limits import FleetRateLimiter
 
 from replication.driver import Announcer, Follower, Ticker
 from replication.fenced_writer import FencedWriter, SeenPositions
@@ -30,6 +28,8 @@ from shared.http.process_pages import ProcessPages
 from shared.http.server import Application, Handler, HttpServer
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LoopMetrics, ReplicationMetrics
+from shared.operations.authenticate import TokenAuthenticator
+from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime import tracing
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.tasks import TaskGroup
@@ -162,7 +162,8 @@ async def run_worker(
     )
     foundation = Foundation(
         config, endpoints, pools, name, worker_type, clock, tasks, registry, database, connect,
-        http_client, transport, membership, lease, writer, announcer, follower, slots, forwarder, authenticator, rate_limiter,
+        http_client, transport, membership, lease, writer, announcer, follower, slots, forwarder,
+        authenticator, rate_limiter,
     )  # fmt: skip
     worker = compose(foundation)
     pages = ProcessPages(

@@ -46,7 +46,7 @@ COMMANDS = (
     Command("endpoints", "deploy.command.run_endpoints", "list every endpoint, its pool and its routing key"),
     Command("haproxy-config", "deploy.command.run_haproxy_config", "write haproxy's configuration and maps"),
     Command("user", "deploy.command.user", "register users"),
-    Command("status", "deploy.command.run_status", "show processes, slots, stream positions and lag"),
+    Command("status", "deploy.command.status", "show processes, slots, stream positions and lag"),
 )
 
 

@@ -1,0 +1,63 @@
+"""A small fleet of stand-in workers under the real supervisor, run as a program by test_supervisor.py.
+
+Arguments: a directory; then one behaviour per worker: `good` ends on SIGTERM, `deaf` ignores it, `broken` ends at
+once with code 3. The directory gets `records.json` and a line in `fenced` for each worker that was fenced.
+"""
+
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from deploy.local.children import Child, Handle, fork_child
+from deploy.local.supervisor import Supervisor
+
+
+def work(behaviour: str) -> int:
+    if behaviour == "broken":
+        print("2026-11-21 03:00:00.000 ERROR   broken [-] tests: no chance")
+        return 3
+    if behaviour == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    while True:
+        time.sleep(60)
+
+
+def main() -> int:
+    directory, behaviours = Path(sys.argv[1]), sys.argv[2:]
+
+    def fence(name: str) -> None:
+        with (directory / "fenced").open("a") as file:
+            file.write(f"{name}\n")
+
+    def write_records() -> None:
+        fresh = directory / "records.new"
+        fresh.write_text(json.dumps([asdict(each) for each in supervisor.records()]))
+        fresh.replace(directory / "records.json")
+
+    supervisor = Supervisor(say=lambda line: print(line, flush=True), fence=fence, changed=write_records)
+    supervisor.listen_for_signals()
+
+    def child(number: int, behaviour: str) -> Child:
+        log = directory / f"{behaviour}-{number}.log"
+
+        def begin() -> tuple[Handle, str]:
+            return fork_child(lambda: work(behaviour), log, supervisor.close_in_children), f"127.0.0.1:{number}"
+
+        return Child(f"{behaviour}-{number}", behaviour, log, begin, is_worker=True)
+
+    for number, behaviour in enumerate(behaviours, 1):
+        supervisor.start(child(number, behaviour))
+    print("started", flush=True)
+    supervisor.supervise()
+    supervisor.stop_all([(lambda _child: True, 1.0)])
+    print("stopped", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The supervisor restarts who ends, fences the dead first, and leaves nobody behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local.children import describe_exit, restart_delay_s
+from deploy.local.identity import identity_of, start_ticks
+from deploy.local.log_echo import LogEcho
+from deploy.local.preload import ReactorImported
+
+ROOT = Path(__file__).parents[2]
+
+
+class Supervised:
+    """The program `supervised.py` while it runs."""
+
+    def __init__(self, directory: Path, *behaviours: str) -> None:
+        self.directory = directory
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fleet.supervised", str(directory), *behaviours],
+            cwd=ROOT,
+            stdout=(directory / "out").open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.until(lambda: "started" in self.output())
+
+    def output(self) -> str:
+        return (self.directory / "out").read_text()
+
+    def pids(self) -> dict[str, int]:
+        try:
+            raw: list[dict[str, Any]] = json.loads((self.directory / "records.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return {each["name"]: each["pid"] for each in raw}
+
+    def fenced(self) -> list[str]:
+        path = self.directory / "fenced"
+        return path.read_text().split() if path.exists() else []
+
+    def until(self, condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+        end = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end, self.output()
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
+    started: list[Supervised] = []
+
+    def begin(*behaviours: str) -> Supervised:
+        started.append(Supervised(tmp_path, *behaviours))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        if each.process.poll() is None:
+            each.process.send_signal(signal.SIGINT)
+            each.process.wait(10)
+
+
+def test_a_killed_worker_is_fenced_and_starts_again(supervise: Callable[..., Supervised]) -> None:
+    fleet = supervise("good", "good")
+    before = fleet.pids()
+    os.kill(before["good-1"], signal.SIGKILL)
+    fleet.until(lambda: fleet.pids().get("good-1", before["good-1"]) != before["good-1"])
+    assert fleet.fenced() == ["good-1"]
+    assert fleet.pids()["good-2"] == before["good-2"]
+    assert "good-1 was killed by SIGKILL" in fleet.output()
+
+
+def test_one_signal_ends_all_in_order_even_the_deaf(supervise: Callable[..., Supervised]) -> None:
+    fleet = supervise("good", "deaf")
+    pids = fleet.pids()
+    began = time.monotonic()
+    fleet.process.send_signal(signal.SIGINT)
+    assert fleet.process.wait(10) == 0
+    assert time.monotonic() - began < 4
+    assert "deaf-2 has not stopped yet and is killed" in fleet.output()
+    assert "good-1 has not" not in fleet.output()
+    assert [start_ticks(pid) for pid in pids.values()] == [None] * len(pids)
+
+
+def test_ctrl_c_reaches_the_parent_only(supervise: Callable[..., Supervised]) -> None:
+    fleet = supervise("good")
+    pids = fleet.pids()
+    assert os.getpgid(pids["good-1"]) == pids["good-1"] != os.getpgid(fleet.process.pid)
+
+
+def test_a_second_signal_does_not_wait(supervise: Callable[..., Supervised]) -> None:
+    fleet = supervise("deaf", "deaf")
+    fleet.process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    fleet.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert fleet.process.wait(10) == 0
+    assert time.monotonic() - began < 0.9
+
+
+def test_who_cannot_start_is_tried_ever_more_slowly(supervise: Callable[..., Supervised]) -> None:
+    fleet = supervise("broken")
+    fleet.until(lambda: "starts again in 0.5 s" in fleet.output())
+    assert "no chance" in fleet.output(), "the log's error is shown"
+    assert "ended with code 3" in fleet.output()
+    assert [restart_delay_s(n) for n in range(7)] == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
+
+
+def test_a_pid_given_to_another_is_not_taken_for_the_same(supervise: Callable[..., Supervised]) -> None:
+    own = identity_of(os.getpid())
+    assert own.is_alive()
+    assert not type(own)(own.pid, own.start_ticks + 1).is_alive()
+
+
+def test_exits_in_words() -> None:
+    assert describe_exit(-9) == "was killed by SIGKILL"
+    assert describe_exit(-64 - 40) == "was killed by signal 104"
+
+
+def test_only_noteworthy_lines_are_shown_once_and_whole(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("2026-11-21 03:00:00.000 ERROR   x [-] old: before we looked\n")
+    echo = LogEcho()
+    echo.follow(log)
+    with log.open("a") as file:
+        file.write("2026-11-21 03:00:00.000 INFO    x [-] a: fine\n")
+        file.write("2026-11-21 03:00:00.000 WARNING x [-] a: look\n")
+        file.write('{"time":"t","level":"ERROR","message":"json"}\n')
+        file.write("2026-11-21 03:00:00.000 ERROR   x [-] a: ha")
+        file.flush()
+        assert [line.rpartition(" ")[2] for line in echo.new_lines()][:1] == ["look"]
+        file.write("lf\n")
+    assert [line.rpartition(" ")[2] for line in echo.new_lines()] == ["half"]
+    assert echo.new_lines() == []
+    with log.open("a") as file:
+        file.write("2026-11-21 03:00:00.000 ERROR   x [-] a: again\n" * 50)
+    assert len(echo.new_lines()) == 11
+
+
+def test_a_reactor_in_the_parent_is_refused() -> None:
+    code = "from deploy.local.preload import preload; preload(['orjson', 'twisted.internet.reactor', 'yaml'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ReactorImported.__name__ in done.stderr and "in the worker only" in done.stderr

@@ -1,13 +1,14 @@
 """The plan for haproxy, against a model that carries out its commands: safe at every step, done after one."""
 
 import random
+import re
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Pool
-from workers.main.haproxy_layout import NO_BACKEND, server_arguments
+from workers.main.haproxy_layout import NO_BACKEND, server_arguments, server_name
 from workers.main.haproxy_plan import (
     FleetRouting,
     FleetWorker,
@@ -155,3 +156,12 @@ def test_a_servers_id_depends_on_its_name_alone() -> None:
     assert server_arguments("s1", POOLS[1]).split()[:2] == server_arguments("s1", POOLS[0]).split()[:2]
     assert "backup" in server_arguments("s1.backup", PERSISTERS)
     assert "maxconn 7" in server_arguments("s1", PERSISTERS)
+
+
+def test_no_name_of_a_worker_can_end_a_command() -> None:
+    odd = FleetWorker("a b;del server x\n/y.backup", "synchrotron", "10.0.0.1:80")
+    commands = plan_commands(FleetRouting((odd,), {}), ProxyState(), POOLS[1:2])
+    assert [command.split(" ")[0] for command in commands] == ["add", "enable", "enable"]
+    assert all(re.fullmatch(r"pool_sync/[A-Za-z0-9_.:-]+", command.split(" ")[2]) for command in commands)
+    assert not server_name(odd.name).endswith(".backup")
+    assert server_name("synchrotron-bee.example-17") == "synchrotron-bee.example-17"

@@ -71,7 +71,8 @@ def test_malformed_templates_are_refused(template: str) -> None:
 
 _PARTS = st.sampled_from(
     ["_matrix", "client", "v3", "r0", "api", "v1", "unstable", "federation", "rooms", "!r:x", "send", "state",
-     "messages", "m.x", "profile", "@u:x", "displayname", "avatar_url", "sync", "join", "devices", "media", "download", "", "a.b"]
+     "messages", "m.x", "profile", "@u:x", "displayname", "avatar_url", "sync", "join", "devices",
+     "media", "download", "", "a.b"]
 )  # fmt: skip
 _PATHS = st.one_of(
     st.lists(_PARTS, max_size=9).map(lambda parts: "/" + "/".join(parts)),

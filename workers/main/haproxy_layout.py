@@ -5,6 +5,7 @@ declared empty, one for each process that will own slots; and one backend per po
 pool.
 """
 
+import re
 import zlib
 
 from shared.http.endpoint import Pool
@@ -41,6 +42,16 @@ def slot_pools(pools: tuple[Pool, ...]) -> dict[str, Pool]:
     several.
     """
     return {pool.slot_kind: pool for pool in reversed(pools) if pool.slot_kind}
+
+
+def server_name(worker: str) -> str:
+    """Return a worker's name as haproxy takes it, different for different workers.
+
+    Other characters become ":" and their code. So no name can end a command of the runtime socket and begin another,
+    nor pass for a backup.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]", lambda match: f":{ord(match[0]):x}:", worker)
+    return f"{name}:" if name.endswith(BACKUP_SUFFIX) else name
 
 
 def server_arguments(server: str, pool: Pool) -> str:

@@ -8,7 +8,7 @@ backend.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Pool
@@ -18,6 +18,7 @@ from workers.main.haproxy_layout import (
     SLOT_BACKENDS,
     pool_backend,
     server_arguments,
+    server_name,
     slot_backend,
     slot_map,
     slot_pools,
@@ -78,6 +79,7 @@ def plan_commands(
     A server may refuse to be deleted while it has connections: it is in maintenance by then, gets nothing
     new, and the next plan tries again.
     """
+    wanted = _with_server_names(wanted)
     servers: dict[tuple[str, str], tuple[FleetWorker, Pool]] = {}
     backends: dict[str, dict[str, str]] = {}
     for kind, pool in slot_pools(pools).items():
@@ -120,6 +122,13 @@ def backend_numbers(
     free.sort(key=lambda n: (bool(present.get(slot_backend(kind, n))), n))  # empty ones first
     numbers.update(zip((name for name in names if name not in numbers), free, strict=False))
     return numbers
+
+
+def _with_server_names(wanted: FleetRouting) -> FleetRouting:
+    return FleetRouting(
+        tuple(replace(worker, name=server_name(worker.name)) for worker in wanted.workers),
+        {kind: {slot: server_name(name) for slot, name in owners.items()} for kind, owners in wanted.owners.items()},
+    )
 
 
 def _slot_servers(

@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.haproxy.generate import HaproxyInputs, write_haproxy_files
@@ -28,6 +30,7 @@ def prepare_haproxy(
     """
     metrics = _address("127.0.0.1", pick_port("127.0.0.1")) if config.metrics.enabled else ""
     inputs = haproxy_inputs(config, run, str(sockets / SOCKET_NAME), metrics)
+    inputs = replace(inputs, max_connections=min(inputs.max_connections, _most_connections()))
     path = write_haproxy_files(inputs, endpoints, pools, run / "haproxy")
     client, federation = config.listeners.client, config.listeners.federation
     probe = ("127.0.0.1" if client.host in ("0.0.0.0", "") else client.host, client.port)  # noqa: S104 - compared
@@ -76,6 +79,16 @@ def haproxy_binary(configured: Path | None) -> str:
             " in the configuration."
         )
     return on_path
+
+
+def _most_connections() -> int:
+    """Return how many connections the limit of open files leaves: each has two ends, and 200 are for the rest.
+
+    The limit is raised as far as we may, for haproxy and for the workers after it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(100, (hard - 200) // 2) if hard != resource.RLIM_INFINITY else 1_000_000
 
 
 def _pem(config: Config, run: Path) -> str:

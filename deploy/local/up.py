@@ -148,11 +148,12 @@ class _Fleet:
             self._data.fleet_file.unlink()
         if self._sockets != self._data.run:
             shutil.rmtree(self._sockets, ignore_errors=True)
+            (self._data.run / "sockets").unlink(missing_ok=True)
         say(f"all stopped after {time.monotonic() - began:.1f} s")
 
     def greeting(self) -> str:
         """Return what an operator wants to know first."""
-        skep = f"{Path(sys.argv[0]).resolve()}" if Path(sys.argv[0]).name == "skep" else "skep"
+        skep = _this_command()
         config = self._data.effective_config
         record = self._record()
         lines = [
@@ -162,6 +163,8 @@ class _Fleet:
             f"  federation   {record.federation_url}",
             f"  database     {record.database}",
             f"  logs         {self._data.logs}",
+            "",
+            *(f"  {each.name:<22}{each.address}  (pid {each.pid})" for each in record.processes[1:]),
             "",
             "  make a user:   " + _command(skep, "user", "register", "--config", config, "alice"),
             "  look inside:   " + _command(skep, "status", "--config", config),
@@ -349,6 +352,15 @@ def _answers(address: str, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _this_command() -> str:
+    """Return how `skep` is called from where the operator stands: it is seldom on the PATH."""
+    script = Path(sys.executable).parent / "skep"
+    if not script.exists():
+        return "skep"
+    here = Path.cwd()
+    return str(script.relative_to(here)) if script.is_relative_to(here) else str(script)
 
 
 def _reachable(host: str) -> str:

@@ -7,7 +7,7 @@ afresh and tries again until 5 s are over, then 503. Architecture page, section 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from shared.core.errors import MatrixError, RemoteServerError, Unavailable
 from shared.core.slots import SLOT_KINDS, SLOTS, slot_of
@@ -40,7 +40,9 @@ class SlotTable:
         self._owners: dict[str, list[int | None]] = {kind: [None] * SLOTS for kind in SLOT_KINDS}
         self._epochs: dict[str, list[int]] = {kind: [0] * SLOTS for kind in SLOT_KINDS}
         self._addresses: dict[int, str] = {}
+        self._next_owners: dict[str, dict[int, int]] = {kind: {} for kind in SLOT_KINDS}
         self._reading: asyncio.Task[None] | None = None
+        self._reading_next: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[str, set[int]], None]] = []
 
     def on_change(self, listener: Callable[[str, set[int]], None]) -> None:
@@ -48,10 +50,21 @@ class SlotTable:
         self._listeners.append(listener)
 
     async def refresh(self) -> None:
-        """Read the table again; callers at the same time share one reading."""
+        """Read the table; what was in it when this was called is known afterwards. Callers share readings."""
+        loop = asyncio.get_running_loop()
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.get_running_loop().create_task(self._read())
-        await asyncio.shield(self._reading)
+            self._reading = loop.create_task(self._read())
+            await asyncio.shield(self._reading)
+            return
+        # One is under way and may have begun too early: all who come meanwhile share the one after it.
+        if self._reading_next is None or self._reading_next.done():
+            self._reading_next = loop.create_task(self._read_after(self._reading))
+        await asyncio.shield(self._reading_next)
+
+    async def _read_after(self, other: "asyncio.Task[None]") -> None:
+        await asyncio.wait([other])
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+        await self._reading
 
     async def _read(self) -> None:
         snapshot = await get_slots(self._database)
@@ -59,6 +72,10 @@ class SlotTable:
         for row in snapshot.slots:
             self._owners[row.kind][row.slot] = row.owner
             self._epochs[row.kind][row.slot] = row.epoch
+        self._next_owners = {
+            kind: {r.slot: r.next_owner for r in snapshot.slots if r.kind == kind and r.next_owner is not None}
+            for kind in SLOT_KINDS
+        }
         self._addresses = snapshot.addresses
         for kind in SLOT_KINDS:
             now = self.owned(kind)
@@ -71,6 +88,10 @@ class SlotTable:
 
     def owns(self, kind: str, slot: int) -> bool:
         return self._owners[kind][slot] == self._lease
+
+    def to_give_away(self, kind: str) -> dict[int, int]:
+        """Return our slots for which the leader named another owner, with their epochs."""
+        return {slot: self._epochs[kind][slot] for slot in self._next_owners[kind] if self.owns(kind, slot)}
 
     def epoch(self, kind: str, slot: int) -> int:
         return self._epochs[kind][slot]
@@ -90,17 +111,76 @@ class SlotForwarder:
         self._clock = clock
         self._pools = pools
         self._waiting = 0
+        self._held: dict[tuple[str, int], int] = {}  # requests being served here, by slot
+        self._parked: set[tuple[str, int]] = set()  # slots that are being given away
+        self._unparked = asyncio.Event()
+        self._released = asyncio.Event()
 
     async def route(self, request: Request) -> Response | None:
         kind, slot = self._slot(request)
-        if slot is None or self._table.owns(kind, slot):
+        if slot is None:
             return None
-        if FORWARDED in request.headers:
-            await self._table.refresh()
-            if self._table.owns(kind, slot):
-                return None
-            raise _not_the_owner(kind, slot, self._table.epoch(kind, slot))
-        return await self.forward(request, kind, slot)
+        if (kind, slot) in self._parked:
+            await self._wait_while_parked(kind, slot)
+        if not self._table.owns(kind, slot):
+            if FORWARDED not in request.headers:
+                elsewhere = await self.forward(request, kind, slot)
+                if elsewhere is not None:
+                    return elsewhere
+            else:
+                await self._table.refresh()
+                if not self._table.owns(kind, slot):
+                    raise _not_the_owner(kind, slot, self._table.epoch(kind, slot))
+        self._hold(request, kind, slot)
+        return None
+
+    def _hold(self, request: Request, kind: str, slot: int) -> None:
+        request.held_slot = (kind, slot)
+        self._held[kind, slot] = self._held.get((kind, slot), 0) + 1
+
+    def served(self, request: Request) -> None:
+        """The request was answered: its slot may be given away as far as it is concerned."""
+        held, request.held_slot = request.held_slot, None
+        if held is None:
+            return
+        left = self._held[held] - 1
+        if left:
+            self._held[held] = left
+        else:
+            del self._held[held]
+            self._released.set()
+
+    async def park(self, kind: str, slots: Iterable[int], timeout_s: float) -> bool:
+        """Let no new request for these slots in, and wait for those being served. False: they took too long."""
+        wanted = {(kind, slot) for slot in slots}
+        self._parked |= wanted
+        try:
+            async with asyncio.timeout(timeout_s):
+                while wanted & self._held.keys():
+                    self._released.clear()
+                    await self._released.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def unpark(self, kind: str, slots: Iterable[int]) -> None:
+        """Let parked requests go on: to the new owner, or here if the slots stayed."""
+        self._parked -= {(kind, slot) for slot in slots}
+        self._unparked.set()
+        self._unparked = asyncio.Event()
+
+    async def _wait_while_parked(self, kind: str, slot: int) -> None:
+        if self._waiting >= _MAX_WAITING:
+            raise Unavailable("Too many requests wait for their slot")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(_GIVE_UP_AFTER_S):
+                while (kind, slot) in self._parked:
+                    await self._unparked.wait()
+        except TimeoutError as error:
+            raise Unavailable(f"Slot {slot} of {kind} is being moved") from error
+        finally:
+            self._waiting -= 1
 
     def _slot(self, request: Request) -> tuple[str, int | None]:
         endpoint = request.endpoint

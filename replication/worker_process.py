@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from replication.driver import Announcer, Follower, Ticker
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.membership import Membership
+from replication.slot_moves import SlotMover
 from replication.slot_table import SlotForwarder, SlotTable
 from replication.streams import SESSIONS, check_registry, streams_written_by
 from replication.transport import Transport
@@ -178,8 +179,14 @@ async def run_worker(
         )
     )  # fmt: skip
 
+    mover = SlotMover(slots, forwarder, writer, announcer, config.replication.move_limit_s)
+
+    async def follow_slots() -> None:
+        await slots.refresh()
+        await mover.give_away()
+
     def read_slots() -> None:
-        tasks.spawn(slots.refresh(), "read the slots")
+        tasks.spawn(follow_slots(), "follow the slots")
 
     follower.on_notice("slots", read_slots)
     ticker = Ticker(announcer, writer, streams, config.replication.tick_s)

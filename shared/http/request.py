@@ -39,7 +39,8 @@ class Request:
     """One HTTP request, matched to its endpoint.
 
     params: path parameters, percent-decoded once; path: the raw path without query; headers: lower-case names, the
-    last value of each; body: whole, within the endpoint's limit; client_address: as the proxy saw it.
+    last value of each; body: whole, within the endpoint's limit; client_address: as the proxy saw it;
+    held_slot: (kind, slot) that stays ours until the request is answered.
     """
 
     endpoint: Endpoint
@@ -52,6 +53,7 @@ class Request:
     client_address: str
     request_id: str
     requester: Requester | None = None
+    held_slot: tuple[str, int] | None = None
     _query: dict[str, list[str]] | None = field(default=None, repr=False)
 
     @property

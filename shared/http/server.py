@@ -60,6 +60,10 @@ class SlotRouter(Protocol):
         """Return None when this process serves the request's slot, else the owner's answer."""
         ...
 
+    def served(self, request: Request) -> None:
+        """The request was answered here: its slot is held no longer."""
+        ...
+
 
 class Application:
     """The ASGI application of one process.
@@ -146,7 +150,12 @@ class Application:
         if endpoint.rate_limit is not RateLimit.NONE and FORWARDED not in request.headers:
             await self._rate_limiter.check(endpoint.rate_limit, request.requester, request.client_address)
         elsewhere = await self._slot_router.route(request)
-        return elsewhere if elsewhere is not None else await handler(request)
+        if elsewhere is not None:
+            return elsewhere
+        try:
+            return await handler(request)
+        finally:
+            self._slot_router.served(request)
 
 
 def access_token_of(request: Request) -> str | None:
@@ -245,7 +254,7 @@ class HttpServer:
             connection.shutdown()
         deadline = asyncio.get_running_loop().time() + limit_s
         while self._state.connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 - uvicorn tells nobody when a connection is done
+            await asyncio.sleep(0.05)
         for connection in list(self._state.connections):
             if connection.transport is not None:
                 connection.transport.close()

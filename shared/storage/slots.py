@@ -32,6 +32,62 @@ ASSIGN_SLOTS = fenced_statement(
     "(SELECT count(*) FROM leader) AS leads, (SELECT count(*) FROM given) AS given",
 )
 
+#: A planned move, step 1: the leader names the next owners. $2 kind, $3 slots, $4 next owners.
+NAME_NEXT_OWNERS = fenced_statement(
+    "name_next_owners",
+    {
+        "leader": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
+        "named": """
+            UPDATE slots s SET next_owner = u.next_owner
+            FROM fence, leader, unnest($3::int[], $4::bigint[]) AS u(slot, next_owner), leases l
+            WHERE s.kind = $2 AND s.slot = u.slot AND s.owner <> u.next_owner AND l.lease = u.next_owner
+              AND NOT l.revoked
+            RETURNING s.slot
+        """,
+        "version": """
+            UPDATE counters SET value = value + 1 FROM fence
+            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM named)
+        """,
+    },
+    "(SELECT count(*) FROM named) AS named",
+)
+
+#: The leader takes back what it named: the owner did not answer, or the next owner died. $2 kind, $3 slots.
+WITHDRAW_NEXT_OWNERS = fenced_statement(
+    "withdraw_next_owners",
+    {
+        "leader": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
+        "withdrawn": """
+            UPDATE slots SET next_owner = NULL FROM fence, leader
+            WHERE kind = $2 AND slot = ANY ($3::int[]) AND next_owner IS NOT NULL RETURNING slot
+        """,
+        "version": """
+            UPDATE counters SET value = value + 1 FROM fence
+            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM withdrawn)
+        """,
+    },
+)
+
+#: Step 3: the owner itself gives its slots to the next owners, if nothing changed meanwhile.
+#: $2 kind, $3 slots, $4 their epochs as the owner knows them.
+GIVE_SLOTS_AWAY = fenced_statement(
+    "give_slots_away",
+    {
+        "given": """
+            UPDATE slots s SET owner = s.next_owner, next_owner = NULL, epoch = s.epoch + 1
+            FROM fence, unnest($3::int[], $4::bigint[]) AS u(slot, epoch), leases l
+            WHERE s.kind = $2 AND s.slot = u.slot AND s.owner = $1 AND s.epoch = u.epoch AND l.lease = s.next_owner
+              AND NOT l.revoked
+            RETURNING s.slot
+        """,
+        "version": """
+            UPDATE counters SET value = value + 1 FROM fence
+            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM given)
+        """,
+    },
+    "(SELECT array_agg(slot) FROM given) AS given",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:

@@ -18,9 +18,16 @@ from shared.core.slots import SLOT_KINDS, SLOTS
 from shared.runtime.clock import Clock
 from shared.storage.leases import TAKE_DUTY, ProcessRow, get_duty_holder, get_processes
 from shared.storage.pool import Connect, Database
-from shared.storage.slots import ASSIGN_SLOTS, SlotRow, SlotSnapshot, get_slots
+from shared.storage.slots import (
+    ASSIGN_SLOTS,
+    NAME_NEXT_OWNERS,
+    WITHDRAW_NEXT_OWNERS,
+    SlotRow,
+    SlotSnapshot,
+    get_slots,
+)
 from workers.main.proxies import Proxies
-from workers.main.slot_plan import assign
+from workers.main.slot_plan import assign, rebalance
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +37,10 @@ _LOOK_EVERY_S = 0.25
 _GATHER_S = 5.0
 #: How long the slots of a dead worker wait for a successor of the same name.
 _HEIR_S = 1.5
+#: How long the load must be uneven before slots move (several workers that start together cause one round of moves),
+#: and how many slots move at a time: their requests wait meanwhile.
+_UNEVEN_S = 2.0
+_MOVES_AT_A_TIME = 128
 
 
 class Leader:
@@ -60,6 +71,8 @@ class Leader:
         self._names: dict[int, str] = {}  # lease -> name, of every process ever seen
         self._former: dict[tuple[str, int], str] = {}  # (kind, slot) -> name of the last owner
         self._waiting_since: dict[str, float] = {}  # kind -> since when unowned slots wait
+        self._asked_at: dict[tuple[str, int], float] = {}  # (kind, slot) -> when a next owner was named
+        self._uneven_since: dict[str, float] = {}
         self.leading = False
 
     async def run(self) -> None:
@@ -78,7 +91,7 @@ class Leader:
             return
         slots = await get_slots(self._database)
         living = [p for p in processes if not p.revoked and p.silent_s < self._config.dead_after_s]
-        if await self._deal_out(living, slots):
+        if await self._deal_out(living, slots) or await self._move(living, slots):
             slots = await get_slots(self._database)
         await self._proxies.follow(processes, slots)
 
@@ -145,6 +158,45 @@ class Leader:
                 continue
             changed = await self._give(kind, unowned, by_kind[kind], candidates) or changed
         return changed
+
+    async def _move(self, living: Sequence[ProcessRow], snapshot: SlotSnapshot) -> bool:
+        """Even the load by planned moves, and withdraw those that nobody carried out; return whether one was named."""
+        now = self._clock.monotonic_s()
+        named = False
+        for kind, worker_type in SLOT_KINDS.items():
+            rows = [row for row in snapshot.slots if row.kind == kind]
+            pending = {row.slot: row.next_owner for row in rows if row.next_owner is not None}
+            candidates = {p.lease for p in living if p.type == worker_type and p.ready and not p.draining}
+            if pending:
+                late = [
+                    slot
+                    for slot, heir in pending.items()
+                    if heir not in candidates
+                    or now - self._asked_at.setdefault((kind, slot), now) > self._config.move_limit_s
+                ]
+                if late:
+                    logger.warning("%d moves of slots of %s are withdrawn", len(late), kind)
+                    await self._writer.write(WITHDRAW_NEXT_OWNERS, kind, late)
+                    self._uneven_since[kind] = now
+                continue
+            owned: dict[int, list[int]] = {lease: [] for lease in candidates}
+            for row in rows:
+                if row.owner in candidates:
+                    owned[row.owner].append(row.slot)
+            moves = rebalance(owned) if all(row.owner in candidates for row in rows) else {}
+            if not moves:
+                self._uneven_since.pop(kind, None)
+                continue
+            if now - self._uneven_since.setdefault(kind, now) < _UNEVEN_S:
+                continue
+            moves = dict(list(moves.items())[:_MOVES_AT_A_TIME])
+            answer = await self._writer.write(NAME_NEXT_OWNERS, kind, list(moves), list(moves.values()))
+            if answer["named"]:
+                logger.info("%d slots of %s shall move to even the load", answer["named"], kind)
+                self._asked_at.update({(kind, slot): now for slot in moves})
+                self._announcer.notice("slots")
+                named = True
+        return named
 
     def _should_wait(
         self, kind: str, worker_type: str, unowned: Sequence[int], candidates: Sequence[ProcessRow], waited: float

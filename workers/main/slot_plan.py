@@ -1,8 +1,8 @@
-"""PURE: who gets the slots that nobody owns. Few moves, fixed rules, so that it can be simulated.
+"""PURE: who gets the slots that nobody owns, and which slots move. Fixed rules, so that it can be simulated.
 
 Rules, in this order: a process that carries the same name as the former owner gets its slots back (a restarted worker
 finds its rooms); what is left goes one by one to whoever owns the fewest, ties to the lower lease. Owned slots are
-never touched here: moving them is a planned move.
+never touched by `assign`; `rebalance` names the fewest planned moves that even the load.
 """
 
 import heapq
@@ -41,3 +41,23 @@ def assign(
         given[slot] = lease
         heapq.heapreplace(heap, (count + 1, lease))
     return given
+
+
+def rebalance(owned: Mapping[int, Sequence[int]]) -> dict[int, int]:
+    """Return slot -> lease of the fewest moves after which no two processes differ by more than one slot.
+
+    owned: lease -> its slots, for every process that may own slots; those with none are named too.
+    """
+    if len(owned) < 2:
+        return {}
+    total = sum(len(slots) for slots in owned.values())
+    share, extra = divmod(total, len(owned))
+    # Whoever has most keeps the odd slots: that moves the fewest.
+    by_load = sorted(owned, key=lambda lease: (-len(owned[lease]), lease))
+    target = {lease: share + (1 if place < extra else 0) for place, lease in enumerate(by_load)}
+    spare = [slot for lease in by_load for slot in sorted(owned[lease])[target[lease] :]]
+    moves: dict[int, int] = {}
+    for lease in by_load:
+        for _ in range(target[lease] - len(owned[lease])):
+            moves[spare.pop()] = lease
+    return moves

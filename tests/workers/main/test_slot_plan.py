@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.main.slot_plan import assign
+from workers.main.slot_plan import assign, rebalance
 
 slots = st.lists(st.integers(0, 1023), unique=True)
 leases = st.lists(st.integers(1, 50), unique=True, min_size=1, max_size=8)
@@ -43,3 +43,18 @@ def test_a_successor_of_the_same_name_gets_its_slots_back(
 
 def test_with_nobody_alive_nothing_is_given() -> None:
     assert assign([1, 2], {}, []) == {}
+
+
+@given(st.lists(st.integers(1, 8), min_size=1024, max_size=1024), st.integers(0, 3))
+def test_rebalancing_evens_the_load_with_the_fewest_moves(owners: list[int], joiners: int) -> None:
+    owned: dict[int, list[int]] = {lease: [] for lease in range(1, 9 + joiners)}
+    for slot, lease in enumerate(owners):
+        owned[lease].append(slot)
+    moves = rebalance(owned)
+    after = Counter(moves.get(slot, lease) for slot, lease in enumerate(owners))
+    counts = [after.get(lease, 0) for lease in owned]
+    assert max(counts) - min(counts) <= 1
+    assert all(owners[slot] != lease for slot, lease in moves.items())
+    share, extra = divmod(1024, len(owned))
+    loads = sorted((len(slots) for slots in owned.values()), reverse=True)
+    assert len(moves) == sum(max(0, load - share - (place < extra)) for place, load in enumerate(loads))

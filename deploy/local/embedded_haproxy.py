@@ -82,12 +82,8 @@ def haproxy_binary(configured: Path | None) -> str:
 
 
 def _most_connections() -> int:
-    """Return how many connections the limit of open files leaves: each has two ends, and 200 are for the rest.
-
-    The limit is raised as far as we may, for haproxy and for the workers after it.
-    """
+    """Return how many connections the limit of open files leaves: each has two ends, and 200 are for the rest."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return max(100, (hard - 200) // 2) if hard != resource.RLIM_INFINITY else 1_000_000
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -122,6 +123,8 @@ class _Fleet:
 
     def start(self) -> bool:
         """Start everything and wait until it answers; False when asked to stop meanwhile."""
+        _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
         self._start_servers()
         self._give_listener_a_certificate()
         self._config = dataclasses.replace(

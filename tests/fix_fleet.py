@@ -1,0 +1,162 @@
+"""A whole fleet as a user starts it: `skep up` in a directory of its own, with real clients' ports picked.
+
+    fleet         shared by the session: 2 persisters, 2 synchrotrons, 1 of each other; do not kill its processes
+    start_fleet   makes a fleet for one test, which may do with it what it likes
+
+When a test that uses one fails, the ends of the fleet's logs are part of its report.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.local.identity import pick_port
+from deploy.local.program import tail_of
+from shared.config.generate import development_yaml, write_secrets
+
+ROOT = Path(__file__).parents[1]
+_READY_LIMIT_S = 60.0
+
+
+class RunningFleet:
+    """A fleet started by `skep up`. settings: replaces values of the development configuration, by section."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        self.directory = directory
+        client_port, federation_port = pick_port("127.0.0.1"), pick_port("127.0.0.1")
+        config = yaml.safe_load(development_yaml(client_port, federation_port))
+        for section, values in settings.items():
+            config.setdefault(section, {}).update(values)
+        write_secrets(directory)
+        (directory / "skep.yaml").write_text(yaml.safe_dump(config))
+        self.config = directory / "run" / "skep.yaml"
+        self.server_name: str = config["server_name"]
+        self.client_url = f"http://127.0.0.1:{client_port}"
+        self.federation_url = f"https://127.0.0.1:{federation_port}"
+        self._others: list[subprocess.Popen[bytes]] = []
+        self._up = self._skep("up", "--data", str(directory))
+
+    def wait_until_ready(self) -> None:
+        """Return when `skep up` says that the fleet answers; fail with its logs when it does not."""
+        end = time.monotonic() + _READY_LIMIT_S
+        while " ready after " not in self._output():
+            if self._up.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"the fleet did not start:\n{self.logs()}")
+            time.sleep(0.05)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `skep status --json` prints."""
+        words = [sys.executable, "-m", "deploy.command.main", "status", "--json", "--config", str(self.config)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0, done.stderr
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """Return the processes that `skep up` runs, by name, with pid and address; cheaper than `status`."""
+        raw = json.loads((self.directory / "run" / "fleet.json").read_text())
+        return {each["name"]: each for each in raw["processes"]}
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process by its name, such as "event_persister-1", "redis", "haproxy"."""
+        os.kill(self.processes()[name]["pid"], number)
+
+    def add_worker(self, worker_type: str) -> "subprocess.Popen[bytes]":
+        """Start one more worker as an operator would, with `skep worker`; it ends with the fleet."""
+        self._others.append(self._skep("worker", worker_type, "--config", str(self.config)))
+        return self._others[-1]
+
+    def stop(self) -> float:
+        """End the fleet as Ctrl-C does; return how many seconds it took."""
+        began = time.monotonic()
+        for process in (*self._others, self._up):
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in (*self._others, self._up):
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        return time.monotonic() - began
+
+    def logs(self) -> str:
+        """Return the ends of all logs, for the report of a failed test."""
+        files = [self.directory / "up.log", *sorted((self.directory / "logs").glob("*.log"))]
+        return "\n".join(f"--- {file.name}\n{tail_of(file, 25)}" for file in files if file.exists())
+
+    def _output(self) -> str:
+        return (self.directory / "up.log").read_text(errors="replace")
+
+    def _skep(self, *words: str) -> "subprocess.Popen[bytes]":
+        name = "up.log" if words[0] == "up" else f"extra-{len(self._others)}.log"
+        with (self.directory / name).open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "deploy.command.main", *words],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+StartFleet = Callable[..., RunningFleet]
+
+
+def _run(settings: Mapping[str, Mapping[str, Any]]) -> Generator[RunningFleet]:
+    # Short, and open to the user that PostgreSQL runs as when we are root: pytest's own directories are neither.
+    directory = Path(tempfile.mkdtemp(prefix="skep-fleet-"))
+    directory.chmod(0o755)
+    running = RunningFleet(directory, settings)
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[RunningFleet]:
+    yield from _run({"fleet": {"event_persister": 2, "synchrotron": 2}})
+
+
+@pytest.fixture
+def start_fleet() -> Iterator[StartFleet]:
+    """Return a function whose keyword arguments are sections: start_fleet(fleet={"synchrotron": 2})."""
+    running: list[Generator[RunningFleet]] = []
+    started: list[RunningFleet] = []
+
+    def start(**settings: Mapping[str, Any]) -> RunningFleet:
+        running.append(_run(settings))
+        started.append(next(running[-1]))
+        return started[-1]
+
+    start.fleets = started  # type: ignore[attr-defined]
+    yield start
+    for each in running:
+        each.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    if report.failed and call.when == "call":
+        arguments: dict[str, Any] = getattr(item, "funcargs", {})
+        fleets = [arguments["fleet"]] if "fleet" in arguments else []
+        fleets.extend(getattr(arguments.get("start_fleet"), "fleets", []))
+        for each in fleets:
+            report.sections.append((f"logs of the fleet in {each.directory}", each.logs()))
+    return report

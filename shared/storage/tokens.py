@@ -1,13 +1,15 @@
 """Access and refresh tokens. Only their SHA-256 is stored.
 
-A token leaves in the same statement that writes its row of the stream `sessions`, which tells every process to forget
-what it cached (`logout_device` and the like, below). Spec: client-server API, "Client Authentication".
+A token in force leaves in the fenced statement that also writes a row of the stream `sessions`, which tells every
+process to forget what it cached; the statement's answer holds the row's position.
+Spec: client-server API, "Client Authentication".
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.storage.fenced import fenced_statement
 from shared.storage.pool import Database
 
 # Uses the primary keys of access_tokens and users, and refresh_tokens_by_successor.
@@ -26,6 +28,121 @@ _SET_LAST_SEEN = """
           ORDER BY user_id, device_id) AS u
     WHERE d.user_id = u.user_id AND d.device_id = u.device_id AND coalesce(d.last_seen_ms, 0) < u.ms
 """
+
+# Uses the primary key of refresh_tokens.
+_GET_REFRESH = "SELECT user_id, device_id, created_ms FROM refresh_tokens WHERE token_hash = $1"
+
+_CHANGE_COLUMNS = "INSERT INTO session_changes (writer, position, user_id, device_id, changed_ms)"
+_INSERT_ACCESS = """
+    INSERT INTO access_tokens (token_hash, user_id, device_id, expires_ms, refresh_hash, created_ms)
+    SELECT $5, $2, $3, $6, $7, $8 FROM {source}
+"""
+_INSERT_REFRESH = """
+    INSERT INTO refresh_tokens (token_hash, user_id, device_id, created_ms)
+    SELECT $7, $2, $3, $8 FROM {source} WHERE $7::bytea IS NOT NULL
+"""
+
+#: A new session of a device that may have had one: its former tokens end.
+#: $2 user, $3 device, $4 display name, $5 access hash, $6 expires_ms, $7 refresh hash, $8 now.
+#: Uses access_tokens_by_user, refresh_tokens_by_user.
+START_SESSION = fenced_statement(
+    "start_session",
+    {
+        "device": """
+            INSERT INTO devices (user_id, device_id, display_name, created_ms)
+            SELECT $2, $3, $4, $8 FROM fence ON CONFLICT (user_id, device_id) DO NOTHING
+        """,
+        "ended": "DELETE FROM access_tokens USING fence WHERE user_id = $2 AND device_id = $3 RETURNING 1",
+        "ended_refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id = $3",
+        "change": f"""
+            {_CHANGE_COLUMNS}
+            SELECT $1, nextval('stream_sessions'), $2, $3, $8 FROM fence WHERE EXISTS (SELECT 1 FROM ended)
+            RETURNING position
+        """,
+        "access": _INSERT_ACCESS.format(source="fence"),
+        "refresh": _INSERT_REFRESH.format(source="fence"),
+    },
+    "(SELECT position FROM change) AS position",
+)
+
+#: $2 user, $3 devices, $4 now: the devices go with all their tokens.
+END_DEVICES = fenced_statement(
+    "end_devices",
+    {
+        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
+        "access": "DELETE FROM access_tokens USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
+        "refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
+        "change": f"""
+            {_CHANGE_COLUMNS}
+            SELECT $1, nextval('stream_sessions'), $2, d, $4 FROM fence, unnest($3::text[]) AS d
+            RETURNING position, device_id
+        """,
+    },
+    """(SELECT array_agg(position ORDER BY position) FROM change) AS positions,
+       (SELECT array_agg(device_id ORDER BY position) FROM change) AS devices""",
+)
+
+#: $2 user, $3 the device that stays (NULL: none), $4 the access token that stays, $5 now.
+END_ALL_SESSIONS = fenced_statement(
+    "end_all_sessions",
+    {
+        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id IS DISTINCT FROM $3",
+        "access": """
+            DELETE FROM access_tokens USING fence
+            WHERE user_id = $2 AND token_hash IS DISTINCT FROM $4
+              AND (device_id IS DISTINCT FROM $3 OR device_id IS NULL)
+        """,
+        "refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id IS DISTINCT FROM $3",
+        "change": f"""
+            {_CHANGE_COLUMNS}
+            SELECT $1, nextval('stream_sessions'), $2, NULL, $5 FROM fence RETURNING position
+        """,
+    },
+    "(SELECT position FROM change) AS position",
+)
+
+#: $2 user, $3 access token, $4 now: for a token without a device.
+END_TOKEN = fenced_statement(
+    "end_token",
+    {
+        "access": "DELETE FROM access_tokens USING fence WHERE token_hash = $3 AND user_id = $2",
+        "change": f"""
+            {_CHANGE_COLUMNS}
+            SELECT $1, nextval('stream_sessions'), $2, NULL, $4 FROM fence RETURNING position
+        """,
+    },
+    "(SELECT position FROM change) AS position",
+)
+
+#: $2 user, $3 device, $4 the refresh token shown, $5 access hash, $6 expires_ms, $7 refresh hash, $8 now.
+#: The token shown was a successor: its predecessor ends now. It had an unused successor already (the client missed that
+#: answer): that pair ends, so that there is never more than one.
+REFRESH_SESSION = fenced_statement(
+    "refresh_session",
+    {
+        "shown": """
+            SELECT r.token_hash, r.successor FROM fence, refresh_tokens r
+            WHERE r.token_hash = $4 AND r.user_id = $2 AND r.device_id = $3 FOR UPDATE OF r
+        """,
+        "before": "DELETE FROM refresh_tokens r USING fence, shown s WHERE r.successor = s.token_hash",
+        "missed": "DELETE FROM refresh_tokens r USING fence, shown s WHERE r.token_hash = s.successor",
+        "missed_access": """
+            DELETE FROM access_tokens a USING fence, shown s
+            WHERE a.user_id = $2 AND a.device_id = $3 AND a.refresh_hash = s.successor RETURNING 1
+        """,
+        "linked": """
+            UPDATE refresh_tokens r SET successor = $7 FROM fence, shown s WHERE r.token_hash = s.token_hash
+        """,
+        "access": _INSERT_ACCESS.format(source="fence, shown"),
+        "refresh": _INSERT_REFRESH.format(source="fence, shown"),
+        "change": f"""
+            {_CHANGE_COLUMNS}
+            SELECT $1, nextval('stream_sessions'), $2, $3, $8 FROM fence WHERE EXISTS (SELECT 1 FROM missed_access)
+            RETURNING position
+        """,
+    },
+    "(SELECT count(*) FROM shown) AS refreshed, (SELECT position FROM change) AS position",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +164,15 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshSession:
+    """What a refresh token stands for. created_ms: when it was issued."""
+
+    user_id: str
+    device_id: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class LastSeen:
     user_id: str
     device_id: str
@@ -63,6 +189,11 @@ async def get_session(database: Database, token_hash: bytes) -> Session | None:
     """Return whose access token this is, expired or not; None when there is no such token."""
     row = await database.fetchrow(_GET_SESSION, token_hash)
     return Session(**row) if row is not None else None
+
+
+async def get_refresh_session(database: Database, token_hash: bytes) -> RefreshSession | None:
+    row = await database.fetchrow(_GET_REFRESH, token_hash)
+    return RefreshSession(**row) if row is not None else None
 
 
 async def end_predecessors(database: Database, refresh_hash: bytes) -> None:

@@ -104,6 +104,7 @@ CREATE TABLE events (
   auth_nids        bigint[] NOT NULL,
   replaces_nid     bigint,                  -- the state event that this one replaced in the current state
   redacted_by      bigint,                  -- event_nid of the redaction that applies to it
+  redacts_nid      bigint,                  -- event_nid of the event that this redaction applies to
   txn_device       text,                    -- sending device and its transaction id: shown to that device only
   txn_id           text,
   json             bytea NOT NULL,          -- the PDU, canonical JSON, as signed
@@ -113,11 +114,11 @@ CREATE TABLE events (
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
 CREATE INDEX events_by_position ON events (position);
 
+-- The events that nothing follows yet: one row per room, updated in place (HOT) by every batch.
 CREATE TABLE forward_extremities (
-  room_nid  bigint NOT NULL,
-  event_nid bigint NOT NULL,
-  PRIMARY KEY (room_nid, event_nid)
-);
+  room_nid   bigint PRIMARY KEY,
+  event_nids bigint[] NOT NULL
+) WITH (fillfactor = 50);
 
 -- The room's state now; `position` and `writer` are those of its last change.
 CREATE TABLE current_state (
@@ -176,7 +177,9 @@ CREATE TABLE client_transactions (
   created_ms bigint NOT NULL,
   PRIMARY KEY (room_nid, key)
 );
-CREATE INDEX client_transactions_by_age ON client_transactions (room_nid, created_ms);
+-- For loading a room's last hour, and for deleting what is older than a day, over all rooms.
+CREATE INDEX client_transactions_by_room ON client_transactions (room_nid, created_ms);
+CREATE INDEX client_transactions_by_age ON client_transactions USING brin (created_ms);
 
 -- ---------------------------------------------------------------- accounts
 
@@ -216,6 +219,7 @@ CREATE TABLE access_tokens (
   created_ms   bigint NOT NULL
 );
 CREATE INDEX access_tokens_by_user ON access_tokens (user_id, device_id);
+CREATE INDEX access_tokens_by_expiry ON access_tokens (expires_ms) WHERE expires_ms IS NOT NULL;
 
 -- A refresh token ends at the first *use* of its successor (of the new access or refresh token).
 CREATE TABLE refresh_tokens (
@@ -263,6 +267,7 @@ CREATE TABLE registration_nonces (
 CREATE TABLE login_attempts (
   key          text PRIMARY KEY,           -- "account:@u:s" or "address:1.2.3.4"
   tokens       double precision NOT NULL,  -- token bucket, over the whole fleet
+  allowed      boolean NOT NULL,           -- whether the last attempt was
   refilled_at  timestamptz NOT NULL
 );
 

@@ -1,0 +1,82 @@
+"""Passwords: hashed by argon2id in threads, a few at a time; bcrypt hashes of imported accounts are read.
+
+Hashing one takes some 50 ms of a core and 19 MB (OWASP's second recommendation: t=2, m=19 MiB, p=1).
+"""
+
+import asyncio
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import argon2
+import bcrypt
+
+from shared.core.errors import MatrixError
+
+_R = TypeVar("_R")
+
+MAX_PASSWORD_CHARS = 512  # hashing a megabyte would be a gift to attackers
+_BCRYPT_BYTES = 72  # bcrypt never looked further; newer libraries refuse more
+_BCRYPT_PREFIXES = ("$2a$", "$2b$", "$2y$")
+
+
+class PasswordHasher:
+    """threads: how many passwords are hashed at a time; further callers wait."""
+
+    def __init__(self, threads: int, minimum_length: int) -> None:
+        self._argon2 = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+        # A pool of its own: the bound on hashing must not be one on everything else that uses threads.
+        self._threads = ThreadPoolExecutor(threads, "password")
+        self._minimum_length = minimum_length
+        self._dummy: str | None = None
+
+    def check_strength(self, password: str) -> None:
+        """Raise MatrixError M_WEAK_PASSWORD for a new password that is too short or too long."""
+        if len(password) < self._minimum_length:
+            raise _weak(f"The password must have {self._minimum_length} characters or more")
+        if len(password) > MAX_PASSWORD_CHARS:
+            raise _weak(f"The password must have {MAX_PASSWORD_CHARS} characters at most")
+
+    async def hash(self, password: str) -> str:
+        """Return what is stored in place of the password."""
+        return await self._run(self._argon2.hash, _encoded(password))
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """Return whether it is the password. stored None (no such account): False, after the same time."""
+        if stored is None:
+            if self._dummy is None:
+                self._dummy = await self.hash("there is no such account")
+            await self._run(self._matches, self._dummy, password)
+            return False
+        return await self._run(self._matches, stored, password)
+
+    def needs_rehash(self, stored: str) -> bool:
+        """Return whether the stored hash is of another kind or strength than we make now."""
+        return stored.startswith(_BCRYPT_PREFIXES) or self._argon2.check_needs_rehash(stored)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _matches(self, stored: str, password: str) -> bool:
+        if len(password) > MAX_PASSWORD_CHARS:
+            password = password[:MAX_PASSWORD_CHARS] + "\x00"  # matches nothing, takes no longer
+        try:
+            if stored.startswith(_BCRYPT_PREFIXES):
+                # Servers that made these normalised the text first.
+                normal = unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
+                return bcrypt.checkpw(normal[:_BCRYPT_BYTES], stored.encode())
+            return self._argon2.verify(stored, _encoded(password))
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError, ValueError):
+            return False
+
+    async def _run(self, work: Callable[..., _R], *args: Any) -> _R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+
+def _encoded(password: str) -> bytes:
+    return password.encode("utf-8", "surrogatepass")
+
+
+def _weak(message: str) -> MatrixError:
+    return MatrixError("M_WEAK_PASSWORD", message, 400)

@@ -1,0 +1,52 @@
+"""The cleanup job: deletes rows whose time has passed, a small batch at a time."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+
+from shared.config.sections import Accounts
+from shared.runtime.clock import Clock
+from shared.storage.cleanup import delete_old_rows
+from shared.storage.pool import Database
+
+_BATCH = 500
+_PAUSE_S = 0.2  # between two batches of one table: others come first
+_EVERY_S = 60.0
+
+_MINUTE_MS = 60_000
+_DAY_MS = 86_400_000
+
+
+class Cleanup:
+    def __init__(self, database: Database, clock: Clock, accounts: Accounts) -> None:
+        self._database = database
+        self._clock = clock
+        self._keep_ms: Mapping[str, int] = {
+            "uia_sessions": accounts.interactive_session_lifetime_s * 1000,
+            "registration_nonces": 5 * _MINUTE_MS,
+            "login_attempts": _DAY_MS,
+            "client_transactions": 2 * _DAY_MS,  # protocol notes, B1: at least 24 hours
+            "session_changes": _DAY_MS,  # the retention of the stream `sessions`
+            "access_tokens": _DAY_MS,  # until then an expired one is answered with `soft_logout`
+        }
+
+    async def run(self) -> None:
+        """Clean up every minute. Runs until cancelled."""
+        while True:
+            # Jitter: several processes of the type then share the work by themselves.
+            await asyncio.sleep(_EVERY_S * random.uniform(0.5, 1.5))  # noqa: S311
+            await self.clean_once()
+
+    async def clean_once(self) -> dict[str, int]:
+        """Delete all that is old now; return how many rows of each table went."""
+        now_ms = self._clock.now_ms()
+        deleted = {}
+        for job, keep_ms in self._keep_ms.items():
+            total = 0
+            while count := await delete_old_rows(self._database, job, now_ms - keep_ms, _BATCH):
+                total += count
+                if count < _BATCH:
+                    break
+                await asyncio.sleep(_PAUSE_S)
+            deleted[job] = total
+        return deleted

@@ -1,0 +1,6 @@
+"""Jobs serve nobody."""
+
+from shared.http.endpoint import Endpoint, Pool
+
+POOLS: tuple[Pool, ...] = ()
+ENDPOINTS: tuple[Endpoint, ...] = ()

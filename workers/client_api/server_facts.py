@@ -1,0 +1,90 @@
+"""What the server says of itself: versions, capabilities, well-known documents. All of it is fixed at start."""
+
+from typing import Any
+
+from shared.config.sections import Config, Contact
+from shared.core.errors import not_found
+from shared.core.room_versions import ROOM_VERSIONS
+from shared.http.request import Request, Response, json_response
+
+#: The versions whose endpoints, as far as clients switch by them, are all here. What is missing of later ones: threads
+#: and private read receipts in sync (v1.4), authenticated media (v1.11) and so on: advertised when they are true.
+SPEC_VERSIONS = ("v1.1", "v1.2", "v1.3")
+#: Features of later versions that work already, under the names by which clients look for them.
+UNSTABLE_FEATURES = {"uk.tcpip.msc4133.stable": True}  # profile fields by their stable names (v1.16)
+
+
+class ServerFacts:
+    def __init__(self, config: Config) -> None:
+        self._versions = {"versions": list(SPEC_VERSIONS), "unstable_features": UNSTABLE_FEATURES}
+        self._capabilities = _capabilities(config.rooms.default_version)
+        # The spec wants no slash at the end where clients append paths.
+        self._client = {"m.homeserver": {"base_url": config.public_base_url.rstrip("/")}}
+        delegate = config.federation.well_known_server
+        self._server = {"m.server": delegate} if delegate is not None else None
+        self._support = _support(config)
+
+    async def get_versions(self, request: Request) -> Response:
+        """GET /_matrix/client/versions."""
+        return json_response(self._versions)
+
+    async def get_capabilities(self, request: Request) -> Response:
+        """GET /capabilities."""
+        return json_response({"capabilities": self._capabilities})
+
+    async def get_well_known_client(self, request: Request) -> Response:
+        """GET /.well-known/matrix/client. Spec: client-server API, "Well-known URI"."""
+        return json_response(self._client)
+
+    async def get_well_known_server(self, request: Request) -> Response:
+        """GET /.well-known/matrix/server. Spec: server-server API, "Resolving server names". Raises M_NOT_FOUND."""
+        return _or_not_found(self._server)
+
+    async def get_well_known_support(self, request: Request) -> Response:
+        """GET /.well-known/matrix/support. Raises M_NOT_FOUND where nothing is configured."""
+        return _or_not_found(self._support)
+
+    async def get_turn_server(self, request: Request) -> Response:
+        """GET /voip/turnServer: an empty object where there is none."""
+        return json_response({})
+
+    async def list_third_party_protocols(self, request: Request) -> Response:
+        """GET /thirdparty/protocols: none without application services."""
+        return json_response({})
+
+
+def _capabilities(default_version: str) -> dict[str, Any]:
+    return {
+        "m.change_password": {"enabled": True},
+        "m.room_versions": {"default": default_version, "available": dict.fromkeys(ROOM_VERSIONS, "stable")},
+        "m.profile_fields": {"enabled": True},
+        "m.set_displayname": {"enabled": True},
+        "m.set_avatar_url": {"enabled": True},
+        "m.3pid_changes": {"enabled": False},
+        "m.get_login_token": {"enabled": False},
+        "m.forget_forced_upon_leave": {"enabled": False},
+    }
+
+
+def _support(config: Config) -> dict[str, Any] | None:
+    support: dict[str, Any] = {}
+    if config.support.contacts:
+        support["contacts"] = [_contact(contact) for contact in config.support.contacts]
+    if config.support.support_page is not None:
+        support["support_page"] = config.support.support_page
+    return support or None
+
+
+def _contact(contact: Contact) -> dict[str, str]:
+    shown = {"role": contact.role}
+    if contact.matrix_id is not None:
+        shown["matrix_id"] = contact.matrix_id
+    if contact.email_address is not None:
+        shown["email_address"] = contact.email_address
+    return shown
+
+
+def _or_not_found(document: dict[str, Any] | None) -> Response:
+    if document is None:
+        raise not_found("Not configured on this server")
+    return json_response(document)

@@ -1,0 +1,40 @@
+"""Our keys and our name, for other servers."""
+
+from importlib.metadata import version
+
+import orjson
+
+from shared.config.sections import Signing
+from shared.core.signing.keys import parse_signing_key
+from shared.core.wire.server_keys import ExpiredKey, build_server_keys
+from shared.http.request import Request, Response, json_response
+from shared.runtime.clock import Clock
+
+
+class OwnKeys:
+    """The answer is signed anew when half of its validity is over, so that nobody is handed a stale one."""
+
+    def __init__(self, server_name: str, config: Signing, clock: Clock) -> None:
+        self._server_name = server_name
+        self._keys = [parse_signing_key(line) for line in config.key.reveal().splitlines() if line.strip()]
+        self._old_keys = [ExpiredKey(old.key_id, old.public_key, old.expired_ms) for old in config.old_keys]
+        self._validity_ms = config.validity_s * 1000
+        self._clock = clock
+        self._answer = b""
+        self._renew_at_ms = 0
+
+    async def get_server_keys(self, request: Request) -> Response:
+        """GET /_matrix/key/v2/server."""
+        now_ms = self._clock.now_ms()
+        if now_ms >= self._renew_at_ms:
+            answer = build_server_keys(
+                self._server_name, self._keys, self._old_keys, now_ms + self._validity_ms
+            )
+            self._answer = orjson.dumps(answer)
+            self._renew_at_ms = now_ms + self._validity_ms // 2
+        return Response(self._answer)
+
+
+async def get_server_version(request: Request) -> Response:
+    """GET /_matrix/federation/v1/version."""
+    return json_response({"server": {"name": "Skep", "version": version("skep")}})

@@ -1,0 +1,7 @@
+"""Puts a federation_sender together: so far it registers, owns its slots and is healthy."""
+
+from replication.worker_process import Foundation, Worker
+
+
+def compose(foundation: Foundation) -> Worker:
+    return Worker(handlers={})

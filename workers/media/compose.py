@@ -1,0 +1,7 @@
+"""Puts a media worker together: so far it registers and is healthy."""
+
+from replication.worker_process import Foundation, Worker
+
+
+def compose(foundation: Foundation) -> Worker:
+    return Worker(handlers={})

@@ -17,7 +17,7 @@ from shared.storage.pool import Connection
 EVENTS = """
     SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
            e.type, e.state_key, e.sender, e.origin_server_ts, e.status, e.replaces_nid, e.redacted_by,
-           e.txn_device, e.txn_id, e.json,
+           e.redacts_nid, e.txn_device, e.txn_id, e.json,
            p.writer AS prior_writer, p.position AS prior_position
     FROM events e
     JOIN rooms r USING (room_nid)

@@ -1,0 +1,43 @@
+"""The current state of a room."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.storage.escape import unescape
+from shared.storage.pool import Connection
+
+#: Uses the primary keys of current_state, events and memberships. $2: types whose JSON is wanted as well.
+_CURRENT = """
+    SELECT s.type, s.state_key, s.event_nid, e.event_id, e.redacted_by IS NOT NULL AS redacted,
+           m.membership, CASE WHEN s.type = ANY($2::text[]) THEN e.json END AS json
+    FROM current_state s
+    JOIN events e USING (room_nid, event_nid)
+    LEFT JOIN memberships m
+      ON s.type = 'm.room.member' AND m.room_nid = s.room_nid AND m.user_id = s.state_key
+    WHERE s.room_nid = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """One entry of the current state. membership: of m.room.member only; json: where it was asked for."""
+
+    type: str
+    state_key: str
+    event_nid: int
+    event_id: str
+    redacted: bool
+    membership: str | None
+    json: bytes | None
+
+
+async def get_current_state(conn: Connection, room_nid: int, with_json_of: Collection[str]) -> list[StateRow]:
+    """Return the room's current state.
+
+    with_json_of: the types whose events come with their JSON.
+    """
+    rows = await conn.fetch(_CURRENT, room_nid, list(with_json_of))
+    return [
+        StateRow(unescape(kind), unescape(state_key), nid, event_id, redacted, membership, json)
+        for kind, state_key, nid, event_id, redacted, membership, json in rows
+    ]

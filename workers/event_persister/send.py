@@ -1,0 +1,103 @@
+"""Messages and redactions. Spec: client-server API, "Sending events to a room", "Redactions"."""
+
+import msgspec
+
+from shared.core.errors import MatrixError, forbidden, missing_param, not_found
+from shared.core.identifiers import EventId
+from shared.http.request import Request, Requester, Response, json_response
+from shared.storage.events import get_event_by_id
+from shared.storage.pool import Database
+from workers.event_persister.drafts import Draft, RedactionTarget
+from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.room_writer import RoomWriter
+from workers.event_persister.transaction_key import transaction_key
+
+REDACTION = "m.room.redaction"
+
+
+class RedactBody(msgspec.Struct):
+    reason: str | None = None
+
+
+class SendHandlers:
+    def __init__(self, writer: RoomWriter, database: Database) -> None:
+        self._writer = writer
+        self._database = database
+
+    async def send_event(self, request: Request) -> Response:
+        """PUT /rooms/{roomId}/send/{eventType}/{txnId}. Guests may send (since v1.2: any type)."""
+        event_type, content = request.params["eventType"], request.json_object()
+        user, key = request.user, transaction_key(request)
+
+        async def send(room: LiveRoom) -> str:
+            redacts = content.get("redacts") if event_type == REDACTION else None
+            if event_type == REDACTION:
+                if (answered := self._writer.answer_of(room, key)) is not None:
+                    return await answered
+                if not isinstance(redacts, str):
+                    raise missing_param("A redaction names the event that it redacts, in redacts")
+            target = None if redacts is None else await self._target(room, user, redacts)
+            draft = Draft(
+                user.user_id,
+                event_type,
+                None,
+                content,
+                user.device_id,
+                request.params["txnId"],
+                redacts,
+                target,
+            )
+            return (await self._writer.write(room, [draft], key))[-1]
+
+        return json_response({"event_id": await self._writer.in_room(request.params["roomId"], send)})
+
+    async def redact_event(self, request: Request) -> Response:
+        """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""
+        if request.user.is_guest:
+            raise guest_refused()
+        body = request.decode(RedactBody, empty_ok=True)
+        user, key = request.user, transaction_key(request)
+        event_id = request.params["eventId"]
+        content = {} if body.reason is None else {"reason": body.reason}
+
+        async def redact(room: LiveRoom) -> str:
+            if (answered := self._writer.answer_of(room, key)) is not None:
+                return await answered
+            target = await self._target(room, user, event_id)
+            draft = Draft(
+                user.user_id,
+                REDACTION,
+                None,
+                content,
+                user.device_id,
+                request.params["txnId"],
+                event_id,
+                target,
+            )
+            return (await self._writer.write(room, [draft], key))[-1]
+
+        return json_response({"event_id": await self._writer.in_room(request.params["roomId"], redact)})
+
+    async def _target(self, room: LiveRoom, user: Requester, event_id: str) -> RedactionTarget:
+        """Return the event to redact. Raises M_FORBIDDEN, M_NOT_FOUND.
+
+        The rules let a whole server redact its users' events; the client API lets a user redact his own, and
+        others' with the power level `redact`.
+        """
+        if room.membership(user.user_id) != "join":
+            raise forbidden("You are not in this room")
+        target = room.pending_target(event_id)
+        if target is None:
+            stored = await get_event_by_id(self._database, room.room_nid, event_id)
+            if stored is None:
+                raise not_found("There is no such event in this room")
+            target = RedactionTarget(stored.event_nid, EventId(stored.event_id), stored.sender)
+        levels = room.power_levels
+        if target.sender != user.user_id and levels.user_level(user.user_id) < levels.redact:
+            raise forbidden("Your power level is too low to redact other people's events")
+        return target
+
+
+def guest_refused() -> MatrixError:
+    """Spec: client-server API, "Guest Access": what is not listed there is closed to guests."""
+    return MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests cannot do this", 403)

@@ -77,6 +77,12 @@ class RunningFleet:
         self._others.append(self._skep("worker", worker_type, "--config", str(self.config)))
         return self._others[-1]
 
+    def start_again(self) -> None:
+        """Start a fleet that was stopped, on the same data and ports; return when it answers."""
+        (self.directory / "up.log").rename(self.directory / "up-before.log")
+        self._up = self._skep("up", "--data", str(self.directory))
+        self.wait_until_ready()
+
     def stop(self) -> float:
         """End the fleet as Ctrl-C does; return how many seconds it took."""
         began = time.monotonic()

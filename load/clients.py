@@ -1,0 +1,115 @@
+"""An HTTP/1.1 client that costs little: what the generator burns, the server under test cannot have.
+
+One connection, one request at a time, written in one piece and parsed in C. No redirects, no TLS, no retries.
+"""
+
+import asyncio
+from typing import Any
+
+import httptools
+import orjson
+
+
+class RequestFailed(Exception):
+    """The answer was not 200, or the connection ended."""
+
+    def __init__(self, what: str, status: int, body: bytes) -> None:
+        super().__init__(f"{what}: {status} {body[:300].decode(errors='replace')}")
+        self.status = status
+
+
+class Connection(asyncio.Protocol):
+    """A connection to the server, kept open. `connect` makes one; a broken one is replaced at the next request."""
+
+    def __init__(self, host: str, port: int, token: str | None = None) -> None:
+        """token: the access token that goes with every request."""
+        self._host, self._port = host, port
+        authorization = f"authorization: Bearer {token}\r\n" if token else ""
+        self._head = f"host: {host}:{port}\r\n{authorization}content-type: application/json\r\ncontent-length: "
+        self._transport: asyncio.WriteTransport | None = None
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._parser: httptools.HttpResponseParser
+        self._body: list[bytes] = []
+
+    async def request(self, method: str, path: str, body: Any = None) -> Any:
+        """Send a request and return the decoded JSON of its answer. path: already percent-encoded.
+
+        Raises RequestFailed for every status but 200; OSError when there is no server.
+        """
+        status, answer = await self.raw_request(method, path, b"" if body is None else orjson.dumps(body))
+        if status != 200:
+            raise RequestFailed(f"{method} {path}", status, answer)
+        return orjson.loads(answer)
+
+    async def raw_request(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send a request; return status and body. Status 0: the connection ended before the answer did."""
+        loop = asyncio.get_running_loop()
+        if self._transport is None or self._transport.is_closing():
+            await loop.create_connection(lambda: self, self._host, self._port)
+        assert self._transport is not None
+        self._answer = loop.create_future()
+        self._parser = httptools.HttpResponseParser(self)
+        self._body.clear()
+        self._transport.write(f"{method} {path} HTTP/1.1\r\n{self._head}{len(body)}\r\n\r\n".encode() + body)
+        return await self._answer
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._finish((0, str(exc or "connection closed").encode()))
+
+    # httptools' callbacks
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if not self._parser.should_keep_alive() and self._transport is not None:
+            self._transport.close()
+        self._finish((status, b"".join(self._body)))
+
+    def _finish(self, answer: tuple[int, bytes]) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+
+class User:
+    """A registered user with a connection of his own."""
+
+    def __init__(self, host: str, port: int, user_id: str, token: str) -> None:
+        self.user_id = user_id
+        self.connection = Connection(host, port, token)
+        self._place, self._token = (host, port), token
+
+    def on_another_connection(self) -> "User":
+        """Return the same user and token, for requests that overlap (a long poll and a send)."""
+        return User(*self._place, self.user_id, self._token)
+
+    async def request(self, method: str, path: str, body: Any = None) -> Any:
+        """As Connection.request."""
+        return await self.connection.request(method, path, body)
+
+
+async def register(host: str, port: int, username: str) -> User:
+    """Make an account on a server with open registration (the development configuration)."""
+    anonymous = Connection(host, port)
+    answer = await anonymous.request(
+        "POST",
+        "/_matrix/client/v3/register",
+        {"username": username, "password": f"load-{username}", "auth": {"type": "m.login.dummy"}},
+    )
+    anonymous.close()
+    return User(host, port, answer["user_id"], answer["access_token"])

@@ -1,0 +1,226 @@
+"""What a load costs: CPU time by process group, database work, latency; and where and of what it was measured.
+
+CPU time is read from /proc for the processes that `skep status --json` names, each with all that descends from it
+(Postgres' backends), before and after. Wall time on a shared machine says little; this can be compared.
+"""
+
+import math
+import os
+import platform
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from prometheus_client.parser import text_string_to_metric_families
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+#: Process types that are not ours; every other type is a worker's.
+PROGRAMS = ("postgres", "redis", "haproxy")
+GENERATOR = "generator"
+
+#: Counts the statements that a process sent to Postgres.
+STATEMENTS_METRIC = "skep_database_statements_total"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the fleet as `skep status --json` names it."""
+
+    name: str
+    type: str
+    pid: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Counters at one moment.
+
+    cpu_s: CPU seconds since its processes' start, by group.  statements: by process, for those that tell.
+    transactions, wal_bytes: of the whole database; None where it could not be asked.
+    """
+
+    at_s: float
+    cpu_s: Mapping[str, float]
+    statements: Mapping[str, float]
+    transactions: int | None
+    wal_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The difference of two samples. statements, transactions and wal_bytes: None where not known."""
+
+    seconds: float
+    cpu_s: Mapping[str, float]
+    statements: float | None
+    transactions: int | None
+    wal_bytes: int | None
+
+
+def listed_processes(status: Mapping[str, Any]) -> list[Process]:
+    """Return those of this machine. status: the answer of `skep status --json`."""
+    here = platform.node()
+    return [
+        Process(each["name"], each["type"], each["pid"], each["address"])
+        for each in status["processes"]
+        if each["host"] in (here, "127.0.0.1", "localhost", "")
+    ]
+
+
+async def take_sample(processes: Sequence[Process], database: str | None, *, last: bool) -> Sample:
+    """Read all counters. database: a DSN, None to leave it out.
+
+    last: whether the load ended with this sample. CPU time is read nearest to the load, since asking for the other
+    counters costs some itself.
+    """
+    at_s, cpu_s = time.monotonic(), _cpu_by_group(processes)
+    statements = {each.name: count for each in processes if (count := _statements(each)) is not None}
+    transactions, wal_bytes = await _database_counters(database) if database else (None, None)
+    if not last:
+        at_s, cpu_s = time.monotonic(), _cpu_by_group(processes)
+    return Sample(at_s, cpu_s, statements, transactions, wal_bytes)
+
+
+def cost(before: Sample, after: Sample) -> Cost:
+    """Return what was spent between two samples. A group that came meanwhile counts from its start."""
+    spent = {group: value - before.cpu_s.get(group, 0.0) for group, value in after.cpu_s.items()}
+    statements = {name: value - before.statements.get(name, 0.0) for name, value in after.statements.items()}
+    return Cost(
+        after.at_s - before.at_s,
+        spent,
+        sum(statements.values()) if statements else None,
+        _difference(before.transactions, after.transactions),
+        _difference(before.wal_bytes, after.wal_bytes),
+    )
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _cpu_by_group(processes: Iterable[Process]) -> dict[str, float]:
+    stats = _process_table()
+    children: dict[int, list[int]] = {}
+    for pid, stat in stats.items():
+        children.setdefault(stat.parent, []).append(pid)
+    roots = {each.pid for each in processes}
+    groups: dict[str, float] = {}
+    for each in processes:
+        if each.pid in stats:
+            ticks = _tree_ticks(each.pid, stats, children, roots)
+            groups[each.type] = groups.get(each.type, 0.0) + ticks / _TICKS_PER_S
+    groups[GENERATOR] = time.process_time()
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    """own: ticks of the process itself; ended: of children that it waited for, theirs included."""
+
+    parent: int
+    own: int
+    ended: int
+
+
+def _process_table() -> dict[int, _Stat]:
+    table = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                text = Path(entry.path, "stat").read_text(encoding="ascii", errors="replace")
+            except OSError:
+                continue  # ended meanwhile
+            # The name stands in parentheses and may hold spaces and parentheses itself. proc(5), /proc/pid/stat:
+            # what follows are the fields from 3 on; 4 is the parent, 14 to 17 are the times.
+            fields = text.rpartition(")")[2].split()
+            table[int(entry.name)] = _Stat(
+                int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+            )
+    return table
+
+
+def _tree_ticks(pid: int, stats: Mapping[int, _Stat], children: Mapping[int, Sequence[int]], roots: set[int]) -> int:
+    """Ticks of a process and all below it, but not of those that are listed by themselves."""
+    stat = stats[pid]
+    below = (child for child in children.get(pid, ()) if child not in roots)
+    return stat.own + stat.ended + sum(_tree_ticks(child, stats, children, roots) for child in below)
+
+
+def _statements(process: Process) -> float | None:
+    if process.type in PROGRAMS or not process.address:
+        return None
+    try:
+        with urllib.request.urlopen(f"http://{process.address}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return None
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    counts = [s.value for s in samples if s.name == STATEMENTS_METRIC]
+    return sum(counts) if counts else None
+
+
+async def _database_counters(dsn: str) -> tuple[int | None, int | None]:
+    """Committed transactions (a statement by itself is one) and bytes of write-ahead log, both cumulative."""
+    try:
+        connection = await asyncpg.connect(dsn, timeout=5)
+    except (OSError, asyncpg.PostgresError):
+        return None, None
+    try:
+        row = await connection.fetchrow(
+            "SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),"
+            " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
+        )
+        assert row is not None
+        return row[0], row[1]
+    finally:
+        await connection.close()
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the value that this share of the ordered values doesn't exceed; 0.0 when there are none."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
+
+
+def latencies_ms(seconds: Iterable[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {
+        "p50": round(percentile(ordered, 0.50) * 1000, 2),
+        "p95": round(percentile(ordered, 0.95) * 1000, 2),
+        "p99": round(percentile(ordered, 0.99) * 1000, 2),
+        "max": round(percentile(ordered, 1.0) * 1000, 2),
+    }
+
+
+def circumstances() -> dict[str, str | int]:
+    """Where, when and of which commit: a figure without them cannot be compared with another."""
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        answer = subprocess.run(["git", *arguments], cwd=root, check=False, capture_output=True, text=True)
+        return answer.stdout.strip()
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if git("status", "--porcelain") else ""),
+        "machine": platform.node(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 0,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

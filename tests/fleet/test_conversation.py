@@ -1,0 +1,144 @@
+"""Twenty people, half with matrix-nio and half with matrix-js-sdk, talk in forty rooms through haproxy.
+
+Issue 2, "Done when" 2 and 4. `soak` does the same for longer.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.core.slots import slot_of
+from tests.fix_fleet import RunningFleet
+from tests.fleet.clients.chat_client import ChatClient
+from tests.fleet.clients.js_client import JsClient, JsProcess
+from tests.fleet.clients.nio_client import NioClient
+from tests.fleet.conversation import ROOM_VERSIONS, Cast, Ledger, Scale, hold, plan
+from tests.fleet.conversation_check import check_all, settled_view
+from tests.fleet.observing import owner_of, requests_served, wait_for_process
+
+USUAL = Scale(users=20, rooms=40, messages=2_000, rooms_at_once=14)
+SOAK = Scale(users=60, rooms=240, messages=48_000, rooms_at_once=24)
+#: For the second conversation, during which synchrotrons come and go.
+SMALL = Scale(users=8, rooms=12, messages=600, rooms_at_once=12)
+
+PASSWORD = "correct horse battery staple"
+_STARTS_AT_ONCE = 4
+#: haproxy must use a new synchrotron within so many seconds after it is ready.
+_JOIN_LIMIT_S = 5.0
+
+
+def test_every_client_sees_what_was_sent(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    asyncio.run(_converse(fleet, js_clients, tmp_path, USUAL, "talk"))
+
+
+@pytest.mark.soak
+def test_every_client_sees_what_was_sent_in_long(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    asyncio.run(_converse(fleet, js_clients, tmp_path, SOAK, "long"))
+
+
+async def _converse(fleet: RunningFleet, js_clients: Path, tmp_path: Path, scale: Scale, prefix: str) -> None:
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
+        clients = await _people(stack, fleet, node, scale, prefix)
+        ledgers = await hold(plan(clients, scale, seed=1), scale)
+        _check_placement(fleet.status(), ledgers)
+        await check_all(clients, ledgers)
+        await _check_new_devices(fleet, node, clients, ledgers)
+        _check_everyone_took_part(fleet)
+
+
+def test_a_synchrotron_joins_and_leaves_meanwhile(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    """No file is edited; haproxy uses the new one within 5 s, and no client notices its coming or going."""
+    asyncio.run(_converse_while_one_joins(fleet, js_clients, tmp_path))
+
+
+async def _converse_while_one_joins(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
+        clients = await _people(stack, fleet, node, SMALL, "join")
+        casts = plan(clients, SMALL, seed=2)
+        before, after = casts[: len(casts) // 2], casts[len(casts) // 2 :]
+        talk = asyncio.create_task(hold(before, SMALL))
+        known = {each["name"] for each in fleet.status()["processes"]}
+        worker = fleet.add_worker("synchrotron")
+        added = await wait_for_process(fleet, lambda each: each["name"] not in known and each["ready"])
+        await _until_used(added, time.monotonic())
+        ledgers = [*await talk, *await _converse_and_stop(after, worker)]
+        await check_all(clients, ledgers)
+
+
+async def _until_used(process: dict[str, Any], ready_s: float) -> None:
+    """Clients long-poll all the time, so a server that haproxy knows is asked soon."""
+    while not await asyncio.to_thread(requests_served, process, "get_sync"):
+        assert time.monotonic() - ready_s < _JOIN_LIMIT_S, "haproxy does not use the new synchrotron"
+        await asyncio.sleep(0.1)
+
+
+async def _converse_and_stop(casts: Sequence[Cast], worker: Any) -> list[Ledger]:
+    talk = asyncio.create_task(hold(casts, SMALL))
+    await asyncio.sleep(1)
+    worker.terminate()
+    assert await asyncio.to_thread(worker.wait, 15) == 0, "drained, a worker ends with 0"
+    return await talk
+
+
+async def _people(
+    stack: AsyncExitStack, fleet: RunningFleet, node: JsProcess, scale: Scale, prefix: str
+) -> list[ChatClient]:
+    """Register everybody, and begin to sync; the two kinds of client alternate."""
+    clients: list[ChatClient] = []
+    for number in range(scale.users):
+        name = f"{prefix}-{number}"
+        clients.append(NioClient(fleet.client_url, name) if number % 2 else JsClient(node, fleet.client_url, name))
+    places = asyncio.Semaphore(_STARTS_AT_ONCE)
+
+    async def begin(client: ChatClient) -> None:
+        async with places:
+            await client.register(PASSWORD)
+            await client.start(scale.timeline_limit)
+            stack.push_async_callback(client.stop)
+
+    await asyncio.gather(*(begin(client) for client in clients))
+    return clients
+
+
+def _check_placement(status: dict[str, Any], ledgers: Sequence[Ledger]) -> None:
+    """Rooms of each version lie on each persister: by their slots, as haproxy sees it too."""
+    found = {(owner_of(status, "rooms", slot_of(each.room)), each.cast.version) for each in ledgers}
+    persisters = [each["name"] for each in status["processes"] if each["type"] == "event_persister"]
+    assert len(persisters) >= 2
+    assert found == {(name, version) for name in persisters for version in ROOM_VERSIONS}
+
+
+async def _check_new_devices(
+    fleet: RunningFleet, node: JsProcess, clients: Sequence[ChatClient], ledgers: Sequence[Ledger]
+) -> None:
+    """Who logs in anew, with either client, sees in his initial sync and by paging what the others saw live."""
+    for known in clients[:2]:
+        kept = [each for each in ledgers if known in each.cast.staying]
+        device: ChatClient
+        if isinstance(known, NioClient):
+            device = NioClient(fleet.client_url, known.username)
+        else:
+            device = JsClient(node, fleet.client_url, known.username, label=f"{known.username} again")
+        await device.login(PASSWORD)
+        try:
+            await device.start(timeline_limit=3)
+            view, before = await settled_view(device, kept), await known.view([each.room for each in kept])
+            assert view == before
+        finally:
+            await device.stop()
+
+
+def _check_everyone_took_part(fleet: RunningFleet) -> None:
+    """Each persister has stored messages and each synchrotron has served syncs."""
+    for process in fleet.status()["processes"]:
+        if process["type"] == "event_persister":
+            assert requests_served(process, "send_event"), process["name"]
+        if process["type"] == "synchrotron":
+            assert requests_served(process, "get_sync"), process["name"]

@@ -185,7 +185,7 @@ async def _kill_one_after_another(fleet: RunningFleet) -> None:
 
 
 def _is_new(name: str, old_pid: int, process: dict[str, Any]) -> bool:
-    return process["name"] == name and process["ready"] and process["pid"] != old_pid
+    return bool(process["name"] == name and process["ready"] and process["pid"] != old_pid)
 
 
 async def _until_all_seen(talkers: list[_Talker], listeners: list[_Listener]) -> None:

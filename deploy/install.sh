@@ -24,19 +24,28 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-# A virtual environment that another Python or another directory made is of no use: scripts hold its path.
-if [ ! -x .venv/bin/python ] || ! suits .venv/bin/python || [ "$(cat .venv/made-in 2>/dev/null)" != "$PWD" ]; then
-    echo "making .venv with $("$python" --version)"
+# One that works is kept, whoever made it: somebody may be using it. Only what we made ourselves is ever made anew:
+# when its Python is gone, or when the directory was moved (its scripts hold the old path).
+if [ -e .venv ] && { ! suits .venv/bin/python || [ "$(cat .venv/made-in 2>/dev/null || echo "$PWD")" != "$PWD" ]; }; then
+    if [ ! -f .venv/made-in ]; then
+        echo ".venv is there, but holds no Python 3.11 or newer that works. Rename or delete it, then try again." >&2
+        exit 1
+    fi
+    echo "the present .venv does not work here any more and is made anew"
     rm -rf .venv
+fi
+if [ ! -e .venv ]; then
+    echo "making .venv with $("$python" --version)"
+    mkdir .venv
+    printf '%s\n' "$PWD" >.venv/made-in
     if "$python" -c 'import ensurepip' >/dev/null 2>&1; then
         "$python" -m venv .venv
     else
-        # Debian keeps ensurepip in a package of its own (python3-venv); pip itself can be had without it.
+        # Debian keeps ensurepip in a package of its own (python3-venv); pip can be had without it, see below.
         "$python" -m venv --without-pip .venv
-        .venv/bin/python deploy/get_pip.py
     fi
-    printf '%s\n' "$PWD" >.venv/made-in
 fi
+.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python deploy/get_pip.py
 
 echo "installing (a minute or two, the first time)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"

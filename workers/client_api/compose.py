@@ -1,15 +1,27 @@
 """Puts a client_api worker together. Reads from top to bottom; nothing else constructs its objects."""
 
+from replication.calls import RoomCalls
 from replication.worker_process import Foundation, Worker
 from shared.operations.passwords import PasswordHasher
+from workers.client_api.account_data import AccountData
+from workers.client_api.account_data_writer import AccountDataWriter
+from workers.client_api.devices import Devices
+from workers.client_api.directory import Directory
+from workers.client_api.filters import Filters
 from workers.client_api.interactive_auth import InteractiveAuth
 from workers.client_api.login import Login, PasswordCheck
+from workers.client_api.member_profiles import MemberProfileSender
+from workers.client_api.passwords import PasswordChange, PasswordDemand
 from workers.client_api.profiles import Profiles
+from workers.client_api.push_rules import PushRules
 from workers.client_api.rate_limit_owner import RateLimitOwner
+from workers.client_api.receipts import Receipts
 from workers.client_api.registration import Registration
 from workers.client_api.server_facts import ServerFacts
 from workers.client_api.sessions import Sessions
 from workers.client_api.shared_secret import SharedSecretRegistration
+from workers.client_api.tags import Tags
+from workers.client_api.typing_notices import TypingNotices
 
 
 def compose(foundation: Foundation) -> Worker:
@@ -29,7 +41,22 @@ def compose(foundation: Foundation) -> Worker:
         server_name, secret.reveal() if secret is not None else None, database, hasher, sessions, clock
     )
     login = Login(server_name, config.public_base_url.rstrip("/"), passwords, sessions)
-    profiles = Profiles(server_name, database, _NoRooms())
+    demand = PasswordDemand(passwords)
+    password_change = PasswordChange(database, hasher, sessions, auth, demand)
+    devices = Devices(database, sessions, auth, demand)
+
+    rooms = RoomCalls(
+        foundation.slots, foundation.http_client, clock, config.secrets.internal_secret.reveal()
+    )
+    profiles = Profiles(server_name, database, MemberProfileSender(database, rooms, foundation.tasks))
+    writer = AccountDataWriter(database, foundation.writer, foundation.announcer)
+    account_data = AccountData(database, writer)
+    tags = Tags(database, writer)
+    filters = Filters(database)
+    push_rules = PushRules()
+    receipts = Receipts(database, foundation.writer, foundation.announcer, writer, clock)
+    typing = TypingNotices(database, foundation.announcer, clock)
+    directory = Directory(server_name, database, clock)
     limits = RateLimitOwner(foundation.rate_limiter)
 
     handlers = {
@@ -55,16 +82,40 @@ def compose(foundation: Foundation) -> Worker:
         "get_profile_field": profiles.get_profile_field,
         "set_profile_field": profiles.set_profile_field,
         "delete_profile_field": profiles.delete_profile_field,
+        "change_password": password_change.change_password,
+        "list_devices": devices.list_devices,
+        "get_device": devices.get_device,
+        "set_device": devices.set_device,
+        "delete_device": devices.delete_device,
+        "delete_devices": devices.delete_devices,
+        "create_filter": filters.create_filter,
+        "get_filter": filters.get_filter,
+        "get_account_data": account_data.get_account_data,
+        "set_account_data": account_data.set_account_data,
+        "get_room_account_data": account_data.get_room_account_data,
+        "set_room_account_data": account_data.set_room_account_data,
+        "list_tags": tags.list_tags,
+        "set_tag": tags.set_tag,
+        "delete_tag": tags.delete_tag,
+        "get_push_rules": push_rules.get_push_rules,
+        "get_global_push_rules": push_rules.get_global_push_rules,
+        "get_push_rule": push_rules.get_push_rule,
+        "get_push_rule_enabled": push_rules.get_push_rule_enabled,
+        "get_push_rule_actions": push_rules.get_push_rule_actions,
+        "send_receipt": receipts.send_receipt,
+        "set_read_markers": receipts.set_read_markers,
+        "set_typing": typing.set_typing,
+        "list_joined_rooms": directory.list_joined_rooms,
+        "get_room_by_alias": directory.get_room_by_alias,
+        "set_room_alias": directory.set_room_alias,
+        "delete_room_alias": directory.delete_room_alias,
+        "list_room_aliases": directory.list_room_aliases,
         "take_rate_limit": limits.take_rate_limit,
     }
 
     async def drain() -> None:
+        typing.stop_all()
         await foundation.authenticator.store_last_seen()
         hasher.close()
 
     return Worker(handlers=handlers, drain=drain)
-
-
-class _NoRooms:
-    async def profile_changed(self, user_id: str) -> None:
-        return None

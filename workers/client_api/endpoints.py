@@ -105,10 +105,158 @@ _PROFILES = (
     ),
 )  # fmt: skip
 
+_OWN_ACCOUNT = (
+    Endpoint(
+        "change_password", ("POST",), f"{_CLIENT}/account/password", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "post_matrixclientv3accountpassword",
+    ),
+    Endpoint(
+        "list_devices", ("GET",), f"{_CLIENT}/devices", "client", idempotent=True, rate_limit=RateLimit.READ,
+        spec=_SPEC + "get_matrixclientv3devices",
+    ),
+    Endpoint(
+        "get_device", ("GET",), f"{_CLIENT}/devices/{{deviceId}}", "client", idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3devicesdeviceid",
+    ),
+    Endpoint(
+        "set_device", ("PUT",), f"{_CLIENT}/devices/{{deviceId}}", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "put_matrixclientv3devicesdeviceid",
+    ),
+    Endpoint(
+        "delete_device", ("DELETE",), f"{_CLIENT}/devices/{{deviceId}}", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "delete_matrixclientv3devicesdeviceid",
+    ),
+    Endpoint(
+        "delete_devices", ("POST",), f"{_CLIENT}/delete_devices", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "post_matrixclientv3delete_devices",
+    ),
+)  # fmt: skip
+
+_USER = f"{_CLIENT}/user/{{userId}}"
+_USER_ROOM = f"{_USER}/rooms/{{roomId}}"
+
+_ACCOUNT_DATA = (
+    Endpoint(
+        "create_filter", ("POST",), f"{_USER}/filter", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "post_matrixclientv3useruseridfilter",
+    ),
+    Endpoint(
+        "get_filter", ("GET",), f"{_USER}/filter/{{filterId}}", "client", idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3useruseridfilterfilterid",
+    ),
+    Endpoint(
+        "get_account_data", ("GET",), f"{_USER}/account_data/{{type}}", "client", RoutingKey.USER, idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3useruseridaccount_datatype",
+    ),
+    Endpoint(
+        "set_account_data", ("PUT",), f"{_USER}/account_data/{{type}}", "client", RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "put_matrixclientv3useruseridaccount_datatype",
+    ),
+    Endpoint(
+        "get_room_account_data", ("GET",), f"{_USER_ROOM}/account_data/{{type}}", "client", RoutingKey.USER,
+        idempotent=True, rate_limit=RateLimit.READ,
+        spec=_SPEC + "get_matrixclientv3useruseridroomsroomidaccount_datatype",
+    ),
+    Endpoint(
+        "set_room_account_data", ("PUT",), f"{_USER_ROOM}/account_data/{{type}}", "client", RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "put_matrixclientv3useruseridroomsroomidaccount_datatype",
+    ),
+    Endpoint(
+        "list_tags", ("GET",), f"{_USER_ROOM}/tags", "client", RoutingKey.USER, idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3useruseridroomsroomidtags",
+    ),
+    Endpoint(
+        "set_tag", ("PUT",), f"{_USER_ROOM}/tags/{{tag}}", "client", RoutingKey.USER, rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "put_matrixclientv3useruseridroomsroomidtagstag",
+    ),
+    Endpoint(
+        "delete_tag", ("DELETE",), f"{_USER_ROOM}/tags/{{tag}}", "client", RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "delete_matrixclientv3useruseridroomsroomidtagstag",
+    ),
+)  # fmt: skip
+
+_PUSH_RULE = f"{_CLIENT}/pushrules/global/{{kind}}/{{ruleId}}"
+
+# Changing them comes with the push rules' own stream; until then PUT and DELETE answer M_UNRECOGNIZED.
+_PUSH_RULES = (
+    Endpoint(
+        "get_push_rules", ("GET",), f"{_CLIENT}/pushrules/", "client", idempotent=True, rate_limit=RateLimit.READ,
+        spec=_SPEC + "get_matrixclientv3pushrules", aliases=(f"{_CLIENT}/pushrules",),
+    ),
+    Endpoint(
+        "get_global_push_rules", ("GET",), f"{_CLIENT}/pushrules/global/", "client", idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3pushrulesglobal",
+        aliases=(f"{_CLIENT}/pushrules/global",),
+    ),
+    Endpoint(
+        "get_push_rule", ("GET",), _PUSH_RULE, "client", idempotent=True, rate_limit=RateLimit.READ,
+        spec=_SPEC + "get_matrixclientv3pushrulesglobalkindruleid",
+    ),
+    Endpoint(
+        "get_push_rule_enabled", ("GET",), f"{_PUSH_RULE}/enabled", "client", idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3pushrulesglobalkindruleidenabled",
+    ),
+    Endpoint(
+        "get_push_rule_actions", ("GET",), f"{_PUSH_RULE}/actions", "client", idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3pushrulesglobalkindruleidactions",
+    ),
+)  # fmt: skip
+
+_ROOM = f"{_CLIENT}/rooms/{{roomId}}"
+
+# A room in the path, and yet none of the persisters' business: protocol notes, B2.
+_READING = (
+    Endpoint(
+        "send_receipt", ("POST",), f"{_ROOM}/receipt/{{receiptType}}/{{eventId}}", "client", RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ, spec=_SPEC + "post_matrixclientv3roomsroomidreceiptreceipttypeeventid",
+    ),
+    Endpoint(
+        "set_read_markers", ("POST",), f"{_ROOM}/read_markers", "client", RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ, spec=_SPEC + "post_matrixclientv3roomsroomidread_markers",
+    ),
+    Endpoint(
+        "set_typing", ("PUT",), f"{_ROOM}/typing/{{userId}}", "client", RoutingKey.USER, rate_limit=RateLimit.READ,
+        api_v1=True, spec=_SPEC + "put_matrixclientv3roomsroomidtypinguserid",
+    ),
+)  # fmt: skip
+
+_DIRECTORY = (
+    Endpoint(
+        "list_joined_rooms", ("GET",), f"{_CLIENT}/joined_rooms", "client", idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3joined_rooms",
+    ),
+    Endpoint(
+        "get_room_by_alias", ("GET",), f"{_CLIENT}/directory/room/{{roomAlias}}", "client", auth=Auth.OPTIONAL,
+        idempotent=True, api_v1=True, spec=_SPEC + "get_matrixclientv3directoryroomroomalias",
+    ),
+    Endpoint(
+        "set_room_alias", ("PUT",), f"{_CLIENT}/directory/room/{{roomAlias}}", "client", api_v1=True,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "put_matrixclientv3directoryroomroomalias",
+    ),
+    Endpoint(
+        "delete_room_alias", ("DELETE",), f"{_CLIENT}/directory/room/{{roomAlias}}", "client", api_v1=True,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "delete_matrixclientv3directoryroomroomalias",
+    ),
+    Endpoint(
+        "list_room_aliases", ("GET",), f"{_ROOM}/aliases", "client", idempotent=True, rate_limit=RateLimit.READ,
+        spec=_SPEC + "get_matrixclientv3roomsroomidaliases",
+    ),
+)  # fmt: skip
+
 _INTERNAL = (
     Endpoint(
         "take_rate_limit", ("POST",), "/_skep/rate_limit/take", "client", auth=Auth.INTERNAL,
     ),
 )  # fmt: skip
 
-ENDPOINTS: tuple[Endpoint, ...] = (*_SERVER, *_ACCOUNTS, *_PROFILES, *_INTERNAL)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *_SERVER,
+    *_ACCOUNTS,
+    *_OWN_ACCOUNT,
+    *_PROFILES,
+    *_ACCOUNT_DATA,
+    *_PUSH_RULES,
+    *_READING,
+    *_DIRECTORY,
+    *_INTERNAL,
+)

@@ -1,0 +1,56 @@
+"""The one way in which account data is written here: a fenced statement, then its row on the stream."""
+
+from collections.abc import Callable
+
+from replication.driver import Announcer
+from replication.fenced_writer import FencedWriter
+from replication.rows import AccountDataRow
+from replication.streams import ACCOUNT_DATA
+from shared.core.errors import Unavailable
+from shared.storage.account_data import SET_ACCOUNT_DATA, get_account_data
+from shared.storage.escape import escape
+from shared.storage.pool import Database
+
+_ATTEMPTS = 5
+
+
+class AccountDataWriter:
+    def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer) -> None:
+        self._database = database
+        self._writer = writer
+        self._announcer = announcer
+
+    async def get(self, user_id: str, room_id: str, type_: str) -> bytes | None:
+        """Return an entry's JSON, None when there is none."""
+        return (await get_account_data(self._database, user_id, room_id, type_)).json
+
+    async def set(
+        self, user_id: str, room_id: str, type_: str, json: bytes | None, *, expected: int | None = None
+    ) -> bool:
+        """Store and announce. room_id: "" for global; json None: delete.
+
+        expected: write only if the entry's position is still this one (0: there is none); False when it is not.
+        """
+        row = await self._writer.write(
+            SET_ACCOUNT_DATA, user_id, room_id, escape(type_), json, expected, streams=(ACCOUNT_DATA.name,)
+        )
+        if row["position"] is None:
+            return False
+        self._announcer.announce(
+            ACCOUNT_DATA, [AccountDataRow(row["position"], self._writer.lease, user_id, room_id, type_, json)]
+        )
+        return True
+
+    async def change(
+        self, user_id: str, room_id: str, type_: str, new_value: Callable[[bytes | None], bytes | None]
+    ) -> None:
+        """Replace an entry by what `new_value` makes of it; should it change in between, by what it makes of that.
+
+        new_value: returns None to leave all as it is. Raises Unavailable when others kept changing it.
+        """
+        for _ in range(_ATTEMPTS):
+            entry = await get_account_data(self._database, user_id, room_id, type_)
+            json = new_value(entry.json)
+            if json is None or await self.set(user_id, room_id, type_, json, expected=entry.position):
+                return
+        raise Unavailable("This was changed too often at the same time")

@@ -1,0 +1,77 @@
+"""Typing notices: only in memory and on the ephemeral stream `typing`. Spec: client-server API, "Typing Notifications".
+
+A row says until when somebody types; readers drop what has ended, and a stop is sent as well, so that it is shown at
+once. One process keeps a user's notices, so a stop never overtakes its start.
+"""
+
+import asyncio
+
+import msgspec
+
+from replication.driver import Announcer
+from replication.rows import TypingRow
+from replication.streams import TYPING
+from shared.core.errors import Unavailable, forbidden
+from shared.core.identifiers import check_room_id
+from shared.http.request import Request, Response, empty_response
+from shared.runtime.clock import Clock
+from shared.storage.directory import get_room_membership
+from shared.storage.pool import Database
+from workers.client_api.account_data import own_user_id
+
+DEFAULT_TIMEOUT_MS = 30_000
+MAX_TIMEOUT_MS = 120_000
+_MAX_NOTICES = 20_000  # who types at a time in one process; some 500 bytes each
+
+
+class TypingBody(msgspec.Struct):
+    typing: bool
+    timeout: int = DEFAULT_TIMEOUT_MS
+
+
+class TypingNotices:
+    def __init__(self, database: Database, announcer: Announcer, clock: Clock) -> None:
+        self._database = database
+        self._announcer = announcer
+        self._clock = clock
+        self._ends: dict[tuple[str, str], asyncio.TimerHandle] = {}  # (room, user) -> what will end it
+
+    async def set_typing(self, request: Request) -> Response:
+        """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for who is not in the room, or for another user."""
+        user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
+        body = request.decode(TypingBody)
+        room = await get_room_membership(self._database, room_id, user_id)
+        if room is None or room.membership != "join":
+            raise forbidden("You are not in this room")
+        timeout_ms = min(body.timeout, MAX_TIMEOUT_MS)
+        if body.typing and timeout_ms > 0:
+            self._start(room_id, user_id, timeout_ms)
+        else:
+            self._stop(room_id, user_id)
+        return empty_response()
+
+    def stop_all(self) -> None:
+        """End all notices: this process goes away, and nobody would."""
+        for room_id, user_id in list(self._ends):
+            self._stop(room_id, user_id)
+
+    def _start(self, room_id: str, user_id: str, timeout_ms: int) -> None:
+        key = room_id, user_id
+        if (running := self._ends.pop(key, None)) is not None:
+            running.cancel()
+        elif len(self._ends) >= _MAX_NOTICES:
+            raise Unavailable("Too many people type at the same time")
+        self._ends[key] = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._stop, *key)
+        self._announce(room_id, user_id, self._clock.now_ms() + timeout_ms)
+
+    def _stop(self, room_id: str, user_id: str) -> None:
+        running = self._ends.pop((room_id, user_id), None)
+        if running is not None:
+            running.cancel()
+            self._announce(room_id, user_id, 0)
+
+    def _announce(self, room_id: str, user_id: str, until_ms: int) -> None:
+        position = self._announcer.next_ephemeral_position(TYPING)
+        self._announcer.announce(
+            TYPING, [TypingRow(position, self._announcer.lease, room_id, user_id, until_ms)]
+        )

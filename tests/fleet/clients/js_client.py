@@ -148,7 +148,7 @@ class JsClient:
         await self._call("wait_membership", room=room, membership=membership, timeout_s=timeout_s)
 
     async def wait_typing(self, room: str, user: str, typing: bool, timeout_s: float) -> None:
-        await self._call("wait_typing", room=room, user=user, typing=typing, timeout_s=timeout_s)
+        await self._call("wait_typing", room=room, typist=user, typing=typing, timeout_s=timeout_s)
 
     async def view(self, rooms: Iterable[str]) -> View:
         answer = await self._call("view", rooms=list(rooms))

@@ -132,8 +132,8 @@ class Client {
         await until(() => (this.sdk.getRoom(room)?.getMyMembership() ?? null) === membership, timeout_s);
     }
 
-    async wait_typing({ room, user, typing, timeout_s }) {
-        await until(() => (this.sdk.getRoom(room)?.getMember(user)?.typing ?? false) === typing, timeout_s);
+    async wait_typing({ room, typist, typing, timeout_s }) {
+        await until(() => (this.sdk.getRoom(room)?.getMember(typist)?.typing ?? false) === typing, timeout_s);
     }
 
     async view({ rooms }) {

@@ -1,0 +1,32 @@
+"""Metrics of the synchrotron."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class SyncMetrics:
+    """queries / syncs is the number of database statements that one answer cost."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.syncs = Counter("skep_sync_answers_total", "Answers of /sync", ("kind",), registry=registry)
+        self.seconds = Histogram(
+            "skep_sync_seconds", "Time to assemble one answer of /sync, without the waiting", ("kind",),
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0), registry=registry,
+        )  # fmt: skip
+        self.queries = Counter(
+            "skep_sync_queries_total", "Database statements of /sync and of its caches", registry=registry
+        )
+        self.waiting = Gauge("skep_sync_waiting", "Requests of /sync that wait for news", registry=registry)
+        self.wake_ups = Counter(
+            "skep_sync_wake_ups_total", "Waiting requests that a row woke", registry=registry
+        )
+        self.room_hits = Counter("skep_room_cache_hits_total", "Rooms found in memory", registry=registry)
+        self.room_misses = Counter(
+            "skep_room_cache_misses_total", "Rooms read from Postgres", registry=registry
+        )
+        self.room_drops = Counter(
+            "skep_room_cache_drops_total", "Rooms dropped from memory", ("why",), registry=registry
+        )
+        self.room_bytes = Gauge(
+            "skep_room_cache_bytes", "Estimated size of the rooms in memory", registry=registry
+        )
+        self.users = Gauge("skep_sync_users", "Users whose rooms are in memory", registry=registry)

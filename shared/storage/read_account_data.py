@@ -1,0 +1,36 @@
+"""Reading account data, and a user's stored filters."""
+
+from dataclasses import dataclass
+
+from shared.storage.escape import escape, unescape
+from shared.storage.read_source import Source
+
+#: Uses the primary key of account_data.
+_OF_USER = "SELECT room_id, type, json, writer, position FROM account_data WHERE user_id = $1"
+#: Uses the primary key of filters.
+_FILTER = "SELECT json FROM filters WHERE user_id = $1 AND filter_id = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountDataRecord:
+    """room_id "": global; json None: deleted."""
+
+    room_id: str
+    type: str
+    json: bytes | None
+    writer: int
+    position: int
+
+
+async def get_account_data_of_user(source: Source, user_id: str) -> list[AccountDataRecord]:
+    """Return all account data of the user, deletions too."""
+    return [
+        AccountDataRecord(room_id, unescape(kind), json, writer, position)
+        for room_id, kind, json, writer, position in await source.fetch(_OF_USER, escape(user_id))
+    ]
+
+
+async def get_filter_json(source: Source, user_id: str, filter_id: int) -> bytes | None:
+    """Return a filter that the user stored, as JSON; None when he has none of that number."""
+    json: bytes | None = await source.fetchval(_FILTER, escape(user_id), filter_id)
+    return json

@@ -1,0 +1,81 @@
+"""Reading who is in which room: a user's rooms, and a room's summary."""
+
+from dataclasses import dataclass
+
+from shared.storage.escape import escape, unescape
+from shared.storage.read_source import Source
+
+#: Uses memberships_by_user and the primary key of rooms.
+_OF_USER = """
+    SELECT r.room_id, m.room_nid, r.room_version, m.membership, m.event_nid, m.sender, m.ordinal, m.writer, m.position,
+           m.forgotten
+    FROM memberships m JOIN rooms r USING (room_nid) WHERE m.user_id = $1
+"""
+#: Uses the primary key of memberships.
+_ONE = """
+    SELECT r.room_id, m.room_nid, r.room_version, m.membership, m.event_nid, m.sender, m.ordinal, m.writer, m.position,
+           m.forgotten
+    FROM memberships m JOIN rooms r USING (room_nid) WHERE m.room_nid = $1 AND m.user_id = $2
+"""
+_COUNTS = """
+    SELECT count(*) FILTER (WHERE membership = 'join'), count(*) FILTER (WHERE membership = 'invite')
+    FROM memberships WHERE room_nid = $1
+"""
+#: Six, since the reader himself is never named. Those present first, each group by when they came.
+_HEROES = """
+    SELECT user_id FROM memberships WHERE room_nid = $1 AND membership = ANY($2::text[]) ORDER BY ordinal LIMIT 6
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomMembership:
+    """One user's latest m.room.member event in one room; (writer, position): its place in the stream `events`.
+
+    forgotten: he asked not to see the left room any more.
+    """
+
+    room_id: str
+    room_nid: int
+    room_version: str
+    membership: str
+    event_nid: int
+    sender: str
+    ordinal: int
+    writer: int
+    position: int
+    forgotten: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRecord:
+    """joined, invited: numbers of members; heroes: at most six candidates, in order of coming."""
+
+    joined: int
+    invited: int
+    heroes: tuple[str, ...]
+    absent: tuple[str, ...]
+
+
+async def get_memberships_of_user(source: Source, user_id: str) -> list[RoomMembership]:
+    """Return every room in which the user has, or had, a membership."""
+    return [RoomMembership(*row) for row in await source.fetch(_OF_USER, escape(user_id))]
+
+
+async def get_membership(source: Source, room_nid: int, user_id: str) -> RoomMembership | None:
+    row = await source.fetchrow(_ONE, room_nid, escape(user_id))
+    return None if row is None else RoomMembership(*row)
+
+
+async def get_summary(source: Source, room_nid: int) -> SummaryRecord:
+    """Return the counts and heroes of a room. absent: who left or was banned, asked for when few are present.
+
+    Spec: client-server API, GET /sync, RoomSummary.
+    """
+    counts = await source.fetchrow(_COUNTS, room_nid)
+    assert counts is not None
+    joined, invited = counts
+    heroes = await source.fetch(_HEROES, room_nid, ["join", "invite"])
+    absent = await source.fetch(_HEROES, room_nid, ["leave", "ban"]) if joined + invited <= 1 else []
+    return SummaryRecord(
+        joined, invited, tuple(unescape(row[0]) for row in heroes), tuple(unescape(row[0]) for row in absent)
+    )

@@ -1,0 +1,53 @@
+"""Puts a synchrotron together. Reads from top to bottom; nothing else constructs its objects."""
+
+from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, STREAMS, TYPING
+from replication.worker_process import Foundation, Worker
+from shared.core.sync_tokens.vector import Vector
+from shared.metrics.synchrotron import SyncMetrics
+from workers.synchrotron.counted_reads import CountedReads
+from workers.synchrotron.feed import Feed
+from workers.synchrotron.joined_section import RoomSections
+from workers.synchrotron.lazy_members import LazyMembers
+from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.sync import SyncHandler
+from workers.synchrotron.sync_answer import SyncAnswers
+from workers.synchrotron.sync_request import Filters
+from workers.synchrotron.tokens import Tokens
+from workers.synchrotron.typing_rooms import TypingRooms
+from workers.synchrotron.user_rooms import UserRooms
+
+
+def compose(foundation: Foundation) -> Worker:
+    config, clock, follower = foundation.config, foundation.clock, foundation.follower
+    metrics = SyncMetrics(foundation.registry)
+    reads = CountedReads(foundation.database, metrics)
+
+    async def wait_for(stream: str, wanted: Vector, limit_s: float) -> bool:
+        return await follower.wait_for(STREAMS[stream], wanted, limit_s)
+
+    rooms = RoomCache(foundation.database, reads, config.caches.rooms_bytes, metrics)
+    users = UserRooms(reads, wait_for, config.caches.users_bytes, metrics)
+    typing = TypingRooms()
+    notifier = Notifier(metrics)
+    feed = Feed(rooms, users, typing, notifier, clock)
+    follower.follow(EVENTS, feed.apply_events)
+    follower.follow(RECEIPTS, feed.apply_receipts)
+    follower.follow(ACCOUNT_DATA, feed.apply_account_data)
+    follower.follow(TYPING, feed.apply_typing)
+
+    tokens = Tokens(follower, reads)
+    filters = Filters(reads)
+    sections = RoomSections(rooms, typing, config.limits.max_timeline_events)
+    answers = SyncAnswers(tokens, users, rooms, sections, reads, clock)
+    sync = SyncHandler(
+        users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics
+    )  # fmt: skip
+
+    async def start() -> None:
+        foundation.tasks.forever(feed.end_typing, "typing ends")
+
+    async def drain() -> None:
+        notifier.close()
+
+    return Worker(handlers={"get_sync": sync.get_sync}, start=start, drain=drain)

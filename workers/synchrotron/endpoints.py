@@ -1,0 +1,36 @@
+"""What the synchrotron serves: /sync by user, and the reading of rooms by room."""
+
+from shared.http.endpoint import Auth, Endpoint, Pool, RateLimit, RoutingKey
+
+POOLS: tuple[Pool, ...] = (
+    # A long poll holds its connection: many at a time, and longer than the longest timeout.
+    Pool("sync", worker="synchrotron", connections_per_instance=10_000, server_timeout_s=90.0),
+    Pool("room_reads", worker="synchrotron", connections_per_instance=1_000, server_timeout_s=60.0),
+)
+
+_CS = "client-server-api/"
+
+
+def _room_read(name: str, path: str, spec: str, *, api_v1: bool = True) -> Endpoint:
+    return Endpoint(
+        name, ("GET",), f"/_matrix/client/{{version}}/rooms/{{roomId}}/{path}", pool="room_reads",
+        routing_key=RoutingKey.ROOM, auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, idempotent=True,
+        api_v1=api_v1, spec=_CS + spec,
+    )  # fmt: skip
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        "get_sync", ("GET",), "/_matrix/client/{version}/sync", pool="sync", routing_key=RoutingKey.TOKEN_USER,
+        auth=Auth.ACCESS_TOKEN, idempotent=True, spec=_CS + "#get_matrixclientv3sync",
+    ),
+    _room_read("get_room_messages", "messages", "#get_matrixclientv3roomsroomidmessages"),
+    _room_read("get_event_context", "context/{eventId}", "#get_matrixclientv3roomsroomidcontexteventid"),
+    _room_read("get_room_event", "event/{eventId}", "#get_matrixclientv3roomsroomideventeventid"),
+    _room_read("get_room_state", "state", "#get_matrixclientv3roomsroomidstate"),
+    _room_read(
+        "get_room_state_event", "state/{eventType}/{stateKey?}", "#get_matrixclientv3roomsroomidstateeventtypestatekey"
+    ),
+    _room_read("get_room_members", "members", "#get_matrixclientv3roomsroomidmembers"),
+    _room_read("get_joined_members", "joined_members", "#get_matrixclientv3roomsroomidjoined_members"),
+)  # fmt: skip

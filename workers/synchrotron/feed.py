@@ -1,0 +1,69 @@
+"""What the rows of the streams do here: first the memory of rooms and users, then whoever waits is woken."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from replication.rows import AccountDataRow, EventRow, ReceiptRow, TypingRow
+from shared.runtime.clock import Clock
+from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.timeline_event import MEMBER
+from workers.synchrotron.typing_rooms import TypingRooms
+from workers.synchrotron.user_rooms import UserRooms
+
+_LOOK_EVERY_S = 0.25  # how late the end of typing may be noticed
+_FORGET_TYPING_AFTER = 1_000_000  # rows; a token that is older than that many rows is answered in full anyway
+
+
+class Feed:
+    def __init__(
+        self, rooms: RoomCache, users: UserRooms, typing: TypingRooms, notifier: Notifier, clock: Clock
+    ) -> None:
+        self._rooms = rooms
+        self._users = users
+        self._typing = typing
+        self._notifier = notifier
+        self._clock = clock
+
+    def apply_events(self, rows: Sequence[EventRow]) -> None:
+        concerned: set[str] = set()
+        for row in rows:
+            self._rooms.apply_event(row)
+            concerned.update(self._users.apply_event(row))
+            if row.type == MEMBER and row.state_key is not None and b'"membership":"join"' not in row.json:
+                self._typing.left(row.room_id, row.state_key, self._users.seq)
+        self._notifier.wake(concerned)
+
+    def apply_receipts(self, rows: Sequence[ReceiptRow]) -> None:
+        concerned: set[str] = set()
+        for row in rows:
+            self._rooms.apply_receipt(row)
+            concerned.update(self._users.apply_room_news(row.room_id))
+        self._notifier.wake(concerned)
+
+    def apply_account_data(self, rows: Sequence[AccountDataRow]) -> None:
+        concerned: set[str] = set()
+        for row in rows:
+            concerned.update(self._users.apply_account_data(row))
+        self._notifier.wake(concerned)
+
+    def apply_typing(self, rows: Sequence[TypingRow]) -> None:
+        now_ms = self._clock.now_ms()
+        changed = [row.room_id for row in rows if self._typing.apply(row, now_ms, self._users.seq + 1)]
+        self._typing_changed(changed)
+
+    async def end_typing(self) -> None:
+        """End what is over, every quarter of a second while anybody types. Runs for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            end_ms = self._typing.next_end_ms()
+            now_ms = self._clock.now_ms()
+            if end_ms is not None and end_ms <= now_ms:
+                self._typing_changed(self._typing.expire(now_ms, self._users.seq + 1))
+            self._typing.forget(self._users.seq - _FORGET_TYPING_AFTER)
+
+    def _typing_changed(self, room_ids: Iterable[str]) -> None:
+        concerned: set[str] = set()
+        for room_id in room_ids:
+            concerned.update(self._users.apply_room_news(room_id))
+        self._notifier.wake(concerned)

@@ -1,0 +1,350 @@
+"""One joined (or left) room of an answer of /sync: gathers what the pure parts need and joins their result.
+
+In the usual case, a new message in a room that is in memory, nothing here asks Postgres.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from shared.core.filters import EventFilter, Filter
+from shared.core.sync_tokens.stream_token import StreamToken
+from shared.storage.read_memberships import RoomMembership, SummaryRecord
+from shared.storage.read_receipts import ReceiptRecord
+from workers.synchrotron.cached_room import CachedRoom, StateKey
+from workers.synchrotron.lazy_members import SentMembers
+from workers.synchrotron.place_token import format_place
+from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.room_section import Timeline, cut_timeline, held_back_state, needed_members
+from workers.synchrotron.shown_event import Reader, shown_event
+from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
+from workers.synchrotron.typing_rooms import TypingRooms
+from workers.synchrotron.viewpoint import Viewpoint
+
+_DEFAULT_LIMIT = 20
+_PAGE = 100
+_MAX_PAGES = 5  # looked through for events that pass a filter; then the client pages on itself
+_NAMING = frozenset({"m.room.name", "m.room.canonical_alias"})
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which part of the streams an answer tells. since None: all of it.
+
+    since_seq: the number up to which this process knows that the client was told; None: unknown.
+    """
+
+    since: StreamToken | None
+    now: StreamToken
+    since_seq: int | None
+    full_state: bool
+
+    def is_new(self, stream: str, writer: int, position: int) -> bool:
+        """Return whether a row belongs into the answer."""
+        if not self.now.vector(stream).covers(writer, position):
+            return False
+        return self.since is None or not self.since.vector(stream).covers(writer, position)
+
+    def changed(self, membership: RoomMembership) -> bool:
+        """Return whether the membership is news."""
+        return self.since is None or not self.since.vector("events").covers(
+            membership.writer, membership.position
+        )
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A room's section while it is gathered. base: the ordinal behind which everything is new to the client."""
+
+    room: CachedRoom
+    view: Viewpoint
+    timeline: Timeline
+    state: dict[StateKey, TimelineEvent]
+    end: int
+    whole: bool
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class RoomSections:
+    def __init__(self, rooms: RoomCache, typing: TypingRooms, max_timeline_events: int) -> None:
+        self._rooms = rooms
+        self._typing = typing
+        self._max_timeline_events = max_timeline_events
+
+    def has_typing(self, room_id: str) -> bool:
+        """Return whether anything is known of who types in the room."""
+        return self._typing.get(room_id) is not None
+
+    async def joined(
+        self, user: SyncUser, membership: RoomMembership, span: Span, filter: Filter, reader: Reader,
+        sent: SentMembers | None, *, state_after: bool,
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """Return the section of a room that the user is in; None when there is nothing to tell.
+
+        sent: what lazy loading need not repeat; None: repeat all.
+        """
+        room = await self._rooms.get(membership.room_id)
+        if room is None:
+            return None
+        end = await self._rooms.ordinal_at(room, span.now.vector("events"))
+        base = await self._base(room, user, membership, span)
+        draft = await self._draft(
+            room, user, membership, base, end, filter, sent,
+            whole=base is None or span.full_state, state_after=state_after,
+        )  # fmt: skip
+        new_here = base is None
+        ephemeral = await self._ephemeral(room, user, span, filter, everything=new_here)
+        account_data = self._account_data(room, user, span, filter, everything=new_here)
+        if not (
+            new_here or span.full_state or draft.timeline.shown or draft.timeline.limited or draft.state
+            or draft.summary or ephemeral or account_data
+        ):  # fmt: skip
+            return None
+        section = self._events_part(draft, reader, state_after=state_after)
+        section["summary"] = draft.summary
+        section["ephemeral"] = {"events": ephemeral}
+        section["account_data"] = {"events": account_data}
+        # Push rules are not evaluated yet, so nothing notifies: both counts are true.
+        section["unread_notifications"] = {"highlight_count": 0, "notification_count": 0}
+        return section
+
+    async def left(
+        self, user: SyncUser, membership: RoomMembership, span: Span, filter: Filter, reader: Reader,
+        sent: SentMembers | None, *, state_after: bool,
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """Return the section of a room that the user left, was kicked or banned from: up to that moment."""
+        room = await self._rooms.get(membership.room_id)
+        if room is None:
+            return None
+        base = None if span.since is None else await self._rooms.ordinal_at(room, span.since.vector("events"))
+        end = membership.ordinal
+        if base is not None and base >= end:
+            base = end - 1
+        draft = await self._draft(
+            room, user, membership, base, end, filter, sent,
+            whole=base is None or span.full_state, state_after=state_after,
+        )  # fmt: skip
+        section = self._events_part(draft, reader, state_after=state_after)
+        section["account_data"] = {
+            "events": self._account_data(room, user, span, filter, everything=base is None)
+        }
+        return section
+
+    async def _base(
+        self, room: CachedRoom, user: SyncUser, membership: RoomMembership, span: Span
+    ) -> int | None:
+        """Return the ordinal up to which the client knows the room; None when the room is new to it."""
+        if span.since is None:
+            return None
+        base = await self._rooms.ordinal_at(room, span.since.vector("events"))
+        if not span.changed(membership):
+            return base
+        history = await self._rooms.member_history(room, user.user_id, base)
+        before = [value for ordinal, value in history if ordinal <= base]
+        return base if before and before[-1] == "join" else None
+
+    async def _draft(
+        self, room: CachedRoom, user: SyncUser, membership: RoomMembership, base: int | None, end: int,
+        filter: Filter, sent: SentMembers | None, *, whole: bool, state_after: bool,
+    ) -> _Draft:  # fmt: skip
+        above = base or 0
+        wanted = filter.room.timeline
+        limit = min(_DEFAULT_LIMIT if wanted.limit is None else wanted.limit, self._max_timeline_events)
+        ignored = user.ignored_users
+        events = room.events_between(above, end)
+        complete = room.has_from(above + 1)
+        for _ in range(_MAX_PAGES):
+            lowest = events[0].ordinal if events else end + 1
+            view = await self._view(room, user.user_id, membership, lowest)
+
+            def passes(event: TimelineEvent, view: Viewpoint = view) -> bool:
+                if event.sender in ignored and event.state_key is None:
+                    return False
+                return _match(wanted, event, room.room_id) and view.may_see(event)
+
+            timeline = cut_timeline(events, passes, limit=limit, above=above, complete=complete, end=end)
+            if complete or len(timeline.shown) >= limit:
+                break
+            older = await self._rooms.events_before(room, lowest, _PAGE)
+            complete = len(older) < _PAGE or older[0].ordinal <= above + 1
+            events = [event for event in older if event.ordinal > above] + events
+        draft = _Draft(room, view, timeline, {}, end, whole)
+        await self._rooms.add_previous(room, timeline.shown)
+        if membership.membership == "join":
+            await self._add_summary(draft, user.user_id, above)
+        if draft.view.state_is_open:
+            wanted = filter.room.state
+            await self._add_state(draft, user.user_id, above, wanted, sent, state_after=state_after)
+        return draft
+
+    async def _view(
+        self, room: CachedRoom, user_id: str, membership: RoomMembership, lowest: int
+    ) -> Viewpoint:
+        joined = membership.membership == "join"
+        if joined and membership.ordinal < lowest:
+            return Viewpoint(user_id, room.visibility, (), joined_throughout_from=membership.ordinal)
+        history = await self._rooms.member_history(room, user_id, lowest)
+        return Viewpoint(
+            user_id, room.visibility, history,
+            joined_throughout_from=membership.ordinal if joined else None,
+            end=None if joined else membership.ordinal,
+        )  # fmt: skip
+
+    async def _add_summary(self, draft: _Draft, user_id: str, above: int) -> None:
+        """Spec: GET /sync, RoomSummary; only when it may have changed."""
+        if (
+            not draft.whole
+            and not any(
+                event.type == MEMBER or event.type in _NAMING
+                for event in draft.room.events_between(above, draft.end)
+            )
+            and draft.room.has_from(above + 1)
+        ):
+            return
+        record = await self._rooms.summary(draft.room)
+        draft.summary = {
+            "m.heroes": _heroes(record, user_id),
+            "m.joined_member_count": record.joined,
+            "m.invited_member_count": record.invited,
+        }
+
+    async def _add_state(
+        self, draft: _Draft, user_id: str, above: int, wanted: EventFilter, sent: SentMembers | None,
+        *, state_after: bool,
+    ) -> None:  # fmt: skip
+        room, timeline = draft.room, draft.timeline
+        place = draft.end + 1 if state_after else timeline.start
+        lazy = wanted.lazy_load_members
+        if draft.whole:
+            state = await self._rooms.state_before(room, place, members=not lazy)
+        elif place > above + 1:
+            state = await self._rooms.state_changed(room, above, place)
+        else:
+            state = {}
+        if not state_after:
+            state.update(held_back_state(timeline))
+        if lazy:
+            own = user_id if draft.whole else None
+            needed = needed_members(timeline, draft.summary.get("m.heroes", ()), own, state)
+            for key, event in (await self._rooms.keys_before(room, place, needed)).items():
+                if sent is None or not sent.is_redundant(room.room_id, key[1], event.event_id):
+                    state[key] = event
+            if sent is not None:
+                for event in (*timeline.shown, *state.values()):
+                    if event.type == MEMBER and event.state_key is not None:
+                        sent.note(room.room_id, event.state_key, event.event_id)
+        if not wanted.passes_all:
+            state = {key: event for key, event in state.items() if _match(wanted, event, room.room_id)}
+        draft.state = state
+
+    @staticmethod
+    def _events_part(draft: _Draft, reader: Reader, *, state_after: bool) -> dict[str, Any]:
+        view, timeline = draft.view, draft.timeline
+        return {
+            "state_after" if state_after else "state": {
+                "events": [shown_event(event, reader, view, in_state=True) for event in draft.state.values()]
+            },
+            "timeline": {
+                "events": [shown_event(event, reader, view) for event in timeline.shown],
+                "limited": timeline.limited,
+                "prev_batch": format_place(timeline.start),
+            },
+        }
+
+    async def _ephemeral(
+        self, room: CachedRoom, user: SyncUser, span: Span, filter: Filter, *, everything: bool
+    ) -> list[Any]:
+        wanted = filter.room.ephemeral
+        events: list[Any] = []
+        if not wanted.match_room(room.room_id):
+            return events
+        typing = self._typing.get(room.room_id)
+        if typing is not None and wanted.match_type("m.typing"):
+            if everything:
+                news = bool(typing.until_ms)
+            elif span.since_seq is not None:
+                news = typing.seq > span.since_seq
+            else:
+                news = True  # the client may have been told anything by another process
+            if news:
+                events.append({"type": "m.typing", "content": {"user_ids": list(typing.until_ms)}})
+        if wanted.match_type("m.receipt"):
+            fresh = await self._fresh_receipts(room, user.user_id, span, everything=everything)
+            events.extend(_receipt_events(fresh, user.ignored_users))
+        return events
+
+    async def _fresh_receipts(
+        self, room: CachedRoom, user_id: str, span: Span, *, everything: bool
+    ) -> Sequence[ReceiptRecord]:
+        fresh = []
+        now = span.now.vector("receipts")
+        for receipt in reversed(list(await self._rooms.receipts(room))):
+            if not now.covers(receipt.writer, receipt.position):
+                continue
+            if not everything and not span.is_new("receipts", receipt.writer, receipt.position):
+                if span.since_seq is not None:
+                    break  # in the order in which they came here: the rest has been told
+                continue
+            if receipt.kind == "m.read" or receipt.user_id == user_id:
+                fresh.append(receipt)
+        return fresh
+
+    @staticmethod
+    def _account_data(
+        room: CachedRoom, user: SyncUser, span: Span, filter: Filter, *, everything: bool
+    ) -> list[Any]:
+        return account_data_events(user, room.room_id, span, filter.room.account_data, everything=everything)
+
+
+def account_data_events(
+    user: SyncUser, room_id: str, span: Span, wanted: EventFilter, *, everything: bool
+) -> list[Any]:
+    """Return the account data of one room (or "") that belongs into the answer.
+
+    What was deleted is told once, as an empty content.
+    """
+    events: list[Any] = []
+    records = user.account_data.get(room_id)
+    if not records or (room_id and not wanted.match_room(room_id)):
+        return events
+    for record in records.values():
+        if everything or span.since is None:
+            fresh = record.json is not None and span.now.vector("account_data").covers(
+                record.writer, record.position
+            )
+        else:
+            fresh = span.is_new("account_data", record.writer, record.position)
+        if fresh and wanted.match_type(record.type):
+            events.append({"type": record.type, "content": orjson.Fragment(record.json or b"{}")})
+    return events
+
+
+def _match(wanted: EventFilter, event: TimelineEvent, room_id: str) -> bool:
+    if wanted.passes_all:
+        return True
+    content: Mapping[str, Any] | None = event.content() if wanted.contains_url is not None else None
+    return wanted.match(type=event.type, sender=event.sender, room_id=room_id, content=content)
+
+
+def _heroes(record: SummaryRecord, user_id: str) -> list[str]:
+    others = [hero for hero in record.heroes if hero != user_id]
+    if not others:
+        others = [hero for hero in record.absent if hero != user_id]
+    return others[:5]
+
+
+def _receipt_events(receipts: Sequence[ReceiptRecord], ignored: frozenset[str]) -> list[Any]:
+    """Return one m.receipt per thread: a user's receipts of two threads on one event would hide one another."""
+    by_thread: dict[str, dict[str, Any]] = {}
+    for receipt in receipts:
+        if receipt.user_id in ignored:
+            continue
+        content = by_thread.setdefault(receipt.thread_id, {})
+        told: dict[str, Any] = {"ts": receipt.ts_ms}
+        if receipt.thread_id:
+            told["thread_id"] = receipt.thread_id
+        content.setdefault(receipt.event_id, {}).setdefault(receipt.kind, {})[receipt.user_id] = told
+    return [{"type": "m.receipt", "content": content} for content in by_thread.values()]

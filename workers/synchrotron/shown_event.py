@@ -1,0 +1,79 @@
+"""PURE: an event as one client gets it, in one answer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.core.wire.client_event import join_client_event
+from workers.synchrotron.timeline_event import TimelineEvent
+from workers.synchrotron.viewpoint import Viewpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads, and how he wants events. event_fields: paths to keep; None: all."""
+
+    user_id: str
+    device_id: str | None
+    now_ms: int
+    event_fields: tuple[tuple[str, ...], ...] | None = None
+
+
+def shown_event(
+    event: TimelineEvent,
+    reader: Reader,
+    view: Viewpoint,
+    *,
+    room_id: str | None = None,
+    in_state: bool = False,
+) -> orjson.Fragment:
+    """Return the event for this reader. room_id: None where the answer leaves it out (/sync).
+
+    in_state: it is shown as a part of the room's state, where `membership` at that time says nothing.
+    Spec: client-server API, "Room event format", UnsignedData.
+    """
+    unsigned: dict[str, Any] = {"age": max(0, reader.now_ms - event.origin_server_ts)}
+    if not in_state:
+        unsigned["membership"] = view.membership_at(event.ordinal)
+    if (
+        event.txn_id is not None
+        and event.txn_device == reader.device_id
+        and reader.device_id is not None
+        and event.sender == reader.user_id
+    ):
+        unsigned["transaction_id"] = event.txn_id
+    if event.previous is not None:
+        unsigned["replaces_state"] = event.previous.event_id
+        if view.may_see_place(event.previous.ordinal):
+            unsigned["prev_content"] = orjson.Fragment(event.previous.content)
+    if event.redacted_because is not None:
+        because = event.redacted_because
+        unsigned["redacted_because"] = orjson.Fragment(
+            join_client_event(because, room_id=room_id, unsigned=None)
+        )
+    encoded = join_client_event(event.body, room_id=room_id, unsigned=unsigned)
+    if reader.event_fields is not None:
+        encoded = orjson.dumps(_keep_fields(orjson.loads(encoded), reader.event_fields))
+    return orjson.Fragment(encoded)
+
+
+def _keep_fields(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+    """Return only what the paths name. Spec: client-server API, "Filtering", event_fields."""
+    kept: dict[str, Any] = {}
+    for path in paths:
+        source: Any = event
+        for key in path:
+            if not isinstance(source, dict) or key not in source:
+                break
+            source = source[key]
+        else:
+            target = kept
+            for key in path[:-1]:
+                inner = target.setdefault(key, {})
+                if not isinstance(inner, dict):
+                    break
+                target = inner
+            else:
+                target[path[-1]] = source
+    return kept

@@ -1,0 +1,74 @@
+"""GET /sync: wait for news, answer with it. Spec: client-server API, "Syncing"."""
+
+import asyncio
+
+from shared.core.sync_tokens.stream_token import StreamToken
+from shared.http.request import Request, Response
+from shared.metrics.synchrotron import SyncMetrics
+from shared.runtime.clock import Clock
+from workers.synchrotron.lazy_members import LazyMembers
+from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.sync_answer import Answer, SyncAnswers
+from workers.synchrotron.sync_request import Filters, SyncRequest, parse_sync_request
+from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.tokens import Tokens
+from workers.synchrotron.user_rooms import UserRooms
+
+_MAX_INITIAL = 4  # assembled at the same time: each may hold many MiB
+
+
+class SyncHandler:
+    """The one handler of the pool `sync`."""
+
+    def __init__(
+        self, users: UserRooms, answers: SyncAnswers, tokens: Tokens, notifier: Notifier, filters: Filters,
+        lazy_members: LazyMembers, max_timeout_ms: int, clock: Clock, metrics: SyncMetrics,
+    ) -> None:  # fmt: skip
+        self._users = users
+        self._answers = answers
+        self._tokens = tokens
+        self._notifier = notifier
+        self._filters = filters
+        self._lazy_members = lazy_members
+        self._max_timeout_ms = max_timeout_ms
+        self._clock = clock
+        self._metrics = metrics
+        self._initial_turns = asyncio.Semaphore(_MAX_INITIAL)
+
+    async def get_sync(self, request: Request) -> Response:
+        wanted = await parse_sync_request(request, self._filters, self._max_timeout_ms)
+        since = None if wanted.since is None else await self._tokens.reach(wanted.since)
+        with self._users.use(wanted.user_id):
+            user = await self._users.get(wanted.user_id)
+            if since is None:
+                async with self._initial_turns:
+                    answer = await self._answer(wanted, user, None)
+            else:
+                answer = await self._answer(wanted, user, since)
+            user.note_token(answer.text, answer.seq)
+        return Response(answer.body)
+
+    async def _answer(self, wanted: SyncRequest, user: SyncUser, since: StreamToken | None) -> Answer:
+        lazy = wanted.filter.room.state
+        device = None
+        if lazy.lazy_load_members:
+            device = self._lazy_members.begin(user.user_id, wanted.device_id or "", wanted.since)
+        sent = None if lazy.include_redundant_members else device
+        text = wanted.since
+        deadline = self._clock.monotonic_s() + wanted.timeout_s
+        kind = "initial" if since is None else "incremental"
+        while True:
+            seen = user.version
+            with self._metrics.seconds.labels(kind).time():
+                answer = await self._answers.build(wanted, user, since, text, sent)
+            if not answer.empty or since is None or wanted.full_state:
+                break
+            # Nothing for this client behind its token: from here on only what is new is looked at.
+            since, text = answer.token, answer.text
+            user.note_token(answer.text, answer.seq)
+            if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s()):
+                break
+        self._metrics.syncs.labels(kind).inc()
+        if device is not None:
+            self._lazy_members.answered(device, answer.text)
+        return answer

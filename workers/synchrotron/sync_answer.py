@@ -1,0 +1,177 @@
+"""One answer of /sync: which rooms have news for this user, and what joins their sections to a whole."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.core.filters import Filter
+from shared.core.push_rules import default_push_rules
+from shared.core.sync_tokens.stream_token import StreamToken
+from shared.runtime.clock import Clock
+from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
+from shared.storage.read_source import Source
+from shared.storage.read_timeline import get_rooms_active_since
+from workers.synchrotron.invited_section import stripped_state_of
+from workers.synchrotron.joined_section import RoomSections, Span, account_data_events
+from workers.synchrotron.lazy_members import SentMembers
+from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.shown_event import Reader
+from workers.synchrotron.sync_request import SyncRequest
+from workers.synchrotron.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.tokens import Tokens, format_sync_token
+from workers.synchrotron.user_rooms import UserRooms
+
+_PUSH_RULES = "m.push_rules"
+_MANY_ROOMS = 20  # from so many candidates on, one query first tells which of them have news at all
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """empty: there is nothing in it that the client does not know."""
+
+    token: StreamToken
+    text: str
+    seq: int
+    body: bytes
+    empty: bool
+
+
+class SyncAnswers:
+    def __init__(
+        self,
+        tokens: Tokens,
+        users: UserRooms,
+        rooms: RoomCache,
+        sections: RoomSections,
+        reads: Source,
+        clock: Clock,
+    ) -> None:
+        self._tokens = tokens
+        self._users = users
+        self._rooms = rooms
+        self._sections = sections
+        self._reads = reads
+        self._clock = clock
+
+    async def build(
+        self, request: SyncRequest, user: SyncUser, since: StreamToken | None, since_text: str | None,
+        sent: SentMembers | None,
+    ) -> Answer:  # fmt: skip
+        """Return what happened between the token and now, or everything without one."""
+        # No await between these: the vectors, the number and the memberships are of one moment.
+        now = self._tokens.now()
+        seq = self._users.seq
+        since_seq = None if since_text is None else user.seq_of(since_text)
+        span = Span(since, now, since_seq, request.full_state)
+        candidates, global_news = _candidates(user, span)
+        reader = Reader(user.user_id, request.device_id, self._clock.now_ms(), request.filter.event_fields)
+
+        if span.since is not None and since_seq is None:
+            candidates = await self._with_news(user, candidates, span)
+        rooms = await self._room_sections(user, candidates, span, request, reader, sent)
+        account_data = (
+            _global_account_data(user, span, request.filter) if global_news or span.full_state else []
+        )
+        text = format_sync_token(now)
+        body = {
+            "next_batch": text,
+            "rooms": rooms,
+            "account_data": {"events": account_data},
+            "presence": {"events": []},
+            "to_device": {"events": []},
+            "device_lists": {"changed": [], "left": []},
+            "device_one_time_keys_count": {},
+            "device_unused_fallback_key_types": [],
+        }
+        empty = not account_data and not any(rooms.values())
+        return Answer(now, text, seq, orjson.dumps(body), empty)
+
+    async def _with_news(
+        self, user: SyncUser, candidates: list[RoomMembership], span: Span
+    ) -> list[RoomMembership]:
+        """Leave out rooms in which nothing happened since a token that this process knows nothing about."""
+        assert span.since is not None
+        joined = [one for one in candidates if one.membership == "join"]
+        if len(joined) < _MANY_ROOMS or span.full_state:
+            return candidates
+        events, receipts = span.since.vector("events"), span.since.vector("receipts")
+        active = await get_rooms_active_since(
+            self._reads, [one.room_nid for one in joined], events.base, receipts.base
+        )
+        return [
+            one
+            for one in candidates
+            if one.membership != "join"
+            or one.room_nid in active
+            or span.changed(one)
+            or one.room_id in user.account_data
+            or self._sections.has_typing(one.room_id)
+        ]
+
+    async def _room_sections(
+        self, user: SyncUser, candidates: Iterable[RoomMembership], span: Span, request: SyncRequest, reader: Reader,
+        sent: SentMembers | None,
+    ) -> dict[str, dict[str, Any]]:  # fmt: skip
+        filter = request.filter
+        sections: dict[str, dict[str, Any]] = {"join": {}, "invite": {}, "knock": {}, "leave": {}}
+        ignored = user.ignored_users
+        left: list[RoomMembership] = []
+        for one in candidates:
+            room_id = one.room_id
+            if not filter.room.match_room(room_id):
+                continue
+            if one.membership == "join":
+                section = await self._sections.joined(
+                    user, one, span, filter, reader, sent, state_after=request.use_state_after
+                )
+                if section is not None:
+                    sections["join"][room_id] = section
+            elif one.membership in ("invite", "knock"):
+                if span.changed(one) and not (one.membership == "invite" and one.sender in ignored):
+                    events = await stripped_state_of(self._rooms, user.user_id, one)
+                    if events is not None:
+                        sections[one.membership][room_id] = {f"{one.membership}_state": {"events": events}}
+            elif (
+                (filter.room.include_leave and not one.forgotten) if span.since is None else span.changed(one)
+            ):
+                left.append(one)
+        for one in await self._not_forgotten(user, left, span):
+            section = await self._sections.left(
+                user, one, span, filter, reader, sent, state_after=request.use_state_after
+            )
+            if section is not None:
+                sections["leave"][one.room_id] = section
+        return sections
+
+    async def _not_forgotten(
+        self, user: SyncUser, left: list[RoomMembership], span: Span
+    ) -> list[RoomMembership]:
+        """Forgetting is in no stream, so an initial sync with left rooms asks. Who has just left must be told."""
+        if span.since is not None or not left:
+            return left
+        stored = await get_memberships_of_user(self._reads, user.user_id)
+        forgotten = {one.room_id for one in stored if one.forgotten}
+        return [one for one in left if one.room_id not in forgotten]
+
+
+def _candidates(user: SyncUser, span: Span) -> tuple[list[RoomMembership], bool]:
+    """Return the rooms that may have news, and whether account data of no room may."""
+    if span.since_seq is None:
+        return list(user.memberships.values()), True
+    changed = user.changed_since(span.since_seq)
+    rooms = dict.fromkeys(changed)
+    if span.full_state:
+        rooms.update(dict.fromkeys(user.memberships))
+    return [user.memberships[room_id] for room_id in rooms if room_id in user.memberships], GLOBAL in rooms
+
+
+def _global_account_data(user: SyncUser, span: Span, filter: Filter) -> list[Any]:
+    wanted = filter.account_data
+    events = account_data_events(user, GLOBAL, span, wanted, everything=span.since is None)
+    stored = user.account_data.get(GLOBAL, {}).get(_PUSH_RULES)
+    if span.since is None and (stored is None or stored.json is None) and wanted.match_type(_PUSH_RULES):
+        # Who has changed nothing has the default rules. Spec: push notifications, "Push Rules: Events".
+        events.append({"type": _PUSH_RULES, "content": default_push_rules(user.user_id)})
+    return events

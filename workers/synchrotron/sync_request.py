@@ -1,0 +1,81 @@
+"""The parameters of GET /sync, checked. Spec: client-server API, GET /sync."""
+
+from dataclasses import dataclass
+
+from shared.core.canonical_json import decode_json
+from shared.core.errors import MatrixError, invalid_param
+from shared.core.filters import Filter, parse_filter
+from shared.http.request import Request
+from shared.storage.read_account_data import get_filter_json
+from shared.storage.read_source import Source
+
+_PRESENCE = ("offline", "online", "unavailable")
+_MAX_FILTERS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """since: the token as it came, None without one; timeout_s: how long to wait for news, at most."""
+
+    user_id: str
+    device_id: str | None
+    since: str | None
+    full_state: bool
+    timeout_s: float
+    use_state_after: bool
+    filter: Filter
+
+
+class Filters:
+    """Filters by id, parsed once: they never change. reads: counted."""
+
+    def __init__(self, reads: Source) -> None:
+        self._reads = reads
+        self._parsed: dict[tuple[str, int], Filter] = {}
+
+    async def get(self, user_id: str, text: str | None) -> Filter:
+        """Return the filter of a query parameter: an id, JSON, or nothing.
+
+        Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM.
+        """
+        if not text:
+            return _EVERYTHING
+        if text.lstrip().startswith("{"):
+            return parse_filter(decode_json(text.encode()))
+        if not (text.isascii() and text.isdigit() and len(text) <= 18):
+            raise invalid_param("There is no such filter")
+        key = (user_id, int(text))
+        known = self._parsed.get(key)
+        if known is None:
+            json = await get_filter_json(self._reads, user_id, key[1])
+            if json is None:
+                raise invalid_param("There is no such filter")
+            known = parse_filter(decode_json(json))
+            if len(self._parsed) >= _MAX_FILTERS:
+                self._parsed.pop(next(iter(self._parsed)))
+            self._parsed[key] = known
+        return known
+
+
+_EVERYTHING = Filter()
+
+
+async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms: int) -> SyncRequest:
+    """Raises M_INVALID_PARAM and what a filter's errors are."""
+    request.query_choice("set_presence", _PRESENCE)
+    full_state = request.query_bool("full_state")
+    timeout_ms = request.query_int("timeout", 0, maximum=max_timeout_ms)
+    user = request.user
+    try:
+        wanted = await filters.get(user.user_id, request.query_text("filter"))
+    except UnicodeEncodeError as error:
+        raise MatrixError("M_NOT_JSON", "The filter is not valid text") from error
+    return SyncRequest(
+        user.user_id,
+        user.device_id,
+        request.query_text("since") or None,
+        full_state,
+        timeout_ms / 1000,
+        request.query_bool("use_state_after") or request.query_bool("org.matrix.msc4222.use_state_after"),
+        wanted,
+    )

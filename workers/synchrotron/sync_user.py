@@ -1,0 +1,97 @@
+"""PURE: one user who syncs here: his rooms and account data, and which of his rooms have news."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import orjson
+
+from shared.storage.read_account_data import AccountDataRecord
+from shared.storage.read_memberships import RoomMembership
+
+#: Stands among the changed rooms for what belongs to no room: global account data.
+GLOBAL = ""
+_ISSUED_TOKENS = 32  # of the latest answers, all devices together; an older token only costs more
+_MEMBERSHIP_BYTES = 600
+_ACCOUNT_DATA_BYTES = 500
+
+
+class SyncUser:
+    """Invariant: every room with news after number `changes_from` is in `changed`, the latest at the end.
+
+    Numbers (`seq`) count the rows that this process has applied; they mean nothing elsewhere. version: grows with
+    each piece of news, so that a request that is about to wait can see that something came meanwhile.
+    """
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        self.memberships: dict[str, RoomMembership] = {}
+        self.account_data: dict[str, dict[str, AccountDataRecord]] = {}
+        self.changed: OrderedDict[str, int] = OrderedDict()
+        self.changes_from = 0
+        self.version = 0
+        self.size_bytes = 2_000
+        self._issued: OrderedDict[str, int] = OrderedDict()
+
+    def set_membership(self, membership: RoomMembership) -> None:
+        """Take in a membership, from Postgres or from a row; the later in the room stays."""
+        known = self.memberships.get(membership.room_id)
+        if known is None:
+            self.size_bytes += _MEMBERSHIP_BYTES
+        if known is None or known.ordinal <= membership.ordinal:
+            self.memberships[membership.room_id] = membership
+
+    def set_account_data(self, record: AccountDataRecord) -> None:
+        of_room = self.account_data.setdefault(record.room_id, {})
+        known = of_room.get(record.type)
+        if known is not None and known.position >= record.position:
+            return
+        if known is not None:
+            self.size_bytes -= _ACCOUNT_DATA_BYTES + len(known.json or b"")
+        self.size_bytes += _ACCOUNT_DATA_BYTES + len(record.json or b"")
+        of_room[record.type] = record
+
+    def note_change(self, room_id: str, seq: int) -> None:
+        self.changed[room_id] = seq
+        self.changed.move_to_end(room_id)
+        self.version += 1
+
+    def note_token(self, token: str, seq: int) -> None:
+        """Remember that an answer with this token told everything up to `seq`."""
+        self._issued[token] = seq
+        self._issued.move_to_end(token)
+        if len(self._issued) > _ISSUED_TOKENS:
+            self._issued.popitem(last=False)
+
+    def seq_of(self, token: str) -> int | None:
+        """Return up to which number a token of ours tells everything; None when that isn't known (any more)."""
+        seq = self._issued.get(token)
+        return seq if seq is not None and seq >= self.changes_from else None
+
+    def changed_since(self, seq: int) -> list[str]:
+        """Return the rooms with news after `seq`, perhaps with GLOBAL among them, the latest first."""
+        rooms = []
+        for room_id in reversed(self.changed):
+            if self.changed[room_id] <= seq:
+                break
+            rooms.append(room_id)
+        return rooms
+
+    @property
+    def ignored_users(self) -> frozenset[str]:
+        """Spec: client-server API, "Ignoring users"."""
+        record = self.account_data.get(GLOBAL, {}).get("m.ignored_user_list")
+        if record is None or record.json is None:
+            return frozenset()
+        if self._ignored_of is not record:
+            self._ignored_of = record
+            self._ignored = frozenset(_ignored(record.json))
+        return self._ignored
+
+    _ignored_of: AccountDataRecord | None = None
+    _ignored: frozenset[str] = frozenset()
+
+
+def _ignored(json: bytes) -> Iterable[str]:
+    content = orjson.loads(json)
+    users = content.get("ignored_users") if isinstance(content, dict) else None
+    return users if isinstance(users, dict) else ()

@@ -1,0 +1,51 @@
+"""Tokens of /sync here: the place of this process, and whether it has come as far as a client's token."""
+
+from replication.driver import Follower
+from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, TOKEN_LETTERS, TYPING
+from shared.core.errors import Unavailable, invalid_param
+from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
+from shared.storage.read_source import Source
+from shared.storage.read_stream_ends import get_stream_ends
+
+FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, TYPING)
+_STORED = tuple(stream.name for stream in FOLLOWED if stream is not TYPING)
+_BEHIND_LIMIT_S = 5.0
+
+
+def format_sync_token(token: StreamToken) -> str:
+    return format_token(token, TOKEN_LETTERS)
+
+
+class Tokens:
+    def __init__(self, follower: Follower, reads: Source) -> None:
+        self._follower = follower
+        self._reads = reads
+
+    def now(self) -> StreamToken:
+        """Return what this process has applied."""
+        return StreamToken({stream.name: self._follower.vector(stream) for stream in FOLLOWED})
+
+    async def reach(self, text: str) -> StreamToken:
+        """Return the parsed token once this process has applied everything behind it.
+
+        Raises M_INVALID_PARAM for a malformed token or one from the future, Unavailable when we lag for too long.
+        """
+        token = parse_token(text, TOKEN_LETTERS)
+        behind = [
+            stream for stream in FOLLOWED if not self._follower.covers(stream, token.vector(stream.name))
+        ]
+        if behind:
+            await self._refuse_future(token)
+            for stream in behind:
+                if not await self._follower.wait_for(stream, token.vector(stream.name), _BEHIND_LIMIT_S):
+                    raise Unavailable("This process is behind the token")
+        return token
+
+    async def _refuse_future(self, token: StreamToken) -> None:
+        ends = await get_stream_ends(self._reads, _STORED)
+        for stream in FOLLOWED:
+            vector = token.vector(stream.name)
+            if vector.known > ends.lease or vector.greatest > ends.positions.get(
+                stream.name, vector.greatest
+            ):
+                raise invalid_param("The token is from the future")

@@ -1,0 +1,195 @@
+"""The users who sync here: loaded when they come, kept up by rows, found by the rooms that they are in."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Set
+
+import orjson
+
+from replication.rows import AccountDataRow, EventRow
+from shared.core.errors import Unavailable
+from shared.core.sync_tokens.vector import Vector
+from shared.metrics.synchrotron import SyncMetrics
+from shared.storage.read_account_data import AccountDataRecord, get_account_data_of_user
+from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
+from shared.storage.read_source import Source
+from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.timeline_event import MEMBER
+
+_CATCH_UP_LIMIT_S = 5.0
+_NOBODY: Set[str] = frozenset()
+
+#: wait_for(stream name, vector, limit in s): whether everything behind the vector has been applied here.
+WaitFor = Callable[[str, Vector, float], Awaitable[bool]]
+
+
+class UserRooms:
+    """reads: counted; wait_for: the follower's; budget_bytes: users who aren't waiting go first-used first."""
+
+    def __init__(self, reads: Source, wait_for: WaitFor, budget_bytes: int, metrics: SyncMetrics) -> None:
+        self._reads = reads
+        self._wait_for = wait_for
+        self._budget = budget_bytes
+        self._metrics = metrics
+        self._users: OrderedDict[str, SyncUser] = OrderedDict()
+        self._in_room: dict[str, set[str]] = {}
+        self._loading: dict[str, asyncio.Task[SyncUser]] = {}
+        self._in_use: dict[str, int] = {}
+        self._bytes = 0
+        #: Counts the rows applied in this process; see SyncUser.
+        self.seq = 0
+
+    # -- rows. Each returns the users concerned: they have news in the room.
+
+    def apply_event(self, row: EventRow) -> Iterable[str]:
+        self.seq += 1
+        concerned = self._in_room.get(row.room_id, _NOBODY)
+        if row.type == MEMBER and row.status == 0 and row.state_key is not None:
+            user = self._users.get(row.state_key)
+            if user is not None:
+                concerned = {*concerned, row.state_key}
+                self._apply_membership(user, row)
+        self._note(concerned, row.room_id)
+        return concerned
+
+    def apply_room_news(self, room_id: str) -> Iterable[str]:
+        """A receipt, or somebody types: news for everyone who is joined."""
+        self.seq += 1
+        concerned = self._in_room.get(room_id, _NOBODY)
+        self._note(concerned, room_id)
+        return concerned
+
+    def apply_account_data(self, row: AccountDataRow) -> Iterable[str]:
+        self.seq += 1
+        user = self._users.get(row.user_id)
+        if user is None:
+            return ()
+        before = user.size_bytes
+        user.set_account_data(AccountDataRecord(row.room_id, row.type, row.json, row.writer, row.position))
+        self._bytes += user.size_bytes - before
+        user.note_change(row.room_id, self.seq)
+        return (row.user_id,)
+
+    def _note(self, concerned: Iterable[str], room_id: str) -> None:
+        for user_id in concerned:
+            self._users[user_id].note_change(room_id, self.seq)
+
+    def _apply_membership(self, user: SyncUser, row: EventRow) -> None:
+        content = orjson.loads(row.json).get("content", {})
+        membership = content.get("membership")
+        before = user.size_bytes
+        known = user.memberships.get(row.room_id)
+        user.set_membership(
+            RoomMembership(
+                row.room_id, row.room_nid, row.room_version, membership if isinstance(membership, str) else "leave",
+                row.event_nid, row.sender, row.ordinal, row.writer, row.position,
+                forgotten=known is not None and known.forgotten and membership in ("leave", "ban"),
+            )
+        )  # fmt: skip
+        self._bytes += user.size_bytes - before
+        self._index(user, row.room_id)
+
+    def _index(self, user: SyncUser, room_id: str) -> None:
+        if user.memberships[room_id].membership == "join":
+            self._in_room.setdefault(room_id, set()).add(user.user_id)
+        elif (here := self._in_room.get(room_id)) is not None:
+            here.discard(user.user_id)
+            if not here:
+                del self._in_room[room_id]
+
+    # -- users
+
+    def get_loaded(self, user_id: str) -> SyncUser | None:
+        return None if user_id in self._loading else self._users.get(user_id)
+
+    async def get(self, user_id: str) -> SyncUser:
+        """Return the user; what is in it is covered by what this process has applied. Raises Unavailable."""
+        if user_id in self._loading:
+            return await asyncio.shield(self._loading[user_id])
+        user = self._users.get(user_id)
+        if user is not None:
+            self._users.move_to_end(user_id)
+            return user
+        task = asyncio.get_running_loop().create_task(self._load(user_id))
+        self._loading[user_id] = task
+        return await asyncio.shield(task)
+
+    async def _load(self, user_id: str) -> SyncUser:
+        # In the table before the first query: rows that arrive meanwhile find it, and the later one stays.
+        user = self._users[user_id] = SyncUser(user_id)
+        self._bytes += user.size_bytes
+        loaded = False
+        try:
+            before = user.size_bytes
+            memberships = await get_memberships_of_user(self._reads, user_id)
+            account_data = await get_account_data_of_user(self._reads, user_id)
+            for membership in memberships:
+                user.set_membership(membership)
+            for record in account_data:
+                user.set_account_data(record)
+            self._bytes += user.size_bytes - before
+            for room_id in user.memberships:
+                self._index(user, room_id)
+            # Postgres may be ahead of us; an answer's token is what we have applied, so let that come first.
+            await self._catch_up("events", memberships)
+            await self._catch_up("account_data", account_data)
+            user.changes_from = self.seq
+            loaded = True
+        finally:
+            del self._loading[user_id]
+            if not loaded:
+                self._forget(user_id)
+        self._metrics.users.set(len(self._users))
+        self._shrink()
+        return user
+
+    async def _catch_up(self, stream: str, rows: Iterable[RoomMembership | AccountDataRecord]) -> None:
+        greatest: dict[int, int] = {}
+        for row in rows:
+            greatest[row.writer] = max(row.position, greatest.get(row.writer, 0))
+        if greatest and not await self._wait_for(
+            stream, Vector(max(greatest), 0, greatest), _CATCH_UP_LIMIT_S
+        ):
+            raise Unavailable("This process is behind the database")
+
+    def use(self, user_id: str) -> "_InUse":
+        """Keep the user in memory while a request runs or waits: `with users.use(...)`."""
+        return _InUse(self._in_use, user_id)
+
+    def _shrink(self) -> None:
+        if self._bytes <= self._budget:
+            return
+        for user_id in list(self._users):
+            if self._bytes <= self._budget:
+                return
+            if user_id not in self._in_use and user_id not in self._loading:
+                self._forget(user_id)
+
+    def _forget(self, user_id: str) -> None:
+        user = self._users.pop(user_id)
+        self._bytes -= user.size_bytes
+        for room_id in user.memberships:
+            here = self._in_room.get(room_id)
+            if here is not None:
+                here.discard(user_id)
+                if not here:
+                    del self._in_room[room_id]
+
+    def statistics(self) -> dict[str, int]:
+        return {"users": len(self._users), "bytes": self._bytes, "budget_bytes": self._budget}
+
+
+class _InUse:
+    def __init__(self, table: dict[str, int], user_id: str) -> None:
+        self._table = table
+        self._user_id = user_id
+
+    def __enter__(self) -> None:
+        self._table[self._user_id] = self._table.get(self._user_id, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        left = self._table[self._user_id] - 1
+        if left:
+            self._table[self._user_id] = left
+        else:
+            del self._table[self._user_id]

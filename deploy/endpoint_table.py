@@ -1,4 +1,4 @@
-"""The endpoints and pools of the whole fleet: what each worker type declares, put together."""
+"""The endpoints and pools of the whole fleet: what each worker type declares, put together, one module each."""
 
 from shared.http.endpoint import Endpoint, Pool
 from workers.background import endpoints as background

@@ -29,8 +29,7 @@ The configuration is --config FILE, else $SKEP_CONFIG, else ./skep.yaml, else th
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """module: has `configure(parser)`, which adds arguments, and `run(arguments)`, which returns the exit
-    code."""
+    """module: has `configure(parser)`, which adds arguments, and `run(arguments)`, which returns its code."""
 
     name: str
     module: str

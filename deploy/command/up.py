@@ -9,7 +9,8 @@ from pathlib import Path
 
 from deploy.command.worker import WORKER_TYPES, run_worker
 from deploy.endpoint_table import all_endpoints, all_pools
-from deploy.local.up import Code, Wanted, run_fleet
+from deploy.local.before_start import Wanted
+from deploy.local.up import Code, run_fleet
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

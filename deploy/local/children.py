@@ -49,8 +49,9 @@ class ForkedProcess:
 
 
 def fork_child(run: Callable[[], int], log: Path, close: tuple[int, ...] = ()) -> ForkedProcess:
-    """Fork a child that calls `run` and exits with the code it returns. The caller has no threads and no
-    loop.
+    """Fork a child that calls `run` and exits with the code it returns.
+
+    The caller has no threads and no loop.
 
     The child has a process group of its own, so that Ctrl-C reaches the parent only; its output is added to
     `log`. close: descriptors of the parent that the child must not keep, such as a lock.

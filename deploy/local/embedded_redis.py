@@ -17,8 +17,9 @@ _HOST = "127.0.0.1"
 
 
 def prepare_redis(run: Path) -> tuple[Program, Redis]:
-    """Return the program to start and where workers find it. run: where its configuration file goes (mode
-    0600).
+    """Return the program to start and where workers find it.
+
+    run: where its configuration file goes (mode 0600).
 
     Raises CannotRunHere when neither the wheel nor a redis-server on the PATH is there.
     """

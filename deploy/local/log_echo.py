@@ -8,12 +8,13 @@ from pathlib import Path
 
 #: Level words where our two log formats and PostgreSQL's, Redis' and haproxy's have them. What a client did
 # wrong
-#: is an ERROR to PostgreSQL, so only its FATAL and PANIC count.
+#: is an ERROR to PostgreSQL, so only its FATAL and PANIC count; haproxy also warns of servers that come up.
 _NOTEWORTHY = re.compile(
     r'"level":"(WARNING|ERROR|CRITICAL)"'
     r"|^\S+ \S+ (WARNING|ERROR|CRITICAL) "
     r"|\b(FATAL|PANIC):  "
-    r"|^\[(WARNING|ALERT)\]"
+    r"|^\[ALERT\]"
+    r"|^\[WARNING\].* (DOWN|no server available)"
 )
 _MOST_AT_ONCE = 10
 _LONGEST_LINE = 400

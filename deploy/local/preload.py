@@ -1,5 +1,4 @@
-"""Imports what workers import, so that forked workers share the pages: 20 MB for each further one instead of
-45."""
+"""Imports what workers import, so that forked workers share it: a further one costs 20 MB instead of 45."""
 
 import importlib
 import sys

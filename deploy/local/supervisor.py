@@ -36,8 +36,7 @@ Say = Callable[[str], None]
 
 
 class Supervisor:
-    """Children are started by the caller in the order it likes, kept alive by `supervise`, ended by
-    `stop_all`.
+    """Children are started by the caller in the order it likes, kept alive by it, ended by it.
 
     fence: tells the database that the named process is dead; runs in a child of its own. say: one line for
     people. changed: called after any process began or ended. close_in_children: descriptors that children

@@ -11,8 +11,6 @@ import json
 import os
 import resource
 import shutil
-import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,9 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.database_tasks import fence_dead_process, run_migrations
+from deploy.local.before_start import (
+    Wanted,
+    check_ports,
+    development_config,
+    end_leftovers,
+    say,
+    with_command_line,
+)
 from deploy.local.certificate import write_self_signed
 from deploy.local.children import Child, Handle, fork_child
-from deploy.local.data_directory import DataDirectory, FleetRecord, leftovers
+from deploy.local.data_directory import DataDirectory, FleetRecord
 from deploy.local.embedded_haproxy import SOCKET_NAME, prepare_haproxy
 from deploy.local.embedded_postgres import prepare_postgres
 from deploy.local.embedded_redis import prepare_redis
@@ -32,7 +38,6 @@ from deploy.local.program import Program, start, tail_of, wait_until_ready
 from deploy.local.supervisor import Supervisor
 from deploy.local.unprivileged import CannotRunHere
 from shared.config.addresses import database_dsn_without_password, database_is_named, redis_is_named
-from shared.config.generate import development_yaml, write_secrets
 from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.config.writing import effective_yaml
@@ -45,7 +50,6 @@ _STOP_ORDER: tuple[tuple[Callable[[Child], bool], float], ...] = (
     (lambda child: child.type == "redis", 0.5),
     (lambda child: child.type == "postgres", 2.0),
 )
-_LEFTOVER_LIMIT_S = 8.0
 _READY_LIMIT_S = 60.0
 
 RunWorker = Callable[[str, str, Config, int], int]
@@ -65,22 +69,6 @@ class Code:
     pools: Sequence[Pool]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the command line says. Ports: None leaves them to the configuration."""
-
-    data: Path
-    config: Path | None = None
-    client_port: int | None = None
-    federation_port: int | None = None
-
-
-def say(line: str) -> None:
-    """Print one line with the time. A terminal that went away is no reason to stop."""
-    with contextlib.suppress(OSError):
-        print(time.strftime("%H:%M:%S"), line, flush=True)
-
-
 def run_fleet(wanted: Wanted, code: Code) -> int:
     """Start a fleet, stay until told to stop, end all of it; return the exit code.
 
@@ -89,10 +77,10 @@ def run_fleet(wanted: Wanted, code: Code) -> int:
     began = time.monotonic()
     data = DataDirectory(wanted.data)
     lock = data.lock()
-    _end_leftovers(data)
-    config_path = wanted.config or _development_config(data, wanted)
-    config = _with_command_line(load_config(config_path), wanted)
-    _check_ports(config)
+    end_leftovers(data)
+    config_path = wanted.config or development_config(data, wanted)
+    config = with_command_line(load_config(config_path), wanted)
+    check_ports(config)
     fleet = _Fleet(data, config, code, lock)
     fleet.supervisor.listen_for_signals()
     preload(code.modules)
@@ -278,71 +266,6 @@ class _Fleet:
 
     def _write_record(self) -> None:
         self._data.write_fleet(self._record())
-
-
-def _end_leftovers(data: DataDirectory) -> None:
-    """End what a fleet left behind whose supervisor was killed; we hold the lock, so that one is gone."""
-    record = data.read_fleet()
-    if record is None:
-        return
-    remaining = leftovers(record.processes)
-    if remaining:
-        say(f"ending {len(remaining)} processes that an earlier `skep up` left behind")
-    # PostgreSQL last, so that workers can still hand over and say good-bye.
-    for servers in (False, True):
-        group = [each for each in remaining if (each.type in ("postgres", "redis")) == servers]
-        end = time.monotonic() + _LEFTOVER_LIMIT_S
-        for each in group:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each.pid, signal.SIGINT if each.type == "postgres" else signal.SIGTERM)
-        while (group := leftovers(group)) and time.monotonic() < end:
-            time.sleep(0.05)
-        for each in group:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each.pid, signal.SIGKILL)
-    data.fleet_file.unlink(missing_ok=True)
-
-
-def _development_config(data: DataDirectory, wanted: Wanted) -> Path:
-    path = data.path / "skep.yaml"
-    if not path.exists():
-        write_secrets(data.path)
-        text = development_yaml(wanted.client_port or 8008, wanted.federation_port or 8448)
-        data.write_private(path, text)
-        say(f"wrote {path}: for trying and developing only, everyone on this machine can register")
-    return path
-
-
-def _with_command_line(config: Config, wanted: Wanted) -> Config:
-    """Return the configuration with the command line's ports, also in a public_base_url that names them."""
-    client, federation = config.listeners.client, config.listeners.federation
-    public_base_url = config.public_base_url
-    if wanted.client_port is not None:
-        if public_base_url == f"http://{client.host}:{client.port}":
-            public_base_url = f"http://{client.host}:{wanted.client_port}"
-        client = dataclasses.replace(client, port=wanted.client_port)
-    if wanted.federation_port is not None:
-        federation = dataclasses.replace(federation, port=wanted.federation_port)
-    listeners = dataclasses.replace(config.listeners, client=client, federation=federation)
-    return dataclasses.replace(config, listeners=listeners, public_base_url=public_base_url)
-
-
-def _check_ports(config: Config) -> None:
-    """Raise CannotRunHere when a port that people know of is taken, before anything is started."""
-    for option, listener in (
-        ("--client-port", config.listeners.client),
-        ("--federation-port", config.listeners.federation),
-    ):
-        family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((listener.host, listener.port))
-            except OSError as error:
-                raise CannotRunHere(
-                    f"Port {listener.port} on {listener.host} cannot be used ({error.strerror}). Name another one"
-                    f" with {option} (with make: {option[2:].replace('-', '_').upper()}=...)."
-                ) from None
 
 
 def _answers(address: str, path: str) -> bool:

@@ -78,8 +78,7 @@ def development_yaml(client_port: int, federation_port: int) -> str:
 
 
 def write_secrets(directory: Path) -> list[Path]:
-    """Make the secret files that the generated configurations name, below `directory`/secrets; return the new
-    ones.
+    """Make the secret files that the generated configurations name, in `directory`/secrets; return the new ones.
 
     Existing files are never touched. The directory gets mode 0700, the files 0600.
     """

@@ -33,8 +33,7 @@ def _revealed(value: Any) -> Any:
 
 
 def sample_yaml(head: str, active: Mapping[str, Any]) -> str:
-    """Return a commented file: keys of `active` are set, every other key stands there as a comment with its
-    default.
+    """Return a commented file: keys of `active` are set, every other key is a comment with its default.
 
     head: comment on top. active: YAML values by key path ("signing.key_file").
     A "#" with no space behind it stands before a setting that removing it switches on.

@@ -1,0 +1,99 @@
+"""Judging events against a state under construction. Spec: rooms/v2, "Iterative auth checks"."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from shared.core.errors import AuthRuleViolation
+from shared.core.event_auth import auth_types_for, check_auth
+from shared.core.events.event import Event
+from shared.core.events.readers import PowerLevels, power_levels_of
+from shared.core.identifiers import EventId
+from shared.core.room_versions import RoomVersion
+from shared.core.state_resolution.conflicts import StateKey
+
+_CREATE = ("m.room.create", "")
+_POWER_LEVELS = ("m.room.power_levels", "")
+
+#: Parsed power levels that are kept: an event of 64 KiB lists some 1,500 users, and a fight has thousands of events.
+_MAX_PARSED = 16
+
+
+class AuthChecks:
+    """The authorization rules of one room, asked of one event after the other.
+
+    find: event id -> event, None where it is missing. create: the room's create event.
+    may_cite: whether an auth event may stand in for a key that the state lacks; None: none ever does.
+    """
+
+    def __init__(
+        self,
+        version: RoomVersion,
+        create: Event,
+        find: Callable[[EventId], Event | None],
+        may_cite: Callable[[EventId], bool] | None,
+    ) -> None:
+        self._version = version
+        self._create = create
+        self._find = find
+        self._may_cite = may_cite
+        self._parsed: dict[EventId | None, PowerLevels] = {}
+
+    def apply(self, state: dict[StateKey, EventId], events: Iterable[Event]) -> None:
+        """Put each state event that the rules allow into the state, in the order given; ignore the others.
+
+        Spec: rooms/v2, "Iterative auth checks".
+        """
+        for event in events:
+            if event.state_key is not None and self.allow(event, state):
+                state[event.type, event.state_key] = event.event_id
+
+    def allow(self, event: Event, state: Mapping[StateKey, EventId]) -> bool:
+        """Return whether the rules allow the event in this state."""
+        needed = self._needed_state(event, state)
+        levels = self._levels(needed.get(_POWER_LEVELS))
+        try:
+            check_auth(self._version, event, needed, self._create, power_levels=levels)
+        except AuthRuleViolation:
+            return False
+        return True
+
+    def _needed_state(self, event: Event, state: Mapping[StateKey, EventId]) -> dict[StateKey, Event]:
+        needed: dict[StateKey, Event] = {}
+        cited: dict[StateKey, Event] | None = None
+        for key in auth_types_for(
+            self._version,
+            type=event.type,
+            sender=event.sender,
+            state_key=event.state_key,
+            content=event.content,
+        ):
+            if key == _CREATE:
+                continue  # check_auth gets it by itself
+            event_id = state.get(key)
+            known = None if event_id is None else self._find(event_id)
+            if known is None and self._may_cite is not None:
+                if cited is None:
+                    cited = self._cited_by(event, self._may_cite)
+                known = cited.get(key)
+            if known is not None:
+                needed[key] = known
+        return needed
+
+    def _cited_by(self, event: Event, may_cite: Callable[[EventId], bool]) -> dict[StateKey, Event]:
+        """The auth events that may stand in; of two with one key, which no accepted event has, the first."""
+        cited: dict[StateKey, Event] = {}
+        for text in event.auth_event_ids:
+            event_id = EventId(text)
+            auth_event = self._find(event_id)
+            if auth_event is not None and auth_event.state_key is not None and may_cite(event_id):
+                cited.setdefault((auth_event.type, auth_event.state_key), auth_event)
+        return cited
+
+    def _levels(self, event: Event | None) -> PowerLevels:
+        event_id = None if event is None else event.event_id
+        levels = self._parsed.get(event_id)
+        if levels is None:
+            levels = power_levels_of(self._version, self._create, event)
+            if len(self._parsed) >= _MAX_PARSED:
+                del self._parsed[next(iter(self._parsed))]
+            self._parsed[event_id] = levels
+        return levels

@@ -1,0 +1,112 @@
+"""The two orders in which events are replayed. Spec: rooms/v2, "Reverse topological power ordering", "Mainline
+ordering"."""
+
+import heapq
+from collections.abc import Callable, Mapping
+
+from shared.core.events.event import Event
+from shared.core.events.readers import power_levels_of
+from shared.core.identifiers import EventId
+from shared.core.room_versions import RoomVersion
+from shared.core.state_resolution.auth_chains import AuthGraph
+
+
+def reverse_topological_power_ordering(
+    version: RoomVersion,
+    create: Event,
+    find: Callable[[EventId], Event | None],
+    graph: AuthGraph,
+    events: Mapping[int, Event],
+) -> list[Event]:
+    """Return the events, earliest first: each after those of them that it cites, by power where that leaves a choice.
+
+    events: by their numbers in the graph. Those that cite each other in a circle, or an event in such a circle, are
+    left out.
+
+    Kahn's algorithm: of the events that wait for nothing, the next one is that whose sender has the greatest power
+    in its own auth events, then that of the earliest `origin_server_ts`, then that of the smallest id.
+    """
+    levels = _sender_levels(version, create, find, graph, events)
+    waits_for = dict.fromkeys(events, 0)
+    cited_by: dict[int, list[int]] = {}
+    # Edges are those between the events themselves. Way round over an event that is not replayed is no edge.
+    for number in events:
+        for cited in graph.auth_of(number):
+            if cited in waits_for:
+                waits_for[number] += 1
+                cited_by.setdefault(cited, []).append(number)
+
+    def entry(number: int) -> tuple[int, int, str, int]:
+        event = events[number]
+        return -levels[number], event.origin_server_ts, event.event_id, number
+
+    candidates = [entry(number) for number, count in waits_for.items() if not count]
+    heapq.heapify(candidates)
+    ordered: list[Event] = []
+    while candidates:
+        number = heapq.heappop(candidates)[3]
+        ordered.append(events[number])
+        for citing in cited_by.get(number, ()):
+            waits_for[citing] -= 1
+            if not waits_for[citing]:
+                heapq.heappush(candidates, entry(citing))
+    return ordered
+
+
+def mainline_ordering(graph: AuthGraph, power_levels: EventId | None, events: Mapping[int, Event]) -> list[Event]:
+    """Return the events, earliest first, by how far down the mainline they hang, then by time, then by id.
+
+    power_levels: the event whose mainline counts; None in a state without one: all events hang at infinity then.
+    events: by their numbers in the graph.
+    """
+    positions = _mainline_positions(graph, power_levels)
+    infinity = len(positions)
+
+    def position(number: int) -> int:
+        # From one power-levels event to the one that it cites, until one is known. All on the way hang at the same
+        # place, and get it as soon as it is known; infinity until then also ends circles.
+        on_the_way: list[int] = []
+        step = graph.power_levels_of(number)
+        while step is not None and step not in positions:
+            positions[step] = infinity
+            on_the_way.append(step)
+            step = graph.power_levels_of(step)
+        found = infinity if step is None else positions[step]
+        for passed in on_the_way:
+            positions[passed] = found
+        return found
+
+    # Greatest position first: it stands for the oldest power levels.
+    keyed = [(-position(number), event.origin_server_ts, event.event_id, number) for number, event in events.items()]
+    keyed.sort()
+    return [events[number] for _, _, _, number in keyed]
+
+
+def _mainline_positions(graph: AuthGraph, power_levels: EventId | None) -> dict[int, int]:
+    """Return event number -> index in the mainline: 0 for the event itself, 1 for the power levels that it cites."""
+    positions: dict[int, int] = {}
+    step = None if power_levels is None else graph.number_of(power_levels)
+    while step is not None and step not in positions:
+        positions[step] = len(positions)
+        step = graph.power_levels_of(step)
+    return positions
+
+
+def _sender_levels(
+    version: RoomVersion,
+    create: Event,
+    find: Callable[[EventId], Event | None],
+    graph: AuthGraph,
+    events: Mapping[int, Event],
+) -> dict[int, int]:
+    """Return event number -> power level of its sender, by the power levels among its own auth events."""
+    by_levels: dict[int | None, list[int]] = {}
+    for number in events:
+        by_levels.setdefault(graph.power_levels_of(number), []).append(number)
+    levels: dict[int, int] = {}
+    # One power-levels event after the other, so that only one is held parsed at a time.
+    for cited, numbers in by_levels.items():
+        parsed = power_levels_of(version, create, None if cited is None else find(graph.ids[cited]))
+        for number in numbers:
+            levels[number] = parsed.user_level(events[number].sender)
+    return levels

@@ -4,7 +4,7 @@ One connection, one request at a time, written in one piece and parsed in C. No 
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import orjson
@@ -60,8 +60,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by name
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)

@@ -11,6 +11,7 @@ _SLOTS = """
            (SELECT value FROM counters WHERE name = 'slots_version') AS v
     FROM slots s ORDER BY s.kind, s.slot
 """
+_VERSION = "SELECT value FROM counters WHERE name = 'slots_version'"
 _ADDRESSES = "SELECT lease, address FROM leases WHERE NOT revoked"
 
 #: The leader gives slots that nobody owns to living processes. $2 kind, $3 slots, $4 owners (arrays of one length).
@@ -105,6 +106,12 @@ class SlotSnapshot:
     version: int
     slots: Sequence[SlotRow]
     addresses: dict[int, str]
+
+
+async def get_slots_version(database: Database) -> int:
+    """Return a number that changes with each change of the slot table."""
+    version: int = await database.fetchval(_VERSION)
+    return version
 
 
 async def get_slots(database: Database) -> SlotSnapshot:

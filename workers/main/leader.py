@@ -25,6 +25,7 @@ from shared.storage.slots import (
     SlotRow,
     SlotSnapshot,
     get_slots,
+    get_slots_version,
 )
 from workers.main.proxies import Proxies
 from workers.main.slot_plan import assign, rebalance
@@ -73,6 +74,7 @@ class Leader:
         self._waiting_since: dict[str, float] = {}  # kind -> since when unowned slots wait
         self._asked_at: dict[tuple[str, int], float] = {}  # (kind, slot) -> when a next owner was named
         self._uneven_since: dict[str, float] = {}
+        self._slots: SlotSnapshot | None = None
         self.leading = False
 
     async def run(self) -> None:
@@ -89,11 +91,17 @@ class Leader:
         await self._fence_dead(processes)
         if not await self._lead():
             return
-        slots = await get_slots(self._database)
+        slots = await self._current_slots()
         living = [p for p in processes if not p.revoked and p.silent_s < self._config.dead_after_s]
         if await self._deal_out(living, slots) or await self._move(living, slots):
-            slots = await get_slots(self._database)
+            slots = await self._current_slots()
         await self._proxies.follow(processes, slots)
+
+    async def _current_slots(self) -> SlotSnapshot:
+        """The slot table, read again only when its version has changed: it has 3072 rows, and we look often."""
+        if self._slots is None or self._slots.version != await get_slots_version(self._database):
+            self._slots = await get_slots(self._database)
+        return self._slots
 
     def _judging(self) -> bool:
         """An outage of the database kills nobody: we judge only when we were heard through the same time."""

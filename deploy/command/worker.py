@@ -4,6 +4,8 @@ import os
 import socket
 from importlib import import_module
 
+from setproctitle import setproctitle
+
 from deploy.endpoint_table import all_endpoints, all_pools
 from shared.config.sections import Config
 from shared.runtime.logs import configure_logging
@@ -36,6 +38,7 @@ def run_worker(worker_type: str, name: str, config: Config, listen_port: int | N
     name: unique in the fleet; a process that comes back under the name of a dead one gets its slots again.
     listen_port: overrides `workers.listen_port` (0: picked).
     """
+    setproctitle(f"skep: {name}")
     configure_logging(name, json=config.logging.format == "json", level=config.logging.level.upper())
     compose = import_module(WORKER_TYPES[worker_type]).compose
     endpoints = all_endpoints()

@@ -75,6 +75,7 @@ class Committer:
         self._queue: deque[Write] = deque()
         self._waiting_events = 0
         self._running: asyncio.Task[None] | None = None
+        self._statements = 0
 
     def submit(self, write: Write) -> None:
         """Take a built write. Its `done` is set once it is stored and announced, or has failed.
@@ -96,6 +97,13 @@ class Committer:
         """Wait until everything that was submitted is stored or has failed."""
         while self._running is not None and not self._running.done():
             await asyncio.wait([self._running])
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "waiting": len(self._queue),
+            "waiting_events": self._waiting_events,
+            "statements": self._statements,
+        }
 
     async def _run(self) -> None:
         while self._queue:
@@ -128,6 +136,7 @@ class Committer:
             return
         batch = self._batch_of(writes)
         self._metrics.statements.inc()
+        self._statements += 1
         started = time.perf_counter()
         try:
             positions = await commit_events(self._write, batch)

@@ -110,9 +110,7 @@ class Router:
             return None
         assert FORWARDED not in request.headers, "passed on twice"
         headers = [*request.headers.items(), (FORWARDED, b"1")]
-        answer = await self.other.raw(
-            request.method, (path or request.path).decode(), request.body, headers
-        )
+        answer = await self.other.raw(request.method, (path or request.path).decode(), request.body, headers)
         return Response(answer.body, answer.status)
 
     def served(self, request: Request) -> None:
@@ -198,7 +196,8 @@ class Persister:
     async def content(self, room_id: str, event_type: str, state_key: str = "") -> Any:
         """Return the content of the current state as it is stored; None where there is none."""
         rows = await self.sql(
-            """SELECT e.json FROM current_state s JOIN events e USING (room_nid, event_nid) JOIN rooms r USING (room_nid)
+            """SELECT e.json FROM current_state s
+               JOIN events e USING (room_nid, event_nid) JOIN rooms r USING (room_nid)
                WHERE r.room_id = $1 AND s.type = $2 AND s.state_key = $3""",
             room_id, event_type, state_key,
         )  # fmt: skip

@@ -1,0 +1,196 @@
+"""The statement that stores events, on a real PostgreSQL."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import asyncpg
+import pytest
+
+from shared.core.errors import Fenced
+from shared.storage.events import (
+    EventBatch,
+    EventToStore,
+    StatementRefused,
+    commit_events,
+    get_event_by_id,
+    get_events,
+)
+from shared.storage.fenced import FencedStatement
+from shared.storage.leases import insert_lease
+from shared.storage.pool import Database, connector
+from tests.fix_servers import TestDatabase
+
+
+class OneConnection:
+    """The least writer there can be. lease: as registered."""
+
+    def __init__(self, conn: asyncpg.Connection, lease: int) -> None:
+        self.conn = conn
+        self.lease = lease
+
+    async def write(
+        self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()
+    ) -> asyncpg.Record:
+        row = await self.conn.fetchrow(statement.sql, self.lease, *args)
+        assert row is not None
+        if row["fence"] == 0:
+            raise Fenced("fenced")
+        return row
+
+
+def with_writer(dsn: str, test: Callable[[OneConnection], Awaitable[None]]) -> None:
+    async def run() -> None:
+        conn = await asyncpg.connect(dsn)
+        lease = await insert_lease(
+            conn, process="p", type_="event_persister", host="h", pid=1, address="a:1", version="0",
+            sequences={"events": "stream_events"},
+        )  # fmt: skip
+        await test(OneConnection(conn, lease))
+        await conn.close()
+
+    asyncio.run(run())
+
+
+def event(room: int, nid: int, ordinal: int, type: str = "m.room.message", **more: Any) -> EventToStore:
+    fields: dict[str, Any] = {
+        "room_nid": room, "event_nid": nid, "event_id": f"${nid}", "ordinal": ordinal, "depth": ordinal,
+        "type": type, "state_key": None, "sender": "@a:b", "origin_server_ts": 1, "prev_nids": [1, 2],
+        "auth_nids": [], "replaces_nid": None, "redacted_by": None, "redacts_nid": None, "txn_device": None,
+        "txn_id": None, "json": b"{}",
+    }  # fmt: skip
+    return EventToStore(**(fields | more))
+
+
+async def everything(conn: asyncpg.Connection) -> list[Any]:
+    tables = ("events", "forward_extremities", "client_transactions", "current_state", "state_changes", "memberships",
+              "rooms", "room_aliases")  # fmt: skip
+    return [await conn.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
+
+
+def full_batch() -> EventBatch:
+    member = "m.room.member"
+    return EventBatch(
+        events=[
+            event(1, 10, 1, "m.room.create", state_key=""),
+            event(1, 11, 2, member, state_key="@a:b"),
+            event(1, 12, 3, member, state_key="@a:b", replaces_nid=11),
+            event(1, 13, 4),
+        ],
+        extremities={1: [13]},
+        transactions=[(1, b"key", "$13", 5)],
+        memberships=[(11, "@a:b", "join", True), (12, "@a:b", "leave", True)],
+        rooms=[(1, "!r:b", "12", "@a:b", True, 1)],
+        aliases=[("#a:b", 1, "@a:b", 1)],
+    )
+
+
+def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        # Numbers that fall while places rise: neither ids nor ordinals may decide the order.
+        rooms = [EventBatch(events=[event(900 - n, 900 - n, 1) for n in range(300)])]
+        first = await commit_events(writer.write, rooms[0])
+        assert first == list(range(first[0], first[0] + 300))
+        stored = await writer.conn.fetch("SELECT event_nid FROM events ORDER BY position")
+        assert [row[0] for row in stored] == [900 - n for n in range(300)]
+        second = await commit_events(writer.write, EventBatch(events=[event(5, 5, 1)]))
+        assert second[0] == first[-1] + 1
+
+    with_writer(postgres.dsn, test)
+
+
+def test_all_parts(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        positions = await commit_events(writer.write, full_batch())
+        conn = writer.conn
+        assert await everything(conn) == [4, 1, 1, 2, 3, 1, 1, 1]
+        [member] = await conn.fetch("SELECT membership, event_nid, ordinal, position FROM memberships")
+        assert tuple(member) == ("leave", 12, 3, positions[2])
+        state = await conn.fetchval("SELECT event_nid FROM current_state WHERE type = 'm.room.member'")
+        assert state == 12
+        changes = await conn.fetch(
+            "SELECT event_nid, prev_nid FROM state_changes WHERE type = 'm.room.member' ORDER BY ordinal"
+        )
+        assert [tuple(row) for row in changes] == [(11, None), (12, 11)]
+        [stored] = await conn.fetch("SELECT * FROM events WHERE event_nid = 13")
+        assert (list(stored["prev_nids"]), stored["writer"], stored["status"]) == ([1, 2], writer.lease, 0)
+        # The next batch: the state moves on, the extremity is replaced, the message is redacted.
+        batch = EventBatch(
+            events=[event(1, 14, 5, "m.room.redaction", redacts_nid=13, sender="@a\x00b:c")],
+            extremities={1: [14]},
+            redacted=[(1, 13, 14)],
+        )
+        await commit_events(writer.write, batch)
+        assert await conn.fetchval("SELECT redacted_by FROM events WHERE event_nid = 13") == 14
+        assert await conn.fetchval("SELECT event_nids FROM forward_extremities") == [14]
+        [read] = await get_events(conn, 1, [14, 99])
+        assert (read.sender, read.event_id, read.state_key) == ("@a\x00b:c", "$14", None)
+
+    with_writer(postgres.dsn, test)
+
+
+def test_without_a_lease_nothing_is_written(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        before = await writer.conn.fetchval("SELECT last_value FROM stream_events")
+        for ending in ("UPDATE leases SET revoked = true", "DELETE FROM leases"):
+            await writer.conn.execute(ending)
+            with pytest.raises(Fenced):
+                await commit_events(writer.write, full_batch())
+            with pytest.raises(Fenced):
+                await commit_events(writer.write, EventBatch(events=[event(1, 10, 1)], extremities={1: [10]}))
+            assert await everything(writer.conn) == [0] * 8
+        assert await writer.conn.fetchval("SELECT last_value FROM stream_events") == before
+
+    with_writer(postgres.dsn, test)
+
+
+def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        await commit_events(writer.write, full_batch())
+        before = await everything(writer.conn)
+        alias = full_batch()
+        alias.events = [event(2, 20, 1, "m.room.create", state_key="")]
+        alias.memberships, alias.transactions, alias.rooms = [], [], [(2, "!s:b", "12", "@a:b", True, 1)]
+        for batch, constraint in (
+            (EventBatch(events=[event(1, 21, 4)]), "events_room_nid_ordinal_key"),
+            (EventBatch(events=[event(1, 22, 5, event_id="$13")]), "events_by_id"),
+            (
+                EventBatch(events=[event(1, 22, 5)], transactions=[(1, b"key", "$22", 6)]),
+                "client_transactions_pkey",
+            ),
+            (alias, "room_aliases_pkey"),
+        ):
+            with pytest.raises(StatementRefused) as refused:
+                await commit_events(writer.write, batch)
+            assert (refused.value.constraint, refused.value.passing) == (constraint, False)
+            assert await everything(writer.conn) == before
+
+    with_writer(postgres.dsn, test)
+
+
+def test_a_locked_row_is_passing(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        await commit_events(writer.write, full_batch())
+        other = await asyncpg.connect(postgres.dsn)
+        await writer.conn.execute("SET lock_timeout = '50ms'")
+        async with other.transaction():
+            await other.execute("SELECT FROM forward_extremities WHERE room_nid = 1 FOR UPDATE")
+            with pytest.raises(StatementRefused) as refused:
+                await commit_events(writer.write, EventBatch(events=[event(1, 15, 5)], extremities={1: [15]}))
+            assert refused.value.passing
+        await other.close()
+
+    with_writer(postgres.dsn, test)
+
+
+def test_reading_by_id(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        await commit_events(writer.write, full_batch())
+        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)
+        found = await get_event_by_id(database, 1, "$12")
+        assert found is not None and (found.event_nid, found.state_key) == (12, "@a:b")
+        assert await get_event_by_id(database, 2, "$12") is None, "of another room"
+        assert await get_event_by_id(database, 1, "$\x00") is None
+        await database.close()
+
+    with_writer(postgres.dsn, test)

@@ -1,0 +1,163 @@
+"""POST /createRoom: presets, what overrides what, the order of events, errors. Spec: client-server API, "Creation"."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from shared.core.slots import slot_of
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.rig import SERVER, event_persister, run
+
+
+async def _order(persister: Any, room_id: str) -> list[str]:
+    return [row["type"].removeprefix("m.room.") for row in await persister.timeline(room_id)]
+
+
+def test_order_and_overrides(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice, bob = persister.user("alice"), persister.user("bob")
+            before = persister.foundation.writer.statements
+            room_id = await alice.create_room(
+                visibility="public",
+                room_alias_name="pub",
+                name="The name",
+                topic="The topic",
+                invite=[bob.user_id, bob.user_id],
+                creation_content={
+                    "m.federate": False,
+                    "creator": "@x:y",
+                    "room_version": "1",
+                    "type": "m.space",
+                },
+                initial_state=[
+                    {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}},
+                    {"type": "m.room.name", "content": {"name": "overridden"}},
+                    {"type": "org.example", "state_key": "k", "content": {"a": 1}},
+                ],
+                power_level_content_override={"invite": 0, "users_default": 5},
+            )
+            assert persister.foundation.writer.statements == before + 1
+            assert await _order(persister, room_id) == [
+                "create", "member", "power_levels", "canonical_alias", "join_rules", "guest_access",
+                "history_visibility", "org.example", "name", "topic", "member",
+            ]  # fmt: skip
+            content = persister.content
+            assert await content(room_id, "m.room.create") == {
+                "m.federate": False, "room_version": "12", "type": "m.space",
+            }  # fmt: skip
+            assert await content(room_id, "m.room.join_rules") == {"join_rule": "public"}
+            assert await content(room_id, "m.room.guest_access") == {"guest_access": "forbidden"}
+            assert await content(room_id, "m.room.history_visibility") == {"history_visibility": "joined"}
+            assert await content(room_id, "m.room.name") == {"name": "The name"}
+            topic = await content(room_id, "m.room.topic")
+            assert topic["topic"] == topic["m.topic"]["m.text"][0]["body"] == "The topic"
+            assert await content(room_id, "m.room.canonical_alias") == {"alias": f"#pub:{SERVER}"}
+            levels = await content(room_id, "m.room.power_levels")
+            assert (levels["invite"], levels["users_default"], levels["users"]) == (0, 5, {})
+            assert levels["events"]["m.room.tombstone"] > 100
+            [room] = await persister.sql("SELECT * FROM rooms WHERE room_id = $1", room_id)
+            assert room["is_public"] and room["creator"] == alice.user_id
+            taken = await bob.call("POST", "/createRoom", {"room_alias_name": "pub"})
+            assert (taken.status, taken.errcode) == (400, "M_ROOM_IN_USE")
+
+    run(test())
+
+
+@pytest.mark.parametrize("version", ["11", "12"])
+def test_trusted_private_chat(postgres_module: TestDatabase, version: str) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice, bob = persister.user("alice"), persister.user("bob")
+            room_id = await alice.create_room(
+                preset="trusted_private_chat", invite=[bob.user_id], room_version=version,
+                creation_content={"additional_creators": ["@carol:example.org"]} if version == "12" else {},
+            )  # fmt: skip
+            create = await persister.content(room_id, "m.room.create")
+            levels = await persister.content(room_id, "m.room.power_levels")
+            if version == "12":
+                assert create["additional_creators"] == ["@carol:example.org", bob.user_id]
+                assert levels["users"] == {}
+            else:
+                assert levels["users"] == {alice.user_id: 100, bob.user_id: 100}
+            await bob.act(room_id, "join")
+            assert (await bob.put_state(room_id, "m.room.power_levels", {**levels, "kick": 90})).status == 200
+
+    run(test())
+
+
+def test_room_ids_are_our_own_slots(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn, takes=lambda slot: slot % 7 == 3) as persister:
+            alice = persister.user("alice")
+            seen = set()
+            for version in ("10", "12") * 10:
+                room_id = await alice.create_room(room_version=version)
+                assert slot_of(room_id) % 7 == 3
+                seen.add(room_id)
+            assert len(seen) == 20
+            persister.slots.takes = lambda slot: False
+            assert (await alice.call("POST", "/createRoom", {})).status == 503
+
+    run(test())
+
+
+BAD: list[tuple[Any, str]] = [
+    ([], "M_BAD_JSON"),
+    ({"preset": "best_chat"}, "M_BAD_JSON"),
+    ({"visibility": 3}, "M_BAD_JSON"),
+    ({"room_version": "99"}, "M_UNSUPPORTED_ROOM_VERSION"),
+    ({"room_version": 12}, "M_BAD_JSON"),
+    ({"room_alias_name": ""}, "M_INVALID_PARAM"),
+    ({"room_alias_name": "a:b"}, "M_INVALID_PARAM"),
+    ({"room_alias_name": "a" * 300}, "M_INVALID_PARAM"),
+    ({"room_alias_name": "a\x00b"}, "M_INVALID_PARAM"),
+    ({"invite": ["bob"]}, "M_INVALID_PARAM"),
+    ({"invite": "bob"}, "M_BAD_JSON"),
+    ({"invite": [f"@u{n}:{SERVER}" for n in range(1000)]}, "M_INVALID_PARAM"),
+    ({"initial_state": [{"content": {}}]}, "M_BAD_JSON"),
+    ({"initial_state": [{"type": "m.room.create", "content": {}}]}, "M_INVALID_ROOM_STATE"),
+    ({"initial_state": [{"type": "a", "content": {"x": 1.5}}]}, "M_BAD_JSON"),
+    ({"initial_state": [{"type": "a" * 300, "content": {}}]}, "M_TOO_LARGE"),
+    ({"power_level_content_override": {"users_default": "x"}}, "M_INVALID_ROOM_STATE"),
+    ({"power_level_content_override": {"users": {f"@alice:{SERVER}": 100}}}, "M_INVALID_ROOM_STATE"),
+    ({"creation_content": {"additional_creators": ["nobody"]}}, "M_INVALID_PARAM"),
+    ({"name": "n" * 70_000}, "M_TOO_LARGE"),
+    (
+        {"room_version": "11", "power_level_content_override": {"users": {}}, "name": "x"},
+        "M_INVALID_ROOM_STATE",
+    ),
+]
+
+
+def test_bad_requests_leave_nothing(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice = persister.user("alice")
+            before = await persister.sql("SELECT count(*) FROM rooms")
+            for body, errcode in BAD:
+                answer = await alice.call("POST", "/createRoom", body)
+                assert (answer.errcode, answer.status // 100) == (errcode, 4), body
+            assert (await alice.call("POST", "/createRoom", raw=b"{")).errcode == "M_NOT_JSON"
+            assert await persister.sql("SELECT count(*) FROM rooms") == before
+            null = {"name": None, "invite": None, "preset": None, "room_version": None, "topic": None}
+            assert (await alice.call("POST", "/createRoom", null)).status == 200
+
+    run(test())
+
+
+def test_initial_state_may_hold_the_power_levels(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice = persister.user("alice")
+            levels = {"users": {alice.user_id: 100}, "events_default": 50}
+            room_id = await alice.create_room(
+                room_version="10", initial_state=[{"type": "m.room.power_levels", "content": levels}]
+            )
+            assert await persister.content(room_id, "m.room.power_levels") == levels
+            assert (await _order(persister, room_id)).count("power_levels") == 1
+            rows = await persister.timeline(room_id)
+            assert orjson.loads(rows[0]["json"])["content"]["creator"] == alice.user_id
+
+    run(test())

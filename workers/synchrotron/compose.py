@@ -8,8 +8,10 @@ from workers.synchrotron.counted_reads import CountedReads
 from workers.synchrotron.feed import Feed
 from workers.synchrotron.joined_section import RoomSections
 from workers.synchrotron.lazy_members import LazyMembers
+from workers.synchrotron.messages import Messages
 from workers.synchrotron.notifier import Notifier
 from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.room_state import RoomState
 from workers.synchrotron.sync import SyncHandler
 from workers.synchrotron.sync_answer import SyncAnswers
 from workers.synchrotron.sync_request import Filters
@@ -44,10 +46,23 @@ def compose(foundation: Foundation) -> Worker:
         users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics
     )  # fmt: skip
 
+    messages = Messages(foundation.database, tokens, clock, config.limits.max_timeline_events)
+    room_state = RoomState(foundation.database, tokens, clock)
+
     async def start() -> None:
         foundation.tasks.forever(feed.end_typing, "typing ends")
 
     async def drain() -> None:
         notifier.close()
 
-    return Worker(handlers={"get_sync": sync.get_sync}, start=start, drain=drain)
+    handlers = {
+        "get_sync": sync.get_sync,
+        "get_room_messages": messages.get_room_messages,
+        "get_event_context": messages.get_event_context,
+        "get_room_event": messages.get_room_event,
+        "get_room_state": room_state.get_room_state,
+        "get_room_state_event": room_state.get_room_state_event,
+        "get_room_members": room_state.get_room_members,
+        "get_joined_members": room_state.get_joined_members,
+    }
+    return Worker(handlers=handlers, start=start, drain=drain)

@@ -3,7 +3,7 @@
 In the usual case, a new message in a room that is in memory, nothing here asks Postgres.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from workers.synchrotron.lazy_members import SentMembers
 from workers.synchrotron.place_token import format_place
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_section import Timeline, cut_timeline, held_back_state, needed_members
-from workers.synchrotron.shown_event import Reader, shown_event
+from workers.synchrotron.shown_event import Reader, matches, shown_event
 from workers.synchrotron.sync_user import SyncUser
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.typing_rooms import TypingRooms
@@ -163,7 +163,7 @@ class RoomSections:
             def passes(event: TimelineEvent, view: Viewpoint = view) -> bool:
                 if event.sender in ignored and event.state_key is None:
                     return False
-                return _match(wanted, event, room.room_id) and view.may_see(event)
+                return matches(wanted, event, room.room_id) and view.may_see(event)
 
             timeline = cut_timeline(events, passes, limit=limit, above=above, complete=complete, end=end)
             if complete or len(timeline.shown) >= limit:
@@ -237,7 +237,7 @@ class RoomSections:
                     if event.type == MEMBER and event.state_key is not None:
                         sent.note(room.room_id, event.state_key, event.event_id)
         if not wanted.passes_all:
-            state = {key: event for key, event in state.items() if _match(wanted, event, room.room_id)}
+            state = {key: event for key, event in state.items() if matches(wanted, event, room.room_id)}
         draft.state = state
 
     @staticmethod
@@ -320,13 +320,6 @@ def account_data_events(
         if fresh and wanted.match_type(record.type):
             events.append({"type": record.type, "content": orjson.Fragment(record.json or b"{}")})
     return events
-
-
-def _match(wanted: EventFilter, event: TimelineEvent, room_id: str) -> bool:
-    if wanted.passes_all:
-        return True
-    content: Mapping[str, Any] | None = event.content() if wanted.contains_url is not None else None
-    return wanted.match(type=event.type, sender=event.sender, room_id=room_id, content=content)
 
 
 def _heroes(record: SummaryRecord, user_id: str) -> list[str]:

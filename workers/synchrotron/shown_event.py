@@ -1,10 +1,12 @@
 """PURE: an event as one client gets it, in one answer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from shared.core.filters import EventFilter
 from shared.core.wire.client_event import join_client_event
 from workers.synchrotron.timeline_event import TimelineEvent
 from workers.synchrotron.viewpoint import Viewpoint
@@ -77,3 +79,11 @@ def _keep_fields(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> d
             else:
                 target[path[-1]] = source
     return kept
+
+
+def matches(wanted: EventFilter, event: TimelineEvent, room_id: str) -> bool:
+    """Return whether a client's filter lets the event through; its content is decoded only where that matters."""
+    if wanted.passes_all:
+        return True
+    content: Mapping[str, Any] | None = event.content() if wanted.contains_url is not None else None
+    return wanted.match(type=event.type, sender=event.sender, room_id=room_id, content=content)

@@ -1,9 +1,10 @@
 """Tokens of /sync here: the place of this process, and whether it has come as far as a client's token."""
 
 from replication.driver import Follower
-from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, TOKEN_LETTERS, TYPING
+from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, TOKEN_LETTERS, TYPING, Stream
 from shared.core.errors import Unavailable, invalid_param
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
+from shared.core.sync_tokens.vector import Vector
 from shared.storage.read_source import Source
 from shared.storage.read_stream_ends import get_stream_ends
 
@@ -25,21 +26,31 @@ class Tokens:
         """Return what this process has applied."""
         return StreamToken({stream.name: self._follower.vector(stream) for stream in FOLLOWED})
 
+    async def parse(self, text: str) -> StreamToken:
+        """Return the parsed token. Raises M_INVALID_PARAM for a malformed one, or one from the future."""
+        token = parse_token(text, TOKEN_LETTERS)
+        # Only what is above all that we have seen can be from the future; then Postgres decides, at once.
+        if any(self._beyond(token.vector(stream.name), stream) for stream in FOLLOWED):
+            await self._refuse_future(token)
+        return token
+
     async def reach(self, text: str) -> StreamToken:
         """Return the parsed token once this process has applied everything behind it.
 
-        Raises M_INVALID_PARAM for a malformed token or one from the future, Unavailable when we lag for too long.
+        Raises what `parse` does, and Unavailable when we lag for too long.
         """
-        token = parse_token(text, TOKEN_LETTERS)
-        behind = [
-            stream for stream in FOLLOWED if not self._follower.covers(stream, token.vector(stream.name))
-        ]
-        if behind:
-            await self._refuse_future(token)
-            for stream in behind:
-                if not await self._follower.wait_for(stream, token.vector(stream.name), _BEHIND_LIMIT_S):
-                    raise Unavailable("This process is behind the token")
+        token = await self.parse(text)
+        for stream in FOLLOWED:
+            wanted = token.vector(stream.name)
+            if not self._follower.covers(stream, wanted) and not await self._follower.wait_for(
+                stream, wanted, _BEHIND_LIMIT_S
+            ):
+                raise Unavailable("This process is behind the token")
         return token
+
+    def _beyond(self, wanted: Vector, stream: Stream) -> bool:
+        own = self._follower.vector(stream)
+        return wanted.known > own.known or (stream is not TYPING and wanted.greatest > own.greatest)
 
     async def _refuse_future(self, token: StreamToken) -> None:
         ends = await get_stream_ends(self._reads, _STORED)

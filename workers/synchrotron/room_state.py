@@ -1,0 +1,131 @@
+"""GET /rooms/{roomId}/state, one event of it, /members and /joined_members.
+
+Whoever left sees the state as he left it. Spec: client-server API, "Getting events for a room".
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import orjson
+
+from shared.core.errors import forbidden, not_found
+from shared.core.events.event import event_from_storage
+from shared.core.events.readers import avatar_url_of, display_name_of
+from shared.http.request import Request, Response, json_response
+from shared.runtime.clock import Clock
+from shared.storage.pool import Database
+from shared.storage.read_state import (
+    get_current_keys,
+    get_current_state_events,
+    get_joined_members,
+    get_keys_before,
+    get_members_before,
+    get_state_before,
+)
+from shared.storage.read_timeline import TimelineRow
+from workers.synchrotron.place_of_token import place_of_token
+from workers.synchrotron.room_view import RoomView, open_room
+from workers.synchrotron.shown_event import Reader, shown_event
+from workers.synchrotron.timeline_event import TimelineEvent
+from workers.synchrotron.tokens import Tokens
+
+_MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
+_PIECE = 200  # events encoded at a time: some 5 ms, so that others get their turn in between
+
+
+class RoomState:
+    def __init__(self, database: Database, tokens: Tokens, clock: Clock) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._clock = clock
+
+    async def get_room_state(self, request: Request) -> Response:
+        """Raises M_FORBIDDEN."""
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        if room.follows:
+            rows = await get_current_state_events(self._database, room.room_nid)
+        else:
+            rows = await get_state_before(self._database, room.room_nid, room.end + 1)
+        return Response(_listed(b"[", rows, self._encode(request, room), b"]"))
+
+    async def get_room_state_event(self, request: Request) -> Response:
+        """Raises M_NOT_FOUND when the state has no such key, M_FORBIDDEN."""
+        form = request.query_choice("format", ("content", "event"), "content")
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        key = (request.params["eventType"], request.params.get("stateKey", ""))
+        if room.follows:
+            rows = await get_current_keys(self._database, room.room_nid, [key])
+        else:
+            rows = await get_keys_before(self._database, room.room_nid, room.end + 1, [key])
+        if not rows:
+            raise not_found("The room has no such state")
+        event = room.event(rows[0])
+        if form == "event":
+            reader = self._reader(request)
+            return json_response(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
+        return json_response(event.content())
+
+    async def get_room_members(self, request: Request) -> Response:
+        """Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        membership = request.query_choice("membership", _MEMBERSHIPS)
+        not_membership = request.query_choice("not_membership", _MEMBERSHIPS)
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        place = room.record.last_ordinal + 1 if room.follows else room.end + 1
+        at = request.query_text("at")
+        if at is not None:
+            place = min(place, await place_of_token(self._database, self._tokens, room, at))
+        rows = await get_members_before(self._database, room.room_nid, place)
+        encode = self._encode(request, room)
+
+        def encode_wanted(row: TimelineRow) -> bytes | None:
+            event = room.event(row)
+            # Both together are a union: GET /rooms/{roomId}/members, not_membership.
+            if membership is None and not_membership is None:
+                return encode(row)
+            wanted = (membership is not None and event.membership == membership) or (
+                not_membership is not None and event.membership != not_membership
+            )
+            return encode(row) if wanted else None
+
+        return Response(_listed(b'{"chunk":[', rows, encode_wanted, b"]}"))
+
+    async def get_joined_members(self, request: Request) -> Response:
+        """Raises M_FORBIDDEN for everyone who isn't joined."""
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        if not room.is_member:
+            raise forbidden("You aren't a member of the room")
+        joined: dict[str, Any] = {}
+        for user_id, json in await get_joined_members(self._database, room.room_nid):
+            member = event_from_storage(room.version, json, "$")
+            shown = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
+            joined[user_id] = {key: value for key, value in shown.items() if value is not None}
+            if len(joined) % _PIECE == 0:
+                await asyncio.sleep(0)
+        return json_response({"joined": joined})
+
+    def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineRow], bytes | None]:
+        reader = self._reader(request)
+
+        def encode(row: TimelineRow) -> bytes:
+            event: TimelineEvent = room.event(row)
+            return orjson.dumps(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
+
+        return encode
+
+    def _reader(self, request: Request) -> Reader:
+        return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())
+
+
+async def _listed(
+    head: bytes, rows: Sequence[TimelineRow], encode: Callable[[TimelineRow], bytes | None], tail: bytes
+) -> AsyncIterator[bytes]:
+    """Yield a JSON list in pieces. encode: None leaves the row out. Each piece gives way to other requests."""
+    joint = head
+    for first in range(0, len(rows), _PIECE):
+        piece = [each for row in rows[first : first + _PIECE] if (each := encode(row)) is not None]
+        if piece:
+            yield joint + b",".join(piece)
+            joint = b","
+        await asyncio.sleep(0)
+    yield tail if joint == b"," else head + tail

@@ -48,6 +48,11 @@ class MemberProfileSender:
             self._running[user_id] = run
         await asyncio.wait({run}, timeout=_ANSWER_AFTER_S)
 
+    async def finished(self, user_id: str) -> None:
+        """Wait until the user's profile is in all of his rooms, as far as their owners can be reached."""
+        if (run := self._running.get(user_id)) is not None:
+            await asyncio.wait({run})
+
     async def _run(self, user_id: str) -> None:
         try:
             while True:

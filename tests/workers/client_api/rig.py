@@ -41,7 +41,7 @@ NO_LIMITS = RateLimits(*(None,) * len(dataclasses.fields(RateLimits)))
 
 def make_config(**sections: Any) -> Config:
     """An open server without rate limits; sections: replace any of its parts."""
-    given = {
+    given: dict[str, Any] = {
         "signing": Signing(key=Secret("ed25519 a_1 " + "A" * 43)),
         "secrets": Secrets(Secret(INTERNAL_SECRET), Secret(SHARED_SECRET)),
         "registration": Registration(enabled=True, require_token=False, allow_guests=True),

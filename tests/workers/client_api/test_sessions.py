@@ -209,8 +209,14 @@ def test_names_that_cannot_be(postgres: TestDatabase) -> None:
             assert weak.errcode == "M_WEAK_PASSWORD"
             none = await worker.call("POST", "/register", {"username": "a", "auth": auth})
             assert none.errcode == "M_MISSING_PARAM"
-            for body in ({"username": 1}, {"auth": []}, {"auth": {"type": 1}}, {"auth": {"session": {}}}):
-                assert (await worker.call("POST", "/register", body)).errcode == "M_BAD_JSON"
+            odd_bodies: tuple[object, ...] = (
+                {"username": 1},
+                {"auth": []},
+                {"auth": {"type": 1}},
+                {"auth": {"session": {}}},
+            )
+            for odd in odd_bodies:
+                assert (await worker.call("POST", "/register", odd)).errcode == "M_BAD_JSON"
             other = await worker.call("POST", "/register", {"auth": {"type": "m.login.recaptcha"}})
             assert (other.status, other.errcode) == (400, "M_UNRECOGNIZED")
             lost = await worker.call("POST", "/register", {"auth": {"session": "nonsense\x00"}})
@@ -222,9 +228,8 @@ def test_names_that_cannot_be(postgres: TestDatabase) -> None:
             taken = await worker.call("GET", "/register/available", query="username=taken")
             assert (taken.status, taken.errcode) == (400, "M_USER_IN_USE")
             assert (await worker.call("GET", "/register/available")).errcode == "M_MISSING_PARAM"
-            nobody = await worker.call(
-                "POST", "/register", {"username": "quiet", "password": "correct horse", "inhibit_login": True, "auth": auth}
-            )  # fmt: skip
+            quiet = {"username": "quiet", "password": "correct horse", "inhibit_login": True, "auth": auth}
+            nobody = await worker.call("POST", "/register", quiet)
             assert "access_token" not in nobody.json
             made_up = await worker.call("POST", "/register", {"password": "correct horse", "auth": auth})
             assert made_up.status == 200
@@ -270,7 +275,7 @@ def test_registration_tokens(postgres: TestDatabase) -> None:
 
             dummy = await worker.call("POST", "/register", {"auth": {"type": "m.login.dummy"}})
             assert dummy.errcode == "M_UNRECOGNIZED"
-            stage = {"type": "m.login.registration_token"}
+            stage: dict[str, object] = {"type": "m.login.registration_token"}
             for auth, status in (
                 (stage, 400),
                 ({**stage, "token": 7}, 400),

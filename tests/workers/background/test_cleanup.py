@@ -1,0 +1,74 @@
+"""The cleanup job deletes what is old, and nothing else."""
+
+import asyncio
+from typing import Any
+
+from shared.config.sections import Accounts
+from shared.storage.pool import Database, connector
+from tests.fix_servers import TestDatabase
+from workers.background.cleanup import Cleanup
+
+_DAY_MS = 86_400_000
+_NOW_MS = 1_790_000_000_000
+
+
+class _Clock:
+    def now_ms(self) -> int:
+        return _NOW_MS
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+
+_ROWS: dict[str, tuple[str, list[tuple[Any, ...]], int]] = {
+    # table: (columns, rows, how many are old)
+    "uia_sessions": (
+        "session_id, operation, request, created_ms",
+        [("a", "x", b"{}", _NOW_MS - 901_000), ("b", "x", b"{}", _NOW_MS)],
+        1,
+    ),
+    "registration_nonces": ("nonce, created_ms", [("a", _NOW_MS - 301_000), ("b", _NOW_MS)], 1),
+    "client_transactions": (
+        "room_nid, key, event_id, created_ms",
+        [*((n, b"k", "$e", _NOW_MS - 3 * _DAY_MS) for n in range(700)), (1, b"new", "$e", _NOW_MS - _DAY_MS)],
+        700,
+    ),
+    "session_changes": (
+        "writer, position, user_id, changed_ms",
+        [(1, 1, "@a:b", _NOW_MS - 2 * _DAY_MS), (1, 2, "@a:b", _NOW_MS)],
+        1,
+    ),
+    "refresh_tokens": (
+        "token_hash, user_id, device_id, successor, created_ms",
+        [(b"r1", "@a:b", "D", b"r2", 0), (b"r2", "@a:b", "D", None, 0)],
+        0,
+    ),
+    "access_tokens": (
+        "token_hash, user_id, device_id, expires_ms, refresh_hash, created_ms",
+        [
+            (b"replaced", "@a:b", "D", _NOW_MS - 2 * _DAY_MS, b"r1", 0),
+            (b"renewable", "@a:b", "D", _NOW_MS - 2 * _DAY_MS, b"r2", 0),  # it may still log in softly
+            (b"dead", "@a:b", "D", _NOW_MS - 2 * _DAY_MS, None, 0),
+            (b"young", "@a:b", "D", _NOW_MS - 1000, None, 0),
+            (b"forever", "@a:b", "D", None, None, 0),
+        ],
+        2,
+    ),
+}
+
+
+def test_cleanup(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+        for table, (columns, rows, _) in _ROWS.items():
+            holes = ", ".join(f"${n}" for n in range(1, len(columns.split(", ")) + 1))
+            for row in rows:
+                await database.execute(f"INSERT INTO {table} ({columns}) VALUES ({holes})", *row)
+        deleted = await Cleanup(database, _Clock(), Accounts()).clean_once()
+        for table, (_, rows, old) in _ROWS.items():
+            assert deleted.get(table, 0) == old, table
+            assert await database.fetchval(f"SELECT count(*) FROM {table}") == len(rows) - old
+        assert await database.fetchval("SELECT count(*) FROM access_tokens WHERE token_hash = 'dead'") == 0
+        await database.close()
+
+    asyncio.run(test())

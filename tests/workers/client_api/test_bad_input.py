@@ -1,0 +1,56 @@
+"""Every endpoint with hostile input: a Matrix error with a code, never a 500."""
+
+import itertools
+import re
+
+from shared.http.endpoint import Auth, paths_of
+from tests.fix_servers import TestDatabase
+from tests.workers.client_api.rig import client_api, run
+from workers.client_api.endpoints import ENDPOINTS
+
+_NAMES = (
+    "x",
+    "%00",
+    "%C3%A4%F0%9F%90%9D",
+    "%2F%2F",
+    "a" * 400,
+    "!a:example.org",
+    "$e",
+    "#a:example.org",
+    "%1a",
+)
+_BODIES: tuple[bytes, ...] = (
+    b"", b"{", b"[]", b"null", b'"x"', b"{}", b"[" * 5000, b'{"a":' * 300 + b"1" + b"}" * 300, b"\xff\xfe",
+    b'{"username":{},"password":[],"type":[],"identifier":7,"refresh_token":0,"new_password":false,"auth":"x"}',
+    b'{"auth":{"type":null,"session":"\\u0000"},"devices":[1],"display_name":[],"typing":1,"room_id":"\\u0000"}',
+    b'{"m.read":"\\u0000","m.fully_read":"x","thread_id":"\\u0000","order":1e400,"timeout":99999999999999999999}',
+    b'{"nonce":"\\u0000","username":"\\u0000","password":"\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000","mac":"x"}',
+    b'{"type":"m.login.password","user":"\\u0000","password":"\\u0000","device_id":"\\u0000"}',
+    b'{"room":{"timeline":{"limit":-1}},"refresh_token":"\\u0000","token":"\\u0000"}',
+)  # fmt: skip
+_PARAMETER = re.compile(r"\{[A-Za-z]+\??\}")
+
+
+def test_no_500(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            alice = await worker.register("alice")
+            tried = 0
+            for endpoint in ENDPOINTS:
+                if endpoint.auth is Auth.INTERNAL or endpoint.name in ("logout", "logout_all"):
+                    continue
+                template = paths_of(endpoint)[0].replace("{userId}", alice.quoted)
+                names = _NAMES if _PARAMETER.search(template) else ("",)
+                bodies = _BODIES if endpoint.methods[0] in ("PUT", "POST", "DELETE") else (b"",)
+                for name, body in itertools.product(names, bodies):
+                    path = _PARAMETER.sub(lambda _, name=name: name, template)  # type: ignore[misc]
+                    answer = await alice.call(
+                        endpoint.methods[0], path, raw=body, query="token=%00&username=%00"
+                    )
+                    assert answer.status < 500, (path, body, answer.body)
+                    if answer.status >= 400:
+                        assert answer.errcode or answer.status == 401, (path, body)
+                    tried += 1
+            assert tried > 500
+
+    run(test())

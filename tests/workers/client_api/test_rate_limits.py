@@ -1,0 +1,128 @@
+"""Limits over several processes: within a factor of two, with the owner there and away."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.config.sections import Rate, RateLimits
+from shared.core.errors import MatrixError, RemoteServerError
+from shared.http.client import HttpResponse
+from shared.http.endpoint import RateLimit
+from shared.http.request import Requester
+from shared.operations.rate_limits import FleetRateLimiter, TakeRequest
+from tests.workers.client_api.rig import NO_LIMITS, run
+
+_USER = Requester("@alice:example.org", "D", b"")
+_LIMITS = RateLimits(**{**dict.fromkeys(NO_LIMITS.__dataclass_fields__), "message": Rate(2, 30)})
+
+
+@dataclass
+class _Clock:
+    now_s: float = 0.0
+
+    def now_ms(self) -> int:
+        return int(self.now_s * 1000)
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class _Slots:
+    mine: bool
+
+    def owns(self, kind: str, slot: int) -> bool:
+        return self.mine
+
+    def address(self, kind: str, slot: int) -> str | None:
+        return "owner:1"
+
+
+@dataclass
+class _ToOwner:
+    """An HTTP client that reaches the owner, or nobody."""
+
+    owner: FleetRateLimiter | None
+    calls: list[TakeRequest] = field(default_factory=list)
+
+    async def request(
+        self, method: bytes, url: bytes, headers: Mapping[bytes, bytes], body: bytes = b"", *, timeout_s: float
+    ) -> HttpResponse:  # fmt: skip
+        await asyncio.sleep(0)
+        if self.owner is None:
+            raise RemoteServerError("ConnectionRefusedError")
+        call = msgspec.json.decode(body, type=TakeRequest)
+        self.calls.append(call)
+        return HttpResponse(200, {}, msgspec.json.encode(self.owner.answer(call)))
+
+
+def _fleet(
+    others: int, clock: _Clock, *, owner_there: bool = True
+) -> tuple[list[FleetRateLimiter], _ToOwner]:
+    nobody: Any = _ToOwner(None)
+    owner = FleetRateLimiter(_LIMITS, clock, nobody, _Slots(True), "secret")
+    client: Any = _ToOwner(owner if owner_there else None)
+    limiters = [FleetRateLimiter(_LIMITS, clock, client, _Slots(False), "secret") for _ in range(others)]
+    return [owner, *limiters], client
+
+
+async def _allowed(limiter: FleetRateLimiter) -> bool:
+    try:
+        await limiter.check(RateLimit.MESSAGE, _USER, "192.0.2.1")
+    except MatrixError as error:
+        assert (error.errcode, error.status) == ("M_LIMIT_EXCEEDED", 429)
+        assert error.extra["retry_after_ms"] >= 1
+        return False
+    return True
+
+
+@pytest.mark.parametrize("others", [0, 1, 4, 8])
+def test_the_limit_holds_over_all_processes(others: int) -> None:
+    async def test() -> None:
+        clock = _Clock()
+        limiters, client = _fleet(others, clock)
+        allowed = 0
+        for step in range(6000):  # a hundred seconds of a client that never waits, at each process in turn
+            clock.now_s = step / 60
+            allowed += await _allowed(limiters[step % len(limiters)])
+        due = 30 + 2 * 100
+        assert due / 2 <= allowed <= 2 * due
+        # A process that was denied does not ask again before the next token is due.
+        assert len(client.calls) <= due + others * 100 * 2 * 1.3
+
+    run(test())
+
+
+def test_a_burst_at_once_asks_the_owner_in_chunks() -> None:
+    async def test() -> None:
+        limiters, client = _fleet(1, _Clock())
+        results = await asyncio.gather(*(_allowed(limiters[1]) for _ in range(60)))
+        assert sum(results) == 30
+        assert len(client.calls) <= 12
+
+    run(test())
+
+
+def test_without_the_owner_a_process_counts_alone() -> None:
+    async def test() -> None:
+        clock = _Clock()
+        limiters, _ = _fleet(2, clock, owner_there=False)
+        results = [await _allowed(limiters[1]) for _ in range(60)]
+        assert sum(results) == 30
+
+    run(test())
+
+
+def test_no_limit_costs_nothing() -> None:
+    async def test() -> None:
+        limiters, client = _fleet(1, _Clock())
+        for limit in (RateLimit.NONE, RateLimit.LOGIN, RateLimit.READ):
+            for _ in range(1000):
+                await limiters[1].check(limit, _USER, "x")
+        assert client.calls == []
+
+    run(test())

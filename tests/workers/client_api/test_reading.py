@@ -1,0 +1,141 @@
+"""Receipts, read markers and typing."""
+
+import asyncio
+from typing import Any
+
+from replication import wire
+from replication.rows import ReceiptRow, TypingRow
+from tests.fix_servers import TestDatabase
+from tests.workers.client_api.rig import Worker, client_api, run
+from tests.workers.client_api.rooms import put_event, put_room
+
+_ROOM = "!room:example.org"
+_OTHER = "!other:example.org"
+
+
+def _rows(worker: Worker, channel: str, kind: type) -> list[Any]:
+    decoder = wire.row_decoder(kind)
+    frames = [wire.decode_frame(message) for name, message in worker.bus.published if name == channel]
+    return [decoder.decode(row) for frame in frames for row in frame.rows]
+
+
+async def _room_with_thread(worker: Worker, member: str) -> None:
+    room = await put_room(worker, _ROOM, {member: "join", "@gone:example.org": "leave"})
+    other = await put_room(worker, _OTHER, {member: "join"})
+    await put_event(worker, other, _OTHER, "$elsewhere", 10, {})
+    await put_event(worker, room, _ROOM, "$root", 10, {})
+    in_thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": "$root"}}
+    await put_event(worker, room, _ROOM, "$reply", 11, in_thread)
+    reaction = {"m.relates_to": {"rel_type": "m.annotation", "event_id": "$reply", "key": "+"}}
+    await put_event(worker, room, _ROOM, "$reaction", 12, reaction, "m.reaction")
+    await put_event(worker, room, _ROOM, "$last", 13, {})
+    await put_event(worker, room, _ROOM, "$old", None, {}, depth=11)
+    await put_event(worker, room, _ROOM, "$rejected", None, {}, status=2)
+
+
+def test_receipts(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            alice, bob = await worker.register("alice"), await worker.register("bob")
+            await _room_with_thread(worker, alice.user_id)
+            base = f"/rooms/{_ROOM}/receipt"
+            assert (await alice.call("POST", f"{base}/m.read/%24reply", {})).json == {}
+            assert (await alice.call("POST", f"{base}/m.read/%24last", raw=b"")).json == {}
+            # Behind the present one, or the same again: changes nothing and is not told.
+            assert (await alice.call("POST", f"{base}/m.read/%24reply", {})).status == 200
+            assert (await alice.call("POST", f"{base}/m.read/%24last", {})).status == 200
+            assert (await alice.call("POST", f"{base}/m.read.private/%24old", {})).status == 200
+            assert (await alice.call("POST", f"{base}/m.read/%24last", {"thread_id": "main"})).status == 200
+            assert (
+                await alice.call("POST", f"{base}/m.read/%24reaction", {"thread_id": "$root"})
+            ).status == 200
+            rows = _rows(worker, "receipts", ReceiptRow)
+            assert [(r.kind, r.thread_id, r.event_id, r.ordinal) for r in rows] == [
+                ("m.read", "", "$reply", 11),
+                ("m.read", "", "$last", 13),
+                ("m.read.private", "", "$old", 11),  # as a receipt on the live event before it
+                ("m.read", "main", "$last", 13),
+                ("m.read", "$root", "$reaction", 12),
+            ]
+            stored = await worker.sql(
+                "SELECT event_id FROM receipts WHERE kind = 'm.read' AND thread_id = ''"
+            )
+            assert [row["event_id"] for row in stored] == ["$last"]
+
+            for path, body, status, errcode in (
+                ("m.read/%24nowhere", {}, 404, "M_NOT_FOUND"),
+                ("m.read/%24elsewhere", {}, 404, "M_NOT_FOUND"),
+                ("m.read/%24rejected", {}, 404, "M_NOT_FOUND"),
+                ("m.read/nonsense", {}, 400, "M_INVALID_PARAM"),
+                ("m.read/%24a%00", {}, 400, "M_INVALID_PARAM"),
+                ("m.seen/%24last", {}, 400, "M_INVALID_PARAM"),
+                ("m.read/%24last", {"thread_id": ""}, 400, "M_INVALID_PARAM"),
+                ("m.read/%24last", {"thread_id": 7}, 400, "M_INVALID_PARAM"),
+                ("m.read/%24last", {"thread_id": "$root"}, 400, "M_INVALID_PARAM"),
+                ("m.read/%24reply", {"thread_id": "main"}, 400, "M_INVALID_PARAM"),
+                ("m.fully_read/%24last", {"thread_id": "main"}, 400, "M_INVALID_PARAM"),
+                ("m.read/%24last", [], 400, "M_BAD_JSON"),
+            ):
+                answer = await alice.call("POST", f"{base}/{path}", body)
+                assert (answer.status, answer.errcode) == (status, errcode), path
+            assert (await bob.call("POST", f"{base}/m.read/%24last", {})).errcode == "M_FORBIDDEN"
+            unknown = await alice.call("POST", "/rooms/!no:example.org/receipt/m.read/%24last", {})
+            assert unknown.errcode == "M_FORBIDDEN"
+
+    run(test())
+
+
+def test_read_markers(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            alice = await worker.register("alice")
+            await _room_with_thread(worker, alice.user_id)
+            path = f"/rooms/{_ROOM}/read_markers"
+            marker = f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.fully_read"
+            body = {"m.fully_read": "$reply", "m.read": "$last", "m.read.private": "$last"}
+            assert (await alice.call("POST", path, body)).json == {}
+            assert (await alice.call("GET", marker)).json == {"event_id": "$reply"}
+            assert len(await worker.sql("SELECT 1 FROM receipts")) == 2
+            await alice.call("POST", path, {"m.fully_read": "$root"})  # another device, late
+            assert (await alice.call("GET", marker)).json == {"event_id": "$reply"}
+            await alice.call("POST", f"/rooms/{_ROOM}/receipt/m.fully_read/%24last", {})
+            assert (await alice.call("GET", marker)).json == {"event_id": "$last"}
+            assert (await alice.call("POST", path, {})).status == 200
+            assert (await alice.call("POST", path, {"m.read": "$nowhere"})).status == 404
+            assert (await alice.call("POST", path, {"m.read": 1})).errcode == "M_BAD_JSON"
+
+    run(test())
+
+
+def test_typing(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            alice, bob = await worker.register("alice"), await worker.register("bob")
+            await _room_with_thread(worker, alice.user_id)
+            path = f"/rooms/{_ROOM}/typing/{alice.quoted}"
+
+            async def set_typing(body: object) -> tuple[int, str]:
+                answer = await alice.call("PUT", path, body)
+                return answer.status, answer.errcode
+
+            assert await set_typing({"typing": False}) == (200, "")
+            assert _rows(worker, "typing", TypingRow) == []  # was not typing: nothing to take back
+            assert await set_typing({"typing": True, "timeout": 50}) == (200, "")
+            assert await set_typing({"typing": True, "timeout": 100}) == (200, "")
+            await asyncio.sleep(0.2)
+            rows = _rows(worker, "typing", TypingRow)
+            assert [row.until_ms > 0 for row in rows] == [True, True, False]
+            assert [row.position for row in rows] == [1, 2, 3]
+            assert await set_typing({"typing": True, "timeout": 10**15}) == (200, "")
+            newest = _rows(worker, "typing", TypingRow)[-1]
+            assert newest.until_ms <= worker.clock.now_ms() + 120_000
+            assert await set_typing({"typing": False}) == (200, "")
+            assert _rows(worker, "typing", TypingRow)[-1].until_ms == 0
+            bodies: tuple[object, ...] = ({}, {"typing": "yes"}, {"typing": True, "timeout": "long"}, [])
+            for body in bodies:
+                assert await set_typing(body) == (400, "M_BAD_JSON")
+            assert (await bob.call("PUT", path, {"typing": True})).errcode == "M_FORBIDDEN"
+            outside = f"/rooms/{_ROOM}/typing/{bob.quoted}"
+            assert (await bob.call("PUT", outside, {"typing": True})).errcode == "M_FORBIDDEN"
+
+    run(test())

@@ -1,0 +1,57 @@
+"""Our published keys. Spec: server-server API, "Publishing Keys"."""
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from shared.config.kinds import Secret
+from shared.config.sections import OldKey, Signing
+from shared.core.canonical_json import decode_unpadded
+from shared.core.signing.json_signatures import verify_json
+from workers.federation_reader.own_keys import OwnKeys, get_server_version
+
+_SEEDS = ("A" * 43, "B" * 42 + "A")
+
+
+class _Clock:
+    now = 1_000_000
+
+    def now_ms(self) -> int:
+        return self.now
+
+    def monotonic_s(self) -> float:
+        return self.now / 1000
+
+
+def test_keys_are_signed_by_each_and_renewed() -> None:
+    clock = _Clock()
+    secret = Secret("".join(f"ed25519 k_{n} {seed}\n" for n, seed in enumerate(_SEEDS)))
+    config = Signing(secret, (OldKey("ed25519:old", "C" * 43, 5),), 3600)
+    keys = OwnKeys("example.org", config, clock)
+    nothing: Any = None
+
+    def get() -> dict[str, Any]:
+        body = asyncio.run(keys.get_server_keys(nothing)).body
+        assert isinstance(body, bytes)
+        answer: dict[str, Any] = orjson.loads(body)
+        return answer
+
+    answer = get()
+    assert answer["server_name"] == "example.org"
+    assert answer["old_verify_keys"] == {"ed25519:old": {"key": "C" * 43, "expired_ts": 5}}
+    assert set(answer["verify_keys"]) == {"ed25519:k_0", "ed25519:k_1"}
+    for key_id, key in answer["verify_keys"].items():
+        verify_json(answer, "example.org", key_id, decode_unpadded(key["key"]))
+    assert answer["valid_until_ts"] == clock.now + 3_600_000
+    clock.now += 1_799_000
+    assert get() == answer
+    clock.now += 2_000
+    assert get()["valid_until_ts"] == clock.now + 3_600_000
+
+
+def test_version() -> None:
+    nothing: Any = None
+    body = asyncio.run(get_server_version(nothing)).body
+    assert isinstance(body, bytes)
+    assert orjson.loads(body)["server"]["name"] == "Skep"

@@ -1,12 +1,9 @@
 """What an event persister is made of."""
 
-import asyncio
-
 from replication.streams import EVENTS
 from replication.worker_process import Foundation, Worker
 from shared.core.signing import parse_signing_key
 from shared.metrics.persister import PersisterMetrics
-from shared.storage.client_transactions import delete_old_transactions
 from shared.storage.numbers import NumberBlock
 from workers.event_persister.committer import Committer
 from workers.event_persister.create_room import CreateRoomHandler
@@ -18,9 +15,6 @@ from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.rooms_in_memory import RoomsInMemory
 from workers.event_persister.send import SendHandlers
 from workers.event_persister.state_writes import StateHandlers
-
-_TRANSACTIONS_LIVE_MS = 86_400_000  # at least a day, says the design (protocol notes, B1)
-_DELETE_EVERY_S = 3600.0
 
 
 def compose(foundation: Foundation) -> Worker:
@@ -69,14 +63,9 @@ def compose(foundation: Foundation) -> Worker:
         clock,
     )
 
-    async def delete_transactions() -> None:
-        while True:
-            await delete_old_transactions(database, clock.now_ms() - _TRANSACTIONS_LIVE_MS)
-            await asyncio.sleep(_DELETE_EVERY_S)
-
     async def start() -> None:
+        # The first send should not be the one that waits for numbers.
         await event_numbers.reserve(1)
-        tasks.forever(delete_transactions, "delete old transactions")
 
     return Worker(
         handlers={

@@ -36,7 +36,9 @@ KEPT_TYPES = frozenset({"m.room.create", "m.room.power_levels", "m.room.join_rul
 _ENTRY_BYTES = 450
 _EVENT_BYTES = 3000
 _TRANSACTION_BYTES = 250
+#: Clients' transactions in memory, per room. An older one is found by the database when it is stored again.
 TRANSACTIONS_KEPT_MS = 3_600_000
+MAX_TRANSACTIONS = 5000
 
 
 class Identity(NamedTuple):
@@ -368,7 +370,8 @@ class LiveRoom:
         self.transactions[key] = (event_id, now_ms)
         while True:  # insertion order is age
             oldest = next(iter(self.transactions))
-            if self.transactions[oldest][1] >= now_ms - TRANSACTIONS_KEPT_MS:
+            recent = self.transactions[oldest][1] >= now_ms - TRANSACTIONS_KEPT_MS
+            if recent and len(self.transactions) <= MAX_TRANSACTIONS:
                 return
             del self.transactions[oldest]
 

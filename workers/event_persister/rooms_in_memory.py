@@ -20,6 +20,7 @@ from shared.storage.room_state import get_current_state
 from shared.storage.rooms import get_room_end
 from workers.event_persister.live_room import (
     KEPT_TYPES,
+    MAX_TRANSACTIONS,
     TRANSACTIONS_KEPT_MS,
     Head,
     Identity,
@@ -135,7 +136,9 @@ async def load_room(database: Database, identity: Identity, room_id: str, now_ms
         version = get_room_version(end.room_version)
         rows = await get_current_state(snapshot, end.room_nid, KEPT_TYPES)
         last_events = await get_events(snapshot, end.room_nid, end.extremities)
-        transactions = await get_recent_transactions(snapshot, end.room_nid, now_ms - TRANSACTIONS_KEPT_MS)
+        transactions = await get_recent_transactions(
+            snapshot, end.room_nid, now_ms - TRANSACTIONS_KEPT_MS, MAX_TRANSACTIONS
+        )
     state: dict[StateKey, StateEntry] = {}
     events: dict[int, Event] = {}
     for row in rows:

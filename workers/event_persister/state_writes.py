@@ -62,7 +62,8 @@ class StateHandlers:
             await self._check_aliases(room, content)
         [event_id] = await self._writer.write(room, [Draft(user.user_id, event_type, state_key, content)])
         if event_type == "m.room.guest_access" and not guests_can_join(room):
-            self._tasks.spawn(self._turn_out_guests(room), "turn out guests")
+            turn_out = self._writer.in_room(room.room_id, self._turn_out_guests)
+            self._tasks.spawn(turn_out, "turn out guests")
         return event_id
 
     async def _unchanged(

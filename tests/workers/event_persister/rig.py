@@ -62,6 +62,12 @@ class KeptMessages:
     def publish(self, channel: str, message: bytes) -> None:
         self.published.append((channel, message))
 
+    def subscribe(self, channels: Sequence[str], on_message: Any, on_up: Callable[[], None]) -> None:
+        """A persister follows no stream here."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
     def rows(self) -> list[EventRow]:
         """Every event announced so far."""
         decoder = wire.row_decoder(EventRow)

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import orjson
 import pytest
 
 from shared.core.events import parse_event
@@ -38,17 +37,12 @@ def test_create_join_send(postgres_module: TestDatabase, version: str) -> None:
                 other = second.user("bob")
                 later = (await other.send(room_id, "again")).event_id
                 assert (await other.put_state(room_id, "m.room.topic", {"topic": "t"})).status == 403
-                [row] = second.bus.rows()
-                assert (row.prior_writer, row.prior_position) == (
-                    persister.foundation.lease,
-                    announced[-1].position,
-                )
-                assert orjson.loads(row.json)["prev_events"] == (
-                    [event_id]
-                    if not get_room_version(version).references_with_hashes
-                    else orjson.loads(row.json)["prev_events"]
-                )
-                assert row.event_id == later
+                [new] = second.bus.rows()
+                assert (new.prior_writer, new.prior_position) == (
+                    persister.foundation.lease, announced[-1].position,
+                )  # fmt: skip
+                assert parse_event(get_room_version(version), new.json).prev_event_ids == (event_id,)
+                assert new.event_id == later
 
     run(test())
 

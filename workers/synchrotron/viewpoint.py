@@ -14,7 +14,6 @@ from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, Timel
 
 #: (ordinal from which it holds, value), ordinals ascending.
 History: TypeAlias = Sequence[tuple[int, str]]
-_OPEN_TO_MEMBERS = frozenset({"shared", "world_readable"})
 
 
 def value_before(history: History, ordinal: int) -> str | None:
@@ -44,16 +43,16 @@ class Viewpoint:
         ordinal = event.ordinal
         if self.joined_throughout_from is not None and ordinal >= self.joined_throughout_from:
             return True
-        if self.end is not None and ordinal > self.end:
-            return False
+        own = event.type == MEMBER and event.state_key == self.user_id
+        if self.end is not None and ordinal >= self.end:
+            # How it ended he is told in any case: an invite withdrawn, a ban after he left.
+            return ordinal == self.end and own
         return may_see(
             value_before(self.visibility, ordinal) or "shared",
             value_before(self.memberships, ordinal),
             self._joined_from(ordinal),
             visibility_after=event.visibility if event.type == HISTORY_VISIBILITY else None,
-            membership_after=event.membership
-            if event.type == MEMBER and event.state_key == self.user_id
-            else None,
+            membership_after=event.membership if own else None,
         )
 
     def membership_at(self, ordinal: int) -> str:
@@ -87,16 +86,3 @@ class Viewpoint:
             return True
         place = bisect_left(self.memberships, (ordinal, ""))
         return any(membership == "join" for _, membership in self.memberships[place:])
-
-
-def sees_all_from(visibility: History, joined_now: bool, ordinal: int) -> bool:
-    """Return whether whoever is joined now sees every event from an ordinal on, whatever he was before.
-
-    True where nothing but "shared" and "world_readable" was in force: then his own history needn't be looked up.
-    """
-    if not joined_now:
-        return False
-    if (value_before(visibility, ordinal) or "shared") not in _OPEN_TO_MEMBERS:
-        return False
-    place = bisect_left(visibility, (ordinal, ""))
-    return all(value in _OPEN_TO_MEMBERS for _, value in visibility[place:])

@@ -28,13 +28,19 @@ WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """users: half of each client.  rooms_at_once: how many talk at a time."""
+    """users: half of each client.  rooms_at_once: how many talk at a time.
+
+    nio_timeline, js_timeline: most events of a room in one /sync. nio's is so small that it meets gaps and must page
+    them in. matrix-js-sdk drops a room's events at a gap, and then fails to match the answer to a send that is under
+    way with the event: real, the sdk's own, and not what we test.
+    """
 
     users: int
     rooms: int
     messages: int
     rooms_at_once: int
-    timeline_limit: int = 20
+    nio_timeline: int = 6
+    js_timeline: int = 100
     guests: int = 5
 
 
@@ -128,7 +134,7 @@ async def _gather_people(cast: Cast, texts: Iterator[str]) -> Ledger:
         "invite": [client.user_id for client in (cast.decliner, cast.leaver, *(() if cast.public else cast.guests))],
     }
     if cast.public:
-        options["room_alias_name"] = alias = f"room-{cast.number}-ö"
+        options["room_alias_name"] = alias = f"{cast.creator.username}-röom-{cast.number}"
     room = await cast.creator.create_room(options)
 
     async def join(guest: ChatClient) -> None:
@@ -158,9 +164,8 @@ async def _talk(ledger: Ledger, who: ChatClient, lines: Sequence[str]) -> None:
     for number, body in enumerate(lines):
         transaction = f"{ledger.room}-{len(ledger.sent.get(who.user_id, ()))}"
         if number == 1:
-            event, same = await asyncio.gather(
-                who.send(ledger.room, body, transaction), who.send_again(ledger.room, body, transaction)
-            )
+            # Both past the library: it would be confused by an echo of what it is only about to send.
+            event, same = await asyncio.gather(*(who.send_again(ledger.room, body, transaction) for _ in range(2)))
             assert same == event, "two requests with one transaction id made two events"
         else:
             event = await who.send(ledger.room, body, transaction)

@@ -100,7 +100,7 @@ async def _people(
     async def begin(client: ChatClient) -> None:
         async with places:
             await client.register(PASSWORD)
-            await client.start(scale.timeline_limit)
+            await client.start(scale.nio_timeline if isinstance(client, NioClient) else scale.js_timeline)
             stack.push_async_callback(client.stop)
 
     await asyncio.gather(*(begin(client) for client in clients))

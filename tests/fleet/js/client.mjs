@@ -67,8 +67,10 @@ class Client {
         const prepared = new Promise((resolve) => {
             this.sdk.on("sync", (state) => state === "PREPARED" && resolve());
         });
+        const limited = { room: { timeline: { limit: timeline_limit } } };
         await this.sdk.startClient({
             initialSyncLimit: timeline_limit,
+            filter: sdk.Filter.fromJson(this.sdk.getUserId(), undefined, limited), // of all later syncs
             pendingEventOrdering: sdk.PendingEventOrdering.Detached, // no local echo among what the server told
             pollTimeout: 20000,
         });

@@ -8,7 +8,7 @@ from shared.core.room_versions import get_room_version
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import Persister, event_persister, run
 
-_POISON = """
+POISON = """
     CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
       IF position('poison' IN encode(NEW.json, 'escape')) > 0 THEN RAISE EXCEPTION 'poisoned'; END IF;
@@ -37,7 +37,7 @@ def test_poisoned_event_fails_alone(postgres: TestDatabase) -> None:
         async with event_persister(postgres.dsn) as persister:
             alice = persister.user("alice")
             rooms = [await alice.create_room() for _ in range(5)]
-            await persister.foundation.database.execute(_POISON)
+            await persister.foundation.database.execute(POISON)
             texts = [f"message {n}" for n in range(50)]
             texts[23] = "poison"
             answers = await asyncio.gather(*(alice.send(rooms[n % 5], text) for n, text in enumerate(texts)))
@@ -58,7 +58,7 @@ def test_what_was_built_on_a_failed_event_is_judged_again(postgres: TestDatabase
     async def test() -> None:
         async with event_persister(postgres.dsn) as persister:
             alice, bob = persister.user("alice"), persister.user("bob")
-            await persister.foundation.database.execute(_POISON)
+            await persister.foundation.database.execute(POISON)
 
             async def promote_and_use(note: str) -> tuple[str, list[int]]:
                 """Bob's topic needs the power that Alice's event, not stored yet, gives him."""

@@ -45,6 +45,7 @@ COMMANDS = (
     Command("endpoints", "deploy.command.run_endpoints", "list every endpoint, its pool and its routing key"),
     Command("haproxy-config", "deploy.command.run_haproxy_config", "write haproxy's configuration and maps"),
     Command("user", "deploy.command.user", "register users"),
+    Command("registration-token", "deploy.command.registration_token", "make and list registration tokens"),
     Command("status", "deploy.command.status", "show processes, slots, stream positions and lag"),
 )
 

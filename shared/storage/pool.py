@@ -6,8 +6,8 @@ LISTEN). asyncpg's errors end here and in the storage modules: callers see `Unav
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -29,6 +29,22 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.exceptions.TooManyConnectionsError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
 )
+
+#: A lock or time limit, a deadlock: nothing was done, and the same statement may succeed later.
+PASSING_ERRORS: tuple[type[Exception], ...] = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+)
+
+
+@contextmanager
+def passing_as_unavailable() -> Iterator[None]:
+    """Turn PASSING_ERRORS of what is run inside into `Unavailable`, so that the client tries again."""
+    try:
+        yield
+    except PASSING_ERRORS as error:
+        raise Unavailable("The database is too busy just now") from error
 
 
 class Database:
@@ -52,7 +68,8 @@ class Database:
         """Lend a connection. Raises Unavailable when none can be had in time or the database is away."""
         conn = await self._acquire()
         try:
-            yield conn
+            with passing_as_unavailable():
+                yield conn
         except CONNECTION_ERRORS as error:
             self._drop(conn)
             raise Unavailable("The database is not available just now") from error

@@ -12,14 +12,13 @@ _GET = """
     SELECT u.user_id, p.field, p.value FROM users u LEFT JOIN profiles p USING (user_id)
     WHERE u.user_id = $1 AND NOT u.deactivated
 """
-# The row of the user is locked so that two fields set at once cannot together exceed the limit. $4: bytes of all other
-# fields' names and values that may be there.
+_LOCK = "SELECT 1 FROM users WHERE user_id = $1 FOR UPDATE"
+# $4: bytes that the names and values of all other fields may have.
 _SET = """
-    WITH holder AS (SELECT user_id FROM users WHERE user_id = $1 FOR UPDATE),
-    others AS (SELECT coalesce(sum(octet_length(field) + octet_length(value) + 6), 0) AS bytes
-               FROM profiles WHERE user_id = $1 AND field <> $2),
+    WITH others AS (SELECT coalesce(sum(octet_length(field) + octet_length(value) + 6), 0) AS bytes
+                    FROM profiles WHERE user_id = $1 AND field <> $2),
     stored AS (INSERT INTO profiles (user_id, field, value)
-               SELECT user_id, $2, $3 FROM holder, others WHERE others.bytes <= $4
+               SELECT $1, $2, $3 FROM others WHERE others.bytes <= $4
                ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value RETURNING 1)
     SELECT EXISTS (SELECT 1 FROM stored)
 """
@@ -39,7 +38,11 @@ async def set_profile_field(
 ) -> bool:
     """Set a field. value: JSON. Return False when the whole profile would exceed `limit_bytes`."""
     room = limit_bytes - len(field.encode()) - len(value) - 8
-    stored: bool = await database.fetchval(_SET, user_id, field, value, room)
+    # Two fields set at once must not exceed the limit together: the second sees the first only in a statement that
+    # begins once it holds the lock.
+    async with database.connection() as conn, conn.transaction():
+        await conn.execute(_LOCK, user_id)
+        stored: bool = await conn.fetchval(_SET, user_id, field, value, room)
     return stored
 
 

@@ -9,7 +9,7 @@ from replication.streams import ACCOUNT_DATA
 from shared.core.errors import Unavailable
 from shared.storage.account_data import SET_ACCOUNT_DATA, get_account_data
 from shared.storage.escape import escape
-from shared.storage.pool import Database
+from shared.storage.pool import Database, passing_as_unavailable
 
 _ATTEMPTS = 5
 
@@ -31,9 +31,16 @@ class AccountDataWriter:
 
         expected: write only if the entry's position is still this one (0: there is none); False when it is not.
         """
-        row = await self._writer.write(
-            SET_ACCOUNT_DATA, user_id, room_id, escape(type_), json, expected, streams=(ACCOUNT_DATA.name,)
-        )
+        with passing_as_unavailable():
+            row = await self._writer.write(
+                SET_ACCOUNT_DATA,
+                user_id,
+                room_id,
+                escape(type_),
+                json,
+                expected,
+                streams=(ACCOUNT_DATA.name,),
+            )
         if row["position"] is None:
             return False
         self._announcer.announce(

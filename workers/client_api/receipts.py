@@ -13,7 +13,7 @@ from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import check_event_id, check_room_id
 from shared.http.request import Request, Response, empty_response
 from shared.runtime.clock import Clock
-from shared.storage.pool import Database
+from shared.storage.pool import Database, passing_as_unavailable
 from shared.storage.receipts import SET_RECEIPT, ReceiptTarget, get_receipt_target
 from workers.client_api.account_data import FULLY_READ
 from workers.client_api.account_data_writer import AccountDataWriter
@@ -85,10 +85,11 @@ class Receipts:
             await self._set_fully_read(user_id, room_id, target.event_id, target.ordinal)
             return
         now_ms = self._clock.now_ms()
-        row = await self._writer.write(
-            SET_RECEIPT, target.room_nid, user_id, kind, thread_id, target.event_id, target.ordinal, now_ms,
-            streams=(RECEIPTS.name,),
-        )  # fmt: skip
+        with passing_as_unavailable():
+            row = await self._writer.write(
+                SET_RECEIPT, target.room_nid, user_id, kind, thread_id, target.event_id, target.ordinal, now_ms,
+                streams=(RECEIPTS.name,),
+            )  # fmt: skip
         if row["position"] is None:
             return  # behind the present one, or it again: nothing changed, so there is nothing to tell
         receipt = ReceiptRow(

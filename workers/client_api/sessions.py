@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
+
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
 from replication.rows import SessionRow
@@ -19,7 +21,8 @@ from shared.operations.authenticate import TokenAuthenticator
 from shared.runtime.clock import Clock
 from shared.storage import tokens
 from shared.storage.escape import escape
-from shared.storage.pool import Database
+from shared.storage.fenced import FencedStatement
+from shared.storage.pool import Database, passing_as_unavailable
 from shared.storage.users import NewSession
 
 MAX_DEVICE_NAME_CHARS = 1000
@@ -92,9 +95,9 @@ class Sessions:
         """Store a session; former tokens of the same device end. Spec: "Relationship between access tokens and
         devices"."""
         session = issued.stored
-        row = await self._writer.write(
+        row = await self._write(
             tokens.START_SESSION, user_id, session.device_id, session.display_name, session.access_hash,
-            session.expires_ms, session.refresh_hash, self._clock.now_ms(), streams=(SESSIONS.name,),
+            session.expires_ms, session.refresh_hash, self._clock.now_ms(),
         )  # fmt: skip
         if row["position"] is not None:
             self._announce([(row["position"], user_id, session.device_id)])
@@ -108,9 +111,9 @@ class Sessions:
         if session is None or (lifetime_s is not None and session.created_ms + lifetime_s * 1000 <= now_ms):
             raise _unknown_refresh_token()
         issued = self.issue(session.user_id, session.device_id, None, refreshable=True)
-        row = await self._writer.write(
+        row = await self._write(
             tokens.REFRESH_SESSION, session.user_id, session.device_id, shown, issued.stored.access_hash,
-            issued.stored.expires_ms, issued.stored.refresh_hash, now_ms, streams=(SESSIONS.name,),
+            issued.stored.expires_ms, issued.stored.refresh_hash, now_ms,
         )  # fmt: skip
         if row["refreshed"] == 0:  # ended since we looked
             raise _unknown_refresh_token()
@@ -123,8 +126,8 @@ class Sessions:
         if requester.device_id is not None:
             await self.end_devices(requester.user_id, [requester.device_id])
             return
-        row = await self._writer.write(
-            tokens.END_TOKEN, requester.user_id, requester.token_hash, self._clock.now_ms(), streams=(SESSIONS.name,)
+        row = await self._write(
+            tokens.END_TOKEN, requester.user_id, requester.token_hash, self._clock.now_ms(),
         )  # fmt: skip
         self._announce([(row["position"], requester.user_id, None)])
 
@@ -132,8 +135,11 @@ class Sessions:
         """Delete devices and all their tokens. Devices that do not exist are passed over."""
         if not device_ids:
             return
-        row = await self._writer.write(
-            tokens.END_DEVICES, user_id, list(device_ids), self._clock.now_ms(), streams=(SESSIONS.name,)
+        row = await self._write(
+            tokens.END_DEVICES,
+            user_id,
+            list(device_ids),
+            self._clock.now_ms(),
         )
         self._announce(
             [(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)]
@@ -141,11 +147,15 @@ class Sessions:
 
     async def end_all(self, user_id: str, *, but: Requester | None = None) -> None:
         """Delete all devices and tokens of a user, apart from those of the session `but`."""
-        row = await self._writer.write(
+        row = await self._write(
             tokens.END_ALL_SESSIONS, user_id, but.device_id if but else None, but.token_hash if but else None,
-            self._clock.now_ms(), streams=(SESSIONS.name,),
+            self._clock.now_ms(),
         )  # fmt: skip
         self._announce([(row["position"], user_id, None)])
+
+    async def _write(self, statement: FencedStatement, *args: Any) -> asyncpg.Record:
+        with passing_as_unavailable():
+            return await self._writer.write(statement, *args, streams=(SESSIONS.name,))
 
     def _announce(self, changes: Sequence[tuple[int, str, str | None]]) -> None:
         rows = [SessionRow(at, self._writer.lease, user_id, device) for at, user_id, device in changes]

@@ -368,3 +368,18 @@ def test_access_token_lifetime(postgres: TestDatabase) -> None:
             assert "soft_logout" not in answer.json
 
     run(test())
+
+
+def test_a_registration_token_is_not_used_too_often(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        config = make_config(registration=Registration(enabled=True, require_token=True))
+        async with client_api(postgres.dsn, config) as worker:
+            await worker.sql("INSERT INTO registration_tokens (token, uses_allowed) VALUES ('two', 2)")
+            auth = {"type": "m.login.registration_token", "token": "two"}
+            bodies = [{"username": f"u{n}", "password": "correct horse", "auth": auth} for n in range(6)]
+            answers = await asyncio.gather(*(worker.call("POST", "/register", body) for body in bodies))
+            assert sorted(answer.status for answer in answers) == [200, 200, 401, 401, 401, 401]
+            rows = await worker.sql("SELECT completed FROM registration_tokens")
+            assert rows[0]["completed"] == 2
+
+    run(test())

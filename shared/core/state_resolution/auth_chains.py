@@ -32,6 +32,9 @@ class AuthGraph:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._numbers
+
     def number_of(self, event_id: str) -> int:
         """Return the event's number, a new one if need be; the event is not looked up."""
         number = self._numbers.get(event_id)
@@ -103,45 +106,45 @@ def walk_chains(graph: AuthGraph, events: Iterable[int]) -> Chains:
     return Chains(ordered, [number for number in found if citations[number]])
 
 
-def auth_difference(
-    graph: AuthGraph,
-    chains: Chains,
-    holders: Mapping[int, int],
-    state_count: int,
-    unconflicted: Iterable[EventId],
-) -> set[int]:
-    """Return the events that are in the full auth chain of some states, but not of all.
+class AuthDifference:
+    """The search for the events that are in the full auth chain of some states, but not of all.
 
-    chains: of all conflicted events. holders: conflicted event -> bit set of the states that hold it.
-    unconflicted: the events that all states hold.
+    doubtful: events reached from some states' conflicted events, and not known to be in the chains of all states.
+        Once `settle` has been called with all unconflicted events these are the auth difference.
 
     The full auth chain of a state is made of its events' auth events, theirs, and so on. An event of the state is
     itself part of it only where another one cites it. Spec: rooms/v2, "Auth chain", "Auth difference".
     """
-    all_states = (1 << state_count) - 1
-    reached_from = _spread(graph, chains, holders)
-    doubtful = {
-        number
-        for walked in (chains.ordered, chains.tangled)
-        for number in walked
-        if reached_from[number] not in (0, all_states)
-    }
-    # What an event of all states cites is in all chains: nothing reached from there can differ. Chains that are
-    # in all states already need no second look, since all below them is, too.
-    settled = bytearray(states == all_states for states in reached_from)
-    for event_id in unconflicted:
-        if not doubtful:
-            break
-        pending = [graph.number_of(event_id)]
-        while pending:
-            for cited in graph.auth_of(pending.pop()):
-                if cited >= len(settled):
-                    settled.extend(bytes(len(graph) - len(settled)))
-                if not settled[cited]:
-                    settled[cited] = 1
-                    doubtful.discard(cited)
-                    pending.append(cited)
-    return doubtful
+
+    def __init__(self, graph: AuthGraph, chains: Chains, holders: Mapping[int, int], state_count: int) -> None:
+        """chains: of all conflicted events. holders: conflicted event -> bit set of the states that hold it."""
+        self._graph = graph
+        all_states = (1 << state_count) - 1
+        reached_from = _spread(graph, chains, holders)
+        self.doubtful = {
+            number
+            for walked in (chains.ordered, chains.tangled)
+            for number in walked
+            if reached_from[number] not in (0, all_states)
+        }
+        # Number -> 1 for what is in the chains of all states. Then so is all that it cites: walks end here.
+        self._settled = bytearray(states == all_states for states in reached_from)
+
+    def settle(self, unconflicted: Iterable[int]) -> None:
+        """Take from `doubtful` what these events, which all states hold, have in their auth chains."""
+        graph, settled, doubtful = self._graph, self._settled, self.doubtful
+        for number in unconflicted:
+            if not doubtful:
+                return
+            pending = [number]
+            while pending:
+                for cited in graph.auth_of(pending.pop()):
+                    if cited >= len(settled):
+                        settled.extend(bytes(len(graph) - len(settled)))
+                    if not settled[cited]:
+                        settled[cited] = 1
+                        doubtful.discard(cited)
+                        pending.append(cited)
 
 
 def conflicted_subgraph(graph: AuthGraph, chains: Chains, conflicted: Mapping[int, int]) -> set[int]:

@@ -56,37 +56,41 @@ class AuthChecks:
             return False
         return True
 
+    def needed_keys(self, event: Event) -> list[StateKey]:
+        """Return the keys of the state that the rules look at for this event, the create event's left out."""
+        keys = auth_types_for(
+            self._version, type=event.type, sender=event.sender, state_key=event.state_key, content=event.content
+        )
+        return [key for key in keys if key != _CREATE]  # check_auth gets that one by itself
+
+    def stand_ins(self, event: Event) -> dict[StateKey, Event]:
+        """Return the auth events that count where the state lacks their key.
+
+        Of two with the same key, which no accepted event has, the first.
+        """
+        found: dict[StateKey, Event] = {}
+        if self._may_cite is None:
+            return found
+        for text in event.auth_event_ids:
+            event_id = EventId(text)
+            cited = self._find(event_id)
+            if cited is not None and cited.state_key is not None and self._may_cite(event_id):
+                found.setdefault((cited.type, cited.state_key), cited)
+        return found
+
     def _needed_state(self, event: Event, state: Mapping[StateKey, EventId]) -> dict[StateKey, Event]:
         needed: dict[StateKey, Event] = {}
-        cited: dict[StateKey, Event] | None = None
-        for key in auth_types_for(
-            self._version,
-            type=event.type,
-            sender=event.sender,
-            state_key=event.state_key,
-            content=event.content,
-        ):
-            if key == _CREATE:
-                continue  # check_auth gets it by itself
+        stand_ins: dict[StateKey, Event] | None = None
+        for key in self.needed_keys(event):
             event_id = state.get(key)
             known = None if event_id is None else self._find(event_id)
-            if known is None and self._may_cite is not None:
-                if cited is None:
-                    cited = self._cited_by(event, self._may_cite)
-                known = cited.get(key)
+            if known is None:
+                if stand_ins is None:
+                    stand_ins = self.stand_ins(event)
+                known = stand_ins.get(key)
             if known is not None:
                 needed[key] = known
         return needed
-
-    def _cited_by(self, event: Event, may_cite: Callable[[EventId], bool]) -> dict[StateKey, Event]:
-        """The auth events that may stand in; of two with one key, which no accepted event has, the first."""
-        cited: dict[StateKey, Event] = {}
-        for text in event.auth_event_ids:
-            event_id = EventId(text)
-            auth_event = self._find(event_id)
-            if auth_event is not None and auth_event.state_key is not None and may_cite(event_id):
-                cited.setdefault((auth_event.type, auth_event.state_key), auth_event)
-        return cited
 
     def _levels(self, event: Event | None) -> PowerLevels:
         event_id = None if event is None else event.event_id

@@ -1,5 +1,5 @@
-"""The two orders in which events are replayed. Spec: rooms/v2, "Reverse topological power ordering", "Mainline
-ordering"."""
+"""Power events, and the two orders in which events are replayed. Spec: rooms/v2, "Power events",
+"Reverse topological power ordering", "Mainline ordering"."""
 
 import heapq
 from collections.abc import Callable, Mapping
@@ -9,6 +9,21 @@ from shared.core.events.readers import power_levels_of
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 from shared.core.state_resolution.auth_chains import AuthGraph
+
+
+def is_power_event(event: Event) -> bool:
+    """Return whether the state event might take from someone the right to do something.
+
+    Power levels, join rules, and what makes someone else leave: kicks and bans. Spec: rooms/v2, "Power events".
+    """
+    if event.type in ("m.room.power_levels", "m.room.join_rules"):
+        return event.state_key is not None
+    return (
+        event.type == "m.room.member"
+        and event.state_key is not None
+        and event.content.get("membership") in ("leave", "ban")
+        and event.sender != event.state_key
+    )
 
 
 def reverse_topological_power_ordering(

@@ -1,21 +1,22 @@
 """State resolution 2.0 (room versions 2 to 11) and 2.1 (from 12 on). Spec: rooms/v2 and rooms/v12, "State resolution",
 "Algorithm"."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from shared.core.events.event import Event
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion, StateResolution
 from shared.core.state_resolution.auth_chains import (
+    AuthDifference,
     AuthGraph,
-    auth_difference,
     conflicted_subgraph,
     walk_chains,
     within_chains,
 )
 from shared.core.state_resolution.auth_checks import AuthChecks
 from shared.core.state_resolution.conflicts import SplitStates, StateKey, split_states
-from shared.core.state_resolution.ordering import mainline_ordering, reverse_topological_power_ordering
+from shared.core.state_resolution.idle_events import idle_events
+from shared.core.state_resolution.ordering import is_power_event, mainline_ordering, reverse_topological_power_ordering
 
 
 def resolve_v2(
@@ -31,8 +32,9 @@ def resolve_v2(
     if not split.conflicted:
         return split.unconflicted
     graph = AuthGraph(find)
-    events = _replayed_events(version, graph, split, find)
     checks = AuthChecks(version, create, find, lambda event_id: not rejected(event_id))
+    is_2_1 = version.state_resolution is StateResolution.V2_1
+    events = _replayed_events(graph, split, find, checks, is_2_1=is_2_1)
 
     # Step 1: the power events among them, with what their auth chains have in common with the full conflicted set,
     # by the reverse topological power ordering.
@@ -44,8 +46,7 @@ def resolve_v2(
 
     # Step 2: replay these, upon what the states agree on; in 2.1 upon nothing, so that each event's own auth events
     # answer what the replay has not decided.
-    starts_empty = version.state_resolution is StateResolution.V2_1
-    resolved = {} if starts_empty else dict(split.unconflicted)
+    resolved = {} if is_2_1 else dict(split.unconflicted)
     checks.apply(resolved, by_power)
 
     # Step 3: all the others by the mainline of the power levels that stand now.
@@ -60,33 +61,38 @@ def resolve_v2(
     return resolved
 
 
-def is_power_event(event: Event) -> bool:
-    """Return whether the state event might take from someone the right to do something.
-
-    Power levels, join rules, and what makes someone else leave: kicks and bans. Spec: rooms/v2, "Power events".
-    """
-    if event.type in ("m.room.power_levels", "m.room.join_rules"):
-        return event.state_key is not None
-    return (
-        event.type == "m.room.member"
-        and event.state_key is not None
-        and event.content.get("membership") in ("leave", "ban")
-        and event.sender != event.state_key
-    )
-
-
 def _replayed_events(
-    version: RoomVersion, graph: AuthGraph, split: SplitStates, find: Callable[[EventId], Event | None]
+    graph: AuthGraph,
+    split: SplitStates,
+    find: Callable[[EventId], Event | None],
+    checks: AuthChecks,
+    *,
+    is_2_1: bool,
 ) -> dict[int, Event]:
-    """Return the full conflicted set by numbers in the graph, without what is missing or not a state event.
+    """Return the full conflicted set by numbers in the graph, without what is missing, no state event, or idle.
 
     Spec: rooms/v2 and rooms/v12, "Full conflicted set".
     """
     holders = {graph.number_of(event_id): states for event_id, states in split.conflicted.items()}
     chains = walk_chains(graph, holders)
     numbers = set(holders)
-    if version.state_resolution is StateResolution.V2_1:
+    if is_2_1:
         numbers |= conflicted_subgraph(graph, chains, holders)
-    numbers |= auth_difference(graph, chains, holders, split.count, split.unconflicted.values())
+    difference = AuthDifference(graph, chains, holders, split.count)
+    difference.doubtful -= numbers  # these are replayed in any case
+    # Cheap proofs first: agreed events at hand already, then the few that are no memberships and cite moderators.
+    agreed = split.unconflicted
+    difference.settle([graph.number_of(event_id) for event_id in agreed.values() if event_id in graph])
+    difference.settle([graph.number_of(event_id) for key, event_id in agreed.items() if key[0] != "m.room.member"])
+    if difference.doubtful and len(difference.doubtful) + len(numbers) < len(agreed):
+        possible = _state_events(graph, find, numbers | difference.doubtful)
+        difference.doubtful -= idle_events(graph, checks, possible, agreed, starts_empty=is_2_1) - numbers
+    difference.settle(map(graph.number_of, agreed.values()))
+    return _state_events(graph, find, numbers | difference.doubtful)
+
+
+def _state_events(
+    graph: AuthGraph, find: Callable[[EventId], Event | None], numbers: Iterable[int]
+) -> dict[int, Event]:
     found = {number: find(graph.ids[number]) for number in numbers}
     return {number: event for number, event in found.items() if event is not None and event.state_key is not None}

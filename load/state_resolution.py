@@ -1,0 +1,229 @@
+"""Measure state resolution: CPU and memory on made-up forks of big rooms, without database or network.
+
+    python -m load.state_resolution --members 50000 --changes 4 --fights 200 --forks 1000 [--version 12] [--only NAME]
+
+Scenarios, each from one room with as many members, who have changed their profile often, under many power levels:
+    topic      two branches differ in the topic only; all memberships are agreed on
+    renames    on each of two branches every member has changed name: all entries conflict, with deep auth chains
+    strangers  the branches share only the room's beginning: each has its own join of every member
+    fight      two branches of power levels, each event on the one before
+    bans       on one branch moderators ban a tenth of the members, on the other those members go on
+    forks      many branches, each with one membership of its own
+"""
+
+import argparse
+import gc
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shared.core.events import Event
+from shared.core.identifiers import EventId, RoomId, UserId
+from shared.core.room_versions import RoomVersion, get_room_version
+from shared.core.state_resolution import resolve
+
+State = dict[tuple[str, str], EventId]
+
+FOUNDER = "@founder:a.example"
+
+
+class MadeUpRoom:
+    """Events without hashes and signatures, which resolution doesn't look at; ids sort as they were made."""
+
+    def __init__(self, version: RoomVersion, members: int, changes: int, fights: int) -> None:
+        self.version = version
+        self.events: dict[EventId, Event] = {}
+        self.calls = 0
+        self.create = self.add({}, "m.room.create", FOUNDER, "", {"creator": FOUNDER, "room_version": version.name})
+        self.state: State = {("m.room.create", ""): self.create.event_id}
+        self.send(self.state, "m.room.member", FOUNDER, FOUNDER, {"membership": "join"}, [self.create.event_id])
+        self.set_levels(self.state, 0)
+        self.send(self.state, "m.room.join_rules", FOUNDER, "", {"join_rule": "public"})
+        self.users = [f"@user{number}:b{number % 500}.example" for number in range(members)]
+        every = max(1, members * (changes + 1) // max(1, fights))
+        made = 0
+        for change in range(changes + 1):
+            for user_id in self.users:
+                self.rename(self.state, user_id, change)
+                made += 1
+                if made % every == 0:
+                    self.set_levels(self.state, made)
+
+    def find(self, event_id: EventId) -> Event | None:
+        """Find an event, counting how often that is done."""
+        self.calls += 1
+        return self.events.get(event_id)
+
+    def rename(self, state: State, user_id: str, change: int) -> None:
+        """Let a user join, or change name."""
+        self.send(state, "m.room.member", user_id, user_id, {"membership": "join", "displayname": f"{change}"})
+
+    def set_levels(self, state: State, number: int, sender: str = FOUNDER) -> None:
+        """Set new power levels, with 100 moderators."""
+        users = {} if self.version.creators_outrank_all else {FOUNDER: 100}
+        users |= {f"@user{index}:b{index}.example": 50 for index in range(100)}
+        content = {"users": users, "events": {"m.example": number % 50}}
+        self.send(state, "m.room.power_levels", sender, "", content)
+
+    def send(
+        self,
+        state: State,
+        event_type: str,
+        sender: str,
+        state_key: str,
+        content: Mapping[str, Any],
+        prev_event_ids: list[EventId] | None = None,
+    ) -> Event:
+        """Make a state event with the auth events that it should have, and put it into the state."""
+        event = self.add(state, event_type, sender, state_key, content, prev_event_ids or [])
+        state[event_type, state_key] = event.event_id
+        return event
+
+    def add(
+        self,
+        state: State,
+        event_type: str,
+        sender: str,
+        state_key: str,
+        content: Mapping[str, Any],
+        prev_event_ids: list[EventId] | None = None,
+    ) -> Event:
+        """Make a state event; no state changes."""
+        keys = [("m.room.power_levels", ""), ("m.room.member", sender)]
+        if self.version.create_in_auth_events:
+            keys.append(("m.room.create", ""))
+        if event_type == "m.room.member":
+            keys += [("m.room.join_rules", ""), ("m.room.member", state_key)]
+        number = len(self.events)
+        event = Event(
+            event_id=EventId(f"${number:042x}"),
+            room_id=RoomId("!room:a.example"),
+            type=event_type,
+            sender=UserId(sender),
+            state_key=state_key,
+            content=content,
+            depth=number,
+            origin_server_ts=1_700_000_000_000 + number,
+            prev_event_ids=tuple(prev_event_ids or ()),
+            auth_event_ids=tuple(dict.fromkeys(state[key] for key in keys if key in state)),
+            redacts=None,
+            pdu={},
+            encoded=b"",
+        )
+        self.events[event.event_id] = event
+        return event
+
+
+def topic(room: MadeUpRoom, forks: int) -> list[State]:
+    """Return the states after two changes of topic, by two moderators."""
+    states = []
+    for user_id in room.users[:2]:
+        state = dict(room.state)
+        room.send(state, "m.room.topic", user_id, "", {"topic": user_id})
+        states.append(state)
+    return states
+
+
+def renames(room: MadeUpRoom, forks: int) -> list[State]:
+    """Return the states of two branches on each of which everybody has changed name."""
+    states = []
+    for branch in range(2):
+        state = dict(room.state)
+        for user_id in room.users:
+            room.rename(state, user_id, 1000 + branch)
+        states.append(state)
+    return states
+
+
+def strangers(room: MadeUpRoom, forks: int) -> list[State]:
+    """Return two states whose members have joined on either branch anew, under its own power levels."""
+    begun = {key: event_id for key, event_id in room.state.items() if key[0] != "m.room.member" or key[1] == FOUNDER}
+    states = []
+    for branch in range(2):
+        state = dict(begun)
+        for change in range(3):
+            room.set_levels(state, branch + change)
+            for user_id in room.users:
+                room.rename(state, user_id, change)
+        states.append(state)
+    return states
+
+
+def fight(room: MadeUpRoom, forks: int) -> list[State]:
+    """Return the states after two rows of power levels, 500 each."""
+    states = []
+    for branch in range(2):
+        state = dict(room.state)
+        for number in range(500):
+            room.set_levels(state, branch + 2 * number, FOUNDER if branch else room.users[number % 100])
+        states.append(state)
+    return states
+
+
+def bans(room: MadeUpRoom, forks: int) -> list[State]:
+    """Return a state where a tenth of the members are banned, and one where they have changed name."""
+    banned, going_on = dict(room.state), dict(room.state)
+    for index, user_id in enumerate(room.users[100 : 100 + len(room.users) // 10]):
+        room.send(banned, "m.room.member", room.users[index % 100], user_id, {"membership": "ban"})
+        room.rename(going_on, user_id, 2000)
+    return [banned, going_on]
+
+
+def forks(room: MadeUpRoom, forks: int) -> list[State]:
+    """Return as many states, each with one membership of its own."""
+    states = []
+    for index in range(forks):
+        state = dict(room.state)
+        room.rename(state, room.users[index % len(room.users)], 3000 + index)
+        states.append(state)
+    return states
+
+
+SCENARIOS: Mapping[str, Callable[[MadeUpRoom, int], list[State]]] = {
+    "topic": topic,
+    "renames": renames,
+    "strangers": strangers,
+    "fight": fight,
+    "bans": bans,
+    "forks": forks,
+}
+
+
+def measure(room: MadeUpRoom, states: list[State], with_memory: bool) -> str:
+    """Return CPU, memory and look-ups of one resolution as text."""
+    gc.collect()
+    room.calls = 0
+    started = time.process_time()
+    resolved = resolve(room.version, states, room.find, create=room.create)
+    cpu_ms = (time.process_time() - started) * 1000
+    calls = room.calls
+    peak = ""
+    if with_memory:
+        tracemalloc.start()
+        resolve(room.version, states, room.find, create=room.create)
+        peak = f"{tracemalloc.get_traced_memory()[1] / 2**20:8.1f} MiB"
+        tracemalloc.stop()
+    return f"{len(states):5} states {len(resolved):7} entries {cpu_ms:9.1f} CPU ms {peak} {calls:8} look-ups"
+
+
+def main() -> None:
+    """Make the room, resolve each scenario, print one line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=50_000)
+    parser.add_argument("--changes", type=int, default=4, help="memberships of each member after the join")
+    parser.add_argument("--fights", type=int, default=200, help="power-levels events in the room's past")
+    parser.add_argument("--forks", type=int, default=100, help="branches of the scenario of that name")
+    parser.add_argument("--version", default="12", help="room version")
+    parser.add_argument("--only", choices=SCENARIOS, action="append", help="leave out the others; may be repeated")
+    parser.add_argument("--no-memory", action="store_true", help="skip the second, slower run that measures memory")
+    options = parser.parse_args()
+    room = MadeUpRoom(get_room_version(options.version), options.members, options.changes, options.fights)
+    print(f"room version {options.version}: {len(room.events)} events, {len(room.state)} entries of state")
+    for name in options.only or SCENARIOS:
+        states = SCENARIOS[name](room, options.forks)
+        print(f"{name:10}{measure(room, states, not options.no_memory)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,8 @@ from workers.main.haproxy_runtime import HaproxyRuntime, ProxyError
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_S = 3.0
+
 
 class Proxies:
     """sockets: of every haproxy's runtime API; compare_s: time between two comparisons of the whole."""
@@ -26,7 +28,8 @@ class Proxies:
         self._clock = clock
         self._compare_s = compare_s
         self._aligned: dict[HaproxyRuntime, tuple[FleetRouting, float]] = {}
-        self._failing: set[HaproxyRuntime] = set()
+        self._failing_since: dict[HaproxyRuntime, float] = {}
+        self._warned: set[HaproxyRuntime] = set()
 
     async def follow(self, processes: Sequence[ProcessRow], slots: SlotSnapshot) -> None:
         """Make each haproxy fit this fleet, where it changed or the last comparison is old."""
@@ -38,16 +41,23 @@ class Proxies:
             try:
                 complaints = await proxy.align(wanted, self._pools)
             except ProxyError as error:
-                if proxy not in self._failing:
-                    logger.warning("%s; trying again", error)
-                self._failing.add(proxy)
+                self._complain(proxy, error)
                 continue
-            if proxy in self._failing:
-                logger.info("haproxy answers again")
-                self._failing.discard(proxy)
+            self._failing_since.pop(proxy, None)
+            if proxy in self._warned:
+                logger.warning("haproxy answers again")
+                self._warned.discard(proxy)
             for complaint in complaints:
                 logger.info("haproxy: %s", complaint)
             self._aligned[proxy] = (wanted, self._clock.monotonic_s())
+
+    def _complain(self, proxy: HaproxyRuntime, error: ProxyError) -> None:
+        """One warning for each outage, and none while a fleet starts: main is often there before haproxy."""
+        now = self._clock.monotonic_s()
+        since = self._failing_since.setdefault(proxy, now)
+        if proxy not in self._warned and now - since > _PATIENCE_S:
+            logger.warning("%s; trying again", error)
+            self._warned.add(proxy)
 
 
 def routing_of(processes: Sequence[ProcessRow], slots: SlotSnapshot) -> FleetRouting:

@@ -156,7 +156,9 @@ async def run_worker(
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, lease)
     forwarder = SlotForwarder(slots, http_client, clock, pools)
-    authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes)
+    authenticator = TokenAuthenticator(
+        database, clock, config.caches.users_bytes, lambda: membership.in_good_standing
+    )
     follower.follow(SESSIONS, authenticator.apply_sessions)
     rate_limiter = FleetRateLimiter(
         config.rate_limits, clock, http_client, slots, config.secrets.internal_secret.reveal()

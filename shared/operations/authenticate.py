@@ -5,7 +5,7 @@ Spec: client-server API, "Using access tokens", "Soft logout", "Refreshing acces
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,11 +52,19 @@ class _Load:
 
 
 class TokenAuthenticator:
-    """The HTTP server's `Authenticator`. budget_bytes: of the cache; `apply_sessions` is its invalidation."""
+    """The HTTP server's `Authenticator`.
 
-    def __init__(self, database: Database, clock: Clock, budget_bytes: int) -> None:
+    budget_bytes: of the cache; `apply_sessions` is its invalidation. may_trust_cache: False while this process may
+    have missed log-outs (it cannot reach the database): then each token is looked up, or the request fails with 503.
+    """
+
+    def __init__(
+        self, database: Database, clock: Clock, budget_bytes: int,
+        may_trust_cache: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
         self._database = database
         self._clock = clock
+        self._may_trust_cache = may_trust_cache
         self._cache: ByteBudgetCache[bytes, _Known] = ByteBudgetCache(budget_bytes)
         self._by_user: dict[str, set[bytes]] = {}
         self._loads: dict[bytes, _Load] = {}
@@ -73,7 +81,7 @@ class TokenAuthenticator:
         if not token or len(token) > MAX_TOKEN_CHARS:
             raise _unknown_token(soft_logout=False)
         token_hash = hash_token(token)
-        known = self._cache.get(token_hash)
+        known = self._cache.get(token_hash) if self._may_trust_cache() else None
         if known is None:
             known = await self._load_once(token_hash)
         if known is None:

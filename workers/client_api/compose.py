@@ -2,12 +2,14 @@
 
 from replication.calls import RoomCalls
 from replication.worker_process import Foundation, Worker
+from shared.http.server import Handler
 from shared.operations.passwords import PasswordHasher
 from workers.client_api.account_data import AccountData
 from workers.client_api.account_data_writer import AccountDataWriter
 from workers.client_api.devices import Devices
 from workers.client_api.directory import Directory
 from workers.client_api.filters import Filters
+from workers.client_api.guests import refuse_guests
 from workers.client_api.interactive_auth import InteractiveAuth
 from workers.client_api.login import Login, PasswordCheck
 from workers.client_api.member_profiles import MemberProfileSender
@@ -59,7 +61,7 @@ def compose(foundation: Foundation) -> Worker:
     directory = Directory(server_name, database, clock)
     limits = RateLimitOwner(foundation.rate_limiter)
 
-    handlers = {
+    handlers: dict[str, Handler] = {
         "get_versions": facts.get_versions,
         "get_well_known_client": facts.get_well_known_client,
         "get_well_known_server": facts.get_well_known_server,
@@ -118,4 +120,4 @@ def compose(foundation: Foundation) -> Worker:
         await foundation.authenticator.store_last_seen()
         hasher.close()
 
-    return Worker(handlers=handlers, drain=drain)
+    return Worker(handlers=refuse_guests(handlers), drain=drain)

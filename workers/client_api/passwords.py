@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from shared.core.errors import MatrixError, bad_json, forbidden, missing_param
+from shared.core.errors import bad_json, forbidden, missing_param
 from shared.http.request import Request, Response, convert, empty_response
 from shared.operations.passwords import PasswordHasher
 from shared.storage.pool import Database
@@ -57,8 +57,6 @@ class PasswordChange:
     async def change_password(self, request: Request) -> Response:
         """POST /account/password. The session that asks stays; all others end unless `logout_devices` is false."""
         user = request.user
-        if user.is_guest:
-            raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests have no password", 403)
         body = request.json_object()
         body.pop("new_password_hash", None)
         first = convert({key: value for key, value in body.items() if key != "auth"}, PasswordBody)

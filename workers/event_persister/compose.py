@@ -21,7 +21,8 @@ def compose(foundation: Foundation) -> Worker:
     config, database, clock = foundation.config, foundation.database, foundation.clock
     slots, tasks = foundation.slots, foundation.tasks
     server_name = config.server_name
-    identity = Identity(server_name, parse_signing_key(config.signing.key.reveal().splitlines()[0]))
+    keys = [line for line in config.signing.key.reveal().splitlines() if line.strip()]
+    identity = Identity(server_name, parse_signing_key(keys[0]))  # the first one signs
     metrics = PersisterMetrics(foundation.registry)
     rooms = RoomsInMemory(database, identity, clock, config.caches.rooms_bytes, metrics)
 

@@ -68,8 +68,8 @@ def create_content(
         content["creator"] = creator
     if version.additional_creators and body.effective_preset == "trusted_private_chat" and invited:
         named = content.get("additional_creators", [])
-        # What is no list is left as it is: the create event's own rule refuses it.
-        if isinstance(named, list):
+        # What is no list of ids is left as it is: it is refused like everybody's.
+        if isinstance(named, list) and all(isinstance(user_id, str) for user_id in named):
             content["additional_creators"] = list(dict.fromkeys([*named, *invited]))
     return content
 
@@ -90,7 +90,9 @@ def first_events(
     wanted = {(state.type, state.state_key): state.content for state in body.initial_state or []}
 
     # A power level event in `initial_state` stands in the default's place: the events after it obey it either way.
-    levels = wanted.pop(("m.room.power_levels", ""), None) or _power_levels(version, body, creator, invited)
+    levels = wanted.pop(("m.room.power_levels", ""), None)
+    if levels is None:
+        levels = _power_levels(version, body, creator, invited)
     states["m.room.power_levels", ""] = {**levels, **(body.power_level_content_override or {})}
     if alias is not None:
         states["m.room.canonical_alias", ""] = {"alias": alias}

@@ -340,9 +340,8 @@ class LiveRoom:
         for write in waiting:
             try:
                 self.build(write, now_ms)
-            except (
-                Exception
-            ) as error:  # each client gets its own error; none may keep the others from being built
+            except Exception as error:
+                # Each client gets its own error; none may keep the others' events from being built.
                 write.built = []
                 write.fail(error)
 

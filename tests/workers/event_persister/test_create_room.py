@@ -123,6 +123,14 @@ BAD: list[tuple[Any, str]] = [
     ({"power_level_content_override": {"users_default": "x"}}, "M_INVALID_ROOM_STATE"),
     ({"power_level_content_override": {"users": {f"@alice:{SERVER}": 100}}}, "M_INVALID_ROOM_STATE"),
     ({"creation_content": {"additional_creators": ["nobody"]}}, "M_INVALID_PARAM"),
+    (
+        {
+            "creation_content": {"additional_creators": [{}]},
+            "preset": "trusted_private_chat",
+            "invite": ["@b:example.org"],
+        },
+        "M_INVALID_PARAM",
+    ),
     ({"name": "n" * 70_000}, "M_TOO_LARGE"),
     (
         {"room_version": "11", "power_level_content_override": {"users": {}}, "name": "x"},

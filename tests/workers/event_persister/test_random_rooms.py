@@ -15,6 +15,7 @@ from shared.config.sections import Caches
 from shared.core.event_auth import auth_types_for, check_auth
 from shared.core.events import Event, parse_event
 from shared.core.room_versions import get_room_version
+from shared.storage.escape import unescape
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import Persister, event_persister, make_config, run
 from tests.workers.event_persister.test_commits import POISON
@@ -51,9 +52,11 @@ async def replay(persister: Persister, room_id: str, version_name: str) -> int:
     stored = await persister.sql(
         "SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", room_nid
     )
-    assert {(t, k): nid for t, k, nid in stored} == {key: nid for key, (nid, _) in state.items()}
+    assert {(unescape(t), unescape(k)): nid for t, k, nid in stored} == {
+        key: nid for key, (nid, _) in state.items()
+    }
     members = await persister.sql("SELECT user_id, membership FROM memberships WHERE room_nid = $1", room_nid)
-    assert dict(map(tuple, members)) == {
+    assert {unescape(user_id): membership for user_id, membership in members} == {
         key: event.content["membership"]
         for (kind, key), (_, event) in state.items()
         if kind == "m.room.member"

@@ -48,5 +48,5 @@ fi
 .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python deploy/get_pip.py
 
 echo "installing (a minute or two, the first time)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable ".[$extra]"
 stamp >".venv/installed-$extra"

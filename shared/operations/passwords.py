@@ -55,9 +55,6 @@ class PasswordHasher:
         """Return whether the stored hash is of another kind or strength than we make now."""
         return stored.startswith(_BCRYPT_PREFIXES) or self._argon2.check_needs_rehash(stored)
 
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     def _matches(self, stored: str, password: str) -> bool:
         if len(password) > MAX_PASSWORD_CHARS:
             password = password[:MAX_PASSWORD_CHARS] + "\x00"  # matches nothing, takes no longer

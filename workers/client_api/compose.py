@@ -118,6 +118,5 @@ def compose(foundation: Foundation) -> Worker:
     async def drain() -> None:
         typing.stop_all()
         await foundation.authenticator.store_last_seen()
-        hasher.close()
 
     return Worker(handlers=refuse_guests(handlers), drain=drain)

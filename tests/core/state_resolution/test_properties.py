@@ -1,0 +1,60 @@
+"""Engine and oracle on random rooms. `make soak` runs the same on thousands of larger ones."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.core.identifiers import EventId
+from tests.core.state_resolution import oracle
+from tests.core.state_resolution.random_rooms import RandomRoom, random_rooms
+
+Resolve = Callable[..., dict[tuple[str, str], EventId]]
+
+SHORT = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def engine() -> Resolve:
+    # Imported late: the oracle is older than the engine, and is tested without it.
+    from shared.core.state_resolution import resolve
+
+    return resolve
+
+
+def check_order_and_idempotence(room: RandomRoom, resolve: Resolve, order: st.DataObject) -> None:
+    """The states are a set: neither their order nor a repetition matters; and what is resolved stays so."""
+    result = room.resolve(resolve, room.states)
+    shuffled = order.draw(st.permutations(room.states))
+    # Also each state's own order of entries.
+    assert room.resolve(resolve, [dict(reversed(state.items())) for state in shuffled]) == result
+    assert room.resolve(resolve, [*room.states, room.states[0]]) == result
+    assert room.resolve(resolve, [result]) == result
+    assert room.resolve(resolve, [result, result]) == result
+
+
+@SHORT
+@given(room=random_rooms())
+def test_engine_and_oracle_agree(room: RandomRoom) -> None:
+    assert room.resolve(engine(), room.states) == room.resolve(oracle.resolve, room.states)
+
+
+@settings(SHORT, max_examples=150)
+@given(room=random_rooms(), order=st.data())
+def test_the_engine_sees_a_set_of_states(room: RandomRoom, order: st.DataObject) -> None:
+    check_order_and_idempotence(room, engine(), order)
+
+
+@settings(SHORT, max_examples=50)
+@given(room=random_rooms(), order=st.data())
+def test_the_oracle_sees_a_set_of_states(room: RandomRoom, order: st.DataObject) -> None:
+    check_order_and_idempotence(room, oracle.resolve, order)
+
+
+@pytest.mark.soak
+@LONG
+@given(room=random_rooms(max_events=60), order=st.data())
+def test_engine_and_oracle_agree_on_thousands_of_rooms(room: RandomRoom, order: st.DataObject) -> None:
+    assert room.resolve(engine(), room.states) == room.resolve(oracle.resolve, room.states)
+    check_order_and_idempotence(room, engine(), order)

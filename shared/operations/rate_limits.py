@@ -98,10 +98,8 @@ class FleetRateLimiter:
         rate = self._rates.get(limit)
         if rate is None:
             return
-        if requester is None or limit in _PER_ADDRESS:
-            key = f"address:{client_address}"
-        else:
-            key = requester.user_id
+        by_user = None if requester is None or limit in _PER_ADDRESS else requester.user_id
+        key = by_user or f"address:{client_address}"
         slot = slot_of(key)
         wait_s = (
             self.grant(limit, key, 1).wait_s

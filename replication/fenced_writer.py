@@ -41,7 +41,8 @@ class FencedWriter:
         self._seen = seen
         self._on_fenced = on_fenced
         self._turn = asyncio.Lock()
-        self._floors: dict[str, int] = {}
+        # Of each statement whose rows are not announced yet: stream -> what had been seen when it was sent.
+        self._floors: list[dict[str, int]] = []
         self._fenced = False
         self.statements = 0
 
@@ -54,26 +55,42 @@ class FencedWriter:
         Raises Fenced when nothing was, or for all we know may have been, written; asyncpg's errors of the statement
         itself (a constraint, a lock time-out) come as they are: nothing was written then.
         """
+        floors: dict[str, int] = {}
         # In a task of its own: a caller that goes away must not leave a statement whose outcome nobody reads.
-        run = asyncio.get_running_loop().create_task(self._write(statement, args, streams, timeout_s))
-        return await asyncio.shield(run)
+        run = asyncio.get_running_loop().create_task(self._write(statement, args, streams, floors, timeout_s))
+        try:
+            return await asyncio.shield(run)
+        finally:
+            # Only now, and not when the answer came: until the caller goes on, and announces its rows before it waits
+            # for anything else, a tick in between must not call complete what nobody has been told of.
+            if run.done():
+                self._announced(floors)
+            else:
+                run.add_done_callback(lambda _: self._announced(floors))
+
+    def _announced(self, floors: dict[str, int]) -> None:
+        self._floors = [other for other in self._floors if other is not floors]
 
     async def _write(
-        self, statement: FencedStatement, args: tuple[Any, ...], streams: Sequence[str], timeout_s: float
+        self,
+        statement: FencedStatement,
+        args: tuple[Any, ...],
+        streams: Sequence[str],
+        floors: dict[str, int],
+        timeout_s: float,
     ) -> asyncpg.Record:
         async with self._turn:
             if self._fenced:
                 raise Fenced("This process has lost its lease")
             conn = await self._connected()
-            self._floors = {stream: self._seen.greatest.get(stream, 0) for stream in streams}
+            floors.update((stream, self._seen.greatest.get(stream, 0)) for stream in streams)
+            self._floors.append(floors)
             try:
                 self.statements += 1
                 row = await conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s)
             except CONNECTION_ERRORS as error:
                 self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")
                 raise Fenced("The outcome of a write is unknown") from error
-            finally:
-                self._floors = {}
             assert row is not None
             if row["fence"] == 0:
                 self._lose("its lease was revoked")
@@ -82,9 +99,8 @@ class FencedWriter:
 
     def complete_up_to(self, stream: str) -> int:
         """Nothing of this writer at or below the answer will still appear in the stream."""
-        if stream in self._floors:
-            return self._floors[stream]
-        return self._seen.greatest.get(stream, 0)
+        floors = [floors[stream] for floors in self._floors if stream in floors]
+        return min(floors) if floors else self._seen.greatest.get(stream, 0)
 
     async def close(self) -> None:
         if self._connection is not None and not self._connection.is_closed():

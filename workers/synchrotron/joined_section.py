@@ -17,7 +17,13 @@ from workers.synchrotron.cached_room import CachedRoom, StateKey
 from workers.synchrotron.lazy_members import SentMembers
 from workers.synchrotron.place_token import format_place
 from workers.synchrotron.room_cache import RoomCache
-from workers.synchrotron.room_section import Timeline, cut_timeline, held_back_state, needed_members
+from workers.synchrotron.room_section import (
+    Timeline,
+    cut_timeline,
+    give_way_to_held_back,
+    held_back_state,
+    needed_members,
+)
 from workers.synchrotron.shown_event import Reader, matches, shown_event
 from workers.synchrotron.sync_user import SyncUser
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
@@ -171,6 +177,8 @@ class RoomSections:
             older = await self._rooms.events_before(room, lowest, _PAGE)
             complete = len(older) < _PAGE or older[0].ordinal <= above + 1
             events = [event for event in older if event.ordinal > above] + events
+        if not state_after:
+            timeline = give_way_to_held_back(timeline)
         draft = _Draft(room, view, timeline, {}, end, whole)
         await self._rooms.add_previous(room, timeline.shown)
         if membership.membership == "join":

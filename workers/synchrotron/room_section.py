@@ -59,6 +59,29 @@ def cut_timeline(
     return Timeline(shown, limited, start, held_back)
 
 
+def give_way_to_held_back(timeline: Timeline) -> Timeline:
+    """Shorten the timeline where it would leave the client with a value that a held-back event has replaced since.
+
+    `state` comes before the timeline, so it cannot put that right. The client pages back to what is left out here.
+    It happens to whoever was away while only members saw the history, and with filters by sender.
+    """
+    last_shown = {event.key: event.ordinal for event in timeline.shown if event.key is not None}
+    stale = [
+        last_shown[event.key]
+        for event in timeline.held_back
+        if event.key in last_shown and event.ordinal > last_shown[event.key]
+    ]
+    if not stale:
+        return timeline
+    start = max(stale) + 1
+    return Timeline(
+        [event for event in timeline.shown if event.ordinal >= start],
+        True,
+        start,
+        [event for event in timeline.held_back if event.ordinal >= start],
+    )
+
+
 def held_back_state(timeline: Timeline) -> dict[StateKey, TimelineEvent]:
     """Return the state that the timeline should have brought but doesn't, by filter or visibility.
 

@@ -21,9 +21,10 @@ from prometheus_client import CollectorRegistry
 from replication.driver import Announcer, Follower
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.rows import AccountDataRow, ReceiptRow, TypingRow
-from replication.streams import ACCOUNT_DATA, RECEIPTS, TYPING
+from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, TYPING
 from replication.worker_process import Foundation
 from shared.config.sections import Caches, Replication
+from shared.core.sync_tokens.vector import Vector
 from shared.http.process_pages import ProcessPages
 from shared.http.server import Application
 from shared.metrics.http import HttpMetrics
@@ -130,6 +131,14 @@ class World:
 
     def user(self, name: str, device: str = "DEVICE") -> "Client":
         return Client(self, self.persisters[0].user(name, device))
+
+    async def settle(self) -> None:
+        """Wait until every synchrotron has applied all events that are stored."""
+        rows = await self.database.fetch("SELECT writer, max(position) AS last FROM events GROUP BY writer")
+        positions = {row["writer"]: row["last"] for row in rows}
+        for process in self.synchrotrons:
+            wanted = Vector(max(positions, default=0), 0, positions)
+            assert await process.foundation.follower.wait_for(EVENTS, wanted, 10.0)
 
     async def set_receipt(
         self, room_id: str, user_id: str, event_id: str, kind: str = "m.read", thread_id: str = ""

@@ -1,0 +1,84 @@
+"""A client that keeps what /sync tells it, by the rules of the specification, and checks what it is told."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.workers.synchrotron.rig import Client
+
+
+@dataclass(slots=True)
+class ModelRoom:
+    timeline: list[str] = field(default_factory=list)
+    state: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ModelClient:
+    """query: parameters of each of its syncs. Gaps are filled at once by paging back from `prev_batch`."""
+
+    client: Client
+    query: dict[str, Any]
+    page_size: int
+    token: str | None = None
+    rooms: dict[str, ModelRoom] = field(default_factory=dict)
+    saved: tuple[str | None, dict[str, ModelRoom]] = (None, {})
+    gaps: int = 0
+
+    def save(self) -> None:
+        """Keep this point, as an application that is closed and opened again does."""
+        self.saved = (self.token, copy.deepcopy(self.rooms))
+
+    def go_back(self) -> None:
+        self.token, self.rooms = self.saved[0], copy.deepcopy(self.saved[1])
+
+    async def sync(self, **query: Any) -> bool:
+        """One round; returns whether it brought any news of rooms."""
+        answer = await self.client.sync(self.token, **(self.query | query))
+        for part in ("leave", "invite", "knock"):  # who was kicked and invited anew is told the latter only
+            for room_id in answer["rooms"][part]:
+                self.rooms.pop(room_id, None)
+        for room_id, section in answer["rooms"]["join"].items():
+            await self._take(room_id, section)
+        self.token = answer["next_batch"]
+        return any(answer["rooms"].values())
+
+    async def _take(self, room_id: str, section: Any) -> None:
+        room = self.rooms.setdefault(room_id, ModelRoom())
+        events = section["timeline"]["events"]
+        ids = [event["event_id"] for event in events]
+        filled: list[str] = []
+        if section["timeline"]["limited"]:
+            self.gaps += 1
+            filled = await self._fill(room_id, room, section["timeline"]["prev_batch"])
+        new = [*filled, *ids]
+        assert not set(new) & set(room.timeline), "an event came twice"
+        assert len(set(new)) == len(new), "an event came twice in one answer"
+        room.timeline += new
+        if "state_after" in section:
+            _apply(room, section["state_after"]["events"])
+        else:
+            _apply(room, section["state"]["events"])
+            _apply(room, [event for event in events if "state_key" in event])
+
+    async def _fill(self, room_id: str, room: ModelRoom, token: str) -> list[str]:
+        """Page back from the gap's end to what is known already."""
+        known = set(room.timeline)
+        found: list[str] = []
+        place: str | None = token
+        while place is not None:
+            page = await self.client.room(
+                room_id, "messages", dir="b", limit=self.page_size, **{"from": place}
+            )
+            assert page.status == 200, page.body
+            for event in page.json["chunk"]:
+                if event["event_id"] in known:
+                    return found[::-1]
+                found.append(event["event_id"])
+            place = page.json.get("end")
+        return found[::-1]
+
+
+def _apply(room: ModelRoom, events: list[Any]) -> None:
+    for event in events:
+        room.state[(event["type"], event["state_key"])] = event["event_id"]

@@ -1,0 +1,86 @@
+"""Who is woken by what, what typing leaves behind, and what lazy loading remembers."""
+
+import asyncio
+
+from prometheus_client import CollectorRegistry
+
+from replication.rows import TypingRow
+from shared.metrics.synchrotron import SyncMetrics
+from workers.synchrotron.lazy_members import LazyMembers
+from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.typing_rooms import TypingRooms
+
+
+def test_only_those_concerned_wake_and_no_news_is_lost() -> None:
+    async def scenario() -> None:
+        notifier = Notifier(SyncMetrics(CollectorRegistry()))
+        ann, ben = SyncUser("@ann:x"), SyncUser("@ben:x")
+        seen = ann.version
+        ann.note_change("!r", 1)  # between looking and waiting
+        assert await notifier.wait(ann, seen, 5.0)
+        first = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
+        second = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
+        other = asyncio.create_task(notifier.wait(ben, ben.version, 0.05))
+        await asyncio.sleep(0)
+        ann.note_change("!r", 2)
+        notifier.wake([ann.user_id])
+        assert await first and await second
+        assert not await other
+        assert notifier.statistics() == {"users": 0, "requests": 0}
+        last = asyncio.create_task(notifier.wait(ben, ben.version, 5.0))
+        await asyncio.sleep(0)
+        notifier.close()
+        assert not await last
+
+    asyncio.run(scenario())
+
+
+def test_a_user_knows_which_rooms_have_news() -> None:
+    user = SyncUser("@ann:x")
+    for seq, room_id in enumerate(("!a", "!b", "!a", "!c"), start=1):
+        user.note_change(room_id, seq)
+    assert user.changed_since(2) == ["!c", "!a"]
+    assert user.changed_since(4) == []
+    user.note_token("t", 3)
+    assert user.seq_of("t") == 3
+    user.changes_from = 4  # loaded anew since
+    assert user.seq_of("t") is None
+
+
+def test_typing_ends_by_itself() -> None:
+    typing = TypingRooms()
+
+    def row(user_id: str, until_ms: int) -> TypingRow:
+        return TypingRow(1, 1, "!r", user_id, until_ms)
+
+    assert typing.apply(row("@a:x", 500), 100, 1)
+    assert not typing.apply(row("@a:x", 900), 200, 2)  # only longer
+    assert not typing.apply(row("@b:x", 0), 200, 3)
+    assert typing.next_end_ms() == 900
+    assert typing.expire(800, 4) == []
+    assert typing.expire(900, 5) == ["!r"]
+    room = typing.get("!r")
+    assert room is not None and room.seq == 5 and not room.until_ms
+    typing.apply(row("@a:x", 2000), 1000, 6)
+    assert typing.left("!r", "@a:x", 7)
+    typing.forget(8)
+    assert typing.get("!r") is None
+
+
+def test_only_what_was_acknowledged_counts_as_sent() -> None:
+    memory = LazyMembers()
+    first = memory.begin("@a:x", "D", None)
+    first.note("!r", "@b:x", "$1")
+    memory.answered(first, "t1")
+    # The answer was lost: the same request again.
+    again = memory.begin("@a:x", "D", None)
+    assert not again.is_redundant("!r", "@b:x", "$1")
+    again.note("!r", "@b:x", "$1")
+    memory.answered(again, "t1")
+    second = memory.begin("@a:x", "D", "t1")
+    assert second.is_redundant("!r", "@b:x", "$1")
+    assert not second.is_redundant("!r", "@b:x", "$2")  # it has changed since
+    memory.answered(second, "t2")
+    assert memory.begin("@a:x", "D", "t1").is_redundant("!r", "@b:x", "$1")
+    assert not memory.begin("@a:x", "D", "t0").is_redundant("!r", "@b:x", "$1")  # went back

@@ -30,6 +30,4 @@ class PersisterMetrics:
         )
         self.rooms = Gauge("skep_persister_rooms", "Rooms in memory", registry=registry)
         self.rooms_bytes = Gauge("skep_persister_rooms_bytes", "About what they take", registry=registry)
-        self.room_loads = Counter(
-            "skep_persister_room_loads_total", "Rooms read from the database", registry=registry
-        )
+        self.room_loads = Counter("skep_persister_room_loads_total", "Rooms read from the database", registry=registry)

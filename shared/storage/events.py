@@ -108,9 +108,7 @@ _ALIASES = f"""
     SELECT u.* FROM fence, {_unnest(38, "text", "bigint", "text", "bigint")} AS u(alias, room_nid, creator, created_ms)
 """
 
-_RESULT = (
-    "(SELECT array_agg(event_nid) FROM ev) AS event_nids, (SELECT array_agg(position) FROM ev) AS positions"
-)
+_RESULT = "(SELECT array_agg(event_nid) FROM ev) AS event_nids, (SELECT array_agg(position) FROM ev) AS positions"
 _MESSAGE_PARTS = {"ev": _EVENTS, "extremities": _EXTREMITIES, "transactions": _TRANSACTIONS}
 
 COMMIT_MESSAGES = fenced_statement("commit_messages", _MESSAGE_PARTS, _RESULT)
@@ -246,12 +244,8 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
     statement = COMMIT_MESSAGES
     if batch.rooms or batch.redacted or any(event.state_key is not None for event in events):
         statement = COMMIT_EVENTS
-        memberships = [
-            (nid, escape(user_id), value, local) for nid, user_id, value, local in batch.memberships
-        ]
-        rooms = [
-            (nid, room_id, version, escape(by), *rest) for nid, room_id, version, by, *rest in batch.rooms
-        ]
+        memberships = [(nid, escape(user_id), value, local) for nid, user_id, value, local in batch.memberships]
+        rooms = [(nid, room_id, version, escape(by), *rest) for nid, room_id, version, by, *rest in batch.rooms]
         aliases = [(alias, nid, escape(by), ms) for alias, nid, by, ms in batch.aliases]
         args += [
             *_columns(memberships, 4),
@@ -283,9 +277,7 @@ async def get_event_by_id(database: Database, room_nid: int, event_id: str) -> S
     return None if row is None else _stored(row)
 
 
-async def get_events(
-    source: Database | Connection, room_nid: int, event_nids: Sequence[int]
-) -> list[StoredEvent]:
+async def get_events(source: Database | Connection, room_nid: int, event_nids: Sequence[int]) -> list[StoredEvent]:
     """Return the room's events with these ids, in no particular order; unknown ones are left out."""
     return [_stored(row) for row in await source.fetch(_BY_NIDS, room_nid, list(event_nids))]
 

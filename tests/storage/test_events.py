@@ -29,9 +29,7 @@ class OneConnection:
         self.conn = conn
         self.lease = lease
 
-    async def write(
-        self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()
-    ) -> asyncpg.Record:
+    async def write(self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()) -> asyncpg.Record:
         row = await self.conn.fetchrow(statement.sql, self.lease, *args)
         assert row is not None
         if row["fence"] == 0:

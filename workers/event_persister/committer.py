@@ -168,11 +168,7 @@ class Committer:
 
     def _rows(self, room: LiveRoom, stored: Sequence[tuple[EventToStore, int]]) -> Iterator[EventRow]:
         # Only the first event after another writer's names it: from then on the predecessor is ours.
-        prior = (
-            (room.last_writer, room.last_position)
-            if room.last_writer not in (0, self._lease)
-            else (None, None)
-        )
+        prior = (room.last_writer, room.last_position) if room.last_writer not in (0, self._lease) else (None, None)
         for event, position in stored:
             yield EventRow(
                 position=position, writer=self._lease, room_nid=event.room_nid, room_id=room.room_id,
@@ -205,9 +201,7 @@ class Committer:
             last = write.built[-1]
             batch.extremities[room.room_nid] = (last.event_nid,)
             if write.key is not None:
-                batch.transactions.append(
-                    (room.room_nid, write.key, last.event.event_id, last.event.origin_server_ts)
-                )
+                batch.transactions.append((room.room_nid, write.key, last.event.event_id, last.event.origin_server_ts))
             if (new := write.new_room) is not None:
                 batch.rooms.append(
                     (
@@ -246,9 +240,7 @@ class Committer:
         room.rebuild_after(write, self._clock.now_ms())
 
     def _fail_all(self, batch: Sequence[Write], error: Exception) -> None:
-        shown = (
-            error if isinstance(error, Unavailable) else Unavailable("The outcome of the write is unknown")
-        )
+        shown = error if isinstance(error, Unavailable) else Unavailable("The outcome of the write is unknown")
         for write in (*batch, *self._queue):
             if not write.room.lost:
                 write.room.lose(shown)

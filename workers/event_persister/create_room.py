@@ -82,9 +82,7 @@ class CreateRoomHandler:
         try:
             await self._writer.write_new_room(room, create_nid, drafts, new_room)
         except AuthRuleViolation as violation:
-            raise MatrixError(
-                "M_INVALID_ROOM_STATE", f"The room cannot begin so: {violation.message}"
-            ) from None
+            raise MatrixError("M_INVALID_ROOM_STATE", f"The room cannot begin so: {violation.message}") from None
         return json_response({"room_id": room.room_id})
 
     async def _check_alias(self, localpart: str | None) -> str | None:
@@ -99,9 +97,7 @@ class CreateRoomHandler:
             raise MatrixError("M_ROOM_IN_USE", "This room alias is taken already", 400)
         return alias
 
-    def _create_event(
-        self, version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]
-    ) -> Event:
+    def _create_event(self, version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> Event:
         content = create_content(version, body, creator, invited)
         additional = content.get("additional_creators", []) if version.additional_creators else []
         if not isinstance(additional, list) or not all(

@@ -58,9 +58,7 @@ class CreateRoomBody(msgspec.Struct):
         return self.preset or ("public_chat" if self.visibility == "public" else "private_chat")
 
 
-def create_content(
-    version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]
-) -> dict[str, Any]:
+def create_content(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:
     """Return the content of m.room.create. The server's own keys win over `creation_content`."""
     content = {**(body.creation_content or {}), "room_version": version.name}
     content.pop("creator", None)
@@ -128,9 +126,7 @@ def first_events(
     ]
 
 
-def _power_levels(
-    version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]
-) -> dict[str, Any]:
+def _power_levels(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:
     """The default: the creator may do all, others talk; where creators outrank all they are not named."""
     preset = body.effective_preset
     trusted = invited if preset == "trusted_private_chat" else ()

@@ -125,9 +125,7 @@ class LiveRoom:
         """Return the users with this membership. Walks the whole state: not for the usual send."""
         state = {**self._state, **self._pending_state}
         return [
-            key
-            for (kind, key), entry in state.items()
-            if kind == "m.room.member" and entry.membership == membership
+            key for (kind, key), entry in state.items() if kind == "m.room.member" and entry.membership == membership
         ]
 
     def event(self, type: str, state_key: str = "") -> Event | None:
@@ -159,9 +157,7 @@ class LiveRoom:
         """Return the write that will store this event, None when it is stored."""
         if event_nid not in self._pending_events:
             return None
-        return next(
-            write for write in self.writes if any(built.event_nid == event_nid for built in write.built)
-        )
+        return next(write for write in self.writes if any(built.event_nid == event_nid for built in write.built))
 
     # -- what must be read before an event can be built
 
@@ -292,9 +288,7 @@ class LiveRoom:
     def _auth_event(self, key: StateKey, entry: StateEntry) -> Event:
         """Of other people's memberships the rules ask for the membership only: no event is needed for it."""
         if key[0] == "m.room.member":
-            return _stub(
-                self.room_id, entry.event_id, key[1], type=key[0], content={"membership": entry.membership}
-            )
+            return _stub(self.room_id, entry.event_id, key[1], type=key[0], content={"membership": entry.membership})
         event = self.event_of(entry)
         assert event is not None, f"{key[0]} was not loaded before it was needed"
         return event

@@ -68,9 +68,7 @@ class MemberChanges:
         profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
         if await self._is_already(room, user_id, "knock"):
             return
-        await self._writer.write(
-            room, [member_draft(user_id, user_id, "knock", {**profile, "reason": reason})]
-        )
+        await self._writer.write(room, [member_draft(user_id, user_id, "knock", {**profile, "reason": reason})])
 
     async def leave(self, room: LiveRoom, requester: Requester, reason: str | None) -> None:
         """Leave, or reject an invite, or take back a knock; nothing changes for one who has left already."""
@@ -92,9 +90,7 @@ class MemberChanges:
             room, target, "invite"
         ):
             return
-        await self._writer.write(
-            room, [member_draft(sender, target, "invite", {**profile, "reason": reason})]
-        )
+        await self._writer.write(room, [member_draft(sender, target, "invite", {**profile, "reason": reason})])
 
     async def kick(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
         """Make a member leave, or take back an invite or a knock. Raises M_FORBIDDEN."""

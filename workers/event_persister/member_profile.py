@@ -35,9 +35,7 @@ class MemberProfileHandler:
             if entry is None or entry.membership != "join":
                 return None
             present = (await self._writer.state_event(room, entry)).content
-            if same_json(
-                {key: present[key] for key in ("displayname", "avatar_url") if key in present}, profile
-            ):
+            if same_json({key: present[key] for key in ("displayname", "avatar_url") if key in present}, profile):
                 return None
             dropped = ("displayname", "avatar_url", *_OF_THE_OCCASION)
             kept = {key: value for key, value in present.items() if key not in dropped}

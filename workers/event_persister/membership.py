@@ -120,9 +120,7 @@ class MembershipHandlers:
             if entry is None:
                 raise forbidden("You were never in this room")
             await self._writer.settled(room, entry)
-            if entry.membership not in ("leave", "ban") or not await forget_room(
-                self._write, room.room_nid, user_id
-            ):
+            if entry.membership not in ("leave", "ban") or not await forget_room(self._write, room.room_nid, user_id):
                 raise MatrixError("M_UNKNOWN", "You have not left this room", 400)
 
         await self._writer.in_room(request.params["roomId"], forget, absent=_unknown_room())
@@ -169,9 +167,7 @@ class MembershipHandlers:
         signed = None
         if body.third_party_signed is not None:
             signed = request.json_object()["third_party_signed"]
-            signed = {
-                key: value for key, value in signed.items() if key != "sender"
-            }  # not among what is signed
+            signed = {key: value for key, value in signed.items() if key != "sender"}  # not among what is signed
         await self._writer.in_room(
             room_id,
             lambda room: self._changes.join(room, request.user, body.reason, signed),

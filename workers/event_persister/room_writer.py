@@ -105,9 +105,7 @@ class RoomWriter:
                 raise Unavailable("The transaction's first answer is gone") from None
             return [event_id]
 
-    async def write_new_room(
-        self, room: LiveRoom, create_nid: int, drafts: Sequence[Draft], new_room: NewRoom
-    ) -> None:
+    async def write_new_room(self, room: LiveRoom, create_nid: int, drafts: Sequence[Draft], new_room: NewRoom) -> None:
         """Store a room that did not exist, all of its first events at once, and keep it in memory.
 
         Raises as `write`; M_ROOM_IN_USE when its alias is taken.

@@ -25,9 +25,7 @@ _GUESTS_AT_A_TIME = 100
 
 
 class StateHandlers:
-    def __init__(
-        self, writer: RoomWriter, changes: MemberChanges, database: Database, tasks: TaskGroup
-    ) -> None:
+    def __init__(self, writer: RoomWriter, changes: MemberChanges, database: Database, tasks: TaskGroup) -> None:
         self._writer = writer
         self._changes = changes
         self._database = database
@@ -109,8 +107,6 @@ def aliases_in(content: Mapping[str, Any], *, lenient: bool = False) -> set[str]
     if not lenient:
         if alias is not None and not isinstance(alias, str):
             raise bad_json("alias must be a string")
-        if others is not None and not (
-            isinstance(others, list) and all(isinstance(name, str) for name in others)
-        ):
+        if others is not None and not (isinstance(others, list) and all(isinstance(name, str) for name in others)):
             raise bad_json("alt_aliases must be a list of strings")
     return found

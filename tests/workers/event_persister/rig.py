@@ -109,9 +109,7 @@ class Router:
             return None
         return await self.forward(request, "rooms", slot_of(room_id))
 
-    async def forward(
-        self, request: Request, kind: str, slot: int, *, path: bytes | None = None
-    ) -> Response | None:
+    async def forward(self, request: Request, kind: str, slot: int, *, path: bytes | None = None) -> Response | None:
         if self.slots.takes(slot) or self.other is None:
             return None
         assert FORWARDED not in request.headers, "passed on twice"
@@ -170,9 +168,7 @@ class Persister:
     slots: Slots
     router: Router
 
-    async def raw(
-        self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
-    ) -> Answer:
+    async def raw(self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
         sent: list[dict[str, Any]] = []
         scope = {
             "type": "http", "method": method, "raw_path": path.encode(), "query_string": b"",
@@ -246,9 +242,7 @@ class User:
         path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/{txn or f't{next(_numbers)}'}"
         return await self.call("PUT", path, content)
 
-    async def put_state(
-        self, room_id: str, event_type: str, content: Mapping[str, Any], state_key: str = ""
-    ) -> Answer:
+    async def put_state(self, room_id: str, event_type: str, content: Mapping[str, Any], state_key: str = "") -> Answer:
         key = f"/{quote(state_key, safe='')}" if state_key else ""
         return await self.call("PUT", f"/rooms/{quote(room_id, safe='')}/state/{event_type}{key}", content)
 

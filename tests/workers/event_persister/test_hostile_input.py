@@ -31,9 +31,7 @@ _PARTS = (
 
 
 def _request(chance: random.Random, room_id: str) -> tuple[str, str, Any]:
-    room, one, two = (
-        quote(part, safe="") for part in (room_id, chance.choice(_PARTS), chance.choice(_PARTS))
-    )
+    room, one, two = (quote(part, safe="") for part in (room_id, chance.choice(_PARTS), chance.choice(_PARTS)))
     action = chance.choice(("join", "leave", "forget", "invite", "kick", "ban", "unban"))
     method, path = chance.choice(
         (
@@ -48,9 +46,7 @@ def _request(chance: random.Random, room_id: str) -> tuple[str, str, Any]:
     )
     body: Any = {chance.choice(_KEYS): chance.choice(_VALUES) for _ in range(chance.randint(0, 4))}
     if chance.random() < 0.4:
-        body["user_id"] = chance.choice(
-            ("@alice:example.org", "@bob:example.org", "@é\x1a:example.org", "@a:b.c")
-        )
+        body["user_id"] = chance.choice(("@alice:example.org", "@bob:example.org", "@é\x1a:example.org", "@a:b.c"))
     if chance.random() < 0.3:
         body["membership"] = chance.choice(("join", "invite", "leave", "ban", "knock"))
     return method, path, body if chance.random() < 0.95 else chance.choice(_VALUES)

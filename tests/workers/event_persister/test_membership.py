@@ -108,9 +108,7 @@ def test_profiles_in_memberships(postgres_module: TestDatabase) -> None:
             async def show(user_id: str, **fields: str) -> None:
                 await persister.sql("DELETE FROM profiles WHERE user_id = $1", user_id)
                 for name, value in fields.items():
-                    await persister.sql(
-                        "INSERT INTO profiles VALUES ($1, $2, $3)", user_id, name, orjson.dumps(value)
-                    )
+                    await persister.sql("INSERT INTO profiles VALUES ($1, $2, $3)", user_id, name, orjson.dumps(value))
 
             await show(alice.user_id, displayname="Alice")
             await show(bob.user_id, displayname="Bob", avatar_url="mxc://example.org/bob")
@@ -134,9 +132,7 @@ def test_profiles_in_memberships(postgres_module: TestDatabase) -> None:
             assert again.json == {"event_id": None}
             stranger = await persister.internal("PUT", path, {"user_id": f"@nobody:{SERVER}"})
             assert stranger.json == {"event_id": None}
-            assert (await bob.call("PUT", path, {"user_id": bob.user_id})).status == 404, (
-                "strangers see nothing"
-            )
+            assert (await bob.call("PUT", path, {"user_id": bob.user_id})).status == 404, "strangers see nothing"
 
     run(test())
 
@@ -148,9 +144,7 @@ def test_guests(postgres_module: TestDatabase) -> None:
         async with event_persister(postgres_module.dsn) as persister:
             alice, guest = persister.user("alice"), persister.user("guest")
             persister.tokens.guests.add(guest.user_id)
-            await persister.sql(
-                "INSERT INTO users (user_id, kind, created_ms) VALUES ($1, 'guest', 0)", guest.user_id
-            )
+            await persister.sql("INSERT INTO users (user_id, kind, created_ms) VALUES ($1, 'guest', 0)", guest.user_id)
             closed = await alice.create_room(preset="public_chat")
             refused = await guest.act(closed, "join")
             assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
@@ -162,9 +156,7 @@ def test_guests(postgres_module: TestDatabase) -> None:
             assert (await guest.act(opened, "join")).status == 200
             assert (await guest.send(opened, "hello")).status == 200
             assert (await guest.act(opened, "invite", {"user_id": alice.user_id})).status == 403
-            assert (
-                await alice.put_state(opened, "m.room.guest_access", {"guest_access": "forbidden"})
-            ).event_id
+            assert (await alice.put_state(opened, "m.room.guest_access", {"guest_access": "forbidden"})).event_id
             async with asyncio.timeout(5):
                 while (  # noqa: ASYNC110 - the answer to Alice does not wait for it
                     await persister.content(opened, "m.room.member", guest.user_id)

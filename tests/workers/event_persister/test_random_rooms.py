@@ -49,17 +49,11 @@ async def replay(persister: Persister, room_id: str, version_name: str) -> int:
             state[event.type, event.state_key] = (row["event_nid"], event)
         before = event
     room_nid = rows[0]["room_nid"]
-    stored = await persister.sql(
-        "SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", room_nid
-    )
-    assert {(unescape(t), unescape(k)): nid for t, k, nid in stored} == {
-        key: nid for key, (nid, _) in state.items()
-    }
+    stored = await persister.sql("SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", room_nid)
+    assert {(unescape(t), unescape(k)): nid for t, k, nid in stored} == {key: nid for key, (nid, _) in state.items()}
     members = await persister.sql("SELECT user_id, membership FROM memberships WHERE room_nid = $1", room_nid)
     assert {unescape(user_id): membership for user_id, membership in members} == {
-        key: event.content["membership"]
-        for (kind, key), (_, event) in state.items()
-        if kind == "m.room.member"
+        key: event.content["membership"] for (kind, key), (_, event) in state.items() if kind == "m.room.member"
     }
     [heads] = await persister.sql("SELECT event_nids FROM forward_extremities WHERE room_nid = $1", room_nid)
     assert heads[0] == [rows[-1]["event_nid"]]
@@ -71,15 +65,11 @@ async def _act(chance: random.Random, persisters: list[Persister], room_id: str)
     user = chance.choice(persisters).user(chance.choice(_NAMES))
     target = f"@{chance.choice(_NAMES)}:example.org"
     poison = "poison" if chance.random() < 0.05 else "clean"
-    action = chance.choice(
-        ("send", "send", "send", "topic", "levels", "join", "join", "leave", "target", "target")
-    )
+    action = chance.choice(("send", "send", "send", "topic", "levels", "join", "join", "leave", "target", "target"))
     if action == "send":
         return (await user.send(room_id, poison)).status
     if action == "topic":
-        return (
-            await user.put_state(room_id, "m.room.topic", {"topic": f"{poison} {chance.random()}"})
-        ).status
+        return (await user.put_state(room_id, "m.room.topic", {"topic": f"{poison} {chance.random()}"})).status
     if action == "levels":
         users = {target: chance.choice((0, 50, 60))}
         if chance.random() < 0.5:

@@ -56,9 +56,7 @@ def test_member_events_as_state(postgres_module: TestDatabase) -> None:
             alice, bob = persister.user("alice"), persister.user("bob")
             room_id = await alice.create_room(preset="public_chat")
             member = "m.room.member"
-            joined = await bob.put_state(
-                room_id, member, {"membership": "join", "displayname": "B"}, bob.user_id
-            )
+            joined = await bob.put_state(room_id, member, {"membership": "join", "displayname": "B"}, bob.user_id)
             assert joined.status == 200
             assert (await persister.content(room_id, member, bob.user_id))["displayname"] == "B"
             renamed = {"membership": "join", "displayname": "Bee", "org.example": [1]}
@@ -190,9 +188,7 @@ def test_redaction_in_the_batch_of_its_target(postgres_module: TestDatabase) -> 
             [waiting] = room.writes
             target = room.pending_target(waiting.built[0].event.event_id)
             assert target is not None
-            redaction = Draft(
-                alice.user_id, "m.room.redaction", None, {}, redacts=target.event_id, target=target
-            )
+            redaction = Draft(alice.user_id, "m.room.redaction", None, {}, redacts=target.event_id, target=target)
             [redaction_id] = await writer.write(room, [redaction])
             [target_id] = await sending
             rows = {row["event_id"]: row for row in await persister.timeline(room_id)}
@@ -207,9 +203,7 @@ def test_redacted_state_counts_as_redacted(postgres_module: TestDatabase) -> Non
         async with event_persister(postgres_module.dsn) as persister:
             alice = persister.user("alice")
             room_id = await alice.create_room()
-            access = (
-                await alice.put_state(room_id, "m.room.guest_access", {"guest_access": "can_join"})
-            ).event_id
+            access = (await alice.put_state(room_id, "m.room.guest_access", {"guest_access": "can_join"})).event_id
             assert (await alice.redact(room_id, access)).status == 200
             guest = persister.user("guest")
             persister.tokens.guests.add(guest.user_id)

@@ -18,6 +18,7 @@ from shared.http.endpoint import Endpoint
 T = TypeVar("T")
 
 MAX_QUERY_FIELDS = 200
+_MAX_COMPLAINT_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ def convert(value: Any, type_: type[T]) -> T:
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        raise bad_json(str(error)) from error
+        # msgspec repeats a value that is none of a Literal's, however long it is.
+        raise bad_json(str(error)[:_MAX_COMPLAINT_CHARS]) from error
 
 
 Headers = tuple[tuple[bytes, bytes], ...]

@@ -20,7 +20,7 @@ from shared.core.errors import MatrixError, unrecognized
 from shared.http.endpoint import Auth, Endpoint, RateLimit
 from shared.http.errors_to_json import response_for
 from shared.http.process_pages import ProcessPages
-from shared.http.request import Request, Requester, Response
+from shared.http.request import Request, Requester, Response, error_body
 from shared.http.routing import RouteTable
 from shared.metrics.http import HttpMetrics
 from shared.runtime import tracing
@@ -136,6 +136,8 @@ class Application:
                 response = response_for(error)
         await _send(send, response)
         self._metrics.finish(timer, name, method, response.status)
+        # The endpoint's name in place of the path: ids are nobody's business, and queries may hold tokens.
+        logger.debug("%s %s answered with %d", method, name, response.status)
 
     async def _serve(self, request: Request, handler: Handler) -> Response:
         endpoint = request.endpoint
@@ -214,6 +216,22 @@ async def _send(send: Send, response: Response) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+class _Connection(HttpToolsProtocol):
+    """What cannot be read as HTTP/1.1 is refused as everything else is: a Matrix error that browsers may see."""
+
+    def send_400_response(self, msg: str) -> None:
+        body = error_body(MatrixError("M_UNKNOWN", "The request is not valid HTTP"))
+        headers = [
+            (b"content-type", b"application/json"),
+            *CORS_HEADERS,
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers)]
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self.transport.close()
+
+
 class HttpServer:
     """The listener. `start` binds and serves; `drain` stops accepting, lets requests finish, then closes."""
 
@@ -240,7 +258,7 @@ class HttpServer:
         """Bind and listen; return "host:port" (port 0 is picked by the system)."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: HttpToolsProtocol(self._config, self._state, {}, loop),
+            lambda: _Connection(self._config, self._state, {}, loop),
             self._host, self._port, backlog=2048,
         )  # fmt: skip
         host, port = self._server.sockets[0].getsockname()[:2]
@@ -253,7 +271,7 @@ class HttpServer:
         for connection in list(self._state.connections):
             connection.shutdown()
         deadline = asyncio.get_running_loop().time() + limit_s
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:
+        while self._state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
         for connection in list(self._state.connections):
             if connection.transport is not None:

@@ -21,6 +21,8 @@ _FEDERATION_PATHS = ("/_matrix/federation/", "/_matrix/key/")
 _COMMON_PATHS = ("/.well-known/matrix/",)
 #: Every process serves these to the inside; from the outside they don't exist.
 _INTERNAL_PATHS = ("/metrics", "/health", "/_skep")
+#: Methods that a worker's HTTP parser can read: it would call others no HTTP, where 405 is right.
+_METHODS = "GET HEAD POST PUT DELETE PATCH OPTIONS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +176,11 @@ def _fallback_route(worker: str, pools: Sequence[Pool]) -> str:
 def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool]) -> list[str]:
     kinds = sorted(slot_pools(tuple(pools)))
     return [
-        "    # what only we may say",
+        f"    http-request deny deny_status 405 unless {{ method {_METHODS} }}",
+        "    # what only we may say; and whether a request is traced is decided by us",
         "    http-request del-header x-skep- -m beg",
+        "    http-request del-header uber -m beg",
+        "    http-request del-header jaeger- -m beg",
         "    http-request set-header x-request-id %[unique-id]",
         "    http-request set-header x-forwarded-for %[src]",
         "    http-request set-header x-forwarded-proto http unless { ssl_fc }",

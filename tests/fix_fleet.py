@@ -121,7 +121,8 @@ class RunningFleet:
 StartFleet = Callable[..., RunningFleet]
 
 
-def _run(settings: Mapping[str, Mapping[str, Any]]) -> Generator[RunningFleet]:
+def run_fleet(settings: Mapping[str, Mapping[str, Any]]) -> Generator[RunningFleet]:
+    """Body of a fixture: a fleet in a directory of its own, ended and removed afterwards."""
     # Short, and open to the user that PostgreSQL runs as when we are root: pytest's own directories are neither.
     directory = Path(tempfile.mkdtemp(prefix="skep-fleet-"))
     directory.chmod(0o755)
@@ -136,7 +137,7 @@ def _run(settings: Mapping[str, Mapping[str, Any]]) -> Generator[RunningFleet]:
 
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[RunningFleet]:
-    yield from _run({"fleet": {"event_persister": 2, "synchrotron": 2}})
+    yield from run_fleet({"fleet": {"event_persister": 2, "synchrotron": 2}})
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def start_fleet() -> Iterator[StartFleet]:
     started: list[RunningFleet] = []
 
     def start(**settings: Mapping[str, Any]) -> RunningFleet:
-        running.append(_run(settings))
+        running.append(run_fleet(settings))
         started.append(next(running[-1]))
         return started[-1]
 
@@ -161,7 +162,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed and call.when == "call":
         arguments: dict[str, Any] = getattr(item, "funcargs", {})
-        fleets = [arguments["fleet"]] if "fleet" in arguments else []
+        fleets = [value for value in arguments.values() if isinstance(value, RunningFleet)]
         fleets.extend(getattr(arguments.get("start_fleet"), "fleets", []))
         for each in fleets:
             report.sections.append((f"logs of the fleet in {each.directory}", each.logs()))

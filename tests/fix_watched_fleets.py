@@ -1,0 +1,80 @@
+"""Two fleets that are looked at closely, each shared by all tests of the session which want one like it.
+
+    watched_fleet   all that can be told is told: JSON logs at the level debug, every request traced to `jaeger_agent`
+    limited_fleet   rate limits as in production, only smaller; plain logs; tracing off, though an agent listens
+
+Do not kill their processes; make users of your own.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fleet.jaeger_agent import JaegerAgent
+from tests.fleet.people import register
+
+_SMALL: dict[str, int] = {
+    "event_persister": 2,
+    "synchrotron": 1,
+    "client_api": 2,
+    "federation_sender": 0,
+    "background": 0,
+    "media": 0,
+}
+#: What `limited_fleet` allows; classes that are not named here have no limit.
+LIMITS: dict[str, dict[str, Any]] = {
+    "message": {"per_second": 2, "burst": 10},
+    "registration": {"per_second": 0.5, "burst": 10},
+    "login": {"per_second": 0.5, "burst": 4},
+    "account": {"per_second": 0.4, "burst": 5},
+}
+
+
+@pytest.fixture(scope="session")
+def jaeger_agent() -> Iterator[JaegerAgent]:
+    with JaegerAgent() as agent:
+        yield agent
+
+
+@pytest.fixture(scope="session")
+def idle_jaeger_agent() -> Iterator[JaegerAgent]:
+    """The agent that the configuration of `limited_fleet` names."""
+    with JaegerAgent() as agent:
+        yield agent
+
+
+@pytest.fixture(scope="session")
+def watched_fleet(jaeger_agent: JaegerAgent) -> Iterator[RunningFleet]:
+    yield from _settled(
+        {
+            "fleet": _SMALL,
+            "logging": {"format": "json", "level": "debug"},
+            "tracing": {"enabled": True, "sample_rate": 1.0, "agent_port": jaeger_agent.port},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def limited_fleet(idle_jaeger_agent: JaegerAgent) -> Iterator[RunningFleet]:
+    yield from _settled(
+        {
+            "fleet": _SMALL,
+            "rate_limits": LIMITS,
+            "logging": {"format": "plain", "level": "info"},
+            "tracing": {"enabled": False, "sample_rate": 1.0, "agent_port": idle_jaeger_agent.port},
+        }
+    )
+
+
+def _settled(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[RunningFleet]:
+    """A fleet whose slots are dealt out: a 503 from then on is a fault, not the start."""
+    for fleet in run_fleet(settings):
+        first = register(fleet, "first")
+        end = time.monotonic() + 10
+        while first.call("POST", "/createRoom", {}).status != 200:
+            assert time.monotonic() < end, fleet.logs()
+            time.sleep(0.1)
+        yield fleet

@@ -1,0 +1,89 @@
+"""HTTP as anybody may write it: bytes out, an answer in. No library stands between that would tidy the request up."""
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """headers: names in lower case, in the order of the answer, doubles included."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def errcode(self) -> Any:
+        return self.json().get("errcode")
+
+
+def request_bytes(
+    method: str,
+    target: str | bytes,
+    *,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    body: bytes = b"",
+) -> bytes:
+    """Return a request with `Host`, and with `Content-Length` where there is a body and no such header."""
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    names = {name.lower() for name, _ in pairs}
+    if body and not names & {"content-length", "transfer-encoding"}:
+        pairs.append(("Content-Length", str(len(body))))
+    raw_target = target.encode() if isinstance(target, str) else target
+    lines = [method.encode() + b" " + raw_target + b" HTTP/1.1", b"Host: localhost", b"Connection: close"]
+    lines += [f"{name}: {value}".encode("latin-1") for name, value in pairs]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def exchange(url: str, request: bytes, *, method: str = "GET") -> Answer:
+    """Send the bytes to the host of `url` on a new connection and read one answer."""
+    parts = urlsplit(url)
+    with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=_TIMEOUT_S) as plain:
+        connection: socket.socket = plain
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = (
+                False,
+                ssl.CERT_NONE,
+            )  # self-signed in the development fleet
+            connection = context.wrap_socket(plain, server_hostname="localhost")
+        # It may be answered before it was sent whole, as a too long body is.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
+        response = http.client.HTTPResponse(connection, method=method)
+        response.begin()
+        body = response.read()
+        headers = tuple((name.lower(), value) for name, value in response.getheaders())
+        return Answer(response.status, headers, body)
+
+
+def call(
+    url: str,
+    method: str,
+    target: str | bytes,
+    *,
+    token: str | None = None,
+    body: bytes | object = b"",
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Send one request; a body that is not bytes goes as JSON; token: as the `Authorization` header."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = dict(headers or {})
+    if token is not None:
+        sent["Authorization"] = f"Bearer {token}"
+    return exchange(url, request_bytes(method, target, headers=sent, body=raw), method=method)

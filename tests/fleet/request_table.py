@@ -1,0 +1,244 @@
+"""A valid request for every declared endpoint, as the spec describes it: what hostile ones are made from.
+
+Placeholders stand in braces and are filled in from a `World`: {me}, {other}, {room}, {event}, {alias}, {device},
+{filter}. A new endpoint needs a line here; `test_bad_input.py` says so when it has none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Valid:
+    """params: of the path, decoded; query: every parameter that the endpoint knows; body: None where none is read.
+
+    required: keys of the body without which the request is wrong; free: the body is any object (event content).
+    empty_ok: whether the spec lets the body be absent. destroys: what a successful request takes from the world.
+    """
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    required: tuple[str, ...] = ()
+    free: bool = False
+    empty_ok: bool = False
+    destroys: str = ""
+
+
+_ROOM = {"roomId": "{room}"}
+_ME = {"userId": "{me}"}
+_AUTH = {
+    "type": "m.login.password",
+    "identifier": {"type": "m.id.user", "user": "{me}"},
+    "password": "{password}",
+}
+_EVENT_FILTER = '{"types":["m.*"],"not_senders":["@x:y"],"limit":5,"contains_url":false,"lazy_load_members":true}'
+_FILTER = {
+    "event_fields": ["type", "content.body"],
+    "event_format": "client",
+    "presence": {"types": []},
+    "account_data": {"not_types": ["*"]},
+    "room": {
+        "rooms": ["{room}"],
+        "not_rooms": [],
+        "include_leave": True,
+        "timeline": {"limit": 5, "types": ["m.*"], "unread_thread_notifications": True},
+        "state": {"lazy_load_members": True, "include_redundant_members": False},
+        "ephemeral": {"senders": ["{me}"]},
+        "account_data": {"limit": 3},
+    },
+}
+_CREATE_ROOM = {
+    "visibility": "private",
+    "name": "a room",
+    "topic": "bees",
+    "invite": [],
+    "invite_3pid": [],
+    "room_version": "11",
+    "creation_content": {"m.federate": False},
+    "initial_state": [{"type": "m.room.guest_access", "state_key": "", "content": {"guest_access": "can_join"}}],
+    "preset": "private_chat",
+    "is_direct": False,
+    "power_level_content_override": {"events_default": 0, "users": {"{me}": 100}},
+}
+_TARGET = {"user_id": "@nobody:example.org", "reason": "because"}
+_RULE = {"kind": "override", "ruleId": ".m.rule.master"}
+
+VALID: dict[str, Valid] = {
+    "get_versions": Valid(),
+    "get_well_known_client": Valid(),
+    "get_well_known_server": Valid(),
+    "get_well_known_support": Valid(),
+    "get_capabilities": Valid(),
+    "get_turn_server": Valid(),
+    "list_third_party_protocols": Valid(),
+    "register": Valid(
+        query={"kind": "user"},
+        body={
+            "username": "taken",
+            "password": "correct horse battery",
+            "device_id": "DEVICE",
+            "initial_device_display_name": "a phone",
+            "inhibit_login": False,
+            "refresh_token": True,
+            "auth": {"type": "m.login.dummy", "session": "none"},
+        },
+    ),
+    "get_username_availability": Valid(query={"username": "somebody"}),
+    "get_registration_token_validity": Valid(query={"token": "token"}),
+    "get_registration_nonce": Valid(),
+    "register_with_shared_secret": Valid(
+        body={
+            "nonce": "nonce",
+            "username": "somebody",
+            "password": "correct horse battery",
+            "mac": "00",
+            "admin": False,
+            "user_type": None,
+            "displayname": "Somebody",
+        },
+        required=("nonce", "username", "password", "mac"),
+    ),
+    "get_login_flows": Valid(),
+    "login": Valid(
+        body={
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "nobody"},
+            "user": "nobody",
+            "medium": "email",
+            "address": "nobody@example.org",
+            "password": "wrong horse battery",
+            "device_id": "DEVICE",
+            "initial_device_display_name": "a phone",
+            "refresh_token": True,
+        },
+        required=("type",),
+    ),
+    "refresh": Valid(body={"refresh_token": "none"}, required=("refresh_token",)),
+    "logout": Valid(body={}, empty_ok=True, destroys="token"),
+    "logout_all": Valid(body={}, empty_ok=True, destroys="token"),
+    "get_whoami": Valid(),
+    "change_password": Valid(
+        body={"new_password": "another horse battery", "logout_devices": False, "auth": {**_AUTH, "session": "none"}}
+    ),
+    "list_devices": Valid(),
+    "get_device": Valid({"deviceId": "{device}"}),
+    "set_device": Valid({"deviceId": "{device}"}, body={"display_name": "a phone"}),
+    "delete_device": Valid({"deviceId": "NONE"}, body={"auth": {**_AUTH, "session": "none"}}, empty_ok=True),
+    "delete_devices": Valid(
+        body={"devices": ["NONE"], "auth": {**_AUTH, "session": "none"}},
+        required=("devices",),
+    ),
+    "get_profile": Valid(_ME),
+    "get_profile_field": Valid({**_ME, "keyName": "displayname"}),
+    "set_profile_field": Valid(
+        {**_ME, "keyName": "displayname"}, body={"displayname": "Me"}, required=("displayname",)
+    ),
+    "delete_profile_field": Valid({**_ME, "keyName": "displayname"}),
+    "create_filter": Valid(_ME, body=_FILTER),
+    "get_filter": Valid({**_ME, "filterId": "{filter}"}),
+    "get_account_data": Valid({**_ME, "type": "org.example.bees"}),
+    "set_account_data": Valid({**_ME, "type": "org.example.bees"}, body={"hive": 1}, free=True),
+    "get_room_account_data": Valid({**_ME, **_ROOM, "type": "org.example.bees"}),
+    "set_room_account_data": Valid({**_ME, **_ROOM, "type": "org.example.bees"}, body={"hive": 1}, free=True),
+    "list_tags": Valid({**_ME, **_ROOM}),
+    "set_tag": Valid({**_ME, **_ROOM, "tag": "u.bees"}, body={"order": 0.25}, empty_ok=True),
+    "delete_tag": Valid({**_ME, **_ROOM, "tag": "u.bees"}),
+    "get_push_rules": Valid(),
+    "get_global_push_rules": Valid(),
+    "get_push_rule": Valid(_RULE),
+    "get_push_rule_enabled": Valid(_RULE),
+    "get_push_rule_actions": Valid(_RULE),
+    "send_receipt": Valid(
+        {**_ROOM, "receiptType": "m.read", "eventId": "{event}"}, body={"thread_id": "main"}, empty_ok=True
+    ),
+    "set_read_markers": Valid(
+        _ROOM, body={"m.fully_read": "{event}", "m.read": "{event}", "m.read.private": "{event}"}
+    ),
+    "set_typing": Valid({**_ROOM, **_ME}, body={"typing": True, "timeout": 100}, required=("typing",)),
+    "list_joined_rooms": Valid(),
+    "get_room_by_alias": Valid({"roomAlias": "{alias}"}),
+    "set_room_alias": Valid({"roomAlias": "{alias}"}, body={"room_id": "{room}"}, required=("room_id",)),
+    "delete_room_alias": Valid({"roomAlias": "{alias}"}),
+    "list_room_aliases": Valid(_ROOM),
+    "create_room": Valid(body=_CREATE_ROOM),
+    "send_event": Valid(
+        {**_ROOM, "eventType": "m.room.message", "txnId": "one"}, body={"msgtype": "m.text", "body": "hum"}, free=True
+    ),
+    "redact_event": Valid({**_ROOM, "eventId": "{event}", "txnId": "two"}, body={"reason": "wrong"}, empty_ok=True),
+    "set_state": Valid(
+        {**_ROOM, "eventType": "org.example.state", "stateKey": "key"}, body={"hive": "seven"}, free=True
+    ),
+    "join_room": Valid(_ROOM, body={"reason": "bees"}, empty_ok=True),
+    "join_room_by_id_or_alias": Valid(
+        {"roomIdOrAlias": "{room}"},
+        query={"via": "example.org", "server_name": "example.org"},
+        body={
+            "reason": "bees",
+            "third_party_signed": {"sender": "{me}", "mxid": "{me}", "token": "t", "signatures": {}},
+        },
+        empty_ok=True,
+    ),
+    "knock_room": Valid(
+        {"roomIdOrAlias": "{room}"}, query={"via": "example.org"}, body={"reason": "bees"}, empty_ok=True
+    ),
+    "leave_room": Valid(_ROOM, body={"reason": "bees"}, empty_ok=True, destroys="membership"),
+    "forget_room": Valid(_ROOM, body={}, empty_ok=True),
+    "invite_user": Valid(
+        _ROOM,
+        body={
+            "user_id": "{other}",
+            "reason": "bees",
+            "id_server": "a.b",
+            "id_access_token": "t",
+            "medium": "email",
+            "address": "a@b",
+        },
+    ),
+    "kick_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
+    "ban_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
+    "unban_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
+    "get_sync": Valid(
+        query={
+            "filter": _EVENT_FILTER.replace("{", '{"room":{"timeline":{', 1).replace("}", "}}}", 1),
+            "since": "",
+            "timeout": "0",
+            "full_state": "false",
+            "set_presence": "online",
+            "use_state_after": "true",
+        },
+    ),
+    "get_room_messages": Valid(_ROOM, query={"dir": "b", "limit": "3", "from": "", "to": "", "filter": _EVENT_FILTER}),
+    "get_event_context": Valid({**_ROOM, "eventId": "{event}"}, query={"limit": "3", "filter": _EVENT_FILTER}),
+    "get_room_event": Valid({**_ROOM, "eventId": "{event}"}),
+    "get_room_state": Valid(_ROOM),
+    "get_room_state_event": Valid({**_ROOM, "eventType": "m.room.create", "stateKey": ""}, query={"format": "event"}),
+    "get_room_members": Valid(_ROOM, query={"at": "", "membership": "join", "not_membership": "ban"}),
+    "get_joined_members": Valid(_ROOM),
+    "get_server_keys": Valid(),
+    "get_server_version": Valid(),
+}
+
+
+@dataclass(slots=True)
+class World:
+    """What the placeholders stand for: things that exist on the fleet. tokens_used: for the search of the logs."""
+
+    url: str
+    federation_url: str
+    values: dict[str, str]
+    token: str
+
+
+def fill(value: Any, values: Mapping[str, str]) -> Any:
+    """Return the value with every placeholder filled in, in keys too."""
+    if isinstance(value, str):
+        for name, text in values.items():
+            value = value.replace("{" + name + "}", text)
+        return value
+    if isinstance(value, dict):
+        return {fill(key, values): fill(item, values) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, values) for item in value]
+    return value

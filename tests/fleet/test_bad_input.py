@@ -1,0 +1,410 @@
+"""Every declared endpoint, through haproxy, with what no honest client sends: the spec's errors, and never a 500.
+
+A fault names the endpoint, what was wrong in the request, and what is wrong in the answer.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from shared.http.endpoint import Auth, Endpoint
+from tests.fix_fleet import RunningFleet
+from tests.fleet import hostile_values as hostile
+from tests.fleet.answer_rules import faults_of
+from tests.fleet.hostile_calls import (
+    Call,
+    Hostility,
+    is_federation,
+    outside_endpoints,
+    parameters_of,
+    refused,
+)
+from tests.fleet.people import CLIENT, register
+from tests.fleet.raw_http import call as call_http
+from tests.fleet.raw_http import exchange, request_bytes
+from tests.fleet.request_table import VALID
+
+T = TypeVar("T")
+ENDPOINTS = tuple(outside_endpoints())
+WITH_BODY = tuple(each for each in ENDPOINTS if VALID[each.name].body is not None)
+
+
+def one_in(number: int) -> pytest.MarkDecorator:
+    """A test that has more to send than there is time for: each `number`th of it, and everything in `make soak`."""
+    return pytest.mark.parametrize("step", [number, pytest.param(1, marks=pytest.mark.soak, id="everything")])
+
+
+class Thinned:
+    """Takes each `step`th of what it is shown, counted over all of it, so that every value meets some endpoint."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self._shown = 0
+
+    def of(self, values: Iterable[T]) -> Iterator[T]:
+        for value in values:
+            self._shown += 1
+            if self._shown % self._step == 0:
+                yield value
+
+
+@pytest.fixture(scope="module")
+def hostility(watched_fleet: RunningFleet) -> Iterator[Hostility]:
+    yield Hostility(watched_fleet)
+
+
+def test_every_endpoint_has_a_valid_request_in_the_table(hostility: Hostility) -> None:
+    assert {each.name for each in ENDPOINTS} == set(VALID)
+    for endpoint in ENDPOINTS:
+        _, valid = hostility.valid(endpoint)
+        answer = hostility.send(valid, "the valid request")
+        assert answer is not None
+        if valid.body and answer.status >= 400:
+            assert answer.errcode not in ("M_NOT_JSON", "M_BAD_JSON", "M_MISSING_PARAM"), (
+                endpoint.name,
+                answer,
+            )
+    hostility.report()
+
+
+@one_in(3)
+def test_bodies_that_are_no_json_object(hostility: Hostility, step: int) -> None:
+    some = Thinned(step)
+    for endpoint in WITH_BODY:
+        line, valid = hostility.valid(endpoint)
+        reads_it = not (line.empty_ok and not line.body)
+        for what, body in some.of(hostile.NOT_JSON.items()):
+            _, valid = hostility.valid(endpoint)
+            demanded = refused("M_NOT_JSON") if reads_it and not (line.empty_ok and not body) else None
+            hostility.send(replace(valid, body=body), what, demanded)
+        for body in some.of(hostile.NOT_OBJECT):
+            _, valid = hostility.valid(endpoint)
+            hostility.send(replace(valid, body=body), "no object", refused("M_BAD_JSON") if reads_it else None)
+        for levels in (200, 100_000):
+            for objects in (True, False):
+                _, valid = hostility.valid(endpoint)
+                demanded = refused("M_BAD_JSON", "M_NOT_JSON") if reads_it else None
+                hostility.send(
+                    replace(valid, body=hostile.nested(levels, objects=objects)), f"{levels} levels", demanded
+                )
+    hostility.report()
+
+
+@one_in(7)
+def test_wrong_types_and_missing_keys(hostility: Hostility, step: int) -> None:
+    some = Thinned(step)
+    for endpoint in WITH_BODY:
+        line = VALID[endpoint.name]
+        for way in hostile.keys_of(hostility.body(endpoint)):
+            for value in some.of(hostile.VALUES):
+                _, valid = hostility.valid(endpoint)
+                body = json.dumps(hostile.replaced(hostility.body(endpoint), way, value)).encode()
+                hostility.send(replace(valid, body=body), f"{way} is {str(value)[:20]!r}")
+            for number in some.of(hostile.RAW_NUMBERS):
+                _, valid = hostility.valid(endpoint)
+                body = json.dumps(hostile.replaced(hostility.body(endpoint), way, "@number@")).encode()
+                hostility.send(replace(valid, body=body.replace(b'"@number@"', number)), f"{way} is {number[:20]!r}")
+            _, valid = hostility.valid(endpoint)
+            demanded = refused("M_BAD_JSON", "M_MISSING_PARAM") if way[0] in line.required and len(way) == 1 else None
+            body = json.dumps(hostile.without(hostility.body(endpoint), way)).encode()
+            hostility.send(replace(valid, body=body), f"no {way}", demanded)
+    hostility.report()
+
+
+@one_in(5)
+def test_ill_formed_and_overlong_ids_in_paths(hostility: Hostility, step: int) -> None:
+    some = Thinned(step)
+    for endpoint in ENDPOINTS:
+        for name in parameters_of(endpoint):
+            for value in some.of(hostile.PATH_VALUES):
+                _, valid = hostility.valid(endpoint)
+                hostility.send(replace(valid, path=hostility.path(endpoint, {name: value})), f"{name} is {value[:30]}")
+            for value in some.of(hostile.BROKEN_ESCAPES):
+                _, valid = hostility.valid(endpoint)
+                path = hostility.path(endpoint, {name: value})
+                hostility.send(replace(valid, path=path), f"{name} is {value}", refused("M_INVALID_PARAM", "M_UNKNOWN"))
+    hostility.report()
+
+
+@one_in(5)
+def test_hostile_query_strings(hostility: Hostility, step: int) -> None:
+    some = Thinned(step)
+    for endpoint in ENDPOINTS:
+        for name in VALID[endpoint.name].query:
+            for value in some.of(hostile.QUERY_VALUES):
+                _, valid = hostility.valid(endpoint)
+                others = "&".join(part for part in valid.query.split("&") if not part.startswith(f"{name}="))
+                query = f"{others}&{name}={value}&timeout=0" if name != "timeout" else f"{others}&timeout={value}"
+                if name == "timeout" and value.isdigit() and len(value) < 30 and int(value) > 0:
+                    query += "&since="  # an initial sync never waits
+                hostility.send(replace(valid, query=query), f"{name} is {value[:30]}")
+        for query in some.of(hostile.QUERY_STRINGS):
+            _, valid = hostility.valid(endpoint)
+            hostility.send(replace(valid, query=query), "query string")
+    hostility.report()
+
+
+@one_in(4)
+def test_tokens_that_are_none(hostility: Hostility, step: int) -> None:
+    some = Thinned(step)
+    gone = register(hostility.fleet, "gone")
+    gone.ask("POST", "/logout")
+    hostility.secrets.add(gone.token)
+    for endpoint in ENDPOINTS:
+        _, valid = hostility.valid(endpoint)
+        if endpoint.auth is not Auth.ACCESS_TOKEN:
+            hostility.send(replace(valid, token="x"), "an unknown token where none is needed")
+            continue
+        hostility.send(replace(valid, token=None), "no token", refused("M_MISSING_TOKEN"))
+        for token in some.of((*hostile.TOKENS, gone.token)):
+            hostility.send(replace(valid, token=token), f"token {token[:20]}", refused("M_UNKNOWN_TOKEN"))
+        query = f"{valid.query}&access_token=skp_001_nothing"
+        hostility.send(replace(valid, token=None, query=query), "in the query", refused("M_UNKNOWN_TOKEN"))
+    hostility.report()
+
+
+def test_methods_that_an_endpoint_does_not_have(hostility: Hostility) -> None:
+    served: dict[str, set[str]] = {}
+    for endpoint in ENDPOINTS:
+        served.setdefault(endpoint.path, set()).update(endpoint.methods)
+    for endpoint in ENDPOINTS:
+        _, valid = hostility.valid(endpoint)
+        for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "BREW"} - served[endpoint.path]:
+            answer = hostility.send(replace(valid, method=method), f"method {method}", refused("M_UNRECOGNIZED"))
+            if answer is not None and answer.status not in (404, 405):
+                hostility.faults.append(f"{endpoint.name}, {method} -> {answer.status}: neither 404 nor 405")
+        answer = hostility.send(replace(valid, method="OPTIONS", token=None, body=b""), "pre-flight")
+        if answer is not None and answer.status != 200:
+            hostility.faults.append(f"{endpoint.name}, OPTIONS -> {answer.status}: no pre-flight")
+    hostility.report()
+
+
+def test_paths_that_nobody_serves(hostility: Hostility) -> None:
+    url = hostility.fleet.client_url
+    for path in (
+        "/",
+        "/_matrix",
+        "/_matrix/client/v3/",
+        "/_matrix/client/v9/sync",
+        "/_matrix/client/v3/nothing",
+        "//",
+        "/_matrix/client/v3/sync/",
+        "/%5fmatrix/client/v3/sync",
+        "/_matrix/client/v3//sync",
+        "/" + "a/" * 2000,
+        "/_matrix/media/v3/download/x/y/z/w",
+        "/favicon.ico",
+        "/_matrix/client/v3/sync;x",
+        "/_matrix/%00",
+    ):
+        for method in ("GET", "POST"):
+            answer = call_http(url, method, path, body=b"{" if method == "POST" else b"")
+            assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED"), (method, path, answer)
+            assert answer.header("access-control-allow-origin") == "*"
+
+
+def test_huge_bodies(hostility: Hostility) -> None:
+    too_much = b'{"a":"' + b"x" * (1 << 20) + b'"}'
+    for endpoint in ENDPOINTS:
+        if is_federation(endpoint) or endpoint.methods[0] == "GET":
+            continue
+        _, valid = hostility.valid(endpoint)
+        hostility.send(replace(valid, body=too_much), "1 MiB and more", refused("M_TOO_LARGE"))
+        headers = {"Transfer-Encoding": "chunked"}
+        if valid.token is not None:
+            headers["Authorization"] = f"Bearer {valid.token}"
+        chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+        request = request_bytes(valid.method, valid.path, headers=headers, body=chunk * 17 + b"0\r\n\r\n")
+        answer = exchange(hostility.fleet.client_url, request, method=valid.method)
+        if (answer.status, answer.errcode) != (413, "M_TOO_LARGE"):
+            hostility.faults.append(f"{endpoint.name}, chunked -> {answer.status}: {answer.body[:200]!r}")
+    hostility.report()
+
+
+def test_an_announced_length_is_believed_before_anything_is_read(hostility: Hostility) -> None:
+    for length in ("99999999999", "9007199254740993"):
+        request = request_bytes("POST", f"{CLIENT}/login", headers={"Content-Length": length})
+        answer = exchange(hostility.fleet.client_url, request, method="POST")
+        assert (answer.status, answer.errcode) == (413, "M_TOO_LARGE"), (length, answer)
+        assert faults_of(answer) == []
+
+
+def test_what_is_not_http_is_refused_by_haproxy(hostility: Hostility) -> None:
+    """With a page of its own before haproxy 3.3, which cannot be replaced: a known limit (deploy/haproxy/README.md)."""
+    requests = [
+        request_bytes("POST", f"{CLIENT}/login", headers={"Content-Length": length})
+        for length in ("18446744073709551616", "9" * 5000, "-1", "x", "1, 2", "0x10")
+    ]
+    requests += [request_bytes("GET", target) for target in ("/a b", "/é", "/\x00", "no-slash", "/a\tb")]
+    requests += [b"\x16\x03\x01\x00\xa5\x01\r\n\r\n", b"GET / HTTP/3.0\r\n\r\n", b"GET /\r\n\r\n"]
+    requests.append(request_bytes("GET", "/", headers={"X-Long": "x" * 100_000}))
+    requests.append(
+        request_bytes("POST", "/", headers={"Transfer-Encoding": "chunked, identity", "Content-Length": "3"})
+    )
+    for request in requests:
+        answer = exchange(hostility.fleet.client_url, request)
+        assert 400 <= answer.status < 500 and answer.status != 429, (request[:80], answer)
+        assert len(answer.body) < 300, answer
+
+
+def test_events_that_are_too_large_or_hold_what_events_cannot(hostility: Hostility) -> None:
+    me, room = hostility.me, hostility.values["room"]
+
+    def check(content: bytes | object, status: int, errcode: str | None, event_type: str = "m.room.message") -> None:
+        hostility.calls += 1
+        for state in (False, True):
+            path = f"/rooms/{quote(room)}/state/{quote(event_type)}/{hostility.calls}"
+            answer = (
+                me.call("PUT", path, content) if state else me.send(room, f"e{hostility.calls}", content, event_type)
+            )
+            found = answer.json().get("errcode")
+            assert (answer.status, found) == (status, errcode), (str(content)[:100], state, answer)
+
+    check({"body": "x" * 65_536}, 413, "M_TOO_LARGE")
+    check({"body": "é" * 33_000}, 413, "M_TOO_LARGE")
+    check({"body": "x" * 64_000}, 200, None)
+    for number in (
+        b"1.5",
+        b"1e3",
+        b"9007199254740992",
+        b"-9007199254740992",
+        b"18446744073709551616",
+        b"1e400",
+        b"-0.0",
+    ):
+        check(b'{"body": ' + number + b"}", 400, "M_BAD_JSON" if number != b"1e400" else "M_NOT_JSON")
+        check(b'{"a": {"b": [1, ' + number + b"]}}", 400, "M_BAD_JSON" if number != b"1e400" else "M_NOT_JSON")
+    for number in (b"9007199254740991", b"-9007199254740991", b"0", b"-0"):
+        check(b'{"body": ' + number + b"}", 200, None)
+    for event_type in ("t" * 256, "é" * 128):
+        check({}, 413, "M_TOO_LARGE", event_type)
+    check({}, 200, None, "t" * 255)
+
+
+def test_nul_in_events_is_stored_and_comes_back(hostility: Hostility) -> None:
+    me = hostility.me
+    room = me.create_room(
+        name="a\x00b",
+        topic="\x00",
+        initial_state=[{"type": "x\x00", "state_key": "k\x00", "content": {"\x00": "\x1a0"}}],
+    )
+    since = me.ask("GET", "/sync")["next_batch"]
+    content = {"body": "a\x00b\x1a0\x1a", "k\x00": ["\x00", {"\x1a1": "\x00"}], "msgtype": "m.text"}
+    sent = me.send(room, "t\x00", content, "org.ex\x00ample").json()["event_id"]
+    again = me.send(room, "t\x00", content, "org.ex\x00ample").json()["event_id"]
+    assert sent == again
+    me.ask("PUT", f"/rooms/{quote(room)}/state/st%00ate/key%00%1A0", content)
+
+    synced = me.ask("GET", f"/sync?since={since}")["rooms"]["join"][room]["timeline"]["events"]
+    shown = me.ask("GET", f"/rooms/{quote(room)}/messages?dir=b")["chunk"]
+    full = me.ask("GET", "/sync?full_state=true")["rooms"]["join"][room]
+    for events in (synced, shown):
+        by_type = {each["type"]: each for each in events}
+        assert by_type["org.ex\x00ample"]["content"] == content
+        assert by_type["st\x00ate"]["content"] == content
+        assert by_type["st\x00ate"]["state_key"] == "key\x00\x1a0"
+    state = me.ask("GET", f"/rooms/{quote(room)}/state")
+    named = {(each["type"], each["state_key"]): each["content"] for each in state}
+    assert named["m.room.name", ""] == {"name": "a\x00b"}
+    assert named["x\x00", "k\x00"] == {"\x00": "\x1a0"}
+    assert any(each["type"] == "x\x00" for each in full["state"]["events"] + full["timeline"]["events"])
+    assert me.ask("GET", f"/rooms/{quote(room)}/state/x%00/k%00") == {"\x00": "\x1a0"}
+    one = me.ask("GET", f"/rooms/{quote(room)}/event/{quote(sent)}")
+    assert (one["type"], one["content"]) == ("org.ex\x00ample", content)
+
+
+def test_keys_that_only_we_may_set_are_ignored(hostility: Hostility) -> None:
+    """What we keep beside a request while its authentication goes on must not be taken from a client."""
+    url = hostility.fleet.client_url
+    body = {"username": "hashed", "password_hash": "$argon2id$nonsense", "auth": {"type": "m.login.dummy"}}
+    answer = call_http(url, "POST", f"{CLIENT}/register", body=body)
+    assert (answer.status, answer.errcode) == (400, "M_MISSING_PARAM"), answer
+
+
+@st.composite
+def _spoilt_calls(draw: st.DrawFn, hostility: Hostility) -> Call:
+    endpoint: Endpoint = draw(st.sampled_from(ENDPOINTS))
+    line, valid = hostility.valid(endpoint)
+    texts = st.text(max_size=20).map(
+        lambda text: quote(text.encode("utf-8", "surrogatepass"), safe="")
+    ) | st.sampled_from(hostile.PATH_VALUES + hostile.BROKEN_ESCAPES)
+    spoilt = {name: draw(texts) or "x" for name in parameters_of(endpoint) if draw(st.integers(0, 2)) == 0}
+    query = valid.query
+    if line.query and draw(st.booleans()):
+        names = st.sampled_from([*line.query, "access_token", "user_id"])
+        values = st.sampled_from(hostile.QUERY_VALUES) | texts
+        query = "&".join(f"{draw(names)}={draw(values)}" for _ in range(draw(st.integers(0, 4)))) + "&timeout=0"
+    body = valid.body
+    if line.body is not None:
+        leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)
+        json_values = st.recursive(
+            leaves,
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+            max_leaves=6,
+        )
+        spoilt_body = hostility.body(endpoint)
+        for _ in range(draw(st.integers(0, 3))):
+            ways = list(hostile.keys_of(spoilt_body))
+            if not ways:
+                break
+            way = draw(st.sampled_from(ways))
+            value = draw(json_values | st.sampled_from(hostile.VALUES))
+            spoilt_body = (
+                hostile.replaced(spoilt_body, way, value) if draw(st.booleans()) else hostile.without(spoilt_body, way)
+            )
+        body = json.dumps(spoilt_body).encode()
+        if draw(st.integers(0, 4)) == 0:
+            at = draw(st.integers(0, len(body)))
+            body = body[:at] + draw(st.binary(max_size=6)) + body[at + draw(st.integers(0, 3)) :]
+    token = valid.token if draw(st.integers(0, 9)) else draw(st.none() | st.sampled_from(hostile.TOKENS))
+    return replace(valid, path=hostility.path(endpoint, spoilt), query=query, body=body, token=token)
+
+
+def _random_requests(hostility: Hostility, examples: int, *, derandomize: bool) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=derandomize,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def send(data: st.DataObject) -> None:
+        hostility.send(data.draw(_spoilt_calls(hostility)), "at random")
+        hostility.report()
+
+    send()
+
+
+def test_requests_spoilt_at_random(hostility: Hostility) -> None:
+    # The same ones in each run: a test that fails at times is worth little here; `make soak` looks for new ones.
+    _random_requests(hostility, 200, derandomize=True)
+
+
+@pytest.mark.soak
+def test_many_requests_spoilt_at_random(hostility: Hostility) -> None:
+    _random_requests(hostility, 30_000, derandomize=False)
+
+
+def test_the_fleet_is_whole_and_its_logs_tell_nothing_that_is_secret(hostility: Hostility) -> None:
+    """Last: all that the tests above did is in the logs."""
+    hostility.renew()
+    fleet = hostility.fleet
+    files = [fleet.directory / "up.log", *(fleet.directory / "logs").glob("*")]
+    secrets = {secret for secret in hostility.secrets if len(secret) > 12}
+    assert len(files) > 6
+    for file in files:
+        text = file.read_text(errors="replace")
+        for bad in ("A request failed by a bug", "Traceback (most recent", '"exception"'):
+            at = text.find(bad)
+            assert at < 0, (file.name, text[max(0, at - 300) : at + 1500])
+        told = [secret for secret in secrets if secret in text]
+        assert not told, (file.name, told)
+    assert {name for name, each in fleet.processes().items() if each["pid"] <= 0} == set()

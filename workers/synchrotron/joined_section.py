@@ -3,7 +3,7 @@
 In the usual case, a new message in a room that is in memory, nothing here asks Postgres.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,11 +86,11 @@ class RoomSections:
 
     async def joined(
         self, user: SyncUser, membership: RoomMembership, span: Span, filter: Filter, reader: Reader,
-        sent: SentMembers | None, *, state_after: bool,
+        sent: SentMembers | None, *, state_after: str | None,
     ) -> dict[str, Any] | None:  # fmt: skip
         """Return the section of a room that the user is in; None when there is nothing to tell.
 
-        sent: what lazy loading need not repeat; None: repeat all.
+        sent: what lazy loading need not repeat; None: repeat all. state_after: see SyncRequest.
         """
         room = await self._rooms.get(membership.room_id)
         if room is None:
@@ -109,7 +109,7 @@ class RoomSections:
             or draft.summary or ephemeral or account_data
         ):  # fmt: skip
             return None
-        section = self._events_part(draft, reader, state_after=state_after)
+        section = await self._events_part(draft, filter, reader, state_after=state_after)
         section["summary"] = draft.summary
         section["ephemeral"] = {"events": ephemeral}
         section["account_data"] = {"events": account_data}
@@ -119,7 +119,7 @@ class RoomSections:
 
     async def left(
         self, user: SyncUser, membership: RoomMembership, span: Span, filter: Filter, reader: Reader,
-        sent: SentMembers | None, *, state_after: bool,
+        sent: SentMembers | None, *, state_after: str | None,
     ) -> dict[str, Any] | None:  # fmt: skip
         """Return the section of a room that the user left, was kicked or banned from: up to that moment."""
         room = await self._rooms.get(membership.room_id)
@@ -133,7 +133,7 @@ class RoomSections:
             room, user, membership, base, end, filter, sent,
             whole=base is None or span.full_state, state_after=state_after,
         )  # fmt: skip
-        section = self._events_part(draft, reader, state_after=state_after)
+        section = await self._events_part(draft, filter, reader, state_after=state_after)
         section["account_data"] = {
             "events": self._account_data(room, user, span, filter, everything=base is None)
         }
@@ -154,7 +154,7 @@ class RoomSections:
 
     async def _draft(
         self, room: CachedRoom, user: SyncUser, membership: RoomMembership, base: int | None, end: int,
-        filter: Filter, sent: SentMembers | None, *, whole: bool, state_after: bool,
+        filter: Filter, sent: SentMembers | None, *, whole: bool, state_after: str | None,
     ) -> _Draft:  # fmt: skip
         above = base or 0
         wanted = filter.room.timeline
@@ -221,7 +221,7 @@ class RoomSections:
 
     async def _add_state(
         self, draft: _Draft, user_id: str, above: int, wanted: EventFilter, sent: SentMembers | None,
-        *, state_after: bool,
+        *, state_after: str | None,
     ) -> None:  # fmt: skip
         room, timeline = draft.room, draft.timeline
         place = draft.end + 1 if state_after else timeline.start
@@ -248,15 +248,25 @@ class RoomSections:
             state = {key: event for key, event in state.items() if matches(wanted, event, room.room_id)}
         draft.state = state
 
-    @staticmethod
-    def _events_part(draft: _Draft, reader: Reader, *, state_after: bool) -> dict[str, Any]:
-        view, timeline = draft.view, draft.timeline
+    async def _events_part(
+        self, draft: _Draft, filter: Filter, reader: Reader, *, state_after: str | None
+    ) -> dict[str, Any]:
+        view, timeline, state = draft.view, draft.timeline, draft.state.values()
+        pdus: Mapping[int, Mapping[str, Any]] = {}
+        if filter.federation_format:  # the slow way: memory holds the clients' form only
+            pdus = await self._rooms.pdus(draft.room, (*timeline.shown, *state))
         return {
-            "state_after" if state_after else "state": {
-                "events": [shown_event(event, reader, view, in_state=True) for event in draft.state.values()]
+            state_after or "state": {
+                "events": [
+                    shown_event(event, reader, view, in_state=True, pdu=pdus.get(event.event_nid))
+                    for event in state
+                ]
             },
             "timeline": {
-                "events": [shown_event(event, reader, view) for event in timeline.shown],
+                "events": [
+                    shown_event(event, reader, view, pdu=pdus.get(event.event_nid))
+                    for event in timeline.shown
+                ],
                 "limited": timeline.limited,
                 "prev_batch": format_place(timeline.start),
             },

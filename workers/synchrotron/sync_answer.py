@@ -1,5 +1,6 @@
 """One answer of /sync: which rooms have news for this user, and what joins their sections to a whole."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from workers.synchrotron.tokens import Tokens, format_sync_token
 from workers.synchrotron.user_rooms import UserRooms
 
 _PUSH_RULES = "m.push_rules"
+_ROOMS_AT_A_TIME = 10
 _MANY_ROOMS = 20  # from so many candidates on, one query first tells which of them have news at all
 
 
@@ -118,13 +120,15 @@ class SyncAnswers:
         sections: dict[str, dict[str, Any]] = {"join": {}, "invite": {}, "knock": {}, "leave": {}}
         ignored = user.ignored_users
         left: list[RoomMembership] = []
-        for one in candidates:
+        for number, one in enumerate(candidates, start=1):
+            if number % _ROOMS_AT_A_TIME == 0:
+                await asyncio.sleep(0)  # rooms in memory ask nobody: let others have a turn
             room_id = one.room_id
             if not filter.room.match_room(room_id):
                 continue
             if one.membership == "join":
                 section = await self._sections.joined(
-                    user, one, span, filter, reader, sent, state_after=request.use_state_after
+                    user, one, span, filter, reader, sent, state_after=request.state_after
                 )
                 if section is not None:
                     sections["join"][room_id] = section
@@ -139,7 +143,7 @@ class SyncAnswers:
                 left.append(one)
         for one in await self._not_forgotten(user, left, span):
             section = await self._sections.left(
-                user, one, span, filter, reader, sent, state_after=request.use_state_after
+                user, one, span, filter, reader, sent, state_after=request.state_after
             )
             if section is not None:
                 sections["leave"][one.room_id] = section

@@ -15,14 +15,17 @@ _MAX_FILTERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """since: the token as it came, None without one; timeout_s: how long to wait for news, at most."""
+    """since: the token as it came, None without one; timeout_s: how long to wait for news, at most.
+
+    state_after: the key for the state behind the timeline; None: the client wants that before it, as `state`.
+    """
 
     user_id: str
     device_id: str | None
     since: str | None
     full_state: bool
     timeout_s: float
-    use_state_after: bool
+    state_after: str | None
     filter: Filter
 
 
@@ -59,6 +62,13 @@ class Filters:
 
 _EVERYTHING = Filter()
 
+#: Who asks under the name that the parameter had before the spec took it up reads the answer under the old name only
+#: (matrix-js-sdk 43).
+_STATE_AFTER = {
+    "use_state_after": "state_after",
+    "org.matrix.msc4222.use_state_after": "org.matrix.msc4222.state_after",
+}
+
 
 async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms: int) -> SyncRequest:
     """Raises M_INVALID_PARAM and what a filter's errors are."""
@@ -76,6 +86,6 @@ async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms:
         request.query_text("since") or None,
         full_state,
         timeout_ms / 1000,
-        request.query_bool("use_state_after") or request.query_bool("org.matrix.msc4222.use_state_after"),
+        next((key for parameter, key in _STATE_AFTER.items() if request.query_bool(parameter)), None),
         wanted,
     )

@@ -69,8 +69,11 @@ def test_nothing_new_waits_for_the_whole_timeout(postgres: TestDatabase) -> None
     run(scenario())
 
 
-@pytest.mark.parametrize("state_after", [False, True])
-def test_gap_state_and_prev_batch(postgres: TestDatabase, state_after: bool) -> None:
+@pytest.mark.parametrize("prefix", [None, "", "org.matrix.msc4222."])
+def test_gap_state_and_prev_batch(postgres: TestDatabase, prefix: str | None) -> None:
+    """prefix: of the parameter, and then of the key too; None: without it."""
+    wanted = {} if prefix is None else {f"{prefix}use_state_after": True}
+
     async def scenario() -> None:
         async with fleet(postgres.dsn) as world:
             alice = world.user("alice")
@@ -80,15 +83,15 @@ def test_gap_state_and_prev_batch(postgres: TestDatabase, state_after: bool) -> 
             for number in range(4):
                 await alice.writes.send(room_id, str(number))
             await alice.writes.put_state(room_id, "m.room.topic", {"topic": "in the timeline"})
-            answer = await alice.sync(token, filter=LIMIT_3, use_state_after=state_after)
+            answer = await alice.sync(token, filter=LIMIT_3, **wanted)
             section = answer["rooms"]["join"][room_id]
             assert bodies(section) == ["2", "3", "m.room.topic"]
             assert section["timeline"]["limited"]
-            if state_after:
+            if prefix is not None:
                 assert "state" not in section
-                assert keys(section, "state_after") == {("m.room.name", ""), ("m.room.topic", "")}
+                assert keys(section, f"{prefix}state_after") == {("m.room.name", ""), ("m.room.topic", "")}
             else:
-                assert "state_after" not in section
+                assert not any("state_after" in key for key in section)
                 assert keys(section) == {("m.room.name", "")}
             page = await alice.room(
                 room_id, "messages", dir="b", limit=3, **{"from": section["timeline"]["prev_batch"]}
@@ -279,6 +282,10 @@ def test_filters(postgres: TestDatabase) -> None:
             assert rooms[room_id]["timeline"]["events"] == [{"type": "m.room.message"}]
             # The timeline filter holds the name back; the client's state is right all the same.
             assert rooms[room_id]["state"]["events"] == [{"type": "m.room.name"}]
+            federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}
+            section = (await alice.sync(filter=federation))["rooms"]["join"][room_id]
+            for event in (*section["timeline"]["events"], *section["state"]["events"]):
+                assert {"auth_events", "hashes", "prev_events", "signatures", "unsigned"} <= set(event)
             for bad in ("{", '{"room": 1}', "77", "x"):
                 assert (await alice.get("/sync", filter=bad)).status == 400
 

@@ -12,21 +12,23 @@ from dataclasses import dataclass
 from shared.core.events.event import Event
 from shared.core.identifiers import EventId
 
+_NOT_LOOKED_UP: tuple[int, ...] = (-1,)
+
 
 class AuthGraph:
     """Events as small numbers, with their `auth_events`; each is looked up when a walk first comes to it.
 
     Numbers index lists and bytearrays, which are several times smaller and faster than sets of event ids.
-    ids: number -> event id. auth: number -> numbers of the auth events, without doubles, in the event's order; None
-    until looked up, empty for a missing event. is_power_levels: number -> 1 for the room's `m.room.power_levels`
-    events that have been looked up.
+    ids: number -> event id. auth: number -> numbers of the auth events, without doubles, in the event's order; empty
+    for a missing event; to be read only where a walk has been, since `auth_of` looks up first. is_power_levels:
+    number -> 1 for those of the room's `m.room.power_levels` events that have been looked up.
     """
 
     def __init__(self, find: Callable[[EventId], Event | None]) -> None:
         self._find = find
         self._numbers: dict[str, int] = {}
         self.ids: list[EventId] = []
-        self.auth: list[tuple[int, ...] | None] = []
+        self.auth: list[tuple[int, ...]] = []
         self.is_power_levels = bytearray()
 
     def __len__(self) -> int:
@@ -41,14 +43,14 @@ class AuthGraph:
         if number is None:
             number = self._numbers[event_id] = len(self.ids)
             self.ids.append(EventId(event_id))
-            self.auth.append(None)
+            self.auth.append(_NOT_LOOKED_UP)
             self.is_power_levels.append(0)
         return number
 
     def auth_of(self, number: int) -> tuple[int, ...]:
         """Return the numbers of the event's auth events; none for a missing event."""
         known = self.auth[number]
-        if known is not None:
+        if known is not _NOT_LOOKED_UP:
             return known
         event = self._find(self.ids[number])
         cited: tuple[int, ...] = ()
@@ -92,14 +94,14 @@ def walk_chains(graph: AuthGraph, events: Iterable[int]) -> Chains:
             if cited not in seen:
                 seen.add(cited)
                 found.append(cited)
-    auth_of = graph.auth_of
+    auth = graph.auth
     citations = [0] * len(graph)
     for number in found:
-        for cited in auth_of(number):
+        for cited in auth[number]:
             citations[cited] += 1
     ordered = [number for number in found if not citations[number]]
     for number in ordered:  # grows as we go
-        for cited in auth_of(number):
+        for cited in auth[number]:
             citations[cited] -= 1
             if not citations[cited]:
                 ordered.append(cited)
@@ -156,16 +158,16 @@ def conflicted_subgraph(graph: AuthGraph, chains: Chains, conflicted: Mapping[in
     within = bytearray(len(graph))  # 1: is a conflicted event, or has one in its auth chain
     for number in conflicted:
         within[number] = 1
-    auth_of = graph.auth_of
+    auth = graph.auth
     grew = bool(chains.tangled)
     while grew:
         grew = False
         for number in chains.tangled:
-            if not within[number] and any(within[cited] for cited in auth_of(number)):
+            if not within[number] and any(within[cited] for cited in auth[number]):
                 within[number] = grew = True
     for number in reversed(chains.ordered):
         if not within[number]:
-            for cited in auth_of(number):
+            for cited in auth[number]:
                 if within[cited]:
                     within[number] = 1
                     break
@@ -187,16 +189,16 @@ def within_chains(graph: AuthGraph, events: Iterable[int], wanted: set[int]) -> 
 def _spread(graph: AuthGraph, chains: Chains, holders: Mapping[int, int]) -> list[int]:
     """Return number -> bit set of the states in whose full auth chain the event is, conflicted events alone counted."""
     reached_from = [0] * len(graph)
-    auth_of = graph.auth_of
+    auth = graph.auth
     for number in chains.ordered:
         states = reached_from[number] | holders.get(number, 0)
-        for cited in auth_of(number):
+        for cited in auth[number]:
             reached_from[cited] |= states
     pending = list(chains.tangled)
     while pending:  # ends: a bit that is set stays so
         number = pending.pop()
         states = reached_from[number] | holders.get(number, 0)
-        for cited in auth_of(number):
+        for cited in auth[number]:
             if states & ~reached_from[cited]:
                 reached_from[cited] |= states
                 pending.append(cited)

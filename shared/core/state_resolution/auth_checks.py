@@ -14,7 +14,7 @@ _CREATE = ("m.room.create", "")
 _POWER_LEVELS = ("m.room.power_levels", "")
 
 #: Parsed power levels that are kept: an event of 64 KiB lists some 1,500 users, and a fight has thousands of events.
-_MAX_PARSED = 16
+_MAX_PARSED = 64
 
 
 class AuthChecks:

@@ -7,11 +7,14 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import orjson
 
 from replication.rows import EventRow, ReceiptRow
 from shared.core.errors import Unavailable
+from shared.core.events.event import event_from_storage
+from shared.core.events.redaction import redact_pdu
 from shared.core.room_versions import get_room_version
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
@@ -184,6 +187,17 @@ class RoomCache:
             event.previous = replaced.as_previous()
             if event.replaced is None and room.has_from(event.ordinal):
                 event.replaced = replaced
+
+    async def pdus(self, room: CachedRoom, events: Iterable[TimelineEvent]) -> dict[int, dict[str, Any]]:
+        """Return the events as they go between servers, by their numbers; redacted where they are here."""
+        wanted = {event.event_nid: event for event in events}
+        rows = await get_events_by_nid(self._reads, room.room_nid, list(wanted)) if wanted else []
+        pdus = {}
+        for row in rows:
+            pdu = event_from_storage(room.version, row.json, row.event_id).pdu
+            redacted = wanted[row.event_nid].redacted_because is not None
+            pdus[row.event_nid] = redact_pdu(room.version, pdu) if redacted else dict(pdu)
+        return pdus
 
     async def state_before(
         self, room: CachedRoom, ordinal: int, *, members: bool

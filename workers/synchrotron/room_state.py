@@ -47,7 +47,8 @@ class RoomState:
             rows = await get_current_state_events(self._database, room.room_nid)
         else:
             rows = await get_state_before(self._database, room.room_nid, room.end + 1)
-        return Response(_listed(b"[", rows, self._encode(request, room), b"]"))
+        encode = self._encode(request, room)
+        return Response(_listed(b"[", rows, lambda row: encode(room.event(row)), b"]"))
 
     async def get_room_state_event(self, request: Request) -> Response:
         """Raises M_NOT_FOUND when the state has no such key, M_FORBIDDEN."""
@@ -81,12 +82,12 @@ class RoomState:
         def encode_wanted(row: TimelineRow) -> bytes | None:
             event = room.event(row)
             # Both together are a union: GET /rooms/{roomId}/members, not_membership.
-            if membership is None and not_membership is None:
-                return encode(row)
-            wanted = (membership is not None and event.membership == membership) or (
-                not_membership is not None and event.membership != not_membership
+            wanted = (
+                (membership is None and not_membership is None)
+                or (membership is not None and event.membership == membership)
+                or (not_membership is not None and event.membership != not_membership)
             )
-            return encode(row) if wanted else None
+            return encode(event) if wanted else None
 
         return Response(_listed(b'{"chunk":[', rows, encode_wanted, b"]}"))
 
@@ -104,11 +105,10 @@ class RoomState:
                 await asyncio.sleep(0)
         return json_response({"joined": joined})
 
-    def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineRow], bytes | None]:
+    def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineEvent], bytes]:
         reader = self._reader(request)
 
-        def encode(row: TimelineRow) -> bytes:
-            event: TimelineEvent = room.event(row)
+        def encode(event: TimelineEvent) -> bytes:
             return orjson.dumps(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
 
         return encode

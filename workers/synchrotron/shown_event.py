@@ -29,10 +29,12 @@ def shown_event(
     *,
     room_id: str | None = None,
     in_state: bool = False,
+    pdu: Mapping[str, Any] | None = None,
 ) -> orjson.Fragment:
     """Return the event for this reader. room_id: None where the answer leaves it out (/sync).
 
     in_state: it is shown as a part of the room's state, where `membership` at that time says nothing.
+    pdu: what to show instead of the client's form: the event as it goes between servers (event_format).
     Spec: client-server API, "Room event format", UnsignedData.
     """
     unsigned: dict[str, Any] = {"age": max(0, reader.now_ms - event.origin_server_ts)}
@@ -54,7 +56,10 @@ def shown_event(
         unsigned["redacted_because"] = orjson.Fragment(
             join_client_event(because, room_id=room_id, unsigned=None)
         )
-    encoded = join_client_event(event.body, room_id=room_id, unsigned=unsigned)
+    if pdu is not None:
+        encoded = orjson.dumps({**pdu, "unsigned": unsigned})
+    else:
+        encoded = join_client_event(event.body, room_id=room_id, unsigned=unsigned)
     if reader.event_fields is not None:
         encoded = orjson.dumps(_keep_fields(orjson.loads(encoded), reader.event_fields))
     return orjson.Fragment(encoded)

@@ -43,11 +43,11 @@ async def act(world: World, dice: random.Random, room_ids: list[str], number: in
             "type": "m.room.history_visibility",
             "content": {"history_visibility": dice.choice(VISIBILITIES)},
         }
-        content = {"users": {f"@{name}:example.org": 100 for name in NAMES}}
+        levels = {"users": {f"@{name}:example.org": 100 for name in NAMES}}
         version = dice.choice(("10", "11"))
         room_ids.append(
             await user.writes.create_room(
-                preset="public_chat", initial_state=[visibility], power_level_content_override=content,
+                preset="public_chat", initial_state=[visibility], power_level_content_override=levels,
                 room_version=version,
             )
         )  # fmt: skip
@@ -67,11 +67,11 @@ async def act(world: World, dice: random.Random, room_ids: list[str], number: in
     elif kind == "topic":
         await user.writes.put_state(room_id, "m.room.topic", {"topic": str(number)})
     elif kind == "visibility":
-        content = {"history_visibility": dice.choice(VISIBILITIES)}
-        await user.writes.put_state(room_id, "m.room.history_visibility", content)
+        setting = {"history_visibility": dice.choice(VISIBILITIES)}
+        await user.writes.put_state(room_id, "m.room.history_visibility", setting)
     else:
-        content = {"membership": "join", "displayname": str(number)}
-        await user.writes.put_state(room_id, "m.room.member", content, user.user_id)
+        member = {"membership": "join", "displayname": str(number)}
+        await user.writes.put_state(room_id, "m.room.member", member, user.user_id)
 
 
 async def check(world: World, clients: list[ModelClient]) -> None:

@@ -8,7 +8,7 @@ from shared.core.events.event import Event
 from shared.core.events.readers import power_levels_of
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
-from shared.core.state_resolution.auth_chains import AuthGraph
+from shared.core.state_resolution.auth_chains import AuthGraph, walk_chains
 
 
 def is_power_event(event: Event) -> bool:
@@ -33,7 +33,7 @@ def reverse_topological_power_ordering(
     graph: AuthGraph,
     events: Mapping[int, Event],
 ) -> list[Event]:
-    """Return the events, earliest first: each after those of them that it cites, by power where that leaves a choice.
+    """Return the events, earliest first: each after those in its auth chain, by power where that leaves a choice.
 
     events: by their numbers in the graph. Those that cite each other in a circle, or an event in such a circle, are
     left out.
@@ -42,10 +42,11 @@ def reverse_topological_power_ordering(
     in its own auth events, then that of the earliest `origin_server_ts`, then that of the smallest id.
     """
     levels = _sender_levels(version, create, find, graph, events)
-    waits_for = dict.fromkeys(events, 0)
+    # The order follows "the DAG formed by auth events" (rooms/v2), not only the links straight from one of the events
+    # to another: in 2.0 a chain may lead from one to another over an event that all states have seen.
+    waits_for = dict.fromkeys([*events, *_events_between(graph, events)], 0)
     cited_by: dict[int, list[int]] = {}
-    # Edges are those between the events themselves. Way round over an event that is not replayed is no edge.
-    for number in events:
+    for number in waits_for:
         for cited in graph.auth_of(number):
             if cited in waits_for:
                 waits_for[number] += 1
@@ -55,17 +56,44 @@ def reverse_topological_power_ordering(
         event = events[number]
         return -levels[number], event.origin_server_ts, event.event_id, number
 
-    candidates = [entry(number) for number, count in waits_for.items() if not count]
-    heapq.heapify(candidates)
+    free = [number for number, count in waits_for.items() if not count]
+    candidates: list[tuple[int, int, str, int]] = []
     ordered: list[Event] = []
-    while candidates:
-        number = heapq.heappop(candidates)[3]
-        ordered.append(events[number])
+    while free or candidates:
+        if free:
+            number = free.pop()
+            if number in events:
+                heapq.heappush(candidates, entry(number))
+                continue
+        else:
+            number = heapq.heappop(candidates)[3]
+            ordered.append(events[number])
         for citing in cited_by.get(number, ()):
             waits_for[citing] -= 1
             if not waits_for[citing]:
-                heapq.heappush(candidates, entry(citing))
+                free.append(citing)
     return ordered
+
+
+def _events_between(graph: AuthGraph, events: Mapping[int, Event]) -> list[int]:
+    """Return what lies on a chain of `auth_events` from one of the events to another, those themselves left out.
+
+    What is in a circle, or below one, leads nowhere.
+    """
+    chains = walk_chains(graph, events)
+    leads_on = bytearray(len(graph))  # 1: is one of the events, or has one in its auth chain
+    for number in events:
+        leads_on[number] = 1
+    between: list[int] = []
+    auth_of = graph.auth_of
+    for number in reversed(chains.ordered):
+        if not leads_on[number]:
+            for cited in auth_of(number):
+                if leads_on[cited]:
+                    leads_on[number] = 1
+                    between.append(number)
+                    break
+    return between
 
 
 def mainline_ordering(graph: AuthGraph, power_levels: EventId | None, events: Mapping[int, Event]) -> list[Event]:

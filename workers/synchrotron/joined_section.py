@@ -186,6 +186,9 @@ class RoomSections:
         if draft.view.state_is_open:
             wanted = filter.room.state
             await self._add_state(draft, user.user_id, above, wanted, sent, state_after=state_after)
+        elif state_after:
+            # An invitation declined: the room's state is not his to see, what his timeline shows of it is.
+            draft.state = {(e.type, e.state_key): e for e in timeline.shown if e.state_key is not None}
         return draft
 
     async def _view(

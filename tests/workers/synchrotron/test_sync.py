@@ -149,6 +149,8 @@ def test_invite_reject_leave_kick_and_forget(postgres: TestDatabase) -> None:
             await bob.writes.act(room_id, "leave")
             rejected = await bob.sync(invited["next_batch"])
             section = rejected["rooms"]["leave"][room_id]
+            after = await bob.sync(invited["next_batch"], use_state_after=True)
+            assert keys(after["rooms"]["leave"][room_id], "state_after") == {("m.room.member", bob.user_id)}
             assert [event["state_key"] for event in section["timeline"]["events"]] == [bob.user_id]
             assert section["state"] == {"events": []}  # he never was in: nothing of the room is his to see
             await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from tests.fleet.clients.chat_client import ChatClient, RoomView, View
 from tests.fleet.clients.nio_client import NioClient
@@ -37,7 +38,7 @@ async def settled_view(client: ChatClient, ledgers: Sequence[Ledger]) -> View:
 
 
 def _settled(client: ChatClient, ledger: Ledger, room: RoomView | None) -> bool:
-    if client not in ledger.cast.staying:
+    if client.user_id not in _receipts(ledger):
         return True
     return room is not None and set(_receipts(ledger).items()) <= set(room.receipts.items())
 
@@ -88,7 +89,7 @@ def _check_leaver(where: str, seen: RoomView | None, ledger: Ledger, order: list
     assert (last.type, last.sender) == ("m.room.member", ledger.cast.leaver.user_id), f"{where}: {last}"
 
 
-def _check_same(where: str, seen: list[str], expected: list[str]) -> None:
+def _check_same(where: str, seen: Sequence[Any], expected: Sequence[Any]) -> None:
     """As `==`, with a message that a person can read."""
     if seen == expected:
         return
@@ -101,6 +102,16 @@ def _check_same(where: str, seen: list[str], expected: list[str]) -> None:
         f"{where}: {len(seen)} events seen, {len(expected)} expected; missing {missing[:5]}, not expected {extra[:5]},"
         f" first difference at {at}"
     )
+
+
+def check_same_view(where: str, view: View, other: View) -> None:
+    """Two devices of one user show the same."""
+    assert not view.faults, f"{where}: {view.faults[:5]}"
+    for room, expected in other.rooms.items():
+        seen = view.rooms[room]
+        assert seen is not None and expected is not None, f"{where}: {room} unknown"
+        _check_same(f"{where} in {room}", list(seen.events), list(expected.events))
+        assert seen == expected, f"{where} in {room}"
 
 
 async def check_all(clients: Sequence[ChatClient], ledgers: Sequence[Ledger]) -> None:

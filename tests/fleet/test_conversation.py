@@ -18,7 +18,7 @@ from tests.fleet.clients.chat_client import ChatClient
 from tests.fleet.clients.js_client import JsClient, JsProcess
 from tests.fleet.clients.nio_client import NioClient
 from tests.fleet.conversation import ROOM_VERSIONS, Cast, Ledger, Scale, hold, plan
-from tests.fleet.conversation_check import check_all, settled_view
+from tests.fleet.conversation_check import check_all, check_same_view, settled_view
 from tests.fleet.observing import owner_of, requests_served, wait_for_process
 
 USUAL = Scale(users=20, rooms=40, messages=2_000, rooms_at_once=14)
@@ -130,7 +130,7 @@ async def _check_new_devices(
         try:
             await device.start(timeline_limit=3)
             view, before = await settled_view(device, kept), await known.view([each.room for each in kept])
-            assert view == before
+            check_same_view(f"{known.username} anew", view, before)
         finally:
             await device.stop()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -195,9 +196,13 @@ class NioClient:
         for index in range(len(segments) - 1, -1, -1):
             segment = segments[index]
             known = {event.event_id for earlier in segments[:index] for event in earlier.events}
+            later = {event.event_id for event in segment.events}
             while segment.before is not None:
                 page = await self._page(room, segment.before, nio.MessageDirection.back)
-                new = [event for event in page.chunk if event.event_id not in known]
+                if twice := [event.event_id for event in page.chunk if event.event_id in later]:
+                    self._faults.append(f"{room}: back from {segment.before} came what was after it: {twice}")
+                later.update(event.event_id for event in page.chunk)
+                new = _until_known(page.chunk, known)
                 segment.events[:0] = reversed(new)
                 met = len(new) < len(page.chunk)
                 segment.before = None if met or not page.chunk else page.end
@@ -206,6 +211,10 @@ class NioClient:
     async def _page(self, room: str, start: str | None, direction: nio.MessageDirection) -> nio.RoomMessagesResponse:
         answer = await self._client.room_messages(room, start, direction=direction, limit=_PAGE_EVENTS)
         return _checked(answer, nio.RoomMessagesResponse)
+
+
+def _until_known(events: Iterable[Any], known: set[str]) -> list[Any]:
+    return list(itertools.takewhile(lambda event: event.event_id not in known, events))
 
 
 def _seen(event: Any, redacted: bool) -> SeenEvent:

@@ -1,7 +1,8 @@
 """State resolution: one room state out of those that a fork has made. Spec: rooms/v1, v2 and v12, "State resolution".
 
 Where to read on: `v2.py` is the algorithm of room versions 2 to 12, step by step; `auth_chains.py` finds what must
-be replayed, `ordering.py` in which order, `auth_checks.py` replays it. `v1.py` is all of room version 1.
+be replayed, `ordering.py` in which order, `auth_checks.py` replays it; `idle_events.py` saves work and changes no
+result. `v1.py` is all of room version 1.
 
 What the spec leaves open, and how it is read here:
 

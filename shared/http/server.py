@@ -41,6 +41,8 @@ CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 #: Set by the worker that passed a request on: the next one answers or says 421, it never passes on again.
 FORWARDED = b"x-skep-forwarded"
+#: Counted for requests whose client went away first; the number that proxies use for it.
+_NOT_ANSWERED = 499
 
 
 class Authenticator(Protocol):
@@ -128,10 +130,11 @@ class Application:
                 )  # fmt: skip
                 with tracing.request_span(name, headers):
                     response = await self._serve(request, handler)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, _ClientGone) as error:
+                self._metrics.finish(timer, name, method, _NOT_ANSWERED)
+                if isinstance(error, _ClientGone):
+                    return
                 raise
-            except _ClientGone:
-                return
             except Exception as error:
                 response = response_for(error)
         await _send(send, response)

@@ -26,8 +26,8 @@ _SMALL: dict[str, int] = {
 }
 #: What `limited_fleet` allows; classes that are not named here have no limit.
 LIMITS: dict[str, dict[str, Any]] = {
-    "message": {"per_second": 2, "burst": 10},
-    "registration": {"per_second": 0.5, "burst": 10},
+    "message": {"per_second": 4, "burst": 32},
+    "registration": {"per_second": 0.5, "burst": 12},
     "login": {"per_second": 0.5, "burst": 4},
     "account": {"per_second": 0.4, "burst": 5},
 }

@@ -11,6 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _TIMEOUT_S = 20.0
+#: The development fleet's certificate is self-signed.
+_UNCHECKED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_UNCHECKED.check_hostname, _UNCHECKED.verify_mode = False, ssl.CERT_NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,7 @@ def exchange(url: str, request: bytes, *, method: str = "GET") -> Answer:
     with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=_TIMEOUT_S) as plain:
         connection: socket.socket = plain
         if parts.scheme == "https":
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = (
-                False,
-                ssl.CERT_NONE,
-            )  # self-signed in the development fleet
-            connection = context.wrap_socket(plain, server_hostname="localhost")
+            connection = _UNCHECKED.wrap_socket(plain, server_hostname="localhost")
         # It may be answered before it was sent whole, as a too long body is.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request)

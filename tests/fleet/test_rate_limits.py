@@ -1,0 +1,164 @@
+"""Rate limits as in production, over several processes: what a refusal says, how well they hold, what none costs."""
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared.core.slots import slot_of
+from tests.fix_fleet import RunningFleet
+from tests.fix_watched_fleets import LIMITS
+from tests.fleet.people import CLIENT, Person, register
+from tests.fleet.raw_http import Answer, call
+
+
+def _check_refusal(answer: Answer) -> float:
+    """Check a 429 against the spec ("Rate limiting") and return the seconds that it asks to wait."""
+    body = answer.json()
+    assert (answer.status, body["errcode"]) == (429, "M_LIMIT_EXCEEDED"), answer
+    wait_ms = body["retry_after_ms"]
+    assert type(wait_ms) is int and wait_ms > 0, body
+    assert answer.header("retry-after") == str(math.ceil(wait_ms / 1000)), answer
+    assert answer.header("access-control-allow-origin") == "*"
+    assert set(body) == {"errcode", "error", "retry_after_ms"}
+    return wait_ms / 1000
+
+
+def _owners(fleet: RunningFleet) -> dict[int, str]:
+    """Return slot -> name of the persister that owns it."""
+    owners: dict[int, str] = {}
+    for each in fleet.status()["slots"]["rooms"]:
+        first, last = (each["first"], each["last"]) if "first" in each else each["slots"]
+        owners.update(dict.fromkeys(range(first, last + 1), each["owner"]))
+    return owners
+
+
+def _room_on_each_persister(fleet: RunningFleet, person: Person) -> list[str]:
+    owners, found = _owners(fleet), {}
+    assert len(set(owners.values())) == 2
+    for _ in range(40):
+        room = person.create_room()  # room creation has no limit in this fleet
+        found.setdefault(owners[slot_of(room)], room)
+        if len(found) == 2:
+            return list(found.values())
+    raise AssertionError("forty rooms, and all with one persister")
+
+
+def test_the_limit_of_a_user_holds_over_two_persisters(limited_fleet: RunningFleet) -> None:
+    person = register(limited_fleet, "talker")
+    rooms = _room_on_each_persister(limited_fleet, person)
+    rate = LIMITS["message"]
+    began = time.monotonic()
+    end = began + 3.0
+
+    def talk(room: str) -> list[Answer]:
+        answers: list[Answer] = []
+        while time.monotonic() < end:
+            answers.append(person.send(room, f"{room[:5]}{len(answers)}", {"body": "hum"}))
+            if answers[-1].status != 200:
+                time.sleep(0.01)
+        return answers
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = [answer for each in threads.map(talk, rooms) for answer in each]
+    allowed = sum(answer.status == 200 for answer in answers)
+    refused = [answer for answer in answers if answer.status != 200]
+    ideal = rate["burst"] + rate["per_second"] * (time.monotonic() - began)
+    assert ideal / 2 <= allowed <= ideal * 2, (allowed, ideal, len(refused))
+    assert refused
+    for answer in refused:
+        _check_refusal(answer)
+
+
+def test_who_waits_as_long_as_told_may_go_on(limited_fleet: RunningFleet) -> None:
+    person, hurry = register(limited_fleet, "patient"), LIMITS["account"]["burst"] * 2 + 2
+    path = f"/user/{quote(person.user_id, safe='')}/account_data/org.example.bees"
+    answers = [person.call("PUT", path, {"n": number}) for number in range(hurry)]
+    assert answers[0].status == 200
+    wait_s = _check_refusal(answers[-1])
+    assert wait_s <= 2 / LIMITS["account"]["per_second"]
+    assert person.call("GET", path).status == 200  # another class: nothing has been used up there
+    time.sleep(wait_s + 0.05)
+    assert person.call("PUT", path, {"n": "again"}).status == 200
+
+
+def test_the_limit_is_each_users_own_and_no_header_lifts_it(limited_fleet: RunningFleet) -> None:
+    loud, quiet = register(limited_fleet, "loud"), register(limited_fleet, "quiet")
+    room = loud.create_room()
+    quiet.ask("POST", f"/join/{quote(room, safe='')}", {})
+    for number in range(3 * LIMITS["message"]["burst"]):
+        answer = loud.send(room, f"l{number}", {"body": "!"})
+        if answer.status == 429:
+            break
+    _check_refusal(answer)
+    path = f"{CLIENT}/rooms/{quote(room, safe='')}/send/m.room.message/"
+    headers = {"x-skep-forwarded": "1", "X-Skep-Slot": "1", "x-forwarded-for": "192.0.2.9"}
+    statuses = [
+        call(loud.url, "PUT", f"{path}h{number}", token=loud.token, body={"body": "!"}, headers=headers).status
+        for number in range(10)
+    ]
+    assert statuses.count(429) >= 5, statuses
+    assert quiet.send(room, "q", {"body": "hum"}).status == 200
+
+
+def test_log_ins_are_limited_by_account_wherever_they_arrive(limited_fleet: RunningFleet) -> None:
+    person = register(limited_fleet, "guarded")
+    body: dict[str, Any] = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": "guarded"},
+        "password": "wrong",
+    }
+    answers = [call(person.url, "POST", f"{CLIENT}/login", body=body) for _ in range(LIMITS["login"]["burst"] + 3)]
+    assert answers[0].status == 403
+    _check_refusal(answers[-1])
+    # The right password is refused as well: else the limit would tell which guess was right.
+    right = call(person.url, "POST", f"{CLIENT}/login", body={**body, "password": person.password})
+    wait_s = _check_refusal(right)
+    time.sleep(wait_s + 0.1)
+    assert call(person.url, "POST", f"{CLIENT}/login", body={**body, "password": person.password}).status == 200
+
+
+def _internal_calls(fleet: RunningFleet) -> float:
+    """Return how often any process asked another one for its share of a limit."""
+    asked = 0.0
+    for each in fleet.processes().values():
+        if each["type"] == "client_api":
+            text = call(f"http://{each['address']}", "GET", "/metrics").body.decode()
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    if sample.labels.get("endpoint") == "take_rate_limit" and sample.name.endswith("requests_total"):
+                        asked += sample.value
+    return asked
+
+
+def test_classes_without_a_limit_cost_nothing(limited_fleet: RunningFleet) -> None:
+    person = register(limited_fleet, "reader")
+    rooms = _room_on_each_persister(limited_fleet, person)
+    before = _internal_calls(limited_fleet)
+    for number in range(30):
+        room = quote(rooms[number % 2], safe="")
+        for path in (f"/rooms/{room}/state", "/account/whoami", "/joined_rooms"):
+            assert person.call("GET", path).status == 200
+        assert person.call("POST", f"/rooms/{room}/join", {}).status == 200
+    assert _internal_calls(limited_fleet) == before
+    for room in rooms:
+        assert person.send(room, "one", {"body": "hum"}).status == 200
+    assert _internal_calls(limited_fleet) > before
+
+
+def test_registrations_are_limited_by_address_that_nobody_can_choose(limited_fleet: RunningFleet) -> None:
+    """Last: it uses up what the address of all these tests may do."""
+    answers = [
+        call(
+            limited_fleet.client_url, "GET", f"{CLIENT}/register/available?username=u{number}",
+            headers={"x-forwarded-for": f"192.0.2.{number}", "forwarded": f"for=192.0.2.{number}"},
+        )
+        for number in range(3 * LIMITS["registration"]["burst"])
+    ]  # fmt: skip
+    assert {answer.status for answer in answers} <= {200, 429}
+    _check_refusal(answers[-1])
+    body = {"username": "late", "password": "correct horse battery", "auth": {"type": "m.login.dummy"}}
+    _check_refusal(call(limited_fleet.client_url, "POST", f"{CLIENT}/register", body=body))

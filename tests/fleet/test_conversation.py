@@ -24,7 +24,7 @@ from tests.fleet.observing import owner_of, requests_served, wait_for_process
 USUAL = Scale(users=20, rooms=40, messages=2_000, rooms_at_once=14)
 SOAK = Scale(users=60, rooms=240, messages=48_000, rooms_at_once=24)
 #: For the second conversation, during which synchrotrons come and go.
-SMALL = Scale(users=8, rooms=12, messages=600, rooms_at_once=12)
+SMALL = Scale(users=10, rooms=12, messages=600, rooms_at_once=12)
 
 PASSWORD = "correct horse battery staple"
 _STARTS_AT_ONCE = 4

@@ -36,6 +36,7 @@ class NioClient:
             url, username, config=nio.AsyncClientConfig(encryption_enabled=False, max_timeouts=2, request_timeout=40)
         )
         self._memberships: dict[str, str] = {}
+        self._been_in: set[str] = set()
         self._segments: dict[str, list[_Segment]] = {}
         self._delivered: Counter[str] = Counter()
         self._faults: list[str] = []
@@ -158,6 +159,8 @@ class NioClient:
             for room, info in rooms.items():
                 self._take_timeline(room, info.timeline, fresh=self._memberships.get(room) != "join")
                 self._memberships[room] = membership
+                if membership == "join":
+                    self._been_in.add(room)
                 for event in (*info.state, *info.timeline.events):
                     if isinstance(event, nio.BadEvent | nio.UnknownBadEvent):
                         self._faults.append(f"an event that nio refuses: {event.source}")
@@ -174,7 +177,8 @@ class NioClient:
         if membership is None:
             return None
         shown = self._client.rooms.get(room)
-        events = await self._all_events(room) if membership == "join" else self._known_events(room)
+        # Who left may page back from where he left; who never was in may see nothing.
+        events = await self._all_events(room) if room in self._been_in else self._known_events(room)
         redacted = {event.redacts for event in events if isinstance(event, nio.RedactionEvent)}
         return RoomView(
             membership=membership,

@@ -100,9 +100,8 @@ async def run_worker(
     """
     check_registry()
     if config.tracing.enabled:
-        tracing.start_tracing(
-            f"skep-{worker_type}", config.tracing.agent_host, config.tracing.agent_port, config.tracing.sample_rate
-        )
+        where = config.tracing
+        tracing.start_tracing(f"skep-{worker_type}", name, where.agent_host, where.agent_port, where.sample_rate)
     clock = SystemClock()
     tasks = TaskGroup()
     registry = CollectorRegistry()
@@ -156,9 +155,7 @@ async def run_worker(
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, lease)
     forwarder = SlotForwarder(slots, http_client, clock, pools)
-    authenticator = TokenAuthenticator(
-        database, clock, config.caches.users_bytes, lambda: membership.in_good_standing
-    )
+    authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes, lambda: membership.in_good_standing)
     follower.follow(SESSIONS, authenticator.apply_sessions)
     rate_limiter = FleetRateLimiter(
         config.rate_limits, clock, http_client, slots, config.secrets.internal_secret.reveal()

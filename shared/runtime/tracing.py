@@ -14,8 +14,12 @@ from opentracing.scope_managers.contextvars import ContextVarsScopeManager
 _tracer: Any = None
 
 
-def start_tracing(service: str, host: str, port: int, sample_rate: float) -> None:
-    """Report spans as `service` to a Jaeger agent (UDP). sample_rate: 0 to 1, decided once per request at the edge."""
+def start_tracing(service: str, process: str, host: str, port: int, sample_rate: float) -> None:
+    """Report spans as `service` to a Jaeger agent (UDP).
+
+    process: this worker's name, a tag of its spans: a service has many processes. sample_rate: 0 to 1, decided once
+    per request at the edge.
+    """
     global _tracer  # noqa: PLW0603 - one tracer per process
     from jaeger_client.config import Config  # noqa: PLC0415 - starts threads: only where tracing is on
 
@@ -25,6 +29,7 @@ def start_tracing(service: str, host: str, port: int, sample_rate: float) -> Non
             "local_agent": {"reporting_host": host, "reporting_port": port},
             "reporter_queue_size": 10_000,  # 100 by default: bursts lost a third of their spans
             "logging": False,
+            "tags": {"process": process},
         },
         service_name=service,
         scope_manager=ContextVarsScopeManager(),

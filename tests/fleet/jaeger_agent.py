@@ -15,7 +15,7 @@ from thrift.transport.TTransport import TMemoryBuffer
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One reported span. process: the service and the pid that made it; parent: 0 for a root."""
+    """One reported span. process: the worker's name; parent: 0 for a root."""
 
     service: str
     process: str
@@ -81,9 +81,8 @@ def _read(datagram: bytes) -> list[Span]:
     arguments = Agent.emitBatch_args()
     arguments.read(protocol)
     batch = arguments.batch
-    tags = {tag.key: tag.vStr or tag.vLong for tag in batch.process.tags or ()}
-    service = batch.process.serviceName
-    process = f"{service} {tags.get('client-uuid', '')}"
+    tags = {tag.key: tag.vStr for tag in batch.process.tags or ()}
+    service, process = batch.process.serviceName, tags["process"]
     return [
         Span(service, process, span.operationName, span.traceIdLow, span.spanId, span.parentSpanId)
         for span in batch.spans

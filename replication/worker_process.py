@@ -27,6 +27,7 @@ from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.process_pages import ProcessPages
 from shared.http.server import Application, Handler, HttpServer
+from shared.metrics.database import StatementMetrics
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LoopMetrics, ReplicationMetrics
 from shared.operations.authenticate import TokenAuthenticator
@@ -152,6 +153,7 @@ async def run_worker(
         connector(dsn, pgbouncer=config.database.pgbouncer, settings=writer_settings), lease, seen, on_fenced
     )
     announcer = Announcer(lease, transport, seen)
+    StatementMetrics(registry, lambda: database.statements + writer.statements)
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, lease)
     forwarder = SlotForwarder(slots, http_client, clock, pools)

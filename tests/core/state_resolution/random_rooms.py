@@ -71,6 +71,9 @@ class RandomRoom:
             lines.append("state: " + " ".join(f"{kind}|{key}={short[value]}" for (kind, key), value in state.items()))
         return "\n".join(lines)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # or else hypothesis prints all fields of all events
+
 
 @st.composite
 def random_rooms(draw: st.DrawFn, max_events: int = 24) -> RandomRoom:

@@ -13,7 +13,7 @@ from tests.core.state_resolution.random_rooms import RandomRoom, random_rooms
 Resolve = Callable[..., dict[tuple[str, str], EventId]]
 
 SHORT = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def engine() -> Resolve:
@@ -54,7 +54,7 @@ def test_the_oracle_sees_a_set_of_states(room: RandomRoom, order: st.DataObject)
 
 @pytest.mark.soak
 @LONG
-@given(room=random_rooms(max_events=60), order=st.data())
+@given(room=random_rooms(max_events=48), order=st.data())
 def test_engine_and_oracle_agree_on_thousands_of_rooms(room: RandomRoom, order: st.DataObject) -> None:
     assert room.resolve(engine(), room.states) == room.resolve(oracle.resolve, room.states)
     check_order_and_idempotence(room, engine(), order)

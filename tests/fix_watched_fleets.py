@@ -52,6 +52,7 @@ def watched_fleet(jaeger_agent: JaegerAgent) -> Iterator[RunningFleet]:
         {
             "fleet": _SMALL,
             "logging": {"format": "json", "level": "debug"},
+            "accounts": {"refreshable_access_token_lifetime_s": 1},
             "tracing": {"enabled": True, "sample_rate": 1.0, "agent_port": jaeger_agent.port},
         }
     )

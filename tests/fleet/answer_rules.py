@@ -49,10 +49,14 @@ _INTERNAL = re.compile(
 )
 
 
-def faults_of(answer: Answer) -> list[str]:
-    """Return what is wrong with an answer to a client, in words; [] when it is as it should be."""
+def faults_of(answer: Answer, *, asks_others: bool = False) -> list[str]:
+    """Return what is wrong with an answer to a client, in words; [] when it is as it should be.
+
+    asks_others: 502 M_UNKNOWN is right, for the endpoint needs another server when a name of one is in the request.
+    """
     faults: list[str] = []
-    if answer.status >= 500:
+    elsewhere = asks_others and answer.status == 502
+    if answer.status >= 500 and not elsewhere:
         faults.append(f"status {answer.status}")
     for name, value in _CORS.items():
         found = [text for key, text in answer.headers if key == name]
@@ -66,6 +70,8 @@ def faults_of(answer: Answer) -> list[str]:
         return [*faults, f"no JSON: {answer.body[:200]!r}"]
     if not isinstance(value, dict | list if answer.status == 200 else dict):
         return [*faults, f"no object: {answer.body[:200]!r}"]
+    if elsewhere and value.get("errcode") == "M_UNKNOWN":
+        return faults
     return [*faults, *_faults_of_error(answer, value)] if answer.status >= 400 else faults
 
 

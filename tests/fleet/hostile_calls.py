@@ -13,7 +13,7 @@ from tests.fix_fleet import RunningFleet
 from tests.fleet.answer_rules import faults_of
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import Answer, exchange, request_bytes
-from tests.fleet.request_table import VALID, Valid, fill
+from tests.fleet.request_table import ASKS_OTHERS, VALID, Valid, fill
 
 PASSWORD = "S3cret-hive-of-bees"
 _PARAMETER = re.compile(r"\{([A-Za-z]+)\??\}")
@@ -115,7 +115,7 @@ class Hostility:
         except OSError as error:
             self.faults.append(f"{where}: no answer, {error!r}")
             return None
-        found = faults_of(answer)
+        found = faults_of(answer, asks_others=call.endpoint.name in ASKS_OTHERS)
         if expected is not None and (wrong := expected(answer)) is not None:
             found.append(f"{wrong}: {answer.body[:_SHOWN_BYTES]!r}")
         self.faults.extend(f"{where} -> {answer.status}: {fault}" for fault in found)

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-import pytest
 
 from tests.fix_fleet import RunningFleet
 from tests.fleet.jaeger_agent import JaegerAgent, Span
@@ -122,14 +121,14 @@ def test_spans_cross_processes(watched_fleet: RunningFleet, jaeger_agent: Jaeger
         assert parent.trace == child.trace
 
 
-@pytest.mark.parametrize(
-    "header", ["uber-trace-id: 7:7:0:1", "uber-trace-id: 7:7:0:3", "jaeger-debug-id: mine", "uberctx-x: y"]
-)
-def test_traces_are_ours_to_begin(watched_fleet: RunningFleet, jaeger_agent: JaegerAgent, header: str) -> None:
+def test_traces_are_ours_to_begin(watched_fleet: RunningFleet, jaeger_agent: JaegerAgent) -> None:
     """Else anybody could have all of his requests traced, whatever share we chose."""
-    name, _, value = header.partition(": ")
-    answer = call(watched_fleet.client_url, "GET", "/_matrix/client/versions", headers={name: value})
-    assert answer.status == 200
+    headers = ("uber-trace-id: 7:7:0:1", "Uber-Trace-Id: 7:8:0:3", "jaeger-debug-id: mine", "uberctx-x: y")
+    for url in (watched_fleet.client_url, watched_fleet.federation_url):
+        path = "/_matrix/client/versions" if url.startswith("http:") else "/_matrix/key/v2/server"
+        for header in headers:
+            name, _, value = header.partition(": ")
+            assert call(url, "GET", path, headers={name: value}).status == 200
     before = len(jaeger_agent.spans)
     call(watched_fleet.client_url, "GET", "/_matrix/client/versions")
     jaeger_agent.wait_for(lambda spans: len(spans) > before)

@@ -22,7 +22,7 @@ from tests.fleet.conversation_check import check_all, check_same_view, settled_v
 from tests.fleet.observing import owner_of, requests_served, wait_for_process
 
 USUAL = Scale(users=20, rooms=40, messages=2_000, rooms_at_once=14)
-SOAK = Scale(users=60, rooms=240, messages=48_000, rooms_at_once=24)
+SOAK = Scale(users=60, rooms=240, messages=24_000, rooms_at_once=24)
 #: For the second conversation, during which synchrotrons come and go.
 SMALL = Scale(users=10, rooms=12, messages=600, rooms_at_once=12)
 
@@ -64,12 +64,21 @@ async def _converse_while_one_joins(fleet: RunningFleet, js_clients: Path, tmp_p
         casts = plan(clients, SMALL, seed=2)
         before, after = casts[: len(casts) // 2], casts[len(casts) // 2 :]
         talk = asyncio.create_task(hold(before, SMALL))
+        files = _configuration_files(fleet)
         known = {each["name"] for each in fleet.status()["processes"]}
         worker = fleet.add_worker("synchrotron")
         added = await wait_for_process(fleet, lambda each: each["name"] not in known and each["ready"])
         await _until_used(added, time.monotonic())
         ledgers = [*await talk, *await _converse_and_stop(after, worker)]
         await check_all(clients, ledgers)
+        assert _configuration_files(fleet) == files
+
+
+def _configuration_files(fleet: RunningFleet) -> dict[Path, bytes]:
+    """What a person or a program might have edited: the fleet's configuration, and haproxy's with its maps."""
+    run = fleet.config.parent
+    paths = (fleet.directory / "skep.yaml", fleet.config, *run.glob("haproxy/**/*"))
+    return {path: path.read_bytes() for path in paths if path.is_file()}
 
 
 async def _until_used(process: dict[str, Any], ready_s: float) -> None:

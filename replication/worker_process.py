@@ -23,10 +23,12 @@ from replication.streams import SESSIONS, check_registry, streams_written_by
 from replication.transport import Transport
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
+from shared.core.errors import Unavailable
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
+from shared.http.errors_to_json import response_for
 from shared.http.process_pages import ProcessPages
-from shared.http.server import Application, Handler, HttpServer
+from shared.http.server import Application, Handler, HttpServer, send_response
 from shared.metrics.database import StatementMetrics
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LoopMetrics, ReplicationMetrics
@@ -130,8 +132,7 @@ async def run_worker(
     # The listener comes first: its port is part of what we register.
     async def app(scope, receive, send):  # type: ignore[no-untyped-def]
         if not server_holder:
-            await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]})
-            await send({"type": "http.response.body", "body": b""})
+            await send_response(send, response_for(Unavailable("This process is still starting")))
             return
         await server_holder[0](scope, receive, send)
 

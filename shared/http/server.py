@@ -114,7 +114,7 @@ class Application:
             try:
                 path: bytes = scope["raw_path"].partition(b"?")[0]
                 if method == "GET" and (page := await self._pages.page(path)) is not None:
-                    await _send(send, page)
+                    await send_response(send, page)
                     self._metrics.finish(timer, "process_page", method, page.status)
                     return
                 match = self._routes.match(method, path)
@@ -137,7 +137,7 @@ class Application:
                 raise
             except Exception as error:
                 response = response_for(error)
-        await _send(send, response)
+        await send_response(send, response)
         self._metrics.finish(timer, name, method, response.status)
         # The endpoint's name in place of the path: ids are nobody's business, and queries may hold tokens.
         logger.debug("%s %s answered with %d", method, name, response.status)
@@ -205,7 +205,8 @@ def _client_address(headers: Mapping[bytes, bytes], scope: Mapping[str, Any]) ->
     return client[0] if client else "unknown"
 
 
-async def _send(send: Send, response: Response) -> None:
+async def send_response(send: Send, response: Response) -> None:
+    """Send an answer, with the headers that all have."""
     headers = [(b"content-type", response.content_type), *CORS_HEADERS, *response.headers]
     body = response.body
     if isinstance(body, bytes):

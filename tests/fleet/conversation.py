@@ -88,7 +88,10 @@ def plan(clients: Sequence[ChatClient], scale: Scale, seed: int) -> list[Cast]:
     casts = []
     for number in range(scale.rooms):
         creator = clients[number % len(clients)]
-        others = chance.sample([client for client in clients if client is not creator], scale.guests + 3)
+        # The first guest is of the other kind, so that each room has both to the end.
+        first = chance.choice([client for client in clients if type(client) is not type(creator)])
+        rest = [client for client in clients if client not in (creator, first)]
+        others = [first, *chance.sample(rest, scale.guests + 2)]
         guests = tuple(others[: scale.guests])
         version = ROOM_VERSIONS[(number // 2) % 2]
         casts.append(Cast(number, version, number % 3 == 0, creator, guests, *others[scale.guests :]))
@@ -200,7 +203,7 @@ async def _people_change(ledger: Ledger, texts: Iterator[str]) -> None:
 
 
 async def _show_typing(ledger: Ledger) -> None:
-    """One types, another sees it begin and end: the four pairs of clients take turns."""
+    """One types; another, with the other kind of client, sees it begin and end."""
     who, watcher = ledger.cast.creator, ledger.cast.guests[0]
     await who.set_typing(ledger.room, True)
     await watcher.wait_typing(ledger.room, who.user_id, True, WAIT_S)

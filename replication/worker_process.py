@@ -177,7 +177,7 @@ async def run_worker(
         Application(
             endpoints, worker.handlers, authenticator=authenticator, rate_limiter=rate_limiter,
             slot_router=forwarder, internal_secret=config.secrets.internal_secret.reveal(),
-            metrics=HttpMetrics(registry), pages=pages,
+            max_body_bytes=config.limits.max_body_bytes, metrics=HttpMetrics(registry), pages=pages,
         )
     )  # fmt: skip
 

@@ -24,6 +24,8 @@ _SMALL: dict[str, int] = {
     "background": 0,
     "media": 0,
 }
+#: Of `watched_fleet`.
+MAX_BODY_BYTES = 900_000
 #: What `limited_fleet` allows; classes that are not named here have no limit.
 LIMITS: dict[str, dict[str, Any]] = {
     "message": {"per_second": 4, "burst": 32},
@@ -52,6 +54,7 @@ def watched_fleet(jaeger_agent: JaegerAgent) -> Iterator[RunningFleet]:
         {
             "fleet": _SMALL,
             "logging": {"format": "json", "level": "debug"},
+            "limits": {"max_body_bytes": MAX_BODY_BYTES},
             "accounts": {"refreshable_access_token_lifetime_s": 1},
             "tracing": {"enabled": True, "sample_rate": 1.0, "agent_port": jaeger_agent.port},
         }

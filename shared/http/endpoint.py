@@ -80,7 +80,8 @@ class Endpoint:
     versions: what "{version}" may be; the first is the one that the spec writes.
     api_v1: also served under "/_matrix/client/api/v1/..." (bots and bridges of old).
     idempotent: haproxy may replay the request after a connection failed in the middle.
-    body_limit_bytes: larger bodies get 413 M_TOO_LARGE before they are read whole.
+    body_limit_bytes: larger bodies get 413 M_TOO_LARGE before they are read whole; None: the configuration's
+        `limits.max_body_bytes`.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Endpoint:
     idempotent: bool = False
     versions: tuple[str, ...] = CLIENT_V3
     api_v1: bool = False
-    body_limit_bytes: int = 1 << 20
+    body_limit_bytes: int | None = None
     spec: str = ""
     aliases: tuple[str, ...] = field(default=())  # further whole path templates
 

@@ -71,7 +71,8 @@ class Application:
     """The ASGI application of one process.
 
     endpoints: the whole fleet's, so that an unknown path (404) and a wrong method (405) are told apart everywhere;
-    handlers: those that this process serves, by endpoint name. Raises ValueError when a handler has no endpoint.
+    handlers: those that this process serves, by endpoint name; max_body_bytes: of requests whose endpoint names no
+    other limit. Raises ValueError when a handler has no endpoint.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Application:
         rate_limiter: RateLimiter,
         slot_router: SlotRouter,
         internal_secret: str,
+        max_body_bytes: int,
         metrics: HttpMetrics,
         pages: ProcessPages,
     ) -> None:
@@ -95,6 +97,7 @@ class Application:
         self._rate_limiter = rate_limiter
         self._slot_router = slot_router
         self._internal_secret = internal_secret.encode()
+        self._max_body_bytes = max_body_bytes
         self._metrics = metrics
         self._pages = pages
 
@@ -123,7 +126,7 @@ class Application:
                 handler = self._handlers.get(name)
                 if handler is None:
                     raise unrecognized(f"This process does not serve {name}")
-                body = await _read_body(receive, headers, endpoint.body_limit_bytes)
+                body = await _read_body(receive, headers, endpoint.body_limit_bytes or self._max_body_bytes)
                 request = Request(
                     endpoint, method, path, scope["query_string"], match.params, headers, body,
                     _client_address(headers, scope), identifier,

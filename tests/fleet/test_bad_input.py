@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from shared.http.endpoint import Auth, Endpoint
 from tests.fix_fleet import RunningFleet
+from tests.fix_watched_fleets import MAX_BODY_BYTES
 from tests.fleet import hostile_values as hostile
 from tests.fleet.answer_rules import faults_of
 from tests.fleet.hostile_calls import (
@@ -244,12 +245,15 @@ def test_paths_that_nobody_serves(hostility: Hostility) -> None:
 
 
 def test_huge_bodies(hostility: Hostility) -> None:
-    too_much = b'{"a":"' + b"x" * (1 << 20) + b'"}'
+    too_much = b'{"a":"' + b"x" * (MAX_BODY_BYTES - 7) + b'"}'
+    just_right = too_much.replace(b"xx", b"x", 1)
+    path = f"/user/{quote(hostility.me.user_id)}/account_data/org.example.large"
+    assert hostility.me.call("PUT", path, just_right).status == 200
     for endpoint in ENDPOINTS:
         if is_federation(endpoint) or endpoint.methods[0] == "GET":
             continue
         _, valid = hostility.valid(endpoint)
-        hostility.send(replace(valid, body=too_much), "1 MiB and more", refused("M_TOO_LARGE"))
+        hostility.send(replace(valid, body=too_much), "a byte too many", refused("M_TOO_LARGE"))
         headers = {"Transfer-Encoding": "chunked"}
         if valid.token is not None:
             headers["Authorization"] = f"Bearer {valid.token}"

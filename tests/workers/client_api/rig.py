@@ -225,7 +225,7 @@ async def client_api(
     worker = compose(foundation)
     application = Application(
         ENDPOINTS, worker.handlers, authenticator=authenticator, rate_limiter=limiter, slot_router=Here(),
-        internal_secret=INTERNAL_SECRET, metrics=HttpMetrics(registry),
+        internal_secret=INTERNAL_SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip
     try:

@@ -282,7 +282,7 @@ async def event_persister(
     worker = compose(foundation)
     application = Application(
         ENDPOINTS, worker.handlers, authenticator=tokens, rate_limiter=NoLimits(), slot_router=router,
-        internal_secret=SECRET, metrics=HttpMetrics(registry),
+        internal_secret=SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip
     try:

@@ -271,7 +271,7 @@ async def _synchrotron(dsn: str, bus: Bus, rooms_bytes: int) -> AsyncIterator[Sy
         await worker.start()
     application = Application(
         ENDPOINTS, worker.handlers, authenticator=Tokens(), rate_limiter=NoLimits(), slot_router=ServesAll(),
-        internal_secret=SECRET, metrics=HttpMetrics(registry),
+        internal_secret=SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip
     try:

@@ -23,9 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="registration_command", required=True, metavar="COMMAND")
     create = commands.add_parser("create", help="make a token and print it")
     create.add_argument("--token", help="its text; default: 16 random characters")
-    create.add_argument(
-        "--uses", type=int, metavar="N", help="how many accounts it is good for; default: any number"
-    )
+    create.add_argument("--uses", type=int, metavar="N", help="how many accounts it is good for; default: any number")
     create.add_argument("--days", type=float, metavar="N", help="how long it is valid; default: for ever")
     listing = commands.add_parser("list", help="show all tokens and how often they were used")
     for each in (create, listing):
@@ -53,9 +51,7 @@ def _create(config: Config, arguments: argparse.Namespace) -> int:
         raise UsageError("--uses must be 1 or more")
     expires_ms = None if arguments.days is None else int((time.time() + arguments.days * 86_400) * 1000)
     made = asyncio.run(
-        _with_database(
-            config, lambda database: create_registration_token(database, text, arguments.uses, expires_ms)
-        )
+        _with_database(config, lambda database: create_registration_token(database, text, arguments.uses, expires_ms))
     )
     if not made:
         raise UsageError("This token exists already.")

@@ -28,9 +28,7 @@ class MatrixError(SkepError):
     extra: further top-level keys of the answer (such as `retry_after_ms`).
     """
 
-    def __init__(
-        self, errcode: str, message: str, status: int = 400, extra: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, errcode: str, message: str, status: int = 400, extra: Mapping[str, Any] | None = None) -> None:
         super().__init__(f"{errcode}: {message}")
         self.errcode = errcode
         self.message = message

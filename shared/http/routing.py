@@ -65,9 +65,7 @@ def compile_path(template: str) -> tuple[PathShape, ...]:
         parameter = _PARAMETER.fullmatch(part)
         if parameter is None:
             if not _LITERAL.fullmatch(part):
-                raise ValueError(
-                    f"path {template!r}: part {part!r} is neither a plain literal nor a {{parameter}}"
-                )
+                raise ValueError(f"path {template!r}: part {part!r} is neither a plain literal nor a {{parameter}}")
             shapes = [PathShape((*s.segments, part.encode()), s.names) for s in shapes]
             continue
         name, optional = parameter.groups()
@@ -125,9 +123,7 @@ class RouteTable:
             raise unrecognized()
         count = len(segments)
         allowed: set[str] = set()
-        other_ways: list[
-            tuple[_Node, int]
-        ] = []  # where a parameter could be tried instead of the literal taken
+        other_ways: list[tuple[_Node, int]] = []  # where a parameter could be tried instead of the literal taken
         node: _Node | None = self._root
         depth = 1
         while True:

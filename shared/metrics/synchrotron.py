@@ -16,17 +16,11 @@ class SyncMetrics:
             "skep_sync_queries_total", "Database statements of /sync and of its caches", registry=registry
         )
         self.waiting = Gauge("skep_sync_waiting", "Requests of /sync that wait for news", registry=registry)
-        self.wake_ups = Counter(
-            "skep_sync_wake_ups_total", "Waiting requests that a row woke", registry=registry
-        )
+        self.wake_ups = Counter("skep_sync_wake_ups_total", "Waiting requests that a row woke", registry=registry)
         self.room_hits = Counter("skep_room_cache_hits_total", "Rooms found in memory", registry=registry)
-        self.room_misses = Counter(
-            "skep_room_cache_misses_total", "Rooms read from Postgres", registry=registry
-        )
+        self.room_misses = Counter("skep_room_cache_misses_total", "Rooms read from Postgres", registry=registry)
         self.room_drops = Counter(
             "skep_room_cache_drops_total", "Rooms dropped from memory", ("why",), registry=registry
         )
-        self.room_bytes = Gauge(
-            "skep_room_cache_bytes", "Estimated size of the rooms in memory", registry=registry
-        )
+        self.room_bytes = Gauge("skep_room_cache_bytes", "Estimated size of the rooms in memory", registry=registry)
         self.users = Gauge("skep_sync_users", "Users whose rooms are in memory", registry=registry)

@@ -19,9 +19,7 @@ from shared.storage.tokens import LastSeen, Session, end_predecessors, get_sessi
 logger = logging.getLogger(__name__)
 
 MAX_TOKEN_CHARS = 4096  # ours have some 50; those of external services may be long
-_ENTRY_BYTES = (
-    800  # a session, its requester and both index entries, measured by tracemalloc; texts come on top
-)
+_ENTRY_BYTES = 800  # a session, its requester and both index entries, measured by tracemalloc; texts come on top
 _LAST_SEEN_EVERY_S = 30.0
 _LAST_SEEN_BATCH = 500
 _MAX_LAST_SEEN = 50_000  # devices waiting to be stored; more are dropped: only a display value is lost

@@ -141,9 +141,7 @@ class FleetRateLimiter:
             if share.alone_until_s > now_s:
                 return self.grant(limit, key, 1).wait_s
             if share.asking is None or share.asking.done():
-                share.asking = asyncio.get_running_loop().create_task(
-                    self._top_up(share, limit, rate, key, slot)
-                )
+                share.asking = asyncio.get_running_loop().create_task(self._top_up(share, limit, rate, key, slot))
             await asyncio.shield(share.asking)
 
     async def _top_up(self, share: _Share, limit: RateLimit, rate: Rate, key: str, slot: int) -> None:

@@ -83,9 +83,7 @@ async def get_room_membership(database: Database, room_id: str, user_id: str) ->
     return RoomMembership(**row) if row is not None else None
 
 
-async def get_state_with_empty_key(
-    database: Database, room_nid: int, types: tuple[str, ...]
-) -> Mapping[str, bytes]:
+async def get_state_with_empty_key(database: Database, room_nid: int, types: tuple[str, ...]) -> Mapping[str, bytes]:
     """Return type -> PDU of the room's current state events of these types with state key ""."""
     return {row["type"]: row["json"] for row in await database.fetch(_STATE, room_nid, list(types))}
 

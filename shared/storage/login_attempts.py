@@ -19,9 +19,7 @@ _COUNT = """
 """
 
 
-async def count_login_attempt(
-    database: Database, keys: Sequence[str], burst: int, per_second: float
-) -> float:
+async def count_login_attempt(database: Database, keys: Sequence[str], burst: int, per_second: float) -> float:
     """Count one attempt against each key; return the seconds to wait, 0.0 when all keys allow it.
 
     keys: such as "account:@alice:example.org" and "address:192.0.2.1", free of U+0000.

@@ -33,9 +33,7 @@ async def get_profile(database: Database, user_id: str) -> Mapping[str, Any] | N
     return {row["field"]: orjson.loads(row["value"]) for row in rows if row["field"] is not None}
 
 
-async def set_profile_field(
-    database: Database, user_id: str, field: str, value: bytes, limit_bytes: int
-) -> bool:
+async def set_profile_field(database: Database, user_id: str, field: str, value: bytes, limit_bytes: int) -> bool:
     """Set a field. value: JSON. Return False when the whole profile would exceed `limit_bytes`."""
     room = limit_bytes - len(field.encode()) - len(value) - 8
     # Two fields set at once must not exceed the limit together: the second sees the first only in a statement that

@@ -28,7 +28,5 @@ async def get_receipts_of_room(source: Source, room_nid: int) -> list[ReceiptRec
     """Return every receipt of the room, private ones too: what is shown to whom is the caller's duty."""
     return [
         ReceiptRecord(unescape(user_id), kind, thread_id, event_id, ts_ms, writer, position)
-        for user_id, kind, thread_id, event_id, ts_ms, writer, position in await source.fetch(
-            _OF_ROOM, room_nid
-        )
+        for user_id, kind, thread_id, event_id, ts_ms, writer, position in await source.fetch(_OF_ROOM, room_nid)
     ]

@@ -70,17 +70,13 @@ class KeyChange:
     json: bytes | None
 
 
-async def get_current_state_events(
-    source: Source, room_nid: int, *, members: bool = True
-) -> list[TimelineRow]:
+async def get_current_state_events(source: Source, room_nid: int, *, members: bool = True) -> list[TimelineRow]:
     """Return the events of the current state, in no particular order. members: with those of m.room.member."""
     sql = _CURRENT if members else _CURRENT_WITHOUT_MEMBERS
     return [timeline_row(row) for row in await source.fetch(sql, room_nid)]
 
 
-async def get_current_keys(
-    source: Source, room_nid: int, keys: Sequence[tuple[str, str]]
-) -> list[TimelineRow]:
+async def get_current_keys(source: Source, room_nid: int, keys: Sequence[tuple[str, str]]) -> list[TimelineRow]:
     """Return the current events of these (type, state key) pairs, as far as there are any."""
     types, state_keys = _split(keys)
     return [timeline_row(row) for row in await source.fetch(_CURRENT_KEYS, room_nid, types, state_keys)]

@@ -136,16 +136,12 @@ async def get_events_by_nid(source: Source, room_nid: int, event_nids: Sequence[
     return [timeline_row(row) for row in await source.fetch(_BY_NIDS, room_nid, list(event_nids))]
 
 
-async def get_ordinal_at(
-    source: Source, room_nid: int, known: int, base: int, above: Mapping[int, int]
-) -> int:
+async def get_ordinal_at(source: Source, room_nid: int, known: int, base: int, above: Mapping[int, int]) -> int:
     """Return the ordinal of the room's latest event behind a vector; 0 when none is.
 
     known, base, above: the parts of a `Vector`.
     """
-    ordinal: int | None = await source.fetchval(
-        _ORDINAL_AT, room_nid, known, base, list(above), list(above.values())
-    )
+    ordinal: int | None = await source.fetchval(_ORDINAL_AT, room_nid, known, base, list(above), list(above.values()))
     return ordinal or 0
 
 

@@ -52,9 +52,7 @@ class ReceiptTarget:
     ordinal: int
 
 
-async def get_receipt_target(
-    database: Database, room_id: str, user_id: str, event_id: str
-) -> ReceiptTarget | None:
+async def get_receipt_target(database: Database, room_id: str, user_id: str, event_id: str) -> ReceiptTarget | None:
     """Return what a receipt names; None when the room is not known. The ids are free of U+0000."""
     row = await database.fetchrow(_TARGET, room_id, user_id, event_id)
     if row is None:

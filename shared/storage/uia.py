@@ -41,9 +41,7 @@ class UiaSession:
 
 async def create_uia_session(database: Database, session: UiaSession, now_ms: int) -> None:
     request = orjson.dumps(session.request)
-    await database.execute(
-        _CREATE, session.session_id, session.user_id, escape(session.operation), request, now_ms
-    )
+    await database.execute(_CREATE, session.session_id, session.user_id, escape(session.operation), request, now_ms)
 
 
 async def get_uia_session(database: Database, session_id: str, newer_than_ms: int) -> UiaSession | None:

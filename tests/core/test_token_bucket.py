@@ -29,9 +29,7 @@ def test_clock_that_stepped_back() -> None:
     st.floats(0.01, 100), st.integers(1, 50),
     st.lists(st.tuples(st.floats(0, 5), st.integers(1, 20)), max_size=60),
 )  # fmt: skip
-def test_never_more_than_burst_and_rate(
-    per_second: float, burst: int, calls: list[tuple[float, int]]
-) -> None:
+def test_never_more_than_burst_and_rate(per_second: float, burst: int, calls: list[tuple[float, int]]) -> None:
     bucket, now_s, total = full_bucket(burst, 0.0), 0.0, 0
     for pause_s, wanted in calls:
         now_s += pause_s

@@ -35,9 +35,7 @@ class AccountData:
 
     async def get_room_account_data(self, request: Request) -> Response:
         """GET /user/{userId}/rooms/{roomId}/account_data/{type}. Raises M_NOT_FOUND."""
-        return await self._get(
-            own_user_id(request), check_room_id(request.params["roomId"]), request.params["type"]
-        )
+        return await self._get(own_user_id(request), check_room_id(request.params["roomId"]), request.params["type"])
 
     async def set_room_account_data(self, request: Request) -> Response:
         """PUT /user/{userId}/rooms/{roomId}/account_data/{type}."""

@@ -47,9 +47,7 @@ def compose(foundation: Foundation) -> Worker:
     password_change = PasswordChange(database, hasher, sessions, auth, demand)
     devices = Devices(database, sessions, auth, demand)
 
-    rooms = RoomCalls(
-        foundation.slots, foundation.http_client, clock, config.secrets.internal_secret.reveal()
-    )
+    rooms = RoomCalls(foundation.slots, foundation.http_client, clock, config.secrets.internal_secret.reveal())
     profiles = Profiles(server_name, database, MemberProfileSender(database, rooms, foundation.tasks))
     writer = AccountDataWriter(database, foundation.writer, foundation.announcer)
     account_data = AccountData(database, writer)

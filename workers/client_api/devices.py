@@ -24,9 +24,7 @@ class DeleteDevicesBody(msgspec.Struct):
 
 
 class Devices:
-    def __init__(
-        self, database: Database, sessions: Sessions, auth: InteractiveAuth, demand: PasswordDemand
-    ) -> None:
+    def __init__(self, database: Database, sessions: Sessions, auth: InteractiveAuth, demand: PasswordDemand) -> None:
         self._database = database
         self._sessions = sessions
         self._auth = auth

@@ -86,9 +86,7 @@ class Directory:
         room = await directory.get_room_membership(self._database, alias.room_id, user.user_id)
         if room is None or room.membership != "join":
             return False
-        state = await directory.get_state_with_empty_key(
-            self._database, alias.room_nid, (_CREATE, _POWER_LEVELS)
-        )
+        state = await directory.get_state_with_empty_key(self._database, alias.room_nid, (_CREATE, _POWER_LEVELS))
         version = get_room_version(alias.room_version)
         events = {kind: parse_event(version, json) for kind, json in state.items()}
         levels = power_levels_of(version, events[_CREATE], events.get(_POWER_LEVELS))

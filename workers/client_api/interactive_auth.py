@@ -82,9 +82,7 @@ class InteractiveAuth:
         if session_id is not None:
             session = await self._find(demand, session_id)
             if session is None:
-                error = MatrixError(
-                    "M_UNKNOWN", "This session is unknown, has expired or is of another request"
-                )
+                error = MatrixError("M_UNKNOWN", "This session is unknown, has expired or is of another request")
                 raise self._needed(demand, await self._begin(demand, given, conceal), error)
             if not demand.may_change and any(
                 given[key] != value for key, value in session.request.items() if key in given
@@ -120,9 +118,7 @@ class InteractiveAuth:
         if session is None:
             session = await self._begin(demand, given, conceal)
         if newly_passed and stage is not None:
-            completed = dict(
-                await complete_stage(self._database, session.session_id, stage, completed[stage])
-            )
+            completed = dict(await complete_stage(self._database, session.session_id, stage, completed[stage]))
         raise self._needed(demand, session, failure, completed)
 
     async def _begin(self, demand: Demand, given: dict[str, Any], conceal: Conceal | None) -> UiaSession:

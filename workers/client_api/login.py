@@ -47,9 +47,7 @@ class PasswordCheck:
     rate: of attempts, per account and per address; None: no limit.
     """
 
-    def __init__(
-        self, server_name: str, database: Database, hasher: PasswordHasher, rate: Rate | None
-    ) -> None:
+    def __init__(self, server_name: str, database: Database, hasher: PasswordHasher, rate: Rate | None) -> None:
         self._server_name = server_name
         self._database = database
         self._hasher = hasher

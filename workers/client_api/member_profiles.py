@@ -16,9 +16,7 @@ from shared.storage.pool import Database
 logger = logging.getLogger(__name__)
 
 _ROOMS_AT_A_TIME = 8  # of one user: a user in a thousand rooms must not fill the persisters' queues
-_ANSWER_AFTER_S = (
-    1.0  # most users are in few rooms, and see their new name there as soon as they are answered
-)
+_ANSWER_AFTER_S = 1.0  # most users are in few rooms, and see their new name there as soon as they are answered
 _ATTEMPTS = 3
 
 

@@ -62,9 +62,7 @@ class Receipts:
         body = request.decode(ReadMarkersBody)
         user_id, room_id = request.user.user_id, check_room_id(request.params["roomId"])
         wanted = ((FULLY_READ, body.fully_read), (PUBLIC, body.read), (PRIVATE, body.private))
-        targets = [
-            (kind, await self._target(room_id, user_id, event)) for kind, event in wanted if event is not None
-        ]
+        targets = [(kind, await self._target(room_id, user_id, event)) for kind, event in wanted if event is not None]
         for kind, target in targets:
             await self._set(user_id, room_id, kind, "", target)
         return empty_response()
@@ -77,9 +75,7 @@ class Receipts:
             raise not_found("There is no such event in this room")
         return target
 
-    async def _set(
-        self, user_id: str, room_id: str, kind: str, thread_id: str, target: ReceiptTarget
-    ) -> None:
+    async def _set(self, user_id: str, room_id: str, kind: str, thread_id: str, target: ReceiptTarget) -> None:
         assert target.event_id is not None
         if kind == FULLY_READ:
             await self._set_fully_read(user_id, room_id, target.event_id, target.ordinal)

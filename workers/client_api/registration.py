@@ -142,9 +142,7 @@ class Registration:
                 refreshable=wanted.refresh_token,
             )
         )
-        creation = await create_account(
-            self._database, account, issued.stored if issued is not None else None
-        )
+        creation = await create_account(self._database, account, issued.stored if issued is not None else None)
         if not creation.token_accepted:  # somebody used it up since the stage was passed
             raise MatrixError("M_UNAUTHORIZED", "This registration token is not valid any more", 401)
         if not creation.created:

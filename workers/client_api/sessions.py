@@ -62,9 +62,7 @@ class Sessions:
         self._clock = clock
         self._config = config
 
-    def issue(
-        self, user_id: str, device_id: str | None, display_name: str | None, *, refreshable: bool
-    ) -> Issued:
+    def issue(self, user_id: str, device_id: str | None, display_name: str | None, *, refreshable: bool) -> Issued:
         """Make the tokens of a new session; nothing is stored yet.
 
         device_id: None: one is made up. Raises MatrixError M_INVALID_PARAM for a device id or name that cannot be.
@@ -76,9 +74,7 @@ class Sessions:
         if display_name is not None and len(display_name) > MAX_DEVICE_NAME_CHARS:
             raise invalid_param(f"A device's name may have {MAX_DEVICE_NAME_CHARS} characters at most")
         lifetime_s = (
-            self._config.refreshable_access_token_lifetime_s
-            if refreshable
-            else self._config.access_token_lifetime_s
+            self._config.refreshable_access_token_lifetime_s if refreshable else self._config.access_token_lifetime_s
         )
         access = format_access_token(slot_of(user_id), secrets.token_urlsafe(32))
         refresh = f"skr_{secrets.token_urlsafe(32)}" if refreshable else None
@@ -141,9 +137,7 @@ class Sessions:
             list(device_ids),
             self._clock.now_ms(),
         )
-        self._announce(
-            [(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)]
-        )
+        self._announce([(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)])
 
     async def end_all(self, user_id: str, *, but: Requester | None = None) -> None:
         """Delete all devices and tokens of a user, apart from those of the session `but`."""

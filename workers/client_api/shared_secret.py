@@ -70,9 +70,7 @@ class SharedSecretRegistration:
         if not hmac.compare_digest(_mac(secret, body).encode(), body.mac.lower().encode("utf-8", "replace")):
             raise forbidden("HMAC incorrect")
         kind = body.user_type or "user"
-        account = NewAccount(
-            user_id, await self._hasher.hash(body.password), kind, body.admin, self._clock.now_ms()
-        )
+        account = NewAccount(user_id, await self._hasher.hash(body.password), kind, body.admin, self._clock.now_ms())
         issued = None if body.inhibit_login else self._sessions.issue(user_id, None, None, refreshable=False)
         if not (await create_account(self._database, account, issued.stored if issued else None)).created:
             raise MatrixError("M_USER_IN_USE", "This user name is taken")

@@ -72,6 +72,4 @@ class TypingNotices:
 
     def _announce(self, room_id: str, user_id: str, until_ms: int) -> None:
         position = self._announcer.next_ephemeral_position(TYPING)
-        self._announcer.announce(
-            TYPING, [TypingRow(position, self._announcer.lease, room_id, user_id, until_ms)]
-        )
+        self._announcer.announce(TYPING, [TypingRow(position, self._announcer.lease, room_id, user_id, until_ms)])

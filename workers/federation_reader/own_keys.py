@@ -27,9 +27,7 @@ class OwnKeys:
         """GET /_matrix/key/v2/server."""
         now_ms = self._clock.now_ms()
         if now_ms >= self._renew_at_ms:
-            answer = build_server_keys(
-                self._server_name, self._keys, self._old_keys, now_ms + self._validity_ms
-            )
+            answer = build_server_keys(self._server_name, self._keys, self._old_keys, now_ms + self._validity_ms)
             self._answer = orjson.dumps(answer)
             self._renew_at_ms = now_ms + self._validity_ms // 2
         return Response(self._answer)

@@ -48,9 +48,7 @@ _UNKNOWN = Found(None, known=False)
 class CachedRoom:
     """max_events: of the timeline kept; the oldest go when there are half as many again."""
 
-    def __init__(
-        self, room_id: str, room_nid: int, room_version: str, *, last_ordinal: int, max_events: int
-    ) -> None:
+    def __init__(self, room_id: str, room_nid: int, room_version: str, *, last_ordinal: int, max_events: int) -> None:
         self.room_id = room_id
         self.room_nid = room_nid
         self.version: RoomVersion = get_room_version(room_version)

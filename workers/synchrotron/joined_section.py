@@ -56,9 +56,7 @@ class Span:
 
     def changed(self, membership: RoomMembership) -> bool:
         """Return whether the membership is news."""
-        return self.since is None or not self.since.vector("events").covers(
-            membership.writer, membership.position
-        )
+        return self.since is None or not self.since.vector("events").covers(membership.writer, membership.position)
 
 
 @dataclass(slots=True)
@@ -134,14 +132,10 @@ class RoomSections:
             whole=base is None or span.full_state, state_after=state_after,
         )  # fmt: skip
         section = await self._events_part(draft, filter, reader, state_after=state_after)
-        section["account_data"] = {
-            "events": self._account_data(room, user, span, filter, everything=base is None)
-        }
+        section["account_data"] = {"events": self._account_data(room, user, span, filter, everything=base is None)}
         return section
 
-    async def _base(
-        self, room: CachedRoom, user: SyncUser, membership: RoomMembership, span: Span
-    ) -> int | None:
+    async def _base(self, room: CachedRoom, user: SyncUser, membership: RoomMembership, span: Span) -> int | None:
         """Return the ordinal up to which the client knows the room; None when the room is new to it."""
         if span.since is None:
             return None
@@ -191,9 +185,7 @@ class RoomSections:
             draft.state = {(e.type, e.state_key): e for e in timeline.shown if e.state_key is not None}
         return draft
 
-    async def _view(
-        self, room: CachedRoom, user_id: str, membership: RoomMembership, lowest: int
-    ) -> Viewpoint:
+    async def _view(self, room: CachedRoom, user_id: str, membership: RoomMembership, lowest: int) -> Viewpoint:
         joined = membership.membership == "join"
         if joined and membership.ordinal < lowest:
             return Viewpoint(user_id, room.visibility, (), joined_throughout_from=membership.ordinal)
@@ -209,8 +201,7 @@ class RoomSections:
         if (
             not draft.whole
             and not any(
-                event.type == MEMBER or event.type in _NAMING
-                for event in draft.room.events_between(above, draft.end)
+                event.type == MEMBER or event.type in _NAMING for event in draft.room.events_between(above, draft.end)
             )
             and draft.room.has_from(above + 1)
         ):
@@ -261,15 +252,11 @@ class RoomSections:
         return {
             state_after or "state": {
                 "events": [
-                    shown_event(event, reader, view, in_state=True, pdu=pdus.get(event.event_nid))
-                    for event in state
+                    shown_event(event, reader, view, in_state=True, pdu=pdus.get(event.event_nid)) for event in state
                 ]
             },
             "timeline": {
-                "events": [
-                    shown_event(event, reader, view, pdu=pdus.get(event.event_nid))
-                    for event in timeline.shown
-                ],
+                "events": [shown_event(event, reader, view, pdu=pdus.get(event.event_nid)) for event in timeline.shown],
                 "limited": timeline.limited,
                 "prev_batch": format_place(timeline.start),
             },
@@ -314,9 +301,7 @@ class RoomSections:
         return fresh
 
     @staticmethod
-    def _account_data(
-        room: CachedRoom, user: SyncUser, span: Span, filter: Filter, *, everything: bool
-    ) -> list[Any]:
+    def _account_data(room: CachedRoom, user: SyncUser, span: Span, filter: Filter, *, everything: bool) -> list[Any]:
         return account_data_events(user, room.room_id, span, filter.room.account_data, everything=everything)
 
 
@@ -333,9 +318,7 @@ def account_data_events(
         return events
     for record in records.values():
         if everything or span.since is None:
-            fresh = record.json is not None and span.now.vector("account_data").covers(
-                record.writer, record.position
-            )
+            fresh = record.json is not None and span.now.vector("account_data").covers(record.writer, record.position)
         else:
             fresh = span.is_new("account_data", record.writer, record.position)
         if fresh and wanted.match_type(record.type):

@@ -59,8 +59,7 @@ class Messages:
         if wanted.lazy_load_members and page.events:
             members = await self._senders(room, page.events)
             answer["state"] = [
-                shown_event(member, reader, room.view, room_id=room.room_id, in_state=True)
-                for member in members
+                shown_event(member, reader, room.view, room_id=room.room_id, in_state=True) for member in members
             ]
         return json_response(answer)
 

@@ -84,9 +84,7 @@ class RoomCache:
         if room is not None:
             before = room.size_bytes
             room.apply_receipt(
-                ReceiptRecord(
-                    row.user_id, row.kind, row.thread_id, row.event_id, row.ts_ms, row.writer, row.position
-                )
+                ReceiptRecord(row.user_id, row.kind, row.thread_id, row.event_id, row.ts_ms, row.writer, row.position)
             )
             self._account(room.size_bytes - before)
 
@@ -174,9 +172,7 @@ class RoomCache:
     async def add_previous(self, room: CachedRoom, events: Iterable[TimelineEvent]) -> None:
         """Look up what state events replaced, where a row told the number only: a changed member, mostly."""
         missing = {
-            event.replaces_nid: event
-            for event in events
-            if event.replaces_nid is not None and event.previous is None
+            event.replaces_nid: event for event in events if event.replaces_nid is not None and event.previous is None
         }
         if not missing:
             return
@@ -199,9 +195,7 @@ class RoomCache:
             pdus[row.event_nid] = redact_pdu(room.version, pdu) if redacted else dict(pdu)
         return pdus
 
-    async def state_before(
-        self, room: CachedRoom, ordinal: int, *, members: bool
-    ) -> dict[StateKey, TimelineEvent]:
+    async def state_before(self, room: CachedRoom, ordinal: int, *, members: bool) -> dict[StateKey, TimelineEvent]:
         """Return the state just before an ordinal. members: with those of m.room.member, else without."""
         whole: dict[StateKey, TimelineEvent] = {}
         if members and not room.members_complete and not await self._load_members(room):
@@ -276,14 +270,10 @@ class RoomCache:
             events = room.events_between(above, below - 1)
         else:
             rows = await get_state_changed(self._reads, room.room_nid, above + 1, below)
-            events = sorted(
-                (event_from_row(room.version, row) for row in rows), key=lambda event: event.ordinal
-            )
+            events = sorted((event_from_row(room.version, row) for row in rows), key=lambda event: event.ordinal)
         return {event.key: event for event in events if event.key is not None}
 
-    async def member_history(
-        self, room: CachedRoom, user_id: str, from_ordinal: int
-    ) -> list[tuple[int, str]]:
+    async def member_history(self, room: CachedRoom, user_id: str, from_ordinal: int) -> list[tuple[int, str]]:
         """Return a user's membership over time, complete from an ordinal on (earlier entries may be missing)."""
         known: list[tuple[int, str]] = []
         event = room.state.get((MEMBER, user_id))

@@ -52,9 +52,7 @@ def cut_timeline(
         start = events[0].ordinal if events else end + 1
     chosen = {event.ordinal for event in shown}
     held_back = [
-        event
-        for event in events
-        if event.ordinal >= start and event.key is not None and event.ordinal not in chosen
+        event for event in events if event.ordinal >= start and event.key is not None and event.ordinal not in chosen
     ]
     return Timeline(shown, limited, start, held_back)
 
@@ -89,9 +87,7 @@ def held_back_state(timeline: Timeline) -> dict[StateKey, TimelineEvent]:
     `state` comes before the timeline.
     """
     shown = {event.key for event in timeline.shown if event.key is not None}
-    return {
-        event.key: event for event in timeline.held_back if event.key is not None and event.key not in shown
-    }
+    return {event.key: event for event in timeline.held_back if event.key is not None and event.key not in shown}
 
 
 def needed_members(

@@ -53,9 +53,7 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
     if record is None:
         raise forbidden("You aren't a member of the room")
     membership = await get_membership(database, record.room_nid, user_id)
-    visibility = history(
-        await get_key_history(database, record.room_nid, HISTORY_VISIBILITY, ""), "history_visibility"
-    )
+    visibility = history(await get_key_history(database, record.room_nid, HISTORY_VISIBILITY, ""), "history_visibility")
     memberships: History = ()
     if membership is not None:
         memberships = history(await get_key_history(database, record.room_nid, MEMBER, user_id), "membership")

@@ -53,9 +53,7 @@ def shown_event(
             unsigned["prev_content"] = orjson.Fragment(event.previous.content)
     if event.redacted_because is not None:
         because = event.redacted_because
-        unsigned["redacted_because"] = orjson.Fragment(
-            join_client_event(because, room_id=room_id, unsigned=None)
-        )
+        unsigned["redacted_because"] = orjson.Fragment(join_client_event(because, room_id=room_id, unsigned=None))
     if pdu is not None:
         encoded = orjson.dumps({**pdu, "unsigned": unsigned})
     else:

@@ -73,9 +73,7 @@ class SyncAnswers:
         if span.since is not None and since_seq is None:
             candidates = await self._with_news(user, candidates, span)
         rooms = await self._room_sections(user, candidates, span, request, reader, sent)
-        account_data = (
-            _global_account_data(user, span, request.filter) if global_news or span.full_state else []
-        )
+        account_data = _global_account_data(user, span, request.filter) if global_news or span.full_state else []
         text = format_sync_token(now)
         body = {
             "next_batch": text,
@@ -90,18 +88,14 @@ class SyncAnswers:
         empty = not account_data and not any(rooms.values())
         return Answer(now, text, seq, orjson.dumps(body), empty)
 
-    async def _with_news(
-        self, user: SyncUser, candidates: list[RoomMembership], span: Span
-    ) -> list[RoomMembership]:
+    async def _with_news(self, user: SyncUser, candidates: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Leave out rooms in which nothing happened since a token that this process knows nothing about."""
         assert span.since is not None
         joined = [one for one in candidates if one.membership == "join"]
         if len(joined) < _MANY_ROOMS or span.full_state:
             return candidates
         events, receipts = span.since.vector("events"), span.since.vector("receipts")
-        active = await get_rooms_active_since(
-            self._reads, [one.room_nid for one in joined], events.base, receipts.base
-        )
+        active = await get_rooms_active_since(self._reads, [one.room_nid for one in joined], events.base, receipts.base)
         return [
             one
             for one in candidates
@@ -137,21 +131,15 @@ class SyncAnswers:
                     events = await stripped_state_of(self._rooms, user.user_id, one)
                     if events is not None:
                         sections[one.membership][room_id] = {f"{one.membership}_state": {"events": events}}
-            elif (
-                (filter.room.include_leave and not one.forgotten) if span.since is None else span.changed(one)
-            ):
+            elif (filter.room.include_leave and not one.forgotten) if span.since is None else span.changed(one):
                 left.append(one)
         for one in await self._not_forgotten(user, left, span):
-            section = await self._sections.left(
-                user, one, span, filter, reader, sent, state_after=request.state_after
-            )
+            section = await self._sections.left(user, one, span, filter, reader, sent, state_after=request.state_after)
             if section is not None:
                 sections["leave"][one.room_id] = section
         return sections
 
-    async def _not_forgotten(
-        self, user: SyncUser, left: list[RoomMembership], span: Span
-    ) -> list[RoomMembership]:
+    async def _not_forgotten(self, user: SyncUser, left: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Forgetting is in no stream, so an initial sync with left rooms asks. Who has just left must be told."""
         if span.since is not None or not left:
             return left

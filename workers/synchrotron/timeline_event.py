@@ -100,9 +100,7 @@ class TimelineEvent:
         return orjson.loads(self.body)["content"]
 
     def as_previous(self) -> Previous:
-        return Previous(
-            self.event_id, self.ordinal, self.sender, orjson.dumps(self.content()), self.membership
-        )
+        return Previous(self.event_id, self.ordinal, self.sender, orjson.dumps(self.content()), self.membership)
 
     def redact(self, version: RoomVersion, redaction: bytes) -> None:
         """Take away what the redaction takes away. redaction: its client event, encoded, without room_id."""

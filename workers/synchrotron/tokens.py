@@ -56,7 +56,5 @@ class Tokens:
         ends = await get_stream_ends(self._reads, _STORED)
         for stream in FOLLOWED:
             vector = token.vector(stream.name)
-            if vector.known > ends.lease or vector.greatest > ends.positions.get(
-                stream.name, vector.greatest
-            ):
+            if vector.known > ends.lease or vector.greatest > ends.positions.get(stream.name, vector.greatest):
                 raise invalid_param("The token is from the future")

@@ -147,9 +147,7 @@ class UserRooms:
         greatest: dict[int, int] = {}
         for row in rows:
             greatest[row.writer] = max(row.position, greatest.get(row.writer, 0))
-        if greatest and not await self._wait_for(
-            stream, Vector(max(greatest), 0, greatest), _CATCH_UP_LIMIT_S
-        ):
+        if greatest and not await self._wait_for(stream, Vector(max(greatest), 0, greatest), _CATCH_UP_LIMIT_S):
             raise Unavailable("This process is behind the database")
 
     def use(self, user_id: str) -> "_InUse":

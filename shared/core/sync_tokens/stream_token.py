@@ -27,11 +27,7 @@ class StreamToken:
 
 def format_token(token: StreamToken, letters: Mapping[str, str]) -> str:
     """letters: stream -> its letter; streams without one are not part of tokens."""
-    parts = [
-        letter + format_vector(token.vectors[name])
-        for name, letter in letters.items()
-        if name in token.vectors
-    ]
+    parts = [letter + format_vector(token.vectors[name]) for name, letter in letters.items() if name in token.vectors]
     return "_".join((_PREFIX, *parts))
 
 

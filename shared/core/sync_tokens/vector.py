@@ -39,9 +39,7 @@ class Vector:
     def capped(self, position: int) -> "Vector":
         """Return the vector with each writer at most at `position`: the token of an answer that was cut there."""
         base = min(self.base, position)
-        return Vector(
-            self.known, base, {w: min(p, position) for w, p in self.above.items() if min(p, position) > base}
-        )
+        return Vector(self.known, base, {w: min(p, position) for w, p in self.above.items() if min(p, position) > base})
 
     @property
     def greatest(self) -> int:
@@ -57,9 +55,7 @@ def vector_of(known: int, positions: Mapping[int, int], living: Iterable[int]) -
     """
     alive = [positions[writer] for writer in living if writer in positions]
     base = min(alive) if alive else max(positions.values(), default=0)
-    return Vector(
-        known, base, {writer: position for writer, position in positions.items() if position > base}
-    )
+    return Vector(known, base, {writer: position for writer, position in positions.items() if position > base})
 
 
 def format_vector(vector: Vector) -> str:

@@ -27,9 +27,7 @@ async def put_room(
         "m.room.history_visibility": {"history_visibility": history_visibility},
     }
     for ordinal, (kind, content) in enumerate(state.items(), 1):
-        event_nid = await put_event(
-            worker, room_nid, room_id, f"${kind}{room_nid}", ordinal, content, kind, ""
-        )
+        event_nid = await put_event(worker, room_nid, room_id, f"${kind}{room_nid}", ordinal, content, kind, "")
         await worker.sql(
             "INSERT INTO current_state (room_nid, type, state_key, event_nid, writer, position)"
             " VALUES ($1, $2, '', $3, 1, 1)",

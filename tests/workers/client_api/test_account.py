@@ -23,19 +23,13 @@ def test_password_change(postgres: TestDatabase) -> None:
             assert begun.status == 401
             assert begun.json["flows"] == [{"stages": ["m.login.password"]}]
             session = begun.json["session"]
-            wrong = await alice.call(
-                "POST", "/account/password", body | {"auth": _auth(alice, "no", session)}
-            )
+            wrong = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, "no", session)})
             assert (wrong.status, wrong.errcode, wrong.json["session"]) == (401, "M_FORBIDDEN", session)
-            others = await alice.call(
-                "POST", "/account/password", body | {"auth": _auth(bob, session=session)}
-            )
+            others = await alice.call("POST", "/account/password", body | {"auth": _auth(bob, session=session)})
             assert (others.status, others.errcode) == (401, "M_FORBIDDEN")
             stolen = await bob.call("POST", "/account/password", body | {"auth": _auth(bob, session=session)})
             assert (stolen.status, stolen.errcode) == (401, "M_UNKNOWN")  # another user's session
-            done = await alice.call(
-                "POST", "/account/password", body | {"auth": _auth(alice, session=session)}
-            )
+            done = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, session=session)})
             assert done.json == {}
             assert (await alice.call("GET", "/account/whoami")).status == 200
             assert (await worker.call("GET", "/account/whoami", token=other)).status == 401
@@ -52,9 +46,7 @@ def test_password_change(postgres: TestDatabase) -> None:
 
             weak = await alice.call("POST", "/account/password", {"new_password": "short"})
             assert weak.errcode == "M_WEAK_PASSWORD"
-            assert (
-                await alice.call("POST", "/account/password", {"new_password": 1})
-            ).errcode == "M_BAD_JSON"
+            assert (await alice.call("POST", "/account/password", {"new_password": 1})).errcode == "M_BAD_JSON"
             none = await alice.call("POST", "/account/password", {"auth": _auth(alice, "horse battery")})
             assert none.errcode == "M_MISSING_PARAM"
             assert (await worker.call("POST", "/account/password", body)).errcode == "M_MISSING_TOKEN"
@@ -74,9 +66,7 @@ def test_the_authenticated_request_is_the_one_that_is_carried_out(postgres: Test
             elsewhere = {"auth": _auth(alice, session=session)}
             assert (await alice.call("DELETE", f"/devices/{alice.device_id}", elsewhere)).status == 401
             # The rest of the request may be left out: it is kept with the session.
-            assert (
-                await alice.call("POST", "/delete_devices", {"devices": ["OTHER"], **elsewhere})
-            ).json == {}
+            assert (await alice.call("POST", "/delete_devices", {"devices": ["OTHER"], **elsewhere})).json == {}
 
     run(test())
 

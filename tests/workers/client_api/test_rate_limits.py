@@ -60,9 +60,7 @@ class _ToOwner:
         return HttpResponse(200, {}, msgspec.json.encode(self.owner.answer(call)))
 
 
-def _fleet(
-    others: int, clock: _Clock, *, owner_there: bool = True
-) -> tuple[list[FleetRateLimiter], _ToOwner]:
+def _fleet(others: int, clock: _Clock, *, owner_there: bool = True) -> tuple[list[FleetRateLimiter], _ToOwner]:
     nobody: Any = _ToOwner(None)
     owner = FleetRateLimiter(_LIMITS, clock, nobody, _Slots(True), "secret")
     client: Any = _ToOwner(owner if owner_there else None)

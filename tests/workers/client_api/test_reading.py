@@ -46,9 +46,7 @@ def test_receipts(postgres: TestDatabase) -> None:
             assert (await alice.call("POST", f"{base}/m.read/%24last", {})).status == 200
             assert (await alice.call("POST", f"{base}/m.read.private/%24old", {})).status == 200
             assert (await alice.call("POST", f"{base}/m.read/%24last", {"thread_id": "main"})).status == 200
-            assert (
-                await alice.call("POST", f"{base}/m.read/%24reaction", {"thread_id": "$root"})
-            ).status == 200
+            assert (await alice.call("POST", f"{base}/m.read/%24reaction", {"thread_id": "$root"})).status == 200
             rows = _rows(worker, "receipts", ReceiptRow)
             assert [(r.kind, r.thread_id, r.event_id, r.ordinal) for r in rows] == [
                 ("m.read", "", "$reply", 11),
@@ -57,9 +55,7 @@ def test_receipts(postgres: TestDatabase) -> None:
                 ("m.read", "main", "$last", 13),
                 ("m.read", "$root", "$reaction", 12),
             ]
-            stored = await worker.sql(
-                "SELECT event_id FROM receipts WHERE kind = 'm.read' AND thread_id = ''"
-            )
+            stored = await worker.sql("SELECT event_id FROM receipts WHERE kind = 'm.read' AND thread_id = ''")
             assert [row["event_id"] for row in stored] == ["$last"]
 
             for path, body, status, errcode in (

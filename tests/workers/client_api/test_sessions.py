@@ -96,9 +96,7 @@ def test_bad_logins(postgres: TestDatabase) -> None:
                 answer = await worker.call("POST", "/login", body)
                 assert (answer.status, answer.errcode) == (400, errcode), body
             assert (await worker.call("POST", "/login", raw=b"{")).errcode == "M_NOT_JSON"
-            assert (
-                await worker.call("POST", "/login", raw=b'{"a":' + b" " * (2 << 20) + b"1}")
-            ).status == 413
+            assert (await worker.call("POST", "/login", raw=b'{"a":' + b" " * (2 << 20) + b"1}")).status == 413
             thirdparty = {"type": "m.login.password", "password": "x", "medium": "email", "address": "a@b.c"}
             assert (await worker.call("POST", "/login", thirdparty)).errcode == "M_FORBIDDEN"
             assert (await worker.call("GET", "/login")).json == {"flows": [{"type": "m.login.password"}]}
@@ -203,9 +201,7 @@ def test_names_that_cannot_be(postgres: TestDatabase) -> None:
                 body = {"username": name, "password": "correct horse", "auth": auth}
                 answer = await worker.call("POST", "/register", body)
                 assert (answer.status, answer.errcode) == (400, "M_INVALID_USERNAME"), name
-            weak = await worker.call(
-                "POST", "/register", {"username": "a", "password": "short", "auth": auth}
-            )
+            weak = await worker.call("POST", "/register", {"username": "a", "password": "short", "auth": auth})
             assert weak.errcode == "M_WEAK_PASSWORD"
             none = await worker.call("POST", "/register", {"username": "a", "auth": auth})
             assert none.errcode == "M_MISSING_PARAM"
@@ -237,9 +233,7 @@ def test_names_that_cannot_be(postgres: TestDatabase) -> None:
             assert guest.status == 200
             who = await worker.call("GET", "/account/whoami", token=guest.json["access_token"])
             assert who.json["is_guest"] is True
-            assert (
-                await worker.call("POST", "/register", {}, query="kind=king")
-            ).errcode == "M_INVALID_PARAM"
+            assert (await worker.call("POST", "/register", {}, query="kind=king")).errcode == "M_INVALID_PARAM"
 
     run(test())
 

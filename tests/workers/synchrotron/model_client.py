@@ -67,9 +67,7 @@ class ModelClient:
         found: list[str] = []
         place: str | None = token
         while place is not None:
-            page = await self.client.room(
-                room_id, "messages", dir="b", limit=self.page_size, **{"from": place}
-            )
+            page = await self.client.room(room_id, "messages", dir="b", limit=self.page_size, **{"from": place})
             assert page.status == 200, page.body
             for event in page.json["chunk"]:
                 if event["event_id"] in known:

@@ -181,9 +181,7 @@ class World:
 
     def set_typing(self, room_id: str, user_id: str, until_ms: int) -> None:
         position = self.announcer.next_ephemeral_position(TYPING)
-        self.announcer.announce(
-            TYPING, [TypingRow(position, self.announcer.lease, room_id, user_id, until_ms)]
-        )
+        self.announcer.announce(TYPING, [TypingRow(position, self.announcer.lease, room_id, user_id, until_ms)])
 
 
 @dataclass(slots=True)
@@ -243,9 +241,7 @@ async def fleet(
             )  # fmt: skip
         writer = FencedWriter(connect, lease, SeenPositions(), lambda why: None)
         announcer = Announcer(lease, bus, SeenPositions())
-        readers = [
-            await stack.enter_async_context(_synchrotron(dsn, bus, rooms_bytes)) for _ in range(synchrotrons)
-        ]
+        readers = [await stack.enter_async_context(_synchrotron(dsn, bus, rooms_bytes)) for _ in range(synchrotrons)]
         yield World(made, readers, bus, database, announcer, writer)
 
 
@@ -255,9 +251,7 @@ async def _synchrotron(dsn: str, bus: Bus, rooms_bytes: int) -> AsyncIterator[Sy
     tasks, registry, clock = TaskGroup(), CollectorRegistry(), SystemClock()
     connect = connector(dsn, pgbouncer=False)
     database = Database(connect, max_connections=6)
-    follower = Follower(
-        database, bus, SeenPositions(), config.replication, clock, tasks, ReplicationMetrics(registry)
-    )
+    follower = Follower(database, bus, SeenPositions(), config.replication, clock, tasks, ReplicationMetrics(registry))
     fields: dict[str, Any] = dict.fromkeys(f.name for f in dataclasses.fields(Foundation))
     fields |= {
         "config": config, "endpoints": ENDPOINTS, "pools": {pool.name: pool for pool in POOLS},

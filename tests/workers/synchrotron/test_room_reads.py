@@ -113,9 +113,7 @@ def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
             await alice.writes.send(room_id, "after")
             # Bob sees the room as he left it.
             assert (await bob.room(room_id, "state/m.room.name")).json == {"name": "first"}
-            names = [
-                e["content"] for e in (await bob.room(room_id, "state")).json if e["type"] == "m.room.name"
-            ]
+            names = [e["content"] for e in (await bob.room(room_id, "state")).json if e["type"] == "m.room.name"]
             assert names == [{"name": "first"}]
             page = (await bob.room(room_id, "messages", dir="b", limit=1)).json
             assert [event["content"]["membership"] for event in page["chunk"]] == ["leave"]
@@ -124,9 +122,7 @@ def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
             assert [member["state_key"] for member in gone] == [bob.user_id]
             here = (await alice.room(room_id, "members", not_membership="leave")).json["chunk"]
             assert [member["state_key"] for member in here] == [alice.user_id]
-            await alice.writes.put_state(
-                room_id, "m.room.history_visibility", {"history_visibility": "world_readable"}
-            )
+            await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "world_readable"})
             await alice.writes.send(room_id, "for all")
             page = (await mallory.room(room_id, "messages", dir="b")).json
             assert bodies(page["chunk"]) == ["for all", "m.room.history_visibility"]

@@ -208,12 +208,8 @@ def test_receipts_typing_and_account_data(postgres: TestDatabase) -> None:
             await world.set_account_data(alice.user_id, room_id, "m.tag", {"tags": {"m.favourite": {}}})
             answer = await alice.sync(ended["next_batch"])
             assert answer["account_data"]["events"] == [{"type": "x.global", "content": {"a": 1}}]
-            assert [e["type"] for e in answer["rooms"]["join"][room_id]["account_data"]["events"]] == [
-                "m.tag"
-            ]
-            await world.set_account_data(
-                alice.user_id, "", "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}}
-            )
+            assert [e["type"] for e in answer["rooms"]["join"][room_id]["account_data"]["events"]] == ["m.tag"]
+            await world.set_account_data(alice.user_id, "", "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}})
             await bob.writes.send(room_id, "spam")
             answer = await alice.sync(answer["next_batch"])
             assert room_id not in answer["rooms"]["join"]

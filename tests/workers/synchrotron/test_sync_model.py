@@ -81,9 +81,7 @@ async def check(world: World, clients: list[ModelClient]) -> None:
             pass
         user_id = model.client.user_id
         lazy = bool(model.query["filter"]["room"]["state"])
-        joined = {
-            room_id for room_id, room in naive.items() if room.membership(room.after[-1], user_id) == "join"
-        }
+        joined = {room_id for room_id, room in naive.items() if room.membership(room.after[-1], user_id) == "join"}
         assert set(model.rooms) == joined
         for room_id in joined:
             mine, truth = model.rooms[room_id], naive[room_id].state_ids()

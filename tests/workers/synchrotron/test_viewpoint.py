@@ -13,9 +13,7 @@ changes = st.lists(
     st.one_of(
         st.none(),
         st.tuples(st.just("member"), st.sampled_from(("join", "leave", "invite", "ban", "knock"))),
-        st.tuples(
-            st.just("visibility"), st.sampled_from(("shared", "joined", "invited", "world_readable", "?"))
-        ),
+        st.tuples(st.just("visibility"), st.sampled_from(("shared", "joined", "invited", "world_readable", "?"))),
     ),
     max_size=12,
 )
@@ -57,9 +55,7 @@ def test_every_event_of_every_history(plan: list[tuple[str, str] | None]) -> Non
     visibility = [(e.ordinal, e.visibility) for e in events if e.visibility]
     joined = bool(memberships) and memberships[-1][1] == "join"
     plain = Viewpoint(ME, visibility, memberships)
-    fast = Viewpoint(
-        ME, visibility, memberships, joined_throughout_from=memberships[-1][0] if joined else None
-    )
+    fast = Viewpoint(ME, visibility, memberships, joined_throughout_from=memberships[-1][0] if joined else None)
     now = "leave"
     for index, each in enumerate(events):
         now = each.membership or now

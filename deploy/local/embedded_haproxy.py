@@ -7,7 +7,7 @@ import resource
 import shutil
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from deploy.local.identity import pick_port
 from deploy.local.program import Program
 from deploy.local.unprivileged import CannotRunHere
 from shared.config.sections import Config
+from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool
+from workers.main.haproxy_layout import NO_BACKEND, slot_map
 
 SOCKET_NAME = "haproxy.sock"
 
@@ -49,16 +51,28 @@ def prepare_haproxy(
 
 def servers_in_use(runtime_socket: Path) -> frozenset[str]:
     """Return the names of the workers to which haproxy would send a request now; none when it doesn't answer."""
+    rows = csv.DictReader(_ask(runtime_socket, "show stat").removeprefix("# ").splitlines())
+    return frozenset(row["svname"] for row in rows if row["status"].startswith(("UP", "no check")))
+
+
+def every_slot_has_an_owner(runtime_socket: Path, kinds: Iterable[str]) -> bool:
+    """Tell whether haproxy's maps name a process for each slot of these kinds."""
+    maps = [_ask(runtime_socket, f"show map {slot_map(kind)}").splitlines() for kind in kinds]
+    return all(
+        sum(len(words := line.split()) == 3 and words[2] != NO_BACKEND for line in lines) >= SLOTS for lines in maps
+    )
+
+
+def _ask(runtime_socket: Path, command: str) -> str:
+    """Return haproxy's answer on its runtime socket; "" when it gives none."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(0.5)
             connection.connect(str(runtime_socket))
-            connection.sendall(b"show stat\n")
-            text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+            connection.sendall(command.encode() + b"\n")
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
     except OSError:
-        return frozenset()
-    rows = csv.DictReader(text.removeprefix("# ").splitlines())
-    return frozenset(row["svname"] for row in rows if row["status"].startswith(("UP", "no check")))
+        return ""
 
 
 def haproxy_inputs(config: Config, directory: Path, runtime_socket: str, metrics_bind: str) -> HaproxyInputs:

@@ -29,7 +29,7 @@ from deploy.local.before_start import (
 from deploy.local.certificate import write_self_signed
 from deploy.local.children import Child, Handle, fork_child
 from deploy.local.data_directory import DataDirectory, FleetRecord
-from deploy.local.embedded_haproxy import SOCKET_NAME, prepare_haproxy, servers_in_use
+from deploy.local.embedded_haproxy import SOCKET_NAME, every_slot_has_an_owner, prepare_haproxy, servers_in_use
 from deploy.local.embedded_postgres import prepare_postgres
 from deploy.local.embedded_redis import prepare_redis
 from deploy.local.identity import pick_port
@@ -251,6 +251,9 @@ class _Fleet:
         behind_haproxy = {pool.worker for pool in self._code.pools}
         in_use = servers_in_use(self._sockets / SOCKET_NAME)
         if not all(each.name in in_use for each in workers if each.type in behind_haproxy):
+            return False
+        kinds = {pool.slot_kind for pool in self._code.pools if pool.slot_kind}
+        if not every_slot_has_an_owner(self._sockets / SOCKET_NAME, kinds):
             return False
         client = self._config.listeners.client
         return _answers(f"{_reachable(client.host)}:{client.port}", "/_matrix/client/versions")

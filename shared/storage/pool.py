@@ -206,6 +206,7 @@ def connector(dsn: str, *, pgbouncer: bool, settings: Sequence[tuple[str, str]] 
 #: The role's limits where no pooler stands between: a fenced transaction never outlives its sender for long.
 SESSION_LIMITS: tuple[tuple[str, str], ...] = (
     ("statement_timeout", "30s"),
+    ("lock_timeout", "1s"),  # a row that somebody holds must not stop a batch of other rooms
     ("idle_in_transaction_session_timeout", "10s"),
     ("client_connection_check_interval", "2s"),
     ("jit", "off"),

@@ -165,8 +165,7 @@ async def _kill_one_after_another(fleet: RunningFleet) -> None:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         listening = [group.create_task(each.listen()) for each in listeners]
-        for each in talkers:
-            group.create_task(each.talk(stop))
+        talking = [group.create_task(each.talk(stop)) for each in talkers]
         for victim in ("event_persister-1", "synchrotron-1", "client_api-1", "event_persister-2"):
             await asyncio.sleep(1)
             old = fleet.processes()[victim]["pid"]
@@ -175,6 +174,7 @@ async def _kill_one_after_another(fleet: RunningFleet) -> None:
             assert (await register(*_address(fleet), f"after-{victim}")).user_id  # client_api serves again
         await asyncio.sleep(1)
         stop.set()
+        await asyncio.wait(talking)  # each may still wait for the answer to its last message
         await _until_all_seen(talkers, listeners)
         for task in listening:
             task.cancel()

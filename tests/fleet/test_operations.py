@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from deploy.command.worker import WORKER_TYPES
-from load.clients import User, register
+from load.clients import RequestFailed, User, register
 from shared.core.slots import SLOT_KINDS, SLOTS
 from tests.fix_fleet import ROOT, RunningFleet, StartFleet
 from tests.fleet.observing import PROGRAMS, get, metrics, wait_for_process, workers
@@ -171,7 +171,7 @@ async def _kill_one_after_another(fleet: RunningFleet) -> None:
             old = fleet.processes()[victim]["pid"]
             fleet.kill(victim)
             await wait_for_process(fleet, partial(_is_new, victim, old))
-            assert (await register(*_address(fleet), f"after-{victim}")).user_id  # client_api serves again
+            await _register_again(fleet, f"after-{victim}")
         await asyncio.sleep(1)
         stop.set()
         await asyncio.wait(talking)  # each may still wait for the answer to its last message
@@ -182,6 +182,19 @@ async def _kill_one_after_another(fleet: RunningFleet) -> None:
         assert await talker.history() == talker.acknowledged, talker.failures
         assert listener.seen == talker.acknowledged
         assert talker.longest_s < _OUTAGE_LIMIT_S, talker.failures
+
+
+async def _register_again(fleet: RunningFleet, name: str) -> None:
+    """client_api serves again, at the latest once the outage may last no longer; 503 asks a client to try again."""
+    end_s = asyncio.get_running_loop().time() + _OUTAGE_LIMIT_S
+    while True:
+        try:
+            assert (await register(*_address(fleet), name)).user_id
+            return
+        except RequestFailed as error:
+            if error.status != 503 or asyncio.get_running_loop().time() > end_s:
+                raise
+        await asyncio.sleep(0.1)
 
 
 def _is_new(name: str, old_pid: int, process: dict[str, Any]) -> bool:

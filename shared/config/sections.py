@@ -318,16 +318,10 @@ class Limits:
 
     max_body_bytes: Positive = 1_048_576
     """Largest request body where the endpoint names no other limit."""
-    max_federation_body_bytes: Positive = 20_971_520
-    """Largest body of a federation transaction or join."""
-    max_header_bytes: Positive = 32_768
-    """Largest request line and headers together."""
     max_sync_timeout_ms: Positive = 60_000
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100
     """Most events of one room in one answer, whatever the filter asks for."""
-    max_depth: Annotated[int, Range(16, 250)] = 200
-    """Deepest nesting of JSON in a request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,8 @@ async def run_worker(
         tasks.forever(ticker.run, "replication: ticks")
         tasks.forever(authenticator.run, "store when devices were last seen")
         tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
-        tasks.forever(lambda: _watch_loop(LoopMetrics(registry)), "loop watch")
+        loop_metrics = LoopMetrics(registry)
+        tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
         if worker.start is not None:
             await worker.start()
         membership.ready = True

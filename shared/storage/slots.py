@@ -14,21 +14,30 @@ _SLOTS = """
 _VERSION = "SELECT value FROM counters WHERE name = 'slots_version'"
 _ADDRESSES = "SELECT lease, address FROM leases WHERE NOT revoked"
 
+#: Whether this process leads: what only the leader may do takes its rows from here too.
+_LEADER = "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1"
+
+
+def _new_version_if(part: str) -> str:
+    """The part that tells everybody to read the table again, if another part changed a row of it."""
+    return f"""
+        UPDATE counters SET value = value + 1 FROM fence
+        WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM {part})
+    """
+
+
 #: The leader gives slots that nobody owns to living processes. $2 kind, $3 slots, $4 owners (arrays of one length).
 ASSIGN_SLOTS = fenced_statement(
     "assign_slots",
     {
-        "leader": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
+        "leader": _LEADER,
         "given": """
             UPDATE slots s SET owner = u.owner, epoch = s.epoch + 1, next_owner = NULL
             FROM fence, leader, unnest($3::int[], $4::bigint[]) AS u(slot, owner), leases l
             WHERE s.kind = $2 AND s.slot = u.slot AND s.owner IS NULL AND l.lease = u.owner AND NOT l.revoked
             RETURNING s.slot
         """,
-        "version": """
-            UPDATE counters SET value = value + 1 FROM fence
-            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM given)
-        """,
+        "version": _new_version_if("given"),
     },
     "(SELECT count(*) FROM leader) AS leads, (SELECT count(*) FROM given) AS given",
 )
@@ -37,7 +46,7 @@ ASSIGN_SLOTS = fenced_statement(
 NAME_NEXT_OWNERS = fenced_statement(
     "name_next_owners",
     {
-        "leader": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
+        "leader": _LEADER,
         "named": """
             UPDATE slots s SET next_owner = u.next_owner
             FROM fence, leader, unnest($3::int[], $4::bigint[]) AS u(slot, next_owner), leases l
@@ -45,10 +54,7 @@ NAME_NEXT_OWNERS = fenced_statement(
               AND NOT l.revoked
             RETURNING s.slot
         """,
-        "version": """
-            UPDATE counters SET value = value + 1 FROM fence
-            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM named)
-        """,
+        "version": _new_version_if("named"),
     },
     "(SELECT count(*) FROM named) AS named",
 )
@@ -57,15 +63,12 @@ NAME_NEXT_OWNERS = fenced_statement(
 WITHDRAW_NEXT_OWNERS = fenced_statement(
     "withdraw_next_owners",
     {
-        "leader": "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1",
+        "leader": _LEADER,
         "withdrawn": """
             UPDATE slots SET next_owner = NULL FROM fence, leader
             WHERE kind = $2 AND slot = ANY ($3::int[]) AND next_owner IS NOT NULL RETURNING slot
         """,
-        "version": """
-            UPDATE counters SET value = value + 1 FROM fence
-            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM withdrawn)
-        """,
+        "version": _new_version_if("withdrawn"),
     },
 )
 
@@ -81,10 +84,7 @@ GIVE_SLOTS_AWAY = fenced_statement(
               AND NOT l.revoked
             RETURNING s.slot
         """,
-        "version": """
-            UPDATE counters SET value = value + 1 FROM fence
-            WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM given)
-        """,
+        "version": _new_version_if("given"),
     },
     "(SELECT array_agg(slot) FROM given) AS given",
 )

@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from replication.rows import EventRow
@@ -22,15 +22,9 @@ from shared.metrics.persister import PersisterMetrics
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage import client_transactions
-from shared.storage.events import (
-    ACCEPTED,
-    EventBatch,
-    EventToStore,
-    FencedWrite,
-    StatementRefused,
-    commit_events,
-)
-from workers.event_persister.drafts import BuiltEvent, Write
+from shared.storage.events import EventBatch, FencedWrite, StatementRefused, commit_events
+from workers.event_persister.batches import batch_of, rows_of
+from workers.event_persister.drafts import Write
 from workers.event_persister.live_room import LiveRoom
 
 logger = logging.getLogger(__name__)
@@ -71,7 +65,7 @@ class Committer:
         self._clock = clock
         self._tasks = tasks
         self._metrics = metrics
-        self._local_part = ":" + server_name
+        self._server_name = server_name
         self._queue: deque[Write] = deque()
         self._waiting_events = 0
         self._running: asyncio.Task[None] | None = None
@@ -134,7 +128,7 @@ class Committer:
         writes = [write for write in writes if write.built]
         if not writes:
             return
-        batch = self._batch_of(writes)
+        batch = batch_of(writes, self._server_name)
         self._metrics.statements.inc()
         self._statements += 1
         started = time.perf_counter()
@@ -159,64 +153,12 @@ class Committer:
         taken = iter(zip(batch.events, positions, strict=True))
         for write in writes:
             mine = list(itertools.islice(taken, len(write.built)))
-            rows.extend(self._rows(write.room, mine))
+            rows.extend(rows_of(write.room, mine, self._lease))
             write.room.committed(write, [position for _, position in mine], self._lease)
         self._announce(rows)
         for write in writes:
             if not write.done.done():
                 write.done.set_result([built.event.event_id for built in write.built])
-
-    def _rows(self, room: LiveRoom, stored: Sequence[tuple[EventToStore, int]]) -> Iterator[EventRow]:
-        # Only the first event after another writer's names it: from then on the predecessor is ours.
-        prior = (room.last_writer, room.last_position) if room.last_writer not in (0, self._lease) else (None, None)
-        for event, position in stored:
-            yield EventRow(
-                position=position, writer=self._lease, room_nid=event.room_nid, room_id=room.room_id,
-                room_version=room.version.name, event_nid=event.event_nid, event_id=event.event_id,
-                ordinal=event.ordinal, type=event.type, state_key=event.state_key, sender=event.sender,
-                origin_server_ts=event.origin_server_ts, status=ACCEPTED, replaces_nid=event.replaces_nid,
-                redacted_by=event.redacted_by, txn_device=event.txn_device, txn_id=event.txn_id, json=event.json,
-                prior_writer=prior[0], prior_position=prior[1], redacts_nid=event.redacts_nid,
-            )  # fmt: skip
-            prior = (None, None)
-
-    def _batch_of(self, writes: Sequence[Write]) -> EventBatch:
-        batch = EventBatch()
-        redacted: dict[int, tuple[int, int]] = {}  # redacted event -> (its room, the first redaction of it)
-        for write in writes:
-            for built in write.built:
-                if built.redacts_nid is not None:
-                    redacted.setdefault(built.redacts_nid, (write.room.room_nid, built.event_nid))
-        for write in writes:
-            room = write.room
-            for built in write.built:
-                # An UPDATE does not see what its own statement inserts: such a row is redacted from the start.
-                redaction = redacted.pop(built.event_nid, None) if redacted else None
-                batch.events.append(_to_store(room, built, None if redaction is None else redaction[1]))
-                if built.membership is not None:
-                    user_id = built.event.state_key or ""
-                    batch.memberships.append(
-                        (built.event_nid, user_id, built.membership, user_id.endswith(self._local_part))
-                    )
-            last = write.built[-1]
-            batch.extremities[room.room_nid] = (last.event_nid,)
-            if write.key is not None:
-                batch.transactions.append((room.room_nid, write.key, last.event.event_id, last.event.origin_server_ts))
-            if (new := write.new_room) is not None:
-                batch.rooms.append(
-                    (
-                        room.room_nid,
-                        room.room_id,
-                        room.version.name,
-                        new.creator,
-                        new.is_public,
-                        new.created_ms,
-                    )
-                )
-                if new.alias is not None:
-                    batch.aliases.append((new.alias, room.room_nid, new.creator, new.created_ms))
-        batch.redacted = [(room_nid, nid, by) for nid, (room_nid, by) in redacted.items()]
-        return batch
 
     def _refused(self, write: Write, refused: StatementRefused) -> None:
         """This write alone was refused: nothing of it was stored."""
@@ -248,12 +190,3 @@ class Committer:
             write.fail(shown)
         self._queue.clear()
         self._waiting_events = 0
-
-
-def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> EventToStore:
-    event = built.event
-    return EventToStore(
-        room.room_nid, built.event_nid, event.event_id, built.ordinal, event.depth, event.type, event.state_key,
-        event.sender, event.origin_server_ts, built.prev_nids, built.auth_nids, built.replaces_nid, redacted_by,
-        built.redacts_nid, built.draft.device, built.draft.txn_id, event.encoded,
-    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""From built writes to what one statement stores, and from what it stored to the rows that are announced. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from replication.rows import EventRow
+from shared.storage.events import ACCEPTED, EventBatch, EventToStore
+from workers.event_persister.drafts import BuiltEvent, Write
+from workers.event_persister.live_room import LiveRoom
+
+
+def rows_of(room: LiveRoom, stored: Sequence[tuple[EventToStore, int]], writer: int) -> Iterator[EventRow]:
+    """Yield what the fleet is told of a room's stored events and their positions."""
+    # Only the first event after another writer's names it: from then on the predecessor is ours.
+    prior = (room.last_writer, room.last_position) if room.last_writer not in (0, writer) else (None, None)
+    for event, position in stored:
+        yield EventRow(
+            position=position, writer=writer, room_nid=event.room_nid, room_id=room.room_id,
+            room_version=room.version.name, event_nid=event.event_nid, event_id=event.event_id,
+            ordinal=event.ordinal, type=event.type, state_key=event.state_key, sender=event.sender,
+            origin_server_ts=event.origin_server_ts, status=ACCEPTED, replaces_nid=event.replaces_nid,
+            redacted_by=event.redacted_by, txn_device=event.txn_device, txn_id=event.txn_id, json=event.json,
+            prior_writer=prior[0], prior_position=prior[1], redacts_nid=event.redacts_nid,
+        )  # fmt: skip
+        prior = (None, None)
+
+
+def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
+    """Return what stores all of these writes, in their order."""
+    local_part = ":" + server_name
+    batch = EventBatch()
+    redacted: dict[int, tuple[int, int]] = {}  # redacted event -> (its room, the first redaction of it)
+    for write in writes:
+        for built in write.built:
+            if built.redacts_nid is not None:
+                redacted.setdefault(built.redacts_nid, (write.room.room_nid, built.event_nid))
+    for write in writes:
+        room = write.room
+        for built in write.built:
+            # An UPDATE does not see what its own statement inserts: such a row is redacted from the start.
+            redaction = redacted.pop(built.event_nid, None) if redacted else None
+            batch.events.append(_to_store(room, built, None if redaction is None else redaction[1]))
+            if built.membership is not None:
+                user_id = built.event.state_key or ""
+                batch.memberships.append((built.event_nid, user_id, built.membership, user_id.endswith(local_part)))
+        last = write.built[-1]
+        batch.extremities[room.room_nid] = (last.event_nid,)
+        if write.key is not None:
+            batch.transactions.append((room.room_nid, write.key, last.event.event_id, last.event.origin_server_ts))
+        if (new := write.new_room) is not None:
+            batch.rooms.append(
+                (
+                    room.room_nid,
+                    room.room_id,
+                    room.version.name,
+                    new.creator,
+                    new.is_public,
+                    new.created_ms,
+                )
+            )
+            if new.alias is not None:
+                batch.aliases.append((new.alias, room.room_nid, new.creator, new.created_ms))
+    batch.redacted = [(room_nid, nid, by) for nid, (room_nid, by) in redacted.items()]
+    return batch
+
+
+def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> EventToStore:
+    event = built.event
+    return EventToStore(
+        room.room_nid, built.event_nid, event.event_id, built.ordinal, event.depth, event.type, event.state_key,
+        event.sender, event.origin_server_ts, built.prev_nids, built.auth_nids, built.replaces_nid, redacted_by,
+        built.redacts_nid, built.draft.device, built.draft.txn_id, event.encoded,
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from shared.core.events.hashing import (
     reference_hash,
     room_id_of_create,
 )
-from shared.core.events.signatures import required_signers, sign_pdu, verify_pdu
+from shared.core.events.signatures import authorising_server, required_signers, sign_pdu, verify_pdu
 from shared.core.room_versions import DEFAULT_ROOM_VERSION, ROOM_VERSIONS, get_room_version
 from shared.core.signing import generate_signing_key
 from tests.core import json_values
@@ -306,13 +306,17 @@ def test_the_hash_tells_a_changed_event() -> None:
 
 def test_required_signers() -> None:
     room = Room("10")
-    join = {"membership": "join", "join_authorised_via_users_server": ALICE}
-    assert required_signers(room.version, room.make("m.room.member", BOB, join, BOB)) == {"b.example", "a.example"}
-    assert required_signers(ROOM_VERSIONS["7"], room.make("m.room.member", BOB, join, BOB)) == {"b.example"}
+    join = room.make("m.room.member", BOB, {"membership": "join", "join_authorised_via_users_server": ALICE}, BOB)
+    assert required_signers(room.version, join) == {"b.example"}
+    assert authorising_server(room.version, join) == "a.example"
+    assert authorising_server(ROOM_VERSIONS["7"], join) is None
     invite = {"membership": "invite", "third_party_invite": {}}
     assert required_signers(room.version, room.make("m.room.member", ALICE, invite, BOB)) == frozenset()
     old = Room("1").make("m.room.message", BOB, {}, server_name="a.example")
     assert required_signers(ROOM_VERSIONS["1"], old) == {"a.example", "b.example"}
+    for odd in ("alice", None, 1):
+        content = {"membership": "join", "join_authorised_via_users_server": odd}
+        assert authorising_server(room.version, room.make("m.room.member", BOB, content, BOB)) is None
 
 
 def test_reprs_hold_no_content() -> None:

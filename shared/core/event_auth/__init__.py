@@ -1,12 +1,6 @@
 """Authorization rules of room versions 1 to 12. Spec: rooms/, "Authorisation rules".
 
-Which check for what (spec: server-server API, "Checks performed on receipt of a PDU"):
-
-1. format (events/format.py), signatures (events/signatures.py), content hash (events/hashing.py);
-2. `check_auth_events`: the auth events that the event names are the right kind;
-3. `check_auth` against the state that its auth events make: else rejected;
-4. `check_auth` against the room's state before the event: else rejected;
-5. `check_auth` against the room's present state: else soft-failed.
+When an event of another server is held against which state is written in `shared/core/event_checks`.
 """
 
 from shared.core.event_auth.auth_events import check_auth_events

@@ -23,7 +23,7 @@ def check_member(version: RoomVersion, event: Event, state: State, create: Event
     """Raise AuthRuleViolation unless the change of membership is allowed.
 
     Of the signature that a restricted join needs only the presence is seen here; that it verifies is checked
-    with the event's other signatures (`required_signers`), since it needs the other server's keys.
+    with the event's other signatures (`check_received`), since it needs the other server's keys.
     """
     membership = membership_of(event)
     if event.state_key is None or "membership" not in event.content:
@@ -57,15 +57,16 @@ def _check_join(version: RoomVersion, event: Event, state: State, create: Event,
     rule = join_rule_of(state.get(("m.room.join_rules", "")))
     if rule == "public":
         return
+    otherwise = "7" if version.restricted else "6"
     if rule == "invite" or (rule == "knock" and version.knocking):
         if current in ("invite", "join"):
             return
-        raise violation(version, "member/join", "4", "this room needs an invite")
+        raise violation(version, "member/join", otherwise, "this room needs an invite")
     if (rule == "restricted" and version.restricted) or (rule == "knock_restricted" and version.knock_restricted):
         if current not in ("invite", "join"):
             _check_authorised_join(version, event, state, power_levels)
         return
-    raise violation(version, "member/join", "7" if version.restricted else "6", "the join rule allows no joins")
+    raise violation(version, "member/join", otherwise, "the join rule allows no joins")
 
 
 def _check_authorised_join(version: RoomVersion, event: Event, state: State, power_levels: PowerLevels) -> None:

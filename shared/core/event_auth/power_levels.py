@@ -26,8 +26,7 @@ def check_power_levels(
     if current is None:
         return
     _check_properties(version, current.content, event.content, sender_level)
-    for field in ("events", "notifications") if version.notification_levels_checked else ("events",):
-        _check_entries(version, field, current.content, event.content, sender_level)
+    _check_entries(version, current.content, event.content, sender_level)
     _check_users(version, event.sender, current.content, event.content, sender_level)
 
 
@@ -44,7 +43,7 @@ def _check_values(version: RoomVersion, content: Mapping[str, Any]) -> None:
     for name in DEFAULT_LEVELS:
         if name in content and read_level(version, content[name]) is None:
             raise violation(version, integers, "", f"{name} is no power level")
-    for field in ("events", "notifications") if version.notification_levels_checked else ("events",):
+    for field in _entry_fields(version):
         if field in content and not _is_level_map(version, content[field]):
             raise violation(version, maps, "", f"{field} must hold power levels")
     users = content.get("users", {})
@@ -67,31 +66,34 @@ def _check_properties(version: RoomVersion, old: Mapping[str, Any], new: Mapping
             raise violation(version, "power_levels/properties", "2", f"{name} would be above the sender's level")
 
 
-def _check_entries(
-    version: RoomVersion, field: str, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int
-) -> None:
-    for key, before, after in _changes(version, field, old, new):
+def _check_entries(version: RoomVersion, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int) -> None:
+    changes = [change for field in _entry_fields(version) for change in _changes(version, field, old, new)]
+    for key, before, _ in changes:
         if before is not None and before > sender_level:
             raise violation(
                 version, "power_levels/old_entries", "1", f"the entry for {key!r} is above the sender's level"
             )
+    for key, _, after in changes:
         if after is not None and after > sender_level:
             raise violation(
-                version,
-                "power_levels/new_entries",
-                "1",
-                f"the entry for {key!r} would be above the sender's level",
+                version, "power_levels/new_entries", "1", f"the entry for {key!r} would be above the sender's level"
             )
 
 
 def _check_users(
     version: RoomVersion, sender: str, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int
 ) -> None:
-    for user_id, before, after in _changes(version, "users", old, new):
+    changes = _changes(version, "users", old, new)
+    for user_id, before, _ in changes:
         if before is not None and user_id != sender and before >= sender_level:
             raise violation(version, "power_levels/old_users", "1", "another user's level is not below the sender's")
+    for _, _, after in changes:
         if after is not None and after > sender_level:
             raise violation(version, "power_levels/new_users", "1", "a user's level would be above the sender's")
+
+
+def _entry_fields(version: RoomVersion) -> tuple[str, ...]:
+    return ("events", "notifications") if version.notification_levels_checked else ("events",)
 
 
 def _changes(

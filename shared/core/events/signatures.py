@@ -22,11 +22,10 @@ def verify_pdu(version: RoomVersion, pdu: Mapping[str, Any], server_name: str, k
 
 
 def required_signers(version: RoomVersion, event: Event) -> frozenset[ServerName]:
-    """Return the servers whose valid signature the event needs.
+    """Return the servers without whose valid signature the event is dropped.
 
     The sender's, unless it is an invite made of a third-party invite, which another server may have sent; the
-    one in the event id (versions 1 and 2); the one that authorised a restricted join (version 8 on: rule 4.2
-    or 5.2).
+    one in the event id (versions 1 and 2).
     Spec: server-server API, "Validating hashes and signatures on received events".
     """
     signers: set[ServerName] = set()
@@ -35,8 +34,16 @@ def required_signers(version: RoomVersion, event: Event) -> frozenset[ServerName
         signers.add(server_of(event.sender))
     if version.event_id_server_signs:
         signers.add(server_of(event.event_id))
-    if version.restricted and event.type == "m.room.member":
-        authoriser = event.content.get("join_authorised_via_users_server")
-        if isinstance(authoriser, str) and ":" in authoriser:
-            signers.add(server_of(authoriser))
     return frozenset(signers)
+
+
+def authorising_server(version: RoomVersion, event: Event) -> ServerName | None:
+    """Return the server that must have signed a restricted join beside the sender's, else the event is rejected.
+
+    None where the event names no user who let it happen; whether it had to is another rule.
+    Spec: rooms/v8, rule 4.2.1; rooms/v12, rule 5.2.1.
+    """
+    if not version.restricted or event.type != "m.room.member":
+        return None
+    authoriser = event.content.get("join_authorised_via_users_server")
+    return server_of(authoriser) if isinstance(authoriser, str) and ":" in authoriser else None

@@ -30,17 +30,21 @@ def check_auth_events(
             content=event.content,
         )
     )
+    faults: dict[str, str] = {}
     seen: set[tuple[str, str | None]] = set()
     for auth_event in auth_events:
         key = (auth_event.type, auth_event.state_key)
         if key in seen:
-            raise violation(version, "auth_events", "1", f"two auth events are {auth_event.type}")
+            faults["1"] = f"two auth events are {auth_event.type}"
         seen.add(key)
         if key not in allowed:
-            raise violation(version, "auth_events", "2", f"{auth_event.type} must not be an auth event here")
+            faults["2"] = f"{auth_event.type} must not be an auth event here"
         if auth_event.event_id in rejected:
-            raise violation(version, "auth_events", "3", "an auth event was rejected")
+            faults["3"] = "an auth event was rejected"
         if auth_event.room_id != event.room_id:
-            raise violation(version, "auth_events", "5", "an auth event is of another room")
+            faults["5"] = "an auth event is of another room"
     if version.create_in_auth_events and ("m.room.create", "") not in seen:
-        raise violation(version, "auth_events", "4", "the create event is not among the auth events")
+        faults["4"] = "the create event is not among the auth events"
+    if faults:
+        number = min(faults)
+        raise violation(version, "auth_events", number, faults[number])

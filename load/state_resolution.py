@@ -9,6 +9,11 @@ Scenarios, each from one room with as many members, who have changed their profi
     fight      two branches of power levels, each event on the one before
     bans       on one branch moderators ban a tenth of the members, on the other those members go on
     forks      many branches, each with one membership of its own
+
+The same as overlays upon the room's state, as a persister keeps branches:
+    small      two branches of three entries each: a topic, a profile, a ban
+    overlays   as many branches as `forks`, each an overlay of one membership
+    all        two overlays upon every entry: everything conflicts
 """
 
 import argparse
@@ -21,7 +26,7 @@ from typing import Any
 from shared.core.events import Event
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import RoomVersion, get_room_version
-from shared.core.state_resolution import resolve
+from shared.core.state_resolution import Overlay, resolve, resolve_overlays
 
 State = dict[tuple[str, str], EventId]
 
@@ -180,7 +185,58 @@ def forks(room: MadeUpRoom, forks: int) -> list[State]:
     return states
 
 
-SCENARIOS: Mapping[str, Callable[[MadeUpRoom, int], list[State]]] = {
+class Forked(State):
+    """A state upon a copy of the room's, and what has been set in it since."""
+
+    def __init__(self, base: State) -> None:
+        super().__init__(base)
+        self.overlay: dict[tuple[str, str], EventId | None] = {}
+
+    def __setitem__(self, key: tuple[str, str], event_id: EventId) -> None:
+        super().__setitem__(key, event_id)
+        self.overlay[key] = event_id
+
+
+def small(room: MadeUpRoom, forks: int) -> list[Overlay]:
+    """Return two branches on which a moderator sets the topic, bans someone and changes name."""
+    branches = []
+    for index in range(2):
+        branch = Forked(room.state)
+        moderator, banned = room.users[index], room.users[200 + index]
+        room.send(branch, "m.room.topic", moderator, "", {"topic": moderator})
+        room.send(branch, "m.room.member", moderator, banned, {"membership": "ban"})
+        room.rename(branch, moderator, 4000)
+        branches.append(branch.overlay)
+    return list(branches)
+
+
+def overlays(room: MadeUpRoom, forks: int) -> list[Overlay]:
+    """Return as many overlays, each of one membership."""
+    branches = []
+    template = Forked(room.state)
+    for index in range(forks):
+        template.overlay = {}
+        before = {key: room.state[key] for key in [("m.room.member", room.users[index % len(room.users)])]}
+        room.rename(template, room.users[index % len(room.users)], 5000 + index)
+        branches.append(template.overlay)
+        dict.update(template, before)
+    return list(branches)
+
+
+def everything(room: MadeUpRoom, forks: int) -> list[Overlay]:
+    """Return two overlays upon every entry but the room's create event, each side with its own renames and levels."""
+    branches = []
+    for index in range(2):
+        branch = Forked(room.state)
+        room.set_levels(branch, 6000 + index)
+        room.send(branch, "m.room.join_rules", FOUNDER, "", {"join_rule": "public", "branch": index})
+        for user_id in [FOUNDER, *room.users]:
+            room.rename(branch, user_id, 6000 + index)
+        branches.append(branch.overlay)
+    return list(branches)
+
+
+STATES: Mapping[str, Callable[[MadeUpRoom, int], list[State]]] = {
     "topic": topic,
     "renames": renames,
     "strangers": strangers,
@@ -188,23 +244,39 @@ SCENARIOS: Mapping[str, Callable[[MadeUpRoom, int], list[State]]] = {
     "bans": bans,
     "forks": forks,
 }
+OVERLAYS: Mapping[str, Callable[[MadeUpRoom, int], list[Overlay]]] = {
+    "small": small,
+    "overlays": overlays,
+    "all": everything,
+}
 
 
-def measure(room: MadeUpRoom, states: list[State], with_memory: bool) -> str:
+def measure(room: MadeUpRoom, run: Callable[[], Mapping[tuple[str, str], EventId | None]], with_memory: bool) -> str:
     """Return CPU, memory and look-ups of one resolution as text."""
     gc.collect()
     room.calls = 0
     started = time.process_time()
-    resolved = resolve(room.version, states, room.find, create=room.create)
+    resolved = run()
     cpu_ms = (time.process_time() - started) * 1000
     calls = room.calls
     peak = ""
     if with_memory:
         tracemalloc.start()
-        resolve(room.version, states, room.find, create=room.create)
-        peak = f"{tracemalloc.get_traced_memory()[1] / 2**20:8.1f} MiB"
+        run()
+        peak = f"{tracemalloc.get_traced_memory()[1] / 2**20:8.2f} MiB"
         tracemalloc.stop()
-    return f"{len(states):5} states {len(resolved):7} entries {cpu_ms:9.1f} CPU ms {peak} {calls:8} look-ups"
+    return f"{len(resolved):7} entries {cpu_ms:9.2f} CPU ms {peak} {calls:8} look-ups"
+
+
+def resolution(room: MadeUpRoom, name: str, forks: int) -> tuple[int, Callable[[], Mapping[Any, EventId | None]]]:
+    """Return how many states there are to resolve, and what resolves them."""
+    if name in OVERLAYS:
+        branches = OVERLAYS[name](room, forks)
+        return len(branches), lambda: resolve_overlays(
+            room.version, room.state, branches, room.find, create=room.create
+        )
+    states = STATES[name](room, forks)
+    return len(states), lambda: resolve(room.version, states, room.find, create=room.create)
 
 
 def main() -> None:
@@ -215,14 +287,16 @@ def main() -> None:
     parser.add_argument("--fights", type=int, default=200, help="power-levels events in the room's past")
     parser.add_argument("--forks", type=int, default=100, help="branches of the scenario of that name")
     parser.add_argument("--version", default="12", help="room version")
-    parser.add_argument("--only", choices=SCENARIOS, action="append", help="leave out the others; may be repeated")
+    parser.add_argument(
+        "--only", choices=[*STATES, *OVERLAYS], action="append", help="leave out the others; may be repeated"
+    )
     parser.add_argument("--no-memory", action="store_true", help="skip the second, slower run that measures memory")
     options = parser.parse_args()
     room = MadeUpRoom(get_room_version(options.version), options.members, options.changes, options.fights)
     print(f"room version {options.version}: {len(room.events)} events, {len(room.state)} entries of state")
-    for name in options.only or SCENARIOS:
-        states = SCENARIOS[name](room, options.forks)
-        print(f"{name:10}{measure(room, states, not options.no_memory)}", flush=True)
+    for name in options.only or [*STATES, *OVERLAYS]:
+        count, run = resolution(room, name, options.forks)
+        print(f"{name:10}{count:5} states {measure(room, run, not options.no_memory)}", flush=True)
 
 
 if __name__ == "__main__":

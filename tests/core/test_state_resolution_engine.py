@@ -4,7 +4,7 @@ Events have readable ids and no hashes; `Story` gives each the auth events that 
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from shared.core.event_auth import auth_types_for
 from shared.core.events import Event
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import ROOM_VERSIONS
-from shared.core.state_resolution import resolve
+from shared.core.state_resolution import resolve, resolve_overlays
 from shared.core.state_resolution.auth_chains import AuthDifference, AuthGraph, conflicted_subgraph, walk_chains
 from shared.core.state_resolution.ordering import mainline_ordering, reverse_topological_power_ordering
 
@@ -396,3 +396,75 @@ def test_mainline_ordering_with_side_branches_and_no_power_levels() -> None:
     assert [event.event_id for event in by_main] == ["on none", "on side", "on first levels", "on main"]
     by_time = mainline_ordering(graph, None, events)
     assert [event.event_id for event in by_time] == ["on main", "on side", "on first levels", "on none"]
+
+
+# --- overlays ------------------------------------------------------------------------------------------------
+
+
+class NeverWalked(dict[tuple[str, str], EventId]):
+    """A base that may be asked for keys only."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        raise AssertionError("the base was walked")
+
+    items = values = keys = copy = __iter__  # type: ignore[assignment]
+
+
+class BigRoom(Story):
+    """2,000 members; Bob and Carol were made moderators after they had joined, and nothing agreed cites them yet."""
+
+    def __init__(self, version_name: str) -> None:
+        super().__init__(version_name)
+        self.join(self.begun, BOB, CAROL, EVE)
+        self.levels(self.begun, "moderators", ALICE, bob=50, carol=50)
+        for number in range(2000):
+            user_id = f"@u{number}:u.example"
+            self.send(self.begun, user_id, user_id, member(user_id), {"membership": "join"})
+        self.base = NeverWalked(self.begun)
+
+    def resolve_overlays(self, *branches: State) -> dict[tuple[str, str], EventId | None]:
+        overlays = [
+            {key: event_id for key, event_id in branch.items() if self.begun.get(key) != event_id}
+            for branch in branches
+        ]
+        self.lookups.clear()
+        return resolve_overlays(self.version, self.base, overlays, self.find, create=self.create)
+
+
+@pytest.mark.parametrize("name", V2_AND_LATER)
+def test_fight_of_moderators_in_a_big_room_looks_up_little(name: str) -> None:
+    """Whether the moderators' memberships are in the auth difference would take the whole state to tell."""
+    story = BigRoom(name)
+    one, other = dict(story.begun), dict(story.begun)
+    story.send(one, "ban", BOB, member(EVE), {"membership": "ban"})
+    story.send(other, "invite only", CAROL, RULES, {"join_rule": "invite"})
+    assert story.resolve_overlays(one, other) == {member(EVE): "ban", RULES: "invite only"}
+    assert len(story.lookups) < 300
+
+
+@pytest.mark.parametrize("name", V2_AND_LATER)
+def test_topic_under_older_levels_in_a_big_room_looks_up_little(name: str) -> None:
+    story = BigRoom(name)
+    old = dict(story.begun)
+    story.send(old, "old", BOB, TOPIC)
+    story.levels(story.begun, "newer", ALICE, bob=50, carol=60)
+    story.base[LEVELS] = EventId("newer")
+    old[LEVELS] = EventId("newer")
+    new = dict(story.begun)
+    story.send(new, "new", CAROL, TOPIC)
+    assert story.resolve_overlays(old, new) == {TOPIC: "new"}
+    assert len(story.lookups) < 300
+
+
+@pytest.mark.parametrize("name", ROOM_VERSIONS)
+def test_overlays_that_agree_are_taken_over(name: str) -> None:
+    story = BigRoom(name)
+    topic, no_rules = EventId("nobody has this event"), {RULES: None}
+    both = {TOPIC: topic, **no_rules, CREATE: story.base[CREATE]}
+    assert resolve_overlays(story.version, story.base, [both, dict(both)], story.find, create=story.create) == {
+        TOPIC: topic,
+        RULES: None,
+    }
+    assert resolve_overlays(story.version, story.base, [{}, {}], story.find, create=story.create) == {}
+    gone = resolve_overlays(story.version, story.begun, [], story.find, create=story.create)
+    assert gone == dict.fromkeys(story.begun)

@@ -6,11 +6,12 @@ far as they may still tell something. No field of an event (`depth`, time) short
 those freely, and a chain cut short would give us a state that nobody else has.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.core.events.event import Event
 from shared.core.identifiers import EventId
+from shared.core.state_resolution.overlays import StateView
 
 _NOT_LOOKED_UP: tuple[int, ...] = (-1,)
 
@@ -21,21 +22,21 @@ class AuthGraph:
     Numbers index lists and bytearrays, which are several times smaller and faster than sets of event ids.
     ids: number -> event id. auth: number -> numbers of the auth events, without doubles, in the event's order; empty
     for a missing event; to be read only where a walk has been, since `auth_of` looks up first. is_power_levels:
-    number -> 1 for those of the room's `m.room.power_levels` events that have been looked up.
+    number -> 1 for those of the room's `m.room.power_levels` events that have been looked up. agreed: which of the
+    events that have been looked up are in the unconflicted state, in no order.
     """
 
-    def __init__(self, find: Callable[[EventId], Event | None]) -> None:
+    def __init__(self, find: Callable[[EventId], Event | None], unconflicted: StateView | None = None) -> None:
         self._find = find
+        self._unconflicted: StateView = {} if unconflicted is None else unconflicted
         self._numbers: dict[str, int] = {}
+        self.agreed: list[int] = []
         self.ids: list[EventId] = []
         self.auth: list[tuple[int, ...]] = []
         self.is_power_levels = bytearray()
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def __contains__(self, event_id: str) -> bool:
-        return event_id in self._numbers
 
     def number_of(self, event_id: str) -> int:
         """Return the event's number, a new one if need be; the event is not looked up."""
@@ -60,6 +61,9 @@ class AuthGraph:
                 cited = tuple(dict.fromkeys(cited))
             if event.type == "m.room.power_levels" and event.state_key == "":
                 self.is_power_levels[number] = 1
+            state_key = event.state_key
+            if state_key is not None and self._unconflicted.get((event.type, state_key)) == self.ids[number]:
+                self.agreed.append(number)
         self.auth[number] = cited
         return cited
 
@@ -174,7 +178,7 @@ def conflicted_subgraph(graph: AuthGraph, chains: Chains, conflicted: Mapping[in
     return {number for walked in (chains.ordered, chains.tangled) for number in walked if within[number]}
 
 
-def within_chains(graph: AuthGraph, events: Iterable[int], wanted: set[int]) -> set[int]:
+def within_chains(graph: AuthGraph, events: Iterable[int], wanted: Container[int]) -> set[int]:
     """Return the given events and those of the wanted ones that are in their auth chains."""
     found = list(events)
     seen = set(found)

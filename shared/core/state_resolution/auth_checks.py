@@ -1,6 +1,6 @@
 """Judging events against a state under construction. Spec: rooms/v2, "Iterative auth checks"."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from shared.core.errors import AuthRuleViolation
 from shared.core.event_auth import auth_types_for, check_auth
@@ -8,7 +8,7 @@ from shared.core.events.event import Event
 from shared.core.events.readers import PowerLevels, power_levels_of
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
-from shared.core.state_resolution.conflicts import StateKey
+from shared.core.state_resolution.overlays import OverlaidState, StateKey
 
 _CREATE = ("m.room.create", "")
 _POWER_LEVELS = ("m.room.power_levels", "")
@@ -37,7 +37,7 @@ class AuthChecks:
         self._may_cite = may_cite
         self._parsed: dict[EventId | None, PowerLevels] = {}
 
-    def apply(self, state: dict[StateKey, EventId], events: Iterable[Event]) -> None:
+    def apply(self, state: OverlaidState, events: Iterable[Event]) -> None:
         """Put each state event that the rules allow into the state, in the order given; ignore the others.
 
         Spec: rooms/v2, "Iterative auth checks".
@@ -46,7 +46,7 @@ class AuthChecks:
             if event.state_key is not None and self.allow(event, state):
                 state[event.type, event.state_key] = event.event_id
 
-    def allow(self, event: Event, state: Mapping[StateKey, EventId]) -> bool:
+    def allow(self, event: Event, state: OverlaidState) -> bool:
         """Return whether the rules allow the event in this state."""
         needed = self._needed_state(event, state)
         levels = self._levels(needed.get(_POWER_LEVELS))
@@ -78,7 +78,7 @@ class AuthChecks:
                 found.setdefault((cited.type, cited.state_key), cited)
         return found
 
-    def _needed_state(self, event: Event, state: Mapping[StateKey, EventId]) -> dict[StateKey, Event]:
+    def _needed_state(self, event: Event, state: OverlaidState) -> dict[StateKey, Event]:
         needed: dict[StateKey, Event] = {}
         stand_ins: dict[StateKey, Event] | None = None
         for key in self.needed_keys(event):

@@ -10,18 +10,17 @@ from collections import Counter
 from collections.abc import Mapping
 
 from shared.core.events.event import Event
-from shared.core.identifiers import EventId
 from shared.core.state_resolution.auth_chains import AuthGraph, within_chains
 from shared.core.state_resolution.auth_checks import AuthChecks
-from shared.core.state_resolution.conflicts import StateKey
 from shared.core.state_resolution.ordering import is_power_event
+from shared.core.state_resolution.overlays import StateKey, StateView
 
 
 def idle_events(
     graph: AuthGraph,
     checks: AuthChecks,
     events: Mapping[int, Event],
-    unconflicted: Mapping[StateKey, EventId],
+    unconflicted: StateView,
     *,
     starts_empty: bool,
 ) -> set[int]:
@@ -49,6 +48,6 @@ def idle_events(
                 stand_ins = checks.stand_ins(event)
                 for key in needed_idle:
                     stand_in = stand_ins.get(key)
-                    if stand_in is None or stand_in.event_id != unconflicted[key]:
+                    if stand_in is None or stand_in.event_id != unconflicted.get(key):
                         del idle[key]
     return set(idle.values())

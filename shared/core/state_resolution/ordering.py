@@ -3,12 +3,15 @@
 
 import heapq
 from collections.abc import Callable, Mapping
+from itertools import islice
 
 from shared.core.events.event import Event
 from shared.core.events.readers import power_levels_of
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 from shared.core.state_resolution.auth_chains import AuthGraph, walk_chains
+
+_SORTED_AT_ONCE = 5000  # some 4 ms
 
 
 def is_power_event(event: Event) -> bool:
@@ -120,9 +123,14 @@ def mainline_ordering(graph: AuthGraph, power_levels: EventId | None, events: Ma
         return found
 
     # Greatest position first: it stands for the oldest power levels.
-    keyed = [(-position(number), event.origin_server_ts, event.event_id, number) for number, event in events.items()]
-    keyed.sort()
-    return [events[number] for _, _, _, number in keyed]
+    keyed = ((-position(number), event.origin_server_ts, event.event_id, number) for number, event in events.items())
+    # Sorted in parts: one call of sort() for 100,000 of them would hold up all other threads of the process for 0.1 s.
+    parts: list[list[tuple[int, int, EventId, int]]] = []
+    while part := list(islice(keyed, _SORTED_AT_ONCE)):
+        part.sort()
+        parts.append(part)
+    ordered = parts[0] if len(parts) == 1 else heapq.merge(*parts)
+    return [events[number] for _, _, _, number in ordered]
 
 
 def _mainline_positions(graph: AuthGraph, power_levels: EventId | None) -> dict[int, int]:

@@ -1,14 +1,13 @@
 """State resolution of room version 1. Spec: rooms/v1, "State resolution"."""
 
 import hashlib
-from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 
 from shared.core.events.event import Event
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 from shared.core.state_resolution.auth_checks import AuthChecks
-from shared.core.state_resolution.conflicts import StateKey
+from shared.core.state_resolution.overlays import OverlaidState, Overlay, StateKey, holders_of
 
 #: The types that decide what else is allowed, in the order of their passes.
 _PASSES = ("m.room.power_levels", "m.room.join_rules", "m.room.member")
@@ -16,20 +15,22 @@ _PASSES = ("m.room.power_levels", "m.room.join_rules", "m.room.member")
 
 def resolve_v1(
     version: RoomVersion,
-    states: Sequence[Mapping[StateKey, EventId]],
+    base: Mapping[StateKey, EventId],
+    overlays: Sequence[Overlay],
     find: Callable[[EventId], Event | None],
     *,
     create: Event,
-) -> dict[StateKey, EventId]:
-    """Return the resolution of the states; parameters as for `resolve`. Rejected events are not told apart."""
-    candidates = _candidates(states)
+) -> dict[StateKey, EventId | None]:
+    """Return the resolution as an overlay; parameters as for `resolve_overlays`. Rejected events are not told apart."""
     # Start: what is not in conflict. Here a key that some states lack is no conflict.
-    resolved = {key: next(iter(event_ids)) for key, event_ids in candidates.items() if len(event_ids) == 1}
-    conflicts = {
-        key: [event for event in map(find, event_ids) if event is not None and (event.type, event.state_key) == key]
-        for key, event_ids in candidates.items()
-        if len(event_ids) > 1
-    }
+    resolved = OverlaidState(base, {})
+    conflicts: dict[StateKey, list[Event]] = {}
+    for key, held in holders_of(base, overlays).by_key.items():
+        event_ids = [event_id for event_id in held if event_id is not None]
+        resolved.changes[key] = event_ids[0] if len(event_ids) == 1 else None
+        if len(event_ids) > 1:
+            found = [event for event in map(find, event_ids) if event is not None]
+            conflicts[key] = [event for event in found if (event.type, event.state_key) == key]
     # Nothing but the state counts in this version: an event's own auth events never stand in.
     checks = AuthChecks(version, create, find, None)
 
@@ -41,26 +42,17 @@ def resolve_v1(
             for key, events in conflicts.items()
             if key[0] == event_type and events
         }
-        resolved.update(this_pass)
+        resolved.changes.update(this_pass)
 
     # All the rest: the newest that is allowed, each judged by the result of the passes.
     rest = {
         key: _newest_allowed(checks, events, resolved) for key, events in conflicts.items() if key[0] not in _PASSES
     }
-    resolved.update({key: event_id for key, event_id in rest.items() if event_id is not None})
-    return resolved
+    resolved.changes.update(rest)
+    return resolved.overlay()
 
 
-def _candidates(states: Sequence[Mapping[StateKey, EventId]]) -> dict[StateKey, dict[EventId, None]]:
-    """Return key -> distinct events that the states have there."""
-    candidates: dict[StateKey, dict[EventId, None]] = {}
-    for state in states:
-        for key, event_id in state.items():
-            candidates.setdefault(key, {})[event_id] = None
-    return candidates
-
-
-def _last_of_list(checks: AuthChecks, key: StateKey, events: list[Event], resolved: dict[StateKey, EventId]) -> EventId:
+def _last_of_list(checks: AuthChecks, key: StateKey, events: list[Event], resolved: OverlaidState) -> EventId:
     """Return where the list of conflicting events ends: at its last, or before the first that is not allowed.
 
     By ascending depth, then descending SHA-1 of the id. The first is taken unchecked, each next one must be allowed
@@ -70,13 +62,18 @@ def _last_of_list(checks: AuthChecks, key: StateKey, events: list[Event], resolv
     events.sort(key=lambda event: event.depth)
     accepted = events[0].event_id
     for event in events[1:]:
-        if not checks.allow(event, ChainMap({key: accepted}, resolved)):
+        if not checks.allow(event, _with(resolved, key, accepted)):
             break
         accepted = event.event_id
     return accepted
 
 
-def _newest_allowed(checks: AuthChecks, events: list[Event], resolved: Mapping[StateKey, EventId]) -> EventId | None:
+def _with(state: OverlaidState, key: StateKey, event_id: EventId) -> OverlaidState:
+    # All changes at once would be copied for each event of each list: a key is put over them instead.
+    return OverlaidState(state, {key: event_id})
+
+
+def _newest_allowed(checks: AuthChecks, events: list[Event], resolved: OverlaidState) -> EventId | None:
     """Return the allowed event of greatest depth, of several that of the lowest SHA-1; None when none is allowed."""
     for event in sorted(events, key=lambda event: (-event.depth, _sha1(event))):
         if checks.allow(event, resolved):

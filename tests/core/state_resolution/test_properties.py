@@ -7,8 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.core.identifiers import EventId
+from shared.core.state_resolution import resolve_overlays
 from tests.core.state_resolution import oracle
 from tests.core.state_resolution.random_rooms import RandomRoom, random_rooms
+from tests.core.state_resolution.scenario import Key
 
 Resolve = Callable[..., dict[tuple[str, str], EventId]]
 
@@ -21,6 +23,30 @@ def engine() -> Resolve:
     from shared.core.state_resolution import resolve
 
     return resolve
+
+
+def check_overlays(room: RandomRoom, data: st.DataObject) -> None:
+    """Upon whichever base the states are written, resolved is the same state, and the result holds no more."""
+    base = data.draw(
+        st.sampled_from([*room.states, {}, dict(list(room.states[0].items())[::2])])
+        if data.draw(st.booleans())
+        else st.fixed_dictionaries({}, optional={key: st.just(event_id) for key, event_id in room.states[0].items()})
+    )
+    keys = [*base, *(key for state in room.states for key in state)]
+    overlays: list[dict[Key, EventId | None]] = []
+    for state in room.states:
+        named = {key: state.get(key) for key in keys}
+        needed = {key: value for key, value in named.items() if value != base.get(key)}
+        overlays.append(named if data.draw(st.booleans()) else needed)
+    asked: list[EventId] = []
+    result = resolve_overlays(
+        room.version, base, overlays, room.find,
+        rejected=room.rejected.__contains__, expect=asked.extend, create=room.create,
+    )  # fmt: skip
+    merged = {key: value for key, value in {**base, **result}.items() if value is not None}
+    assert merged == room.resolve(oracle.resolve, room.states)
+    assert all(value != base.get(key) for key, value in result.items())
+    assert set(asked) <= {event_id for state in room.states for event_id in state.values()}
 
 
 def check_order_and_idempotence(room: RandomRoom, resolve: Resolve, order: st.DataObject) -> None:
@@ -38,6 +64,12 @@ def check_order_and_idempotence(room: RandomRoom, resolve: Resolve, order: st.Da
 @given(room=random_rooms())
 def test_engine_and_oracle_agree(room: RandomRoom) -> None:
     assert room.resolve(engine(), room.states) == room.resolve(oracle.resolve, room.states)
+
+
+@SHORT
+@given(room=random_rooms(), data=st.data())
+def test_overlays_upon_any_base(room: RandomRoom, data: st.DataObject) -> None:
+    check_overlays(room, data)
 
 
 @settings(SHORT, max_examples=150)
@@ -58,3 +90,4 @@ def test_the_oracle_sees_a_set_of_states(room: RandomRoom, order: st.DataObject)
 def test_engine_and_oracle_agree_on_thousands_of_rooms(room: RandomRoom, order: st.DataObject) -> None:
     assert room.resolve(engine(), room.states) == room.resolve(oracle.resolve, room.states)
     check_order_and_idempotence(room, engine(), order)
+    check_overlays(room, order)

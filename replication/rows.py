@@ -37,6 +37,8 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     prior_writer: int | None = None
     prior_position: int | None = None
     redacts_nid: int | None = None
+    resolved: bool = False
+    gap: bool = False
 
 
 class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -18,7 +18,8 @@ EVENTS = """
     SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
            e.type, e.state_key, e.sender, e.origin_server_ts, e.status, e.replaces_nid, e.redacted_by,
            e.redacts_nid, e.txn_device, e.txn_id, e.json,
-           p.writer AS prior_writer, p.position AS prior_position
+           p.writer AS prior_writer, p.position AS prior_position,
+           coalesce(e.resolved, false) AS resolved, coalesce(e.gap, false) AS gap
     FROM events e
     JOIN rooms r USING (room_nid)
     LEFT JOIN events p ON p.room_nid = e.room_nid AND p.ordinal = e.ordinal - 1 AND p.writer <> e.writer

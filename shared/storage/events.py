@@ -1,130 +1,18 @@
-"""Events: the one fenced statement that stores a batch of them with all that belongs to them, and reading them.
-
-The statement comes in two forms made of the same parts: the usual messages need no part for state, memberships or
-new rooms, and parts with nothing to do still cost their start.
-
-Every part takes its rows from the fence; parts about state take them from `ev`, the events just inserted, so that a
-position can never differ from its event's.
-"""
+"""Events: storing a batch of them, and reading them."""
 
 import itertools
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import asyncpg
 
 from shared.core.errors import SkepError
+from shared.core.state_snapshots import Snapshot
 from shared.storage.escape import escape, unescape
-from shared.storage.fenced import FencedStatement, fenced_statement
+from shared.storage.event_statements import ACCEPTED, COMMIT_EVENTS, COMMIT_GRAPH, COMMIT_MESSAGES
+from shared.storage.fenced import FencedStatement
 from shared.storage.pool import Connection, Database
-
-ACCEPTED, SOFT_FAILED, REJECTED, OUTLIER = 0, 1, 2, 3  # events.status
-
-
-def _unnest(first: int, *types: str) -> str:
-    """unnest of one array parameter per column, from $first on."""
-    return "unnest(" + ", ".join(f"${first + n}::{kind}[]" for n, kind in enumerate(types)) + ")"
-
-
-#: $2 to $18, one array per column, in the batch's order; array columns travel as text, since they differ in length.
-_EVENT_COLUMNS = (
-    ("room_nid", "bigint"), ("event_nid", "bigint"), ("event_id", "text"), ("ordinal", "bigint"),
-    ("depth", "bigint"), ("type", "text"), ("state_key", "text"), ("sender", "text"),
-    ("origin_server_ts", "bigint"), ("prev_nids", "text"), ("auth_nids", "text"), ("replaces_nid", "bigint"),
-    ("redacted_by", "bigint"), ("redacts_nid", "bigint"), ("txn_device", "text"), ("txn_id", "text"),
-    ("json", "bytea"),
-)  # fmt: skip
-_NAMES = ", ".join(name for name, _ in _EVENT_COLUMNS)
-_VALUES = ", ".join(
-    f"u.{name}::bigint[]" if name in ("prev_nids", "auth_nids") else f"u.{name}" for name, _ in _EVENT_COLUMNS
-)
-
-#: Positions are drawn above the sort, so they ascend in the batch's order (a test looks at them).
-_EVENTS = f"""
-    INSERT INTO events (writer, position, {_NAMES})
-    SELECT $1, nextval('stream_events'), {_VALUES}
-    FROM (SELECT a.* FROM fence, {_unnest(2, *(kind for _, kind in _EVENT_COLUMNS))}
-            WITH ORDINALITY AS a({_NAMES}, place)
-          ORDER BY a.place) AS u
-    RETURNING room_nid, event_nid, position, ordinal, type, state_key, sender, replaces_nid
-"""
-#: $19, $20: rooms and their extremities after the batch.
-_EXTREMITIES = f"""
-    INSERT INTO forward_extremities (room_nid, event_nids)
-    SELECT u.room_nid, u.event_nids::bigint[] FROM fence, {_unnest(19, "bigint", "text")} AS u(room_nid, event_nids)
-    ON CONFLICT (room_nid) DO UPDATE SET event_nids = excluded.event_nids
-"""
-#: $21 to $24.
-_TRANSACTIONS = f"""
-    INSERT INTO client_transactions (room_nid, key, event_id, created_ms)
-    SELECT u.room_nid, u.key, u.event_id, u.created_ms
-    FROM fence, {_unnest(21, "bigint", "bytea", "text", "bigint")} AS u(room_nid, key, event_id, created_ms)
-"""
-_STATE_CHANGES = """
-    INSERT INTO state_changes (room_nid, type, state_key, ordinal, event_nid, prev_nid, writer, position)
-    SELECT ev.room_nid, ev.type, ev.state_key, ev.ordinal, ev.event_nid, ev.replaces_nid, $1, ev.position
-    FROM fence, ev WHERE ev.state_key IS NOT NULL
-"""
-#: A batch may set the same key twice: the last one is the state.
-_CURRENT_STATE = """
-    INSERT INTO current_state (room_nid, type, state_key, event_nid, writer, position)
-    SELECT DISTINCT ON (ev.room_nid, ev.type, ev.state_key)
-           ev.room_nid, ev.type, ev.state_key, ev.event_nid, $1, ev.position
-    FROM fence, ev WHERE ev.state_key IS NOT NULL
-    ORDER BY ev.room_nid, ev.type, ev.state_key, ev.position DESC
-    ON CONFLICT (room_nid, type, state_key) DO UPDATE
-    SET event_nid = excluded.event_nid, writer = excluded.writer, position = excluded.position
-"""
-#: $25 to $28. Whoever forgot a room does not get it back by being kicked or banned afterwards.
-_MEMBERSHIPS = f"""
-    INSERT INTO memberships
-      (room_nid, user_id, membership, event_nid, sender, ordinal, writer, position, is_local, forgotten)
-    SELECT DISTINCT ON (ev.room_nid, u.user_id)
-           ev.room_nid, u.user_id, u.membership, ev.event_nid, ev.sender, ev.ordinal, $1, ev.position, u.is_local, false
-    FROM fence, ev JOIN {_unnest(25, "bigint", "text", "text", "bool")} AS u(event_nid, user_id, membership, is_local)
-      USING (event_nid)
-    ORDER BY ev.room_nid, u.user_id, ev.position DESC
-    ON CONFLICT (room_nid, user_id) DO UPDATE
-    SET membership = excluded.membership, event_nid = excluded.event_nid, sender = excluded.sender,
-        ordinal = excluded.ordinal, writer = excluded.writer, position = excluded.position,
-        forgotten = memberships.forgotten AND excluded.membership IN ('leave', 'ban')
-"""
-#: $29 to $31: redacted events that were stored before (those of the same batch carry it from the start).
-_REDACTED = f"""
-    UPDATE events e SET redacted_by = u.redacted_by
-    FROM fence, {_unnest(29, "bigint", "bigint", "bigint")} AS u(room_nid, event_nid, redacted_by)
-    WHERE e.room_nid = u.room_nid AND e.event_nid = u.event_nid AND e.redacted_by IS NULL
-"""
-#: $32 to $37.
-_ROOMS = f"""
-    INSERT INTO rooms (room_nid, room_id, room_version, creator, is_public, created_ms)
-    SELECT u.* FROM fence, {_unnest(32, "bigint", "text", "text", "text", "bool", "bigint")}
-      AS u(room_nid, room_id, room_version, creator, is_public, created_ms)
-"""
-#: $38 to $41.
-_ALIASES = f"""
-    INSERT INTO room_aliases (alias, room_nid, creator, created_ms)
-    SELECT u.* FROM fence, {_unnest(38, "text", "bigint", "text", "bigint")} AS u(alias, room_nid, creator, created_ms)
-"""
-
-_RESULT = "(SELECT array_agg(event_nid) FROM ev) AS event_nids, (SELECT array_agg(position) FROM ev) AS positions"
-_MESSAGE_PARTS = {"ev": _EVENTS, "extremities": _EXTREMITIES, "transactions": _TRANSACTIONS}
-
-COMMIT_MESSAGES = fenced_statement("commit_messages", _MESSAGE_PARTS, _RESULT)
-COMMIT_EVENTS = fenced_statement(
-    "commit_events",
-    {
-        **_MESSAGE_PARTS,
-        "changes": _STATE_CHANGES,
-        "state": _CURRENT_STATE,
-        "members": _MEMBERSHIPS,
-        "redacted": _REDACTED,
-        "new_rooms": _ROOMS,
-        "aliases": _ALIASES,
-    },
-    _RESULT,
-)
 
 #: Uses events_by_id.
 _BY_ID = """
@@ -140,12 +28,17 @@ _BY_NIDS = """
 
 @dataclass(frozen=True, slots=True)
 class EventToStore:
-    """One live timeline event. Text is as in the event (escaped here); json: the PDU, canonical."""
+    """One event. Text is as in the event (escaped here); json: the PDU, canonical.
+
+    ordinal: its place in the live timeline, None for all others; anchor, back: its place in history; state_nid:
+    snapshot of the state before it, None where that is the room's line before its ordinal; resolved, gap: see
+    `replication/rows.py`.
+    """
 
     room_nid: int
     event_nid: int
     event_id: str
-    ordinal: int
+    ordinal: int | None
     depth: int
     type: str
     state_key: str | None
@@ -159,6 +52,42 @@ class EventToStore:
     txn_device: str | None
     txn_id: str | None
     json: bytes
+    status: int = ACCEPTED
+    anchor: int | None = None
+    back: int | None = None
+    state_nid: int | None = None
+    resolved: bool = False
+    gap: bool = False
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether it has nothing that only the graph's form of the statement stores."""
+        return self.ordinal is not None and self.state_nid is None and not self.resolved and not self.gap
+
+
+class ChangeToStore(NamedTuple):
+    """One key of a room's state has changed. at_nid: the event of the batch at which it did, and its ordinal.
+
+    event_nid: what the key holds now; None: it left the state. prev_nid: what it held before, or None.
+    """
+
+    at_nid: int
+    ordinal: int
+    type: str
+    state_key: str
+    event_nid: int | None
+    prev_nid: int | None
+
+
+class MembershipToStore(NamedTuple):
+    """at_nid: as in the change of state that it belongs to; event_nid: the member event; sender: its sender."""
+
+    at_nid: int
+    user_id: str
+    membership: str
+    event_nid: int
+    sender: str
+    is_local: bool
 
 
 @dataclass(slots=True)
@@ -166,17 +95,23 @@ class EventBatch:
     """What one statement stores. Order of `events`: that of their positions, ordinals of a room ascending.
 
     extremities: room -> events that nothing follows after the batch; transactions: (room, key, event id, ms);
-    memberships: (event, user, membership, is local); redacted: (room, redacted event, its redaction);
-    rooms: (room, room id, version, creator, public, ms); aliases: (alias, room, creator, ms).
+    changes, memberships: of the current state; redacted: (room, redacted event, its redaction);
+    rooms: (room, room id, version, creator, public, ms); aliases: (alias, room, creator, ms);
+    snapshots: with their room; gaps: (room, anchor) -> ids that are missing there now, none: closed;
+    awaited: (room, id of an event that is not here, its redaction).
     """
 
     events: list[EventToStore] = field(default_factory=list)
     extremities: dict[int, Sequence[int]] = field(default_factory=dict)
     transactions: list[tuple[int, bytes, str, int]] = field(default_factory=list)
-    memberships: list[tuple[int, str, str, bool]] = field(default_factory=list)
+    changes: list[ChangeToStore] = field(default_factory=list)
+    memberships: list[MembershipToStore] = field(default_factory=list)
     redacted: list[tuple[int, int, int]] = field(default_factory=list)
     rooms: list[tuple[int, str, str, str, bool, int]] = field(default_factory=list)
     aliases: list[tuple[str, int, str, int]] = field(default_factory=list)
+    snapshots: list[tuple[int, Snapshot]] = field(default_factory=list)
+    gaps: dict[tuple[int, int], Sequence[str]] = field(default_factory=dict)
+    awaited: list[tuple[int, str, int]] = field(default_factory=list)
 
 
 class FencedWrite(Protocol):
@@ -242,17 +177,13 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
         *_columns(batch.transactions, 4),
     ]
     statement = COMMIT_MESSAGES
-    if batch.rooms or batch.redacted or any(event.state_key is not None for event in events):
+    is_graph = batch.snapshots or batch.gaps or batch.awaited or not all(event.is_usual for event in events)
+    if is_graph or batch.changes or batch.rooms or batch.redacted:
         statement = COMMIT_EVENTS
-        memberships = [(nid, escape(user_id), value, local) for nid, user_id, value, local in batch.memberships]
-        rooms = [(nid, room_id, version, escape(by), *rest) for nid, room_id, version, by, *rest in batch.rooms]
-        aliases = [(alias, nid, escape(by), ms) for alias, nid, by, ms in batch.aliases]
-        args += [
-            *_columns(memberships, 4),
-            *_columns(batch.redacted, 3),
-            *_columns(rooms, 6),
-            *_columns(aliases, 4),
-        ]
+        args += _state_args(batch)
+    if is_graph:
+        statement = COMMIT_GRAPH
+        args += _graph_args(batch)
     try:
         row = await write(statement, *args, streams=("events",))
     except asyncpg.PostgresError as error:
@@ -290,8 +221,42 @@ def _stored(row: asyncpg.Record) -> StoredEvent:
     )  # fmt: skip
 
 
+def _state_args(batch: EventBatch) -> list[Any]:
+    changes = [
+        (at, ordinal, escape(kind), escape(key), nid, prev) for at, ordinal, kind, key, nid, prev in batch.changes
+    ]
+    memberships = [
+        (at, escape(user_id), value, nid, escape(sender), local)
+        for at, user_id, value, nid, sender, local in batch.memberships
+    ]
+    rooms = [(nid, room_id, version, escape(by), *rest) for nid, room_id, version, by, *rest in batch.rooms]
+    aliases = [(alias, nid, escape(by), ms) for alias, nid, by, ms in batch.aliases]
+    return [
+        *_columns(changes, 6),
+        *_columns(memberships, 6),
+        *_columns(batch.redacted, 3),
+        *_columns(rooms, 6),
+        *_columns(aliases, 4),
+    ]
+
+
+def _graph_args(batch: EventBatch) -> list[Any]:
+    graph = [(e.status, e.anchor, e.back, e.state_nid, e.resolved or None, e.gap or None) for e in batch.events]
+    snapshots = [
+        (room_nid, s.nid, s.parent, s.base, s.steps, _array(s.added), _array(s.removed))
+        for room_nid, s in batch.snapshots
+    ]
+    gaps = [(room_nid, anchor, _text_array(missing)) for (room_nid, anchor), missing in batch.gaps.items()]
+    return [*_columns(graph, 6), *_columns(snapshots, 7), *_columns(gaps, 3), *_columns(batch.awaited, 3)]
+
+
 def _array(numbers: Sequence[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def _text_array(texts: Sequence[str]) -> str:
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
 def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:

@@ -9,8 +9,10 @@ import pytest
 
 from shared.core.errors import Fenced
 from shared.storage.events import (
+    ChangeToStore,
     EventBatch,
     EventToStore,
+    MembershipToStore,
     StatementRefused,
     commit_events,
     get_event_by_id,
@@ -77,7 +79,15 @@ def full_batch() -> EventBatch:
         ],
         extremities={1: [13]},
         transactions=[(1, b"key", "$13", 5)],
-        memberships=[(11, "@a:b", "join", True), (12, "@a:b", "leave", True)],
+        changes=[
+            ChangeToStore(10, 1, "m.room.create", "", 10, None),
+            ChangeToStore(11, 2, member, "@a:b", 11, None),
+            ChangeToStore(12, 3, member, "@a:b", 12, 11),
+        ],
+        memberships=[
+            MembershipToStore(11, "@a:b", "join", 11, "@a:b", True),
+            MembershipToStore(12, "@a:b", "leave", 12, "@a:b", True),
+        ],
         rooms=[(1, "!r:b", "12", "@a:b", True, 1)],
         aliases=[("#a:b", 1, "@a:b", 1)],
     )

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from replication.rows import EventRow
-from shared.storage.events import ACCEPTED, EventBatch, EventToStore
+from shared.storage.event_statements import ACCEPTED
+from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore
 from workers.event_persister.drafts import BuiltEvent, Write
 from workers.event_persister.live_room import LiveRoom
 
@@ -13,6 +14,8 @@ def rows_of(room: LiveRoom, stored: Sequence[tuple[EventToStore, int]], writer: 
     # Only the first event after another writer's names it: from then on the predecessor is ours.
     prior = (room.last_writer, room.last_position) if room.last_writer not in (0, writer) else (None, None)
     for event, position in stored:
+        if event.ordinal is None:
+            continue  # no part of the timeline: nobody follows these
         yield EventRow(
             position=position, writer=writer, room_nid=event.room_nid, room_id=room.room_id,
             room_version=room.version.name, event_nid=event.event_nid, event_id=event.event_id,
@@ -39,9 +42,12 @@ def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
             # An UPDATE does not see what its own statement inserts: such a row is redacted from the start.
             redaction = redacted.pop(built.event_nid, None) if redacted else None
             batch.events.append(_to_store(room, built, None if redaction is None else redaction[1]))
-            if built.membership is not None:
-                user_id = built.event.state_key or ""
-                batch.memberships.append((built.event_nid, user_id, built.membership, user_id.endswith(local_part)))
+            if (key := built.event.state_key) is not None:
+                nid, kind = built.event_nid, built.event.type
+                batch.changes.append(ChangeToStore(nid, built.ordinal, kind, key, nid, built.replaces_nid))
+                if built.membership is not None:
+                    sender, local = built.event.sender, key.endswith(local_part)
+                    batch.memberships.append(MembershipToStore(nid, key, built.membership, nid, sender, local))
         last = write.built[-1]
         batch.extremities[room.room_nid] = (last.event_nid,)
         if write.key is not None:

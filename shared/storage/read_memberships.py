@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
 from shared.storage.escape import escape, unescape
 from shared.storage.read_source import Source
 
@@ -21,9 +22,10 @@ _COUNTS = """
     SELECT count(*) FILTER (WHERE membership = 'join'), count(*) FILTER (WHERE membership = 'invite')
     FROM memberships WHERE room_nid = $1
 """
-#: Six, since the reader himself is never named. Those present first, each group by when they came.
-_HEROES = """
-    SELECT user_id FROM memberships WHERE room_nid = $1 AND membership = ANY($2::text[]) ORDER BY ordinal LIMIT 6
+#: One more than are named, since the reader himself never is.
+_FIRST_MEMBERS = f"""
+    SELECT user_id, membership, ordinal FROM memberships WHERE room_nid = $1 AND membership = ANY($2::text[])
+    ORDER BY ordinal LIMIT {MAX_HEROES + 1}
 """
 
 
@@ -48,12 +50,11 @@ class RoomMembership:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRecord:
-    """joined, invited: numbers of members; heroes: at most six candidates, in order of coming."""
+    """joined, invited: numbers of members; first: what `heroes_for` needs of them to name any reader's heroes."""
 
     joined: int
     invited: int
-    heroes: tuple[str, ...]
-    absent: tuple[str, ...]
+    first: tuple[Member, ...]
 
 
 async def get_memberships_of_user(source: Source, user_id: str) -> list[RoomMembership]:
@@ -67,15 +68,16 @@ async def get_membership(source: Source, room_nid: int, user_id: str) -> RoomMem
 
 
 async def get_summary(source: Source, room_nid: int) -> SummaryRecord:
-    """Return the counts and heroes of a room. absent: who left or was banned, asked for when few are present.
+    """Return the counts of a room's members, and its first members.
 
     Spec: client-server API, GET /sync, RoomSummary.
     """
     counts = await source.fetchrow(_COUNTS, room_nid)
     assert counts is not None
     joined, invited = counts
-    heroes = await source.fetch(_HEROES, room_nid, ["join", "invite"])
-    absent = await source.fetch(_HEROES, room_nid, ["leave", "ban"]) if joined + invited <= 1 else []
+    first = list(await source.fetch(_FIRST_MEMBERS, room_nid, PRESENT))
+    if joined + invited <= 1:  # perhaps the reader alone
+        first += await source.fetch(_FIRST_MEMBERS, room_nid, ABSENT)
     return SummaryRecord(
-        joined, invited, tuple(unescape(row[0]) for row in heroes), tuple(unescape(row[0]) for row in absent)
+        joined, invited, tuple(Member(unescape(user_id), membership, order) for user_id, membership, order in first)
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.room_versions import ROOM_VERSIONS
-from shared.core.wire.client_event import client_body, client_fields, join_client_event, stripped_state
+from shared.core.wire.client_event import client_body, client_fields, join_client_event
 from tests.core import json_values
 from tests.core.rooms import ALICE, VERSIONS, Room
 
@@ -66,13 +66,3 @@ def test_huge_integers_of_old_rooms() -> None:
     room = _rooms["1"]
     event = room.make("m.any", ALICE, {"n": 2**70})
     assert json.loads(client_body(event, ROOM_VERSIONS["1"]))["content"] == {"n": 2**70}
-
-
-def test_stripped_state() -> None:
-    create = _rooms["12"].create
-    assert stripped_state(create) == {
-        "content": create.content,
-        "sender": ALICE,
-        "state_key": "",
-        "type": "m.room.create",
-    }

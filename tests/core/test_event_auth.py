@@ -37,6 +37,7 @@ def test_selection(name: str) -> None:
     alice, bob, rules = ("m.room.member", ALICE), ("m.room.member", BOB), ("m.room.join_rules", "")
     assert selected("m.room.create", "", {}) == []
     assert selected("m.room.message", None, {}) == [*common, alice]
+    assert selected("m.room.topic", BOB, membership("invite")) == [*common, alice]
     assert selected("m.room.member", ALICE, membership("join")) == [*common, alice, rules]
     assert selected("m.room.member", BOB, membership("invite")) == [*common, alice, bob, rules]
     assert selected("m.room.member", ALICE, membership("knock")) == [*common, alice, rules]
@@ -69,6 +70,17 @@ def test_redactions_that_take_effect(name: str) -> None:
         redaction = room.add("m.room.redaction", sender, {}, redacts=redacted.event_id)
         assert may_apply_redaction(room.version, redaction, redacted, levels) is applies
     assert not may_apply_redaction(room.version, redaction, target, levels)
+
+
+@pytest.mark.parametrize("name", versions_where(redaction_rule=False))
+def test_the_redact_level_is_enough(name: str) -> None:
+    room = Room(name)
+    room.member(BOB, "join")
+    target = room.add("m.room.message", ALICE, {})
+    redaction = room.add("m.room.redaction", BOB, {}, redacts=target.event_id)
+    for level, applies in ((49, False), (50, True)):
+        levels = power_levels_of(room.version, room.create, room.power_levels(users_default=level))
+        assert may_apply_redaction(room.version, redaction, target, levels) is applies
 
 
 @pytest.mark.parametrize("name", versions_where(redaction_rule=True))

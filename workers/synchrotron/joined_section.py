@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 
 from shared.core.filters import EventFilter, Filter
+from shared.core.heroes import heroes_for
 from shared.core.sync_tokens.stream_token import StreamToken
-from shared.storage.read_memberships import RoomMembership, SummaryRecord
+from shared.storage.read_memberships import RoomMembership
 from shared.storage.read_receipts import ReceiptRecord
 from workers.synchrotron.cached_room import CachedRoom, StateKey
 from workers.synchrotron.lazy_members import SentMembers
@@ -208,7 +209,7 @@ class RoomSections:
             return
         record = await self._rooms.summary(draft.room)
         draft.summary = {
-            "m.heroes": _heroes(record, user_id),
+            "m.heroes": heroes_for(user_id, record.first),
             "m.joined_member_count": record.joined,
             "m.invited_member_count": record.invited,
         }
@@ -324,13 +325,6 @@ def account_data_events(
         if fresh and wanted.match_type(record.type):
             events.append({"type": record.type, "content": orjson.Fragment(record.json or b"{}")})
     return events
-
-
-def _heroes(record: SummaryRecord, user_id: str) -> list[str]:
-    others = [hero for hero in record.heroes if hero != user_id]
-    if not others:
-        others = [hero for hero in record.absent if hero != user_id]
-    return others[:5]
 
 
 def _receipt_events(receipts: Sequence[ReceiptRecord], ignored: frozenset[str]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Who may see which event."""
 
+from shared.core.visibility.erasure import ShownForm, shown_form
 from shared.core.visibility.history import may_see
 
-__all__ = ["may_see"]
+__all__ = ["ShownForm", "may_see", "shown_form"]

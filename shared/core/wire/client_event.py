@@ -58,16 +58,3 @@ def join_client_event(body: bytes, *, room_id: str | None, unsigned: Mapping[str
         parts += (b',"unsigned":', orjson.dumps(unsigned))
     parts.append(b"}")
     return b"".join(parts)
-
-
-def stripped_state(event: Event) -> dict[str, Any]:
-    """Return the four keys that an invited or knocking user is shown.
-
-    Spec: client-server API, "Stripped state".
-    """
-    return {
-        "content": event.content,
-        "sender": event.sender,
-        "state_key": event.state_key,
-        "type": event.type,
-    }

@@ -181,6 +181,20 @@ for _level in DEFAULT_LEVELS:
         _old_and_new("properties.new", {}, {_level: 61}, {_level: 60})  # added
 
 
+def _from(rule: str, bad: dict[str, Any], good: dict[str, Any], change: dict[str, Any], *, first: int = 1) -> None:
+    """The change is the same, what stood there before it is not."""
+
+    @case(rule, first=first)
+    def _(version: str, broken: bool) -> Attempt:
+        return _changed(version, change, bad if broken else good)
+
+
+for _level in ("ban", "users_default"):
+    _from("properties.old", {_level: 61}, {_level: 60}, {_level: 10})
+for _field, _first in (("events", 1), ("notifications", 6)):
+    _from("old_entries.level", {_field: {"t": 61}}, {_field: {"t": 60}}, {_field: {}}, first=_first)
+
+
 @case("properties.old")
 def _(version: str, broken: bool) -> Attempt:
     """state_default, which the entry for the type overrides."""

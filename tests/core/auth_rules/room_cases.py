@@ -4,7 +4,7 @@ from typing import Any
 
 from shared.core.events import Event
 from tests.core.auth_rules.case import Attempt, case
-from tests.core.rooms import ALICE, BOB, Room
+from tests.core.rooms import ALICE, BOB, DAVE, Room
 
 
 def _create(version: str, content: dict[str, Any], sender: str = ALICE, *, has_prev: bool = False) -> Attempt:
@@ -143,6 +143,15 @@ def _(version: str, broken: bool) -> Attempt:
     room = Room(version, {"m.federate": not broken})
     room.join_rule("public")
     return Attempt(room, room.make("m.room.member", BOB, {"membership": "join"}, BOB))
+
+
+@case("federate")
+def _(version: str, broken: bool) -> Attempt:
+    """Users of the creator's server may."""
+    room = Room(version, {"m.federate": False})
+    room.join_rule("public")
+    user = BOB if broken else DAVE
+    return Attempt(room, room.make("m.room.member", user, {"membership": "join"}, user))
 
 
 def _aliases(version: str, state_key: str | None) -> Attempt:

@@ -1,0 +1,48 @@
+"""Spec: client-server API, GET /sync, RoomSummary, `m.heroes`."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member, heroes_for
+
+
+def _members(*rows: tuple[str, str]) -> list[Member]:
+    return [Member(user_id, membership, order) for order, (user_id, membership) in enumerate(rows)]
+
+
+def test_the_first_five_present() -> None:
+    members = _members(*((f"@{n}", "join" if n % 2 else "invite") for n in range(9)))
+    assert heroes_for("@x", members) == ["@0", "@1", "@2", "@3", "@4"]
+    assert heroes_for("@2", reversed(members)) == ["@0", "@1", "@3", "@4", "@5"]
+
+
+def test_absent_members_stand_in_only_for_nobody() -> None:
+    gone = [("@left", "leave"), ("@banned", "ban"), ("@knocking", "knock")]
+    assert heroes_for("@me", _members(*gone, ("@me", "join"))) == ["@left", "@banned"]
+    assert heroes_for("@me", _members(*gone, ("@me", "join"), ("@b", "invite"))) == ["@b"]
+    assert heroes_for("@left", _members(*gone)) == ["@banned"]
+    assert heroes_for("@me", _members(("@me", "join"))) == []
+    assert heroes_for("@me", []) == []
+
+
+_rows = st.lists(
+    st.tuples(st.integers(0, 30).map("@{}".format), st.sampled_from(["join", "invite", "leave", "ban", "knock"])),
+    unique_by=lambda row: row[0],
+)
+
+
+@given(_rows, st.integers(0, 31).map("@{}".format))
+def test_the_first_six_of_either_group_will_do(rows: list[tuple[str, str]], viewer: str) -> None:
+    members = _members(*rows)
+    first = [
+        member
+        for group in (PRESENT, ABSENT)
+        for member in [each for each in members if each.membership in group][: MAX_HEROES + 1]
+    ]
+    heroes = heroes_for(viewer, members)
+    assert heroes == heroes_for(viewer, first)
+    assert viewer not in heroes
+    others = [membership for user_id, membership in rows if user_id != viewer]
+    present = sum(membership in PRESENT for membership in others)
+    absent = sum(membership in ABSENT for membership in others)
+    assert len(heroes) == min(MAX_HEROES, present or absent)

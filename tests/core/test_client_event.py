@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.room_versions import ROOM_VERSIONS
-from shared.core.wire.client_event import client_body, client_fields, join_client_event
+from shared.core.wire.client_event import client_body, client_fields, join_client_event, redacted_fields
 from tests.core import json_values
 from tests.core.rooms import ALICE, VERSIONS, Room
 
@@ -66,3 +66,25 @@ def test_huge_integers_of_old_rooms() -> None:
     room = _rooms["1"]
     event = room.make("m.any", ALICE, {"n": 2**70})
     assert json.loads(client_body(event, ROOM_VERSIONS["1"]))["content"] == {"n": 2**70}
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_what_a_redaction_leaves(name: str) -> None:
+    room = _rooms[name]
+    member = room.make("m.room.member", ALICE, {"membership": "join", "displayname": "A"}, ALICE)
+    assert redacted_fields(client_fields(member, room.version), room.version) == {
+        **client_fields(member, room.version),
+        "content": {"membership": "join"},
+    }
+    message = room.make("m.room.message", ALICE, {"body": "b", "redacts": "$t:d"})
+    assert redacted_fields(client_fields(message, room.version), room.version)["content"] == {}
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_redacts_of_a_redacted_redaction_stands_at_both_places_or_at_none(name: str) -> None:
+    room = _rooms[name]
+    event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts="$t:d")
+    left = redacted_fields(client_fields(event, room.version), room.version)
+    kept = {"redacts": "$t:d"} if int(name) >= 11 else {}
+    assert left["content"] == kept
+    assert {key: left[key] for key in ("redacts",) if key in left} == kept

@@ -16,8 +16,9 @@ from shared.core.event_auth import auth_types_for, check_auth, check_auth_events
 from shared.core.events import Event
 from shared.core.events.readers import power_levels_of
 from shared.core.room_versions import ROOM_VERSIONS
+from shared.core.signing import generate_signing_key, sign_json
 from tests.core import json_values
-from tests.core.auth_rules.numbered import RULES, Does
+from tests.core.auth_rules.numbered import RULES, Does, number_of
 from tests.core.rooms import ALICE, BOB, CAROL, VERSIONS, Room, versions_where
 
 
@@ -91,6 +92,23 @@ def test_redactions_that_the_rules_have_judged(name: str) -> None:
     levels = power_levels_of(room.version, room.create, None)
     assert may_apply_redaction(room.version, redaction, target, levels)
     assert not may_apply_redaction(room.version, redaction, other, levels)
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_so_many_keys_of_a_third_party_invite_are_tried(name: str) -> None:
+    """The spec has no limit; ours keeps an event of 64 KiB from costing seconds."""
+    right, wrong = generate_signing_key(b"i" * 32, "0"), generate_signing_key(b"o" * 32, "0")
+    signed = sign_json({"mxid": BOB, "token": "t"}, "id.example", right)
+    for others, allowed in ((63, True), (64, False)):
+        room = Room(name)
+        keys = [{"public_key": key.verify_key_base64} for key in (*[wrong] * others, right)]
+        room.add("m.room.third_party_invite", ALICE, {"public_keys": keys}, "t")
+        invite = room.make("m.room.member", ALICE, membership("invite", third_party_invite={"signed": signed}), BOB)
+        if allowed:
+            check_auth(room.version, invite, room.state, room.create)
+        else:
+            with pytest.raises(AuthRuleViolation, match=f"rule {number_of(name, 'third_party.otherwise')} "):
+                check_auth(room.version, invite, room.state, room.create)
 
 
 _odd = json_values.strict_values

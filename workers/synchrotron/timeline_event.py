@@ -13,7 +13,7 @@ from shared.core.canonical_json import encode_canonical
 from shared.core.events.event import Event, event_from_storage
 from shared.core.events.redaction import redact_pdu
 from shared.core.room_versions import RoomVersion
-from shared.core.wire.client_event import client_body
+from shared.core.wire.client_event import client_body, redacted_fields
 from shared.storage.read_timeline import TimelineRow
 
 MEMBER = "m.room.member"
@@ -104,11 +104,7 @@ class TimelineEvent:
 
     def redact(self, version: RoomVersion, redaction: bytes) -> None:
         """Take away what the redaction takes away. redaction: its client event, encoded, without room_id."""
-        fields = orjson.loads(self.body)
-        kept = redact_pdu(version, fields)
-        fields["content"] = kept["content"]
-        if "redacts" not in kept:
-            fields.pop("redacts", None)
+        fields = redacted_fields(orjson.loads(self.body), version)
         self.body = _dump(fields)
         self.membership, self.visibility = _readings(self.type, fields["content"])
         self.redacted_because = redaction

@@ -11,6 +11,7 @@ import orjson
 
 from shared.core.canonical_json import encode_canonical
 from shared.core.events.event import Event
+from shared.core.events.redaction import redact_pdu
 from shared.core.room_versions import RoomVersion
 
 
@@ -34,6 +35,18 @@ def client_fields(event: Event, version: RoomVersion) -> dict[str, Any]:
         if not version.redacts_in_content:
             fields["content"] = {**event.content, "redacts": event.redacts}
     return fields
+
+
+def redacted_fields(fields: Mapping[str, Any], version: RoomVersion) -> dict[str, Any]:
+    """Return `client_fields` of an event as its redaction leaves them; also what of an erased sender's is shown.
+
+    A redaction that is redacted itself keeps `redacts` at both places or at neither: from version 11 on it stays.
+    Which redaction it was belongs into `unsigned` (`redacted_because`).
+    """
+    redacted = {**fields, "content": redact_pdu(version, fields)["content"]}
+    if "redacts" not in redacted["content"]:
+        redacted.pop("redacts", None)
+    return redacted
 
 
 def client_body(event: Event, version: RoomVersion) -> bytes:

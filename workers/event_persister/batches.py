@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from replication.rows import EventRow
 from shared.storage.event_statements import ACCEPTED
 from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore
-from workers.event_persister.drafts import BuiltEvent, Write
+from workers.event_persister.drafts import USUAL, BuiltEvent, EntryChange, NewRoom, Write
 from workers.event_persister.live_room import LiveRoom
 
 
@@ -23,13 +23,13 @@ def rows_of(room: LiveRoom, stored: Sequence[tuple[EventToStore, int]], writer: 
             origin_server_ts=event.origin_server_ts, status=ACCEPTED, replaces_nid=event.replaces_nid,
             redacted_by=event.redacted_by, txn_device=event.txn_device, txn_id=event.txn_id, json=event.json,
             prior_writer=prior[0], prior_position=prior[1], redacts_nid=event.redacts_nid,
+            resolved=event.resolved, gap=event.gap,
         )  # fmt: skip
         prior = (None, None)
 
 
 def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
     """Return what stores all of these writes, in their order."""
-    local_part = ":" + server_name
     batch = EventBatch()
     redacted: dict[int, tuple[int, int]] = {}  # redacted event -> (its room, the first redaction of it)
     for write in writes:
@@ -41,38 +41,71 @@ def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
         for built in write.built:
             # An UPDATE does not see what its own statement inserts: such a row is redacted from the start.
             redaction = redacted.pop(built.event_nid, None) if redacted else None
-            batch.events.append(_to_store(room, built, None if redaction is None else redaction[1]))
-            if (key := built.event.state_key) is not None:
-                nid, kind = built.event_nid, built.event.type
-                batch.changes.append(ChangeToStore(nid, built.ordinal, kind, key, nid, built.replaces_nid))
-                if built.membership is not None:
-                    sender, local = built.event.sender, key.endswith(local_part)
-                    batch.memberships.append(MembershipToStore(nid, key, built.membership, nid, sender, local))
+            batch.events.append(_to_store(room, built, built.graph.redacted_by if redaction is None else redaction[1]))
+            for change in built.changes:
+                _add_change(batch, built, change, server_name)
+            if built.graph is not USUAL:
+                _add_graph(batch, room.room_nid, built)
         last = write.built[-1]
-        batch.extremities[room.room_nid] = (last.event_nid,)
+        batch.extremities[room.room_nid] = [nid for nid, _ in last.head.extremities]
         if write.key is not None:
             batch.transactions.append((room.room_nid, write.key, last.event.event_id, last.event.origin_server_ts))
-        if (new := write.new_room) is not None:
-            batch.rooms.append(
-                (
-                    room.room_nid,
-                    room.room_id,
-                    room.version.name,
-                    new.creator,
-                    new.is_public,
-                    new.created_ms,
-                )
-            )
-            if new.alias is not None:
-                batch.aliases.append((new.alias, room.room_nid, new.creator, new.created_ms))
+        if write.new_room is not None:
+            _add_room(batch, room, write.new_room)
     batch.redacted = [(room_nid, nid, by) for nid, (room_nid, by) in redacted.items()]
     return batch
 
 
+def _add_change(batch: EventBatch, built: BuiltEvent, change: EntryChange, server_name: str) -> None:
+    (kind, key), before, now = change
+    assert built.ordinal is not None
+    batch.changes.append(
+        ChangeToStore(
+            built.event_nid,
+            built.ordinal,
+            kind,
+            key,
+            None if now is None else now.event_nid,
+            None if before is None else before.event_nid,
+        )
+    )
+    if kind != "m.room.member":
+        return
+    is_local = key.endswith(":" + server_name)
+    if now is not None:
+        event = built.event if now.event_nid == built.event_nid else built.graph.brought[now.event_nid]
+        member = MembershipToStore(
+            built.event_nid, key, now.membership or "leave", now.event_nid, event.sender, is_local
+        )
+    else:
+        # Resolution took the user's membership away altogether: he is as one who left, by nobody's doing.
+        assert before is not None
+        member = MembershipToStore(built.event_nid, key, "leave", before.event_nid, key, is_local)
+    batch.memberships.append(member)
+
+
+def _add_graph(batch: EventBatch, room_nid: int, built: BuiltEvent) -> None:
+    graph = built.graph
+    if graph.snapshot is not None:
+        batch.snapshots.append((room_nid, graph.snapshot))
+    for anchor, missing in graph.gaps.items():
+        batch.gaps[room_nid, anchor] = missing
+    if graph.awaited is not None:
+        batch.awaited.append((room_nid, graph.awaited, built.event_nid))
+
+
+def _add_room(batch: EventBatch, room: LiveRoom, new: NewRoom) -> None:
+    version = room.version.name
+    batch.rooms.append((room.room_nid, room.room_id, version, new.creator, new.is_public, new.created_ms))
+    if new.alias is not None:
+        batch.aliases.append((new.alias, room.room_nid, new.creator, new.created_ms))
+
+
 def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> EventToStore:
-    event = built.event
+    event, graph = built.event, built.graph
     return EventToStore(
         room.room_nid, built.event_nid, event.event_id, built.ordinal, event.depth, event.type, event.state_key,
         event.sender, event.origin_server_ts, built.prev_nids, built.auth_nids, built.replaces_nid, redacted_by,
-        built.redacts_nid, built.draft.device, built.draft.txn_id, event.encoded,
+        built.redacts_nid, built.device, built.txn_id, event.encoded,
+        graph.status, graph.anchor, graph.back, graph.state_nid, built.is_resolved, graph.is_after_gap,
     )  # fmt: skip

@@ -20,9 +20,9 @@ from shared.storage.aliases import get_room_of_alias
 from shared.storage.memberships import get_member_profiles
 from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
-from workers.event_persister.drafts import NewRoom
+from workers.event_persister.drafts import Head, NewRoom
 from workers.event_persister.first_events import CreateRoomBody, create_content, first_events
-from workers.event_persister.live_room import Head, Identity, LiveRoom
+from workers.event_persister.live_room import Identity, LiveRoom
 from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.membership import no_identity_server
 from workers.event_persister.room_writer import RoomWriter

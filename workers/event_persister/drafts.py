@@ -1,14 +1,67 @@
-"""What is to be written, before and after it became an event."""
+"""What is to be written into a room, before and after it became events with their places."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from shared.core.errors import SkepError
 from shared.core.events import Event
+from shared.core.state_snapshots import Snapshot
+from shared.storage.event_statements import ACCEPTED
 
 if TYPE_CHECKING:
     from workers.event_persister.live_room import LiveRoom
+
+StateKey: TypeAlias = tuple[str, str]
+
+
+class RoomChanged(SkepError):
+    """The room has gone on, or a write below this one failed: work the place out again."""
+
+
+class StateEntry(NamedTuple):
+    """One entry of the room's state. membership: of a member event."""
+
+    event_nid: int
+    event_id: str
+    membership: str | None
+
+
+class EntryChange(NamedTuple):
+    """One key of the room's state has changed. None: it is not in the state."""
+
+    key: StateKey
+    before: StateEntry | None
+    now: StateEntry | None
+
+
+#: A state as what it has otherwise than the room's current state; None: the key is absent.
+Overlay: TypeAlias = Mapping[StateKey, StateEntry | None]
+
+NO_CHANGE: Overlay = MappingProxyType({})
+
+
+class Branch(NamedTuple):
+    """The state after one of several forward extremities. snapshot_nid: where it is stored already, None: nowhere."""
+
+    overlay: Overlay
+    snapshot_nid: int | None = None
+
+
+class Head(NamedTuple):
+    """Where the timeline ends. extremities: (nid, id) of the events that nothing follows; depth: the greatest among
+    them; ordinal: of the latest live event, 0 before the first.
+
+    branches: extremity's nid -> the state after it, upon the current state, which is the resolution of all of them;
+    empty with one extremity, whose state is the current one.
+    """
+
+    extremities: tuple[tuple[int, str], ...]
+    depth: int
+    ordinal: int
+    branches: Mapping[int, Branch] = MappingProxyType({})
 
 
 class RedactionTarget(NamedTuple):
@@ -37,22 +90,62 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltEvent:
-    """An event with its place in the room. ordinal: dense, from 1; prev_nids, auth_nids: what it names.
+class Graph:
+    """What an event's place in the room's graph has beyond the usual: for events that are not simply the next one.
 
-    replaces_nid: the state event whose place it takes; redacts_nid: the event that it redacts;
-    membership: of a member event.
+    status, anchor, back, state_nid: as in the table `events`. snapshot: to be stored with it. gaps: anchor -> ids that
+    are missing there from now on (none: the gap is closed); is_after_gap: whether something before it is missing.
+    redacted_by: of an event whose redaction came first. awaited: the id that this redaction names and nobody has.
+    brought: state events that come into the current state with it and are not the event itself.
     """
 
-    draft: Draft
+    status: int = ACCEPTED
+    anchor: int | None = None
+    back: int | None = None
+    state_nid: int | None = None
+    snapshot: Snapshot | None = None
+    gaps: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    is_after_gap: bool = False
+    redacted_by: int | None = None
+    awaited: str | None = None
+    brought: Mapping[int, Event] = field(default_factory=dict)
+
+
+USUAL = Graph()
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEvent:
+    """An event with its place in the room. ordinal: dense, from 1; None: it is not in the live timeline.
+
+    prev_nids, auth_nids: what it names, as far as it is stored. replaces_nid: the state event whose place it takes;
+    redacts_nid: the event that it redacts; membership: of a member event. head: the room's head after it.
+    changes: of the current state.
+    """
+
     event: Event
     event_nid: int
-    ordinal: int
+    ordinal: int | None
     prev_nids: Sequence[int]
     auth_nids: Sequence[int]
     replaces_nid: int | None
     redacts_nid: int | None
     membership: str | None
+    head: Head
+    changes: Sequence[EntryChange] = ()
+    device: str | None = None
+    txn_id: str | None = None
+    graph: Graph = USUAL
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it changes the state otherwise than by becoming the state of its key."""
+        if self.ordinal is None:
+            return False
+        if self.event.state_key is None:
+            return bool(self.changes)
+        now = self.changes[0].now if len(self.changes) == 1 else None
+        return now is None or now.event_nid != self.event_nid
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +160,11 @@ class NewRoom:
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One client's write: all of its events are stored, or none.
+    """All of its events are stored, or none.
 
-    event_nids: reserved, one per draft. key: of the client's transaction. built: the events, built on the room's
-    pending layer; replaced when the room has to build them again. done: the event ids, once they are stored.
+    drafts: what a client wrote; empty for events that were placed by `placing.py`, which cannot be built again.
+    event_nids: reserved, one per draft. key: of the client's transaction. built: the events with their places on the
+    room's pending layer; replaced when the room has to build them again. done: the event ids, once they are stored.
     """
 
     room: "LiveRoom"

@@ -9,36 +9,54 @@ Building is synchronous: between looking at the state and taking a place in the 
 """
 
 import secrets
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from shared.core.canonical_json import encode_canonical
 from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
 from shared.core.events import Event, build_event, event_from_storage, redact_pdu
-from shared.core.events.hashing import reference_hash
+from shared.core.events.format import MAX_PREV_EVENTS
 from shared.core.events.readers import PowerLevels, membership_of, power_levels_of
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import SigningKey
-from workers.event_persister.drafts import BuiltEvent, Draft, RedactionTarget, Write
-
-StateKey = tuple[str, str]
+from workers.event_persister.drafts import (
+    NO_CHANGE,
+    BuiltEvent,
+    Draft,
+    EntryChange,
+    Head,
+    Overlay,
+    RedactionTarget,
+    RoomChanged,
+    StateEntry,
+    StateKey,
+    Write,
+)
+from workers.event_persister.reference_hashes import ReferenceHashes
 
 CREATE: StateKey = ("m.room.create", "")
 POWER_LEVELS: StateKey = ("m.room.power_levels", "")
 JOIN_RULES: StateKey = ("m.room.join_rules", "")
 GUEST_ACCESS: StateKey = ("m.room.guest_access", "")
+POLICY: StateKey = ("m.room.policy", "")
 
-#: State whose whole event is always in memory: what auth, and joining, ask for.
-KEPT_TYPES = frozenset({"m.room.create", "m.room.power_levels", "m.room.join_rules", "m.room.guest_access"})
+#: State whose whole event is always in memory: what auth, joining and sending ask for.
+KEPT_TYPES = frozenset(
+    {"m.room.create", "m.room.power_levels", "m.room.join_rules", "m.room.guest_access", "m.room.policy"}
+)
 
 #: Measured with tracemalloc: a state entry with its key and ids; an event's object beside its JSON.
 _ENTRY_BYTES = 450
 _EVENT_BYTES = 3000
 _TRANSACTION_BYTES = 250
+_CHANGE_BYTES = 300
 #: Clients' transactions in memory, per room. An older one is found by the database when it is stored again.
 TRANSACTIONS_KEPT_MS = 3_600_000
 MAX_TRANSACTIONS = 5000
+#: The latest changes of the state in memory: the state at a recent event is the current one with these undone.
+_MAX_CHANGES = 1000
 
 
 class Identity(NamedTuple):
@@ -46,23 +64,6 @@ class Identity(NamedTuple):
 
     server_name: str
     signing_key: SigningKey
-
-
-class StateEntry(NamedTuple):
-    """One entry of the room's state. membership: of a member event."""
-
-    event_nid: int
-    event_id: str
-    membership: str | None
-
-
-class Head(NamedTuple):
-    """Where the timeline ends. extremities: (nid, id) of the events that nothing follows; depth: the greatest
-    among them; ordinal: of the latest event, 0 before the first."""
-
-    extremities: tuple[tuple[int, str], ...]
-    depth: int
-    ordinal: int
 
 
 class LiveRoom:
@@ -99,22 +100,29 @@ class LiveRoom:
         self._committed = head
         self._pending = head
         self._state = state
-        self._pending_state: dict[StateKey, StateEntry] = {}
+        self._pending_state: dict[StateKey, StateEntry | None] = {}
         self._events = events
         self._pending_events: dict[int, Event] = {}
-        self._hashes: dict[str, bytes] = {}  # reference hashes of state, in versions whose events name them
-        self._message_hashes: dict[str, bytes] = {}  # and of the latest other events
         self._levels: tuple[int, PowerLevels] | None = None
-        if version.references_with_hashes:
-            for event in (create, *events.values()):
-                self._note_hash(event)
+        self._hashes = ReferenceHashes(version)
+        self._changes: deque[tuple[int, EntryChange]] = deque()  # all from ordinal `_changes_from` on, pending ones too
+        self._changes_from = head.ordinal + 1
+        for event in (create, *events.values()):
+            self.keep_hash(event)
 
     # -- reading the pending layer
+
+    @property
+    def head(self) -> Head:
+        """The end of the pending layer. Another object whenever an event took a place."""
+        return self._pending
 
     def entry(self, type: str, state_key: str = "") -> StateEntry | None:
         """Return the state's entry, as the next event will find it."""
         key = (type, state_key)
-        return self._pending_state.get(key) or self._state.get(key)
+        if key in self._pending_state:
+            return self._pending_state[key]
+        return self._state.get(key)
 
     def membership(self, user_id: str) -> str | None:
         """Return the user's membership; None for one who never had any."""
@@ -123,10 +131,16 @@ class LiveRoom:
 
     def members(self, membership: str) -> list[str]:
         """Return the users with this membership. Walks the whole state: not for the usual send."""
-        state = {**self._state, **self._pending_state}
         return [
-            key for (kind, key), entry in state.items() if kind == "m.room.member" and entry.membership == membership
+            key
+            for (kind, key), entry in self.whole_state().items()
+            if kind == "m.room.member" and entry.membership == membership
         ]
+
+    def whole_state(self) -> dict[StateKey, StateEntry]:
+        """Return a copy of the current state."""
+        state = {**self._state, **self._pending_state}
+        return {key: entry for key, entry in state.items() if entry is not None}
 
     def event(self, type: str, state_key: str = "") -> Event | None:
         """Return the state event where it is in memory (always so for KEPT_TYPES)."""
@@ -161,32 +175,74 @@ class LiveRoom:
 
     # -- what must be read before an event can be built
 
-    def missing(self, drafts: Iterable[Draft]) -> set[int]:
+    @property
+    def names_all_extremities(self) -> bool:
+        """Whether one event can name everything that nothing follows; else it does not have the current state."""
+        return len(self._pending.extremities) <= MAX_PREV_EVENTS
+
+    def missing(self, drafts: Iterable[Draft], overlay: Overlay = NO_CHANGE) -> set[int]:
         """Return the events without which the drafts cannot be built: usually none."""
         nids: set[int] = set()
         for draft in drafts:
-            for key in self._auth_keys(draft):
-                entry = self.entry(*key)
-                if entry is None:
-                    continue
-                if self.version.references_with_hashes and self._hash(entry.event_id) is None:
-                    nids.add(entry.event_nid)
-                if key[0] != "m.room.member" and self.event_of(entry) is None:
-                    nids.add(entry.event_nid)
-        if self.version.references_with_hashes:
-            nids.update(nid for nid, event_id in self._pending.extremities if self._hash(event_id) is None)
+            nids |= self.missing_of(self._auth_keys(draft), overlay)
+        nids.update(nid for nid, event_id in self._pending.extremities if self._hashes.lacks(event_id))
+        return nids
+
+    def missing_of(self, keys: Iterable[StateKey], overlay: Overlay) -> set[int]:
+        """Return the events without which these keys of a state cannot be looked at by the rules."""
+        nids: set[int] = set()
+        for key in keys:
+            entry = self.entry_in(overlay, key)
+            if entry is None:
+                continue
+            if self._hashes.lacks(entry.event_id) or (key[0] != "m.room.member" and self.event_of(entry) is None):
+                nids.add(entry.event_nid)
         return nids
 
     def keep_hash(self, event: Event) -> None:
         """Take in the hash of an event that new ones may name, where the room's version asks for it."""
-        if self.version.references_with_hashes:
-            self._note_hash(event)
+        self._hashes.note(event, kept=len(self._pending_events) + MAX_PREV_EVENTS)
 
     def keep(self, event_nid: int, event: Event) -> None:
         """Take in a stored event that `missing` named, or a state event that somebody asked for."""
         self.keep_hash(event)
         if event.is_state and event.type != "m.room.member":
             self._events[event_nid] = event
+
+    # -- other states than the current one
+
+    def entry_in(self, overlay: Overlay, key: StateKey) -> StateEntry | None:
+        """Return an entry of the state that is an overlay upon the current one."""
+        return overlay[key] if key in overlay else self.entry(*key)
+
+    def auth_state(self, overlay: Overlay, keys: Iterable[StateKey]) -> dict[StateKey, Event]:
+        """Return these keys of a state as the rules read them. What `missing_of` names must have been kept."""
+        state: dict[StateKey, Event] = {}
+        for key in keys:
+            entry = self.entry_in(overlay, key)
+            if entry is not None:
+                state[key] = self._auth_event(key, entry)
+        return state
+
+    def power_levels_in(self, overlay: Overlay) -> PowerLevels:
+        if POWER_LEVELS not in overlay:
+            return self.power_levels
+        entry = overlay[POWER_LEVELS]
+        return power_levels_of(self.version, self.create, None if entry is None else self.event_of(entry))
+
+    @property
+    def line_from(self) -> int:
+        """The least ordinal before which `line_before` knows the state."""
+        return self._changes_from
+
+    def line_before(self, ordinal: int) -> dict[StateKey, StateEntry | None]:
+        """Return the state before an ordinal, at least `line_from`, as an overlay upon the current one."""
+        overlay: dict[StateKey, StateEntry | None] = {}
+        for at, change in reversed(self._changes):
+            if at < ordinal:
+                break
+            overlay[change.key] = change.before
+        return {key: entry for key, entry in overlay.items() if entry != self.entry(*key)}
 
     # -- building
 
@@ -199,8 +255,7 @@ class LiveRoom:
         before, state_before = self._pending, dict(self._pending_state) if len(write.drafts) > 1 else None
         built: list[BuiltEvent] = []
         if create_nid is not None:
-            draft = Draft(self.create.sender, self.create.type, "", self.create.content)
-            built.append(BuiltEvent(draft, self.create, create_nid, 1, (), (), None, None, None))
+            built.append(self._placed(self.create, create_nid, [], StateEntry(create_nid, self.create.event_id, None)))
             self._advance(built[0])
         try:
             for draft, nid in zip(write.drafts, write.event_nids, strict=True):
@@ -209,10 +264,20 @@ class LiveRoom:
             for done in built:
                 self._pending_events.pop(done.event_nid, None)
             self._pending = before
+            self._forget_changes_after(before.ordinal)
             if state_before is not None:
                 self._pending_state = state_before
             raise
         write.built = built
+        self._wait_for(write)
+
+    def take(self, write: Write) -> None:
+        """Let events take the places that were worked out for them, on the head as it is now."""
+        for built in write.built:
+            self._advance(built)
+        self._wait_for(write)
+
+    def _wait_for(self, write: Write) -> None:
         self.writes.append(write)
         if write.key is not None:
             self.under_way[write.key] = write
@@ -226,15 +291,16 @@ class LiveRoom:
             content=draft.content,
         )
 
-    def _build_one(self, draft: Draft, nid: int, now_ms: int) -> BuiltEvent:
-        head = self._pending
-        auth: list[StateEntry] = []
-        state: dict[StateKey, Event] = {}
-        for key in self._auth_keys(draft):
-            entry = self.entry(*key)
-            if entry is not None:
-                auth.append(entry)
-                state[key] = self._auth_event(key, entry)
+    def make_event(
+        self, draft: Draft, now_ms: int, extremities: Sequence[tuple[int, str]], overlay: Overlay
+    ) -> tuple[Event, list[StateEntry], dict[StateKey, Event]]:
+        """Return a new event that follows these extremities and has this state, with its auth events (entries, state).
+
+        Nothing is checked against the rules, and no place is taken.
+        """
+        keys = self._auth_keys(draft)
+        auth = [entry for key in keys if (entry := self.entry_in(overlay, key)) is not None]
+        named = [event_id for _, event_id in extremities]
         event = build_event(
             self.version,
             room_id=self.room_id,
@@ -242,48 +308,75 @@ class LiveRoom:
             type=draft.type,
             state_key=draft.state_key,
             content=draft.content,
-            prev_event_ids=[event_id for _, event_id in head.extremities],
+            prev_event_ids=named,
             auth_event_ids=[entry.event_id for entry in auth],
-            depth=head.depth + 1,
+            depth=self._pending.depth + 1,
             origin_server_ts=now_ms,
             redacts=draft.redacts,
             signing_key=self._identity.signing_key,
             server_name=self._identity.server_name,
             event_id_localpart=secrets.token_urlsafe(18) if self.version.event_id_server_signs else None,
-            reference_hashes=self._hashes_of(head, auth) if self.version.references_with_hashes else None,
+            reference_hashes=self._hashes.of([*named, *(entry.event_id for entry in auth)]),
         )
-        levels = self.power_levels
-        check_auth(self.version, event, state, self.create, power_levels=levels)
-        replaced = self.entry(event.type, event.state_key) if event.state_key is not None else None
-        redacts = draft.target
-        if redacts is not None and not may_apply_redaction(
-            self.version, event, _stub(self.room_id, redacts.event_id, redacts.sender), levels
-        ):
-            redacts = None
-        built = BuiltEvent(
-            draft,
+        return event, auth, self.auth_state(overlay, keys)
+
+    def _build_one(self, draft: Draft, nid: int, now_ms: int) -> BuiltEvent:
+        event, auth, state = self.make_event(draft, now_ms, self._pending.extremities, NO_CHANGE)
+        check_auth(self.version, event, state, self.create, power_levels=self.power_levels)
+        built = self._placed(event, nid, auth, StateEntry(nid, event.event_id, _membership(event)), draft)
+        self._advance(built)
+        return built
+
+    def _placed(
+        self, event: Event, nid: int, auth: Sequence[StateEntry], entry: StateEntry, draft: Draft | None = None
+    ) -> BuiltEvent:
+        """Give an event that follows all extremities the next place."""
+        head = self._pending
+        changes: tuple[EntryChange, ...] = ()
+        replaced = None
+        if event.state_key is not None:
+            replaced = self.entry(event.type, event.state_key)
+            changes = (EntryChange((event.type, event.state_key), replaced, entry),)
+        target = None if draft is None else draft.target
+        if target is not None and not self.applies_redaction(event, target):
+            target = None
+        return BuiltEvent(
             event,
             nid,
             head.ordinal + 1,
             [prev for prev, _ in head.extremities],
-            [entry.event_nid for entry in auth],
+            [named.event_nid for named in auth],
             None if replaced is None else replaced.event_nid,
-            None if redacts is None else redacts.event_nid,
-            membership_of(event) if event.is_state and event.type == "m.room.member" else None,
+            None if target is None else target.event_nid,
+            entry.membership,
+            Head(((nid, event.event_id),), event.depth, head.ordinal + 1),
+            changes,
+            None if draft is None else draft.device,
+            None if draft is None else draft.txn_id,
         )
-        self._advance(built)
-        return built
+
+    def applies_redaction(self, redaction: Event, target: RedactionTarget) -> bool:
+        """Return whether the redaction has its effect on the event that it names."""
+        stub = _stub(self.room_id, target.event_id, target.sender)
+        return may_apply_redaction(self.version, redaction, stub, self.power_levels)
 
     def _advance(self, built: BuiltEvent) -> None:
-        event = built.event
-        self._pending = Head(((built.event_nid, event.event_id),), event.depth, built.ordinal)
-        self._pending_events[built.event_nid] = event
-        if self.version.references_with_hashes:
-            self._note_hash(event)
-        if event.state_key is not None:
-            self._pending_state[event.type, event.state_key] = StateEntry(
-                built.event_nid, event.event_id, built.membership
-            )
+        self._pending = built.head
+        self._pending_events[built.event_nid] = built.event
+        self.keep_hash(built.event)
+        for nid, event in built.graph.brought.items():
+            self.keep(nid, event)
+        for change in built.changes:
+            self._pending_state[change.key] = change.now
+            assert built.ordinal is not None
+            self._changes.append((built.ordinal, change))
+        while len(self._changes) > _MAX_CHANGES:
+            self._changes_from = self._changes.popleft()[0] + 1
+
+    def _forget_changes_after(self, ordinal: int) -> None:
+        while self._changes and self._changes[-1][0] > ordinal:
+            self._changes.pop()
+        self._changes_from = min(self._changes_from, ordinal + 1)
 
     def _auth_event(self, key: StateKey, entry: StateEntry) -> Event:
         """Of other people's memberships the rules ask for the membership only: no event is needed for it."""
@@ -298,27 +391,32 @@ class LiveRoom:
     def committed(self, write: Write, positions: Sequence[int], writer: int) -> None:
         """The write is stored: the committed layer takes it over. Writes of a room come here in their order."""
         self.writes.remove(write)
-        for built in write.built:
-            event = built.event
+        for built, position in zip(write.built, positions, strict=True):
             del self._pending_events[built.event_nid]
-            if event.state_key is not None:
-                key = (event.type, event.state_key)
-                entry = StateEntry(built.event_nid, event.event_id, built.membership)
-                self._state[key] = entry
-                if self._pending_state.get(key) == entry:
-                    del self._pending_state[key]
-                if event.type != "m.room.member":
-                    self._events[built.event_nid] = event
-                if built.replaces_nid is not None:
-                    self._events.pop(built.replaces_nid, None)
+            for change in built.changes:
+                self._commit_change(change, built)
             if built.redacts_nid is not None:
                 self._redact(built.redacts_nid)
+            if built.ordinal is not None:
+                self.last_writer, self.last_position = writer, position
         last = write.built[-1]
-        self._committed = Head(((last.event_nid, last.event.event_id),), last.event.depth, last.ordinal)
-        self.last_writer, self.last_position = writer, positions[-1]
+        self._committed = last.head
         if write.key is not None:
             self.under_way.pop(write.key, None)
             self._remember(write.key, last.event.event_id, last.event.origin_server_ts)
+
+    def _commit_change(self, change: EntryChange, built: BuiltEvent) -> None:
+        key, before, now = change
+        if now is None:
+            self._state.pop(key, None)
+        else:
+            self._state[key] = now
+            if now.event_nid == built.event_nid and key[0] != "m.room.member":
+                self._events[now.event_nid] = built.event
+        if key in self._pending_state and self._pending_state[key] == now:
+            del self._pending_state[key]
+        if before is not None:
+            self._events.pop(before.event_nid, None)
 
     def rebuild_after(self, failed: Write, now_ms: int) -> None:
         """The write was refused: drop the pending layer and build what was built above it again.
@@ -331,7 +429,12 @@ class LiveRoom:
         self._pending = self._committed
         self._pending_state.clear()
         self._pending_events.clear()
+        self._forget_changes_after(self._committed.ordinal)
         for write in waiting:
+            if not write.drafts:
+                write.built = []
+                write.fail(RoomChanged())
+                continue
             try:
                 self.build(write, now_ms)
             except Exception as error:
@@ -357,6 +460,7 @@ class LiveRoom:
             + sum(_EVENT_BYTES + len(event.encoded) for event in self._events.values())
             + _TRANSACTION_BYTES * len(self.transactions)
             + 150 * len(self._hashes)
+            + _CHANGE_BYTES * len(self._changes)
         )
 
     def _remember(self, key: bytes, event_id: str, now_ms: int) -> None:
@@ -368,28 +472,15 @@ class LiveRoom:
                 return
             del self.transactions[oldest]
 
-    def _hash(self, event_id: str) -> bytes | None:
-        return self._hashes.get(event_id) or self._message_hashes.get(event_id)
-
-    def _hashes_of(self, head: Head, auth: Sequence[StateEntry]) -> dict[str, bytes]:
-        named = [event_id for _, event_id in head.extremities] + [entry.event_id for entry in auth]
-        return {event_id: digest for event_id in named if (digest := self._hash(event_id)) is not None}
-
-    def _note_hash(self, event: Event) -> None:
-        """State is named for as long as it is state; another event only while nothing stored follows it."""
-        digest = reference_hash(self.version, event.pdu)
-        if event.is_state:
-            self._hashes[event.event_id] = digest
-            return
-        self._message_hashes[event.event_id] = digest
-        while len(self._message_hashes) > len(self._pending_events) + 20:
-            del self._message_hashes[next(iter(self._message_hashes))]
-
     def _redact(self, event_nid: int) -> None:
         event = self._events.get(event_nid)
         if event is not None:
             self._events[event_nid] = redacted(self.version, event)
             self._levels = None
+
+
+def _membership(event: Event) -> str | None:
+    return membership_of(event) if event.is_state and event.type == "m.room.member" else None
 
 
 def redacted(version: RoomVersion, event: Event) -> Event:

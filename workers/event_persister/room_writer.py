@@ -16,8 +16,8 @@ from shared.storage.events import StoredEvent, get_events
 from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
 from workers.event_persister.committer import AlreadySent, Committer
-from workers.event_persister.drafts import Draft, NewRoom, Write
-from workers.event_persister.live_room import LiveRoom, StateEntry, redacted
+from workers.event_persister.drafts import Draft, NewRoom, StateEntry, Write
+from workers.event_persister.live_room import LiveRoom, redacted
 from workers.event_persister.rooms_in_memory import RoomsInMemory
 
 T = TypeVar("T")

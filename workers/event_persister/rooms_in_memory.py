@@ -18,15 +18,13 @@ from shared.storage.events import get_events
 from shared.storage.pool import Database
 from shared.storage.room_state import get_current_state
 from shared.storage.rooms import get_room_end
+from workers.event_persister.drafts import Head, StateEntry, StateKey
 from workers.event_persister.live_room import (
     KEPT_TYPES,
     MAX_TRANSACTIONS,
     TRANSACTIONS_KEPT_MS,
-    Head,
     Identity,
     LiveRoom,
-    StateEntry,
-    StateKey,
     redacted,
 )
 

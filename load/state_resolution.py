@@ -202,7 +202,7 @@ def small(room: MadeUpRoom, forks: int) -> list[Overlay]:
     branches = []
     for index in range(2):
         branch = Forked(room.state)
-        moderator, banned = room.users[index], room.users[200 + index]
+        moderator, banned = room.users[index], room.users[-1 - index]
         room.send(branch, "m.room.topic", moderator, "", {"topic": moderator})
         room.send(branch, "m.room.member", moderator, banned, {"membership": "ban"})
         room.rename(branch, moderator, 4000)

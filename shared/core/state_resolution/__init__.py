@@ -64,7 +64,7 @@ def resolve_overlays(
     if not overlays:
         return dict.fromkeys(base)
     if version.state_resolution is StateResolution.V1:
-        return resolve_v1(version, base, overlays, find, create=create)
+        return resolve_v1(version, base, overlays, find, expect=expect, create=create)
     return resolve_v2(version, base, overlays, find, rejected=rejected, expect=expect, create=create)
 
 

@@ -19,18 +19,23 @@ def resolve_v1(
     overlays: Sequence[Overlay],
     find: Callable[[EventId], Event | None],
     *,
+    expect: Callable[[Sequence[EventId]], None],
     create: Event,
 ) -> dict[StateKey, EventId | None]:
     """Return the resolution as an overlay; parameters as for `resolve_overlays`. Rejected events are not told apart."""
     # Start: what is not in conflict. Here a key that some states lack is no conflict.
     resolved = OverlaidState(base, {})
-    conflicts: dict[StateKey, list[Event]] = {}
+    candidates: dict[StateKey, list[EventId]] = {}
     for key, held in holders_of(base, overlays).by_key.items():
         event_ids = [event_id for event_id in held if event_id is not None]
         resolved.changes[key] = event_ids[0] if len(event_ids) == 1 else None
         if len(event_ids) > 1:
-            found = [event for event in map(find, event_ids) if event is not None]
-            conflicts[key] = [event for event in found if (event.type, event.state_key) == key]
+            candidates[key] = event_ids
+    expect([event_id for event_ids in candidates.values() for event_id in event_ids])
+    conflicts: dict[StateKey, list[Event]] = {}
+    for key, event_ids in candidates.items():
+        found = [event for event in map(find, event_ids) if event is not None]
+        conflicts[key] = [event for event in found if (event.type, event.state_key) == key]
     # Nothing but the state counts in this version: an event's own auth events never stand in.
     checks = AuthChecks(version, create, find, None)
 

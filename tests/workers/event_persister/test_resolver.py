@@ -1,0 +1,326 @@
+"""Resolution beside the loop: events from a real PostgreSQL, threads, bounds, and how long the loop is held up."""
+
+import asyncio
+import contextlib
+import gc
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from load.state_resolution import FOUNDER, MadeUpRoom, everything, overlays, small
+from shared.core.errors import Unavailable
+from shared.core.identifiers import EventId
+from shared.core.room_versions import get_room_version
+from shared.core.state_resolution import Overlay, StateKey, resolve_overlays
+from shared.metrics.resolution import ResolutionMetrics
+from shared.runtime.clock import SystemClock
+from shared.storage.auth_chains import ChainEvent, get_auth_chain_page
+from shared.storage.pool import Database, connector
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.rig import run
+from tests.workers.event_persister.stored_rooms import store_room
+from workers.event_persister.resolver import Load, Resolver, ResolverBounds, RoomForResolution
+
+VERSIONS = ["1", "11", "12"]
+POWER_LEVELS = ("m.room.power_levels", "")
+
+
+class Loads:
+    """Reads the rooms from the database, and counts."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.pages = 0
+        self.events = 0
+
+    async def __call__(self, room_nid: int, event_ids: Sequence[EventId], max_events: int) -> Sequence[ChainEvent]:
+        rows = await get_auth_chain_page(self.database, room_nid, event_ids, max_events=max_events, max_bytes=1 << 20)
+        self.pages += 1
+        self.events += len(rows)
+        return rows
+
+
+@asynccontextmanager
+async def resolver(load: Load, bounds: ResolverBounds | None = None) -> AsyncIterator[Resolver]:
+    made = Resolver(load, SystemClock(), ResolutionMetrics(CollectorRegistry()), bounds=bounds)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@asynccontextmanager
+async def loads(postgres: TestDatabase) -> AsyncIterator[Loads]:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    try:
+        yield Loads(database)
+    finally:
+        await database.close()
+
+
+async def never(room_nid: int, event_ids: Sequence[EventId], max_events: int) -> Sequence[ChainEvent]:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+def made_up(version: str, members: int = 300, changes: int = 2, fights: int = 5) -> MadeUpRoom:
+    return MadeUpRoom(get_room_version(version), members, changes, fights)
+
+
+def in_memory(room: MadeUpRoom, room_nid: int = 1) -> RoomForResolution:
+    return RoomForResolution(room_nid, room.version, room.create, room.events.get)
+
+
+def in_database(room: MadeUpRoom, room_nid: int = 1) -> RoomForResolution:
+    return RoomForResolution(room_nid, room.version, room.create, {room.create.event_id: room.create}.get)
+
+
+def expected(
+    room: MadeUpRoom, branches: Sequence[Overlay], rejected: frozenset[str] = frozenset()
+) -> dict[StateKey, EventId | None]:
+    return resolve_overlays(
+        room.version, room.state, branches, room.find, rejected=rejected.__contains__, create=room.create
+    )
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_from_the_database_as_from_memory(postgres: TestDatabase, version: str) -> None:
+    async def test() -> None:
+        room = made_up(version)
+        cases = [small(room, 0), overlays(room, 40), everything(room, 0)]
+        await store_room(postgres.dsn, room, 1)
+        for branches in cases:
+            async with loads(postgres) as load, resolver(load) as resolver_:
+                assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
+                assert load.pages <= 60
+                # Once more: all is at hand now.
+                pages = load.pages
+                assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
+                assert load.pages == pages
+
+    run(test())
+
+
+def test_many_forks_load_each_event_about_once(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        room = made_up("12", members=200, fights=100)
+        branches = overlays(room, 200)
+        await store_room(postgres.dsn, room, 1)
+        async with loads(postgres) as load, resolver(load) as resolver_:
+            for branch in branches:
+                pair = [branch, {}]
+                assert await resolver_.resolve(in_database(room), room.state, pair) == expected(room, pair)
+            assert load.events < 4 * len(room.events)  # 100 power levels in each of 200 chains
+
+    run(test())
+
+
+def test_small_conflict_loads_little_of_a_long_past(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        room = made_up("11", members=3000, changes=3, fights=30)
+        branches = small(room, 0)
+        await store_room(postgres.dsn, room, 1)
+        async with loads(postgres) as load, resolver(load) as resolver_:
+            assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
+            assert load.events < 300
+            assert load.pages < 20
+
+    run(test())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_missing_and_rejected_events(postgres: TestDatabase, version: str) -> None:
+    async def test() -> None:
+        room = made_up(version, members=150, fights=20)
+        branches = small(room, 0)
+        levels = [event.event_id for event in room.events.values() if event.type == "m.room.power_levels"]
+        missing, rejected = frozenset(levels[3:5]), frozenset(levels[-1:])
+        branches[0]["m.room.name", ""] = EventId("$nobody has\x00 this")  # type: ignore[index]
+        await store_room(postgres.dsn, room, 1, missing=missing, rejected=rejected)
+        for gone in missing:
+            del room.events[EventId(gone)]
+        async with loads(postgres) as load, resolver(load) as resolver_:
+            result = await resolver_.resolve(in_database(room), room.state, branches)
+        assert result == expected(room, branches, rejected)
+
+    run(test())
+
+
+def test_redacted_events_are_judged_in_their_redacted_form(postgres: TestDatabase) -> None:
+    """In version 10 a redacted power-levels event no longer says who may invite."""
+
+    async def test() -> None:
+        room = made_up("10", members=3)
+        levels = dict(room.events[room.state[POWER_LEVELS]].content)
+        strict = room.send(room.state, "m.room.power_levels", FOUNDER, "", {**levels, "invite": 75})
+        invited = ("m.room.member", "@late:m.example")
+        invite = room.send(dict(room.state), invited[0], room.users[0], invited[1], {"membership": "invite"})
+        branches: list[Overlay] = [{invited: invite.event_id}, {}]
+        await store_room(postgres.dsn, room, 1)
+        async with loads(postgres) as load, resolver(load) as resolver_:
+            target = in_database(room)
+            assert await resolver_.resolve(target, room.state, branches) == {}
+            await load.database.execute("UPDATE events SET redacted_by = 1 WHERE event_id = $1", strict.event_id)
+            assert await resolver_.resolve(target, room.state, branches) == {}, "it is kept until it is forgotten"
+            resolver_.forget([strict.event_id])
+            assert await resolver_.resolve(target, room.state, branches) == {invited: invite.event_id}
+
+    run(test())
+
+
+# --- threads -------------------------------------------------------------------------------------------------
+
+
+async def longest_pause_s(stop: asyncio.Event) -> float:
+    """Return for how long nothing else could run on the loop, at most, until the event is set."""
+    longest, last = 0.0, time.perf_counter()
+    while not stop.is_set():
+        await asyncio.sleep(0.001)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return longest
+
+
+async def big_beside_small(postgres: TestDatabase, big: MadeUpRoom) -> tuple[float, float]:
+    """Resolve a room in which everything conflicts; return the loop's longest pause and the longest of the small
+    resolutions meanwhile, in seconds. Nothing is kept of what those load."""
+    little = made_up("11")
+    gc.freeze()  # no persister has all of a room's past in memory, for the collector to walk through
+    branches, few = everything(big, 0), small(little, 0)
+    await store_room(postgres.dsn, little, 2)
+    agreed = expected(little, few)
+    assert agreed
+    slowest = 0.0
+    async with loads(postgres) as load, resolver(load, ResolverBounds(cache_bytes=0)) as resolver_:
+        stop = asyncio.Event()
+        ticker = asyncio.create_task(longest_pause_s(stop))
+        task = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
+        rounds = 0
+        while not task.done():
+            started = time.perf_counter()
+            assert await resolver_.resolve(in_database(little, 2), little.state, few) == agreed
+            slowest = max(slowest, time.perf_counter() - started)
+            rounds += 1
+            await asyncio.sleep(0.02)
+        stop.set()
+        pause = await ticker
+        assert await task == expected(big, branches)
+        assert rounds > 5
+        gc.unfreeze()
+        return pause, slowest
+
+
+def test_a_big_resolution_neither_holds_up_the_loop_nor_a_small_one(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        big = made_up("12", members=15_000, changes=1)
+        measured = []
+        for _ in range(4):  # other processes may take the CPU away from us
+            measured.append(await big_beside_small(postgres, big))
+            if measured[-1][0] < 0.05 and measured[-1][1] < 0.2:
+                return
+        raise AssertionError(f"pause of the loop and slowest small resolution, in seconds: {measured}")
+
+    run(test())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("version", VERSIONS)
+def test_two_overlays_of_50000_entries_do_not_hold_up_the_loop(postgres: TestDatabase, version: str) -> None:
+    async def test() -> None:
+        big = made_up(version, members=50_000, changes=4, fights=200)
+        measured = [await big_beside_small(postgres, big) for _ in range(3)]
+        assert min(pause for pause, _ in measured) < 0.05, measured
+
+    run(test())
+
+
+def test_cancelling_ends_the_thread_and_lets_others_in() -> None:
+    async def test() -> None:
+        big, little = made_up("12", members=15_000, changes=1), made_up("11")
+        branches, few = everything(big, 0), small(little, 0)
+        async with resolver(never) as resolver_:
+            loading = asyncio.create_task(resolver_.resolve(in_database(little, 2), little.state, few))
+            working = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
+            queued = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
+            await asyncio.sleep(0.1)
+            assert resolver_.statistics()["quick"] == 1
+            assert resolver_.statistics()["big"] == 2
+            for task in (loading, working, queued):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            assert resolver_.statistics()["quick"] == resolver_.statistics()["big"] == 0
+            async with asyncio.timeout(5):
+                assert await resolver_.resolve(in_memory(big), big.state, branches) == expected(big, branches)
+        assert sys.getswitchinterval() == pytest.approx(0.005)
+
+    run(test())
+
+
+def test_closing_ends_what_waits() -> None:
+    async def test() -> None:
+        room = made_up("12")
+        few = small(room, 0)
+        made = Resolver(never, SystemClock(), ResolutionMetrics(CollectorRegistry()))
+        tasks = [asyncio.create_task(made.resolve(in_database(room), room.state, few)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(2):
+            await made.close()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(result, Unavailable) for result in results)
+        with pytest.raises(Unavailable):
+            await made.resolve(in_database(room), room.state, few)
+
+    run(test())
+
+
+# --- bounds --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bounds", [ResolverBounds(max_events=500), ResolverBounds(max_bytes=200_000)])
+def test_too_much_to_load(postgres: TestDatabase, bounds: ResolverBounds) -> None:
+    async def test() -> None:
+        room = made_up("12")
+        branches, few = everything(room, 0), small(room, 0)
+        await store_room(postgres.dsn, room, 1)
+        async with loads(postgres) as load, resolver(load, bounds) as resolver_:
+            with pytest.raises(Unavailable):
+                await resolver_.resolve(in_database(room), room.state, branches)
+            assert load.events < 2000
+            assert await resolver_.resolve(in_database(room), room.state, few) == expected(room, few)
+
+    run(test())
+
+
+def test_time_and_queue_are_bounded() -> None:
+    async def test() -> None:
+        room = made_up("12")
+        few = small(room, 0)
+        async with resolver(never, ResolverBounds(max_waiting=3, max_s=0.3)) as resolver_:
+            started = time.monotonic()
+            tasks = [resolver_.resolve(in_database(room), room.state, few) for _ in range(5)]
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(result) for result in results] == [Unavailable] * 5
+            assert time.monotonic() - started < 3
+
+    run(test())
+
+
+def test_errors_of_the_database_reach_the_caller() -> None:
+    async def away(room_nid: int, event_ids: Sequence[EventId], max_events: int) -> Sequence[ChainEvent]:
+        raise Unavailable("The database is not available just now")
+
+    async def test() -> None:
+        room = made_up("12")
+        async with resolver(away) as resolver_:
+            with pytest.raises(Unavailable, match="database"):
+                await resolver_.resolve(in_database(room), room.state, small(room, 0))
+
+    run(test())

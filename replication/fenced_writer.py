@@ -15,6 +15,7 @@ import asyncpg
 from shared.core.errors import Fenced
 from shared.storage.fenced import FencedStatement
 from shared.storage.pool import CONNECTION_ERRORS, Connect, Connection
+from shared.storage.row_locks import limit_lock_wait
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,15 @@ class FencedWriter:
         # Of each statement whose rows are not announced yet: stream -> what had been seen when it was sent.
         self._floors: list[dict[str, int]] = []
         self._fenced = False
+        self._lock_wait_ms: int | None = None
         self.statements = 0
+
+    def limit_lock_wait(self, limit_ms: int) -> None:
+        """From the next connection on: how long a statement waits for a lock, in place of the connection's default.
+
+        Call before the first write, and not behind a pooler.
+        """
+        self._lock_wait_ms = limit_ms
 
     async def write(
         self, statement: FencedStatement, *args: Any, streams: Sequence[str] = (), timeout_s: float = 30.0
@@ -110,6 +119,8 @@ class FencedWriter:
         if self._connection is None or self._connection.is_closed():
             try:
                 self._connection = await self._connect()
+                if self._lock_wait_ms is not None:
+                    await limit_lock_wait(self._connection, self._lock_wait_ms)
             except CONNECTION_ERRORS as error:
                 raise Fenced("The database is not available just now") from error
         return self._connection

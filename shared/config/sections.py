@@ -456,6 +456,14 @@ class Haproxy:
 
 
 @dataclass(frozen=True, slots=True)
+class Testing:
+    """Of fleets that tests break on purpose. Leave it out everywhere else."""
+
+    fault_points: bool = False
+    """Whether `SKEP_FAULT_POINTS` may name a file of orders to crash. One without the other: nothing starts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One file for the whole fleet, the same on every host."""
 
@@ -485,5 +493,6 @@ class Config:
     replication: Replication = Replication()
     fleet: Fleet = Fleet()
     haproxy: Haproxy = Haproxy()
+    testing: Testing = Testing()
     directory: Path = field(default=Path(), metadata={"not_a_key": True})
     """Where the file stands; relative paths have been resolved against it."""

@@ -28,6 +28,18 @@ class PersisterMetrics:
         self.waiting = Gauge(
             "skep_persister_writes_waiting", "Writes that wait for the statement under way", registry=registry
         )
+        self.lock_timeouts = Counter(
+            "skep_persister_lock_timeouts_total", "Statements that met a row which somebody else holds locked",
+            registry=registry,
+        )  # fmt: skip
+        self.apart = Gauge(
+            "skep_persister_rooms_apart", "Rooms whose writes wait for rows that somebody holds locked",
+            registry=registry,
+        )  # fmt: skip
+        self.given_up = Counter(
+            "skep_persister_rooms_given_up_total", "Rooms whose writes failed, since their rows stayed locked",
+            registry=registry,
+        )  # fmt: skip
         self.rooms = Gauge("skep_persister_rooms", "Rooms in memory", registry=registry)
         self.rooms_bytes = Gauge("skep_persister_rooms_bytes", "About what they take", registry=registry)
         self.room_loads = Counter("skep_persister_room_loads_total", "Rooms read from the database", registry=registry)

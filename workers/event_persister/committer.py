@@ -4,8 +4,12 @@ An idle server adds no delay to a write; a busy one stores dozens of events with
 way at a time (`FencedWriter`), so the position order of this process is its commit order.
 
 A batch that the database refuses is halved until the offending write is alone; that one fails, and the writes of its
-room that were built above it are built again. A lost lease, or a statement of which nobody knows how it ended, fails
-everything: the process drops its memory and begins anew.
+room that were built above it are built again. Halving n writes of which k are refused takes fewer than 2n statements,
+and fewer than 2k(1 + log2(n/k)) + 1.
+
+A batch that meets a row which somebody holds locked loses the rooms concerned, and the rest is stored at once; they
+wait apart (`rooms_apart.py`) until their rows are free. A lost lease, or a statement of which nobody knows how it
+ended, fails everything: the process drops its memory and begins anew.
 """
 
 import asyncio
@@ -19,19 +23,25 @@ from typing import Protocol
 from replication.rows import EventRow
 from shared.core.errors import MatrixError, SkepError, Unavailable
 from shared.metrics.persister import PersisterMetrics
+from shared.runtime import fault_points
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage import client_transactions
 from shared.storage.events import EventBatch, FencedWrite, StatementRefused, commit_events
+from shared.storage.pool import Database
 from workers.event_persister.batches import batch_of, rows_of
 from workers.event_persister.drafts import Write
 from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.rooms_apart import PROBE_EVERY_S, RoomsApart
 
 logger = logging.getLogger(__name__)
 
 _MAX_BATCH_EVENTS = 256  # one statement's worth: more only makes the next batch wait
 _MAX_BATCH_BYTES = 4 << 20
 _MAX_WAITING_EVENTS = 20_000  # some seconds of a busy server; more get 503, which tells clients to slow down
+#: How long a statement waits for a row. In normal operation nobody else writes a room's rows, and all others wait too.
+LOCK_WAIT_MS = 100
+_MAX_LOCK_WAITS = 10  # of one batch; what is left of it then waits apart
 
 
 class AlreadySent(SkepError):
@@ -45,7 +55,10 @@ class Announce(Protocol):
 
 
 class Committer:
-    """lease: under which `write` writes. lost_room: called with a room that somebody else wrote into."""
+    """lease: under which `write` writes. lost_room: called with a room whose copy in memory is worth nothing any more.
+
+    database: to look for locked rows.
+    """
 
     def __init__(
         self,
@@ -57,6 +70,7 @@ class Committer:
         tasks: TaskGroup,
         metrics: PersisterMetrics,
         server_name: str,
+        database: Database,
     ) -> None:
         self._write = write
         self._lease = lease
@@ -69,6 +83,9 @@ class Committer:
         self._queue: deque[Write] = deque()
         self._waiting_events = 0
         self._running: asyncio.Task[None] | None = None
+        self._apart = RoomsApart(database, clock, metrics, server_name, self._lose)
+        self._probing: asyncio.Task[None] | None = None
+        self._lock_waits = 0  # of the batch under way
         self._statements = 0
 
     def submit(self, write: Write) -> None:
@@ -76,11 +93,12 @@ class Committer:
 
         Writes of one room must come in the order in which they were built.
         """
+        fault_points.reach("built")
         self._queue.append(write)
         self._waiting_events += len(write.built)
         self._metrics.waiting.set(len(self._queue))
-        if self._running is None or self._running.done():
-            self._running = self._tasks.spawn(self._run(), "commit events")
+        self._start()
+        fault_points.reach("submitted")
 
     def check_room_for_more(self) -> None:
         """Raise Unavailable when too many events wait already."""
@@ -88,27 +106,58 @@ class Committer:
             raise Unavailable("Too many events wait to be stored")
 
     async def finish(self) -> None:
-        """Wait until everything that was submitted is stored or has failed."""
+        """Wait until everything that was submitted is stored or has failed. What waits for locked rows fails now."""
+        self._apart.give_up_all()
         while self._running is not None and not self._running.done():
             await asyncio.wait([self._running])
+            self._apart.give_up_all()
 
     def statistics(self) -> dict[str, int]:
         return {
             "waiting": len(self._queue),
             "waiting_events": self._waiting_events,
+            "rooms_apart": len(self._apart),
+            "waiting_apart": self._apart.waiting_events,
             "statements": self._statements,
         }
 
+    def _start(self) -> None:
+        if self._running is None or self._running.done():
+            self._running = self._tasks.spawn(self._run(), "commit events")
+
     async def _run(self) -> None:
-        while self._queue:
-            batch = self._take_batch()
+        while self._queue or self._apart.free:
+            if self._queue:
+                await self._commit_or_fail(self._take_batch())
+            if self._apart.free:
+                await self._try(self._apart.free.popleft())
+
+    async def _try(self, room_nid: int) -> None:
+        """Store what waits of a room whose rows were seen free."""
+        writes = self._apart.begin_try(room_nid)
+        for first in range(0, len(writes), _MAX_BATCH_EVENTS):
+            await self._commit_or_fail(writes[first : first + _MAX_BATCH_EVENTS], again=True)
+        self._apart.end_try(room_nid)
+
+    async def _probe(self) -> None:
+        while self._apart:
+            await asyncio.sleep(PROBE_EVERY_S)
             try:
-                await self._commit(batch)
-            except Exception as error:
-                # Fenced, or a fault of ours after the database had answered: what is stored is unknown to us now.
-                self._fail_all(batch, error)
-                if not isinstance(error, Unavailable):
-                    raise
+                await self._apart.probe()
+            except Unavailable:
+                continue  # a whole table is locked, or the database is away
+            if self._apart.free:
+                self._start()
+
+    async def _commit_or_fail(self, batch: Sequence[Write], *, again: bool = False) -> None:
+        self._lock_waits = 0
+        try:
+            await self._commit(batch, again=again)
+        except Exception as error:
+            # Fenced, or a fault of ours after the database had answered: what is stored is unknown to us now.
+            self._fail_all(batch, error)
+            if not isinstance(error, Unavailable):
+                raise
 
     def _take_batch(self) -> list[Write]:
         batch: list[Write] = []
@@ -123,39 +172,71 @@ class Committer:
         self._metrics.waiting.set(len(self._queue))
         return batch
 
-    async def _commit(self, writes: Sequence[Write]) -> None:
+    async def _commit(self, writes: Sequence[Write], *, again: bool = False) -> None:
+        """Store the writes, those that are refused excepted. again: they met a lock before that could not be found."""
         # Those that could not be built again after another one failed have nothing left to store.
-        writes = [write for write in writes if write.built]
+        writes = [write for write in self._apart.keep_back(writes) if write.built]
         if not writes:
             return
         batch = batch_of(writes, self._server_name)
         self._metrics.statements.inc()
         self._statements += 1
         started = time.perf_counter()
+        fault_points.reach("before the statement")
         try:
             positions = await commit_events(self._write, batch)
         except StatementRefused as refused:
             self._metrics.refused.inc()
-            if len(writes) == 1:
+            if refused.passing:
+                await self._locked(writes, batch, again)
+            elif len(writes) == 1:
                 self._refused(writes[0], refused)
-                return
-            middle = len(writes) // 2
-            await self._commit(writes[:middle])
-            await self._commit(writes[middle:])
+            else:
+                await self._commit_halves(writes, again)
             return
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_events.observe(len(positions))
         self._metrics.events.inc(len(positions))
         self._stored(writes, batch, positions)
 
+    async def _commit_halves(self, writes: Sequence[Write], again: bool) -> None:
+        middle = len(writes) // 2
+        await self._commit(writes[:middle], again=again)
+        await self._commit(writes[middle:], again=again)
+
+    async def _locked(self, writes: Sequence[Write], batch: EventBatch, again: bool) -> None:
+        """Somebody holds a row that these writes change: set its room apart, store the others at once."""
+        self._metrics.lock_timeouts.inc()
+        self._lock_waits += 1
+        locked = await self._apart.find_locked(batch)
+        if locked:
+            self._set_apart([write for write in writes if write.room.room_nid in locked], seen=True)
+            await self._commit([write for write in writes if write.room.room_nid not in locked])
+        elif not again:
+            await self._commit(writes, again=True)  # it was let go meanwhile, as a rule
+        elif len(writes) == 1 or self._lock_waits >= _MAX_LOCK_WAITS or _one_room(writes):
+            self._set_apart(writes, seen=False)
+        else:
+            await self._commit_halves(writes, again)
+
+    def _set_apart(self, writes: Sequence[Write], *, seen: bool) -> None:
+        for room_id in {write.room.room_id for write in writes}:
+            logger.warning("Rows of room %s are locked by somebody else: its events wait", room_id)
+        self._apart.put(writes, seen=seen)
+        if self._probing is None or self._probing.done():
+            self._probing = self._tasks.spawn(self._probe(), "look for locked rows")
+
     def _stored(self, writes: Sequence[Write], batch: EventBatch, positions: Sequence[int]) -> None:
+        fault_points.reach("after the statement")
         rows: list[EventRow] = []
         taken = iter(zip(batch.events, positions, strict=True))
         for write in writes:
             mine = list(itertools.islice(taken, len(write.built)))
             rows.extend(rows_of(write.room, mine, self._lease))
             write.room.committed(write, [position for _, position in mine], self._lease)
+        fault_points.reach("committed")
         self._announce(rows)
+        fault_points.reach("announced")
         for write in writes:
             if not write.done.done():
                 write.done.set_result([built.event.event_id for built in write.built])
@@ -166,27 +247,32 @@ class Committer:
         if refused.constraint in ("events_room_nid_ordinal_key", "rooms_room_id_key"):
             # Somebody else wrote into the room: our copy is old, and so is our view of who owns it.
             logger.warning("Room %s was written by another process", room.room_id)
-            room.lose(Unavailable("The room is served by another process now"))
-            self._lost_room(room)
+            self._lose(room, Unavailable("The room is served by another process now"))
             return
         if refused.constraint == client_transactions.PRIMARY_KEY:
             error: Exception = AlreadySent()
         elif refused.constraint == "room_aliases_pkey":
             error = MatrixError("M_ROOM_IN_USE", "This room alias is taken already", 400)
-        elif refused.passing:
-            error = Unavailable("The room is busy in the database just now")
         else:
             logger.error("An event of room %s cannot be stored: %s", room.room_id, refused)
             error = MatrixError("M_UNKNOWN", "The event cannot be stored", 400)
         write.fail(error)
         room.rebuild_after(write, self._clock.now_ms())
 
+    def _lose(self, room: LiveRoom, error: Unavailable) -> None:
+        room.lose(error)
+        self._lost_room(room)
+
     def _fail_all(self, batch: Sequence[Write], error: Exception) -> None:
         shown = error if isinstance(error, Unavailable) else Unavailable("The outcome of the write is unknown")
         for write in (*batch, *self._queue):
-            if not write.room.lost:
-                write.room.lose(shown)
-                self._lost_room(write.room)
+            if not write.room.lost or write.room.writes:
+                self._lose(write.room, shown)
             write.fail(shown)
         self._queue.clear()
         self._waiting_events = 0
+        self._apart.give_up_all()
+
+
+def _one_room(writes: Sequence[Write]) -> bool:
+    return all(write.room is writes[0].room for write in writes)

@@ -5,7 +5,7 @@ from replication.worker_process import Foundation, Worker
 from shared.core.signing import parse_signing_key
 from shared.metrics.persister import PersisterMetrics
 from shared.storage.numbers import NumberBlock
-from workers.event_persister.committer import Committer
+from workers.event_persister.committer import LOCK_WAIT_MS, Committer
 from workers.event_persister.create_room import CreateRoomHandler
 from workers.event_persister.live_room import Identity, LiveRoom
 from workers.event_persister.member_changes import MemberChanges
@@ -36,6 +36,8 @@ def compose(foundation: Foundation) -> Worker:
 
     slots.on_change(slots_changed)
     event_numbers = NumberBlock(database, "event_nids")
+    if not config.database.pgbouncer:  # there the role's lock_timeout stands
+        foundation.writer.limit_lock_wait(LOCK_WAIT_MS)
     committer = Committer(
         foundation.writer.write,
         foundation.lease,
@@ -45,6 +47,7 @@ def compose(foundation: Foundation) -> Worker:
         tasks,
         metrics,
         server_name,
+        database,
     )
     writer = RoomWriter(rooms, committer, event_numbers, database, clock)
     changes = MemberChanges(writer, database, server_name)

@@ -6,7 +6,7 @@ Tokens are user ids: who asks is not what these tests are about.
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +167,7 @@ class Persister:
     tokens: Tokens
     slots: Slots
     router: Router
+    drain: Callable[[], Awaitable[None]]
 
     async def raw(self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
         sent: list[dict[str, Any]] = []
@@ -285,13 +286,12 @@ async def event_persister(
         internal_secret=SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip
+    assert worker.start is not None and worker.drain is not None
     try:
-        if worker.start is not None:
-            await worker.start()
-        yield Persister(application, foundation, bus, tokens, slots, router)
+        await worker.start()
+        yield Persister(application, foundation, bus, tokens, slots, router, worker.drain)
     finally:
-        if worker.drain is not None:
-            await worker.drain()
+        await worker.drain()
         await tasks.close()
         await writer.close()
         await database.close()

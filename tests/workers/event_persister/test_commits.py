@@ -1,12 +1,23 @@
 """Grouped commits when something is wrong: a poisoned event, a lost lease, a second owner, repeated transactions."""
 
 import asyncio
+import dataclasses
 import itertools
+import math
+import random
+import string
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
 
 from shared.core.events import parse_event
 from shared.core.room_versions import get_room_version
+from shared.storage.events import EventBatch
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Persister, event_persister, run
+from tests.workers.event_persister.rig import Persister, User, event_persister, run
+from workers.event_persister import batches, committer
+from workers.event_persister.drafts import Write
 
 POISON = """
     CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -50,6 +61,84 @@ def test_poisoned_event_fails_alone(postgres: TestDatabase) -> None:
             # What follows is built on what is stored.
             assert (await alice.send(rooms[3], "after")).status == 200
             assert (await _check_chain(persister, rooms[3]))[-1] == "after"
+
+    run(test())
+
+
+def _nul(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
+    """A device id is no text of an event: it is stored as it is, and login lets no such device through."""
+    return persister.user("alice", "DEV\x00ICE"), "message"
+
+
+def _index_row(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
+    return persister.user("alice"), "".join(random.choices(string.ascii_letters + string.digits, k=6000))
+
+
+def _overflow(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
+    """What asyncpg itself refuses to send."""
+
+    def batch_with_overflow(writes: Sequence[Write], server_name: str) -> EventBatch:
+        batch = batches.batch_of(writes, server_name)
+        batch.events = [
+            dataclasses.replace(event, depth=1 << 63) if b"overflow" in event.json else event for event in batch.events
+        ]
+        return batch
+
+    monkeypatch.setattr(committer, "batch_of", batch_with_overflow)
+    return persister.user("alice"), "overflow"
+
+
+def _constraint(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
+    return persister.user("alice"), "constraint"
+
+
+@pytest.mark.parametrize("poison", [_nul, _index_row, _overflow, _constraint])
+def test_whatever_the_database_refuses_fails_alone(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch, poison: Callable[..., tuple[User, str]]
+) -> None:
+    """One in the middle of a batch of 50: the 49 others are stored, in order, with few statements more."""
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            rooms = [await alice.create_room() for _ in range(5)]
+            spoiler, text = poison(persister, monkeypatch)
+            await persister.foundation.database.execute("CREATE INDEX ON events (json)")
+            await persister.foundation.database.execute(
+                "ALTER TABLE events ADD CHECK (position('constraint' IN encode(json, 'escape')) = 0) NOT VALID"
+            )
+            before = persister.foundation.writer.statements
+            sends = [alice.send(rooms[n % 5], f"message {n}") for n in range(51)]
+            sends[26].close()
+            sends[26] = spoiler.send(rooms[26 % 5], text)
+            answers = await asyncio.gather(*sends)
+            assert [(n, a.status, a.errcode) for n, a in enumerate(answers) if a.status != 200] == [
+                (26, 400, "M_UNKNOWN")
+            ]
+            for n, room_id in enumerate(rooms):
+                assert await _check_chain(persister, room_id) == [f"message {m}" for m in range(n, 51, 5) if m != 26]
+            # The first event alone, then 50: halved down to one, each time the other half goes through.
+            assert persister.foundation.writer.statements - before <= 1 + 1 + 2 * math.ceil(math.log2(50))
+
+    run(test())
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_many_poisoned_events_cost_a_bounded_number_of_statements(postgres: TestDatabase, every: int) -> None:
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            rooms = [await alice.create_room() for _ in range(5)]
+            await persister.foundation.database.execute(POISON)
+            texts = ["poison" if n % every == 0 else f"message {n}" for n in range(50 * every + 1)]
+            before, began = persister.foundation.writer.statements, time.perf_counter()
+            answers = await asyncio.gather(*(alice.send(rooms[n % 5], text) for n, text in enumerate(texts)))
+            assert time.perf_counter() - began < 3.0
+            assert [a.status for a in answers] == [400 if text == "poison" else 200 for text in texts]
+            for n, room_id in enumerate(rooms):
+                assert await _check_chain(persister, room_id) == [t for t in texts[n::5] if t != "poison"]
+            bound = min(2 * len(texts), 2 * 51 * (1 + math.log2(len(texts) / 51)) + 4)
+            assert persister.foundation.writer.statements - before <= bound
 
     run(test())
 

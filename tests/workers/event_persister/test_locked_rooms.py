@@ -1,0 +1,249 @@
+"""A row lock under one room: the others do not feel it, and what was sent there arrives afterwards, in order."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import orjson
+import pytest
+
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.rig import Answer, Persister, User, event_persister, run
+from workers.event_persister import rooms_apart
+
+EXTREMITIES = "SELECT FROM forward_extremities e JOIN rooms r USING (room_nid) WHERE r.room_id = $1 FOR UPDATE OF e"
+STATE = """
+    SELECT FROM current_state s JOIN rooms r USING (room_nid) WHERE r.room_id = $1 AND s.type = 'm.room.topic'
+    FOR UPDATE OF s
+"""
+EVENT = "SELECT FROM events e JOIN rooms r USING (room_nid) WHERE r.room_id = $1 AND ordinal = 7 FOR UPDATE OF e"
+
+
+@asynccontextmanager
+async def held(postgres: TestDatabase, lock: str, *args: object) -> AsyncIterator[None]:
+    """Hold a lock in a transaction of somebody else's."""
+    conn = await asyncpg.connect(postgres.dsn)
+    try:
+        async with conn.transaction():
+            await conn.execute(lock, *args)
+            yield
+    finally:
+        await conn.close()
+
+
+async def _talk(user: User, room_id: str, until: asyncio.Event, seconds: list[float]) -> int:
+    """Send one message after another; return how many were refused."""
+    refused = 0
+    while not until.is_set():
+        began = time.perf_counter()
+        refused += (await user.send(room_id, "hum")).status != 200
+        seconds.append(time.perf_counter() - began)
+        await asyncio.sleep(0.005)
+    return refused
+
+
+async def _talk_for(alice: User, rooms: list[str], duration_s: float) -> list[float]:
+    until, seconds = asyncio.Event(), list[float]()
+    talks = [asyncio.create_task(_talk(alice, room_id, until, seconds)) for room_id in rooms]
+    await asyncio.sleep(duration_s)
+    until.set()
+    assert await asyncio.gather(*talks) == [0] * len(rooms)
+    return seconds
+
+
+async def _texts(persister: Persister, room_id: str) -> list[str]:
+    rows = await persister.timeline(room_id)
+    assert [row["ordinal"] for row in rows] == list(range(1, len(rows) + 1))
+    assert [row["position"] for row in rows] == sorted(row["position"] for row in rows)
+    assert [list(row["prev_nids"]) for row in rows[1:]] == [[row["event_nid"]] for row in rows[:-1]]
+    assert [row.event_id for row in persister.bus.rows() if row.room_id == room_id] == [r["event_id"] for r in rows]
+    return [
+        event["body"] for row in rows if row["type"] == "m.room.message" and "body" in (event := _content(row["json"]))
+    ]
+
+
+def _content(json: bytes) -> dict[str, str]:
+
+    content: dict[str, str] = orjson.loads(json)["content"]
+    return content
+
+
+def _p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[98]
+
+
+async def _sent_in_order(alice: User, room_id: str, first: int, count: int) -> list["asyncio.Task[Answer]"]:
+    tasks = []
+    for number in range(first, first + count):
+        tasks.append(asyncio.create_task(alice.send(room_id, f"m{number}", f"locked{number}")))
+        await asyncio.sleep(0.01)
+    return tasks
+
+
+@pytest.mark.parametrize("hold_s", [3.0, pytest.param(30.0, marks=pytest.mark.soak)])
+def test_a_lock_under_one_room_is_not_felt_in_the_others(
+    postgres: TestDatabase, hold_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Architecture page, P6: one slow room never delays the others."""
+    monkeypatch.setattr(rooms_apart, "GIVE_UP_AFTER_S", hold_s + 10)
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            locked, *rooms = [await alice.create_room() for _ in range(9)]
+            quiet = await _talk_for(alice, rooms, hold_s)
+            async with held(postgres, EXTREMITIES, locked):
+                sent = asyncio.create_task(_sent_in_order(alice, locked, 0, 20))
+                loud = await _talk_for(alice, rooms, hold_s)
+                tasks = await sent
+                assert not any(task.done() for task in tasks)
+            released = time.perf_counter()
+            answers = [await task for task in tasks]
+            assert time.perf_counter() - released < 1.0
+            assert {answer.status for answer in answers} == {200}
+            assert await _texts(persister, locked) == [f"m{n}" for n in range(20)]
+            # One statement met the lock; from then on the room was looked at and not tried.
+            count = persister.foundation.registry.get_sample_value
+            assert count("skep_persister_statements_refused_total") == 1
+            assert count("skep_persister_lock_timeouts_total") == 1
+            assert count("skep_persister_rooms_apart") == 0
+            assert len(loud) > 0.8 * len(quiet)
+            assert _p99(loud) < 1.2 * _p99(quiet) + 0.010, (_p99(quiet), _p99(loud))
+
+    run(test())
+
+
+def test_locks_on_state_and_on_a_redacted_event(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            topical, redacted, free = [await alice.create_room() for _ in range(3)]
+            assert (await alice.put_state(topical, "m.room.topic", {"topic": "old"})).status == 200
+            assert (await alice.send(redacted, "to be redacted")).status == 200
+            target = (await persister.timeline(redacted))[6]["event_id"]
+            async with held(postgres, STATE, topical), held(postgres, EVENT, redacted):
+                statements = persister.foundation.writer.statements
+                waiting = []
+                for call in (
+                    alice.put_state(topical, "m.room.topic", {"topic": "new"}),
+                    alice.send(topical, "after the topic"),
+                    alice.redact(redacted, target),
+                    alice.send(redacted, "after the redaction"),
+                ):
+                    waiting.append(asyncio.create_task(call))
+                    await asyncio.sleep(0.02)
+                began = time.perf_counter()
+                assert (await alice.send(free, "hum")).status == 200
+                assert time.perf_counter() - began < 0.5
+                await asyncio.sleep(0.6)
+                assert not any(task.done() for task in waiting)
+                # The rows are asked for, not tried: one statement met the locks, or each its own.
+                assert persister.foundation.writer.statements - statements <= 4
+            assert [(await task).status for task in waiting] == [200] * 4
+            assert await persister.content(topical, "m.room.topic") == {"topic": "new"}
+            assert (await _texts(persister, topical))[-1] == "after the topic"
+            assert (await _texts(persister, redacted))[-1] == "after the redaction"
+            row = (await persister.timeline(redacted))[6]
+            assert row["redacted_by"] == (await persister.timeline(redacted))[-2]["event_nid"]
+
+    run(test())
+
+
+def test_a_room_that_stays_locked_is_given_up_and_comes_back(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms_apart, "GIVE_UP_AFTER_S", 0.6)
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            locked, free = await alice.create_room(), await alice.create_room()
+            async with held(postgres, EXTREMITIES, locked):
+                answers = [await task for task in await _sent_in_order(alice, locked, 0, 3)]
+                assert {answer.status for answer in answers} == {503}
+                # It is known by now: what comes next stops nobody, not even for one time-out.
+                again = await _sent_in_order(alice, locked, 3, 3)
+                began = time.perf_counter()
+                assert (await alice.send(free, "hum")).status == 200
+                assert time.perf_counter() - began < 0.09
+                assert {(await task).status for task in again} == {503}
+                last = await _sent_in_order(alice, locked, 0, 6)  # the same transactions, as a client does
+                await asyncio.sleep(0.1)
+            assert {(await task).status for task in last} == {200}
+            assert await _texts(persister, locked) == [f"m{n}" for n in range(6)]
+
+    run(test())
+
+
+def test_a_lock_that_cannot_be_seen(postgres: TestDatabase) -> None:
+    """Somebody is inserting the alias that a new room is to have: no row to look at, only a statement that waits."""
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            rooms = [await alice.create_room() for _ in range(6)]
+            alias = "INSERT INTO room_aliases VALUES ('#bees:example.org', 1, '@a:b', 1)"
+            async with held(postgres, alias):
+                creation = asyncio.create_task(alice.call("POST", "/createRoom", {"room_alias_name": "bees"}))
+                others = await asyncio.gather(*(alice.send(room_id, "hum") for room_id in rooms))
+                assert {answer.status for answer in others} == {200}
+                await asyncio.sleep(0.5)
+                assert not creation.done()
+            answer = await creation
+            assert (answer.status, answer.errcode) == (400, "M_ROOM_IN_USE")
+
+    run(test())
+
+
+def test_a_lock_on_a_whole_table(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            rooms = [await alice.create_room() for _ in range(5)]
+            async with held(postgres, "LOCK TABLE forward_extremities IN ACCESS EXCLUSIVE MODE"):
+                sends = [asyncio.create_task(alice.send(room_id, f"{n}")) for n in range(4) for room_id in rooms]
+                await asyncio.sleep(1.5)
+                assert not any(task.done() for task in sends)
+            assert {(await task).status for task in sends} == {200}
+            for room_id in rooms:
+                assert await _texts(persister, room_id) == ["0", "1", "2", "3"]
+
+    run(test())
+
+
+def test_too_many_events_of_a_locked_room_fail(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms_apart, "_MAX_EVENTS_OF_ROOM", 10)
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            locked = await alice.create_room()
+            async with held(postgres, EXTREMITIES, locked):
+                first = await _sent_in_order(alice, locked, 0, 10)
+                await asyncio.sleep(0.3)
+                assert not any(task.done() for task in first)
+                assert (await alice.send(locked, "one too many")).status == 503
+                assert {(await task).status for task in first} == {503}
+            assert (await alice.send(locked, "after")).status == 200
+            assert await _texts(persister, locked) == ["after"]
+
+    run(test())
+
+
+def test_an_order_to_end_does_not_wait_for_locked_rooms(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            alice = persister.user("alice")
+            locked = await alice.create_room()
+            async with held(postgres, EXTREMITIES, locked):
+                [task] = await _sent_in_order(alice, locked, 0, 1)
+                await asyncio.sleep(0.3)
+                began = time.perf_counter()
+                await persister.drain()
+                assert time.perf_counter() - began < 0.5
+                assert (await task).status == 503
+
+    run(test())

@@ -12,7 +12,8 @@ ALTER TABLE events
   ADD COLUMN state_nid bigint,    -- snapshot of the state before it; NULL: the room's line before `ordinal`
   ADD COLUMN resolved  boolean,   -- true: it changed the state otherwise than by being it; see state_changes
   ADD COLUMN gap       boolean;   -- true: when it came, events before it were missing
-CREATE UNIQUE INDEX events_of_history ON events (room_nid, anchor, back) WHERE anchor IS NOT NULL;
+-- DESC: pages walk the places in their order, in both directions.
+CREATE UNIQUE INDEX events_of_history ON events (room_nid, anchor, back DESC) WHERE anchor IS NOT NULL;
 CREATE INDEX events_by_snapshot ON events (room_nid, state_nid) WHERE state_nid IS NOT NULL;
 CREATE INDEX events_by_time ON events (room_nid, origin_server_ts);
 

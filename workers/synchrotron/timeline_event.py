@@ -12,6 +12,7 @@ import orjson
 from shared.core.canonical_json import encode_canonical
 from shared.core.events.event import Event, event_from_storage
 from shared.core.events.redaction import redact_pdu
+from shared.core.places import Place
 from shared.core.room_versions import RoomVersion
 from shared.core.wire.client_event import client_body, redacted_fields
 from shared.storage.read_timeline import TimelineRow
@@ -42,12 +43,14 @@ class EventInStream(Protocol):
     @property
     def txn_id(self) -> str | None: ...
     @property
+    def gap(self) -> bool: ...
+    @property
     def json(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The state event that another one replaced. content: its JSON, encoded."""
+    """The state event that another one replaced. content: its JSON, encoded. ordinal 0: it is in no timeline."""
 
     event_id: str
     ordinal: int
@@ -58,11 +61,11 @@ class Previous:
 
 @dataclass(slots=True, eq=False)
 class TimelineEvent:
-    """Shared by every answer; only `redact` and `forget_replaced` change it.
+    """Shared by every answer; only `redact` changes it.
 
+    ordinal: its place; 0: it is in no timeline, only in the state. gap: when it came, events before it were missing.
     body: the client event without `room_id` and `unsigned`. membership: of an m.room.member event only.
     redacted_because: the redaction as a client event, encoded. previous: what it replaced, for `unsigned`.
-    replaced: the replaced event itself, while it can be had without asking: what rolls the state back.
     """
 
     event_nid: int
@@ -80,9 +83,9 @@ class TimelineEvent:
     txn_id: str | None
     membership: str | None
     visibility: str | None
+    gap: bool = False
     redacted_because: bytes | None = None
     previous: Previous | None = None
-    replaced: "TimelineEvent | None" = None
 
     @property
     def key(self) -> tuple[str, str] | None:
@@ -104,10 +107,14 @@ class TimelineEvent:
 
     def redact(self, version: RoomVersion, redaction: bytes) -> None:
         """Take away what the redaction takes away. redaction: its client event, encoded, without room_id."""
+        self.strip(version)
+        self.redacted_because = redaction
+
+    def strip(self, version: RoomVersion) -> None:
+        """Take away what a redaction would, as for a sender who was erased."""
         fields = redacted_fields(orjson.loads(self.body), version)
         self.body = _dump(fields)
         self.membership, self.visibility = _readings(self.type, fields["content"])
-        self.redacted_because = redaction
 
 
 def event_from_stream(version: RoomVersion, row: EventInStream) -> TimelineEvent:
@@ -118,6 +125,7 @@ def event_from_stream(version: RoomVersion, row: EventInStream) -> TimelineEvent
 def event_from_row(version: RoomVersion, row: TimelineRow) -> TimelineEvent:
     """Return the event that was read from Postgres, redacted where a redaction applies."""
     event = _build(version, event_from_storage(version, row.json, row.event_id), row)
+    event.back, event.state_nid = row.back, row.state_nid
     if row.redaction_id is not None and row.redaction_json is not None:
         redaction = event_from_storage(version, row.redaction_json, row.redaction_id)
         event.redact(version, client_body(redaction, version))
@@ -142,7 +150,7 @@ def _build(version: RoomVersion, event: Event, row: EventInStream | TimelineRow)
     return TimelineEvent(
         row.event_nid, row.event_id, row.writer, row.position, row.ordinal, event.type, event.state_key, event.sender,
         event.origin_server_ts, client_body(event, version), row.replaces_nid, row.txn_device, row.txn_id,
-        membership, visibility,
+        membership, visibility, row.gap,
     )  # fmt: skip
 
 

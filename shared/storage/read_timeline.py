@@ -1,7 +1,7 @@
 """Reading events: pages of a room's timeline, single events, and where a token stands in a room.
 
-A room's live events have dense ordinals, so a place in its timeline is one number. Rejected and soft-failed events
-have ordinals too, perhaps, but are never read here.
+A room's live events have dense ordinals, so a place in its timeline is one number; events of history, fetched later,
+lie between them (`shared/core/places.py`). Rejected and soft-failed events and outliers are never read as a part of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,23 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from shared.core.places import Place
 from shared.storage.read_source import Source
 
 #: Joins use the primary key of events. A redaction and a replaced event come along: `unsigned` shows both.
 EVENT_COLUMNS = """
-    e.event_nid, e.event_id, e.writer, e.position, e.ordinal, e.replaces_nid, e.txn_device, e.txn_id, e.json,
+    e.event_nid, e.event_id, e.writer, e.position, coalesce(e.ordinal, e.anchor, 0) AS ordinal, e.replaces_nid,
+    e.txn_device, e.txn_id, e.json,
     x.event_id AS redaction_id, x.json AS redaction_json,
-    p.event_id AS previous_id, p.ordinal AS previous_ordinal, p.json AS previous_json,
-    p.redacted_by IS NOT NULL AS previous_redacted
+    p.event_id AS previous_id, coalesce(p.ordinal, p.anchor) AS previous_ordinal, p.json AS previous_json,
+    p.redacted_by IS NOT NULL AS previous_redacted,
+    coalesce(e.back, 0) AS back, e.state_nid, coalesce(e.gap, false) AS gap
 """
 EVENT_JOINS = """
     LEFT JOIN events x ON x.room_nid = e.room_nid AND x.event_nid = e.redacted_by
     LEFT JOIN events p ON p.room_nid = e.room_nid AND p.event_nid = e.replaces_nid
 """
-#: Both use events_room_nid_ordinal_key.
+#: Both use events_room_nid_ordinal_key: live events only.
 _BEFORE = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
     WHERE e.room_nid = $1 AND e.ordinal < $2 AND e.status = 0 ORDER BY e.ordinal DESC LIMIT $3
@@ -31,18 +34,68 @@ _FROM = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
     WHERE e.room_nid = $1 AND e.ordinal >= $2 AND e.status = 0 ORDER BY e.ordinal LIMIT $3
 """
+#: Both merge events_room_nid_ordinal_key and events_of_history, each read in its own order no further than the limit.
+#: The gap in which the place lies is a branch of its own, since no index condition says "behind this pair" when one
+#: of the two goes up and the other down.
+_PLACES_BEFORE = f"""
+    SELECT {EVENT_COLUMNS} FROM (
+        SELECT * FROM (
+            (SELECT event_nid, ordinal AS place, 0 AS back FROM events
+             WHERE room_nid = $1 AND ordinal < $2 AND status = 0 ORDER BY ordinal DESC LIMIT $4)
+            UNION ALL
+            (SELECT event_nid, anchor, back FROM events
+             WHERE room_nid = $1 AND anchor = $2 AND back > $3 AND status = 0 ORDER BY back LIMIT $4)
+            UNION ALL
+            (SELECT event_nid, anchor, back FROM events
+             WHERE room_nid = $1 AND anchor < $2 AND status = 0 ORDER BY anchor DESC, back LIMIT $4)
+        ) AS near ORDER BY place DESC, back LIMIT $4
+    ) AS n JOIN events e ON e.room_nid = $1 AND e.event_nid = n.event_nid {EVENT_JOINS}
+    ORDER BY n.place DESC, n.back
+"""
+_PLACES_FROM = f"""
+    SELECT {EVENT_COLUMNS} FROM (
+        SELECT * FROM (
+            (SELECT event_nid, ordinal AS place, 0 AS back FROM events
+             WHERE room_nid = $1 AND ordinal >= $2 AND status = 0 ORDER BY ordinal LIMIT $4)
+            UNION ALL
+            (SELECT event_nid, anchor, back FROM events
+             WHERE room_nid = $1 AND anchor = $2 AND back <= $3 AND status = 0 ORDER BY back DESC LIMIT $4)
+            UNION ALL
+            (SELECT event_nid, anchor, back FROM events
+             WHERE room_nid = $1 AND anchor > $2 AND status = 0 ORDER BY anchor, back DESC LIMIT $4)
+        ) AS near ORDER BY place, back DESC LIMIT $4
+    ) AS n JOIN events e ON e.room_nid = $1 AND e.event_nid = n.event_nid {EVENT_JOINS}
+    ORDER BY n.place, n.back DESC
+"""
+#: Uses the primary key of gaps.
+_GAPS = "SELECT anchor FROM gaps WHERE room_nid = $1 AND anchor >= $2 AND anchor <= $3 ORDER BY anchor DESC LIMIT $4"
 #: Uses events_by_id.
 _BY_ID = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
-    WHERE e.event_id = $2 AND e.room_nid = $1 AND e.status = 0 AND e.ordinal IS NOT NULL
+    WHERE e.event_id = $2 AND e.room_nid = $1 AND e.status = 0 AND (e.ordinal IS NOT NULL OR e.anchor IS NOT NULL)
+"""
+#: Both use events_by_time; ties in no order.
+_SINCE_TIME = f"""
+    SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
+    WHERE e.room_nid = $1 AND e.origin_server_ts >= $2 AND e.status = 0
+      AND (e.ordinal IS NOT NULL OR e.anchor IS NOT NULL)
+    ORDER BY e.origin_server_ts LIMIT $3 OFFSET $4
+"""
+_UNTIL_TIME = f"""
+    SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
+    WHERE e.room_nid = $1 AND e.origin_server_ts <= $2 AND e.status = 0
+      AND (e.ordinal IS NOT NULL OR e.anchor IS NOT NULL)
+    ORDER BY e.origin_server_ts DESC LIMIT $3 OFFSET $4
 """
 #: Uses the primary key.
 _BY_NIDS = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS} WHERE e.room_nid = $1 AND e.event_nid = ANY($2::bigint[])
 """
-#: Uses rooms_room_id_key and events_room_nid_ordinal_key.
+#: Uses rooms_room_id_key, events_room_nid_ordinal_key, events_of_history and the primary key of gaps.
 _ROOM = """
-    SELECT r.room_nid, r.room_id, r.room_version, coalesce(last.ordinal, 0) AS last_ordinal
+    SELECT r.room_nid, r.room_id, r.room_version, coalesce(last.ordinal, 0) AS last_ordinal,
+           greatest((SELECT max(anchor) FROM events WHERE room_nid = r.room_nid AND anchor IS NOT NULL),
+                    (SELECT max(anchor) FROM gaps WHERE room_nid = r.room_nid)) AS last_anchor
     FROM rooms r LEFT JOIN LATERAL (
         SELECT ordinal FROM events WHERE room_nid = r.room_nid AND ordinal IS NOT NULL ORDER BY ordinal DESC LIMIT 1
     ) last ON true
@@ -68,18 +121,26 @@ _ACTIVE = """
 
 @dataclass(frozen=True, slots=True)
 class RoomRecord:
-    """A room that we have; last_ordinal: of its latest live event, 0 without any."""
+    """A room that we have; last_ordinal: of its latest live event, 0 without any.
+
+    last_anchor: of the last live event before which something is missing or was fetched later; None where nothing is.
+    """
 
     room_nid: int
     room_id: str
     room_version: str
     last_ordinal: int
+    last_anchor: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class TimelineRow:
-    """An accepted live event as stored, with its redaction and, for state, what it replaced.
+    """An accepted event as stored, with its redaction and, for state, what it replaced.
 
+    ordinal, back: its place; of history the anchor and the steps back from it, for live events (ordinal, 0). An event
+    that is only known as a part of some state has the ordinal 0. previous_ordinal: likewise, None in its last case.
+    state_nid: snapshot of the state before it; None: the room's line before its ordinal. gap: when it came, events
+    before it were missing.
     json, redaction_json, previous_json: PDUs. previous_redacted: the replaced event has been redacted itself.
     """
 
@@ -98,11 +159,18 @@ class TimelineRow:
     previous_ordinal: int | None
     previous_json: bytes | None
     previous_redacted: bool
+    back: int
+    state_nid: int | None
+    gap: bool
+
+    @property
+    def place(self) -> Place:
+        return Place(self.ordinal, -self.back)
 
 
 def timeline_row(record: asyncpg.Record) -> TimelineRow:
     """Return the row of a record that begins with EVENT_COLUMNS."""
-    return TimelineRow(*tuple(record)[:15])
+    return TimelineRow(*tuple(record)[:18])
 
 
 async def get_room(source: Source, room_id: str) -> RoomRecord | None:
@@ -114,17 +182,42 @@ async def get_room(source: Source, room_id: str) -> RoomRecord | None:
 
 
 async def get_timeline_before(source: Source, room_nid: int, ordinal: int, limit: int) -> list[TimelineRow]:
-    """Return at most `limit` events before an ordinal (exclusive), latest first."""
+    """Return at most `limit` live events before an ordinal (exclusive), latest first."""
     return [timeline_row(row) for row in await source.fetch(_BEFORE, room_nid, ordinal, limit)]
 
 
 async def get_timeline_from(source: Source, room_nid: int, ordinal: int, limit: int) -> list[TimelineRow]:
-    """Return at most `limit` events from an ordinal (inclusive) on, earliest first."""
+    """Return at most `limit` live events from an ordinal (inclusive) on, earliest first."""
     return [timeline_row(row) for row in await source.fetch(_FROM, room_nid, ordinal, limit)]
 
 
+async def get_places_before(source: Source, room_nid: int, place: Place, limit: int) -> list[TimelineRow]:
+    """Return at most `limit` events before a place (exclusive), live ones and history, latest first."""
+    rows = await source.fetch(_PLACES_BEFORE, room_nid, place.ordinal, -place.step, limit)
+    return [timeline_row(row) for row in rows]
+
+
+async def get_places_from(source: Source, room_nid: int, place: Place, limit: int) -> list[TimelineRow]:
+    """Return at most `limit` events from a place (inclusive) on, live ones and history, earliest first."""
+    rows = await source.fetch(_PLACES_FROM, room_nid, place.ordinal, -place.step, limit)
+    return [timeline_row(row) for row in rows]
+
+
+async def get_gap_anchors(source: Source, room_nid: int, lowest: int, highest: int, limit: int) -> list[int]:
+    """Return the live events between two ordinals (inclusive) before which something is missing, latest first."""
+    return [row[0] for row in await source.fetch(_GAPS, room_nid, lowest, highest, limit)]
+
+
+async def get_events_near_time(
+    source: Source, room_nid: int, time_ms: int, *, forward: bool, limit: int, offset: int
+) -> list[TimelineRow]:
+    """Return events of that time or later, earliest first; else of that time or earlier, latest first."""
+    sql = _SINCE_TIME if forward else _UNTIL_TIME
+    return [timeline_row(row) for row in await source.fetch(sql, room_nid, time_ms, limit, offset)]
+
+
 async def get_timeline_event(source: Source, room_nid: int, event_id: str) -> TimelineRow | None:
-    """Return an accepted live event of the room."""
+    """Return an accepted event of the room, live or of its history."""
     if "\x00" in event_id:
         return None
     row = await source.fetchrow(_BY_ID, room_nid, event_id)

@@ -5,7 +5,10 @@ from replication.worker_process import Foundation, Worker
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from workers.synchrotron.counted_reads import CountedReads
+from workers.synchrotron.event_at_time import EventAtTime
 from workers.synchrotron.feed import Feed
+from workers.synchrotron.history_page import HistoryPages
+from workers.synchrotron.history_source import StoredHistory
 from workers.synchrotron.joined_section import RoomSections
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.messages import Messages
@@ -46,7 +49,9 @@ def compose(foundation: Foundation) -> Worker:
         users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics
     )  # fmt: skip
 
-    messages = Messages(foundation.database, tokens, clock, config.limits.max_timeline_events)
+    pages = HistoryPages(foundation.database, StoredHistory())
+    messages = Messages(foundation.database, tokens, pages, clock, config.limits.max_timeline_events)
+    times = EventAtTime(foundation.database)
     room_state = RoomState(foundation.database, tokens, clock)
 
     async def start() -> None:
@@ -64,5 +69,6 @@ def compose(foundation: Foundation) -> Worker:
         "get_room_state_event": room_state.get_room_state_event,
         "get_room_members": room_state.get_room_members,
         "get_joined_members": room_state.get_joined_members,
+        "get_event_by_timestamp": times.get_event_by_timestamp,
     }
     return Worker(handlers=handlers, start=start, drain=drain)

@@ -33,4 +33,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     _room_read("get_room_members", "members", "#get_matrixclientv3roomsroomidmembers"),
     _room_read("get_joined_members", "joined_members", "#get_matrixclientv3roomsroomidjoined_members"),
+    Endpoint(
+        "get_event_by_timestamp", ("GET",), "/_matrix/client/v1/rooms/{roomId}/timestamp_to_event", pool="room_reads",
+        routing_key=RoutingKey.ROOM, auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, idempotent=True,
+        spec=_CS + "#get_matrixclientv1roomsroomidtimestamp_to_event",
+    ),
 )  # fmt: skip

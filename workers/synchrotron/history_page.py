@@ -1,19 +1,30 @@
-"""Paging through what a user may see of a room, in either direction."""
+"""Paging through what a user may see of a room, in either direction: live events and history in one order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
+from shared.core.places import START, Place, gap_start, place_after
 from shared.storage.pool import Database
-from shared.storage.read_timeline import get_timeline_before, get_timeline_from
-from workers.synchrotron.room_view import RoomView
+from shared.storage.read_timeline import (
+    TimelineRow,
+    get_gap_anchors,
+    get_places_before,
+    get_places_from,
+    get_timeline_before,
+    get_timeline_from,
+)
+from workers.synchrotron.history_source import HistorySource
+from workers.synchrotron.room_view import RoomView, load_branches
 from workers.synchrotron.shown_event import matches
 from workers.synchrotron.timeline_event import TimelineEvent
 
 _PAGE = 100
 _MAX_PAGES = 5  # looked through for one answer; the client asks on from where we stopped
+_MAX_FILLS = 5  # gaps tried for one answer, for the same reason: each may ask other servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +32,7 @@ class Page:
     """events: in the direction of reading. place: where to read on; more: whether there is anything."""
 
     events: list[TimelineEvent]
-    place: int
+    place: Place
     more: bool
 
 
@@ -40,63 +51,132 @@ def passes(room: RoomView, wanted: EventFilter) -> Callable[[TimelineEvent], boo
     return lambda event: matches(wanted, event, room.room_id) and room.view.may_see(event)
 
 
-async def page_back(
-    database: Database, room: RoomView, place: int, limit: int, wanted: EventFilter, *, stop: int = 1
-) -> Page:
-    """Return at most `limit` events before a place, latest first. stop: none with a lower ordinal."""
-    shows = passes(room, wanted)
-    place = min(place, room.end + 1)
-    found: list[TimelineEvent] = []
-    for _ in range(_MAX_PAGES):
-        if place <= stop or len(found) >= limit:
-            break
-        rows = await get_timeline_before(database, room.room_nid, place, _page_size(limit, wanted))
-        for row in rows:
-            if row.ordinal < stop:
-                return Page(found, stop, more=False)
-            event = room.event(row)
-            place = row.ordinal
-            if shows(event):
-                found.append(event)
-                if len(found) >= limit:
-                    break
-        else:
-            if len(rows) < _page_size(limit, wanted):
-                return Page(found, stop, more=False)
-    return Page(found, place, more=place > max(stop, 1))
+class HistoryPages:
+    """source: what is asked for more where a page going back comes to a gap."""
 
+    def __init__(self, database: Database, source: HistorySource) -> None:
+        self._database = database
+        self._source = source
 
-async def page_forward(
-    database: Database,
-    room: RoomView,
-    place: int,
-    limit: int,
-    wanted: EventFilter,
-    *,
-    stop: int | None = None,
-) -> Page:
-    """Return at most `limit` events from a place on, earliest first. stop: none from this ordinal on."""
-    shows = passes(room, wanted)
-    end = room.end if stop is None else min(room.end, stop - 1)
-    found: list[TimelineEvent] = []
-    for _ in range(_MAX_PAGES):
-        if place > end or len(found) >= limit:
-            break
+    async def back(self, room: RoomView, place: Place, limit: int, wanted: EventFilter, *, stop: Place = START) -> Page:
+        """Return at most `limit` events before a place, latest first. stop: none before it."""
+        shows = passes(room, wanted)
+        place, stop = min(place, room.end_place), max(stop, room.start_place)
         size = _page_size(limit, wanted)
-        rows = await get_timeline_from(database, room.room_nid, place, size)
-        for row in rows:
-            if row.ordinal > end:
-                return Page(found, end + 1, more=False)
-            event = room.event(row)
-            place = row.ordinal + 1
-            if shows(event):
-                found.append(event)
-                if len(found) >= limit:
-                    break
+        gaps = _Gaps(self._database, self._source, room)
+        found: list[TimelineEvent] = []
+        for _ in range(_MAX_PAGES):
+            if place <= stop or len(found) >= limit:
+                break
+            rows = await self._rows_before(room, place, size)
+            ends = len(rows) < size
+            await gaps.look_ahead(stop if ends else rows[-1].place, place)
+            state = _Crossing.DONE
+            for row in rows:
+                here = row.place
+                if gaps.ahead:
+                    place, state = await gaps.cross(place, max(stop, place_after(here)))
+                    if state is not _Crossing.DONE:
+                        break
+                if here < stop:
+                    return Page(found, stop, more=False)
+                event = room.event(row)
+                place = here
+                if shows(event):
+                    found.append(event)
+                    if len(found) >= limit:
+                        break
+            else:
+                if ends:
+                    place, state = await gaps.cross(place, stop)
+                    if state is _Crossing.DONE:
+                        return Page(found, stop, more=False)
+            if state is _Crossing.ENOUGH:
+                break
+        return Page(found, place, more=place > stop)
+
+    async def forward(
+        self, room: RoomView, place: Place, limit: int, wanted: EventFilter, *, stop: Place | None = None
+    ) -> Page:
+        """Return at most `limit` events from a place on, earliest first. stop: none from there on."""
+        shows = passes(room, wanted)
+        end = room.end_place if stop is None else min(room.end_place, stop)
+        size = _page_size(limit, wanted)
+        found: list[TimelineEvent] = []
+        for _ in range(_MAX_PAGES):
+            if place >= end or len(found) >= limit:
+                break
+            rows = await self._rows_from(room, place, size)
+            for row in rows:
+                if row.place >= end:
+                    return Page(found, end, more=False)
+                event = room.event(row)
+                place = place_after(row.place)
+                if shows(event):
+                    found.append(event)
+                    if len(found) >= limit:
+                        break
+            else:
+                if len(rows) < size:
+                    return Page(found, end, more=False)
+        return Page(found, place, more=place < end)
+
+    async def _rows_before(self, room: RoomView, place: Place, size: int) -> list[TimelineRow]:
+        if room.record.last_anchor is None:
+            rows = await get_timeline_before(self._database, room.room_nid, place.ordinal, size)
         else:
-            if len(rows) < size:
-                return Page(found, end + 1, more=False)
-    return Page(found, place, more=place <= end)
+            rows = await get_places_before(self._database, room.room_nid, place, size)
+        await load_branches(self._database, room, rows)
+        return rows
+
+    async def _rows_from(self, room: RoomView, place: Place, size: int) -> list[TimelineRow]:
+        if room.record.last_anchor is None:
+            rows = await get_timeline_from(self._database, room.room_nid, place.ordinal, size)
+        else:
+            rows = await get_places_from(self._database, room.room_nid, place, size)
+        await load_branches(self._database, room, rows)
+        return rows
+
+
+class _Crossing(Enum):
+    DONE = 1  # nothing more to be had from the gaps on the way
+    FILLED = 2  # there are events now that were not there when the rows were read
+    ENOUGH = 3  # no more gaps for this answer
+
+
+class _Gaps:
+    """The gaps that a page going back comes to. ahead: those before the place reached, not tried yet, latest first."""
+
+    def __init__(self, database: Database, source: HistorySource, room: RoomView) -> None:
+        self._database = database
+        self._source = source
+        self._room = room
+        self._refused: set[int] = set()
+        self._left = _MAX_FILLS
+        self.ahead: list[int] = []
+
+    async def look_ahead(self, low: Place, place: Place) -> None:
+        """Look for gaps between two places. Ordinals are dense: a page has few more gaps than live events."""
+        if self._room.record.last_anchor is None:
+            return
+        anchors = await get_gap_anchors(self._database, self._room.room_nid, low.ordinal, place.ordinal, _PAGE + 1)
+        self.ahead = [anchor for anchor in anchors if gap_start(anchor) < place and anchor not in self._refused]
+
+    async def cross(self, place: Place, low: Place) -> tuple[Place, _Crossing]:
+        """Try the gaps whose open edge lies from `low` on, going back; return how far that came.
+
+        `place` moves to the far side of a gap that nobody can fill, so that no later page tries it again.
+        """
+        while self.ahead and gap_start(self.ahead[0]) >= low:
+            if not self._left:
+                return place, _Crossing.ENOUGH
+            self._left -= 1
+            anchor = self.ahead.pop(0)
+            if await self._source.fill(self._room.record, anchor):
+                return place, _Crossing.FILLED
+            self._refused.add(anchor)
+            place = gap_start(anchor)
+        return place, _Crossing.DONE
 
 
 def _page_size(limit: int, wanted: EventFilter) -> int:

@@ -8,15 +8,18 @@ from typing import Any
 
 from shared.core.errors import MatrixError, invalid_param, missing_param, not_found
 from shared.core.filters import EventFilter
+from shared.core.places import START, Place, place_after
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
+from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_snapshot
 from shared.storage.read_state import get_current_state_events, get_keys_before, get_state_before
-from shared.storage.read_timeline import get_timeline_event
-from workers.synchrotron.history_page import page_back, page_forward, parse_event_filter
+from shared.storage.read_timeline import get_events_by_nid, get_timeline_event
+from workers.synchrotron.erased_senders import strip_erased
+from workers.synchrotron.history_page import HistoryPages, parse_event_filter
 from workers.synchrotron.place_of_token import place_of_token
 from workers.synchrotron.place_token import format_place
-from workers.synchrotron.room_view import RoomView, open_room
+from workers.synchrotron.room_view import RoomView, load_branches, open_room
 from workers.synchrotron.shown_event import Reader, matches, shown_event
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.tokens import Tokens
@@ -25,8 +28,9 @@ _DEFAULT_LIMIT = 10
 
 
 class Messages:
-    def __init__(self, database: Database, tokens: Tokens, clock: Clock, max_events: int) -> None:
+    def __init__(self, database: Database, tokens: Tokens, pages: HistoryPages, clock: Clock, max_events: int) -> None:
         self._database = database
+        self._pages = pages
         self._tokens = tokens
         self._clock = clock
         self._max_events = max_events
@@ -44,18 +48,19 @@ class Messages:
         start_text, stop = request.query_text("from"), await self._place(room, request.query_text("to"))
         start = await self._place(room, start_text)
         if direction == "b":
-            start = room.end + 1 if start is None else start
-            page = await page_back(self._database, room, start, limit, wanted, stop=stop or 1)
+            start = room.end_place if start is None else start
+            page = await self._pages.back(room, start, limit, wanted, stop=stop or START)
         else:
-            start = 1 if start is None else start
-            page = await page_forward(self._database, room, start, limit, wanted, stop=stop)
+            start = room.start_place if start is None else start
+            page = await self._pages.forward(room, start, limit, wanted, stop=stop)
+        await strip_erased(self._database, room, page.events)
         reader = self._reader(request)
         answer: dict[str, Any] = {
-            "start": start_text or format_place(start),
+            "start": start_text or format_place(*start),
             "chunk": _shown(page.events, reader, room),
         }
         if page.more:
-            answer["end"] = format_place(page.place)
+            answer["end"] = format_place(*page.place)
         if wanted.lazy_load_members and page.events:
             members = await self._senders(room, page.events)
             answer["state"] = [
@@ -69,17 +74,19 @@ class Messages:
         wanted = parse_event_filter(request.query_text("filter"))
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         event = await self._event(room, request.params["eventId"])
-        before = await page_back(self._database, room, event.ordinal, limit - limit // 2, wanted)
+        before = await self._pages.back(room, event.place, limit - limit // 2, wanted)
         # What one side does not need, the other may have.
         left = limit - len(before.events)
-        after = await page_forward(self._database, room, event.ordinal + 1, min(left, limit // 2), wanted)
-        last = after.events[-1].ordinal if after.events else event.ordinal
-        state = await self._state_after(room, last, [*before.events, event, *after.events], wanted)
+        after = await self._pages.forward(room, place_after(event.place), min(left, limit // 2), wanted)
+        last = after.events[-1] if after.events else event
+        shown = [*before.events, event, *after.events]
+        state = await self._state_after(room, last, shown, wanted)
+        await strip_erased(self._database, room, shown)
         reader = self._reader(request)
         return json_response(
             {
-                "start": format_place(before.place if before.events else event.ordinal),
-                "end": format_place(last + 1),
+                "start": format_place(*(before.place if before.events else event.place)),
+                "end": format_place(*place_after(last.place)),
                 "event": shown_event(event, reader, room.view, room_id=room.room_id),
                 "events_before": _shown(before.events, reader, room),
                 "events_after": _shown(after.events, reader, room),
@@ -98,16 +105,19 @@ class Messages:
         except MatrixError as error:
             raise not_found("There is no such event") from error
         event = await self._event(room, request.params["eventId"])
+        await strip_erased(self._database, room, [event])
         return json_response(shown_event(event, self._reader(request), room.view, room_id=room.room_id))
 
     async def _event(self, room: RoomView, event_id: str) -> TimelineEvent:
         row = await get_timeline_event(self._database, room.room_nid, event_id)
+        if row is not None:
+            await load_branches(self._database, room, [row])
         event = None if row is None else room.event(row)
         if event is None or not room.view.may_see(event):
             raise not_found("There is no such event")
         return event
 
-    async def _place(self, room: RoomView, token: str | None) -> int | None:
+    async def _place(self, room: RoomView, token: str | None) -> Place | None:
         if token is None:
             return None
         if not token:
@@ -116,24 +126,36 @@ class Messages:
 
     async def _senders(self, room: RoomView, events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
         """Return the member events of those who sent the events, as of the latest of them."""
-        place = max(event.ordinal for event in events) + 1
+        latest = max(events, key=lambda event: event.place)
         keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
-        rows = await get_keys_before(self._database, room.room_nid, place, keys)
-        return [room.event(row) for row in rows]
+        # The line has some member event of nearly everyone who ever sent anything; the branch has the right one.
+        rows = await get_keys_before(self._database, room.room_nid, latest.ordinal + 1, keys)
+        members = {event.key: event for event in map(room.event, rows)}
+        if latest.state_nid is not None:
+            held = await get_keys_at_snapshots(self._database, room.room_nid, [latest.state_nid], keys)
+            rows = await get_events_by_nid(self._database, room.room_nid, list(held[latest.state_nid].values()))
+            members |= {event.key: event for event in map(room.event, rows)}
+            if latest.key in members:
+                members[latest.key] = latest
+        return list(members.values())
 
     async def _state_after(
-        self, room: RoomView, ordinal: int, events: Sequence[TimelineEvent], wanted: EventFilter
+        self, room: RoomView, last: TimelineEvent, events: Sequence[TimelineEvent], wanted: EventFilter
     ) -> list[TimelineEvent]:
         """Return the state after an event; with lazy loading only those members who sent what is shown."""
-        if ordinal >= room.record.last_ordinal:
+        if last.state_nid is not None:
+            rows = await get_state_at_snapshot(self._database, room.room_nid, last.state_nid)
+        elif not last.back and last.ordinal >= room.record.last_ordinal:
             members = not wanted.lazy_load_members
             rows = await get_current_state_events(self._database, room.room_nid, members=members)
         else:
-            rows = await get_state_before(self._database, room.room_nid, ordinal + 1)
-        state = [room.event(row) for row in rows]
+            rows = await get_state_before(self._database, room.room_nid, last.ordinal)
+        state = {event.key: event for event in map(room.event, rows)}
+        if last.key is not None:
+            state[last.key] = last
         if wanted.lazy_load_members:
-            state = [each for each in state if each.type != MEMBER] + await self._senders(room, events)
-        return state
+            return [each for each in state.values() if each.type != MEMBER] + await self._senders(room, events)
+        return list(state.values())
 
     def _reader(self, request: Request) -> Reader:
         return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())

@@ -1,5 +1,6 @@
 """What a client may give as a place in a room's history: our own place tokens, and tokens of /sync."""
 
+from shared.core.places import Place, place_after
 from shared.storage.pool import Database
 from shared.storage.read_timeline import get_ordinal_at
 from workers.synchrotron.place_token import is_place, parse_place
@@ -7,12 +8,13 @@ from workers.synchrotron.room_view import RoomView
 from workers.synchrotron.tokens import Tokens
 
 
-async def place_of_token(database: Database, tokens: Tokens, room: RoomView, text: str) -> int:
-    """Return the ordinal just before which the token stands in the room.
+async def place_of_token(database: Database, tokens: Tokens, room: RoomView, text: str) -> Place:
+    """Return where the token stands in the room.
 
-    A token of /sync stands behind everything that its answer told. Raises M_INVALID_PARAM.
+    A token of /sync stands right behind everything that its answer told: what is fetched later into a gap that came
+    after it lies beyond it. Raises M_INVALID_PARAM.
     """
     if is_place(text):
         return parse_place(text)
     vector = (await tokens.parse(text)).vector("events")
-    return await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above) + 1
+    return place_after(Place(await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above)))

@@ -1,26 +1,38 @@
-"""PURE: tokens that name a place in one room's history, such as "p1-417": just before the event with ordinal 417.
+"""PURE: tokens that name a place in one room's history. /messages takes them and the tokens of /sync.
 
-/messages takes them and the tokens of /sync. A letter of its own for the kind of place leaves room for places among
-events that were fetched from other servers later (they have a depth and no ordinal).
+"p1-417" stands just before the live event with ordinal 417, behind the history in the gap before it; "p2-417-5" before
+the event of history 5 steps back from there; "p2-417-0" before all of that gap's history, right behind live event 416.
 """
 
+import re
+
 from shared.core.errors import invalid_param
+from shared.core.places import Place, gap_start
 
-_PREFIX = "p1-"
+_PREFIXES = ("p1-", "p2-")
+_LIVE = re.compile(r"p1-(0|[1-9][0-9]{0,17})", re.ASCII)
+_HISTORY = re.compile(r"p2-([1-9][0-9]{0,17})-(0|[1-9][0-9]{0,9})", re.ASCII)
 
 
-def format_place(before_ordinal: int) -> str:
-    """Return the token of the place just before an ordinal."""
-    return f"{_PREFIX}{before_ordinal}"
+def format_place(ordinal: int, step: int = 0) -> str:
+    """Return the token of a place, given its parts."""
+    if step == 0:
+        return f"p1-{ordinal}"
+    return f"p2-{ordinal}-{0 if Place(ordinal, step).starts_gap else -step}"
 
 
 def is_place(token: str) -> bool:
-    return token.startswith(_PREFIX)
+    return token.startswith(_PREFIXES)
 
 
-def parse_place(token: str) -> int:
-    """Return the ordinal just before which the place is. Raises M_INVALID_PARAM."""
-    digits = token[len(_PREFIX) :]
-    if not (is_place(token) and digits.isascii() and digits.isdigit() and len(digits) <= 18):
-        raise invalid_param("The token is malformed")
-    return int(digits)
+def parse_place(token: str) -> Place:
+    """Inverse of format_place. Raises M_INVALID_PARAM for anything that it would not have written."""
+    if live := _LIVE.fullmatch(token):
+        return Place(int(live[1]))
+    if history := _HISTORY.fullmatch(token):
+        place = Place(int(history[1]), -int(history[2]))
+        if place.step == 0:
+            return gap_start(place.ordinal)
+        if place > gap_start(place.ordinal):
+            return place
+    raise invalid_param("The token is malformed")

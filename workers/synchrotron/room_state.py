@@ -12,9 +12,11 @@ import orjson
 from shared.core.errors import forbidden, not_found
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
+from shared.core.places import Place
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
+from shared.storage.read_snapshots import get_state_at_snapshot
 from shared.storage.read_state import (
     get_current_keys,
     get_current_state_events,
@@ -23,11 +25,11 @@ from shared.storage.read_state import (
     get_members_before,
     get_state_before,
 )
-from shared.storage.read_timeline import TimelineRow
+from shared.storage.read_timeline import TimelineRow, get_places_from
 from workers.synchrotron.place_of_token import place_of_token
 from workers.synchrotron.room_view import RoomView, open_room
 from workers.synchrotron.shown_event import Reader, shown_event
-from workers.synchrotron.timeline_event import TimelineEvent
+from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.tokens import Tokens
 
 _MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
@@ -72,11 +74,9 @@ class RoomState:
         membership = request.query_choice("membership", _MEMBERSHIPS)
         not_membership = request.query_choice("not_membership", _MEMBERSHIPS)
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
-        place = room.record.last_ordinal + 1 if room.follows else room.end + 1
         at = request.query_text("at")
-        if at is not None:
-            place = min(place, await place_of_token(self._database, self._tokens, room, at))
-        rows = await get_members_before(self._database, room.room_nid, place)
+        place = None if at is None else await place_of_token(self._database, self._tokens, room, at)
+        rows = await self._members_at(room, room.end_place if place is None else min(place, room.end_place))
         encode = self._encode(request, room)
 
         def encode_wanted(row: TimelineRow) -> bytes | None:
@@ -104,6 +104,15 @@ class RoomState:
             if len(joined) % _PIECE == 0:
                 await asyncio.sleep(0)
         return json_response({"joined": joined})
+
+    async def _members_at(self, room: RoomView, place: Place) -> list[TimelineRow]:
+        """Return the member events of the state at a place; of the event of history there, if it has its own."""
+        if place.step and not place.starts_gap:
+            found = await get_places_from(self._database, room.room_nid, place, 1)
+            if found and found[0].place == place and found[0].state_nid is not None:
+                state = await get_state_at_snapshot(self._database, room.room_nid, found[0].state_nid)
+                return [row for row in state if room.event(row).type == MEMBER]
+        return await get_members_before(self._database, room.room_nid, place.ordinal)
 
     def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineEvent], bytes]:
         reader = self._reader(request)

@@ -4,17 +4,24 @@ These reads carry no token, so memory that follows the streams might not have wh
 database has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.core.errors import forbidden
+from shared.core.events.event import event_from_storage
+from shared.core.places import START, Place, place_after
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.storage.pool import Database
 from shared.storage.read_memberships import get_membership
-from shared.storage.read_state import get_key_history
-from shared.storage.read_timeline import RoomRecord, TimelineRow, get_room
+from shared.storage.read_snapshots import get_keys_at_snapshots
+from shared.storage.read_state import KeyChange, get_key_history
+from shared.storage.read_timeline import RoomRecord, TimelineRow, get_events_by_nid, get_room
 from workers.synchrotron.room_cache import history
 from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
-from workers.synchrotron.viewpoint import History, Viewpoint
+from workers.synchrotron.viewpoint import BranchState, History, Viewpoint
+
+#: Before everything in a room all of which is live.
+_FIRST_LIVE = Place(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,7 @@ class RoomView:
     """A room as one user may read it.
 
     end: the ordinal of the last place that is his: the room's end, or where he left. is_member: joined now.
-    follows: his view goes to the room's end, so that its current state is his state.
+    follows: his view goes to the room's end, so that its current state is his state. own_changes: of his membership.
     """
 
     record: RoomRecord
@@ -31,6 +38,17 @@ class RoomView:
     is_member: bool
     follows: bool
     end: int
+    own_changes: Sequence[KeyChange]
+
+    @property
+    def start_place(self) -> Place:
+        """Before everything that there may be."""
+        return _FIRST_LIVE if self.record.last_anchor is None else START
+
+    @property
+    def end_place(self) -> Place:
+        """Behind everything that is his."""
+        return place_after(Place(self.end))
 
     @property
     def room_nid(self) -> int:
@@ -43,6 +61,20 @@ class RoomView:
     def event(self, row: TimelineRow) -> TimelineEvent:
         return event_from_row(self.version, row)
 
+    def joined_by(self, event: TimelineEvent, time_ms: int) -> bool:
+        """Return whether he was joined at some time from the event on until that time.
+
+        By the time in his own join: of our users it is our clock's, as is that of an erasure.
+        """
+        if self.view.membership_after(event) == "join":
+            return True
+        changes = (
+            event_from_storage(self.version, change.json, "$")
+            for change in self.own_changes
+            if change.ordinal >= event.ordinal and change.json is not None
+        )
+        return any(own.content.get("membership") == "join" and own.origin_server_ts <= time_ms for own in changes)
+
 
 async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
     """Return the room for a member, for whoever was one, or for anybody while it is world readable.
@@ -54,9 +86,10 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
         raise forbidden("You aren't a member of the room")
     membership = await get_membership(database, record.room_nid, user_id)
     visibility = history(await get_key_history(database, record.room_nid, HISTORY_VISIBILITY, ""), "history_visibility")
-    memberships: History = ()
+    own_changes: Sequence[KeyChange] = ()
     if membership is not None:
-        memberships = history(await get_key_history(database, record.room_nid, MEMBER, user_id), "membership")
+        own_changes = await get_key_history(database, record.room_nid, MEMBER, user_id)
+    memberships = history(own_changes, "membership")
     is_member = bool(memberships) and memberships[-1][1] == "join"
     world_readable = bool(visibility) and visibility[-1][1] == "world_readable"
     version = get_room_version(record.room_version)
@@ -65,12 +98,28 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
             user_id, visibility, memberships,
             joined_throughout_from=memberships[-1][0] if is_member else None,
         )  # fmt: skip
-        return RoomView(record, version, view, is_member, True, record.last_ordinal)
+        return RoomView(record, version, view, is_member, True, record.last_ordinal, own_changes)
     left_at = last_left(memberships)
     if left_at is None or membership is None or membership.forgotten:
         raise forbidden("You aren't a member of the room")
     view = Viewpoint(user_id, visibility, memberships, end=left_at)
-    return RoomView(record, version, view, False, False, left_at)
+    return RoomView(record, version, view, False, False, left_at, own_changes)
+
+
+async def load_branches(database: Database, room: RoomView, rows: Sequence[TimelineRow]) -> None:
+    """Look up what decides in the states before those of these events that have states of their own."""
+    missing = {row.state_nid for row in rows if row.state_nid is not None} - room.view.branches.keys()
+    if not missing:
+        return
+    visibility, own = (HISTORY_VISIBILITY, ""), (MEMBER, room.view.user_id)
+    held = await get_keys_at_snapshots(database, room.room_nid, missing, [visibility, own])
+    nids = {nid for keys in held.values() for nid in keys.values()}
+    events = {row.event_nid: room.event(row) for row in await get_events_by_nid(database, room.room_nid, list(nids))}
+    for snapshot, keys in held.items():
+        setting, member = events.get(keys.get(visibility, 0)), events.get(keys.get(own, 0))
+        room.view.branches[snapshot] = BranchState(
+            None if setting is None else setting.visibility, None if member is None else member.membership
+        )
 
 
 def last_left(memberships: History) -> int | None:

@@ -39,7 +39,7 @@ def shown_event(
     """
     unsigned: dict[str, Any] = {"age": max(0, reader.now_ms - event.origin_server_ts)}
     if not in_state:
-        unsigned["membership"] = view.membership_at(event.ordinal)
+        unsigned["membership"] = view.membership_after(event)
     if (
         event.txn_id is not None
         and event.txn_device == reader.device_id

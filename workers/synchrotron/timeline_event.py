@@ -63,7 +63,9 @@ class Previous:
 class TimelineEvent:
     """Shared by every answer; only `redact` changes it.
 
-    ordinal: its place; 0: it is in no timeline, only in the state. gap: when it came, events before it were missing.
+    ordinal, back: its place; of history the anchor and the steps back from it, for live events (ordinal, 0).
+    ordinal 0: it is in no timeline, only in the state. gap: when it came, events before it were missing.
+    state_nid: snapshot of the state before it, if it was read from Postgres and has one.
     body: the client event without `room_id` and `unsigned`. membership: of an m.room.member event only.
     redacted_because: the redaction as a client event, encoded. previous: what it replaced, for `unsigned`.
     """
@@ -86,6 +88,12 @@ class TimelineEvent:
     gap: bool = False
     redacted_because: bytes | None = None
     previous: Previous | None = None
+    back: int = 0
+    state_nid: int | None = None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.ordinal, -self.back)
 
     @property
     def key(self) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ replays, perhaps 100,000 of them.
 
 import dataclasses
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -107,7 +108,9 @@ class RoomEvents:
         self._loaded = 0
         self._found: dict[EventId, Event | None] = {}
         self._rejected: set[EventId] = set()
-        self._soon: dict[EventId, None] = {}  # will be asked for, most likely, and are not at hand perhaps
+        self._soon: OrderedDict[EventId, None] = (
+            OrderedDict()
+        )  # will be asked for, most likely, and are not at hand perhaps
         self._reach = _MIN_REACH  # how many events of the chains are loaded along with those asked for
         self._lookups = 0
         self._check: Callable[[int], None] = _no_check
@@ -139,7 +142,9 @@ class RoomEvents:
 
     def expect(self, event_ids: Sequence[EventId]) -> None:
         # Before what was noted earlier: the engine says it just before it asks.
-        self._soon = dict.fromkeys(event_ids) | self._soon
+        for event_id in reversed(event_ids):
+            self._soon[event_id] = None
+            self._soon.move_to_end(event_id, last=False)
 
     def _take(self, event_id: EventId) -> bool:
         """Return whether the event is at hand, from now on in `_found`."""
@@ -176,8 +181,7 @@ class RoomEvents:
     def _not_at_hand(self, but: EventId) -> Iterable[EventId]:
         """Yield what will be needed soon and must be loaded, taking it from `_soon`."""
         while self._soon:
-            event_id = next(iter(self._soon))
-            del self._soon[event_id]
+            event_id, _ = self._soon.popitem(last=False)
             if event_id != but and event_id not in self._found and not self._take(event_id):
                 yield event_id
 

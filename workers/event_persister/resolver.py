@@ -9,6 +9,7 @@ loaded moves on with it.
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,7 @@ _LOOP_ENTRIES = 200  # of overlays: a few milliseconds at most before the first 
 _QUICK_ENTRIES = 2000
 _QUICK_LOOKUPS = 50_000  # some 0.2 s of CPU
 _SWITCH_S = 0.0005  # how long a thread may hold the interpreter while the loop wants it
+_NO_FULL_COLLECTION = 1_000_000  # younger collections before the next full one
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,33 @@ class _Lane:
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix=f"resolve-{name}")
         self.turns = asyncio.Semaphore(threads)
         self.waiting = 0
+
+
+class _ThreadsAtWork:
+    """What the process does otherwise while threads resolve, for the sake of the loop.
+
+    Threads give way to each other more often than usual, or the loop would wait for 5 ms each time that it comes back
+    from the network. And no full garbage collection comes in between: it would walk through all events that a
+    resolution holds, 0.1 s for 300,000, to find that none is garbage; later they are gone.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._switch_s = 0.0
+        self._thresholds = gc.get_threshold()
+
+    def enter(self) -> None:
+        if not self._count:
+            self._switch_s, self._thresholds = sys.getswitchinterval(), gc.get_threshold()
+            sys.setswitchinterval(_SWITCH_S)
+            gc.set_threshold(self._thresholds[0], self._thresholds[1], _NO_FULL_COLLECTION)
+        self._count += 1
+
+    def leave(self) -> None:
+        self._count -= 1
+        if not self._count:
+            sys.setswitchinterval(self._switch_s)
+            gc.set_threshold(*self._thresholds)
 
 
 class _Job:
@@ -102,8 +131,7 @@ class Resolver:
         self._quick = _Lane("quick", max(1, threads - 1))
         self._big = _Lane("big", 1)
         self._jobs: dict[_Job, Future[Resolution]] = {}
-        self._switching = 0
-        self._usual_switch_s = 0.0
+        self._at_work = _ThreadsAtWork()
         self._closed = False
 
     async def resolve(
@@ -226,8 +254,7 @@ class Resolver:
 
     @contextlib.asynccontextmanager
     async def _turn(self, lane: _Lane) -> AsyncIterator[None]:
-        """Wait for a free thread. While one works, threads give way to each other more often than usual: the loop
-        would wait for 5 ms each time that it comes back from the network."""
+        """Wait for a free thread."""
         if lane.waiting >= self._bounds.max_waiting:
             self._metrics.refused.labels("queue").inc()
             raise Unavailable("Too many state resolutions wait")
@@ -237,17 +264,11 @@ class Resolver:
             async with lane.turns:
                 if self._closed:
                     raise Unavailable("This process ends")
-                self._switch_often(1)
+                self._at_work.enter()
                 try:
                     yield
                 finally:
-                    self._switch_often(-1)
+                    self._at_work.leave()
         finally:
             lane.waiting -= 1
             self._metrics.waiting.labels(lane.name).dec()
-
-    def _switch_often(self, change: int) -> None:
-        if self._switching == 0:
-            self._usual_switch_s = sys.getswitchinterval()
-        self._switching += change
-        sys.setswitchinterval(_SWITCH_S if self._switching else self._usual_switch_s)

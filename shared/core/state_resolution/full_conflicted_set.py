@@ -65,6 +65,7 @@ def find_full_conflicted_set(
     find: Callable[[EventId], Event | None],
     checks: AuthChecks,
     expect: Callable[[Sequence[EventId]], None],
+    order_depends_on: Callable[[Mapping[int, Event], Mapping[int, Event]], bool],
     *,
     is_2_1: bool,
 ) -> FullConflictedSet:
@@ -89,7 +90,10 @@ def find_full_conflicted_set(
         difference.settle(map(graph.number_of, agreed))
     if difference.doubtful and len(difference.doubtful) + len(certain) < len(base):
         possible = state_events(graph, find, certain | difference.doubtful)
-        difference.doubtful -= idle_events(graph, checks, possible, unconflicted, starts_empty=is_2_1) - certain
+        doubtful_events = difference.doubtful & possible.keys()
+        difference.doubtful -= idle_events(
+            graph, checks, possible, doubtful_events, unconflicted, order_depends_on, starts_empty=is_2_1
+        )
     return FullConflictedSet(certain, difference, graph, split, base, expect)
 
 

@@ -2,8 +2,9 @@
 "Reverse topological power ordering", "Mainline ordering"."""
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from typing import TypeAlias
 
 from shared.core.events.event import Event
 from shared.core.events.readers import power_levels_of
@@ -44,7 +45,51 @@ def reverse_topological_power_ordering(
     Kahn's algorithm: of the events that wait for nothing, the next one is that whose sender has the greatest power
     in its own auth events, then that of the earliest `origin_server_ts`, then that of the smallest id.
     """
-    levels = _sender_levels(version, create, find, graph, events)
+    entry_of = _entries(version, create, find, graph, events)
+    return [events[number] for number, _ in _by_power(graph, events, entry_of)]
+
+
+def power_ordering_depends_on(
+    version: RoomVersion,
+    create: Event,
+    find: Callable[[EventId], Event | None],
+    graph: AuthGraph,
+    events: Mapping[int, Event],
+    others: Mapping[int, Event],
+) -> bool:
+    """Return False if the events keep their order among themselves whichever of the others are ordered with them.
+
+    others: each of them in the auth chain of one of the events.
+
+    Another event only makes those above it wait. They keep their turn if it comes before all rivals that they have
+    when that turn has come, and so it does where its own entry is the smaller one; then by induction from the first
+    turn on the order stays. May return True where the order stays nevertheless.
+    """
+    if walk_chains(graph, events).tangled:
+        return True
+    entry_of = _entries(version, create, find, graph, {**events, **others})
+    had_their_turn: set[int] = set()
+    for number, rival in _by_power(graph, events, entry_of):
+        pending = [number]
+        while pending:
+            for cited in graph.auth_of(pending.pop()):
+                if cited not in had_their_turn:
+                    had_their_turn.add(cited)
+                    pending.append(cited)
+                    if cited in others and rival is not None and rival < entry_of[cited]:
+                        return True
+    return False
+
+
+#: What is compared: power of the sender (negative), time, id; then the number of the event.
+_Entry: TypeAlias = tuple[int, int, str, int]
+
+
+def _by_power(
+    graph: AuthGraph, events: Mapping[int, Event], entry_of: Mapping[int, _Entry]
+) -> Iterator[tuple[int, _Entry | None]]:
+    """Yield the events in reverse topological power ordering, each with the best of those that could have come then
+    as well."""
     # The order follows "the DAG formed by auth events" (rooms/v2), not only the links straight from one of the events
     # to another: in 2.0 a chain may lead from one to another over an event that all states have seen.
     waits_for = dict.fromkeys([*events, *_events_between(graph, events)], 0)
@@ -54,28 +99,34 @@ def reverse_topological_power_ordering(
             if cited in waits_for:
                 waits_for[number] += 1
                 cited_by.setdefault(cited, []).append(number)
-
-    def entry(number: int) -> tuple[int, int, str, int]:
-        event = events[number]
-        return -levels[number], event.origin_server_ts, event.event_id, number
-
     free = [number for number, count in waits_for.items() if not count]
-    candidates: list[tuple[int, int, str, int]] = []
-    ordered: list[Event] = []
+    candidates: list[_Entry] = []
     while free or candidates:
         if free:
             number = free.pop()
             if number in events:
-                heapq.heappush(candidates, entry(number))
+                heapq.heappush(candidates, entry_of[number])
                 continue
         else:
             number = heapq.heappop(candidates)[3]
-            ordered.append(events[number])
+            yield number, candidates[0] if candidates else None
         for citing in cited_by.get(number, ()):
             waits_for[citing] -= 1
             if not waits_for[citing]:
                 free.append(citing)
-    return ordered
+
+
+def _entries(
+    version: RoomVersion,
+    create: Event,
+    find: Callable[[EventId], Event | None],
+    graph: AuthGraph,
+    events: Mapping[int, Event],
+) -> dict[int, _Entry]:
+    levels = _sender_levels(version, create, find, graph, events)
+    return {
+        number: (-levels[number], event.origin_server_ts, event.event_id, number) for number, event in events.items()
+    }
 
 
 def _events_between(graph: AuthGraph, events: Mapping[int, Event]) -> list[int]:

@@ -2,6 +2,7 @@
 "Algorithm"."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from shared.core.events.event import Event
 from shared.core.identifiers import EventId
@@ -10,7 +11,12 @@ from shared.core.state_resolution.auth_chains import AuthGraph, within_chains
 from shared.core.state_resolution.auth_checks import AuthChecks
 from shared.core.state_resolution.conflicts import split_states
 from shared.core.state_resolution.full_conflicted_set import find_full_conflicted_set, state_events
-from shared.core.state_resolution.ordering import is_power_event, mainline_ordering, reverse_topological_power_ordering
+from shared.core.state_resolution.ordering import (
+    is_power_event,
+    mainline_ordering,
+    power_ordering_depends_on,
+    reverse_topological_power_ordering,
+)
 from shared.core.state_resolution.outcomes import same_outcome
 from shared.core.state_resolution.overlays import OverlaidState, Overlay, StateKey
 
@@ -58,7 +64,8 @@ def resolve_v2(
         # Step 5: what the states agreed on stands, whatever the replay made of it.
         return {key: event_id for key, event_id in resolved.changes.items() if unconflicted.get(key) is None}
 
-    found = find_full_conflicted_set(graph, split, base, find, checks, expect, is_2_1=is_2_1)
+    order_depends_on = partial(power_ordering_depends_on, version, create, find, graph)
+    found = find_full_conflicted_set(graph, split, base, find, checks, expect, order_depends_on, is_2_1=is_2_1)
     certain = state_events(graph, find, found.certain)
     replayed = same_outcome(replay, certain, state_events(graph, find, found.difference.doubtful), len(base))
     if replayed is None:

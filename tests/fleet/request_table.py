@@ -216,6 +216,7 @@ VALID: dict[str, Valid] = {
     "get_room_state_event": Valid({**_ROOM, "eventType": "m.room.create", "stateKey": ""}, query={"format": "event"}),
     "get_room_members": Valid(_ROOM, query={"at": "", "membership": "join", "not_membership": "ban"}),
     "get_joined_members": Valid(_ROOM),
+    "get_event_by_timestamp": Valid(_ROOM, query={"ts": "1", "dir": "f"}),
     "get_server_keys": Valid(),
     "get_server_version": Valid(),
 }

@@ -32,7 +32,7 @@ class EventToStore:
 
     ordinal: its place in the live timeline, None for all others; anchor, back: its place in history; state_nid:
     snapshot of the state before it, None where that is the room's line before its ordinal; resolved, gap: see
-    `replication/rows.py`.
+    `replication/rows.py`; promotes: it is stored already, as an outlier, which gets its place now.
     """
 
     room_nid: int
@@ -58,11 +58,12 @@ class EventToStore:
     state_nid: int | None = None
     resolved: bool = False
     gap: bool = False
+    promotes: bool = False
 
     @property
     def is_usual(self) -> bool:
         """Whether it has nothing that only the graph's form of the statement stores."""
-        return self.ordinal is not None and self.state_nid is None and not self.resolved and not self.gap
+        return self.ordinal is not None and self.state_nid is None and not (self.resolved or self.gap or self.promotes)
 
 
 class ChangeToStore(NamedTuple):

@@ -9,8 +9,13 @@ from workers.event_persister.drafts import USUAL, BuiltEvent, EntryChange, NewRo
 from workers.event_persister.live_room import LiveRoom
 
 
-def rows_of(room: LiveRoom, stored: Sequence[tuple[EventToStore, int]], writer: int) -> Iterator[EventRow]:
-    """Yield what the fleet is told of a room's stored events and their positions."""
+def rows_of(
+    room: LiveRoom, stored: Sequence[tuple[EventToStore, int]], writer: int, memberships: Sequence[MembershipToStore]
+) -> Iterator[EventRow]:
+    """Yield what the fleet is told of a room's stored events and their positions.
+
+    memberships: stored with them, perhaps those of other events too.
+    """
     # Only the first event after another writer's names it: from then on the predecessor is ours.
     prior = (room.last_writer, room.last_position) if room.last_writer not in (0, writer) else (None, None)
     for event, position in stored:
@@ -24,8 +29,16 @@ def rows_of(room: LiveRoom, stored: Sequence[tuple[EventToStore, int]], writer: 
             redacted_by=event.redacted_by, txn_device=event.txn_device, txn_id=event.txn_id, json=event.json,
             prior_writer=prior[0], prior_position=prior[1], redacts_nid=event.redacts_nid,
             resolved=event.resolved, gap=event.gap,
+            members=_members_of(event, memberships) if event.resolved else (),
         )  # fmt: skip
         prior = (None, None)
+
+
+def _members_of(
+    event: EventToStore, memberships: Sequence[MembershipToStore]
+) -> tuple[tuple[str, str, int, str], ...]:
+    mine = (member for member in memberships if member.at_nid == event.event_nid)
+    return tuple((member.user_id, member.membership, member.event_nid, member.sender) for member in mine)
 
 
 def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
@@ -108,4 +121,5 @@ def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> Eve
         event.sender, event.origin_server_ts, built.prev_nids, built.auth_nids, built.replaces_nid, redacted_by,
         built.redacts_nid, built.device, built.txn_id, event.encoded,
         graph.status, graph.anchor, graph.back, graph.state_nid, built.is_resolved, graph.is_after_gap,
+        graph.promotes,
     )  # fmt: skip

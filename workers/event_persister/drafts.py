@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from shared.core.errors import SkepError
+from shared.core.errors import SkepError, Unavailable
 from shared.core.events import Event
 from shared.core.state_snapshots import Snapshot
 from shared.storage.event_statements import ACCEPTED
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from workers.event_persister.live_room import LiveRoom
 
 StateKey: TypeAlias = tuple[str, str]
+
+
+class RoomLost(Unavailable):
+    """This copy of the room was dropped before anything was built on it: look the room up again."""
 
 
 class RoomChanged(SkepError):
@@ -96,7 +100,8 @@ class Graph:
     status, anchor, back, state_nid: as in the table `events`. snapshot: to be stored with it. gaps: anchor -> ids that
     are missing there from now on (none: the gap is closed); is_after_gap: whether something before it is missing.
     redacted_by: of an event whose redaction came first. awaited: the id that this redaction names and nobody has.
-    brought: state events that come into the current state with it and are not the event itself.
+    brought: state events that come into the current state with it and are not the event itself. promotes: the event is
+    stored already, as an outlier.
     """
 
     status: int = ACCEPTED
@@ -109,6 +114,7 @@ class Graph:
     redacted_by: int | None = None
     awaited: str | None = None
     brought: Mapping[int, Event] = field(default_factory=dict)
+    promotes: bool = False
 
 
 USUAL = Graph()
@@ -174,6 +180,10 @@ class Write:
     key: bytes | None = None
     new_room: NewRoom | None = None
     built: list[BuiltEvent] = field(default_factory=list)
+
+    async def wait(self) -> list[str]:
+        """Return the event ids once they are stored; raise what the write failed with. It goes on if we do not wait."""
+        return await asyncio.shield(self.done)
 
     def fail(self, error: Exception) -> None:
         """Tell who waits that nothing of it was stored."""

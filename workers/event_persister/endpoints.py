@@ -58,4 +58,9 @@ ENDPOINTS = (
         "set_member_profile", ("PUT",), "/_skep/rooms/{roomId}/member_profile", "rooms", RoutingKey.ROOM,
         auth=Auth.INTERNAL, idempotent=True,
     ),
+    # 200 events of 64 KiB each, and the ids of a big room's state.
+    Endpoint(
+        "receive_events", ("POST",), "/_skep/rooms/{roomId}/receive", "rooms", RoutingKey.ROOM, auth=Auth.INTERNAL,
+        body_limit_bytes=32 << 20,
+    ),
 )  # fmt: skip

@@ -8,21 +8,25 @@ fails, the pending layer is dropped and the writes that were built above it are 
 Building is synchronous: between looking at the state and taking a place in the room nothing can come between.
 """
 
+import asyncio
 import secrets
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from shared.core.canonical_json import encode_canonical
 from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
+from shared.core.event_checks import PolicyServer, policy_server_of
 from shared.core.events import Event, build_event, event_from_storage, redact_pdu
 from shared.core.events.format import MAX_PREV_EVENTS
 from shared.core.events.readers import PowerLevels, membership_of, power_levels_of
-from shared.core.identifiers import EventId, RoomId, UserId
+from shared.core.identifiers import EventId, RoomId, UserId, server_of
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import SigningKey
 from workers.event_persister.drafts import (
     NO_CHANGE,
+    Branch,
     BuiltEvent,
     Draft,
     EntryChange,
@@ -30,6 +34,7 @@ from workers.event_persister.drafts import (
     Overlay,
     RedactionTarget,
     RoomChanged,
+    RoomLost,
     StateEntry,
     StateKey,
     Write,
@@ -95,6 +100,8 @@ class LiveRoom:
         self.transactions: dict[bytes, tuple[str, int]] = dict(transactions or {})
         self.writes: list[Write] = []  # built and not stored, in the order of their places
         self.under_way: dict[bytes, Write] = {}  # those of `writes` with a client's transaction
+        self.intake = asyncio.Lock()  # one at a time works out places beside the room's own writes
+        self.held: asyncio.Future[None] | None = None  # while it is set, the room's own writes wait for it
         self.lost = False  # another owner was seen, or the lease is gone: nobody may build on this any more
         self._identity = identity
         self._committed = head
@@ -104,6 +111,7 @@ class LiveRoom:
         self._events = events
         self._pending_events: dict[int, Event] = {}
         self._levels: tuple[int, PowerLevels] | None = None
+        self._policy_witness: str | None = None  # a joined user of the policy server
         self._hashes = ReferenceHashes(version)
         self._changes: deque[tuple[int, EntryChange]] = deque()  # all from ordinal `_changes_from` on, pending ones too
         self._changes_from = head.ordinal + 1
@@ -137,6 +145,25 @@ class LiveRoom:
             if kind == "m.room.member" and entry.membership == membership
         ]
 
+    @property
+    def state_size(self) -> int:
+        """About how many entries the state has."""
+        return len(self._state) + len(self._pending_state)
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Let the room's own writes wait: what must be worked out beside them could never catch up."""
+        held = self.held = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            self.held = None
+            held.set_result(None)
+
+    def set_branches(self, branches: Mapping[int, Branch]) -> None:
+        """Set the states after the extremities of a room that was just read."""
+        self._committed = self._pending = self._pending._replace(branches=branches)
+
     def whole_state(self) -> dict[StateKey, StateEntry]:
         """Return a copy of the current state."""
         state = {**self._state, **self._pending_state}
@@ -161,17 +188,44 @@ class LiveRoom:
 
     def pending_target(self, event_id: str) -> RedactionTarget | None:
         """Return the event where it is not stored yet."""
-        for write in self.writes:
-            for built in write.built:
-                if built.event.event_id == event_id:
-                    return RedactionTarget(built.event_nid, event_id, built.event.sender)
-        return None
+        built = self.built_event(event_id)
+        return None if built is None else RedactionTarget(built.event_nid, event_id, built.event.sender)
 
     def write_of(self, event_nid: int) -> Write | None:
         """Return the write that will store this event, None when it is stored."""
         if event_nid not in self._pending_events:
             return None
         return next(write for write in self.writes if any(built.event_nid == event_nid for built in write.built))
+
+    def built_event(self, event_id: str) -> BuiltEvent | None:
+        """Return an event that has its place and is not stored yet."""
+        for write in self.writes:
+            for built in write.built:
+                if built.event.event_id == event_id:
+                    return built
+        return None
+
+    def events_in_memory(self) -> dict[EventId, Event]:
+        """Return the whole events at hand, by id."""
+        return {event.event_id: event for event in (*self._events.values(), *self._pending_events.values())}
+
+    @property
+    def create_nid(self) -> int | None:
+        entry = self.entry(*CREATE)
+        return None if entry is None else entry.event_nid
+
+    def policy_server(self) -> PolicyServer | None:
+        """Return the policy server that the room uses now. Usually one look-up."""
+        entry = self.entry(*POLICY)
+        if entry is None:
+            return None
+        witness = self._policy_witness
+        if witness is None or self.membership(witness) != "join":
+            found = policy_server_of(self.event_of(entry), self.members("join"))
+            server = None if found is None else found.server_name
+            joined = (user_id for user_id in self.members("join") if server_of(user_id) == server)
+            witness = self._policy_witness = next(joined, None)
+        return policy_server_of(self.event_of(entry), [] if witness is None else [witness])
 
     # -- what must be read before an event can be built
 
@@ -272,7 +326,9 @@ class LiveRoom:
         self._wait_for(write)
 
     def take(self, write: Write) -> None:
-        """Let events take the places that were worked out for them, on the head as it is now."""
+        """Let events take the places that were worked out for them, on the head as it is now. Raises RoomLost."""
+        if self.lost:
+            raise RoomLost("The room is moving")
         for built in write.built:
             self._advance(built)
         self._wait_for(write)

@@ -15,18 +15,15 @@ from shared.storage.client_transactions import get_transaction
 from shared.storage.events import StoredEvent, get_events
 from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
+from workers.event_persister.asked_events import AskedEvents
 from workers.event_persister.committer import AlreadySent, Committer
-from workers.event_persister.drafts import Draft, NewRoom, StateEntry, Write
+from workers.event_persister.drafts import Draft, NewRoom, RoomChanged, RoomLost, StateEntry, Write
 from workers.event_persister.live_room import LiveRoom, redacted
 from workers.event_persister.rooms_in_memory import RoomsInMemory
 
 T = TypeVar("T")
 
 _TRIES = 3  # a room that is lost again and again is not ours
-
-
-class RoomLost(Unavailable):
-    """This copy of the room was dropped before anything was built on it: look the room up again."""
 
 
 class RoomWriter:
@@ -37,9 +34,11 @@ class RoomWriter:
         rooms: RoomsInMemory,
         committer: Committer,
         event_numbers: NumberBlock,
+        asked: AskedEvents,
         database: Database,
         clock: Clock,
     ) -> None:
+        self._asked = asked
         self._rooms = rooms
         self._committer = committer
         self._numbers = event_numbers
@@ -76,8 +75,13 @@ class RoomWriter:
         if key is not None and (answered := self.answer_of(room, key)) is not None:
             return [await answered]
         self._committer.check_room_for_more()
+        if self._asked.concerns(room):
+            return [await self._write_asked(room, draft, key) for draft in drafts]
         while True:
             await self._numbers.reserve(len(drafts))
+            if room.held is not None:
+                await asyncio.shield(room.held)
+                continue
             missing = room.missing(drafts)
             if not missing:
                 break
@@ -97,13 +101,27 @@ class RoomWriter:
         room.build(write, self._clock.now_ms())
         self._committer.submit(write)
         try:
-            return await asyncio.shield(write.done)
+            return await write.wait()
         except AlreadySent:
             assert key is not None
-            event_id = await get_transaction(self._database, room.room_nid, key)
-            if event_id is None:
-                raise Unavailable("The transaction's first answer is gone") from None
-            return [event_id]
+            return [await self._first_answer(room, key)]
+
+    async def _first_answer(self, room: LiveRoom, key: bytes) -> str:
+        event_id = await get_transaction(self._database, room.room_nid, key)
+        if event_id is None:
+            raise Unavailable("The transaction's first answer is gone")
+        return event_id
+
+    async def _write_asked(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+        for _ in range(_TRIES):
+            try:
+                return await self._asked.write(room, draft, key)
+            except RoomChanged:
+                continue
+            except AlreadySent:
+                assert key is not None
+                return await self._first_answer(room, key)
+        raise Unavailable("The room changes too quickly")
 
     async def write_new_room(self, room: LiveRoom, create_nid: int, drafts: Sequence[Draft], new_room: NewRoom) -> None:
         """Store a room that did not exist, all of its first events at once, and keep it in memory.

@@ -18,7 +18,9 @@ from shared.storage.events import get_events
 from shared.storage.pool import Database
 from shared.storage.room_state import get_current_state
 from shared.storage.rooms import get_room_end
-from workers.event_persister.drafts import Head, StateEntry, StateKey
+from workers.event_persister.drafts import Branch, Head, StateEntry, StateKey
+from workers.event_persister.graph_states import GraphStates, upon_current
+from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import (
     KEPT_TYPES,
     MAX_TRANSACTIONS,
@@ -158,4 +160,19 @@ async def load_room(database: Database, identity: Identity, room_id: str, now_ms
     )
     for last in last_events:
         room.keep_hash(event_from_storage(version, last.json, last.event_id))
+    if len(last_events) > 1:
+        await _load_branches(database, room)
     return room
+
+
+async def _load_branches(database: Database, room: LiveRoom) -> None:
+    """Bring the states after several extremities into memory."""
+    states, known = GraphStates(database), KnownEvents(room, database)
+    await known.look_up([event_id for _, event_id in room.head.extremities])
+    branches: dict[int, Branch] = {}
+    for nid, event_id in room.head.extremities:
+        extremity = known.get(event_id)
+        assert extremity is not None
+        after = await states.after(room, extremity, known)
+        branches[nid] = Branch(upon_current(room, after), extremity.state_nid if extremity.key is None else None)
+    room.set_branches(branches)

@@ -1,21 +1,19 @@
 """PUT of state and messages: what is refused, what changes nothing; redactions and what they apply to."""
 
 import asyncio
+import dataclasses
 
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
 from shared.core.signing import generate_signing_key
-from shared.metrics.persister import PersisterMetrics
-from shared.storage.numbers import NumberBlock
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import SERVER, event_persister, run
-from workers.event_persister.committer import Committer
+from workers.event_persister.asked_events import ask_nobody
 from workers.event_persister.drafts import Draft
 from workers.event_persister.live_room import Identity
-from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.rooms_in_memory import RoomsInMemory
+from workers.event_persister.room_engine import compose_engine
 
 
 def test_put_state(postgres_module: TestDatabase) -> None:
@@ -172,12 +170,8 @@ def test_redaction_in_the_batch_of_its_target(postgres_module: TestDatabase) -> 
             alice, f = persister.user("alice"), persister.foundation
             room_id = await alice.create_room()
             identity = Identity(SERVER, generate_signing_key(b"k" * 32, "a_1"))
-            metrics = PersisterMetrics(CollectorRegistry())
-            rooms = RoomsInMemory(f.database, identity, f.clock, 1 << 20, metrics)
-            committer = Committer(
-                f.writer.write, f.lease, lambda rows: None, rooms.drop, f.clock, f.tasks, metrics, SERVER
-            )
-            writer = RoomWriter(rooms, committer, NumberBlock(f.database, "event_nids"), f.database, f.clock)
+            engine = compose_engine(dataclasses.replace(f, registry=CollectorRegistry()), identity, ask_nobody)
+            writer, committer = engine.writer, engine.committer
             await writer.take_event_number()
             room = await writer.find(room_id)
             assert room is not None

@@ -1,0 +1,350 @@
+"""Where events go that are not simply the next one: events of other servers, and our own that were built earlier.
+
+An event that names everything that nothing follows yet has the room's current state before itself. Any other is on a
+branch: the state before it is worked out, it is judged there and in the current state, and what the room's state is
+then is resolved over all branches. All of that happens beside the room's own writes, which go on; when one of them
+was faster, the work is done again, and after some tries the room's writes wait for it.
+
+Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 7; "Rejection"; "Soft failure".
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from shared.core.event_auth import auth_types_for
+from shared.core.event_checks import (
+    Outcome,
+    Verdict,
+    check_auth_events_of,
+    check_current_state,
+    check_policy_signature,
+    check_state_before,
+)
+from shared.core.events import Event
+from shared.core.state_snapshots import rebase
+from shared.storage.event_statements import ACCEPTED, REJECTED, SOFT_FAILED
+from shared.storage.numbers import NumberBlock
+from shared.storage.pool import Database
+from workers.event_persister.committer import Committer
+from workers.event_persister.drafts import (
+    NO_CHANGE,
+    Branch,
+    BuiltEvent,
+    Draft,
+    EntryChange,
+    Graph,
+    Head,
+    Overlay,
+    RedactionTarget,
+    RoomChanged,
+    Write,
+)
+from workers.event_persister.graph_states import (
+    SMALL_OVERLAY,
+    GraphStates,
+    branch_after,
+    given_state,
+    root_snapshot,
+    step_snapshot,
+    upon_current,
+)
+from workers.event_persister.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.room_resolution import RoomResolution, shape_of
+
+#: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
+_FREE_TRIES = 3
+_MAX_TRIES = 8
+
+_STATUS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An event that wants a place. draft: of our own one, which is refused rather than soft-failed; key: of its
+    client's transaction. state_before: ids of the whole state before it, where its predecessors are not all here."""
+
+    event: Event
+    draft: Draft | None = None
+    key: bytes | None = None
+    state_before: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """verdict: of the checks. write: what stores it; None: it is stored already, or must not be."""
+
+    verdict: Verdict
+    write: Write | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The state before an event. overlay: upon the current state. is_line: it is the current state, by the event's
+    predecessors. snapshot_nid: where that state is stored already. previous: the only predecessor. missing: those that
+    are not here.
+    """
+
+    overlay: Overlay
+    is_line: bool = False
+    snapshot_nid: int | None = None
+    previous: KnownEvent | None = None
+    missing: Sequence[str] = field(default=())
+
+
+class Placing:
+    """database: for reads; resolution: of branches; numbers: for events."""
+
+    def __init__(
+        self,
+        database: Database,
+        committer: Committer,
+        numbers: NumberBlock,
+        resolution: RoomResolution,
+    ) -> None:
+        self._database = database
+        self._committer = committer
+        self._numbers = numbers
+        self._resolution = resolution
+        self._states = GraphStates(database)
+
+    async def place(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
+        """Judge an event and give it its place; its write is under way when this returns.
+
+        known: has looked up the event itself, its predecessors, auth events and given state. The caller holds the
+        room's intake, so that only the room's own writes may come in between.
+        Raises Unavailable, RoomLost by way of the committer; RoomChanged when the room changed again and again.
+        """
+        for tries in range(_MAX_TRIES):
+            await self._numbers.reserve(1)
+            try:
+                if tries < _FREE_TRIES:
+                    return await self._try(room, candidate, known)
+                async with room.hold():
+                    return await self._try(room, candidate, known)
+            except RoomChanged:
+                await self._finish_own(room)
+        raise RoomChanged
+
+    async def _finish_own(self, room: LiveRoom) -> None:
+        """What is needed may just be on its way to the database."""
+        if room.writes:
+            await asyncio.wait([write.done for write in room.writes])
+
+    async def _try(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
+        event = candidate.event
+        head = room.head
+        before = await self._state_before(room, candidate, known)
+        verdict, auth_nids = await self._judge(room, candidate, before, known)
+        if verdict.outcome is Outcome.DROP or (candidate.draft is not None and not verdict.passed):
+            return Placed(verdict)
+        former = known.get(event.event_id)
+        nid = former.event_nid if former is not None else self._numbers.take()
+        graph = await self._graph(room, nid, before, verdict, known)
+        if verdict.passed:
+            after = await self._current_after(room, event, nid, before, known)
+            target, graph = await self._redaction(room, event, known, graph)
+            brought = await self._brought(after[0], nid, known)
+            if room.head is not head:
+                raise RoomChanged
+            graph = replace(graph, brought=brought) if brought else graph
+            built = self._live(room, candidate, nid, before, auth_nids, graph, after, target, known)
+        else:
+            if room.head is not head:
+                raise RoomChanged
+            built = self._unplaced(room, event, nid, auth_nids, graph, known)
+        write = Write(room, (), (), asyncio.get_running_loop().create_future(), candidate.key, built=[built])
+        room.take(write)
+        known.note(built)
+        self._committer.submit(write)
+        return Placed(verdict, write)
+
+    # -- the state before
+
+    async def _state_before(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> _Before:
+        event, head = candidate.event, room.head
+        if {event_id for _, event_id in head.extremities} == set(event.prev_event_ids):
+            return _Before(NO_CHANGE, is_line=True)
+        refs = []
+        previous = [known.get(event_id) for event_id in event.prev_event_ids]
+        stored = [one for one in previous if one is not None and one.is_placed]
+        for one in stored:
+            if one.event_nid not in head.branches:
+                refs.append((one, await self._states.after(room, one, known)))
+        if room.head is not head:
+            raise RoomChanged
+        overlays: list[Overlay] = [
+            head.branches[one.event_nid].overlay for one in stored if one.event_nid in head.branches
+        ]
+        overlays += [upon_current(room, ref) for _, ref in refs]
+        missing = [e for e, one in zip(event.prev_event_ids, previous, strict=True) if one is None or not one.is_placed]
+        if candidate.state_before is not None and missing:
+            overlays.append(given_state(room, candidate.state_before, known))
+        overlay = await self._resolution.resolve(room, overlays, known)
+        if room.head is not head:
+            raise RoomChanged
+        only = stored[0] if len(stored) == 1 and not missing else None
+        shared = None
+        if only is not None and only.key is None:
+            shared = only.state_nid  # a message leaves the state as it was
+        return _Before(overlay, False, shared, only, missing)
+
+    # -- checks 4 to 7
+
+    async def _judge(
+        self, room: LiveRoom, candidate: Candidate, before: _Before, known: KnownEvents
+    ) -> tuple[Verdict, list[int]]:
+        event, head = candidate.event, room.head
+        auth_events, auth_nids, rejected = known.auth_events(event)
+        verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        if not verdict.passed:
+            return verdict, auth_nids
+        keys = auth_types_for(
+            room.version,
+            type=event.type,
+            sender=event.sender,
+            state_key=event.state_key,
+            content=event.content,
+        )
+        await self._resolution.load(
+            room, room.missing_of(keys, before.overlay) | room.missing_of(keys, NO_CHANGE), known
+        )
+        if room.head is not head:
+            raise RoomChanged
+        levels = room.power_levels_in(before.overlay)
+        state = room.auth_state(before.overlay, keys)
+        verdict = check_state_before(room.version, event, state, room.create, power_levels=levels)
+        if verdict.passed and not before.is_line:
+            state = room.auth_state(NO_CHANGE, keys)
+            verdict = check_current_state(room.version, event, state, room.create, power_levels=room.power_levels)
+        if verdict.passed:
+            verdict = check_policy_signature(room.version, event, room.policy_server())
+        return verdict, auth_nids
+
+    # -- the state after
+
+    async def _current_after(
+        self, room: LiveRoom, event: Event, nid: int, before: _Before, known: KnownEvents
+    ) -> tuple[Overlay, dict[int, Branch]]:
+        """Return the room's state after the event, as an overlay upon the present one, and the branches upon it."""
+        own = branch_after(Branch(before.overlay, before.snapshot_nid), nid, event)
+        head = room.head
+        named = set(event.prev_event_ids)
+        others = [ext for ext in head.extremities if ext[1] not in named]
+        if not others:
+            return own.overlay, {}
+        branches = {ext: head.branches.get(ext, Branch(NO_CHANGE)) for ext, _ in others}
+        changed = await self._changed_current(room, event, own, branches, known)
+        changes = {k: (room.entry(*k), entry) for k, entry in changed.items()}
+        rebased = {ext: Branch(rebase(b.overlay, changes), b.snapshot_nid) for ext, b in branches.items()}
+        rebased[nid] = Branch(rebase(own.overlay, changes), own.snapshot_nid)
+        return changed, rebased
+
+    async def _changed_current(
+        self, room: LiveRoom, event: Event, own: Branch, branches: Mapping[int, Branch], known: KnownEvents
+    ) -> Overlay:
+        states = [branch.overlay for branch in branches.values()]
+        former = [branch.overlay for branch in room.head.branches.values()] or [NO_CHANGE]
+        if set(map(shape_of, [*states, own.overlay])) == set(map(shape_of, former)):
+            return NO_CHANGE  # the same states as before have the same resolution
+        return await self._resolution.resolve(room, [*states, own.overlay], known, candidate=event)
+
+    # -- building
+
+    async def _graph(self, room: LiveRoom, nid: int, before: _Before, verdict: Verdict, known: KnownEvents) -> Graph:
+        status = _STATUS[verdict.outcome]
+        if before.is_line and status == ACCEPTED:
+            return Graph()
+        if before.snapshot_nid is not None:
+            return Graph(status, state_nid=before.snapshot_nid)
+        head = room.head
+        snapshot = None
+        previous = before.previous
+        if len(before.overlay) > SMALL_OVERLAY and previous is not None and previous.may_be_followed_by_a_step:
+            assert previous.state_nid is not None
+            walk = await self._states.walk(room, previous.state_nid)
+            found = await known.entries([added for one in walk for added in one.added])
+            keys = {added: one.key for added, one in found.items() if one.key is not None}
+            snapshot = step_snapshot(nid, walk, keys, previous)
+        if room.head is not head:
+            raise RoomChanged
+        return Graph(status, state_nid=nid, snapshot=snapshot or root_snapshot(room, nid, before.overlay))
+
+    def _unplaced(
+        self, room: LiveRoom, event: Event, nid: int, auth_nids: Sequence[int], graph: Graph, known: KnownEvents
+    ) -> BuiltEvent:
+        """A rejected or soft-failed event: nothing of the room changes."""
+        return BuiltEvent(
+            event, nid, None, self._previous(room, event, known), auth_nids, None, None,
+            entry_of(nid, event).membership if event.is_state else None, room.head, graph=graph,
+        )  # fmt: skip
+
+    def _live(
+        self,
+        room: LiveRoom,
+        candidate: Candidate,
+        nid: int,
+        before: _Before,
+        auth_nids: Sequence[int],
+        graph: Graph,
+        after: tuple[Overlay, Mapping[int, Branch]],
+        target: RedactionTarget | None,
+        known: KnownEvents,
+    ) -> BuiltEvent:
+        event, head = candidate.event, room.head
+        overlay, branches = after
+        changes = tuple(EntryChange(key, room.entry(*key), entry) for key, entry in sorted(overlay.items()))
+        ordinal = head.ordinal + 1
+        named = set(event.prev_event_ids)
+        extremities = (*(ext for ext in head.extremities if ext[1] not in named), (nid, event.event_id))
+        replaced = next((c.before for c in changes if c.now is not None and c.now.event_nid == nid), None)
+        if before.missing:
+            graph = replace(graph, gaps={ordinal: tuple(before.missing)}, is_after_gap=True)
+        former = known.get(event.event_id)
+        if former is not None:
+            graph = replace(graph, promotes=True)
+        draft = candidate.draft
+        return BuiltEvent(
+            event, nid, ordinal, self._previous(room, event, known), auth_nids,
+            None if replaced is None else replaced.event_nid,
+            None if target is None else target.event_nid,
+            entry_of(nid, event).membership if event.is_state else None,
+            Head(extremities, max(head.depth, event.depth), ordinal, branches if len(extremities) > 1 else {}),
+            changes,
+            None if draft is None else draft.device,
+            None if draft is None else draft.txn_id,
+            graph,
+        )  # fmt: skip
+
+    def _previous(self, room: LiveRoom, event: Event, known: KnownEvents) -> list[int]:
+        at_the_end = {event_id: nid for nid, event_id in room.head.extremities}
+        nids = []
+        for event_id in event.prev_event_ids:
+            found = known.get(event_id)
+            nid = found.event_nid if found is not None else at_the_end.get(event_id)
+            if nid is not None:
+                nids.append(nid)
+        return nids
+
+    async def _redaction(
+        self, room: LiveRoom, event: Event, known: KnownEvents, graph: Graph
+    ) -> tuple[RedactionTarget | None, Graph]:
+        """Return what the event redacts, and, in the graph, whether it was redacted before it came."""
+        redaction = known.redactions.get(event.event_id)
+        own = RedactionTarget(0, event.event_id, event.sender)
+        if redaction is not None and room.applies_redaction(redaction.event, own):
+            graph = replace(graph, redacted_by=redaction.event_nid)
+        if event.redacts is None:
+            return None, graph
+        await known.look_up([event.redacts])
+        found = known.get(event.redacts)
+        if found is None:
+            return None, replace(graph, awaited=event.redacts)
+        target = RedactionTarget(found.event_nid, found.event.event_id, found.event.sender)
+        return (target if room.applies_redaction(event, target) else None), graph
+
+    async def _brought(self, changed: Overlay, nid: int, known: KnownEvents) -> dict[int, Event]:
+        """Return the events that come into the state with this one."""
+        nids = [entry.event_nid for entry in changed.values() if entry is not None and entry.event_nid != nid]
+        return {number: found.event for number, found in (await known.entries(nids)).items()} if nids else {}

@@ -1,0 +1,32 @@
+"""POST /_skep/rooms/{roomId}/receive: events of other servers for a room of ours."""
+
+import msgspec
+
+from shared.core.errors import MatrixError, not_found
+from shared.http.request import Request, Response, json_response
+from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.received import MAX_PDUS, ReceiveAnswer, Received, ReceiveRequest
+from workers.event_persister.receiving import Receiving
+from workers.event_persister.room_writer import RoomWriter
+
+
+class ReceiveHandler:
+    def __init__(self, writer: RoomWriter, receiving: Receiving) -> None:
+        self._writer = writer
+        self._receiving = receiving
+
+    async def receive_events(self, request: Request) -> Response:
+        """`ReceiveRequest` in, `ReceiveAnswer` out, when all of it is stored. It may be asked again at any time.
+
+        M_NOT_FOUND for a room that we do not have.
+        """
+        pdus = request.decode(ReceiveRequest).pdus
+        if len(pdus) > MAX_PDUS:
+            raise MatrixError("M_TOO_LARGE", f"At most {MAX_PDUS} events at once", 413)
+
+        async def take_in(room: LiveRoom) -> dict[str, Received]:
+            return await self._receiving.receive(room, pdus)
+
+        absent = not_found("This room is not known here")
+        results = await self._writer.in_room(request.params["roomId"], take_in, absent=absent)
+        return json_response(msgspec.to_builtins(ReceiveAnswer(results)))

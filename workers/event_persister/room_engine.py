@@ -1,0 +1,97 @@
+"""The parts that write into rooms, put together: what every handler of the persister uses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from replication.streams import EVENTS
+from replication.worker_process import Foundation
+from shared.metrics.persister import PersisterMetrics
+from shared.metrics.resolution import ResolutionMetrics
+from shared.storage.auth_chains import get_auth_chain_page
+from shared.storage.numbers import NumberBlock
+from workers.event_persister.asked_events import AskedEvents, AskPolicyServer
+from workers.event_persister.committer import LOCK_WAIT_MS, Committer
+from workers.event_persister.dummy_events import DummyEvents
+from workers.event_persister.history import HistoryPlacing
+from workers.event_persister.live_room import Identity, LiveRoom
+from workers.event_persister.placing import Placing
+from workers.event_persister.receiving import Receiving
+from workers.event_persister.resolver import Resolver
+from workers.event_persister.room_resolution import RoomResolution
+from workers.event_persister.room_writer import RoomWriter
+from workers.event_persister.rooms_in_memory import RoomsInMemory
+
+_MAX_PAGE_BYTES = 8 << 20  # of JSON, read at once for a resolution
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEngine:
+    """writer: for events of our own users; receiving: for those of other servers."""
+
+    rooms: RoomsInMemory
+    committer: Committer
+    event_numbers: NumberBlock
+    resolver: Resolver
+    writer: RoomWriter
+    receiving: Receiving
+
+    async def start(self) -> None:
+        # The first send should not be the one that waits for numbers.
+        await self.event_numbers.reserve(1)
+
+    async def drain(self) -> None:
+        """Let everything that was submitted be stored."""
+        await self.committer.finish()
+        await self.resolver.close()
+
+
+def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicyServer) -> RoomEngine:
+    """identity: who we are; ask: asks the policy servers of rooms."""
+    config, database, clock = foundation.config, foundation.database, foundation.clock
+    slots, tasks = foundation.slots, foundation.tasks
+    server_name = config.server_name
+    metrics = PersisterMetrics(foundation.registry)
+    rooms = RoomsInMemory(database, identity, clock, config.caches.rooms_bytes, metrics)
+
+    def lost_room(room: LiveRoom) -> None:
+        rooms.drop(room)
+        tasks.spawn(slots.refresh(), "read the slots")
+
+    if not config.database.pgbouncer:  # there the role's lock_timeout stands
+        foundation.writer.limit_lock_wait(LOCK_WAIT_MS)
+    committer = Committer(
+        foundation.writer.write,
+        foundation.lease,
+        lambda rows: foundation.announcer.announce(EVENTS, rows),
+        lost_room,
+        clock,
+        tasks,
+        metrics,
+        server_name,
+        database,
+    )
+    resolver = Resolver(
+        lambda room_nid, event_ids, max_events: get_auth_chain_page(
+            database, room_nid, event_ids, max_events=max_events, max_bytes=_MAX_PAGE_BYTES
+        ),
+        clock,
+        ResolutionMetrics(foundation.registry),
+    )
+    numbers = NumberBlock(database, "event_nids")
+    resolution = RoomResolution(resolver)
+    placing = Placing(database, committer, numbers, resolution)
+    asked = AskedEvents(placing, resolution, ask, database, clock)
+    writer = RoomWriter(rooms, committer, numbers, asked, database, clock)
+    dummies = DummyEvents(writer, tasks, server_name)
+    history = HistoryPlacing(database, committer, numbers, resolution)
+    receiving = Receiving(database, committer, numbers, placing, history, dummies.look)
+    slots.on_change(_drop_foreign(rooms))
+    return RoomEngine(rooms, committer, numbers, resolver, writer, receiving)
+
+
+def _drop_foreign(rooms: RoomsInMemory) -> Callable[[str, set[int]], None]:
+    def slots_changed(kind: str, owned: set[int]) -> None:
+        if kind == "rooms":
+            rooms.drop_foreign(owned.__contains__)
+
+    return slots_changed

@@ -1,0 +1,110 @@
+"""The resolution of a room's branches: from overlays of entries to event ids for the resolver, and back."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from shared.core.events import Event
+from shared.core.identifiers import EventId
+from workers.event_persister.drafts import Overlay, RoomChanged, StateEntry, StateKey
+from workers.event_persister.graph_states import same_entry
+from workers.event_persister.known_events import KnownEvents
+from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.resolver import Resolver, RoomForResolution
+
+
+class RoomResolution:
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, room: LiveRoom, overlays: Sequence[Overlay], known: KnownEvents, *, candidate: Event | None = None
+    ) -> Overlay:
+        """Return the resolution of states, all of them overlays upon the room's current state.
+
+        candidate: an event in them that has no place yet. The result is of worth only while the room's head has not
+        changed. Raises Unavailable (`Resolver.resolve`), RoomChanged.
+        """
+        distinct = _without_doubles(overlays)
+        if len(distinct) == 1:
+            return distinct[0]
+        entries = {entry.event_id: entry for overlay in distinct for entry in overlay.values() if entry is not None}
+        events = room.events_in_memory()
+        if candidate is not None:
+            events[candidate.event_id] = candidate
+
+        def find(event_id: EventId) -> Event | None:
+            event = events.get(event_id)
+            return known.accepted(event_id) if event is None else event
+
+        ids = [
+            {key: None if entry is None else EventId(entry.event_id) for key, entry in overlay.items()}
+            for overlay in distinct
+        ]
+        try:
+            resolved = await self._resolver.resolve(
+                RoomForResolution(room.room_nid, room.version, room.create, find), CurrentIds(room), ids
+            )
+        except RuntimeError as error:
+            # A thread walked the current state while a write of the room changed it.
+            raise RoomChanged from error
+        await known.look_up([event_id for event_id in resolved.values() if event_id and event_id not in entries])
+        return _entries_of(room, resolved, entries, known)
+
+    def forget(self, event_ids: Sequence[str]) -> None:
+        """These events were redacted: what is kept of them is not what counts now."""
+        self._resolver.forget([EventId(event_id) for event_id in event_ids])
+
+    async def load(self, room: LiveRoom, event_nids: Collection[int], known: KnownEvents) -> None:
+        """Bring events into the room's memory, so that the rules can look at them."""
+        if event_nids:
+            for nid, found in (await known.entries(list(event_nids))).items():
+                room.keep(nid, found.event)
+
+
+class CurrentIds(Mapping[StateKey, EventId]):
+    """A room's current state as event ids, without a copy."""
+
+    def __init__(self, room: LiveRoom) -> None:
+        self._room = room
+
+    def __getitem__(self, key: StateKey) -> EventId:
+        entry = self._room.entry(*key)
+        if entry is None:
+            raise KeyError(key)
+        return EventId(entry.event_id)
+
+    def __iter__(self) -> Iterator[StateKey]:
+        return iter(self._room.whole_state())
+
+    def __len__(self) -> int:
+        return self._room.state_size
+
+
+def _without_doubles(overlays: Sequence[Overlay]) -> list[Overlay]:
+    distinct: dict[frozenset[tuple[StateKey, int | None]], Overlay] = {}
+    for overlay in overlays:
+        distinct.setdefault(shape_of(overlay), overlay)
+    return list(distinct.values())
+
+
+def shape_of(overlay: Overlay) -> frozenset[tuple[StateKey, int | None]]:
+    """Return what makes two overlays equal."""
+    return frozenset((key, None if entry is None else entry.event_nid) for key, entry in overlay.items())
+
+
+def _entries_of(
+    room: LiveRoom, resolved: Mapping[StateKey, EventId | None], entries: Mapping[str, StateEntry], known: KnownEvents
+) -> Overlay:
+    overlay: dict[StateKey, StateEntry | None] = {}
+    for key, event_id in resolved.items():
+        if event_id is None:
+            overlay[key] = None
+            continue
+        entry = entries.get(event_id)
+        if entry is None:
+            found = known.get(event_id)
+            if found is None:
+                raise RoomChanged  # it was purged meanwhile
+            entry = found.entry()
+        if not same_entry(entry, room.entry(*key)):
+            overlay[key] = entry
+    return overlay

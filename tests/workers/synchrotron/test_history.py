@@ -1,0 +1,455 @@
+"""A room's history in the order of places: tokens, pages in both directions, gaps, states of branches."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.core.errors import MatrixError
+from shared.core.filters import EventFilter, parse_room_event_filter
+from shared.core.places import START, Place, gap_start, place_after
+from shared.storage import read_snapshots, read_timeline
+from shared.storage.event_statements import REJECTED, SOFT_FAILED
+from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_snapshot
+from shared.storage.read_timeline import RoomRecord, get_timeline_event
+from tests.fix_servers import TestDatabase
+from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
+from workers.synchrotron.history_page import HistoryPages
+from workers.synchrotron.history_source import StoredHistory
+from workers.synchrotron.place_token import format_place, parse_place
+from workers.synchrotron.room_view import load_branches, open_room
+
+BOB, CAROL = "@bob:remote", "@carol:remote"
+ALL = EventFilter()
+places = st.builds(
+    lambda ordinal, back: gap_start(ordinal) if back is None else Place(ordinal, -back),
+    st.integers(1, 10**18 - 1), st.one_of(st.none(), st.integers(0, 2**31 - 2)),
+)  # fmt: skip
+
+
+def run(test: Callable[[Store], Awaitable[None]], database: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(60), store(database.dsn) as stored:
+            await test(stored)
+
+    asyncio.run(scenario())
+
+
+@given(places, places)
+def test_places_come_back_and_keep_their_order(one: Place, other: Place) -> None:
+    assert parse_place(format_place(*one)) == one
+    assert (format_place(*one) == format_place(*other)) == (one == other)
+    assert one >= START
+    if not one.starts_gap:
+        after = place_after(one)
+        assert one < after
+        assert not (one < other < after)  # nothing can ever lie between an event and the place behind it
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "p1", "p1-", "p1-01", "p1--1", "p1-+1", "p1-1-1", "p1-1 ", "p1-1\n", "p1-٣", "p1-1" + "0" * 18,
+     "p2-1", "p2-0-1", "p2-1-", "p2-1-01", "p2-1--1", "p2-1-2147483647", "p2-1-99999999999", "p2-1-1-1",
+     "p3-1", "P1-1", "p2--1-1"],
+)  # fmt: skip
+def test_other_tokens_are_refused(token: str) -> None:
+    with pytest.raises(MatrixError) as raised:
+        parse_place(token)
+    assert raised.value.errcode == "M_INVALID_PARAM"
+
+
+def joined(room: StoredRoom, **fields: Any) -> str:
+    return room.live(**room.member(ALICE, "join", **fields))
+
+
+async def walk(
+    stored: Store, pages: HistoryPages, room: StoredRoom, limit: int, wanted: EventFilter = ALL, *, back: bool,
+    start: Place | None = None, stop: Place | None = None, user_id: str = ALICE,
+) -> list[str]:  # fmt: skip
+    """Return the ids that all pages from a place on show, each page in a request of its own, by tokens."""
+    found: list[str] = []
+    for _ in range(300):
+        view = await open_room(stored.database, room.room_id, user_id)
+        if back:
+            page = await pages.back(view, start or view.end_place, limit, wanted, stop=stop or START)
+        else:
+            page = await pages.forward(view, start or view.start_place, limit, wanted, stop=stop)
+        found += [event.event_id for event in page.events]
+        assert len(page.events) <= limit
+        if not page.more:
+            return found
+        assert page.place != start, "a page that does not move"
+        start = parse_place(format_place(*page.place))
+    raise AssertionError("the pages do not end")
+
+
+plans = st.lists(
+    st.one_of(
+        st.tuples(st.just("live"), st.sampled_from(("m.room.message", "m.room.name", "x"))),
+        st.tuples(st.just("history"), st.integers(1, 8)),
+        st.tuples(st.just("gap"), st.integers(1, 8)),
+        st.tuples(st.just("hidden"), st.sampled_from((SOFT_FAILED, REJECTED))),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plan=plans, limit=st.integers(1, 7), only=st.sampled_from(("", "m.room.message", "m.*")), data=st.data())
+def test_pages_of_every_room_against_a_list(
+    postgres_module: TestDatabase, plan: list[tuple[str, Any]], limit: int, only: str, data: st.DataObject
+) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        joined(room)
+        types = {room.ordered()[0]: MEMBER}
+        for what, value in plan:
+            if what == "live":
+                types[room.live(type=value)] = value
+            elif what == "history":
+                types[room.history(value)] = "m.room.message"
+            elif what == "gap":
+                room.gap(value)
+            else:
+                room.outlier(status=value)
+        # History and gaps lie before live events only.
+        while room.ordinal < 8:
+            types[room.live()] = "m.room.message"
+        await room.save()
+        wanted = parse_room_event_filter({"types": [only]}) if only else ALL
+        order = room.ordered()
+        passing = [each for each in order if not only or types[each] == only or (only == "m.*" and types[each] != "x")]
+        ends = st.one_of(
+            st.none(), st.builds(gap_start, st.integers(1, 9)), st.sampled_from(sorted(room.places.values()))
+        )
+        start, stop = data.draw(ends, "start"), data.draw(ends, "stop")
+        pages = HistoryPages(stored.database, StoredHistory())
+        back = await walk(stored, pages, room, limit, wanted, back=True, start=start, stop=stop)
+        between = [
+            each for each in passing
+            if (start is None or room.places[each] < start) and (stop is None or room.places[each] >= stop)
+        ]  # fmt: skip
+        assert back == between[::-1]
+        forward = await walk(stored, pages, room, limit, wanted, back=False, start=start, stop=stop)
+        assert forward == [
+            each for each in passing
+            if (start is None or room.places[each] >= start) and (stop is None or room.places[each] < stop)
+        ]  # fmt: skip
+
+    run(scenario, postgres_module)
+
+
+class Elsewhere:
+    """Another server that has events which are missing here: anchor -> how many come each time it is asked."""
+
+    def __init__(self, room: StoredRoom, has: dict[int, list[int]]) -> None:
+        self.room = room
+        self.has = has
+        self.asked: list[int] = []
+
+    async def fill(self, room: RoomRecord, anchor: int) -> bool:
+        assert room.room_id == self.room.room_id
+        self.asked.append(anchor)
+        if not self.has.get(anchor):
+            return False
+        for _ in range(self.has[anchor].pop(0)):
+            self.room.history(anchor)
+        await self.room.save()
+        return True
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_gaps_are_filled_while_a_page_goes_back(postgres_module: TestDatabase, limit: int) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        joined(room)
+        for _ in range(9):
+            room.live()
+        room.history(3)
+        for anchor in (1, 3, 7):
+            room.gap(anchor)
+        await room.save()
+        source = Elsewhere(room, {1: [2], 3: [1, 2]})
+        found = await walk(stored, HistoryPages(stored.database, source), room, limit, back=True)
+        assert found == room.ordered()[::-1]
+        assert len(found) == 10 + 1 + 2 + 3
+        assert source.asked == [7, 3, 3, 3, 1, 1], "the open edge moves with each filling; a refusal is final"
+        # Forward nobody is asked: a page that way comes to what is known.
+        assert await walk(stored, HistoryPages(stored.database, source), room, limit, back=False) == room.ordered()
+        assert len(source.asked) == 6
+
+    run(scenario, postgres_module)
+
+
+def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        joined(room)
+        for _ in range(5):
+            room.live()
+        room.history(4)
+        room.gap(4)
+        await room.save()
+        source = Elsewhere(room, {})
+        pages = HistoryPages(stored.database, source)
+        for start, stop, asked in (
+            (Place(6), Place(4, -1), []),  # ends within the gap's history
+            (Place(6), gap_start(4), [4]),  # ends at its far side
+            (gap_start(4), None, []),  # begins there
+            (Place(4, -1), None, [4]),
+        ):
+            source.asked.clear()
+            await walk(stored, pages, room, 10, back=True, start=start, stop=stop)
+            assert source.asked == asked, (start, stop)
+        # The two events that are wanted lie before the edge.
+        source.asked.clear()
+        view = await open_room(stored.database, room.room_id, ALICE)
+        await pages.back(view, Place(5), 2, ALL)
+        assert source.asked == []
+
+    run(scenario, postgres_module)
+
+
+def test_many_gaps_are_tried_some_at_a_time(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        joined(room)
+        for _ in range(29):
+            room.live()
+        for anchor in range(1, 31):
+            room.gap(anchor)
+        await room.save()
+        source = Elsewhere(room, {})
+        view = await open_room(stored.database, room.room_id, ALICE)
+        page = await HistoryPages(stored.database, source).back(view, view.end_place, 100, ALL)
+        assert page.more and 0 < len(page.events) < 10
+        assert len(source.asked) == 5
+        found = await walk(stored, HistoryPages(stored.database, source), room, 100, back=True)
+        assert found == room.ordered()[::-1]
+        assert source.asked[5:] == list(range(30, 0, -1)), "each gap once on the way back"
+
+    run(scenario, postgres_module)
+
+
+def test_states_at_events(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        create = room.live(type="m.room.create", state_key="", sender=BOB)
+        first = room.live(type="m.room.name", state_key="", content={"name": "first"})
+        bob = room.live(**room.member(BOB, "join"))
+        topic = room.live(type="m.room.topic", state_key="")
+        second = room.live(type="m.room.name", state_key="", content={"name": "second"})
+        branch = room.outlier(type="m.room.name", state_key="", content={"name": "branch"})
+        gone = room.outlier(**room.member(BOB, "leave"))
+        root = room.snapshot(4, [branch], [bob])  # before the topic
+        grown = room.snapshot(0, [gone], parent=root)
+        back = room.snapshot(0, [first], parent=grown)
+        bare = room.snapshot(1, [create])
+        await room.save()
+
+        async def state(nid: int) -> set[str]:
+            return {row.event_id for row in await get_state_at_snapshot(stored.database, room.room_nid, nid)}
+
+        assert await state(root) == {create, branch}
+        assert await state(grown) == {create, branch, gone}
+        assert await state(back) == {create, first, gone}
+        assert await state(bare) == {create}
+        assert await state(10**9) == set()
+        ids = {nid: event_id for event_id, nid in room.nids.items()}
+        name, member, topics = ("m.room.name", ""), (MEMBER, BOB), ("m.room.topic", "")
+        held = await get_keys_at_snapshots(
+            stored.database, room.room_nid, [root, grown, back, bare], [name, member, topics]
+        )
+        assert {nid: {key: ids[event] for key, event in keys.items()} for nid, keys in held.items()} == {
+            root: {name: branch},
+            grown: {name: branch, member: gone},
+            back: {name: first, member: gone},
+            bare: {},
+        }
+        assert {topic, second} <= set(room.places)
+
+    run(scenario, postgres_module)
+
+
+snapshot_steps = st.lists(
+    st.tuples(st.integers(0, 30), st.sets(st.integers(0, 11), max_size=3), st.sets(st.integers(0, 3), max_size=2)),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=st.lists(st.integers(0, 3), max_size=6), base=st.integers(1, 7), steps=snapshot_steps)
+def test_states_of_random_branches_against_a_dictionary(
+    postgres_module: TestDatabase, line: list[int], base: int, steps: list[tuple[int, set[int], set[int]]]
+) -> None:
+    """steps: (which earlier snapshot is the parent, events to add by number, keys that leave)."""
+
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        state: dict[tuple[str, str], str] = {}
+        for ordinal, key in enumerate(line, start=1):
+            event_id = room.live(type="k", state_key=str(key))
+            if ordinal < base:
+                state["k", str(key)] = event_id
+        spare = [room.outlier(type="k", state_key=str(number % 4)) for number in range(12)]
+        nids, states = [], []
+        for parent, added, removed in steps:
+            index = parent % len(nids) if nids else None
+            now = dict(state if index is None else states[index])
+            put = {("k", str(number % 4)): spare[number] for number in sorted(added)}
+            out = [now[key] for key in (("k", str(number)) for number in removed) if key in now and key not in put]
+            now = {key: event for key, event in now.items() if event not in out} | put
+            nids.append(room.snapshot(base, list(put.values()), out, None if index is None else nids[index]))
+            states.append(now)
+        await room.save()
+        keys = [("k", str(number)) for number in range(4)]
+        held = await get_keys_at_snapshots(stored.database, room.room_nid, nids, keys)
+        for nid, wanted in zip(nids, states, strict=True):
+            rows = await get_state_at_snapshot(stored.database, room.room_nid, nid)
+            assert sorted(row.event_id for row in rows) == sorted(wanted.values())
+            assert held[nid] == {key: room.nids[event] for key, event in wanted.items()}
+
+    run(scenario, postgres_module)
+
+
+def test_visibility_is_that_of_the_state_at_an_event(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        room.live(type="m.room.create", state_key="", sender=BOB)
+        members_only = room.live(type=VISIBILITY, state_key="", content={"history_visibility": "joined"})
+        mine = joined(room)
+        room.live()
+        open_to_all = room.outlier(type=VISIBILITY, state_key="", content={"history_visibility": "world_readable"})
+        open_state, closed = room.snapshot(3, [open_to_all]), room.snapshot(4, [members_only], [mine])
+        seen = [
+            room.history(4),  # by the line before its anchor: she had joined
+            room.history(3, state_nid=open_state),
+            room.live(),
+        ]
+        unseen = [
+            room.history(4, state_nid=closed),  # beside her join, on a branch that did not have it
+            room.history(3),
+            room.live(state_nid=closed),
+        ]
+        await room.save()
+        view = await open_room(stored.database, room.room_id, ALICE)
+        pages = HistoryPages(stored.database, StoredHistory())
+        found = await walk(stored, pages, room, 3, back=True)
+        assert set(seen) <= set(found) and not set(unseen) & set(found)
+        for event_id in seen + unseen:
+            row = await get_timeline_event(stored.database, room.room_nid, event_id)
+            assert row is not None
+            await load_branches(stored.database, view, [row])
+            event = view.event(row)
+            assert view.view.may_see(event) == (event_id in seen)
+            assert view.view.membership_after(event) == (
+                "leave" if event_id in unseen or room.places[event_id].ordinal == 3 else "join"
+            )
+
+    run(scenario, postgres_module)
+
+
+def test_history_from_before_everything_known_is_no_more_open_than_the_room(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        joined(room)
+        room.live(type=VISIBILITY, state_key="", content={"history_visibility": "joined"})
+        early = room.history(1)
+        await room.save()
+        found = await walk(stored, HistoryPages(stored.database, StoredHistory()), room, 10, back=True)
+        assert early not in found and len(found) == 2
+
+    run(scenario, postgres_module)
+
+
+def test_who_left_sees_the_history_until_then(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        joined(room)
+        room.live()
+        room.live(**room.member(ALICE, "leave", sender=BOB))
+        room.live()
+        before, after = room.history(3), room.history(4)
+        await room.save()
+        found = await walk(stored, HistoryPages(stored.database, StoredHistory()), room, 2, back=True)
+        assert before in found and after not in found and len(found) == 4
+
+    run(scenario, postgres_module)
+
+
+async def _plan(conn: Any, sql: str, *args: Any) -> list[dict[str, Any]]:
+    """Run a statement with these literals; return the nodes of its plan with what they really read."""
+    await conn.execute(f"PREPARE measured AS {sql}")
+    values = ", ".join(map(str, args))
+    [row] = await conn.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE measured ({values})")
+    await conn.execute("DEALLOCATE measured")
+
+    def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
+        return [node, *(each for child in node.get("Plans", ()) for each in nodes(child))]
+
+    return nodes(json.loads(row[0])[0]["Plan"])
+
+
+def test_pages_read_no_further_than_their_limit(postgres_module: TestDatabase) -> None:
+    """On a table of many rooms, one of which has all its history in one gap."""
+
+    async def scenario() -> None:
+        conn = await asyncpg.connect(postgres_module.dsn)
+        try:
+            await conn.execute(
+                """
+                INSERT INTO events (room_nid, event_nid, event_id, writer, position, ordinal, anchor, back, depth, type,
+                                    sender, origin_server_ts, prev_nids, auth_nids, json)
+                SELECT 900000 + r, r * 10000 + n, '$plan' || r || '_' || n, 1, 1,
+                       CASE WHEN n <= 40 THEN n END, CASE WHEN n > 40 THEN 20 END, CASE WHEN n > 40 THEN n - 40 END,
+                       n, 'm.room.message', '@a:x', n, '{}', '{}', '{}'
+                FROM generate_series(1, 200) AS r,
+                     LATERAL generate_series(1, CASE WHEN r = 7 THEN 5000 WHEN r % 3 = 0 THEN 60 ELSE 40 END) AS n
+                """
+            )
+            await conn.execute("INSERT INTO gaps SELECT 900000 + r, 20, '{$x}' FROM generate_series(1, 200, 3) AS r")
+            await conn.execute("ANALYZE events; ANALYZE gaps; SET plan_cache_mode = force_generic_plan")
+            room, limit = 900007, 10
+            for sql, args in (
+                (read_timeline._PLACES_BEFORE, (room, 30, 0, limit)),
+                (read_timeline._PLACES_BEFORE, (room, 20, 2500, limit)),
+                (read_timeline._PLACES_FROM, (room, 1, 0, limit)),
+                (read_timeline._PLACES_FROM, (room, 20, 2500, limit)),
+                (read_timeline._SINCE_TIME, (room, 100, limit, 0)),
+                (read_timeline._UNTIL_TIME, (room, 100, limit, 0)),
+                (read_timeline._GAPS, (room, 1, 30, limit)),
+                (read_timeline._ROOM, ("'!nothing:x'",)),
+            ):
+                for node in await _plan(conn, sql, *args):
+                    assert node["Node Type"] != "Seq Scan" or node["Relation Name"] in ("rooms", "gaps"), sql
+                    if "Index Name" in node:
+                        assert node["Actual Rows"] <= limit, (sql, node)
+                        assert node.get("Rows Removed by Filter", 0) == 0, (sql, node)
+        finally:
+            await conn.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_snapshot_costs_is_its_walk(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        room.live(type="m.room.create", state_key="")
+        parent = room.snapshot(2, [room.outlier(type="k", state_key="0")])
+        for number in range(1, 4):
+            parent = room.snapshot(0, [room.outlier(type="k", state_key=str(number))], parent=parent)
+        await room.save()
+        async with stored.database.connection() as conn:
+            for sql, args in (
+                (read_snapshots._STATE, (room.room_nid, parent)),
+                (read_snapshots._KEYS, (room.room_nid, f"'{{{parent}}}'", "'{k}'", "'{2}'")),
+            ):
+                for node in await _plan(conn, sql, *args):
+                    assert node["Node Type"] != "Seq Scan" or node["Relation Name"] != "events", sql
+
+    run(scenario, postgres_module)

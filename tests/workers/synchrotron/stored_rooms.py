@@ -113,8 +113,8 @@ class StoredRoom:
         given: dict[str, Any] = {"ordinal": None, **stored}
         event = EventToStore(
             self.room_nid, nid, event_id, depth=nid, type=type, state_key=state_key, sender=sender,
-            json=orjson.dumps(pdu), origin_server_ts=ts, prev_nids=(), auth_nids=(), replaces_nid=None, redacted_by=None, redacts_nid=None,
-            txn_device=None, txn_id=None, **given,
+            json=orjson.dumps(pdu), origin_server_ts=ts, prev_nids=(), auth_nids=(), replaces_nid=None,
+            redacted_by=None, redacts_nid=None, txn_device=None, txn_id=None, **given,
         )  # fmt: skip
         self.batch.events.append(event)
         self.nids[event_id] = nid

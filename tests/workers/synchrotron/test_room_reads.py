@@ -1,11 +1,22 @@
-"""Reading rooms: /messages, /context, /event, /state, /members, /joined_members."""
+"""Reading rooms: /messages, /context, /event, /state, /members, /joined_members, /timestamp_to_event."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
+from shared.core.sync_tokens.stream_token import StreamToken
+from shared.core.sync_tokens.vector import Vector
+from shared.storage.erased_users import set_user_erased
+from shared.storage.event_statements import OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
+from tests.workers.event_persister.rig import Answer, run
 from tests.workers.synchrotron.rig import fleet
+from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
+from workers.synchrotron.place_token import format_place
+from workers.synchrotron.tokens import format_sync_token
+
+BOB, CAROL = "@bob:remote", "@carol:example.org"
 
 
 def bodies(events: Any) -> list[str]:
@@ -128,3 +139,218 @@ def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
             assert bodies(page["chunk"]) == ["for all", "m.room.history_visibility"]
 
     run(scenario())
+
+
+class Reads:
+    """A synchrotron over rooms that the test stores itself."""
+
+    def __init__(self, world: Any, stored: Store) -> None:
+        self.stored = stored
+        self._process = world.synchrotrons[0]
+
+    async def get(self, room: StoredRoom, path: str, user_id: str = ALICE, version: str = "v3", **query: Any) -> Answer:
+        path = f"/_matrix/client/{version}/rooms/{quote(room.room_id, safe='')}/{path}"
+        return await self._process.get(path, query, f"{user_id}|DEVICE")
+
+    async def ids(self, room: StoredRoom, user_id: str = ALICE, **query: Any) -> list[str]:
+        """The ids of one page of /messages."""
+        answer = await self.get(room, "messages", user_id, **{"limit": 100, **query})
+        assert answer.status == 200, answer.body
+        return [event["event_id"] for event in answer.json["chunk"]]
+
+
+def reading(database: TestDatabase, test: Callable[[Reads], Awaitable[None]]) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            world = await stack.enter_async_context(fleet(database.dsn, persisters=0))
+            await test(Reads(world, await stack.enter_async_context(store(database.dsn))))
+
+    run(scenario())
+
+
+def states(events: Any) -> set[str]:
+    return {event["event_id"] for event in events}
+
+
+def test_events_of_history_with_the_state_at_them(postgres_module: TestDatabase) -> None:
+    async def test(reads: Reads) -> None:
+        room = reads.stored.room()
+        create = room.live(type="m.room.create", state_key="", sender=BOB)
+        bob = room.live(**room.member(BOB, "join"))
+        mine = room.live(**room.member(ALICE, "join"))
+        name = room.live(type="m.room.name", state_key="", content={"name": "now"})
+        last = room.live()
+        old_name = room.outlier(type="m.room.name", state_key="", content={"name": "then"})
+        then = room.snapshot(3, [old_name])
+        newest, middle = room.history(5, state_nid=then), room.history(5, sender=BOB, state_nid=then)
+        oldest = room.history(5, type="m.room.topic", state_key="", content={"topic": "t"})
+        hidden = [room.outlier(status=status) for status in (SOFT_FAILED, REJECTED, OUTLIER)]
+        await room.save()
+
+        assert await reads.ids(room, dir="f") == [create, bob, mine, name, oldest, middle, newest, last]
+        context = (await reads.get(room, f"context/{quote(middle)}", limit=2)).json
+        assert [e["event_id"] for e in context["events_before"]] == [oldest]
+        assert [e["event_id"] for e in context["events_after"]] == [newest]
+        assert context["event"]["event_id"] == middle
+        assert states(context["state"]) == {create, bob, old_name}, "the state at the last event shown: the snapshot"
+        assert await reads.ids(room, dir="b", limit=2, **{"from": context["start"]}) == [name, mine]
+        assert await reads.ids(room, dir="f", **{"from": context["end"]}) == [last]
+        alone = (await reads.get(room, f"context/{quote(oldest)}", limit=0)).json
+        assert states(alone["state"]) == {create, bob, mine, name, oldest}, "without a snapshot: the line, and itself"
+        lazy = {"lazy_load_members": True}
+        context = (await reads.get(room, f"context/{quote(middle)}", limit=0, filter=lazy)).json
+        assert states(context["state"]) == {create, bob, old_name}
+        page = (await reads.get(room, "messages", dir="b", limit=2, filter=lazy, **{"from": format_place(5)})).json
+        assert states(page["state"]) == {bob}
+
+        event = (await reads.get(room, f"event/{quote(middle)}")).json
+        assert event["event_id"] == middle and event["unsigned"]["membership"] == "leave"
+        assert (await reads.get(room, f"event/{quote(oldest)}")).json["unsigned"]["membership"] == "join"
+        for event_id in hidden:
+            for path in (f"event/{quote(event_id)}", f"context/{quote(event_id)}"):
+                assert (await reads.get(room, path)).errcode == "M_NOT_FOUND"
+        # Members at a place among the history: hers is not among them on that branch.
+        at = format_place(5, -1)
+        members = (await reads.get(room, "members", at=at)).json["chunk"]
+        assert states(members) == {bob}
+        for at in (format_place(5), format_place(5, -3), format_place(5, -9)):
+            assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {bob, mine}
+        assert (await reads.get(room, "members", at="p2-5")).errcode == "M_INVALID_PARAM"
+
+    reading(postgres_module, test)
+
+
+def test_tokens_of_sync_stand_right_behind_what_they_told(postgres_module: TestDatabase) -> None:
+    async def test(reads: Reads) -> None:
+        room = reads.stored.room()
+        told = [room.live(**room.member(ALICE, "join")), room.live(), room.live()]
+        await room.save()
+        position = await reads.stored.database.fetchval("SELECT max(position) FROM events")
+        lease = reads.stored.writer.lease
+        token = format_sync_token(StreamToken({"events": Vector(lease, position)}))
+        # What came afterwards left a gap, of which some was fetched since.
+        later = [room.live(), room.live()]
+        fetched = [room.history(4), room.history(4)][::-1]
+        room.gap(4)
+        await room.save()
+        new_batch = format_place(4)  # the `prev_batch` of a timeline that begins behind the gap
+
+        assert await reads.ids(room, dir="b", **{"from": token}) == told[::-1]
+        assert await reads.ids(room, dir="f", **{"from": token}) == fetched + later
+        assert await reads.ids(room, dir="b", **{"from": new_batch, "to": token}) == fetched[::-1]
+        assert await reads.ids(room, dir="f", **{"from": token, "to": new_batch}) == fetched
+        assert await reads.ids(room, dir="f", to=token) == told
+        assert await reads.ids(room, dir="b", to=new_batch) == later[::-1]
+        assert await reads.ids(room, dir="b", **{"from": new_batch}) == (told + fetched)[::-1]
+        page = (await reads.get(room, "messages", dir="b", limit=1, **{"from": token})).json
+        assert page["start"] == token and page["end"] == format_place(3)
+        future = format_sync_token(StreamToken({"events": Vector(lease, position + 10**6)}))
+        assert (await reads.get(room, "messages", dir="b", **{"from": future})).errcode == "M_INVALID_PARAM"
+
+    reading(postgres_module, test)
+
+
+def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> None:
+    async def test(reads: Reads) -> None:
+        room = reads.stored.room()
+        room.live(type=VISIBILITY, state_key="", sender=BOB, content={"history_visibility": "joined"}, ts=100)
+        early = [room.live(ts=200) for _ in range(130)]
+        mine = room.live(**room.member(ALICE, "join", ts=300))
+        first, second, third = (room.live(ts=400) for _ in range(3))
+        history = room.history(room.ordinal, ts=400)  # between the second and the third
+        fetched = room.history(room.ordinal, ts=350)
+        room.outlier(status=SOFT_FAILED, ts=340)
+        backwards = room.live(ts=250)  # a clock that is behind
+        await room.save()
+
+        async def nearest(ts: Any, direction: str, user_id: str = ALICE) -> Any:
+            answer = await reads.get(room, "timestamp_to_event", user_id, "v1", ts=ts, dir=direction)
+            return answer.json["event_id"] if answer.status == 200 else (answer.status, answer.errcode)
+
+        names = {room_id: name for name, room_id in {"mine": mine, "fetched": fetched, "behind": backwards}.items()}
+        # What she may not see (everything before her join) is skipped, whatever its number.
+        assert [names.get(await nearest(ts, "f")) for ts in (101, 200, 250, 251, 301)] == [
+            "behind", "behind", "behind", "mine", "fetched",
+        ]  # fmt: skip
+        assert [names.get(await nearest(ts, "b")) for ts in (399, 350, 349, 299)] == [
+            "fetched", "fetched", "mine", "behind",
+        ]  # fmt: skip
+        # Of several at one time: the first in the room going forward, the last going back.
+        assert await nearest(400, "f") == await nearest(351, "f") == first
+        assert await nearest(400, "b") == await nearest(10**17, "b") == third
+        assert {second, history, *early} & {await nearest(ts, d) for ts in (200, 400) for d in "fb"} == set()
+        whole = (await reads.get(room, "timestamp_to_event", version="v1", ts=101, dir="f")).json
+        assert whole == {"event_id": backwards, "origin_server_ts": 250}
+        assert await nearest(401, "f") == await nearest(99, "b") == (404, "M_NOT_FOUND")
+        assert await nearest(0, "f", CAROL) == (403, "M_FORBIDDEN")
+        for query, errcode in (
+            ({"dir": "f"}, "M_MISSING_PARAM"),
+            ({"ts": 1}, "M_MISSING_PARAM"),
+            ({"ts": 1, "dir": "x"}, "M_INVALID_PARAM"),
+            ({"ts": "x", "dir": "f"}, "M_INVALID_PARAM"),
+            ({"ts": "9" * 30, "dir": "f"}, "M_INVALID_PARAM"),
+            ({"ts": -1, "dir": "f"}, "M_INVALID_PARAM"),
+        ):
+            answer = await reads.get(room, "timestamp_to_event", version="v1", **query)
+            assert (answer.status, answer.errcode) == (400, errcode), query
+
+    reading(postgres_module, test)
+
+
+def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
+    async def test(reads: Reads) -> None:
+        room, gone = reads.stored.room(), "@gone:example.org"
+        room.live(type=VISIBILITY, state_key="", sender=BOB, content={"history_visibility": "world_readable"})
+        before = room.live(sender=gone, content={"body": "secret"})
+        room.live(**room.member(ALICE, "join", ts=500))
+        during = room.live(sender=gone, content={"body": "secret"})
+        kept = room.live(sender=BOB, content={"body": "public"})
+        room.live(**room.member(CAROL, "join", ts=2000))
+        fetched = room.history(3, sender=gone, content={"body": "secret"})
+        await room.save()
+
+        async def bodies_of(user_id: str) -> dict[str, Any]:
+            page = (await reads.get(room, "messages", user_id, dir="b", limit=100)).json
+            return {event["event_id"]: event["content"].get("body") for event in page["chunk"]}
+
+        assert (await bodies_of(BOB))[before] == "secret"
+        await set_user_erased(reads.stored.database, gone, 1000)
+        await set_user_erased(reads.stored.database, gone, 3000)  # again: the first counts
+        # She was there while it was sent, or came before the erasure: she has it.
+        assert {(await bodies_of(ALICE))[each] for each in (before, during, fetched)} == {"secret"}
+        # Carol joined afterwards, Dora never did.
+        for reader in (CAROL, "@dora:example.org"):
+            shown = await bodies_of(reader)
+            assert {shown[each] for each in (before, during, fetched)} == {None} and shown[kept] == "public"
+            event = (await reads.get(room, f"event/{quote(during)}", reader)).json
+            assert event["content"] == {} and "redacted_because" not in event["unsigned"]
+            context = (await reads.get(room, f"context/{quote(kept)}", reader, limit=2)).json
+            assert context["event"]["content"] == {"body": "public"}
+            assert [each["content"] for each in context["events_before"]] == [{}]
+        # What comes in after that, as from another of his servers, is seen by who is there.
+        after = room.live(sender=gone, content={"body": "secret"})
+        await room.save()
+        assert (await bodies_of(CAROL))[after] == "secret"
+
+    reading(postgres_module, test)
+
+
+def test_who_left_reads_the_state_as_it_was_then(postgres_module: TestDatabase) -> None:
+    async def test(reads: Reads) -> None:
+        room = reads.stored.room()
+        bob = room.live(**room.member(BOB, "join"))
+        room.live(**room.member(ALICE, "join"))
+        name = room.live(type="m.room.name", state_key="")
+        left = room.live(**room.member(ALICE, "leave", sender=BOB))
+        room.live(type="m.room.name", state_key="")
+        room.live(**room.member(BOB, "leave"))
+        room.history(4)
+        room.gap(6)
+        await room.save()
+        assert states((await reads.get(room, "state")).json) == {bob, name, left}
+        for query in ({}, {"at": format_place(99)}, {"at": format_place(7, -1)}):
+            assert states((await reads.get(room, "members", **query)).json["chunk"]) == {bob, left}
+        members = (await reads.get(room, "members", at=format_place(2))).json["chunk"]
+        assert [each["type"] for each in members] == [MEMBER] and states(members) == {bob}
+
+    reading(postgres_module, test)

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import gc
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,7 +41,6 @@ Resolution: TypeAlias = dict[StateKey, EventId | None]
 _LOOP_S = 0.005
 _LOOP_ENTRIES = 200  # of overlays: a few milliseconds at most before the first look-up
 _QUICK_ENTRIES = 2000
-_QUICK_LOOKUPS = 50_000  # some 0.2 s of CPU
 _SWITCH_S = 0.0005  # how long a thread may hold the interpreter while the loop wants it
 _NO_FULL_COLLECTION = 1_000_000  # younger collections before the next full one
 
@@ -48,10 +48,12 @@ _NO_FULL_COLLECTION = 1_000_000  # younger collections before the next full one
 @dataclass(frozen=True, slots=True)
 class ResolverBounds:
     """cache_bytes: loaded events of all rooms that are kept. max_waiting: resolutions that wait for a thread, per lane.
-    max_events, max_bytes, max_s: of one resolution, its waiting included."""
+    quick_lookups: of events, in the quick lane: some 0.2 s of CPU. max_events, max_bytes, max_s: of one resolution, its
+    waiting included."""
 
     cache_bytes: int = 64 << 20
     max_waiting: int = 200
+    quick_lookups: int = 50_000
     max_events: int = 400_000
     max_bytes: int = 1 << 30
     max_s: float = 60.0
@@ -106,6 +108,20 @@ class _Job:
         self.stopped = True
         if self.loading is not None:
             self.loading.cancel()
+
+
+def _run_and_release(run: Callable[[], Resolution], events: RoomEvents) -> Resolution:
+    """Run in the thread, and free there what the loop should not have to free."""
+    try:
+        result = run()
+    except NotAtHand:
+        raise  # goes on elsewhere with the events that it has
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        events.release()
+        raise
+    events.release()
+    return result
 
 
 class Resolver:
@@ -208,7 +224,7 @@ class Resolver:
     ) -> Resolution:
         async with self._turn(lane):
             job = _Job()
-            max_lookups = _QUICK_LOOKUPS if lane is self._quick else sys.maxsize
+            max_lookups = self._bounds.quick_lookups if lane is self._quick else sys.maxsize
 
             def check(lookups: int) -> None:
                 if job.stopped:
@@ -218,7 +234,7 @@ class Resolver:
 
             loop = asyncio.get_running_loop()
             events.move(check, self._fetch(room.room_nid, job))
-            done = self._jobs[job] = lane.executor.submit(run)
+            done = self._jobs[job] = lane.executor.submit(_run_and_release, run, events)
             done.add_done_callback(lambda done: loop.call_soon_threadsafe(self._jobs.pop, job, None))
             try:
                 return await asyncio.wrap_future(done)

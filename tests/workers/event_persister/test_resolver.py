@@ -241,6 +241,24 @@ def test_two_overlays_of_50000_entries_do_not_hold_up_the_loop(postgres: TestDat
     run(test())
 
 
+def test_what_grows_goes_on_in_the_big_lane_with_what_it_has(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        room, registry = made_up("12"), CollectorRegistry()
+        few = small(room, 0)
+        await store_room(postgres.dsn, room, 1)
+        async with loads(postgres) as load:
+            bounds = ResolverBounds(quick_lookups=50, cache_bytes=0)
+            made = Resolver(load, SystemClock(), ResolutionMetrics(registry), bounds=bounds)
+            assert await made.resolve(in_database(room), room.state, few) == expected(room, few)
+            await made.close()
+            assert load.events < 200
+        seconds = "skep_state_resolution_seconds_count"
+        assert registry.get_sample_value(seconds, {"lane": "big"}) == 1
+        assert registry.get_sample_value(seconds, {"lane": "quick"}) is None
+
+    run(test())
+
+
 def test_cancelling_ends_the_thread_and_lets_others_in() -> None:
     async def test() -> None:
         big, little = made_up("12", members=15_000, changes=1), made_up("11")

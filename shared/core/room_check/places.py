@@ -1,0 +1,124 @@
+"""Where events stand: the live timeline, fetched history, what they name, gaps, and what other tables name."""
+
+from collections.abc import Iterable
+
+from shared.core.room_check.findings import Findings
+from shared.core.room_check.stored_room import ACCEPTED, OUTLIER, REJECTED, Node, StoredRoom
+
+
+def check_places(room: StoredRoom, findings: Findings) -> None:
+    """Check ordinals, positions, history, references and gaps."""
+    live = room.live()
+    for node in room.nodes.values():
+        has_place = (node.ordinal is not None) + (node.anchor is not None and node.back is not None)
+        if has_place != (node.status == ACCEPTED) or (node.anchor is None) != (node.back is None):
+            place = f"ordinal {node.ordinal}, anchor {node.anchor}, back {node.back}"
+            findings.add("place", node.event.event_id, f"status {node.status} with {place}")
+    _check_timeline(live, findings)
+    _check_history(room, findings)
+    _check_references(room, live[0].ordinal if live else None, findings)
+    _check_others(room, findings)
+
+
+def _check_timeline(live: list[Node], findings: Findings) -> None:
+    latest: dict[int, int] = {}
+    expected = live[0].ordinal if live else 0
+    for node in live:
+        assert node.ordinal is not None and expected is not None
+        if node.ordinal != expected:
+            findings.add("ordinal", node.event.event_id, f"has ordinal {node.ordinal}, expected is {expected}")
+        expected = node.ordinal + 1
+        if node.position <= latest.get(node.writer, 0):
+            before = latest[node.writer]
+            findings.add("position", node.event.event_id, f"position {node.position} of {node.writer} after {before}")
+        latest[node.writer] = node.position
+
+
+def _check_history(room: StoredRoom, findings: Findings) -> None:
+    by_anchor: dict[int, list[Node]] = {}
+    for node in room.nodes.values():
+        if node.anchor is not None and node.back is not None:
+            by_anchor.setdefault(node.anchor, []).append(node)
+    for anchor, nodes in by_anchor.items():
+        nodes.sort(key=lambda node: node.back or 0)
+        for expected, node in enumerate(nodes, 1):
+            if node.back != expected:
+                findings.add("history", node.event.event_id, f"is {node.back} before {anchor}, expected is {expected}")
+                break
+        for node in nodes:
+            for named in _known(room, node.event.prev_event_ids):
+                if named.anchor == anchor and (named.back or 0) < (node.back or 0):
+                    findings.add(
+                        "history", node.event.event_id, f"stands before its predecessor {named.event.event_id}"
+                    )
+
+
+def _check_references(room: StoredRoom, first: int | None, findings: Findings) -> None:
+    purged = first is not None and first > 1
+    for node in room.nodes.values():
+        event = node.event
+        _check_nids(room, node, "prev_nids", event.prev_event_ids, node.prev_nids, findings)
+        _check_nids(room, node, "auth_nids", event.auth_event_ids, node.auth_nids, findings)
+        for named in _known(room, event.prev_event_ids):
+            if _is_before(node, named) and not node.gap:
+                findings.add("order", event.event_id, f"has ordinal {node.ordinal}, its predecessor {named.ordinal}")
+        if node.status == OUTLIER:
+            continue
+        missing = _missing(room, event.prev_event_ids)
+        if missing and not (node.gap or purged or set(missing) <= _in_gap(room, node)):
+            findings.add("missing_event", event.event_id, f"follows {missing[0]}")
+        missing = _missing(room, event.auth_event_ids)
+        if missing and node.status != REJECTED:
+            findings.add("missing_event", event.event_id, f"has the auth event {missing[0]}")
+
+
+def _check_nids(
+    room: StoredRoom, node: Node, column: str, ids: Iterable[str], stored: tuple[int, ...], findings: Findings
+) -> None:
+    named = list(_known(room, ids))
+    known = {one.nid for one in named}
+    # What came later could not be named by its number; only of one writer's events is it sure which came first.
+    sure = {one.nid for one in named if one.writer == node.writer and one.position < node.position}
+    if not sure <= set(stored) <= known:
+        findings.add(column, node.event.event_id, f"stored are {sorted(stored)}, the event names {sorted(known)}")
+
+
+def _check_others(room: StoredRoom, findings: Findings) -> None:
+    ordinals = {node.ordinal for node in room.nodes.values()}
+    for anchor, missing in room.gaps.items():
+        if anchor not in ordinals:
+            findings.add("gap", None, f"stands before ordinal {anchor}, which no event has")
+        for event_id in missing:
+            if _is_here(room, event_id):
+                findings.add("gap", event_id, f"is here, and missing before ordinal {anchor}")
+    for event_id, nid in room.awaited:
+        redaction = room.nodes.get(nid)
+        if _is_here(room, event_id):
+            findings.add("awaited_redaction", event_id, f"is here; its redaction {nid} is no longer awaited")
+        elif redaction is None or redaction.event.redacts != event_id:
+            findings.add("awaited_redaction", event_id, f"event {nid} is no redaction of it")
+    for event_id in room.transactions:
+        if event_id not in room.ids:
+            findings.add("transaction", event_id, "is the answer to a transaction, and is not here")
+
+
+def _known(room: StoredRoom, ids: Iterable[str]) -> Iterable[Node]:
+    return (room.ids[event_id] for event_id in ids if event_id in room.ids)
+
+
+def _missing(room: StoredRoom, ids: Iterable[str]) -> list[str]:
+    return [event_id for event_id in ids if event_id not in room.ids]
+
+
+def _is_here(room: StoredRoom, event_id: str) -> bool:
+    node = room.ids.get(event_id)
+    return node is not None and node.status != OUTLIER
+
+
+def _is_before(node: Node, named: Node) -> bool:
+    return node.ordinal is not None and named.ordinal is not None and node.ordinal <= named.ordinal
+
+
+def _in_gap(room: StoredRoom, node: Node) -> set[str]:
+    anchor = node.anchor if node.ordinal is None else node.ordinal
+    return set(room.gaps.get(anchor, ())) if anchor is not None else set()

@@ -1,0 +1,269 @@
+"""The replay: every event once more, after those that it follows, with the state that the graph gives.
+
+States are kept as what they have otherwise than the stored line, so a linear room of any size costs a few look-ups
+per event. A difference between the graph and the store is reported where it first shows, and the replay goes on with
+what the graph gives.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from shared.core.events import Event
+from shared.core.identifiers import EventId
+from shared.core.room_check.findings import Findings
+from shared.core.room_check.line import Line, LineState, State
+from shared.core.room_check.redactions import Redactions
+from shared.core.room_check.rules import Form, Rules, is_known
+from shared.core.room_check.snapshots import Snapshots
+from shared.core.room_check.stored_room import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED, Node, StateKey, StoredRoom
+from shared.core.state_resolution import resolve_overlays
+
+_SHOWN_KEYS = 3
+#: Resolutions that are kept: messages on the branches of a fork leave their states as they were.
+_MAX_RESOLVED = 64
+
+
+class Replay:
+    """After `run`, wrong_line says where the line's end is known to be wrong: key -> what the graph gives."""
+
+    def __init__(self, room: StoredRoom, line: Line, create: Event, findings: Findings) -> None:
+        self._room = room
+        self._line = line
+        self._create = create
+        self._findings = findings
+        self._rules = Rules(room, line, create)
+        self._redactions = Redactions(room, self._rules, findings)
+        self._snapshots = Snapshots(room, line, findings)
+        self._ids = {nid: node.event.event_id for nid, node in room.nodes.items()}
+        self._has_history_after = {
+            event_id
+            for node in room.nodes.values()
+            if node.anchor is not None and node.status == ACCEPTED
+            for event_id in node.event.prev_event_ids
+        }
+        self._children = Counter(
+            event_id for node in room.nodes.values() for event_id in set(node.event.prev_event_ids)
+        )
+        self._after: dict[str, State] = {}
+        self._ends: dict[str, State | None] = {}  # forward extremities so far
+        self._resolved: dict[tuple[frozenset[int], Form], tuple[list[State], State]] = {}
+        self._reported: set[tuple[StateKey, int | None, int | None]] = set()
+        self.wrong_line: dict[StateKey, int | None] = {}
+
+    def run(self) -> None:
+        """Replay all events."""
+        done = 0
+        for node in self._ordered():
+            done += 1
+            if node.status != OUTLIER:
+                self._step(node)
+        if done < len(self._room.nodes):
+            self._findings.add("circle", None, f"{len(self._room.nodes) - done} events follow each other")
+        self._redactions.check()
+
+    def _ordered(self) -> Iterable[Node]:
+        """Yield the events, each after those that it follows; the live ones by their ordinals as far as that lets."""
+        room = self._room
+        followers: dict[str, list[Node]] = {}
+        waits: dict[int, int] = {}
+        ready: list[tuple[int, int]] = []
+        for node in room.nodes.values():
+            named = {event_id for event_id in node.event.prev_event_ids if event_id in room.ids}
+            waits[node.nid] = len(named)
+            for event_id in named:
+                followers.setdefault(event_id, []).append(node)
+            if not named:
+                heapq.heappush(ready, (node.ordinal or 0, node.nid))
+        while ready:
+            _, nid = heapq.heappop(ready)
+            node = room.nodes[nid]
+            yield node
+            for follower in followers.pop(node.event.event_id, ()):
+                waits[follower.nid] -= 1
+                if not waits[follower.nid]:
+                    heapq.heappush(ready, (follower.ordinal or 0, follower.nid))
+
+    # -- one event
+
+    def _step(self, node: Node) -> None:
+        before = self._compared_before(node)
+        self._check_rules(node, before)
+        after = before
+        if before is not None and node.key is not None and node.status in (ACCEPTED, SOFT_FAILED):
+            after = before.changed(self._line, node.key, node.nid)
+        self._keep(node, after)
+        if node.ordinal is not None:
+            self._check_line(node)
+        if node.status == ACCEPTED:
+            self._redactions.note(node, before)
+
+    def _compared_before(self, node: Node) -> State | None:
+        """Return the state before an event: by the graph if possible, else as stored. Reports where they differ."""
+        stored = self._stored_before(node)
+        before = given = self._state_before(node, Form.THEN)
+        if stored is None or before is None:
+            return before or stored
+        differences = self._differences(before, stored)
+        for form in self._rules.forms[1:]:
+            if not differences or given is None:
+                break
+            given = self._state_before(node, form)
+            if given is not None and not self._differences(given, stored):
+                return given
+        self._report("state_before", node, differences)
+        return before
+
+    def _state_before(self, node: Node, form: Form) -> State | None:
+        """Return the state that the graph gives; None where it cannot be known."""
+        named = node.event.prev_event_ids
+        if not named and node.event is self._create:
+            base = node.ordinal or 0
+            absent: dict[StateKey, int | None] = {
+                key: None for key in self._line.known_keys() if self._line.at(key, base) is not None
+            }
+            return State(base, absent)
+        states = [self._after.get(event_id) for event_id in dict.fromkeys(named)]
+        known = [state for state in states if state is not None]
+        if not known or len(known) < len(states):
+            return None
+        if node.ordinal is not None:
+            for state in known:
+                state.move(self._line, node.ordinal)
+        return self._resolve(known, form)
+
+    def _stored_before(self, node: Node) -> State | None:
+        if node.state_nid is not None:
+            return self._snapshots.state(node.state_nid)
+        return None if node.ordinal is None else State(node.ordinal, {})
+
+    def _differences(self, given: State, stored: State) -> dict[StateKey, tuple[int | None, int | None]]:
+        """Return key -> (what the graph gives, what is stored)."""
+        keys = given.move(self._line, stored.base).keys() | stored.overlay.keys()
+        pairs = {key: (given.get(self._line, key), stored.get(self._line, key)) for key in keys}
+        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+    def _check_rules(self, node: Node, before: State | None) -> None:
+        verdict = self._rules.verdict(node, before)
+        event_id = node.event.event_id
+        if node.status == REJECTED:
+            if verdict.passed and before is not None and not self._rules.needs_other_signature(node):
+                self._findings.add("rejected_without_reason", event_id, "its auth events and the state allow it")
+        elif self._rules.cites_rejected(node):
+            self._findings.add("rejected_auth_event", event_id, "one of its auth events was rejected")
+        elif is_known(verdict) and not verdict.passed:
+            self._findings.add("auth", event_id, f"check {verdict.check}, rule {verdict.rule}: {verdict.reason}")
+
+    def _keep(self, node: Node, after: State | None) -> None:
+        """Keep the state after an event for as long as something is to follow it."""
+        event_id = node.event.event_id
+        if after is not None and self._children[event_id]:
+            self._after[event_id] = after
+        for named in set(node.event.prev_event_ids):
+            self._children[named] -= 1
+            if not self._children[named]:
+                self._after.pop(named, None)
+            if node.ordinal is not None:
+                self._ends.pop(named, None)
+        if node.ordinal is not None:
+            self._ends[event_id] = after
+
+    # -- the line
+
+    def _check_line(self, node: Node) -> None:
+        """Compare the line after a live event with the resolution of all branches, and its rows with each other."""
+        assert node.ordinal is not None
+        former = self.wrong_line
+        states = [state for state in self._ends.values() if state is not None]
+        # When history came is not known, so whether these were still ends is not either.
+        is_sure = len(states) == len(self._ends) and not self._has_history_after & self._ends.keys()
+        if is_sure:
+            self._compare_line(node, states)
+        if self.wrong_line == former:
+            self._check_line_rows(node)
+
+    def _compare_line(self, node: Node, states: Sequence[State]) -> None:
+        assert node.ordinal is not None
+        stored = State(node.ordinal + 1, {})
+        for state in states:
+            state.move(self._line, stored.base)
+        differences = self._differences(self._resolve(states, Form.THEN), stored)
+        for form in self._rules.forms[1:]:
+            if differences and not self._differences(self._resolve(states, form), stored):
+                differences = {}
+        self.wrong_line = {key: own for key, (own, _) in differences.items()}
+        self._report("line", node, differences)
+
+    def _check_line_rows(self, node: Node) -> None:
+        assert node.ordinal is not None
+        event_id = node.event.event_id
+        rows = self._line.changes(node.ordinal, node.ordinal + 1)
+        replaced: int | None = None
+        for row in rows:
+            key = (row.type, row.state_key)
+            held = None if row.event_nid is None else self._room.nodes.get(row.event_nid)
+            if row.event_nid is not None and (held is None or held.key != key):
+                self._findings.add("line_row", event_id, f"{_name(key)} is set to {row.event_nid}, no such event")
+            if key not in self.wrong_line and row.prev_nid != self._line.at(key, node.ordinal):
+                was = self._line.at(key, node.ordinal)
+                self._findings.add("line_row", event_id, f"{_name(key)} was {was}, prev_nid is {row.prev_nid}")
+            if (row.writer, row.position) != (node.writer, node.position):
+                self._findings.add("line_row", event_id, f"{_name(key)} has another position than its event")
+            if row.event_nid == node.nid:
+                replaced = self._line.at(key, node.ordinal)
+        is_usual = [row.event_nid for row in rows] == ([] if node.key is None else [node.nid])
+        if node.resolved is is_usual:
+            self._findings.add("resolved", event_id, f"is {node.resolved}, with {len(rows)} changes of the state")
+        if node.replaces_nid != replaced and node.key not in self.wrong_line:
+            self._findings.add("replaces", event_id, f"is {node.replaces_nid}, expected is {replaced}")
+
+    # -- states
+
+    def _resolve(self, states: Sequence[State], form: Form) -> State:
+        """Return the resolution of some states; all should have the same base."""
+        distinct = list({id(state): state for state in states}.values())
+        if len(distinct) == 1:
+            return distinct[0]
+        wanted = (frozenset(map(id, distinct)), form)
+        known = self._resolved.get(wanted)
+        if known is not None:
+            return known[1]
+        base = distinct[0].base
+        overlays = [state.move(self._line, base) for state in distinct]
+        if all(overlay == overlays[0] for overlay in overlays):
+            return distinct[0]
+        if len(self._resolved) >= _MAX_RESOLVED:
+            self._resolved.clear()
+        resolved = self._resolve_overlays(base, overlays, form)
+        self._resolved[wanted] = (distinct, resolved)  # the states are held, so that their ids stay theirs
+        return resolved
+
+    def _resolve_overlays(self, base: int, overlays: Sequence[Mapping[StateKey, int | None]], form: Form) -> State:
+        ids, nodes = self._ids, self._room.ids
+        given = [
+            {key: None if nid is None else EventId(ids[nid]) for key, nid in overlay.items() if nid in ids or not nid}
+            for overlay in overlays
+        ]
+        result = resolve_overlays(
+            self._room.version,
+            LineState(self._line, base, ids),  # type: ignore[arg-type]
+            given,
+            lambda event_id: self._rules.find(event_id, form),
+            rejected=self._rules.is_rejected,
+            create=self._create,
+        )
+        return State(base, {key: None if event_id is None else nodes[event_id].nid for key, event_id in result.items()})
+
+    def _report(self, kind: str, node: Node, differences: Mapping[StateKey, tuple[int | None, int | None]]) -> None:
+        """Report differences between what the graph gives and what is stored, unless they are known already."""
+        new = {key: pair for key, pair in differences.items() if (key, *pair) not in self._reported}
+        if not new:
+            return
+        self._reported.update((key, *pair) for key, pair in new.items())
+        shown = [f"{_name(key)}: graph {own}, stored {other}" for key, (own, other) in sorted(new.items())]
+        more = f", and {len(new) - _SHOWN_KEYS} more" if len(new) > _SHOWN_KEYS else ""
+        self._findings.add(kind, node.event.event_id, "; ".join(shown[:_SHOWN_KEYS]) + more)
+
+
+def _name(key: StateKey) -> str:
+    return f"{key[0]} {key[1]!r}"

@@ -1,0 +1,124 @@
+"""A room as it is stored, as far as a check of it needs to hold it in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from shared.core.events import Event
+from shared.core.room_versions import RoomVersion
+from shared.core.state_snapshots import Snapshot
+
+StateKey: TypeAlias = tuple[str, str]
+
+#: `events.status`.
+ACCEPTED, SOFT_FAILED, REJECTED, OUTLIER = 0, 1, 2, 3
+
+
+class EventColumns(NamedTuple):
+    """A row of `events`, text unescaped."""
+
+    event_nid: int
+    event_id: str
+    writer: int
+    position: int
+    ordinal: int | None
+    depth: int
+    type: str
+    state_key: str | None
+    sender: str
+    origin_server_ts: int
+    status: int
+    prev_nids: Sequence[int]
+    auth_nids: Sequence[int]
+    replaces_nid: int | None
+    redacted_by: int | None
+    redacts_nid: int | None
+    anchor: int | None
+    back: int | None
+    state_nid: int | None
+    resolved: bool
+    gap: bool
+    json: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A stored event. event: with only so much of its content as rules and resolution read (`contents.py`).
+
+    redacted: its redacted form, where that differs in what they read. The others: as in `EventColumns`.
+    """
+
+    nid: int
+    event: Event
+    writer: int
+    position: int
+    ordinal: int | None
+    status: int
+    prev_nids: tuple[int, ...]
+    auth_nids: tuple[int, ...]
+    replaces_nid: int | None
+    redacted_by: int | None
+    redacts_nid: int | None
+    anchor: int | None
+    back: int | None
+    state_nid: int | None
+    resolved: bool
+    gap: bool
+    redacted: Event | None = None
+
+    @property
+    def key(self) -> StateKey | None:
+        return None if self.event.state_key is None else (self.event.type, self.event.state_key)
+
+
+class LineRow(NamedTuple):
+    """A row of `state_changes`."""
+
+    type: str
+    state_key: str
+    ordinal: int
+    event_nid: int | None
+    prev_nid: int | None
+    writer: int
+    position: int
+
+
+class MembershipRow(NamedTuple):
+    """A row of `memberships`."""
+
+    membership: str
+    event_nid: int
+    sender: str
+    ordinal: int
+
+
+@dataclass(slots=True)
+class StoredRoom:
+    """nodes: by number; ids: event id -> node. damaged: whether an event is not among them because its
+    JSON is no event.
+
+    extremities: None without a row. current_state: key -> number of the event. transactions: event ids.
+    awaited: (event id, number of the redaction).
+    """
+
+    room_id: str
+    version: RoomVersion
+    nodes: dict[int, Node] = field(default_factory=dict)
+    ids: dict[str, Node] = field(default_factory=dict)
+    damaged: bool = False
+    extremities: Sequence[int] | None = None
+    line: list[LineRow] = field(default_factory=list)
+    current_state: dict[StateKey, int] = field(default_factory=dict)
+    memberships: dict[str, MembershipRow] = field(default_factory=dict)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    gaps: dict[int, Sequence[str]] = field(default_factory=dict)
+    awaited: list[tuple[str, int]] = field(default_factory=list)
+    transactions: list[str] = field(default_factory=list)
+
+    def add(self, node: Node) -> None:
+        self.nodes[node.nid] = node
+        self.ids[node.event.event_id] = node
+
+    def live(self) -> list[Node]:
+        """Return the events of the live timeline in their order."""
+        return sorted((n for n in self.nodes.values() if n.ordinal is not None), key=lambda n: n.ordinal or 0)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.core.errors import MatrixError, not_found
+from shared.core.errors import MatrixError, bad_json, not_found
 from shared.http.request import Request, Response, json_response
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.received import MAX_PDUS, ReceiveAnswer, Received, ReceiveRequest
@@ -20,7 +20,11 @@ class ReceiveHandler:
 
         M_NOT_FOUND for a room that we do not have.
         """
-        pdus = request.decode(ReceiveRequest).pdus
+        try:
+            # Not `request.decode`: the PDUs stay as they were written, with integers of any size.
+            pdus = msgspec.json.decode(request.body, type=ReceiveRequest).pdus
+        except msgspec.MsgspecError as error:
+            raise bad_json(str(error)) from error
         if len(pdus) > MAX_PDUS:
             raise MatrixError("M_TOO_LARGE", f"At most {MAX_PDUS} events at once", 413)
 

@@ -7,9 +7,8 @@ the caller is told what became of each. Asking again is harmless: an event that 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 
-from shared.core.errors import EventFormatError, Unavailable
+from shared.core.errors import EventFormatError, MatrixError, Unavailable
 from shared.core.event_checks import Outcome, Verdict, check_auth_events_of
 from shared.core.events import Event, parse_event
 from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
@@ -170,18 +169,33 @@ class Receiving:
 
 
 def _in_order(incoming: Mapping[str, _Incoming]) -> list[_Incoming]:
-    """Return the events so that each comes after those of the batch that it names; events in a circle are left out."""
+    """Return the events as they came, but each after those of the batch that it names.
+
+    Events in a circle, and those that name one of them, are left out.
+    """
     names = {
-        event_id: {*one.event.auth_event_ids, *one.event.prev_event_ids, *(one.pdu.state_before or ())}
+        event_id: [
+            name
+            for name in (*one.event.prev_event_ids, *one.event.auth_event_ids, *(one.pdu.state_before or ()))
+            if name in incoming
+        ]
         for event_id, one in incoming.items()
     }
-    while True:
-        order = TopologicalSorter({event_id: named & names.keys() for event_id, named in names.items()})
-        try:
-            return [incoming[event_id] for event_id in order.static_order()]
-        except CycleError as error:
-            for event_id in error.args[1]:
-                names.pop(event_id, None)
+    ordered: list[_Incoming] = []
+    done: dict[str, bool] = {}  # False: under way
+    for first in incoming:
+        pending = [first]
+        while pending:
+            event_id = pending[-1]
+            if event_id in done:
+                pending.pop()
+                if not done[event_id] and all(done[name] for name in names[event_id]):
+                    done[event_id] = True
+                    ordered.append(incoming[event_id])
+                continue
+            done[event_id] = False
+            pending += [name for name in reversed(names[event_id]) if name not in done]
+    return ordered
 
 
 async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Received]:
@@ -191,6 +205,12 @@ async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Rece
         try:
             await write.wait()
         except RoomChanged:
+            continue
+        except Unavailable:
+            raise
+        except MatrixError as error:
+            # The database refuses it: in room versions 1 and 2 another room's event may have its id.
+            answers[event_id] = Received("dropped", error.message)
             continue
         answers[event_id] = received(verdict)
     return answers

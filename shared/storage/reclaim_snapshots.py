@@ -15,24 +15,26 @@ import asyncpg
 from shared.storage.events import FencedWrite
 from shared.storage.fenced import fenced_statement
 
-#: $2, $3: greater (room, number) only; $4: rooms up to this one; $5: look at so many. Uses the primary key of
-#: state_snapshots, events_by_snapshot, state_snapshots_by_parent.
+#: $2, $3: greater (room, number) only; $4: rooms up to this one; $5: look at so many; $6: whether to delete.
+#: Uses the primary key of state_snapshots, events_by_snapshot, state_snapshots_by_parent; OFFSET 0 keeps them from
+#: becoming joins with whole tables.
 RECLAIM = fenced_statement(
     "reclaim_snapshots",
     {
         "page": """
             SELECT s.room_nid, s.nid FROM fence, state_snapshots s
             WHERE (s.room_nid, s.nid) > ($2, $3) AND s.room_nid <= $4 ORDER BY s.room_nid, s.nid LIMIT $5""",
+        "last": "SELECT room_nid, nid FROM page ORDER BY room_nid DESC, nid DESC LIMIT 1",
         "unused": """
-            SELECT s.room_nid, s.nid FROM fence, page p
-            JOIN state_snapshots s ON s.room_nid = p.room_nid AND s.nid = p.nid
-            WHERE NOT EXISTS (SELECT FROM events e WHERE e.room_nid = p.room_nid AND e.state_nid = p.nid)
-              AND NOT EXISTS (SELECT FROM state_snapshots c WHERE c.room_nid = p.room_nid AND c.parent = p.nid)
+            SELECT s.ctid FROM fence, state_snapshots s
+            WHERE $6 AND (s.room_nid, s.nid) > ($2, $3)
+              AND (s.room_nid, s.nid) <= ((SELECT room_nid FROM last), (SELECT nid FROM last))
+              AND NOT EXISTS (SELECT FROM events e WHERE e.room_nid = s.room_nid AND e.state_nid = s.nid OFFSET 0)
+              AND NOT EXISTS (SELECT FROM state_snapshots c WHERE c.room_nid = s.room_nid AND c.parent = s.nid OFFSET 0)
             FOR UPDATE OF s SKIP LOCKED""",
         "gone": """
-            DELETE FROM state_snapshots s USING fence, unused u WHERE s.room_nid = u.room_nid AND s.nid = u.nid
+            DELETE FROM state_snapshots s USING fence WHERE s.ctid = ANY(ARRAY(SELECT u.ctid FROM unused u))
             RETURNING s.nid""",
-        "last": "SELECT room_nid, nid FROM page ORDER BY room_nid DESC, nid DESC LIMIT 1",
     },
     "(SELECT count(*) FROM gone) AS deleted, (SELECT room_nid FROM last) AS room_nid, (SELECT nid FROM last) AS nid",
 )
@@ -74,13 +76,13 @@ async def reclaim_all_of_room(write: FencedWrite, room_nid: int, *, rows: int = 
 
 
 async def _reclaim(write: FencedWrite, after: Place, last_room: int, rows: int) -> Reclaimed:
+    deletes = True
     while True:
         try:
-            row = await write(RECLAIM, after.room_nid, after.nid, last_room, rows)
+            row = await write(RECLAIM, after.room_nid, after.nid, last_room, rows, deletes)
         except asyncpg.ForeignKeyViolationError:
-            # One was named between our look and its deletion. Half as many next: the one alone is passed over.
-            if rows == 1:
-                return Reclaimed(0, Place(after.room_nid, after.nid + 1))
+            # One was named between our look and its deletion: half as many next, and that one alone is passed over.
+            deletes = rows > 1
             rows = max(1, rows // 2)
             continue
         place = None if row["room_nid"] is None else Place(row["room_nid"], row["nid"])

@@ -70,7 +70,7 @@ class RandomRoom:
             self.batch.memberships.append(MembershipToStore(at.event_nid, key, "join", nid, key, True))
 
     def _snapshot(self, ordinal: int) -> int:
-        chosen = dict((key, nid) for nid, key in self._random.sample(self._state_events, 2))
+        chosen = {key: nid for nid, key in self._random.sample(self._state_events, 2)}
         left = [nid for key, nid in self._line.items() if key not in chosen and key not in _KEYS[4:]][:1]
         self._nid += 1
         added, removed = tuple(sorted(chosen.values())), tuple(left if self._random.random() < 0.5 else ())

@@ -1,4 +1,4 @@
-"""Purge of history on a real PostgreSQL: what goes, what stays, and that the states of what stays are what they were."""
+"""Purge of history on a real PostgreSQL: what goes, what stays, and that the states of the rest are what they were."""
 
 import asyncio
 import inspect

@@ -1,0 +1,193 @@
+"""Deleting a room on a real PostgreSQL: at once out of sight, then row by row, and nothing of it is left."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from shared.storage.aliases import get_room_of_alias
+from shared.storage.delete_room import (
+    ROOM_TABLES,
+    RoomBeingDeleted,
+    RoomHasMembers,
+    delete_room_batches,
+    get_rooms_being_deleted,
+    mark_room_deleted,
+)
+from shared.storage.events import EventBatch, StatementRefused, commit_events
+from shared.storage.fenced import FencedStatement
+from shared.storage.purge import start_purge
+from shared.storage.read_timeline import get_ordinal_at, get_room
+from shared.storage.rooms import get_room_end
+from tests.fix_servers import TestDatabase
+from tests.storage.rooms_to_remove import ROOM_ROWS, RandomRoom, dump
+from tests.storage.test_events import OneConnection, event, with_writer
+
+_SIZE = 80
+
+
+def with_rooms(dsn: str, test: Callable[[OneConnection, RandomRoom], Awaitable[None]]) -> None:
+    """Two rooms; the second one must stay as it is."""
+
+    async def run(writer: OneConnection) -> None:
+        rooms = [RandomRoom(nid, nid * 10_000, nid, _SIZE) for nid in (1, 2)]
+        for room in rooms:
+            await room.store(writer)
+        other = await dump(writer.conn, 2)
+        await test(writer, rooms[0])
+        assert await dump(writer.conn, 2) == other
+
+    with_writer(dsn, run)
+
+
+async def delete(writer: OneConnection, *, rows: int = 500) -> int:
+    return sum([deleted async for deleted in delete_room_batches(writer.write, 1, rows=rows)])
+
+
+def test_nothing_is_left(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        before = await dump(writer.conn, 1)
+        assert all(before.values()), "a table without a row would test nothing"
+        assert await delete(writer) == 0, "it isn't marked"
+        assert await dump(writer.conn, 1) == before
+        with pytest.raises(RoomHasMembers, match="make them leave first"):
+            await mark_room_deleted(writer.write, room.room_id)
+        assert await dump(writer.conn, 1) == before
+        assert await mark_room_deleted(writer.write, room.room_id, force=True) == 1
+        assert await get_rooms_being_deleted(writer.conn, 9) == [RoomBeingDeleted(1, room.room_id)]
+        assert await delete(writer, rows=7) == sum(len(rows) for rows in before.values())
+        assert not any((await dump(writer.conn, 1)).values())
+        assert await writer.conn.fetchval("SELECT count(*) FROM account_data WHERE room_id = $1", room.room_id) == 0
+        assert await get_rooms_being_deleted(writer.conn, 9) == []
+        assert await delete(writer) == 0
+        # It may be had again.
+        await room.store(writer)
+
+    with_rooms(postgres.dsn, test)
+
+
+def test_no_table_is_forgotten(postgres: TestDatabase) -> None:
+    """Whatever table has a column for a room, now or later, is emptied."""
+
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        rows = await writer.conn.fetch(
+            """SELECT DISTINCT table_name FROM information_schema.columns
+               WHERE table_schema = 'public' AND column_name IN ('room_nid', 'room_id')"""
+        )
+        assert {row[0] for row in rows} == {*ROOM_TABLES, "rooms"} == set(ROOM_ROWS)
+
+    with_rooms(postgres.dsn, test)
+
+
+def test_a_room_without_local_members_needs_no_force(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        await writer.conn.execute(
+            "UPDATE memberships SET membership = 'leave' WHERE room_nid = 1 AND user_id = '@u0:b'"
+        )
+        await writer.conn.execute("UPDATE memberships SET is_local = false WHERE room_nid = 1 AND user_id <> '@u0:b'")
+        assert await mark_room_deleted(writer.write, "!unknown:b") is None
+        assert await mark_room_deleted(writer.write, "!\x00:b") is None
+        assert await mark_room_deleted(writer.write, room.room_id) == 1
+        assert await mark_room_deleted(writer.write, room.room_id) is None, "already marked"
+
+    with_rooms(postgres.dsn, test)
+
+
+def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        conn = writer.conn
+        last = await conn.fetchval("SELECT max(position) FROM events")
+        await mark_room_deleted(writer.write, room.room_id, force=True)
+        assert await get_room(conn, room.room_id) is None
+        assert await get_room_end(conn, room.room_id) is None
+        assert await get_room_of_alias(conn, "#a1:b") != room.room_id  # type: ignore[arg-type]
+        assert await start_purge(writer.write, 1, 50) is None
+        assert await conn.fetchval("SELECT max(position) FROM events") == last, "the mark is in no stream"
+        assert await get_ordinal_at(conn, 1, writer.lease, last, {}) > _SIZE
+        # A writer that has the room in memory finds its next place taken, and doesn't find the room again.
+        nid = await conn.fetchval("SELECT max(event_nid) + 1 FROM events")
+        with pytest.raises(StatementRefused) as refused:
+            await commit_events(writer.write, EventBatch(events=[event(1, nid, _SIZE + 3)], extremities={1: [nid]}))
+        assert refused.value.constraint == "events_room_nid_ordinal_key"
+        # To make it anew is refused for as long as events are left, under whatever number.
+        again = EventBatch(
+            events=[event(3, nid, 1, event_id="$10001")], rooms=[(3, room.room_id, "11", "@u:b", False, 1)]
+        )
+        with pytest.raises(StatementRefused) as refused:
+            await commit_events(writer.write, again)
+        assert refused.value.constraint == "events_by_id"
+
+    with_rooms(postgres.dsn, test)
+
+
+def test_a_write_at_the_same_moment(postgres: TestDatabase) -> None:
+    """One of the two gets the ordinal; the room is marked as a whole or not at all."""
+
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        other = await asyncpg.connect(postgres.dsn)
+        await other.execute("SET lock_timeout = '5s'")
+        transaction = writer.conn.transaction()
+        await transaction.start()
+        batch = EventBatch(events=[event(1, 19_999, _SIZE + 3)], extremities={1: [19_999]})
+        await commit_events(writer.write, batch)
+        marking = asyncio.create_task(
+            mark_room_deleted(OneConnection(other, writer.lease).write, room.room_id, force=True)
+        )
+        await asyncio.sleep(0.1)
+        await transaction.commit()
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await marking
+        assert await get_room(writer.conn, room.room_id) is not None
+        assert await mark_room_deleted(writer.write, room.room_id, force=True) == 1
+        await other.close()
+
+    with_rooms(postgres.dsn, test)
+
+
+class Broken(Exception):
+    pass
+
+
+def test_a_crash_after_any_statement(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        await mark_room_deleted(writer.write, room.room_id, force=True)
+        for after in range(1, 200, 5):
+            calls = 0
+
+            async def breaks(statement: FencedStatement, *args: Any, streams: Any = (), after: int = after) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls > after:
+                    raise Broken
+                return await writer.write(statement, *args)
+
+            try:
+                async for _ in delete_room_batches(breaks, 1, rows=9):
+                    pass
+            except Broken:
+                assert [each.room_nid for each in await get_rooms_being_deleted(writer.conn, 9)] == [1]
+                continue
+            break
+        assert not any((await dump(writer.conn, 1)).values())
+
+    with_rooms(postgres.dsn, test)
+
+
+def test_what_somebody_holds_keeps_the_room(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        await writer.conn.execute("SET lock_timeout = '200ms'")
+        other = await asyncpg.connect(postgres.dsn)
+        await mark_room_deleted(writer.write, room.room_id, force=True)
+        async with other.transaction():
+            await other.execute("SELECT FROM receipts WHERE room_nid = 1 FOR UPDATE")
+            await delete(writer)
+            assert [each.room_nid for each in await get_rooms_being_deleted(writer.conn, 9)] == [1]
+        # An outlier that was stored meanwhile.
+        await commit_events(writer.write, EventBatch(events=[event(1, 19_999, None, status=3, depth=1)]))  # type: ignore[arg-type]
+        assert await delete(writer) == 3
+        assert not any((await dump(writer.conn, 1)).values())
+        await other.close()
+
+    with_rooms(postgres.dsn, test)

@@ -10,10 +10,13 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One live timeline event, with its JSON, so that a new message costs a reader no query.
 
     status: 0 accepted, 1 soft-failed, 2 rejected. replaces_nid: the state event that it replaced in the current
-    state; a state event with status 0 *is* the current state of its key from here on.
+    state; a state event with status 0 *is* the current state of its key from here on, unless it is `resolved`.
     txn_device, txn_id: shown in `unsigned` to that device of the sender only. json: the PDU, canonical.
     prior_writer, prior_position: the room's preceding event, when another writer wrote it; a reader that has not seen
     that one must repair first (evidence 4). redacts_nid: the event that this redaction applies to.
+    resolved: it changed the state otherwise than by becoming the state of its key (state resolution decided): what
+    changed is in `state_changes` at its ordinal. gap: when it came, events before it were missing.
+    members: of a resolved row, the memberships that changed: (user id, membership, event_nid, sender of that event).
     """
 
     position: int
@@ -39,6 +42,7 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     redacts_nid: int | None = None
     resolved: bool = False
     gap: bool = False
+    members: tuple[tuple[str, str, int, str], ...] = ()
 
 
 class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -13,13 +13,20 @@ import asyncpg
 
 from shared.storage.pool import Connection
 
-#: Uses events_by_position.
+#: Uses events_by_position; for `members` state_changes_by_ordinal and the primary key of memberships. A membership that
+#: changed again since is left to the later row.
 EVENTS = """
     SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
            e.type, e.state_key, e.sender, e.origin_server_ts, e.status, e.replaces_nid, e.redacted_by,
            e.redacts_nid, e.txn_device, e.txn_id, e.json,
            p.writer AS prior_writer, p.position AS prior_position,
-           coalesce(e.resolved, false) AS resolved, coalesce(e.gap, false) AS gap
+           coalesce(e.resolved, false) AS resolved, coalesce(e.gap, false) AS gap,
+           ARRAY(
+               SELECT ROW(m.user_id, m.membership, m.event_nid, m.sender)
+               FROM state_changes c
+               JOIN memberships m ON m.room_nid = c.room_nid AND m.user_id = c.state_key AND m.ordinal = c.ordinal
+               WHERE e.resolved AND c.room_nid = e.room_nid AND c.ordinal = e.ordinal AND c.type = 'm.room.member'
+           ) AS members
     FROM events e
     JOIN rooms r USING (room_nid)
     LEFT JOIN events p ON p.room_nid = e.room_nid AND p.ordinal = e.ordinal - 1 AND p.writer <> e.writer

@@ -26,7 +26,8 @@ _CURRENT_KEYS = f"""
 _AT = f"""
     SELECT {EVENT_COLUMNS} FROM (
         SELECT DISTINCT ON (type, state_key) room_nid, event_nid FROM state_changes
-        WHERE room_nid = $1 AND ordinal < $2 ORDER BY type, state_key, ordinal DESC
+        WHERE room_nid = $1 AND ordinal < $2 AND ($3 OR type <> 'm.room.member')
+        ORDER BY type, state_key, ordinal DESC
     ) s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
 """
 _MEMBERS_AT = f"""
@@ -41,13 +42,6 @@ _AT_KEYS = f"""
         SELECT room_nid, event_nid FROM state_changes
         WHERE room_nid = $1 AND type = k.type AND state_key = k.state_key AND ordinal < $2
         ORDER BY ordinal DESC LIMIT 1
-    ) s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
-"""
-#: Uses state_changes_by_ordinal. What a key was last set to between the two places.
-_CHANGED = f"""
-    SELECT {EVENT_COLUMNS} FROM (
-        SELECT DISTINCT ON (type, state_key) room_nid, event_nid FROM state_changes
-        WHERE room_nid = $1 AND ordinal >= $2 AND ordinal < $3 ORDER BY type, state_key, ordinal DESC
     ) s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
 """
 #: Uses the primary key of state_changes: every value that one key ever had.
@@ -82,9 +76,9 @@ async def get_current_keys(source: Source, room_nid: int, keys: Sequence[tuple[s
     return [timeline_row(row) for row in await source.fetch(_CURRENT_KEYS, room_nid, types, state_keys)]
 
 
-async def get_state_before(source: Source, room_nid: int, ordinal: int) -> list[TimelineRow]:
-    """Return the whole state before an ordinal."""
-    return [timeline_row(row) for row in await source.fetch(_AT, room_nid, ordinal)]
+async def get_state_before(source: Source, room_nid: int, ordinal: int, *, members: bool = True) -> list[TimelineRow]:
+    """Return the whole state before an ordinal. members: with m.room.member events."""
+    return [timeline_row(row) for row in await source.fetch(_AT, room_nid, ordinal, members)]
 
 
 async def get_members_before(source: Source, room_nid: int, ordinal: int) -> list[TimelineRow]:
@@ -98,11 +92,6 @@ async def get_keys_before(
     """Return the events of these (type, state key) pairs in the state before an ordinal."""
     types, state_keys = _split(keys)
     return [timeline_row(row) for row in await source.fetch(_AT_KEYS, room_nid, ordinal, types, state_keys)]
-
-
-async def get_state_changed(source: Source, room_nid: int, start: int, end: int) -> list[TimelineRow]:
-    """Return what each key that changed between two ordinals (start inclusive, end exclusive) was last set to."""
-    return [timeline_row(row) for row in await source.fetch(_CHANGED, room_nid, start, end)]
 
 
 async def get_key_history(source: Source, room_nid: int, event_type: str, state_key: str) -> list[KeyChange]:

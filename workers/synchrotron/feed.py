@@ -30,7 +30,11 @@ class Feed:
         for row in rows:
             self._rooms.apply_event(row)
             concerned.update(self._users.apply_event(row))
-            if row.type == MEMBER and row.state_key is not None and b'"membership":"join"' not in row.json:
+            if row.resolved:
+                for user_id, membership, _, _ in row.members:
+                    if membership != "join":
+                        self._typing.left(row.room_id, user_id, self._users.seq)
+            elif row.type == MEMBER and row.state_key is not None and b'"membership":"join"' not in row.json:
                 self._typing.left(row.room_id, row.state_key, self._users.seq)
         self._notifier.wake(concerned)
 

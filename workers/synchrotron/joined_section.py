@@ -14,16 +14,17 @@ from shared.core.heroes import heroes_for
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.storage.read_memberships import RoomMembership
 from shared.storage.read_receipts import ReceiptRecord
-from workers.synchrotron.cached_room import CachedRoom, StateKey
+from workers.synchrotron.cached_room import CachedRoom, Held, StateKey
 from workers.synchrotron.lazy_members import SentMembers
 from workers.synchrotron.place_token import format_place
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_section import (
     Timeline,
     cut_timeline,
-    give_way_to_held_back,
-    held_back_state,
+    give_way_to_changes,
+    last_gap,
     needed_members,
+    untold_changes,
 )
 from workers.synchrotron.shown_event import Reader, matches, shown_event
 from workers.synchrotron.sync_user import SyncUser
@@ -34,7 +35,7 @@ from workers.synchrotron.viewpoint import Viewpoint
 _DEFAULT_LIMIT = 20
 _PAGE = 100
 _MAX_PAGES = 5  # looked through for events that pass a filter; then the client pages on itself
-_NAMING = frozenset({"m.room.name", "m.room.canonical_alias"})
+_IN_SUMMARY = frozenset({MEMBER, "m.room.name", "m.room.canonical_alias"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,12 @@ class Span:
 
 @dataclass(slots=True)
 class _Draft:
-    """A room's section while it is gathered. base: the ordinal behind which everything is new to the client."""
+    """A room's section while it is gathered. changes: the last one of each key from the timeline's start on."""
 
     room: CachedRoom
     view: Viewpoint
     timeline: Timeline
+    changes: Mapping[StateKey, Held]
     state: dict[StateKey, TimelineEvent]
     end: int
     whole: bool
@@ -167,23 +169,23 @@ class RoomSections:
                 return matches(wanted, event, room.room_id) and view.may_see(event)
 
             timeline = cut_timeline(events, passes, limit=limit, above=above, complete=complete, end=end)
-            if complete or len(timeline.shown) >= limit:
+            if complete or len(timeline.shown) >= limit or last_gap(events) is not None:
                 break
             older = await self._rooms.events_before(room, lowest, _PAGE)
             complete = len(older) < _PAGE or older[0].ordinal <= above + 1
             events = [event for event in older if event.ordinal > above] + events
+        changes = await self._rooms.last_changes(room, timeline.start - 1, end)
         if not state_after:
-            timeline = give_way_to_held_back(timeline)
-        draft = _Draft(room, view, timeline, {}, end, whole)
+            timeline = give_way_to_changes(timeline, changes)
+        draft = _Draft(room, view, timeline, changes, {}, end, whole)
         await self._rooms.add_previous(room, timeline.shown)
         if membership.membership == "join":
             await self._add_summary(draft, user.user_id, above)
         if draft.view.state_is_open:
             wanted = filter.room.state
             await self._add_state(draft, user.user_id, above, wanted, sent, state_after=state_after)
-        elif state_after:
-            # An invitation declined: the room's state is not his to see, what his timeline shows of it is.
-            draft.state = {(e.type, e.state_key): e for e in timeline.shown if e.state_key is not None}
+        else:
+            await self._add_end(draft, user.user_id, state_after=state_after)
         return draft
 
     async def _view(self, room: CachedRoom, user_id: str, membership: RoomMembership, lowest: int) -> Viewpoint:
@@ -199,14 +201,10 @@ class RoomSections:
 
     async def _add_summary(self, draft: _Draft, user_id: str, above: int) -> None:
         """Spec: GET /sync, RoomSummary; only when it may have changed."""
-        if (
-            not draft.whole
-            and not any(
-                event.type == MEMBER or event.type in _NAMING for event in draft.room.events_between(above, draft.end)
-            )
-            and draft.room.has_from(above + 1)
-        ):
-            return
+        if not draft.whole:
+            changes = draft.room.changes_between(above, draft.end)
+            if changes is not None and not any(held.key[0] in _IN_SUMMARY for held in changes):
+                return
         record = await self._rooms.summary(draft.room)
         draft.summary = {
             "m.heroes": heroes_for(user_id, record.first),
@@ -224,24 +222,41 @@ class RoomSections:
         if draft.whole:
             state = await self._rooms.state_before(room, place, members=not lazy)
         elif place > above + 1:
-            state = await self._rooms.state_changed(room, above, place)
+            changed = await self._rooms.last_changes(room, above, place - 1)
+            state = {key: held.event for key, held in changed.items() if held.event is not None}
         else:
             state = {}
-        if not state_after:
-            state.update(held_back_state(timeline))
+        untold = {} if state_after else untold_changes(timeline, draft.changes)
+        for key, now in untold.items():
+            if now is not None:
+                state[key] = now
+            else:
+                state.pop(key, None)
         if lazy:
             own = user_id if draft.whole else None
-            needed = needed_members(timeline, draft.summary.get("m.heroes", ()), own, state)
+            needed = needed_members(timeline, draft.summary.get("m.heroes", ()), own, state.keys() | untold.keys())
             for key, event in (await self._rooms.keys_before(room, place, needed)).items():
                 if sent is None or not sent.is_redundant(room.room_id, key[1], event.event_id):
                     state[key] = event
             if sent is not None:
-                for event in (*timeline.shown, *state.values()):
+                # With `state_after` the timeline tells the client nothing about the state.
+                for event in (*(() if state_after else timeline.shown), *state.values()):
                     if event.type == MEMBER and event.state_key is not None:
                         sent.note(room.room_id, event.state_key, event.event_id)
         if not wanted.passes_all:
             state = {key: event for key, event in state.items() if matches(wanted, event, room.room_id)}
         draft.state = state
+
+    async def _add_end(self, draft: _Draft, user_id: str, *, state_after: str | None) -> None:
+        """Add what somebody may know of the state who never was in the room: an invitation declined, or taken back.
+
+        That is what his timeline shows of it, and how it ended, should state resolution have ended it.
+        """
+        shown = {event.key: event for event in draft.timeline.shown if event.key is not None}
+        draft.state = dict(shown) if state_after else {}
+        last = (await self._rooms.last_changes(draft.room, draft.end - 1, draft.end)).get((MEMBER, user_id))
+        if last is not None and last.event is not None and last.key not in shown:
+            draft.state[last.key] = last.event
 
     async def _events_part(
         self, draft: _Draft, filter: Filter, reader: Reader, *, state_after: str | None

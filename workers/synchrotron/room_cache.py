@@ -1,12 +1,14 @@
 """The rooms in memory: loaded when somebody asks, kept up by the streams `events` and `receipts`, bounded in bytes.
 
-A room is loaded from one snapshot while the rows that arrive meanwhile are put by; so nothing falls between.
+A room is loaded from one snapshot while the rows that arrive meanwhile are put by; so nothing falls between. In the
+same way a room waits, with its rows, when state resolution changed it: what changed is read from Postgres once, by the
+first who asks for the room, and nobody sees the room in between.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,23 +17,24 @@ from replication.rows import EventRow, ReceiptRow
 from shared.core.errors import Unavailable
 from shared.core.events.event import event_from_storage
 from shared.core.events.redaction import redact_pdu
-from shared.core.room_versions import get_room_version
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from shared.storage.pool import Database
+from shared.storage.read_changes import (
+    HeldRow,
+    StateChange,
+    get_changes,
+    get_current_held,
+    get_keys_held,
+    get_last_changes,
+    get_members_held,
+)
 from shared.storage.read_memberships import SummaryRecord, get_summary
 from shared.storage.read_receipts import ReceiptRecord, get_receipts_of_room
 from shared.storage.read_source import Source
-from shared.storage.read_state import (
-    KeyChange,
-    get_current_state_events,
-    get_key_history,
-    get_keys_before,
-    get_members_before,
-    get_state_changed,
-)
+from shared.storage.read_state import KeyChange, get_key_history, get_keys_before, get_members_before, get_state_before
 from shared.storage.read_timeline import get_events_by_nid, get_ordinal_at, get_room, get_timeline_before
-from workers.synchrotron.cached_room import CachedRoom, OutOfStep, StateKey
+from workers.synchrotron.cached_room import MAX_CHANGES, CachedRoom, Change, Held, OutOfStep, StateKey
 from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
 
 logger = logging.getLogger(__name__)
@@ -41,13 +44,18 @@ _KEPT_EVENTS = 100
 #: Rooms with more member events than this never have all of them in memory: who wants all reads Postgres.
 _MAX_CACHED_MEMBERS = 1000
 _LOAD_ATTEMPTS = 3
-_LOAD_QUERIES = 4
+_LOAD_QUERIES = 5
+#: Rows put by for a room that nobody asks for; with more of them it leaves the memory.
+_MAX_ROWS_BEHIND = 20
 
 
 class _Loading:
-    def __init__(self) -> None:
+    """rows: what came since; room: the room in memory that only has to take them in, None: it is read as a whole."""
+
+    def __init__(self, room: CachedRoom | None, rows: list[EventRow]) -> None:
         self.done: asyncio.Future[CachedRoom | None] = asyncio.get_running_loop().create_future()
-        self.rows: list[EventRow] = []
+        self.room = room
+        self.rows = rows
 
 
 class RoomCache:
@@ -60,6 +68,8 @@ class RoomCache:
         self._metrics = metrics
         self._rooms: OrderedDict[str, CachedRoom] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
+        #: Rooms in memory whose state must be asked for: the resolved row, and all rows after it.
+        self._behind: dict[str, list[EventRow]] = {}
         self._bytes = 0
 
     # -- rows
@@ -71,6 +81,9 @@ class RoomCache:
         room = self._rooms.get(row.room_id)
         if room is None:
             return
+        if row.resolved or (self._behind and row.room_id in self._behind):
+            self._put_by(room, row)
+            return
         before = room.size_bytes
         try:
             _apply(room, row)
@@ -79,27 +92,40 @@ class RoomCache:
             return
         self._account(room.size_bytes - before)
 
+    def _put_by(self, room: CachedRoom, row: EventRow) -> None:
+        if row.ordinal <= room.last_ordinal:
+            return
+        rows = self._behind.setdefault(room.room_id, [])
+        rows.append(row)
+        if len(rows) > _MAX_ROWS_BEHIND:
+            self._drop(room.room_id, "behind")
+
     def apply_receipt(self, row: ReceiptRow) -> None:
         room = self._rooms.get(row.room_id)
+        if room is None and row.room_id in self._loading:
+            room = self._loading[row.room_id].room
         if room is not None:
             before = room.size_bytes
             room.apply_receipt(
                 ReceiptRecord(row.user_id, row.kind, row.thread_id, row.event_id, row.ts_ms, row.writer, row.position)
             )
-            self._account(room.size_bytes - before)
+            self._account_if_kept(room, before)
 
     # -- whole rooms
 
     async def get(self, room_id: str) -> CachedRoom | None:
         """Return the room as the rows so far leave it, or fresher; None for one that we don't have."""
         room = self._rooms.get(room_id)
-        if room is not None:
+        if room is not None and room_id not in self._behind:
             self._rooms.move_to_end(room_id)
             self._metrics.room_hits.inc()
             return room
         loading = self._loading.get(room_id)
         if loading is None:
-            loading = self._loading[room_id] = _Loading()
+            rows = self._behind.get(room_id, [])
+            if room is not None:
+                self._take_out(room_id)  # until it has taken in what changed
+            loading = self._loading[room_id] = _Loading(room, rows)
             # A task of its own: who asked first may go away, the others still wait.
             task = asyncio.get_running_loop().create_task(self._load(room_id, loading))
             task.add_done_callback(lambda _: None)
@@ -108,7 +134,7 @@ class RoomCache:
     async def _load(self, room_id: str, loading: _Loading) -> None:
         self._metrics.room_misses.inc()
         try:
-            room = await self._read_room(room_id, loading)
+            room = await self._bring_up(room_id, loading)
         except BaseException as error:
             del self._loading[room_id]
             loading.done.set_exception(error)
@@ -122,19 +148,56 @@ class RoomCache:
             self._account(room.size_bytes)
         loading.done.set_result(room)
 
-    async def _read_room(self, room_id: str, loading: _Loading) -> CachedRoom | None:
+    async def _bring_up(self, room_id: str, loading: _Loading) -> CachedRoom | None:
         for _ in range(_LOAD_ATTEMPTS):
-            loading.rows.clear()
-            room = await self._read_snapshot(room_id)
+            room = loading.room
             if room is None:
-                return None
+                loading.rows.clear()
+                room = await self._read_snapshot(room_id)
+                if room is None:
+                    return None
             try:
-                for row in loading.rows:
-                    _apply(room, row)
+                await self._follow(room, loading.rows)
             except OutOfStep:
+                loading.room = None
                 continue
             return room
         raise Unavailable("The room changes too quickly to be read")
+
+    async def _follow(self, room: CachedRoom, rows: Sequence[EventRow]) -> None:
+        """Apply rows, those that are added meanwhile too. Nothing is awaited after the last one."""
+        done = 0
+        while done < len(rows):
+            row = rows[done]
+            changes = None
+            if row.resolved and row.ordinal > room.last_ordinal:
+                changes = await self._read_changes(room, row.ordinal)
+            _apply(room, row, changes)
+            done += 1
+
+    async def _read_changes(self, room: CachedRoom, ordinal: int) -> list[Change]:
+        """Return what resolution changed at an ordinal. Raises OutOfStep: too much for the memory, read all anew."""
+        found = await get_changes(self._reads, room.room_nid, ordinal, ordinal + 1, MAX_CHANGES + 1)
+        if len(found) > MAX_CHANGES:
+            raise OutOfStep
+        return [change for _, change in await self._changes(self._reads, room, found, room.events_by_nid())]
+
+    async def _changes(
+        self, source: Source, room: CachedRoom, found: Sequence[StateChange], known: Mapping[int, TimelineEvent]
+    ) -> list[tuple[int, Change]]:
+        """Return the changes with their events, in their order; known: events that need not be read."""
+        wanted = {change.event_nid for change in found if change.event_nid is not None}
+        events = dict(known)
+        missing = [nid for nid in wanted if nid not in known]
+        if missing:
+            rows = await get_events_by_nid(source, room.room_nid, missing)
+            events.update((row.event_nid, event_from_row(room.version, row)) for row in rows)
+        changes = []
+        for change in found:
+            event = None if change.event_nid is None else events.get(change.event_nid)
+            key = (change.type, change.state_key)
+            changes.append((change.ordinal, Change(key, event, from_nothing=change.prev_nid is None)))
+        return changes
 
     async def _read_snapshot(self, room_id: str) -> CachedRoom | None:
         self._metrics.queries.inc(_LOAD_QUERIES)
@@ -143,17 +206,26 @@ class RoomCache:
             if record is None:
                 return None
             nid, last = record.room_nid, record.last_ordinal
-            version = get_room_version(record.room_version)
+            room = CachedRoom(room_id, nid, record.room_version, last_ordinal=last, max_events=_KEPT_EVENTS)
             timeline = await get_timeline_before(snapshot, nid, last + 1, _LOADED_EVENTS)
-            state = await get_current_state_events(snapshot, nid, members=False)
+            events = [event_from_row(room.version, row) for row in reversed(timeline)]
+            first = events[0].ordinal if len(timeline) == _LOADED_EVENTS else 1
+            state = await get_current_held(snapshot, nid)
             visibility = await get_key_history(snapshot, nid, HISTORY_VISIBILITY, "")
-        room = CachedRoom(room_id, nid, record.room_version, last_ordinal=last, max_events=_KEPT_EVENTS)
-        events = [event_from_row(version, row) for row in reversed(timeline)]
-        first = events[0].ordinal if len(timeline) == _LOADED_EVENTS else 1
-        room.fill(
-            events, first, [event_from_row(version, row) for row in state], history(visibility, "history_visibility")
-        )  # fmt: skip
+            found = await get_changes(snapshot, nid, first, last + 1, MAX_CHANGES + 1)
+            changes_from = first
+            if len(found) > MAX_CHANGES:
+                changes_from = found[-1].ordinal + 1  # of the one before perhaps not all were read
+                found = [change for change in found if change.ordinal >= changes_from]
+            known = {event.event_nid: event for event in events}
+            changes = await self._changes(snapshot, room, found[::-1], known)
+        held = self._held(room, state)
+        room.fill(events, first, held, changes, changes_from, history(visibility, "history_visibility"))
         return room
+
+    @staticmethod
+    def _held(room: CachedRoom, rows: Iterable[HeldRow]) -> list[tuple[int | None, TimelineEvent]]:
+        return [(held.since, event_from_row(room.version, held.row)) for held in rows if held.row is not None]
 
     # -- what is read beside the cache, and remembered where that serves the next reader
 
@@ -181,8 +253,7 @@ class RoomCache:
             replaced = event_from_row(room.version, row)
             event = missing[row.event_nid]
             event.previous = replaced.as_previous()
-            if event.replaced is None and room.has_from(event.ordinal):
-                event.replaced = replaced
+            room.remember_before(event, replaced)
 
     async def pdus(self, room: CachedRoom, events: Iterable[TimelineEvent]) -> dict[int, dict[str, Any]]:
         """Return the events as they go between servers, by their numbers; redacted where they are here."""
@@ -198,10 +269,12 @@ class RoomCache:
     async def state_before(self, room: CachedRoom, ordinal: int, *, members: bool) -> dict[StateKey, TimelineEvent]:
         """Return the state just before an ordinal. members: with those of m.room.member, else without."""
         whole: dict[StateKey, TimelineEvent] = {}
+        if ordinal < room.changes_from:  # what has left the state since then is not in memory
+            rows = await get_state_before(self._reads, room.room_nid, ordinal, members=members)
+            return _by_key(event_from_row(room.version, row) for row in rows)
         if members and not room.members_complete and not await self._load_members(room):
-            for row in await get_members_before(self._reads, room.room_nid, ordinal):
-                event = event_from_row(room.version, row)
-                whole[(MEMBER, event.state_key or "")] = event
+            rows = await get_members_before(self._reads, room.room_nid, ordinal)
+            whole = _by_key(event_from_row(room.version, row) for row in rows)
             members = False
         keys = [key for key in room.state if members or key[0] != MEMBER]
         whole.update(await self.keys_before(room, ordinal, keys))
@@ -230,9 +303,9 @@ class RoomCache:
         absent = [key for key in missing if key not in room.state]
         if absent:
             # Members whom we see for the first time: read as they are now and kept, for they will write again.
-            rows = await get_keys_before(self._reads, room.room_nid, end, absent)
+            held = await get_keys_held(self._reads, room.room_nid, end, absent)
             before = room.size_bytes
-            room.remember_members(event_from_row(room.version, row) for row in rows)
+            room.remember_members((since, event) for since, event in self._held(room, held) if event.type == MEMBER)
             self._account_if_kept(room, before)
         state = {}
         still_missing = []
@@ -240,14 +313,11 @@ class RoomCache:
             found = room.state_before(key, ordinal)
             if found.known and found.event is not None:
                 state[key] = found.event
-            elif key in room.state:
+            elif not found.known and (key in room.state or ordinal < room.changes_from):
                 still_missing.append(key)
         if still_missing:
             rows = await get_keys_before(self._reads, room.room_nid, ordinal, still_missing)
-            for row in rows:
-                event = event_from_row(room.version, row)
-                assert event.key is not None
-                state[event.key] = event
+            state.update(_by_key(event_from_row(room.version, row) for row in rows))
         return state
 
     async def _load_members(self, room: CachedRoom) -> bool:
@@ -256,33 +326,37 @@ class RoomCache:
         if summary.joined + summary.invited > _MAX_CACHED_MEMBERS:
             return False
         end = room.last_ordinal + 1
-        rows = await get_members_before(self._reads, room.room_nid, end)
+        rows = await get_members_held(self._reads, room.room_nid, end)
         if len(rows) > _MAX_CACHED_MEMBERS:
             return False
         before = room.size_bytes
-        room.remember_members([event_from_row(room.version, row) for row in rows], complete=True)
+        room.remember_members(self._held(room, rows), complete=True)
         self._account_if_kept(room, before)
         return True
 
-    async def state_changed(self, room: CachedRoom, above: int, below: int) -> dict[StateKey, TimelineEvent]:
-        """Return what each key that changed between two ordinals (both exclusive) was last set to."""
-        if room.has_from(above + 1):
-            events = room.events_between(above, below - 1)
-        else:
-            rows = await get_state_changed(self._reads, room.room_nid, above + 1, below)
-            events = sorted((event_from_row(room.version, row) for row in rows), key=lambda event: event.ordinal)
-        return {event.key: event for event in events if event.key is not None}
+    async def last_changes(self, room: CachedRoom, above: int, up_to: int) -> dict[StateKey, Held]:
+        """Return the last change of each key that changed above one ordinal and up to another (inclusive)."""
+        changes = room.changes_between(above, up_to)
+        if changes is not None:
+            return {held.key: held for held in changes}
+        rows = await get_last_changes(self._reads, room.room_nid, above + 1, up_to + 1)
+        last = {}
+        for row in rows:
+            assert row.since is not None
+            key = (row.type, row.state_key)
+            last[key] = Held(row.since, key, None if row.row is None else event_from_row(room.version, row.row))
+        return last
 
     async def member_history(self, room: CachedRoom, user_id: str, from_ordinal: int) -> list[tuple[int, str]]:
         """Return a user's membership over time, complete from an ordinal on (earlier entries may be missing)."""
         known: list[tuple[int, str]] = []
-        event = room.state.get((MEMBER, user_id))
-        while event is not None:
-            known.append((event.ordinal, event.membership or "leave"))
-            if event.ordinal < from_ordinal or event.replaces_nid is None:
+        held = room.state.get((MEMBER, user_id))
+        while held is not None:
+            known.append((held.since, (held.event and held.event.membership) or "leave"))
+            if held.since < from_ordinal or (held.from_nothing and from_ordinal >= room.changes_from):
                 return known[::-1]
-            event = event.replaced
-        if not known and room.members_complete:
+            held = held.before
+        if not known and room.members_complete and from_ordinal >= room.changes_from:
             return []
         changes = await get_key_history(self._reads, room.room_nid, MEMBER, user_id)
         return history(changes, "membership")
@@ -333,9 +407,12 @@ class RoomCache:
             self._drop(next(iter(self._rooms)), "budget")
         self._metrics.room_bytes.set(self._bytes)
 
+    def _take_out(self, room_id: str) -> None:
+        self._bytes -= self._rooms.pop(room_id).size_bytes
+        self._behind.pop(room_id, None)
+
     def _drop(self, room_id: str, why: str) -> None:
-        room = self._rooms.pop(room_id)
-        self._bytes -= room.size_bytes
+        self._take_out(room_id)
         self._metrics.room_drops.labels(why).inc()
 
 
@@ -352,5 +429,9 @@ def _content_text(json: bytes | None, field: str, default: str) -> str:
     return value if isinstance(value, str) else default
 
 
-def _apply(room: CachedRoom, row: EventRow) -> None:
-    room.apply(row, accepted=row.status == 0, redacts_nid=row.redacts_nid)
+def _by_key(events: Iterable[TimelineEvent]) -> dict[StateKey, TimelineEvent]:
+    return {event.key: event for event in events if event.key is not None}
+
+
+def _apply(room: CachedRoom, row: EventRow, changes: Sequence[Change] | None = None) -> None:
+    room.apply(row, accepted=row.status == 0, redacts_nid=row.redacts_nid, changes=changes)

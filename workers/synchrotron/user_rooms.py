@@ -44,11 +44,20 @@ class UserRooms:
     def apply_event(self, row: EventRow) -> Iterable[str]:
         self.seq += 1
         concerned = self._in_room.get(row.room_id, _NOBODY)
-        if row.type == MEMBER and row.status == 0 and row.state_key is not None:
+        if row.resolved:
+            # The row's own event is perhaps no state at all: what changed is named.
+            changed = [one for one in row.members if one[0] in self._users]
+            concerned = {*concerned, *(user_id for user_id, *_ in changed)}
+            for user_id, membership, event_nid, sender in changed:
+                self._apply_membership(self._users[user_id], row, membership, event_nid, sender)
+        elif row.type == MEMBER and row.status == 0 and row.state_key is not None:
             user = self._users.get(row.state_key)
             if user is not None:
                 concerned = {*concerned, row.state_key}
-                self._apply_membership(user, row)
+                membership = orjson.loads(row.json).get("content", {}).get("membership")
+                if not isinstance(membership, str):
+                    membership = "leave"
+                self._apply_membership(user, row, membership, row.event_nid, row.sender)
         self._note(concerned, row.room_id)
         return concerned
 
@@ -74,15 +83,13 @@ class UserRooms:
         for user_id in concerned:
             self._users[user_id].note_change(room_id, self.seq)
 
-    def _apply_membership(self, user: SyncUser, row: EventRow) -> None:
-        content = orjson.loads(row.json).get("content", {})
-        membership = content.get("membership")
+    def _apply_membership(self, user: SyncUser, row: EventRow, membership: str, event_nid: int, sender: str) -> None:
         before = user.size_bytes
         known = user.memberships.get(row.room_id)
         user.set_membership(
             RoomMembership(
-                row.room_id, row.room_nid, row.room_version, membership if isinstance(membership, str) else "leave",
-                row.event_nid, row.sender, row.ordinal, row.writer, row.position,
+                row.room_id, row.room_nid, row.room_version, membership, event_nid, sender, row.ordinal, row.writer,
+                row.position,
                 forgotten=known is not None and known.forgotten and membership in ("leave", "ban"),
             )
         )  # fmt: skip

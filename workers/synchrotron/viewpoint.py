@@ -52,13 +52,18 @@ class Viewpoint:
 
     def may_see(self, event: TimelineEvent) -> bool:
         branch = self.branches.get(event.state_nid) if event.state_nid is not None else None
-        if branch is None and self._is_while_joined(event.ordinal, event.back):
-            return True
         ordinal = event.ordinal
+        # Not *at* that ordinal: where state resolution made him joined, the event there isn't his.
+        if branch is None and self.joined_throughout_from is not None and ordinal > self.joined_throughout_from:
+            return True
         own = event.type == MEMBER and event.state_key == self.user_id
         if self.end is not None and (ordinal > self.end or (ordinal == self.end and not event.back)):
-            # How it ended he is told in any case: an invite withdrawn, a ban after he left.
-            return ordinal == self.end and own
+            # How it ended he is told in any case: an invite withdrawn, a ban after he left. If state resolution
+            # ended it, the event there is somebody else's, and the state before it decides.
+            if ordinal > self.end:
+                return False
+            if own:
+                return True
         visibility, membership = branch or self._line_before(event)
         return may_see(
             visibility or "shared",

@@ -1,4 +1,4 @@
-"""A slow and simple reading of rooms straight from the tables `events`, to hold the synchrotron against.
+"""A slow and simple reading of rooms straight from `events` and `state_changes`, to hold the synchrotron against.
 
 Written from the specification's text ("Room history visibility"); it shares nothing with the code under test but the
 stored events.
@@ -14,11 +14,15 @@ from shared.storage.pool import Database
 
 @dataclass(slots=True)
 class NaiveRoom:
-    """events: all of the room, in order, with what the state was before and after each."""
+    """events: all of the room's timeline, in order, with what the state was before and after each.
+
+    once_left: keys that left the state at some time: clients that had them cannot be told.
+    """
 
     events: list[dict[str, Any]] = field(default_factory=list)
     before: list[dict[tuple[str, str], dict[str, Any]]] = field(default_factory=list)
     after: list[dict[tuple[str, str], dict[str, Any]]] = field(default_factory=list)
+    once_left: set[tuple[str, str]] = field(default_factory=set)
 
     def membership(self, state: dict[tuple[str, str], dict[str, Any]], user_id: str) -> str:
         event = state.get(("m.room.member", user_id))
@@ -34,7 +38,8 @@ class NaiveRoom:
             if event["type"] == "m.room.history_visibility" or (
                 event["type"] == "m.room.member" and event.get("state_key") == user_id
             ):
-                views.append(self.after[index])
+                # What the event itself sets, should it have become state or not.
+                views.append(self.before[index] | {(event["type"], event["state_key"]): event})
             if any(self._allows(view, user_id, joined_since) for view in views):
                 shown.append(event["event_id"])
         return shown
@@ -57,16 +62,27 @@ async def read_naively(database: Database) -> dict[str, NaiveRoom]:
     rooms: dict[str, NaiveRoom] = {}
     state: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     rows = await database.fetch(
-        """SELECT r.room_id, e.event_id, e.json FROM events e JOIN rooms r USING (room_nid)
-           ORDER BY e.room_nid, e.ordinal"""
+        """SELECT r.room_id, e.ordinal, e.event_id, e.json FROM events e JOIN rooms r USING (room_nid)
+           WHERE e.ordinal IS NOT NULL ORDER BY e.room_nid, e.ordinal"""
     )
-    for room_id, event_id, json in rows:
+    changes = await database.fetch(
+        """SELECT r.room_id, c.ordinal, c.type, c.state_key, e.event_id, e.json
+           FROM state_changes c JOIN rooms r USING (room_nid) LEFT JOIN events e USING (room_nid, event_nid)"""
+    )
+    by_place: dict[tuple[str, int], list[Any]] = {}
+    for change in changes:
+        by_place.setdefault((change["room_id"], change["ordinal"]), []).append(change)
+    for room_id, ordinal, event_id, json in rows:
         room = rooms.setdefault(room_id, NaiveRoom())
-        event = orjson.loads(json) | {"event_id": event_id}
         now = state.setdefault(room_id, {})
-        room.events.append(event)
+        room.events.append(orjson.loads(json) | {"event_id": event_id})
         room.before.append(dict(now))
-        if "state_key" in event:
-            now[(event["type"], event["state_key"])] = event
+        for change in by_place.get((room_id, ordinal), ()):
+            key = (change["type"], change["state_key"])
+            if change["event_id"] is None:
+                del now[key]
+                room.once_left.add(key)
+            else:
+                now[key] = orjson.loads(change["json"]) | {"event_id": change["event_id"]}
         room.after.append(dict(now))
     return rooms

@@ -1,59 +1,110 @@
 """Cutting timelines, against a naive reading of what a client must end up with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.core.places import Place
 from tests.workers.synchrotron.events import event
+from workers.synchrotron.cached_room import Held, StateKey
 from workers.synchrotron.place_token import format_place, parse_place
 from workers.synchrotron.room_section import (
     cut_timeline,
-    give_way_to_held_back,
-    held_back_state,
+    give_way_to_changes,
     needed_members,
+    untold_changes,
 )
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 
-#: For each event of a room: its state key (None: a message), and whether the reader's filter lets it pass.
-plans = st.lists(st.tuples(st.sampled_from((None, "", "a", "b")), st.booleans()), max_size=14)
+KEYS = (None, "", "a", "b")
+#: For each event of a room: its state key (None: a message), whether the reader's filter lets it pass, whether
+#: something before it was missing, whether it becomes state, and which keys change with it: to the n-th event, or to
+#: nothing.
+plans = st.lists(
+    st.tuples(
+        st.sampled_from(KEYS), st.booleans(), st.sampled_from((False,) * 6 + (True,)), st.booleans(),
+        st.dictionaries(st.sampled_from(KEYS[1:]), st.none() | st.integers(1, 14), max_size=1),
+    ),
+    max_size=14,
+)  # fmt: skip
+State = dict[StateKey, TimelineEvent]
 
 
-def make(plan: Sequence[tuple[str | None, bool]]) -> tuple[list[TimelineEvent], set[str]]:
-    events = [event(n, "m.x", key) for n, (key, _) in enumerate(plan, start=1)]
-    return events, {f"${n}" for n, (_, passing) in enumerate(plan, start=1) if passing}
+def make(plan: Sequence[Any], *, linear: bool) -> tuple[list[TimelineEvent], list[State], list[Held]]:
+    """Return the events, the state before each and after the last, and every change of the state."""
+    events = [
+        event(n, "m.x", key, gap=gap and not linear) for n, (key, _, gap, _, _) in enumerate(plan, start=1)
+    ]  # fmt: skip
+    states: list[State] = [{}]
+    changes = []
+    for each, (_, _, _, wins, others) in zip(events, plan, strict=True):
+        changed: dict[StateKey, TimelineEvent | None] = {}
+        if not linear:
+            for key, nth in others.items():
+                # An event of the timeline that has this key, or else one that soft failure had hidden.
+                found = next((e for e in events[: each.ordinal] if e.state_key == key and e.ordinal == nth), None)
+                changed["m.x", key] = found or (None if nth is None else event(0, "m.x", key, nid=100 + nth))
+        if each.key is not None and (wins or linear):
+            changed[each.key] = each
+        changes += [Held(each.ordinal, key, now) for key, now in changed.items()]
+        states.append({key: now for key, now in (states[-1] | changed).items() if now is not None})
+    return events, states, changes
 
 
-def state_at(events: Sequence[TimelineEvent], below: int) -> dict[tuple[str, str], str]:
-    return {e.key: e.event_id for e in events if e.key is not None and e.ordinal < below}
+def names(state: Mapping[StateKey, TimelineEvent | None]) -> dict[StateKey, str]:
+    return {key: e.event_id for key, e in state.items() if e is not None}
 
 
-@given(plans, st.integers(0, 6), st.integers(0, 14), st.integers(0, 14))
+def last(changes: Sequence[Held], above: int, up_to: int) -> dict[StateKey, Held]:
+    return {held.key: held for held in changes if above < held.since <= up_to}
+
+
+@given(plans, st.integers(0, 6), st.integers(0, 14), st.integers(0, 14), st.booleans())
 def test_nothing_is_lost_and_the_state_is_right(
-    plan: list[tuple[str | None, bool]], limit: int, above: int, skipped: int
+    plan: list[Any], limit: int, above: int, skipped: int, linear: bool
 ) -> None:
-    events, passing = make(plan)
+    events, states, changes = make(plan, linear=linear)
+    passing = {f"${n}" for n, (_, passing, _, _, _) in enumerate(plan, start=1) if passing}
     end = len(events)
     above = min(above, end)
     lowest = max(above, min(skipped, end))  # what lies between was not looked at
-    timeline = give_way_to_held_back(
-        cut_timeline(
-            events[lowest:], lambda e: e.event_id in passing, limit=limit, above=above,
-            complete=lowest == above, end=end,
-        )
-    )  # fmt: skip
+    timeline = cut_timeline(
+        events[lowest:], lambda e: e.event_id in passing, limit=limit, above=above, complete=lowest == above, end=end
+    )
+    timeline = give_way_to_changes(timeline, last(changes, timeline.start - 1, end))
     shown = [e.event_id for e in timeline.shown]
     assert len(shown) <= limit
     # Whoever pages back from `start` gets exactly the rest.
     before = [e.event_id for e in events if above < e.ordinal < timeline.start and e.event_id in passing]
     assert before + shown == [e.event_id for e in events[above:] if e.event_id in passing]
     assert timeline.limited or not before
+    # Where something was missing, nothing of before is shown.
+    gaps = [e.ordinal for e in events[above:] if e.gap]
+    assert not gaps or (timeline.limited and timeline.start >= gaps[-1])
     # The state that a client puts together is the room's: what it had, `state`, then the timeline.
-    client = state_at(events, above + 1)
-    client |= {e.key: e.event_id for e in events if e.key and above < e.ordinal < timeline.start}
-    client |= {key: e.event_id for key, e in held_back_state(timeline).items()}
-    client |= {e.key: e.event_id for e in timeline.shown if e.key is not None}
-    assert client == state_at(events, end + 1)
+    client = names(states[above])
+    client |= names({held.key: held.event for held in last(changes, above, timeline.start - 1).values()})
+    untold = untold_changes(timeline, last(changes, timeline.start - 1, end))
+    client |= names(untold)
+    client |= names({e.key: e for e in timeline.shown if e.key is not None})
+    # Only of what left the state it is not told.
+    truth = names(states[end])
+    gone = {held.key for held in changes if held.event is None} - truth.keys()
+    assert {key: value for key, value in client.items() if key not in gone} == truth
+
+
+@given(plans, st.integers(0, 6))
+def test_a_whole_state_has_nothing_that_is_gone(plan: list[Any], limit: int) -> None:
+    """As the first answer puts it together: the state at the start, less what left since."""
+    events, states, changes = make(plan, linear=False)
+    end = len(events)
+    timeline = cut_timeline(events, lambda e: True, limit=limit, above=0, complete=True, end=end)
+    timeline = give_way_to_changes(timeline, last(changes, timeline.start - 1, end))
+    untold = untold_changes(timeline, last(changes, timeline.start - 1, end))
+    client = names(states[timeline.start - 1] | untold) | names({e.key: e for e in timeline.shown if e.key is not None})
+    assert client == names(states[end])
 
 
 def test_members_that_lazy_loading_needs() -> None:
@@ -69,4 +120,4 @@ def test_members_that_lazy_loading_needs() -> None:
 
 @given(st.integers(0, 10**17))
 def test_places_come_back(ordinal: int) -> None:
-    assert parse_place(format_place(ordinal)) == ordinal
+    assert parse_place(format_place(ordinal)) == Place(ordinal)

@@ -2,7 +2,8 @@
 
 Small limits, so that gaps, `limited`, `prev_batch` and paging back occur in most runs; two devices for each user on
 two synchrotrons; old tokens used again; `use_state_after` on and off; frames held back and lost; rooms thrown out of
-memory.
+memory. Half of the runs have forks: state resolution changes several keys at once, brings back what soft failure hid,
+takes keys away, lets state events of the timeline lose; and events come after a gap.
 """
 
 import random
@@ -12,6 +13,7 @@ import pytest
 
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
+from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
 from tests.workers.synchrotron.model_client import ModelClient
 from tests.workers.synchrotron.naive_rooms import read_naively
 from tests.workers.synchrotron.rig import World, fleet
@@ -74,6 +76,39 @@ async def act(world: World, dice: random.Random, room_ids: list[str], number: in
         await user.writes.put_state(room_id, "m.room.member", member, user.user_id)
 
 
+async def fork(world: World, dice: random.Random, room_id: str, number: int) -> None:
+    """One random event by which resolution changes the room's state."""
+    room = ForkedRoom(world, room_id)
+    user_ids = [f"@{name}:example.org" for name in NAMES]
+    keys = [("m.room.topic", ""), ("m.room.name", ""), ("m.room.history_visibility", "")]
+    keys += [(MEMBER, user_id) for user_id in user_ids]
+    contents = {
+        "m.room.topic": {"topic": f"forked {number}"}, "m.room.name": {"name": f"forked {number}"},
+        "m.room.history_visibility": {"history_visibility": dice.choice(VISIBILITIES)},
+        MEMBER: {"membership": dice.choice(("join", "join", "leave", "invite", "ban")), "displayname": str(number)},
+    }  # fmt: skip
+    if dice.random() < 0.4:
+        event_type, state_key = dice.choice(keys)
+        await room.soft_fail(dice.choice(user_ids), event_type, state_key, contents[event_type])
+    to: dict[tuple[str, str], str | None] = {}
+    for key in dice.sample(keys, dice.choice((0, 1, 1, 2, 4))):
+        choices = await room.events_of(key)
+        if key in await room.state() and dice.random() < 0.2:
+            to[key] = None
+        elif choices:
+            to[key] = dice.choice(choices[-4:])
+    gap = dice.random() < 0.2
+    if dice.random() < 0.5:
+        await room.write(dice.choice(user_ids), to=to, gap=gap)
+    else:
+        event_type, state_key = dice.choice(keys)
+        content = contents[event_type]
+        wins = dice.random() < 0.5
+        await room.write(
+            dice.choice(user_ids), event_type, content, state_key=state_key, wins=wins, to=to, gap=gap
+        )  # fmt: skip
+
+
 async def check(world: World, clients: list[ModelClient]) -> None:
     naive = await read_naively(world.database)
     for model in clients:
@@ -85,6 +120,9 @@ async def check(world: World, clients: list[ModelClient]) -> None:
         assert set(model.rooms) == joined
         for room_id in joined:
             mine, truth = model.rooms[room_id], naive[room_id].state_ids()
+            # Of what left the state no client can be told: it keeps what it had, if it had anything.
+            for key in naive[room_id].once_left - truth.keys():
+                mine.state.pop(key, None)
             assert mine.timeline == naive[room_id].visible(user_id), (user_id, model.query)
             if lazy:
                 # Not all members, but none that is out of date.
@@ -95,7 +133,7 @@ async def check(world: World, clients: list[ModelClient]) -> None:
                 assert mine.state == truth, (user_id, model.query)
 
 
-async def conversation(dsn: str, seed: int) -> None:
+async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
     dice = random.Random(seed)
     # A small budget on odd seeds: rooms leave the memory all the time and come back from Postgres.
     rooms_bytes = 60_000 if seed % 2 else 1 << 26
@@ -103,7 +141,10 @@ async def conversation(dsn: str, seed: int) -> None:
         clients = make_clients(world, dice)
         room_ids: list[str] = []
         for number in range(160):
-            await act(world, dice, room_ids, number)
+            if forks and room_ids and dice.random() < 0.25:
+                await fork(world, dice, dice.choice(room_ids), number)
+            else:
+                await act(world, dice, room_ids, number)
             if dice.random() < 0.25:
                 await dice.choice(clients).sync()
             if dice.random() < 0.03:
@@ -127,12 +168,14 @@ async def conversation(dsn: str, seed: int) -> None:
         assert sum(model.gaps for model in clients) > 5
 
 
+@pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_what_clients_put_together_is_what_happened(postgres: TestDatabase, seed: int) -> None:
-    run(conversation(postgres.dsn, seed))
+def test_what_clients_put_together_is_what_happened(postgres: TestDatabase, seed: int, forks: bool) -> None:
+    run(conversation(postgres.dsn, seed, forks=forks))
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(4, 60))
-def test_the_same_for_longer(postgres: TestDatabase, seed: int) -> None:
-    run(conversation(postgres.dsn, seed))
+def test_the_same_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
+    run(conversation(postgres.dsn, seed, forks=forks))

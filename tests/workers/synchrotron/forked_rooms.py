@@ -1,0 +1,162 @@
+"""Writes into a room what comes of forks: state that resolution changed, soft-failed events, gaps.
+
+It writes under the lease of the persister that owns the room, which must be at rest, and lets it forget the room then.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from replication.rows import EventRow
+from replication.streams import EVENTS
+from shared.core.slots import slot_of
+from shared.storage.event_statements import SOFT_FAILED
+from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from tests.workers.event_persister.rig import Persister
+from tests.workers.synchrotron.rig import World
+
+MEMBER = "m.room.member"
+StateKey = tuple[str, str]
+_numbers = itertools.count(1)
+
+
+class ForkedRoom:
+    """One room of the world. Events are named by their ids."""
+
+    def __init__(self, world: World, room_id: str) -> None:
+        self.world = world
+        self.room_id = room_id
+        self._persister: Persister = next(p for p in world.persisters if p.slots.takes(slot_of(room_id)))
+
+    async def events_of(self, key: StateKey) -> list[str]:
+        """Return the id of every event with this key, whether or not it ever was state."""
+        rows = await self.world.database.fetch(
+            """SELECT e.event_id FROM events e JOIN rooms r USING (room_nid)
+               WHERE r.room_id = $1 AND e.type = $2 AND e.state_key = $3 ORDER BY e.event_nid""",
+            self.room_id, *key,
+        )  # fmt: skip
+        return [row["event_id"] for row in rows]
+
+    async def state(self) -> dict[StateKey, str]:
+        rows = await self.world.database.fetch(
+            """SELECT s.type, s.state_key, e.event_id FROM current_state s JOIN events e USING (room_nid, event_nid)
+               JOIN rooms r USING (room_nid) WHERE r.room_id = $1""",
+            self.room_id,
+        )  # fmt: skip
+        return {(row["type"], row["state_key"]): row["event_id"] for row in rows}
+
+    async def soft_fail(self, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]) -> str:
+        """Store a state event that nobody is shown."""
+        room_nid, _, depth, nid = await self._end()
+        event = self._event(room_nid, nid, depth, sender, event_type, state_key, content, None, status=SOFT_FAILED)
+        await commit_events(self._persister.foundation.writer.write, EventBatch([event]))
+        return event.event_id
+
+    async def write(
+        self, sender: str, event_type: str = "m.room.message", content: Mapping[str, Any] | None = None, *,
+        state_key: str | None = None, wins: bool = True, to: Mapping[StateKey, str | None] | None = None,
+        gap: bool = False,
+    ) -> str:  # fmt: skip
+        """Store one live event. wins: a state event becomes the state of its key; to: what other keys become with it
+        (ids of stored events, None: they leave the state)."""
+        room_nid, ordinal, depth, nid = await self._end()
+        content = content or {"msgtype": "m.text", "body": f"forked {next(_numbers)}"}
+        stored = await self._stored()
+        state = await self.state()
+        batch = EventBatch(extremities={room_nid: (nid,)})
+        own = (event_type, state_key) if state_key is not None and wins else None
+        replaces = stored[state[own]][0] if own in state else None
+        resolved = state_key is not None and not wins
+        if own is not None:
+            batch.changes.append(ChangeToStore(nid, ordinal + 1, *own, nid, replaces))
+            if event_type == MEMBER:
+                batch.memberships.append(
+                    MembershipToStore(nid, own[1], content["membership"], nid, sender, is_local=True)
+                )
+        for key, event_id in (to or {}).items():
+            if state.get(key) == event_id or key == own:
+                continue
+            resolved = True
+            before = stored[state[key]] if key in state else None
+            now = stored[event_id] if event_id is not None else None
+            batch.changes.append(ChangeToStore(nid, ordinal + 1, *key, now and now[0], before and before[0]))
+            if key[0] == MEMBER:
+                batch.memberships.append(_membership(nid, key[1], before, now))
+        event = self._event(
+            room_nid, nid, depth, sender, event_type, state_key, content, ordinal + 1,
+            resolved=resolved, gap=gap, replaces_nid=replaces,
+        )  # fmt: skip
+        batch.events.append(event)
+        (position,) = await commit_events(self._persister.foundation.writer.write, batch)
+        await self._announce(batch, event, position)
+        return event.event_id
+
+    async def _announce(self, batch: EventBatch, event: EventToStore, position: int) -> None:
+        foundation = self._persister.foundation
+        assert event.ordinal is not None
+        version = await self.world.database.fetchval("SELECT room_version FROM rooms WHERE room_id = $1", self.room_id)
+        members = tuple((m.user_id, m.membership, m.event_nid, m.sender) for m in batch.memberships)
+        foundation.announcer.announce(
+            EVENTS,
+            [
+                EventRow(
+                    position, foundation.lease, event.room_nid, self.room_id, version, event.event_nid, event.event_id,
+                    event.ordinal, event.type, event.state_key, event.sender, event.origin_server_ts, 0,
+                    event.replaces_nid, None, None, None, event.json, resolved=event.resolved, gap=event.gap,
+                    members=members if event.resolved else (),
+                )
+            ],
+        )  # fmt: skip
+        takes = self._persister.slots.takes
+        self._persister.slots.takes = lambda slot: False
+        for listener in self._persister.slots.listeners:
+            listener("rooms", set())
+        self._persister.slots.takes = takes
+
+    async def _end(self) -> tuple[int, int, int, int]:
+        """Return (room_nid, last ordinal, greatest depth, a new event_nid)."""
+        row = await self.world.database.fetchrow(
+            """SELECT room_nid, max(ordinal) AS ordinal, max(depth) AS depth, nextval('event_nids') AS nid
+               FROM events JOIN rooms r USING (room_nid) WHERE r.room_id = $1 GROUP BY room_nid""",
+            self.room_id,
+        )  # fmt: skip
+        assert row is not None
+        return tuple(row)
+
+    async def _stored(self) -> dict[str, tuple[int, str, bytes]]:
+        """Return (event_nid, sender, PDU) of the room's state events by id."""
+        rows = await self.world.database.fetch(
+            """SELECT event_id, event_nid, sender, json FROM events JOIN rooms r USING (room_nid)
+               WHERE r.room_id = $1 AND state_key IS NOT NULL""",
+            self.room_id,
+        )  # fmt: skip
+        return {row["event_id"]: (row["event_nid"], row["sender"], row["json"]) for row in rows}
+
+    def _event(
+        self, room_nid: int, nid: int, depth: int, sender: str, event_type: str, state_key: str | None,
+        content: Mapping[str, Any], ordinal: int | None, *, status: int = 0, resolved: bool = False, gap: bool = False,
+        replaces_nid: int | None = None,
+    ) -> EventToStore:  # fmt: skip
+        pdu: dict[str, Any] = {
+            "type": event_type, "sender": sender, "room_id": self.room_id, "content": content, "origin_server_ts": 1000,
+            "depth": depth + 1, "auth_events": [], "prev_events": [], "hashes": {}, "signatures": {},
+        }  # fmt: skip
+        if state_key is not None:
+            pdu["state_key"] = state_key
+        return EventToStore(
+            room_nid, nid, f"$forked{nid}", ordinal, depth + 1, event_type, state_key, sender, 1000, (), (),
+            replaces_nid, None, None, None, None, orjson.dumps(pdu, option=orjson.OPT_SORT_KEYS), status,
+            resolved=resolved, gap=gap,
+        )  # fmt: skip
+
+
+def _membership(
+    at_nid: int, user_id: str, before: Sequence[Any] | None, now: Sequence[Any] | None
+) -> MembershipToStore:
+    if now is None:
+        assert before is not None
+        return MembershipToStore(at_nid, user_id, "leave", before[0], user_id, is_local=True)
+    nid, sender, json = now
+    return MembershipToStore(at_nid, user_id, orjson.loads(json)["content"]["membership"], nid, sender, is_local=True)

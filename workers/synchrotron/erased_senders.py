@@ -17,8 +17,15 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
 
     Asks the database only where the reader was not joined at an event: who was there sees everything whole.
     """
-    view = room.view
-    doubtful = [event for event in events if view.membership_before(event) != "join"]
+    view, since = room.view, room.view.joined_throughout_from
+    doubtful = [
+        event
+        for event in events
+        if (event.state_nid is not None or since is None or event.ordinal <= since)
+        and view.membership_before(event) != "join"
+    ]
+    if not doubtful:
+        return
     erased = await get_erased_users(database, {event.sender for event in doubtful})
     for event in doubtful:
         if event.sender not in erased:

@@ -72,21 +72,23 @@ class HistoryPages:
             ends = len(rows) < size
             await gaps.look_ahead(stop if ends else rows[-1].place, place)
             state = _Crossing.DONE
+            cut = bool(rows) and rows[-1].place < stop
             for row in rows:
-                here = row.place
                 if gaps.ahead:
-                    place, state = await gaps.cross(place, max(stop, place_after(here)))
+                    place, state = await gaps.cross(place, max(stop, place_after(row.place)))
                     if state is not _Crossing.DONE:
                         break
-                if here < stop:
+                    place = row.place
+                if cut and row.place < stop:
                     return Page(found, stop, more=False)
                 event = room.event(row)
-                place = here
                 if shows(event):
                     found.append(event)
                     if len(found) >= limit:
+                        place = row.place
                         break
             else:
+                place = rows[-1].place if rows else place
                 if ends:
                     place, state = await gaps.cross(place, stop)
                     if state is _Crossing.DONE:
@@ -107,18 +109,20 @@ class HistoryPages:
             if place >= end or len(found) >= limit:
                 break
             rows = await self._rows_from(room, place, size)
+            cut = bool(rows) and rows[-1].place >= end
             for row in rows:
-                if row.place >= end:
+                if cut and row.place >= end:
                     return Page(found, end, more=False)
                 event = room.event(row)
-                place = place_after(row.place)
                 if shows(event):
                     found.append(event)
                     if len(found) >= limit:
+                        place = place_after(row.place)
                         break
             else:
                 if len(rows) < size:
                     return Page(found, end, more=False)
+                place = place_after(rows[-1].place)
         return Page(found, place, more=place < end)
 
     async def _rows_before(self, room: RoomView, place: Place, size: int) -> list[TimelineRow]:

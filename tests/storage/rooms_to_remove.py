@@ -89,7 +89,9 @@ class RandomRoom:
         for ordinal, (kind, key) in enumerate([("m.room.create", ""), ("m.room.member", "@u0:b"), *_KEYS], 1):
             made = self._add(ordinal, kind, key)
             self._change(made, kind, key, made.event_nid)
-        for ordinal in range(len(_KEYS) + 3, self.size + 1):
+        waiting = self._add(len(_KEYS) + 3, "m.room.redaction")
+        self.batch.awaited.append((self.room_nid, "$absent", waiting.event_nid))
+        for ordinal in range(len(_KEYS) + 4, self.size + 1):
             roll = chance.random()
             if roll < 0.25:
                 kind, key = chance.choice(_KEYS)
@@ -123,8 +125,7 @@ class RandomRoom:
         live = [e for e in self.batch.events if e.ordinal is not None]
         heads = {live[-1].event_nid, live[len(live) // 3].event_nid, live[-4].event_nid}
         self.batch.extremities[self.room_nid] = sorted(heads)
-        waiting = self._add(self.size + 1, "m.room.redaction")
-        self.batch.awaited.append((self.room_nid, "$absent", waiting.event_nid))
+        self._add(self.size + 1, "m.room.message")
         self._add(self.size + 2, "m.room.message")
 
     async def store(self, writer: OneConnection) -> None:

@@ -60,6 +60,7 @@ async def check_remaining(conn: asyncpg.Connection, room_nid: int) -> None:
     awaiting = {
         r[0] for r in await conn.fetch("SELECT redaction_nid FROM awaited_redactions WHERE room_nid = $1", room_nid)
     }
+    assert awaiting and awaiting <= rows.keys(), "what it redacts may still come"
     needed |= state | awaiting
     for nid, row in rows.items():
         if row["status"] == RETIRED and row["type"] not in AUTH_TYPES:

@@ -212,7 +212,7 @@ async def big_beside_small(postgres: TestDatabase, big: MadeUpRoom) -> tuple[flo
         stop.set()
         pause = await ticker
         assert await task == expected(big, branches)
-        assert rounds > 5
+        assert rounds > 1
         gc.unfreeze()
         return pause, slowest
 
@@ -221,7 +221,7 @@ def test_a_big_resolution_neither_holds_up_the_loop_nor_a_small_one(postgres: Te
     async def test() -> None:
         big = made_up("12", members=15_000, changes=1)
         measured = []
-        for _ in range(4):  # other processes may take the CPU away from us
+        for _ in range(8):  # other processes may take the CPU away from us
             measured.append(await big_beside_small(postgres, big))
             if measured[-1][0] < 0.05 and measured[-1][1] < 0.2:
                 return

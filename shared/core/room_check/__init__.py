@@ -4,8 +4,8 @@ It shares no code with what writes rooms, only the rules of the core. Memory gro
 event, more for one whose content the rules read; `contents.py` keeps no other content.
 
 Not replayed, because what it hung on is not stored: why an event was soft-failed (the current state at that time, the
-policy server), rejections for another server's signature, and the state before events of which predecessors are
-missing: there the stored one is taken.
+policy server), rejections for another server's signature, and the state before events of which predecessors are, or
+were, missing: there the stored one is taken.
 """
 
 from shared.core.room_check.contents import Contents

@@ -36,12 +36,11 @@ class Replay:
         self._redactions = Redactions(room, self._rules, findings)
         self._snapshots = Snapshots(room, line, findings)
         self._ids = {nid: node.event.event_id for nid, node in room.nodes.items()}
-        self._has_history_after = {
-            event_id
-            for node in room.nodes.values()
-            if node.anchor is not None and node.status == ACCEPTED
-            for event_id in node.event.prev_event_ids
-        }
+        self._history_after: dict[str, int] = {}  # event -> ordinal, when history that follows it came, or later
+        for node in room.nodes.values():
+            if node.anchor is not None and node.status == ACCEPTED:
+                for event_id in node.event.prev_event_ids:
+                    self._history_after[event_id] = min(node.anchor, self._history_after.get(event_id, node.anchor))
         self._children = Counter(
             event_id for node in room.nodes.values() for event_id in set(node.event.prev_event_ids)
         )
@@ -102,6 +101,8 @@ class Replay:
         """Return the state before an event: by the graph if possible, else as stored. Reports where they differ."""
         stored = self._stored_before(node)
         before = given = self._state_before(node, Form.THEN)
+        if node.gap and stored is not None:
+            return stored  # another server gave it; what was fetched of the gap later need not lead there
         if stored is None or before is None:
             return before or stored
         differences = self._differences(before, stored)
@@ -175,8 +176,10 @@ class Replay:
         assert node.ordinal is not None
         former = self.wrong_line
         states = [state for state in self._ends.values() if state is not None]
-        # When history came is not known, so whether these were still ends is not either.
-        is_sure = len(states) == len(self._ends) and not self._has_history_after & self._ends.keys()
+        # When history came is not known, only that it came after its anchor: it may have followed these ends.
+        is_sure = len(states) == len(self._ends) and not any(
+            self._history_after.get(event_id, node.ordinal + 1) <= node.ordinal for event_id in self._ends
+        )
         if is_sure:
             self._compare_line(node, states)
         if self.wrong_line == former:

@@ -1,0 +1,380 @@
+"""Rooms with forks as a server would store them, worked out the plain way: whole states, all rows in memory.
+
+For tests of what reads or checks a room's graph. States are resolved by the oracle of the tests of state resolution.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shared.core.errors import AuthRuleViolation
+from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
+from shared.core.event_checks import check_auth_events_of
+from shared.core.events import Event, build_event
+from shared.core.events.hashing import reference_hash
+from shared.core.events.readers import membership_of, power_levels_of
+from shared.core.room_check import (
+    Contents,
+    EventColumns,
+    Finding,
+    Findings,
+    LineRow,
+    MembershipRow,
+    StoredRoom,
+    check_stored_room,
+)
+from shared.core.room_versions import ROOM_VERSIONS
+from shared.core.state_snapshots import Snapshot, find_parent
+from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
+from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore
+from tests.core.rooms import KEY
+from tests.core.state_resolution import oracle
+
+Key = tuple[str, str]
+State = dict[Key, Event]
+
+SERVER = "a.example"
+ALICE, BOB, CAROL = "@alice:a.example", "@bob:b.example", "@carol:c.example"
+START_MS = 1_700_000_000_000
+
+
+class GraphRoom:
+    """A room and its rows, begun by Alice. rows: by event number; the others: as in `StoredRoom`."""
+
+    def __init__(self, version_name: str = "10", *, begun: bool = True) -> None:
+        self.version = ROOM_VERSIONS[version_name]
+        self.made: dict[str, Event] = {}
+        self.events: dict[str, Event] = {}
+        self.nids: dict[str, int] = {}
+        self.rows: dict[int, EventColumns] = {}
+        self.before: dict[str, State] = {}
+        self.after: dict[str, State] = {}
+        self.current: State = {}
+        self.line: list[LineRow] = []
+        self.members: dict[str, MembershipRow] = {}
+        self.snapshots: dict[int, Snapshot] = {}
+        self.gaps: dict[int, list[str]] = {}
+        self.awaited: list[tuple[str, int]] = []
+        self.transactions: list[str] = []
+        self.ends: list[str] = []
+        self.ordinal = 0
+        if begun:
+            content: dict[str, Any] = {"room_version": version_name}
+            if self.version.creator_in_content:
+                content["creator"] = ALICE
+            self.send(ALICE, "m.room.create", content, "", prev=[])
+            self.member(ALICE, "join")
+            users = {BOB: 50} if self.version.creators_outrank_all else {ALICE: 100, BOB: 50}
+            self.send(ALICE, "m.room.power_levels", {"users": users}, "")
+            self.send(ALICE, "m.room.join_rules", {"join_rule": "public"}, "")
+
+    @property
+    def create(self) -> Event:
+        return next(iter(self.events.values()))
+
+    # -- events
+
+    def send(self, sender: str, event_type: str, content: Mapping[str, Any], key: str | None = None, **how: Any) -> str:
+        """Make an event and let it arrive; return its id. how: as for `make` and `arrive`."""
+        made = {name: how.pop(name) for name in ("prev", "redacts", "known", "depth") if name in how}
+        return self.arrive(self.make(sender, event_type, content, key, **made), **how)
+
+    def say(self, sender: str, text: str, **how: Any) -> str:
+        return self.send(sender, "m.room.message", {"body": text}, **how)
+
+    def member(self, user_id: str, membership: str, sender: str | None = None, **how: Any) -> str:
+        return self.send(sender or user_id, "m.room.member", {"membership": membership}, user_id, **how)
+
+    def make(
+        self,
+        sender: str,
+        event_type: str,
+        content: Mapping[str, Any],
+        key: str | None = None,
+        *,
+        prev: Sequence[str] | None = None,
+        redacts: str | None = None,
+        known: State | None = None,
+        depth: int | None = None,
+    ) -> Event:
+        """Return an event after some others (default: the extremities). known: the state that its server knows."""
+        prev = list(self.ends if prev is None else prev)
+        state = self.resolve([self.after[event_id] for event_id in prev]) if known is None else known
+        wanted = auth_types_for(self.version, type=event_type, sender=sender, state_key=key, content=content)
+        auth = [state[one] for one in wanted if one in state]
+        after = [self.made[one] for one in prev]
+        event = build_event(
+            self.version,
+            room_id=self._room_id(),
+            sender=sender,
+            type=event_type,
+            state_key=key,
+            content=content,
+            prev_event_ids=prev,
+            auth_event_ids=[event.event_id for event in auth],
+            depth=1 + max((one.depth for one in after), default=0) if depth is None else depth,
+            origin_server_ts=START_MS + len(self.made),
+            redacts=redacts,
+            signing_key=KEY,
+            server_name=sender.partition(":")[2],
+            event_id_localpart=f"e{len(self.made)}",
+            reference_hashes={event.event_id: reference_hash(self.version, event.pdu) for event in [*after, *auth]},
+        )
+        self.made[event.event_id] = event
+        return event
+
+    def arrive(
+        self,
+        event: Event,
+        *,
+        given: State | None = None,
+        history: tuple[int, int] | None = None,
+        outlier: bool = False,
+    ) -> str:
+        """Judge an event and store it; return its id.
+
+        given: the whole state before it, where its predecessors are not all here. history: (anchor, back).
+        """
+        nid = len(self.nids) + 1
+        before = {} if outlier else self._state_before(event, given)
+        status = OUTLIER if outlier else self._status(event, before, history is not None)
+        self.events[event.event_id] = event
+        self.nids[event.event_id] = nid
+        missing = [] if outlier else [one for one in event.prev_event_ids if one not in self.before]
+        is_live = status == ACCEPTED and history is None
+        is_line = set(event.prev_event_ids) == set(self.ends)
+        state_nid = None if outlier or (is_live and is_line) else self._snapshot(nid, event, before)
+        if not outlier:
+            self.before[event.event_id] = before
+            changed = event.state_key is not None and status != REJECTED
+            self.after[event.event_id] = {**before, key_of(event): event} if changed else before
+        self.rows[nid] = self._row(event, nid, status, state_nid)
+        if is_live:
+            self.ordinal += 1
+            self._advance(event, nid)
+            self._redact(event, nid)
+            if missing:
+                self.gaps[self.ordinal] = missing
+                self.edit(event.event_id, gap=True)
+        elif history is not None and status == ACCEPTED:
+            self.edit(event.event_id, anchor=history[0], back=history[1])
+            for anchor, ids in list(self.gaps.items()):
+                left = [one for one in ids if one != event.event_id]
+                self.gaps = {**self.gaps, anchor: left} if left else {k: v for k, v in self.gaps.items() if k != anchor}
+        return event.event_id
+
+    def _state_before(self, event: Event, given: State | None) -> State:
+        return given if given is not None else self.resolve([self.after[one] for one in event.prev_event_ids])
+
+    def resolve(self, states: Sequence[State]) -> State:
+        if len(states) < 2:
+            return dict(states[0]) if states else {}
+        maps = [{key: event.event_id for key, event in state.items()} for state in states]
+        rejected = {row.event_id for row in self.rows.values() if row.status == REJECTED}
+        resolved = oracle.resolve(
+            self.version, maps, self.events.get, rejected=rejected.__contains__, create=self.create
+        )
+        return {key: self.events[event_id] for key, event_id in resolved.items()}
+
+    def _status(self, event: Event, before: State, is_history: bool) -> int:
+        if not self.events:
+            return ACCEPTED
+        cited = [self.events[one] for one in event.auth_event_ids if one in self.events]
+        rejected = {row.event_id for row in self.rows.values() if row.status == REJECTED}
+        if not check_auth_events_of(self.version, event, cited, rejected=rejected, create=self.create).passed:
+            return REJECTED
+        if not self._allows(event, before):
+            return REJECTED
+        return ACCEPTED if is_history or self._allows(event, self.current) else SOFT_FAILED
+
+    def _allows(self, event: Event, state: State) -> bool:
+        try:
+            check_auth(self.version, event, state, self.create)
+        except AuthRuleViolation:
+            return False
+        return True
+
+    def _snapshot(self, nid: int, event: Event, before: State) -> int:
+        """Return the snapshot of the state before an event: a step upon its predecessor's, or a root."""
+        only = self.nids.get(event.prev_event_ids[0]) if len(event.prev_event_ids) == 1 else None
+        row = None if only is None else self.rows.get(only)
+        if row is not None and row.state_nid is not None and row.state_key is not None and row.status != REJECTED:
+            walk = [self.snapshots[row.state_nid]]
+            while (parent := walk[-1].parent) is not None:
+                walk.append(self.snapshots[parent])
+            index = find_parent(walk)
+            holds = {key_of(event_of): event_of.event_id for event_of in self._added(walk[:index])}
+            holds[row.type, row.state_key] = row.event_id
+            added = tuple(sorted(self.nids[one] for one in holds.values()))
+            self.snapshots[nid] = Snapshot(nid, walk[index].nid, None, walk[0].steps + 1, added, ())
+            return nid
+        added = tuple(self.nids[e.event_id] for key, e in before.items() if self.current.get(key) is not e)
+        removed = tuple(self.nids[e.event_id] for key, e in self.current.items() if key not in before)
+        self.snapshots[nid] = Snapshot(nid, None, self.ordinal + 1, 0, added, removed)
+        return nid
+
+    def _added(self, walk: Sequence[Snapshot]) -> list[Event]:
+        by_nid = {nid: event_id for event_id, nid in self.nids.items()}
+        return [self.events[by_nid[nid]] for snapshot in reversed(walk) for nid in snapshot.added]
+
+    def _row(self, event: Event, nid: int, status: int, state_nid: int | None) -> EventColumns:
+        return EventColumns(
+            nid, event.event_id, 1, nid, None, event.depth, event.type, event.state_key, event.sender,
+            event.origin_server_ts, status, [self.nids[e] for e in event.prev_event_ids if e in self.nids],
+            [self.nids[e] for e in event.auth_event_ids if e in self.nids], None, None, None, None, None, state_nid,
+            False, False, event.encoded,
+        )  # fmt: skip
+
+    def _advance(self, event: Event, nid: int) -> None:
+        """Let an accepted event be the latest of the timeline."""
+        self.ends = [one for one in self.ends if one not in event.prev_event_ids] + [event.event_id]
+        now = self.resolve([self.after[one] for one in self.ends])
+        changed = sorted(key for key in now.keys() | self.current.keys() if now.get(key) is not self.current.get(key))
+        replaces: int | None = None
+        for key in changed:
+            was, entry = self.current.get(key), now.get(key)
+            was_nid = None if was is None else self.nids[was.event_id]
+            now_nid = None if entry is None else self.nids[entry.event_id]
+            self.line.append(LineRow(*key, self.ordinal, now_nid, was_nid, 1, nid))
+            replaces = was_nid if now_nid == nid else replaces
+            if key[0] == "m.room.member":
+                self._set_member(key[1], entry, was)
+        usual = [] if event.state_key is None else [key_of(event)]
+        resolved = changed != usual or any(now.get(key) is not event for key in changed)
+        self.current = now
+        self.edit(event.event_id, ordinal=self.ordinal, replaces_nid=replaces, resolved=resolved)
+
+    def _set_member(self, user_id: str, entry: Event | None, was: Event | None) -> None:
+        if entry is None:
+            assert was is not None
+            self.members[user_id] = MembershipRow("leave", self.nids[was.event_id], user_id, self.ordinal)
+        else:
+            membership = membership_of(entry) or "leave"
+            self.members[user_id] = MembershipRow(membership, self.nids[entry.event_id], entry.sender, self.ordinal)
+
+    def _redact(self, event: Event, nid: int) -> None:
+        if event.redacts is None:
+            return
+        target = self.events.get(event.redacts)
+        if target is None:
+            self.awaited.append((event.redacts, nid))
+            return
+        levels = power_levels_of(self.version, self.create, self.current.get(("m.room.power_levels", "")))
+        if may_apply_redaction(self.version, event, target, levels):
+            self.edit(event.event_id, redacts_nid=self.nids[target.event_id])
+            if self.rows[self.nids[target.event_id]].redacted_by is None:
+                self.edit(target.event_id, redacted_by=nid)
+
+    def _room_id(self) -> str | None:
+        if self.events:
+            return self.create.room_id
+        return None if self.version.room_id_is_create_hash else f"!room:{SERVER}"
+
+    # -- rows
+
+    def edit(self, event_id: str, /, **columns: Any) -> None:
+        """Change columns of an event's row."""
+        nid = self.nids[event_id]
+        self.rows[nid] = self.rows[nid]._replace(**columns)
+
+    def row(self, event_id: str) -> EventColumns:
+        return self.rows[self.nids[event_id]]
+
+    def stored(self, findings: Findings, verify_keys: Mapping[str, bytes] | None = None) -> StoredRoom:
+        """Return the room as it is read from the database."""
+        room = StoredRoom(self.create.room_id, self.version)
+        contents = Contents(room, findings, SERVER, verify_keys)
+        for row in self.rows.values():
+            contents.take(row)
+        room.extremities = [self.nids[one] for one in self.ends]
+        room.line = list(self.line)
+        room.current_state = {key: self.nids[event.event_id] for key, event in self.current.items()}
+        room.memberships = dict(self.members)
+        room.snapshots = list(self.snapshots.values())
+        room.gaps = dict(self.gaps)
+        room.awaited = list(self.awaited)
+        room.transactions = list(self.transactions)
+        return room
+
+    def check(self, verify_keys: Mapping[str, bytes] | None = None) -> list[Finding]:
+        """Check the room as it is stored."""
+        findings = Findings()
+        check_stored_room(self.stored(findings, verify_keys), findings)
+        return findings.all()
+
+    def batch(self, room_nid: int = 1) -> EventBatch:
+        """Return what stores the whole room at once, in an empty database."""
+        ids = {nid: event_id for event_id, nid in self.nids.items()}
+        at = {row.ordinal: nid for nid, row in self.rows.items() if row.ordinal is not None}
+        changes = [ChangeToStore(at[r.ordinal], r.ordinal, *r[:2], r.event_nid, r.prev_nid) for r in self.line]
+        members = [
+            MembershipToStore(at[m.ordinal], user_id, m.membership, m.event_nid, m.sender, user_id.endswith(SERVER))
+            for user_id, m in self.members.items()
+        ]
+        return EventBatch(
+            events=[_to_store(room_nid, row) for row in self.rows.values()],
+            extremities={room_nid: [self.nids[one] for one in self.ends]},
+            transactions=[(room_nid, b"%d" % n, event_id, START_MS) for n, event_id in enumerate(self.transactions)],
+            changes=changes,
+            memberships=members,
+            rooms=[(room_nid, self.create.room_id, self.version.name, ALICE, True, START_MS)] if ids else [],
+            snapshots=[(room_nid, snapshot) for snapshot in self.snapshots.values()],
+            gaps={(room_nid, anchor): ids for anchor, ids in self.gaps.items()},
+            awaited=[(room_nid, event_id, nid) for event_id, nid in self.awaited],
+        )
+
+
+def key_of(event: Event) -> Key:
+    assert event.state_key is not None
+    return event.type, event.state_key
+
+
+def _to_store(room_nid: int, row: EventColumns) -> EventToStore:
+    return EventToStore(
+        room_nid, row.event_nid, row.event_id, row.ordinal, row.depth, row.type, row.state_key, row.sender,
+        row.origin_server_ts, row.prev_nids, row.auth_nids, row.replaces_nid, row.redacted_by, row.redacts_nid,
+        None, None, row.json, row.status, row.anchor, row.back, row.state_nid, row.resolved, row.gap,
+    )  # fmt: skip
+
+
+def forked_room(version_name: str = "10") -> tuple[GraphRoom, dict[str, str]]:
+    """Return a room with all there is, and its events by name.
+
+    A fork with snapshots in steps, its merge, a conflict, soft-failed and rejected events, a gap, history, an
+    outlier, redactions.
+    """
+    room = GraphRoom(version_name)
+    names: dict[str, str] = {"create": room.create.event_id, "alice": list(room.nids)[1]}
+    names["levels"], names["rules"] = list(room.nids)[2:4]
+    names["bob"] = room.member(BOB, "join")
+    names["carol"] = room.member(CAROL, "join")
+    names["base"] = room.say(ALICE, "base")
+    names["name"] = room.send(ALICE, "m.room.name", {"name": "one"}, "")
+    names["topic"] = room.send(BOB, "m.room.topic", {"topic": "two"}, "", prev=[names["base"]])
+    names["branch"] = room.say(BOB, "on the branch", prev=[names["topic"]])
+    names["other name"] = room.send(BOB, "m.room.name", {"name": "three"}, "", prev=[names["branch"]])
+    names["avatar"] = room.send(BOB, "m.room.avatar", {"url": "mxc://a/b"}, "", prev=[names["other name"]])
+    names["steps"] = room.say(BOB, "steps", prev=[names["avatar"]])
+    names["merge"] = room.say(ALICE, "merge")
+    names["kick"] = room.member(CAROL, "leave", ALICE)
+    names["soft"] = room.say(CAROL, "too late", prev=[names["merge"]])
+    carol = room.row(names["carol"])
+    names["rejected"] = room.send(CAROL, "m.room.topic", {"topic": "no"}, "", prev=[names["merge"]])
+    names["after soft"] = room.say(BOB, "i follow the soft-failed one", prev=[names["soft"], names["kick"]])
+    far = room.make(BOB, "m.room.message", {"body": "far"}, prev=[names["merge"]])
+    given = room.current
+    lost = room.make(BOB, "m.room.message", {"body": "lost"}, prev=[far.event_id], known=given)
+    names["gap"] = room.arrive(lost, given=given)
+    names["history"] = room.arrive(far, history=(room.ordinal, 1))
+    unseen = room.make(BOB, "m.room.message", {"body": "never seen"}, prev=[names["merge"]])
+    names["second gap"] = room.arrive(
+        room.make(BOB, "m.room.message", {"body": "?"}, prev=[unseen.event_id], known=given), given=given
+    )
+    names["unseen"] = unseen.event_id
+    old = room.make(BOB, "m.room.name", {"name": "outlier"}, "", prev=[unseen.event_id], known=given)
+    names["outlier"] = room.arrive(old, outlier=True)
+    names["redaction"] = room.send(BOB, "m.room.redaction", {}, redacts=names["base"])
+    names["early redaction"] = room.send(BOB, "m.room.redaction", {}, redacts=unseen.event_id)
+    names["end"] = room.say(ALICE, "end")
+    room.transactions = [names["merge"], names["end"]]
+    assert carol.status == ACCEPTED
+    return room, names

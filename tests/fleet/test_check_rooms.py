@@ -1,0 +1,146 @@
+"""`skep check rooms` as an operator runs it: beside a running fleet, and on rooms with forks."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+
+from shared.config.addresses import database_dsn
+from shared.config.load import load_config
+from shared.core.errors import MatrixError
+from shared.operations.check_rooms import check_room
+from shared.storage.events import commit_events
+from shared.storage.pool import Database, connector
+from tests.fix_fleet import ROOT, RunningFleet
+from tests.fix_servers import TestDatabase
+from tests.fleet.people import Person, register
+from tests.graph_rooms import SERVER, GraphRoom, forked_room
+from tests.room_checks import assert_rooms_agree, room_faults
+from tests.storage.test_events import OneConnection, with_writer
+
+
+def _check(fleet: RunningFleet, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "deploy.command.main", "check", "rooms", "--config", str(fleet.config), *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _sql(fleet: RunningFleet, statement: str, *args: Any) -> None:
+    async def run() -> None:
+        conn = await asyncpg.connect(database_dsn(load_config(fleet.config).database))
+        await conn.execute(statement, *args)
+        await conn.close()
+
+    asyncio.run(run())
+
+
+def _lively_room(me: Person, other: Person, version: str) -> str:
+    """Return a room with members, changes of state, a redaction and somebody who was banned."""
+    room = me.create_room(room_version=version, name="bees")
+    place = quote(room, safe="")
+    other.ask("POST", f"/rooms/{place}/join", {})
+    sent = other.send(room, f"c{version}", {"msgtype": "m.text", "body": "hum"}).json()["event_id"]
+    me.ask("PUT", f"/rooms/{place}/state/m.room.topic/", {"topic": "honey"})
+    me.ask("PUT", f"/rooms/{place}/state/m.room.topic/", {"topic": "wax\u0000"})
+    me.ask("PUT", f"/rooms/{place}/redact/{quote(sent)}/r{version}", {})
+    me.ask("POST", f"/rooms/{place}/ban", {"user_id": other.user_id})
+    return room
+
+
+def test_a_living_fleet_is_checked(fleet: RunningFleet) -> None:
+    me, other = register(fleet, "check-me"), register(fleet, "check-other")
+    rooms = [_lively_room(me, other, version) for version in ("1", "6", "10", "12")]
+    done = _check(fleet, "--signatures", "--verbose", *rooms)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [*(f"{room}  agrees" for room in rooms), "4 rooms checked, all agree."]
+    _sql(fleet, "DELETE FROM current_state WHERE type = 'm.room.topic' AND room_nid ="
+                " (SELECT room_nid FROM rooms WHERE room_id = $1)", rooms[2])  # fmt: skip
+    wrong = _check(fleet, *rooms)
+    assert wrong.returncode == 1
+    first, advice, last = wrong.stdout.splitlines()
+    assert first.startswith(f"{rooms[2]}  current_state  $")
+    assert "m.room.topic" in first
+    assert "state_changes" in advice
+    assert last == "4 rooms checked, 1 do not agree: 1 current_state."
+    [told] = [json.loads(line) for line in _check(fleet, "--json", *rooms).stdout.splitlines()]
+    assert (told["room_id"], [each["kind"] for each in told["findings"]]) == (rooms[2], ["current_state"])
+    _sql(fleet, "INSERT INTO current_state SELECT DISTINCT ON (type) room_nid, type, state_key, event_nid, writer,"
+                " position FROM state_changes WHERE type = 'm.room.topic' AND room_nid ="
+                " (SELECT room_nid FROM rooms WHERE room_id = $1) ORDER BY type, ordinal DESC", rooms[2])  # fmt: skip
+    sampled = _check(fleet, "--sample", "2", "--verbose")
+    assert (sampled.returncode, sampled.stdout.count("  agrees\n")) == (0, 2)
+
+
+def test_a_room_that_is_not_here(fleet: RunningFleet) -> None:
+    done = _check(fleet, "!nothing:a.example")
+    assert done.returncode == 1
+    assert "There is no room !nothing:a.example" in done.stderr
+
+
+def _with_room(dsn: str, room: GraphRoom, test: Callable[[asyncpg.Connection], Awaitable[None]]) -> None:
+    async def run(writer: OneConnection) -> None:
+        await commit_events(writer.write, room.batch())
+        await test(writer.conn)
+
+    with_writer(dsn, run)
+
+
+#: A change by hand -> the one kind that must be found.
+_CHANGES = {
+    "UPDATE events SET redacted_by = NULL": "redacted_by",
+    "UPDATE events SET state_nid = NULL WHERE ordinal = 10": "state_before",
+    "UPDATE state_snapshots SET steps = 9 WHERE steps = 2": "snapshot",
+    "UPDATE forward_extremities SET event_nids = '{7}'": "extremities",
+    "DELETE FROM gaps": "nothing",
+    "UPDATE gaps SET missing = ARRAY(SELECT event_id FROM events WHERE ordinal = 3)": "gap",
+    "DELETE FROM state_changes WHERE type = 'm.room.avatar'": "line",
+    "DELETE FROM current_state WHERE type = 'm.room.avatar'": "current_state",
+    "UPDATE memberships SET ordinal = 1 WHERE user_id LIKE '@bob%'": "membership",
+    "DELETE FROM awaited_redactions": "nothing",
+    "UPDATE awaited_redactions SET redaction_nid = 1": "awaited_redaction",
+    "UPDATE client_transactions SET event_id = '$x' WHERE key = '0'": "transaction",
+    "UPDATE events SET json = '{}' WHERE ordinal = 3": "json",
+}
+
+
+def test_rows_changed_by_hand_are_found(postgres: TestDatabase) -> None:
+    room, _ = forked_room("11")
+
+    async def test(conn: asyncpg.Connection) -> None:
+        assert await room_faults(postgres.dsn) == {}
+        await conn.execute("SET session_replication_role = replica")  # foreign keys would forbid to put rows back
+        for change, kind in _CHANGES.items():
+            table = change.removeprefix("DELETE FROM ").removeprefix("UPDATE ").split()[0]
+            await conn.execute(f"CREATE TABLE saved AS TABLE {table}")
+            await conn.execute(change)
+            found = await room_faults(postgres.dsn)
+            kinds = [each.kind for findings in found.values() for each in findings]
+            assert kinds == ([] if kind == "nothing" else [kind]), (change, found)
+            await conn.execute(f"DELETE FROM {table}; INSERT INTO {table} TABLE saved; DROP TABLE saved")
+        assert await room_faults(postgres.dsn) == {}
+
+    _with_room(postgres.dsn, room, test)
+    assert_rooms_agree(postgres.dsn)
+
+
+def test_a_room_that_is_too_big_is_left_alone(postgres: TestDatabase) -> None:
+    room, _ = forked_room("10")
+
+    async def test(conn: asyncpg.Connection) -> None:
+        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)
+        room_id = room.create.room_id
+        [finding] = await check_room(database, room_id, server_name=SERVER, max_events=10)
+        assert (finding.kind, finding.is_note) == ("too_big", True)
+        with pytest.raises(MatrixError):
+            await check_room(database, "!\x00", server_name=SERVER)
+        await conn.execute("UPDATE rooms SET room_version = 'org.example.new'")
+        [finding] = await check_room(database, room_id, server_name=SERVER)
+        assert finding.kind == "room_row"
+        await database.close()
+
+    _with_room(postgres.dsn, room, test)

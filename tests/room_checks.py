@@ -1,0 +1,44 @@
+"""For tests that write rooms: at their end everything that is stored must be what the rooms' event graphs give."""
+
+import asyncio
+
+from deploy.command.check import our_verify_keys
+from shared.config.addresses import database_dsn
+from shared.config.load import load_config
+from shared.core.room_check import Finding
+from shared.operations.check_rooms import check_room
+from shared.storage.pool import Database, connector
+from shared.storage.read_whole_rooms import get_room_ids
+from tests.fix_fleet import RunningFleet
+
+_MAX_ROOMS = 10_000
+
+
+async def room_faults(
+    dsn: str, *, server_name: str = "", verify_keys: dict[str, bytes] | None = None
+) -> dict[str, list[Finding]]:
+    """Return room id -> findings that are no notes, of all rooms that have some.
+
+    server_name, verify_keys: ours, where our signatures are to be checked too.
+    """
+    database = Database(connector(dsn, pgbouncer=False), max_connections=1)
+    try:
+        found: dict[str, list[Finding]] = {}
+        for room_id in await get_room_ids(database, "", _MAX_ROOMS):
+            findings = await check_room(database, room_id, server_name=server_name, verify_keys=verify_keys)
+            found[room_id] = [each for each in findings if not each.is_note]
+        return {room_id: findings for room_id, findings in found.items() if findings}
+    finally:
+        await database.close()
+
+
+def assert_rooms_agree(dsn: str) -> None:
+    """Fail with the findings unless all rooms of a database agree with their event graphs."""
+    assert asyncio.run(room_faults(dsn)) == {}
+
+
+def assert_fleet_rooms_agree(fleet: RunningFleet) -> None:
+    """The same for a running fleet, with its signatures."""
+    config = load_config(fleet.config)
+    dsn, keys = database_dsn(config.database), our_verify_keys(config)
+    assert asyncio.run(room_faults(dsn, server_name=config.server_name, verify_keys=keys)) == {}

@@ -112,8 +112,18 @@ class FencedWriter:
         return min(floors) if floors else self._seen.greatest.get(stream, 0)
 
     async def close(self) -> None:
-        if self._connection is not None and not self._connection.is_closed():
-            await self._connection.close(timeout=1.0)
+        """Close the connection; in the middle of a statement it is cut, and its task learns that the lease is lost."""
+        self._fenced = True
+        conn, self._connection = self._connection, None
+        if conn is None or conn.is_closed():
+            return
+        try:
+            if self._turn.locked():
+                conn.terminate()
+            else:
+                await conn.close(timeout=1.0)
+        except CONNECTION_ERRORS:
+            conn.terminate()
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():

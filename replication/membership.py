@@ -52,9 +52,16 @@ class Membership:
 
     async def join(self) -> int:
         """Take a new lease and return its number; fence what is left of former incarnations of the same name."""
-        self._connection = await self._connect()
+        try:
+            return await self._join()
+        except BaseException:
+            self._drop_connection()
+            raise
+
+    async def _join(self) -> int:
+        conn = self._connection = await self._connect()
         self.lease = await leases.insert_lease(
-            self._connection,
+            conn,
             process=self.name,
             type_=self.worker_type,
             host=socket.gethostname(),
@@ -63,9 +70,9 @@ class Membership:
             version=self._version,
             sequences={s.name: s.sequence if s.catch_up else "" for s in self._streams},
         )
-        for former in await leases.get_older_incarnations(self._connection, self.name, self.lease):
+        for former in await leases.get_older_incarnations(conn, self.name, self.lease):
             logger.warning("Lease %d of a former %s is ended", former, self.name)
-            await fence_lease(self._connection, former)
+            await fence_lease(conn, former)
         self._beaten_at = self._clock.monotonic_s()
         return self.lease
 

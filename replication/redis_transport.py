@@ -102,9 +102,8 @@ class _Factory(txredisapi.RedisFactory):
         logger.error("Redis: %s", why)
 
     def stop(self) -> None:
-        self.stopTrying()
-        if self.current is not None:
-            self.current.transport.loseConnection()
+        # Also what is just being connected: a process that joins anew leaves no connection of its former self behind.
+        self.disconnect().addErrback(lambda _: None)
 
 
 class _Subscription(txredisapi.SubscriberProtocol):

@@ -1,6 +1,7 @@
-"""What every worker process has, made once and in order: database, lease, replication, slots, HTTP.
+"""One incarnation of a worker process, made in order: database, lease, replication, slots, HTTP.
 
-A worker's own `compose.py` gets this foundation and returns what it serves; nothing else constructs objects.
+It ends with its lease, and everything that it held with it; `replication/lives.py` then begins the next one. A
+worker's own `compose.py` gets this foundation and returns what it serves; nothing else constructs objects.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -19,23 +20,22 @@ from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.membership import Membership
 from replication.slot_moves import SlotMover
 from replication.slot_table import SlotForwarder, SlotTable
-from replication.streams import SESSIONS, check_registry, streams_written_by
+from replication.streams import SESSIONS, Stream, streams_written_by
 from replication.transport import Transport
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.core.errors import Unavailable
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
-from shared.http.errors_to_json import response_for
+from shared.http.gate import Gate
 from shared.http.process_pages import ProcessPages
-from shared.http.server import Application, Handler, HttpServer, send_response
+from shared.http.server import Application, Handler, HttpServer
 from shared.metrics.database import StatementMetrics
 from shared.metrics.http import HttpMetrics
-from shared.metrics.replication import LoopMetrics, ReplicationMetrics
+from shared.metrics.replication import LifeMetrics, LoopMetrics, ReplicationMetrics
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
-from shared.runtime import tracing
-from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage.pool import SESSION_LIMITS, Connect, Database, connector
 
@@ -86,102 +86,151 @@ class Worker:
 Compose: TypeAlias = Callable[[Foundation], Worker]
 
 
-async def run_worker(
-    worker_type: str,
-    name: str,
-    config: Config,
-    compose: Compose,
-    endpoints: Sequence[Endpoint],
-    pools: Mapping[str, Pool],
-    stop: asyncio.Event,
-    *,
-    listen_port: int | None = None,
-) -> int:
-    """Run one worker process until `stop` is set or its lease is lost; return the exit code.
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What outlives an incarnation. endpoints, pools: the whole fleet's; address: of the listener, as others reach it.
 
-    endpoints, pools: the whole fleet's. listen_port: overrides the configuration's.
+    reactor: Twisted's.
     """
-    check_registry()
-    if config.tracing.enabled:
-        where = config.tracing
-        tracing.start_tracing(f"skep-{worker_type}", name, where.agent_host, where.agent_port, where.sample_rate)
-    clock = SystemClock()
-    tasks = TaskGroup()
-    registry = CollectorRegistry()
-    for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=registry)
+
+    worker_type: str
+    name: str
+    config: Config
+    compose: Compose
+    endpoints: Sequence[Endpoint]
+    pools: Mapping[str, Pool]
+    clock: Clock
+    reactor: Any
+    http_client: HttpClient
+    gate: Gate
+    server: HttpServer
+    address: str
+
+
+class Ended(NamedTuple):
+    """How an incarnation ended. fenced: it lost its lease; served_s: how long it had been ready."""
+
+    fenced: bool
+    served_s: float
+
+
+async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
+    """Join the fleet and serve until `stop` is set or the lease is lost; leave nothing behind.
+
+    Raises what kept it from beginning: CONNECTION_ERRORS, Unavailable ...
+    """
+    config, clock = process.config, process.clock
     fenced = asyncio.Event()
 
     def on_fenced(why: str) -> None:
-        logger.error("%s gives up its lease: %s", name, why)
+        logger.error("%s gives up its lease: %s", process.name, why)
+        # Before anything else runs: no answer may come from a memory that is void.
+        process.gate.close()
         fenced.set()
 
+    # Imports the reactor: only now, after run_until_stopped installed it.
+    from replication.redis_transport import RedisTransport  # noqa: PLC0415
+
+    tasks = TaskGroup()
     dsn = database_dsn(config.database)
     settings = () if config.database.pgbouncer else SESSION_LIMITS
     connect = connector(dsn, pgbouncer=config.database.pgbouncer, settings=settings)
-    database = Database(connect, max_connections=config.database.connections)
-    # Both import the reactor: only now, after run_until_stopped installed it.
-    from twisted.internet import reactor  # noqa: PLC0415
-
-    from replication.redis_transport import RedisTransport  # noqa: PLC0415
-
-    http_client = HttpClient(reactor)
-    transport = RedisTransport(reactor, config.redis)
-    server_holder: list[Application] = []
-
-    # The listener comes first: its port is part of what we register.
-    async def app(scope, receive, send):  # type: ignore[no-untyped-def]
-        if not server_holder:
-            await send_response(send, response_for(Unavailable("This process is still starting")))
-            return
-        await server_holder[0](scope, receive, send)
-
-    port = config.workers.listen_port if listen_port is None else listen_port
-    server = HttpServer(app, config.workers.listen_host, port)
-    address = await server.start()
-    if config.workers.advertise_host is not None:
-        address = f"{config.workers.advertise_host}:{address.rpartition(':')[2]}"
-
-    streams = streams_written_by(worker_type)
+    streams = streams_written_by(process.worker_type)
     membership = Membership(
-        connect, config.replication, clock,
-        name=name, worker_type=worker_type, address=address, version=version("skep"), streams=streams,
+        connect, config.replication, clock, name=process.name, worker_type=process.worker_type,
+        address=process.address, version=version("skep"), streams=streams,
     )  # fmt: skip
     lease = await membership.join()
+    database = Database(connect, max_connections=config.database.connections)
+    transport = RedisTransport(process.reactor, config.redis)
     seen = SeenPositions()
     writer_settings = (*settings, ("application_name", f"skep-writer-{lease}")) if settings else ()
     writer = FencedWriter(
         connector(dsn, pgbouncer=config.database.pgbouncer, settings=writer_settings), lease, seen, on_fenced
     )
-    announcer = Announcer(lease, transport, seen)
+    try:
+        foundation = _foundation(
+            process, tasks, database, connect, transport, membership, writer, seen, rejoins
+        )  # fmt: skip
+        worker = process.compose(foundation)
+        application = _application(process, foundation, worker)
+        await _follow(foundation, streams, on_fenced)
+        if worker.start is not None:
+            await worker.start()
+        process.gate.open(application, lambda: membership.in_good_standing)
+        membership.ready = True
+        ready_at = clock.monotonic_s()
+        logger.info(
+            "%s %s is ready at %s (lease %d, pid %d)",
+            process.worker_type, process.name, process.address, lease, os.getpid(),
+        )  # fmt: skip
+        await _first_of(stop, fenced)
+        membership.ready = False
+        membership.draining = True
+        if not fenced.is_set():
+            await _drain(process, worker)
+    finally:
+        process.gate.close()
+        await tasks.close()
+        await membership.leave()
+        await writer.close()
+        await transport.close()
+        await database.close()
+    return Ended(fenced.is_set(), clock.monotonic_s() - ready_at)
+
+
+def _foundation(
+    process: Process,
+    tasks: TaskGroup,
+    database: Database,
+    connect: Connect,
+    transport: Transport,
+    membership: Membership,
+    writer: FencedWriter,
+    seen: SeenPositions,
+    rejoins: int,
+) -> Foundation:
+    config, clock = process.config, process.clock
+    # Each incarnation counts anew: what composes a worker declares its metrics again.
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    LifeMetrics(registry, rejoins)
     StatementMetrics(registry, lambda: database.statements + writer.statements)
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
-    slots = SlotTable(database, lease)
-    forwarder = SlotForwarder(slots, http_client, clock, pools)
+    slots = SlotTable(database, writer.lease)
+    forwarder = SlotForwarder(slots, process.http_client, clock, process.pools)
     authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes, lambda: membership.in_good_standing)
     follower.follow(SESSIONS, authenticator.apply_sessions)
     rate_limiter = FleetRateLimiter(
-        config.rate_limits, clock, http_client, slots, config.secrets.internal_secret.reveal()
+        config.rate_limits, clock, process.http_client, slots, config.secrets.internal_secret.reveal()
     )
-    foundation = Foundation(
-        config, endpoints, pools, name, worker_type, clock, tasks, registry, database, connect,
-        http_client, transport, membership, lease, writer, announcer, follower, slots, forwarder,
-        authenticator, rate_limiter,
-    )  # fmt: skip
-    worker = compose(foundation)
-    pages = ProcessPages(
-        registry, ready=lambda: membership.ready and membership.in_good_standing and worker.ready(),
-        metrics=config.metrics.enabled,
-    )  # fmt: skip
-    server_holder.append(
-        Application(
-            endpoints, worker.handlers, authenticator=authenticator, rate_limiter=rate_limiter,
-            slot_router=forwarder, internal_secret=config.secrets.internal_secret.reveal(),
-            max_body_bytes=config.limits.max_body_bytes, metrics=HttpMetrics(registry), pages=pages,
-        )
+    return Foundation(
+        config, process.endpoints, process.pools, process.name, process.worker_type, clock, tasks, registry, database,
+        connect, process.http_client, transport, membership, writer.lease, writer,
+        Announcer(writer.lease, transport, seen), follower, slots, forwarder, authenticator, rate_limiter,
     )  # fmt: skip
 
-    mover = SlotMover(slots, forwarder, writer, announcer, config.replication.move_limit_s)
+
+def _application(process: Process, foundation: Foundation, worker: Worker) -> Application:
+    config, membership = process.config, foundation.membership
+    pages = ProcessPages(
+        foundation.registry, ready=lambda: membership.ready and membership.in_good_standing and worker.ready(),
+        metrics=config.metrics.enabled,
+    )  # fmt: skip
+    return Application(
+        process.endpoints, worker.handlers, authenticator=foundation.authenticator,
+        rate_limiter=foundation.rate_limiter, slot_router=foundation.forwarder,
+        internal_secret=config.secrets.internal_secret.reveal(), max_body_bytes=config.limits.max_body_bytes,
+        metrics=HttpMetrics(foundation.registry), pages=pages,
+    )  # fmt: skip
+
+
+async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: Callable[[str], None]) -> None:
+    """Follow the streams and the slots, tell the fleet that we live."""
+    config, tasks, slots = foundation.config, foundation.tasks, foundation.slots
+    follower, membership, writer = foundation.follower, foundation.membership, foundation.writer
+    mover = SlotMover(slots, foundation.forwarder, writer, foundation.announcer, config.replication.move_limit_s)
 
     async def follow_slots() -> None:
         await slots.refresh()
@@ -191,37 +240,27 @@ async def run_worker(
         tasks.spawn(follow_slots(), "follow the slots")
 
     follower.on_notice("slots", read_slots)
-    ticker = Ticker(announcer, writer, streams, config.replication.tick_s)
+    ticker = Ticker(foundation.announcer, writer, streams, config.replication.tick_s)
+    await follower.start()
+    await slots.refresh()
+    tasks.forever(ticker.run, "replication: ticks")
+    tasks.forever(foundation.authenticator.run, "store when devices were last seen")
+    tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
+    loop_metrics = LoopMetrics(foundation.registry)
+    tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
+
+
+async def _drain(process: Process, worker: Worker) -> None:
+    limit_s = process.config.workers.drain_limit_s
     try:
-        await follower.start()
-        await slots.refresh()
-        tasks.forever(ticker.run, "replication: ticks")
-        tasks.forever(authenticator.run, "store when devices were last seen")
-        tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
-        loop_metrics = LoopMetrics(registry)
-        tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
-        if worker.start is not None:
-            await worker.start()
-        membership.ready = True
-        logger.info("%s %s is ready at %s (lease %d, pid %d)", worker_type, name, address, lease, os.getpid())
-        await _first_of(stop, fenced)
-    finally:
-        membership.ready = False
-        membership.draining = True
-        if not fenced.is_set():
-            try:
-                async with asyncio.timeout(config.workers.drain_limit_s):
-                    if worker.drain is not None:
-                        await worker.drain()
-                    await server.drain(config.workers.drain_limit_s)
-            except TimeoutError:
-                logger.warning("%s did not finish within its drain limit", name)
-        await tasks.close()
-        await membership.leave()
-        await writer.close()
-        await transport.close()
-        await database.close()
-    return 1 if fenced.is_set() else 0
+        async with asyncio.timeout(limit_s):
+            if worker.drain is not None:
+                await worker.drain()
+            await process.server.drain(limit_s)
+    except TimeoutError:
+        logger.warning("%s did not finish within its drain limit", process.name)
+    except Unavailable as error:
+        logger.warning("%s could not hand everything over: %s", process.name, error)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

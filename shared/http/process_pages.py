@@ -9,6 +9,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from shared.http.request import Response
 
+#: Paths that are pages of a process.
+PAGES = (b"/health/live", b"/health/ready", b"/metrics")
+
 
 class ProcessPages:
     """`/health/live`: the process runs; `/health/ready`: it may be given work; `/metrics`: Prometheus text."""

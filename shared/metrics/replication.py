@@ -26,3 +26,11 @@ class LoopMetrics:
             "skep_loop_blocked_seconds", "How much later than asked the event loop woke a sleeper",
             buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0), registry=registry,
         )  # fmt: skip
+
+
+class LifeMetrics:
+    def __init__(self, registry: CollectorRegistry, rejoins: int) -> None:
+        """rejoins: how often the process has lost its lease and joined anew; all else counts from the last time."""
+        Counter(
+            "skep_rejoins_total", "Times that the process joined the fleet anew without ending", registry=registry
+        ).inc(rejoins)

@@ -1,0 +1,111 @@
+"""The door behind a process's listener. The listener stays; who serves behind it may end and be followed by another.
+
+A process that lost its lease drops what it held and joins anew, on the same port. In between, requests get 503 with
+Retry-After; those that were under way get it too, since what they would say comes from a memory that is void. Whoever
+serves is also asked at each answer, not by a timer, whether it may still speak: a process that was stopped and goes on
+learns of its lost lease only some time after the first requests.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from shared.core.errors import Unavailable
+from shared.http.errors_to_json import response_for
+from shared.http.process_pages import PAGES
+from shared.http.request import Response
+from shared.http.server import AsgiApplication, Receive, Send, send_response
+
+
+@dataclass(slots=True, eq=False)
+class _Behind:
+    """Who serves now. under_way: the tasks of its requests."""
+
+    application: AsgiApplication
+    may_answer: Callable[[], bool]
+    under_way: set["asyncio.Task[Any]"] = field(default_factory=set)
+    closed: bool = False
+
+    @property
+    def speaks(self) -> bool:
+        return not self.closed and self.may_answer()
+
+
+class Gate:
+    """The listener's ASGI application."""
+
+    def __init__(self) -> None:
+        self._behind: _Behind | None = None
+
+    def open(self, application: AsgiApplication, may_answer: Callable[[], bool]) -> None:
+        """Let requests through from now on."""
+        self.close()
+        self._behind = _Behind(application, may_answer)
+
+    def close(self) -> None:
+        """Let nothing through any more, and break off what is under way."""
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.closed = True
+            for task in behind.under_way:
+                task.cancel()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        behind = self._behind
+        if scope["raw_path"] in PAGES:
+            # Of the process, not of its memory: they tell that it is not well.
+            if behind is not None:
+                await behind.application(scope, receive, send)
+            else:
+                await send_response(send, _page_of_nobody(scope["raw_path"]))
+            return
+        if behind is None or not behind.speaks:
+            await send_response(send, _not_now())
+            return
+        answer = _Answer(behind, send)
+        task = asyncio.current_task()
+        assert task is not None
+        behind.under_way.add(task)
+        try:
+            await behind.application(scope, receive, answer.send)
+        except asyncio.CancelledError:
+            if not behind.closed or answer.begun:
+                raise  # the client went away, or half an answer is out: the connection ends
+            task.uncancel()
+            await send_response(send, _not_now())
+        finally:
+            behind.under_way.discard(task)
+
+
+class _Answer:
+    """Asks once more, when the first byte is about to go, and swallows an answer that may not be given."""
+
+    def __init__(self, behind: _Behind, send: Send) -> None:
+        self._behind = behind
+        self._send = send
+        self._swallowed = False
+        self.begun = False
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if not self.begun:
+            self.begun = True
+            self._swallowed = not self._behind.speaks
+            if self._swallowed:
+                await send_response(self._send, _not_now())
+        if not self._swallowed:
+            await self._send(message)
+
+
+def _not_now() -> Response:
+    return response_for(Unavailable("This process is joining the fleet"))
+
+
+def _page_of_nobody(path: bytes) -> Response:
+    if path == b"/health/live":
+        return Response(orjson.dumps({"status": "live"}))
+    return Response(orjson.dumps({"status": "not ready"}), 503)

@@ -1,0 +1,172 @@
+"""A persister ends by SIGKILL at each instant of a write's way: what was acknowledged is there, once and in order.
+
+Architecture page, P2 and section 9: a killed worker's slots are away for 5 s at most, nothing acknowledged is lost,
+nothing is doubled, and a client that tries again with its transaction id gets its answer.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from shared.runtime.fault_points import VARIABLE, arm, reach
+from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fleet.people import Person, register
+
+POINTS = ("built", "submitted", "before the statement", "after the statement", "committed", "announced")
+_LIMIT_S = 25.0
+
+
+@dataclass(slots=True)
+class Sender:
+    """Sends into one room, one event after another, each again until it is acknowledged."""
+
+    person: Person
+    room_id: str
+    acknowledged: dict[str, str] = field(default_factory=dict)  # text -> event id, in the order of sending
+    topic: str = ""
+    longest_s: float = 0.0
+
+    def talk(self, stop: threading.Event, name: str) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            text = f"{name} {number}"
+            if number % 5 == 0:
+                self._until_answered("PUT", f"/rooms/{quote(self.room_id)}/state/m.room.topic/", {"topic": text})
+                self.topic = text
+            path = f"/rooms/{quote(self.room_id)}/send/m.room.message/{quote(text)}"
+            self.acknowledged[text] = self._until_answered("PUT", path, {"msgtype": "m.text", "body": text})
+
+    def _until_answered(self, method: str, path: str, body: Any) -> str:
+        began = time.monotonic()
+        while True:
+            status = 0
+            try:
+                answer = self.person.call(method, path, body)
+                status = answer.status
+            except OSError:
+                pass  # cut in the middle
+            if status == 200:
+                self.longest_s = max(self.longest_s, time.monotonic() - began)
+                event_id: str = answer.json()["event_id"]
+                return event_id
+            assert status in (0, 502, 503, 504), answer
+            assert time.monotonic() - began < _LIMIT_S, (status, path)
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults") / "orders"
+
+
+@pytest.fixture(scope="module")
+def breakable(orders: Path) -> Iterator[RunningFleet]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(orders))
+        none = dict.fromkeys(("federation_reader", "federation_sender", "background", "media"), 0)
+        yield from run_fleet(
+            {"fleet": {"event_persister": 2, "synchrotron": 1, **none}, "testing": {"fault_points": True}}
+        )
+
+
+@pytest.fixture(scope="module")
+def senders(breakable: RunningFleet) -> list[Sender]:
+    made = []
+    for name in ("ann", "ben", "cleo", "dan"):
+        person = register(breakable, name)
+        end = time.monotonic() + _LIMIT_S
+        while (answer := person.call("POST", "/createRoom", {"preset": "public_chat"})).status != 200:
+            assert time.monotonic() < end, breakable.logs()
+            time.sleep(0.1)
+        made += [Sender(person, answer.json()["room_id"]), Sender(person, person.create_room())]
+    return made
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at(breakable: RunningFleet, senders: list[Sender], orders: Path, point: str) -> None:
+    pids = {name: each["pid"] for name, each in breakable.processes().items()}
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(senders)) as pool:
+        talks = [pool.submit(sender.talk, stop, f"{point} {n}") for n, sender in enumerate(senders)]
+        try:
+            time.sleep(0.2)
+            fresh = orders.with_suffix(".new")
+            fresh.write_text(f"{point} kill")
+            fresh.rename(orders)
+            _wait(lambda: {name for name, pid in pids.items() if _pid(breakable, name) != pid}, "nobody was killed")
+            before = [len(sender.acknowledged) for sender in senders]
+            _wait(
+                lambda: all(len(s.acknowledged) >= b + 3 for s, b in zip(senders, before, strict=True)),
+                "somebody's room did not come back",
+            )
+        finally:
+            stop.set()
+        for talk in talks:
+            talk.result()
+    changed = {name for name, pid in pids.items() if _pid(breakable, name) != pid}
+    assert len(changed) == 1 and changed < {"event_persister-1", "event_persister-2"}
+    assert not orders.exists()
+    assert max(sender.longest_s for sender in senders) < 6.0
+    check_rooms_of(breakable, senders)
+
+
+def check_rooms_of(fleet: RunningFleet, senders: list[Sender]) -> None:
+    """Every acknowledged event is there once, in its sender's order, and the room is whole."""
+    for sender in senders:
+        events = _timeline(sender)
+        ids = [event["event_id"] for event in events]
+        assert len(ids) == len(set(ids))
+        sent = [(e["content"]["body"], e["event_id"]) for e in events if e["type"] == "m.room.message"]
+        assert sent == list(sender.acknowledged.items())
+        topics = [event["content"]["topic"] for event in events if event["type"] == "m.room.topic"]
+        # PUT of state has no transaction id: a retry of what is the state already makes no second event.
+        assert len(topics) == len(set(topics)) and topics[-1] == sender.topic
+        state = sender.person.ask("GET", f"/rooms/{quote(sender.room_id)}/state")
+        assert len({(event["type"], event["state_key"]) for event in state}) == len(state)
+        latest = {(e["type"], e["state_key"]): e["event_id"] for e in events if "state_key" in e}
+        assert {(e["type"], e["state_key"]): e["event_id"] for e in state} == latest
+        synced = sender.person.ask("GET", "/sync?timeout=0&filter=" + quote('{"room":{"timeline":{"limit":5}}}'))
+        tail = synced["rooms"]["join"][sender.room_id]["timeline"]["events"]
+        assert [event["event_id"] for event in tail] == ids[-len(tail) :]
+
+
+def _timeline(sender: Sender) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    place = ""
+    while True:
+        page = sender.person.ask("GET", f"/rooms/{quote(sender.room_id)}/messages?dir=f&limit=1000{place}")
+        events += page["chunk"]
+        if "end" not in page:
+            return events
+        place = f"&from={quote(page['end'])}"
+
+
+def _pid(fleet: RunningFleet, name: str) -> int | None:
+    pid: int | None = fleet.processes().get(name, {}).get("pid")
+    return pid
+
+
+def _wait(holds: Any, otherwise: str) -> None:
+    end = time.monotonic() + _LIMIT_S
+    while not holds():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.05)
+
+
+def test_both_keys_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        arm(False, {VARIABLE: str(tmp_path / "orders")})
+    with pytest.raises(ValueError, match="belong together"):
+        arm(True, {})
+    # A refused start arms nothing: an order lies there, and this process goes on.
+    (tmp_path / "orders").write_text("built kill")
+    reach("built")
+    assert (tmp_path / "orders").exists()

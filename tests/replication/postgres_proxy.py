@@ -1,0 +1,108 @@
+"""A TCP proxy between workers and PostgreSQL that cuts a writer's connection at one statement, when told to.
+
+before   the statement never reaches the server
+after    the server has committed it, its answer never reaches the worker
+late     the worker is cut at once; the statement lies about and reaches the server when `deliver` is called
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_WRITER = b"skep-writer-"  # in the start parameters of a connection that writes under a lease
+_READY_FOR_QUERY = b"Z\x00\x00\x00\x05I"  # idle again: committed
+
+
+class PostgresProxy:
+    """server: path of PostgreSQL's unix socket. port: where the proxy listens."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._order: tuple[str, bytes] | None = None
+        self._late: list[tuple[socket.socket, bytes]] = []
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, when: str, marker: bytes) -> None:
+        """Cut the next writer's connection that sends something with the marker in it."""
+        self._order = (when, marker)
+
+    def deliver(self) -> None:
+        """Hand the statements that were held back over to the server, and leave it the time to carry them out."""
+        while self._late:
+            server, statement = self._late.pop()
+            server.sendall(statement)
+            time.sleep(0.3)
+            _close(server)
+
+    def close(self) -> None:
+        _close(self._listener)
+        while self._late:
+            _close(self._late.pop()[0])
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._server)
+                writes = threading.Event()
+                swallow = threading.Event()
+                threading.Thread(target=self._up, args=(client, server, writes, swallow), daemon=True).start()
+                threading.Thread(target=self._down, args=(client, server, swallow), daemon=True).start()
+
+    def _up(
+        self, client: socket.socket, server: socket.socket, writes: threading.Event, swallow: threading.Event
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(262144):
+                if _WRITER in data:
+                    writes.set()
+                order = self._order
+                if order is not None and writes.is_set() and order[1] in data:
+                    self._order = None
+                    self.cuts += 1
+                    if order[0] == "after":
+                        swallow.set()
+                    elif order[0] == "late":
+                        self._late.append((server, data))
+                        _close(client)
+                        return
+                    else:
+                        break
+                server.sendall(data)
+        _close(client)
+        _close(server)
+
+    def _down(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(262144):
+                if swallow.is_set():
+                    if _READY_FOR_QUERY in data:
+                        break
+                else:
+                    client.sendall(data)
+        _close(client)
+        if not any(late is server for late, _ in self._late):
+            _close(server)
+
+
+def _close(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
+
+
+@contextmanager
+def postgres_proxy(socket_directory: str) -> Iterator[PostgresProxy]:
+    proxy = PostgresProxy(f"{socket_directory}/.s.PGSQL.5432")
+    try:
+        yield proxy
+    finally:
+        proxy.close()

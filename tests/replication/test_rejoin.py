@@ -1,0 +1,304 @@
+"""A process that lost its lease drops what it held and joins anew: same pid, same port, another number."""
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+
+from replication.lives import MAX_FAILURES, delay_s, keep_living
+from replication.worker_process import Ended
+from shared.http.gate import Gate
+from shared.http.request import Response
+from shared.http.server import send_response
+from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fix_servers import TestDatabase
+from tests.fleet.people import CLIENT, Person, register
+from tests.fleet.raw_http import Answer, call, request_bytes
+from tests.replication.postgres_proxy import PostgresProxy, postgres_proxy
+
+_LIMIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def proxy(postgres_module: TestDatabase) -> Iterator[PostgresProxy]:
+    with postgres_proxy(postgres_module.section.hosts[0]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cuttable(postgres_module: TestDatabase, proxy: PostgresProxy) -> Iterator[RunningFleet]:
+    """A fleet of one worker of each type, and a second main that judges the first; quick to judge the dead."""
+    section = postgres_module.section
+    dsn = f"postgresql://{section.user}@127.0.0.1:{proxy.port}/{section.name}?sslmode=disable"
+    yield from run_fleet(
+        {
+            "database": {"dsn": dsn, "connections": 4},
+            "fleet": {"main": 2, "event_persister": 1, "synchrotron": 1},
+            "replication": {"heartbeat_s": 0.2, "dead_after_s": 1.0},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def alice(cuttable: RunningFleet) -> Person:
+    person = register(cuttable, "alice")
+    eventually(lambda: person.call("POST", "/createRoom", {}).status == 200)
+    return person
+
+
+def eventually(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + _LIMIT_S
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        time.sleep(0.05)
+
+
+def sql(postgres: TestDatabase, statement: str, *args: object) -> list[Any]:
+    async def ask() -> list[Any]:
+        conn = await asyncpg.connect(postgres.dsn)
+        try:
+            return list(await conn.fetch(statement, *args))
+        finally:
+            await conn.close()
+
+    return asyncio.run(ask())
+
+
+def leases_of(postgres: TestDatabase) -> dict[str, int]:
+    rows = sql(postgres, "SELECT process, lease FROM leases JOIN heartbeats USING (lease) WHERE NOT revoked AND ready")
+    return {row["process"]: row["lease"] for row in rows}
+
+
+def texts_of(person: Person, room_id: str) -> list[tuple[str, str]]:
+    page = person.ask("GET", f"/rooms/{quote(room_id)}/messages?dir=f&limit=100")
+    return [(e["event_id"], e["content"]["body"]) for e in page["chunk"] if e["type"] == "m.room.message"]
+
+
+@pytest.mark.parametrize("when", ["before", "after", "late"])
+def test_a_statement_without_an_answer(
+    cuttable: RunningFleet, postgres_module: TestDatabase, proxy: PostgresProxy, alice: Person, when: str
+) -> None:
+    """Architecture page, section 3, "Unknown outcome": nothing is guessed, and a retry finds what was stored."""
+    room_id = alice.create_room()
+    first = alice.send(room_id, "t0", {"body": "first"})
+    assert first.status == 200
+    worker = cuttable.processes()["event_persister-1"]
+    lease = leases_of(postgres_module)["event_persister-1"]
+    target = f"{CLIENT}/rooms/{quote(room_id, safe='')}/send/m.room.message/cut"
+    cuts = proxy.cuts
+    proxy.cut(when, b"cut me")
+
+    def send() -> Answer:
+        return call(f"http://{worker['address']}", "PUT", target, token=alice.token, body={"body": "cut me"})
+
+    refused = send()
+    assert proxy.cuts == cuts + 1
+    assert (refused.status, refused.header("retry-after") is not None) == (503, True), refused
+    stored = sql(postgres_module, "SELECT event_id FROM events WHERE txn_id = 'cut' AND room_nid = ("
+                 "SELECT room_nid FROM rooms WHERE room_id = $1)", room_id)  # fmt: skip
+    assert len(stored) == (when == "after")
+    answers = []
+
+    def answered() -> bool:
+        answers.append(send())
+        assert answers[-1].status in (200, 503), answers[-1]
+        return answers[-1].status == 200
+
+    eventually(answered)
+    proxy.deliver()
+    if when == "after":
+        assert answers[-1].json()["event_id"] == stored[0]["event_id"]
+    assert send().json() == answers[-1].json()
+    # haproxy learns of the new incarnation a little later than who asks the process itself.
+    eventually(lambda: alice.send(room_id, "t1", {"body": "last"}).status == 200)
+    assert [text for _, text in texts_of(alice, room_id)] == ["first", "cut me", "last"]
+    # The same process, with another number.
+    assert cuttable.processes()["event_persister-1"] == worker
+    assert leases_of(postgres_module)["event_persister-1"] > lease
+    metrics = call(f"http://{worker['address']}", "GET", "/metrics").body
+    assert any(line.startswith(b"skep_rejoins_total") and not line.endswith(b" 0.0") for line in metrics.splitlines())
+
+
+def test_processes_that_stood_still_join_anew(
+    cuttable: RunningFleet, postgres_module: TestDatabase, alice: Person
+) -> None:
+    """Architecture page, section 9: "a worker paused, then resumed: fenced, it rejoins". Every type of worker."""
+    room_id = alice.create_room()
+    assert alice.send(room_id, "s0", {"body": "before"}).status == 200
+    since = alice.ask("GET", "/sync?timeout=0")["next_batch"]
+    [leader] = sql(postgres_module, "SELECT process FROM leases JOIN duties ON holder = lease WHERE duty = 'main'")
+    judge = "main-2" if leader["process"] == "main-1" else "main-1"
+    before = leases_of(postgres_module)
+    workers = {name: each for name, each in cuttable.processes().items() if name in before and name != judge}
+    assert len({each["type"] for each in workers.values()}) == 8
+    pending = {
+        "synchrotron-1": request_to("GET", f"{CLIENT}/sync?timeout=30000&since={since}", alice.token),
+        "event_persister-1": request_to(
+            "PUT", f"{CLIENT}/rooms/{quote(room_id, safe='')}/send/m.room.message/s1", alice.token, b'{"body":"stale"}'
+        ),
+        "client_api-1": request_to("GET", f"{CLIENT}/account/whoami", alice.token),
+    }
+    under_way = opened(workers["synchrotron-1"]["address"], pending["synchrotron-1"])
+    time.sleep(0.3)
+    try:
+        for each in workers.values():
+            os.kill(each["pid"], signal.SIGSTOP)
+        # What lies in their sockets when they wake is read before they know how long they slept.
+        waiting = [opened(workers[name]["address"], request) for name, request in pending.items()]
+        eventually(lambda: set(leases_of(postgres_module)) == {judge})
+    finally:
+        for each in workers.values():
+            os.kill(each["pid"], signal.SIGCONT)
+    with ThreadPoolExecutor() as pool:
+        for answer in pool.map(answer_of, [under_way, *waiting]):
+            assert (answer.status, answer.header("retry-after") is not None) == (503, True), answer
+    eventually(lambda: set(leases_of(postgres_module)) == set(before))
+    after = leases_of(postgres_module)
+    assert {name for name in before if after[name] == before[name]} == {judge}
+    eventually(lambda: alice.send(room_id, "s1", {"body": "after"}).status == 200)
+    eventually(lambda: alice.call("GET", f"/rooms/{quote(room_id)}/messages?dir=f").status == 200)
+    eventually(lambda: alice.call("GET", f"/sync?timeout=0&since={since}").status == 200)
+    assert [text for _, text in texts_of(alice, room_id)] == ["before", "after"]
+    synced = alice.ask("GET", f"/sync?timeout=0&since={since}")
+    events = synced["rooms"]["join"][room_id]["timeline"]["events"]
+    assert [event["content"]["body"] for event in events] == ["after"]
+    assert {name: each["pid"] for name, each in cuttable.processes().items() if name in workers} == {
+        name: each["pid"] for name, each in workers.items()
+    }
+    eventually(lambda: call(cuttable.federation_url, "GET", "/_matrix/federation/v1/version").status == 200)
+
+
+def request_to(method: str, target: str, token: str, body: bytes = b"") -> bytes:
+    return request_bytes(method, target, headers={"Authorization": f"Bearer {token}"}, body=body)
+
+
+def opened(address: str, request: bytes) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    connection = socket.create_connection((host, int(port)), timeout=_LIMIT_S)
+    connection.sendall(request)
+    return connection
+
+
+def answer_of(connection: socket.socket) -> Answer:
+    with connection:
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        headers = tuple((name.lower(), value) for name, value in response.getheaders())
+        return Answer(response.status, headers, response.read())
+
+
+def test_who_loses_his_lease_again_and_again_ends() -> None:
+    async def test() -> None:
+        delays: list[float] = []
+        lives: list[int] = []
+
+        async def wait(delay: float) -> None:
+            delays.append(delay)
+
+        async def live(rejoins: int) -> Ended:
+            lives.append(rejoins)
+            if len(lives) == 3:
+                return Ended(fenced=True, served_s=100.0)  # a success: counted from the beginning again
+            if rejoins % 2:
+                raise OSError("the database is away")
+            return Ended(fenced=True, served_s=1.0)
+
+        assert await keep_living(live, asyncio.Event(), wait) == 1
+        assert lives == list(range(3 + MAX_FAILURES))
+        assert delays[0] == 0 and delays[2] == 0
+        assert delays[-1] > 3 and 20 < sum(delays) < 60
+
+    asyncio.run(test())
+
+
+def test_the_first_life_must_begin() -> None:
+    async def live(rejoins: int) -> Ended:
+        raise OSError("no database")
+
+    async def wait(delay: float) -> None:
+        raise AssertionError("nothing to wait for")
+
+    with pytest.raises(OSError, match="no database"):
+        asyncio.run(keep_living(live, asyncio.Event(), wait))
+
+
+@pytest.mark.parametrize(("fenced", "code"), [(False, 0), (True, 1)])
+def test_an_order_to_end_ends_it(fenced: bool, code: int) -> None:
+    async def test() -> None:
+        stop = asyncio.Event()
+
+        async def live(rejoins: int) -> Ended:
+            stop.set()
+            return Ended(fenced, 1.0)
+
+        async def wait(delay: float) -> None:
+            raise AssertionError("it goes on")
+
+        assert await keep_living(live, stop, wait) == code
+
+    asyncio.run(test())
+
+
+def test_delays_grow_to_a_limit() -> None:
+    assert delay_s(0) == delay_s(1) == 0
+    assert all(delay_s(failures) <= 6.0 for failures in range(100))
+    assert delay_s(5) > delay_s(2)
+
+
+def test_the_gate() -> None:
+    """Answers of a memory that is void do not get out, whenever it became so."""
+
+    async def test() -> None:
+        gate, let_go = Gate(), asyncio.Event()
+        good = True
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            if scope["raw_path"] == b"/slow":
+                await let_go.wait()
+            await send_response(send, Response(b"{}"))
+
+        async def ask(path: bytes) -> tuple[int, bool]:
+            sent: list[Any] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            await gate({"type": "http", "raw_path": path, "method": "GET"}, None, send)  # type: ignore[arg-type]
+            assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+            return sent[0]["status"], b"retry-after" in dict(sent[0]["headers"])
+
+        assert await ask(b"/x") == (503, True)
+        assert (await ask(b"/health/live"))[0] == 200
+        assert (await ask(b"/health/ready"))[0] == 503
+        gate.open(application, lambda: good)
+        assert await ask(b"/x") == (200, False)
+        slow = asyncio.create_task(ask(b"/slow"))
+        await asyncio.sleep(0)
+        good = False
+        assert await ask(b"/x") == (503, True)
+        assert (await ask(b"/metrics"))[0] == 200
+        let_go.set()
+        assert await slow == (503, True)
+        good = True
+        let_go.clear()
+        slow = asyncio.create_task(ask(b"/slow"))
+        await asyncio.sleep(0)
+        gate.close()
+        assert await slow == (503, True)
+        gate.open(application, lambda: True)
+        gone = asyncio.create_task(ask(b"/slow"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    asyncio.run(test())

@@ -20,6 +20,7 @@ from tests.fleet.clients.nio_client import NioClient
 from tests.fleet.conversation import ROOM_VERSIONS, Cast, Ledger, Scale, hold, plan
 from tests.fleet.conversation_check import check_all, check_same_view, settled_view
 from tests.fleet.observing import owner_of, requests_served, wait_for_process
+from tests.room_checks import assert_fleet_rooms_agree
 
 USUAL = Scale(users=20, rooms=40, messages=2_000, rooms_at_once=14)
 SOAK = Scale(users=60, rooms=240, messages=24_000, rooms_at_once=24)
@@ -34,6 +35,7 @@ _JOIN_LIMIT_S = 5.0
 
 def test_every_client_sees_what_was_sent(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
     asyncio.run(_converse(fleet, js_clients, tmp_path, USUAL, "talk"))
+    assert_fleet_rooms_agree(fleet)
 
 
 @pytest.mark.soak

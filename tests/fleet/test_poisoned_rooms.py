@@ -15,6 +15,7 @@ from tests.fix_fleet import RunningFleet
 from tests.fleet.answer_rules import faults_of
 from tests.fleet.hostile_values import QUERY_VALUES, VALUES, keys_of, replaced
 from tests.fleet.people import Person, register
+from tests.room_checks import assert_fleet_rooms_agree
 
 _CONTENTS: dict[str, dict[str, Any]] = {
     "m.room.name": {"name": "a room"},
@@ -181,6 +182,11 @@ def test_tokens_that_look_right(people: tuple[Person, Person]) -> None:
             answer = me.call("GET", path)
             faults += [f"{path} -> {fault}" for fault in faults_of(answer)]
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:60])
+
+
+def test_what_is_stored_is_what_the_graphs_give(watched_fleet: RunningFleet, people: tuple[Person, Person]) -> None:
+    """After the tests above: all that was let in is as it should be, and allowed by the rules."""
+    assert_fleet_rooms_agree(watched_fleet)
 
 
 def test_the_logs_hold_no_traceback(watched_fleet: RunningFleet, people: tuple[Person, Person]) -> None:

@@ -4,7 +4,7 @@ Architecture page, section 6: what is the same for everyone is bytes; `unsigned`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import orjson
@@ -124,6 +124,13 @@ class TimelineEvent:
         self.body = _dump(fields)
         self.membership, self.visibility = _readings(self.type, fields["content"])
 
+    def strip_previous(self, version: RoomVersion) -> None:
+        """The same of what it replaced."""
+        if self.previous is not None:
+            fields = {"type": self.type, "content": orjson.loads(self.previous.content)}
+            content = _dump(redacted_fields(fields, version)["content"])
+            self.previous = replace(self.previous, content=content)
+
 
 def event_from_stream(version: RoomVersion, row: EventInStream) -> TimelineEvent:
     """Return the event of a row that came through replication; what it replaced is not known yet."""
@@ -137,13 +144,13 @@ def event_from_row(version: RoomVersion, row: TimelineRow) -> TimelineEvent:
     if row.redaction_id is not None and row.redaction_json is not None:
         redaction = event_from_storage(version, row.redaction_json, row.redaction_id)
         event.redact(version, client_body(redaction, version))
-    if row.previous_id is not None and row.previous_json is not None and row.previous_ordinal is not None:
+    if row.previous_id is not None and row.previous_json is not None:
         pdu = event_from_storage(version, row.previous_json, row.previous_id)
         content: Mapping[str, Any] = pdu.content
         if row.previous_redacted:
             content = redact_pdu(version, pdu.pdu)["content"]
         event.previous = Previous(
-            row.previous_id, row.previous_ordinal, pdu.sender, _dump(content), _readings(pdu.type, content)[0]
+            row.previous_id, row.previous_ordinal or 0, pdu.sender, _dump(content), _readings(pdu.type, content)[0]
         )
     return event
 

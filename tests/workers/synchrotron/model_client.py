@@ -15,11 +15,15 @@ class ModelRoom:
 
 @dataclass(slots=True)
 class ModelClient:
-    """query: parameters of each of its syncs. Gaps are filled at once by paging back from `prev_batch`."""
+    """query: parameters of each of its syncs. Gaps are filled at once by paging back from `prev_batch`.
+
+    after_gap: events before which something is missing, which no timeline may cross.
+    """
 
     client: Client
     query: dict[str, Any]
     page_size: int
+    after_gap: set[str] = field(default_factory=set)
     token: str | None = None
     rooms: dict[str, ModelRoom] = field(default_factory=dict)
     saved: tuple[str | None, dict[str, ModelRoom]] = (None, {})
@@ -48,6 +52,8 @@ class ModelClient:
         events = section["timeline"]["events"]
         ids = [event["event_id"] for event in events]
         filled: list[str] = []
+        assert not self.after_gap & set(ids[1:]), "the timeline goes across a gap"
+        assert section["timeline"]["limited"] or not self.after_gap & set(ids[:1]), "the gap is not told"
         if section["timeline"]["limited"]:
             self.gaps += 1
             filled = await self._fill(room_id, room, section["timeline"]["prev_batch"])

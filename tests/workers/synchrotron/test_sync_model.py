@@ -22,7 +22,7 @@ NAMES = ("ann", "ben", "cat", "dan")
 VISIBILITIES = ("shared", "joined", "invited", "world_readable")
 
 
-def make_clients(world: World, dice: random.Random) -> list[ModelClient]:
+def make_clients(world: World, dice: random.Random, after_gap: set[str]) -> list[ModelClient]:
     clients = []
     for name in NAMES:
         for device in range(2):
@@ -33,7 +33,7 @@ def make_clients(world: World, dice: random.Random) -> list[ModelClient]:
             query: dict[str, Any] = {"filter": {"room": {"timeline": {"limit": limit}, "state": lazy}}}
             if dice.random() < 0.5:
                 query["use_state_after"] = True
-            clients.append(ModelClient(client, query, page_size=dice.choice((1, 2, 5))))
+            clients.append(ModelClient(client, query, dice.choice((1, 2, 5)), after_gap))
     return clients
 
 
@@ -76,7 +76,7 @@ async def act(world: World, dice: random.Random, room_ids: list[str], number: in
         await user.writes.put_state(room_id, "m.room.member", member, user.user_id)
 
 
-async def fork(world: World, dice: random.Random, room_id: str, number: int) -> None:
+async def fork(world: World, dice: random.Random, room_id: str, number: int, after_gap: set[str]) -> None:
     """One random event by which resolution changes the room's state."""
     room = ForkedRoom(world, room_id)
     user_ids = [f"@{name}:example.org" for name in NAMES]
@@ -99,14 +99,16 @@ async def fork(world: World, dice: random.Random, room_id: str, number: int) -> 
             to[key] = dice.choice(choices[-4:])
     gap = dice.random() < 0.2
     if dice.random() < 0.5:
-        await room.write(dice.choice(user_ids), to=to, gap=gap)
+        event_id = await room.write(dice.choice(user_ids), to=to, gap=gap)
     else:
         event_type, state_key = dice.choice(keys)
         content = contents[event_type]
         wins = dice.random() < 0.5
-        await room.write(
+        event_id = await room.write(
             dice.choice(user_ids), event_type, content, state_key=state_key, wins=wins, to=to, gap=gap
         )  # fmt: skip
+    if gap:
+        after_gap.add(event_id)
 
 
 async def check(world: World, clients: list[ModelClient]) -> None:
@@ -138,11 +140,12 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
     # A small budget on odd seeds: rooms leave the memory all the time and come back from Postgres.
     rooms_bytes = 60_000 if seed % 2 else 1 << 26
     async with fleet(dsn, synchrotrons=2, persisters=2, rooms_bytes=rooms_bytes) as world:
-        clients = make_clients(world, dice)
+        after_gap: set[str] = set()
+        clients = make_clients(world, dice, after_gap)
         room_ids: list[str] = []
         for number in range(160):
             if forks and room_ids and dice.random() < 0.25:
-                await fork(world, dice, dice.choice(room_ids), number)
+                await fork(world, dice, dice.choice(room_ids), number, after_gap)
             else:
                 await act(world, dice, room_ids, number)
             if dice.random() < 0.25:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from shared.storage.escape import escape, unescape
 from shared.storage.read_source import Source
+from shared.storage.read_state import get_state_before
 from shared.storage.read_timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 
 #: (type, state key) -> number of the event that holds it.
@@ -70,6 +71,16 @@ _KEYS = f"""
            CASE WHEN h.rank <> 1 THEN h.event_nid END AS event_nid
     FROM walk w JOIN held h USING (nid) ORDER BY w.start, h.type, h.state_key, w.place, h.rank
 """
+
+
+async def get_state_at_event(source: Source, room_nid: int, ordinal: int, state_nid: int | None) -> list[TimelineRow]:
+    """Return the whole state before an event, in no particular order.
+
+    ordinal, state_nid: the event's, as in `TimelineRow`: of history without a snapshot the line before its anchor.
+    """
+    if state_nid is None:
+        return await get_state_before(source, room_nid, ordinal)
+    return await get_state_at_snapshot(source, room_nid, state_nid)
 
 
 async def get_state_at_snapshot(source: Source, room_nid: int, nid: int) -> list[TimelineRow]:

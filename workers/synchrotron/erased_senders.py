@@ -10,12 +10,14 @@ from shared.storage.erased_users import get_erased_users
 from shared.storage.pool import Database
 from workers.synchrotron.room_view import RoomView
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
+from workers.synchrotron.viewpoint import value_before
 
 
 async def strip_erased(database: Database, room: RoomView, events: Sequence[TimelineEvent]) -> None:
     """Strip those of the events, all of them visible to the reader, that he may see in the redacted form only.
 
-    Asks the database only where the reader was not joined at an event: who was there sees everything whole.
+    What an event replaced (`prev_content`) is stripped likewise. Asks the database only where the reader was not
+    joined at an event: who was there sees everything whole.
     """
     view, since = room.view, room.view.joined_throughout_from
     doubtful = [
@@ -24,20 +26,36 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
         if (event.state_nid is not None or since is None or event.ordinal <= since)
         and view.membership_before(event) != "join"
     ]
-    if not doubtful:
-        return
-    erased = await get_erased_users(database, {event.sender for event in doubtful})
+    replaced = [
+        (event, event.previous)
+        for event in events
+        if event.previous is not None
+        and (since is None or event.previous.ordinal <= since)
+        and value_before(view.memberships, event.previous.ordinal) != "join"
+    ]
+    senders = {event.sender for event in doubtful} | {previous.sender for _, previous in replaced}
+    erased = await get_erased_users(database, senders)
     for event in doubtful:
-        if event.sender not in erased:
-            continue
-        own = event.type == MEMBER and event.state_key == view.user_id
-        form = shown_form(
-            "world_readable",  # visible to him, by whichever rule
-            view.membership_before(event),
-            False,
-            sender_erased=True,
-            joined_before_erasure=room.joined_by(event, erased[event.sender]),
-            membership_after=event.membership if own else None,
-        )
-        if form is ShownForm.REDACTED:
-            event.strip(room.version)
+        if event.sender in erased:
+            own = event.type == MEMBER and event.state_key == view.user_id
+            after = event.membership if own else None
+            if _is_redacted(room, event.ordinal, view.membership_before(event), after, erased[event.sender]):
+                event.strip(room.version)
+    for event, previous in replaced:
+        if previous.sender in erased:
+            before = value_before(view.memberships, previous.ordinal)
+            if _is_redacted(room, previous.ordinal, before, None, erased[previous.sender]):
+                event.strip_previous(room.version)
+
+
+def _is_redacted(room: RoomView, ordinal: int, before: str | None, after: str | None, erased_ms: int) -> bool:
+    """before, after: the reader's membership in the state before an event of an erased sender, and by the event."""
+    form = shown_form(
+        "world_readable",  # visible to him, by whichever rule
+        before,
+        False,
+        sender_erased=True,
+        joined_before_erasure=room.joined_by(ordinal, erased_ms),
+        membership_after=after,
+    )
+    return form is ShownForm.REDACTED

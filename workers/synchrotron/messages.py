@@ -12,8 +12,8 @@ from shared.core.places import START, Place, place_after
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
-from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_snapshot
-from shared.storage.read_state import get_current_state_events, get_keys_before, get_state_before
+from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_event
+from shared.storage.read_state import get_current_state_events, get_keys_before
 from shared.storage.read_timeline import get_events_by_nid, get_timeline_event
 from workers.synchrotron.erased_senders import strip_erased
 from workers.synchrotron.history_page import HistoryPages, parse_event_filter
@@ -143,13 +143,11 @@ class Messages:
         self, room: RoomView, last: TimelineEvent, events: Sequence[TimelineEvent], wanted: EventFilter
     ) -> list[TimelineEvent]:
         """Return the state after an event; with lazy loading only those members who sent what is shown."""
-        if last.state_nid is not None:
-            rows = await get_state_at_snapshot(self._database, room.room_nid, last.state_nid)
-        elif not last.back and last.ordinal >= room.record.last_ordinal:
+        if last.state_nid is None and not last.back and last.ordinal >= room.record.last_ordinal:
             members = not wanted.lazy_load_members
             rows = await get_current_state_events(self._database, room.room_nid, members=members)
         else:
-            rows = await get_state_before(self._database, room.room_nid, last.ordinal)
+            rows = await get_state_at_event(self._database, room.room_nid, last.ordinal, last.state_nid)
         state = {event.key: event for event in map(room.event, rows)}
         if last.key is not None:
             state[last.key] = last

@@ -61,17 +61,15 @@ class RoomView:
     def event(self, row: TimelineRow) -> TimelineEvent:
         return event_from_row(self.version, row)
 
-    def joined_by(self, event: TimelineEvent, time_ms: int) -> bool:
-        """Return whether he was joined at some time from the event on until that time.
+    def joined_by(self, ordinal: int, time_ms: int) -> bool:
+        """Return whether he joined at an ordinal or later, and not after that time.
 
         By the time in his own join: of our users it is our clock's, as is that of an erasure.
         """
-        if self.view.membership_after(event) == "join":
-            return True
         changes = (
             event_from_storage(self.version, change.json, "$")
             for change in self.own_changes
-            if change.ordinal >= event.ordinal and change.json is not None
+            if change.ordinal >= ordinal and change.json is not None
         )
         return any(own.content.get("membership") == "join" and own.origin_server_ts <= time_ms for own in changes)
 

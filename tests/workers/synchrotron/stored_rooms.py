@@ -110,10 +110,10 @@ class StoredRoom:
         }  # fmt: skip
         if state_key is not None:
             pdu["state_key"] = state_key
-        given: dict[str, Any] = {"ordinal": None, **stored}
+        given: dict[str, Any] = {"ordinal": None, "replaces_nid": None, **stored}
         event = EventToStore(
             self.room_nid, nid, event_id, depth=nid, type=type, state_key=state_key, sender=sender,
-            json=orjson.dumps(pdu), origin_server_ts=ts, prev_nids=(), auth_nids=(), replaces_nid=None,
+            json=orjson.dumps(pdu), origin_server_ts=ts, prev_nids=(), auth_nids=(),
             redacted_by=None, redacts_nid=None, txn_device=None, txn_id=None, **given,
         )  # fmt: skip
         self.batch.events.append(event)

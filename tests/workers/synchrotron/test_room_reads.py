@@ -307,6 +307,11 @@ def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
         kept = room.live(sender=BOB, content={"body": "public"})
         room.live(**room.member(CAROL, "join", ts=2000))
         fetched = room.history(3, sender=gone, content={"body": "secret"})
+        topic = room.live(type="m.room.topic", state_key="", sender=gone, content={"topic": "secret"})
+        room.live(**room.member("@dora:example.org", "join", ts=2000))
+        changed = room.live(
+            type="m.room.topic", state_key="", content={"topic": "public"}, replaces_nid=room.nids[topic]
+        )
         await room.save()
 
         async def bodies_of(user_id: str) -> dict[str, Any]:
@@ -318,8 +323,17 @@ def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
         await set_user_erased(reads.stored.database, gone, 3000)  # again: the first counts
         # She was there while it was sent, or came before the erasure: she has it.
         assert {(await bodies_of(ALICE))[each] for each in (before, during, fetched)} == {"secret"}
-        # Carol joined afterwards, Dora never did.
-        for reader in (CAROL, "@dora:example.org"):
+
+        async def topic_before(user_id: str) -> Any:
+            event = (await reads.get(room, f"event/{quote(changed)}", user_id)).json
+            assert event["content"] == {"topic": "public"}
+            return event["unsigned"]["prev_content"]
+
+        # The topic too: Carol had it in sight, Dora has not.
+        assert [await topic_before(reader) for reader in (ALICE, CAROL)] == [{"topic": "secret"}] * 2
+        assert [await topic_before(reader) for reader in ("@dora:example.org", "@eve:example.org")] == [{}] * 2
+        # Carol and Dora joined afterwards, Eve never did.
+        for reader in (CAROL, "@dora:example.org", "@eve:example.org"):
             shown = await bodies_of(reader)
             assert {shown[each] for each in (before, during, fetched)} == {None} and shown[kept] == "public"
             event = (await reads.get(room, f"event/{quote(during)}", reader)).json

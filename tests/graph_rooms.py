@@ -100,7 +100,7 @@ class GraphRoom:
         prev = list(self.ends if prev is None else prev)
         state = self.resolve([self.after[event_id] for event_id in prev]) if known is None else known
         wanted = auth_types_for(self.version, type=event_type, sender=sender, state_key=key, content=content)
-        auth = [state[one] for one in wanted if one in state]
+        named = [state[one].event_id for one in wanted if one in state]
         after = [self.made[one] for one in prev]
         event = build_event(
             self.version,
@@ -110,14 +110,14 @@ class GraphRoom:
             state_key=key,
             content=content,
             prev_event_ids=prev,
-            auth_event_ids=[event.event_id for event in auth],
+            auth_event_ids=named,
             depth=1 + max((one.depth for one in after), default=0) if depth is None else depth,
             origin_server_ts=START_MS + len(self.made),
             redacts=redacts,
             signing_key=KEY,
             server_name=sender.partition(":")[2],
             event_id_localpart=f"e{len(self.made)}",
-            reference_hashes={event.event_id: reference_hash(self.version, event.pdu) for event in [*after, *auth]},
+            reference_hashes={one: reference_hash(self.version, self.made[one].pdu) for one in [*prev, *named]},
         )
         self.made[event.event_id] = event
         return event

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
-from shared.core.room_check import LineRow, MembershipRow
-from shared.storage.event_statements import ACCEPTED, REJECTED, SOFT_FAILED
+from shared.core.events import parse_event, redact_pdu
+from shared.core.room_check import KINDS, LineRow, MembershipRow
+from shared.core.room_check.findings import MAX_OF_A_KIND
+from shared.core.room_versions import ROOM_VERSIONS
+from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.core.rooms import KEY, VERSIONS
-from tests.graph_rooms import ALICE, BOB, GraphRoom, forked_room
+from tests.graph_rooms import ALICE, BOB, CAROL, GraphRoom, forked_room
 
 Names = dict[str, str]
 
@@ -149,6 +152,27 @@ def _unsigned(room: GraphRoom, names: Names) -> None:
     room.edit(names["end"], json=json.replace(b'"ed25519:t":"', b'"ed25519:t":"A', 1))
 
 
+def _swap_places(room: GraphRoom, names: Names) -> None:
+    first, second = room.row(names["early redaction"]), room.row(names["end"])
+    room.edit(names["early redaction"], ordinal=second.ordinal, position=second.position)
+    room.edit(names["end"], ordinal=first.ordinal, position=first.position)
+
+
+def _swap_history(room: GraphRoom, names: Names) -> None:
+    history = room.row(names["history"])
+    far = room.make(BOB, "m.room.message", {"body": "follows history"}, prev=[names["history"]])
+    room.arrive(far, history=(history.anchor or 0, 2))
+
+
+def _another_version(room: GraphRoom, names: Names) -> None:
+    room.version = ROOM_VERSIONS["9" if room.version.name == "10" else "11"]
+
+
+def _no_create(room: GraphRoom, names: Names) -> None:
+    room.edit(names["create"], status=REJECTED)
+    del room.current["m.room.create", ""]
+
+
 #: The kind that must be found, and nothing else, when this is changed in a room that agrees.
 _EDITS: dict[str, tuple[str, Callable[[GraphRoom, Names], None]]] = {
     "an event that is none": ("json", _in_json("end", b'"sender":', b'"sander":')),
@@ -169,6 +193,9 @@ _EDITS: dict[str, tuple[str, Callable[[GraphRoom, Names], None]]] = {
     "a lost predecessor's number": ("prev_nids", _one_too_few("prev_nids", "end")),
     "a strange predecessor's number": ("prev_nids", _set("end", prev_nids=[1])),
     "a lost auth event's number": ("auth_nids", _one_too_few("auth_nids", "end")),
+    "before its predecessor": ("order", _swap_places),
+    "history before its predecessor": ("history", _swap_history),
+    "no create event": ("create", _no_create),
     "a hole in history": ("history", _set("history", back=2)),
     "a gap that is none": ("gap", _gap_of_a_known_event),
     "a gap before nothing": ("gap", _gap_before_nothing),
@@ -216,3 +243,82 @@ def test_a_changed_row_is_found_by_its_name(version: str, what: str) -> None:
     edit(room, names)
     found = room.check({KEY.key_id: KEY.verify_key})
     assert [each.kind for each in found if not each.is_note or each.kind == kind] == [kind], found
+
+
+def test_the_room_version_is_that_of_the_create_event() -> None:
+    room, names = forked_room("10")
+    _another_version(room, names)
+    assert [each.kind for each in room.check()] == ["room_row"]
+
+
+def test_an_accepted_event_with_a_rejected_auth_event() -> None:
+    room = GraphRoom("10")
+    room.member(CAROL, "join")
+    levels = room.send(CAROL, "m.room.power_levels", {"users": {CAROL: 100}}, "")
+    assert room.row(levels).status == REJECTED
+    state = {**room.current, ("m.room.power_levels", ""): room.events[levels]}
+    said = room.say(CAROL, "i am the boss", known=state)
+    assert room.row(said).status == REJECTED
+    room.edit(said, status=SOFT_FAILED)
+    assert [each.kind for each in room.check()] == ["rejected_auth_event"]
+
+
+def test_events_that_follow_each_other() -> None:
+    """Only ids that are no hashes make that possible."""
+    room = GraphRoom("1")
+    room.member(BOB, "join")
+    later = f"$e{len(room.made) + 2}:b.example"
+    room.made[later] = room.create  # its hash is not looked at
+    state = room.current
+    first = room.make(BOB, "m.room.message", {"body": "first"}, prev=[later], known=state)
+    second = room.make(BOB, "m.room.message", {"body": "second"}, prev=[first.event_id], known=state)
+    assert second.event_id == later
+    room.arrive(first, given=state)
+    room.say(BOB, "end")
+    room.arrive(second, history=(room.row(first.event_id).ordinal or 0, 1))
+    assert [each.kind for each in room.check()] == ["circle"]
+
+
+@pytest.mark.parametrize("first", [7, 8, 14])
+def test_a_purged_room_goes_on_from_its_line(first: int) -> None:
+    """Of what was before the first event that is left, the line keeps the state, and state events are outliers."""
+    room, _ = forked_room("10")
+    for nid, row in list(room.rows.items()):
+        if row.ordinal is None or row.ordinal >= first:
+            continue
+        if row.state_key is None:
+            del room.rows[nid]
+        else:
+            room.rows[nid] = row._replace(ordinal=None, status=OUTLIER, replaces_nid=None, resolved=False)
+    found = [each for each in room.check() if not each.is_note]
+    assert found == []
+
+
+def test_a_redaction_that_changes_what_is_allowed() -> None:
+    """Redacted power levels forget who may invite; what was let in before stays allowed, and after is allowed too."""
+    room = GraphRoom("10")
+    room.member(BOB, "join")
+    content = {"users": {ALICE: 100}, "invite": 100}
+    levels = room.send(ALICE, "m.room.power_levels", content, "")
+    room.send(ALICE, "m.room.redaction", {}, redacts=levels)
+    version, event = room.version, room.events[levels]
+    bare = parse_event(version, redact_pdu(version, event.pdu), event_id=event.event_id)
+    room.events[levels] = bare
+    for state in (room.current, *room.after.values()):
+        if state.get(("m.room.power_levels", "")) is event:
+            state["m.room.power_levels", ""] = bare
+    invited = room.member(CAROL, "invite", BOB)
+    assert room.row(invited).status == ACCEPTED, "without the redaction Bob may not invite"
+    assert room.check() == []
+    room.edit(levels, redacted_by=None)
+    assert {each.kind for each in room.check()} == {"redacted_by", "auth"}
+
+
+def test_findings_of_a_kind_are_counted_beyond_some() -> None:
+    room = GraphRoom("10")
+    for number in range(MAX_OF_A_KIND + 7):
+        room.edit(room.say(ALICE, f"{number}"), depth=0)
+    found = room.check()
+    assert len(found) == MAX_OF_A_KIND + 1
+    assert found[-1].detail == "and 7 more of this kind"
+    assert found[-1].advice == KINDS["column"]

@@ -34,8 +34,8 @@ def check_stored_room(room: StoredRoom, findings: Findings) -> None:
 
     A room with damaged events is not looked at any further: what is missing would be found at every turn.
     """
-    if room.damaged:
-        return
+    if room.damaged or not (room.line or room.extremities or room.live()):
+        return  # damaged, or a room of which we have no more than outliers
     create = _create_of(room)
     if create is None:
         findings.add("create", None, "no event of this type that was not rejected")

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
+from shared.core.identifiers import EventId
 from shared.core.room_check.stored_room import LineRow, StateKey
 
 
@@ -84,18 +85,18 @@ class State:
         return State(self.base, overlay)
 
 
-class LineState(Mapping[StateKey, str]):
+class LineState(Mapping[StateKey, EventId]):
     """The line before an ordinal as a mapping to event ids, which looks up and does not copy.
 
     ids: event number -> event id; entries of unknown events are absent.
     """
 
-    def __init__(self, line: Line, before: int, ids: Mapping[int, str]) -> None:
+    def __init__(self, line: Line, before: int, ids: Mapping[int, EventId]) -> None:
         self._line = line
         self._before = before
         self._ids = ids
 
-    def __getitem__(self, key: StateKey) -> str:
+    def __getitem__(self, key: StateKey) -> EventId:
         nid = self._line.at(key, self._before)
         if nid is None or nid not in self._ids:
             raise KeyError(key)

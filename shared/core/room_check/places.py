@@ -16,7 +16,7 @@ def check_places(room: StoredRoom, findings: Findings) -> None:
             findings.add("place", node.event.event_id, f"status {node.status} with {place}")
     _check_timeline(live, findings)
     _check_history(room, findings)
-    _check_references(room, live[0].ordinal if live else None, findings)
+    _check_references(room, findings)
     _check_others(room, findings)
 
 
@@ -53,12 +53,12 @@ def _check_history(room: StoredRoom, findings: Findings) -> None:
                     )
 
 
-def _check_references(room: StoredRoom, first: int | None, findings: Findings) -> None:
-    purged = first is not None and first > 1
+def _check_references(room: StoredRoom, findings: Findings) -> None:
+    purged = room.is_purged()
     for node in room.nodes.values():
         event = node.event
-        _check_nids(room, node, "prev_nids", event.prev_event_ids, node.prev_nids, findings)
-        _check_nids(room, node, "auth_nids", event.auth_event_ids, node.auth_nids, findings)
+        _check_nids(room, node, "prev_nids", event.prev_event_ids, purged, findings)
+        _check_nids(room, node, "auth_nids", event.auth_event_ids, purged, findings)
         for named in _known(room, event.prev_event_ids):
             if _is_before(node, named) and not node.gap:
                 findings.add("order", event.event_id, f"has ordinal {node.ordinal}, its predecessor {named.ordinal}")
@@ -73,13 +73,15 @@ def _check_references(room: StoredRoom, first: int | None, findings: Findings) -
 
 
 def _check_nids(
-    room: StoredRoom, node: Node, column: str, ids: Iterable[str], stored: tuple[int, ...], findings: Findings
+    room: StoredRoom, node: Node, column: str, ids: Iterable[str], purged: bool, findings: Findings
 ) -> None:
+    stored: tuple[int, ...] = getattr(node, column)
     named = list(_known(room, ids))
     known = {one.nid for one in named}
     # What came later could not be named by its number; only of one writer's events is it sure which came first.
     sure = {one.nid for one in named if one.writer == node.writer and one.position < node.position}
-    if not sure <= set(stored) <= known:
+    present = {nid for nid in stored if nid in room.nodes} if purged else set(stored)
+    if not sure <= present <= known:
         findings.add(column, node.event.event_id, f"stored are {sorted(stored)}, the event names {sorted(known)}")
 
 

@@ -55,13 +55,16 @@ class Redactions:
 
     def check(self) -> None:
         """Compare what was noted with what is stored."""
+        purged = self._room.is_purged()
         for node in self._room.nodes.values():
             found = self._by_target.get(node.nid, [])
             self._check_target(node, found)
             for redaction in found:
                 self._check_redaction(redaction)
-            redacts = self._room.nodes.get(node.redacts_nid) if node.redacts_nid is not None else None
-            if node.redacts_nid is not None and (redacts is None or redacts.event.event_id != node.event.redacts):
+            if node.redacts_nid is None or (purged and node.redacts_nid not in self._room.nodes):
+                continue
+            redacts = self._room.nodes.get(node.redacts_nid)
+            if redacts is None or redacts.event.event_id != node.event.redacts:
                 self._findings.add(
                     "redacts", node.event.event_id, f"names {node.redacts_nid}, which it does not redact"
                 )

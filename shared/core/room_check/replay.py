@@ -5,23 +5,20 @@ per event. A difference between the graph and the store is reported where it fir
 what the graph gives.
 """
 
-import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from shared.core.events import Event
-from shared.core.identifiers import EventId
 from shared.core.room_check.findings import Findings
-from shared.core.room_check.line import Line, LineState, State
+from shared.core.room_check.line import Line, State
+from shared.core.room_check.order import each_after_its_predecessors
 from shared.core.room_check.redactions import Redactions
+from shared.core.room_check.resolution import Differences, Resolution
 from shared.core.room_check.rules import Form, Rules, is_known
 from shared.core.room_check.snapshots import Snapshots
 from shared.core.room_check.stored_room import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED, Node, StateKey, StoredRoom
-from shared.core.state_resolution import resolve_overlays
 
 _SHOWN_KEYS = 3
-#: Resolutions that are kept: messages on the branches of a fork leave their states as they were.
-_MAX_RESOLVED = 64
 
 
 class Replay:
@@ -35,7 +32,7 @@ class Replay:
         self._rules = Rules(room, line, create)
         self._redactions = Redactions(room, self._rules, findings)
         self._snapshots = Snapshots(room, line, findings)
-        self._ids = {nid: node.event.event_id for nid, node in room.nodes.items()}
+        self._resolution = Resolution(room, line, create, self._rules)
         self._history_after: dict[str, int] = {}  # event -> ordinal, when history that follows it came, or later
         for node in room.nodes.values():
             if node.anchor is not None and node.status == ACCEPTED:
@@ -46,42 +43,19 @@ class Replay:
         )
         self._after: dict[str, State] = {}
         self._ends: dict[str, State | None] = {}  # forward extremities so far
-        self._resolved: dict[tuple[frozenset[int], Form], tuple[list[State], State]] = {}
         self._reported: set[tuple[StateKey, int | None, int | None]] = set()
         self.wrong_line: dict[StateKey, int | None] = {}
 
     def run(self) -> None:
         """Replay all events."""
         done = 0
-        for node in self._ordered():
+        for node in each_after_its_predecessors(self._room):
             done += 1
             if node.status != OUTLIER:
                 self._step(node)
         if done < len(self._room.nodes):
             self._findings.add("circle", None, f"{len(self._room.nodes) - done} events follow each other")
         self._redactions.check()
-
-    def _ordered(self) -> Iterable[Node]:
-        """Yield the events, each after those that it follows; the live ones by their ordinals as far as that lets."""
-        room = self._room
-        followers: dict[str, list[Node]] = {}
-        waits: dict[int, int] = {}
-        ready: list[tuple[int, int]] = []
-        for node in room.nodes.values():
-            named = {event_id for event_id in node.event.prev_event_ids if event_id in room.ids}
-            waits[node.nid] = len(named)
-            for event_id in named:
-                followers.setdefault(event_id, []).append(node)
-            if not named:
-                heapq.heappush(ready, (node.ordinal or 0, node.nid))
-        while ready:
-            _, nid = heapq.heappop(ready)
-            node = room.nodes[nid]
-            yield node
-            for follower in followers.pop(node.event.event_id, ()):
-                waits[follower.nid] -= 1
-                if not waits[follower.nid]:
-                    heapq.heappush(ready, (follower.ordinal or 0, follower.nid))
 
     # -- one event
 
@@ -105,12 +79,12 @@ class Replay:
             return stored  # another server gave it; what was fetched of the gap later need not lead there
         if stored is None or before is None:
             return before or stored
-        differences = self._differences(before, stored)
+        differences = self._resolution.differences(before, stored)
         for form in self._rules.forms[1:]:
             if not differences or given is None:
                 break
             given = self._state_before(node, form)
-            if given is not None and not self._differences(given, stored):
+            if given is not None and not self._resolution.differences(given, stored):
                 return given
         self._report("state_before", node, differences)
         return before
@@ -131,18 +105,12 @@ class Replay:
         if node.ordinal is not None:
             for state in known:
                 state.move(self._line, node.ordinal)
-        return self._resolve(known, form)
+        return self._resolution.resolve(known, form)
 
     def _stored_before(self, node: Node) -> State | None:
         if node.state_nid is not None:
             return self._snapshots.state(node.state_nid)
         return None if node.ordinal is None else State(node.ordinal, {})
-
-    def _differences(self, given: State, stored: State) -> dict[StateKey, tuple[int | None, int | None]]:
-        """Return key -> (what the graph gives, what is stored)."""
-        keys = given.move(self._line, stored.base).keys() | stored.overlay.keys()
-        pairs = {key: (given.get(self._line, key), stored.get(self._line, key)) for key in keys}
-        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
     def _check_rules(self, node: Node, before: State | None) -> None:
         verdict = self._rules.verdict(node, before)
@@ -190,9 +158,9 @@ class Replay:
         stored = State(node.ordinal + 1, {})
         for state in states:
             state.move(self._line, stored.base)
-        differences = self._differences(self._resolve(states, Form.THEN), stored)
+        differences = self._resolution.differences(self._resolution.resolve(states, Form.THEN), stored)
         for form in self._rules.forms[1:]:
-            if differences and not self._differences(self._resolve(states, form), stored):
+            if differences and not self._resolution.differences(self._resolution.resolve(states, form), stored):
                 differences = {}
         self.wrong_line = {key: own for key, (own, _) in differences.items()}
         self._report("line", node, differences)
@@ -220,44 +188,7 @@ class Replay:
         if node.replaces_nid != replaced and node.key not in self.wrong_line:
             self._findings.add("replaces", event_id, f"is {node.replaces_nid}, expected is {replaced}")
 
-    # -- states
-
-    def _resolve(self, states: Sequence[State], form: Form) -> State:
-        """Return the resolution of some states; all should have the same base."""
-        distinct = list({id(state): state for state in states}.values())
-        if len(distinct) == 1:
-            return distinct[0]
-        wanted = (frozenset(map(id, distinct)), form)
-        known = self._resolved.get(wanted)
-        if known is not None:
-            return known[1]
-        base = distinct[0].base
-        overlays = [state.move(self._line, base) for state in distinct]
-        if all(overlay == overlays[0] for overlay in overlays):
-            return distinct[0]
-        if len(self._resolved) >= _MAX_RESOLVED:
-            self._resolved.clear()
-        resolved = self._resolve_overlays(base, overlays, form)
-        self._resolved[wanted] = (distinct, resolved)  # the states are held, so that their ids stay theirs
-        return resolved
-
-    def _resolve_overlays(self, base: int, overlays: Sequence[Mapping[StateKey, int | None]], form: Form) -> State:
-        ids, nodes = self._ids, self._room.ids
-        given = [
-            {key: None if nid is None else EventId(ids[nid]) for key, nid in overlay.items() if nid in ids or not nid}
-            for overlay in overlays
-        ]
-        result = resolve_overlays(
-            self._room.version,
-            LineState(self._line, base, ids),  # type: ignore[arg-type]
-            given,
-            lambda event_id: self._rules.find(event_id, form),
-            rejected=self._rules.is_rejected,
-            create=self._create,
-        )
-        return State(base, {key: None if event_id is None else nodes[event_id].nid for key, event_id in result.items()})
-
-    def _report(self, kind: str, node: Node, differences: Mapping[StateKey, tuple[int | None, int | None]]) -> None:
+    def _report(self, kind: str, node: Node, differences: Differences) -> None:
         """Report differences between what the graph gives and what is stored, unless they are known already."""
         new = {key: pair for key, pair in differences.items() if (key, *pair) not in self._reported}
         if not new:

@@ -122,3 +122,7 @@ class StoredRoom:
     def live(self) -> list[Node]:
         """Return the events of the live timeline in their order."""
         return sorted((n for n in self.nodes.values() if n.ordinal is not None), key=lambda n: n.ordinal or 0)
+
+    def is_purged(self) -> bool:
+        """Return whether the beginning of the timeline is gone: then numbers may name what is no longer here."""
+        return min((n.ordinal for n in self.nodes.values() if n.ordinal is not None), default=1) > 1

@@ -46,6 +46,7 @@ COMMANDS = (
     Command("haproxy-config", "deploy.command.run_haproxy_config", "write haproxy's configuration and maps"),
     Command("user", "deploy.command.user", "register users"),
     Command("registration-token", "deploy.command.registration_token", "make and list registration tokens"),
+    Command("room", "deploy.command.room", "purge the history of rooms, delete rooms"),
     Command("check", "deploy.command.check", "compare what is stored of rooms with their event graphs"),
     Command("status", "deploy.command.status", "show processes, slots, stream positions and lag"),
 )

@@ -105,6 +105,13 @@ _UNDER_WAY = """
 """
 
 
+#: Uses the primary keys of events and memberships.
+_COUNT = """
+    SELECT (SELECT count(*) FROM events WHERE room_nid = $1),
+           (SELECT count(*) FROM memberships WHERE room_nid = $1 AND is_local AND membership = 'join')
+"""
+
+
 class RoomHasMembers(SkepError):
     """Users of this server are still joined. user_id: one of them."""
 
@@ -132,6 +139,13 @@ async def mark_room_deleted(write: FencedWrite, room_id: str, *, force: bool = F
         raise RoomHasMembers(room_id, row["joined"])
     room_nid: int | None = row["room_nid"]
     return room_nid
+
+
+async def count_room(source: Source, room_nid: int) -> tuple[int, int]:
+    """Return how many events the room has, and how many local users are joined. Reads all of them."""
+    row = await source.fetchrow(_COUNT, room_nid)
+    assert row is not None
+    return row[0], row[1]
 
 
 async def get_rooms_being_deleted(source: Source, limit: int) -> list[RoomBeingDeleted]:

@@ -1,0 +1,20 @@
+"""Work in batches that gives way to others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from shared.runtime.clock import Clock
+
+T = TypeVar("T")
+_LONGEST_PAUSE_S = 1.0
+
+
+async def paced(batches: AsyncIterator[T], clock: Clock) -> AsyncIterator[T]:
+    """Yield what the batches yield; after each rest for as long as it took, so that half of the time is others'."""
+    started = clock.monotonic_s()
+    async for batch in batches:
+        took_s = clock.monotonic_s() - started
+        yield batch
+        await asyncio.sleep(min(took_s, _LONGEST_PAUSE_S))
+        started = clock.monotonic_s()

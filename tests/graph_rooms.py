@@ -42,7 +42,8 @@ class GraphRoom:
 
     def __init__(self, version_name: str = "10", *, begun: bool = True) -> None:
         self.version = ROOM_VERSIONS[version_name]
-        self.made: dict[str, Event] = {}
+        self.made: dict[str, Event] = {}  # also events that have not arrived
+        self.count = 0  # of those
         self.events: dict[str, Event] = {}
         self.nids: dict[str, int] = {}
         self.rows: dict[int, EventColumns] = {}
@@ -112,14 +113,15 @@ class GraphRoom:
             prev_event_ids=prev,
             auth_event_ids=named,
             depth=1 + max((one.depth for one in after), default=0) if depth is None else depth,
-            origin_server_ts=START_MS + len(self.made),
+            origin_server_ts=START_MS + self.count,
             redacts=redacts,
             signing_key=KEY,
             server_name=sender.partition(":")[2],
-            event_id_localpart=f"e{len(self.made)}",
+            event_id_localpart=f"e{self.count}",
             reference_hashes={one: reference_hash(self.version, self.made[one].pdu) for one in [*prev, *named]},
         )
         self.made[event.event_id] = event
+        self.count += 1
         return event
 
     def arrive(

@@ -267,7 +267,7 @@ def test_events_that_follow_each_other() -> None:
     """Only ids that are no hashes make that possible."""
     room = GraphRoom("1")
     room.member(BOB, "join")
-    later = f"$e{len(room.made) + 2}:b.example"
+    later = f"$e{room.count + 1}:b.example"
     room.made[later] = room.create  # its hash is not looked at
     state = room.current
     first = room.make(BOB, "m.room.message", {"body": "first"}, prev=[later], known=state)

@@ -232,7 +232,7 @@ class Committer:
         taken = iter(zip(batch.events, positions, strict=True))
         for write in writes:
             mine = list(itertools.islice(taken, len(write.built)))
-            rows.extend(rows_of(write.room, mine, self._lease))
+            rows.extend(rows_of(write.room, mine, self._lease, batch.memberships))
             write.room.committed(write, [position for _, position in mine], self._lease)
         fault_points.reach("committed")
         self._announce(rows)

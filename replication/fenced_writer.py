@@ -128,9 +128,10 @@ class FencedWriter:
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             try:
-                self._connection = await self._connect()
+                conn = await self._connect()
                 if self._lock_wait_ms is not None:
-                    await limit_lock_wait(self._connection, self._lock_wait_ms)
+                    await limit_lock_wait(conn, self._lock_wait_ms)
+                self._connection = conn
             except CONNECTION_ERRORS as error:
                 raise Fenced("The database is not available just now") from error
         return self._connection

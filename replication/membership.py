@@ -15,7 +15,7 @@ from replication.streams import Stream
 from shared.config.sections import Replication as ReplicationConfig
 from shared.runtime.clock import Clock
 from shared.storage import leases
-from shared.storage.pool import CONNECTION_ERRORS, Connect, Connection
+from shared.storage.pool import CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ class Membership:
                     self._connection = await self._connect()
                 await fence_lease(self._connection, self.lease)
                 await self._connection.close()
-        except CONNECTION_ERRORS as error:
+        except (*CONNECTION_ERRORS, *PASSING_ERRORS) as error:
+            self._drop_connection()
             logger.warning("The lease could not be given back (%s); the leader will end it", type(error).__name__)
 
     async def _beat(

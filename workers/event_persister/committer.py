@@ -135,9 +135,11 @@ class Committer:
     async def _try(self, room_nid: int) -> None:
         """Store what waits of a room whose rows were seen free."""
         writes = self._apart.begin_try(room_nid)
-        for first in range(0, len(writes), _MAX_BATCH_EVENTS):
-            await self._commit_or_fail(writes[first : first + _MAX_BATCH_EVENTS], again=True)
-        self._apart.end_try(room_nid)
+        try:
+            for first in range(0, len(writes), _MAX_BATCH_EVENTS):
+                await self._commit_or_fail(writes[first : first + _MAX_BATCH_EVENTS], again=True)
+        finally:
+            self._apart.end_try(room_nid)
 
     async def _probe(self) -> None:
         while self._apart:

@@ -94,7 +94,7 @@ def test_a_lock_under_one_room_is_not_felt_in_the_others(
         async with event_persister(postgres.dsn) as persister:
             alice = persister.user("alice")
             locked, *rooms = [await alice.create_room() for _ in range(9)]
-            quiet = await _talk_for(alice, rooms, hold_s)
+            before = await _talk_for(alice, rooms, hold_s / 2)
             async with held(postgres, EXTREMITIES, locked):
                 sent = asyncio.create_task(_sent_in_order(alice, locked, 0, 20))
                 loud = await _talk_for(alice, rooms, hold_s)
@@ -110,8 +110,11 @@ def test_a_lock_under_one_room_is_not_felt_in_the_others(
             assert count("skep_persister_statements_refused_total") == 1
             assert count("skep_persister_lock_timeouts_total") == 1
             assert count("skep_persister_rooms_apart") == 0
-            assert len(loud) > 0.8 * len(quiet)
-            assert _p99(loud) < 1.2 * _p99(quiet) + 0.010, (_p99(quiet), _p99(loud))
+            after = await _talk_for(alice, rooms, hold_s / 2)
+            assert len(loud) > 0.8 * min(len(before), len(after)) * 2
+            # The lock's time-out alone is 100 ms, at each try: 20 ms are for the machine's own noise.
+            quiet_p99 = max(_p99(before), _p99(after))
+            assert _p99(loud) < 1.2 * quiet_p99 + 0.020, (quiet_p99, _p99(loud))
 
     run(test())
 

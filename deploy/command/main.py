@@ -15,6 +15,7 @@ examples:
   skep up --data data                          a whole fleet on this machine, for trying and developing
   skep user register alice                     make an account on it
   skep status                                  who runs, who owns what, who lags behind
+  skep check rooms --sample 100                replay rooms: is what is stored what their events give?
   skep config generate --server-name example.org --directory /etc/skep
   skep config check /etc/skep/skep.yaml        everything that is wrong with it, at once
   skep migrate --config /etc/skep/skep.yaml    bring the database up to this release

@@ -28,20 +28,20 @@ def _check_agrees(random: RandomRoom) -> None:
     assert found == []
 
 
-@settings(max_examples=60, **_USUAL)
+@settings(max_examples=40, **_USUAL)
 @given(random_rooms())
 def test_nothing_is_found_in_random_rooms(random: RandomRoom) -> None:
     _check_agrees(random)
 
 
 @pytest.mark.soak
-@settings(max_examples=5000, **_USUAL)
+@settings(max_examples=1000, **_USUAL)
 @given(random_rooms(max_events=60))
 def test_nothing_is_found_in_random_rooms_for_long(random: RandomRoom) -> None:
     _check_agrees(random)
 
 
-@settings(max_examples=60, **_USUAL)
+@settings(max_examples=40, **_USUAL)
 @given(random_rooms(), st.integers(0, 10**6))
 def test_a_lost_change_of_the_state_is_found(random: RandomRoom, number: int) -> None:
     room = _stored(random)

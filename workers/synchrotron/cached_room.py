@@ -307,6 +307,8 @@ class CachedRoom:
         """Return the changes with ordinals above one and up to another (inclusive); None: not all are in memory."""
         if self.changes_from > above + 1:
             return None
+        if not self.changes or self.changes[-1].since <= above:
+            return []
         start = bisect_left(self.changes, above + 1, key=_since)
         end = bisect_left(self.changes, up_to + 1, key=_since)
         return self.changes[start:end]

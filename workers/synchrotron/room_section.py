@@ -58,7 +58,10 @@ def cut_timeline(
 
 def last_gap(events: Sequence[TimelineEvent]) -> int | None:
     """Return the index of the last event before which something was missing when it came."""
-    return next((index for index in range(len(events) - 1, -1, -1) if events[index].gap), None)
+    for index in range(len(events) - 1, -1, -1):
+        if events[index].gap:
+            return index
+    return None
 
 
 def give_way_to_changes(timeline: Timeline, changes: Mapping[StateKey, Held]) -> Timeline:
@@ -87,6 +90,8 @@ def untold_changes(timeline: Timeline, changes: Mapping[StateKey, Held]) -> dict
     it, for `state` comes before the timeline. None: the key left the state, which no client can be told; nor may it
     be given an older value then.
     """
+    if not changes:
+        return {}
     shown = {event.key for event in timeline.shown if event.key is not None}
     return {key: held.event for key, held in changes.items() if held.since >= timeline.start and key not in shown}
 

@@ -11,13 +11,16 @@ from replication import wire
 from replication.rows import EventRow
 from replication.streams import EVENTS
 from shared.metrics.synchrotron import SyncMetrics
+from shared.storage.read_state import get_key_history, get_state_before
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
 from tests.workers.synchrotron.rig import Client, World, fleet, soon
 from workers.synchrotron import cached_room, room_cache
 from workers.synchrotron.cached_room import CachedRoom
-from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.room_cache import RoomCache, history
+from workers.synchrotron.timeline_event import event_from_row
+from workers.synchrotron.viewpoint import value_before
 
 TOPIC = ("m.room.topic", "")
 ALICE, BOB, CAROL = (f"@{name}:example.org" for name in ("alice", "bob", "carol"))
@@ -312,6 +315,7 @@ def test_memory_equals_postgres(postgres: TestDatabase, monkeypatch: pytest.Monk
     monkeypatch.setattr(cached_room, "MAX_CHANGES", max_changes)
     monkeypatch.setattr(room_cache, "MAX_CHANGES", max_changes)
     monkeypatch.setattr(room_cache, "_KEPT_EVENTS", 12)
+    monkeypatch.setattr(room_cache, "_LOADED_EVENTS", 8)
     dice = random.Random(max_changes)
 
     async def scenario() -> None:
@@ -323,7 +327,7 @@ def test_memory_equals_postgres(postgres: TestDatabase, monkeypatch: pytest.Monk
                 value = {"history_visibility": "joined", "membership": "join"}
                 await room.soft_fail(ALICE, *key, value)
             kept = await follows.cache.get(room.room_id)
-            for _ in range(40):
+            for _ in range(50):
                 choices = {key: (*await room.events_of(key), None) for key in dice.sample(keys, dice.randrange(5))}
                 to = {key: dice.choice(ids) for key, ids in choices.items()}
                 to = {key: event_id for key, event_id in to.items() if event_id or key in await room.state()}
@@ -335,20 +339,30 @@ def test_memory_equals_postgres(postgres: TestDatabase, monkeypatch: pytest.Monk
                     fresh = await follows.fresh().get(room.room_id)
                     assert kept is not None and fresh is not None
                     assert_same(kept, fresh)
-                    # What isn't in memory comes from Postgres, and is the same.
-                    for place in (2, kept.last_ordinal - 8, kept.last_ordinal):
-                        for members in (False, True):
-                            one, other = [
-                                {key: event.event_id for key, event in state.items()}
-                                for state in (
-                                    await follows.cache.state_before(kept, place, members=members),
-                                    await follows.fresh().state_before(fresh, place, members=members),
-                                )
-                            ]
-                            assert one == other
-                    assert await follows.cache.member_history(kept, BOB, 1) == await follows.fresh().member_history(
-                        fresh, BOB, 1
-                    )
+                    # Wherever it comes from, it is what Postgres holds.
+                    last = kept.last_ordinal
+                    for place in (2, last - 30, last - 9, last - 4, last, last + 1):
+                        rows = await get_state_before(world.database, kept.room_nid, place)
+                        events = [event_from_row(kept.version, row) for row in rows]
+                        truth = {event.key: event.event_id for event in events}
+                        no_members = {key: event_id for key, event_id in truth.items() if key and key[0] != MEMBER}
+                        for one in (kept, fresh):
+                            state = await follows.cache.state_before(one, place, members=True)
+                            assert {key: event.event_id for key, event in state.items()} == truth
+                            state = await follows.cache.state_before(one, place, members=False)
+                            assert {key: event.event_id for key, event in state.items()} == no_members
+                            state = await follows.cache.keys_before(one, place, keys)
+                            assert {key: event.event_id for key, event in state.items()} == {
+                                key: truth[key] for key in keys if key in truth
+                            }
+                    changes = await get_key_history(world.database, kept.room_nid, MEMBER, BOB)
+                    for start in (1, last - 4, last):
+                        for one in (kept, fresh):
+                            found = await follows.cache.member_history(one, BOB, start)
+                            everything = history(changes, "membership")
+                            assert found == everything[len(everything) - len(found) :]
+                            before = [value_before(each, start) or "leave" for each in (found, everything)]
+                            assert before[0] == before[1]
 
     run(scenario())
 

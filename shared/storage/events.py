@@ -17,7 +17,7 @@ from shared.storage.pool import Connection, Database
 #: Uses events_by_id.
 _BY_ID = """
     SELECT event_nid, event_id, type, state_key, sender, redacted_by, json FROM events
-    WHERE event_id = $2 AND room_nid = $1 AND status = 0
+    WHERE event_id = $2 AND room_nid = $1 AND status IN (0, 4)
 """
 #: Uses the primary key.
 _BY_NIDS = """
@@ -202,7 +202,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
 
 
 async def get_event_by_id(database: Database, room_nid: int, event_id: str) -> StoredEvent | None:
-    """Return an accepted event of the room."""
+    """Return an accepted event of the room; also one that was purged from its timeline and stays as state."""
     if "\x00" in event_id:
         return None  # no id holds it, and PostgreSQL would refuse the parameter
     row = await database.fetchrow(_BY_ID, room_nid, event_id)

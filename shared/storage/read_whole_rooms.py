@@ -16,11 +16,11 @@ _COUNT = "SELECT count(*) FROM events WHERE room_nid = $1"
 #: Uses rooms_room_id_key: a page of the rooms after one.
 _ROOM_IDS = "SELECT room_id FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2"
 _SAMPLE = "SELECT room_id FROM rooms ORDER BY random() LIMIT $1"
-#: Uses the primary key.
+#: Uses the primary key. What a purge has left as state only (status 4) has no place any more: it is like an outlier.
 _EVENTS = """
-    SELECT event_nid, event_id, writer, position, ordinal, depth, type, state_key, sender, origin_server_ts, status,
-           prev_nids, auth_nids, replaces_nid, redacted_by, redacts_nid, anchor, back, state_nid,
-           coalesce(resolved, false), coalesce(gap, false), json
+    SELECT event_nid, event_id, writer, position, CASE WHEN status <> 4 THEN ordinal END, depth, type, state_key,
+           sender, origin_server_ts, CASE WHEN status = 4 THEN 3 ELSE status END, prev_nids, auth_nids, replaces_nid,
+           redacted_by, redacts_nid, anchor, back, state_nid, coalesce(resolved, false), coalesce(gap, false), json
     FROM events WHERE room_nid = $1 AND event_nid > $2 ORDER BY event_nid LIMIT $3
 """
 #: All use the primary key of their table.

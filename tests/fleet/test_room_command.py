@@ -38,6 +38,9 @@ def test_a_room_is_purged_and_deleted_beside_its_users(fleet: RunningFleet) -> N
     assert me.call("GET", f"/rooms/{place}/event/{quote(sent[0])}").status == 404
     assert {each["event_id"] for each in other.ask("GET", f"/rooms/{place}/state")} == before
     me.ask("PUT", f"/rooms/{place}/state/m.room.name/", {"name": "wasps"})
+    checked = [sys.executable, "-m", "deploy.command.main", "check", "rooms", "--config", str(fleet.config), room]
+    agrees = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert agrees.returncode == 0, agrees.stdout
     assert _room(fleet, "continue").returncode == 0
 
     refused = _room(fleet, "delete", room)

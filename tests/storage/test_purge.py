@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 
 from shared.core.event_auth import selection
-from shared.storage.events import EventBatch, commit_events
+from shared.storage.events import EventBatch, commit_events, get_event_by_id
 from shared.storage.fenced import FencedStatement
+from shared.storage.pool import Database, connector
 from shared.storage.purge import (
     get_ordinal_of_time,
     get_purge_progress,
@@ -236,6 +237,20 @@ def test_nobody_waits(postgres: TestDatabase) -> None:
             await commit_events(OneConnection(other, writer.lease).write, batch)
         await check_remaining(conn, 1)
         await other.close()
+
+    with_room(postgres.dsn, test)
+
+
+def test_what_stays_as_state_can_be_redacted(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection, room: RandomRoom) -> None:
+        create = await writer.conn.fetchval("SELECT event_id FROM events WHERE ordinal = 1")
+        message = await writer.conn.fetchval("SELECT event_id FROM events WHERE type = 'm.room.message' LIMIT 1")
+        await purge(writer, 1, 100)
+        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)
+        found = await get_event_by_id(database, 1, create)
+        assert found is not None and found.event_id == create
+        assert await get_event_by_id(database, 1, message) is None
+        await database.close()
 
     with_room(postgres.dsn, test)
 

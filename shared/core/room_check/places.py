@@ -100,7 +100,7 @@ def _check_others(room: StoredRoom, findings: Findings) -> None:
         elif redaction is None or redaction.event.redacts != event_id:
             findings.add("awaited_redaction", event_id, f"event {nid} is no redaction of it")
     for event_id in room.transactions:
-        if event_id not in room.ids:
+        if event_id not in room.ids and not room.is_purged():
             findings.add("transaction", event_id, "is the answer to a transaction, and is not here")
 
 

@@ -236,6 +236,22 @@ def test_many_gaps_are_tried_some_at_a_time(postgres_module: TestDatabase) -> No
     run(scenario, postgres_module)
 
 
+def test_gaps_with_nothing_between_them_are_passed_as_well(postgres_module: TestDatabase) -> None:
+    async def scenario(stored: Store) -> None:
+        room = stored.room()
+        joined(room)
+        room.ordinal = 20  # as where nothing between is shown
+        room.live()
+        for anchor in range(1, 20):
+            room.gap(anchor)
+        await room.save()
+        source = Elsewhere(room, {})
+        assert await walk(stored, HistoryPages(stored.database, source), room, 10, back=True) == room.ordered()[::-1]
+        assert source.asked == list(range(19, 0, -1))
+
+    run(scenario, postgres_module)
+
+
 def test_states_at_events(postgres_module: TestDatabase) -> None:
     async def scenario(stored: Store) -> None:
         room = stored.room()

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.erased_users import set_user_erased
-from shared.storage.event_statements import OUTLIER, REJECTED, SOFT_FAILED
+from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import Answer, run
 from tests.workers.synchrotron.rig import fleet
@@ -184,7 +184,7 @@ def test_events_of_history_with_the_state_at_them(postgres_module: TestDatabase)
         then = room.snapshot(3, [old_name])
         newest, middle = room.history(5, state_nid=then), room.history(5, sender=BOB, state_nid=then)
         oldest = room.history(5, type="m.room.topic", state_key="", content={"topic": "t"})
-        hidden = [room.outlier(status=status) for status in (SOFT_FAILED, REJECTED, OUTLIER)]
+        hidden = [room.outlier(status=status) for status in (SOFT_FAILED, REJECTED, OUTLIER, ACCEPTED)]
         await room.save()
 
         assert await reads.ids(room, dir="f") == [create, bob, mine, name, oldest, middle, newest, last]
@@ -216,6 +216,28 @@ def test_events_of_history_with_the_state_at_them(postgres_module: TestDatabase)
         for at in (format_place(5), format_place(5, -3), format_place(5, -9)):
             assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {bob, mine}
         assert (await reads.get(room, "members", at="p2-5")).errcode == "M_INVALID_PARAM"
+
+    reading(postgres_module, test)
+
+
+def test_members_of_a_branch(postgres_module: TestDatabase) -> None:
+    async def test(reads: Reads) -> None:
+        room = reads.stored.room()
+        now = room.live(**room.member(BOB, "join"))
+        mine = room.live(**room.member(ALICE, "join"))
+        room.live()
+        then = room.outlier(**room.member(BOB, "join"))
+        renamed = room.history(3, **room.member(BOB, "join"), state_nid=room.snapshot(1, [then]))
+        await room.save()
+        lazy = {"lazy_load_members": True}
+        page = (await reads.get(room, "messages", dir="b", limit=1, filter=lazy, **{"from": format_place(3)})).json
+        assert states(page["chunk"]) == states(page["state"]) == {renamed}, "he is shown as the latest event has him"
+        context = (await reads.get(room, f"context/{quote(renamed)}", limit=0, filter=lazy)).json
+        assert states(context["state"]) == {renamed}
+        # Before his event the branch has the former one; where no event of history lies, the line counts.
+        assert states((await reads.get(room, "members", at=format_place(3, -1))).json["chunk"]) == {then}
+        for at in (format_place(3, -2), format_place(3)):
+            assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {now, mine}
 
     reading(postgres_module, test)
 

@@ -1,12 +1,15 @@
 """The fleet under load: one that runs already, or one of its own, started for the scenario and ended after it."""
 
 import contextlib
+import io
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,16 +18,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+#: The code that this module belongs to.
+HERE = Path(__file__).parents[1]
+
 _READY_LIMIT_S = 90.0
 _STOP_LIMIT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """url: where clients reach the fleet; config: the file that `skep status` needs, None where it is not at hand."""
+    """url: where clients reach the fleet; config: the file that `skep status` needs, None where it is not at hand.
+
+    code: the directory of the code that it runs.
+    """
 
     url: str
     config: Path | None
+    code: Path = HERE
 
     @property
     def address(self) -> tuple[str, int]:
@@ -37,7 +47,8 @@ class Target:
         if self.config is None:
             return {"processes": [], "database": None}
         command = [*_SKEP, "status", "--json", "--config", str(self.config)]
-        answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=self.code, env=_environment(self.code))
+        answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
 
@@ -45,8 +56,11 @@ _SKEP = (sys.executable, "-m", "deploy.command.main")
 
 
 @contextlib.contextmanager
-def own_fleet() -> Iterator[Target]:
-    """Run `skep up` on a fresh directory and free ports. Raises RuntimeError with the log when it doesn't start."""
+def own_fleet(code: Path = HERE) -> Iterator[Target]:
+    """Run `skep up` on a fresh directory and free ports. Raises RuntimeError with the log when it doesn't start.
+
+    code: the directory of the code to run, which may be another version than this one.
+    """
     data = Path(tempfile.mkdtemp(prefix="skep-load-"))
     data.chmod(0o755)  # PostgreSQL may run as another user
     client_port, federation_port = _free_ports(2)
@@ -54,9 +68,11 @@ def own_fleet() -> Iterator[Target]:
     command += ["--federation-port", str(federation_port)]
     with (data / "skep-up.log").open("wb") as log:
         # A session of its own: Ctrl-C reaches the scenario only, which then ends the fleet in order.
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=code, env=_environment(code)
+        )
     try:
-        target = Target(f"http://127.0.0.1:{client_port}", data / "run" / "skep.yaml")
+        target = Target(f"http://127.0.0.1:{client_port}", data / "run" / "skep.yaml", code)
         _wait_until_ready(process, data / "skep-up.log")
         yield target
     finally:
@@ -67,6 +83,21 @@ def own_fleet() -> Iterator[Target]:
             process.kill()
             process.wait()
             shutil.rmtree(data, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """Lend a directory with the code of another commit. Raises CalledProcessError for one that there is not."""
+    with tempfile.TemporaryDirectory(prefix="skep-load-code-") as directory:
+        archive = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, stdout=subprocess.PIPE).stdout
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(directory, filter="data")
+        yield Path(directory)
+
+
+def _environment(code: Path) -> dict[str, str]:
+    """The code of that directory goes before what is installed."""
+    return {**os.environ, "PYTHONPATH": str(code)}
 
 
 def _free_ports(count: int) -> list[int]:

@@ -25,8 +25,9 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PROGRAMS = ("postgres", "redis", "haproxy")
 GENERATOR = "generator"
 
-#: Counts the statements that a process sent to Postgres.
+#: Counts the statements that a process sent to Postgres; a persister's that stored events.
 STATEMENTS_METRIC = "skep_database_statements_total"
+STORED_METRIC = "skep_persister_statements_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +45,33 @@ class Sample:
     """Counters at one moment.
 
     cpu_s: CPU seconds since its processes' start, by group.  statements: by process, for those that tell.
-    transactions, wal_bytes: of the whole database; None where it could not be asked.
+    stored: statements that stored events, by persister.  transactions, wal_bytes: of the whole database; None where it
+    could not be asked.  rows_read: rows that scans have fetched, by table.
     """
 
     at_s: float
     cpu_s: Mapping[str, float]
     statements: Mapping[str, float]
+    stored: Mapping[str, float]
     transactions: int | None
     wal_bytes: int | None
+    rows_read: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The difference of two samples. statements, transactions and wal_bytes: None where not known."""
+    """The difference of two samples. statements, transactions and wal_bytes: None where not known.
+
+    other_statements: those of the persisters that stored no events: above all, reads.
+    """
 
     seconds: float
     cpu_s: Mapping[str, float]
     statements: float | None
+    other_statements: float | None
     transactions: int | None
     wal_bytes: int | None
+    rows_read: Mapping[str, int]
 
 
 def listed_processes(status: Mapping[str, Any]) -> list[Process]:
@@ -82,23 +91,29 @@ async def take_sample(processes: Sequence[Process], database: str | None, *, las
     counters costs some itself.
     """
     at_s, cpu_s = time.monotonic(), _cpu_by_group(processes)
-    statements = {each.name: count for each in processes if (count := _statements(each)) is not None}
-    transactions, wal_bytes = await _database_counters(database) if database else (None, None)
+    scraped = {each.name: scrape(each) for each in processes}
+    statements = {name: found[STATEMENTS_METRIC] for name, found in scraped.items() if STATEMENTS_METRIC in found}
+    stored = {name: found[STORED_METRIC] for name, found in scraped.items() if STORED_METRIC in found}
+    transactions, wal_bytes, rows_read = await _database_counters(database) if database else (None, None, {})
     if not last:
         at_s, cpu_s = time.monotonic(), _cpu_by_group(processes)
-    return Sample(at_s, cpu_s, statements, transactions, wal_bytes)
+    return Sample(at_s, cpu_s, statements, stored, transactions, wal_bytes, rows_read)
 
 
 def cost(before: Sample, after: Sample) -> Cost:
     """Return what was spent between two samples. A group that came meanwhile counts from its start."""
     spent = {group: value - before.cpu_s.get(group, 0.0) for group, value in after.cpu_s.items()}
     statements = {name: value - before.statements.get(name, 0.0) for name, value in after.statements.items()}
+    stored = {name: value - before.stored.get(name, 0.0) for name, value in after.stored.items()}
+    rows_read = {table: count - before.rows_read.get(table, 0) for table, count in after.rows_read.items()}
     return Cost(
         after.at_s - before.at_s,
         spent,
         sum(statements.values()) if statements else None,
+        sum(statements[name] - count for name, count in stored.items()) if stored else None,
         _difference(before.transactions, after.transactions),
         _difference(before.wal_bytes, after.wal_bytes),
+        {table: count for table, count in rows_read.items() if count},
     )
 
 
@@ -154,32 +169,45 @@ def _tree_ticks(pid: int, stats: Mapping[int, _Stat], children: Mapping[int, Seq
     return stat.own + stat.ended + sum(_tree_ticks(child, stats, children, roots) for child in below)
 
 
-def _statements(process: Process) -> float | None:
+def scrape(process: Process) -> dict[str, float]:
+    """Return a process's metrics by their name with labels, as `/metrics` writes it; none where there are none."""
     if process.type in PROGRAMS or not process.address:
-        return None
+        return {}
     try:
         with urllib.request.urlopen(f"http://{process.address}/metrics", timeout=5) as answer:
             text = answer.read().decode()
     except OSError:
-        return None
-    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    counts = [s.value for s in samples if s.name == STATEMENTS_METRIC]
-    return sum(counts) if counts else None
+        return {}
+    return {
+        sample.name + _labels(sample.labels): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
-async def _database_counters(dsn: str) -> tuple[int | None, int | None]:
-    """Committed transactions (a statement by itself is one) and bytes of write-ahead log, both cumulative."""
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}" if labels else ""
+
+
+async def _database_counters(dsn: str) -> tuple[int | None, int | None, dict[str, int]]:
+    """Committed transactions (a statement by itself is one), bytes of write-ahead log, rows read by table.
+
+    All cumulative. Postgres' sessions hand in the first and the last once a second while they work.
+    """
     try:
         connection = await asyncpg.connect(dsn, timeout=5)
     except (OSError, asyncpg.PostgresError):
-        return None, None
+        return None, None, {}
     try:
         row = await connection.fetchrow(
             "SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),"
             " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
         )
+        read = await connection.fetch(
+            "SELECT relname, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables"
+        )
         assert row is not None
-        return row[0], row[1]
+        return row[0], row[1], {table: count for table, count in read if count}
     finally:
         await connection.close()
 

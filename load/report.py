@@ -1,6 +1,6 @@
 """What every scenario prints: the same figures as text for people and as JSON for comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,18 @@ _APART = (*PROGRAMS, GENERATOR)
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """by_relation: (table, index or "") -> bytes that it grew by.  event_bytes: mean length of the events' JSON."""
+
+    by_relation: Mapping[tuple[str, str], int]
+    event_bytes: float
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_relation.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """operation: what is counted, such as "event".  latencies_s: one for each that succeeded."""
 
@@ -22,6 +34,7 @@ class Result:
     latencies_s: list[float]
     errors: Mapping[str, int]
     cost: Cost
+    growth: Growth | None = None
     facts: Mapping[str, str | int] = field(default_factory=circumstances)
 
     @property
@@ -35,28 +48,39 @@ class Result:
         rest = {group: per_group[group] for group in _APART if group in per_group}
         return {**workers, "server": sum(workers.values()), **rest}
 
-    def as_json(self) -> bytes:
+    def as_values(self) -> dict[str, Any]:
+        """Return all figures as plain values, for JSON."""
         count = max(1, self.count)
         cost = self.cost
-        return orjson.dumps(
-            {
-                "scenario": self.scenario,
-                "facts": self.facts,
-                "parameters": self.parameters,
-                "seconds": round(cost.seconds, 2),
-                f"{self.operation}s": self.count,
-                f"{self.operation}s_per_s": round(self.count / cost.seconds, 1),
-                "errors": self.errors,
-                "latency_ms": latencies_ms(self.latencies_s),
-                f"cpu_ms_per_{self.operation}": {group: round(ms, 3) for group, ms in self.cpu_ms().items()},
-                f"per_{self.operation}": {
-                    "statements": None if cost.statements is None else round(cost.statements / count, 3),
-                    "transactions": None if cost.transactions is None else round(cost.transactions / count, 3),
-                    "wal_bytes": None if cost.wal_bytes is None else round(cost.wal_bytes / count),
+        return {
+            "scenario": self.scenario,
+            "facts": self.facts,
+            "parameters": self.parameters,
+            "seconds": round(cost.seconds, 2),
+            f"{self.operation}s": self.count,
+            f"{self.operation}s_per_s": round(self.count / cost.seconds, 1),
+            "errors": self.errors,
+            "latency_ms": latencies_ms(self.latencies_s),
+            f"cpu_ms_per_{self.operation}": {group: round(ms, 3) for group, ms in self.cpu_ms().items()},
+            f"per_{self.operation}": {
+                "statements": None if cost.statements is None else round(cost.statements / count, 3),
+                "transactions": None if cost.transactions is None else round(cost.transactions / count, 3),
+                "other_statements": None if cost.other_statements is None else round(cost.other_statements / count, 4),
+                "wal_bytes": None if cost.wal_bytes is None else round(cost.wal_bytes / count),
+            },
+            f"rows_read_per_{self.operation}": {
+                table: round(rows / count, 4) for table, rows in sorted(cost.rows_read.items())
+            },
+            "growth": None
+            if self.growth is None
+            else {
+                "event_bytes": round(self.growth.event_bytes),
+                f"bytes_per_{self.operation}": round(self.growth.total / count),
+                "by_relation": {
+                    index or table: round(size / count) for (table, index), size in self.growth.by_relation.items()
                 },
             },
-            option=orjson.OPT_INDENT_2,
-        )
+        }
 
     def as_text(self) -> str:
         latency = latencies_ms(self.latencies_s)
@@ -80,12 +104,65 @@ class Result:
 
     def _database_lines(self) -> list[str]:
         amounts = (
-            ("statements", self.cost.statements, ".2f"),
+            ("statements", self.cost.statements, ".3f"),
+            ("of the persisters' that store no events: reads", self.cost.other_statements, ".4f"),
             ("transactions", self.cost.transactions, ".2f"),
             ("bytes of write-ahead log", self.cost.wal_bytes, ".0f"),
         )
-        return [
-            f"{amount / max(1, self.count):{form}} {name} per {self.operation}"
+        count = max(1, self.count)
+        lines = [
+            f"{amount / count:{form}} {name} per {self.operation}"
             for name, amount, form in amounts
             if amount is not None
         ]
+        read = "  ".join(f"{table} {rows / count:.3f}" for table, rows in sorted(self.cost.rows_read.items()))
+        lines.append(f"rows read per {self.operation}: {read or 'none'}")
+        if self.growth is not None:
+            lines.append(
+                f"{self.growth.total / count:.0f} bytes of database growth per {self.operation},"
+                f" whose JSON has {self.growth.event_bytes:.0f} bytes:"
+            )
+            lines += [
+                f"  {index or table:30} {size / count:8.0f}"
+                for (table, index), size in self.growth.by_relation.items()
+                if abs(size) >= count
+            ]
+        return lines
+
+
+def as_json(results: Sequence[Result]) -> bytes:
+    """Return one result as an object, several as a list."""
+    values: Any = [result.as_values() for result in results]
+    return orjson.dumps(values[0] if len(results) == 1 else values, option=orjson.OPT_INDENT_2)
+
+
+#: What a comparison shows: heading -> figure of a result.
+_FIGURES: Mapping[str, Callable[[Result], float]] = {
+    "server CPU ms": lambda result: result.cpu_ms()["server"],
+    "persister CPU ms": lambda result: result.cpu_ms().get("event_persister", 0.0),
+    "Postgres CPU ms": lambda result: result.cpu_ms().get("postgres", 0.0),
+    "statements": lambda result: (result.cost.statements or 0.0) / max(1, result.count),
+    "WAL bytes": lambda result: (result.cost.wal_bytes or 0) / max(1, result.count),
+    "growth bytes": lambda result: (result.growth.total if result.growth else 0) / max(1, result.count),
+}
+
+
+def comparison(commit: str, others: Sequence[Sequence[Result]], ours: Sequence[Sequence[Result]]) -> str:
+    """Return a table: for each number of senders the least figure of each side, and in brackets the greatest.
+
+    others, ours: runs of one side, each with a result for each number of senders.
+    """
+    facts = ours[0][0].facts
+    lines = [
+        f"{commit} beside {facts['commit']}; per event; the least of {len(ours)} runs (the greatest)",
+        "  ".join(f"{name} {value}" for name, value in facts.items()),
+        "",
+        f"{'senders':>7} {'figure':18} {commit[:12]:>22} {'this':>22}   change",
+    ]
+    for index, result in enumerate(ours[0]):
+        for name, figure in _FIGURES.items():
+            before, after = ([figure(run[index]) for run in runs] for runs in (others, ours))
+            change = f"{100 * (min(after) / min(before) - 1):+6.1f} %" if min(before) else ""
+            spans = [f"{min(values):.3f} ({max(values):.3f})" for values in (before, after)]
+            lines.append(f"{result.parameters['senders']:>7} {name:18} {spans[0]:>22} {spans[1]:>22} {change}")
+    return "\n".join(lines)

@@ -2,6 +2,8 @@
 
     python -m load.send                                       on a fleet of its own, thrown away afterwards
     python -m load.send --url http://127.0.0.1:8008 --config data/run/skep.yaml
+    python -m load.send --senders 1,8,64                      one after another, each with users and rooms of its own
+    python -m load.send --senders 1,8,64 --compare COMMIT     beside another commit, in turns; the least CPU of each
 
 Nobody listens by default: this is the cost of sending alone. `--listeners` adds users who are joined to every room
 and long-poll /sync.
@@ -16,16 +18,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import asyncpg
 import uvloop
 
 from load.clients import RequestFailed, User, register
-from load.fleet import Target, own_fleet
+from load.fleet import HERE, Target, checked_out, own_fleet
 from load.measure import cost, listed_processes, take_sample
-from load.report import Result
+from load.report import Growth, Result, as_json, comparison
+from load.sizes import Sizes, get_sizes, growth
 
 _SETUP_AT_ONCE = 16
 _SYNC_TIMEOUT_MS = 10_000
@@ -33,7 +38,10 @@ _SYNC_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """warm_up: seconds of the same load before the measured ones: rooms come into memory, statements are prepared."""
+    """warm_up: seconds of the same load before the measured ones: rooms come into memory, statements are prepared.
+
+    least_events: the measured time goes on until there are as many.
+    """
 
     senders: int
     rooms: int
@@ -42,6 +50,7 @@ class Parameters:
     listeners: int
     warm_up: float
     room_version: str
+    least_events: int = 0
 
 
 @dataclass(slots=True)
@@ -59,17 +68,45 @@ async def run(target: Target, parameters: Parameters) -> Result:
     processes = listed_processes(status)
     stop = asyncio.Event()
     listening = [asyncio.create_task(_listen(user, stop)) for user in listeners]
-    await _send_for(parameters.warm_up, senders, rooms, parameters.message_bytes)
+    size = parameters.message_bytes
+    await _send_for(parameters.warm_up, senders, rooms, size)
+    sizes, position = await _sizes(status["database"])
     before = await take_sample(processes, status["database"], last=False)
-    tally = await _send_for(parameters.seconds, senders, rooms, parameters.message_bytes)
+    tally = await _send_for(parameters.seconds, senders, rooms, size, parameters.least_events)
     after = await take_sample(processes, status["database"], last=True)
+    grown = await _growth(status["database"], sizes, position)
     stop.set()
     for task in listening:
         task.cancel()
     await asyncio.gather(*listening, return_exceptions=True)
     for user in (*senders, *listeners):
         user.connection.close()
-    return Result("send", "event", asdict(parameters), tally.latencies_s, tally.errors, cost(before, after))
+    spent = cost(before, after)
+    return Result("send", "event", asdict(parameters), tally.latencies_s, tally.errors, spent, grown)
+
+
+async def _sizes(dsn: str | None) -> tuple[Sizes, int]:
+    """Return the sizes of tables and indexes, and the greatest position of an event."""
+    if dsn is None:
+        return {}, 0
+    connection = await asyncpg.connect(dsn, timeout=5)
+    try:
+        position: int = await connection.fetchval("SELECT coalesce(max(position), 0) FROM events")
+        return await get_sizes(connection), position
+    finally:
+        await connection.close()
+
+
+async def _growth(dsn: str | None, before: Sizes, position: int) -> Growth | None:
+    if dsn is None:
+        return None
+    after, _ = await _sizes(dsn)
+    connection = await asyncpg.connect(dsn, timeout=5)
+    try:
+        mean = await connection.fetchval("SELECT avg(length(json)) FROM events WHERE position > $1", position)
+    finally:
+        await connection.close()
+    return Growth(growth(before, after), float(mean or 0))
 
 
 async def _set_up(target: Target, parameters: Parameters) -> tuple[list[User], list[User], list[list[str]]]:
@@ -111,20 +148,24 @@ async def _set_up(target: Target, parameters: Parameters) -> tuple[list[User], l
     return list(senders), list(listeners), list(rooms)
 
 
-async def _send_for(seconds: float, senders: Sequence[User], rooms: Sequence[Sequence[str]], size: int) -> Tally:
+async def _send_for(
+    seconds: float, senders: Sequence[User], rooms: Sequence[Sequence[str]], size: int, least_events: int = 0
+) -> Tally:
     tally = Tally([], Counter())
     end_s = time.perf_counter() + seconds
-    await asyncio.gather(*(_send(u, own, size, end_s, tally) for u, own in zip(senders, rooms, strict=True)))
+    await asyncio.gather(
+        *(_send(u, own, size, end_s, least_events, tally) for u, own in zip(senders, rooms, strict=True))
+    )
     return tally
 
 
-async def _send(user: User, rooms: Sequence[str], size: int, end_s: float, tally: Tally) -> None:
+async def _send(user: User, rooms: Sequence[str], size: int, end_s: float, least_events: int, tally: Tally) -> None:
     paths = [f"/_matrix/client/v3/rooms/{quote(room, safe='')}/send/m.room.message/" for room in rooms]
     prefix = f"{random.getrandbits(64):016x}-"
     text = b'{"msgtype":"m.text","body":"%b"}' % (b"x" * size)  # encoded once: the generator must stay cheap
     for number, path in enumerate(itertools.cycle(paths)):
         started_s = time.perf_counter()
-        if started_s >= end_s:
+        if started_s >= end_s and len(tally.latencies_s) + sum(tally.errors.values()) >= least_events:
             return
         status, _ = await user.connection.raw_request("PUT", f"{path}{prefix}{number}", text)
         if status == 200:
@@ -145,33 +186,76 @@ async def _listen(user: User, stop: asyncio.Event) -> None:
             await asyncio.sleep(0.5)
 
 
+def run_all(target: Target, every: Sequence[Parameters]) -> list[Result]:
+    """Run the load with one number of senders after another."""
+    return [uvloop.run(run(target, parameters)) for parameters in every]
+
+
+def compare(commit: str, repeat: int, every: Sequence[Parameters]) -> tuple[list[list[Result]], list[list[Result]]]:
+    """Run the load on fleets of another commit and of this code in turns; return the results of both."""
+    others: list[list[Result]] = []
+    ours: list[list[Result]] = []
+    with checked_out(commit) as code:
+        for number in range(repeat):
+            for results, directory in ((others, code), (ours, HERE)):
+                print(f"round {number + 1} of {repeat}: {directory}", file=sys.stderr, flush=True)
+                with own_fleet(directory) as target:
+                    results.append(run_all(target, every))
+    return others, ours
+
+
+def _every(arguments: dict[str, Any]) -> list[Parameters]:
+    """One for each number of senders; the last one goes on until there are enough events."""
+    least_events, counts = arguments.pop("least_events"), arguments.pop("senders")
+    every = [Parameters(senders=count, **arguments) for count in counts]
+    every[-1] = replace(every[-1], least_events=least_events)
+    return every
+
+
+def _counts(text: str) -> list[int]:
+    counts = [int(part) for part in text.split(",")]
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError("at least one sender")
+    return counts
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a running fleet with open registration and no rate limits; default: start one")
     parser.add_argument("--config", type=Path, help="its configuration, for `skep status` (CPU needs it)")
-    parser.add_argument("--senders", type=int, default=16, help="users who send at the same time (16)")
+    parser.add_argument("--senders", type=_counts, default=[16], help="users who send at the same time (16)")
     parser.add_argument("--rooms", type=int, default=200, help="rooms that they send to in turn (200)")
     parser.add_argument("--seconds", type=float, default=20, help="measured time (20)")
+    parser.add_argument("--least-events", type=int, default=0, help="the last run goes on until there are as many (0)")
     parser.add_argument("--message-bytes", type=int, default=200, help="length of each message's text (200)")
     parser.add_argument("--listeners", type=int, default=0, help="users in all rooms who long-poll /sync (0)")
     parser.add_argument("--warm-up", type=float, default=5, help="seconds of load before measuring (5)")
     parser.add_argument("--room-version", default="12", help="version of the rooms (12)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON there too (-: print it)")
+    parser.add_argument("--compare", metavar="COMMIT", help="measure that commit too, on fleets of their own")
+    parser.add_argument("--repeat", type=int, default=3, help="with --compare: how often (3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON there too (-: print them)")
     arguments = vars(parser.parse_args())
-    url, config, output = (arguments.pop(name) for name in ("url", "config", "json"))
-    parameters = Parameters(**arguments)
-    if url:
-        result = uvloop.run(run(Target(url, config), parameters))
+    url, config, output, commit, repeat = (
+        arguments.pop(name) for name in ("url", "config", "json", "compare", "repeat")
+    )
+    if url and commit:
+        parser.error("--compare starts fleets of its own: no --url")
+    every = _every(arguments)
+    if commit:
+        others, ours = compare(commit, repeat, every)
+        shown, results = comparison(commit, others, ours), [r for runs in (*others, *ours) for r in runs]
     else:
-        with own_fleet() as target:
-            result = uvloop.run(run(target, parameters))
-    if output == Path("-"):
-        print(result.as_json().decode())
-    else:
-        print(result.as_text())
-        if output:
-            output.write_bytes(result.as_json())
-    return 1 if result.errors else 0
+        if url:
+            results = run_all(Target(url, config), every)
+        else:
+            with own_fleet() as target:
+                results = run_all(target, every)
+        shown = "\n\n".join(result.as_text() for result in results)
+    encoded = as_json(results)
+    print(encoded.decode() if output == Path("-") else shown)
+    if output and output != Path("-"):
+        output.write_bytes(encoded)
+    return 1 if any(result.errors for result in results) else 0
 
 
 if __name__ == "__main__":

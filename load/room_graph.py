@@ -1,0 +1,351 @@
+"""Scenario `room_graph`: a room of many membership changes, and branches from anywhere in it.
+
+    python -m load.room_graph                                  50,000 changes, then 1,000 branches
+    python -m load.room_graph --changes 1000                   branches in a small room
+    python -m load.room_graph --forks 0                        a big room without branches
+
+The events are other servers', made and signed here, and given to the room's persister in batches, as a federation
+reader would do it. At the end the room's state is compared with a resolution worked out here. `--nobody-here`: no user
+of ours is in the room, so nobody may send the events that tie branches together, and all of them stay open.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import orjson
+import uvloop
+
+from load.clients import Connection, User, register
+from load.fleet import Target, own_fleet
+from load.made_room import ADMIN, MODERATORS, MadeRoom, branches, membership_changes
+from load.measure import PROGRAMS, Process, Sample, circumstances, cost, listed_processes, scrape, take_sample
+from load.room_replay import replayed_state
+from load.sizes import bytes_of, get_sizes
+from shared.config.load import load_config
+from shared.core.events import Event, parse_event
+from shared.core.identifiers import EventId
+from shared.core.room_versions import get_room_version
+from shared.core.slots import slot_of
+from shared.core.state_resolution import StateKey
+from shared.storage.escape import unescape
+from shared.storage.event_statements import REJECTED
+
+_SETTLED_AFTER_S = 5.0
+_SETTLE_LIMIT_S = 60.0
+_BLOCKED_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """changes: of memberships, one after another. forks: events beside them, each after one of the last `reach`.
+
+    batch: events in one call, of changes; fork_batch: of forks.
+    """
+
+    changes: int
+    forks: int
+    reach: int
+    batch: int
+    fork_batch: int
+    nobody_here: bool
+    room_version: str
+    seed: int
+
+
+@dataclass(slots=True)
+class Phase:
+    """What one part of the load cost the persister."""
+
+    name: str
+    events: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Scenario:
+    def __init__(self, target: Target, parameters: Parameters, database: asyncpg.Connection) -> None:
+        self._target = target
+        self._parameters = parameters
+        self._database = database
+        self._status = target.status()
+        self._room: MadeRoom
+        self._owner: Process
+        self._connection: Connection
+        self._path = ""
+
+    async def run(self) -> dict[str, Any]:
+        """Make the room, load it, look at the result."""
+        parameters, rng = self._parameters, random.Random(self._parameters.seed)
+        await self._begin()
+        phases = [await self._phase("changes", membership_changes(self._room, parameters.changes, rng))]
+        if parameters.forks:
+            forks = branches(self._room, parameters.forks, parameters.reach, rng)
+            phases.append(await self._phase("forks", forks))
+        self._connection.close()
+        return {
+            "scenario": "room_graph",
+            "facts": circumstances(),
+            "parameters": {name: getattr(parameters, name) for name in Parameters.__slots__},
+            "phases": {phase.name: {"events": phase.events, **phase.outcomes, **phase.figures} for phase in phases},
+            "end": await self._compare(),
+        }
+
+    async def _begin(self) -> None:
+        """Make the room by a user of ours, and find its owner."""
+        founder = await register(*self._target.address, f"load-founder-{int(time.time()):x}{os.getpid():x}")
+        room_id = await _create_room(founder, self._parameters.room_version)
+        if self._parameters.nobody_here:
+            await founder.request("POST", f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/leave", {})
+        founder.connection.close()
+        rows = await self._database.fetch(
+            "SELECT room_nid, e.json FROM events e JOIN rooms USING (room_nid) WHERE room_id = $1 ORDER BY ordinal",
+            room_id,
+        )
+        self._room_nid = rows[0][0]
+        version = get_room_version(self._parameters.room_version)
+        self._room = MadeRoom(version, [parse_event(version, row[1]) for row in rows])
+        self._path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
+        slot = slot_of(room_id)
+        ranges = self._status["slots"]["rooms"]
+        name = next(each["owner"] for each in ranges if each["first"] <= slot <= each["last"])
+        self._processes = [p for p in listed_processes(self._status) if p.name == name or p.type in PROGRAMS]
+        self._owner = next(process for process in self._processes if process.name == name)
+        assert self._target.config is not None
+        secret = load_config(self._target.config).secrets.internal_secret.reveal()
+        host, _, port = self._owner.address.rpartition(":")
+        self._connection = Connection(host, int(port), secret)
+
+    async def _phase(self, name: str, events: Iterable[Event]) -> Phase:
+        made = list(events)
+        size = self._parameters.batch if name == "changes" else self._parameters.fork_batch
+        phase = Phase(name, len(made))
+        _reset_peak_memory(self._owner.pid)
+        metrics_before = scrape(self._owner)
+        before = await take_sample(self._processes, self._status["database"], last=False)
+        seconds: list[float] = []
+        for first in range(0, len(made), size):
+            started_s = time.perf_counter()
+            await self._give(made[first : first + size], phase)
+            seconds.append(time.perf_counter() - started_s)
+        given_s = sum(seconds)
+        most = await self._settle()
+        after = await take_sample(self._processes, self._status["database"], last=True)
+        phase.figures = {
+            "seconds": round(given_s, 1),
+            "slowest_batch_s": round(max(seconds), 3),
+            "most_extremities_seen": most,
+            **_cost_figures(before, after, self._owner, len(made)),
+            **_loop_and_resolutions(metrics_before, scrape(self._owner)),
+            **await self._storage(),
+        }
+        return phase
+
+    async def _give(self, events: Sequence[Event], phase: Phase) -> None:
+        body = {"pdus": [{"pdu": orjson.Fragment(event.encoded)} for event in events]}
+        answer = await self._connection.request("POST", self._path, body)
+        phase.outcomes.update(result["outcome"] for result in answer["results"].values())
+
+    async def _settle(self) -> int:
+        """Wait until nothing is sent any more that ties branches together; return the greatest number of them."""
+        most, last, since_s = 0, None, time.monotonic()
+        end_s = since_s + _SETTLE_LIMIT_S
+        while time.monotonic() < end_s:
+            extremities = await self._extremities()
+            most = max(most, len(extremities))
+            if extremities != last:
+                last, since_s = extremities, time.monotonic()
+            elif time.monotonic() - since_s > _SETTLED_AFTER_S:
+                break
+            await asyncio.sleep(0.1)
+        return most
+
+    async def _extremities(self) -> list[int]:
+        sql = "SELECT event_nids FROM forward_extremities WHERE room_nid = $1"
+        return list(await self._database.fetchval(sql, self._room_nid))
+
+    async def _storage(self) -> dict[str, Any]:
+        """P9: bytes of what is kept of the room's states, beside the JSON of its state events."""
+        sizes = await get_sizes(self._database)
+        raw = await self._database.fetchval(
+            "SELECT sum(length(json)) FROM events WHERE room_nid = $1 AND state_key IS NOT NULL", self._room_nid
+        )
+        tables = {name: bytes_of(sizes, name) for name in ("state_snapshots", "state_changes", "current_state")}
+        return {
+            "state_json_bytes": raw,
+            "state_storage_bytes": {f"{name} {part}": n for name, both in tables.items()
+                                    for part, n in zip(("rows", "indexes"), both, strict=True)},
+            "state_storage_ratio": round(sum(map(sum, tables.values())) / raw, 2),
+            "memberships_bytes": sum(bytes_of(sizes, "memberships")),
+        }  # fmt: skip
+
+    async def _compare(self) -> dict[str, Any]:
+        """Hold the room's state against the resolution of its branches."""
+        room = self._room
+        rows = await self._database.fetch(
+            "SELECT event_nid, event_id, json, status FROM events WHERE room_nid = $1 ORDER BY position", self._room_nid
+        )
+        ids = {nid: EventId(event_id) for nid, event_id, _, _ in rows}
+        branched = [parse_event(room.version, json) for _, event_id, json, _ in rows if event_id not in room.place]
+        rejected = frozenset(EventId(event_id) for _, event_id, _, status in rows if status == REJECTED)
+        extremities = await self._extremities()
+        started_s = time.process_time()
+        expected = replayed_state(room, branched, [ids[nid] for nid in extremities], rejected)
+        replay_s = time.process_time() - started_s
+        stored: dict[StateKey, EventId] = {
+            (unescape(kind), unescape(key)): ids[nid]
+            for kind, key, nid in await self._database.fetch(
+                "SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", self._room_nid
+            )
+        }
+        wrong = [key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key)]
+        return {
+            "events": len(rows),
+            "of_ours": sum(not event.sender.endswith(".example") for event in branched),
+            "extremities": len(extremities),
+            "state_entries": len(stored),
+            "entries_unlike_the_resolution": len(wrong),
+            "replay_cpu_s": round(replay_s, 1),
+        }
+
+
+async def _create_room(founder: User, room_version: str) -> str:
+    users = {ADMIN: 90, **dict.fromkeys(MODERATORS, 50)}
+    if not get_room_version(room_version).creators_outrank_all:
+        users[founder.user_id] = 100
+    levels = {"users": users, "state_default": 50, "events": {"m.room.power_levels": 90}}
+    options = {"preset": "public_chat", "room_version": room_version, "power_level_content_override": levels}
+    return str((await founder.request("POST", "/_matrix/client/v3/createRoom", options))["room_id"])
+
+
+def _cost_figures(before: Sample, after: Sample, owner: Process, events: int) -> dict[str, Any]:
+    spent = cost(before, after)
+    persister_s, postgres_s = spent.cpu_s[owner.type], spent.cpu_s["postgres"]
+    return {
+        "persister_cpu_s": round(persister_s, 2),
+        "persister_cpu_ms_per_event": round(1000 * persister_s / events, 3),
+        "postgres_cpu_ms_per_event": round(1000 * postgres_s / events, 3),
+        "statements_per_event": round((spent.statements or 0) / events, 3),
+        "wal_bytes_per_event": round((spent.wal_bytes or 0) / events),
+        "peak_memory_mib": _peak_memory_mib(owner.pid),
+    }
+
+
+_LE = re.compile(r'le="([^"]+)"')
+
+
+def _loop_and_resolutions(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+    """Both histograms as differences. Buckets count all that is at most as long."""
+    spent = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    loop = _histogram(spent, "skep_loop_blocked_seconds", "")
+    figures: dict[str, Any] = {
+        "loop_looks": int(loop[-1][1]) if loop else 0,
+        "loop_blocked_over_50_ms": int(loop[-1][1] - dict(loop)[_BLOCKED_S]) if loop else 0,
+        "loop_blocked_at_most_s": _longest(loop),
+        "resolutions": {},
+    }
+    for lane in ("loop", "quick", "big"):
+        times = _histogram(spent, "skep_state_resolution_seconds", f'lane="{lane}"')
+        count = times[-1][1] if times else 0
+        if count:
+            total = spent[f'skep_state_resolution_seconds_sum{{lane="{lane}"}}']
+            figures["resolutions"][lane] = {
+                "count": int(count), "mean_ms": round(1000 * total / count, 2), "at_most_s": _longest(times)
+            }  # fmt: skip
+    return figures
+
+
+def _histogram(spent: dict[str, float], name: str, label: str) -> list[tuple[float, float]]:
+    found = [
+        (float(bound[1]), value)
+        for key, value in spent.items()
+        if key.startswith(name + "_bucket") and label in key and (bound := _LE.search(key))
+    ]
+    return sorted(found)
+
+
+def _longest(buckets: Sequence[tuple[float, float]]) -> float | str:
+    """Return the least bound below which all lies."""
+    if not buckets:
+        return 0.0
+    bound = next(bound for bound, count in buckets if count == buckets[-1][1])
+    return bound if bound != float("inf") else f"over {buckets[-2][0]}"
+
+
+def _reset_peak_memory(pid: int) -> None:
+    """proc(5), clear_refs: 5 sets the peak to what is resident now. Where that is not allowed, it counts from start."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+    except OSError as error:
+        print(f"the peak of memory counts from the start: {error}", file=sys.stderr)
+
+
+def _peak_memory_mib(pid: int) -> int:
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    found = re.search(r"VmHWM:\s+(\d+) kB", text)
+    return int(found[1]) // 1024 if found else 0
+
+
+async def run(target: Target, parameters: Parameters) -> dict[str, Any]:
+    """Return all figures. Raises RequestFailed when the persister doesn't take the events."""
+    database = await asyncpg.connect(target.status()["database"], timeout=5)
+    try:
+        return await Scenario(target, parameters, database).run()
+    finally:
+        await database.close()
+
+
+def as_text(result: dict[str, Any]) -> str:
+    lines = ["room_graph: " + "  ".join(f"{name} {value}" for name, value in result["parameters"].items())]
+    lines.append("  ".join(f"{name} {value}" for name, value in result["facts"].items()))
+    for name, figures in [*result["phases"].items(), ("end", result["end"])]:
+        lines += ["", f"{name}:"]
+        for figure, value in figures.items():
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            lines += [f"  {(figure + ' ' + part).strip():44} {number}" for part, number in parts]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", help="a running fleet with open registration and no rate limits; default: start one")
+    parser.add_argument("--config", type=Path, help="its configuration (with --url)")
+    parser.add_argument("--changes", type=int, default=50_000, help="changes of memberships, at least 100 (50000)")
+    parser.add_argument("--forks", type=int, default=1000, help="branches, of one event each (1000)")
+    parser.add_argument("--reach", type=int, default=500, help="how far back in the line they begin, in events (500)")
+    parser.add_argument("--batch", type=int, default=200, help="changes in one call (200)")
+    parser.add_argument("--fork-batch", type=int, default=50, help="branches in one call (50)")
+    parser.add_argument("--nobody-here", action="store_true", help="no user of ours ties branches together")
+    parser.add_argument("--room-version", default="12", help="version of the room (12)")
+    parser.add_argument("--seed", type=int, default=1, help="of all that is drawn by chance (1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON there too (-: print it)")
+    arguments = vars(parser.parse_args())
+    url, config, output = (arguments.pop(name) for name in ("url", "config", "json"))
+    if url and config is None:
+        parser.error("--url needs --config: the room's owner and the database are asked")
+    parameters = Parameters(**arguments)
+    if url:
+        result = uvloop.run(run(Target(url, config), parameters))
+    else:
+        with own_fleet() as target:
+            result = uvloop.run(run(target, parameters))
+    encoded = orjson.dumps(result, option=orjson.OPT_INDENT_2)
+    print(encoded.decode() if output == Path("-") else as_text(result))
+    if output and output != Path("-"):
+        output.write_bytes(encoded)
+    return 1 if result["end"]["entries_unlike_the_resolution"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,12 +55,13 @@ def _events(parameters: Sequence[tuple[int, tuple[str, str]]], conflict: str = "
 
 _NUMBERED = list(enumerate(_COLUMNS, 2))
 _EVENTS = _events(_NUMBERED)
-#: An outlier that gets its place takes on what is known of it now.
+#: An event without a place, for its content only, takes on what is known of it when it gets one; its redaction stays.
 _GRAPH_EVENTS = _events(
     [*_NUMBERED, *enumerate(_GRAPH_COLUMNS, 50)],
     "ON CONFLICT (room_nid, event_nid) DO UPDATE SET writer = excluded.writer, position = excluded.position, "
     + ", ".join(f"{name} = excluded.{name}" for name, _ in (*_COLUMNS[3:], *_GRAPH_COLUMNS) if name != "redacted_by")
-    + f" WHERE events.status = {OUTLIER}",
+    + ", redacted_by = coalesce(events.redacted_by, excluded.redacted_by)"
+    + f" WHERE events.status IN ({OUTLIER}, {REJECTED}) AND events.anchor IS NULL AND events.state_nid IS NULL",
 )
 #: $19, $20: rooms and their extremities after the batch.
 _EXTREMITIES = f"""

@@ -27,19 +27,23 @@ _WALK = """
     )
     SELECT nid, parent, base, steps, added, removed FROM walk ORDER BY place
 """
-#: Uses state_changes_by_ordinal and the primary key of events.
+#: What each key held before its first change from an ordinal on. Uses state_changes_by_ordinal, and the primary key of
+#: events.
 _LINE = """
-    SELECT c.ordinal, c.type, c.state_key, c.event_nid, e.event_id, c.prev_nid, p.event_id,
-           CASE WHEN c.type = 'm.room.member' THEN e.json END, CASE WHEN c.type = 'm.room.member' THEN p.json END
-    FROM state_changes c
-    LEFT JOIN events e ON e.room_nid = c.room_nid AND e.event_nid = c.event_nid
-    LEFT JOIN events p ON p.room_nid = c.room_nid AND p.event_nid = c.prev_nid
-    WHERE c.room_nid = $1 AND c.ordinal >= $2 AND c.ordinal < $3 ORDER BY c.ordinal
+    SELECT c.type, c.state_key, c.prev_nid, p.event_id, CASE WHEN c.type = 'm.room.member' THEN p.json END
+    FROM (
+        SELECT DISTINCT ON (type, state_key) type, state_key, prev_nid FROM state_changes
+        WHERE room_nid = $1 AND ordinal >= $2 AND ordinal < $3 ORDER BY type, state_key, ordinal
+    ) AS c
+    LEFT JOIN events p ON p.room_nid = $1 AND p.event_nid = c.prev_nid
 """
 _GAPS = "SELECT anchor, missing FROM gaps WHERE room_nid = $1"
-#: The first redaction that came.
+_GAPS_OF = (
+    "SELECT anchor, missing FROM gaps WHERE room_nid = $1 AND (anchor = ANY($2::bigint[]) OR missing && $3::text[])"
+)
+#: The first redactions that came: those of people who may not redact are among them.
 _AWAITED = """
-    SELECT event_id, min(redaction_nid) FROM awaited_redactions
+    SELECT event_id, (array_agg(redaction_nid ORDER BY redaction_nid))[1:20] FROM awaited_redactions
     WHERE room_nid = $1 AND event_id = ANY($2::text[]) GROUP BY event_id
 """
 #: Uses events_of_history.
@@ -66,12 +70,11 @@ class GraphEvent:
 
 
 class LineChange(NamedTuple):
-    """One change of the line. event, previous: (nid, id, PDU of a member event); None: the key was not there."""
+    """A key of the line that has changed since. previous: (nid, id, PDU of a member event) of what it held before;
+    None: the key was not there."""
 
-    ordinal: int
     type: str
     state_key: str
-    event: tuple[int, str, bytes | None] | None
     previous: tuple[int, str, bytes | None] | None
 
 
@@ -98,17 +101,11 @@ async def get_snapshot_walk(source: Source, room_nid: int, nid: int) -> list[Sna
 
 
 async def get_line_changes(source: Source, room_nid: int, start: int, end: int) -> list[LineChange]:
-    """Return what changed on the line from ordinal `start` (inclusive) to `end` (exclusive), in order."""
+    """Return the keys of the line that changed from ordinal `start` (inclusive) to `end` (exclusive), each once."""
     rows = await source.fetch(_LINE, room_nid, start, end)
     return [
-        LineChange(
-            ordinal,
-            unescape(kind),
-            unescape(state_key),
-            None if nid is None else (nid, event_id, json),
-            None if prev is None else (prev, prev_id, prev_json),
-        )
-        for ordinal, kind, state_key, nid, event_id, prev, prev_id, json, prev_json in rows
+        LineChange(unescape(kind), unescape(state_key), None if nid is None else (nid, event_id, json))
+        for kind, state_key, nid, event_id, json in rows
     ]
 
 
@@ -117,9 +114,18 @@ async def get_gaps(source: Source, room_nid: int) -> dict[int, list[str]]:
     return {anchor: list(missing) for anchor, missing in await source.fetch(_GAPS, room_nid)}
 
 
-async def get_awaited_redactions(source: Source, room_nid: int, event_ids: Sequence[str]) -> dict[str, int]:
-    """Return event id -> number of the redaction that came before the event."""
-    return {row[0]: row[1] for row in await source.fetch(_AWAITED, room_nid, list(event_ids))}
+async def get_gaps_of(
+    source: Source, room_nid: int, anchors: Sequence[int], event_ids: Sequence[str]
+) -> dict[int, list[str]]:
+    """Return, as `get_gaps`, the gaps at these anchors and those in which one of these events is missing."""
+    known = [event_id for event_id in event_ids if "\x00" not in event_id]
+    return {anchor: list(missing) for anchor, missing in await source.fetch(_GAPS_OF, room_nid, list(anchors), known)}
+
+
+async def get_awaited_redactions(source: Source, room_nid: int, event_ids: Sequence[str]) -> dict[str, list[int]]:
+    """Return event id -> numbers of the redactions that came before the event, at most 20, earliest first."""
+    known = [event_id for event_id in event_ids if "\x00" not in event_id]
+    return {row[0]: list(row[1]) for row in await source.fetch(_AWAITED, room_nid, known)}
 
 
 async def get_last_back(source: Source, room_nid: int, anchor: int) -> int:

@@ -181,6 +181,10 @@ class Write:
     new_room: NewRoom | None = None
     built: list[BuiltEvent] = field(default_factory=list)
 
+    @property
+    def is_stored(self) -> bool:
+        return self.done.done() and self.done.exception() is None
+
     async def wait(self) -> list[str]:
         """Return the event ids once they are stored; raise what the write failed with. It goes on if we do not wait."""
         return await asyncio.shield(self.done)

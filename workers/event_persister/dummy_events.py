@@ -5,6 +5,7 @@ user who may send one; where there is none, the room waits for the next event of
 """
 
 from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable
+from shared.core.identifiers import server_of
 from shared.runtime.tasks import TaskGroup
 from workers.event_persister.drafts import Draft, RoomChanged
 from workers.event_persister.live_room import LiveRoom
@@ -21,7 +22,7 @@ class DummyEvents:
     def __init__(self, writer: RoomWriter, tasks: TaskGroup, server_name: str) -> None:
         self._writer = writer
         self._tasks = tasks
-        self._local_part = ":" + server_name
+        self._server_name = server_name
         self._under_way: set[str] = set()
 
     def look(self, room: LiveRoom) -> None:
@@ -51,5 +52,5 @@ class DummyEvents:
     def _sender(self, room: LiveRoom) -> str | None:
         levels = room.power_levels
         needed = levels.event_level(DUMMY, False)
-        local = (user_id for user_id in room.members("join") if user_id.endswith(self._local_part))
+        local = (user_id for user_id in room.members("join") if server_of(user_id) == self._server_name)
         return next((user_id for user_id in local if levels.user_level(user_id) >= needed), None)

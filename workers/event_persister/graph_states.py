@@ -5,6 +5,7 @@ what differs from the line there. Then, without waiting, an overlay upon the cur
 writes may have moved on meanwhile.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,25 +14,26 @@ from shared.core.events.readers import membership_of
 from shared.core.state_snapshots import Snapshot, find_parent
 from shared.storage.event_statements import ACCEPTED, SOFT_FAILED
 from shared.storage.pool import Database
-from shared.storage.room_graph import LineChange, get_line_changes, get_snapshot_walk
-from workers.event_persister.drafts import Branch, Overlay, RoomChanged, StateEntry, StateKey
+from shared.storage.room_graph import get_line_changes, get_snapshot_walk
+from workers.event_persister.drafts import NO_CHANGE, Branch, Overlay, RoomChanged, StateEntry, StateKey
 from workers.event_persister.known_events import KnownEvent, KnownEvents, entry_of
 from workers.event_persister.live_room import LiveRoom
 
 #: A branch that differs from the line in no more entries gets a snapshot of these; a longer one goes on from its
 #: predecessor's snapshot, which costs a walk.
 SMALL_OVERLAY = 16
+_AT_ONCE = 200  # entries that are looked at before others get a turn
 
 
 @dataclass(frozen=True, slots=True)
 class StateRef:
-    """A state: the line before `base`, with `changes` upon it. older: the line's changes from `base` on that were
-    read because the room's memory does not reach so far back; they end before `older_end`."""
+    """A state: the line before `base`, with `changes` upon it. older: what the line held there of the keys that have
+    changed before `older_end`, read because the room's memory does not reach so far back."""
 
     base: int
     changes: Overlay
-    older: Sequence[LineChange] = ()
-    older_end: int = 0
+    older: Overlay
+    older_end: int
 
 
 class GraphStates:
@@ -53,8 +55,14 @@ class GraphStates:
         return await self._on_line(room, base, changes)
 
     async def walk(self, room: LiveRoom, nid: int) -> list[Snapshot]:
-        """Return a stored snapshot and its ancestors. Raises RoomChanged when it is gone."""
-        walk = await get_snapshot_walk(self._database, room.room_nid, nid)
+        """Return a snapshot and its ancestors. Raises RoomChanged when it is gone."""
+        walk: list[Snapshot] = []
+        at: int | None = nid
+        while at is not None and (pending := room.pending_snapshot(at)) is not None:
+            walk.append(pending)
+            at = pending.parent
+        if at is not None:
+            walk += await get_snapshot_walk(self._database, room.room_nid, at)
         if not walk or walk[-1].base is None:
             raise RoomChanged
         return walk
@@ -70,8 +78,13 @@ class GraphStates:
     async def _on_line(self, room: LiveRoom, base: int, changes: Overlay) -> StateRef:
         end = room.line_from
         if base >= end:
-            return StateRef(base, changes)
-        older = await get_line_changes(self._database, room.room_nid, base, end)
+            return StateRef(base, changes, NO_CHANGE, 0)
+        rows = await get_line_changes(self._database, room.room_nid, base, end)
+        older: dict[StateKey, StateEntry | None] = {}
+        for number, row in enumerate(rows):
+            older[row.type, row.state_key] = _entry(room, row.previous)
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
         return StateRef(base, changes, older, end)
 
 
@@ -95,13 +108,10 @@ def upon_current(room: LiveRoom, ref: StateRef) -> Overlay:
 
     Raises RoomChanged when the room's memory has become shorter since the state was looked up.
     """
-    start = max(ref.base, ref.older_end) if ref.older_end else ref.base
+    start = max(ref.base, ref.older_end)
     if start < room.line_from:
         raise RoomChanged
-    overlay: dict[StateKey, StateEntry | None] = room.line_before(start)
-    for change in reversed(ref.older):
-        overlay[change.type, change.state_key] = _entry(room, change.previous)
-    overlay.update(ref.changes)
+    overlay: dict[StateKey, StateEntry | None] = {**room.line_before(start), **ref.older, **ref.changes}
     return {key: entry for key, entry in overlay.items() if not same_entry(entry, room.entry(*key))}
 
 
@@ -112,24 +122,32 @@ def same_entry(one: StateEntry | None, other: StateEntry | None) -> bool:
     return one.event_nid == other.event_nid
 
 
-def root_snapshot(room: LiveRoom, nid: int, overlay: Overlay) -> Snapshot:
-    """Return the snapshot, for event `nid`, of a state that is an overlay upon the room's current one."""
+def root_snapshot(room: LiveRoom, nid: int, overlay: Overlay, ref: StateRef | None = None) -> Snapshot:
+    """Return the snapshot, for event `nid`, of a state that is an overlay upon the room's current one.
+
+    ref: the same state, where it is known: the line may have gone far since a branch has left it.
+    """
+    if ref is not None and len(ref.changes) < len(overlay):
+        entries = [entry for entry in ref.changes.values() if entry is not None]
+        if len(entries) == len(ref.changes):
+            return Snapshot(nid, None, ref.base, 0, tuple(sorted(entry.event_nid for entry in entries)), ())
     added = tuple(sorted(entry.event_nid for entry in overlay.values() if entry is not None))
     leaving = [room.entry(*key) for key, entry in overlay.items() if entry is None]
     removed = tuple(sorted(entry.event_nid for entry in leaving if entry is not None))
     return Snapshot(nid, None, room.head.ordinal + 1, 0, added, removed)
 
 
-def step_snapshot(nid: int, walk: Sequence[Snapshot], keys: Mapping[int, StateKey], own: KnownEvent) -> Snapshot:
+def step_snapshot(
+    nid: int, walk: Sequence[Snapshot], keys: Mapping[int, StateKey], key: StateKey, event_nid: int
+) -> Snapshot:
     """Return the snapshot, for event `nid`, of the state after one event whose state before has a snapshot.
 
-    walk: of that snapshot; keys: of the events that its rows add; own: the one event, which sets its key. Steps only
+    walk: of that snapshot; keys: of the events that its rows add; key, event_nid: what the one event sets. Steps only
     ever add: a state with keys that left came from a resolution, and got a root.
     """
     index = find_parent(walk)
     holds = {keys[added]: added for snapshot in reversed(walk[:index]) for added in snapshot.added}
-    assert own.key is not None
-    holds[own.key] = own.event_nid
+    holds[key] = event_nid
     return Snapshot(nid, walk[index].nid, None, walk[0].steps + 1, tuple(sorted(holds.values())), ())
 
 
@@ -148,14 +166,31 @@ def _entry(room: LiveRoom, event: tuple[int, str, bytes | None] | None) -> State
     return StateEntry(nid, event_id, membership)
 
 
-def given_state(room: LiveRoom, event_ids: Sequence[str], known: KnownEvents) -> Overlay:
-    """Return a state that another server has named, as an overlay upon the current one."""
+async def entries_of(event_ids: Sequence[str], known: KnownEvents) -> dict[StateKey, StateEntry]:
+    """Return a state that another server has named."""
     given: dict[StateKey, StateEntry] = {}
-    for event_id in event_ids:
+    for number, event_id in enumerate(event_ids):
         found = known.get(event_id)
         if found is not None and found.key is not None and not found.is_rejected:
             given[found.key] = found.entry()
-    current = room.whole_state()
-    overlay: dict[StateKey, StateEntry | None] = {key: None for key in current if key not in given}
-    overlay.update((key, entry) for key, entry in given.items() if current.get(key) != entry)
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return given
+
+
+def upon_current_state(room: LiveRoom, given: Mapping[StateKey, StateEntry]) -> Overlay:
+    """Return a written-out state as an overlay upon the current one."""
+    overlay: dict[StateKey, StateEntry | None] = {key: None for key, _ in room.entries() if key not in given}
+    overlay.update((key, entry) for key, entry in given.items() if not same_entry(room.entry(*key), entry))
     return overlay
+
+
+def shape_of(overlay: Overlay) -> frozenset[tuple[StateKey, int | None]]:
+    """Return what makes two overlays equal."""
+    return frozenset((key, None if entry is None else entry.event_nid) for key, entry in overlay.items())
+
+
+def snapshot_of(overlay: Overlay, branches: Sequence[Branch]) -> int | None:
+    """Return the snapshot of a state where one of these has the same and is stored."""
+    stored = [branch for branch in branches if branch.snapshot_nid is not None and len(branch.overlay) == len(overlay)]
+    return next((one.snapshot_nid for one in stored if shape_of(one.overlay) == shape_of(overlay)), None)

@@ -11,7 +11,7 @@ Building is synchronous: between looking at the state and taking a place in the 
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ from shared.core.events.readers import PowerLevels, membership_of, power_levels_
 from shared.core.identifiers import EventId, RoomId, UserId, server_of
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import SigningKey
+from shared.core.state_snapshots import Snapshot
+from shared.storage.event_statements import REJECTED
 from workers.event_persister.drafts import (
     NO_CHANGE,
     Branch,
@@ -39,6 +41,7 @@ from workers.event_persister.drafts import (
     StateKey,
     Write,
 )
+from workers.event_persister.intake import Intake
 from workers.event_persister.reference_hashes import ReferenceHashes
 
 CREATE: StateKey = ("m.room.create", "")
@@ -100,7 +103,9 @@ class LiveRoom:
         self.transactions: dict[bytes, tuple[str, int]] = dict(transactions or {})
         self.writes: list[Write] = []  # built and not stored, in the order of their places
         self.under_way: dict[bytes, Write] = {}  # those of `writes` with a client's transaction
-        self.intake = asyncio.Lock()  # one at a time works out places beside the room's own writes
+        self.intake = Intake()  # one at a time works out places beside the room's own writes
+        self.asked: dict[bytes, asyncio.Future[str]] = {}  # clients' transactions that wait for a policy server
+        self.on_redacted: Callable[[str], None] = _forget_nothing  # called with ids, once that is stored
         self.held: asyncio.Future[None] | None = None  # while it is set, the room's own writes wait for it
         self.lost = False  # another owner was seen, or the lease is gone: nobody may build on this any more
         self._identity = identity
@@ -110,8 +115,10 @@ class LiveRoom:
         self._pending_state: dict[StateKey, StateEntry | None] = {}
         self._events = events
         self._pending_events: dict[int, Event] = {}
+        self._pending_built: dict[str, BuiltEvent] = {}
         self._levels: tuple[int, PowerLevels] | None = None
         self._policy_witness: str | None = None  # a joined user of the policy server
+        self._no_witness_of: str | None = None  # a server of which nobody is joined
         self._hashes = ReferenceHashes(version)
         self._changes: deque[tuple[int, EntryChange]] = deque()  # all from ordinal `_changes_from` on, pending ones too
         self._changes_from = head.ordinal + 1
@@ -139,16 +146,32 @@ class LiveRoom:
 
     def members(self, membership: str) -> list[str]:
         """Return the users with this membership. Walks the whole state: not for the usual send."""
-        return [
-            key
-            for (kind, key), entry in self.whole_state().items()
-            if kind == "m.room.member" and entry.membership == membership
-        ]
+        return list(self._members(membership))
+
+    def _members(self, membership: str) -> Iterator[str]:
+        for (kind, key), entry in self.entries():
+            if kind == "m.room.member" and entry.membership == membership:
+                yield key
+
+    def entries(self) -> Iterator[tuple[StateKey, StateEntry]]:
+        """Walk the current state, without a copy: it must not change meanwhile."""
+        pending = self._pending_state
+        for key, entry in self._state.items():
+            if key not in pending:
+                yield key, entry
+        for key, changed in pending.items():
+            if changed is not None:
+                yield key, changed
 
     @property
     def state_size(self) -> int:
         """About how many entries the state has."""
         return len(self._state) + len(self._pending_state)
+
+    async def finish_writes(self) -> None:
+        """Wait until what has its place now is stored, or has failed."""
+        if self.writes:
+            await asyncio.wait([write.done for write in self.writes])
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
@@ -166,8 +189,11 @@ class LiveRoom:
 
     def whole_state(self) -> dict[StateKey, StateEntry]:
         """Return a copy of the current state."""
-        state = {**self._state, **self._pending_state}
-        return {key: entry for key, entry in state.items() if entry is not None}
+        return dict(self.entries())
+
+    def keys_now(self) -> Iterator[StateKey]:
+        """Return the keys of the current state and perhaps some that left it just now; any thread may ask."""
+        return iter({**self._state, **self._pending_state})
 
     def event(self, type: str, state_key: str = "") -> Event | None:
         """Return the state event where it is in memory (always so for KEPT_TYPES)."""
@@ -175,7 +201,7 @@ class LiveRoom:
         return None if entry is None else self.event_of(entry)
 
     def event_of(self, entry: StateEntry) -> Event | None:
-        return self._pending_events.get(entry.event_nid) or self._events.get(entry.event_nid)
+        return self.event_in_memory(entry.event_nid)
 
     @property
     def power_levels(self) -> PowerLevels:
@@ -199,15 +225,29 @@ class LiveRoom:
 
     def built_event(self, event_id: str) -> BuiltEvent | None:
         """Return an event that has its place and is not stored yet."""
-        for write in self.writes:
-            for built in write.built:
-                if built.event.event_id == event_id:
-                    return built
-        return None
+        return self._pending_built.get(event_id)
+
+    def built_with(self, event_nid: int) -> BuiltEvent | None:
+        """Return, by its number, an event that has its place and is not stored yet."""
+        event = self._pending_events.get(event_nid)
+        return None if event is None else self._pending_built[event.event_id]
+
+    def pending_snapshot(self, nid: int) -> Snapshot | None:
+        """Return a snapshot that is not stored yet: it has the number of the event that brings it."""
+        built = self.built_with(nid)
+        return None if built is None else built.graph.snapshot
 
     def events_in_memory(self) -> dict[EventId, Event]:
-        """Return the whole events at hand, by id."""
-        return {event.event_id: event for event in (*self._events.values(), *self._pending_events.values())}
+        """Return the whole events at hand, by id, those that were rejected excepted."""
+        events = {event.event_id: event for event in self._events.values()}
+        for built in self._pending_built.values():
+            if built.graph.status != REJECTED:
+                events[built.event.event_id] = self._pending_events[built.event_nid]
+        return events
+
+    def event_in_memory(self, event_nid: int) -> Event | None:
+        """Return an event that is state, or is not stored yet."""
+        return self._pending_events.get(event_nid) or self._events.get(event_nid)
 
     @property
     def create_nid(self) -> int | None:
@@ -219,13 +259,16 @@ class LiveRoom:
         entry = self.entry(*POLICY)
         if entry is None:
             return None
+        event = self.event_of(entry)
+        via = None if event is None else event.content.get("via")
+        if not isinstance(via, str) or via == self._no_witness_of:
+            return None
         witness = self._policy_witness
-        if witness is None or self.membership(witness) != "join":
-            found = policy_server_of(self.event_of(entry), self.members("join"))
-            server = None if found is None else found.server_name
-            joined = (user_id for user_id in self.members("join") if server_of(user_id) == server)
-            witness = self._policy_witness = next(joined, None)
-        return policy_server_of(self.event_of(entry), [] if witness is None else [witness])
+        if witness is None or server_of(witness) != via or self.membership(witness) != "join":
+            # Walks the members, and again only when somebody of that server came or went, or another one is named.
+            witness = next((user_id for user_id in self._members("join") if server_of(user_id) == via), None)
+            self._policy_witness, self._no_witness_of = witness, via if witness is None else None
+        return policy_server_of(event, [] if witness is None else [witness])
 
     # -- what must be read before an event can be built
 
@@ -234,12 +277,21 @@ class LiveRoom:
         """Whether one event can name everything that nothing follows; else it does not have the current state."""
         return len(self._pending.extremities) <= MAX_PREV_EVENTS
 
-    def missing(self, drafts: Iterable[Draft], overlay: Overlay = NO_CHANGE) -> set[int]:
-        """Return the events without which the drafts cannot be built: usually none."""
+    def missing(
+        self,
+        drafts: Iterable[Draft],
+        overlay: Overlay = NO_CHANGE,
+        named: Sequence[tuple[int, str]] | None = None,
+    ) -> set[int]:
+        """Return the events without which the drafts cannot be built: usually none.
+
+        named: the extremities that they will name; None: all.
+        """
         nids: set[int] = set()
         for draft in drafts:
             nids |= self.missing_of(self._auth_keys(draft), overlay)
-        nids.update(nid for nid, event_id in self._pending.extremities if self._hashes.lacks(event_id))
+        extremities = self._pending.extremities if named is None else named
+        nids.update(nid for nid, event_id in extremities if self._hashes.lacks(event_id))
         return nids
 
     def missing_of(self, keys: Iterable[StateKey], overlay: Overlay) -> set[int]:
@@ -317,7 +369,9 @@ class LiveRoom:
         except BaseException:
             for done in built:
                 self._pending_events.pop(done.event_nid, None)
-            self._pending = before
+                self._pending_built.pop(done.event.event_id, None)
+            # Another object where a thread may have read what is taken back now.
+            self._pending = before._replace() if built else before
             self._forget_changes_after(before.ordinal)
             if state_before is not None:
                 self._pending_state = state_before
@@ -411,19 +465,23 @@ class LiveRoom:
             None if draft is None else draft.txn_id,
         )
 
-    def applies_redaction(self, redaction: Event, target: RedactionTarget) -> bool:
-        """Return whether the redaction has its effect on the event that it names."""
+    def applies_redaction(self, redaction: Event, target: RedactionTarget, levels: PowerLevels | None = None) -> bool:
+        """Return whether the redaction has its effect on the event that it names. levels: at it; None: those of now."""
         stub = _stub(self.room_id, target.event_id, target.sender)
-        return may_apply_redaction(self.version, redaction, stub, self.power_levels)
+        return may_apply_redaction(self.version, redaction, stub, self.power_levels if levels is None else levels)
 
     def _advance(self, built: BuiltEvent) -> None:
         self._pending = built.head
-        self._pending_events[built.event_nid] = built.event
+        self._pending_built[built.event.event_id] = built
+        was_redacted = built.graph.redacted_by is not None
+        self._pending_events[built.event_nid] = redacted(self.version, built.event) if was_redacted else built.event
         self.keep_hash(built.event)
         for nid, event in built.graph.brought.items():
             self.keep(nid, event)
         for change in built.changes:
             self._pending_state[change.key] = change.now
+            if change.key[0] == "m.room.member" and server_of(change.key[1]) == self._no_witness_of:
+                self._no_witness_of = None
             assert built.ordinal is not None
             self._changes.append((built.ordinal, change))
         while len(self._changes) > _MAX_CHANGES:
@@ -448,11 +506,13 @@ class LiveRoom:
         """The write is stored: the committed layer takes it over. Writes of a room come here in their order."""
         self.writes.remove(write)
         for built, position in zip(write.built, positions, strict=True):
-            del self._pending_events[built.event_nid]
+            event = self._pending_events.pop(built.event_nid)
+            del self._pending_built[built.event.event_id]
             for change in built.changes:
-                self._commit_change(change, built)
-            if built.redacts_nid is not None:
+                self._commit_change(change, built, event)
+            if built.redacts_nid is not None and built.event.redacts is not None:
                 self._redact(built.redacts_nid)
+                self.on_redacted(built.event.redacts)
             if built.ordinal is not None:
                 self.last_writer, self.last_position = writer, position
         last = write.built[-1]
@@ -461,14 +521,14 @@ class LiveRoom:
             self.under_way.pop(write.key, None)
             self._remember(write.key, last.event.event_id, last.event.origin_server_ts)
 
-    def _commit_change(self, change: EntryChange, built: BuiltEvent) -> None:
+    def _commit_change(self, change: EntryChange, built: BuiltEvent, event: Event) -> None:
         key, before, now = change
         if now is None:
             self._state.pop(key, None)
         else:
             self._state[key] = now
             if now.event_nid == built.event_nid and key[0] != "m.room.member":
-                self._events[now.event_nid] = built.event
+                self._events[now.event_nid] = event
         if key in self._pending_state and self._pending_state[key] == now:
             del self._pending_state[key]
         if before is not None:
@@ -482,9 +542,12 @@ class LiveRoom:
         waiting = [write for write in self.writes if write is not failed]
         self.writes = []
         self.under_way = {}
-        self._pending = self._committed
+        # Another object: whoever worked out something meanwhile may have read what is taken back now.
+        self._committed = self._pending = self._committed._replace()
         self._pending_state.clear()
         self._pending_events.clear()
+        self._pending_built.clear()
+        self._no_witness_of = None
         self._forget_changes_after(self._committed.ordinal)
         for write in waiting:
             if not write.drafts:
@@ -533,6 +596,10 @@ class LiveRoom:
         if event is not None:
             self._events[event_nid] = redacted(self.version, event)
             self._levels = None
+
+
+def _forget_nothing(event_id: str) -> None:
+    """Nobody keeps events of this room elsewhere."""
 
 
 def _membership(event: Event) -> str | None:

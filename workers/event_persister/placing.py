@@ -10,7 +10,7 @@ Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 7; "Reject
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from shared.core.event_auth import auth_types_for
 from shared.core.event_checks import (
@@ -22,6 +22,7 @@ from shared.core.event_checks import (
     check_state_before,
 )
 from shared.core.events import Event
+from shared.core.events.readers import PowerLevels
 from shared.core.state_snapshots import rebase
 from shared.storage.event_statements import ACCEPTED, REJECTED, SOFT_FAILED
 from shared.storage.numbers import NumberBlock
@@ -43,15 +44,19 @@ from workers.event_persister.drafts import (
 from workers.event_persister.graph_states import (
     SMALL_OVERLAY,
     GraphStates,
+    StateRef,
     branch_after,
-    given_state,
+    entries_of,
     root_snapshot,
+    shape_of,
+    snapshot_of,
     step_snapshot,
     upon_current,
+    upon_current_state,
 )
 from workers.event_persister.known_events import KnownEvent, KnownEvents, entry_of
 from workers.event_persister.live_room import LiveRoom
-from workers.event_persister.room_resolution import RoomResolution, shape_of
+from workers.event_persister.room_resolution import RoomResolution
 
 #: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
 _FREE_TRIES = 3
@@ -82,15 +87,16 @@ class Placed:
 @dataclass(frozen=True, slots=True)
 class _Before:
     """The state before an event. overlay: upon the current state. is_line: it is the current state, by the event's
-    predecessors. snapshot_nid: where that state is stored already. previous: the only predecessor. missing: those that
-    are not here.
+    predecessors. snapshot_nid: where that state is stored already. previous: the only predecessor; ref: the state
+    after it, unless it is an extremity. missing: predecessors that have no place here.
     """
 
     overlay: Overlay
     is_line: bool = False
     snapshot_nid: int | None = None
     previous: KnownEvent | None = None
-    missing: Sequence[str] = field(default=())
+    ref: StateRef | None = None
+    missing: Sequence[str] = ()
 
 
 class Placing:
@@ -124,19 +130,14 @@ class Placing:
                 async with room.hold():
                     return await self._try(room, candidate, known)
             except RoomChanged:
-                await self._finish_own(room)
+                await room.finish_writes()  # what is needed may just be on its way to the database
         raise RoomChanged
-
-    async def _finish_own(self, room: LiveRoom) -> None:
-        """What is needed may just be on its way to the database."""
-        if room.writes:
-            await asyncio.wait([write.done for write in room.writes])
 
     async def _try(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
         event = candidate.event
         head = room.head
         before = await self._state_before(room, candidate, known)
-        verdict, auth_nids = await self._judge(room, candidate, before, known)
+        verdict, auth_nids, levels = await self._judge(room, candidate, before, known)
         if verdict.outcome is Outcome.DROP or (candidate.draft is not None and not verdict.passed):
             return Placed(verdict)
         former = known.get(event.event_id)
@@ -144,7 +145,7 @@ class Placing:
         graph = await self._graph(room, nid, before, verdict, known)
         if verdict.passed:
             after = await self._current_after(room, event, nid, before, known)
-            target, graph = await self._redaction(room, event, known, graph)
+            target, graph = await _redaction(event, levels, known, graph)
             brought = await self._brought(after[0], nid, known)
             if room.head is not head:
                 raise RoomChanged
@@ -156,7 +157,7 @@ class Placing:
             built = self._unplaced(room, event, nid, auth_nids, graph, known)
         write = Write(room, (), (), asyncio.get_running_loop().create_future(), candidate.key, built=[built])
         room.take(write)
-        known.note(built)
+        known.note(write)
         self._committer.submit(write)
         return Placed(verdict, write)
 
@@ -166,40 +167,47 @@ class Placing:
         event, head = candidate.event, room.head
         if {event_id for _, event_id in head.extremities} == set(event.prev_event_ids):
             return _Before(NO_CHANGE, is_line=True)
-        refs = []
         previous = [known.get(event_id) for event_id in event.prev_event_ids]
         stored = [one for one in previous if one is not None and one.is_placed]
-        for one in stored:
-            if one.event_nid not in head.branches:
-                refs.append((one, await self._states.after(room, one, known)))
+        absent = [e for e, one in zip(event.prev_event_ids, previous, strict=True) if one is None or not one.is_placed]
+        if absent and candidate.state_before is None:
+            raise RoomChanged  # a predecessor could not be stored
+        refs = {
+            one.event_nid: await self._states.after(room, one, known)
+            for one in stored
+            if one.event_nid not in head.branches
+        }
+        given = None
+        if candidate.state_before is not None and absent:
+            given = await entries_of(candidate.state_before, known)
         if room.head is not head:
             raise RoomChanged
-        overlays: list[Overlay] = [
-            head.branches[one.event_nid].overlay for one in stored if one.event_nid in head.branches
+        branches = [
+            head.branches[one.event_nid]
+            if one.event_nid in head.branches
+            else Branch(upon_current(room, refs[one.event_nid]), one.state_nid if one.key is None else None)
+            for one in stored
         ]
-        overlays += [upon_current(room, ref) for _, ref in refs]
-        missing = [e for e, one in zip(event.prev_event_ids, previous, strict=True) if one is None or not one.is_placed]
-        if candidate.state_before is not None and missing:
-            overlays.append(given_state(room, candidate.state_before, known))
-        overlay = await self._resolution.resolve(room, overlays, known)
+        if given is not None:
+            branches.append(Branch(upon_current_state(room, given)))
+        overlay = await self._resolution.resolve(room, [branch.overlay for branch in branches], known)
         if room.head is not head:
             raise RoomChanged
-        only = stored[0] if len(stored) == 1 and not missing else None
-        shared = None
-        if only is not None and only.key is None:
-            shared = only.state_nid  # a message leaves the state as it was
-        return _Before(overlay, False, shared, only, missing)
+        only = stored[0] if len(branches) == 1 and given is None else None
+        ref = None if only is None else refs.get(only.event_nid)
+        return _Before(overlay, False, snapshot_of(overlay, branches), only, ref, known.without_place(absent))
 
     # -- checks 4 to 7
 
     async def _judge(
         self, room: LiveRoom, candidate: Candidate, before: _Before, known: KnownEvents
-    ) -> tuple[Verdict, list[int]]:
+    ) -> tuple[Verdict, list[int], PowerLevels]:
+        """Return the verdict, the numbers of the auth events, and the power levels at the event."""
         event, head = candidate.event, room.head
         auth_events, auth_nids, rejected = known.auth_events(event)
         verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
         if not verdict.passed:
-            return verdict, auth_nids
+            return verdict, auth_nids, room.power_levels
         keys = auth_types_for(
             room.version,
             type=event.type,
@@ -208,7 +216,7 @@ class Placing:
             content=event.content,
         )
         await self._resolution.load(
-            room, room.missing_of(keys, before.overlay) | room.missing_of(keys, NO_CHANGE), known
+            room, lambda: room.missing_of(keys, before.overlay) | room.missing_of(keys, NO_CHANGE), known
         )
         if room.head is not head:
             raise RoomChanged
@@ -220,7 +228,7 @@ class Placing:
             verdict = check_current_state(room.version, event, state, room.create, power_levels=room.power_levels)
         if verdict.passed:
             verdict = check_policy_signature(room.version, event, room.policy_server())
-        return verdict, auth_nids
+        return verdict, auth_nids, levels
 
     # -- the state after
 
@@ -262,14 +270,14 @@ class Placing:
         snapshot = None
         previous = before.previous
         if len(before.overlay) > SMALL_OVERLAY and previous is not None and previous.may_be_followed_by_a_step:
-            assert previous.state_nid is not None
+            assert previous.state_nid is not None and previous.key is not None
             walk = await self._states.walk(room, previous.state_nid)
             found = await known.entries([added for one in walk for added in one.added])
             keys = {added: one.key for added, one in found.items() if one.key is not None}
-            snapshot = step_snapshot(nid, walk, keys, previous)
+            snapshot = step_snapshot(nid, walk, keys, previous.key, previous.event_nid)
         if room.head is not head:
             raise RoomChanged
-        return Graph(status, state_nid=nid, snapshot=snapshot or root_snapshot(room, nid, before.overlay))
+        return Graph(status, state_nid=nid, snapshot=snapshot or root_snapshot(room, nid, before.overlay, before.ref))
 
     def _unplaced(
         self, room: LiveRoom, event: Event, nid: int, auth_nids: Sequence[int], graph: Graph, known: KnownEvents
@@ -327,24 +335,18 @@ class Placing:
                 nids.append(nid)
         return nids
 
-    async def _redaction(
-        self, room: LiveRoom, event: Event, known: KnownEvents, graph: Graph
-    ) -> tuple[RedactionTarget | None, Graph]:
-        """Return what the event redacts, and, in the graph, whether it was redacted before it came."""
-        redaction = known.redactions.get(event.event_id)
-        own = RedactionTarget(0, event.event_id, event.sender)
-        if redaction is not None and room.applies_redaction(redaction.event, own):
-            graph = replace(graph, redacted_by=redaction.event_nid)
-        if event.redacts is None:
-            return None, graph
-        await known.look_up([event.redacts])
-        found = known.get(event.redacts)
-        if found is None:
-            return None, replace(graph, awaited=event.redacts)
-        target = RedactionTarget(found.event_nid, found.event.event_id, found.event.sender)
-        return (target if room.applies_redaction(event, target) else None), graph
-
     async def _brought(self, changed: Overlay, nid: int, known: KnownEvents) -> dict[int, Event]:
         """Return the events that come into the state with this one."""
         nids = [entry.event_nid for entry in changed.values() if entry is not None and entry.event_nid != nid]
         return {number: found.event for number, found in (await known.entries(nids)).items()} if nids else {}
+
+
+async def _redaction(
+    event: Event, levels: PowerLevels, known: KnownEvents, graph: Graph
+) -> tuple[RedactionTarget | None, Graph]:
+    """Return what the event redacts, and, in the graph, whether it was redacted before it came."""
+    target, awaited = await known.redacted_by(event, levels)
+    redaction = known.redaction_of(event)
+    if awaited is not None or redaction is not None:
+        graph = replace(graph, awaited=awaited, redacted_by=redaction)
+    return target, graph

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from shared.core.errors import EventFormatError, MatrixError, Unavailable
 from shared.core.event_checks import Outcome, Verdict, check_auth_events_of
+from shared.core.event_checks.verdict import reject
 from shared.core.events import Event, parse_event
 from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
-from shared.storage.room_graph import get_gaps
+from shared.storage.room_graph import get_gaps_of
 from workers.event_persister.committer import Committer
 from workers.event_persister.drafts import BuiltEvent, Graph, RoomChanged, Write
 from workers.event_persister.history import HistoryPlacing
@@ -23,7 +24,8 @@ from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.placing import Candidate, Placing
 from workers.event_persister.received import Received, ReceivedAs, ReceivedPdu
 
-_TRIES = 3
+_TRIES = 4
+_PARSED_AT_ONCE = 20  # of up to 64 KiB each
 _OUTCOMES: Mapping[Outcome, ReceivedAs] = {
     Outcome.ACCEPT: "accepted",
     Outcome.SOFT_FAIL: "soft_failed",
@@ -68,66 +70,83 @@ class Receiving:
 
         Raises Unavailable, RoomLost. A PDU that has no valid form is left out of the answer: it has no id.
         """
-        incoming: dict[str, _Incoming] = {}
-        for pdu in pdus:
-            try:
-                event = parse_event(room.version, bytes(pdu.pdu))
-            except EventFormatError:
-                continue
-            if event.room_id == room.room_id:
-                incoming[event.event_id] = _Incoming(event, pdu)
+        incoming = await _parsed(room, pdus)
         answers: dict[str, Received] = {}
         self._committer.check_room_for_more()
-        async with room.intake:
-            for _ in range(_TRIES):
+        async with room.intake.turn("deliveries"):
+            for tries in range(_TRIES):
                 left = {event_id: one for event_id, one in incoming.items() if event_id not in answers}
                 if not left:
                     break
-                answers.update(await self._receive(room, left))
+                try:
+                    found = await self._receive(room, left, one_by_one=tries > 0)
+                except RoomChanged:
+                    await room.finish_writes()
+                    continue
+                if len(found) < len(left):
+                    # What was missing may have been one of those that must be worked out again.
+                    found = {event_id: answer for event_id, answer in found.items() if answer.outcome != "missing"}
+                answers.update(found)
             if any(event_id not in answers for event_id in incoming):
                 raise Unavailable("The room changes too quickly")
         self._look_after(room)
         return answers
 
-    async def _receive(self, room: LiveRoom, incoming: Mapping[str, _Incoming]) -> dict[str, Received]:
+    async def _receive(
+        self, room: LiveRoom, incoming: Mapping[str, _Incoming], *, one_by_one: bool
+    ) -> dict[str, Received]:
+        """Take in events once; what must be worked out again is left out of the answer.
+
+        one_by_one: wait for each to be stored before the next: one that the database refuses takes no other along.
+        """
         known = KnownEvents(room, self._database)
-        named = [
-            event_id
-            for one in incoming.values()
-            for event_id in (*one.event.prev_event_ids, *one.event.auth_event_ids, *(one.pdu.state_before or ()))
-        ]
-        await known.look_up([*incoming, *named])
+        await known.look_up([*incoming, *(event_id for one in incoming.values() for event_id in _names(one))])
         await known.look_up_redactions(list(incoming))
-        gaps = await get_gaps(self._database, room.room_nid)
-        anchors = {event_id: anchor for anchor, missing in gaps.items() for event_id in missing}
-        answers: dict[str, Received] = {}
+        ordered, circular = _in_order(incoming)
+        answers = {event_id: Received("dropped", "it names itself, by way of others") for event_id in circular}
+        gaps: Mapping[int, Sequence[str]] = await get_gaps_of(
+            self._database,
+            room.room_nid,
+            [one.pdu.anchor for one in ordered if one.pdu.anchor is not None],
+            list(incoming),
+        )
+        anchors = _anchors(ordered, gaps, known)
         writes: dict[str, tuple[Verdict, Write]] = {}
-        history: dict[int, list[_Incoming]] = {}
-        ordered = _in_order(incoming)
-        for event_id in incoming.keys() - {one.event.event_id for one in ordered}:
-            answers[event_id] = Received("dropped", "it names itself, by way of others")
+        chunks: dict[int, list[_Incoming]] = {}
         for one in ordered:
             event_id = one.event.event_id
-            former = known.get(event_id)
-            if former is not None and (former.status != OUTLIER or one.pdu.outlier):
-                answers[event_id] = _answer_of(former)
+            if self._is_here(room, one, known, answers):
                 continue
-            anchor = one.pdu.anchor if one.pdu.anchor in gaps else anchors.get(event_id)
-            if anchor is not None and not one.pdu.outlier:
-                history.setdefault(anchor, []).append(one)
-                for previous in one.event.prev_event_ids:
-                    anchors.setdefault(previous, anchor)
+            if event_id in anchors:
+                chunks.setdefault(anchors[event_id], []).append(one)
                 continue
             received = await self._take(room, one, known, writes)
             if received is not None:
                 answers[event_id] = received
-        for anchor, some in history.items():
-            events = [(one.event, one.pdu.state_before) for one in some]
-            placed = await self._history.place(room, anchor, gaps[anchor], events, known)
-            writes.update(placed.writes)
-            answers.update(placed.answers)
+            elif one_by_one:
+                await _finished(writes[event_id][1])
+        for anchor, some in chunks.items():
+            for part in [[one] for one in some] if one_by_one else [some]:
+                events = [(one.event, one.pdu.state_before) for one in part]
+                placed = await self._history.place(room, anchor, gaps, events, known)
+                writes.update(placed.writes)
+                answers.update(placed.answers)
+                gaps = {**gaps, **placed.gaps}
+                if one_by_one and placed.writes:
+                    await _finished(next(iter(placed.writes.values()))[1])
+                    stored = await get_gaps_of(self._database, room.room_nid, list(gaps), ())
+                    gaps = {at: stored.get(at, []) for at in gaps}
         answers.update(await _stored(writes))
         return answers
+
+    def _is_here(self, room: LiveRoom, one: _Incoming, known: KnownEvents, answers: dict[str, Received]) -> bool:
+        """Say what became of an event that is here already. One that is not stored yet gets no answer in this round."""
+        former = known.get(one.event.event_id)
+        if former is None or (former.lacks_place and not one.pdu.outlier and one.event.prev_event_ids):
+            return False
+        if former.is_stored:
+            answers[one.event.event_id] = _answer_of(former)
+        return True
 
     async def _take(
         self, room: LiveRoom, one: _Incoming, known: KnownEvents, writes: dict[str, tuple[Verdict, Write]]
@@ -137,8 +156,8 @@ class Receiving:
         missing_auth = known.missing_auth(event)
         if missing_auth:
             return Received("missing", "auth events are missing", missing_auth)
-        if one.pdu.outlier:
-            writes[event.event_id] = await self._take_outlier(room, event, known)
+        if one.pdu.outlier or not event.prev_event_ids:
+            writes[event.event_id] = await self._take_outlier(room, event, known, is_outlier=one.pdu.outlier)
             return None
         missing = known.missing_previous(event)
         if missing and one.pdu.state_before is None:
@@ -152,35 +171,79 @@ class Receiving:
         writes[event.event_id] = (placed.verdict, placed.write)
         return None
 
-    async def _take_outlier(self, room: LiveRoom, event: Event, known: KnownEvents) -> tuple[Verdict, Write]:
-        """Store an event without a place: some other event's auth event, or part of a state."""
+    async def _take_outlier(
+        self, room: LiveRoom, event: Event, known: KnownEvents, *, is_outlier: bool
+    ) -> tuple[Verdict, Write]:
+        """Store an event without a place: some other event's auth event, or part of a state.
+
+        Not is_outlier: it follows nothing and is not the room's create event, so nobody was in the room before it.
+        """
         await self._numbers.reserve(1)
         auth_events, auth_nids, rejected = known.auth_events(event)
         verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        if verdict.passed and not is_outlier:
+            verdict = reject(5, "", "it follows no event")
         nid = self._numbers.take()
         membership = entry_of(nid, event).membership if event.is_state else None
-        graph = Graph(OUTLIER if verdict.passed else REJECTED)
+        graph = Graph(OUTLIER if verdict.passed else REJECTED, redacted_by=known.redaction_of(event))
         built = BuiltEvent(event, nid, None, (), auth_nids, None, None, membership, room.head, graph=graph)
         write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=[built])
         room.take(write)
-        known.note(built)
+        known.note(write)
         self._committer.submit(write)
         return verdict, write
 
 
-def _in_order(incoming: Mapping[str, _Incoming]) -> list[_Incoming]:
+async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, _Incoming]:
+    incoming: dict[str, _Incoming] = {}
+    for number, pdu in enumerate(pdus):
+        try:
+            event = parse_event(room.version, bytes(pdu.pdu))
+        except EventFormatError:
+            continue
+        # Somebody may have it both ways: for its content, and as an event that wants its place.
+        if event.room_id == room.room_id and not (pdu.outlier and event.event_id in incoming):
+            incoming[event.event_id] = _Incoming(event, pdu)
+        if number % _PARSED_AT_ONCE == _PARSED_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return incoming
+
+
+def _names(one: _Incoming) -> Sequence[str]:
+    return (*one.event.prev_event_ids, *one.event.auth_event_ids, *(one.pdu.state_before or ()))
+
+
+def _anchors(ordered: Sequence[_Incoming], gaps: Mapping[int, Sequence[str]], known: KnownEvents) -> dict[str, int]:
+    """Return, for events of history, the live event whose gap they lie in; the earliest where there are several.
+
+    What precedes such an event, and is not here, is history too.
+    """
+    anchors: dict[str, int] = {}
+    for anchor in sorted(gaps, reverse=True):
+        anchors.update(dict.fromkeys(gaps[anchor], anchor))
+    for one in reversed(ordered):
+        event_id = one.event.event_id
+        if one.pdu.outlier:
+            anchors.pop(event_id, None)
+            continue
+        if event_id not in anchors and one.pdu.anchor is not None and one.pdu.anchor in gaps:
+            anchors[event_id] = one.pdu.anchor
+        if event_id in anchors:
+            for previous in known.without_place(one.event.prev_event_ids):
+                anchors[previous] = min(anchors[event_id], anchors.get(previous, anchors[event_id]))
+    return anchors
+
+
+async def _finished(write: Write) -> None:
+    await asyncio.wait([write.done])
+
+
+def _in_order(incoming: Mapping[str, _Incoming]) -> tuple[list[_Incoming], set[str]]:
     """Return the events as they came, but each after those of the batch that it names.
 
-    Events in a circle, and those that name one of them, are left out.
+    Apart: those in a circle, and those that name one of them.
     """
-    names = {
-        event_id: [
-            name
-            for name in (*one.event.prev_event_ids, *one.event.auth_event_ids, *(one.pdu.state_before or ()))
-            if name in incoming
-        ]
-        for event_id, one in incoming.items()
-    }
+    names = {event_id: [name for name in _names(one) if name in incoming] for event_id, one in incoming.items()}
     ordered: list[_Incoming] = []
     done: dict[str, bool] = {}  # False: under way
     for first in incoming:
@@ -195,7 +258,7 @@ def _in_order(incoming: Mapping[str, _Incoming]) -> list[_Incoming]:
                 continue
             done[event_id] = False
             pending += [name for name in reversed(names[event_id]) if name not in done]
-    return ordered
+    return ordered, {event_id for event_id, ended in done.items() if not ended}
 
 
 async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Received]:

@@ -51,7 +51,15 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     slots, tasks = foundation.slots, foundation.tasks
     server_name = config.server_name
     metrics = PersisterMetrics(foundation.registry)
-    rooms = RoomsInMemory(database, identity, clock, config.caches.rooms_bytes, metrics)
+    resolver = Resolver(
+        lambda room_nid, event_ids, max_events: get_auth_chain_page(
+            database, room_nid, event_ids, max_events=max_events, max_bytes=_MAX_PAGE_BYTES
+        ),
+        clock,
+        ResolutionMetrics(foundation.registry),
+    )
+    resolution = RoomResolution(resolver)
+    rooms = RoomsInMemory(database, identity, clock, config.caches.rooms_bytes, metrics, resolution.forget)
 
     def lost_room(room: LiveRoom) -> None:
         rooms.drop(room)
@@ -70,15 +78,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         server_name,
         database,
     )
-    resolver = Resolver(
-        lambda room_nid, event_ids, max_events: get_auth_chain_page(
-            database, room_nid, event_ids, max_events=max_events, max_bytes=_MAX_PAGE_BYTES
-        ),
-        clock,
-        ResolutionMetrics(foundation.registry),
-    )
     numbers = NumberBlock(database, "event_nids")
-    resolution = RoomResolution(resolver)
     placing = Placing(database, committer, numbers, resolution)
     asked = AskedEvents(placing, resolution, ask, database, clock)
     writer = RoomWriter(rooms, committer, numbers, asked, database, clock)

@@ -1,14 +1,16 @@
 """The resolution of a room's branches: from overlays of entries to event ids for the resolver, and back."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from shared.core.events import Event
 from shared.core.identifiers import EventId
 from workers.event_persister.drafts import Overlay, RoomChanged, StateEntry, StateKey
-from workers.event_persister.graph_states import same_entry
+from workers.event_persister.graph_states import same_entry, shape_of
 from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.resolver import Resolver, RoomForResolution
+
+_MAX_LOADS = 5
 
 
 class RoomResolution:
@@ -23,6 +25,7 @@ class RoomResolution:
         candidate: an event in them that has no place yet. The result is of worth only while the room's head has not
         changed. Raises Unavailable (`Resolver.resolve`), RoomChanged.
         """
+        head = room.head
         distinct = _without_doubles(overlays)
         if len(distinct) == 1:
             return distinct[0]
@@ -43,21 +46,30 @@ class RoomResolution:
             resolved = await self._resolver.resolve(
                 RoomForResolution(room.room_nid, room.version, room.create, find), CurrentIds(room), ids
             )
-        except RuntimeError as error:
+        except (RuntimeError, KeyError) as error:
+            if room.head is head:
+                raise
             # A thread walked the current state while a write of the room changed it.
             raise RoomChanged from error
         await known.look_up([event_id for event_id in resolved.values() if event_id and event_id not in entries])
         return _entries_of(room, resolved, entries, known)
 
-    def forget(self, event_ids: Sequence[str]) -> None:
-        """These events were redacted: what is kept of them is not what counts now."""
-        self._resolver.forget([EventId(event_id) for event_id in event_ids])
+    def forget(self, event_id: str) -> None:
+        """This event was redacted: what is kept of it is not what counts now."""
+        self._resolver.forget([EventId(event_id)])
 
-    async def load(self, room: LiveRoom, event_nids: Collection[int], known: KnownEvents) -> None:
-        """Bring events into the room's memory, so that the rules can look at them."""
-        if event_nids:
-            for nid, found in (await known.entries(list(event_nids))).items():
+    async def load(self, room: LiveRoom, missing: Callable[[], set[int]], known: KnownEvents) -> None:
+        """Bring events into the room's memory until nothing is missing, so that the rules can look at them.
+
+        What is being stored may leave the memory while others are loaded. Raises RoomChanged when one is gone.
+        """
+        for _ in range(_MAX_LOADS):
+            nids = missing()
+            if not nids:
+                return
+            for nid, found in (await known.entries(list(nids))).items():
                 room.keep(nid, found.event)
+        raise RoomChanged
 
 
 class CurrentIds(Mapping[StateKey, EventId]):
@@ -73,7 +85,7 @@ class CurrentIds(Mapping[StateKey, EventId]):
         return EventId(entry.event_id)
 
     def __iter__(self) -> Iterator[StateKey]:
-        return iter(self._room.whole_state())
+        return self._room.keys_now()
 
     def __len__(self) -> int:
         return self._room.state_size
@@ -84,11 +96,6 @@ def _without_doubles(overlays: Sequence[Overlay]) -> list[Overlay]:
     for overlay in overlays:
         distinct.setdefault(shape_of(overlay), overlay)
     return list(distinct.values())
-
-
-def shape_of(overlay: Overlay) -> frozenset[tuple[StateKey, int | None]]:
-    """Return what makes two overlays equal."""
-    return frozenset((key, None if entry is None else entry.event_nid) for key, entry in overlay.items())
 
 
 def _entries_of(

@@ -75,8 +75,6 @@ class RoomWriter:
         if key is not None and (answered := self.answer_of(room, key)) is not None:
             return [await answered]
         self._committer.check_room_for_more()
-        if self._asked.concerns(room):
-            return [await self._write_asked(room, draft, key) for draft in drafts]
         while True:
             await self._numbers.reserve(len(drafts))
             if room.held is not None:
@@ -86,6 +84,8 @@ class RoomWriter:
             if not missing:
                 break
             await self._load(room, missing)
+        if self._asked.concerns(room):
+            return [await self._write_asked(room, draft, key) for draft in drafts]
         # From here to `submit` nothing waits: the state that was looked at is the state that is built on.
         if room.lost:
             raise RoomLost("The room is moving")
@@ -113,6 +113,27 @@ class RoomWriter:
         return event_id
 
     async def _write_asked(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+        """Ask about one event and store it. Whoever comes with the same transaction meanwhile gets its answer."""
+        if key is None:
+            return await self._ask_and_place(room, draft, None)
+        answered = self.answer_of(room, key)
+        if answered is not None:
+            return await answered
+        asked = room.asked[key] = asyncio.get_running_loop().create_future()
+        try:
+            event_id = await self._ask_and_place(room, draft, key)
+        except BaseException as error:
+            # A client that went away has no answer for the others: they shall try again.
+            asked.set_exception(error if isinstance(error, Exception) else Unavailable("It was not sent"))
+            asked.exception()
+            raise
+        else:
+            asked.set_result(event_id)
+            return event_id
+        finally:
+            del room.asked[key]
+
+    async def _ask_and_place(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
         for _ in range(_TRIES):
             try:
                 return await self._asked.write(room, draft, key)
@@ -152,7 +173,10 @@ class RoomWriter:
         if answered is not None:
             return _now(answered[0])
         write = room.under_way.get(key)
-        return None if write is None else _last_of(write)
+        if write is not None:
+            return _last_of(write)
+        asked = room.asked.get(key)
+        return None if asked is None else asyncio.shield(asked)
 
     async def settled(self, room: LiveRoom, entry: StateEntry) -> None:
         """Wait until this state is stored: what is answered from it must not be taken back.
@@ -190,4 +214,7 @@ async def _now(event_id: str) -> str:
 
 
 async def _last_of(write: Write) -> str:
-    return (await asyncio.shield(write.done))[-1]
+    try:
+        return (await asyncio.shield(write.done))[-1]
+    except RoomChanged:
+        raise Unavailable("The room changes too quickly") from None

@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
+from shared.core.errors import Unavailable
 from shared.core.events import Event, event_from_storage
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
@@ -18,7 +19,7 @@ from shared.storage.events import get_events
 from shared.storage.pool import Database
 from shared.storage.room_state import get_current_state
 from shared.storage.rooms import get_room_end
-from workers.event_persister.drafts import Branch, Head, StateEntry, StateKey
+from workers.event_persister.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
 from workers.event_persister.graph_states import GraphStates, upon_current
 from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import (
@@ -34,7 +35,7 @@ _MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring wa
 
 
 class RoomsInMemory:
-    """budget_bytes: about so much is kept; the rooms unused for longest go first."""
+    """budget_bytes: about so much is kept; the rooms unused for longest go first. on_redacted: see `LiveRoom`."""
 
     def __init__(
         self,
@@ -43,12 +44,14 @@ class RoomsInMemory:
         clock: Clock,
         budget_bytes: int,
         metrics: PersisterMetrics,
+        on_redacted: Callable[[str], None],
     ) -> None:
         self._database = database
         self._identity = identity
         self._clock = clock
         self._budget = budget_bytes
         self._metrics = metrics
+        self._on_redacted = on_redacted
         self._rooms: OrderedDict[str, tuple[LiveRoom, int]] = OrderedDict()
         self._bytes = 0
         self._loads: dict[str, asyncio.Task[LiveRoom | None]] = {}
@@ -74,6 +77,7 @@ class RoomsInMemory:
         """Keep a room, or measure it again."""
         if room.lost:
             return
+        room.on_redacted = self._on_redacted
         size = room.size_bytes
         former = self._rooms.pop(room.room_id, None)
         self._rooms[room.room_id] = (room, size)
@@ -161,7 +165,10 @@ async def load_room(database: Database, identity: Identity, room_id: str, now_ms
     for last in last_events:
         room.keep_hash(event_from_storage(version, last.json, last.event_id))
     if len(last_events) > 1:
-        await _load_branches(database, room)
+        try:
+            await _load_branches(database, room)
+        except RoomChanged:
+            raise Unavailable("The room was changed while it was read") from None
     return room
 
 

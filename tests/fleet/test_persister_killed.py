@@ -21,6 +21,7 @@ import pytest
 from shared.runtime.fault_points import VARIABLE, arm, reach
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.people import Person, register
+from tests.room_checks import assert_fleet_rooms_agree
 
 POINTS = ("built", "submitted", "before the statement", "after the statement", "committed", "announced")
 _LIMIT_S = 25.0
@@ -181,6 +182,7 @@ def check_rooms_of(fleet: RunningFleet, senders: list[Sender]) -> None:
         synced = sender.person.ask("GET", "/sync?timeout=0&filter=" + quote('{"room":{"timeline":{"limit":5}}}'))
         tail = synced["rooms"]["join"][sender.room_id]["timeline"]["events"]
         assert [event["event_id"] for event in tail] == ids[-len(tail) :]
+    assert_fleet_rooms_agree(fleet)
 
 
 def _timeline(sender: Sender) -> list[dict[str, Any]]:

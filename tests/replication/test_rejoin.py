@@ -24,6 +24,7 @@ from tests.fix_servers import TestDatabase
 from tests.fleet.people import CLIENT, Person, register
 from tests.fleet.raw_http import Answer, call, request_bytes
 from tests.replication.postgres_proxy import PostgresProxy, postgres_proxy
+from tests.room_checks import assert_rooms_agree
 
 _LIMIT_S = 20.0
 
@@ -125,6 +126,7 @@ def test_a_statement_without_an_answer(
     assert cuttable.processes()["event_persister-1"] == worker
     assert leases_of(postgres_module)["event_persister-1"] > lease
     metrics = call(f"http://{worker['address']}", "GET", "/metrics").body
+    assert_rooms_agree(postgres_module.dsn)
     assert any(line.startswith(b"skep_rejoins_total") and not line.endswith(b" 0.0") for line in metrics.splitlines())
 
 

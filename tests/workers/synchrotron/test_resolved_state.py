@@ -339,6 +339,7 @@ def test_memory_equals_postgres(postgres: TestDatabase, monkeypatch: pytest.Monk
                     fresh = await follows.fresh().get(room.room_id)
                     assert kept is not None and fresh is not None
                     assert_same(kept, fresh)
+                    assert max(len(kept.changes), len(fresh.changes)) <= max_changes
                     # Wherever it comes from, it is what Postgres holds.
                     last = kept.last_ordinal
                     for place in (2, last - 30, last - 9, last - 4, last, last + 1):
@@ -363,6 +364,44 @@ def test_memory_equals_postgres(postgres: TestDatabase, monkeypatch: pytest.Monk
                             assert found == everything[len(everything) - len(found) :]
                             before = [value_before(each, start) or "leave" for each in (found, everything)]
                             assert before[0] == before[1]
+
+    run(scenario())
+
+
+def test_what_was_brought_back_long_ago(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room_cache, "_LOADED_EVENTS", 3)
+
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world:
+            room = await make_room(world)
+            (first,) = await room.events_of(TOPIC)
+            second = await room.write(ALICE, "m.room.topic", {"topic": "second"}, state_key="")
+            await room.write(ALICE, to={TOPIC: first})
+            for _ in range(4):
+                await room.write(ALICE)
+            cache = Follows(world).cache
+            read = await cache.get(room.room_id)
+            assert read is not None
+            for steps, expected in ((4, first), (5, second), (6, first)):
+                state = await cache.keys_before(read, read.last_ordinal + 1 - steps, [TOPIC])
+                assert state[TOPIC].event_id == expected
+
+    run(scenario())
+
+
+def test_lazy_loading_gives_no_member_who_is_gone(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world:
+            alice, bob = world.user("alice"), world.user("bob")
+            room = await make_room(world, bob)
+            token = (await alice.sync())["next_batch"]
+            await bob.writes.send(room.room_id, "the last of him")
+            await room.write(ALICE, to={(MEMBER, BOB): None})
+            lazy = {"room": {"state": {"lazy_load_members": True}}}
+            for query, part in (({}, "state"), (AFTER, "state_after")):
+                section = (await alice.sync(token, filter=lazy, **query))["rooms"]["join"][room.room_id]
+                assert len(shown(section)) == 2
+                assert set(told(section, part)) == {(MEMBER, ALICE)}
 
     run(scenario())
 

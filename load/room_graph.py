@@ -42,7 +42,6 @@ from shared.core.state_resolution import StateKey
 from shared.storage.escape import unescape
 from shared.storage.event_statements import REJECTED
 
-_SETTLED_AFTER_S = 5.0
 _SETTLE_LIMIT_S = 60.0
 _BLOCKED_S = 0.05
 
@@ -51,7 +50,8 @@ _BLOCKED_S = 0.05
 class Parameters:
     """changes: of memberships, one after another. forks: events beside them, each after one of the last `reach`.
 
-    batch: events in one call, of changes; fork_batch: of forks.
+    batch: events in one call, of changes; fork_batch: of forks. settled_after_s: how long the extremities must have
+    stayed the same at the end of a phase.
     """
 
     changes: int
@@ -62,6 +62,7 @@ class Parameters:
     nobody_here: bool
     room_version: str
     seed: int
+    settled_after_s: float
 
 
 @dataclass(slots=True)
@@ -166,7 +167,7 @@ class Scenario:
             most = max(most, len(extremities))
             if extremities != last:
                 last, since_s = extremities, time.monotonic()
-            elif time.monotonic() - since_s > _SETTLED_AFTER_S:
+            elif time.monotonic() - since_s > self._parameters.settled_after_s:
                 break
             await asyncio.sleep(0.1)
         return most
@@ -329,6 +330,8 @@ def main() -> int:
     parser.add_argument("--nobody-here", action="store_true", help="no user of ours ties branches together")
     parser.add_argument("--room-version", default="12", help="version of the room (12)")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn by chance (1)")
+    parser.add_argument("--settled-after", type=float, default=5.0, dest="settled_after_s",
+                        help="seconds without new extremities that end a phase (5)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON there too (-: print it)")
     arguments = vars(parser.parse_args())
     url, config, output = (arguments.pop(name) for name in ("url", "config", "json"))

@@ -3,14 +3,20 @@
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from load.measure import PROGRAMS, listed_processes, percentile, take_sample
+from load.made_room import MadeRoom, membership_changes
+from load.measure import PROGRAMS, Cost, listed_processes, percentile, take_sample
+from load.report import Growth, Result, comparison
+from load.room_replay import replayed_state
+from shared.core.identifiers import EventId
 from tests.fix_fleet import ROOT, RunningFleet
+from tests.graph_rooms import BOB, GraphRoom
 
 
 def test_send_reports_cost_by_process_group(fleet: RunningFleet, tmp_path: Path) -> None:
@@ -29,8 +35,76 @@ def test_send_reports_cost_by_process_group(fleet: RunningFleet, tmp_path: Path)
         assert cpu[group] > 0, group
     assert result["per_event"]["statements"] > 0
     assert result["per_event"]["wal_bytes"] > 0
+    assert result["per_event"]["other_statements"] < 0.1  # numbers for a thousand events at once, and little else
+    assert result["growth"]["bytes_per_event"] > result["growth"]["event_bytes"] > 400
+    assert result["growth"]["by_relation"]["events"] > 0
     assert result["facts"].keys() >= {"machine", "cores", "commit", "date"}
     assert f"{result['events']} events in" in done.stdout
+
+
+def test_room_graph_holds_the_room_against_a_resolution_of_its_own(fleet: RunningFleet, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    words = ["-m", "load.room_graph", "--url", fleet.client_url, "--config", str(fleet.config), "--json", str(output)]
+    words += ["--changes", "150", "--forks", "24", "--fork-batch", "8", "--batch", "50", "--settled-after", "0.5"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(output.read_text())
+    changes, forks, end = result["phases"]["changes"], result["phases"]["forks"], result["end"]
+    assert changes["accepted"] == changes["events"] == 150
+    assert forks["accepted"] + forks.get("soft_failed", 0) == forks["events"] == 24
+    assert end["entries_unlike_the_resolution"] == 0
+    assert end["state_entries"] > 50
+    assert end["of_ours"] > 0  # somebody ties branches together
+    assert end["events"] > 150 + 24 + end["of_ours"]
+    for phase in (changes, forks):
+        assert phase["persister_cpu_s"] > 0
+        assert phase["peak_memory_mib"] > 20
+        assert phase["state_storage_ratio"] > 0
+        assert phase["loop_looks"] > 0
+    assert sum(lane["count"] for lane in forks["resolutions"].values()) > 0
+
+
+def test_a_made_room_knows_its_state_at_every_place() -> None:
+    """Against a state that is written out as the events come."""
+    begun = GraphRoom("11")
+    room = MadeRoom(begun.version, list(begun.events.values()))
+    states = [{(e.type, e.state_key): e.event_id for e in room.line[: place + 1]} for place in range(len(room.line))]
+    for event in membership_changes(room, 80, random.Random(5)):
+        assert event.prev_event_ids == (room.line[-2].event_id,)
+        states.append({**states[-1], (event.type, event.state_key): event.event_id})
+    assert room.state() == states[-1]
+    memberships = {str(event.content["membership"]) for event in room.line[len(begun.events) :]}
+    assert memberships == {"join", "leave"}
+    for place, state in enumerate(states):
+        assert {key: room.at(place, key) for key in states[-1]} == {key: state.get(key) for key in states[-1]}
+        assert {**states[-1], **room.difference(place)} == {key: state.get(key) for key in states[-1]}
+
+
+def test_replayed_state_resolves_the_branches() -> None:
+    """Two branches set the topic: the later one stands; once it is followed, what stands before it goes."""
+    begun = GraphRoom("11")
+    begun.member(BOB, "join")
+    room = MadeRoom(begun.version, list(begun.events.values()))
+    end = len(room.line) - 1
+    first, second = (room.make(BOB, "m.room.topic", {"topic": name}, "", end) for name in ("one", "two"))
+    key = ("m.room.topic", "")
+    none: frozenset[EventId] = frozenset()
+    both = [first.event_id, second.event_id]
+    assert replayed_state(room, [first, second], both, none) == {**room.state(), key: second.event_id}
+    assert replayed_state(room, [first, second], both[:1], none) == {**room.state(), key: first.event_id}
+    assert replayed_state(room, [first, second], both, frozenset(both[1:])) == {**room.state(), key: first.event_id}
+
+
+def test_a_comparison_shows_the_least_of_each_side() -> None:
+    def result(server_s: float) -> Result:
+        spent = Cost(1.0, {"event_persister": server_s, "postgres": 0.1}, 50.0, 0.0, 10, 1000, {})
+        return Result("send", "event", {"senders": 8}, [0.01] * 100, {}, spent, Growth({("events", ""): 200}, 1.0))
+
+    text = comparison("abc", [[result(0.4)], [result(0.2)]], [[result(0.1)], [result(0.3)]])
+    [line] = [line for line in text.splitlines() if "server CPU ms" in line]
+    assert line.split() == ["8", "server", "CPU", "ms", "2.000", "(4.000)", "1.000", "(3.000)", "-50.0", "%"]
+    [line] = [line for line in text.splitlines() if "growth" in line]
+    assert line.split()[3] == "2.000"
 
 
 def test_a_sample_counts_children_and_ended_children() -> None:

@@ -1,121 +1,43 @@
 """Rooms with forks, against a model that writes every state out (graph_model.py)."""
 
+import asyncio
 import random
-from collections.abc import Sequence
-from typing import Any
-from urllib.parse import quote
 
-import orjson
 import pytest
 
-from shared.core.events import Event, parse_event
-from shared.core.room_versions import get_room_version
-from shared.storage.escape import unescape
+from shared.core.events import Event, build_event
+from shared.core.events.hashing import reference_hash
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.graph_model import Graph, Key, RandomEvents
-from tests.workers.event_persister.rig import Persister, event_persister, run
-
-BOB, CAROL, DAVE = "@bob:b.example", "@carol:c.example", "@dave:b.example"
-STATUS = ["accepted", "soft_failed", "rejected", "outlier"]
-
-
-async def begin(persister: Persister, version_name: str) -> tuple[str, Graph, Any]:
-    """Make a public room of Alice's in which everybody may do a lot; return its id, model and Alice."""
-    alice = persister.user("alice")
-    users = {} if version_name == "12" else {alice.user_id: 100}
-    room_id = await alice.create_room(
-        preset="public_chat", room_version=version_name,
-        power_level_content_override={"users": {**users, BOB: 100, CAROL: 50}, "state_default": 0, "invite": 0},
-    )  # fmt: skip
-    version = get_room_version(version_name)
-    rows = await persister.timeline(room_id)
-    graph = Graph(version, parse_event(version, rows[0]["json"]))
-    await follow(persister, room_id, graph)
-    return room_id, graph, alice
+from tests.workers.event_persister.graph_model import OTHER_KEY, Graph, RandomEvents
+from tests.workers.event_persister.graph_rig import (
+    BOB,
+    CAROL,
+    DAVE,
+    arrive_as_stored,
+    begin,
+    compare,
+    deliver,
+    follow,
+    forget_rooms,
+    outcomes,
+)
+from tests.workers.event_persister.rig import SERVER, Persister, event_persister, run
 
 
-async def follow(persister: Persister, room_id: str, graph: Graph) -> None:
-    """Let the model know of the persister's own events."""
-    for row in await persister.timeline(room_id):
-        if row["ordinal"] is not None and row["event_id"] not in graph.events:
-            event = parse_event(graph.version, row["json"])
-            assert set(event.prev_event_ids) == graph.extremities, "our own events follow everything"
-            assert graph.arrive(event) == "accepted"
-
-
-async def deliver(persister: Persister, room_id: str, events: Sequence[Event], **options: Any) -> dict[str, Any]:
-    pdus = [{"pdu": orjson.Fragment(event.encoded), **options} for event in events]
-    answer = await persister.internal("POST", f"/_skep/rooms/{quote(room_id, safe='')}/receive", {"pdus": pdus})
-    assert answer.status == 200, answer.body
-    results: dict[str, Any] = answer.json["results"]
-    return results
-
-
-async def line_before(persister: Persister, room_nid: int, ordinal: int) -> dict[Key, int]:
-    rows = await persister.sql(
-        """SELECT DISTINCT ON (type, state_key) type, state_key, event_nid FROM state_changes
-           WHERE room_nid = $1 AND ordinal < $2 ORDER BY type, state_key, ordinal DESC""",
-        room_nid, ordinal,
-    )  # fmt: skip
-    return {(unescape(t), unescape(k)): nid for t, k, nid in rows if nid is not None}
-
-
-async def state_before(persister: Persister, row: Any, keys: dict[int, Key]) -> dict[Key, int]:
-    """Return the state before a stored event, by the tables."""
-    room_nid = row["room_nid"]
-    if row["state_nid"] is None:
-        return await line_before(persister, room_nid, row["ordinal"])
-    walk, nid = [], row["state_nid"]
-    while nid is not None:
-        [snapshot] = await persister.sql(
-            "SELECT * FROM state_snapshots WHERE room_nid = $1 AND nid = $2", room_nid, nid
-        )
-        walk.append(snapshot)
-        nid = snapshot["parent"]
-    assert len(walk) <= 1 + walk[0]["steps"].bit_length()
-    state = await line_before(persister, room_nid, walk[-1]["base"])
-    for snapshot in reversed(walk):
-        for removed in snapshot["removed"]:
-            assert state.pop(keys[removed]) == removed
-        for added in snapshot["added"]:
-            state[keys[added]] = added
-    return state
-
-
-async def compare(persister: Persister, room_id: str, graph: Graph) -> None:
-    """Everything that is stored is what the model has."""
-    rows = await persister.timeline(room_id)
-    nids = {row["event_id"]: row["event_nid"] for row in rows}
-    keys = {
-        row["event_nid"]: (unescape(row["type"]), unescape(row["state_key"]))
-        for row in rows
-        if row["state_key"] is not None
-    }
-    assert {row["event_id"]: STATUS[row["status"]] for row in rows} == graph.outcome
-    for row in rows:
-        expected = {key: nids[event_id] for key, event_id in graph.before[row["event_id"]].items()}
-        assert await state_before(persister, row, keys) == expected, row["event_id"]
-    room_nid = rows[0]["room_nid"]
-    stored = await persister.sql("SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", room_nid)
-    current = {key: nids[event_id] for key, event_id in graph.current.items()}
-    assert {(unescape(t), unescape(k)): nid for t, k, nid in stored} == current
-    assert await line_before(persister, room_nid, 1 << 40) == current
-    [heads] = await persister.sql("SELECT event_nids FROM forward_extremities WHERE room_nid = $1", room_nid)
-    assert set(heads[0]) == {nids[event_id] for event_id in graph.extremities}
-    members = await persister.sql("SELECT user_id, membership FROM memberships WHERE room_nid = $1", room_nid)
-    for user_id, membership in members:
-        event_id = graph.current.get(("m.room.member", unescape(user_id)))
-        assert membership == (graph.events[event_id].content["membership"] if event_id else "leave")
-    assert {unescape(user_id) for user_id, _ in members} >= {k for t, k in graph.current if t == "m.room.member"}
-    ordinals = [row["ordinal"] for row in rows if row["ordinal"] is not None]
-    assert ordinals == list(range(1, len(ordinals) + 1))
-
-
-async def random_room(persister: Persister, version_name: str, seed: int, steps: int) -> Graph:
+async def random_room(
+    persister: Persister, version_name: str, seed: int, steps: int, other: Persister | None = None
+) -> Graph:
+    """other: takes the room over now and then."""
     rng = random.Random(seed)
     room_id, graph, alice = await begin(persister, version_name)
     maker = RandomEvents(graph, rng, [BOB, CAROL, DAVE], [alice.user_id])
     for _ in range(steps):
+        if rng.random() < 0.1:
+            forget_rooms(persister)
+            if other is not None:
+                forget_rooms(other)
+                persister, other = other, persister
+                alice = persister.user("alice")
         if rng.random() < 0.25:
             answer = await alice.put_state(room_id, "m.room.topic", {"topic": str(rng.random())})
             if answer.status == 200:
@@ -128,20 +50,121 @@ async def random_room(persister: Persister, version_name: str, seed: int, steps:
             if event.event_id not in graph.events:
                 batch.append(event)
                 expected[event.event_id] = graph.arrive(event)
-        results = await deliver(persister, room_id, batch)
-        assert {event_id: result["outcome"] for event_id, result in results.items()} == expected
+        assert outcomes(await deliver(persister, room_id, batch)) == expected
     await compare(persister, room_id, graph)
     return graph
 
 
 @pytest.mark.parametrize("version_name", ["1", "2", "6", "9", "11", "12"])
 def test_random_forks(postgres_module: TestDatabase, version_name: str) -> None:
+    """Two persisters take turns, and forget the room in between."""
+
     async def test() -> None:
-        outcomes: set[str] = set()
-        async with event_persister(postgres_module.dsn) as persister:
+        seen: set[str] = set()
+        async with (
+            event_persister(postgres_module.dsn) as persister,
+            event_persister(postgres_module.dsn) as other,
+        ):
             for seed in range(4):
-                graph = await random_room(persister, version_name, seed, 30)
-                outcomes |= set(graph.outcome.values())
-        assert outcomes == {"accepted", "soft_failed", "rejected"}
+                graph = await random_room(persister, version_name, seed, 30, other)
+                seen |= set(graph.outcome.values())
+        assert seen == {"accepted", "soft_failed", "rejected"}
 
     run(test())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("version_name", ["1", "3", "6", "8", "10", "11", "12"])
+def test_many_random_forks(postgres: TestDatabase, version_name: str) -> None:
+    for seed in range(100, 130):
+
+        async def test(seed: int = seed) -> None:
+            async with event_persister(postgres.dsn) as persister, event_persister(postgres.dsn) as other:
+                await random_room(persister, version_name, seed, 60, other)
+
+        run(test())
+
+
+async def crowded_room(persister: Persister, version_name: str, seed: int, events: int, *, poison: bool) -> Graph:
+    """Many deliver and send at once: the outcome is that of some order, namely that of the places."""
+    rng = random.Random(seed)
+    room_id, shadow, alice = await begin(persister, version_name)
+    model = Graph(shadow.version, shadow.create)
+    maker = RandomEvents(shadow, rng, [BOB, CAROL, DAVE], [alice.user_id])
+    made: list[Event] = []
+    while len(made) < events:
+        event = maker.next()
+        if event.event_id not in shadow.events:
+            shadow.arrive(event)
+            made.append(event)
+    refused = [await unstorable(persister, shadow) for _ in range(4)] if poison else []
+    waiting = [*made, *refused]
+
+    async def deliver_some() -> None:
+        await asyncio.sleep(rng.random() / 20)
+        some = rng.sample(waiting, min(len(waiting), rng.randrange(1, 12)))
+        batch = [event for event in some for _ in range(rng.choice([1, 1, 2]))]
+        for event_id, outcome in outcomes(await deliver(persister, room_id, batch)).items():
+            assert (outcome == "dropped") == (event_id in {event.event_id for event in refused})
+            if outcome != "missing":
+                waiting[:] = [event for event in waiting if event.event_id != event_id]
+
+    async def send_some() -> None:
+        await asyncio.sleep(rng.random() / 20)
+        answer = await alice.send(room_id, "hello")
+        assert answer.status in (200, 403)
+
+    while waiting:
+        await asyncio.gather(*(deliver_some() for _ in range(6)), *(send_some() for _ in range(3)))
+        if rng.random() < 0.2:
+            forget_rooms(persister)
+    await arrive_as_stored(persister, room_id, model)
+    assert {event.event_id for event in made} <= model.events.keys()
+    await compare(persister, room_id, model)
+    return model
+
+
+async def unstorable(persister: Persister, graph: Graph) -> Event:
+    """Return an event with the id of one in another room: in versions 1 and 2 a server may choose it."""
+    other_room = await persister.user("alice").create_room(room_version="1")
+    stolen = (await persister.timeline(other_room))[-1]["event_id"]
+    create = graph.create.event_id
+    return build_event(
+        graph.version, room_id=graph.create.room_id, sender=BOB, type="m.room.message", state_key=None,
+        content={"body": "mine"}, prev_event_ids=[create], auth_event_ids=[create], depth=5, origin_server_ts=1,
+        signing_key=OTHER_KEY, server_name=SERVER, event_id_localpart=stolen[1:].partition(":")[0],
+        reference_hashes={create: reference_hash(graph.version, graph.create.pdu)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("version_name", ["6", "12"])
+def test_many_at_once(postgres_module: TestDatabase, version_name: str) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            for seed in range(3):
+                await crowded_room(persister, version_name, seed, 40, poison=False)
+
+    run(test())
+
+
+@pytest.mark.parametrize("version_name", ["1", "2"])
+def test_events_that_the_database_refuses(postgres_module: TestDatabase, version_name: str) -> None:
+    """They fall alone: what was built above them gets its place again."""
+
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            for seed in range(3):
+                await crowded_room(persister, version_name, seed, 30, poison=True)
+
+    run(test())
+
+
+@pytest.mark.soak
+def test_many_at_once_for_long(postgres: TestDatabase) -> None:
+    for seed in range(40):
+
+        async def test(seed: int = seed) -> None:
+            async with event_persister(postgres.dsn) as persister:
+                await crowded_room(persister, ["1", "10"][seed % 2], seed, 60, poison=seed % 2 == 0)
+
+        run(test())

@@ -1,0 +1,145 @@
+"""What tests of rooms with forks share: a room and its model, delivering events, comparing what is stored."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from shared.core.events import Event, parse_event
+from shared.core.room_versions import get_room_version
+from shared.operations.check_rooms import check_room
+from shared.storage.escape import unescape
+from tests.workers.event_persister.graph_model import Graph, Key
+from tests.workers.event_persister.rig import SERVER, Persister
+
+BOB, CAROL, DAVE = "@bob:b.example", "@carol:c.example", "@dave:b.example"
+STATUS = ["accepted", "soft_failed", "rejected", "outlier"]
+
+
+async def begin(persister: Persister, version_name: str) -> tuple[str, Graph, Any]:
+    """Make a public room of Alice's in which everybody may do a lot; return its id, model and Alice."""
+    alice = persister.user("alice")
+    users = {} if version_name == "12" else {alice.user_id: 100}
+    room_id = await alice.create_room(
+        preset="public_chat", room_version=version_name,
+        power_level_content_override={"users": {**users, BOB: 100, CAROL: 50}, "state_default": 0, "invite": 0},
+    )  # fmt: skip
+    version = get_room_version(version_name)
+    rows = await persister.timeline(room_id)
+    graph = Graph(version, parse_event(version, rows[0]["json"]))
+    await follow(persister, room_id, graph)
+    return room_id, graph, alice
+
+
+async def follow(persister: Persister, room_id: str, graph: Graph) -> None:
+    """Let the model know of the persister's own events."""
+    for row in await persister.timeline(room_id):
+        if row["ordinal"] is not None and row["event_id"] not in graph.events:
+            event = parse_event(graph.version, row["json"])
+            assert set(event.prev_event_ids) == graph.extremities, "our own events follow everything"
+            assert graph.arrive(event) == "accepted"
+
+
+def pdu(event: Event, **options: Any) -> dict[str, Any]:
+    return {"pdu": orjson.Fragment(event.encoded), **options}
+
+
+async def deliver(persister: Persister, room_id: str, events: Sequence[Event], **options: Any) -> dict[str, Any]:
+    return await deliver_pdus(persister, room_id, [pdu(event, **options) for event in events])
+
+
+async def deliver_pdus(persister: Persister, room_id: str, pdus: Sequence[Any]) -> dict[str, Any]:
+    answer = await persister.internal("POST", f"/_skep/rooms/{quote(room_id, safe='')}/receive", {"pdus": pdus})
+    assert answer.status == 200, answer.body
+    results: dict[str, Any] = answer.json["results"]
+    return results
+
+
+def outcomes(results: Mapping[str, Any]) -> dict[str, str]:
+    return {event_id: result["outcome"] for event_id, result in results.items()}
+
+
+def forget_rooms(persister: Persister) -> None:
+    """Let the persister drop what it has in memory, as when its slots change."""
+    for listener in persister.slots.listeners:
+        listener("rooms", set())
+
+
+async def arrive_as_stored(persister: Persister, room_id: str, graph: Graph) -> None:
+    """Let everything that is stored arrive at the model, in the order in which it got its places."""
+    rows = await persister.sql(
+        """SELECT e.event_id, e.json FROM events e JOIN rooms r USING (room_nid)
+           WHERE r.room_id = $1 ORDER BY e.writer, e.position""",
+        room_id,
+    )  # fmt: skip
+    for event_id, json in rows:
+        if event_id not in graph.events:
+            graph.arrive(parse_event(graph.version, json))
+
+
+async def check_stored(persister: Persister, room_id: str) -> None:
+    """The second opinion has nothing to say."""
+    findings = await check_room(persister.foundation.database, room_id, server_name=SERVER)
+    assert not [finding for finding in findings if not finding.is_note]
+
+
+async def line_before(persister: Persister, room_nid: int, ordinal: int) -> dict[Key, int]:
+    rows = await persister.sql(
+        """SELECT DISTINCT ON (type, state_key) type, state_key, event_nid FROM state_changes
+           WHERE room_nid = $1 AND ordinal < $2 ORDER BY type, state_key, ordinal DESC""",
+        room_nid, ordinal,
+    )  # fmt: skip
+    return {(unescape(t), unescape(k)): nid for t, k, nid in rows if nid is not None}
+
+
+async def state_before(persister: Persister, row: Any, keys: dict[int, Key]) -> dict[Key, int]:
+    """Return the state before a stored event, by the tables."""
+    room_nid = row["room_nid"]
+    if row["state_nid"] is None:
+        return await line_before(persister, room_nid, row["ordinal"])
+    walk, nid = [], row["state_nid"]
+    while nid is not None:
+        [snapshot] = await persister.sql(
+            "SELECT * FROM state_snapshots WHERE room_nid = $1 AND nid = $2", room_nid, nid
+        )
+        walk.append(snapshot)
+        nid = snapshot["parent"]
+    assert len(walk) <= 1 + walk[0]["steps"].bit_length()
+    state = await line_before(persister, room_nid, walk[-1]["base"])
+    for snapshot in reversed(walk):
+        for removed in snapshot["removed"]:
+            assert state.pop(keys[removed]) == removed
+        for added in snapshot["added"]:
+            state[keys[added]] = added
+    return state
+
+
+async def compare(persister: Persister, room_id: str, graph: Graph) -> None:
+    """Everything that is stored is what the model has."""
+    rows = await persister.timeline(room_id)
+    nids = {row["event_id"]: row["event_nid"] for row in rows}
+    keys = {
+        row["event_nid"]: (unescape(row["type"]), unescape(row["state_key"]))
+        for row in rows
+        if row["state_key"] is not None
+    }
+    assert {row["event_id"]: STATUS[row["status"]] for row in rows} == graph.outcome
+    for row in rows:
+        expected = {key: nids[event_id] for key, event_id in graph.before[row["event_id"]].items()}
+        assert await state_before(persister, row, keys) == expected, row["event_id"]
+    room_nid = rows[0]["room_nid"]
+    stored = await persister.sql("SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", room_nid)
+    current = {key: nids[event_id] for key, event_id in graph.current.items()}
+    assert {(unescape(t), unescape(k)): nid for t, k, nid in stored} == current
+    assert await line_before(persister, room_nid, 1 << 40) == current
+    [heads] = await persister.sql("SELECT event_nids FROM forward_extremities WHERE room_nid = $1", room_nid)
+    assert set(heads[0]) == {nids[event_id] for event_id in graph.extremities}
+    members = await persister.sql("SELECT user_id, membership FROM memberships WHERE room_nid = $1", room_nid)
+    for user_id, membership in members:
+        event_id = graph.current.get(("m.room.member", unescape(user_id)))
+        assert membership == (graph.events[event_id].content["membership"] if event_id else "leave")
+    assert {unescape(user_id) for user_id, _ in members} >= {k for t, k in graph.current if t == "m.room.member"}
+    ordinals = [row["ordinal"] for row in rows if row["ordinal"] is not None]
+    assert ordinals == list(range(1, len(ordinals) + 1))
+    await check_stored(persister, room_id)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from shared.core.errors import MatrixError, RemoteServerError, Unavailable
-from shared.core.slots import SLOT_KINDS, SLOTS, slot_of
+from shared.core.slots import SLOT_KINDS, slot_of
 from shared.http.client import HttpClient
 from shared.http.endpoint import Pool, RoutingKey
 from shared.http.request import Request, Response
@@ -37,8 +37,8 @@ class SlotTable:
     def __init__(self, database: Database, lease: int) -> None:
         self._database = database
         self._lease = lease
-        self._owners: dict[str, list[int | None]] = {kind: [None] * SLOTS for kind in SLOT_KINDS}
-        self._epochs: dict[str, list[int]] = {kind: [0] * SLOTS for kind in SLOT_KINDS}
+        self._owners: dict[str, dict[int, int | None]] = {kind: {} for kind in SLOT_KINDS}
+        self._epochs: dict[str, dict[int, int]] = {kind: {} for kind in SLOT_KINDS}
         self._addresses: dict[int, str] = {}
         self._next_owners: dict[str, dict[int, int]] = {kind: {} for kind in SLOT_KINDS}
         self._reading: asyncio.Task[None] | None = None
@@ -84,21 +84,21 @@ class SlotTable:
                     listener(kind, now)
 
     def owned(self, kind: str) -> set[int]:
-        return {slot for slot, owner in enumerate(self._owners[kind]) if owner == self._lease}
+        return {slot for slot, owner in self._owners[kind].items() if owner == self._lease}
 
     def owns(self, kind: str, slot: int) -> bool:
-        return self._owners[kind][slot] == self._lease
+        return self._owners[kind].get(slot) == self._lease
 
     def to_give_away(self, kind: str) -> dict[int, int]:
         """Return our slots for which the leader named another owner, with their epochs."""
         return {slot: self._epochs[kind][slot] for slot in self._next_owners[kind] if self.owns(kind, slot)}
 
     def epoch(self, kind: str, slot: int) -> int:
-        return self._epochs[kind][slot]
+        return self._epochs[kind].get(slot, 0)
 
     def address(self, kind: str, slot: int) -> str | None:
         """Return the owner's "host:port", or None while nobody owns the slot."""
-        owner = self._owners[kind][slot]
+        owner = self._owners[kind].get(slot)
         return self._addresses.get(owner) if owner is not None else None
 
 

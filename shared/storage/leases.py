@@ -44,6 +44,13 @@ _PROCESSES = """
            extract(epoch FROM clock_timestamp() - l.started_at)::float8 AS age_s
     FROM leases l JOIN heartbeats h USING (lease) ORDER BY l.lease
 """
+_WAIT_FOR_HOLDERS_S = "SET LOCAL lock_timeout = '1s'"
+_END_WRITER = "UPDATE writers SET final_position = start_position WHERE lease = $1 AND final_position IS NULL"
+_FREE_SLOTS = "UPDATE slots SET owner = NULL, epoch = epoch + 1 WHERE owner = $1"
+_FREE_MOVES = "UPDATE slots SET next_owner = NULL WHERE next_owner = $1"
+_FREE_DUTIES = "UPDATE duties SET holder = NULL, epoch = epoch + 1 WHERE holder = $1"
+_NEW_SLOTS_VERSION = "UPDATE counters SET value = value + 1 WHERE name = 'slots_version'"
+_DELETE_HEARTBEAT = "DELETE FROM heartbeats WHERE lease = $1"
 _WRITERS = """
     SELECT w.lease AS writer, w.stream, w.start_position, w.final_position,
            (h.positions ->> w.stream)::bigint AS reached
@@ -58,6 +65,12 @@ FINAL_POSITIONS = {
     "receipts": "SELECT max(position) FROM receipts WHERE writer = $1 AND position > start_position",
     "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
     "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
+}
+_STORE_FINAL_POSITION = {
+    stream: "UPDATE writers SET final_position = greatest(start_position, coalesce(("
+    + query
+    + "), 0)) WHERE lease = $1 AND stream = $2"
+    for stream, query in FINAL_POSITIONS.items()
 }
 
 
@@ -139,25 +152,16 @@ async def fence(conn: Connection, lease: int) -> None:
     for attempt in range(5):
         try:
             async with conn.transaction():
-                await conn.execute("SET LOCAL lock_timeout = '1s'")
+                await conn.execute(_WAIT_FOR_HOLDERS_S)
                 await conn.execute(_DELETE, lease)
-                await conn.execute(
-                    "UPDATE writers SET final_position = start_position WHERE lease = $1 AND final_position IS NULL",
-                    lease,
-                )
-                for stream, query in FINAL_POSITIONS.items():
-                    await conn.execute(
-                        "UPDATE writers SET final_position = greatest(start_position, coalesce(("
-                        + query
-                        + "), 0)) WHERE lease = $1 AND stream = $2",
-                        lease,
-                        stream,
-                    )
-                await conn.execute("UPDATE slots SET owner = NULL, epoch = epoch + 1 WHERE owner = $1", lease)
-                await conn.execute("UPDATE slots SET next_owner = NULL WHERE next_owner = $1", lease)
-                await conn.execute("UPDATE duties SET holder = NULL, epoch = epoch + 1 WHERE holder = $1", lease)
-                await conn.execute("UPDATE counters SET value = value + 1 WHERE name = 'slots_version'")
-                await conn.execute("DELETE FROM heartbeats WHERE lease = $1", lease)
+                await conn.execute(_END_WRITER, lease)
+                for stream, statement in _STORE_FINAL_POSITION.items():
+                    await conn.execute(statement, lease, stream)
+                await conn.execute(_FREE_SLOTS, lease)
+                await conn.execute(_FREE_MOVES, lease)
+                await conn.execute(_FREE_DUTIES, lease)
+                await conn.execute(_NEW_SLOTS_VERSION)
+                await conn.execute(_DELETE_HEARTBEAT, lease)
             return
         except asyncpg.LockNotAvailableError:
             if attempt == 4:

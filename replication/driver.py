@@ -7,10 +7,9 @@ away or a writer is silent, the rows above the vector are read from Postgres, an
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import asyncpg
 import msgspec
 
 from replication import wire
@@ -252,7 +251,7 @@ class Follower:
             if followed.stream.kind is Kind.EPHEMERAL:
                 return
             async for page in pages(snapshot, followed.stream.catch_up, session.least_position, _PAGE):
-                rows = [self._row(followed.stream, record) for record in page]
+                rows = [self._row(followed.stream, columns) for columns in page]
                 self._seen.see(name, rows[-1].position)
                 self._carry_out(followed, session.repaired(rows))
         # A writer stores what it reached after its rows: the snapshot that shows the one shows the others.
@@ -261,8 +260,8 @@ class Follower:
         followed.advanced.set()
 
     @staticmethod
-    def _row(stream: Stream, record: asyncpg.Record) -> Any:
-        return stream.row(**{name: value for name, value in record.items() if name in stream.row.__struct_fields__})
+    def _row(stream: Stream, columns: Mapping[str, Any]) -> Any:
+        return stream.row(**{name: value for name, value in columns.items() if name in stream.row.__struct_fields__})
 
     async def _watch(self) -> None:
         """Once a second: while Redis is away, or a living writer is silent, read Postgres."""

@@ -8,9 +8,11 @@ $1: greater than this position; $2: at most so many rows. The columns are the fi
 """
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 
+from shared.storage.escape import unescape
 from shared.storage.pool import Connection
 
 #: Uses events_by_position; for `members` state_changes_by_ordinal and the primary key of memberships. A membership that
@@ -55,15 +57,29 @@ SESSIONS = """
 """
 
 
-async def pages(snapshot: Connection, query: str, above: int, size: int) -> AsyncIterator[list[asyncpg.Record]]:
-    """Yield the rows above a position, `size` at a time.
+#: Columns whose text is stored escaped; what holds no U+001A stays as it is.
+_ESCAPED = ("type", "state_key", "sender", "user_id")
+
+
+async def pages(snapshot: Connection, query: str, above: int, size: int) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yield the rows above a position, `size` at a time, as columns by name, text as it is in frames.
 
     snapshot: a connection in a repeatable-read transaction (`Database.snapshot`).
     """
     while True:
-        page = await snapshot.fetch(query, above, size)
+        page = [_plain(record) for record in await snapshot.fetch(query, above, size)]
         if page:
             yield page
         if len(page) < size:
             return
         above = page[-1]["position"]
+
+
+def _plain(record: asyncpg.Record) -> dict[str, Any]:
+    row = dict(record)
+    for name in _ESCAPED:
+        if isinstance(text := row.get(name), str):
+            row[name] = unescape(text)
+    if members := row.get("members"):
+        row["members"] = tuple((unescape(user), value, nid, unescape(sender)) for user, value, nid, sender in members)
+    return row

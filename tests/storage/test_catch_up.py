@@ -1,0 +1,32 @@
+"""Rows read to repair a gap are those that the frame carried, text and all."""
+
+from shared.storage.catch_up import EVENTS, pages
+from shared.storage.events import ChangeToStore, EventBatch, MembershipToStore, commit_events
+from tests.fix_servers import TestDatabase
+from tests.storage.test_events import OneConnection, event, with_writer
+
+ODD = "a\x00b\x1a0\x1a1"
+
+
+def test_odd_text_comes_back_as_it_was(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        batch = EventBatch(
+            events=[
+                event(1, 10, 1, ODD, state_key=ODD, sender=f"@{ODD}:b"),
+                event(1, 11, 2, "m.room.message", resolved=True),
+            ],
+            extremities={1: [11]},
+            changes=[
+                ChangeToStore(10, 1, ODD, ODD, 10, None),
+                ChangeToStore(11, 2, "m.room.member", f"@{ODD}:c", 10, None),
+            ],
+            memberships=[MembershipToStore(11, f"@{ODD}:c", "join", 10, f"@{ODD}:d", True)],
+            rooms=[(1, "!r:b", "1", "@a:b", True, 1)],
+        )
+        await commit_events(writer.write, batch)
+        async with writer.conn.transaction(isolation="repeatable_read", readonly=True):
+            [[first, second]] = [page async for page in pages(writer.conn, EVENTS, 0, 10)]
+        assert (first["type"], first["state_key"], first["sender"]) == (ODD, ODD, f"@{ODD}:b")
+        assert second["members"] == ((f"@{ODD}:c", "join", 10, f"@{ODD}:d"),)
+
+    with_writer(postgres.dsn, test)

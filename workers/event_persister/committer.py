@@ -43,6 +43,14 @@ _MAX_WAITING_EVENTS = 20_000  # some seconds of a busy server; more get 503, whi
 LOCK_WAIT_MS = 100
 _MAX_LOCK_WAITS = 10  # of one batch; what is left of it then waits apart
 
+#: Constraints that a write built on an old copy of its room violates.
+_OLD_COPY = (
+    "events_room_nid_ordinal_key",
+    "rooms_room_id_key",
+    "events_state_nid_fkey",  # the snapshot was reclaimed
+    "state_snapshots_parent_fkey",
+)
+
 
 class AlreadySent(SkepError):
     """The write's transaction id was used before, longer ago than memory reaches: ask the database for its answer."""
@@ -246,10 +254,10 @@ class Committer:
     def _refused(self, write: Write, refused: StatementRefused) -> None:
         """This write alone was refused: nothing of it was stored."""
         room = write.room
-        if refused.constraint in ("events_room_nid_ordinal_key", "rooms_room_id_key"):
-            # Somebody else wrote into the room: our copy is old, and so is our view of who owns it.
-            logger.warning("Room %s was written by another process", room.room_id)
-            self._lose(room, Unavailable("The room is served by another process now"))
+        if refused.constraint in _OLD_COPY:
+            # Somebody else wrote into the room, or purged it: our copy is old, and so is perhaps our view of who owns it.
+            logger.warning("Room %s was changed by another process", room.room_id)
+            self._lose(room, Unavailable("The room is being read again"))
             return
         if refused.constraint == client_transactions.PRIMARY_KEY:
             error: Exception = AlreadySent()

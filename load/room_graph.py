@@ -123,6 +123,8 @@ class Scenario:
         name = next(each["owner"] for each in ranges if each["first"] <= slot <= each["last"])
         self._processes = [p for p in listed_processes(self._status) if p.name == name or p.type in PROGRAMS]
         self._owner = next(process for process in self._processes if process.name == name)
+        others = (p for p in listed_processes(self._status) if p.type == self._owner.type and p.name != name)
+        self._idle = next(others, None)  # what its loop waits for is the machine, not us
         assert self._target.config is not None
         secret = load_config(self._target.config).secrets.internal_secret.reveal()
         host, _, port = self._owner.address.rpartition(":")
@@ -133,7 +135,7 @@ class Scenario:
         size = self._parameters.batch if name == "changes" else self._parameters.fork_batch
         phase = Phase(name, len(made))
         _reset_peak_memory(self._owner.pid)
-        metrics_before = scrape(self._owner)
+        metrics_before, idle_before = scrape(self._owner), self._idle_metrics()
         before = await take_sample(self._processes, self._status["database"], last=False)
         seconds: list[float] = []
         for first in range(0, len(made), size):
@@ -148,10 +150,15 @@ class Scenario:
             "slowest_batch_s": round(max(seconds), 3),
             "most_extremities_seen": most,
             **_cost_figures(before, after, self._owner, len(made)),
-            **_loop_and_resolutions(metrics_before, scrape(self._owner)),
+            **_loop(metrics_before, scrape(self._owner), "loop"),
+            **_loop(idle_before, self._idle_metrics(), "idle_persisters_loop"),
+            **_resolutions(metrics_before, scrape(self._owner)),
             **await self._storage(),
         }
         return phase
+
+    def _idle_metrics(self) -> dict[str, float]:
+        return {} if self._idle is None else scrape(self._idle)
 
     async def _give(self, events: Sequence[Event], phase: Phase) -> None:
         body = {"pdus": [{"pdu": orjson.Fragment(event.encoded)} for event in events]}
@@ -246,31 +253,35 @@ def _cost_figures(before: Sample, after: Sample, owner: Process, events: int) ->
 _LE = re.compile(r'le="([^"]+)"')
 
 
-def _loop_and_resolutions(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
-    """Both histograms as differences. Buckets count all that is at most as long."""
-    spent = {name: value - before.get(name, 0.0) for name, value in after.items()}
-    loop = _histogram(spent, "skep_loop_blocked_seconds", "")
-    figures: dict[str, Any] = {
-        "loop_looks": int(loop[-1][1]) if loop else 0,
-        "loop_blocked_over_50_ms": int(loop[-1][1] - dict(loop)[_BLOCKED_S]) if loop else 0,
-        "loop_blocked_at_most_s": _longest(loop),
-        "resolutions": {},
+def _loop(before: dict[str, float], after: dict[str, float], name: str) -> dict[str, Any]:
+    """How late the loop woke a sleeper, which looks ten times a second."""
+    looks = _histogram(before, after, "skep_loop_blocked_seconds", "")
+    if not looks:
+        return {}
+    return {
+        f"{name}_looks": int(looks[-1][1]),
+        f"{name}_blocked_over_50_ms": int(looks[-1][1] - dict(looks)[_BLOCKED_S]),
+        f"{name}_blocked_at_most_s": _longest(looks),
     }
+
+
+def _resolutions(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+    lanes = {}
     for lane in ("loop", "quick", "big"):
-        times = _histogram(spent, "skep_state_resolution_seconds", f'lane="{lane}"')
+        times = _histogram(before, after, "skep_state_resolution_seconds", f'lane="{lane}"')
         count = times[-1][1] if times else 0
         if count:
-            total = spent[f'skep_state_resolution_seconds_sum{{lane="{lane}"}}']
-            figures["resolutions"][lane] = {
-                "count": int(count), "mean_ms": round(1000 * total / count, 2), "at_most_s": _longest(times)
-            }  # fmt: skip
-    return figures
+            total = f'skep_state_resolution_seconds_sum{{lane="{lane}"}}'
+            mean_ms = 1000 * (after[total] - before.get(total, 0.0)) / count
+            lanes[lane] = {"count": int(count), "mean_ms": round(mean_ms, 2), "at_most_s": _longest(times)}
+    return {"resolutions": lanes}
 
 
-def _histogram(spent: dict[str, float], name: str, label: str) -> list[tuple[float, float]]:
+def _histogram(before: dict[str, float], after: dict[str, float], name: str, label: str) -> list[tuple[float, float]]:
+    """Return the growth of a histogram's buckets: each counts all that is at most as long."""
     found = [
-        (float(bound[1]), value)
-        for key, value in spent.items()
+        (float(bound[1]), value - before.get(key, 0.0))
+        for key, value in after.items()
         if key.startswith(name + "_bucket") and label in key and (bound := _LE.search(key))
     ]
     return sorted(found)

@@ -24,6 +24,7 @@ from replication.streams import SESSIONS, Stream, streams_written_by
 from replication.transport import Transport
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
+from shared.config.sections import Replication as ReplicationConfig
 from shared.core.errors import Unavailable
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
@@ -228,9 +229,33 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
 
 async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: Callable[[str], None]) -> None:
     """Follow the streams and the slots, tell the fleet that we live."""
-    config, tasks, slots = foundation.config, foundation.tasks, foundation.slots
-    follower, membership, writer = foundation.follower, foundation.membership, foundation.writer
-    mover = SlotMover(slots, foundation.forwarder, writer, foundation.announcer, config.replication.move_limit_s)
+    tasks = foundation.tasks
+    await take_part(
+        tasks, foundation.config.replication, foundation.membership, foundation.writer, foundation.announcer,
+        foundation.follower, foundation.slots, foundation.forwarder, streams, on_fenced,
+    )  # fmt: skip
+    tasks.forever(foundation.authenticator.run, "store when devices were last seen")
+    loop_metrics = LoopMetrics(foundation.registry)
+    tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
+
+
+async def take_part(
+    tasks: TaskGroup,
+    config: ReplicationConfig,
+    membership: Membership,
+    writer: FencedWriter,
+    announcer: Announcer,
+    follower: Follower,
+    slots: SlotTable,
+    forwarder: SlotForwarder,
+    streams: Sequence[Stream],
+    on_fenced: Callable[[str], None],
+) -> None:
+    """Take a place in the streams and read the slots; from then on tick, beat, follow, and give slots away if asked.
+
+    streams: those that this process may write. The simulator begins its processes with this too.
+    """
+    mover = SlotMover(slots, forwarder, writer, announcer, config.move_limit_s)
 
     async def follow_slots() -> None:
         await slots.refresh()
@@ -240,14 +265,11 @@ async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: 
         tasks.spawn(follow_slots(), "follow the slots")
 
     follower.on_notice("slots", read_slots)
-    ticker = Ticker(foundation.announcer, writer, streams, config.replication.tick_s)
+    ticker = Ticker(announcer, writer, streams, config.tick_s)
     await follower.start()
     await slots.refresh()
     tasks.forever(ticker.run, "replication: ticks")
-    tasks.forever(foundation.authenticator.run, "store when devices were last seen")
     tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
-    loop_metrics = LoopMetrics(foundation.registry)
-    tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
 
 
 async def _drain(process: Process, worker: Worker) -> None:

@@ -1,6 +1,6 @@
 """Placing events of history: what lies in a gap before a live event and was fetched later.
 
-They change nothing of the room's present: no extremities, no current state. Each gets the place just before what is
+They change nothing of the current state, and of the extremities only that those which they follow are none. Each gets the place just before what is
 known there already, and a snapshot of the state before it, as far as that can be known.
 """
 
@@ -18,7 +18,7 @@ from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
 from shared.storage.room_graph import get_last_back
 from workers.event_persister.committer import Committer
-from workers.event_persister.drafts import Branch, BuiltEvent, Graph, Overlay, RoomChanged, StateKey, Write
+from workers.event_persister.drafts import Branch, BuiltEvent, Graph, Head, Overlay, RoomChanged, StateKey, Write
 from workers.event_persister.graph_states import (
     SMALL_OVERLAY,
     GraphStates,
@@ -235,6 +235,7 @@ class HistoryPlacing:
     ) -> Write:
         head = room.head
         last_back = await get_last_back(self._database, room.room_nid, anchor)
+        ends = await self._ends(room, gaps[anchor], judged, known)
         if room.head is not head:
             raise RoomChanged
         shown = sum(one.verdict.passed for one in judged)
@@ -245,17 +246,38 @@ class HistoryPlacing:
                 back = last_back + shown  # the earliest lies furthest back
                 shown -= 1
             now_missing = _missing_now(anchor, gaps, judged, known) if one is judged[-1] else {}
-            built.append(self._built(room, one, (anchor, back), now_missing, known))
+            built.append(self._built(one, ends, (anchor, back), now_missing, known))
         write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=built)
         room.take(write)
         known.note(write)
         self._committer.submit(write)
         return write
 
+    async def _ends(
+        self, room: LiveRoom, missing: Sequence[str], judged: Sequence[_Judged], known: KnownEvents
+    ) -> Head:
+        """Return the room's head without the extremities that accepted history follows, which live events follow.
+
+        Only where that leaves the current state as it is, which changes at live events alone; else the next event of
+        the live timeline, which names all extremities, makes an end of them.
+        """
+        head, reached, followed = room.head, set(missing), set[str]()
+        for one in reversed(judged):
+            if one.event.event_id in reached:
+                reached.update(one.event.prev_event_ids)
+                followed.update(one.event.prev_event_ids if one.verdict.passed else ())
+        ends = tuple(extremity for extremity in head.extremities if extremity[1] not in followed)
+        if not ends or len(ends) == len(head.extremities):
+            return head
+        branches = {nid: head.branches[nid] for nid, _ in ends}
+        if await self._resolution.resolve(room, [branch.overlay for branch in branches.values()], known):
+            return head
+        return head._replace(extremities=ends, branches=branches if len(ends) > 1 else {})
+
     def _built(
         self,
-        room: LiveRoom,
         one: _Judged,
+        head: Head,
         place: tuple[int, int | None],
         gaps: Mapping[int, Sequence[str]],
         known: KnownEvents,
@@ -276,7 +298,7 @@ class HistoryPlacing:
         membership = entry_of(one.nid, event).membership if event.is_state else None
         previous = [found.event_nid for event_id in event.prev_event_ids if (found := known.get(event_id)) is not None]
         return BuiltEvent(
-            event, one.nid, None, previous, one.auth_nids, None, one.redacts, membership, room.head, graph=graph
+            event, one.nid, None, previous, one.auth_nids, None, one.redacts, membership, head, graph=graph
         )
 
 

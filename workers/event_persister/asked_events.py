@@ -6,14 +6,11 @@ signed, others go on writing, and then it is placed on the predecessors that it 
 Spec: server-server API, "Policy Servers".
 """
 
-from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, Protocol
 
-from shared.core.errors import AuthRuleViolation, EventFormatError, MatrixError, Unavailable, forbidden
-from shared.core.event_checks import PolicyServer, check_policy_signature, needs_policy_signature
-from shared.core.event_checks.signatures import POLICY_KEY_ID
-from shared.core.events import Event, parse_event
+from shared.core.errors import AuthRuleViolation, forbidden
+from shared.core.event_checks import needs_policy_signature
+from shared.core.events import Event
 from shared.core.events.format import MAX_PREV_EVENTS
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
@@ -21,19 +18,10 @@ from workers.event_persister.drafts import NO_CHANGE, Draft, RoomChanged, RoomLo
 from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.placing import Candidate, Placing
+from workers.event_persister.policy_signatures import PolicySignatures
 from workers.event_persister.room_resolution import RoomResolution
 
 _TRIES = 4  # the last of them while the room's own writes wait
-_MAX_SIGNATURE_CHARS = 100  # 64 bytes in base64
-
-
-class AskPolicyServer(Protocol):
-    async def __call__(self, server_name: str, pdu: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
-        """Return the signatures that the policy server puts on an event: server -> key id -> signature.
-
-        Raises MatrixError M_FORBIDDEN when it refuses, Unavailable or RemoteServerError when it cannot be asked.
-        """
-        ...
 
 
 class AskedEvents:
@@ -41,13 +29,13 @@ class AskedEvents:
         self,
         placing: Placing,
         resolution: RoomResolution,
-        ask: AskPolicyServer,
+        signatures: PolicySignatures,
         database: Database,
         clock: Clock,
     ) -> None:
         self._placing = placing
         self._resolution = resolution
-        self._ask = ask
+        self._signatures = signatures
         self._database = database
         self._clock = clock
 
@@ -65,7 +53,7 @@ class AskedEvents:
             event = await self._build(room, draft)
             policy = room.policy_server() if needs_policy_signature(event) else None
         if policy is not None:
-            event = await self._signed(room, event, policy)
+            event = await self._signatures.signed(room, event, policy)
         async with room.intake.turn("sends"):
             known = KnownEvents(room, self._database)
             await known.look_up([*event.prev_event_ids, *event.auth_event_ids])
@@ -100,26 +88,3 @@ class AskedEvents:
         if room.head is not head:
             return None
         return room.make_event(draft, self._clock.now_ms(), named, overlay)[0]
-
-    async def _signed(self, room: LiveRoom, event: Event, policy: PolicyServer) -> Event:
-        if check_policy_signature(room.version, event, policy).passed:
-            return event  # we are the policy server ourselves
-        answer = await self._ask(policy.server_name, event.pdu)
-        by_key = answer.get(policy.server_name) if isinstance(answer, Mapping) else None
-        signature = by_key.get(POLICY_KEY_ID) if isinstance(by_key, Mapping) else None
-        if not isinstance(signature, str) or len(signature) > _MAX_SIGNATURE_CHARS:
-            raise forbidden("The room's policy server has not signed the event")
-        signatures = {server: dict(keys) for server, keys in event.pdu["signatures"].items()}
-        # The policy server may be our own: what we have signed stays.
-        signatures.setdefault(policy.server_name, {})[POLICY_KEY_ID] = signature
-        try:
-            return parse_event(room.version, {**event.pdu, "signatures": signatures}, event_id=event.event_id)
-        except EventFormatError as error:
-            raise MatrixError(
-                "M_TOO_LARGE", "With the policy server's signature the event is too large", 413
-            ) from error
-
-
-async def ask_nobody(server_name: str, pdu: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
-    """The answer while this server cannot reach others yet."""
-    raise Unavailable(f"The room's policy server, {server_name}, cannot be asked")

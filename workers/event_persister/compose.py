@@ -3,12 +3,12 @@
 from replication.worker_process import Foundation, Worker
 from shared.core.signing import parse_signing_key
 from shared.storage.numbers import NumberBlock
-from workers.event_persister.asked_events import ask_nobody
 from workers.event_persister.create_room import CreateRoomHandler
 from workers.event_persister.live_room import Identity
 from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.member_profile import MemberProfileHandler
 from workers.event_persister.membership import MembershipHandlers
+from workers.event_persister.policy_signatures import ask_nobody
 from workers.event_persister.receive_handler import ReceiveHandler
 from workers.event_persister.room_engine import compose_engine
 from workers.event_persister.send import SendHandlers

@@ -1,7 +1,7 @@
 """Placing events of history: what lies in a gap before a live event and was fetched later.
 
-They change nothing of the current state, and of the extremities only that those which they follow are none. Each gets the place just before what is
-known there already, and a snapshot of the state before it, as far as that can be known.
+They change nothing of the current state, and of the extremities only that those which they follow are none. Each gets
+the place just before what is known there already, and a snapshot of the state before it, as far as that can be known.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.core.errors import EventFormatError, MatrixError, Unavailable
-from shared.core.event_checks import Outcome, Verdict, check_auth_events_of
+from shared.core.event_checks import Outcome, Verdict, check_auth_events_of, needs_policy_signature
 from shared.core.event_checks.verdict import reject
 from shared.core.events import Event, parse_event
 from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
@@ -22,6 +22,7 @@ from workers.event_persister.history import HistoryPlacing
 from workers.event_persister.known_events import KnownEvent, KnownEvents, entry_of
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.placing import Candidate, Placing
+from workers.event_persister.policy_signatures import PolicySignatures
 from workers.event_persister.received import Received, ReceivedAs, ReceivedPdu
 
 _TRIES = 4
@@ -56,6 +57,7 @@ class Receiving:
         numbers: NumberBlock,
         placing: Placing,
         history: HistoryPlacing,
+        signatures: PolicySignatures,
         look_after: Callable[[LiveRoom], None],
     ) -> None:
         self._look_after = look_after
@@ -64,6 +66,7 @@ class Receiving:
         self._numbers = numbers
         self._placing = placing
         self._history = history
+        self._signatures = signatures
 
     async def receive(self, room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, Received]:
         """Take in events; return event id -> what became of it, once that is stored.
@@ -73,6 +76,7 @@ class Receiving:
         incoming = await _parsed(room, pdus)
         answers: dict[str, Received] = {}
         self._committer.check_room_for_more()
+        await self._ask_for_signatures(room, incoming)
         async with room.intake.turn("deliveries"):
             for tries in range(_TRIES):
                 left = {event_id: one for event_id, one in incoming.items() if event_id not in answers}
@@ -138,6 +142,22 @@ class Receiving:
                     gaps = {at: stored.get(at, []) for at in gaps}
         answers.update(await _stored(writes))
         return answers
+
+    async def _ask_for_signatures(self, room: LiveRoom, incoming: dict[str, _Incoming]) -> None:
+        """Ask the room's policy server, where it has one, about events that shall go into the live timeline."""
+        policy = room.policy_server()
+        if policy is None:
+            return
+        known = KnownEvents(room, self._database)
+        await known.look_up(incoming)
+        live = [
+            one.event
+            for one in incoming.values()
+            if not one.pdu.outlier and one.pdu.anchor is None and needs_policy_signature(one.event)
+        ]
+        new = [event for event in live if (former := known.get(event.event_id)) is None or former.lacks_place]
+        for event_id, event in (await self._signatures.signed_ones(room, new, policy)).items():
+            incoming[event_id] = _Incoming(event, incoming[event_id].pdu)
 
     def _is_here(self, room: LiveRoom, one: _Incoming, known: KnownEvents, answers: dict[str, Received]) -> bool:
         """Say what became of an event that is here already. One that is not stored yet gets no answer in this round."""

@@ -9,12 +9,13 @@ from shared.metrics.persister import PersisterMetrics
 from shared.metrics.resolution import ResolutionMetrics
 from shared.storage.auth_chains import get_auth_chain_page
 from shared.storage.numbers import NumberBlock
-from workers.event_persister.asked_events import AskedEvents, AskPolicyServer
+from workers.event_persister.asked_events import AskedEvents
 from workers.event_persister.committer import LOCK_WAIT_MS, Committer
 from workers.event_persister.dummy_events import DummyEvents
 from workers.event_persister.history import HistoryPlacing
 from workers.event_persister.live_room import Identity, LiveRoom
 from workers.event_persister.placing import Placing
+from workers.event_persister.policy_signatures import AskPolicyServer, PolicySignatures
 from workers.event_persister.receiving import Receiving
 from workers.event_persister.resolver import Resolver
 from workers.event_persister.room_resolution import RoomResolution
@@ -80,11 +81,12 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     )
     numbers = NumberBlock(database, "event_nids")
     placing = Placing(database, committer, numbers, resolution)
-    asked = AskedEvents(placing, resolution, ask, database, clock)
+    signatures = PolicySignatures(ask)
+    asked = AskedEvents(placing, resolution, signatures, database, clock)
     writer = RoomWriter(rooms, committer, numbers, asked, database, clock)
     dummies = DummyEvents(writer, tasks, server_name)
     history = HistoryPlacing(database, committer, numbers, resolution)
-    receiving = Receiving(database, committer, numbers, placing, history, dummies.look)
+    receiving = Receiving(database, committer, numbers, placing, history, signatures, dummies.look)
     slots.on_change(_drop_foreign(rooms))
     return RoomEngine(rooms, committer, numbers, resolver, writer, receiving)
 

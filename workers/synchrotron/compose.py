@@ -41,7 +41,7 @@ def compose(foundation: Foundation) -> Worker:
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
     follower.follow(TYPING, feed.apply_typing)
 
-    tokens = Tokens(follower, reads)
+    tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)
     sections = RoomSections(rooms, typing, config.limits.max_timeline_events)
     answers = SyncAnswers(tokens, users, rooms, sections, reads, clock)

@@ -41,6 +41,8 @@ class SyncHandler:
         with self._users.use(wanted.user_id):
             user = await self._users.get(wanted.user_id)
             if since is None:
+                # What the user was told of his own writes elsewhere must be in the first answer that has no token.
+                await self._tokens.reach_present(wanted.user_id)
                 async with self._initial_turns:
                     answer = await self._answer(wanted, user, None)
             else:

@@ -1,12 +1,16 @@
 """Tokens of /sync here: the place of this process, and whether it has come as far as a client's token."""
 
+from collections.abc import Mapping
+
 from replication.driver import Follower
 from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, TOKEN_LETTERS, TYPING, Stream
 from shared.core.errors import Unavailable, invalid_param
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector
+from shared.runtime.clock import Clock
 from shared.storage.read_source import Source
 from shared.storage.read_stream_ends import get_stream_ends
+from shared.storage.read_user_ends import get_user_ends
 
 FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, TYPING)
 _STORED = tuple(stream.name for stream in FOLLOWED if stream is not TYPING)
@@ -18,9 +22,10 @@ def format_sync_token(token: StreamToken) -> str:
 
 
 class Tokens:
-    def __init__(self, follower: Follower, reads: Source) -> None:
+    def __init__(self, follower: Follower, reads: Source, clock: Clock) -> None:
         self._follower = follower
         self._reads = reads
+        self._clock = clock
 
     def now(self) -> StreamToken:
         """Return what this process has applied."""
@@ -40,13 +45,26 @@ class Tokens:
         Raises what `parse` does, and Unavailable when we lag for too long.
         """
         token = await self.parse(text)
-        for stream in FOLLOWED:
-            wanted = token.vector(stream.name)
-            if not self._follower.covers(stream, wanted) and not await self._follower.wait_for(
-                stream, wanted, _BEHIND_LIMIT_S
-            ):
-                raise Unavailable("This process is behind the token")
+        await self._wait_for({stream.name: token.vector(stream.name) for stream in FOLLOWED})
         return token
+
+    async def reach_present(self, user_id: str) -> None:
+        """Wait until all that Postgres has now for the user was applied: an answer without a token then tells it.
+
+        Raises Unavailable when we lag for too long.
+        """
+        ends = await get_user_ends(self._reads, user_id)
+        await self._wait_for({stream: Vector(max(found), 0, found) for stream, found in ends.items()})
+
+    async def _wait_for(self, wanted: Mapping[str, Vector]) -> None:
+        # One limit for all: a client must not wait once for each stream.
+        deadline = self._clock.monotonic_s() + _BEHIND_LIMIT_S
+        for stream in FOLLOWED:
+            vector = wanted.get(stream.name)
+            if vector is None or self._follower.covers(stream, vector):
+                continue
+            if not await self._follower.wait_for(stream, vector, deadline - self._clock.monotonic_s()):
+                raise Unavailable("This process is behind what was asked for")
 
     def _beyond(self, wanted: Vector, stream: Stream) -> bool:
         own = self._follower.vector(stream)

@@ -80,12 +80,12 @@ class RoomWriter:
             if room.held is not None:
                 await asyncio.shield(room.held)
                 continue
+            if self._asked.concerns(room):
+                return [await self._write_asked(room, draft, key) for draft in drafts]
             missing = room.missing(drafts)
             if not missing:
                 break
             await self._load(room, missing)
-        if self._asked.concerns(room):
-            return [await self._write_asked(room, draft, key) for draft in drafts]
         # From here to `submit` nothing waits: the state that was looked at is the state that is built on.
         if room.lost:
             raise RoomLost("The room is moving")

@@ -75,6 +75,7 @@ class _Connection(txredisapi.RedisProtocol):
     def connectionMade(self):  # type: ignore[no-untyped-def]
         yield txredisapi.RedisProtocol.connectionMade(self)
         if self._ready:
+            self.factory.ready()
             self.factory.current = self
 
     def connectionLost(self, why):  # type: ignore[no-untyped-def]
@@ -97,9 +98,23 @@ class _Factory(txredisapi.RedisFactory):
             convertNumbers=False, username=user,
         )  # fmt: skip
         self.current: Any = None
+        self._refused = 0  # attempts in a row that ended between the connection and the answer to its password
 
     def connectionError(self, why: str) -> None:
+        self._refused += 1
         logger.error("Redis: %s", why)
+
+    def stopTrying(self) -> "defer.Deferred[None]":
+        """txredisapi gives up for good when a connection ends before its password was taken: Redis that is killed,
+        or a proxy before one that is away, does just that. We never give up: `stop` is the only end."""
+        return defer.succeed(None)
+
+    def retryDelay(self, attempt: int) -> float:
+        delay: float = txredisapi.RedisFactory.retryDelay(self, attempt + self._refused)
+        return delay
+
+    def ready(self) -> None:
+        self._refused = 0
 
     def stop(self) -> None:
         # Also what is just being connected: a process that joins anew leaves no connection of its former self behind.
@@ -111,6 +126,7 @@ class _Subscription(txredisapi.SubscriberProtocol):
     def connectionMade(self):  # type: ignore[no-untyped-def]
         yield txredisapi.SubscriberProtocol.connectionMade(self)
         if self._ready:
+            self.factory.ready()
             self.factory.current = self
             yield self.subscribe(self.factory.channels)
             self.factory.up = True

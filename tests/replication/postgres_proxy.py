@@ -3,6 +3,7 @@
 before   the statement never reaches the server
 after    the server has committed it, its answer never reaches the worker
 late     the worker is cut at once; the statement lies about and reaches the server when `deliver` is called
+held     the statement and all that follows on its connection reach the server when `release` is called
 """
 
 import contextlib
@@ -25,6 +26,9 @@ class PostgresProxy:
         self.port: int = self._listener.getsockname()[1]
         self._order: tuple[str, bytes] | None = None
         self._late: list[tuple[socket.socket, bytes]] = []
+        self._released = threading.Event()
+        self._ends: set[socket.socket] = set()
+        self.delay_s = 0.0  # of all that goes to the server
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -40,7 +44,22 @@ class PostgresProxy:
             time.sleep(0.3)
             _close(server)
 
+    def hold(self, marker: bytes) -> None:
+        """Hold up the next writer's connection that sends something with the marker in it."""
+        self._released = threading.Event()
+        self._order = ("held", marker)
+
+    def release(self) -> None:
+        """Let what is held up go on."""
+        self._released.set()
+
+    def cut_all(self) -> None:
+        """End every connection, as a network does."""
+        for end in list(self._ends):
+            _close(end)
+
     def close(self) -> None:
+        self.release()
         _close(self._listener)
         while self._late:
             _close(self._late.pop()[0])
@@ -51,7 +70,12 @@ class PostgresProxy:
                 client, _ = self._listener.accept()
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 server = socket.socket(socket.AF_UNIX)
-                server.connect(self._server)
+                try:
+                    server.connect(self._server)
+                except OSError:  # the server is away
+                    _close(client)
+                    continue
+                self._ends |= {client, server}
                 writes = threading.Event()
                 swallow = threading.Event()
                 threading.Thread(target=self._up, args=(client, server, writes, swallow), daemon=True).start()
@@ -70,13 +94,18 @@ class PostgresProxy:
                     self.cuts += 1
                     if order[0] == "after":
                         swallow.set()
+                    elif order[0] == "held":
+                        self._released.wait()
                     elif order[0] == "late":
                         self._late.append((server, data))
                         _close(client)
                         return
                     else:
                         break
+                if self.delay_s:
+                    time.sleep(self.delay_s)
                 server.sendall(data)
+        self._ends -= {client, server}
         _close(client)
         _close(server)
 

@@ -1,0 +1,99 @@
+"""PostgreSQL and Redis of a test's own, which it may stop and start under a fleet, each behind a proxy that faults."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.local.embedded_postgres import prepare_postgres
+from deploy.local.embedded_redis import prepare_redis
+from deploy.local.program import Program, start, stop, wait_until_ready
+from shared.config.addresses import database_dsn
+from shared.config.sections import Database
+from tests.faults.redis_proxy import RedisProxy
+from tests.replication.postgres_proxy import PostgresProxy
+
+#: Durable against a crash of the server's processes, which is all that the tests cause; not against one of the machine.
+_QUICK = ("fsync=off", "full_page_writes=off", "max_wal_size=512MB", "shared_buffers=64MB")
+_START_LIMIT_S = 30.0
+
+
+class Server:
+    """A program that may be stopped and started again."""
+
+    def __init__(self, program: Program, log: Path) -> None:
+        self.program = program
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = start(self.program, self._log)
+        wait_until_ready(self.program, self._process, self._log, _START_LIMIT_S)
+
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        """End it at once, or as the signal says; return when it has ended."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                stop(self.program, self._process, 1.0)
+
+    def away(self, seconds: float, number: int = signal.SIGKILL) -> None:
+        """Stop it, and start it again after so many seconds."""
+        self.stop(number)
+        time.sleep(seconds)
+        self.start()
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """database: how the test itself reaches PostgreSQL, past the proxy."""
+
+    postgres: Server
+    redis: Server
+    redis_proxy: RedisProxy
+    postgres_proxy: PostgresProxy
+    database: Database
+    redis_password: str
+    directory: Path
+
+    @property
+    def dsn(self) -> str:
+        return database_dsn(self.database)
+
+    def settings(self, connections: int = 6) -> dict[str, dict[str, Any]]:
+        """Return the sections of a fleet's configuration that lead through both proxies."""
+        dsn = f"postgresql://skep@127.0.0.1:{self.postgres_proxy.port}/skep?sslmode=disable"
+        url = f"redis://:{self.redis_password}@127.0.0.1:{self.redis_proxy.port}"
+        return {"database": {"dsn": dsn, "connections": connections}, "redis": {"url": url}}
+
+
+@contextmanager
+def running_servers(seed: int = 1, postgres_settings: tuple[str, ...] = _QUICK) -> Iterator[Servers]:
+    """Run both, with their proxies, in a directory of their own. seed: of what happens to messages."""
+    # Short, and open to the user that PostgreSQL runs as when we are root.
+    directory = Path(tempfile.mkdtemp(prefix="skep-faults-"))
+    directory.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        program, database = prepare_postgres(directory, directory, postgres_settings)
+        postgres = Server(program, directory / "postgres.log")
+        program, found = prepare_redis(directory)
+        redis = Server(program, directory / "redis.log")
+        for server in (postgres, redis):
+            stack.callback(server.stop, signal.SIGQUIT if server is postgres else signal.SIGKILL)
+            server.start()
+        redis_proxy = RedisProxy(found.port, seed)
+        stack.callback(redis_proxy.close)
+        postgres_proxy = PostgresProxy(f"{database.hosts[0]}/.s.PGSQL.{database.port}")
+        stack.callback(postgres_proxy.close)
+        assert found.password is not None
+        yield Servers(postgres, redis, redis_proxy, postgres_proxy, database, found.password.reveal(), directory)

@@ -1,0 +1,357 @@
+"""People who send, read and fidget while things break: what was acknowledged, what failed when, what arrived when.
+
+A `Talker` sends numbered messages, one after another in each of his rooms, each again until it is acknowledged. A
+`Listener` long-polls /sync, with a timeline of any length, and pages in what a limited one left out, as clients do. A
+`Fidgeter` sends receipts, account data and typing. `Traffic` holds them together and compares at the end.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import orjson
+
+from load.clients import User, register
+from tests.fix_fleet import RunningFleet
+
+CLIENT = "/_matrix/client/v3"
+#: What a client tries again after; 0: the connection ended, or there was no answer in time.
+_PASSING = (0, 502, 503, 504)
+_ANSWER_LIMIT_S = 15.0
+_RETRY_AFTER_S = 0.1
+_SETTLE_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """attempt: which one of the same request failed, from 1."""
+
+    at_s: float
+    request: str
+    attempt: int
+    answer: str
+
+
+@dataclass(slots=True)
+class Record:
+    """What happened to all requests. durations: (asked at, seconds until it was answered with 200), by request."""
+
+    failures: list[Failure] = field(default_factory=list)
+    durations: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    sent_at: dict[str, float] = field(default_factory=dict)  # event id -> when it was first tried
+    acknowledged_at: dict[str, float] = field(default_factory=dict)
+
+    async def ask(self, user: User, request: str, method: str, path: str, body: Any = None) -> Any:
+        """Ask until the answer is 200; return its JSON. request: what it is called here."""
+        raw = b"" if body is None else orjson.dumps(body)
+        began_s, attempt = now(), 0
+        while True:
+            attempt += 1
+            try:
+                async with asyncio.timeout(_ANSWER_LIMIT_S):
+                    status, answer = await user.connection.raw_request(method, CLIENT + path, raw)
+            except (OSError, TimeoutError) as error:
+                user.connection.close()
+                status, answer = 0, repr(error).encode()
+            if status == 200:
+                self.durations.setdefault(request, []).append((began_s, now() - began_s))
+                return orjson.loads(answer)
+            assert status in _PASSING, f"{request} {path}: {status} {answer.decode()}"
+            self.failures.append(Failure(now(), request, attempt, f"{status} {answer[:150].decode()}"))
+            await asyncio.sleep(_RETRY_AFTER_S)
+
+    def failed_again(self, since_s: float, until_s: float = math.inf) -> list[Failure]:
+        """Return what a client that tries once more would have noticed in that time."""
+        return [each for each in self.failures if each.attempt > 1 and since_s < each.at_s < until_s]
+
+    def longest(self, request: str, since_s: float = 0.0) -> float:
+        return max((took for began, took in self.durations.get(request, ()) if began >= since_s), default=0.0)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(slots=True)
+class Talker:
+    """pace_s: between two messages in each room; rooms are written one after another."""
+
+    user: User
+    rooms: Sequence[str]
+    record: Record
+    pace_s: float
+    acknowledged: dict[str, list[str]] = field(default_factory=dict)
+
+    async def talk(self, stop: asyncio.Event) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            for room in self.rooms:
+                await self.say(room, number)
+                await asyncio.sleep(self.pace_s / len(self.rooms))
+
+    async def say(self, room: str, number: int, body: str = "") -> str:
+        path = f"/rooms/{quote(room)}/send/m.room.message/n{number}{quote(body[:20])}"
+        began_s = now()
+        content = {"msgtype": "m.text", "body": body or f"{self.user.user_id} {number}"}
+        event_id: str = (await self.record.ask(self.user, "send", "PUT", path, content))["event_id"]
+        self.record.sent_at[event_id] = began_s
+        self.record.acknowledged_at[event_id] = now()
+        self.acknowledged.setdefault(room, []).append(event_id)
+        return event_id
+
+
+@dataclass(slots=True)
+class Listener:
+    """limit: most events of a room in one answer."""
+
+    user: User
+    record: Record
+    limit: int
+    since: str = ""
+    seen: dict[str, list[str]] = field(default_factory=dict)  # by room: its messages as this client shows them
+    arrived_at: dict[str, float] = field(default_factory=dict)
+    receipts: dict[tuple[str, str], str] = field(default_factory=dict)  # (room, user) -> event
+    account_data: dict[tuple[str, str], Any] = field(default_factory=dict)  # (room or "", type) -> content
+    gaps: int = 0
+
+    async def sync(self, timeout_ms: int) -> None:
+        """One round; what it brought is added to what is known."""
+        limit = quote('{"room":{"timeline":{"limit":%d}}}' % self.limit)
+        since = f"&since={quote(self.since)}" if self.since else ""
+        answer = await self.record.ask(self.user, "sync", "GET", f"/sync?timeout={timeout_ms}&filter={limit}{since}")
+        first, self.since = not self.since, answer["next_batch"]
+        self._take_account_data("", answer.get("account_data", {}))
+        for room, part in answer.get("rooms", {}).get("join", {}).items():
+            self._take_account_data(room, part.get("account_data", {}))
+            for event in part.get("ephemeral", {}).get("events", ()):
+                if event["type"] == "m.receipt":
+                    for event_id, kinds in event["content"].items():
+                        self.receipts.update({(room, reader): event_id for reader in kinds.get("m.read", ())})
+            timeline = part.get("timeline", {})
+            events = timeline.get("events", [])
+            if timeline.get("limited") and not first:
+                self.gaps += 1
+                events = [*await self._left_out(room, timeline["prev_batch"]), *events]
+            fresh = [event["event_id"] for event in events if event["type"] == "m.room.message"]
+            self.seen.setdefault(room, []).extend(fresh)
+            self.arrived_at.update(dict.fromkeys(fresh, now()))
+
+    async def listen(self) -> None:
+        while True:
+            await self.sync(10_000)
+
+    async def _left_out(self, room: str, start: str) -> list[dict[str, Any]]:
+        """Return the events between what is known and a limited timeline, oldest first."""
+        known = set(self.seen.get(room, ()))
+        found: list[dict[str, Any]] = []
+        while True:
+            path = f"/rooms/{quote(room)}/messages?dir=b&limit=50&from={quote(start)}"
+            page = await self.record.ask(self.user, "messages", "GET", path)
+            for event in page["chunk"]:
+                if event["event_id"] in known:
+                    return found[::-1]
+                found.append(event)
+            if "end" not in page:
+                return found[::-1]
+            start = page["end"]
+
+    def _take_account_data(self, room: str, part: dict[str, Any]) -> None:
+        self.account_data.update({(room, event["type"]): event["content"] for event in part.get("events", ())})
+
+
+@dataclass(slots=True)
+class Fidgeter:
+    """Sends receipts for what a listener of the same user has seen, account data of both kinds, and typing."""
+
+    user: User
+    listener: Listener
+    rooms: Sequence[str]
+    record: Record
+    pace_s: float
+    receipts: dict[tuple[str, str], str] = field(default_factory=dict)
+    account_data: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    async def fidget(self, stop: asyncio.Event) -> None:
+        me, number = quote(self.user.user_id), 0
+        while not stop.is_set():
+            number += 1
+            room, content = self.rooms[number % len(self.rooms)], {"n": number}
+            await self._ask("account_data", "PUT", f"/user/{me}/account_data/org.skep.count", content)
+            self.account_data["", "org.skep.count"] = content
+            in_room = f"/user/{me}/rooms/{quote(room)}/account_data/org.skep.place"
+            await self._ask("account_data", "PUT", in_room, content)
+            self.account_data[room, "org.skep.place"] = content
+            await self._ask(
+                "typing", "PUT", f"/rooms/{quote(room)}/typing/{me}", {"typing": bool(number % 2), "timeout": 5000}
+            )
+            if self.listener.seen.get(room):
+                last = self.listener.seen[room][-1]
+                await self._ask("receipt", "POST", f"/rooms/{quote(room)}/receipt/m.read/{quote(last)}", {})
+                self.receipts[room, self.user.user_id] = last
+            await asyncio.sleep(self.pace_s)
+
+    async def _ask(self, request: str, method: str, path: str, body: Any) -> None:
+        await self.record.ask(self.user, request, method, path, body)
+
+
+@dataclass(slots=True)
+class Traffic:
+    record: Record
+    talkers: list[Talker]
+    listeners: list[Listener]
+    fidgeters: list[Fidgeter]
+
+    @asynccontextmanager
+    async def flowing(self) -> AsyncIterator[None]:
+        """All do what they do while the body runs; afterwards everything has arrived everywhere."""
+        for listener in self.listeners:
+            await listener.sync(0)
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            listening = [group.create_task(each.listen()) for each in self.listeners]
+            others = [group.create_task(each.talk(stop)) for each in self.talkers]
+            others += [group.create_task(each.fidget(stop)) for each in self.fidgeters]
+            yield
+            stop.set()
+            await asyncio.wait(others)
+            end_s = now() + _SETTLE_LIMIT_S
+            while now() < end_s and not self._settled():
+                await asyncio.sleep(0.1)
+            for task in listening:
+                task.cancel()
+
+    def acknowledged(self, room: str) -> list[list[str]]:
+        """Return what was acknowledged in a room: a list for each who sent there, in his order."""
+        return [each.acknowledged[room] for each in self.talkers if room in each.acknowledged]
+
+    @property
+    def rooms(self) -> set[str]:
+        return {room for talker in self.talkers for room in talker.rooms}
+
+    def delays(self, since_s: float = 0.0, until_s: float = math.inf, rooms: Iterable[str] = ()) -> list[float]:
+        """Return the seconds from each message's sending to its arrival at each listener, of those sent in a time."""
+        wanted = {e for room in rooms or self.rooms for events in self.acknowledged(room) for e in events}
+        sent = self.record.sent_at
+        return [
+            at_s - sent[event]
+            for listener in self.listeners
+            for event, at_s in listener.arrived_at.items()
+            if event in wanted and since_s <= sent[event] < until_s
+        ]
+
+    def stalls(self, longer_than_s: float) -> list[tuple[str, float]]:
+        """Return (event, seconds) of each that arrived so late after it was acknowledged."""
+        return [
+            (event, late_s)
+            for listener in self.listeners
+            for event, at_s in listener.arrived_at.items()
+            if (late_s := at_s - self.record.acknowledged_at[event]) > longer_than_s
+        ]
+
+    async def check(self) -> None:
+        """Every acknowledged event is there once and in order, for the server and for each listener; all converged."""
+        for room in self.rooms:
+            reader = next(talker for talker in self.talkers if room in talker.rooms).user
+            order = await history(self.record, reader, room)
+            assert len(order) == len(set(order)), f"{room}: events twice in its history"
+            for sent in self.acknowledged(room):
+                own = set(sent)
+                assert [event for event in order if event in own] == sent, f"{room}: lost, or out of order"
+            assert len(order) == sum(map(len, self.acknowledged(room))), f"{room}: events that nobody sent"
+            for listener in self.listeners:
+                if room in listener.seen:
+                    check_same(
+                        f"{listener.user.user_id} (limit {listener.limit}) in {room}", listener.seen[room], order
+                    )
+        for fidgeter in self.fidgeters:
+            for listener in self.listeners:
+                for (room, reader_id), event in fidgeter.receipts.items():
+                    if room in listener.seen:
+                        assert listener.receipts.get((room, reader_id)) == event, f"receipt of {reader_id} in {room}"
+                if listener.user.user_id == fidgeter.user.user_id:
+                    found = {key: listener.account_data.get(key) for key in fidgeter.account_data}
+                    assert found == fidgeter.account_data
+
+    def _settled(self) -> bool:
+        seen_all = all(
+            len(listener.seen[room]) >= sum(map(len, self.acknowledged(room)))
+            for listener in self.listeners
+            for room in listener.seen
+        )
+        return seen_all and all(
+            (room not in listener.seen or listener.receipts.get((room, who)) == event)
+            for fidgeter in self.fidgeters
+            for listener in self.listeners
+            for (room, who), event in fidgeter.receipts.items()
+        )
+
+
+def check_same(where: str, seen: Sequence[str], expected: Sequence[str]) -> None:
+    if list(seen) == list(expected):
+        return
+    missing = [event for event in expected if event not in set(seen)]
+    twice = len(seen) - len(set(seen))
+    raise AssertionError(
+        f"{where}: {len(seen)} events seen, {len(expected)} expected, {len(missing)} missing, {twice} twice,"
+        f" {'another order' if not missing and not twice else ''}; missing {missing[:3]}"
+    )
+
+
+async def history(record: Record, reader: User, room: str) -> list[str]:
+    """Return the ids of a room's messages, oldest first."""
+    found: list[str] = []
+    start = ""
+    while True:
+        page = await record.ask(reader, "history", "GET", f"/rooms/{quote(room)}/messages?dir=f&limit=500{start}")
+        found += [event["event_id"] for event in page["chunk"] if event["type"] == "m.room.message"]
+        if "end" not in page or not page["chunk"]:
+            return found
+        start = f"&from={quote(page['end'])}"
+
+
+async def people(fleet: RunningFleet, prefix: str, count: int) -> list[User]:
+    """Register users of a fleet."""
+    parts = urlsplit(fleet.client_url)
+    assert parts.hostname is not None and parts.port is not None
+    place = parts.hostname, parts.port
+    return list(await asyncio.gather(*(register(*place, f"{prefix}-{number}") for number in range(count))))
+
+
+async def new_room(record: Record, creator: User, members: Iterable[User] = ()) -> str:
+    """Make a public room with these members."""
+    options = {"preset": "public_chat"}
+    room: str = (await record.ask(creator, "createRoom", "POST", "/createRoom", options))["room_id"]
+    for member in members:
+        await record.ask(member, "join", "POST", f"/join/{quote(room)}", {})
+    return room
+
+
+async def common_rooms(
+    fleet: RunningFleet, prefix: str, *, users: int, rooms: int, pace_s: float, limits: Sequence[int] = (1, 3, 20)
+) -> Traffic:
+    """Return traffic in rooms that all users share: each sends in each, and syncs with one of the limits."""
+    record = Record()
+    members = await people(fleet, prefix, users)
+    made = [await new_room(record, members[0], members[1:]) for _ in range(rooms)]
+    listeners = [
+        Listener(user.on_another_connection(), record, limits[number % len(limits)])
+        for number, user in enumerate(members)
+    ]
+    return Traffic(
+        record,
+        [Talker(user, made, record, pace_s) for user in members],
+        listeners,
+        [
+            Fidgeter(user.on_another_connection(), listener, made, record, pace_s=0.5)
+            for user, listener in zip(members, listeners, strict=True)
+        ],
+    )
+
+
+def p99(values: Sequence[float]) -> float:
+    return sorted(values)[math.ceil(0.99 * len(values)) - 1]

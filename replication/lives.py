@@ -31,6 +31,8 @@ _SETTLED_AFTER_S = 30.0
 MAX_FAILURES = 10
 _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 5.0
+#: Exit code of a process that an operator drained (`skep drain`): its supervisor shall not start it again.
+DRAINED = 85
 
 
 async def run_worker(
@@ -95,6 +97,9 @@ async def keep_living(
             ended = Ended(fenced=True, served_s=0.0)
         if stop.is_set():
             return 1 if ended.fenced else 0
+        if ended.drained and not ended.fenced:
+            logger.info("An operator drained this process: it ends")
+            return DRAINED
         failures = 0 if ended.served_s >= _SETTLED_AFTER_S else failures + 1
         if failures >= MAX_FAILURES:
             logger.error("The process lost its lease %d times in a row, and ends", failures)

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from replication.fencing import fence_lease
 from replication.streams import Stream
@@ -49,6 +50,9 @@ class Membership:
         self.ready = False
         self.draining = False
         self.slots_version = -1
+        #: An operator wants this process to hand everything over and end.
+        self.asked_to_leave = asyncio.Event()
+        self._news = asyncio.Event()
 
     async def join(self) -> int:
         """Take a new lease and return its number; fence what is left of former incarnations of the same name."""
@@ -89,7 +93,15 @@ class Membership:
             except CONNECTION_ERRORS as error:
                 logger.warning("No heartbeat: %s", type(error).__name__)
                 self._drop_connection()
-            await asyncio.sleep(self._config.heartbeat_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._config.heartbeat_s):
+                    await self._news.wait()
+            self._news.clear()
+
+    def start_draining(self) -> None:
+        """Tell the fleet at once, and with every heartbeat from now on, that we want no slots and no new requests."""
+        self.draining = True
+        self._news.set()
 
     @property
     def in_good_standing(self) -> bool:
@@ -115,16 +127,18 @@ class Membership:
             self._connection = await self._connect()
         started = self._clock.monotonic_s()
         async with asyncio.timeout(self._config.dead_after_s):
-            alive, version = await leases.beat(
+            answer = await leases.beat(
                 self._connection, self.lease, ready=self.ready, draining=self.draining, positions=positions
             )
-        if not alive:
+        if not answer.alive:
             on_fenced("its lease was revoked")
             return
         # The database recorded it some time after we sent it: counting from the sending errs on the safe side.
         self._beaten_at = started
-        if version != self.slots_version:
-            self.slots_version = version
+        if answer.leaves:
+            self.asked_to_leave.set()
+        if answer.slots_version != self.slots_version:
+            self.slots_version = answer.slots_version
             on_slots()
 
     def _drop_connection(self) -> None:

@@ -5,6 +5,7 @@
 new owner. Before (3) nothing moved, after it everything did. Architecture page, section 3 "Planned move".
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
@@ -17,8 +18,12 @@ from shared.storage.slots import GIVE_SLOTS_AWAY
 logger = logging.getLogger(__name__)
 
 
+#: A request that takes longer holds up its own slot, not those that move with it.
+_PATIENCE_S = 0.1
+
+
 class SlotMover:
-    """limit_s: how long requests under way may hold up a move; the leader withdraws it after about as long."""
+    """limit_s: how long the leader leaves a move with us before it withdraws it. A slot is parked for half of that."""
 
     def __init__(
         self,
@@ -32,7 +37,7 @@ class SlotMover:
         self._forwarder = forwarder
         self._writer = writer
         self._announcer = announcer
-        self._limit_s = limit_s
+        self._limit_s = limit_s / 2
         self._moving = False
 
     async def give_away(self) -> None:
@@ -42,22 +47,34 @@ class SlotMover:
         self._moving = True
         try:
             for kind in SLOT_KINDS:
-                while slots := self._table.to_give_away(kind):
-                    if not await self._move(kind, slots):
-                        break
+                await self._give_away(kind)
         finally:
             self._moving = False
 
-    async def _move(self, kind: str, slots: Mapping[int, int]) -> bool:
+    async def _give_away(self, kind: str) -> None:
+        now = asyncio.get_running_loop().time
+        parked: dict[int, float] = {}  # slot -> since when
+        stay: set[int] = set()
         try:
-            if not await self._forwarder.park(kind, slots, self._limit_s):
-                logger.warning("%d slots of %s stay: requests for them took too long", len(slots), kind)
-                return False
-            row = await self._writer.write(GIVE_SLOTS_AWAY, kind, list(slots), list(slots.values()))
-            given = row["given"] or []
-            await self._table.refresh()
-            self._announcer.notice("slots")
-            logger.info("%d slots of %s given to their next owners", len(given), kind)
-            return len(given) == len(slots)
+            # Read anew each time: more may be named while we wait for one slow request.
+            while wanted := {s: epoch for s, epoch in self._table.to_give_away(kind).items() if s not in stay}:
+                self._forwarder.park(kind, wanted)
+                parked.update({slot: now() for slot in wanted if slot not in parked})
+                free = await self._forwarder.until_free(kind, wanted, _PATIENCE_S)
+                given = await self._give(kind, {slot: wanted[slot] for slot in free}) if free else set()
+                late = {slot for slot in wanted.keys() - free if now() - parked[slot] > self._limit_s}
+                if late:
+                    logger.warning("%d slots of %s stay: requests for them take too long", len(late), kind)
+                stay |= late | (free - given)
+                self._forwarder.unpark(kind, free | late)
         finally:
-            self._forwarder.unpark(kind, slots)
+            self._forwarder.unpark(kind, parked)
+
+    async def _give(self, kind: str, slots: Mapping[int, int]) -> set[int]:
+        """Give these slots, with their epochs, to their next owners; return those that went."""
+        row = await self._writer.write(GIVE_SLOTS_AWAY, kind, list(slots), list(slots.values()))
+        given = set(row["given"] or ())
+        await self._table.refresh()
+        self._announcer.notice("slots")
+        logger.info("%d slots of %s given to their next owners", len(given), kind)
+        return given

@@ -8,6 +8,7 @@ afresh and tries again until 5 s are over, then 503. Architecture page, section 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from shared.core.errors import MatrixError, RemoteServerError, Unavailable
 from shared.core.slots import SLOT_KINDS, slot_of
@@ -120,9 +121,11 @@ class SlotForwarder:
         kind, slot = self._slot(request)
         if slot is None:
             return None
-        if (kind, slot) in self._parked:
-            await self._wait_while_parked(kind, slot)
-        if not self._table.owns(kind, slot):
+        while True:
+            if (kind, slot) in self._parked:
+                await self._wait_while_parked(kind, slot)
+            if self._table.owns(kind, slot):
+                break
             if FORWARDED not in request.headers:
                 elsewhere = await self.forward(request, kind, slot)
                 if elsewhere is not None:
@@ -150,18 +153,19 @@ class SlotForwarder:
             del self._held[held]
             self._released.set()
 
-    async def park(self, kind: str, slots: Iterable[int], timeout_s: float) -> bool:
-        """Let no new request for these slots in, and wait for those being served. False: they took too long."""
+    def park(self, kind: str, slots: Iterable[int]) -> None:
+        """Let no new request for these slots in, until `unpark`."""
+        self._parked |= {(kind, slot) for slot in slots}
+
+    async def until_free(self, kind: str, slots: Iterable[int], timeout_s: float) -> set[int]:
+        """Wait until no request for these slots is being served; return those of which that is so in time."""
         wanted = {(kind, slot) for slot in slots}
-        self._parked |= wanted
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while wanted & self._held.keys():
                     self._released.clear()
                     await self._released.wait()
-        except TimeoutError:
-            return False
-        return True
+        return {slot for _, slot in wanted - self._held.keys()}
 
     def unpark(self, kind: str, slots: Iterable[int]) -> None:
         """Let parked requests go on: to the new owner, or here if the slots stayed."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from replication.draining import Draining
 from replication.driver import Announcer, Follower, Ticker
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.membership import Membership
@@ -41,6 +42,9 @@ from shared.runtime.tasks import TaskGroup
 from shared.storage.pool import SESSION_LIMITS, Connect, Database, connector
 
 logger = logging.getLogger(__name__)
+
+#: Of the drain limit: how much of it may go by before requests under way must end.
+_HAND_OVER_SHARE = 0.7
 
 
 @dataclass(slots=True)
@@ -109,10 +113,14 @@ class Process:
 
 
 class Ended(NamedTuple):
-    """How an incarnation ended. fenced: it lost its lease; served_s: how long it had been ready."""
+    """How an incarnation ended. fenced: it lost its lease; served_s: how long it had been ready.
+
+    drained: an operator asked for its end.
+    """
 
     fenced: bool
     served_s: float
+    drained: bool = False
 
 
 async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
@@ -165,11 +173,10 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
             "%s %s is ready at %s (lease %d, pid %d)",
             process.worker_type, process.name, process.address, lease, os.getpid(),
         )  # fmt: skip
-        await _first_of(stop, fenced)
-        membership.ready = False
-        membership.draining = True
+        await _first_of(stop, fenced, membership.asked_to_leave)
         if not fenced.is_set():
-            await _drain(process, worker)
+            await _drain(process, foundation, worker, fenced)
+        membership.ready = False
     finally:
         process.gate.close()
         await tasks.close()
@@ -177,7 +184,8 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         await writer.close()
         await transport.close()
         await database.close()
-    return Ended(fenced.is_set(), clock.monotonic_s() - ready_at)
+    drained = membership.asked_to_leave.is_set() and not stop.is_set()
+    return Ended(fenced.is_set(), clock.monotonic_s() - ready_at, drained)
 
 
 def _foundation(
@@ -272,10 +280,20 @@ async def take_part(
     tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
 
 
-async def _drain(process: Process, worker: Worker) -> None:
+async def _drain(process: Process, foundation: Foundation, worker: Worker, fenced: asyncio.Event) -> None:
+    """Hand over our slots, then end what is under way; both within the drain limit."""
     limit_s = process.config.workers.drain_limit_s
+    membership = foundation.membership
+    membership.start_draining()
+    draining = Draining(
+        foundation.database, foundation.slots, membership, process.config.replication.dead_after_s,
+        behind_proxies=any(pool.worker == process.worker_type for pool in process.pools.values()),
+        last_request_s=lambda: process.gate.last_request_s,
+    )  # fmt: skip
     try:
         async with asyncio.timeout(limit_s):
+            await draining.hand_over(limit_s * _HAND_OVER_SHARE, fenced)
+            membership.ready = False
             if worker.drain is not None:
                 await worker.drain()
             await process.server.drain(limit_s)

@@ -39,6 +39,8 @@ class Gate:
 
     def __init__(self) -> None:
         self._behind: _Behind | None = None
+        #: When the last request came, by the loop's clock; pages of the process don't count.
+        self.last_request_s = 0.0
 
     def open(self, application: AsgiApplication, may_answer: Callable[[], bool]) -> None:
         """Let requests through from now on."""
@@ -64,6 +66,7 @@ class Gate:
             else:
                 await send_response(send, _page_of_nobody(scope["raw_path"]))
             return
+        self.last_request_s = asyncio.get_running_loop().time()
         if behind is None or not behind.speaks:
             await send_response(send, _not_now())
             return

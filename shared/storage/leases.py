@@ -24,11 +24,16 @@ _INSERT_HEARTBEAT = """
 """
 _INSERT_WRITER = "INSERT INTO writers (lease, stream, start_position) VALUES ($1, $2, $3)"
 _OLDER_INCARNATIONS = "SELECT lease FROM leases WHERE process = $1 AND lease <> $2"
+# What an operator asked for is in force with the first heartbeat of whoever carries the name.
 _BEAT = """
-    WITH alive AS (SELECT 1 FROM leases WHERE lease = $1 AND NOT revoked),
-         beat AS (UPDATE heartbeats SET seen_at = clock_timestamp(), ready = $2, draining = $3, positions = $4
+    WITH alive AS (SELECT process FROM leases WHERE lease = $1 AND NOT revoked),
+         asked AS (SELECT d.lease IS NOT NULL AS leaves FROM drains d JOIN alive USING (process)
+                   WHERE d.lease IS NULL OR d.lease = $1),
+         beat AS (UPDATE heartbeats SET seen_at = clock_timestamp(), ready = $2,
+                         draining = $3 OR EXISTS (SELECT 1 FROM asked), positions = $4
                   FROM alive WHERE lease = $1)
-    SELECT (SELECT count(*) FROM alive) AS alive, (SELECT value FROM counters WHERE name = 'slots_version') AS slots
+    SELECT (SELECT count(*) FROM alive) AS alive, (SELECT leaves FROM asked) AS leaves,
+           (SELECT value FROM counters WHERE name = 'slots_version') AS slots
 """
 _REVOKE = "UPDATE leases SET revoked = true WHERE lease = $1"
 _DELETE = "DELETE FROM leases WHERE lease = $1"
@@ -50,6 +55,7 @@ _FREE_SLOTS = "UPDATE slots SET owner = NULL, epoch = epoch + 1 WHERE owner = $1
 _FREE_MOVES = "UPDATE slots SET next_owner = NULL WHERE next_owner = $1"
 _FREE_DUTIES = "UPDATE duties SET holder = NULL, epoch = epoch + 1 WHERE holder = $1"
 _NEW_SLOTS_VERSION = "UPDATE counters SET value = value + 1 WHERE name = 'slots_version'"
+_END_DRAIN = "DELETE FROM drains WHERE lease = $1"
 _DELETE_HEARTBEAT = "DELETE FROM heartbeats WHERE lease = $1"
 _WRITERS = """
     SELECT w.lease AS writer, w.stream, w.start_position, w.final_position,
@@ -132,13 +138,23 @@ async def get_older_incarnations(conn: Connection, process: str, lease: int) -> 
     return [row["lease"] for row in await conn.fetch(_OLDER_INCARNATIONS, process, lease)]
 
 
-async def beat(
-    conn: Connection, lease: int, *, ready: bool, draining: bool, positions: Mapping[str, int]
-) -> tuple[bool, int]:
-    """Record a heartbeat; return (the lease still holds, the version of the slot table)."""
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat. alive: the lease still holds; slots_version: of the slot table.
+
+    leaves: an operator drains the process: True, it shall end; False, it shall go on without slots; None: nobody does.
+    """
+
+    alive: bool
+    slots_version: int
+    leaves: bool | None
+
+
+async def beat(conn: Connection, lease: int, *, ready: bool, draining: bool, positions: Mapping[str, int]) -> Beat:
+    """Record a heartbeat; return what the process needs to know."""
     row = await conn.fetchrow(_BEAT, lease, ready, draining, orjson.dumps(dict(positions)).decode())
     assert row is not None
-    return bool(row["alive"]), row["slots"]
+    return Beat(bool(row["alive"]), row["slots"], row["leaves"])
 
 
 async def fence(conn: Connection, lease: int) -> None:
@@ -161,6 +177,7 @@ async def fence(conn: Connection, lease: int) -> None:
                 await conn.execute(_FREE_MOVES, lease)
                 await conn.execute(_FREE_DUTIES, lease)
                 await conn.execute(_NEW_SLOTS_VERSION)
+                await conn.execute(_END_DRAIN, lease)
                 await conn.execute(_DELETE_HEARTBEAT, lease)
             return
         except asyncpg.LockNotAvailableError:

@@ -7,7 +7,7 @@ from shared.storage.fenced import fenced_statement
 from shared.storage.pool import Database
 
 _SLOTS = """
-    SELECT s.kind, s.slot, s.owner, s.epoch, s.next_owner,
+    SELECT s.kind, s.slot, s.owner, s.epoch, s.next_owner, s.pinned,
            (SELECT value FROM counters WHERE name = 'slots_version') AS v
     FROM slots s ORDER BY s.kind, s.slot
 """
@@ -89,14 +89,46 @@ GIVE_SLOTS_AWAY = fenced_statement(
     "(SELECT array_agg(slot) FROM given) AS given",
 )
 
+#: An operator names the next owner of a slot and pins it there. $2 kind, $3 slot, $4 next owner (who owns it already
+#: is only pinned). A move that is under way is not disturbed: nothing is placed then.
+PLACE_SLOT = fenced_statement(
+    "place_slot",
+    {
+        "placed": """
+            UPDATE slots s SET next_owner = nullif($4::bigint, s.owner), pinned = true FROM fence, leases l
+            WHERE s.kind = $2 AND s.slot = $3::int AND s.owner IS NOT NULL AND s.next_owner IS NULL AND l.lease = $4
+              AND NOT l.revoked
+            RETURNING s.slot
+        """,
+        "version": _new_version_if("placed"),
+    },
+    "(SELECT count(*) FROM placed) AS placed",
+)
+
+#: Evening the load counts these slots again. $2 kinds, $3 slots (arrays of one length).
+UNPIN_SLOTS = fenced_statement(
+    "unpin_slots",
+    {
+        "unpinned": """
+            UPDATE slots s SET pinned = false FROM fence, unnest($2::text[], $3::int[]) AS u(kind, slot)
+            WHERE s.kind = u.kind AND s.slot = u.slot AND s.pinned RETURNING s.slot
+        """,
+        "version": _new_version_if("unpinned"),
+    },
+    "(SELECT count(*) FROM unpinned) AS unpinned",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:
+    """pinned: an operator placed it; evening the load leaves it where it is."""
+
     kind: str
     slot: int
     owner: int | None
     epoch: int
     next_owner: int | None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,5 +151,5 @@ async def get_slots(database: Database) -> SlotSnapshot:
     async with database.snapshot() as conn:
         rows = await conn.fetch(_SLOTS)
         addresses = {row["lease"]: row["address"] for row in await conn.fetch(_ADDRESSES)}
-    slots = [SlotRow(r["kind"], r["slot"], r["owner"], r["epoch"], r["next_owner"]) for r in rows]
+    slots = [SlotRow(r["kind"], r["slot"], r["owner"], r["epoch"], r["next_owner"], r["pinned"]) for r in rows]
     return SlotSnapshot(rows[0]["v"] if rows else 0, slots, addresses)

@@ -109,8 +109,8 @@ def test_lease_numbers_are_never_used_again(postgres: TestDatabase) -> None:
         assert await fence_process(conn, "client_api1") == [first]
         second = await join(conn)
         assert second > first
-        assert (await beat(conn, first, ready=True, draining=False, positions={}))[0] is False
-        assert (await beat(conn, second, ready=True, draining=False, positions={"receipts": 5}))[0] is True
+        assert (await beat(conn, first, ready=True, draining=False, positions={})).alive is False
+        assert (await beat(conn, second, ready=True, draining=False, positions={"receipts": 5})).alive is True
         async with Database(connector(postgres.dsn, pgbouncer=False), max_connections=1).snapshot() as snapshot:
             known, writers = await get_writers(snapshot, 0, [])
         assert known == second

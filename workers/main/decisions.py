@@ -72,10 +72,11 @@ class Gift:
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Planned moves to be named: slot -> lease of the next owner."""
+    """Planned moves to be named: slot -> lease of the next owner. why: for the log."""
 
     kind: str
     owners: Mapping[int, int]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +121,35 @@ class SlotDecisions:
     def moves(
         self, now_s: float, living: Sequence[ProcessRow], slots: Sequence[SlotRow]
     ) -> Iterator[Moves | Withdrawal]:
-        """Yield the planned moves that even the load, and those to take back. Answer each `Moves` with `named`."""
+        """Yield planned moves, and those to take back. Answer each `Moves` that was carried out with `named`."""
         for kind, rows in _by_kind(slots).items():
             candidates = {process.lease for process in _candidates(kind, living)}
             pending = {row.slot: row.next_owner for row in rows if row.next_owner is not None}
-            if pending:
-                late = self._late(now_s, kind, pending, candidates)
-                if late:
-                    self._uneven_since[kind] = now_s
-                    yield Withdrawal(kind, late)
+            self._forget_asked(kind, pending)
+            late = self._late(now_s, kind, pending, candidates)
+            if late:
+                self._uneven_since[kind] = now_s
+                yield Withdrawal(kind, late)
+            # Whoever drains waits for nothing else; evening the load waits until all other moves are done.
+            handed_over = from_the_draining(kind, living, rows)
+            if handed_over and len(pending) < _MOVES_AT_A_TIME:
+                yield Moves(kind, _first(handed_over, _MOVES_AT_A_TIME - len(pending)), "since their owner drains")
+            if pending or handed_over:
                 continue
-            owned: dict[int, list[int]] = {lease: [] for lease in candidates}
-            for row in rows:
-                if row.owner in candidates:
-                    owned[row.owner].append(row.slot)
-            moves = rebalance(owned) if all(row.owner in candidates for row in rows) else {}
+            moves = evening(kind, living, rows)
             if not moves:
                 self._uneven_since.pop(kind, None)
-                continue
-            if now_s - self._uneven_since.setdefault(kind, now_s) >= _UNEVEN_S:
-                yield Moves(kind, dict(list(moves.items())[:_MOVES_AT_A_TIME]))
+            elif now_s - self._uneven_since.setdefault(kind, now_s) >= _UNEVEN_S:
+                yield Moves(kind, _first(moves, _MOVES_AT_A_TIME), "to even the load")
 
     def named(self, now_s: float, moves: Moves) -> None:
         """The next owners stand in the table since now."""
         self._asked_at.update({(moves.kind, slot): now_s for slot in moves.owners})
+
+    def _forget_asked(self, kind: str, pending: Mapping[int, int]) -> None:
+        """A move that is done is timed no longer: the next one of that slot, whoever names it, begins anew."""
+        for key in [key for key in self._asked_at if key[0] == kind and key[1] not in pending]:
+            del self._asked_at[key]
 
     def _late(self, now_s: float, kind: str, pending: Mapping[int, int], candidates: set[int]) -> list[int]:
         return [
@@ -175,6 +181,41 @@ class SlotDecisions:
             if (name := self._former.get((kind, slot))) is not None and name in lease_of
         }
         return assign(unowned, owned, sorted(lease_of.values()), heirs)
+
+
+def from_the_draining(kind: str, living: Sequence[ProcessRow], rows: Sequence[SlotRow]) -> dict[int, int]:
+    """Return slot -> lease of the next owner, for each slot of a draining process for which none is named yet.
+
+    rows: all slots of this kind. Empty while there is nobody to give them to.
+    """
+    draining = {process.lease for process in living if process.draining}
+    leaving = [row.slot for row in rows if row.owner in draining and row.next_owner is None]
+    if not leaving:
+        return {}
+    load: dict[int, int] = {}
+    for row in rows:
+        holder = row.next_owner or row.owner
+        if holder is not None:
+            load[holder] = load.get(holder, 0) + 1
+    return assign(leaving, load, sorted(process.lease for process in _candidates(kind, living)))
+
+
+def evening(kind: str, living: Sequence[ProcessRow], rows: Sequence[SlotRow], *, pins: bool = True) -> dict[int, int]:
+    """Return slot -> lease of the next owner, of the fewest moves that even the load; empty while one lacks an owner.
+
+    rows: all slots of this kind. pins: what an operator placed stays, and counts for nobody.
+    """
+    owned: dict[int, list[int]] = {process.lease: [] for process in _candidates(kind, living)}
+    if not all(row.owner in owned for row in rows):
+        return {}
+    for row in rows:
+        if row.owner is not None and not (pins and row.pinned):
+            owned[row.owner].append(row.slot)
+    return rebalance(owned)
+
+
+def _first(moves: Mapping[int, int], count: int) -> dict[int, int]:
+    return dict(list(moves.items())[:count])
 
 
 def _by_kind(slots: Sequence[SlotRow]) -> dict[str, list[SlotRow]]:

@@ -131,7 +131,7 @@ class Leader:
         return changed
 
     async def _move(self, living: Sequence[ProcessRow], snapshot: SlotSnapshot) -> bool:
-        """Even the load by planned moves, and withdraw those that nobody carried out; return whether one was named."""
+        """Name the next owners of planned moves, and withdraw those that nobody carried out; return whether one was."""
         now = self._clock.monotonic_s()
         named = False
         for step in self._decisions.moves(now, living, snapshot.slots):
@@ -143,7 +143,7 @@ class Leader:
                 NAME_NEXT_OWNERS, step.kind, list(step.owners), list(step.owners.values())
             )
             if answer["named"]:
-                logger.info("%d slots of %s shall move to even the load", answer["named"], step.kind)
+                logger.info("%d slots of %s shall move %s", answer["named"], step.kind, step.why)
                 self._decisions.named(now, step)
                 self._announcer.notice("slots")
                 named = True

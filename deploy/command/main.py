@@ -22,6 +22,10 @@ examples:
   skep main --config /etc/skep/skep.yaml       the orchestrator
   skep worker synchrotron --config /etc/skep/skep.yaml
                                                one more of that type; no file lists workers
+  skep drain event_persister-2                 hand everything over, then end it
+  skep move rooms '!busy:example.org' event_persister-3
+                                               one busy room's slot to a process of its own
+  skep rebalance --dry-run                     what would move, and why
 
 The configuration is --config FILE, else $SKEP_CONFIG, else ./skep.yaml, else the fleet of `skep up` in ./data.
 `skep COMMAND --help` tells more of each.
@@ -49,6 +53,10 @@ COMMANDS = (
     Command("registration-token", "deploy.command.registration_token", "make and list registration tokens"),
     Command("room", "deploy.command.room", "purge the history of rooms, delete rooms"),
     Command("check", "deploy.command.check", "compare what is stored of rooms with their event graphs"),
+    Command("drain", "deploy.command.drain", "move a process's slots to others, and end it"),
+    Command("undrain", "deploy.command.undrain", "give a drained process slots again"),
+    Command("move", "deploy.command.move", "move one slot, such as a busy room's, to a process"),
+    Command("rebalance", "deploy.command.rebalance", "even the slots of all processes"),
     Command("status", "deploy.command.status", "show processes, slots, stream positions and lag"),
 )
 

@@ -52,6 +52,7 @@ async def fleet_status(config: Config, local: FleetRecord | None) -> dict[str, A
         "database": database_dsn_without_password(config.database),
         "processes": [*_processes(status, config.replication.dead_after_s), *_programs(local)],
         "slots": _slots(status),
+        "pinned": _pinned(status),
         "streams": _streams(status),
     }
 
@@ -113,6 +114,16 @@ def _slots(status: FleetStatus) -> dict[str, list[dict[str, Any]]]:
     return kinds
 
 
+def _pinned(status: FleetStatus) -> list[dict[str, Any]]:
+    """What operators placed with `skep move`."""
+    names = {p.lease: p.process for p in status.processes}
+    return [
+        {"kind": row.kind, "slot": row.slot, "owner": None if row.owner is None else names.get(row.owner)}
+        for row in status.slots
+        if row.pinned
+    ]
+
+
 def _streams(status: FleetStatus) -> list[dict[str, Any]]:
     """position: the last that Postgres gave; lag: of the writer that has announced least."""
     streams = []
@@ -153,12 +164,15 @@ def status_text(status: dict[str, Any]) -> str:
         ),
         _table(("SLOTS OF", "OWNED BY", "SLOTS"), list(_owners(status["slots"]))),
     ]  # fmt: skip
+    if status["pinned"]:
+        rows = [(p["kind"], p["slot"], p["owner"] or "nobody") for p in status["pinned"]]
+        blocks.append(_table(("PINNED", "SLOT", "OWNED BY"), rows))
     return "\n\n".join(blocks)
 
 
 def _state(process: dict[str, Any]) -> str:
     if process.get("draining"):
-        return "draining"
+        return "draining" if process.get("slots") else "drained"
     state = "ready" if process["ready"] else "not ready"
     return state + ", leads" if process.get("leads") else state
 

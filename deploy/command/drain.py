@@ -1,0 +1,78 @@
+"""Drain a process: its slots move to the others of its type, haproxy sends it nothing new, and it ends.
+
+No request fails meanwhile. The process ends with code 85, by which its supervisor knows not to start it again (`skep
+up` does; systemd: RestartPreventExitStatus=85). With --keep-running it stays, without slots, until `skep undrain`,
+also when it is started again under the same name.
+"""
+
+import argparse
+import asyncio
+
+from deploy.command.fleet_reader import Fleet, FleetReader, fleet_reader, kind_owned_by
+from deploy.command.options import UsageError, add_config_option, load_named_config
+from deploy.command.own_lease import own_writer
+from shared.config.sections import Config
+from shared.storage.drains import ASK_DRAIN
+from shared.storage.leases import ProcessRow
+
+#: A process notices within a heartbeat and ends within its drain limit; this much more is allowed.
+_GRACE_S = 10.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of the process, as `skep status` shows it")
+    parser.add_argument("--keep-running", action="store_true", help="without slots, until `skep undrain NAME`")
+    add_config_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises ConfigurationError, UsageError."""
+    config = load_named_config(arguments)
+    return asyncio.run(drain(config, arguments.name, keep_running=arguments.keep_running))
+
+
+async def drain(config: Config, name: str, *, keep_running: bool) -> int:
+    """Drain a process and wait until it is done; return the exit code."""
+    async with fleet_reader(config) as reader:
+        fleet = await reader.read()
+        process = fleet.find(name)
+        _check(fleet, process, keep_running)
+        async with own_writer(config, "skep-drain") as writer:
+            await writer.write(ASK_DRAIN, name, None if keep_running else process.lease)
+        limit_s = config.workers.drain_limit_s + config.replication.heartbeat_s + _GRACE_S
+        return await _wait(reader, process, keep_running, limit_s)
+
+
+def _check(fleet: Fleet, process: ProcessRow, keep_running: bool) -> None:
+    name, worker_type = process.process, process.type
+    if keep_running and worker_type == "main":
+        raise UsageError(f"{name} owns no slots, so there is nothing to keep it from: leave out --keep-running.")
+    if not fleet.others(process):
+        start = "skep main" if worker_type == "main" else f"skep worker {worker_type}"
+        raise UsageError(
+            f"{name} is the only {worker_type} that serves: nobody could take over. Start another one first ({start})."
+            f" To stop it all the same: kill -TERM {process.pid} on {process.host}."
+        )
+    if worker_type != "main":
+        fleet.must_be_led()
+
+
+async def _wait(reader: FleetReader, process: ProcessRow, keep_running: bool, limit_s: float) -> int:
+    name, shown, left = process.process, -1, 0
+    async for fleet in reader.looks(limit_s):
+        now = next((p for p in fleet.living if p.lease == process.lease), None)
+        left = fleet.slots_of(process)
+        if now is None:
+            print(f"{name} has ended{'' if keep_running or not left else f'; {left} slots wait for the leader'}.")
+            return 0
+        if keep_running and now.draining and not left:
+            print(f"{name} is drained and goes on running. Give it slots again with: skep undrain {name}")
+            return 0
+        if left != shown and kind_owned_by(process.type):
+            print(f"{name}: {left} slots left", flush=True)
+            shown = left
+    raise UsageError(
+        f"{name} still runs after {limit_s:g} s"
+        + (f" and owns {left} slots, whose requests take long" if left else "")
+        + f". It goes on by itself: look with `skep status`, in its log, or take it back with `skep undrain {name}`."
+    )

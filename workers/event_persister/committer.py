@@ -255,7 +255,7 @@ class Committer:
         """This write alone was refused: nothing of it was stored."""
         room = write.room
         if refused.constraint in _OLD_COPY:
-            # Somebody else wrote into the room, or purged it: our copy is old, and so is perhaps our view of who owns it.
+            # Somebody else wrote into the room, or purged it: our copy is old, perhaps our view of its owner too.
             logger.warning("Room %s was changed by another process", room.room_id)
             self._lose(room, Unavailable("The room is being read again"))
             return

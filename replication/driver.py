@@ -254,8 +254,10 @@ class Follower:
                 rows = [self._row(followed.stream, columns) for columns in page]
                 self._seen.see(name, rows[-1].position)
                 self._carry_out(followed, session.repaired(rows))
-        # A writer stores what it reached after its rows: the snapshot that shows the one shows the others.
-        session.idle_writers({w.writer: w.reached for w in mine if w.reached is not None})
+        # A writer stores what it reached after its rows: the snapshot that shows the one shows the others. So it is with
+        # where a dead one ended, whose last row may be gone since (a state stream keeps the newest row of each key).
+        ends = {w.writer: w.reached if w.final is None else w.final for w in mine}
+        session.idle_writers({writer: end for writer, end in ends.items() if end is not None})
         self._metrics.repairs.labels(name).inc()
         followed.advanced.set()
 

@@ -123,10 +123,14 @@ class StreamSession:
         return Outcome(fresh, writers=unknown)
 
     def idle_writers(self, complete_up_to: Mapping[int, int]) -> None:
-        """Take in what writers stored beside their heartbeats, read in the same snapshot as a whole repair."""
+        """Take in how far writers had come, read in the same snapshot as a whole repair.
+
+        complete_up_to: what the living stored beside their heartbeats, and where the dead ended.
+        """
         for writer, position in complete_up_to.items():
             if writer in self.positions:
                 self._advance(writer, min(position, self.finals.get(writer, position)))
+        self._forget_the_dead()
 
     @property
     def least_position(self) -> int:

@@ -105,7 +105,7 @@ class Result:
     def _database_lines(self) -> list[str]:
         amounts = (
             ("statements", self.cost.statements, ".3f"),
-            ("of the persisters' that store no events: reads", self.cost.other_statements, ".4f"),
+            ("of the persisters' that store no events", self.cost.other_statements, ".4f"),
             ("transactions", self.cost.transactions, ".2f"),
             ("bytes of write-ahead log", self.cost.wal_bytes, ".0f"),
         )

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from replication import wire
+from replication.ephemeral_session import EphemeralSession
 from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.questions import Asker
 from replication.session import Outcome, StreamSession, WriterState
 from replication.streams import Kind, Stream
 from replication.transport import Transport
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Called with the rows of a stream that are new to this process, in an order that is safe to apply.
 Listener: TypeAlias = Callable[[Sequence[Any]], None]
+#: Called with a writer and a position: what it told of an ephemeral stream up to there, and not again since, is over.
+OverListener: TypeAlias = Callable[[int, int], None]
 _PAGE = 1000  # rows of one catch-up statement
 
 
@@ -42,17 +46,33 @@ class Announcer:
         self._seen = seen
         self._last: dict[str, int] = {}  # by channel: what this writer last put there
         self._counters: dict[str, int] = {}  # of ephemeral streams
+        self._values: dict[str, Callable[[], Sequence[Any]]] = {}  # likewise: what is valid now
 
     def announce(self, stream: Stream, rows: Sequence[Any]) -> None:
         """Publish committed rows. rows: of the stream's row type, position ascending."""
         if not rows:
             return
-        self._seen.see(stream.name, rows[-1].position)
+        if stream.kind is not Kind.EPHEMERAL:
+            self._seen.see(stream.name, rows[-1].position)
+        self._publish(stream, rows, None)
+
+    def keep(self, stream: Stream, values: Callable[[], Sequence[Any]]) -> None:
+        """values: makes the rows of all that is valid now of an ephemeral stream, each with a new position."""
+        self._values[stream.name] = values
+
+    def tell_all(self, stream: Stream) -> None:
+        """Publish all that is valid now of an ephemeral stream; what is not among it is over."""
+        over = self._counters.get(stream.name, 0)
+        self._publish(stream, self._values.get(stream.name, tuple)(), over)
+
+    def _publish(self, stream: Stream, rows: Sequence[Any], over: int | None) -> None:
         channel = stream.channel
+        last = self._last.get(channel, 0)
         encoded = [(row.position, wire.encode_row(row)) for row in rows]
-        for frame in wire.encode_frames(stream.name, self.lease, channel, self._last.get(channel, 0), encoded):
+        for frame in wire.encode_frames(stream.name, self.lease, channel, last, encoded, over):
             self._transport.publish(channel, frame)
-        self._last[channel] = rows[-1].position
+        if rows:
+            self._last[channel] = rows[-1].position
 
     def next_ephemeral_position(self, stream: Stream) -> int:
         """Return the next position of this writer's own counter."""
@@ -81,8 +101,9 @@ class Announcer:
 class _Followed:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.session = StreamSession(stream.name, ephemeral=stream.kind is Kind.EPHEMERAL)
+        self.session = EphemeralSession(stream.name) if stream.kind is Kind.EPHEMERAL else StreamSession(stream.name)
         self.listeners: list[Listener] = []
+        self.over_listeners: list[OverListener] = []
         self.decoder = wire.row_decoder(stream.row)
         self.repairing: asyncio.Task[None] | None = None
         self.repair_again = False
@@ -106,10 +127,23 @@ class Follower:
         self._metrics = metrics
         self._followed: dict[str, _Followed] = {}
         self._notices: dict[str, list[Callable[[], None]]] = {}
+        self._asker = Asker(transport, clock)
+        self._answers: tuple[int, Callable[[str], None]] | None = None
 
-    def follow(self, stream: Stream, listener: Listener) -> None:
-        """Call before `start`. Several listeners of one stream are called in the order of their coming."""
-        self._followed.setdefault(stream.name, _Followed(stream)).listeners.append(listener)
+    def follow(self, stream: Stream, listener: Listener, over: OverListener | None = None) -> None:
+        """Call before `start`. Several listeners of one stream are called in the order of their coming.
+
+        over: of an ephemeral stream.
+        """
+        followed = self._followed.setdefault(stream.name, _Followed(stream))
+        followed.listeners.append(listener)
+        if over is not None:
+            followed.over_listeners.append(over)
+
+    def answer_questions(self, lease: int, answer: Callable[[str], None]) -> None:
+        """Call before `start`. answer: called with the name of an ephemeral stream when a reader missed something that
+        this lease told."""
+        self._answers = lease, answer
 
     def on_notice(self, topic: str, callback: Callable[[], None]) -> None:
         self._notices.setdefault(topic, []).append(callback)
@@ -130,6 +164,8 @@ class Follower:
                 ],
             )
         channels = [followed.stream.channel for followed in self._followed.values()]
+        if self._answers is not None:
+            channels.append(wire.QUESTIONS)
         self._transport.subscribe([*channels, wire.TICKS, wire.CONTROL], self._received, self._connection_made)
         for followed in self._followed.values():
             await self._repair(followed)
@@ -174,13 +210,25 @@ class Follower:
             if channel == wire.TICKS:
                 self._received_tick(wire.decode_tick(message))
             elif channel == wire.CONTROL:
-                for callback in self._notices.get(wire.decode_notice(message).topic, ()):
-                    callback()
+                self._received_notice(wire.decode_notice(message).topic)
+            elif channel == wire.QUESTIONS:
+                question = wire.decode_question(message)
+                if self._answers is not None and question.writer == self._answers[0]:
+                    self._answers[1](question.stream)
             else:
                 self._received_frame(wire.decode_frame(message))
         except (wire.WireError, msgspec.DecodeError) as error:
             self._metrics.ignored.inc()
             logger.warning("A message on %s was ignored: %s", channel, error)
+
+    def _received_notice(self, topic: str) -> None:
+        for callback in self._notices.get(topic, ()):
+            callback()
+        if topic == "slots":
+            # Perhaps since a lease was ended: what its process told of passing things is over.
+            for followed in self._followed.values():
+                if followed.stream.kind is Kind.EPHEMERAL:
+                    self._repair_soon(followed, writers=True)
 
     def _received_frame(self, frame: wire.Frame) -> None:
         followed = self._followed.get(frame.stream)
@@ -212,6 +260,13 @@ class Follower:
     def _carry_out(self, followed: _Followed, outcome: Outcome) -> None:
         if outcome.rows:
             self._apply(followed, outcome.rows)
+        for writer, position in outcome.over:
+            self._asker.forget(followed.stream.name, writer)
+            for listener in followed.over_listeners:
+                listener(writer, position)
+        if outcome.ask:
+            self._metrics.gaps.labels(followed.stream.name).inc()
+            self._asker.ask(followed.stream.name, outcome.ask)
         if outcome.repair:
             self._metrics.gaps.labels(followed.stream.name).inc()
             self._repair_soon(followed, writers=outcome.writers)
@@ -247,15 +302,16 @@ class Follower:
         async with self._database.snapshot() as snapshot:
             known, writers = await get_writers(snapshot, session.known, list(session.positions))
             mine = [writer for writer in writers if writer.stream == name]
-            session.learn_writers(known, [WriterState(w.writer, w.start, w.final) for w in mine])
-            if followed.stream.kind is Kind.EPHEMERAL:
+            states = [WriterState(w.writer, w.start, w.final) for w in mine]
+            self._carry_out(followed, session.learn_writers(known, states))
+            if isinstance(session, EphemeralSession):
                 return
             async for page in pages(snapshot, followed.stream.catch_up, session.least_position, _PAGE):
                 rows = [self._row(followed.stream, columns) for columns in page]
                 self._seen.see(name, rows[-1].position)
                 self._carry_out(followed, session.repaired(rows))
-        # A writer stores what it reached after its rows: the snapshot that shows the one shows the others. So it is with
-        # where a dead one ended, whose last row may be gone since (a state stream keeps the newest row of each key).
+        # A writer stores what it reached after its rows: the snapshot that shows the one shows the others. So it is
+        # with where a dead one ended, whose last row may be gone since (a state stream keeps each key's newest row).
         ends = {w.writer: w.reached if w.final is None else w.final for w in mine}
         session.idle_writers({writer: end for writer, end in ends.items() if end is not None})
         self._metrics.repairs.labels(name).inc()

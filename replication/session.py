@@ -1,4 +1,4 @@
-"""PURE: one reader of one stream. Frames, ticks and repaired rows go in; rows to apply and "repair" come out.
+"""PURE: one reader of one stored stream. Frames, ticks and repaired rows go in; rows to apply and "repair" come out.
 
 Always true of a session:
 - `positions[w]` is a place of writer w such that every row of w at or below it was applied (or is older than the
@@ -20,11 +20,17 @@ from shared.core.sync_tokens.vector import Vector, vector_of
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """rows: to apply now, in this order; repair: read Postgres above the vector; writers: first read `writers`."""
+    """rows: to apply now, in this order; repair: read Postgres above the vector; writers: first read `writers`.
+
+    Of ephemeral streams, over: (writer, position): what that writer told at or below it is over unless it is among the
+    rows; ask: the writers to be asked for all that is valid now.
+    """
 
     rows: Sequence[Any] = ()
     repair: bool = False
     writers: bool = False
+    over: Sequence[tuple[int, int]] = ()
+    ask: Sequence[int] = ()
 
 
 NOTHING = Outcome()
@@ -44,28 +50,28 @@ class WriterState:
 
 
 class StreamSession:
-    """stream: its name; ephemeral: positions are each writer's own counter, and nothing can be repaired."""
+    """stream: its name, of kind log or state; `ephemeral_session.py` has the other kind."""
 
-    def __init__(self, stream: str, *, ephemeral: bool = False) -> None:
+    def __init__(self, stream: str) -> None:
         self.stream = stream
-        self.ephemeral = ephemeral
         self.known = 0
         self.positions: dict[int, int] = {}
         self.finals: dict[int, int] = {}
         self._vector: Vector | None = None
 
-    def learn_writers(self, known: int, writers: Iterable[WriterState]) -> None:
+    def learn_writers(self, known: int, writers: Iterable[WriterState]) -> Outcome:
         """Take in the table of writers. known: the greatest lease number that the reading snapshot held."""
         for state in writers:
             if state.writer not in self.positions:
                 if state.writer <= self.known:
                     continue  # dead, and passed by everybody: forgotten on purpose
-                self.positions[state.writer] = 0 if self.ephemeral else state.start
+                self.positions[state.writer] = state.start
             if state.final is not None:
                 self.finals[state.writer] = state.final
         self.known = max(self.known, known)
         self._forget_the_dead()
         self._vector = None
+        return NOTHING
 
     def receive(self, frame: Frame, rows: Sequence[Any]) -> Outcome:
         """Take in a frame. rows: its rows, decoded."""
@@ -75,11 +81,6 @@ class StreamSession:
             return Outcome(repair=True, writers=True) if writer > self.known else NOTHING
         if writer in self.finals and frame.current > self.finals[writer]:
             return NOTHING  # a fenced process speaks of what was never stored
-        if self.ephemeral:
-            # The frame carries whole values; what a lost one held ends by itself.
-            self.positions[writer] = max(have, frame.current)
-            self._vector = None
-            return Outcome([row for row in rows if row.position > have])
         if frame.previous > have:
             return Outcome(repair=True)
         fresh = [row for row in rows if row.position > have]
@@ -98,8 +99,6 @@ class StreamSession:
         have = self.positions.get(tick.writer)
         if have is None:
             return Outcome(repair=True, writers=True) if tick.writer > self.known else NOTHING
-        if self.ephemeral:
-            return NOTHING
         if max(progress.last.values(), default=0) > have:
             return Outcome(repair=True)
         limit = self.finals.get(tick.writer, progress.complete_up_to)
@@ -139,19 +138,14 @@ class StreamSession:
 
     def vector(self) -> Vector:
         if self._vector is None:
-            if self.ephemeral:
-                self._vector = Vector(self.known, 0, {w: p for w, p in self.positions.items() if p > 0})
-            else:
-                living = [writer for writer in self.positions if writer not in self.finals]
-                self._vector = vector_of(self.known, self.positions, living)
+            living = [writer for writer in self.positions if writer not in self.finals]
+            self._vector = vector_of(self.known, self.positions, living)
         return self._vector
 
     def covers(self, wanted: Vector) -> bool:
         """Return whether every row behind `wanted` has been applied here."""
         if wanted.known > self.known:
             return False
-        if self.ephemeral:
-            return True  # nothing to wait for: what was lost is lost
         for writer, have in self.positions.items():
             want = wanted.at(writer)
             if have < min(want, self.finals.get(writer, want)):

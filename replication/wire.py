@@ -1,8 +1,8 @@
 """The wire format of replication, whole and versioned: nothing else knows it.
 
 MessagePack arrays. Every process publishes frames on the channels of the streams that it writes, and a tick on one
-common channel every second. Readers ignore fields that they do not know; a message of another major version is
-ignored whole (the reader then sees silence or a gap, and reads Postgres).
+common channel every second; readers of ephemeral streams publish questions. Readers ignore fields that they do not
+know; a message of another major version is ignored whole (the reader then sees silence or a gap, and reads Postgres).
 """
 
 from typing import Any, TypeVar
@@ -13,13 +13,15 @@ VERSION = 1
 MAX_FRAME_BYTES = 256 * 1024
 TICKS = "ticks"  # channel of ticks
 CONTROL = "control"  # channel of notices: read `slots` again
+QUESTIONS = "questions"  # channel on which readers of ephemeral streams ask their writers
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True):
     """One committed batch on one channel.
 
     previous: what this writer last put on this channel (0: nothing yet); current: the last position in this frame.
-    rows: encoded rows of the stream, position ascending.
+    rows: encoded rows of the stream, position ascending. over: of ephemeral streams, in the last frame of an answer:
+    what this writer told at or below this position, and has not told again since, is over.
     """
 
     version: int
@@ -29,6 +31,7 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
     previous: int
     current: int
     rows: list[msgspec.Raw]
+    over: int | None = None
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True):
@@ -54,12 +57,21 @@ class Notice(msgspec.Struct, array_like=True, frozen=True):
     topic: str
 
 
-M = TypeVar("M", Frame, Tick, Notice)
+class Question(msgspec.Struct, array_like=True, frozen=True):
+    """A reader missed something of an ephemeral stream: may this writer tell everybody all that is valid now."""
+
+    version: int
+    stream: str
+    writer: int
+
+
+M = TypeVar("M", Frame, Tick, Notice, Question)
 
 _encoder = msgspec.msgpack.Encoder()
 _frame = msgspec.msgpack.Decoder(Frame)
 _tick = msgspec.msgpack.Decoder(Tick)
 _notice = msgspec.msgpack.Decoder(Notice)
+_question = msgspec.msgpack.Decoder(Question)
 
 
 class WireError(ValueError):
@@ -70,10 +82,12 @@ def encode_row(row: Any) -> bytes:
     return _encoder.encode(row)
 
 
-def encode_frames(stream: str, writer: int, channel: str, previous: int, rows: list[tuple[int, bytes]]) -> list[bytes]:
+def encode_frames(
+    stream: str, writer: int, channel: str, previous: int, rows: list[tuple[int, bytes]], over: int | None = None
+) -> list[bytes]:
     """Return the frames of one batch: as few as MAX_FRAME_BYTES allows, chained by previous and current.
 
-    rows: (position, encoded row), position ascending.
+    rows: (position, encoded row), position ascending. over: see Frame; there is a frame then without rows too.
     """
     frames: list[bytes] = []
     part: list[msgspec.Raw] = []
@@ -86,8 +100,8 @@ def encode_frames(stream: str, writer: int, channel: str, previous: int, rows: l
         part.append(msgspec.Raw(encoded))
         size += len(encoded)
         last = position
-    if part:
-        frames.append(_encoder.encode(Frame(VERSION, stream, writer, channel, previous, last, part)))
+    if part or over is not None:
+        frames.append(_encoder.encode(Frame(VERSION, stream, writer, channel, previous, last, part, over)))
     return frames
 
 
@@ -109,6 +123,14 @@ def encode_notice(topic: str) -> bytes:
 
 def decode_notice(message: bytes) -> Notice:
     return _checked(_notice, message)
+
+
+def encode_question(stream: str, writer: int) -> bytes:
+    return _encoder.encode(Question(VERSION, stream, writer))
+
+
+def decode_question(message: bytes) -> Question:
+    return _checked(_question, message)
 
 
 def row_decoder(row_type: type[Any]) -> "msgspec.msgpack.Decoder[Any]":

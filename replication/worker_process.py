@@ -19,6 +19,7 @@ from replication.draining import Draining
 from replication.driver import Announcer, Follower, Ticker
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.membership import Membership
+from replication.questions import Answers
 from replication.slot_moves import SlotMover
 from replication.slot_table import SlotForwarder, SlotTable
 from replication.streams import SESSIONS, Stream, streams_written_by
@@ -273,6 +274,8 @@ async def take_part(
         tasks.spawn(follow_slots(), "follow the slots")
 
     follower.on_notice("slots", read_slots)
+    if answers := Answers(announcer, streams):
+        follower.answer_questions(announcer.lease, answers.asked)
     ticker = Ticker(announcer, writer, streams, config.tick_s)
     await follower.start()
     await slots.refresh()

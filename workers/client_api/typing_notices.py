@@ -5,6 +5,7 @@ once. One process keeps a user's notices, so a stop never overtakes its start.
 """
 
 import asyncio
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,12 +30,20 @@ class TypingBody(msgspec.Struct):
     timeout: int = DEFAULT_TIMEOUT_MS
 
 
+class _Notice(NamedTuple):
+    """timer: what will end it."""
+
+    timer: asyncio.TimerHandle
+    until_ms: int
+
+
 class TypingNotices:
     def __init__(self, database: Database, announcer: Announcer, clock: Clock) -> None:
         self._database = database
         self._announcer = announcer
         self._clock = clock
-        self._ends: dict[tuple[str, str], asyncio.TimerHandle] = {}  # (room, user) -> what will end it
+        self._notices: dict[tuple[str, str], _Notice] = {}  # by (room, user)
+        announcer.keep(TYPING, self._all)
 
     async def set_typing(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for who is not in the room, or for another user."""
@@ -52,24 +61,29 @@ class TypingNotices:
 
     def stop_all(self) -> None:
         """End all notices: this process goes away, and nobody would."""
-        for room_id, user_id in list(self._ends):
+        for room_id, user_id in list(self._notices):
             self._stop(room_id, user_id)
 
     def _start(self, room_id: str, user_id: str, timeout_ms: int) -> None:
         key = room_id, user_id
-        if (running := self._ends.pop(key, None)) is not None:
-            running.cancel()
-        elif len(self._ends) >= _MAX_NOTICES:
+        if (running := self._notices.pop(key, None)) is not None:
+            running.timer.cancel()
+        elif len(self._notices) >= _MAX_NOTICES:
             raise Unavailable("Too many people type at the same time")
-        self._ends[key] = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._stop, *key)
-        self._announce(room_id, user_id, self._clock.now_ms() + timeout_ms)
+        timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._stop, *key)
+        notice = self._notices[key] = _Notice(timer, self._clock.now_ms() + timeout_ms)
+        self._announcer.announce(TYPING, [self._row(room_id, user_id, notice.until_ms)])
 
     def _stop(self, room_id: str, user_id: str) -> None:
-        running = self._ends.pop((room_id, user_id), None)
+        running = self._notices.pop((room_id, user_id), None)
         if running is not None:
-            running.cancel()
-            self._announce(room_id, user_id, 0)
+            running.timer.cancel()
+        # Also where we know of none: the user's slot was perhaps another process's when he began.
+        self._announcer.announce(TYPING, [self._row(room_id, user_id, 0)])
 
-    def _announce(self, room_id: str, user_id: str, until_ms: int) -> None:
+    def _all(self) -> list[TypingRow]:
+        return [self._row(*key, notice.until_ms) for key, notice in self._notices.items()]
+
+    def _row(self, room_id: str, user_id: str, until_ms: int) -> TypingRow:
         position = self._announcer.next_ephemeral_position(TYPING)
-        self._announcer.announce(TYPING, [TypingRow(position, self._announcer.lease, room_id, user_id, until_ms)])
+        return TypingRow(position, self._announcer.lease, room_id, user_id, until_ms)

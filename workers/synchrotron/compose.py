@@ -39,7 +39,7 @@ def compose(foundation: Foundation) -> Worker:
     follower.follow(EVENTS, feed.apply_events)
     follower.follow(RECEIPTS, feed.apply_receipts)
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
-    follower.follow(TYPING, feed.apply_typing)
+    follower.follow(TYPING, feed.apply_typing, feed.typing_over)
 
     tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)

@@ -56,6 +56,10 @@ class Feed:
         changed = [row.room_id for row in rows if self._typing.apply(row, now_ms, self._users.seq + 1)]
         self._typing_changed(changed)
 
+    def typing_over(self, writer: int, position: int) -> None:
+        """The writer is gone, or does not stand by what it told before: `Follower.follow`."""
+        self._typing_changed(self._typing.over(writer, position, self._users.seq + 1))
+
     async def end_typing(self) -> None:
         """End what is over, every quarter of a second while anybody types. Runs for ever."""
         while True:

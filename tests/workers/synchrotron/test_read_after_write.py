@@ -108,7 +108,7 @@ def _deafen(bus: Any, follower: Follower) -> dict[str, int]:
 def test_a_token_that_cannot_be_reached_is_answered_in_time(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One limit for all streams together, then 503; from the future: refused at once, by every endpoint with a token."""
+    """One limit for all streams together, then 503; from the future: refused at once, wherever a token is taken."""
 
     async def scenario() -> None:
         async with fleet(postgres.dsn) as world:

@@ -1,0 +1,266 @@
+"""Ephemeral streams: a lost frame heals, and what a dead writer told does not stay."""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from replication import wire
+from replication.driver import Announcer, Follower
+from replication.ephemeral_session import EphemeralSession
+from replication.fenced_writer import SeenPositions
+from replication.questions import Answers
+from replication.rows import TypingRow
+from replication.session import WriterState
+from replication.streams import TYPING
+from shared.storage.leases import fence
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.rig import run
+from tests.workers.synchrotron.rig import World, fleet
+
+_DECODER = wire.row_decoder(TypingRow)
+_FOREVER_MS = 1 << 60
+
+
+class _Writer:
+    """Keeps values by key and tells them through the real announcer, onto `wire` below."""
+
+    def __init__(self, lease: int, sent: "list[tuple[str, bytes]]") -> None:
+        bus: Any = self
+        self.lease = lease
+        self.values: dict[str, int] = {}
+        self._sent = sent
+        self.announcer = Announcer(lease, bus, SeenPositions())
+        self.announcer.keep(TYPING, lambda: [self._row(key, value) for key, value in self.values.items()])
+
+    def publish(self, channel: str, message: bytes) -> None:
+        self._sent.append((channel, message))
+
+    def put(self, key: str, value: int) -> None:
+        if value:
+            self.values[key] = value
+        else:
+            self.values.pop(key, None)
+        self.announcer.announce(TYPING, [self._row(key, value)])
+
+    def _row(self, key: str, value: int) -> TypingRow:
+        return TypingRow(self.announcer.next_ephemeral_position(TYPING), self.lease, "!r", key, value)
+
+
+class _Reader:
+    """What an application of the rows has in memory: value, writer and position by (writer, key)."""
+
+    def __init__(self) -> None:
+        self.session = EphemeralSession(TYPING.name)
+        self.memory: dict[tuple[int, str], tuple[int, int]] = {}
+        self.asks: set[int] = set()
+
+    def learn(self, known: int, *writers: WriterState) -> None:
+        self._apply(self.session.learn_writers(known, writers))
+
+    def take(self, channel: str, message: bytes) -> None:
+        if channel == wire.TICKS:
+            self._apply(self.session.tick(wire.decode_tick(message)))
+        else:
+            frame = wire.decode_frame(message)
+            self._apply(self.session.receive(frame, [_DECODER.decode(row) for row in frame.rows]))
+
+    def _apply(self, outcome: Any) -> None:
+        for row in outcome.rows:
+            self.memory[row.writer, row.user_id] = row.until_ms, row.position
+        for writer, position in outcome.over:
+            self.memory = {k: v for k, v in self.memory.items() if k[0] != writer or v[1] > position}
+        self.asks.update(outcome.ask)
+
+    def values(self, writer: int) -> dict[str, int]:
+        return {key: value for (who, key), (value, _) in self.memory.items() if who == writer and value}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_lost_doubled_or_late_heals(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two writers, random values, a wire that loses, doubles and delays; then it is fine, and asking heals all."""
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 60)
+    rng = random.Random(seed)
+    sent: list[tuple[str, bytes]] = []
+    writers = {lease: _Writer(lease, sent) for lease in (3, 4)}
+    reader = _Reader()
+    reader.learn(4, WriterState(3, 0, None), WriterState(4, 0, None))
+    late: list[tuple[str, bytes]] = []
+
+    def deliver(loss: float) -> None:
+        arriving, sent[:] = list(sent), []
+        for message in arriving:
+            fate = rng.random()
+            if fate < loss:
+                late.append(message) if rng.random() < 0.5 else None
+                continue
+            for _ in range(2 if fate < 2 * loss else 1):
+                reader.take(*message)
+        if late and rng.random() < loss:
+            reader.take(*late.pop(rng.randrange(len(late))))
+
+    def tell_all(lease: int) -> None:
+        writers[lease].announcer.tell_all(TYPING)
+
+    for _ in range(300):
+        writer = rng.choice(list(writers.values()))
+        writer.put(f"@{rng.randrange(6)}:x", rng.choice((0, rng.randrange(1, 1000))))
+        if rng.random() < 0.1:
+            writer.announcer.tick([TYPING], lambda _: 0)
+        for lease in list(reader.asks):
+            if rng.random() < 0.3:
+                reader.asks.discard(lease)
+                tell_all(lease)
+        deliver(0.15)
+        for lease in set(writers) - set(reader.session.missed):
+            # Who is thought to be whole is right up to what is still under way: no value that was never told.
+            assert set(reader.values(lease)) <= {f"@{n}:x" for n in range(6)}
+    for _ in range(3):
+        for writer in writers.values():
+            writer.announcer.tick([TYPING], lambda _: 0)
+        deliver(0.0)
+        for lease in list(reader.asks):
+            reader.asks.discard(lease)
+            tell_all(lease)
+        deliver(0.0)
+    assert reader.session.missed == {}
+    for lease, writer in writers.items():
+        assert reader.values(lease) == writer.values
+
+
+def test_an_answer_too_long_for_one_frame_counts_only_when_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 60)
+    sent: list[tuple[str, bytes]] = []
+    writer, reader = _Writer(3, sent), _Reader()
+    reader.learn(3, WriterState(3, 0, None))
+    for number in range(40):
+        writer.put(f"@{number}:x", 5)
+    sent.clear()  # all lost
+    writer.announcer.tick([TYPING], lambda _: 0)
+    reader.take(*sent.pop())
+    assert reader.asks == {3}
+    writer.announcer.tell_all(TYPING)
+    assert len(sent) > 5
+    answer, sent[:] = list(sent), []
+    for number, message in enumerate(answer):
+        if number != 2:
+            reader.take(*message)
+    assert reader.session.missed and reader.values(3) != writer.values
+    writer.announcer.tell_all(TYPING)
+    for message in sent:
+        reader.take(*message)
+    assert not reader.session.missed and reader.values(3) == writer.values
+
+
+def test_what_a_fenced_writer_told_is_over() -> None:
+    sent: list[tuple[str, bytes]] = []
+    writer, other, reader = _Writer(3, sent), _Writer(4, sent), _Reader()
+    reader.learn(4, WriterState(3, 0, None), WriterState(4, 0, None))
+    writer.put("@a:x", 5)
+    other.put("@b:x", 5)
+    while sent:
+        reader.take(*sent.pop(0))
+    reader.learn(5, WriterState(3, 0, 0), WriterState(4, 0, None))
+    assert reader.values(3) == {} and reader.values(4) == {"@b:x": 5}
+    writer.put("@a:x", 7)  # it does not know yet
+    reader.take(*sent.pop())
+    assert reader.values(3) == {}
+
+
+def test_questions_and_answers_are_bounded() -> None:
+    async def scenario() -> None:
+        told = []
+
+        class Teller:
+            def tell_all(self, stream: Any) -> None:
+                told.append(stream.name)
+
+        answers = Answers(Teller(), [TYPING])
+        for _ in range(100):
+            answers.asked("typing")
+            answers.asked("events")
+        await asyncio.sleep(0.05)
+        assert told == ["typing"]
+        for _ in range(100):
+            answers.asked("typing")
+        await asyncio.sleep(0.05)
+        assert told == ["typing"]  # the second answer waits its half second
+        answers.close()
+        assert not Answers(Teller(), [])
+
+    asyncio.run(scenario())
+
+
+def _shown(answer: Any, room_id: str) -> list[str] | None:
+    for event in answer["rooms"]["join"].get(room_id, {}).get("ephemeral", {"events": ()})["events"]:
+        if event["type"] == "m.typing":
+            users: list[str] = event["content"]["user_ids"]
+            return users
+    return None
+
+
+async def _next(client: Any, since: str, room_id: str) -> tuple[str, list[str]]:
+    async with asyncio.timeout(6):
+        while True:
+            answer = await client.sync(since, timeout=3000)
+            since, users = answer["next_batch"], _shown(answer, room_id)
+            if users is not None:
+                return since, users
+
+
+def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestDatabase) -> None:
+    """Through real followers and /sync: a lost start, a lost stop, and a writer whose lease is ended."""
+
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world:
+            alice = world.user("alice")
+            room_id = await alice.writes.create_room()
+            typing: dict[str, int] = {}
+            world.announcer.keep(TYPING, lambda: [_row(world, room_id, *item) for item in typing.items()])
+            answers = Answers(world.announcer, [TYPING])
+            listener: Any = world.announcer
+            asked: list[str] = []
+            follower: Follower = world.synchrotrons[0].foundation.follower
+
+            def question(_channel: str, message: bytes) -> None:
+                asked.append(wire.decode_question(message).stream)
+                assert wire.decode_question(message).writer == listener.lease
+                answers.asked("typing")
+
+            world.bus.subscribe([wire.QUESTIONS], question, lambda: None)
+            since = (await alice.sync())["next_batch"]
+            world.bus.holding = True
+            typing["@lost:x"] = _FOREVER_MS
+            world.set_typing(room_id, "@lost:x", _FOREVER_MS)
+            world.bus.drop_held()
+            typing["@heard:x"] = _FOREVER_MS
+            world.set_typing(room_id, "@heard:x", _FOREVER_MS)
+            since, users = await _next(alice, since, room_id)
+            if sorted(users) != ["@heard:x", "@lost:x"]:
+                since, users = await _next(alice, since, room_id)
+            assert sorted(users) == ["@heard:x", "@lost:x"] and asked == ["typing"]
+            # A lost stop, and silence after it: the tick tells.
+            world.bus.holding = True
+            del typing["@lost:x"]
+            world.set_typing(room_id, "@lost:x", 0)
+            world.bus.drop_held()
+            world.announcer.tick([TYPING], lambda _: 0)
+            since, users = await _next(alice, since, room_id)
+            assert users == ["@heard:x"] and len(asked) == 2
+            # The process dies; the leader ends its lease and says that the slots changed.
+            async with world.database.connection() as conn:
+                await fence(conn, world.announcer.lease)
+            world.announcer.notice("slots")
+            since, users = await _next(alice, since, room_id)
+            assert users == []
+            world.set_typing(room_id, "@ghost:x", _FOREVER_MS)
+            assert _shown(await alice.sync(since), room_id) is None
+            assert follower.covers(TYPING, follower.vector(TYPING))
+
+    run(scenario())
+
+
+def _row(world: World, room_id: str, user_id: str, until_ms: int) -> TypingRow:
+    position = world.announcer.next_ephemeral_position(TYPING)
+    return TypingRow(position, world.announcer.lease, room_id, user_id, until_ms)

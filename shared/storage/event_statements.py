@@ -159,6 +159,11 @@ _AWAITED = f"""
     SELECT u.* FROM fence, {_unnest(66, "bigint", "text", "bigint")} AS u(room_nid, event_id, redaction_nid)
     ON CONFLICT DO NOTHING
 """
+#: $69, $70: events that are here from now on.
+_ARRIVED = f"""
+    DELETE FROM awaited_redactions a USING fence, {_unnest(69, "bigint", "text")} AS u(room_nid, event_id)
+    WHERE a.room_nid = u.room_nid AND a.event_id = u.event_id
+"""
 
 _RESULT = "(SELECT array_agg(event_nid) FROM ev) AS event_nids, (SELECT array_agg(position) FROM ev) AS positions"
 _MESSAGE_PARTS = {"ev": _EVENTS, "extremities": _EXTREMITIES, "transactions": _TRANSACTIONS}
@@ -184,6 +189,7 @@ COMMIT_GRAPH = fenced_statement(
         "gaps": _OPEN_GAPS,
         "closed": _CLOSED_GAPS,
         "awaited": _AWAITED,
+        "arrived": _ARRIVED,
     },
     _RESULT,
 )

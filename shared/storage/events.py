@@ -99,7 +99,7 @@ class EventBatch:
     changes, memberships: of the current state; redacted: (room, redacted event, its redaction);
     rooms: (room, room id, version, creator, public, ms); aliases: (alias, room, creator, ms);
     snapshots: with their room; gaps: (room, anchor) -> ids that are missing there now, none: closed;
-    awaited: (room, id of an event that is not here, its redaction).
+    awaited: (room, id of an event that is not here, its redaction); arrived: (room, id of an event that was awaited).
     """
 
     events: list[EventToStore] = field(default_factory=list)
@@ -113,6 +113,7 @@ class EventBatch:
     snapshots: list[tuple[int, Snapshot]] = field(default_factory=list)
     gaps: dict[tuple[int, int], Sequence[str]] = field(default_factory=dict)
     awaited: list[tuple[int, str, int]] = field(default_factory=list)
+    arrived: list[tuple[int, str]] = field(default_factory=list)
 
 
 class FencedWrite(Protocol):
@@ -178,7 +179,9 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
         *_columns(batch.transactions, 4),
     ]
     statement = COMMIT_MESSAGES
-    is_graph = batch.snapshots or batch.gaps or batch.awaited or not all(event.is_usual for event in events)
+    is_graph = (
+        batch.snapshots or batch.gaps or batch.awaited or batch.arrived or not all(event.is_usual for event in events)
+    )
     if is_graph or batch.changes or batch.rooms or batch.redacted:
         statement = COMMIT_EVENTS
         args += _state_args(batch)
@@ -248,7 +251,13 @@ def _graph_args(batch: EventBatch) -> list[Any]:
         for room_nid, s in batch.snapshots
     ]
     gaps = [(room_nid, anchor, _text_array(missing)) for (room_nid, anchor), missing in batch.gaps.items()]
-    return [*_columns(graph, 6), *_columns(snapshots, 7), *_columns(gaps, 3), *_columns(batch.awaited, 3)]
+    return [
+        *_columns(graph, 6),
+        *_columns(snapshots, 7),
+        *_columns(gaps, 3),
+        *_columns(batch.awaited, 3),
+        *_columns(batch.arrived, 2),
+    ]
 
 
 def _array(numbers: Sequence[int]) -> str:

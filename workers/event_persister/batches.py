@@ -34,9 +34,7 @@ def rows_of(
         prior = (None, None)
 
 
-def _members_of(
-    event: EventToStore, memberships: Sequence[MembershipToStore]
-) -> tuple[tuple[str, str, int, str], ...]:
+def _members_of(event: EventToStore, memberships: Sequence[MembershipToStore]) -> tuple[tuple[str, str, int, str], ...]:
     mine = (member for member in memberships if member.at_nid == event.event_nid)
     return tuple((member.user_id, member.membership, member.event_nid, member.sender) for member in mine)
 
@@ -105,6 +103,11 @@ def _add_graph(batch: EventBatch, room_nid: int, built: BuiltEvent) -> None:
         batch.gaps[room_nid, anchor] = missing
     if graph.awaited is not None:
         batch.awaited.append((room_nid, graph.awaited, built.event_nid))
+    if graph.was_awaited:
+        # What this batch itself stores of it cannot be deleted by the same statement.
+        event_id = built.event.event_id
+        batch.arrived.append((room_nid, event_id))
+        batch.awaited = [one for one in batch.awaited if one[:2] != (room_nid, event_id)]
 
 
 def _add_room(batch: EventBatch, room: LiveRoom, new: NewRoom) -> None:

@@ -99,7 +99,8 @@ class Graph:
 
     status, anchor, back, state_nid: as in the table `events`. snapshot: to be stored with it. gaps: anchor -> ids that
     are missing there from now on (none: the gap is closed); is_after_gap: whether something before it is missing.
-    redacted_by: of an event whose redaction came first. awaited: the id that this redaction names and nobody has.
+    redacted_by: of an event whose redaction came first; was_awaited: redactions came first, in effect or not.
+    awaited: the id that this redaction names and nobody has.
     brought: state events that come into the current state with it and are not the event itself. promotes: the event is
     stored already, as an outlier.
     """
@@ -113,6 +114,7 @@ class Graph:
     is_after_gap: bool = False
     redacted_by: int | None = None
     awaited: str | None = None
+    was_awaited: bool = False
     brought: Mapping[int, Event] = field(default_factory=dict)
     promotes: bool = False
 

@@ -291,12 +291,14 @@ class HistoryPlacing:
             None if one.before is None else one.before.snapshot_nid,
             one.snapshot,
             gaps,
+            back is None and bool(known.missing(event.prev_event_ids)),  # it lies in no gap that will be filled
             redacted_by=known.redaction_of(event),
             awaited=one.awaited,
+            was_awaited=known.was_awaited(event),
             promotes=one.promotes,
         )
         membership = entry_of(one.nid, event).membership if event.is_state else None
-        previous = [found.event_nid for event_id in event.prev_event_ids if (found := known.get(event_id)) is not None]
+        previous = known.previous(event)
         return BuiltEvent(
             event, one.nid, None, previous, one.auth_nids, None, one.redacts, membership, head, graph=graph
         )

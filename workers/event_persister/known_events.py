@@ -142,6 +142,21 @@ class KnownEvents:
                 self._redactions[event_id] = [redactions[nid] for nid in nids]
                 self._found.update((redactions[nid].event.event_id, redactions[nid]) for nid in nids)
 
+    def was_awaited(self, event: Event) -> bool:
+        """Whether redactions of the event came before it."""
+        return event.event_id in self._redactions
+
+    def previous(self, event: Event) -> list[int]:
+        """Return the numbers of the event's predecessors, as far as they are here."""
+        at_the_end = {event_id: nid for nid, event_id in self._room.head.extremities}
+        nids = []
+        for event_id in event.prev_event_ids:
+            found = self.get(event_id)
+            nid = found.event_nid if found is not None else at_the_end.get(event_id)
+            if nid is not None:
+                nids.append(nid)
+        return nids
+
     def redaction_of(self, event: Event) -> int | None:
         """Return the redaction that came before the event and has its effect on it."""
         own = RedactionTarget(0, event.event_id, event.sender)

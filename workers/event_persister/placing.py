@@ -143,6 +143,10 @@ class Placing:
         former = known.get(event.event_id)
         nid = former.event_nid if former is not None else self._numbers.take()
         graph = await self._graph(room, nid, before, verdict, known)
+        if before.missing:
+            graph = replace(graph, is_after_gap=True)
+        if known.was_awaited(event):
+            graph = replace(graph, was_awaited=True, redacted_by=known.redaction_of(event))
         if verdict.passed:
             after = await self._current_after(room, event, nid, before, known)
             target, graph = await _redaction(event, levels, known, graph)
@@ -284,7 +288,7 @@ class Placing:
     ) -> BuiltEvent:
         """A rejected or soft-failed event: nothing of the room changes."""
         return BuiltEvent(
-            event, nid, None, self._previous(room, event, known), auth_nids, None, None,
+            event, nid, None, known.previous(event), auth_nids, None, None,
             entry_of(nid, event).membership if event.is_state else None, room.head, graph=graph,
         )  # fmt: skip
 
@@ -308,13 +312,13 @@ class Placing:
         extremities = (*(ext for ext in head.extremities if ext[1] not in named), (nid, event.event_id))
         replaced = next((c.before for c in changes if c.now is not None and c.now.event_nid == nid), None)
         if before.missing:
-            graph = replace(graph, gaps={ordinal: tuple(before.missing)}, is_after_gap=True)
+            graph = replace(graph, gaps={ordinal: tuple(before.missing)})
         former = known.get(event.event_id)
         if former is not None:
             graph = replace(graph, promotes=True)
         draft = candidate.draft
         return BuiltEvent(
-            event, nid, ordinal, self._previous(room, event, known), auth_nids,
+            event, nid, ordinal, known.previous(event), auth_nids,
             None if replaced is None else replaced.event_nid,
             None if target is None else target.event_nid,
             entry_of(nid, event).membership if event.is_state else None,
@@ -325,16 +329,6 @@ class Placing:
             graph,
         )  # fmt: skip
 
-    def _previous(self, room: LiveRoom, event: Event, known: KnownEvents) -> list[int]:
-        at_the_end = {event_id: nid for nid, event_id in room.head.extremities}
-        nids = []
-        for event_id in event.prev_event_ids:
-            found = known.get(event_id)
-            nid = found.event_nid if found is not None else at_the_end.get(event_id)
-            if nid is not None:
-                nids.append(nid)
-        return nids
-
     async def _brought(self, changed: Overlay, nid: int, known: KnownEvents) -> dict[int, Event]:
         """Return the events that come into the state with this one."""
         nids = [entry.event_nid for entry in changed.values() if entry is not None and entry.event_nid != nid]
@@ -344,9 +338,6 @@ class Placing:
 async def _redaction(
     event: Event, levels: PowerLevels, known: KnownEvents, graph: Graph
 ) -> tuple[RedactionTarget | None, Graph]:
-    """Return what the event redacts, and, in the graph, whether it was redacted before it came."""
+    """Return what the event redacts, and, in the graph, what it will redact when that comes."""
     target, awaited = await known.redacted_by(event, levels)
-    redaction = known.redaction_of(event)
-    if awaited is not None or redaction is not None:
-        graph = replace(graph, awaited=awaited, redacted_by=redaction)
-    return target, graph
+    return target, graph if awaited is None else replace(graph, awaited=awaited)

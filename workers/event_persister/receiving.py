@@ -205,8 +205,15 @@ class Receiving:
             verdict = reject(5, "", "it follows no event")
         nid = self._numbers.take()
         membership = entry_of(nid, event).membership if event.is_state else None
-        graph = Graph(OUTLIER if verdict.passed else REJECTED, redacted_by=known.redaction_of(event))
-        built = BuiltEvent(event, nid, None, (), auth_nids, None, None, membership, room.head, graph=graph)
+        graph = Graph(
+            OUTLIER if verdict.passed else REJECTED,
+            is_after_gap=not verdict.passed and bool(known.missing(event.prev_event_ids)),
+            redacted_by=known.redaction_of(event),
+            was_awaited=known.was_awaited(event),
+        )
+        built = BuiltEvent(
+            event, nid, None, known.previous(event), auth_nids, None, None, membership, room.head, graph=graph
+        )
         write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=[built])
         room.take(write)
         known.note(write)

@@ -16,6 +16,8 @@ from shared.storage.pool import Database
 
 logger = logging.getLogger(__name__)
 
+#: Exit code of a process that an operator drained (`skep drain`): its supervisor shall not start it again.
+DRAINED = 85
 _LOOK_EVERY_S = 0.1
 #: The leader looks four times a second, and tells haproxy at once: by then no new request is on its way to us ...
 _PROXIES_KNOW_AFTER_S = 0.75
@@ -64,12 +66,12 @@ class Draining:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _successors(self, processes: Sequence[ProcessRow]) -> list[ProcessRow]:
+        """Those that could take over, now or, while they start, in a moment."""
         return [
             process
             for process in processes
             if process.type == self._membership.worker_type
             and process.lease != self._membership.lease
-            and process.ready
             and not process.draining
             and not process.revoked
             and process.silent_s < self._dead_after_s

@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
+from replication.draining import DRAINED
 from replication.streams import check_registry
 from replication.worker_process import Compose, Ended, Process, live
 from shared.config.sections import Config
@@ -31,8 +32,6 @@ _SETTLED_AFTER_S = 30.0
 MAX_FAILURES = 10
 _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 5.0
-#: Exit code of a process that an operator drained (`skep drain`): its supervisor shall not start it again.
-DRAINED = 85
 
 
 async def run_worker(

@@ -98,6 +98,11 @@ class Membership:
                     await self._news.wait()
             self._news.clear()
 
+    def start_serving(self) -> None:
+        """Tell the fleet at once that we may be given slots and requests."""
+        self.ready = True
+        self._news.set()
+
     def start_draining(self) -> None:
         """Tell the fleet at once, and with every heartbeat from now on, that we want no slots and no new requests."""
         self.draining = True

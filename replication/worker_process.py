@@ -168,7 +168,7 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         if worker.start is not None:
             await worker.start()
         process.gate.open(application, lambda: membership.in_good_standing)
-        membership.ready = True
+        membership.start_serving()
         ready_at = clock.monotonic_s()
         logger.info(
             "%s %s is ready at %s (lease %d, pid %d)",

@@ -80,12 +80,17 @@ def with_command_line(config: Config, wanted: Wanted) -> Config:
     return dataclasses.replace(config, listeners=listeners, public_base_url=public_base_url)
 
 
-def check_ports(config: Config) -> None:
-    """Raise CannotRunHere when a port that people know of is taken, before anything is started."""
+def check_ports(config: Config, ours: frozenset[tuple[str, int]] = frozenset()) -> None:
+    """Raise CannotRunHere when a port that people know of is taken, before anything is started.
+
+    ours: addresses at which our own haproxy listens already.
+    """
     for option, listener in (
         ("--client-port", config.listeners.client),
         ("--federation-port", config.listeners.federation),
     ):
+        if (listener.host, listener.port) in ours:
+            continue
         family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

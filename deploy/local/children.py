@@ -1,5 +1,6 @@
 """Child processes of the supervisor: forked workers, and what a supervisor needs to know of any child."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from deploy.local.identity import Identity
 
 #: A child that lived longer than this, in seconds, ended for a reason of its own, not because it cannot
 # start.
@@ -46,6 +49,26 @@ class ForkedProcess:
     def send_signal(self, sig: int) -> None:
         if self.poll() is None:  # not reaped yet, so the pid is still its own
             os.kill(self.pid, sig)
+
+
+#: Exit code of an adopted process: nobody but its parent learns the true one.
+UNSEEN = 256
+
+
+class AdoptedProcess:
+    """A process that an earlier supervisor, which is gone, had started."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self.pid = identity.pid
+
+    def poll(self) -> int | None:
+        return None if self._identity.is_alive() else UNSEEN
+
+    def send_signal(self, sig: int) -> None:
+        if self._identity.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
 
 
 def fork_child(run: Callable[[], int], log: Path, close: tuple[int, ...] = ()) -> ForkedProcess:
@@ -106,6 +129,8 @@ def restart_delay_s(quick_ends: int) -> float:
 
 def describe_exit(code: int) -> str:
     """Say how a process ended."""
+    if code == UNSEEN:
+        return "ended"
     if code >= 0:
         return f"ended with code {code}"
     try:
@@ -121,6 +146,7 @@ class Child:
     start: begins a new incarnation and returns it with the address at which it listens.
     handle: the present incarnation; None before the first start and between two.
     is_worker: holds leases, so its end is told to the database.
+    drained: an operator ended it for good.
     """
 
     name: str
@@ -137,6 +163,7 @@ class Child:
     start_again_at_s: float = field(default=0.0)
     fencing: ForkedProcess | None = None
     fencing_until_s: float = 0.0
+    drained: bool = False
 
 
 PopenHandle = subprocess.Popen[bytes]

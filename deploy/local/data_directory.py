@@ -47,7 +47,8 @@ class ProcessRecord:
 class FleetRecord:
     """What fleet.json holds.
 
-    database: a DSN without password; config: the file that further workers are given.
+    database: a DSN without password; config: the file that further workers are given. release: of the code and the
+    configuration that its processes run; servers: of the database and Redis that they use (`adoption.py`).
     """
 
     parent_pid: int
@@ -56,6 +57,8 @@ class FleetRecord:
     federation_url: str
     database: str
     processes: tuple[ProcessRecord, ...] = field(default=())
+    release: str = ""
+    servers: str = ""
 
 
 class DataDirectory:

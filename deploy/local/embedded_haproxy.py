@@ -34,7 +34,13 @@ def prepare_haproxy(
     metrics = _address("127.0.0.1", pick_port("127.0.0.1")) if config.metrics.enabled else ""
     inputs = haproxy_inputs(config, run, str(sockets / SOCKET_NAME), metrics)
     inputs = replace(inputs, max_connections=min(inputs.max_connections, _most_connections()))
-    path = write_haproxy_files(inputs, endpoints, pools, run / "haproxy")
+    write_haproxy_files(inputs, endpoints, pools, run / "haproxy")
+    return haproxy_program(config, run)
+
+
+def haproxy_program(config: Config, run: Path) -> Program:
+    """Return the program for the files that `prepare_haproxy` wrote below `run`."""
+    path = run / "haproxy" / "haproxy.cfg"
     client, federation = config.listeners.client, config.listeners.federation
     probe = ("127.0.0.1" if client.host in ("0.0.0.0", "") else client.host, client.port)  # noqa: S104 - compared
     return Program(

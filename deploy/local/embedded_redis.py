@@ -14,6 +14,7 @@ from shared.config.kinds import Secret
 from shared.config.sections import Redis
 
 _HOST = "127.0.0.1"
+_CONFIGURATION = "redis.conf"
 
 
 def prepare_redis(run: Path) -> tuple[Program, Redis]:
@@ -28,20 +29,27 @@ def prepare_redis(run: Path) -> tuple[Program, Redis]:
         f"bind {_HOST}", f"port {port}", f"requirepass {password}", 'save ""', "appendonly no",
         "daemonize no", "always-show-logo no", "tcp-backlog 128",
     ]  # fmt: skip
-    path = run / "redis.conf"
+    path = run / _CONFIGURATION
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
-    program = Program(
+    section = Redis(host=_HOST, port=port, password=Secret(password))
+    return redis_program(run, section), section
+
+
+def redis_program(run: Path, section: Redis) -> Program:
+    """Return the program for the configuration file that `prepare_redis` wrote. section: what it returned then."""
+    assert section.password is not None
+    port, password = section.port, section.password.reveal()
+    return Program(
         name="redis",
         type="redis",
-        argv=(_server(), str(path)),
+        argv=(_server(), str(run / _CONFIGURATION)),
         directory=run,
         address=f"{_HOST}:{port}",
         is_ready=lambda _pid: _answers(port, password),
         environment=dict(os.environ),
     )
-    return program, Redis(host=_HOST, port=port, password=Secret(password))
 
 
 def _server() -> str:

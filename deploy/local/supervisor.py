@@ -6,6 +6,7 @@ heartbeat to run out; it starts again when that is done.
 """
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -16,7 +17,9 @@ from types import FrameType
 
 from deploy.local.children import (
     SETTLED_AFTER_S,
+    UNSEEN,
     Child,
+    Handle,
     describe_exit,
     fork_child,
     restart_delay_s,
@@ -26,6 +29,7 @@ from deploy.local.identity import start_ticks
 from deploy.local.log_echo import LogEcho
 from deploy.local.program import tail_of
 from deploy.local.unprivileged import CannotRunHere
+from replication.draining import DRAINED
 
 #: Longest that fencing a dead worker may hold up its restart.
 _FENCE_LIMIT_S = 5.0
@@ -81,6 +85,13 @@ class Supervisor:
         self._children.append(child)
         self._begin(child)
 
+    def adopt(self, child: Child, handle: Handle, address: str) -> None:
+        """Keep a process that an earlier supervisor had started, from now on as one of our own."""
+        self._echo.follow(child.log)
+        self._children.append(child)
+        child.handle, child.address = handle, address
+        self._changed()
+
     def records(self) -> tuple[ProcessRecord, ...]:
         """Return the processes that run now, the supervisor first."""
         host = socket.gethostname()
@@ -129,6 +140,7 @@ class Supervisor:
             if child.handle is None and self._is_fenced(child, now) and now >= child.start_again_at_s:
                 self._begin(child)
                 self._say(f"{child.name} started again, pid {child.handle.pid if child.handle else '?'}")
+        self._children = [child for child in self._children if not child.drained]
         for line in self._echo.new_lines():
             self._say(line)
 
@@ -161,14 +173,21 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int, now: float) -> None:
         child.handle = None
+        if child.is_worker and code == DRAINED:
+            child.drained = True
+            child.start_again_at_s = math.inf
+            self._say(f"{child.name} was drained by an operator and has ended; the next `skep up` starts it again")
+            self._changed()
+            return
         lived_s = now - child.started_at_s
         child.quick_ends = 0 if lived_s > SETTLED_AFTER_S else child.quick_ends + 1
         # The first restart is immediate: whoever is waiting for this worker's slots waits for nothing else.
         delay_s = restart_delay_s(child.quick_ends - 1 if child.quick_ends else 0)
         child.start_again_at_s = now + delay_s
+        lived = f" after {lived_s:.1f} s" if child.started_at_s else ""  # not known of an adopted one
         when = "at once" if delay_s == 0 else f"in {delay_s:g} s"
-        self._say(f"{child.name} {describe_exit(code)} after {lived_s:.1f} s; it starts again {when}")
-        if code > 0 and child.quick_ends:
+        self._say(f"{child.name} {describe_exit(code)}{lived}; it starts again {when}")
+        if code > 0 and code != UNSEEN and child.quick_ends:
             self._say(f"the end of {child.log}:\n{tail_of(child.log, 8)}")
         if child.is_worker:
             child.fencing = fork_child(lambda: _fence(self._fence, child.name), child.log, self.close_in_children)

@@ -11,13 +11,15 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.database_tasks import fence_dead_process, run_migrations
+from deploy.local.adoption import Former, former_fleet, release_of, servers_of
 from deploy.local.before_start import (
     Wanted,
     check_ports,
@@ -28,10 +30,16 @@ from deploy.local.before_start import (
 )
 from deploy.local.certificate import write_self_signed
 from deploy.local.children import Child, Handle, fork_child
-from deploy.local.data_directory import DataDirectory, FleetRecord
-from deploy.local.embedded_haproxy import SOCKET_NAME, every_slot_has_an_owner, prepare_haproxy, servers_in_use
+from deploy.local.data_directory import DataDirectory, FleetRecord, ProcessRecord, leftovers
+from deploy.local.embedded_haproxy import (
+    SOCKET_NAME,
+    every_slot_has_an_owner,
+    haproxy_program,
+    prepare_haproxy,
+    servers_in_use,
+)
 from deploy.local.embedded_postgres import prepare_postgres
-from deploy.local.embedded_redis import prepare_redis
+from deploy.local.embedded_redis import prepare_redis, redis_program
 from deploy.local.identity import pick_port
 from deploy.local.preload import preload
 from deploy.local.program import Program, start, tail_of, wait_until_ready
@@ -51,6 +59,8 @@ _STOP_ORDER: tuple[tuple[Callable[[Child], bool], float], ...] = (
     (lambda child: child.type == "postgres", 2.0),
 )
 _READY_LIMIT_S = 60.0
+#: Of a worker that is replaced: from the end of its drain limit until its successor is ready.
+_REPLACE_LIMIT_S = 20.0
 
 RunWorker = Callable[[str, str, Config, int], int]
 
@@ -77,11 +87,13 @@ def run_fleet(wanted: Wanted, code: Code) -> int:
     began = time.monotonic()
     data = DataDirectory(wanted.data)
     lock = data.lock()
-    end_leftovers(data)
     config_path = wanted.config or development_config(data, wanted)
     config = with_command_line(load_config(config_path), wanted)
-    check_ports(config)
-    fleet = _Fleet(data, config, code, lock)
+    former = former_fleet(data, config)
+    if former is None:
+        end_leftovers(data)
+    check_ports(config, former.listening() if former else frozenset())
+    fleet = _Fleet(data, config, code, lock, former)
     fleet.supervisor.listen_for_signals()
     preload(code.modules)
     try:
@@ -97,9 +109,13 @@ def run_fleet(wanted: Wanted, code: Code) -> int:
 class _Fleet:
     """The running fleet: its parts in the order in which they start."""
 
-    def __init__(self, data: DataDirectory, config: Config, code: Code, lock: int) -> None:
+    def __init__(self, data: DataDirectory, config: Config, code: Code, lock: int, former: Former | None) -> None:
         self._data = data
         self._config = config
+        self._former = former
+        # Not told before all run it: who is killed while he replaces workers must not leave a mixture that looks done.
+        self._release = ""
+        self._release_wanted, self._servers = release_of(config), servers_of(config)
         self._code = code
         self._sockets = data.socket_directory()
         self.supervisor = Supervisor(
@@ -122,13 +138,17 @@ class _Fleet:
         self._data.write_private(self._data.effective_config, effective_yaml(self._config))
         self._migrate()
         # Before the workers, so that main finds its runtime socket at the first attempt.
-        haproxy = prepare_haproxy(self._config, self._code.endpoints, self._code.pools, self._data.run, self._sockets)
-        self._start_program(haproxy)
+        self._start_haproxy()
         counts = dataclasses.asdict(self._config.fleet)
-        for worker_type, count in counts.items():
-            for number in range(1, count + 1):
-                self._start_worker(worker_type, f"{worker_type}-{number}")
-        say(f"{sum(counts.values())} workers started")
+        names = {f"{kind}-{number}": kind for kind, count in counts.items() for number in range(1, count + 1)}
+        adopted = [child for name, kind in names.items() if (child := self._start_worker(kind, name)) is not None]
+        say(f"{len(names) - len(adopted)} workers started" + (f", {len(adopted)} adopted" if adopted else ""))
+        if self._former is not None and not self._former.same:
+            self._end_others(names)
+            if not all(self._replace(child) for child in adopted):
+                return False
+        self._release = self._release_wanted
+        self._write_record()
         return self.supervisor.wait_until(self._everything_answers, _READY_LIMIT_S, "The fleet is not ready")
 
     def stop(self) -> None:
@@ -178,12 +198,29 @@ class _Fleet:
             self._config = dataclasses.replace(self._config, database=database)
             self._start_program(program)
         if not redis_is_named(self._config.redis):
-            program, found = prepare_redis(self._data.run)
+            if self._former is None:
+                program, found = prepare_redis(self._data.run)
+            else:
+                found = self._former.config.redis
+                program = redis_program(self._data.run, found)
             redis = dataclasses.replace(self._config.redis, host=found.host, port=found.port, password=found.password)
             self._config = dataclasses.replace(self._config, redis=redis)
             self._start_program(program)
 
-    def _start_program(self, program: Program) -> None:
+    def _start_haproxy(self) -> None:
+        """Start haproxy, unless the one that runs has the configuration that we would give it."""
+        running = None if self._former is None else self._former.handle("haproxy")
+        if running is not None and self._former is not None and self._former.same:
+            self._start_program(haproxy_program(self._config, self._data.run))
+            return
+        if running is not None:
+            running.send_signal(signal.SIGTERM)
+            self.supervisor.wait_until(lambda: running.poll() is not None, 5.0, "The former haproxy does not end")
+        program = prepare_haproxy(self._config, self._code.endpoints, self._code.pools, self._data.run, self._sockets)
+        self._start_program(program, adopt=False)
+
+    def _start_program(self, program: Program, *, adopt: bool = True) -> None:
+        """Start a program and wait until it answers; adopt: unless a former fleet left it running."""
         log = self._data.log_of(program.name)
         process = None
 
@@ -201,12 +238,18 @@ class _Fleet:
             stop_signal=program.stop_signal,
             kill_signal=program.kill_signal,
         )
+        running = self._former.handle(program.name) if adopt and self._former is not None else None
+        if running is not None:
+            self.supervisor.adopt(child, running, program.address)
+            say(f"{program.name} is adopted, pid {running.pid}")
+            return
         self.supervisor.start(child)
         assert process is not None
         wait_until_ready(program, process, log, 30.0)
         say(f"{program.name} is ready at {program.address}")
 
-    def _start_worker(self, worker_type: str, name: str) -> None:
+    def _start_worker(self, worker_type: str, name: str) -> Child | None:
+        """Start a worker, or adopt the one that a former fleet left; return it in that case."""
         log = self._data.log_of(name)
         host = self._config.workers.listen_host
 
@@ -216,7 +259,36 @@ class _Fleet:
             process = fork_child(lambda: self._code.run_worker(worker_type, name, self._config, port), log, close)
             return process, f"{host}:{port}"
 
-        self.supervisor.start(Child(name, worker_type, log, begin, is_worker=True))
+        child = Child(name, worker_type, log, begin, is_worker=True)
+        running = None if self._former is None else self._former.handle(name)
+        if self._former is None or running is None:
+            self.supervisor.start(child)
+            return None
+        self.supervisor.adopt(child, running, self._former.processes[name].address)
+        return child
+
+    def _replace(self, child: Child) -> bool:
+        """Let an adopted worker drain and end, and start it anew; False when asked to stop meanwhile."""
+        former = child.handle
+        if former is None:
+            return True
+        say(f"{child.name} runs another release or configuration and is replaced")
+        former.send_signal(child.stop_signal)
+        limit_s = self._config.workers.drain_limit_s + _REPLACE_LIMIT_S
+
+        def replaced() -> bool:
+            return child.handle not in (None, former) and _answers(child.address, "/health/ready")
+
+        return self.supervisor.wait_until(replaced, limit_s, f"{child.name} is not replaced")
+
+    def _end_others(self, names: Container[str]) -> None:
+        """Let those workers of the former fleet go that the configuration has no more."""
+        assert self._former is not None
+        for name, record in self._former.processes.items():
+            handle = self._former.handle(name)
+            if record.type in dataclasses.asdict(self._config.fleet) and name not in names and handle is not None:
+                say(f"{name} is not wanted any more and ends")
+                handle.send_signal(signal.SIGTERM)
 
     def _migrate(self) -> None:
         log = self._data.log_of("migrate")
@@ -258,6 +330,13 @@ class _Fleet:
         client = self._config.listeners.client
         return _answers(f"{_reachable(client.host)}:{client.port}", "/_matrix/client/versions")
 
+    def _processes(self) -> tuple[ProcessRecord, ...]:
+        """Return ours, and those of the former fleet that are neither adopted nor gone yet."""
+        ours = self.supervisor.records()
+        names = {each.name for each in ours}
+        former = () if self._former is None else leftovers(tuple(self._former.processes.values()))
+        return (*ours, *(each for each in former if each.name not in names and each.type != "supervisor"))
+
     def _record(self) -> FleetRecord:
         listeners = self._config.listeners
         scheme = "https" if listeners.federation.tls else "http"
@@ -269,7 +348,9 @@ class _Fleet:
             database=database_dsn_without_password(self._config.database)
             if database_is_named(self._config.database)
             else "",
-            processes=self.supervisor.records(),
+            processes=self._processes(),
+            release=self._release,
+            servers=self._servers,
         )
 
     def _write_record(self) -> None:

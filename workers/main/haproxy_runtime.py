@@ -54,6 +54,13 @@ class HaproxyRuntime:
             raise ProxyError(f"haproxy at {self._address}: {error or 'too slow'}") from error
         return answer.decode("utf-8", "replace")
 
+    async def incarnation(self) -> str:
+        """Return what differs after a restart or a reload, when haproxy has forgotten all. Raises ProxyError."""
+        answer = dict(line.partition(": ")[::2] for line in (await self.ask("show info")).splitlines())
+        if "Pid" not in answer:
+            raise ProxyError(f"unknown format of 'show info': {str(answer)[:100]}")
+        return f"{answer['Pid']} since {answer.get('Start_time_sec', '?')}"
+
     async def read_state(self, kinds: Iterable[str]) -> ProxyState:
         """Return servers and slot maps. kinds: "rooms", "users". Raises ProxyError."""
         servers = tuple(parse_servers(await self.ask("show servers state")))

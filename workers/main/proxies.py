@@ -1,5 +1,6 @@
-"""Keeps every haproxy in step with the fleet: at once when the fleet changed, and as a whole every few seconds.
+"""Keeps every haproxy in step with the fleet: at once when the fleet or haproxy changed, and every few seconds.
 
+A haproxy that was restarted or reloaded has empty backends; each look asks it who it is, which costs it nothing.
 haproxy can't be fenced, so its maps are hints: a worker that gets a request which is not its own passes it on.
 """
 
@@ -27,7 +28,7 @@ class Proxies:
         self._pools = pools
         self._clock = clock
         self._compare_s = compare_s
-        self._aligned: dict[HaproxyRuntime, tuple[FleetRouting, float]] = {}
+        self._aligned: dict[HaproxyRuntime, tuple[FleetRouting, str, float]] = {}  # to what, which haproxy, when
         self._failing_since: dict[HaproxyRuntime, float] = {}
         self._warned: set[HaproxyRuntime] = set()
 
@@ -35,10 +36,11 @@ class Proxies:
         """Make each haproxy fit this fleet, where it changed or the last comparison is old."""
         wanted = routing_of(processes, slots)
         for proxy in self._proxies:
-            routing, at = self._aligned.get(proxy, (None, 0.0))
-            if routing == wanted and self._clock.monotonic_s() - at < self._compare_s:
-                continue
+            routing, aligned, at = self._aligned.get(proxy, (None, "", 0.0))
             try:
+                incarnation = await proxy.incarnation()
+                if (routing, aligned) == (wanted, incarnation) and self._clock.monotonic_s() - at < self._compare_s:
+                    continue
                 complaints = await proxy.align(wanted, self._pools)
             except ProxyError as error:
                 self._complain(proxy, error)
@@ -49,7 +51,9 @@ class Proxies:
                 self._warned.discard(proxy)
             for complaint in complaints:
                 logger.info("haproxy: %s", complaint)
-            self._aligned[proxy] = (wanted, self._clock.monotonic_s())
+            if aligned not in ("", incarnation):
+                logger.info("haproxy began anew and knows the fleet again")
+            self._aligned[proxy] = (wanted, incarnation, self._clock.monotonic_s())
 
     def _complain(self, proxy: HaproxyRuntime, error: ProxyError) -> None:
         """One warning for each outage, and none while a fleet starts: main is often there before haproxy."""

@@ -1,0 +1,82 @@
+"""People who send messages all the time while a test changes the fleet under them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tests.fix_fleet import RunningFleet
+from tests.fleet.people import Person, register
+
+_PACE_S = 0.03
+
+
+@dataclass(slots=True)
+class Sender:
+    """failed: what the first attempt at a message answered where that was not 200; failed_again: the second's, a
+    second later; longest_s: that an answer took, and to which message."""
+
+    person: Person
+    room_id: str
+    sent: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    failed_again: list[str] = field(default_factory=list)
+    longest_s: float = 0.0
+
+    def send(self) -> None:
+        """Send the next message, and repeat it with the same transaction id until it is stored."""
+        attempts = 0
+        while True:
+            began = time.monotonic()
+            answer = self._attempt()
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+            if answer.startswith("$"):
+                self.sent.append(answer)
+                return
+            attempts += 1
+            told = f"{time.strftime('%H:%M:%S')} message {len(self.sent)}: {answer}"
+            (self.failed if attempts == 1 else self.failed_again).append(told)
+            time.sleep(1.0)
+
+    def stored(self) -> list[str]:
+        """Return the ids of the room's messages, oldest first."""
+        found: list[str] = []
+        start = ""
+        while True:
+            page = self.person.ask("GET", f"/rooms/{self.room_id}/messages?dir=f&limit=500{start}")
+            found += [event["event_id"] for event in page["chunk"] if event["type"] == "m.room.message"]
+            if "end" not in page or not page["chunk"]:
+                return found
+            start = f"&from={page['end']}"
+
+    def _attempt(self) -> str:
+        try:
+            answer = self.person.send(self.room_id, f"n{len(self.sent)}", {"msgtype": "m.text", "body": "x"})
+        except OSError as error:
+            return str(error)
+        return answer.json()["event_id"] if answer.status == 200 else f"{answer.status} {answer.body[:200]!r}"
+
+
+@contextmanager
+def steady_senders(fleet: RunningFleet, count: int = 1) -> Iterator[list[Sender]]:
+    """Let some people send, each into a room of his own, until the end of the block."""
+    senders = []
+    for number in range(count):
+        person = register(fleet, f"sender{number}-{time.monotonic_ns()}")
+        senders.append(Sender(person, person.create_room()))
+    stop = threading.Event()
+
+    def work(sender: Sender) -> None:
+        while not stop.wait(_PACE_S):
+            sender.send()
+
+    threads = [threading.Thread(target=work, args=(sender,)) for sender in senders]
+    for thread in threads:
+        thread.start()
+    try:
+        yield senders
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

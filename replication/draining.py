@@ -51,13 +51,15 @@ class Draining:
         fenced: our lease was lost; there is nothing left to hand over then. Raises Unavailable without a database.
         """
         now = asyncio.get_running_loop().time
-        began = now()
+        began = owned_s = now()
         while not fenced.is_set():
             if not self._successors(await get_processes(self._database)):
                 logger.info("No other %s could take over: leaving", self._membership.worker_type)
                 return
             left = self._left()
-            if not left and self._is_quiet(now(), began):
+            if left:
+                owned_s = now()
+            elif self._is_quiet(now(), owned_s):
                 logger.info("Handed over after %.1f s", now() - began)
                 return
             if now() - began > limit_s:
@@ -80,7 +82,8 @@ class Draining:
     def _left(self) -> int:
         return sum(len(self._slots.owned(kind)) for kind in SLOT_KINDS)
 
-    def _is_quiet(self, now_s: float, began_s: float) -> bool:
+    def _is_quiet(self, now_s: float, owned_s: float) -> bool:
+        """owned_s: when we last owned a slot: until haproxy knows the new owner, the slot's requests still come here."""
         if not self._behind_proxies:
             return True
-        return now_s - began_s > _PROXIES_KNOW_AFTER_S and now_s - self._last_request_s() > _QUIET_S
+        return now_s - owned_s > _PROXIES_KNOW_AFTER_S and now_s - self._last_request_s() > _QUIET_S

@@ -83,7 +83,7 @@ class Draining:
         return sum(len(self._slots.owned(kind)) for kind in SLOT_KINDS)
 
     def _is_quiet(self, now_s: float, owned_s: float) -> bool:
-        """owned_s: when we last owned a slot: until haproxy knows the new owner, the slot's requests still come here."""
+        """owned_s: when we last owned a slot. Until haproxy knows the new owner, its requests still come here."""
         if not self._behind_proxies:
             return True
         return now_s - owned_s > _PROXIES_KNOW_AFTER_S and now_s - self._last_request_s() > _QUIET_S

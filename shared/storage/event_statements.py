@@ -23,15 +23,15 @@ def _unnest_of(parameters: Sequence[tuple[int, str]]) -> str:
     return "unnest(" + ", ".join(f"${number}::{kind}[]" for number, kind in parameters) + ")"
 
 
-#: $2 to $18, one array per column, in the batch's order; array columns travel as text, since they differ in length.
+#: $2 to $20, one array per column, in the batch's order; array columns travel as text, since they differ in length.
 _COLUMNS = (
     ("room_nid", "bigint"), ("event_nid", "bigint"), ("event_id", "text"), ("ordinal", "bigint"),
     ("depth", "bigint"), ("type", "text"), ("state_key", "text"), ("sender", "text"),
     ("origin_server_ts", "bigint"), ("prev_nids", "text"), ("auth_nids", "text"), ("replaces_nid", "bigint"),
     ("redacted_by", "bigint"), ("redacts_nid", "bigint"), ("txn_device", "text"), ("txn_id", "text"),
-    ("json", "bytea"),
+    ("json", "bytea"), ("relates_to", "text"), ("rel_type", "text"),
 )  # fmt: skip
-#: $50 to $55, in the graph's form only.
+#: $52 to $57, in the graph's form only.
 _GRAPH_COLUMNS = (
     ("status", "smallint"), ("anchor", "bigint"), ("back", "integer"), ("state_nid", "bigint"),
     ("resolved", "boolean"), ("gap", "boolean"),
@@ -57,27 +57,27 @@ _NUMBERED = list(enumerate(_COLUMNS, 2))
 _EVENTS = _events(_NUMBERED)
 #: An event without a place, for its content only, takes on what is known of it when it gets one; its redaction stays.
 _GRAPH_EVENTS = _events(
-    [*_NUMBERED, *enumerate(_GRAPH_COLUMNS, 50)],
+    [*_NUMBERED, *enumerate(_GRAPH_COLUMNS, 52)],
     "ON CONFLICT (room_nid, event_nid) DO UPDATE SET writer = excluded.writer, position = excluded.position, "
     + ", ".join(f"{name} = excluded.{name}" for name, _ in (*_COLUMNS[3:], *_GRAPH_COLUMNS) if name != "redacted_by")
     + ", redacted_by = coalesce(events.redacted_by, excluded.redacted_by)"
     + f" WHERE events.status IN ({OUTLIER}, {REJECTED}) AND events.anchor IS NULL AND events.state_nid IS NULL",
 )
-#: $19, $20: rooms and their extremities after the batch.
+#: $21, $22: rooms and their extremities after the batch.
 _EXTREMITIES = f"""
     INSERT INTO forward_extremities (room_nid, event_nids)
-    SELECT u.room_nid, u.event_nids::bigint[] FROM fence, {_unnest(19, "bigint", "text")} AS u(room_nid, event_nids)
+    SELECT u.room_nid, u.event_nids::bigint[] FROM fence, {_unnest(21, "bigint", "text")} AS u(room_nid, event_nids)
     ON CONFLICT (room_nid) DO UPDATE SET event_nids = excluded.event_nids
 """
-#: $21 to $24.
+#: $23 to $26.
 _TRANSACTIONS = f"""
     INSERT INTO client_transactions (room_nid, key, event_id, created_ms)
     SELECT u.room_nid, u.key, u.event_id, u.created_ms
-    FROM fence, {_unnest(21, "bigint", "bytea", "text", "bigint")} AS u(room_nid, key, event_id, created_ms)
+    FROM fence, {_unnest(23, "bigint", "bytea", "text", "bigint")} AS u(room_nid, key, event_id, created_ms)
 """
-#: $25 to $30. at_nid: the event of the batch at which the change took effect.
+#: $27 to $32. at_nid: the event of the batch at which the change took effect.
 _CHANGES = (
-    _unnest(25, "bigint", "bigint", "text", "text", "bigint", "bigint")
+    _unnest(27, "bigint", "bigint", "text", "text", "bigint", "bigint")
     + " AS c(at_nid, ordinal, type, state_key, event_nid, prev_nid)"
 )
 _STATE_CHANGES = f"""
@@ -102,14 +102,14 @@ _LEFT_STATE = f"""
     DELETE FROM current_state s USING fence, ({_LAST_CHANGES}) AS l
     WHERE l.event_nid IS NULL AND s.room_nid = l.room_nid AND s.type = l.type AND s.state_key = l.state_key
 """
-#: $31 to $36. Whoever forgot a room does not get it back by being kicked or banned afterwards.
+#: $33 to $38. Whoever forgot a room does not get it back by being kicked or banned afterwards.
 _MEMBERSHIPS = f"""
     INSERT INTO memberships
       (room_nid, user_id, membership, event_nid, sender, ordinal, writer, position, is_local, forgotten)
     SELECT DISTINCT ON (ev.room_nid, u.user_id)
            ev.room_nid, u.user_id, u.membership, u.event_nid, u.sender, c.ordinal, $1, ev.position, u.is_local, false
     FROM fence, ev
-    JOIN {_unnest(31, "bigint", "text", "text", "bigint", "text", "bool")}
+    JOIN {_unnest(33, "bigint", "text", "text", "bigint", "text", "bool")}
       AS u(at_nid, user_id, membership, event_nid, sender, is_local) ON u.at_nid = ev.event_nid
     JOIN {_CHANGES} ON c.at_nid = u.at_nid AND c.type = 'm.room.member' AND c.state_key = u.user_id
     ORDER BY ev.room_nid, u.user_id, c.ordinal DESC
@@ -118,32 +118,32 @@ _MEMBERSHIPS = f"""
         ordinal = excluded.ordinal, writer = excluded.writer, position = excluded.position,
         forgotten = memberships.forgotten AND excluded.membership IN ('leave', 'ban')
 """
-#: $37 to $39: redacted events that were stored before (those of the same batch carry it from the start).
+#: $39 to $41: redacted events that were stored before (those of the same batch carry it from the start).
 _REDACTED = f"""
     UPDATE events e SET redacted_by = u.redacted_by
-    FROM fence, {_unnest(37, "bigint", "bigint", "bigint")} AS u(room_nid, event_nid, redacted_by)
+    FROM fence, {_unnest(39, "bigint", "bigint", "bigint")} AS u(room_nid, event_nid, redacted_by)
     WHERE e.room_nid = u.room_nid AND e.event_nid = u.event_nid AND e.redacted_by IS NULL
 """
-#: $40 to $45.
+#: $42 to $47.
 _ROOMS = f"""
     INSERT INTO rooms (room_nid, room_id, room_version, creator, is_public, created_ms)
-    SELECT u.* FROM fence, {_unnest(40, "bigint", "text", "text", "text", "bool", "bigint")}
+    SELECT u.* FROM fence, {_unnest(42, "bigint", "text", "text", "text", "bool", "bigint")}
       AS u(room_nid, room_id, room_version, creator, is_public, created_ms)
 """
-#: $46 to $49.
+#: $48 to $51.
 _ALIASES = f"""
     INSERT INTO room_aliases (alias, room_nid, creator, created_ms)
-    SELECT u.* FROM fence, {_unnest(46, "text", "bigint", "text", "bigint")} AS u(alias, room_nid, creator, created_ms)
+    SELECT u.* FROM fence, {_unnest(48, "text", "bigint", "text", "bigint")} AS u(alias, room_nid, creator, created_ms)
 """
-#: $56 to $62; events share a snapshot that one of them brought.
+#: $58 to $64; events share a snapshot that one of them brought.
 _SNAPSHOTS = f"""
     INSERT INTO state_snapshots (room_nid, nid, parent, base, steps, added, removed)
     SELECT u.room_nid, u.nid, u.parent, u.base, u.steps, u.added::bigint[], u.removed::bigint[]
-    FROM fence, {_unnest(56, "bigint", "bigint", "bigint", "bigint", "integer", "text", "text")}
+    FROM fence, {_unnest(58, "bigint", "bigint", "bigint", "bigint", "integer", "text", "text")}
       AS u(room_nid, nid, parent, base, steps, added, removed)
 """
-#: $63 to $65: what is missing now at an anchor; nothing: the gap is closed.
-_GAPS = _unnest(63, "bigint", "bigint", "text") + " AS u(room_nid, anchor, missing)"
+#: $65 to $67: what is missing now at an anchor; nothing: the gap is closed.
+_GAPS = _unnest(65, "bigint", "bigint", "text") + " AS u(room_nid, anchor, missing)"
 _OPEN_GAPS = f"""
     INSERT INTO gaps (room_nid, anchor, missing)
     SELECT u.room_nid, u.anchor, u.missing::text[] FROM fence, {_GAPS} WHERE u.missing <> '{{}}'
@@ -153,15 +153,15 @@ _CLOSED_GAPS = f"""
     DELETE FROM gaps g USING fence, {_GAPS}
     WHERE u.missing = '{{}}' AND g.room_nid = u.room_nid AND g.anchor = u.anchor
 """
-#: $66 to $68: redactions of events that are not here yet.
+#: $68 to $70: redactions of events that are not here yet.
 _AWAITED = f"""
     INSERT INTO awaited_redactions (room_nid, event_id, redaction_nid)
-    SELECT u.* FROM fence, {_unnest(66, "bigint", "text", "bigint")} AS u(room_nid, event_id, redaction_nid)
+    SELECT u.* FROM fence, {_unnest(68, "bigint", "text", "bigint")} AS u(room_nid, event_id, redaction_nid)
     ON CONFLICT DO NOTHING
 """
-#: $69, $70: events that are here from now on.
+#: $71, $72: events that are here from now on.
 _ARRIVED = f"""
-    DELETE FROM awaited_redactions a USING fence, {_unnest(69, "bigint", "text")} AS u(room_nid, event_id)
+    DELETE FROM awaited_redactions a USING fence, {_unnest(71, "bigint", "text")} AS u(room_nid, event_id)
     WHERE a.room_nid = u.room_nid AND a.event_id = u.event_id
 """
 

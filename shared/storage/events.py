@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import asyncpg
 
 from shared.core.errors import SkepError
+from shared.core.events.relation import Relation, relation_of_json
 from shared.core.state_snapshots import Snapshot
 from shared.storage.escape import escape, unescape
 from shared.storage.event_statements import ACCEPTED, COMMIT_EVENTS, COMMIT_GRAPH, COMMIT_MESSAGES
@@ -156,6 +157,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
     Raises StatementRefused (nothing was written), Fenced (the lease is lost, or the outcome unknown).
     """
     events = batch.events
+    relations = [_escaped(relation_of_json(e.json)) for e in events]
     args: list[Any] = [
         [e.room_nid for e in events],
         [e.event_nid for e in events],
@@ -174,6 +176,8 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
         [e.txn_device for e in events],
         [None if e.txn_id is None else escape(e.txn_id) for e in events],
         [e.json for e in events],
+        [relation and relation.event_id for relation in relations],
+        [relation and relation.rel_type for relation in relations],
         list(batch.extremities),
         [_array(nids) for nids in batch.extremities.values()],
         *_columns(batch.transactions, 4),
@@ -223,6 +227,10 @@ def _stored(row: asyncpg.Record) -> StoredEvent:
         nid, event_id, unescape(kind), None if state_key is None else unescape(state_key), unescape(sender),
         redacted_by, json,
     )  # fmt: skip
+
+
+def _escaped(relation: Relation | None) -> Relation | None:
+    return None if relation is None else Relation(escape(relation.rel_type), escape(relation.event_id))
 
 
 def _state_args(batch: EventBatch) -> list[Any]:

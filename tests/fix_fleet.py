@@ -77,6 +77,16 @@ class RunningFleet:
         self._others.append(self._skep("worker", worker_type, "--config", str(self.config)))
         return self._others[-1]
 
+    def add_main(self, name: str) -> "subprocess.Popen[bytes]":
+        """Start one more main, which stands by; it ends with the fleet."""
+        self._others.append(self._skep("main", "--name", name, "--config", str(self.config)))
+        return self._others[-1]
+
+    def skep(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of `skep` on this fleet to its end, as an operator would."""
+        words = (sys.executable, "-m", "deploy.command.main", *words, "--config", str(self.config))
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
     def start_again(self) -> None:
         """Start a fleet that was stopped, on the same data and ports; return when it answers."""
         (self.directory / "up.log").rename(self.directory / "up-before.log")
@@ -162,7 +172,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed and call.when == "call":
         arguments: dict[str, Any] = getattr(item, "funcargs", {})
-        fleets = [value for value in arguments.values() if isinstance(value, RunningFleet)]
+        values = (getattr(value, "fleet", value) for value in arguments.values())
+        fleets = [value for value in values if isinstance(value, RunningFleet)]
         fleets.extend(getattr(arguments.get("start_fleet"), "fleets", []))
         for each in fleets:
             report.sections.append((f"logs of the fleet in {each.directory}", each.logs()))

@@ -1,0 +1,201 @@
+"""Planned moves as an operator meets them: nothing fails and nobody waits while slots, leaders and haproxy change."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from deploy.local.identity import start_ticks
+from replication.draining import DRAINED
+from shared.core.slots import SLOTS, slot_of
+from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fleet.observing import owner_of, wait_for_process
+from tests.fleet.steady_senders import Sender, steady_senders
+
+_FLEET = {
+    "event_persister": 2, "synchrotron": 1, "client_api": 1, "federation_reader": 0, "federation_sender": 0,
+    "background": 0, "media": 0,
+}  # fmt: skip
+#: A planned move costs less than a second; the rest is for a machine that does other things at the same time.
+_LONGEST_S = 1.5
+
+
+@pytest.fixture(scope="module")
+def moving_fleet() -> Iterator[RunningFleet]:
+    yield from run_fleet({"fleet": _FLEET})
+
+
+@contextmanager
+def undisturbed_senders(fleet: RunningFleet) -> Iterator[list[Sender]]:
+    """Whoever sends meanwhile sees no failed answer and waits for none; each message is stored once, in order."""
+    with steady_senders(fleet, 4) as senders:
+        yield senders
+    for sender in senders:
+        assert sender.failed == []
+        assert sender.longest_s < _LONGEST_S
+        assert sender.stored() == sender.sent
+
+
+def slots_of(fleet: RunningFleet, name: str) -> int:
+    process = next((each for each in fleet.status()["processes"] if each["name"] == name), {"slots": {}})
+    return int(process["slots"].get("rooms", 0))
+
+
+def wait_until_even(fleet: RunningFleet) -> None:
+    done = fleet.skep("rebalance")
+    assert done.returncode == 0, done
+
+
+def leader(fleet: RunningFleet) -> dict[str, Any] | None:
+    return next((each for each in fleet.status()["processes"] if each.get("leads") and each["ready"]), None)
+
+
+def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) -> None:
+    """It gets its share by itself, and hands it over when it is drained; no other process ends."""
+    pids = {name: each["pid"] for name, each in moving_fleet.processes().items()}
+    with undisturbed_senders(moving_fleet):
+        joiner = moving_fleet.add_worker("event_persister")
+        found = asyncio.run(wait_for_process(moving_fleet, lambda p: p["pid"] == joiner.pid and bool(p.get("slots"))))
+        wait_until_even(moving_fleet)
+        assert slots_of(moving_fleet, found["name"]) == SLOTS // 3
+        done = moving_fleet.skep("drain", found["name"])
+        assert done.returncode == 0, done
+        assert f"{found['name']}: 0 slots left" in done.stdout or "has ended" in done.stdout
+        assert joiner.wait(5) == DRAINED
+    assert {name: each["pid"] for name, each in moving_fleet.processes().items()} == pids
+
+
+def test_a_worker_told_to_end_hands_over_first(moving_fleet: RunningFleet) -> None:
+    before = moving_fleet.processes()["event_persister-1"]["pid"]
+    with undisturbed_senders(moving_fleet):
+        moving_fleet.kill("event_persister-1", signal.SIGTERM)
+        asyncio.run(
+            wait_for_process(
+                moving_fleet,
+                lambda p: p["name"] == "event_persister-1" and p["pid"] != before and p["slots"].get("rooms", 0) > 100,
+            )
+        )
+    log = (moving_fleet.directory / "logs" / "event_persister-1.log").read_text()
+    assert "Handed over after" in log
+    assert "are still ours" not in log
+
+
+def test_a_drained_process_may_stay_and_is_given_slots_again(moving_fleet: RunningFleet) -> None:
+    with undisturbed_senders(moving_fleet):
+        done = moving_fleet.skep("drain", "event_persister-2", "--keep-running")
+        assert done.returncode == 0, done
+        assert "0 slots left" not in done.stdout or "is drained and goes on running" in done.stdout
+        assert slots_of(moving_fleet, "event_persister-2") == 0
+        refused = moving_fleet.skep("drain", "event_persister-1")
+        assert refused.returncode == 1
+        assert "skep worker event_persister" in refused.stderr
+        assert moving_fleet.skep("undrain", "event_persister-2").returncode == 0
+        asyncio.run(wait_for_process(moving_fleet, lambda p: p["name"] == "event_persister-2" and bool(p.get("slots"))))
+        wait_until_even(moving_fleet)
+
+
+def test_a_hot_slot_stays_where_an_operator_put_it(moving_fleet: RunningFleet) -> None:
+    with undisturbed_senders(moving_fleet) as senders:
+        room = senders[0].room_id
+        slot = slot_of(room)
+        owner = owner_of(moving_fleet.status(), "rooms", slot)
+        other = "event_persister-1" if owner == "event_persister-2" else "event_persister-2"
+        done = moving_fleet.skep("move", "rooms", room, other)
+        assert done.returncode == 0, done
+        assert f"Slot {slot} of rooms is {other}'s" in done.stdout
+        status = moving_fleet.status()
+        assert owner_of(status, "rooms", slot) == other
+        assert {"kind": "rooms", "slot": slot, "owner": other} in status["pinned"]
+        plan = moving_fleet.skep("rebalance", "--dry-run")
+        assert f"slot {slot} is pinned to {other}" in plan.stdout
+        assert f"1 slots from {other} to {owner}" in plan.stdout
+        time.sleep(3)  # evening the load would have begun after two seconds
+        assert moving_fleet.status()["pinned"] == status["pinned"]
+        assert slots_of(moving_fleet, other) == SLOTS // 2 + 1
+        wait_until_even(moving_fleet)
+        assert moving_fleet.status()["pinned"] == []
+        assert slots_of(moving_fleet, other) == SLOTS // 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("drain", "nobody"), "These are: client_api-1, event_persister-1"),
+        (("drain", "synchrotron-1"), "Start another one first (skep worker synchrotron)"),
+        (("drain", "main-1"), "Start another one first (skep main)"),
+        (("undrain", "event_persister-1"), "not being drained"),
+        (("move", "rooms", "1024", "event_persister-1"), "0 to 1023"),
+        (("move", "rooms", "-1", "event_persister-1"), "neither a slot's number"),
+        (("move", "rooms", "@user:example.org", "event_persister-1"), "nor a room id"),
+        (("move", "rooms", "5", "client_api-1"), "belong to a process of the type event_persister"),
+        (("move", "users", "5", "event_persister-1"), "Did you mean rooms?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_answered_with_what_to_do(moving_fleet: RunningFleet, words: tuple[str, ...], told: str) -> None:
+    done = moving_fleet.skep(*words)
+    assert done.returncode == 1, done
+    assert told in done.stderr
+
+
+def test_without_main_all_serve_and_moves_are_refused(moving_fleet: RunningFleet) -> None:
+    with undisturbed_senders(moving_fleet):
+        moving_fleet.kill("main-1", signal.SIGSTOP)
+        try:
+            time.sleep(3.5)  # longer than it takes to be given up for dead
+            done = moving_fleet.skep("drain", "event_persister-1")
+            assert done.returncode == 1
+            assert "No main leads" in done.stderr
+        finally:
+            moving_fleet.kill("main-1", signal.SIGCONT)
+        asyncio.run(wait_for_process(moving_fleet, lambda p: p["type"] == "main" and p["leads"] and p["ready"]))
+
+
+def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving_fleet: RunningFleet) -> None:
+    with undisturbed_senders(moving_fleet):
+        moving_fleet.add_main("main-2")
+        asyncio.run(wait_for_process(moving_fleet, lambda p: p["name"] == "main-2" and p["ready"]))
+        first = leader(moving_fleet)
+        assert first is not None
+
+        # A drain is half done when its leader stops for good.
+        answers: list[Any] = []
+        drain = threading.Thread(
+            target=lambda: answers.append(moving_fleet.skep("drain", "event_persister-2", "--keep-running"))
+        )
+        drain.start()
+        while slots_of(moving_fleet, "event_persister-2") == SLOTS // 2:
+            pass
+        os.kill(first["pid"], signal.SIGSTOP)
+        second = asyncio.run(
+            wait_for_process(moving_fleet, lambda p: p["type"] == "main" and p["leads"] and p["pid"] != first["pid"])
+        )
+        drain.join()
+        assert answers[0].returncode == 0, answers
+        assert slots_of(moving_fleet, "event_persister-2") == 0
+
+        # It wakes up in the middle of what it was doing, learns that its lease is over, and stands by.
+        os.kill(first["pid"], signal.SIGCONT)
+        again = asyncio.run(
+            wait_for_process(moving_fleet, lambda p: p["pid"] == first["pid"] and p["lease"] > second["lease"])
+        )
+        assert not again["leads"]
+        assert leader(moving_fleet) is not None
+        assert slots_of(moving_fleet, "event_persister-1") == SLOTS
+        assert moving_fleet.skep("undrain", "event_persister-2").returncode == 0
+    assert start_ticks(first["pid"]) is not None
+
+
+def test_a_killed_haproxy_knows_the_fleet_again_at_once(moving_fleet: RunningFleet) -> None:
+    with steady_senders(moving_fleet, 4) as senders:
+        moving_fleet.kill("haproxy")
+        time.sleep(2.5)
+    for sender in senders:
+        assert sender.failed_again == []  # the first comes back after a second
+        assert sender.stored() == sender.sent

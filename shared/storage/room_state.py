@@ -14,8 +14,11 @@ _CURRENT = """
     JOIN events e USING (room_nid, event_nid)
     LEFT JOIN memberships m
       ON s.type = 'm.room.member' AND m.room_nid = s.room_nid AND m.user_id = s.state_key
-    WHERE s.room_nid = $1
+    WHERE s.room_nid = $1 AND (s.type, s.state_key) {after} ($3, $4) ORDER BY s.type, s.state_key LIMIT $5
 """
+#: A type and a state key may both be empty: the first page has its own comparison.
+_FIRST, _NEXT = _CURRENT.format(after=">="), _CURRENT.format(after=">")
+_PAGE = 2000  # rows: some 15 ms of the loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,16 @@ class StateRow:
 async def get_current_state(conn: Connection, room_nid: int, with_json_of: Collection[str]) -> list[StateRow]:
     """Return the room's current state.
 
-    with_json_of: the types whose events come with their JSON.
+    conn: in a snapshot, since it is read in pages. with_json_of: the types whose events come with their JSON.
     """
-    rows = await conn.fetch(_CURRENT, room_nid, list(with_json_of))
-    return [
-        StateRow(unescape(kind), unescape(state_key), nid, event_id, redacted, membership, json)
-        for kind, state_key, nid, event_id, redacted, membership, json in rows
-    ]
+    state: list[StateRow] = []
+    sql, after = _FIRST, ("", "")
+    while True:
+        rows = await conn.fetch(sql, room_nid, list(with_json_of), *after, _PAGE)
+        state.extend(
+            StateRow(unescape(kind), unescape(state_key), nid, event_id, redacted, membership, json)
+            for kind, state_key, nid, event_id, redacted, membership, json in rows
+        )
+        if len(rows) < _PAGE:
+            return state
+        sql, after = _NEXT, (rows[-1]["type"], rows[-1]["state_key"])

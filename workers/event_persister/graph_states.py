@@ -22,6 +22,7 @@ from workers.event_persister.live_room import LiveRoom
 #: A branch that differs from the line in no more entries gets a snapshot of these; a longer one goes on from its
 #: predecessor's snapshot, which costs a walk.
 SMALL_OVERLAY = 16
+_FEW = 4  # states
 _AT_ONCE = 200  # entries that are looked at before others get a turn
 
 
@@ -190,7 +191,28 @@ def shape_of(overlay: Overlay) -> frozenset[tuple[StateKey, int | None]]:
     return frozenset((key, None if entry is None else entry.event_nid) for key, entry in overlay.items())
 
 
+def without_doubles(overlays: Sequence[Overlay]) -> list[Overlay]:
+    """Return the overlays, each state once."""
+    if len(overlays) > _FEW:
+        return list({shape_of(overlay): overlay for overlay in reversed(overlays)}.values())[::-1]
+    distinct: list[Overlay] = []
+    for overlay in overlays:
+        # Two of them, however great, are compared in a fraction of the time that hashing takes.
+        if all(overlay != other for other in distinct):
+            distinct.append(overlay)
+    return distinct
+
+
+def same_states(some: Sequence[Overlay], others: Sequence[Overlay]) -> bool:
+    """Whether these are the same states, in any order, doubles allowed."""
+    if len(some) > _FEW or len(others) > _FEW:
+        return set(map(shape_of, some)) == set(map(shape_of, others))
+    return all(any(one == other for other in others) for one in some) and all(
+        any(one == other for one in some) for other in others
+    )
+
+
 def snapshot_of(overlay: Overlay, branches: Sequence[Branch]) -> int | None:
     """Return the snapshot of a state where one of these has the same and is stored."""
     stored = [branch for branch in branches if branch.snapshot_nid is not None and len(branch.overlay) == len(overlay)]
-    return next((one.snapshot_nid for one in stored if shape_of(one.overlay) == shape_of(overlay)), None)
+    return next((one.snapshot_nid for one in stored if one.overlay == overlay), None)

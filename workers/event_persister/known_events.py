@@ -15,7 +15,7 @@ from workers.event_persister.drafts import BuiltEvent, RedactionTarget, RoomChan
 from workers.event_persister.live_room import LiveRoom, redacted
 
 #: Read and parsed at once: some 10 ms.
-_PAGE = 300
+_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ from workers.event_persister.graph_states import (
     branch_after,
     entries_of,
     root_snapshot,
-    shape_of,
+    same_states,
     snapshot_of,
     step_snapshot,
     upon_current,
@@ -148,6 +148,9 @@ class Placing:
         if known.was_awaited(event):
             graph = replace(graph, was_awaited=True, redacted_by=known.redaction_of(event))
         if verdict.passed:
+            await asyncio.sleep(0)  # each of these steps may walk a whole state
+            if room.head is not head:
+                raise RoomChanged
             after = await self._current_after(room, event, nid, before, known)
             target, graph = await _redaction(event, levels, known, graph)
             brought = await self._brought(after[0], nid, known)
@@ -184,6 +187,7 @@ class Placing:
         given = None
         if candidate.state_before is not None and absent:
             given = await entries_of(candidate.state_before, known)
+        await asyncio.sleep(0)
         if room.head is not head:
             raise RoomChanged
         branches = [
@@ -258,7 +262,7 @@ class Placing:
     ) -> Overlay:
         states = [branch.overlay for branch in branches.values()]
         former = [branch.overlay for branch in room.head.branches.values()] or [NO_CHANGE]
-        if set(map(shape_of, [*states, own.overlay])) == set(map(shape_of, former)):
+        if same_states([*states, own.overlay], former):
             return NO_CHANGE  # the same states as before have the same resolution
         return await self._resolution.resolve(room, [*states, own.overlay], known, candidate=event)
 

@@ -1,16 +1,18 @@
 """The resolution of a room's branches: from overlays of entries to event ids for the resolver, and back."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from shared.core.events import Event
 from shared.core.identifiers import EventId
 from workers.event_persister.drafts import Overlay, RoomChanged, StateEntry, StateKey
-from workers.event_persister.graph_states import same_entry, shape_of
+from workers.event_persister.graph_states import same_entry, without_doubles
 from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.resolver import Resolver, RoomForResolution
 
 _MAX_LOADS = 5
+_MANY = 1000  # entries of a state, whose walk takes a millisecond
 
 
 class RoomResolution:
@@ -26,7 +28,7 @@ class RoomResolution:
         changed. Raises Unavailable (`Resolver.resolve`), RoomChanged.
         """
         head = room.head
-        distinct = _without_doubles(overlays)
+        distinct = without_doubles(overlays)
         if len(distinct) == 1:
             return distinct[0]
         entries = {entry.event_id: entry for overlay in distinct for entry in overlay.values() if entry is not None}
@@ -38,10 +40,11 @@ class RoomResolution:
             event = events.get(event_id)
             return known.accepted(event_id) if event is None else event
 
-        ids = [
-            {key: None if entry is None else EventId(entry.event_id) for key, entry in overlay.items()}
-            for overlay in distinct
-        ]
+        ids = []
+        for overlay in distinct:
+            ids.append({key: None if entry is None else EventId(entry.event_id) for key, entry in overlay.items()})
+            if len(overlay) > _MANY:
+                await asyncio.sleep(0)
         try:
             resolved = await self._resolver.resolve(
                 RoomForResolution(room.room_nid, room.version, room.create, find), CurrentIds(room), ids
@@ -52,6 +55,7 @@ class RoomResolution:
             # A thread walked the current state while a write of the room changed it.
             raise RoomChanged from error
         await known.look_up([event_id for event_id in resolved.values() if event_id and event_id not in entries])
+        await asyncio.sleep(0)
         return _entries_of(room, resolved, entries, known)
 
     def forget(self, event_id: str) -> None:
@@ -89,13 +93,6 @@ class CurrentIds(Mapping[StateKey, EventId]):
 
     def __len__(self) -> int:
         return self._room.state_size
-
-
-def _without_doubles(overlays: Sequence[Overlay]) -> list[Overlay]:
-    distinct: dict[frozenset[tuple[StateKey, int | None]], Overlay] = {}
-    for overlay in overlays:
-        distinct.setdefault(shape_of(overlay), overlay)
-    return list(distinct.values())
 
 
 def _entries_of(

@@ -31,6 +31,7 @@ from workers.event_persister.live_room import (
     redacted,
 )
 
+_ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring walks its state events
 
 
@@ -145,7 +146,9 @@ async def load_room(database: Database, identity: Identity, room_id: str, now_ms
         )
     state: dict[StateKey, StateEntry] = {}
     events: dict[int, Event] = {}
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
+            await asyncio.sleep(0)
         state[row.type, row.state_key] = StateEntry(row.event_nid, row.event_id, row.membership)
         if row.json is not None:
             event = event_from_storage(version, row.json, row.event_id)

@@ -1,0 +1,149 @@
+"""A room of 20,000 members whose branches conflict: the loop stays free, and other rooms are written meanwhile."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from shared.core.event_auth import auth_types_for
+from shared.core.events import Event, build_event
+from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.graph_model import OTHER_KEY, Graph
+from tests.workers.event_persister.graph_rig import BOB, begin, deliver, forget_rooms, outcomes
+from tests.workers.event_persister.rig import Persister, User, event_persister, run
+
+MEMBERS = 20_000
+MAX_PAUSE_S = 0.05
+#: Beyond that: what else runs on the machine takes the processor away now and then.
+OTHERS_PAUSES = 5
+
+
+class Pauses:
+    """How long the loop had no time for others: all pauses, longest first."""
+
+    def __init__(self) -> None:
+        self.all_s: list[float] = []
+
+    async def __aenter__(self) -> "Pauses":
+        self._task = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        self.all_s.sort(reverse=True)
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.002)
+            self.all_s.append(loop.time() - before - 0.002)
+
+
+async def fill(persister: Persister, room_id: str, graph: Graph, users: Sequence[str]) -> Event:
+    """Store joins, as if they had come one by one; return the last."""
+    [row] = await persister.sql(
+        """SELECT r.room_nid, e.event_nid, e.event_id, e.ordinal, e.depth FROM rooms r JOIN events e USING (room_nid)
+           WHERE r.room_id = $1 AND e.ordinal IS NOT NULL ORDER BY e.ordinal DESC LIMIT 1""",
+        room_id,
+    )  # fmt: skip
+    room_nid, prev_nid, prev, ordinal, depth = row
+    nid = prev_nid + 1_000_000
+    auth = [graph.current[key] for key in auth_types_for(
+        graph.version, type="m.room.member", sender=BOB, state_key=BOB, content={"membership": "join"}
+    ) if key in graph.current and key != ("m.room.member", BOB)]  # fmt: skip
+    event: Event | None = None
+    for first in range(0, len(users), 500):
+        batch = EventBatch()
+        for user_id in users[first : first + 500]:
+            nid, ordinal, depth = nid + 1, ordinal + 1, depth + 1
+            event = build_event(
+                graph.version, room_id=room_id, sender=user_id, type="m.room.member", state_key=user_id,
+                content={"membership": "join"}, prev_event_ids=[prev], auth_event_ids=auth, depth=depth,
+                origin_server_ts=1, signing_key=OTHER_KEY, server_name="b.example",
+            )  # fmt: skip
+            batch.events.append(EventToStore(
+                room_nid, nid, event.event_id, ordinal, depth, event.type, user_id, user_id, 1, [prev_nid], [],
+                None, None, None, None, None, event.encoded,
+            ))  # fmt: skip
+            batch.changes.append(ChangeToStore(nid, ordinal, "m.room.member", user_id, nid, None))
+            batch.memberships.append(MembershipToStore(nid, user_id, "join", nid, user_id, False))
+            prev, prev_nid = event.event_id, nid
+        batch.extremities[room_nid] = [nid]
+        await commit_events(persister.foundation.writer.write, batch)
+    forget_rooms(persister)
+    assert event is not None
+    return event
+
+
+def member(graph: Graph, sender: str, previous: str, auth: list[str], depth: int, membership: str) -> Event:
+    return build_event(
+        graph.version, room_id=graph.create.room_id, sender=sender, type="m.room.member", state_key=sender,
+        content={"membership": membership, "n": secrets.token_hex(4)}, prev_event_ids=[previous], auth_event_ids=auth,
+        depth=depth, origin_server_ts=2, signing_key=OTHER_KEY, server_name="b.example",
+    )  # fmt: skip
+
+
+async def send_all_the_time(alice: User, room_id: str, done: asyncio.Event) -> list[float]:
+    took: list[float] = []
+    loop = asyncio.get_running_loop()
+    while not done.is_set():
+        started = loop.time()
+        assert (await alice.send(room_id, "hi")).status == 200
+        took.append(loop.time() - started)
+        await asyncio.sleep(0.005)
+    return took
+
+
+def test_a_fork_of_twenty_thousand(postgres: TestDatabase) -> None:
+    """A branch from before the room filled up, and one whose state somebody else names: nearly all of it conflicts."""
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            room_id, graph, alice = await begin(persister, "10")
+            small_room = await alice.create_room()
+            bob = graph.make(sorted(graph.extremities), BOB, "m.room.member", {"membership": "join"}, BOB)
+            graph.arrive(bob)
+            await deliver(persister, room_id, [bob])
+            users = [f"@u{n}:b.example" for n in range(MEMBERS)]
+            last = await fill(persister, room_id, graph, users)
+            assert (await alice.send(small_room, "warm")).status == 200
+            done = asyncio.Event()
+            sending = asyncio.create_task(send_all_the_time(alice, small_room, done))
+            async with Pauses() as pauses:
+                topic = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "from long ago"}, "")
+                graph.arrive(topic)
+                assert outcomes(await deliver(persister, room_id, [topic])) == {topic.event_id: "accepted"}
+                # The fork is an extremity now; what follows both is resolved over 20,000 differences.
+                auth = [*topic.auth_event_ids]
+                tie = build_event(
+                    graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
+                    prev_event_ids=[topic.event_id, bob.event_id], auth_event_ids=auth, depth=last.depth + 1,
+                    origin_server_ts=3, signing_key=OTHER_KEY, server_name="b.example",
+                )  # fmt: skip
+                assert outcomes(await deliver(persister, room_id, [tie])) == {tie.event_id: "accepted"}
+                lost = member(graph, users[0], last.event_id, auth[:2], last.depth + 1, "leave")
+                rows = await persister.sql(
+                    "SELECT event_id FROM current_state JOIN events USING (room_nid, event_nid) JOIN rooms USING"
+                    " (room_nid) WHERE room_id = $1", room_id,
+                )  # fmt: skip
+                late = build_event(
+                    graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={"b": 1},
+                    prev_event_ids=[lost.event_id], auth_event_ids=auth, depth=last.depth + 2, origin_server_ts=4,
+                    signing_key=OTHER_KEY, server_name="b.example",
+                )  # fmt: skip
+                given = [row[0] for row in rows if row[0] != topic.event_id]
+                assert len(given) > MEMBERS
+                results = outcomes(await deliver(persister, room_id, [late], state_before=given))
+                assert results == {late.event_id: "accepted"}
+                assert (await alice.send(room_id, "hi")).status == 200
+                assert (await alice.act(room_id, "kick", {"user_id": users[1]})).status == 200
+            done.set()
+            took = sorted(await sending)
+            longest = [f"{pause_s * 1000:.0f}" for pause_s in pauses.all_s[:6]]
+            print(f"pauses {longest} ms, sends {len(took)}, longest {took[-1]:.3f} s")
+            assert pauses.all_s[OTHERS_PAUSES] < MAX_PAUSE_S
+            assert pauses.all_s[0] < 5 * MAX_PAUSE_S
+            assert took[-1] < 1
+
+    run(test())

@@ -1,0 +1,99 @@
+"""What the leader decides of those who drain and of slots that an operator placed: pure."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from shared.core.slots import SLOTS
+from shared.storage.leases import ProcessRow
+from shared.storage.slots import SlotRow
+from workers.main.decisions import Moves, SlotDecisions, Withdrawal, evening, from_the_draining
+
+_FLEET = {"event_persister": 2, "client_api": 0, "federation_sender": 0}
+_LIMIT_S = 2.0
+
+
+def process(lease: int, *, draining: bool = False, ready: bool = True, type_: str = "event_persister") -> ProcessRow:
+    return ProcessRow(lease, f"p{lease}", type_, "h", lease, "h:1", "1", False, ready, draining, {}, 0.1, 10.0)
+
+
+def rows(owners: Sequence[int], pinned: frozenset[int] = frozenset()) -> list[SlotRow]:
+    """All rooms' slots, dealt to the owners by turns."""
+    return [SlotRow("rooms", n, owners[n % len(owners)], 1, None, n in pinned) for n in range(SLOTS)]
+
+
+def carried_out(slots: Sequence[SlotRow], step: Moves) -> list[SlotRow]:
+    return [
+        SlotRow("rooms", row.slot, step.owners.get(row.slot, row.owner), row.epoch, None, row.pinned) for row in slots
+    ]
+
+
+def test_a_draining_process_hands_over_all_it_has_bit_by_bit_to_those_who_have_least() -> None:
+    decisions = SlotDecisions(_FLEET, _LIMIT_S)
+    living = [process(1, draining=True), process(2), process(3)]
+    slots = [SlotRow("rooms", n, 1 if n < 600 else 2, 1, None) for n in range(SLOTS)]
+    now, steps = 0.0, 0
+    while any(row.owner == 1 for row in slots):
+        [step] = decisions.moves(now, living, slots)
+        assert isinstance(step, Moves) and 0 < len(step.owners) <= 128
+        decisions.named(now, step)
+        slots = carried_out(slots, step)
+        now, steps = now + 0.25, steps + 1
+    assert steps == 5
+    assert Counter(row.owner for row in slots) == {2: 512, 3: 512}
+
+
+@pytest.mark.parametrize(
+    "others", [[], [process(2, draining=True)], [process(2, ready=False)], [process(2, type_="client_api")]]
+)
+def test_with_nobody_to_take_over_the_slots_stay(others: list[ProcessRow]) -> None:
+    assert from_the_draining("rooms", [process(1, draining=True), *others], rows([1])) == {}
+
+
+def test_what_is_named_already_is_not_named_again_and_counts_for_its_next_owner() -> None:
+    living = [process(1, draining=True), process(2), process(3)]
+    slots = [SlotRow("rooms", n, 1, 1, 2 if n < 100 else None) for n in range(SLOTS)]
+    moves = from_the_draining("rooms", living, slots)
+    assert moves.keys() == set(range(100, SLOTS))
+    assert Counter(moves.values()) == {2: 412, 3: 512}
+
+
+def test_a_drain_waits_for_no_other_move_and_evening_waits_for_all() -> None:
+    decisions = SlotDecisions(_FLEET, _LIMIT_S)
+    slots = [SlotRow("rooms", n, 1 if n else 2, 1, 3 if n == 0 else None) for n in range(SLOTS)]
+    [step] = decisions.moves(0.0, [process(1, draining=True), process(2), process(3)], slots)
+    assert isinstance(step, Moves) and 0 not in step.owners and len(step.owners) == 127
+    uneven = [process(1), process(2), process(3)]
+    assert list(decisions.moves(0.1, uneven, slots)) == []
+
+
+def test_a_move_is_withdrawn_when_its_own_time_is_over_not_that_of_an_earlier_one() -> None:
+    decisions = SlotDecisions(_FLEET, _LIMIT_S)
+    living = [process(1), process(2)]
+    pending = [SlotRow("rooms", n, n % 2 + 1, 1, 2 if n == 0 else None) for n in range(SLOTS)]
+    assert list(decisions.moves(0.0, living, pending)) == []
+    assert list(decisions.moves(1.9, living, rows([1, 2]))) == []  # done: an operator names another one later
+    assert list(decisions.moves(10.0, living, pending)) == []
+    assert list(decisions.moves(12.1, living, pending)) == [Withdrawal("rooms", [0])]
+    gone = [process(1), process(2, draining=True)]
+    fresh = SlotDecisions(_FLEET, _LIMIT_S)
+    assert Withdrawal("rooms", [0]) in list(fresh.moves(0.0, gone, pending))
+
+
+def test_evening_leaves_what_an_operator_placed_and_counts_it_for_nobody() -> None:
+    pinned = frozenset(range(0, 200, 2))  # a hundred of the first one's
+    slots = rows([1, 2], pinned)
+    moves = evening("rooms", [process(1), process(2)], slots)
+    assert not pinned & moves.keys()
+    assert Counter(moves.values()) == {1: 50}
+    assert evening("rooms", [process(1), process(2)], slots, pins=False) == {}
+    all_of_one = rows([1], frozenset(range(SLOTS)))
+    assert evening("rooms", [process(1), process(2)], all_of_one) == {}
+    assert len(evening("rooms", [process(1), process(2)], all_of_one, pins=False)) == SLOTS // 2
+
+
+def test_nothing_is_evened_while_a_slot_has_no_good_owner() -> None:
+    slots = [SlotRow("rooms", n, 1 if n else None, 1, None) for n in range(SLOTS)]
+    assert evening("rooms", [process(1), process(2)], slots) == {}
+    assert evening("rooms", [process(1, draining=True), process(2)], rows([1])) == {}

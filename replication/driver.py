@@ -24,7 +24,7 @@ from shared.core.sync_tokens.vector import Vector
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
-from shared.storage.catch_up import pages
+from shared.storage.catch_up import first_page, pages
 from shared.storage.leases import get_writers
 from shared.storage.pool import Database
 
@@ -202,6 +202,20 @@ class Follower:
                 self._repair_soon(followed, writers=wanted.known > followed.session.known)
                 patience_s = 0.5
         return True
+
+    async def read_now(self, stream: Stream) -> None:
+        """Apply what Postgres has now of a stored stream above our vector: one statement, mostly without rows.
+
+        Raises Unavailable.
+        """
+        followed = self._followed[stream.name]
+        session = followed.session
+        assert isinstance(session, StreamSession)
+        columns = await first_page(self._database, stream.catch_up, session.least_position, _PAGE)
+        outcome = session.repaired([self._row(stream, row) for row in columns])
+        self._carry_out(followed, outcome)
+        if outcome.writers or len(columns) == _PAGE:
+            await self._repair(followed)
 
     # -- what comes in
 

@@ -210,7 +210,9 @@ def _foundation(
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, writer.lease)
     forwarder = SlotForwarder(slots, process.http_client, clock, process.pools)
-    authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes, lambda: membership.in_good_standing)
+    authenticator = TokenAuthenticator(
+        database, clock, config.caches.users_bytes, lambda: follower.read_now(SESSIONS)
+    )
     follower.follow(SESSIONS, authenticator.apply_sessions)
     rate_limiter = FleetRateLimiter(
         config.rate_limits, clock, process.http_client, slots, config.secrets.internal_secret.reveal()
@@ -244,6 +246,7 @@ async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: 
         foundation.follower, foundation.slots, foundation.forwarder, streams, on_fenced,
     )  # fmt: skip
     tasks.forever(foundation.authenticator.run, "store when devices were last seen")
+    tasks.forever(foundation.authenticator.watch, "make sure of log-outs")
     loop_metrics = LoopMetrics(foundation.registry)
     tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
 

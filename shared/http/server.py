@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -43,6 +44,8 @@ CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 FORWARDED = b"x-skep-forwarded"
 #: Counted for requests whose client went away first; the number that proxies use for it.
 _NOT_ANSWERED = 499
+#: After so long before its handler's turn a request is authenticated again.
+_WAITED_LONG_S = 0.3
 
 
 class Authenticator(Protocol):
@@ -147,6 +150,7 @@ class Application:
 
     async def _serve(self, request: Request, handler: Handler) -> Response:
         endpoint = request.endpoint
+        began_s = time.monotonic()
         if endpoint.auth is Auth.INTERNAL:
             given = request.headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self._internal_secret):
@@ -161,6 +165,9 @@ class Application:
         if elsewhere is not None:
             return elsewhere
         try:
+            if request.requester is not None and time.monotonic() - began_s > _WAITED_LONG_S:
+                # The slot was on its way to us meanwhile: the token may have been ended.
+                request.requester = await self._authenticator.authenticate(access_token_of(request), request)
             return await handler(request)
         finally:
             self._slot_router.served(request)

@@ -1,16 +1,22 @@
 """Who is asking: access tokens to requesters, cached in every worker and forgotten by the stream `sessions`.
 
+A token that was ended is accepted by nobody a second later, whatever becomes of replication: what is cached counts only
+while this process knows that it has applied every log-out older than that. While tokens are in use it reads the
+stream's newest rows several times a second, one statement for all tokens; if it can't, each token is looked up, or the
+request fails with 503.
+
 Spec: client-server API, "Using access tokens", "Soft logout", "Refreshing access tokens".
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.cache.byte_budget import ByteBudgetCache
-from shared.core.errors import MatrixError, Unavailable
+from shared.core.errors import MatrixError, SkepError, Unavailable
 from shared.http.request import Request, Requester
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
@@ -20,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 MAX_TOKEN_CHARS = 4096  # ours have some 50; those of external services may be long
 _ENTRY_BYTES = 800  # a session, its requester and both index entries, measured by tracemalloc; texts come on top
+#: For how long what was known of a token counts, and how often it is made sure of. A request that is accepted at the
+#: last moment has the rest of the second to be carried out.
+_TRUST_S = 0.8
+_READ_EVERY_S = 0.3
+_IN_USE_S = 5.0  # tokens that were last asked for so long ago are made sure of no more
 _LAST_SEEN_EVERY_S = 30.0
 _LAST_SEEN_BATCH = 500
 _MAX_LAST_SEEN = 50_000  # devices waiting to be stored; more are dropped: only a display value is lost
@@ -36,36 +47,54 @@ class SessionChange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Known:
+    """asked_s: when the look-up began that found it, on the clock that never goes back."""
+
     requester: Requester
     expires_ms: int | None
     refreshable: bool
+    asked_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Load:
     """A look-up under way. changes: (user, device) named by `sessions` rows since it began."""
 
-    task: "asyncio.Task[_Known | None]"
+    began_s: float
+    task: "asyncio.Task[_Known | None] | None" = None
     changes: set[tuple[str, str | None]] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A request that waits for long. ended: why it was broken off."""
+
+    requester: Requester
+    task: "asyncio.Task[Any]"
+    ended: SkepError | None = None
 
 
 class TokenAuthenticator:
     """The HTTP server's `Authenticator`.
 
-    budget_bytes: of the cache; `apply_sessions` is its invalidation. may_trust_cache: False while this process may
-    have missed log-outs (it cannot reach the database): then each token is looked up, or the request fails with 503.
+    budget_bytes: of the cache; `apply_sessions` is its invalidation. read_changes: reads from Postgres, and hands to
+    `apply_sessions`, what replication has not brought yet; raises Unavailable.
     """
 
     def __init__(
-        self, database: Database, clock: Clock, budget_bytes: int,
-        may_trust_cache: Callable[[], bool] = lambda: True,
-    ) -> None:  # fmt: skip
+        self, database: Database, clock: Clock, budget_bytes: int, read_changes: Callable[[], Awaitable[None]]
+    ) -> None:
         self._database = database
         self._clock = clock
-        self._may_trust_cache = may_trust_cache
+        self._read_changes = read_changes
+        #: Every change that was committed by then has been applied.
+        self._current_s = float("-inf")
+        self._used_s = float("-inf")
+        self._held: dict[str, set[_Held]] = {}
+        self._rechecks: set[asyncio.Task[None]] = set()
         self._cache: ByteBudgetCache[bytes, _Known] = ByteBudgetCache(budget_bytes)
         self._by_user: dict[str, set[bytes]] = {}
-        self._loads: dict[bytes, _Load] = {}
+        self._loads: dict[bytes, _Load] = {}  # the latest of each token
+        self._running: set[_Load] = set()
         self._last_seen: dict[tuple[str, str], LastSeen] = {}
 
     async def authenticate(self, token: str | None, request: Request) -> Requester:
@@ -78,27 +107,59 @@ class TokenAuthenticator:
             raise MatrixError("M_MISSING_TOKEN", "Missing access token", 401)
         if not token or len(token) > MAX_TOKEN_CHARS:
             raise _unknown_token(soft_logout=False)
-        token_hash = hash_token(token)
-        known = self._cache.get(token_hash) if self._may_trust_cache() else None
-        if known is None:
-            known = await self._load_once(token_hash)
-        if known is None:
-            raise _unknown_token(soft_logout=False)
-        now_ms = self._clock.now_ms()
-        if known.expires_ms is not None and known.expires_ms <= now_ms:
-            raise _unknown_token(soft_logout=known.refreshable)
-        self._note_use(known.requester, request.client_address, now_ms)
+        known = await self._accepted(hash_token(token))
+        self._note_use(known.requester, request.client_address, self._clock.now_ms())
         return known.requester
+
+    @asynccontextmanager
+    async def hold(self, requester: Requester) -> AsyncIterator[None]:
+        """Run the body, which may wait for long, while the requester's token holds; and ask again at its end.
+
+        Raises what `authenticate` does: soon after the token was ended, or instead of the answer.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        held = _Held(requester, task)
+        self._held.setdefault(requester.user_id, set()).add(held)
+        try:
+            yield
+            await self._accepted(requester.token_hash)
+        except asyncio.CancelledError:
+            if held.ended is None:
+                raise
+            task.uncancel()
+            raise held.ended from None
+        finally:
+            others = self._held[requester.user_id]
+            others.discard(held)
+            if not others:
+                del self._held[requester.user_id]
 
     def apply_sessions(self, rows: Sequence[SessionChange]) -> None:
         """Forget what is cached of these users' devices. Listener of the stream `sessions`."""
         for row in rows:
-            for load in self._loads.values():
+            for load in self._running:
                 load.changes.add((row.user_id, row.device_id))
             for token_hash in list(self._by_user.get(row.user_id, ())):
                 known = self._cache.get(token_hash)
                 if known is None or row.device_id is None or known.requester.device_id == row.device_id:
                     self._forget(token_hash, row.user_id)
+            for held in self._held.get(row.user_id, ()):
+                if row.device_id is None or held.requester.device_id == row.device_id:
+                    check = asyncio.get_running_loop().create_task(self._recheck(held))
+                    self._rechecks.add(check)
+                    check.add_done_callback(self._rechecks.discard)
+
+    async def watch(self) -> None:
+        """Make sure, while tokens are in use, that no log-out is missed. Runs until cancelled."""
+        while True:
+            began_s = self._clock.monotonic_s()
+            if self._held or began_s - self._used_s < _IN_USE_S:
+                with suppress(Unavailable, TimeoutError):
+                    async with asyncio.timeout(_TRUST_S):
+                        await self._read_changes()
+                    self._current_s = began_s
+            await asyncio.sleep(_READ_EVERY_S)
 
     async def run(self) -> None:
         """Store when devices were last seen, every half minute. Runs until cancelled."""
@@ -120,17 +181,42 @@ class TokenAuthenticator:
                     del self._last_seen[seen.user_id, seen.device_id]
 
     def statistics(self) -> dict[str, int]:
-        return {**self._cache.statistics(), "loading": len(self._loads), "last_seen": len(self._last_seen)}
+        return {**self._cache.statistics(), "loading": len(self._running), "last_seen": len(self._last_seen)}
+
+    async def _accepted(self, token_hash: bytes) -> _Known:
+        """Return what is known of a token, as it was less than a second ago. Raises M_UNKNOWN_TOKEN, Unavailable."""
+        now_s = self._used_s = self._clock.monotonic_s()
+        known = self._cache.get(token_hash)
+        if known is None or now_s - max(self._current_s, known.asked_s) >= _TRUST_S:
+            known = await self._load_once(token_hash)
+        if known is None:
+            raise _unknown_token(soft_logout=False)
+        if known.expires_ms is not None and known.expires_ms <= self._clock.now_ms():
+            raise _unknown_token(soft_logout=known.refreshable)
+        return known
+
+    async def _recheck(self, held: _Held) -> None:
+        """A change of this device's sessions was applied: break the request off unless its token still holds."""
+        try:
+            await self._accepted(held.requester.token_hash)
+        except SkepError as error:
+            if held in self._held.get(held.requester.user_id, ()):
+                held.ended = error
+                held.task.cancel()
 
     async def _load_once(self, token_hash: bytes) -> _Known | None:
         load = self._loads.get(token_hash)
-        if load is None:
-            load = _Load(asyncio.get_running_loop().create_task(self._load(token_hash)))
-            self._loads[token_hash] = load
+        now_s = self._clock.monotonic_s()
+        # A look-up that began before the last log-out that we know of, or some time ago, is not for us.
+        if load is None or load.changes or now_s - load.began_s > _READ_EVERY_S:
+            load = self._loads[token_hash] = _Load(now_s)
+            self._running.add(load)
+            load.task = asyncio.get_running_loop().create_task(self._load(token_hash, load))
+        assert load.task is not None
         # Shielded: a client that goes away must not fail the others who wait for the same look-up.
         return await asyncio.shield(load.task)
 
-    async def _load(self, token_hash: bytes) -> _Known | None:
+    async def _load(self, token_hash: bytes, load: _Load) -> _Known | None:
         try:
             session = await get_session(self._database, token_hash)
             if session is None or session.deactivated:
@@ -139,14 +225,15 @@ class TokenAuthenticator:
             if session.has_predecessor and session.refresh_hash is not None and not expired:
                 # First use of the new pair: from now on the old refresh token is worth nothing.
                 await end_predecessors(self._database, session.refresh_hash)
-            known = _known(session, token_hash)
-            changes = self._loads[token_hash].changes
+            known = _known(session, token_hash, load.began_s)
             device = session.device_id
-            if (session.user_id, None) not in changes and (session.user_id, device) not in changes:
+            if (session.user_id, None) not in load.changes and (session.user_id, device) not in load.changes:
                 self._remember(token_hash, known)
             return known
         finally:
-            del self._loads[token_hash]
+            self._running.discard(load)
+            if self._loads.get(token_hash) is load:
+                del self._loads[token_hash]
 
     def _remember(self, token_hash: bytes, known: _Known) -> None:
         user_id = known.requester.user_id
@@ -173,7 +260,7 @@ class TokenAuthenticator:
         self._last_seen[key] = LastSeen(*key, now_ms, address)
 
 
-def _known(session: Session, token_hash: bytes) -> _Known:
+def _known(session: Session, token_hash: bytes, asked_s: float) -> _Known:
     requester = Requester(
         session.user_id,
         session.device_id,
@@ -181,7 +268,7 @@ def _known(session: Session, token_hash: bytes) -> _Known:
         is_guest=session.kind == "guest",
         is_admin=session.is_admin,
     )
-    return _Known(requester, session.expires_ms, session.refresh_hash is not None)
+    return _Known(requester, session.expires_ms, session.refresh_hash is not None, asked_s)
 
 
 def _unknown_token(*, soft_logout: bool) -> MatrixError:

@@ -14,6 +14,7 @@ import asyncpg
 
 from shared.storage.escape import unescape
 from shared.storage.pool import Connection
+from shared.storage.read_source import Source
 
 #: Uses events_by_position; for `members` state_changes_by_ordinal and the primary key of memberships. A membership that
 #: changed again since is left to the later row.
@@ -61,13 +62,18 @@ SESSIONS = """
 _ESCAPED = ("type", "state_key", "sender", "user_id")
 
 
+async def first_page(source: Source, query: str, above: int, size: int) -> list[dict[str, Any]]:
+    """Return what the first of `pages` is, in one statement."""
+    return [_plain(record) for record in await source.fetch(query, above, size)]
+
+
 async def pages(snapshot: Connection, query: str, above: int, size: int) -> AsyncIterator[list[dict[str, Any]]]:
     """Yield the rows above a position, `size` at a time, as columns by name, text as it is in frames.
 
     snapshot: a connection in a repeatable-read transaction (`Database.snapshot`).
     """
     while True:
-        page = [_plain(record) for record in await snapshot.fetch(query, above, size)]
+        page = await first_page(snapshot, query, above, size)
         if page:
             yield page
         if len(page) < size:

@@ -46,7 +46,8 @@ def compose(foundation: Foundation) -> Worker:
     sections = RoomSections(rooms, typing, config.limits.max_timeline_events)
     answers = SyncAnswers(tokens, users, rooms, sections, reads, clock)
     sync = SyncHandler(
-        users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics
+        users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics,
+        foundation.authenticator.hold,
     )  # fmt: skip
 
     pages = HistoryPages(foundation.database, StoredHistory())

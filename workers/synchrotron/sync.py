@@ -1,9 +1,12 @@
 """GET /sync: wait for news, answer with it. Spec: client-server API, "Syncing"."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias
 
 from shared.core.sync_tokens.stream_token import StreamToken
-from shared.http.request import Request, Response
+from shared.http.request import Request, Requester, Response
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
 from workers.synchrotron.lazy_members import LazyMembers
@@ -14,6 +17,9 @@ from workers.synchrotron.sync_user import SyncUser
 from workers.synchrotron.tokens import Tokens
 from workers.synchrotron.user_rooms import UserRooms
 
+#: Runs what may wait for long while the requester's token holds (`TokenAuthenticator.hold`).
+Hold: TypeAlias = Callable[[Requester], AbstractAsyncContextManager[None]]
+
 _MAX_INITIAL = 4  # assembled at the same time: each may hold many MiB
 
 
@@ -22,7 +28,7 @@ class SyncHandler:
 
     def __init__(
         self, users: UserRooms, answers: SyncAnswers, tokens: Tokens, notifier: Notifier, filters: Filters,
-        lazy_members: LazyMembers, max_timeout_ms: int, clock: Clock, metrics: SyncMetrics,
+        lazy_members: LazyMembers, max_timeout_ms: int, clock: Clock, metrics: SyncMetrics, hold: Hold,
     ) -> None:  # fmt: skip
         self._users = users
         self._answers = answers
@@ -33,10 +39,16 @@ class SyncHandler:
         self._max_timeout_ms = max_timeout_ms
         self._clock = clock
         self._metrics = metrics
+        self._hold = hold
         self._initial_turns = asyncio.Semaphore(_MAX_INITIAL)
 
     async def get_sync(self, request: Request) -> Response:
         wanted = await parse_sync_request(request, self._filters, self._max_timeout_ms)
+        async with self._hold(request.user):
+            answer = await self._answer_to(wanted)
+        return Response(answer.body)
+
+    async def _answer_to(self, wanted: SyncRequest) -> Answer:
         since = None if wanted.since is None else await self._tokens.reach(wanted.since)
         with self._users.use(wanted.user_id):
             user = await self._users.get(wanted.user_id)
@@ -48,7 +60,7 @@ class SyncHandler:
             else:
                 answer = await self._answer(wanted, user, since)
             user.note_token(answer.text, answer.seq)
-        return Response(answer.body)
+        return answer
 
     async def _answer(self, wanted: SyncRequest, user: SyncUser, since: StreamToken | None) -> Answer:
         lazy = wanted.filter.room.state

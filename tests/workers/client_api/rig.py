@@ -209,7 +209,7 @@ async def client_api(dsn: str, config: Config | None = None, name: str = "client
     slots: Any = AllSlots()
     client: Any = NoHttp()
     nothing: Any = None
-    authenticator = TokenAuthenticator(database, clock, 1 << 20)
+    authenticator = TokenAuthenticator(database, clock, 1 << 20, lambda: asyncio.sleep(0))
     limiter = FleetRateLimiter(config.rate_limits, clock, client, slots, INTERNAL_SECRET)
     pools = {pool.name: pool for pool in POOLS}
     foundation = Foundation(

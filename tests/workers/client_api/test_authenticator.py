@@ -1,12 +1,15 @@
 """The cache of access tokens: bounded, loaded once, never older than a log-out that it was told of."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from shared.core.errors import MatrixError
+from shared.core.errors import MatrixError, Unavailable
+from shared.operations import authenticate
 from shared.operations.authenticate import TokenAuthenticator
 from tests.workers.client_api.rig import run
 
@@ -18,11 +21,13 @@ class _Row:
 
 
 class _Clock:
+    now_s = 1.0
+
     def now_ms(self) -> int:
         return 1000
 
     def monotonic_s(self) -> float:
-        return 1.0
+        return self.now_s
 
 
 class _Database:
@@ -53,9 +58,15 @@ class _Request:
 _REQUEST: Any = _Request()
 
 
-def _make(database: _Database, budget_bytes: int = 1 << 20, **more: Any) -> TokenAuthenticator:
+async def _nothing_new() -> None:
+    """Postgres has no log-outs that we do not know of."""
+
+
+def _make(
+    database: _Database, budget_bytes: int = 1 << 20, clock: _Clock | None = None, read_changes: Any = _nothing_new
+) -> TokenAuthenticator:
     anything: Any = database
-    return TokenAuthenticator(anything, _Clock(), budget_bytes, **more)
+    return TokenAuthenticator(anything, clock or _Clock(), budget_bytes, read_changes)
 
 
 def test_many_at_once_load_once() -> None:
@@ -119,14 +130,143 @@ def test_the_budget_is_honoured() -> None:
     run(test())
 
 
-def test_out_of_touch_nothing_is_answered_from_memory() -> None:
+class _Log:
+    """The stream `sessions` as Postgres has it. broken: it cannot be read."""
+
+    def __init__(self) -> None:
+        self.rows: list[_Row] = []
+        self.reads = 0
+        self.broken = False
+        self.apply: Any = None
+
+    async def read(self) -> None:
+        self.reads += 1
+        if self.broken:
+            raise Unavailable("away")
+        rows, self.rows = self.rows, []
+        self.apply(rows)
+
+
+@asynccontextmanager
+async def _watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[TokenAuthenticator, _Database, _Clock, _Log]]:
+    monkeypatch.setattr(authenticate, "_READ_EVERY_S", 0.01)
+    database, clock, log = _Database(), _Clock(), _Log()
+    authenticator = _make(database, clock=clock, read_changes=log.read)
+    log.apply = authenticator.apply_sessions
+    watch = asyncio.ensure_future(authenticator.watch())
+    yield authenticator, database, clock, log
+    watch.cancel()
+
+
+def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes over the bus (note B14). In the usual case no request asks Postgres."""
+
     async def test() -> None:
-        database, trusted = _Database(), True
-        authenticator = _make(database, may_trust_cache=lambda: trusted)
-        await authenticator.authenticate("t", _REQUEST)
-        trusted = False
+        async with _watched(monkeypatch) as (authenticator, database, clock, log):
+            await authenticator.authenticate("t", _REQUEST)
+            for _ in range(10):
+                await asyncio.sleep(0.02)
+                clock.now_s += 0.4
+                await asyncio.sleep(0.02)
+                await authenticator.authenticate("t", _REQUEST)
+            assert database.asked == 1
+            database.ended = True
+            log.rows.append(_Row("@a:b", "D"))
+            await asyncio.sleep(0.05)
+            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+                await authenticator.authenticate("t", _REQUEST)
+            # Nobody comes any more: nothing is read.
+            clock.now_s += 10
+            await asyncio.sleep(0.03)
+            reads = log.reads
+            await asyncio.sleep(0.05)
+            assert log.reads == reads
+
+    run(test())
+
+
+def test_who_cannot_read_the_log_outs_trusts_his_memory_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with _watched(monkeypatch) as (authenticator, database, clock, log):
+            await authenticator.authenticate("t", _REQUEST)
+            await asyncio.sleep(0.05)
+            log.broken = True
+            await asyncio.sleep(0.03)
+            clock.now_s += 0.5
+            await authenticator.authenticate("t", _REQUEST)
+            assert database.asked == 1
+            clock.now_s += 0.4
+            await authenticator.authenticate("t", _REQUEST)
+            assert database.asked == 2
+            clock.now_s += 0.9
+            database.ended = True
+            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+                await authenticator.authenticate("t", _REQUEST)
+
+    run(test())
+
+
+def test_nobody_joins_a_look_up_that_is_older_than_a_log_out() -> None:
+    async def test() -> None:
+        database = _Database()
+        database.go.clear()
+        authenticator = _make(database)
+        early = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
+        await asyncio.sleep(0.01)
         database.ended = True
+        authenticator.apply_sessions([_Row("@a:b", "D")])
+        late = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
+        await asyncio.sleep(0.01)
+        database.go.set()
+        await early
+        with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+            await late
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
+        assert authenticator.statistics()["loading"] == 0
+
+    run(test())
+
+
+def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log-out of the same device or of all; others go on; who comes to his answer too late gets none."""
+
+    async def test() -> None:
+        async with _watched(monkeypatch) as (authenticator, database, clock, log):
+            requester = await authenticator.authenticate("t", _REQUEST)
+            go = asyncio.Event()
+
+            async def wait() -> str:
+                async with authenticator.hold(requester):
+                    await go.wait()
+                return "answered"
+
+            held = asyncio.ensure_future(wait())
+            await asyncio.sleep(0.02)
+            log.rows += [_Row("@a:b", "OTHER"), _Row("@x:y", None), _Row("@a:b", None)]  # the last leaves this one
+            await asyncio.sleep(0.05)
+            assert not held.done()
+            log.rows.append(_Row("@a:b", "D"))
+            database.ended = True
+            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+                async with asyncio.timeout(1):
+                    await held
+            # Out of touch: the body ends by itself, its answer is not given.
+            log.broken = True
+            go.set()
+            clock.now_s += 1
+            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+                await wait()
+            # And who goes away is just cancelled.
+            database.ended = False
+            go.clear()
+            gone = asyncio.ensure_future(wait())
+            await asyncio.sleep(0.02)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            assert authenticator._held == {}
 
     run(test())

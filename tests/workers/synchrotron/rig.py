@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -92,6 +92,11 @@ class ServesAll:
 
     def served(self, request: Any) -> None:
         """Nobody counts."""
+
+
+class NobodyLogsOut:
+    def hold(self, requester: Any) -> nullcontext[None]:
+        return nullcontext()
 
 
 @dataclass(slots=True)
@@ -257,6 +262,7 @@ async def _synchrotron(dsn: str, bus: Bus, rooms_bytes: int) -> AsyncIterator[Sy
         "config": config, "endpoints": ENDPOINTS, "pools": {pool.name: pool for pool in POOLS},
         "name": "synchrotron", "worker_type": "synchrotron", "clock": clock, "tasks": tasks, "registry": registry,
         "database": database, "connect": connect, "transport": bus, "follower": follower,
+        "authenticator": NobodyLogsOut(),
     }  # fmt: skip
     foundation = Foundation(**fields)
     worker = compose(foundation)

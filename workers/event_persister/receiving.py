@@ -299,6 +299,8 @@ async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Rece
         except Unavailable:
             raise
         except MatrixError as error:
+            if len(write.built) > 1:
+                continue  # one of them is to blame: they are taken one by one
             # The database refuses it: in room versions 1 and 2 another room's event may have its id.
             answers[event_id] = Received("dropped", error.message)
             continue

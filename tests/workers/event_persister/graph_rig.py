@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 import orjson
 
-from shared.core.events import Event, parse_event
+from shared.core.events import Event, build_event, parse_event
 from shared.core.room_versions import get_room_version
 from shared.operations.check_rooms import check_room
 from shared.storage.escape import unescape
-from tests.workers.event_persister.graph_model import Graph, Key
+from tests.workers.event_persister.graph_model import OTHER_KEY, Graph, Key
 from tests.workers.event_persister.rig import SERVER, Persister
 
 BOB, CAROL, DAVE = "@bob:b.example", "@carol:c.example", "@dave:b.example"
@@ -165,3 +165,16 @@ async def tied_together(persister: Persister, room_id: str) -> None:
     async with asyncio.timeout(20):
         while await extremities(persister, room_id) > 1:  # noqa: ASYNC110 - nothing tells of it but the table
             await asyncio.sleep(0.02)
+
+
+async def unstorable(persister: Persister, graph: Graph, *previous: str) -> Event:
+    """Return an event with the id of one in another room: in versions 1 and 2 a server may choose it."""
+    other_room = await persister.user("alice").create_room(room_version="1")
+    stolen = (await persister.timeline(other_room))[-1]["event_id"]
+    create = graph.create.event_id
+    return build_event(
+        graph.version, room_id=graph.create.room_id, sender=BOB, type="m.room.message", state_key=None,
+        content={"body": "mine"}, prev_event_ids=list(previous) or [create], auth_event_ids=[create], depth=5,
+        origin_server_ts=1, signing_key=OTHER_KEY, server_name=SERVER, event_id_localpart=stolen[1:].partition(":")[0],
+        reference_hashes=dict.fromkeys([create, *previous], b"h" * 32),
+    )  # fmt: skip

@@ -5,10 +5,9 @@ import random
 
 import pytest
 
-from shared.core.events import Event, build_event
-from shared.core.events.hashing import reference_hash
+from shared.core.events import Event
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.graph_model import OTHER_KEY, Graph, RandomEvents
+from tests.workers.event_persister.graph_model import Graph, RandomEvents
 from tests.workers.event_persister.graph_rig import (
     BOB,
     CAROL,
@@ -20,8 +19,9 @@ from tests.workers.event_persister.graph_rig import (
     follow,
     forget_rooms,
     outcomes,
+    unstorable,
 )
-from tests.workers.event_persister.rig import SERVER, Persister, event_persister, run
+from tests.workers.event_persister.rig import Persister, event_persister, run
 
 
 async def random_room(
@@ -122,19 +122,6 @@ async def crowded_room(persister: Persister, version_name: str, seed: int, event
     assert {event.event_id for event in made} <= model.events.keys()
     await compare(persister, room_id, model)
     return model
-
-
-async def unstorable(persister: Persister, graph: Graph) -> Event:
-    """Return an event with the id of one in another room: in versions 1 and 2 a server may choose it."""
-    other_room = await persister.user("alice").create_room(room_version="1")
-    stolen = (await persister.timeline(other_room))[-1]["event_id"]
-    create = graph.create.event_id
-    return build_event(
-        graph.version, room_id=graph.create.room_id, sender=BOB, type="m.room.message", state_key=None,
-        content={"body": "mine"}, prev_event_ids=[create], auth_event_ids=[create], depth=5, origin_server_ts=1,
-        signing_key=OTHER_KEY, server_name=SERVER, event_id_localpart=stolen[1:].partition(":")[0],
-        reference_hashes={create: reference_hash(graph.version, graph.create.pdu)},
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("version_name", ["6", "12"])

@@ -21,6 +21,7 @@ from tests.workers.event_persister.graph_rig import (
     outcomes,
     pdu,
     state_before,
+    unstorable,
 )
 from tests.workers.event_persister.rig import Persister, event_persister, run
 
@@ -377,5 +378,32 @@ def test_long_history_takes_little_space(postgres_module: TestDatabase) -> None:
                 " WHERE room_id = $1", room_id,
             )  # fmt: skip
             assert size[0] < 150 * 8 + 300
+
+    run(test())
+
+
+def test_one_event_of_history_is_refused(postgres_module: TestDatabase) -> None:
+    """Of a chunk that is stored as one write: the others get their places all the same."""
+
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room_id, graph, _ = await begin(persister, "1")
+            bob = join(graph, BOB)
+            graph.arrive(bob)
+            await deliver(persister, room_id, [bob])
+            missed: list[Event] = []
+            for number in range(6):
+                missed.append(graph.make(sorted(graph.extremities), BOB, "m.room.message", {"n": number}))
+                graph.arrive(missed[-1])
+            refused = await unstorable(persister, graph, missed[2].event_id)
+            ends = [missed[-1].event_id]
+            latest = graph.make(ends, BOB, "m.room.message", {"body": "latest"})
+            graph.arrive(latest)
+            await deliver(persister, room_id, [latest], state_before=list(graph.current.values()))
+            [anchor] = await gaps_of(persister, room_id)
+            results = outcomes(await deliver(persister, room_id, [*missed[:3], refused, *missed[3:]], anchor=anchor))
+            assert results == {refused.event_id: "dropped"} | {event.event_id: "accepted" for event in missed}
+            assert await gaps_of(persister, room_id) == {}
+            assert len(await persister.timeline(room_id)) == len(graph.events)
 
     run(test())

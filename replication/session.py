@@ -138,8 +138,7 @@ class StreamSession:
 
     def vector(self) -> Vector:
         if self._vector is None:
-            living = [writer for writer in self.positions if writer not in self.finals]
-            self._vector = vector_of(self.known, self.positions, living)
+            self._vector = vector_of(self.known, self.positions, self._open())
         return self._vector
 
     def covers(self, wanted: Vector) -> bool:
@@ -164,13 +163,20 @@ class StreamSession:
             if writer not in self.finals:
                 self._forget_the_dead()
 
+    def _open(self) -> list[int]:
+        """The writers whose rows may still come: the living, and the dead of whom we lack the last ones.
+
+        Between learning that a writer is dead and reading what it wrote last, the vector must not say that we have it.
+        """
+        return [w for w, position in self.positions.items() if w not in self.finals or position < self.finals[w]]
+
     def _forget_the_dead(self) -> None:
         if not self.finals:
             return
-        alive = [position for writer, position in self.positions.items() if writer not in self.finals]
-        if not alive:
+        still_open = self._open()
+        if not still_open:
             return
-        base = min(alive)
+        base = min(self.positions[writer] for writer in still_open)
         for writer, final in list(self.finals.items()):
             if final <= base and self.positions.get(writer, final) >= final:
                 self.positions.pop(writer, None)

@@ -1,0 +1,34 @@
+"""python -m tests.simulation SEED [--bug NAME]: tell what happens in one run.
+python -m tests.simulation FROM TO [--processes N]: run many and tell of the first that fails."""
+
+import argparse
+import sys
+import time
+
+from tests.simulation.planted import PLANTED
+from tests.simulation.runs import account_of, failures, run_seed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("to", type=int, nargs="?")
+    parser.add_argument("--bug", choices=sorted(PLANTED), default="")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    if options.to is None:
+        print(account_of(options.seed, options.bug))
+        return 1 if run_seed(options.seed, options.bug) else 0
+    began = time.monotonic()
+    found = list(failures(range(options.seed, options.to), options.processes))
+    took = time.monotonic() - began
+    print(f"{options.to - options.seed} seeds in {took:.1f} s, {len(found)} failed")
+    for seed, failure in found:
+        print(f"seed {seed}: {failure}")
+    if found:
+        print(account_of(found[0][0]))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Bugs planted on purpose: each replaces one function or text of production code, and the simulator must find it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from replication import slot_moves
+from replication.driver import Announcer
+from replication.ephemeral_session import EphemeralSession
+from replication.fenced_writer import FencedWriter
+from replication.session import Outcome, StreamSession
+from replication.slot_table import SlotForwarder, SlotTable
+from replication.wire import Frame
+from shared.storage import slots
+from shared.storage.fenced import FENCE, FencedStatement
+from tests.simulation import roles
+from workers.main import leader
+
+
+def _forgotten_announcement() -> Any:
+    announce = Announcer.announce
+
+    def sometimes(self: Announcer, stream: Any, rows: Any) -> None:
+        if rows and rows[-1].position % 7:
+            announce(self, stream, rows)
+        elif rows:
+            self._seen.see(stream.name, rows[-1].position)
+
+    return patch.object(Announcer, "announce", sometimes)
+
+
+def _position_moves_backwards() -> Any:
+    def advance(self: StreamSession, writer: int, position: int) -> None:
+        self.positions[writer] = position
+        self._vector = None
+
+    return patch.object(StreamSession, "_advance", advance)
+
+
+def _missing_fence() -> Any:
+    without = FencedStatement("simulated_events", roles.WRITE_EVENTS.sql.replace(FENCE, "nothing"))
+    return patch.object(roles, "WRITE_EVENTS", without)
+
+
+def _no_floor() -> Any:
+    def complete(self: FencedWriter, stream: str) -> int:
+        return self._seen.greatest.get(stream, 0)
+
+    return patch.object(FencedWriter, "complete_up_to", complete)
+
+
+def _complete_before_the_answer_is_read() -> Any:
+    """The floor goes when the statement has ended, and not when its rows are announced."""
+    write = FencedWriter._write
+
+    async def forgets(
+        self: FencedWriter, statement: Any, args: Any, streams: Any, floors: Any, timeout_s: float
+    ) -> Any:
+        try:
+            return await write(self, statement, args, streams, floors, timeout_s)
+        finally:
+            self._announced(floors)
+
+    return patch.object(FencedWriter, "_write", forgets)
+
+
+def _no_prior() -> Any:
+    return patch.object(StreamSession, "_has", lambda self, prior, position: True)
+
+
+def _dead_dropped_at_once() -> Any:
+    def forget(self: StreamSession) -> None:
+        for writer in self.finals:
+            self.positions.pop(writer, None)
+        self.finals.clear()
+
+    return patch.object(StreamSession, "_forget_the_dead", forget)
+
+
+@contextmanager
+def _one_writer_repaired() -> Iterator[None]:
+    receive, repaired = StreamSession.receive, StreamSession.repaired
+    gaps: dict[StreamSession, int] = {}
+
+    def remember(self: StreamSession, frame: Frame, rows: Any) -> Outcome:
+        outcome = receive(self, frame, rows)
+        if outcome.repair:
+            gaps[self] = frame.writer
+        return outcome
+
+    def one(self: StreamSession, rows: Any) -> Outcome:
+        writer = gaps.get(self)
+        return repaired(self, [row for row in rows if writer is None or row.writer == writer])
+
+    with patch.object(StreamSession, "receive", remember), patch.object(StreamSession, "repaired", one):
+        yield
+
+
+def _unknown_writer_accepted() -> Any:
+    receive = StreamSession.receive
+
+    def accept(self: StreamSession, frame: Frame, rows: Any) -> Outcome:
+        if frame.writer > self.known:
+            self.positions[frame.writer] = frame.previous
+            self.known = frame.writer
+            self._vector = None
+        return receive(self, frame, rows)
+
+    return patch.object(StreamSession, "receive", accept)
+
+
+@contextmanager
+def _without(module: Any, name: str, condition: str) -> Iterator[None]:
+    statement = getattr(slots, name)
+    assert condition in statement.sql
+    patched = FencedStatement(statement.name, statement.sql.replace(condition, "true"))
+    with patch.object(module, name, patched), patch.object(slots, name, patched):
+        yield
+
+
+def _owner_not_compared() -> Any:
+    return _without(leader, "ASSIGN_SLOTS", "s.owner IS NULL")
+
+
+def _next_owner_takes_itself_for_the_owner() -> Any:
+    def owns(self: SlotTable, kind: str, slot: int) -> bool:
+        return self._lease in (self._owners[kind].get(slot), self._next_owners[kind].get(slot))
+
+    return patch.object(SlotTable, "owns", owns)
+
+
+def _epoch_not_compared() -> Any:
+    return _without(slot_moves, "GIVE_SLOTS_AWAY", "s.epoch = u.epoch")
+
+
+def _requests_not_waited_for() -> Any:
+    async def at_once(self: SlotForwarder, kind: str, slots: Any, timeout_s: float) -> set[int]:
+        return set(slots)
+
+    return patch.object(SlotForwarder, "until_free", at_once)
+
+
+def _ephemeral_gap_ignored() -> Any:
+    return patch.object(EphemeralSession, "_to_ask", lambda self, writer: ())
+
+
+def _tick_not_heard() -> Any:
+    """A lost last frame then shows with the next frame only."""
+    return patch.object(StreamSession, "tick", lambda self, tick: Outcome())
+
+
+PLANTED: dict[str, Callable[[], Any]] = {
+    "forgotten announcement": _forgotten_announcement,
+    "position moves backwards": _position_moves_backwards,
+    "missing fence": _missing_fence,
+    "no floor": _no_floor,
+    "complete before the answer is read": _complete_before_the_answer_is_read,
+    "no prior": _no_prior,
+    "dead writer dropped at once": _dead_dropped_at_once,
+    "one writer repaired": _one_writer_repaired,
+    "unknown writer accepted": _unknown_writer_accepted,
+    "owner not compared": _owner_not_compared,
+    "next owner not checked": _next_owner_takes_itself_for_the_owner,
+    "epoch not compared": _epoch_not_compared,
+    "requests not waited for": _requests_not_waited_for,
+    "ephemeral gap ignored": _ephemeral_gap_ignored,
+    "ticks not heard": _tick_not_heard,
+}

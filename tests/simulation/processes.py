@@ -1,0 +1,273 @@
+"""One simulated process: production's replication, slots, gate and leader on a simulated database and network."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry
+
+from replication.draining import Draining
+from replication.driver import Announcer, Follower
+from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.lives import keep_living
+from replication.membership import Membership
+from replication.slot_table import SlotForwarder, SlotTable
+from replication.worker_process import Ended, take_part
+from shared.config.sections import Fleet
+from shared.config.sections import Replication as ReplicationConfig
+from shared.core.errors import MatrixError, RemoteServerError, Unavailable
+from shared.core.slots import SLOT_KINDS
+from shared.http.client import HttpResponse
+from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey
+from shared.http.gate import Gate
+from shared.http.request import Request, Response
+from shared.http.server import Receive, Send, send_response
+from shared.metrics.replication import ReplicationMetrics
+from shared.runtime.tasks import TaskGroup
+from shared.storage.pool import Database
+from tests.simulation.redis import SimTransport
+from tests.simulation.roles import STREAMS, Owner, Reader, Typist
+from tests.simulation.virtual_loop import Host, VirtualLoop
+from workers.main.leader import Leader
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+CONFIG = ReplicationConfig()
+_DRAIN_LIMIT_S = 5.0
+METRICS = ReplicationMetrics(CollectorRegistry())
+POOLS = {
+    "rooms": Pool("rooms", "event_persister", "rooms"),
+    "users": Pool("users", "client_api", "users"),
+}  # fmt: skip
+#: An event with a transaction id may be repeated; reading too.
+ENDPOINTS = {
+    "rooms": Endpoint(
+        "send", "PUT", "/rooms/{roomId}", pool="rooms", routing_key=RoutingKey.ROOM, auth=Auth.NONE, idempotent=True
+    ),
+    "users": Endpoint(
+        "put", "PUT", "/users/{userId}", pool="users", routing_key=RoutingKey.USER, auth=Auth.NONE, idempotent=True
+    ),
+}
+
+
+class SimClock:
+    """A process's own clock: it is set wrongly, and it does not run quite evenly with others."""
+
+    def __init__(self, loop: VirtualLoop, ahead_s: float, rate: float) -> None:
+        self._loop = loop
+        self._ahead_s = ahead_s
+        self._rate = rate
+
+    def monotonic_s(self) -> float:
+        return self._ahead_s + self._loop.time() * self._rate
+
+    def now_ms(self) -> int:
+        return int(self.monotonic_s() * 1000)
+
+
+def request_for(kind: str, key: str, method: str, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
+    endpoint = ENDPOINTS[kind]
+    return Request(
+        endpoint, method, f"/{kind}/{key}".encode(), b"", {endpoint.routing_key.value: key}, headers, body, "c", "r"
+    )
+
+
+class SimHttpClient:
+    """HTTP between processes: `HttpClient` as the forwarder uses it."""
+
+    def __init__(self, world: "World", from_host: Host | None) -> None:
+        self._world = world
+        self._from = from_host
+
+    async def request(
+        self, method: bytes, url: bytes, headers: Mapping[bytes, bytes], body: bytes = b"", *, timeout_s: float
+    ) -> HttpResponse:
+        address, kind, key = url.decode().removeprefix("http://").split("/")
+        request = request_for(kind, key, method.decode(), body, headers)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._world.call(address, request)
+        except TimeoutError as error:
+            raise RemoteServerError("TimeoutError of the answer") from error
+
+
+class SimProxies:
+    """haproxy's maps as a hint: they follow some time after the leader saw a change."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def follow(self, processes: Any, slots: Any) -> None:
+        self._world.set_map(processes, slots)
+
+
+class SimProcess:
+    """One operating-system process, from its start to its end."""
+
+    def __init__(self, world: "World", worker_type: str, name: str, address: str) -> None:
+        self.world = world
+        self.worker_type = worker_type
+        self.name = name
+        self.address = address
+        self.host = Host(f"{name}@{address}")
+        random = world.random
+        self.clock = SimClock(world.loop, random.uniform(0.0, 1e5), random.uniform(0.99, 1.01))
+        self.gate = Gate()
+        self.stop = asyncio.Event()
+        self.lease = 0
+        self.reader: Reader | None = None
+        self.typist: Typist | None = None
+        self.ready = False
+        self.exit_code: int | None = None
+        self.unanswered: dict[asyncio.Future[Any], None] = {}
+        world.loop.create_task(self._main(), context=self.host.context.copy())
+
+    @property
+    def running(self) -> bool:
+        return self.exit_code is None and not self.host.killed
+
+    async def _main(self) -> None:
+        try:
+            self.exit_code = await keep_living(self._live, self.stop, self._wait)
+        except Exception as error:
+            self.world.note(f"{self.host.name} could not begin: {error!r}")
+            self.exit_code = 1
+        self.break_off("ConnectionLost")
+        if not self.stop.is_set():
+            self.world.supervise(self)
+
+    async def _wait(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self.stop.wait()
+        except TimeoutError:
+            pass
+
+    def break_off(self, why: str) -> None:
+        """Whoever waits for an answer of ours learns that there will be none."""
+        waiting, self.unanswered = self.unanswered, {}
+        for future in waiting:
+            if not future.done():
+                future.set_exception(RemoteServerError(why))
+
+    async def _live(self, rejoins: int) -> Ended:
+        """One incarnation: as `replication/worker_process.py` does it."""
+        world = self.world
+        fenced = asyncio.Event()
+
+        def on_fenced(why: str) -> None:
+            world.note(f"{self.host.name} gives up lease {self.lease}: {why}")
+            self.gate.close()
+            fenced.set()
+
+        tasks = TaskGroup()
+        connect = world.database.connector(self.host)
+        streams = tuple(stream for stream in STREAMS if self.worker_type in stream.writers)
+        membership = Membership(
+            connect, CONFIG, self.clock, name=self.name, worker_type=self.worker_type, address=self.address,
+            version="0", streams=streams,
+        )  # fmt: skip
+        self.lease = lease = await membership.join()
+        world.note(f"{self.host.name} has lease {lease}")
+        database = Database(connect, max_connections=4)
+        transport = SimTransport(world.redis, self.host)
+        seen = SeenPositions()
+        writer = FencedWriter(world.database.connector(self.host, f"skep-writer-{lease}"), lease, seen, on_fenced)
+        follower = Follower(database, transport, seen, CONFIG, self.clock, tasks, METRICS)
+        slots = SlotTable(database, lease)
+        forwarder = SlotForwarder(slots, SimHttpClient(world, self.host), self.clock, POOLS)  # type: ignore[arg-type]
+        announcer = Announcer(lease, transport, seen)
+        ready_at = self.clock.monotonic_s()
+        try:
+            handle = await self._compose(tasks, database, connect, writer, announcer, follower, slots, membership)
+            await take_part(
+                tasks, CONFIG, membership, writer, announcer, follower, slots, forwarder, streams, on_fenced
+            )
+            if self.reader is not None:
+                await self.reader.start()
+            self.gate.open(_application(forwarder, handle), lambda: membership.in_good_standing)
+            membership.ready = self.ready = True
+            await _first_of(self.stop, fenced, membership.asked_to_leave)
+            if not fenced.is_set():
+                await self._drain(database, slots, membership, fenced)
+            membership.ready = False
+        finally:
+            self.gate.close()
+            self.reader, self.ready = None, False
+            await tasks.close()
+            await membership.leave()
+            await writer.close()
+            await transport.close()
+            await database.close()
+        return Ended(fenced.is_set(), self.clock.monotonic_s() - ready_at)
+
+    async def _drain(self, database: Database, slots: SlotTable, membership: Membership, fenced: asyncio.Event) -> None:
+        membership.start_draining()
+        draining = Draining(
+            database, slots, membership, CONFIG.dead_after_s,
+            behind_proxies=any(pool.worker == self.worker_type for pool in POOLS.values()),
+            last_request_s=lambda: self.gate.last_request_s,
+        )  # fmt: skip
+        with suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(_DRAIN_LIMIT_S):
+                await draining.hand_over(_DRAIN_LIMIT_S, fenced)
+
+    async def _compose(
+        self, tasks: TaskGroup, database: Database, connect: Any, writer: FencedWriter, announcer: Announcer,
+        follower: Follower, slots: SlotTable, membership: Membership,
+    ) -> Callable[[Request], Any] | None:  # fmt: skip
+        world = self.world
+        if self.worker_type == "main":
+            leader = Leader(
+                database, connect, writer, announcer, CONFIG, world.fleet, self.clock,
+                lambda: membership.in_good_standing, SimProxies(world),  # type: ignore[arg-type]
+            )  # fmt: skip
+            tasks.forever(leader.run, "leader")
+            return None
+        if self.worker_type == "synchrotron":
+            self.reader = Reader(self.host.name, database, follower, world.invariants)
+            return None
+        kind = next(kind for kind, worker_type in SLOT_KINDS.items() if worker_type == self.worker_type)
+        owner = Owner(world.loop, kind, database, writer, announcer, slots, tasks)
+        follower.follow(STREAMS[0] if kind == "rooms" else STREAMS[1], lambda rows: None)
+        if kind == "users":
+            typist = self.typist = Typist(world.random, announcer, writer.lease, lambda: world.faults_over)
+            tasks.forever(typist.run, "typing")
+        return owner.handle
+
+
+def _application(forwarder: SlotForwarder, handle: Callable[[Request], Any] | None) -> Any:
+    """Route, serve, let go of the slot: as `shared/http/server.py` does it."""
+
+    async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        request: Request = scope["request"]
+        try:
+            response = await forwarder.route(request)
+            if response is None:
+                assert handle is not None
+                try:
+                    response = await handle(request)
+                finally:
+                    forwarder.served(request)
+        except Unavailable as error:
+            response = Response(str(error).encode(), 503)
+        except MatrixError as error:
+            response = Response(error.message.encode(), error.status)
+        await send_response(send, response)
+
+    return application
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def fleet_of(**counts: int) -> Fleet:
+    return Fleet(**counts)

@@ -1,0 +1,43 @@
+"""Running many seeds, in several processes."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
+
+from tests.simulation.planted import PLANTED
+from tests.simulation.world import World
+
+_AT_A_TIME = 50
+
+
+def run_seed(seed: int, bug: str = "", trace: list[str] | None = None) -> str:
+    """Run one seed; return what went wrong, "" for nothing. bug: one of PLANTED."""
+    with PLANTED[bug]() if bug else nullcontext():
+        return World(seed, trace).run()
+
+
+def account_of(seed: int, bug: str = "") -> str:
+    """Return what happened in a run, line by line, what went wrong, and how to see it again."""
+    trace: list[str] = []
+    failure = run_seed(seed, bug, trace)
+    # What comes after the failure is the end of the world.
+    command = f"python -m tests.simulation {seed}" + (f" --bug {bug!r}" if bug else "")
+    return "\n".join([*trace, f"seed {seed}: {failure or 'nothing went wrong'}", f"again: {command}"])
+
+
+def first_found(bug: str, seeds: int) -> int | None:
+    """Return the first seed below `seeds` that finds a planted bug."""
+    return next((seed for seed in range(seeds) if run_seed(seed, bug)), None)
+
+
+def failures(seeds: range, processes: int = 2) -> Iterator[tuple[int, str]]:
+    """Yield (seed, what went wrong) of each seed that fails."""
+    chunks = [seeds[at : at + _AT_A_TIME] for at in range(0, len(seeds), _AT_A_TIME)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for found in pool.map(_run_some, chunks):
+            yield from found
+
+
+def _run_some(seeds: Sequence[int]) -> list[tuple[int, str]]:
+    return [(seed, failure) for seed in seeds if (failure := run_seed(seed))]

@@ -1,0 +1,176 @@
+"""An event loop whose time jumps: production code runs on it unchanged, and the same seed gives the same run.
+
+Everything that runs belongs to a *host* (a simulated process) or to the world. What belongs to a host that is stopped
+waits until it goes on; what belongs to one that was killed never runs again.
+"""
+
+import asyncio
+import contextvars
+import heapq
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+
+class Host:
+    """A process as the loop sees it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.killed = False
+        self.stopped = False
+        self.waiting: list[Handle] = []
+        self.context = contextvars.copy_context()
+        self.context.run(HOST.set, self)
+
+
+HOST: contextvars.ContextVar[Host | None] = contextvars.ContextVar("host", default=None)
+
+
+class Handle:
+    """What asyncio expects of a handle. at: when it was to run."""
+
+    __slots__ = ("args", "at", "callback", "context", "dead")
+
+    def __init__(self, at: float, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context):
+        self.at = at
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.dead = False
+
+    def cancel(self) -> None:
+        self.dead = True
+
+    def cancelled(self) -> bool:
+        return self.dead
+
+    def when(self) -> float:
+        return self.at
+
+
+class _Task(asyncio.Task):  # type: ignore[type-arg]
+    """Production code keeps tasks in sets: their order must not depend on where they lie in memory."""
+
+    made = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _Task.made += 1
+        self._number = _Task.made
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class VirtualLoop(asyncio.AbstractEventLoop):
+    """errors: what the loop was told of (a task that failed and that nobody waited for ...)."""
+
+    def __init__(self) -> None:
+        _Task.made = 0
+        self._now = 0.0
+        self._ready: deque[Handle] = deque()
+        self._timers: list[tuple[float, int, Handle]] = []
+        self._count = 0
+        self._tasks: list[_Task] = []
+        self._closing = False
+        self.stopped = False
+        self.steps = 0
+        self.errors: list[dict[str, Any]] = []
+
+    # -- what asyncio asks of a loop
+
+    def time(self) -> float:
+        return self._now
+
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        handle = Handle(self._now, callback, args, contextvars.copy_context() if context is None else context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        handle = Handle(when, callback, args, contextvars.copy_context() if context is None else context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, handle))
+        return handle
+
+    def create_future(self) -> Any:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
+        task = _Task(coro, loop=self, name=name or "", context=context)
+        self._tasks.append(task)
+        return task
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.errors.append(context)
+
+    # -- running
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def run_until(self, end: float) -> None:
+        """Run everything up to this time, or until `stop` was called."""
+        ready, timers = self._ready, self._timers
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self)
+        try:
+            while not self.stopped:
+                if not ready:
+                    while timers and timers[0][2].dead:
+                        heapq.heappop(timers)
+                    if not timers or timers[0][0] > end:
+                        break
+                    self._now = timers[0][0]
+                    while timers and timers[0][0] <= self._now:
+                        ready.append(heapq.heappop(timers)[2])
+                self._run(ready.popleft())
+        finally:
+            asyncio._set_running_loop(before)
+        if not self.stopped:
+            self._now = max(self._now, end)
+
+    def _run(self, handle: Handle) -> None:
+        if handle.dead:
+            return
+        host = handle.context.get(HOST)
+        if host is not None and (host.killed or host.stopped) and not self._closing:
+            if not host.killed:
+                host.waiting.append(handle)
+            return
+        self.steps += 1
+        handle.context.run(handle.callback, *handle.args)
+
+    def go_on(self, host: Host) -> None:
+        """A stopped host goes on where it was; its timers that are over all run now."""
+        host.stopped = False
+        waiting, host.waiting = host.waiting, []
+        self._ready.extend(waiting)
+
+    def close(self) -> None:
+        """End every task in good order, so that none is torn down half-way by the garbage collector."""
+        self._closing = True
+        self.stopped = False
+        for _ in range(20):
+            left = [task for task in self._tasks if not task.done()]
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            self.run_until(self._now + 60.0)
+        self._ready.clear()
+        self._timers.clear()
+        self._tasks.clear()

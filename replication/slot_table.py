@@ -7,6 +7,7 @@ afresh and tries again until 5 s are over, then 503. Architecture page, section 
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
@@ -97,6 +98,10 @@ class SlotTable:
     def epoch(self, kind: str, slot: int) -> int:
         return self._epochs[kind].get(slot, 0)
 
+    def owned_elsewhere(self, kind: str) -> list[int]:
+        """Return the slots that others own."""
+        return [slot for slot, owner in self._owners[kind].items() if owner not in (None, self._lease)]
+
     def address(self, kind: str, slot: int) -> str | None:
         """Return the owner's "host:port", or None while nobody owns the slot."""
         owner = self._owners[kind].get(slot)
@@ -136,6 +141,38 @@ class SlotForwarder:
                     raise _not_the_owner(kind, slot, self._table.epoch(kind, slot))
         self._hold(request, kind, slot)
         return None
+
+    def free_slots(self, kind: str) -> set[int]:
+        """Return the slots that are ours and stay: none of them is being given away."""
+        return {slot for slot in self._table.owned(kind) if (kind, slot) not in self._parked}
+
+    async def route_to_any(self, request: Request, kind: str) -> Response | None:
+        """Return None when this process may serve a request that chooses its own slot, else another owner's answer.
+
+        Who returns None then chooses one of `free_slots` and holds it before it waits for anything.
+        Raises Unavailable when there was no owner for 5 s.
+        """
+        deadline = self._clock.monotonic_s() + _GIVE_UP_AFTER_S
+        while not self.free_slots(kind):
+            elsewhere = self._table.owned_elsewhere(kind)
+            if FORWARDED in request.headers:
+                await self._table.refresh()
+                if not self._table.owned(kind):
+                    raise _not_the_owner(kind, 0, self._table.epoch(kind, 0))
+            elif elsewhere:
+                slot = random.choice(elsewhere)  # noqa: S311 - any will do
+                answer = await self.forward(request, kind, slot)
+                if answer is not None:
+                    return answer
+            if self._clock.monotonic_s() > deadline:
+                raise Unavailable(f"Nobody owns slots of {kind} just now")
+            await asyncio.sleep(_TRY_AGAIN_AFTER_S)
+        return None
+
+    def hold(self, request: Request, kind: str, slot: int) -> None:
+        """Keep a slot from being given away until the request is answered. It holds none yet."""
+        assert request.held_slot is None
+        self._hold(request, kind, slot)
 
     def _hold(self, request: Request, kind: str, slot: int) -> None:
         request.held_slot = (kind, slot)

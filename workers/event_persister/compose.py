@@ -17,7 +17,7 @@ from workers.event_persister.state_writes import StateHandlers
 
 def compose(foundation: Foundation) -> Worker:
     config, database, clock = foundation.config, foundation.database, foundation.clock
-    slots, tasks = foundation.slots, foundation.tasks
+    tasks = foundation.tasks
     server_name = config.server_name
     keys = [line for line in config.signing.key.reveal().splitlines() if line.strip()]
     identity = Identity(server_name, parse_signing_key(keys[0]))  # the first one signs
@@ -34,7 +34,7 @@ def compose(foundation: Foundation) -> Worker:
         changes,
         identity,
         config.rooms.default_version,
-        lambda slot: slots.owns("rooms", slot),
+        foundation.forwarder,
         NumberBlock(database, "room_nids"),
         database,
         clock,

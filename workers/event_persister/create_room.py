@@ -6,8 +6,9 @@ persisters). Spec: client-server API, "Creation"; rooms/v12, "Room IDs".
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from replication.slot_table import SlotForwarder
 from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable, invalid_param
 from shared.core.event_auth import check_auth
 from shared.core.events import Event, build_event
@@ -33,7 +34,7 @@ _MAX_TRIES = 3000  # with 64 persisters all of these miss once in 10^20 rooms
 
 
 class CreateRoomHandler:
-    """owns: whether a slot of kind rooms is ours; room_numbers: of the sequence `room_nids`."""
+    """room_numbers: of the sequence `room_nids`."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class CreateRoomHandler:
         changes: MemberChanges,
         identity: Identity,
         default_version: str,
-        owns: Callable[[int], bool],
+        slots: SlotForwarder,
         room_numbers: NumberBlock,
         database: Database,
         clock: Clock,
@@ -50,7 +51,7 @@ class CreateRoomHandler:
         self._changes = changes
         self._identity = identity
         self._default_version = default_version
-        self._owns = owns
+        self._slots = slots
         self._room_numbers = room_numbers
         self._database = database
         self._clock = clock
@@ -72,7 +73,11 @@ class CreateRoomHandler:
         alias = await self._check_alias(body.room_alias_name)
         profiles = await get_member_profiles(self._database, [creator, *invited])
 
+        elsewhere = await self._slots.route_to_any(request, "rooms")
+        if elsewhere is not None:
+            return elsewhere
         create = self._create_event(version, body, creator, invited)
+        self._slots.hold(request, "rooms", slot_of(create.room_id))
         await self._room_numbers.reserve(1)
         room_nid = self._room_numbers.take()
         create_nid = await self._writer.take_event_number()
@@ -104,11 +109,12 @@ class CreateRoomHandler:
             isinstance(user_id, str) and is_user_id(user_id) for user_id in additional
         ):
             raise invalid_param("additional_creators must be a list of user ids")
+        ours = self._slots.free_slots("rooms")
         for _ in range(_MAX_TRIES):
             room_id = None
             if not version.room_id_is_create_hash:
                 room_id = f"!{secrets.token_urlsafe(15)}:{self._identity.server_name}"
-                if not self._owns(slot_of(room_id)):
+                if slot_of(room_id) not in ours:
                     continue
             # Never the same twice: a create event is told from another one by nothing else.
             self._last_ts = max(self._clock.now_ms(), self._last_ts + 1)
@@ -128,7 +134,7 @@ class CreateRoomHandler:
                 event_id_localpart=secrets.token_urlsafe(18) if version.event_id_server_signs else None,
                 reference_hashes={} if version.references_with_hashes else None,
             )
-            if self._owns(slot_of(create.room_id)):
+            if slot_of(create.room_id) in ours:
                 check_auth(version, create, {}, create)
                 return create
-        raise Unavailable("This process owns no rooms just now")
+        raise Unavailable("This process owns too few rooms just now")

@@ -117,6 +117,15 @@ class Router:
         answer = await self.other.raw(request.method, (path or request.path).decode(), request.body, headers)
         return Response(answer.body, answer.status)
 
+    async def route_to_any(self, request: Request, kind: str) -> Response | None:
+        return None
+
+    def free_slots(self, kind: str) -> set[int]:
+        return self.slots.owned(kind)
+
+    def hold(self, request: Request, kind: str, slot: int) -> None:
+        """Slots stay where they are."""
+
     def served(self, request: Request) -> None:
         """Nobody counts them here."""
 

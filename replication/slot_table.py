@@ -72,8 +72,9 @@ class SlotTable:
         snapshot = await get_slots(self._database)
         before = {kind: self.owned(kind) for kind in SLOT_KINDS}
         for row in snapshot.slots:
-            self._owners[row.kind][row.slot] = row.owner
-            self._epochs[row.kind][row.slot] = row.epoch
+            if row.epoch >= self._epochs[row.kind].get(row.slot, 0):
+                self._owners[row.kind][row.slot] = row.owner
+                self._epochs[row.kind][row.slot] = row.epoch
         self._next_owners = {
             kind: {r.slot: r.next_owner for r in snapshot.slots if r.kind == kind and r.next_owner is not None}
             for kind in SLOT_KINDS
@@ -84,6 +85,14 @@ class SlotTable:
             if now != before[kind]:
                 for listener in self._listeners:
                     listener(kind, now)
+
+    def gave_away(self, kind: str, slots: Iterable[int]) -> None:
+        """These slots are ours no longer, from that answer on: the next reading may fail, or may have begun before."""
+        for slot in slots:
+            self._owners[kind][slot] = None
+            self._epochs[kind][slot] += 1
+        for listener in self._listeners:
+            listener(kind, self.owned(kind))
 
     def owned(self, kind: str) -> set[int]:
         return {slot for slot, owner in self._owners[kind].items() if owner == self._lease}

@@ -74,6 +74,7 @@ class SlotMover:
         """Give these slots, with their epochs, to their next owners; return those that went."""
         row = await self._writer.write(GIVE_SLOTS_AWAY, kind, list(slots), list(slots.values()))
         given = set(row["given"] or ())
+        self._table.gave_away(kind, given)
         await self._table.refresh()
         self._announcer.notice("slots")
         logger.info("%d slots of %s given to their next owners", len(given), kind)

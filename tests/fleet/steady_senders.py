@@ -24,6 +24,14 @@ class Sender:
     failed_again: list[str] = field(default_factory=list)
     longest_s: float = 0.0
 
+    def make_room(self) -> None:
+        """Make a room: what haproxy never sends a second time. It counts as a failed message when that fails."""
+        began = time.monotonic()
+        answer = self.person.call("POST", "/createRoom", {})
+        self.longest_s = max(self.longest_s, time.monotonic() - began)
+        if answer.status != 200:
+            self.failed.append(f"{time.strftime('%H:%M:%S')} createRoom: {answer.status} {answer.body[:200]!r}")
+
     def send(self) -> None:
         """Send the next message, and repeat it with the same transaction id until it is stored."""
         attempts = 0
@@ -59,8 +67,8 @@ class Sender:
 
 
 @contextmanager
-def steady_senders(fleet: RunningFleet, count: int = 1) -> Iterator[list[Sender]]:
-    """Let some people send, each into a room of his own, until the end of the block."""
+def steady_senders(fleet: RunningFleet, count: int = 1, *, make_rooms: bool = False) -> Iterator[list[Sender]]:
+    """Let some people send, each into a room of his own, until the end of the block; and make rooms now and then."""
     senders = []
     for number in range(count):
         person = register(fleet, f"sender{number}-{time.monotonic_ns()}")
@@ -70,6 +78,8 @@ def steady_senders(fleet: RunningFleet, count: int = 1) -> Iterator[list[Sender]
     def work(sender: Sender) -> None:
         while not stop.wait(_PACE_S):
             sender.send()
+            if make_rooms and len(sender.sent) % 10 == 0:
+                sender.make_room()
 
     threads = [threading.Thread(target=work, args=(sender,)) for sender in senders]
     for thread in threads:

@@ -15,7 +15,7 @@ from deploy.local.identity import start_ticks
 from replication.draining import DRAINED
 from shared.core.slots import SLOTS, slot_of
 from tests.fix_fleet import RunningFleet, run_fleet
-from tests.fleet.observing import owner_of, wait_for_process
+from tests.fleet.observing import metrics, owner_of, wait_for_process
 from tests.fleet.steady_senders import Sender, steady_senders
 
 _FLEET = {
@@ -34,7 +34,7 @@ def moving_fleet() -> Iterator[RunningFleet]:
 @contextmanager
 def undisturbed_senders(fleet: RunningFleet) -> Iterator[list[Sender]]:
     """Whoever sends meanwhile sees no failed answer and waits for none; each message is stored once, in order."""
-    with steady_senders(fleet, 4) as senders:
+    with steady_senders(fleet, 4, make_rooms=True) as senders:
         yield senders
     for sender in senders:
         assert sender.failed == []
@@ -56,8 +56,26 @@ def leader(fleet: RunningFleet) -> dict[str, Any] | None:
     return next((each for each in fleet.status()["processes"] if each.get("leads") and each["ready"]), None)
 
 
+def numbers(fleet: RunningFleet) -> dict[tuple[str, ...], float]:
+    """Return what the leader's metrics tell of the fleet: (name, labels) -> value."""
+    process = leader(fleet)
+    assert process is not None
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in metrics(process)
+        if family.name.startswith("skep_fleet_")
+        for sample in family.samples
+    }
+
+
 def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) -> None:
     """It gets its share by itself, and hands it over when it is drained; no other process ends."""
+    told = numbers(moving_fleet)
+    assert told["skep_fleet_leads",] == 1
+    assert told["skep_fleet_processes", "event_persister", "ready"] == 2
+    assert told["skep_fleet_slots_unowned", "rooms"] == told["skep_fleet_slots_unowned", "users"] == 0
+    assert ("skep_fleet_slots_unowned", "destinations") not in told
+    assert told["skep_fleet_moves_withdrawn_total", "rooms"] == told["skep_fleet_proxies_away",] == 0
     pids = {name: each["pid"] for name, each in moving_fleet.processes().items()}
     with undisturbed_senders(moving_fleet):
         joiner = moving_fleet.add_worker("event_persister")
@@ -111,11 +129,12 @@ def test_a_hot_slot_stays_where_an_operator_put_it(moving_fleet: RunningFleet) -
         assert f"Slot {slot} of rooms is {other}'s" in done.stdout
         status = moving_fleet.status()
         assert owner_of(status, "rooms", slot) == other
+        assert numbers(moving_fleet)["skep_fleet_slots_pinned", "rooms"] == 1
         assert {"kind": "rooms", "slot": slot, "owner": other} in status["pinned"]
         plan = moving_fleet.skep("rebalance", "--dry-run")
         assert f"slot {slot} is pinned to {other}" in plan.stdout
         assert f"1 slots from {other} to {owner}" in plan.stdout
-        time.sleep(3)  # evening the load would have begun after two seconds
+        time.sleep(2.5)  # evening the load would have begun after two seconds
         assert moving_fleet.status()["pinned"] == status["pinned"]
         assert slots_of(moving_fleet, other) == SLOTS // 2 + 1
         wait_until_even(moving_fleet)

@@ -1,6 +1,7 @@
 """Puts main together. Reads from top to bottom; nothing else constructs its objects."""
 
 from replication.worker_process import Foundation, Worker
+from shared.metrics.fleet import FleetMetrics
 from workers.main.leader import Leader
 from workers.main.proxies import Proxies
 
@@ -24,6 +25,7 @@ def compose(foundation: Foundation) -> Worker:
         lambda: foundation.membership.in_good_standing,
         proxies,
     )
+    FleetMetrics(foundation.registry, leader.numbers)
 
     async def start() -> None:
         foundation.tasks.forever(leader.run, "leader")

@@ -7,6 +7,7 @@ path of a message: with no leader the fleet serves as it stands.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from replication.driver import Announcer
@@ -15,6 +16,7 @@ from replication.fencing import fence_lease
 from shared.config.sections import Fleet
 from shared.config.sections import Replication as ReplicationConfig
 from shared.core.slots import SLOT_KINDS
+from shared.metrics.fleet import FleetNumbers
 from shared.runtime.clock import Clock
 from shared.storage.leases import TAKE_DUTY, ProcessRow, get_duty_holder, get_processes
 from shared.storage.pool import Connect, Database
@@ -27,6 +29,7 @@ from shared.storage.slots import (
     get_slots_version,
 )
 from workers.main.decisions import Judgement, SlotDecisions, Withdrawal
+from workers.main.fleet_numbers import fleet_numbers
 from workers.main.proxies import Proxies
 
 logger = logging.getLogger(__name__)
@@ -62,6 +65,15 @@ class Leader:
         )
         self._slots: SlotSnapshot | None = None
         self.leading = False
+        self._living: Sequence[ProcessRow] = ()
+        self._withdrawn: Counter[str] = Counter()
+        self._fenced: Counter[str] = Counter()
+
+    def numbers(self) -> FleetNumbers:
+        """Return what the last look found, for the metrics."""
+        if not self.leading or not self._in_good_standing() or self._slots is None:
+            return FleetNumbers(leads=False)
+        return fleet_numbers(self._living, self._slots.slots, self._withdrawn, self._fenced, self._proxies.away)
 
     async def run(self) -> None:
         while True:
@@ -78,7 +90,7 @@ class Leader:
         if not await self._lead():
             return
         slots = await self._current_slots()
-        living = self._judgement.living(processes)
+        living = self._living = self._judgement.living(processes)
         if await self._deal_out(living, slots) or await self._move(living, slots):
             slots = await self._current_slots()
         await self._proxies.follow(processes, slots)
@@ -113,6 +125,7 @@ class Leader:
                 await fence_lease(conn, process.lease)
             finally:
                 await conn.close()
+            self._fenced[process.type] += 1
             self._announcer.notice("slots")
 
     async def _deal_out(self, living: Sequence[ProcessRow], snapshot: SlotSnapshot) -> bool:
@@ -137,6 +150,7 @@ class Leader:
         for step in self._decisions.moves(now, living, snapshot.slots):
             if isinstance(step, Withdrawal):
                 logger.warning("%d moves of slots of %s are withdrawn", len(step.slots), step.kind)
+                self._withdrawn[step.kind] += len(step.slots)
                 await self._writer.write(WITHDRAW_NEXT_OWNERS, step.kind, list(step.slots))
                 continue
             answer = await self._writer.write(

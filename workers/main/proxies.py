@@ -32,6 +32,11 @@ class Proxies:
         self._failing_since: dict[HaproxyRuntime, float] = {}
         self._warned: set[HaproxyRuntime] = set()
 
+    @property
+    def away(self) -> int:
+        """How many did not answer when last asked."""
+        return len(self._failing_since)
+
     async def follow(self, processes: Sequence[ProcessRow], slots: SlotSnapshot) -> None:
         """Make each haproxy fit this fleet, where it changed or the last comparison is old."""
         wanted = routing_of(processes, slots)

@@ -127,6 +127,7 @@ class Follower:
         self._metrics = metrics
         self._followed: dict[str, _Followed] = {}
         self._notices: dict[str, list[Callable[[], None]]] = {}
+        self._tick_listeners: list[Callable[[wire.Tick], None]] = []
         self._asker = Asker(transport, clock)
         self._answers: tuple[int, Callable[[str], None]] | None = None
 
@@ -147,6 +148,10 @@ class Follower:
 
     def on_notice(self, topic: str, callback: Callable[[], None]) -> None:
         self._notices.setdefault(topic, []).append(callback)
+
+    def on_tick(self, callback: Callable[[wire.Tick], None]) -> None:
+        """Hear every writer's ticks, whatever it writes."""
+        self._tick_listeners.append(callback)
 
     async def start(self) -> None:
         """Take a place in every followed stream, then listen. Returns once the vectors are honest."""
@@ -256,6 +261,8 @@ class Follower:
 
     def _received_tick(self, tick: wire.Tick) -> None:
         now = self._clock.monotonic_s()
+        for callback in self._tick_listeners:
+            callback(tick)
         for stream, position in tick.seen.items():
             self._seen.see(stream, position)
         for followed in self._followed.values():

@@ -1,6 +1,6 @@
 """Metrics of replication and of the statements that write under a lease."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class ReplicationMetrics:
@@ -18,6 +18,16 @@ class ReplicationMetrics:
             "Messages of another or no known form",
             registry=registry,
         )
+
+
+class ProbeMetrics:
+    """Of main; only the leader's are ever above 0."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.stalled = Gauge(
+            "skep_stream_stalled_writers", "Writers whose rows are in the database and were not heard of on the bus",
+            ("stream",), registry=registry,
+        )  # fmt: skip
 
 
 class LoopMetrics:

@@ -2,8 +2,10 @@
 
 from replication.worker_process import Foundation, Worker
 from shared.metrics.fleet import FleetMetrics
+from shared.metrics.replication import ProbeMetrics
 from workers.main.leader import Leader
 from workers.main.proxies import Proxies
+from workers.main.stream_probe import StreamProbe
 
 
 def compose(foundation: Foundation) -> Worker:
@@ -27,7 +29,16 @@ def compose(foundation: Foundation) -> Worker:
     )
     FleetMetrics(foundation.registry, leader.numbers)
 
+    probe = StreamProbe(
+        foundation.database,
+        foundation.follower,
+        foundation.clock,
+        ProbeMetrics(foundation.registry),
+        lambda: leader.leading,
+    )
+
     async def start() -> None:
         foundation.tasks.forever(leader.run, "leader")
+        foundation.tasks.forever(probe.run, "probe of the streams")
 
     return Worker(handlers={}, start=start)

@@ -1,0 +1,134 @@
+"""The probe: a stream that moves in the database and not on the bus raises a metric and a line in the log."""
+
+import logging
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from replication.driver import Announcer, Follower, Ticker
+from replication.fenced_writer import SeenPositions
+from replication.streams import EVENTS, RECEIPTS, TYPING
+from shared.config.sections import Replication
+from shared.metrics.replication import ProbeMetrics, ReplicationMetrics
+from shared.runtime.tasks import TaskGroup
+from shared.storage.leases import beat
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.rig import run
+from tests.workers.synchrotron.rig import fleet
+from workers.main.stream_probe import STALLED_AFTER_S, Comparison, Place, StreamProbe
+
+_WRITER = 7
+
+
+def test_only_what_stays_unheard_is_stalled() -> None:
+    probe = Comparison()
+
+    def look(now_s: float, reached: int, last: int) -> bool:
+        return _WRITER in probe.look(now_s, {_WRITER: Place(reached, last)})
+
+    probe.heard(_WRITER, Place(10, 10))
+    assert not look(0, 10, 10)
+    # Always somewhat behind, since it is busy, yet it moves.
+    for second in range(1, 20):
+        assert not look(second, 10 + second, 10 + second)
+        probe.heard(_WRITER, Place(10 + second, 10 + second))
+    # Its rows stop on the bus, its "complete up to" goes on: nobody announces what is stored.
+    assert not look(20, 40, 35)
+    probe.heard(_WRITER, Place(40, 29))
+    assert not look(20 + STALLED_AFTER_S - 0.1, 41, 36)
+    assert look(20 + STALLED_AFTER_S, 41, 36)
+    probe.heard(_WRITER, Place(41, 36))
+    assert not look(24, 41, 36)
+    # It is not heard at all.
+    assert not look(30, 50, 36)
+    assert look(30 + STALLED_AFTER_S, 51, 36)
+    # Its lease is ended: nobody waits for it.
+    assert probe.look(40, {}) == {}
+    assert not look(41, 60, 36)
+
+
+class _Clock:
+    """Seconds that a test lets pass."""
+
+    now_s = 100.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def now_ms(self) -> int:
+        return int(self.now_s * 1000)
+
+
+@pytest.mark.parametrize("stream", [EVENTS.name, RECEIPTS.name, TYPING.name])
+def test_a_writer_whose_frames_and_ticks_are_lost(
+    postgres: TestDatabase, caplog: pytest.LogCaptureFixture, stream: str
+) -> None:
+    """Its heartbeats go on. The probe says so once, per stream, and says when it is over."""
+
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world:
+            persister, clock, registry, tasks = world.persisters[0], _Clock(), CollectorRegistry(), TaskGroup()
+            anything: Any = world.bus
+            follower = Follower(
+                world.database, anything, SeenPositions(), Replication(), clock, tasks, ReplicationMetrics(registry)
+            )
+            leading = True
+            probe = StreamProbe(world.database, follower, clock, ProbeMetrics(registry), lambda: leading)
+            await follower.start()
+            room_id = await persister.user("alice").create_room()
+            others: Announcer = world.announcer
+            tickers = [
+                (Ticker(persister.foundation.announcer, persister.foundation.writer, [EVENTS], 0.0), persister),
+                (Ticker(others, world.writer, [RECEIPTS, TYPING], 0.0), None),
+            ]
+
+            async def live() -> None:
+                """A second of the writers' lives: a tick, a heartbeat; then the probe looks."""
+                clock.now_s += 1.0
+                async with world.database.connection() as conn:
+                    for ticker, of in tickers:
+                        lease = others.lease if of is None else of.foundation.lease
+                        ticker.positions = ticker._announcer.tick(ticker._streams, ticker._writer.complete_up_to)
+                        await beat(conn, lease, ready=True, draining=False, positions=ticker.positions)
+                await probe.look()
+
+            def stalled(name: str) -> float:
+                return registry.get_sample_value("skep_stream_stalled_writers", {"stream": name}) or 0.0
+
+            def lines(text: str) -> int:
+                return sum(text in each.getMessage() and stream in each.getMessage() for each in caplog.records)
+
+            async def write() -> None:
+                if stream == EVENTS.name:
+                    await persister.user("alice").send(room_id, "x")
+                elif stream == RECEIPTS.name:
+                    sent = await persister.user("alice").send(room_id, "x")
+                    await world.set_receipt(room_id, "@alice:x", sent.event_id)
+                else:
+                    world.set_typing(room_id, "@alice:x", 1 << 50)
+
+            for _ in range(6):
+                await write()
+                await live()
+            assert stalled(stream) == 0 and lines("stands still") == 0
+            world.bus.holding = True  # and all of it will be lost
+            for _ in range(6):
+                await write()
+                await live()
+            assert stalled(stream) == 1 and lines("stands still") == 1
+            leading = False
+            await probe.look()
+            assert stalled(stream) == 0
+            leading = True
+            for _ in range(5):
+                await live()
+            assert stalled(stream) == 1
+            world.bus.drop_held()
+            for _ in range(3):
+                await live()
+            assert stalled(stream) == 0 and lines("moves again") == 2
+            await tasks.close()
+
+    with caplog.at_level(logging.INFO):
+        run(scenario())

@@ -1,6 +1,10 @@
 """Reading account data, and a user's stored filters."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import orjson
 
 from shared.storage.escape import escape, unescape
 from shared.storage.read_source import Source
@@ -9,6 +13,12 @@ from shared.storage.read_source import Source
 _OF_USER = "SELECT room_id, type, json, writer, position FROM account_data WHERE user_id = $1"
 #: Uses the primary key of filters.
 _FILTER = "SELECT json FROM filters WHERE user_id = $1 AND filter_id = $2"
+
+#: Uses the primary key of account_data.
+_IGNORED = """
+    SELECT json FROM account_data
+    WHERE user_id = $1 AND room_id = '' AND type = 'm.ignored_user_list' AND json IS NOT NULL
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +44,16 @@ async def get_filter_json(source: Source, user_id: str, filter_id: int) -> bytes
     """Return a filter that the user stored, as JSON; None when he has none of that number."""
     json: bytes | None = await source.fetchval(_FILTER, escape(user_id), filter_id)
     return json
+
+
+async def get_ignored_users(source: Source, user_id: str) -> frozenset[str]:
+    """Return whom the user ignores. Spec: client-server API, "Ignoring Users"."""
+    json: bytes | None = await source.fetchval(_IGNORED, escape(user_id))
+    return frozenset() if json is None else frozenset(ignored_in(json))
+
+
+def ignored_in(json: bytes) -> Iterable[str]:
+    """Return the users in the content of an m.ignored_user_list, whatever shape it has."""
+    content: Any = orjson.loads(json)
+    users = content.get("ignored_users") if isinstance(content, dict) else None
+    return users if isinstance(users, dict) else ()

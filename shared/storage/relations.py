@@ -3,7 +3,7 @@
 Redacted events relate to nothing any more; rejected and soft-failed ones and outliers are in no timeline.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import asyncpg
@@ -71,13 +71,14 @@ _THREADS = f"""
           AND NOT EXISTS (
             SELECT FROM events l WHERE l.room_nid = $1 AND l.relates_to = e.relates_to AND l.rel_type = '{THREAD}'
               AND l.status = 0 AND l.redacted_by IS NULL
-              AND (coalesce(l.ordinal, l.anchor), -coalesce(l.back, 0)) > {_PLACE})
+              AND (coalesce(l.ordinal, l.anchor), -coalesce(l.back, 0)) > {_PLACE}
+              AND (coalesce(l.ordinal, l.anchor), -coalesce(l.back, 0)) < ($6::bigint, $7::integer))
           AND ($5::text IS NULL
             OR EXISTS (SELECT FROM events r WHERE r.event_id = e.relates_to AND r.room_nid = $1 AND r.sender = $5)
             OR EXISTS (SELECT FROM events o WHERE o.room_nid = $1 AND o.relates_to = e.relates_to
                          AND o.rel_type = '{THREAD}' AND o.sender = $5 AND o.status = 0 AND o.redacted_by IS NULL))
         ORDER BY coalesce(e.ordinal, e.anchor) DESC, step DESC LIMIT $4
-    ) AS n JOIN events e ON e.event_id = n.relates_to AND e.room_nid = $1 AND e.status = 0
+    ) AS n LEFT JOIN events e ON e.event_id = n.relates_to AND e.room_nid = $1 AND e.status = 0
       AND coalesce(e.ordinal, e.anchor) IS NOT NULL {EVENT_JOINS}
     ORDER BY n.place DESC, n.step DESC
 """
@@ -120,7 +121,8 @@ class Wanted:
 
 
 async def get_children(
-    source: Source, room_nid: int, event_id: str, wanted: Wanted, start: Place, stop: Place, *, forward: bool, limit: int
+    source: Source, room_nid: int, event_id: str, wanted: Wanted, start: Place, stop: Place, limit: int,
+    *, forward: bool,
 ) -> list[TimelineRow]:  # fmt: skip
     """Return at most `limit` events that relate to one, from a place on (forward: up to `stop`, else back to it)."""
     sql = _CHILDREN_FROM if forward else _CHILDREN_BEFORE
@@ -158,15 +160,16 @@ async def get_thread_size(
 
 
 async def get_thread_roots(
-    source: Source, room_nid: int, place: Place, limit: int, participant: str | None
-) -> list[tuple[Place, TimelineRow]]:
-    """Return at most `limit` thread roots whose latest reply lies before a place, with that reply's place; latest first.
+    source: Source, room_nid: int, place: Place, end: Place, limit: int, participant: str | None
+) -> list[tuple[Place, TimelineRow | None]]:
+    """Return at most `limit` threads whose latest reply before `end` lies before a place, latest first.
 
-    participant: only threads whose root, or any reply, is his. Roots that are not in any timeline are left out.
+    Each with that reply's place, and its root; None where that is in no timeline. participant: only threads whose
+    root, or any reply, is his.
     """
     user_id = None if participant is None else escape(participant)
-    rows = await source.fetch(_THREADS, room_nid, place.ordinal, place.step, limit, user_id)
-    return [(Place(row["place"], row["step"]), timeline_row(row)) for row in rows]
+    rows = await source.fetch(_THREADS, room_nid, *place, limit, user_id, *end)
+    return [(Place(row["place"], row["step"]), None if row["event_nid"] is None else timeline_row(row)) for row in rows]
 
 
 def _related(row: asyncpg.Record) -> RelatedRow:
@@ -175,8 +178,3 @@ def _related(row: asyncpg.Record) -> RelatedRow:
         Relation(unescape(rel_type), unescape(relates_to)), nid, event_id, unescape(kind),
         None if state_key is None else unescape(state_key), unescape(sender), ts, ordinal, back, state_nid,
     )  # fmt: skip
-
-
-def by_number(rows: Sequence[TimelineRow]) -> dict[int, TimelineRow]:
-    """Return the rows by the events' numbers."""
-    return {row.event_nid: row for row in rows}

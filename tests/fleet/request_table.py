@@ -65,6 +65,8 @@ _CREATE_ROOM = {
 _TARGET = {"user_id": "@nobody:example.org", "reason": "because"}
 _RULE = {"kind": "override", "ruleId": ".m.rule.master"}
 
+_RELATIONS = {"dir": "b", "from": "p1-9", "to": "p1-1", "limit": "3", "recurse": "true"}
+
 VALID: dict[str, Valid] = {
     "get_versions": Valid(),
     "get_well_known_client": Valid(),
@@ -217,6 +219,12 @@ VALID: dict[str, Valid] = {
     "get_room_members": Valid(_ROOM, query={"at": "", "membership": "join", "not_membership": "ban"}),
     "get_joined_members": Valid(_ROOM),
     "get_event_by_timestamp": Valid(_ROOM, query={"ts": "1", "dir": "f"}),
+    "get_relations": Valid({**_ROOM, "eventId": "{event}"}, query=_RELATIONS),
+    "get_relations_by_type": Valid({**_ROOM, "eventId": "{event}", "relType": "m.thread"}, query=_RELATIONS),
+    "get_relations_by_types": Valid(
+        {**_ROOM, "eventId": "{event}", "relType": "m.thread", "eventType": "m.room.message"}, query=_RELATIONS
+    ),
+    "get_threads": Valid(_ROOM, query={"include": "all", "limit": "3", "from": "p1-9"}),
     "get_server_keys": Valid(),
     "get_server_version": Valid(),
 }

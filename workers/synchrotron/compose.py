@@ -13,6 +13,7 @@ from workers.synchrotron.joined_section import RoomSections
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.messages import Messages
 from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.relations import Relations
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_state import RoomState
 from workers.synchrotron.sync import SyncHandler
@@ -53,6 +54,7 @@ def compose(foundation: Foundation) -> Worker:
     pages = HistoryPages(foundation.database, StoredHistory())
     messages = Messages(foundation.database, tokens, pages, clock, config.limits.max_timeline_events)
     times = EventAtTime(foundation.database)
+    relations = Relations(foundation.database, tokens, clock, config.limits.max_timeline_events)
     room_state = RoomState(foundation.database, tokens, clock)
 
     async def start() -> None:
@@ -71,5 +73,9 @@ def compose(foundation: Foundation) -> Worker:
         "get_room_members": room_state.get_room_members,
         "get_joined_members": room_state.get_joined_members,
         "get_event_by_timestamp": times.get_event_by_timestamp,
+        "get_relations": relations.get_relations,
+        "get_relations_by_type": relations.get_relations,
+        "get_relations_by_types": relations.get_relations,
+        "get_threads": relations.get_threads,
     }
     return Worker(handlers=handlers, start=start, drain=drain)

@@ -1,6 +1,6 @@
 """What the synchrotron serves: /sync by user, and the reading of rooms by room."""
 
-from shared.http.endpoint import Auth, Endpoint, Pool, RateLimit, RoutingKey
+from shared.http.endpoint import CLIENT_V1, Auth, Endpoint, Pool, RateLimit, RoutingKey
 
 POOLS: tuple[Pool, ...] = (
     # A long poll holds its connection: many at a time, and longer than the longest timeout.
@@ -16,6 +16,14 @@ def _room_read(name: str, path: str, spec: str, *, api_v1: bool = True) -> Endpo
         name, ("GET",), f"/_matrix/client/{{version}}/rooms/{{roomId}}/{path}", pool="room_reads",
         routing_key=RoutingKey.ROOM, auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, idempotent=True,
         api_v1=api_v1, spec=_CS + spec,
+    )  # fmt: skip
+
+
+def _room_v1(name: str, path: str, spec: str) -> Endpoint:
+    return Endpoint(
+        name, ("GET",), f"/_matrix/client/{{version}}/rooms/{{roomId}}/{path}", pool="room_reads",
+        routing_key=RoutingKey.ROOM, auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, idempotent=True,
+        versions=CLIENT_V1, spec=_CS + "#get_matrixclientv1" + spec,
     )  # fmt: skip
 
 
@@ -38,4 +46,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         routing_key=RoutingKey.ROOM, auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, idempotent=True,
         spec=_CS + "#get_matrixclientv1roomsroomidtimestamp_to_event",
     ),
+    _room_v1("get_relations", "relations/{eventId}", "roomsroomidrelationseventid"),
+    _room_v1("get_relations_by_type", "relations/{eventId}/{relType}", "roomsroomidrelationseventidreltype"),
+    _room_v1(
+        "get_relations_by_types", "relations/{eventId}/{relType}/{eventType}",
+        "roomsroomidrelationseventidreltypeeventtype",
+    ),
+    _room_v1("get_threads", "threads", "roomsroomidthreads"),
 )  # fmt: skip

@@ -48,7 +48,7 @@ def parse_event_filter(text: str | None) -> EventFilter:
 
 def passes(room: RoomView, wanted: EventFilter) -> Callable[[TimelineEvent], bool]:
     """Return what decides whether an event is shown."""
-    return lambda event: matches(wanted, event, room.room_id) and room.view.may_see(event)
+    return lambda event: matches(wanted, event, room.room_id) and room.shows(event)
 
 
 class HistoryPages:

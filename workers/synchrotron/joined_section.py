@@ -14,6 +14,7 @@ from shared.core.heroes import heroes_for
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.storage.read_memberships import RoomMembership
 from shared.storage.read_receipts import ReceiptRecord
+from workers.synchrotron.aggregations import Bundles, RememberedRelatives, bundle
 from workers.synchrotron.cached_room import CachedRoom, Held, StateKey
 from workers.synchrotron.lazy_members import SentMembers
 from workers.synchrotron.place_token import format_place
@@ -110,7 +111,7 @@ class RoomSections:
             or draft.summary or ephemeral or account_data
         ):  # fmt: skip
             return None
-        section = await self._events_part(draft, filter, reader, state_after=state_after)
+        section = await self._events_part(draft, user, filter, reader, state_after=state_after)
         section["summary"] = draft.summary
         section["ephemeral"] = {"events": ephemeral}
         section["account_data"] = {"events": account_data}
@@ -134,7 +135,7 @@ class RoomSections:
             room, user, membership, base, end, filter, sent,
             whole=base is None or span.full_state, state_after=state_after,
         )  # fmt: skip
-        section = await self._events_part(draft, filter, reader, state_after=state_after)
+        section = await self._events_part(draft, user, filter, reader, state_after=state_after)
         section["account_data"] = {"events": self._account_data(room, user, span, filter, everything=base is None)}
         return section
 
@@ -259,9 +260,15 @@ class RoomSections:
             draft.state[last.key] = last.event
 
     async def _events_part(
-        self, draft: _Draft, filter: Filter, reader: Reader, *, state_after: str | None
+        self, draft: _Draft, user: SyncUser, filter: Filter, reader: Reader, *, state_after: str | None
     ) -> dict[str, Any]:
         view, timeline, state = draft.view, draft.timeline, draft.state.values()
+        bundles: Bundles = {}
+        if timeline.shown and (timeline.limited or draft.whole):
+            # Otherwise the client has, or gets right now, all that relates to what it is told.
+            start = timeline.shown[0].ordinal
+            relatives = RememberedRelatives(self._rooms, draft.room, view, user.ignored_users, draft.end, start)
+            bundles = await bundle(timeline.shown, relatives, reader)
         pdus: Mapping[int, Mapping[str, Any]] = {}
         if filter.federation_format:  # the slow way: memory holds the clients' form only
             pdus = await self._rooms.pdus(draft.room, (*timeline.shown, *state))
@@ -272,7 +279,12 @@ class RoomSections:
                 ]
             },
             "timeline": {
-                "events": [shown_event(event, reader, view, pdu=pdus.get(event.event_nid)) for event in timeline.shown],
+                "events": [
+                    shown_event(
+                        event, reader, view, pdu=pdus.get(event.event_nid), relations=bundles.get(event.event_nid)
+                    )
+                    for event in timeline.shown
+                ],
                 "limited": timeline.limited,
                 "prev_batch": format_place(timeline.start),
             },

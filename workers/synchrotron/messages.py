@@ -14,12 +14,13 @@ from shared.runtime.clock import Clock
 from shared.storage.pool import Database
 from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_event
 from shared.storage.read_state import get_current_state_events, get_keys_before
-from shared.storage.read_timeline import get_events_by_nid, get_timeline_event
+from shared.storage.read_timeline import get_events_by_nid
+from workers.synchrotron.aggregations import shown_events
 from workers.synchrotron.erased_senders import strip_erased
 from workers.synchrotron.history_page import HistoryPages, parse_event_filter
 from workers.synchrotron.place_of_token import place_of_token
 from workers.synchrotron.place_token import format_place
-from workers.synchrotron.room_view import RoomView, load_branches, open_room
+from workers.synchrotron.room_view import RoomView, get_visible_event, open_room
 from workers.synchrotron.shown_event import Reader, matches, shown_event
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.tokens import Tokens
@@ -57,7 +58,7 @@ class Messages:
         reader = self._reader(request)
         answer: dict[str, Any] = {
             "start": start_text or format_place(*start),
-            "chunk": _shown(page.events, reader, room),
+            "chunk": await shown_events(self._database, room, page.events, reader),
         }
         if page.more:
             answer["end"] = format_place(*page.place)
@@ -73,7 +74,7 @@ class Messages:
         limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
         wanted = parse_event_filter(request.query_text("filter"))
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
-        event = await self._event(room, request.params["eventId"])
+        event = await get_visible_event(self._database, room, request.params["eventId"])
         before = await self._pages.back(room, event.place, limit - limit // 2, wanted)
         # What one side does not need, the other may have.
         left = limit - len(before.events)
@@ -83,13 +84,14 @@ class Messages:
         state = await self._state_after(room, last, shown, wanted)
         await strip_erased(self._database, room, shown)
         reader = self._reader(request)
+        encoded = await shown_events(self._database, room, shown, reader)
         return json_response(
             {
                 "start": format_place(*(before.place if before.events else event.place)),
                 "end": format_place(*place_after(last.place)),
-                "event": shown_event(event, reader, room.view, room_id=room.room_id),
-                "events_before": _shown(before.events, reader, room),
-                "events_after": _shown(after.events, reader, room),
+                "event": encoded[len(before.events)],
+                "events_before": encoded[: len(before.events)],
+                "events_after": encoded[len(before.events) + 1 :],
                 "state": [
                     shown_event(each, reader, room.view, room_id=room.room_id, in_state=True)
                     for each in state
@@ -104,18 +106,9 @@ class Messages:
             room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         except MatrixError as error:
             raise not_found("There is no such event") from error
-        event = await self._event(room, request.params["eventId"])
+        event = await get_visible_event(self._database, room, request.params["eventId"])
         await strip_erased(self._database, room, [event])
-        return json_response(shown_event(event, self._reader(request), room.view, room_id=room.room_id))
-
-    async def _event(self, room: RoomView, event_id: str) -> TimelineEvent:
-        row = await get_timeline_event(self._database, room.room_nid, event_id)
-        if row is not None:
-            await load_branches(self._database, room, [row])
-        event = None if row is None else room.event(row)
-        if event is None or not room.view.may_see(event):
-            raise not_found("There is no such event")
-        return event
+        return json_response((await shown_events(self._database, room, [event], self._reader(request)))[0])
 
     async def _place(self, room: RoomView, token: str | None) -> Place | None:
         if token is None:
@@ -157,7 +150,3 @@ class Messages:
 
     def _reader(self, request: Request) -> Reader:
         return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())
-
-
-def _shown(events: Sequence[TimelineEvent], reader: Reader, room: RoomView) -> list[Any]:
-    return [shown_event(event, reader, room.view, room_id=room.room_id) for event in events]

@@ -34,6 +34,7 @@ from shared.storage.read_receipts import ReceiptRecord, get_receipts_of_room
 from shared.storage.read_source import Source
 from shared.storage.read_state import KeyChange, get_key_history, get_keys_before, get_members_before, get_state_before
 from shared.storage.read_timeline import get_events_by_nid, get_ordinal_at, get_room, get_timeline_before
+from shared.storage.relations import RelatedRow, get_related
 from workers.synchrotron.cached_room import MAX_CHANGES, CachedRoom, Change, Held, OutOfStep, StateKey
 from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
 
@@ -254,6 +255,17 @@ class RoomCache:
             event = missing[row.event_nid]
             event.previous = replaced.as_previous()
             room.remember_before(event, replaced)
+
+    async def related(
+        self, room: CachedRoom, event_ids: Sequence[str], limit: int
+    ) -> Mapping[str, Sequence[RelatedRow]]:
+        """Return what relates to events that are older than what is in memory, `limit` of each."""
+        return await get_related(self._reads, room.room_nid, event_ids, limit)
+
+    async def events_by_number(self, room: CachedRoom, event_nids: Sequence[int]) -> dict[int, TimelineEvent]:
+        """Return events from Postgres."""
+        rows = await get_events_by_nid(self._reads, room.room_nid, event_nids)
+        return {row.event_nid: event_from_row(room.version, row) for row in rows}
 
     async def pdus(self, room: CachedRoom, events: Iterable[TimelineEvent]) -> dict[int, dict[str, Any]]:
         """Return the events as they go between servers, by their numbers; redacted where they are here."""

@@ -6,16 +6,18 @@ database has.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from shared.core.errors import forbidden
+from shared.core.errors import forbidden, not_found
 from shared.core.events.event import event_from_storage
 from shared.core.places import START, Place, place_after
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.storage.pool import Database
+from shared.storage.read_account_data import get_ignored_users
 from shared.storage.read_memberships import get_membership
 from shared.storage.read_snapshots import get_keys_at_snapshots
 from shared.storage.read_state import KeyChange, get_key_history
-from shared.storage.read_timeline import RoomRecord, TimelineRow, get_events_by_nid, get_room
+from shared.storage.read_timeline import RoomRecord, TimelineRow, get_events_by_nid, get_room, get_timeline_event
 from workers.synchrotron.room_cache import history
 from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
 from workers.synchrotron.viewpoint import BranchState, History, Viewpoint
@@ -30,6 +32,7 @@ class RoomView:
 
     end: the ordinal of the last place that is his: the room's end, or where he left. is_member: joined now.
     follows: his view goes to the room's end, so that its current state is his state. own_changes: of his membership.
+    ignored: whose messages he does not want.
     """
 
     record: RoomRecord
@@ -39,6 +42,7 @@ class RoomView:
     follows: bool
     end: int
     own_changes: Sequence[KeyChange]
+    ignored: frozenset[str] = frozenset()
 
     @property
     def start_place(self) -> Place:
@@ -60,6 +64,10 @@ class RoomView:
 
     def event(self, row: TimelineRow) -> TimelineEvent:
         return event_from_row(self.version, row)
+
+    def shows(self, event: TimelineEvent) -> bool:
+        """Return whether he may and wants to see the event among others. Spec: "Ignoring Users"."""
+        return not (event.sender in self.ignored and event.state_key is None) and self.view.may_see(event)
 
     def joined_by(self, ordinal: int, time_ms: int) -> bool:
         """Return whether he joined at an ordinal or later, and not after that time.
@@ -91,20 +99,37 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
     is_member = bool(memberships) and memberships[-1][1] == "join"
     world_readable = bool(visibility) and visibility[-1][1] == "world_readable"
     version = get_room_version(record.room_version)
+    ignored = await get_ignored_users(database, user_id)
     if is_member or world_readable:
         view = Viewpoint(
             user_id, visibility, memberships,
             joined_throughout_from=memberships[-1][0] if is_member else None,
         )  # fmt: skip
-        return RoomView(record, version, view, is_member, True, record.last_ordinal, own_changes)
+        return RoomView(record, version, view, is_member, True, record.last_ordinal, own_changes, ignored)
     left_at = last_left(memberships)
     if left_at is None or membership is None or membership.forgotten:
         raise forbidden("You aren't a member of the room")
     view = Viewpoint(user_id, visibility, memberships, end=left_at)
-    return RoomView(record, version, view, False, False, left_at, own_changes)
+    return RoomView(record, version, view, False, False, left_at, own_changes, ignored)
 
 
-async def load_branches(database: Database, room: RoomView, rows: Sequence[TimelineRow]) -> None:
+async def get_visible_event(database: Database, room: RoomView, event_id: str) -> TimelineEvent:
+    """Return one event of the room. Raises M_NOT_FOUND for one that isn't there or that the user may not see."""
+    row = await get_timeline_event(database, room.room_nid, event_id)
+    if row is not None:
+        await load_branches(database, room, [row])
+    event = None if row is None else room.event(row)
+    if event is None or not room.view.may_see(event):
+        raise not_found("There is no such event")
+    return event
+
+
+class _OfState(Protocol):
+    @property
+    def state_nid(self) -> int | None: ...
+
+
+async def load_branches(database: Database, room: RoomView, rows: Sequence[_OfState]) -> None:
     """Look up what decides in the states before those of these events that have states of their own."""
     missing = {row.state_nid for row in rows if row.state_nid is not None} - room.view.branches.keys()
     if not missing:

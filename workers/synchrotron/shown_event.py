@@ -30,11 +30,13 @@ def shown_event(
     room_id: str | None = None,
     in_state: bool = False,
     pdu: Mapping[str, Any] | None = None,
+    relations: Mapping[str, Any] | None = None,
 ) -> orjson.Fragment:
     """Return the event for this reader. room_id: None where the answer leaves it out (/sync).
 
     in_state: it is shown as a part of the room's state, where `membership` at that time says nothing.
     pdu: what to show instead of the client's form: the event as it goes between servers (event_format).
+    relations: what relates to it, summed up for this reader (`m.relations`).
     Spec: client-server API, "Room event format", UnsignedData.
     """
     unsigned: dict[str, Any] = {"age": max(0, reader.now_ms - event.origin_server_ts)}
@@ -54,6 +56,8 @@ def shown_event(
     if event.redacted_because is not None:
         because = event.redacted_because
         unsigned["redacted_because"] = orjson.Fragment(join_client_event(because, room_id=room_id, unsigned=None))
+    if relations:
+        unsigned["m.relations"] = relations
     if pdu is not None:
         encoded = orjson.dumps({**pdu, "unsigned": unsigned})
     else:

@@ -1,11 +1,8 @@
 """PURE: one user who syncs here: his rooms and account data, and which of his rooms have news."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
 
-import orjson
-
-from shared.storage.read_account_data import AccountDataRecord
+from shared.storage.read_account_data import AccountDataRecord, ignored_in
 from shared.storage.read_memberships import RoomMembership
 
 #: Stands among the changed rooms for what belongs to no room: global account data.
@@ -84,14 +81,8 @@ class SyncUser:
             return frozenset()
         if self._ignored_of is not record:
             self._ignored_of = record
-            self._ignored = frozenset(_ignored(record.json))
+            self._ignored = frozenset(ignored_in(record.json))
         return self._ignored
 
     _ignored_of: AccountDataRecord | None = None
     _ignored: frozenset[str] = frozenset()
-
-
-def _ignored(json: bytes) -> Iterable[str]:
-    content = orjson.loads(json)
-    users = content.get("ignored_users") if isinstance(content, dict) else None
-    return users if isinstance(users, dict) else ()

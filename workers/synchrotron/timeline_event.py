@@ -12,6 +12,7 @@ import orjson
 from shared.core.canonical_json import encode_canonical
 from shared.core.events.event import Event, event_from_storage
 from shared.core.events.redaction import redact_pdu
+from shared.core.events.relation import Relation, relation_of
 from shared.core.places import Place
 from shared.core.room_versions import RoomVersion
 from shared.core.wire.client_event import client_body, redacted_fields
@@ -90,6 +91,7 @@ class TimelineEvent:
     previous: Previous | None = None
     back: int = 0
     state_nid: int | None = None
+    relation: Relation | None = None
 
     @property
     def place(self) -> Place:
@@ -123,6 +125,7 @@ class TimelineEvent:
         fields = redacted_fields(orjson.loads(self.body), version)
         self.body = _dump(fields)
         self.membership, self.visibility = _readings(self.type, fields["content"])
+        self.relation = None
 
     def strip_previous(self, version: RoomVersion) -> None:
         """The same of what it replaced."""
@@ -165,7 +168,7 @@ def _build(version: RoomVersion, event: Event, row: EventInStream | TimelineRow)
     return TimelineEvent(
         row.event_nid, row.event_id, row.writer, row.position, row.ordinal, event.type, event.state_key, event.sender,
         event.origin_server_ts, client_body(event, version), row.replaces_nid, row.txn_device, row.txn_id,
-        membership, visibility, row.gap,
+        membership, visibility, row.gap, relation=relation_of(event.content),
     )  # fmt: skip
 
 

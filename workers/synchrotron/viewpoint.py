@@ -8,13 +8,32 @@ line before them; of those on forks and in history the states are looked up firs
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from shared.core.visibility import may_see
-from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent
+from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER
 
 #: (ordinal from which it holds, value), ordinals ascending.
 History: TypeAlias = Sequence[tuple[int, str]]
+
+
+class Placed(Protocol):
+    """What of an event decides who may see it: a `TimelineEvent`, or a row without its content."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def state_key(self) -> str | None: ...
+    @property
+    def ordinal(self) -> int: ...
+    @property
+    def back(self) -> int: ...
+    @property
+    def state_nid(self) -> int | None: ...
+    @property
+    def membership(self) -> str | None: ...
+    @property
+    def visibility(self) -> str | None: ...
 
 
 class BranchState(NamedTuple):
@@ -50,7 +69,7 @@ class Viewpoint:
     end: int | None = None
     branches: dict[int, BranchState] = field(default_factory=dict)
 
-    def may_see(self, event: TimelineEvent) -> bool:
+    def may_see(self, event: Placed) -> bool:
         branch = self.branches.get(event.state_nid) if event.state_nid is not None else None
         ordinal = event.ordinal
         # Not *at* that ordinal: where state resolution made him joined, the event there isn't his.
@@ -79,7 +98,7 @@ class Viewpoint:
             return "join"
         return value_before(self.memberships, ordinal + 1) or "leave"
 
-    def membership_after(self, event: TimelineEvent) -> str:
+    def membership_after(self, event: Placed) -> str:
         """Return the user's membership after an event: `unsigned.membership`."""
         if not event.back and event.state_nid not in self.branches:
             return self.membership_at(event.ordinal)
@@ -87,7 +106,7 @@ class Viewpoint:
             return event.membership or "leave"
         return self.membership_before(event) or "leave"
 
-    def membership_before(self, event: TimelineEvent) -> str | None:
+    def membership_before(self, event: Placed) -> str | None:
         """Return the user's membership in the state before an event."""
         branch = self.branches.get(event.state_nid) if event.state_nid is not None else None
         if branch is not None:
@@ -120,7 +139,7 @@ class Viewpoint:
         since = self.joined_throughout_from
         return since is not None and (ordinal > since or (ordinal == since and not back))
 
-    def _line_before(self, event: TimelineEvent) -> BranchState:
+    def _line_before(self, event: Placed) -> BranchState:
         visibility = value_before(self.visibility, event.ordinal)
         if visibility is None and event.back and self.visibility:
             # History from before everything we know of the room: the default would show more than what was set later.

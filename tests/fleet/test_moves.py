@@ -57,11 +57,11 @@ def leader(fleet: RunningFleet) -> dict[str, Any] | None:
 
 
 def numbers(fleet: RunningFleet) -> dict[tuple[str, ...], float]:
-    """Return what the leader's metrics tell of the fleet: (name, labels) -> value."""
+    """Return what the leader's metrics tell of the fleet: (name, values of its labels, sorted) -> value."""
     process = leader(fleet)
     assert process is not None
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *sorted(sample.labels.values())): sample.value
         for family in metrics(process)
         if family.name.startswith("skep_fleet_")
         for sample in family.samples

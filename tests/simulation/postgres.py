@@ -94,6 +94,7 @@ class SimPostgres:
         self.sequences = dict.fromkeys(streams, 0)
         self.away = False
         self.slow = 1.0  # factor of a statement's time
+        self.breaks = 0.0  # probability that a connection breaks at a reading
         self.connections: list[SimConnection] = []
         self.writes: dict[str, Write] = {}
         self.reads: dict[str, Callable[[Tables, tuple[Any, ...]], Records]] = {}
@@ -337,7 +338,7 @@ class SimConnection:
         if self.closed:
             raise asyncpg.InterfaceError("connection is closed")
         statement = _Statement(self, sql, args)
-        if self.database.loop._closing:
+        if self.database.loop.closing:
             statement.future.set_exception(asyncpg.InterfaceError("the world ends"))
             return statement.future
         self.under_way.add(statement)
@@ -359,6 +360,9 @@ class SimConnection:
         if self.closed:
             return
         if sql in database.reads:
+            if database.breaks and database.random.random() < database.breaks:
+                self.cut()
+                return
             if transaction is not None and transaction.is_snapshot:
                 transaction.tables = transaction.tables or database.tables
                 statement.answer(database.reads[sql](transaction.tables, statement.args))

@@ -135,8 +135,7 @@ class SimProcess:
             self.world.note(f"{self.host.name} could not begin: {error!r}")
             self.exit_code = 1
         self.break_off("ConnectionLost")
-        if not self.stop.is_set():
-            self.world.supervise(self)
+        self.world.supervise(self)
 
     async def _wait(self, delay_s: float) -> None:
         try:

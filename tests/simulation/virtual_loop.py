@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+_STEP_S = 30e-6
+
 
 class Host:
     """A process as the loop sees it."""
@@ -73,7 +75,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[float, int, Handle]] = []
         self._count = 0
         self._tasks: list[_Task] = []
-        self._closing = False
+        self.closing = False
+        self._lost: list[Handle] = []  # of hosts that were killed
         self.stopped = False
         self.steps = 0
         self.errors: list[dict[str, Any]] = []
@@ -134,10 +137,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                         heapq.heappop(timers)
                     if not timers or timers[0][0] > end:
                         break
-                    self._now = timers[0][0]
-                    while timers and timers[0][0] <= self._now:
-                        ready.append(heapq.heappop(timers)[2])
+                    self._now = max(self._now, timers[0][0])
+                while timers and timers[0][0] <= self._now:
+                    ready.append(heapq.heappop(timers)[2])
                 self._run(ready.popleft())
+                # Work takes time: what is due meanwhile comes between two steps of something else.
+                self._now += _STEP_S
         finally:
             asyncio._set_running_loop(before)
         if not self.stopped:
@@ -147,9 +152,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if handle.dead:
             return
         host = handle.context.get(HOST)
-        if host is not None and (host.killed or host.stopped) and not self._closing:
-            if not host.killed:
-                host.waiting.append(handle)
+        if host is not None and (host.killed or host.stopped) and not self.closing:
+            (self._lost if host.killed else host.waiting).append(handle)
             return
         self.steps += 1
         handle.context.run(handle.callback, *handle.args)
@@ -162,9 +166,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """End every task in good order, so that none is torn down half-way by the garbage collector."""
-        self._closing = True
-        self.stopped = False
+        self.closing = True
+        self._ready.extend(self._lost)
         for _ in range(20):
+            self.stopped = False
             left = [task for task in self._tasks if not task.done()]
             if not left:
                 break
@@ -174,3 +179,4 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._ready.clear()
         self._timers.clear()
         self._tasks.clear()
+        self._lost.clear()

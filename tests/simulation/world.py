@@ -27,7 +27,7 @@ from tests.simulation.virtual_loop import HOST, VirtualLoop
 from workers.main.proxies import routing_of
 
 T = TypeVar("T")
-_FAULTS_FROM_S, _FAULTS_UNTIL_S = 1.0, 6.0
+_FAULTS_FROM_S, _FAULTS_UNTIL_S = 0.8, 5.0
 #: Once nothing more befalls the fleet: it serves all slots again, and every reader has all rows, within so long.
 SETTLED_WITHIN_S = 12.0
 
@@ -110,6 +110,7 @@ class World:
         self.clients = [SyncingClient(self, number) for number in range(2)]
         for actor in (*self.senders, *self.clients):
             self._spawn(actor.run())
+        self.database.breaks = 0.0 if self.calm else random.choice([0.0, 0.002, 0.01])
         self._plan_faults()
 
     def _spawn(self, coroutine: Any) -> Any:
@@ -120,7 +121,7 @@ class World:
         self.faults_over = True
         self.redis.loss = self.redis.doubled = self.redis.late = 0.0
         self.redis.come_back()
-        self.database.away, self.database.slow = False, 1.0
+        self.database.away, self.database.slow, self.database.breaks = False, 1.0, 0.0
         for process in self.processes:
             self.go_on(process)
         self.note("no more faults")
@@ -165,7 +166,9 @@ class World:
 
     # -- processes
 
-    def start(self, worker_type: str, name: str) -> SimProcess:
+    def start(self, worker_type: str, name: str) -> SimProcess | None:
+        if self.loop.closing:
+            return None
         self._ports += 1
         process = SimProcess(self, worker_type, name, f"h:{self._ports}")
         self.processes.append(process)
@@ -192,8 +195,9 @@ class World:
         self.loop.call_later(again_after_s, self.start, process.worker_type, process.name, context=WORLD)
 
     def supervise(self, process: SimProcess) -> None:
-        """A process ended by itself: its supervisor starts it again."""
-        self.loop.call_later(1.0, self.start, process.worker_type, process.name, context=WORLD)
+        """A process ended, by itself or since it was told to: its supervisor starts it again."""
+        delay = self.random.uniform(0.3, 2.0)
+        self.loop.call_later(delay, self.start, process.worker_type, process.name, context=WORLD)
 
     async def _fence(self, name: str) -> None:
         try:
@@ -259,7 +263,7 @@ class World:
         befalls = [self._redis_blinks, self._joins, self._joins, self._leaves] if self.calm else [
             self._dies, self._dies, self._stands_still, self._stands_still, self._loses_connections,
             self._loses_connections, self._redis_blinks, self._database_blinks, self._database_is_slow, self._joins,
-            self._leaves,
+            self._joins, self._leaves, self._is_fenced, self._is_fenced,
         ]  # fmt: skip
         for _ in range(random.randint(1, 5)):
             at = random.uniform(_FAULTS_FROM_S, _FAULTS_UNTIL_S - 0.5)
@@ -273,6 +277,12 @@ class World:
         if (victim := self._victim()) is not None:
             supervised = self.random.random() < 0.5
             self.kill(victim, again_after_s=self.random.uniform(0.1, 4.0), supervised=supervised)
+
+    def _is_fenced(self) -> None:
+        """Somebody ends the lease of a process that lives: it was cut off, or taken for another."""
+        if (victim := self._victim()) is not None:
+            self.note(f"the lease of {victim.host.name} is ended")
+            self._spawn(self._fence(victim.name))
 
     def _stands_still(self) -> None:
         victim = self._victim()
@@ -327,9 +337,6 @@ class World:
         if others or not self.calm:
             self.note(f"{victim.host.name} is told to end")
             victim.stop.set()
-            self.loop.call_later(
-                self.random.uniform(0.5, 3.0), self.start, victim.worker_type, victim.name, context=WORLD
-            )
 
     # -- the meaning of the roles' statements
 

@@ -1,0 +1,19 @@
+"""The wire format: rows survive it, other versions are refused."""
+
+import msgspec
+import pytest
+
+from replication import rows, wire
+
+
+def test_rows_of_a_frame_survive_the_wire() -> None:
+    row = rows.SessionRow(7, 3, "@a:b", None)
+    (message,) = wire.encode_frames("sessions", 3, "sessions", 5, [(7, wire.encode_row(row))])
+    frame = wire.decode_frame(message)
+    assert (frame.previous, frame.current) == (5, 7)
+    assert wire.row_decoder(rows.SessionRow).decode(frame.rows[0]) == row
+
+
+def test_a_message_of_another_version_is_ignored() -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode_tick(msgspec.msgpack.encode([99, 1, {}, {}]))

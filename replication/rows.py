@@ -80,6 +80,36 @@ class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     device_id: str | None
 
 
+class ToDeviceRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A message is in this device's inbox. prior_writer, prior_position: the message that its sending device sent
+    before this one, when another writer wrote it: a reader that has not seen that one must repair first.
+    """
+
+    position: int
+    writer: int
+    user_id: str
+    device_id: str
+    prior_writer: int | None = None
+    prior_position: int | None = None
+
+
+class DeviceListRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The user's devices, or their identity keys, are others than before."""
+
+    position: int
+    writer: int
+    user_id: str
+
+
+class OneTimeKeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One-time or fallback keys of this device were uploaded or claimed."""
+
+    position: int
+    writer: int
+    user_id: str
+    device_id: str
+
+
 class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """until_ms: when the user stops typing unless told otherwise; 0: has stopped."""
 

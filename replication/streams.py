@@ -73,12 +73,30 @@ SESSIONS = Stream(
     "sessions", Kind.LOG, ("client_api",), exclusive=False, row=rows.SessionRow, retention_s=86_400,
     catch_up=catch_up.SESSIONS,
 )  # fmt: skip
+TO_DEVICE = Stream(
+    "to_device", Kind.LOG, ("client_api", "federation_reader"), exclusive=False, row=rows.ToDeviceRow,
+    token_letter="m",  # noqa: S106
+    catch_up=catch_up.TO_DEVICE,
+)  # fmt: skip
+#: What a token from before the retention gets: everybody who shares a room.
+DEVICE_LISTS = Stream(
+    "device_lists", Kind.LOG, ("client_api", "federation_reader"), exclusive=False, row=rows.DeviceListRow,
+    token_letter="d",  # noqa: S106
+    catch_up=catch_up.DEVICE_LISTS, retention_s=14 * 86_400,
+)  # fmt: skip
+ONE_TIME_KEYS = Stream(
+    "one_time_keys", Kind.LOG, ("client_api", "federation_reader"), exclusive=False, row=rows.OneTimeKeyRow,
+    token_letter="k",  # noqa: S106
+    catch_up=catch_up.ONE_TIME_KEYS, retention_s=2 * 86_400,
+)  # fmt: skip
 TYPING = Stream(
     "typing", Kind.EPHEMERAL, ("client_api", "federation_reader"), exclusive=False, row=rows.TypingRow,
     token_letter="t",  # noqa: S106
 )  # fmt: skip
 
-STREAMS: Mapping[str, Stream] = {s.name: s for s in (EVENTS, RECEIPTS, ACCOUNT_DATA, SESSIONS, TYPING)}
+STREAMS: Mapping[str, Stream] = {
+    s.name: s for s in (EVENTS, RECEIPTS, ACCOUNT_DATA, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING)
+}
 TOKEN_LETTERS: Mapping[str, str] = {s.name: s.token_letter for s in STREAMS.values() if s.token_letter}
 
 

@@ -57,6 +57,24 @@ SESSIONS = """
     FROM session_changes WHERE position > $1 ORDER BY position LIMIT $2
 """
 
+#: Uses to_device_messages_by_position.
+TO_DEVICE = """
+    SELECT position, writer, user_id, device_id
+    FROM to_device_messages WHERE position > $1 ORDER BY position LIMIT $2
+"""
+
+#: Uses the primary key of device_list_changes.
+DEVICE_LISTS = """
+    SELECT position, writer, user_id
+    FROM device_list_changes WHERE position > $1 ORDER BY position LIMIT $2
+"""
+
+#: Uses the primary key of one_time_key_changes.
+ONE_TIME_KEYS = """
+    SELECT position, writer, user_id, device_id
+    FROM one_time_key_changes WHERE position > $1 ORDER BY position LIMIT $2
+"""
+
 
 #: Columns whose text is stored escaped; what holds no U+001A stays as it is.
 _ESCAPED = ("type", "state_key", "sender", "user_id")

@@ -35,6 +35,29 @@ STATEMENTS: Mapping[str, str] = {
             SELECT position FROM (SELECT position, changed_ms FROM session_changes ORDER BY position LIMIT $2) AS oldest
             WHERE changed_ms < $1)
     """,
+    # Uses to_device_transactions_by_age.
+    "to_device_transactions": """
+        DELETE FROM to_device_transactions WHERE (user_id, device_id, key) IN (
+            SELECT user_id, device_id, key FROM to_device_transactions WHERE created_ms < $1
+            ORDER BY created_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # The newest row stays: the oldest one that is there tells which tokens are too old.
+    "device_list_changes": """
+        DELETE FROM device_list_changes WHERE position IN (
+            SELECT position FROM (SELECT position, changed_ms FROM device_list_changes ORDER BY position LIMIT $2) AS o
+            WHERE changed_ms < $1 AND position < (SELECT max(position) FROM device_list_changes))
+    """,
+    "one_time_key_changes": """
+        DELETE FROM one_time_key_changes WHERE position IN (
+            SELECT position FROM (SELECT position, changed_ms FROM one_time_key_changes ORDER BY position LIMIT $2) AS o
+            WHERE changed_ms < $1)
+    """,
+    # Uses one_time_keys_claimed.
+    "one_time_keys": """
+        DELETE FROM one_time_keys WHERE (user_id, device_id, algorithm, key_id) IN (
+            SELECT user_id, device_id, algorithm, key_id FROM one_time_keys WHERE claimed_ms < $1
+            LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
     # Expired, and nothing can renew them: their refresh token is gone or was replaced. Uses access_tokens_by_expiry.
     "access_tokens": """
         DELETE FROM access_tokens WHERE token_hash IN (

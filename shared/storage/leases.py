@@ -72,6 +72,10 @@ FINAL_POSITIONS = {
     "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
     "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
 }
+    # Messages go once they are acknowledged; what was sent is remembered longer.
+    "to_device": "SELECT max(position) FROM to_device_transactions WHERE writer = $1 AND position > start_position",
+    "device_lists": "SELECT max(position) FROM device_list_changes WHERE writer = $1 AND position > start_position",
+    "one_time_keys": "SELECT max(position) FROM one_time_key_changes WHERE writer = $1 AND position > start_position",
 _STORE_FINAL_POSITION = {
     stream: "UPDATE writers SET final_position = greatest(start_position, coalesce(("
     + query

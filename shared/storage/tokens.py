@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.storage.device_lists import CHANGE_PART
 from shared.storage.fenced import fenced_statement
 from shared.storage.pool import Database
 
@@ -42,6 +43,20 @@ _INSERT_REFRESH = """
     SELECT $7, $2, $3, $8 FROM {source} WHERE $7::bytea IS NOT NULL
 """
 
+
+def _what_devices_have(which: str, now: str) -> dict[str, str]:
+    """The parts by which keys and messages of devices go with them. which: a condition on $2 and `device_id`."""
+    deletion = "DELETE FROM {table} USING fence WHERE user_id = $2 AND " + which
+    return {
+        "identity": deletion.format(table="device_keys") + " RETURNING 1",
+        "one_time": deletion.format(table="one_time_keys"),
+        "fallback": deletion.format(table="fallback_keys"),
+        "inbox": deletion.format(table="to_device_messages"),
+        "sent": deletion.format(table="to_device_transactions"),
+        "list_change": CHANGE_PART.format(user="$2", now=now, source="identity"),
+    }
+
+
 #: A new session of a device that may have had one: its former tokens end.
 #: $2 user, $3 device, $4 display name, $5 access hash, $6 expires_ms, $7 refresh hash, $8 now.
 #: Uses access_tokens_by_user, refresh_tokens_by_user.
@@ -50,7 +65,12 @@ START_SESSION = fenced_statement(
     {
         "device": """
             INSERT INTO devices (user_id, device_id, display_name, created_ms)
-            SELECT $2, $3, $4, $8 FROM fence ON CONFLICT (user_id, device_id) DO NOTHING
+            SELECT $2, $3, $4, $8 FROM fence ON CONFLICT (user_id, device_id) DO NOTHING RETURNING 1
+        """,
+        # Sent to a former device of this name at the moment when it went.
+        "strays": """
+            DELETE FROM to_device_messages USING fence
+            WHERE user_id = $2 AND device_id = $3 AND EXISTS (SELECT FROM device)
         """,
         "ended": "DELETE FROM access_tokens USING fence WHERE user_id = $2 AND device_id = $3 RETURNING 1",
         "ended_refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id = $3",
@@ -65,7 +85,7 @@ START_SESSION = fenced_statement(
     "(SELECT position FROM change) AS position",
 )
 
-#: $2 user, $3 devices, $4 now: the devices go with all their tokens.
+#: $2 user, $3 devices, $4 now: the devices go with their tokens, their keys and the messages for them.
 END_DEVICES = fenced_statement(
     "end_devices",
     {
@@ -77,12 +97,14 @@ END_DEVICES = fenced_statement(
             SELECT $1, nextval('stream_sessions'), $2, d, $4 FROM fence, unnest($3::text[]) AS d
             RETURNING position, device_id
         """,
+        **_what_devices_have("device_id = ANY ($3::text[])", "$4"),
     },
     """(SELECT array_agg(position ORDER BY position) FROM change) AS positions,
-       (SELECT array_agg(device_id ORDER BY position) FROM change) AS devices""",
+       (SELECT array_agg(device_id ORDER BY position) FROM change) AS devices,
+       (SELECT position FROM list_change) AS list_position""",
 )
 
-#: $2 user, $3 the device that stays (NULL: none), $4 the access token that stays, $5 now.
+#: $2 user, $3 the device that stays (NULL: none), $4 the access token that stays, $5 now. As END_DEVICES.
 END_ALL_SESSIONS = fenced_statement(
     "end_all_sessions",
     {
@@ -97,8 +119,9 @@ END_ALL_SESSIONS = fenced_statement(
             {_CHANGE_COLUMNS}
             SELECT $1, nextval('stream_sessions'), $2, NULL, $5 FROM fence RETURNING position
         """,
+        **_what_devices_have("device_id IS DISTINCT FROM $3", "$5"),
     },
-    "(SELECT position FROM change) AS position",
+    "(SELECT position FROM change) AS position, (SELECT position FROM list_change) AS list_position",
 )
 
 #: $2 user, $3 access token, $4 now: for a token without a device.

@@ -159,6 +159,30 @@ VALID: dict[str, Valid] = {
         _ROOM, body={"m.fully_read": "{event}", "m.read": "{event}", "m.read.private": "{event}"}
     ),
     "set_typing": Valid({**_ROOM, **_ME}, body={"typing": True, "timeout": 100}, required=("typing",)),
+    "send_to_device": Valid(
+        {"eventType": "m.room_key_request", "txnId": "three"},
+        body={"messages": {"{me}": {"{device}": {"action": "request"}, "*": {}}}},
+        required=("messages",),
+    ),
+    "upload_keys": Valid(
+        body={
+            "device_keys": {
+                "user_id": "{me}",
+                "device_id": "{device}",
+                "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
+                "keys": {"curve25519:{device}": "curve", "ed25519:{device}": "ed"},
+                "signatures": {"{me}": {"ed25519:{device}": "signature"}},
+            },
+            "one_time_keys": {"signed_curve25519:AAAA": {"key": "one", "signatures": {"{me}": {"ed25519:D": "s"}}}},
+            "fallback_keys": {"signed_curve25519:AAAB": {"key": "two", "fallback": True, "signatures": {}}},
+        },
+    ),
+    "query_keys": Valid(body={"device_keys": {"{me}": [], "{other}": []}, "timeout": 10}, required=("device_keys",)),
+    "claim_keys": Valid(
+        body={"one_time_keys": {"{me}": {"{device}": "signed_curve25519"}}, "timeout": 10},
+        required=("one_time_keys",),
+    ),
+    "get_key_changes": Valid(query={"from": "s1", "to": "s1"}),
     "list_joined_rooms": Valid(),
     "get_room_by_alias": Valid({"roomAlias": "{alias}"}),
     "set_room_alias": Valid({"roomAlias": "{alias}"}, body={"room_id": "{room}"}, required=("room_id",)),

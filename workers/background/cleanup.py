@@ -27,6 +27,10 @@ class Cleanup:
             "login_attempts": _DAY_MS,
             "client_transactions": 2 * _DAY_MS,  # protocol notes, B1: at least 24 hours
             "session_changes": _DAY_MS,  # the retention of the stream `sessions`
+            "to_device_transactions": 2 * _DAY_MS,  # as the other transactions
+            "device_list_changes": 14 * _DAY_MS,  # the retention of the stream `device_lists`
+            "one_time_key_changes": 2 * _DAY_MS,  # the retention of the stream `one_time_keys`
+            "one_time_keys": 90 * _DAY_MS,  # claimed ones: what comes again under an old id is a retransmission no more
             "access_tokens": _DAY_MS,  # until then an expired one is answered with `soft_logout`
         }
 

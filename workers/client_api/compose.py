@@ -6,6 +6,7 @@ from shared.http.server import Handler
 from shared.operations.passwords import PasswordHasher
 from workers.client_api.account_data import AccountData
 from workers.client_api.account_data_writer import AccountDataWriter
+from workers.client_api.device_keys import DeviceKeys
 from workers.client_api.devices import Devices
 from workers.client_api.directory import Directory
 from workers.client_api.filters import Filters
@@ -23,6 +24,7 @@ from workers.client_api.server_facts import ServerFacts
 from workers.client_api.sessions import Sessions
 from workers.client_api.shared_secret import SharedSecretRegistration
 from workers.client_api.tags import Tags
+from workers.client_api.to_device import SendToDevice
 from workers.client_api.typing_notices import TypingNotices
 
 
@@ -56,6 +58,8 @@ def compose(foundation: Foundation) -> Worker:
     push_rules = PushRules()
     receipts = Receipts(database, foundation.writer, foundation.announcer, writer, clock)
     typing = TypingNotices(database, foundation.announcer, clock)
+    to_device = SendToDevice(server_name, foundation.writer, foundation.announcer, clock)
+    keys = DeviceKeys(server_name, database, foundation.writer, foundation.announcer, clock)
     directory = Directory(server_name, database, clock)
     limits = RateLimitOwner(foundation.rate_limiter)
 
@@ -105,6 +109,11 @@ def compose(foundation: Foundation) -> Worker:
         "send_receipt": receipts.send_receipt,
         "set_read_markers": receipts.set_read_markers,
         "set_typing": typing.set_typing,
+        "send_to_device": to_device.send_to_device,
+        "upload_keys": keys.upload_keys,
+        "query_keys": keys.query_keys,
+        "claim_keys": keys.claim_keys,
+        "get_key_changes": keys.get_key_changes,
         "list_joined_rooms": directory.list_joined_rooms,
         "get_room_by_alias": directory.get_room_by_alias,
         "set_room_alias": directory.set_room_alias,

@@ -220,6 +220,30 @@ _READING = (
     ),
 )  # fmt: skip
 
+# Whoever takes a message writes it; the sender's owner takes all of one device's, so that they stay in order.
+_KEYS_AND_MESSAGES = (
+    Endpoint(
+        "send_to_device", ("PUT",), f"{_CLIENT}/sendToDevice/{{eventType}}/{{txnId}}", "client", RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ, idempotent=True, spec=_SPEC + "put_matrixclientv3sendtodeviceeventtypetxnid",
+    ),
+    Endpoint(
+        "upload_keys", ("POST",), f"{_CLIENT}/keys/upload", "client", RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "post_matrixclientv3keysupload",
+    ),
+    Endpoint(
+        "query_keys", ("POST",), f"{_CLIENT}/keys/query", "client", rate_limit=RateLimit.READ,
+        spec=_SPEC + "post_matrixclientv3keysquery",
+    ),
+    Endpoint(
+        "claim_keys", ("POST",), f"{_CLIENT}/keys/claim", "client", rate_limit=RateLimit.READ,
+        spec=_SPEC + "post_matrixclientv3keysclaim",
+    ),
+    Endpoint(
+        "get_key_changes", ("GET",), f"{_CLIENT}/keys/changes", "client", idempotent=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3keyschanges",
+    ),
+)  # fmt: skip
+
 _DIRECTORY = (
     Endpoint(
         "list_joined_rooms", ("GET",), f"{_CLIENT}/joined_rooms", "client", idempotent=True,
@@ -257,6 +281,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *_ACCOUNT_DATA,
     *_PUSH_RULES,
     *_READING,
+    *_KEYS_AND_MESSAGES,
     *_DIRECTORY,
     *_INTERNAL,
 )

@@ -22,6 +22,7 @@ FORBIDDEN = frozenset(
         "set_room_alias",
         "delete_room_alias",
         "list_room_aliases",
+        "get_key_changes",
     }
 )
 _PROFILE = frozenset({"set_profile_field", "delete_profile_field"})

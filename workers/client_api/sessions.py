@@ -9,8 +9,8 @@ import asyncpg
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import SessionRow
-from replication.streams import SESSIONS
+from replication.rows import DeviceListRow, SessionRow
+from replication.streams import DEVICE_LISTS, SESSIONS
 from shared.config.sections import Accounts
 from shared.core.access_tokens import format_access_token
 from shared.core.errors import MatrixError, invalid_param
@@ -128,7 +128,7 @@ class Sessions:
         self._announce([(row["position"], requester.user_id, None)])
 
     async def end_devices(self, user_id: str, device_ids: Sequence[str]) -> None:
-        """Delete devices and all their tokens. Devices that do not exist are passed over."""
+        """Delete devices with their tokens, keys and messages. Devices that do not exist are passed over."""
         if not device_ids:
             return
         row = await self._write(
@@ -138,6 +138,7 @@ class Sessions:
             self._clock.now_ms(),
         )
         self._announce([(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)])
+        self._announce_device_list(user_id, row["list_position"])
 
     async def end_all(self, user_id: str, *, but: Requester | None = None) -> None:
         """Delete all devices and tokens of a user, apart from those of the session `but`."""
@@ -146,16 +147,22 @@ class Sessions:
             self._clock.now_ms(),
         )  # fmt: skip
         self._announce([(row["position"], user_id, None)])
+        self._announce_device_list(user_id, row["list_position"])
 
     async def _write(self, statement: FencedStatement, *args: Any) -> asyncpg.Record:
         with passing_as_unavailable():
-            return await self._writer.write(statement, *args, streams=(SESSIONS.name,))
+            return await self._writer.write(statement, *args, streams=(SESSIONS.name, DEVICE_LISTS.name))
 
     def _announce(self, changes: Sequence[tuple[int, str, str | None]]) -> None:
         rows = [SessionRow(at, self._writer.lease, user_id, device) for at, user_id, device in changes]
         # Our own cache at once, the others' by replication: an answered log-out holds here from this moment on.
         self._authenticator.apply_sessions(rows)
         self._announcer.announce(SESSIONS, rows)
+
+    def _announce_device_list(self, user_id: str, position: int | None) -> None:
+        """position: None when none of the devices had keys."""
+        if position is not None:
+            self._announcer.announce(DEVICE_LISTS, [DeviceListRow(position, self._writer.lease, user_id)])
 
 
 def _unknown_refresh_token() -> MatrixError:

@@ -5,12 +5,12 @@ import msgspec
 from shared.core.errors import MatrixError, forbidden, missing_param, not_found
 from shared.core.identifiers import EventId
 from shared.http.request import Request, Requester, Response, json_response
+from shared.http.transaction_key import transaction_key
 from shared.storage.events import get_event_by_id
 from shared.storage.pool import Database
 from workers.event_persister.drafts import Draft, RedactionTarget
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.transaction_key import transaction_key
 
 REDACTION = "m.room.redaction"
 

@@ -27,10 +27,14 @@ class Sender:
     def make_room(self) -> None:
         """Make a room: what haproxy never sends a second time. It counts as a failed message when that fails."""
         began = time.monotonic()
-        answer = self.person.call("POST", "/createRoom", {})
+        try:
+            answer = self.person.call("POST", "/createRoom", {})
+            told = "" if answer.status == 200 else f"{answer.status} {answer.body[:200]!r}"
+        except OSError as error:
+            told = str(error)
         self.longest_s = max(self.longest_s, time.monotonic() - began)
-        if answer.status != 200:
-            self.failed.append(f"{time.strftime('%H:%M:%S')} createRoom: {answer.status} {answer.body[:200]!r}")
+        if told:
+            self.failed.append(f"{time.strftime('%H:%M:%S')} createRoom: {told}")
 
     def send(self) -> None:
         """Send the next message, and repeat it with the same transaction id until it is stored."""

@@ -54,15 +54,19 @@ class Membership:
         self.asked_to_leave = asyncio.Event()
         self._news = asyncio.Event()
 
-    async def join(self) -> int:
-        """Take a new lease and return its number; fence what is left of former incarnations of the same name."""
+    async def join(self, ever_seen: Mapping[str, int] | None = None) -> int:
+        """Take a new lease and return its number; fence what is left of former incarnations of the same name.
+
+        ever_seen: the greatest positions and lease number that this process met since its start.
+        Raises UnsafeCommits when the database says "committed" too early.
+        """
         try:
-            return await self._join()
+            return await self._join(ever_seen)
         except BaseException:
             self._drop_connection()
             raise
 
-    async def _join(self) -> int:
+    async def _join(self, ever_seen: Mapping[str, int] | None) -> int:
         conn = self._connection = await self._connect()
         self.lease = await leases.insert_lease(
             conn,
@@ -73,6 +77,7 @@ class Membership:
             address=self.address,
             version=self._version,
             sequences={s.name: s.sequence if s.catch_up else "" for s in self._streams},
+            ever_seen=ever_seen,
         )
         for former in await leases.get_older_incarnations(conn, self.name, self.lease):
             logger.warning("Lease %d of a former %s is ended", former, self.name)

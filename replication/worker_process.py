@@ -41,6 +41,7 @@ from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage.pool import SESSION_LIMITS, Connect, Database, connector
+from shared.storage.timelines import LEASE
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ Compose: TypeAlias = Callable[[Foundation], Worker]
 class Process:
     """What outlives an incarnation. endpoints, pools: the whole fleet's; address: of the listener, as others reach it.
 
-    reactor: Twisted's.
+    reactor: Twisted's. ever_seen: the greatest positions by stream, and lease number, that any incarnation met.
     """
 
     worker_type: str
@@ -111,6 +112,7 @@ class Process:
     gate: Gate
     server: HttpServer
     address: str
+    ever_seen: dict[str, int] = field(default_factory=dict)
 
 
 class Ended(NamedTuple):
@@ -150,7 +152,7 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         connect, config.replication, clock, name=process.name, worker_type=process.worker_type,
         address=process.address, version=version("skep"), streams=streams,
     )  # fmt: skip
-    lease = await membership.join()
+    lease = await membership.join(process.ever_seen)
     database = Database(connect, max_connections=config.database.connections)
     transport = RedisTransport(process.reactor, config.redis)
     seen = SeenPositions()
@@ -158,10 +160,12 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
     writer = FencedWriter(
         connector(dsn, pgbouncer=config.database.pgbouncer, settings=writer_settings), lease, seen, on_fenced
     )
+    follower: Follower | None = None
     try:
         foundation = _foundation(
             process, tasks, database, connect, transport, membership, writer, seen, rejoins
         )  # fmt: skip
+        follower = foundation.follower
         worker = process.compose(foundation)
         application = _application(process, foundation, worker)
         await _follow(foundation, streams, on_fenced)
@@ -180,6 +184,7 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         membership.ready = False
     finally:
         process.gate.close()
+        _remember(process.ever_seen, lease, seen, follower)
         await tasks.close()
         await membership.leave()
         await writer.close()
@@ -187,6 +192,13 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         await database.close()
     drained = membership.asked_to_leave.is_set() and not stop.is_set()
     return Ended(fenced.is_set(), clock.monotonic_s() - ready_at, drained)
+
+
+def _remember(ever_seen: dict[str, int], lease: int, seen: SeenPositions, follower: Follower | None) -> None:
+    """Keep the greatest numbers that an incarnation met: the database may have lost them (`timelines.py`)."""
+    known = [] if follower is None else [vector.known for vector in follower.vectors().values()]
+    for name, greatest in {**seen.greatest, LEASE: max(lease, *known, 0)}.items():
+        ever_seen[name] = max(greatest, ever_seen.get(name, 0))
 
 
 def _foundation(

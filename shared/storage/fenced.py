@@ -1,9 +1,10 @@
 """The fence: one function builds every statement that writes under a lease.
 
 A process that lost its lease must not write. Each writing statement therefore locks its own lease row (KEY SHARE) and
-takes its rows from that lock: no row, nothing written. PostgreSQL does not run a SELECT part that nothing refers to,
-so each part must name the fence itself; `fenced_statement` refuses parts that do not, and a test explains every
-statement it ever built. READ COMMITTED only: there the lock looks at the row again after waiting.
+takes its rows from that lock: no row, nothing written. On another timeline than its own a lease counts for nothing
+(`timelines.py`). PostgreSQL does not run a SELECT part that nothing refers to, so each part must name the fence
+itself; `fenced_statement` refuses parts that do not, and a test explains every statement it ever built. READ
+COMMITTED only: there the lock looks at the row again after waiting.
 
 A fenced write is one statement that commits by itself, and a lease has one of them under way at a time
 (`replication/fenced_writer.py`). Architecture page, section 3; evidence 1, 2, 24.
@@ -13,7 +14,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-FENCE = "fence AS (SELECT 1 FROM leases WHERE lease = $1 AND NOT revoked FOR KEY SHARE)"
+from shared.storage.timelines import TIMELINE
+
+FENCE = f"fence AS (SELECT 1 FROM leases WHERE lease = $1 AND NOT revoked AND timeline = {TIMELINE} FOR KEY SHARE)"
 _FROM_FENCE = re.compile(r"\b(?:FROM|USING|JOIN)\s+fence\b", re.IGNORECASE)
 _WRITES = re.compile(r"\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\b", re.IGNORECASE)
 

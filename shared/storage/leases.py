@@ -12,6 +12,7 @@ import orjson
 
 from shared.storage.fenced import fenced_statement
 from shared.storage.pool import Connection, Database
+from shared.storage.timelines import TIMELINE, lift_what_was_lost
 
 # The counter row is updated by the inserting transaction, so numbers become visible in order: who reads `writers`
 # knows every writer up to the greatest that it sees.
@@ -25,8 +26,8 @@ _INSERT_HEARTBEAT = """
 _INSERT_WRITER = "INSERT INTO writers (lease, stream, start_position) VALUES ($1, $2, $3)"
 _OLDER_INCARNATIONS = "SELECT lease FROM leases WHERE process = $1 AND lease <> $2"
 # What an operator asked for is in force with the first heartbeat of whoever carries the name.
-_BEAT = """
-    WITH alive AS (SELECT process FROM leases WHERE lease = $1 AND NOT revoked),
+_BEAT = f"""
+    WITH alive AS (SELECT process FROM leases WHERE lease = $1 AND NOT revoked AND timeline = {TIMELINE}),
          asked AS (SELECT d.lease IS NOT NULL AS leaves FROM drains d JOIN alive USING (process)
                    WHERE d.lease IS NULL OR d.lease = $1),
          beat AS (UPDATE heartbeats SET seen_at = clock_timestamp(), ready = $2,
@@ -71,11 +72,11 @@ FINAL_POSITIONS = {
     "receipts": "SELECT max(position) FROM receipts WHERE writer = $1 AND position > start_position",
     "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
     "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
-}
     # Messages go once they are acknowledged; what was sent is remembered longer.
     "to_device": "SELECT max(position) FROM to_device_transactions WHERE writer = $1 AND position > start_position",
     "device_lists": "SELECT max(position) FROM device_list_changes WHERE writer = $1 AND position > start_position",
     "one_time_keys": "SELECT max(position) FROM one_time_key_changes WHERE writer = $1 AND position > start_position",
+}
 _STORE_FINAL_POSITION = {
     stream: "UPDATE writers SET final_position = greatest(start_position, coalesce(("
     + query
@@ -116,13 +117,15 @@ class WriterRow:
 
 async def insert_lease(
     conn: Connection, *, process: str, type_: str, host: str, pid: int, address: str, version: str,
-    sequences: Mapping[str, str],
+    sequences: Mapping[str, str], ever_seen: Mapping[str, int] | None = None,
 ) -> int:  # fmt: skip
     """Register a new incarnation and return its lease number.
 
     sequences: stream -> sequence of each stream that it may write. Its start is the sequence's last value now.
+    ever_seen: see `timelines.lift_what_was_lost`, whose error this raises.
     """
     async with conn.transaction():
+        await lift_what_was_lost(conn, {stream: f"stream_{stream}" for stream in FINAL_POSITIONS}, ever_seen or {})
         lease: int = await conn.fetchval(_NEXT_LEASE)
         await conn.execute(_INSERT_LEASE, lease, process, type_, host, pid, address, version)
         await conn.execute(_INSERT_HEARTBEAT, lease)

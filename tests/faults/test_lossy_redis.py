@@ -4,44 +4,28 @@ Every client sees every event once and in order, no delivery stalls for over 3 s
 """
 
 import asyncio
-import os
-from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.conftest import SEED
 from tests.faults.redis_proxy import FINE, Weather
-from tests.faults.servers import Servers, running_servers
-from tests.faults.traffic import Traffic, common_rooms, p99
-from tests.fix_fleet import RunningFleet, run_fleet
+from tests.faults.servers import Servers
+from tests.faults.traffic import Traffic, WholeFleet, common_rooms, p99, until
 from tests.room_checks import assert_fleet_rooms_agree
 
-_SEED = int(os.environ.get("SKEP_FAULT_SEED", "7"))
 _STALL_S = 3.0
 _STORM = Weather(lose=0.05, double=0.03, late=0.05, longest_s=2.0)
-_NONE = dict.fromkeys(("federation_reader", "federation_sender", "background", "media"), 0)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    with running_servers(_SEED) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def stormy(servers: Servers) -> Iterator[RunningFleet]:
-    counts = {"event_persister": 2, "synchrotron": 2, "client_api": 2, **_NONE}
-    yield from run_fleet({**servers.settings(), "fleet": counts})
 
 
 @pytest.mark.parametrize(
     ("duration_s", "restarts"), [(18.0, 3), pytest.param(600.0, 10, marks=pytest.mark.soak)], ids=["short", "soak"]
 )
 def test_nobody_misses_anything(
-    servers: Servers, stormy: RunningFleet, duration_s: float, restarts: int, capsys: pytest.CaptureFixture[str]
+    servers: Servers, whole: WholeFleet, duration_s: float, restarts: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def test() -> Traffic:
         connections = servers.redis_proxy.open
-        traffic = await common_rooms(stormy, f"storm{duration_s:.0f}", users=4, rooms=4, pace_s=1.0)
+        traffic = await common_rooms(whole.fleet, f"storm{duration_s:.0f}", users=4, rooms=4, pace_s=1.0)
         async with traffic.flowing():
             servers.redis_proxy.weather = _STORM
             for turn in range(restarts):
@@ -52,30 +36,28 @@ def test_nobody_misses_anything(
                 servers.redis_proxy.cut()
             servers.redis_proxy.weather = FINE
             # Nobody gave Redis up for good: everything would be as right, only a second later.
-            async with asyncio.timeout(5.0):
-                while servers.redis_proxy.open != connections:
-                    await asyncio.sleep(0.1)
+            assert await until(lambda: servers.redis_proxy.open == connections, 5.0)
         await traffic.check()
         return traffic
 
     traffic = asyncio.run(test())
     with capsys.disabled():
         delays = traffic.delays()
-        print(f"\n{len(traffic.record.sent_at)} events, {len(delays)} deliveries, seed {_SEED},"
+        print(f"\n{len(traffic.record.sent_at)} events, {len(delays)} deliveries, seed {SEED},"
               f" {servers.redis_proxy.counts}: p50 {1000 * sorted(delays)[len(delays) // 2]:.0f} ms,"
               f" p99 {1000 * p99(delays):.0f} ms, longest {1000 * max(delays):.0f} ms,"
               f" {sum(each.gaps for each in traffic.listeners)} gaps paged in")  # fmt: skip
     assert traffic.stalls(_STALL_S) == []
     assert not traffic.record.failures, traffic.record.failures[:5]
     assert servers.redis_proxy.counts["lost"] > 10 and servers.redis_proxy.counts["late"] > 10
-    assert_fleet_rooms_agree(stormy)
+    assert_fleet_rooms_agree(whole.fleet)
 
 
-def test_the_last_frame_is_lost_then_silence(servers: Servers, stormy: RunningFleet) -> None:
+def test_the_last_frame_is_lost_then_silence(servers: Servers, whole: WholeFleet) -> None:
     """Evidence, test 5: no later frame shows the gap. Once the ticks come through, once they are lost as well."""
 
     async def test() -> None:
-        traffic = await common_rooms(stormy, "silence", users=2, rooms=1, pace_s=1.0)
+        traffic = await common_rooms(whole.fleet, "silence", users=2, rooms=1, pace_s=1.0)
         traffic.fidgeters.clear()
         [room] = traffic.rooms
         for listener in traffic.listeners:
@@ -97,11 +79,11 @@ def test_the_last_frame_is_lost_then_silence(servers: Servers, stormy: RunningFl
     asyncio.run(test())
 
 
-def test_the_database_is_cut_off_for_a_moment(servers: Servers, stormy: RunningFleet) -> None:
+def test_the_database_is_cut_off_for_a_moment(servers: Servers, whole: WholeFleet) -> None:
     """Every connection to PostgreSQL ends at once, again and again; it is slow besides. Nothing is lost or doubled."""
 
     async def test() -> Traffic:
-        traffic = await common_rooms(stormy, "cut", users=3, rooms=2, pace_s=0.5)
+        traffic = await common_rooms(whole.fleet, "cut", users=3, rooms=2, pace_s=0.5)
         async with traffic.flowing():
             servers.postgres_proxy.delay_s = 0.01
             for _ in range(2):
@@ -114,4 +96,4 @@ def test_the_database_is_cut_off_for_a_moment(servers: Servers, stormy: RunningF
 
     traffic = asyncio.run(test())
     assert traffic.record.longest("send") < 8.0
-    assert_fleet_rooms_agree(stormy)
+    assert_fleet_rooms_agree(whole.fleet)

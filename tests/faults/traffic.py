@@ -7,22 +7,25 @@ A `Talker` sends numbered messages, one after another in each of his rooms, each
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import asyncpg
 import orjson
 
 from load.clients import User, register
 from tests.fix_fleet import RunningFleet
+from tests.fleet.observing import PROGRAMS
 
 CLIENT = "/_matrix/client/v3"
 #: What a client tries again after; 0: the connection ended, or there was no answer in time.
 _PASSING = (0, 502, 503, 504)
 _ANSWER_LIMIT_S = 15.0
 _RETRY_AFTER_S = 0.1
+_GIVE_UP_AFTER_S = 30.0
 _SETTLE_LIMIT_S = 20.0
 
 
@@ -61,6 +64,7 @@ class Record:
                 self.durations.setdefault(request, []).append((began_s, now() - began_s))
                 return orjson.loads(answer)
             assert status in _PASSING, f"{request} {path}: {status} {answer.decode()}"
+            assert now() - began_s < _GIVE_UP_AFTER_S, f"{request} {path}: {status} {answer.decode()}"
             self.failures.append(Failure(now(), request, attempt, f"{status} {answer[:150].decode()}"))
             await asyncio.sleep(_RETRY_AFTER_S)
 
@@ -74,6 +78,73 @@ class Record:
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def until(holds: Callable[[], object], limit_s: float) -> bool:
+    """Wait until something holds; return whether it does at the end."""
+    end_s = now() + limit_s
+    while not (found := holds()) and now() < end_s:  # noqa: ASYNC110 - whatever holds sets no event
+        await asyncio.sleep(0.1)
+    return bool(found)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFleet:
+    """A fleet and how the test itself reaches its database."""
+
+    fleet: RunningFleet
+    dsn: str
+
+    async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
+        conn = await asyncpg.connect(self.dsn)
+        try:
+            return list(await conn.fetch(statement, *args))
+        finally:
+            await conn.close()
+
+    async def leases(self) -> dict[str, int]:
+        """Return the lease of each process that is ready, by its name."""
+        rows = await self.fetch(
+            "SELECT process, lease FROM leases JOIN heartbeats USING (lease) WHERE NOT revoked AND ready"
+        )
+        return {row["process"]: row["lease"] for row in rows}
+
+    async def owners(self, kind: str = "rooms") -> dict[str | None, int]:
+        """Return how many slots each process owns, by its name; None: nobody."""
+        rows = await self.fetch(
+            "SELECT process, count(*) FROM slots LEFT JOIN leases ON lease = owner WHERE kind = $1 GROUP BY 1", kind
+        )
+        return {row["process"]: row["count"] for row in rows}
+
+    def pids(self) -> dict[str, int]:
+        return {name: each["pid"] for name, each in self.fleet.processes().items()}
+
+    async def even(self) -> bool:
+        """Return whether every slot has an owner, none is to move, and all that own slots own as many."""
+        rows = await self.fetch(
+            "SELECT kind, count(*), bool_or(owner IS NULL OR next_owner IS NOT NULL) AS moves FROM slots"
+            " WHERE kind <> 'destinations' GROUP BY kind, owner"
+        )
+        counts: dict[str, list[int]] = {}
+        for row in rows:
+            counts.setdefault(row["kind"], []).append(row["count"])
+        processes = dict.fromkeys(("event_persister", "client_api"), 0)
+        for each in await self.fetch("SELECT type FROM leases JOIN heartbeats USING (lease) WHERE ready"):
+            processes[each["type"]] = processes.get(each["type"], 0) + 1
+        expected = {"rooms": processes["event_persister"], "users": processes["client_api"]}
+        return not any(row["moves"] for row in rows) and all(
+            len(found) == expected[kind] and max(found) - min(found) <= 1 for kind, found in counts.items()
+        )
+
+    async def whole(self, limit_s: float = 25.0) -> None:
+        """Wait until every process has a lease and is ready, and the slots lie evenly."""
+        workers = {
+            name for name, each in self.fleet.processes().items() if each["type"] not in (*PROGRAMS, "supervisor")
+        }
+        end_s = now() + limit_s
+        while set(await self.leases()) < workers or not await self.even():
+            assert now() < end_s, (workers - set(await self.leases()), await self.owners())
+            await asyncio.sleep(0.2)
 
 
 @dataclass(slots=True)
@@ -121,7 +192,7 @@ class Listener:
 
     async def sync(self, timeout_ms: int) -> None:
         """One round; what it brought is added to what is known."""
-        limit = quote('{"room":{"timeline":{"limit":%d}}}' % self.limit)
+        limit = quote(f'{{"room":{{"timeline":{{"limit":{self.limit}}}}}}}')
         since = f"&since={quote(self.since)}" if self.since else ""
         answer = await self.record.ask(self.user, "sync", "GET", f"/sync?timeout={timeout_ms}&filter={limit}{since}")
         first, self.since = not self.since, answer["next_batch"]
@@ -219,9 +290,7 @@ class Traffic:
             yield
             stop.set()
             await asyncio.wait(others)
-            end_s = now() + _SETTLE_LIMIT_S
-            while now() < end_s and not self._settled():
-                await asyncio.sleep(0.1)
+            await until(self._settled, _SETTLE_LIMIT_S)
             for task in listening:
                 task.cancel()
 

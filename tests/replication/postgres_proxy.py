@@ -53,6 +53,10 @@ class PostgresProxy:
         """Let what is held up go on."""
         self._released.set()
 
+    def redirect(self, server: str) -> None:
+        """Lead new connections to another server, as an address does that moves to a promoted standby."""
+        self._server = server
+
     def cut_all(self) -> None:
         """End every connection, as a network does."""
         for end in list(self._ends):

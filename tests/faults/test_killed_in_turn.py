@@ -1,0 +1,125 @@
+"""P2: no process must live. Each type is killed in turn under mixed load, then Redis, haproxy and PostgreSQL.
+
+Who tries once more sees no error from 5 s after each; all recovers by itself.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+import pytest
+
+from tests.faults.servers import Servers
+from tests.faults.traffic import CLIENT, Record, Traffic, WholeFleet, common_rooms, new_room, now, people
+from tests.fleet.raw_http import Answer, call
+from tests.room_checks import assert_fleet_rooms_agree
+
+_OUTAGE_LIMIT_S = 5.0
+_CALM_S = 1.5  # from the end of the outage to the next kill: nothing may fail twice
+
+Kill = Callable[[], Awaitable[object]]
+
+
+async def _one_after_another(traffic: Traffic, kills: dict[str, Kill]) -> dict[str, list[object]]:
+    """Return what a client that tries once more noticed, by what was killed, from 5 s after it on."""
+    noticed = {}
+    for name, kill in kills.items():
+        await kill()
+        killed_s = now()
+        await asyncio.sleep(_OUTAGE_LIMIT_S + _CALM_S)
+        noticed[name] = list(traffic.record.failed_again(killed_s + _OUTAGE_LIMIT_S))
+    return {name: failures for name, failures in noticed.items() if failures}
+
+
+def test_each_type_of_process(servers: Servers, whole: WholeFleet, capsys: pytest.CaptureFixture[str]) -> None:
+    def with_signal(number: int, *names: str) -> Kill:
+        async def kill() -> None:
+            for name in names:
+                whole.fleet.kill(name, number)
+
+        return kill
+
+    async def redis() -> None:
+        await asyncio.to_thread(servers.redis.away, 1.0)
+
+    kills: dict[str, Kill] = {
+        "persister": with_signal(signal.SIGKILL, "event_persister-1"),
+        "synchrotron": with_signal(signal.SIGKILL, "synchrotron-1"),
+        "client_api": with_signal(signal.SIGKILL, "client_api-1"),
+        "both mains": with_signal(signal.SIGKILL, "main-1", "main-2"),
+        "others": with_signal(
+            signal.SIGKILL, "federation_reader-1", "federation_sender-1", "background-1", "media-1"
+        ),
+        "asked to stop": with_signal(signal.SIGTERM, "event_persister-2", "synchrotron-2", "client_api-2"),
+        "redis": redis,
+        "haproxy": with_signal(signal.SIGKILL, "haproxy"),
+    }  # fmt: skip
+
+    async def test() -> None:
+        traffic = await common_rooms(whole.fleet, "killed", users=4, rooms=6, pace_s=1.0)
+        before = whole.pids()
+        async with traffic.flowing():
+            noticed = await _one_after_another(traffic, kills)
+        await traffic.check()
+        with capsys.disabled():
+            longest = {name: round(traffic.record.longest(name), 2) for name in traffic.record.durations}
+            print(f"\n{len(traffic.record.sent_at)} events; longest in s {longest};"
+                  f" {len(traffic.record.failures)} failures, latest attempt"
+                  f" {max((each.attempt for each in traffic.record.failures), default=0)}")  # fmt: skip
+        assert noticed == {}
+        await whole.whole()
+        unhurt = {"event_persister-3", "supervisor"}
+        after = whole.pids()
+        assert {name for name in before if before[name] == after.get(name)} == unhurt
+
+    asyncio.run(test())
+    assert_fleet_rooms_agree(whole.fleet)
+
+
+def test_postgres_is_restarted_under_load(servers: Servers, whole: WholeFleet) -> None:
+    """Writes wait or get 503 with Retry-After; nothing acknowledged is lost, nothing stored twice."""
+    answers: list[Answer] = []
+
+    async def test() -> None:
+        traffic = await common_rooms(whole.fleet, "restarted", users=3, rooms=4, pace_s=1.0)
+        [prober] = await people(whole.fleet, "prober", 1)
+        room = await new_room(Record(), prober)
+        token = prober.connection._head.partition("Bearer ")[2].partition("\r\n")[0]
+
+        def probe(until_s: float) -> None:
+            while time.monotonic() < until_s:
+                target = f"{CLIENT}/rooms/{quote(room)}/send/m.room.message/p{len(answers)}"
+                answers.append(call(whole.fleet.client_url, "PUT", target, token=token, body={"body": "probe"}))
+
+        async with traffic.flowing():
+            await asyncio.sleep(1.0)
+            probing = asyncio.create_task(asyncio.to_thread(probe, time.monotonic() + 5.0))
+            await asyncio.to_thread(servers.postgres.away, 3.0, signal.SIGQUIT)
+            back_s = now()
+            await probing
+            await asyncio.sleep(max(0.0, back_s + _OUTAGE_LIMIT_S + _CALM_S - now()))
+        await traffic.check()
+        assert traffic.record.failed_again(back_s + _OUTAGE_LIMIT_S) == []
+        await whole.whole()
+
+    asyncio.run(test())
+    refused = [answer for answer in answers if answer.status != 200]
+    assert refused and all(answer.status == 503 and answer.header("retry-after") for answer in refused), refused
+    assert_fleet_rooms_agree(whole.fleet)
+
+
+@pytest.mark.parametrize("seconds", [3.5, pytest.param(10.0, marks=pytest.mark.soak)])
+def test_no_lease_changes_hands_while_postgres_is_away(servers: Servers, whole: WholeFleet, seconds: float) -> None:
+    """Evidence, test 7: longer than anybody may be silent, and nobody is judged for it."""
+
+    async def test() -> None:
+        await whole.whole()
+        before, owners = await whole.leases(), await whole.owners()
+        await asyncio.to_thread(servers.postgres.away, seconds, signal.SIGINT)
+        await asyncio.sleep(4.5)
+        assert await whole.leases() == before
+        assert await whole.owners() == owners
+
+    asyncio.run(test())

@@ -289,12 +289,12 @@ class SimConnection:
         transaction = self.transaction_now = SimTransaction(isolation == "repeatable_read")
         try:
             yield
+            if transaction.changes:
+                await self._send("COMMIT", (transaction,))
         except BaseException:
             self._roll_back(transaction)
             raise
         self.transaction_now = None
-        if transaction.changes:
-            await self._send("COMMIT", (transaction,))
         transaction.over = True
 
     async def close(self, timeout: float = 1.0) -> None:

@@ -164,6 +164,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         waiting, host.waiting = host.waiting, []
         self._ready.extend(waiting)
 
+    def kill(self, host: Host) -> None:
+        """Nothing of this host runs any more."""
+        host.killed, host.stopped = True, False
+        self._lost.extend(host.waiting)
+        host.waiting.clear()
+
     def close(self) -> None:
         """End every task in good order, so that none is torn down half-way by the garbage collector."""
         self.closing = True

@@ -179,8 +179,7 @@ class World:
     def kill(self, process: SimProcess, *, again_after_s: float, supervised: bool) -> None:
         """kill -9; what its supervisor then does."""
         self.note(f"{process.host.name} is killed")
-        process.host.killed = True
-        process.host.stopped = False
+        self.loop.kill(process.host)
         for connection in self.database.connection_of(process.host):
             connection.closed = True
             self.database.connections.remove(connection)

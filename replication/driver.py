@@ -176,6 +176,11 @@ class Follower:
             await self._repair(followed)
         self._tasks.forever(self._watch, "replication: watch for silence")
 
+    @property
+    def followed(self) -> Iterable[str]:
+        """The names of the streams that this process reads."""
+        return self._followed.keys()
+
     def vector(self, stream: Stream) -> Vector:
         return self._followed[stream.name].session.vector()
 

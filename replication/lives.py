@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from replication.draining import DRAINED
-from replication.streams import check_registry
+from replication.stream_checks import check_registry
 from replication.worker_process import Compose, Ended, Process, live
 from shared.config.sections import Config
 from shared.http.client import HttpClient

@@ -22,6 +22,7 @@ from replication.membership import Membership
 from replication.questions import Answers
 from replication.slot_moves import SlotMover
 from replication.slot_table import SlotForwarder, SlotTable
+from replication.stream_checks import check_readers
 from replication.streams import SESSIONS, Stream, streams_written_by
 from replication.transport import Transport
 from shared.config.addresses import database_dsn
@@ -167,6 +168,7 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         )  # fmt: skip
         follower = foundation.follower
         worker = process.compose(foundation)
+        check_readers(process.worker_type, foundation.follower.followed)
         application = _application(process, foundation, worker)
         await _follow(foundation, streams, on_fenced)
         if worker.start is not None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.streams import STREAMS, TOKEN_LETTERS, check_registry
+from replication.streams import TOKEN_LETTERS
 from shared.core.errors import MatrixError
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector, format_vector, parse_vector, vector_of
@@ -69,8 +69,3 @@ def test_a_malformed_token_is_refused(text: str) -> None:
 
 def test_a_stream_of_a_later_release_is_skipped() -> None:
     assert parse_token("s1_e1.5_Z9.9.9-99", TOKEN_LETTERS).vectors == {"events": Vector(1, 5)}
-
-
-def test_the_registry_is_whole() -> None:
-    check_registry()
-    assert set(TOKEN_LETTERS) <= set(STREAMS)

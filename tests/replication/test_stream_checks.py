@@ -1,0 +1,88 @@
+"""A stream that lacks any of its parts keeps every process from starting."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from replication import stream_checks
+from replication.stream_checks import check_readers, check_registry
+from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, STREAMS, TOKEN_LETTERS, TYPING, Kind, Stream
+from tests.fix_servers import TestDatabase
+
+
+class _NoWriter(msgspec.Struct):
+    position: int
+    room_id: str
+
+
+def test_the_registry_is_whole() -> None:
+    check_registry()
+    assert set(TOKEN_LETTERS) <= set(STREAMS)
+    assert "sessions" not in TOKEN_LETTERS
+
+
+@pytest.mark.parametrize(
+    ("stream", "omitted", "complaint"),
+    [
+        (EVENTS, {"name": "no name"}, "its name"),
+        (EVENTS, {"name": "unheard_of"}, "no sequence in a migration"),
+        (EVENTS, {"name": "unheard_of"}, "no final position"),
+        (EVENTS, {"writers": ()}, "nobody writes it"),
+        (EVENTS, {"writers": ("event_persistor",)}, "no worker event_persistor"),
+        (EVENTS, {"readers": ()}, "nobody reads it"),
+        (EVENTS, {"readers": ("sync",)}, "no worker sync"),
+        (EVENTS, {"row": dict}, "rows without writer"),
+        (EVENTS, {"row": _NoWriter}, "rows without writer"),
+        (EVENTS, {"key": ""}, "no key"),
+        (RECEIPTS, {"key": "slot"}, "no key"),
+        (EVENTS, {"token_letter": ""}, "no letter in tokens"),
+        (EVENTS, {"token_letter": "ee"}, "more than a letter"),
+        (ACCOUNT_DATA, {"token_letter": "e"}, "share a token letter"),
+        (EVENTS, {"catch_up": ""}, "no catch-up query"),
+        (RECEIPTS, {"retention_s": 1.0}, "no log"),
+        (TYPING, {"catch_up": "SELECT 1"}, "ephemeral"),
+        (TYPING, {"kind": Kind.STATE}, "no final position"),
+        (EVENTS, {"kind": Kind.EPHEMERAL}, "a sequence in a migration, but it is ephemeral"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_each_omission_is_named(stream: Stream, omitted: dict[str, Any], complaint: str) -> None:
+    others = [each for each in STREAMS.values() if each is not stream]
+    with pytest.raises(ValueError, match="stream registry: ") as caught:
+        check_registry([*others, replace(stream, **omitted)])
+    assert complaint in str(caught.value)
+    with pytest.raises(ValueError, match="share a name"):
+        check_registry([*STREAMS.values(), stream])
+
+
+def test_no_worker_follows_what_it_is_not_said_to_read() -> None:
+    check_readers("synchrotron", ["events", "sessions", "typing"])
+    with pytest.raises(ValueError, match="media is no reader of events, typing"):
+        check_readers("media", ["typing", "events", "sessions"])
+
+
+def test_final_positions_are_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = {name: sql for name, sql in stream_checks.FINAL_POSITIONS.items() if name != "receipts"}
+    monkeypatch.setattr(stream_checks, "FINAL_POSITIONS", without)
+    with pytest.raises(ValueError, match="receipts: no final position"):
+        check_registry()
+
+
+def test_catch_up_queries_give_the_fields_of_the_rows(postgres: TestDatabase) -> None:
+    async def columns(query: str) -> set[str]:
+        conn = await asyncpg.connect(postgres.dsn)
+        try:
+            return {each.name for each in (await conn.prepare(query)).get_attributes()}
+        finally:
+            await conn.close()
+
+    for stream in STREAMS.values():
+        if stream.kind is not Kind.EPHEMERAL:
+            fields = msgspec.structs.fields(stream.row)
+            found = asyncio.run(columns(stream.catch_up))
+            assert {field.name for field in fields if field.required} <= found, stream.name
+            assert found <= {field.name for field in fields}, stream.name

@@ -75,7 +75,8 @@ async def get_device_list_news(source: Source, user_id: str, events: Vector, lis
     """
     first = await source.fetchval(_FIRST)
     rows = await source.fetch(_NEWS, escape(user_id), events.base, lists.base)
-    changed, gone = set(), set()
+    changed: set[str] = set()
+    gone: set[str] = set()
     for kind, stored, writer, position in rows:
         if not (lists if kind == "l" else events).covers(writer, position):
             (gone if kind in "go" else changed).add(unescape(stored))

@@ -1,10 +1,21 @@
 """Puts a synchrotron together. Reads from top to bottom; nothing else constructs its objects."""
 
-from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, STREAMS, TYPING
+from replication.streams import (
+    ACCOUNT_DATA,
+    DEVICE_LISTS,
+    EVENTS,
+    ONE_TIME_KEYS,
+    RECEIPTS,
+    STREAMS,
+    TO_DEVICE,
+    TYPING,
+)
 from replication.worker_process import Foundation, Worker
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from workers.synchrotron.counted_reads import CountedReads
+from workers.synchrotron.device_lists import DeviceListFeed
+from workers.synchrotron.device_section import DeviceSections
 from workers.synchrotron.event_at_time import EventAtTime
 from workers.synchrotron.feed import Feed
 from workers.synchrotron.history_page import HistoryPages
@@ -39,13 +50,18 @@ def compose(foundation: Foundation) -> Worker:
     feed = Feed(rooms, users, typing, notifier, clock)
     follower.follow(EVENTS, feed.apply_events)
     follower.follow(RECEIPTS, feed.apply_receipts)
+    device_lists = DeviceListFeed(users, notifier, reads, foundation.tasks)
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
     follower.follow(TYPING, feed.apply_typing, feed.typing_over)
 
+    follower.follow(TO_DEVICE, feed.apply_to_device)
+    follower.follow(DEVICE_LISTS, device_lists.apply)
+    follower.follow(ONE_TIME_KEYS, feed.apply_one_time_keys)
     tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)
     sections = RoomSections(rooms, typing, config.limits.max_timeline_events)
-    answers = SyncAnswers(tokens, users, rooms, sections, reads, clock)
+    devices = DeviceSections(users, device_lists, reads)
+    answers = SyncAnswers(tokens, users, rooms, sections, devices, reads, clock)
     sync = SyncHandler(
         users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics,
         foundation.authenticator.hold,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from replication.rows import AccountDataRow, EventRow, ReceiptRow, TypingRow
+from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, ReceiptRow, ToDeviceRow, TypingRow
 from shared.runtime.clock import Clock
 from workers.synchrotron.notifier import Notifier
 from workers.synchrotron.room_cache import RoomCache
@@ -28,8 +28,11 @@ class Feed:
     def apply_events(self, rows: Sequence[EventRow]) -> None:
         concerned: set[str] = set()
         for row in rows:
+            before = None
+            if row.type == MEMBER and row.state_key is not None:
+                before = self._rooms.membership_in_memory(row.room_id, row.state_key)
             self._rooms.apply_event(row)
-            concerned.update(self._users.apply_event(row))
+            concerned.update(self._users.apply_event(row, before))
             if row.resolved:
                 for user_id, membership, _, _ in row.members:
                     if membership != "join":
@@ -50,6 +53,16 @@ class Feed:
         for row in rows:
             concerned.update(self._users.apply_account_data(row))
         self._notifier.wake(concerned)
+
+    def apply_to_device(self, rows: Sequence[ToDeviceRow]) -> None:
+        for row in rows:
+            if self._users.apply_to_device(row):
+                self._notifier.wake_device(row.user_id, row.device_id)
+
+    def apply_one_time_keys(self, rows: Sequence[OneTimeKeyRow]) -> None:
+        for row in rows:
+            if self._users.apply_one_time_keys(row):
+                self._notifier.wake_device(row.user_id, row.device_id)
 
     def apply_typing(self, rows: Sequence[TypingRow]) -> None:
         now_ms = self._clock.now_ms()

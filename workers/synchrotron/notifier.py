@@ -9,7 +9,7 @@ from workers.synchrotron.sync_user import SyncUser
 
 class Notifier:
     def __init__(self, metrics: SyncMetrics) -> None:
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[None], str | None]] = {}  # user -> request -> his device
         self._metrics = metrics
         self._closed = False
 
@@ -17,11 +17,20 @@ class Notifier:
         """Wake every request that waits for one of these users."""
         for user_id in user_ids:
             for waiter in self._waiting.get(user_id, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
-                    self._metrics.wake_ups.inc()
+                self._wake(waiter)
 
-    async def wait(self, user: SyncUser, seen_version: int, timeout_s: float) -> bool:
+    def wake_device(self, user_id: str, device_id: str) -> None:
+        """Wake every request of one device."""
+        for waiter, device in self._waiting.get(user_id, {}).items():
+            if device == device_id:
+                self._wake(waiter)
+
+    def _wake(self, waiter: "asyncio.Future[None]") -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+            self._metrics.wake_ups.inc()
+
+    async def wait(self, user: SyncUser, seen_version: int, timeout_s: float, device_id: str | None = None) -> bool:
         """Wait until there is news of the user since `seen_version`; False when the time is over.
 
         seen_version: `user.version` from before the caller looked, so that nothing falls between looking and waiting.
@@ -32,8 +41,8 @@ class Notifier:
         if self._closed or timeout_s <= 0:
             return False
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiters = self._waiting.setdefault(user.user_id, set())
-        waiters.add(waiter)
+        waiters = self._waiting.setdefault(user.user_id, {})
+        waiters[waiter] = device_id
         self._metrics.waiting.inc()
         try:
             async with asyncio.timeout(timeout_s):
@@ -43,7 +52,7 @@ class Notifier:
             return False
         finally:
             self._metrics.waiting.dec()
-            waiters.discard(waiter)
+            waiters.pop(waiter, None)
             if not waiters:
                 self._waiting.pop(user.user_id, None)
 

@@ -101,6 +101,16 @@ class RoomCache:
         if len(rows) > _MAX_ROWS_BEHIND:
             self._drop(room.room_id, "behind")
 
+    def membership_in_memory(self, room_id: str, user_id: str) -> str | None:
+        """Return the user's membership before the next row; None where memory does not tell."""
+        room = self._rooms.get(room_id)
+        if room is None or room_id in self._behind:
+            return None
+        held = room.state.get((MEMBER, user_id))
+        if held is None:
+            return "leave" if room.members_complete else None
+        return held.event.membership if held.event is not None else None
+
     def apply_receipt(self, row: ReceiptRow) -> None:
         room = self._rooms.get(row.room_id)
         if room is None and row.room_id in self._loading:

@@ -80,7 +80,7 @@ class SyncHandler:
             # Nothing for this client behind its token: from here on only what is new is looked at.
             since, text = answer.token, answer.text
             user.note_token(answer.text, answer.seq)
-            if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s()):
+            if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s(), wanted.device_id):
                 break
         self._metrics.syncs.labels(kind).inc()
         if device is not None:

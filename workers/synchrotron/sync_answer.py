@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from replication.streams import TO_DEVICE
 from shared.core.filters import Filter
 from shared.core.push_rules import default_push_rules
 from shared.core.sync_tokens.stream_token import StreamToken
@@ -14,6 +15,7 @@ from shared.runtime.clock import Clock
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
 from shared.storage.read_source import Source
 from shared.storage.read_timeline import get_rooms_active_since
+from workers.synchrotron.device_section import DeviceSections
 from workers.synchrotron.invited_section import stripped_state_of
 from workers.synchrotron.joined_section import RoomSections, Span, account_data_events
 from workers.synchrotron.lazy_members import SentMembers
@@ -47,6 +49,7 @@ class SyncAnswers:
         users: UserRooms,
         rooms: RoomCache,
         sections: RoomSections,
+        devices: DeviceSections,
         reads: Source,
         clock: Clock,
     ) -> None:
@@ -54,6 +57,7 @@ class SyncAnswers:
         self._users = users
         self._rooms = rooms
         self._sections = sections
+        self._devices = devices
         self._reads = reads
         self._clock = clock
 
@@ -74,19 +78,18 @@ class SyncAnswers:
             candidates = await self._with_news(user, candidates, span)
         rooms = await self._room_sections(user, candidates, span, request, reader, sent)
         account_data = _global_account_data(user, span, request.filter) if global_news or span.full_state else []
-        text = format_sync_token(now)
+        devices = await self._devices.build(user, request.device_id, span)
+        token = StreamToken({**now.vectors, TO_DEVICE.name: devices.inbox})
+        text = format_sync_token(token)
         body = {
             "next_batch": text,
             "rooms": rooms,
             "account_data": {"events": account_data},
             "presence": {"events": []},
-            "to_device": {"events": []},
-            "device_lists": {"changed": [], "left": []},
-            "device_one_time_keys_count": {},
-            "device_unused_fallback_key_types": [],
+            **devices.parts,
         }
-        empty = not account_data and not any(rooms.values())
-        return Answer(now, text, seq, orjson.dumps(body), empty)
+        empty = not account_data and not any(rooms.values()) and devices.empty
+        return Answer(token, text, seq, orjson.dumps(body), empty)
 
     async def _with_news(self, user: SyncUser, candidates: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Leave out rooms in which nothing happened since a token that this process knows nothing about."""

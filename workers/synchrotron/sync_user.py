@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from shared.storage.read_account_data import AccountDataRecord, ignored_in
 from shared.storage.read_memberships import RoomMembership
+from workers.synchrotron.user_devices import UserDevices
 
 #: Stands among the changed rooms for what belongs to no room: global account data.
 GLOBAL = ""
@@ -23,6 +24,7 @@ class SyncUser:
         self.user_id = user_id
         self.memberships: dict[str, RoomMembership] = {}
         self.account_data: dict[str, dict[str, AccountDataRecord]] = {}
+        self.devices = UserDevices()
         self.changed: OrderedDict[str, int] = OrderedDict()
         self.changes_from = 0
         self.version = 0

@@ -3,7 +3,17 @@
 from collections.abc import Mapping
 
 from replication.driver import Follower
-from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, TOKEN_LETTERS, TYPING, Stream
+from replication.streams import (
+    ACCOUNT_DATA,
+    DEVICE_LISTS,
+    EVENTS,
+    ONE_TIME_KEYS,
+    RECEIPTS,
+    TO_DEVICE,
+    TOKEN_LETTERS,
+    TYPING,
+    Stream,
+)
 from shared.core.errors import Unavailable, invalid_param
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector
@@ -12,7 +22,7 @@ from shared.storage.read_source import Source
 from shared.storage.read_stream_ends import get_stream_ends
 from shared.storage.read_user_ends import get_user_ends
 
-FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, TYPING)
+FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING)
 _STORED = tuple(stream.name for stream in FOLLOWED if stream is not TYPING)
 _BEHIND_LIMIT_S = 5.0
 

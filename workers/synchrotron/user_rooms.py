@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Set
 
 import orjson
 
-from replication.rows import AccountDataRow, EventRow
+from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, ToDeviceRow
 from shared.core.errors import Unavailable
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
@@ -15,6 +15,7 @@ from shared.storage.read_memberships import RoomMembership, get_memberships_of_u
 from shared.storage.read_source import Source
 from workers.synchrotron.sync_user import SyncUser
 from workers.synchrotron.timeline_event import MEMBER
+from workers.synchrotron.user_devices import UserDevices
 
 _CATCH_UP_LIMIT_S = 5.0
 _NOBODY: Set[str] = frozenset()
@@ -39,9 +40,15 @@ class UserRooms:
         #: Counts the rows applied in this process; see SyncUser.
         self.seq = 0
 
+    def next_seq(self) -> int:
+        """Count one more row; return its number."""
+        self.seq += 1
+        return self.seq
+
     # -- rows. Each returns the users concerned: they have news in the room.
 
-    def apply_event(self, row: EventRow) -> Iterable[str]:
+    def apply_event(self, row: EventRow, before: str | None = None) -> Iterable[str]:
+        """before: of an m.room.member event, the user's membership until now; None: not known here."""
         self.seq += 1
         concerned = self._in_room.get(row.room_id, _NOBODY)
         if row.resolved:
@@ -50,14 +57,18 @@ class UserRooms:
             concerned = {*concerned, *(user_id for user_id, *_ in changed)}
             for user_id, membership, event_nid, sender in changed:
                 self._apply_membership(self._users[user_id], row, membership, event_nid, sender)
+            for user_id, membership, *_ in row.members:
+                self._note_person(concerned, user_id, membership, None)
         elif row.type == MEMBER and row.status == 0 and row.state_key is not None:
             user = self._users.get(row.state_key)
-            if user is not None:
-                concerned = {*concerned, row.state_key}
+            if user is not None or concerned:
                 membership = orjson.loads(row.json).get("content", {}).get("membership")
                 if not isinstance(membership, str):
                     membership = "leave"
-                self._apply_membership(user, row, membership, row.event_nid, row.sender)
+                self._note_person(concerned, row.state_key, membership, before)
+                if user is not None:
+                    concerned = {*concerned, row.state_key}
+                    self._apply_membership(user, row, membership, row.event_nid, row.sender)
         self._note(concerned, row.room_id)
         return concerned
 
@@ -79,6 +90,48 @@ class UserRooms:
         user.note_change(row.room_id, self.seq)
         return (row.user_id,)
 
+    def apply_to_device(self, row: ToDeviceRow) -> bool:
+        """Return whether the user is here: the device that the message is for has news, no other."""
+        return self._device_news(row.user_id, UserDevices.note_message, row.device_id)
+
+    def apply_one_time_keys(self, row: OneTimeKeyRow) -> bool:
+        """As apply_to_device: what is left of the device's keys is counted anew."""
+        return self._device_news(row.user_id, UserDevices.note_keys, row.device_id)
+
+    def apply_device_list(self, user_id: str, room_ids: Iterable[str], seq: int) -> Iterable[str]:
+        """Somebody's devices changed. room_ids: the rooms that he is in; seq: the number of the row that said so."""
+        concerned = {user_id} if user_id in self._users else set()
+        for room_id in room_ids:
+            concerned.update(self._in_room.get(room_id, _NOBODY))
+        for other in concerned:
+            user = self._users[other]
+            user.devices.note_changed(user_id, seq)
+            user.version += 1
+        return concerned
+
+    def _device_news(self, user_id: str, note: Callable[[UserDevices, str, int], None], device_id: str) -> bool:
+        self.seq += 1
+        user = self._users.get(user_id)
+        if user is None:
+            return False
+        note(user.devices, device_id, self.seq)
+        user.version += 1
+        return True
+
+    def _note_person(self, concerned: Iterable[str], user_id: str, membership: str, before: str | None) -> None:
+        """Tell those in a room of who comes or goes: his devices begin, or cease, to be their business."""
+        if membership == "join":
+            if before == "join":
+                return
+            note = UserDevices.note_changed
+        elif membership in ("leave", "ban") and before in ("join", None):
+            note = UserDevices.note_gone
+        else:
+            return
+        for other in concerned:
+            if other != user_id:
+                note(self._users[other].devices, user_id, self.seq)
+
     def _note(self, concerned: Iterable[str], room_id: str) -> None:
         for user_id in concerned:
             self._users[user_id].note_change(room_id, self.seq)
@@ -86,6 +139,9 @@ class UserRooms:
     def _apply_membership(self, user: SyncUser, row: EventRow, membership: str, event_nid: int, sender: str) -> None:
         before = user.size_bytes
         known = user.memberships.get(row.room_id)
+        was = known.membership if known is not None else None
+        if was != membership and "join" in (was, membership):
+            user.devices.forget_people(self.seq)
         user.set_membership(
             RoomMembership(
                 row.room_id, row.room_nid, row.room_version, membership, event_nid, sender, row.ordinal, row.writer,

@@ -1,0 +1,77 @@
+"""People with devices in a world of synchrotrons: client_api workers beside them, on the same bus."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.workers.client_api import rig as client_rig
+from tests.workers.synchrotron.rig import Client, World
+
+
+@asynccontextmanager
+async def writers(dsn: str, world: World, count: int = 1) -> AsyncIterator[list[client_rig.Worker]]:
+    """client_api workers whose frames go to the world's bus."""
+    if count == 0:
+        yield []
+        return
+    async with client_rig.client_api(dsn, name=f"client_api-{count}") as worker:
+        keep = worker.bus.publish
+
+        def publish(channel: str, message: bytes) -> None:
+            keep(channel, message)
+            world.bus.publish(channel, message)
+
+        worker.bus.publish = publish  # type: ignore[method-assign]
+        async with writers(dsn, world, count - 1) as others:
+            yield [worker, *others]
+
+
+@dataclass(slots=True)
+class Person:
+    """One device: reads by a synchrotron, writes by a client_api."""
+
+    reads: Client
+    writes: client_rig.User
+
+    @property
+    def user_id(self) -> str:
+        return self.writes.user_id
+
+    async def sync(self, since: str | None = None, **query: Any) -> Any:
+        return await self.reads.sync(since, **query)
+
+    def by(self, worker: client_rig.Worker) -> client_rig.User:
+        """The same device, served by another client_api."""
+        return client_rig.User(worker, self.writes.user_id, self.writes.token, self.writes.device_id)
+
+
+async def person(world: World, worker: client_rig.Worker, name: str, device: str = "DEVICE") -> Person:
+    """Register somebody, or log in with one more device of his."""
+    known = await worker.sql("SELECT 1 FROM users WHERE user_id = $1", f"@{name}:{client_rig.SERVER}")
+    if not known:
+        return Person(world.user(name, device), await worker.register(name, device_id=device))
+    body = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": name},
+        "password": "correct horse",
+        "device_id": device,
+    }
+    token = (await worker.call("POST", "/login", body)).json["access_token"]
+    user = client_rig.User(worker, f"@{name}:{client_rig.SERVER}", token, device)
+    return Person(world.user(name, device), user)
+
+
+async def send(sender: client_rig.User, txn: str, to: Person, content: Any) -> None:
+    messages = {to.user_id: {to.writes.device_id: content}}
+    answer = await sender.call("PUT", f"/sendToDevice/m.x/{txn}", {"messages": messages})
+    assert answer.status == 200, answer.body
+
+
+def inbox(answer: Any) -> list[Any]:
+    return [event["content"] for event in answer["to_device"]["events"]]
+
+
+def lists(answer: Any) -> tuple[set[str], set[str]]:
+    """Return (changed, left)."""
+    return set(answer["device_lists"]["changed"]), set(answer["device_lists"]["left"])

@@ -8,7 +8,7 @@ from shared.storage.pool import Database
 
 # Uses the primary key of room_aliases, that of memberships.
 _GET = """
-    SELECT r.room_nid, r.room_id, r.room_version, a.creator
+    SELECT r.room_nid, r.room_id, a.creator
     FROM room_aliases a JOIN rooms r USING (room_nid) WHERE a.alias = $1
 """
 _CREATE = """
@@ -21,7 +21,7 @@ _DELETE = "DELETE FROM room_aliases WHERE alias = $1 AND room_nid = $2"
 _LIST = "SELECT alias FROM room_aliases WHERE room_nid = $1 ORDER BY alias LIMIT 1000"
 # Uses rooms_room_id_key and the primary key of memberships.
 _MEMBERSHIP = """
-    SELECT r.room_nid, m.membership FROM rooms r
+    SELECT r.room_nid, r.room_version, m.membership FROM rooms r
     LEFT JOIN memberships m ON m.room_nid = r.room_nid AND m.user_id = $2 WHERE r.room_id = $1
 """
 # Uses the primary keys of current_state and events.
@@ -34,6 +34,10 @@ _SERVERS = """
     SELECT DISTINCT substr(user_id, strpos(user_id, ':') + 1) AS server FROM memberships
     WHERE room_nid = $1 AND membership = 'join' AND NOT is_local LIMIT $2
 """
+# Uses rooms_room_id_key.
+_IS_PUBLISHED = "SELECT is_public FROM rooms WHERE room_id = $1 AND deleted_id IS NULL"
+# Uses the primary key of rooms.
+_PUBLISH = "UPDATE rooms SET is_public = $2 WHERE room_nid = $1 AND is_public <> $2"
 # Uses memberships_by_user.
 _JOINED = """
     SELECT r.room_id FROM memberships m JOIN rooms r USING (room_nid)
@@ -47,7 +51,6 @@ class Alias:
 
     room_nid: int
     room_id: str
-    room_version: str
     creator: str
 
 
@@ -56,6 +59,7 @@ class RoomMembership:
     """membership: None for a user who never had one."""
 
     room_nid: int
+    room_version: str
     membership: str | None
 
 
@@ -81,6 +85,17 @@ async def get_room_membership(database: Database, room_id: str, user_id: str) ->
     """Return the room's number and the user's membership; None for a room that is not known. No id holds U+0000."""
     row = await database.fetchrow(_MEMBERSHIP, room_id, user_id)
     return RoomMembership(**row) if row is not None else None
+
+
+async def is_published(database: Database, room_id: str) -> bool | None:
+    """Return whether the room is in our directory; None for a room that is not known. No id holds U+0000."""
+    published: bool | None = await database.fetchval(_IS_PUBLISHED, room_id)
+    return published
+
+
+async def set_published(database: Database, room_nid: int, published: bool) -> None:
+    """Take the room into our directory, or out of it."""
+    await database.execute(_PUBLISH, room_nid, published)
 
 
 async def get_state_with_empty_key(database: Database, room_nid: int, types: tuple[str, ...]) -> Mapping[str, bytes]:

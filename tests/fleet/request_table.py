@@ -188,6 +188,8 @@ VALID: dict[str, Valid] = {
     "set_room_alias": Valid({"roomAlias": "{alias}"}, body={"room_id": "{room}"}, required=("room_id",)),
     "delete_room_alias": Valid({"roomAlias": "{alias}"}),
     "list_room_aliases": Valid(_ROOM),
+    "get_room_visibility": Valid(_ROOM),
+    "set_room_visibility": Valid(_ROOM, body={"visibility": "private"}, empty_ok=True),
     "create_room": Valid(body=_CREATE_ROOM),
     "send_event": Valid(
         {**_ROOM, "eventType": "m.room.message", "txnId": "one"}, body={"msgtype": "m.text", "body": "hum"}, free=True
@@ -249,6 +251,22 @@ VALID: dict[str, Valid] = {
         {**_ROOM, "eventId": "{event}", "relType": "m.thread", "eventType": "m.room.message"}, query=_RELATIONS
     ),
     "get_threads": Valid(_ROOM, query={"include": "all", "limit": "3", "from": "p1-9"}),
+    "get_hierarchy": Valid(
+        _ROOM, query={"suggested_only": "false", "limit": "3", "max_depth": "2", "from": "h1-1-0123456789abcdef"}
+    ),
+    "get_room_summary": Valid({"roomIdOrAlias": "{room}"}, query={"via": "example.org"}),
+    "get_public_rooms": Valid(query={"limit": "3", "since": "d1-f-1-1", "server": "example.org"}),
+    "query_public_rooms": Valid(
+        query={"server": "example.org"},
+        body={
+            "limit": 3,
+            "since": "d1-f-1-1",
+            "filter": {"generic_search_term": "bees", "room_types": [None, "m.space"]},
+            "include_all_networks": False,
+            "third_party_instance_id": "irc",
+        },
+        empty_ok=True,
+    ),
     "get_server_keys": Valid(),
     "get_server_version": Valid(),
 }

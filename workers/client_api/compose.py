@@ -119,6 +119,8 @@ def compose(foundation: Foundation) -> Worker:
         "set_room_alias": directory.set_room_alias,
         "delete_room_alias": directory.delete_room_alias,
         "list_room_aliases": directory.list_room_aliases,
+        "get_room_visibility": directory.get_room_visibility,
+        "set_room_visibility": directory.set_room_visibility,
         "take_rate_limit": limits.take_rate_limit,
     }
 

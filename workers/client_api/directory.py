@@ -1,5 +1,7 @@
 """Room aliases of this server, and the rooms that one is in. Spec: client-server API, "Room aliases"."""
 
+from typing import Literal
+
 import msgspec
 import orjson
 
@@ -11,7 +13,7 @@ from shared.core.room_versions import get_room_version
 from shared.http.request import Request, Requester, Response, empty_response, json_response
 from shared.runtime.clock import Clock
 from shared.storage import directory
-from shared.storage.directory import Alias
+from shared.storage.directory import Alias, RoomMembership
 from shared.storage.pool import Database
 
 _CANONICAL_ALIAS, _CREATE, _POWER_LEVELS = "m.room.canonical_alias", "m.room.create", "m.room.power_levels"
@@ -21,6 +23,10 @@ _MAX_SERVERS = 20  # told to who wants to join: a few are enough
 
 class SetAliasBody(msgspec.Struct):
     room_id: str
+
+
+class VisibilityBody(msgspec.Struct):
+    visibility: Literal["public", "private"] = "public"
 
 
 class Directory:
@@ -68,6 +74,25 @@ class Directory:
             raise forbidden("You are not in this room")
         return json_response({"aliases": await directory.list_aliases(self._database, room.room_nid)})
 
+    async def get_room_visibility(self, request: Request) -> Response:
+        """GET /directory/list/room/{roomId}. Raises M_NOT_FOUND, M_INVALID_PARAM."""
+        published = await directory.is_published(self._database, check_room_id(request.params["roomId"]))
+        if published is None:
+            raise not_found("There is no such room")
+        return json_response({"visibility": "public" if published else "private"})
+
+    async def set_room_visibility(self, request: Request) -> Response:
+        """PUT /directory/list/room/{roomId}: by members who may set its canonical alias, and administrators."""
+        room_id = check_room_id(request.params["roomId"])
+        published = request.decode(VisibilityBody, empty_ok=True).visibility == "public"
+        room = await directory.get_room_membership(self._database, room_id, request.user.user_id)
+        if room is None:
+            raise not_found("There is no such room")
+        if not request.user.is_admin and not await self._may_name(request.user.user_id, room):
+            raise forbidden("You may not publish this room, or take it out of the directory")
+        await directory.set_published(self._database, room.room_nid, published)
+        return empty_response()
+
     async def list_joined_rooms(self, request: Request) -> Response:
         """GET /joined_rooms."""
         rooms = await directory.list_joined_rooms(self._database, request.user.user_id)
@@ -84,13 +109,17 @@ class Directory:
         if user.user_id == alias.creator or user.is_admin:
             return True
         room = await directory.get_room_membership(self._database, alias.room_id, user.user_id)
-        if room is None or room.membership != "join":
+        return room is not None and await self._may_name(user.user_id, room)
+
+    async def _may_name(self, user_id: str, room: RoomMembership) -> bool:
+        """Return whether the user is in the room and may say which of its aliases is the canonical one."""
+        if room.membership != "join":
             return False
-        state = await directory.get_state_with_empty_key(self._database, alias.room_nid, (_CREATE, _POWER_LEVELS))
-        version = get_room_version(alias.room_version)
+        state = await directory.get_state_with_empty_key(self._database, room.room_nid, (_CREATE, _POWER_LEVELS))
+        version = get_room_version(room.room_version)
         events = {kind: parse_event(version, json) for kind, json in state.items()}
         levels = power_levels_of(version, events[_CREATE], events.get(_POWER_LEVELS))
-        return levels.user_level(user.user_id) >= levels.event_level(_CANONICAL_ALIAS, is_state=True)
+        return levels.user_level(user_id) >= levels.event_level(_CANONICAL_ALIAS, is_state=True)
 
     async def _world_readable(self, room_nid: int) -> bool:
         state = await directory.get_state_with_empty_key(self._database, room_nid, (_HISTORY_VISIBILITY,))

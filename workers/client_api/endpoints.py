@@ -265,6 +265,15 @@ _DIRECTORY = (
         "list_room_aliases", ("GET",), f"{_ROOM}/aliases", "client", idempotent=True, rate_limit=RateLimit.READ,
         spec=_SPEC + "get_matrixclientv3roomsroomidaliases",
     ),
+    Endpoint(
+        "get_room_visibility", ("GET",), f"{_CLIENT}/directory/list/room/{{roomId}}", "client", auth=Auth.OPTIONAL,
+        api_v1=True, idempotent=True, rate_limit=RateLimit.READ,
+        spec=_SPEC + "get_matrixclientv3directorylistroomroomid",
+    ),
+    Endpoint(
+        "set_room_visibility", ("PUT",), f"{_CLIENT}/directory/list/room/{{roomId}}", "client", api_v1=True,
+        idempotent=True, rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "put_matrixclientv3directorylistroomroomid",
+    ),
 )  # fmt: skip
 
 _INTERNAL = (

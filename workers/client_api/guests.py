@@ -22,6 +22,7 @@ FORBIDDEN = frozenset(
         "set_room_alias",
         "delete_room_alias",
         "list_room_aliases",
+        "set_room_visibility",
         "get_key_changes",
     }
 )

@@ -24,8 +24,10 @@ from workers.synchrotron.joined_section import RoomSections
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.messages import Messages
 from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.public_rooms import PublicRooms
 from workers.synchrotron.relations import Relations
 from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.room_finding import RoomFinding
 from workers.synchrotron.room_state import RoomState
 from workers.synchrotron.sync import SyncHandler
 from workers.synchrotron.sync_answer import SyncAnswers
@@ -48,15 +50,15 @@ def compose(foundation: Foundation) -> Worker:
     typing = TypingRooms()
     notifier = Notifier(metrics)
     feed = Feed(rooms, users, typing, notifier, clock)
+    device_lists = DeviceListFeed(users, notifier, reads, foundation.tasks)
     follower.follow(EVENTS, feed.apply_events)
     follower.follow(RECEIPTS, feed.apply_receipts)
-    device_lists = DeviceListFeed(users, notifier, reads, foundation.tasks)
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
-    follower.follow(TYPING, feed.apply_typing, feed.typing_over)
-
     follower.follow(TO_DEVICE, feed.apply_to_device)
     follower.follow(DEVICE_LISTS, device_lists.apply)
     follower.follow(ONE_TIME_KEYS, feed.apply_one_time_keys)
+    follower.follow(TYPING, feed.apply_typing, feed.typing_over)
+
     tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)
     sections = RoomSections(rooms, typing, config.limits.max_timeline_events)
@@ -71,6 +73,8 @@ def compose(foundation: Foundation) -> Worker:
     messages = Messages(foundation.database, tokens, pages, clock, config.limits.max_timeline_events)
     times = EventAtTime(foundation.database)
     relations = Relations(foundation.database, tokens, clock, config.limits.max_timeline_events)
+    finding = RoomFinding(config.server_name, foundation.database)
+    public_rooms = PublicRooms(config.server_name, foundation.database, clock)
     room_state = RoomState(foundation.database, tokens, clock)
 
     async def start() -> None:
@@ -93,5 +97,9 @@ def compose(foundation: Foundation) -> Worker:
         "get_relations_by_type": relations.get_relations,
         "get_relations_by_types": relations.get_relations,
         "get_threads": relations.get_threads,
+        "get_hierarchy": finding.get_hierarchy,
+        "get_room_summary": finding.get_room_summary,
+        "get_public_rooms": public_rooms.get_public_rooms,
+        "query_public_rooms": public_rooms.query_public_rooms,
     }
     return Worker(handlers=handlers, start=start, drain=drain)

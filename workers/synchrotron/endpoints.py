@@ -53,4 +53,24 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "roomsroomidrelationseventidreltypeeventtype",
     ),
     _room_v1("get_threads", "threads", "roomsroomidthreads"),
+    _room_v1("get_hierarchy", "hierarchy", "roomsroomidhierarchy"),
+    Endpoint(
+        "get_room_summary", ("GET",), "/_matrix/client/{version}/room_summary/{roomIdOrAlias}", pool="room_reads",
+        auth=Auth.OPTIONAL, rate_limit=RateLimit.READ, idempotent=True, versions=CLIENT_V1,
+        spec=_CS + "#get_matrixclientv1room_summaryroomidoralias",
+        aliases=(  # before v1.15
+            "/_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}",
+            "/_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary",
+        ),
+    ),
+    Endpoint(
+        "get_public_rooms", ("GET",), "/_matrix/client/{version}/publicRooms", pool="room_reads",
+        auth=Auth.OPTIONAL, rate_limit=RateLimit.READ, idempotent=True, api_v1=True,
+        spec=_CS + "#get_matrixclientv3publicrooms",
+    ),
+    Endpoint(
+        "query_public_rooms", ("POST",), "/_matrix/client/{version}/publicRooms", pool="room_reads",
+        auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, api_v1=True,
+        spec=_CS + "#post_matrixclientv3publicrooms",
+    ),
 )  # fmt: skip

@@ -52,6 +52,33 @@ def test_aliases(postgres: TestDatabase) -> None:
     run(test())
 
 
+def test_who_publishes_a_room(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]
+            levels = {"users": {bob.user_id: 50}, "state_default": 50}
+            members = {user.user_id: "join" for user in (alice, bob)}
+            await put_room(worker, _ROOM, members, power_levels=levels)
+            path = f"/directory/list/room/{_ROOM}"
+            assert (await eve.call("GET", path)).json == {"visibility": "private"}
+            for user in (alice, eve):
+                assert (await user.call("PUT", path, {"visibility": "public"})).errcode == "M_FORBIDDEN"
+            assert (await bob.call("PUT", path, {"visibility": "public"})).json == {}
+            assert (await eve.call("GET", path)).json == {"visibility": "public"}
+            assert (await bob.call("PUT", path, {"visibility": "private"})).json == {}
+            assert (await eve.call("GET", path)).json == {"visibility": "private"}
+            assert (await bob.call("PUT", path)).json == {}  # public where nothing is said
+            assert (await eve.call("GET", path)).json == {"visibility": "public"}
+            unknown = "/directory/list/room/!none:example.org"
+            for method, target, body, errcode in (
+                ("GET", unknown, None, "M_NOT_FOUND"), ("PUT", unknown, {}, "M_NOT_FOUND"),
+                ("PUT", path, {"visibility": "x"}, "M_BAD_JSON"), ("GET", "/directory/list/room/x", None, "M_INVALID_PARAM"),
+            ):  # fmt: skip
+                assert (await bob.call(method, target, body)).errcode == errcode, target
+
+    run(test())
+
+
 def test_joined_rooms(postgres: TestDatabase) -> None:
     async def test() -> None:
         async with client_api(postgres.dsn) as worker:

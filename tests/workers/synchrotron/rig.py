@@ -105,15 +105,18 @@ class Synchrotron:
     foundation: Foundation
 
     async def get(self, path: str, query: Mapping[str, Any], token: str) -> Answer:
+        return await self.call("GET", path, query, token)
+
+    async def call(self, method: str, path: str, query: Mapping[str, Any], token: str, body: bytes = b"") -> Answer:
         sent: list[dict[str, Any]] = []
         scope = {
-            "type": "http", "method": "GET", "raw_path": path.encode(),
+            "type": "http", "method": method, "raw_path": path.encode(),
             "query_string": urlencode({key: _text(value) for key, value in query.items()}).encode(),
             "headers": [(b"authorization", b"Bearer " + token.encode())], "client": ("127.0.0.1", 1),
         }  # fmt: skip
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
@@ -206,6 +209,13 @@ class Client:
         process = self.world.synchrotrons[self.synchrotron]
         token = f"{self.user_id}|{self.writes.device}"
         return await process.get("/_matrix/client/v3" + path, query, token)
+
+    async def post(self, path: str, body: Any, **query: Any) -> Answer:
+        """body: None for none."""
+        process = self.world.synchrotrons[self.synchrotron]
+        token = f"{self.user_id}|{self.writes.device}"
+        encoded = b"" if body is None else orjson.dumps(body)
+        return await process.call("POST", "/_matrix/client/v3" + path, query, token, encoded)
 
     async def sync(self, since: str | None = None, **query: Any) -> Any:
         """GET /sync; the answer's JSON. filter: a dict."""

@@ -1,0 +1,158 @@
+"""What a room shows of itself to those who look for rooms: directory, previews, spaces.
+
+Spec: client-server API, "Published room directory", GET /room_summary, "Discovering rooms within spaces". Content of
+state comes from anybody: what has another type than the spec says is left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.core.room_versions import get_room_version
+
+SPACE = "m.space"
+CHILD = "m.space.child"
+#: State with the key "" of which a summary is made.
+SUMMARY_TYPES = (
+    "m.room.create", "m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias", "m.room.join_rules",
+    "m.room.history_visibility", "m.room.guest_access", "m.room.encryption",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFacts:
+    """contents: type -> content of the state event with the key "", as a redaction left it.
+
+    joined: number of members; resident: whether a user of this server is one of them, so that we know the state.
+    """
+
+    room_nid: int
+    room_id: str
+    room_version: str
+    joined: int
+    resident: bool
+    contents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def text(self, event_type: str, key: str) -> str | None:
+        """Return a string out of the state, None for anything else."""
+        value = self.contents.get(event_type, {}).get(key)
+        return value if isinstance(value, str) else None
+
+    @property
+    def room_type(self) -> str | None:
+        return self.text("m.room.create", "type")
+
+    @property
+    def join_rule(self) -> str:
+        return self.text("m.room.join_rules", "join_rule") or "invite"
+
+    @property
+    def world_readable(self) -> bool:
+        return self.text("m.room.history_visibility", "history_visibility") == "world_readable"
+
+    @property
+    def allowed_rooms(self) -> tuple[str, ...]:
+        """The rooms whose members may join, where the join rule says so. Spec: "Restricted rooms"."""
+        if self.join_rule not in ("restricted", "knock_restricted"):
+            return ()
+        allow = self.contents.get("m.room.join_rules", {}).get("allow")
+        return tuple(
+            entry["room_id"]
+            for entry in (allow if isinstance(allow, list) else ())
+            if isinstance(entry, dict)
+            and entry.get("type") == "m.room_membership"
+            and isinstance(entry.get("room_id"), str)
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may join, knock or look in, in this room's version."""
+        version = get_room_version(self.room_version)
+        return (
+            self.world_readable
+            or self.join_rule == "public"
+            or (self.join_rule == "knock" and version.knocking)
+            or (self.join_rule == "knock_restricted" and version.knock_restricted)
+        )
+
+
+def may_find(facts: RoomFacts, membership: str | None, *, in_allowed_room: bool) -> bool:
+    """Return whether the room may be shown to a user. Spec: GET /rooms/{roomId}/hierarchy, `rooms`.
+
+    membership: his own, None without one; in_allowed_room: he is joined to one of `allowed_rooms`.
+    """
+    if membership in ("join", "invite") or facts.world_readable:
+        return True
+    if membership == "ban":
+        return False  # he may neither join nor knock
+    restricted = get_room_version(facts.room_version).restricted and facts.join_rule == "restricted"
+    return facts.is_open or (restricted and in_allowed_room)
+
+
+def directory_entry(facts: RoomFacts) -> dict[str, Any]:
+    """Return the PublishedRoomsChunk of the room."""
+    texts = {
+        "name": facts.text("m.room.name", "name"),
+        "topic": facts.text("m.room.topic", "topic"),
+        "avatar_url": facts.text("m.room.avatar", "url"),
+        "canonical_alias": facts.text("m.room.canonical_alias", "alias"),
+        "room_type": facts.room_type,
+    }
+    return {
+        "room_id": facts.room_id,
+        "num_joined_members": facts.joined,
+        "world_readable": facts.world_readable,
+        "guest_can_join": facts.text("m.room.guest_access", "guest_access") == "can_join",
+        "join_rule": facts.join_rule,
+        **{key: text for key, text in texts.items() if text},
+    }
+
+
+def room_summary(facts: RoomFacts) -> dict[str, Any]:
+    """Return the RoomSummary of the room."""
+    summary = {**directory_entry(facts), "room_version": facts.room_version}
+    if facts.allowed_rooms:
+        summary["allowed_room_ids"] = list(facts.allowed_rooms)
+    if "m.room.encryption" in facts.contents and (algorithm := facts.text("m.room.encryption", "algorithm")):
+        summary["encryption"] = algorithm
+    return summary
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceChild:
+    """An m.space.child event that names a room: room_id is its state key."""
+
+    room_id: str
+    sender: str
+    origin_server_ts: int
+    content: Mapping[str, Any]
+
+    @property
+    def is_valid(self) -> bool:
+        """Spec: "m.space.child relationships": without `via` the room is no child any more."""
+        via = self.content.get("via")
+        return isinstance(via, list) and any(isinstance(server, str) and server for server in via)
+
+    @property
+    def is_suggested(self) -> bool:
+        return self.content.get("suggested") is True
+
+    def stripped(self) -> dict[str, Any]:
+        return {
+            "type": CHILD,
+            "state_key": self.room_id,
+            "content": self.content,
+            "sender": self.sender,
+            "origin_server_ts": self.origin_server_ts,
+        }
+
+
+_MAX_ORDER_CHARS = 50
+
+
+def child_order(child: SpaceChild) -> tuple[bool, str, int, str]:
+    """Return by what a space's children are sorted. Spec: "Ordering of children within a space"."""
+    order = child.content.get("order")
+    if isinstance(order, str) and len(order) <= _MAX_ORDER_CHARS and all(" " <= each <= "~" for each in order):
+        return (False, order, child.origin_server_ts, child.room_id)
+    return (True, "", child.origin_server_ts, child.room_id)

@@ -107,9 +107,9 @@ def _unknown_writer_accepted() -> Any:
     return patch.object(StreamSession, "receive", accept)
 
 
-def _next_owner_takes_itself_for_the_owner() -> Any:
+def _next_owner_taken_for_the_owner() -> Any:
     def owns(self: SlotTable, kind: str, slot: int) -> bool:
-        return self._lease in (self._owners[kind].get(slot), self._next_owners[kind].get(slot))
+        return self._next_owners[kind].get(slot, self._owners[kind].get(slot)) == self._lease
 
     return patch.object(SlotTable, "owns", owns)
 
@@ -145,7 +145,7 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "dead writer dropped at once": _dead_dropped_at_once,
     "one writer repaired": _one_writer_repaired,
     "unknown writer accepted": _unknown_writer_accepted,
-    "next owner not checked": _next_owner_takes_itself_for_the_owner,
+    "next owner not checked": _next_owner_taken_for_the_owner,
     "requests not waited for": _requests_not_waited_for,
     "serves on after giving away": _serves_on_after_giving_away,
     "ephemeral gap ignored": _ephemeral_gap_ignored,

@@ -121,11 +121,6 @@ def _requests_not_waited_for() -> Any:
     return patch.object(SlotForwarder, "until_free", at_once)
 
 
-def _serves_on_after_giving_away() -> Any:
-    """As it was once: the table is believed, though the reading that would have changed it failed."""
-    return patch.object(SlotTable, "gave_away", lambda self, kind, slots: None)
-
-
 def _ephemeral_gap_ignored() -> Any:
     return patch.object(EphemeralSession, "_to_ask", lambda self, writer: ())
 
@@ -147,7 +142,6 @@ PLANTED: dict[str, Callable[[], Any]] = {
     "unknown writer accepted": _unknown_writer_accepted,
     "next owner not checked": _next_owner_taken_for_the_owner,
     "requests not waited for": _requests_not_waited_for,
-    "serves on after giving away": _serves_on_after_giving_away,
     "ephemeral gap ignored": _ephemeral_gap_ignored,
     "ticks not heard": _tick_not_heard,
 }

@@ -46,6 +46,7 @@ class Membership:
         self._streams = streams
         self._connection: Connection | None = None
         self._beaten_at = 0.0
+        self._unbroken_since = 0.0
         self.lease = 0
         self.ready = False
         self.draining = False
@@ -82,7 +83,7 @@ class Membership:
         for former in await leases.get_older_incarnations(conn, self.name, self.lease):
             logger.warning("Lease %d of a former %s is ended", former, self.name)
             await fence_lease(conn, former)
-        self._beaten_at = self._clock.monotonic_s()
+        self._beaten_at = self._unbroken_since = self._clock.monotonic_s()
         return self.lease
 
     async def run(
@@ -98,6 +99,7 @@ class Membership:
             except CONNECTION_ERRORS as error:
                 logger.warning("No heartbeat: %s", type(error).__name__)
                 self._drop_connection()
+                self._unbroken_since = self._clock.monotonic_s()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._config.heartbeat_s):
                     await self._news.wait()
@@ -117,6 +119,15 @@ class Membership:
     def in_good_standing(self) -> bool:
         """Whether this process may still answer from memory. Asked at each answer, not by a timer."""
         return self._clock.monotonic_s() - self._beaten_at < self._config.dead_after_s
+
+    @property
+    def unbroken_since(self) -> float | None:
+        """Since when each heartbeat was recorded at its time; None while we are not in good standing.
+
+        Who judges others must know that the database heard everybody: after an outage, however short, each is silent
+        for as long, and up to two heartbeats longer.
+        """
+        return self._unbroken_since if self.in_good_standing else None
 
     async def leave(self) -> None:
         """End the lease by ourselves: nothing more is written, our slots are free at once."""
@@ -144,6 +155,8 @@ class Membership:
             on_fenced("its lease was revoked")
             return
         # The database recorded it some time after we sent it: counting from the sending errs on the safe side.
+        if started - self._beaten_at > 1.5 * self._config.heartbeat_s:
+            self._unbroken_since = started
         self._beaten_at = started
         if answer.leaves:
             self.asked_to_leave.set()

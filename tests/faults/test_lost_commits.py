@@ -113,8 +113,9 @@ async def _fail_over(servers: Servers, before: WholeFleet) -> None:
         assert traffic.record.failed_again(promoted_s + 8.0) == []
         stored = {row["event_id"] for row in await after.fetch("SELECT event_id FROM events")}
         assert not stored & set(lost) and len(lost) > 20
-        [row] = await after.fetch("SELECT min(position) AS least, min(writer) AS writer FROM events WHERE position > $1",
-                                  greatest["events"])  # fmt: skip
+        [row] = await after.fetch(
+            "SELECT min(position) AS least, min(writer) AS writer FROM events WHERE position > $1", greatest["events"]
+        )
         assert row["least"] >= greatest["events"] + POSITIONS_LIFT - 1_000 and row["writer"] > greatest["lease"]
         # None under an old number, none at a position that somebody had passed.
         assert (
@@ -162,9 +163,9 @@ def test_a_lease_of_another_timeline_is_void_and_the_next_joiner_lifts_all(postg
     async def test() -> None:
         conn = await asyncpg.connect(postgres.dsn)
         lease = await _insert(conn)
-        assert (await beat(conn, lease, ready=True, draining=False, positions={}))[0]
+        assert (await beat(conn, lease, ready=True, draining=False, positions={})).alive
         await conn.execute("UPDATE leases SET timeline = 'FFFFFFFF'")
-        assert not (await beat(conn, lease, ready=True, draining=False, positions={}))[0]
+        assert not (await beat(conn, lease, ready=True, draining=False, positions={})).alive
         await conn.execute("UPDATE counters SET value = 4294967295 WHERE name = 'timeline'")
         assert await _insert(conn) == lease + LEASES_LIFT + 1
         for stream in ("events", "receipts", "account_data", "sessions"):

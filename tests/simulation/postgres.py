@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from shared.storage import leases, slots
+from shared.storage import leases, slots, timelines
 from shared.storage.fenced import FENCE, FencedStatement
 from tests.simulation.virtual_loop import HOST, Host, VirtualLoop
 
@@ -415,6 +415,12 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
         return
     if sql == leases._WAIT_FOR_HOLDERS_S:
         statement.answer([])
+        return
+    if sql == timelines._COMMIT_WAITS:
+        statement.answer([{"waits": True}])
+        return
+    if sql in (timelines._NEW_TIMELINE, timelines._LIFT_LEASE) or sql.startswith("SELECT setval("):
+        statement.answer([])  # this database loses nothing that was committed
         return
     if sql == leases._BEAT:
         lease, ready, draining, positions = args

@@ -221,7 +221,7 @@ class SimProcess:
         if self.worker_type == "main":
             leader = Leader(
                 database, connect, writer, announcer, CONFIG, world.fleet, self.clock,
-                lambda: membership.in_good_standing, SimProxies(world),  # type: ignore[arg-type]
+                lambda: membership.unbroken_since, SimProxies(world),  # type: ignore[arg-type]
             )  # fmt: skip
             tasks.forever(leader.run, "leader")
             return None

@@ -24,7 +24,7 @@ def compose(foundation: Foundation) -> Worker:
         config.replication,
         config.fleet,
         foundation.clock,
-        lambda: foundation.membership.in_good_standing,
+        lambda: foundation.membership.unbroken_since,
         proxies,
     )
     FleetMetrics(foundation.registry, leader.numbers)

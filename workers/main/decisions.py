@@ -28,20 +28,13 @@ class Judgement:
 
     def __init__(self, dead_after_s: float) -> None:
         self._dead_after_s = dead_after_s
-        self._good_since: float | None = None
 
-    def may_judge(self, now_s: float, in_good_standing: bool) -> bool:
-        """Return whether this process may act at all. An outage of the database kills nobody: see `dead`."""
-        if not in_good_standing:
-            self._good_since = None
-            return False
-        if self._good_since is None:
-            self._good_since = now_s
-        return True
+    def knows_long_enough(self, now_s: float, unbroken_since: float) -> bool:
+        """Return whether our own heartbeats were recorded for as long as a dead process must have been silent.
 
-    def knows_long_enough(self, now_s: float) -> bool:
-        """Return whether our own heartbeats were recorded for as long as a dead process must have been silent."""
-        return self._good_since is not None and now_s - self._good_since > self._dead_after_s
+        unbroken_since: when they were last held up. So an outage of the database, of any length, kills nobody.
+        """
+        return now_s - unbroken_since > self._dead_after_s
 
     def dead(self, processes: Sequence[ProcessRow], lease: int, leader: int | None) -> list[ProcessRow]:
         """Return those whose leases the judge ends. lease: the judge's own; leader: who holds the duty now.

@@ -38,7 +38,7 @@ _LOOK_EVERY_S = 0.25
 
 
 class Leader:
-    """in_good_standing: whether this process's own heartbeats were recorded of late; without that it judges nobody."""
+    """unbroken_since: since when this process's own heartbeats were recorded in time; while None it does nothing."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Leader:
         config: ReplicationConfig,
         fleet: Fleet,
         clock: Clock,
-        in_good_standing: Callable[[], bool],
+        unbroken_since: Callable[[], float | None],
         proxies: Proxies,
     ) -> None:
         self._database = database
@@ -57,7 +57,7 @@ class Leader:
         self._writer = writer
         self._announcer = announcer
         self._clock = clock
-        self._in_good_standing = in_good_standing
+        self._unbroken_since = unbroken_since
         self._proxies = proxies
         self._judgement = Judgement(config.dead_after_s)
         self._decisions = SlotDecisions(
@@ -71,7 +71,7 @@ class Leader:
 
     def numbers(self) -> FleetNumbers:
         """Return what the last look found, for the metrics."""
-        if not self.leading or not self._in_good_standing() or self._slots is None:
+        if not self.leading or self._unbroken_since() is None or self._slots is None:
             return FleetNumbers(leads=False)
         return fleet_numbers(self._living, self._slots.slots, self._withdrawn, self._fenced, self._proxies.away)
 
@@ -84,9 +84,11 @@ class Leader:
         """One round: become or stay the leader, fence the dead, deal out what nobody owns."""
         processes = await get_processes(self._database)
         self._decisions.saw(processes)
-        if not self._judgement.may_judge(self._clock.monotonic_s(), self._in_good_standing()):
+        unbroken_since = self._unbroken_since()
+        if unbroken_since is None:
             return
-        await self._fence_dead(processes)
+        if self._judgement.knows_long_enough(self._clock.monotonic_s(), unbroken_since):
+            await self._fence_dead(processes)
         if not await self._lead():
             return
         slots = await self._current_slots()
@@ -112,8 +114,6 @@ class Leader:
         return self.leading
 
     async def _fence_dead(self, processes: Sequence[ProcessRow]) -> None:
-        if not self._judgement.knows_long_enough(self._clock.monotonic_s()):
-            return
         holder = await get_duty_holder(self._database, "main")
         for process in self._judgement.dead(processes, self._writer.lease, holder):
             logger.warning(

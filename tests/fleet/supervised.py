@@ -1,7 +1,8 @@
 """A small fleet of stand-in workers under the real supervisor, run as a program by test_supervisor.py.
 
 Arguments: a directory; then one behaviour per worker: `good` ends on SIGTERM, `deaf` ignores it, `broken` ends at
-once with code 3. The directory gets `records.json` and a line in `fenced` for each worker that was fenced.
+once with code 3, `drained` ends on SIGTERM as one does that an operator drained. The directory gets `records.json` and
+a line in `fenced` for each worker that was fenced.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from deploy.local.children import Child, Handle, fork_child
 from deploy.local.supervisor import Supervisor
+from replication.draining import DRAINED
 
 
 def work(behaviour: str) -> int:
@@ -22,7 +24,7 @@ def work(behaviour: str) -> int:
     if behaviour == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(DRAINED if behaviour == "drained" else 0))
     while True:
         time.sleep(60)
 

@@ -80,6 +80,17 @@ def test_a_killed_worker_is_fenced_and_starts_again(supervise: Callable[..., Sup
     assert "good-1 was killed by SIGKILL" in fleet.output()
 
 
+def test_who_was_drained_is_not_started_again_and_who_ends_by_himself_is(supervise: Callable[..., Supervised]) -> None:
+    fleet = supervise("drained", "good")
+    before = fleet.pids()
+    for pid in (before["drained-1"], before["good-2"]):
+        os.kill(pid, signal.SIGTERM)
+    fleet.until(lambda: fleet.pids().get("good-2", before["good-2"]) != before["good-2"])
+    fleet.until(lambda: "drained-1 was drained by an operator" in fleet.output())
+    assert "drained-1" not in fleet.pids()
+    assert fleet.fenced() == ["good-2"]
+
+
 def test_one_signal_ends_all_in_order_even_the_deaf(supervise: Callable[..., Supervised]) -> None:
     fleet = supervise("good", "deaf")
     pids = fleet.pids()

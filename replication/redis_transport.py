@@ -32,7 +32,8 @@ class RedisTransport:
         self._subscriber: _SubscriberFactory | None = None
         self._unanswered = 0
         self.dropped = 0
-        self._publisher.startConnecting(_endpoint(reactor, config))
+        self._sentinels = _Sentinels(reactor, config) if config.sentinel.hosts else None
+        self._publisher.startConnecting(self._endpoint())
 
     @property
     def connected(self) -> bool:
@@ -59,12 +60,17 @@ class RedisTransport:
         self._subscriber = _SubscriberFactory(
             self._config, [self._prefix + channel for channel in channels], received, on_up
         )
-        self._subscriber.startConnecting(_endpoint(self._reactor, self._config))
+        self._subscriber.startConnecting(self._endpoint())
 
     async def close(self) -> None:
         self._publisher.stop()
         if self._subscriber is not None:
             self._subscriber.stop()
+        if self._sentinels is not None:
+            self._sentinels.stop()
+
+    def _endpoint(self) -> Any:
+        return self._sentinels or _endpoint(self._reactor, self._config)
 
     def _answered(self, result: Any) -> None:
         self._unanswered -= 1  # an error means that the connection broke: readers see a gap and repair
@@ -169,8 +175,6 @@ def _credentials(config: Redis) -> tuple[str | None, str | None, int | None]:
 
 
 def _endpoint(reactor: Any, config: Redis) -> Any:
-    if config.sentinel.hosts:
-        return _SentinelEndpoint(reactor, config)
     if config.url is not None:
         parts = urlsplit(config.url.reveal())
         if parts.scheme == "unix":
@@ -196,8 +200,8 @@ def _certificates(bundle: bytes) -> list[bytes]:
     return [part + end for part in bundle.split(end) if b"-----BEGIN CERTIFICATE-----" in part]
 
 
-class _SentinelEndpoint:
-    """Asks the Sentinels who the primary is before each attempt to connect."""
+class _Sentinels:
+    """An endpoint that asks the Sentinels who the primary is before each attempt to connect."""
 
     def __init__(self, reactor: Any, config: Redis) -> None:
         self._reactor = reactor
@@ -209,6 +213,9 @@ class _SentinelEndpoint:
         password = config.sentinel.password.reveal() if config.sentinel.password else None
         self._sentinel = txredisapi.Sentinel(addresses, password=password)
         self._sentinel.discovery_timeout = 3
+
+    def stop(self) -> None:
+        self._sentinel.disconnect().addErrback(lambda _: None)
 
     def connect(self, factory: Any) -> "defer.Deferred[Any]":
         found = self._sentinel.discover_master(self._config.sentinel.name)

@@ -59,7 +59,7 @@ class Draining:
             left = self._left()
             if left:
                 owned_s = now()
-            elif self._is_quiet(now(), owned_s):
+            elif self._is_quiet(now(), owned_s) or now() - began > limit_s:
                 logger.info("Handed over after %.1f s", now() - began)
                 return
             if now() - began > limit_s:

@@ -7,12 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from deploy.local.identity import start_ticks
+from deploy.command.main import main
+from deploy.local.identity import pick_port, start_ticks
 from replication.draining import DRAINED
+from shared.config.generate import development_yaml, write_secrets
 from shared.core.slots import SLOTS, slot_of
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.observing import metrics, owner_of, wait_for_process
@@ -161,6 +165,17 @@ def test_a_mistake_is_answered_with_what_to_do(moving_fleet: RunningFleet, words
     done = moving_fleet.skep(*words)
     assert done.returncode == 1, done
     assert told in done.stderr
+
+
+def test_without_a_database_every_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_secrets(tmp_path)
+    raw = yaml.safe_load(development_yaml(8008, 8448))
+    raw["database"] = {"hosts": ["127.0.0.1"], "port": pick_port("127.0.0.1"), "user": "skep", "name": "skep"}
+    (tmp_path / "skep.yaml").write_text(yaml.safe_dump(raw))
+    for words in (["drain", "p"], ["undrain", "p"], ["move", "rooms", "1", "p"], ["rebalance"]):
+        assert main([*words, "--config", str(tmp_path / "skep.yaml")]) == 1
+        told = capsys.readouterr().err
+        assert "does not answer" in told and "try again when it is back" in told
 
 
 def test_without_main_all_serve_and_moves_are_refused(moving_fleet: RunningFleet) -> None:

@@ -21,6 +21,8 @@ _HEIR_S = 1.5
 #: and how many slots move at a time: their requests wait meanwhile.
 _UNEVEN_S = 2.0
 _MOVES_AT_A_TIME = 128
+#: The same for those who drain: they have only their drain limit.
+_HANDED_OVER_AT_A_TIME = 256
 
 
 class Judgement:
@@ -125,8 +127,10 @@ class SlotDecisions:
                 yield Withdrawal(kind, late)
             # Whoever drains waits for nothing else; evening the load waits until all other moves are done.
             handed_over = from_the_draining(kind, living, rows)
-            if handed_over and len(pending) < _MOVES_AT_A_TIME:
-                yield Moves(kind, _first(handed_over, _MOVES_AT_A_TIME - len(pending)), "since their owner drains")
+            if handed_over and len(pending) < _HANDED_OVER_AT_A_TIME:
+                yield Moves(
+                    kind, _first(handed_over, _HANDED_OVER_AT_A_TIME - len(pending)), "since their owner drains"
+                )
             if pending or handed_over:
                 continue
             moves = evening(kind, living, rows)

@@ -98,8 +98,8 @@ class JsClient:
         await self._call("create", url=self._url)
         self.user_id = await self._call("login", username=self.username, password=password)
 
-    async def start(self, timeline_limit: int) -> None:
-        await self._call("start", timeline_limit=timeline_limit)
+    async def start(self, timeline_limit: int, *, encrypted: bool = False) -> None:
+        await self._call("start", timeline_limit=timeline_limit, encrypted=encrypted)
 
     async def stop(self) -> None:
         await self._call("stop")
@@ -149,6 +149,28 @@ class JsClient:
 
     async def wait_typing(self, room: str, user: str, typing: bool, timeout_s: float) -> None:
         await self._call("wait_typing", room=room, typist=user, typing=typing, timeout_s=timeout_s)
+
+    async def device_id(self) -> str:
+        return str(await self._call("device"))
+
+    async def logout(self) -> None:
+        await self._call("logout")
+
+    async def wait_decrypted(self, event: str, timeout_s: float) -> str:
+        """Return the text of an encrypted event that this client has decrypted."""
+        return str(await self._call("wait_decrypted", event=event, timeout_s=timeout_s))
+
+    async def forget_session(self, room: str) -> None:
+        """Let the next message in the room begin a new Megolm session."""
+        await self._call("forget_session", room=room)
+
+    async def wait_device(self, whose: str, device: str, known: bool, timeout_s: float) -> None:
+        """Wait until this client would encrypt for a device, or would no more."""
+        await self._call("wait_device", whose=whose, device=device, known=known, timeout_s=timeout_s)
+
+    async def claims(self) -> list[tuple[str, str, str]]:
+        """Return (user, device, key id) of every one-time key that this client was given."""
+        return [(user, device, key) for user, device, key in await self._call("claims")]
 
     async def view(self, rooms: Iterable[str]) -> View:
         answer = await self._call("view", rooms=list(rooms))

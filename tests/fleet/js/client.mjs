@@ -22,6 +22,8 @@ class Client {
     constructor(url) {
         this.url = url;
         this.delivered = new Map(); // event id -> how often a /sync timeline brought it
+        this.decrypted = new Map(); // event id -> [event, error] as the sdk last tried to decrypt it
+        this.claimed = []; // [user, device, key id] of every one-time key that an answer gave to this client
         this.sdk = sdk.createClient({ baseUrl: url });
     }
 
@@ -52,6 +54,7 @@ class Client {
     // The sdk silently drops an event that it knows, so what was delivered twice shows only here.
     async fetch(url, options) {
         const response = await fetch(url, options);
+        if (new URL(url).pathname.endsWith("/keys/claim") && response.status === 200) return this.note_claims(response);
         if (!new URL(url).pathname.endsWith("/sync") || response.status !== 200) return response;
         const text = await response.text();
         const { join = {}, leave = {} } = JSON.parse(text).rooms ?? {};
@@ -63,7 +66,12 @@ class Client {
         return new Response(text, { status: 200, headers: response.headers });
     }
 
-    async start({ timeline_limit }) {
+    // encrypted: with the sdk's Rust crypto, its store in memory.
+    async start({ timeline_limit, encrypted = false }) {
+        if (encrypted) {
+            await this.sdk.initRustCrypto({ useIndexedDB: false });
+            this.sdk.on("Event.decrypted", (event, error) => this.decrypted.set(event.getId(), [event, error]));
+        }
         const prepared = new Promise((resolve) => {
             this.sdk.on("sync", (state) => state === "PREPARED" && resolve());
         });
@@ -79,6 +87,55 @@ class Client {
 
     stop() {
         this.sdk.stopClient();
+    }
+
+    async note_claims(response) {
+        const text = await response.text();
+        for (const [user, devices] of Object.entries(JSON.parse(text).one_time_keys ?? {})) {
+            for (const [device, keys] of Object.entries(devices)) {
+                for (const [id, key] of Object.entries(keys)) {
+                    if (!key.fallback) this.claimed.push([user, device, id]);
+                }
+            }
+        }
+        return new Response(text, { status: 200, headers: response.headers });
+    }
+
+    claims() {
+        return this.claimed;
+    }
+
+    device() {
+        return this.sdk.getDeviceId();
+    }
+
+    async logout() {
+        await this.sdk.logout(true);
+    }
+
+    // The text of an encrypted event, once the sdk has decrypted it.
+    async wait_decrypted({ event, timeout_s }) {
+        const found = () => {
+            const [known, error] = this.decrypted.get(event) ?? [];
+            return known && !error && !known.isDecryptionFailure() ? known : null;
+        };
+        try {
+            return (await until(found, timeout_s)).getContent().body;
+        } catch (error) {
+            throw new Error(`${error.message}; decrypting said: ${this.decrypted.get(event)?.[1]}`);
+        }
+    }
+
+    // The next message in the room begins a new Megolm session.
+    async forget_session({ room }) {
+        await this.sdk.getCrypto().forceDiscardSession(room);
+    }
+
+    // Until this client knows a device of somebody's, or knows that it is gone.
+    async wait_device({ whose, device, known, timeout_s }) {
+        const crypto = this.sdk.getCrypto();
+        const has = async () => (await crypto.getUserDeviceInfo([whose], true)).get(whose)?.has(device) ?? false;
+        await until(async () => (await has()) === known, timeout_s);
     }
 
     async create_room({ options }) {
@@ -175,7 +232,7 @@ async function roomView(client, room) {
 async function until(condition, timeout_s) {
     const end = Date.now() + timeout_s * 1000;
     for (;;) {
-        const value = condition();
+        const value = await condition();
         if (value) return value;
         if (Date.now() > end) throw new Error(`not so within ${timeout_s} s: ${condition}`);
         await new Promise((resolve) => setTimeout(resolve, 50));

@@ -1,0 +1,124 @@
+"""Real clients with encryption: matrix-js-sdk and its Rust crypto make Olm and Megolm sessions through the fleet."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from tests.fix_fleet import RunningFleet, StartFleet
+from tests.fleet.clients.chat_client import ClientError
+from tests.fleet.clients.js_client import JsClient, JsProcess
+
+PASSWORD = "correct horse battery staple"
+_WAIT_S = 40.0
+_BETWEEN_KILLS_S = 2.5
+_LEAST_MESSAGES = 6
+_ATTEMPTS = 8
+_ENCRYPTED = {
+    "preset": "private_chat",
+    "initial_state": [
+        {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
+    ],
+}  # fmt: skip
+_transactions = itertools.count(1)
+
+
+async def _say(sender: JsClient, room: str, body: str, listeners: Sequence[JsClient]) -> None:
+    """Every listener reads what was said."""
+    event = await sender.send(room, body, f"say-{next(_transactions)}")
+    read = await asyncio.gather(*(listener.wait_decrypted(event, _WAIT_S) for listener in listeners))
+    assert list(read) == [body] * len(listeners)
+
+
+async def _invite(room: str, host: JsClient, guest: JsClient) -> None:
+    await host.invite(room, guest.user_id)
+    await guest.wait_membership(room, "invite", _WAIT_S)
+    await guest.join(room)
+    await guest.wait_membership(room, "join", _WAIT_S)
+
+
+def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    """Two people, one with two devices; one device comes later, one goes; nobody reads what is not for him."""
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
+            alice, bob = (JsClient(node, fleet.client_url, f"secret-{name}") for name in ("alice", "bob"))
+            for person in (alice, bob):
+                await person.register(PASSWORD)
+                await person.start(20, encrypted=True)
+                stack.push_async_callback(person.stop)
+            room = await alice.create_room({**_ENCRYPTED})
+            await _invite(room, alice, bob)
+            await _say(alice, room, "to one device", [bob])
+            await _say(bob, room, "and back", [alice])
+            second = JsClient(node, fleet.client_url, "secret-bob", label="secret-bob-2")
+            await second.login(PASSWORD)
+            await second.start(20, encrypted=True)
+            stack.push_async_callback(second.stop)
+            # Alice hears of the new device before she speaks: /sync told her.
+            await alice.wait_device(bob.user_id, await second.device_id(), True, _WAIT_S)
+            await _say(alice, room, "to both devices", [bob, second])
+            await _say(second, room, "from the new one", [alice, bob])
+            gone = await second.device_id()
+            await second.logout()
+            await alice.wait_device(bob.user_id, gone, False, _WAIT_S)
+            await _say(alice, room, "to the one that is left", [bob])
+            claims = [claim for person in (alice, bob) for claim in await person.claims()]
+            assert claims and len(set(claims)) == len(claims), "a one-time key was given twice"
+
+    asyncio.run(scenario())
+
+
+def test_encrypted_rooms_through_kills(start_fleet: StartFleet, js_clients: Path, tmp_path: Path) -> None:
+    """Each client_api and each synchrotron is killed while new rooms, and so new sessions, are made all the time.
+
+    What a client was answered is read by the others, and no one-time key is given twice.
+    """
+    fleet = start_fleet(fleet={"client_api": 2, "synchrotron": 2})
+
+    async def kill_in_turn() -> None:
+        for name in ("client_api-1", "synchrotron-1", "client_api-2", "synchrotron-2"):
+            await asyncio.sleep(_BETWEEN_KILLS_S)
+            fleet.kill(name)
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
+            people = [JsClient(node, fleet.client_url, f"killed-{number}") for number in range(3)]
+            for person in people:
+                await person.register(PASSWORD)
+                await person.start(20, encrypted=True)
+                stack.push_async_callback(person.stop)
+            room = await people[0].create_room({**_ENCRYPTED})
+            for guest in people[1:]:
+                await _invite(room, people[0], guest)
+            kills = asyncio.create_task(kill_in_turn())
+            said: list[tuple[str, str]] = []
+            for number in itertools.count():
+                if kills.done() and number >= _LEAST_MESSAGES:
+                    break
+                # A new session each time: its key goes to every device of the others as a message.
+                sender = people[number % len(people)]
+                await sender.forget_session(room)
+                said.append((await _send_until_answered(sender, room, f"message {number}"), sender.user_id))
+                await asyncio.sleep(0.2)
+            await kills
+            for event, author in said:
+                listeners = [person for person in people if person.user_id != author]
+                await asyncio.gather(*(listener.wait_decrypted(event, _WAIT_S) for listener in listeners))
+            claims = [claim for person in people for claim in await person.claims()]
+            assert claims and len(set(claims)) == len(claims), "a one-time key was given twice"
+
+    asyncio.run(scenario())
+
+
+async def _send_until_answered(sender: JsClient, room: str, body: str) -> str:
+    """Send, and again when a worker died under it."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return await sender.send(room, body, f"say-{next(_transactions)}")
+        except ClientError:
+            await asyncio.sleep(1.0)
+    raise AssertionError("no answer after several attempts")

@@ -18,7 +18,7 @@ _STORM = Weather(lose=0.05, double=0.03, late=0.05, longest_s=2.0)
 
 
 @pytest.mark.parametrize(
-    ("duration_s", "restarts"), [(18.0, 3), pytest.param(600.0, 10, marks=pytest.mark.soak)], ids=["short", "soak"]
+    ("duration_s", "restarts"), [(14.0, 3), pytest.param(600.0, 10, marks=pytest.mark.soak)], ids=["short", "soak"]
 )
 def test_nobody_misses_anything(
     servers: Servers, whole: WholeFleet, duration_s: float, restarts: int, capsys: pytest.CaptureFixture[str]

@@ -92,7 +92,7 @@ def test_a_leader_that_slept_leads_no_more(whole: WholeFleet) -> None:
 
 
 @pytest.mark.parametrize(
-    "seconds", [15.0, pytest.param(60.0, marks=pytest.mark.soak), pytest.param(600.0, marks=pytest.mark.soak)]
+    "seconds", [8.0, pytest.param(60.0, marks=pytest.mark.soak), pytest.param(600.0, marks=pytest.mark.soak)]
 )
 def test_nobody_misses_main(whole: WholeFleet, seconds: float) -> None:
     """main is never in the path of a message: with all of them stopped the fleet serves as it stands."""

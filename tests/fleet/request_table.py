@@ -251,6 +251,23 @@ VALID: dict[str, Valid] = {
         {**_ROOM, "eventId": "{event}", "relType": "m.thread", "eventType": "m.room.message"}, query=_RELATIONS
     ),
     "get_threads": Valid(_ROOM, query={"include": "all", "limit": "3", "from": "p1-9"}),
+    "search": Valid(
+        query={"next_batch": "WzEsIiIsIiIsIngiXQ"},
+        body={
+            "search_categories": {
+                "room_events": {
+                    "search_term": "hum",
+                    "keys": ["content.body"],
+                    "filter": {"limit": 5, "types": ["m.*"], "rooms": ["{room}"]},
+                    "order_by": "recent",
+                    "event_context": {"before_limit": 1, "after_limit": 1, "include_profile": True},
+                    "include_state": True,
+                    "groupings": {"group_by": [{"key": "room_id"}]},
+                }
+            }
+        },
+        required=("search_categories",),
+    ),
     "get_hierarchy": Valid(
         _ROOM, query={"suggested_only": "false", "limit": "3", "max_depth": "2", "from": "h1-1-0123456789abcdef"}
     ),

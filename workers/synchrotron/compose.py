@@ -29,6 +29,7 @@ from workers.synchrotron.relations import Relations
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_finding import RoomFinding
 from workers.synchrotron.room_state import RoomState
+from workers.synchrotron.search import Search
 from workers.synchrotron.sync import SyncHandler
 from workers.synchrotron.sync_answer import SyncAnswers
 from workers.synchrotron.sync_request import Filters
@@ -73,6 +74,7 @@ def compose(foundation: Foundation) -> Worker:
     messages = Messages(foundation.database, tokens, pages, clock, config.limits.max_timeline_events)
     times = EventAtTime(foundation.database)
     relations = Relations(foundation.database, tokens, clock, config.limits.max_timeline_events)
+    search = Search(foundation.database, pages, clock)
     finding = RoomFinding(config.server_name, foundation.database)
     public_rooms = PublicRooms(config.server_name, foundation.database, clock)
     room_state = RoomState(foundation.database, tokens, clock)
@@ -97,6 +99,7 @@ def compose(foundation: Foundation) -> Worker:
         "get_relations_by_type": relations.get_relations,
         "get_relations_by_types": relations.get_relations,
         "get_threads": relations.get_threads,
+        "search": search.search,
         "get_hierarchy": finding.get_hierarchy,
         "get_room_summary": finding.get_room_summary,
         "get_public_rooms": public_rooms.get_public_rooms,

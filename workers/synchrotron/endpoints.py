@@ -73,4 +73,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, api_v1=True,
         spec=_CS + "#post_matrixclientv3publicrooms",
     ),
+    Endpoint(
+        "search", ("POST",), "/_matrix/client/{version}/search", pool="room_reads", auth=Auth.ACCESS_TOKEN,
+        rate_limit=RateLimit.READ, api_v1=True, spec=_CS + "#post_matrixclientv3search",
+    ),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from shared.core.events import Event
 from shared.core.events.format import MAX_PREV_EVENTS
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
-from workers.event_persister.drafts import NO_CHANGE, Draft, RoomChanged, RoomLost
+from workers.event_persister.drafts import NO_CHANGE, Draft, RoomChanged, RoomLost, Write
 from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.placing import Candidate, Placing
@@ -55,15 +55,27 @@ class AskedEvents:
         if policy is not None:
             event = await self._signatures.signed(room, event, policy)
         async with room.intake.turn("sends"):
-            known = KnownEvents(room, self._database)
-            await known.look_up([*event.prev_event_ids, *event.auth_event_ids])
-            placed = await self._placing.place(room, Candidate(event, draft, key), known)
+            write = await self._place(room, event, draft, key)
+        return (await write.wait())[-1]
+
+    async def place_unasked(self, room: LiveRoom, draft: Draft) -> None:
+        """Give one event its place, on extremities of which there are more than it may name; its write is under way.
+
+        The caller holds the room's intake; the room has no policy server. Raises as `write`.
+        """
+        event = await self._build(room, draft)
+        await self._place(room, event, draft, None)
+
+    async def _place(self, room: LiveRoom, event: Event, draft: Draft, key: bytes | None) -> Write:
+        known = KnownEvents(room, self._database)
+        await known.look_up([*event.prev_event_ids, *event.auth_event_ids])
+        placed = await self._placing.place(room, Candidate(event, draft, key), known)
         if placed.write is None:
             verdict = placed.verdict
             if verdict.rule:
                 raise AuthRuleViolation(verdict.rule, verdict.reason)
             raise forbidden(verdict.reason)
-        return (await placed.write.wait())[-1]
+        return placed.write
 
     async def _build(self, room: LiveRoom, draft: Draft) -> Event:
         """Build an event on the latest extremities that it may name, in the state that they make."""

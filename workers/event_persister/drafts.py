@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from shared.core.errors import SkepError, Unavailable
 from shared.core.events import Event
-from shared.core.state_snapshots import Snapshot
+from shared.core.identifiers import EventId
+from shared.core.state_snapshots import Snapshot, rebase
 from shared.storage.event_statements import ACCEPTED
 
 if TYPE_CHECKING:
@@ -41,10 +42,66 @@ class EntryChange(NamedTuple):
     now: StateEntry | None
 
 
-#: A state as what it has otherwise than the room's current state; None: the key is absent.
-Overlay: TypeAlias = Mapping[StateKey, StateEntry | None]
+_KEPT_IDS = 1000  # per overlay: more take more memory than they are worth
 
-NO_CHANGE: Overlay = MappingProxyType({})
+
+class Overlay(dict[StateKey, StateEntry | None]):
+    """A state as what it has otherwise than the room's current state; None: the key is absent.
+
+    Never changed once it is made: equal ones are found by hash, which, like the ids, is worked out once.
+    """
+
+    __slots__ = ("_hash", "_ids")
+
+    _hash: int
+    _ids: dict[StateKey, EventId | None]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        try:
+            return self._hash
+        except AttributeError:
+            value = 0
+            for key, entry in self.items():
+                value ^= _hash_of(key, entry)
+            self._hash = value
+            return value
+
+    @property
+    def ids(self) -> Mapping[StateKey, EventId | None]:
+        """The entries as event ids."""
+        try:
+            return self._ids
+        except AttributeError:
+            ids = {key: None if entry is None else EventId(entry.event_id) for key, entry in self.items()}
+            if len(ids) <= _KEPT_IDS:
+                self._ids = ids
+            return ids
+
+    def replaced(self, key: StateKey, entry: StateEntry) -> "Overlay":
+        """Return this state with another entry."""
+        overlay = Overlay(self)
+        overlay[key] = entry
+        overlay._hash = hash(self) ^ _hash_of(key, entry) ^ (_hash_of(key, self[key]) if key in self else 0)
+        return overlay
+
+    def rebased(self, changes: Mapping[StateKey, tuple[StateEntry | None, StateEntry | None]]) -> "Overlay":
+        """Return the same state upon a base that has changed: key -> (entry before, now). See `rebase`."""
+        overlay = Overlay(rebase(self, changes))
+        value = hash(self)
+        for key in changes:
+            if key in self:
+                value ^= _hash_of(key, self[key])
+            if key in overlay:
+                value ^= _hash_of(key, overlay[key])
+        overlay._hash = value
+        return overlay
+
+
+def _hash_of(key: StateKey, entry: StateEntry | None) -> int:
+    return hash((key, None if entry is None else entry.event_nid))
+
+
+NO_CHANGE = Overlay()
 
 
 class Branch(NamedTuple):

@@ -22,7 +22,6 @@ from workers.event_persister.live_room import LiveRoom
 #: A branch that differs from the line in no more entries gets a snapshot of these; a longer one goes on from its
 #: predecessor's snapshot, which costs a walk.
 SMALL_OVERLAY = 16
-_FEW = 4  # states
 _AT_ONCE = 200  # entries that are looked at before others get a turn
 
 
@@ -32,8 +31,8 @@ class StateRef:
     changed before `older_end`, read because the room's memory does not reach so far back."""
 
     base: int
-    changes: Overlay
-    older: Overlay
+    changes: Mapping[StateKey, StateEntry | None]
+    older: Mapping[StateKey, StateEntry | None]
     older_end: int
 
 
@@ -76,7 +75,7 @@ class GraphStates:
         assert base is not None
         return base, await changes_of(walk, events)
 
-    async def _on_line(self, room: LiveRoom, base: int, changes: Overlay) -> StateRef:
+    async def _on_line(self, room: LiveRoom, base: int, changes: Mapping[StateKey, StateEntry | None]) -> StateRef:
         end = room.line_from
         if base >= end:
             return StateRef(base, changes, NO_CHANGE, 0)
@@ -113,7 +112,7 @@ def upon_current(room: LiveRoom, ref: StateRef) -> Overlay:
     if start < room.line_from:
         raise RoomChanged
     overlay: dict[StateKey, StateEntry | None] = {**room.line_before(start), **ref.older, **ref.changes}
-    return {key: entry for key, entry in overlay.items() if not same_entry(entry, room.entry(*key))}
+    return Overlay((key, entry) for key, entry in overlay.items() if not same_entry(entry, room.entry(*key)))
 
 
 def same_entry(one: StateEntry | None, other: StateEntry | None) -> bool:
@@ -156,7 +155,7 @@ def branch_after(before: Branch, event_nid: int, event: Event) -> Branch:
     """Return the state after an event, of which the state before it is known."""
     if event.state_key is None:
         return before
-    return Branch({**before.overlay, (event.type, event.state_key): entry_of(event_nid, event)})
+    return Branch(before.overlay.replaced((event.type, event.state_key), entry_of(event_nid, event)))
 
 
 def _entry(room: LiveRoom, event: tuple[int, str, bytes | None] | None) -> StateEntry | None:
@@ -183,33 +182,7 @@ def upon_current_state(room: LiveRoom, given: Mapping[StateKey, StateEntry]) -> 
     """Return a written-out state as an overlay upon the current one."""
     overlay: dict[StateKey, StateEntry | None] = {key: None for key, _ in room.entries() if key not in given}
     overlay.update((key, entry) for key, entry in given.items() if not same_entry(room.entry(*key), entry))
-    return overlay
-
-
-def shape_of(overlay: Overlay) -> frozenset[tuple[StateKey, int | None]]:
-    """Return what makes two overlays equal."""
-    return frozenset((key, None if entry is None else entry.event_nid) for key, entry in overlay.items())
-
-
-def without_doubles(overlays: Sequence[Overlay]) -> list[Overlay]:
-    """Return the overlays, each state once."""
-    if len(overlays) > _FEW:
-        return list({shape_of(overlay): overlay for overlay in reversed(overlays)}.values())[::-1]
-    distinct: list[Overlay] = []
-    for overlay in overlays:
-        # Two of them, however great, are compared in a fraction of the time that hashing takes.
-        if all(overlay != other for other in distinct):
-            distinct.append(overlay)
-    return distinct
-
-
-def same_states(some: Sequence[Overlay], others: Sequence[Overlay]) -> bool:
-    """Whether these are the same states, in any order, doubles allowed."""
-    if len(some) > _FEW or len(others) > _FEW:
-        return set(map(shape_of, some)) == set(map(shape_of, others))
-    return all(any(one == other for other in others) for one in some) and all(
-        any(one == other for one in some) for other in others
-    )
+    return Overlay(overlay)
 
 
 def snapshot_of(overlay: Overlay, branches: Sequence[Branch]) -> int | None:

@@ -9,9 +9,18 @@ from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import PowerLevels, membership_of
 from shared.core.identifiers import is_event_id
 from shared.storage.event_statements import OUTLIER, REJECTED
+from shared.storage.purge_statements import RETIRED
 from shared.storage.read_source import Source
 from shared.storage.room_graph import GraphEvent, get_awaited_redactions, get_graph_events, get_graph_events_by_nid
-from workers.event_persister.drafts import BuiltEvent, RedactionTarget, RoomChanged, StateEntry, StateKey, Write
+from workers.event_persister.drafts import (
+    NO_CHANGE,
+    BuiltEvent,
+    RedactionTarget,
+    RoomChanged,
+    StateEntry,
+    StateKey,
+    Write,
+)
 from workers.event_persister.live_room import LiveRoom, redacted
 
 #: Read and parsed at once: some 10 ms.
@@ -37,8 +46,12 @@ class KnownEvent:
 
     @property
     def is_placed(self) -> bool:
-        """Whether the state before it is known: it is no mere outlier."""
-        return self.status != OUTLIER and (self.ordinal is not None or self.state_nid is not None)
+        """Whether the state before it is known: it is no mere outlier, and was not purged from the timeline.
+
+        A purged one keeps its ordinal, but the line there holds no more what it held then.
+        """
+        in_timeline = self.status not in (OUTLIER, RETIRED)
+        return in_timeline and (self.ordinal is not None or self.state_nid is not None)
 
     @property
     def lacks_place(self) -> bool:
@@ -99,7 +112,8 @@ class KnownEvents:
             return known_from_built(built)
         if event_id in self._placed:
             built, write = self._placed[event_id]
-            if write.is_stored:
+            # Our own events may have been built again, as others.
+            if write.is_stored and (not write.drafts or any(one is built for one in write.built)):
                 return replace(known_from_built(built), is_stored=True)
         return self._proposed.get(event_id) or self._found.get(event_id)
 
@@ -121,7 +135,14 @@ class KnownEvents:
 
     async def look_up(self, event_ids: Iterable[str]) -> None:
         """Find these events."""
-        missing = [event_id for event_id in dict.fromkeys(event_ids) if self.get(event_id) is None]
+        missing = []
+        for event_id in dict.fromkeys(event_ids):
+            built = self._room.built_event(event_id)
+            if built is None:
+                if self.get(event_id) is None:
+                    missing.append(event_id)
+            elif event_id not in self._placed and (write := self._room.write_of(built.event_nid)) is not None:
+                self._placed[event_id] = (built, write)  # by the time that we ask for it, it may be stored
         for first in range(0, len(missing), _PAGE):
             page = missing[first : first + _PAGE]
             for row in await get_graph_events(self._source, self._room.room_nid, page):
@@ -210,7 +231,8 @@ class KnownEvents:
             state_key=event.state_key,
             content=event.content,
         )
-        for key, auth_event in room.auth_state({}, [key for key in keys if not room.missing_of([key], {})]).items():
+        at_hand = [key for key in keys if not room.missing_of([key], NO_CHANGE)]
+        for key, auth_event in room.auth_state(NO_CHANGE, at_hand).items():
             entry = room.entry(*key)
             assert entry is not None
             current[entry.event_id] = (entry.event_nid, auth_event)

@@ -146,9 +146,10 @@ class LiveRoom:
 
     def members(self, membership: str) -> list[str]:
         """Return the users with this membership. Walks the whole state: not for the usual send."""
-        return list(self._members(membership))
+        return list(self.walk_members(membership))
 
-    def _members(self, membership: str) -> Iterator[str]:
+    def walk_members(self, membership: str) -> Iterator[str]:
+        """The same one by one: the state must not change meanwhile."""
         for (kind, key), entry in self.entries():
             if kind == "m.room.member" and entry.membership == membership:
                 yield key
@@ -266,7 +267,7 @@ class LiveRoom:
         witness = self._policy_witness
         if witness is None or server_of(witness) != via or self.membership(witness) != "join":
             # Walks the members, and again only when somebody of that server came or went, or another one is named.
-            witness = next((user_id for user_id in self._members("join") if server_of(user_id) == via), None)
+            witness = next((user_id for user_id in self.walk_members("join") if server_of(user_id) == via), None)
             self._policy_witness, self._no_witness_of = witness, via if witness is None else None
         return policy_server_of(event, [] if witness is None else [witness])
 

@@ -23,7 +23,6 @@ from shared.core.event_checks import (
 )
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
-from shared.core.state_snapshots import rebase
 from shared.storage.event_statements import ACCEPTED, REJECTED, SOFT_FAILED
 from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
@@ -48,7 +47,6 @@ from workers.event_persister.graph_states import (
     branch_after,
     entries_of,
     root_snapshot,
-    same_states,
     snapshot_of,
     step_snapshot,
     upon_current,
@@ -61,6 +59,7 @@ from workers.event_persister.room_resolution import RoomResolution
 #: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
 _FREE_TRIES = 3
 _MAX_TRIES = 8
+_AT_ONCE = 20_000  # entries of states that are copied before others get a turn
 
 _STATUS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
 
@@ -252,19 +251,18 @@ class Placing:
             return own.overlay, {}
         branches = {ext: head.branches.get(ext, Branch(NO_CHANGE)) for ext, _ in others}
         changed = await self._changed_current(room, event, own, branches, known)
-        changes = {k: (room.entry(*k), entry) for k, entry in changed.items()}
-        rebased = {ext: Branch(rebase(b.overlay, changes), b.snapshot_nid) for ext, b in branches.items()}
-        rebased[nid] = Branch(rebase(own.overlay, changes), own.snapshot_nid)
-        return changed, rebased
+        branches[nid] = own
+        return changed, await _upon(room, changed, branches) if changed else branches
 
     async def _changed_current(
         self, room: LiveRoom, event: Event, own: Branch, branches: Mapping[int, Branch], known: KnownEvents
     ) -> Overlay:
-        states = [branch.overlay for branch in branches.values()]
-        former = [branch.overlay for branch in room.head.branches.values()] or [NO_CHANGE]
-        if same_states([*states, own.overlay], former):
+        states = {branch.overlay: None for branch in branches.values()}
+        states[own.overlay] = None
+        former = {branch.overlay for branch in room.head.branches.values()} or {NO_CHANGE}
+        if states.keys() == former:
             return NO_CHANGE  # the same states as before have the same resolution
-        return await self._resolution.resolve(room, [*states, own.overlay], known, candidate=event)
+        return await self._resolution.resolve(room, list(states), known, candidate=event)
 
     # -- building
 
@@ -337,6 +335,25 @@ class Placing:
         """Return the events that come into the state with this one."""
         nids = [entry.event_nid for entry in changed.values() if entry is not None and entry.event_nid != nid]
         return {number: found.event for number, found in (await known.entries(nids)).items()} if nids else {}
+
+
+async def _upon(room: LiveRoom, changed: Overlay, branches: Mapping[int, Branch]) -> dict[int, Branch]:
+    """Return the branches as overlays upon the current state after it has changed. Raises RoomChanged."""
+    head = room.head
+    changes = {key: (room.entry(*key), entry) for key, entry in changed.items()}
+    rebased: dict[Overlay, Overlay] = {}
+    entries = 0
+    for branch in branches.values():
+        if branch.overlay in rebased:
+            continue
+        rebased[branch.overlay] = branch.overlay.rebased(changes)
+        entries += len(changes) + len(branch.overlay)
+        if entries > _AT_ONCE:
+            entries = 0
+            await asyncio.sleep(0)
+            if room.head is not head:
+                raise RoomChanged
+    return {nid: Branch(rebased[branch.overlay], branch.snapshot_nid) for nid, branch in branches.items()}
 
 
 async def _redaction(

@@ -5,7 +5,7 @@ the caller is told what became of each. Asking again is harmless: an event that 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.core.errors import EventFormatError, MatrixError, Unavailable
@@ -15,9 +15,11 @@ from shared.core.events import Event, parse_event
 from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
+from shared.storage.purge_statements import RETIRED
 from shared.storage.room_graph import get_gaps_of
 from workers.event_persister.committer import Committer
 from workers.event_persister.drafts import BuiltEvent, Graph, RoomChanged, Write
+from workers.event_persister.dummy_events import DummyEvents
 from workers.event_persister.history import HistoryPlacing
 from workers.event_persister.known_events import KnownEvent, KnownEvents, entry_of
 from workers.event_persister.live_room import LiveRoom
@@ -38,6 +40,7 @@ _STATUSES: Mapping[int, ReceivedAs] = {
     SOFT_FAILED: "soft_failed",
     REJECTED: "rejected",
     OUTLIER: "accepted",
+    RETIRED: "accepted",
 }
 
 
@@ -48,7 +51,7 @@ class _Incoming:
 
 
 class Receiving:
-    """look_after: called with a room that has taken in events."""
+    """dummies: tie together what comes in on many branches."""
 
     def __init__(
         self,
@@ -58,9 +61,9 @@ class Receiving:
         placing: Placing,
         history: HistoryPlacing,
         signatures: PolicySignatures,
-        look_after: Callable[[LiveRoom], None],
+        dummies: DummyEvents,
     ) -> None:
-        self._look_after = look_after
+        self._dummies = dummies
         self._database = database
         self._committer = committer
         self._numbers = numbers
@@ -93,7 +96,7 @@ class Receiving:
                 answers.update(found)
             if any(event_id not in answers for event_id in incoming):
                 raise Unavailable("The room changes too quickly")
-        self._look_after(room)
+            await self._dummies.tie(room)  # before the next call adds more
         return answers
 
     async def _receive(

@@ -84,9 +84,9 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     signatures = PolicySignatures(ask)
     asked = AskedEvents(placing, resolution, signatures, database, clock)
     writer = RoomWriter(rooms, committer, numbers, asked, database, clock)
-    dummies = DummyEvents(writer, tasks, server_name)
+    dummies = DummyEvents(writer, asked, tasks, server_name)
     history = HistoryPlacing(database, committer, numbers, resolution)
-    receiving = Receiving(database, committer, numbers, placing, history, signatures, dummies.look)
+    receiving = Receiving(database, committer, numbers, placing, history, signatures, dummies)
     slots.on_change(_drop_foreign(rooms))
     return RoomEngine(rooms, committer, numbers, resolver, writer, receiving)
 

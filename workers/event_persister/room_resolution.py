@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar, overload
 
 from shared.core.events import Event
 from shared.core.identifiers import EventId
 from workers.event_persister.drafts import Overlay, RoomChanged, StateEntry, StateKey
-from workers.event_persister.graph_states import same_entry, without_doubles
+from workers.event_persister.graph_states import same_entry
 from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.resolver import Resolver, RoomForResolution
+
+T = TypeVar("T")
 
 _MAX_LOADS = 5
 _MANY = 1000  # entries of a state, whose walk takes a millisecond
@@ -28,10 +31,9 @@ class RoomResolution:
         changed. Raises Unavailable (`Resolver.resolve`), RoomChanged.
         """
         head = room.head
-        distinct = without_doubles(overlays)
+        distinct = list(dict.fromkeys(overlays))
         if len(distinct) == 1:
             return distinct[0]
-        entries = {entry.event_id: entry for overlay in distinct for entry in overlay.values() if entry is not None}
         events = room.events_in_memory()
         if candidate is not None:
             events[candidate.event_id] = candidate
@@ -42,7 +44,7 @@ class RoomResolution:
 
         ids = []
         for overlay in distinct:
-            ids.append({key: None if entry is None else EventId(entry.event_id) for key, entry in overlay.items()})
+            ids.append(overlay.ids)
             if len(overlay) > _MANY:
                 await asyncio.sleep(0)
         try:
@@ -54,6 +56,7 @@ class RoomResolution:
                 raise
             # A thread walked the current state while a write of the room changed it.
             raise RoomChanged from error
+        entries = _entries_in(distinct, resolved)
         await known.look_up([event_id for event_id in resolved.values() if event_id and event_id not in entries])
         await asyncio.sleep(0)
         return _entries_of(room, resolved, entries, known)
@@ -88,11 +91,32 @@ class CurrentIds(Mapping[StateKey, EventId]):
             raise KeyError(key)
         return EventId(entry.event_id)
 
+    @overload
+    def get(self, key: StateKey, /) -> EventId | None: ...
+    @overload
+    def get(self, key: StateKey, /, default: EventId | T) -> EventId | T: ...
+    def get(self, key: StateKey, /, default: EventId | T | None = None) -> EventId | T | None:
+        # Most look-ups miss: the inherited one would raise for each and catch it again.
+        entry = self._room.entry(*key)
+        return default if entry is None else EventId(entry.event_id)
+
     def __iter__(self) -> Iterator[StateKey]:
         return self._room.keys_now()
 
     def __len__(self) -> int:
         return self._room.state_size
+
+
+def _entries_in(overlays: Sequence[Overlay], resolved: Mapping[StateKey, EventId | None]) -> dict[str, StateEntry]:
+    """Return, by event id, those entries of the overlays that the resolution has chosen."""
+    chosen = {event_id: key for key, event_id in resolved.items() if event_id is not None}
+    entries: dict[str, StateEntry] = {}
+    for overlay in overlays:
+        for event_id, key in chosen.items():
+            entry = overlay.get(key)
+            if entry is not None and entry.event_id == event_id:
+                entries[event_id] = entry
+    return entries
 
 
 def _entries_of(
@@ -111,4 +135,4 @@ def _entries_of(
             entry = found.entry()
         if not same_entry(entry, room.entry(*key)):
             overlay[key] = entry
-    return overlay
+    return Overlay(overlay)

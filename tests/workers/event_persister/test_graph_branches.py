@@ -22,6 +22,7 @@ from tests.workers.event_persister.graph_rig import (
     tied_together,
 )
 from tests.workers.event_persister.rig import Persister, User, event_persister, run
+from workers.event_persister.dummy_events import MAX_EXTREMITIES
 
 
 async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str, Graph, User, Event]:
@@ -143,6 +144,37 @@ def test_dummy_events_tie_extremities_together(postgres_module: TestDatabase, ve
             await arrive_as_stored(persister, room_id, graph)
             dummies = [event for event in graph.events.values() if event.type == "org.matrix.dummy_event"]
             assert dummies and max(len(event.prev_event_ids) for event in dummies) <= 20
+            await compare(persister, room_id, graph)
+
+    run(test())
+
+
+def test_they_stay_few_however_many_come(postgres_module: TestDatabase) -> None:
+    """Calls wait for the room one behind the other, each with more forks than one event may name, of several states."""
+
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room_id, graph, _, bob = await with_bob(persister)
+            state, per_call = graph.after(bob.event_id), 60
+            forks = [
+                graph.make(
+                    [bob.event_id], BOB, f"org.example.{n}", {"n": n}, str(n % 7) if n % 3 else None, auth_in=state
+                )
+                for n in range(5 * per_call)
+            ]
+            calls = [forks[first : first + per_call] for first in range(0, len(forks), per_call)]
+            most = 0
+
+            async def deliver_one(call: list[Event]) -> None:
+                nonlocal most
+                assert set(outcomes(await deliver(persister, room_id, call)).values()) == {"accepted"}
+                most = max(most, await extremities(persister, room_id))
+
+            await asyncio.gather(*map(deliver_one, calls))
+            # What one event may name, a call's worth, and dummy events that others were faster than.
+            assert most < 3 * MAX_EXTREMITIES + per_call, most
+            await tied_together(persister, room_id)
+            await arrive_as_stored(persister, room_id, graph)
             await compare(persister, room_id, graph)
 
     run(test())

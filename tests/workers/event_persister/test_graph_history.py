@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from shared.core.events import Event
+from shared.storage.purge import purge_batches, start_purge
+from shared.storage.purge_statements import RETIRED
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.graph_model import Graph, RandomEvents, State
 from tests.workers.event_persister.graph_rig import (
@@ -405,5 +407,42 @@ def test_one_event_of_history_is_refused(postgres_module: TestDatabase) -> None:
             assert results == {refused.event_id: "dropped"} | {event.event_id: "accepted" for event in missed}
             assert await gaps_of(persister, room_id) == {}
             assert len(await persister.timeline(room_id)) == len(graph.events)
+
+    run(test())
+
+
+def test_what_was_purged_is_no_predecessor(postgres_module: TestDatabase) -> None:
+    """A state event that is kept has lost its place: the line there holds no more what it held then."""
+
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room_id, graph, alice = await begin(persister, "11")
+            bob = join(graph, BOB)
+            graph.arrive(bob)
+            await deliver(persister, room_id, [bob])
+            for number in range(5):
+                await alice.put_state(room_id, "m.room.topic", {"topic": str(number)})
+            [(room_nid,)] = await persister.sql("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
+            write = persister.foundation.writer.write
+            assert await start_purge(write, room_nid, 10_000, keep_events=1)
+            async for _ in purge_batches(write, room_nid, settle_s=0):
+                pass
+            assert (await row_of(persister, bob.event_id))["status"] == RETIRED
+            forget_rooms(persister)
+            late = graph.make([bob.event_id], BOB, "m.room.message", {"body": "late"}, auth_in=graph.current)
+            answer = (await deliver(persister, room_id, [late]))[late.event_id]
+            assert (answer["outcome"], answer["missing"]) == ("missing", [bob.event_id])
+            # It is here, and is not taken in a second time.
+            assert outcomes(await deliver(persister, room_id, [bob])) == {bob.event_id: "accepted"}
+            assert (await row_of(persister, bob.event_id))["status"] == RETIRED
+            state = [
+                row[0]
+                for row in await persister.sql(
+                    "SELECT event_id FROM current_state JOIN events USING (room_nid, event_nid) WHERE room_nid = $1",
+                    room_nid,
+                )
+            ]
+            given = outcomes(await deliver(persister, room_id, [late], state_before=state))
+            assert given == {late.event_id: "accepted"}
 
     run(test())

@@ -89,6 +89,7 @@ class SlotDecisions:
         self._fleet = fleet
         self._move_limit_s = move_limit_s
         self._names: dict[int, str] = {}  # lease -> name, of every process ever seen
+        self._silent: set[str] = set()  # names of those that were ended for their silence, and did not come back
         self._former: dict[tuple[str, int], str] = {}  # (kind, slot) -> name of the last owner
         self._waiting_since: dict[str, float] = {}  # kind -> since when unowned slots wait
         self._asked_at: dict[tuple[str, int], float] = {}  # (kind, slot) -> when a next owner was named
@@ -97,6 +98,11 @@ class SlotDecisions:
     def saw(self, processes: Sequence[ProcessRow]) -> None:
         """Take in who is there; stand-bys do so too."""
         self._names.update({process.lease: process.process for process in processes})
+        self._silent -= {process.process for process in processes}
+
+    def ended(self, process: ProcessRow) -> None:
+        """Take in whom the leader ended for his silence: a successor had as long to come, and is not waited for."""
+        self._silent.add(process.process)
 
     def gifts(self, now_s: float, living: Sequence[ProcessRow], slots: Sequence[SlotRow]) -> Iterator[Gift]:
         """Yield what to give of the slots that nobody owns."""
@@ -161,7 +167,7 @@ class SlotDecisions:
         names = {process.process for process in candidates}
         if len(unowned) == slots:
             return len(candidates) < self._fleet[SLOT_KINDS[kind]] and waited_s < _GATHER_S
-        missing = {self._former.get((kind, slot)) for slot in unowned} - names - {None}
+        missing = {self._former.get((kind, slot)) for slot in unowned} - names - self._silent - {None}
         return bool(missing) and waited_s < _HEIR_S
 
     def _dealt(

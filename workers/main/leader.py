@@ -126,6 +126,7 @@ class Leader:
             finally:
                 await conn.close()
             self._fenced[process.type] += 1
+            self._decisions.ended(process)
             self._announcer.notice("slots")
 
     async def _deal_out(self, living: Sequence[ProcessRow], snapshot: SlotSnapshot) -> bool:

@@ -38,6 +38,31 @@ _ROWS: dict[str, tuple[str, list[tuple[Any, ...]], int]] = {
         [(1, 1, "@a:b", _NOW_MS - 2 * _DAY_MS), (1, 2, "@a:b", _NOW_MS)],
         1,
     ),
+    "to_device_transactions": (
+        "user_id, device_id, key, writer, created_ms",
+        [("@a:b", "D", b"old", 1, _NOW_MS - 3 * _DAY_MS), ("@a:b", "D", b"new", 1, _NOW_MS - _DAY_MS)],
+        1,
+    ),
+    "device_list_changes": (
+        "writer, position, user_id, changed_ms",
+        # The newest stays, however old: without it no token could be told to be too old.
+        [(1, 1, "@a:b", 0), (1, 2, "@a:b", 0), (1, 3, "@a:b", _NOW_MS - 15 * _DAY_MS)],
+        2,
+    ),
+    "one_time_key_changes": (
+        "writer, position, user_id, device_id, changed_ms",
+        [(1, 1, "@a:b", "D", _NOW_MS - 3 * _DAY_MS), (1, 2, "@a:b", "D", _NOW_MS)],
+        1,
+    ),
+    "one_time_keys": (
+        "user_id, device_id, algorithm, key_id, uploaded, hash, json, claimed_ms",
+        [
+            ("@a:b", "D", "a", "claimed long ago", 1, b"", None, _NOW_MS - 91 * _DAY_MS),
+            ("@a:b", "D", "a", "claimed", 1, b"", None, _NOW_MS - _DAY_MS),
+            ("@a:b", "D", "a", "never claimed", 1, b"", b"{}", None),
+        ],
+        1,
+    ),
     "refresh_tokens": (
         "token_hash, user_id, device_id, successor, created_ms",
         [(b"r1", "@a:b", "D", b"r2", 0), (b"r2", "@a:b", "D", None, 0)],

@@ -1,15 +1,17 @@
 """`device_lists` of /sync and GET /keys/changes: whose devices a client must ask for again, and whose no more."""
 
 import asyncio
+import random
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.keys import upload_identity
+from tests.workers.client_api.keys import claim, identity_keys, one_time_keys, upload, upload_identity
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.devices import Person, lists, person, writers
-from tests.workers.synchrotron.rig import fleet, soon
+from tests.workers.synchrotron.rig import World, fleet, soon
 
 
 async def _changes(who: Person, since: str, to: str) -> tuple[set[str], set[str]]:
@@ -118,3 +120,95 @@ def test_coming_and_going(postgres: TestDatabase, cold: bool) -> None:
             assert (await told(carol))[0] == set()
 
     run(scenario())
+
+
+def test_who_was_told_of_new_keys_finds_them_at_any_process(postgres: TestDatabase) -> None:
+    """Protocol notes, A6: /keys/query carries no token; the process that is asked hears nothing of replication."""
+
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world, 2) as [one, deaf]:
+            alice, bob = await person(world, one, "alice"), await person(world, one, "bob")
+            room_id = await alice.reads.writes.create_room(preset="public_chat")
+            await bob.reads.writes.act(room_id, "join")
+            token = (await alice.sync())["next_batch"]
+            asking = alice.by(deaf)
+            body = {"device_keys": {bob.user_id: []}}
+            assert (await asking.call("POST", "/keys/query", body)).json["device_keys"] == {bob.user_id: {}}
+            await upload_identity(bob.writes)
+            await upload(bob.writes, one_time_keys=one_time_keys("a"))
+            (changed, _), _ = await _until_told(alice, token)
+            assert changed == {bob.user_id}
+            found = (await asking.call("POST", "/keys/query", body)).json["device_keys"]
+            assert set(found[bob.user_id]) == {bob.writes.device_id}
+            assert await claim(asking, bob.writes) == "a"
+
+    run(scenario())
+
+
+@dataclass(slots=True)
+class _Tracker:
+    """A client that tracks devices as the spec tells it to: it asks for those who changed, forgets those who left."""
+
+    who: Person
+    token: str = ""
+    known: dict[str, int] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_trackers_know_the_devices_of_all_with_whom_they_share_a_room(postgres: TestDatabase, seed: int) -> None:
+    """Random joins, leaves, bans and changes of devices; answers are lost, come late, or from a cold process."""
+    chance = random.Random(seed)
+
+    async def scenario() -> None:
+        async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
+            people = [await person(world, api, name) for name in ("ann", "ben", "cat", "dan")]
+            versions = {each.user_id: 0 for each in people}
+            rooms = {await people[0].reads.writes.create_room(preset="public_chat"): {people[0].user_id} for _ in "123"}
+
+            def sharing(user_id: str) -> set[str]:
+                return {other for members in rooms.values() if user_id in members for other in members}
+
+            trackers = [_Tracker(each, (await each.sync())["next_batch"]) for each in people]
+            for each in trackers:
+                each.known = {other: versions[other] for other in sharing(each.who.user_id)}
+            for _ in range(150):
+                who, (room_id, members) = chance.choice(people), chance.choice(list(rooms.items()))
+                step = chance.random()
+                if step < 0.2:
+                    versions[who.user_id] += 1
+                    keys = identity_keys(who.user_id, who.writes.device_id)
+                    keys["signatures"][who.user_id]["ed25519:more"] = str(versions[who.user_id])
+                    assert (await upload(who.writes, device_keys=keys)).status == 200
+                elif step < 0.3:
+                    await who.reads.writes.put_state(
+                        room_id, "m.room.member", {"membership": "join", "displayname": str(step)}, who.user_id
+                    ) if who.user_id in members else None
+                elif step < 0.5 and who.user_id not in members:
+                    if (await who.reads.writes.act(room_id, "join")).status == 200:
+                        members.add(who.user_id)
+                elif step < 0.7 and who.user_id in members and who is not people[0]:
+                    await who.reads.writes.act(room_id, "leave")
+                    members.discard(who.user_id)
+                else:
+                    tracker = chance.choice(trackers)
+                    await _track(world, tracker, chance, versions)
+                    mine = sharing(tracker.who.user_id)
+                    others = mine - {tracker.who.user_id}
+                    assert {user: tracker.known.get(user) for user in others} == {u: versions[u] for u in others}
+                    assert tracker.known.keys() - {tracker.who.user_id} <= mine
+
+    run(scenario())
+
+
+async def _track(world: World, tracker: _Tracker, chance: random.Random, versions: dict[str, int]) -> None:
+    await world.settle()
+    tracker.who.reads.synchrotron = chance.randrange(2)
+    for _ in range(chance.choice((1, 1, 2))):  # the first answer may be lost
+        since = tracker.token + chance.choice(("", "", "_z0.0"))
+        answer = await tracker.who.sync(since)
+    tracker.token = answer["next_batch"]
+    changed, left = lists(answer)
+    for user_id in left:
+        tracker.known.pop(user_id, None)
+    for user_id in changed:
+        tracker.known[user_id] = versions[user_id]

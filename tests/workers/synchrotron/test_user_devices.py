@@ -1,0 +1,37 @@
+"""What memory says of people and devices, and when it says that it does not know."""
+
+from workers.synchrotron.user_devices import UserDevices
+
+
+def test_people_are_told_since_a_number() -> None:
+    devices = UserDevices()
+    devices.note_changed("@a:x", 1)
+    devices.note_gone("@a:x", 2)
+    devices.note_changed("@b:x", 3)
+    assert list(devices.people_since(0)) == [("@a:x", True, True), ("@b:x", True, False)]
+    assert list(devices.people_since(1)) == [("@a:x", False, True), ("@b:x", True, False)]
+    assert list(devices.people_since(3)) == []
+    devices.forget_people(4)
+    assert devices.people_from == 4 and list(devices.people_since(4)) == []
+
+
+def test_what_does_not_fit_is_not_known() -> None:
+    devices = UserDevices()
+    for number in range(1, 1_001):
+        devices.note_changed(f"@{number}:x", number)
+    kept = [user_id for user_id, *_ in devices.people_since(devices.people_from)]
+    assert kept == [f"@{number}:x" for number in range(devices.people_from + 1, 1_001)]
+    assert 0 < len(kept) < 1_000
+
+
+def test_an_inbox_is_clear_until_a_message_comes() -> None:
+    devices = UserDevices()
+    assert not devices.device("D").inbox_is_clear  # unknown
+    devices.device("D").inbox_clear = 5
+    devices.note_message("D", 5)
+    assert devices.device("D").inbox_is_clear
+    devices.note_message("D", 6)
+    assert not devices.device("D").inbox_is_clear
+    for number in range(1_000):
+        devices.note_keys(f"{number}", number)
+    assert devices.device("D").inbox_clear is None  # forgotten: to be looked at again

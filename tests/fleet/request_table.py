@@ -190,6 +190,10 @@ VALID: dict[str, Valid] = {
     "list_room_aliases": Valid(_ROOM),
     "get_room_visibility": Valid(_ROOM),
     "set_room_visibility": Valid(_ROOM, body={"visibility": "private"}, empty_ok=True),
+    "report_room": Valid(_ROOM, body={"reason": "spam"}, required=("reason",)),
+    "report_event": Valid({**_ROOM, "eventId": "{event}"}, body={"reason": "spam"}, empty_ok=True),
+    "report_user": Valid({"userId": "{other}"}, body={"reason": "spam"}, required=("reason",)),
+    "list_mutual_rooms": Valid(query={"user_id": "{other}", "from": "m1-1"}),
     "create_room": Valid(body=_CREATE_ROOM),
     "send_event": Valid(
         {**_ROOM, "eventType": "m.room.message", "txnId": "one"}, body={"msgtype": "m.text", "body": "hum"}, free=True

@@ -20,6 +20,7 @@ from workers.client_api.push_rules import PushRules
 from workers.client_api.rate_limit_owner import RateLimitOwner
 from workers.client_api.receipts import Receipts
 from workers.client_api.registration import Registration
+from workers.client_api.reports import Reports
 from workers.client_api.server_facts import ServerFacts
 from workers.client_api.sessions import Sessions
 from workers.client_api.shared_secret import SharedSecretRegistration
@@ -61,6 +62,7 @@ def compose(foundation: Foundation) -> Worker:
     to_device = SendToDevice(server_name, foundation.writer, foundation.announcer, clock)
     keys = DeviceKeys(server_name, database, foundation.writer, foundation.announcer, clock)
     directory = Directory(server_name, database, clock)
+    reports = Reports(database, clock)
     limits = RateLimitOwner(foundation.rate_limiter)
 
     handlers: dict[str, Handler] = {
@@ -121,6 +123,10 @@ def compose(foundation: Foundation) -> Worker:
         "list_room_aliases": directory.list_room_aliases,
         "get_room_visibility": directory.get_room_visibility,
         "set_room_visibility": directory.set_room_visibility,
+        "report_room": reports.report_room,
+        "report_event": reports.report_event,
+        "report_user": reports.report_user,
+        "list_mutual_rooms": reports.list_mutual_rooms,
         "take_rate_limit": limits.take_rate_limit,
     }
 

@@ -274,6 +274,22 @@ _DIRECTORY = (
         "set_room_visibility", ("PUT",), f"{_CLIENT}/directory/list/room/{{roomId}}", "client", api_v1=True,
         idempotent=True, rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "put_matrixclientv3directorylistroomroomid",
     ),
+    Endpoint(
+        "report_room", ("POST",), f"{_ROOM}/report", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "post_matrixclientv3roomsroomidreport",
+    ),
+    Endpoint(
+        "report_event", ("POST",), f"{_ROOM}/report/{{eventId}}", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "post_matrixclientv3roomsroomidreporteventid",
+    ),
+    Endpoint(
+        "report_user", ("POST",), f"{_CLIENT}/users/{{userId}}/report", "client", rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "post_matrixclientv3usersuseridreport",
+    ),
+    Endpoint(
+        "list_mutual_rooms", ("GET",), f"{_CLIENT}/mutual_rooms", "client", idempotent=True, versions=CLIENT_V1,
+        rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv1mutual_rooms",
+    ),
 )  # fmt: skip
 
 _INTERNAL = (

@@ -21,7 +21,8 @@ from workers.event_persister.drafts import (
     StateKey,
     Write,
 )
-from workers.event_persister.live_room import LiveRoom, redacted
+from workers.event_persister.event_forms import redacted
+from workers.event_persister.live_room import LiveRoom
 
 #: Read and parsed at once: some 10 ms.
 _PAGE = 200

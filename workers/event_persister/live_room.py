@@ -10,18 +10,16 @@ Building is synchronous: between looking at the state and taking a place in the 
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from shared.core.canonical_json import encode_canonical
 from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
-from shared.core.event_checks import PolicyServer, policy_server_of
-from shared.core.events import Event, build_event, event_from_storage, redact_pdu
+from shared.core.event_checks import PolicyServer
+from shared.core.events import Event, build_event
 from shared.core.events.format import MAX_PREV_EVENTS
-from shared.core.events.readers import PowerLevels, membership_of, power_levels_of
-from shared.core.identifiers import EventId, RoomId, UserId, server_of
+from shared.core.events.readers import PowerLevels, power_levels_of
+from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import SigningKey
 from shared.core.state_snapshots import Snapshot
@@ -41,7 +39,11 @@ from workers.event_persister.drafts import (
     StateKey,
     Write,
 )
+from workers.event_persister.event_forms import membership_in, redacted, stub
 from workers.event_persister.intake import Intake
+from workers.event_persister.line_changes import LineChanges
+from workers.event_persister.policy_witness import PolicyWitness
+from workers.event_persister.recent_transactions import RecentTransactions
 from workers.event_persister.reference_hashes import ReferenceHashes
 
 CREATE: StateKey = ("m.room.create", "")
@@ -60,11 +62,6 @@ _ENTRY_BYTES = 450
 _EVENT_BYTES = 3000
 _TRANSACTION_BYTES = 250
 _CHANGE_BYTES = 300
-#: Clients' transactions in memory, per room. An older one is found by the database when it is stored again.
-TRANSACTIONS_KEPT_MS = 3_600_000
-MAX_TRANSACTIONS = 5000
-#: The latest changes of the state in memory: the state at a recent event is the current one with these undone.
-_MAX_CHANGES = 1000
 
 
 class Identity(NamedTuple):
@@ -100,7 +97,7 @@ class LiveRoom:
         self.create = create
         self.last_writer = last_writer
         self.last_position = last_position
-        self.transactions: dict[bytes, tuple[str, int]] = dict(transactions or {})
+        self.transactions = RecentTransactions(transactions)
         self.writes: list[Write] = []  # built and not stored, in the order of their places
         self.under_way: dict[bytes, Write] = {}  # those of `writes` with a client's transaction
         self.intake = Intake()  # one at a time works out places beside the room's own writes
@@ -117,11 +114,9 @@ class LiveRoom:
         self._pending_events: dict[int, Event] = {}
         self._pending_built: dict[str, BuiltEvent] = {}
         self._levels: tuple[int, PowerLevels] | None = None
-        self._policy_witness: str | None = None  # a joined user of the policy server
-        self._no_witness_of: str | None = None  # a server of which nobody is joined
+        self._policy = PolicyWitness()
         self._hashes = ReferenceHashes(version)
-        self._changes: deque[tuple[int, EntryChange]] = deque()  # all from ordinal `_changes_from` on, pending ones too
-        self._changes_from = head.ordinal + 1
+        self._changes = LineChanges(head.ordinal + 1)
         for event in (create, *events.values()):
             self.keep_hash(event)
 
@@ -260,16 +255,7 @@ class LiveRoom:
         entry = self.entry(*POLICY)
         if entry is None:
             return None
-        event = self.event_of(entry)
-        via = None if event is None else event.content.get("via")
-        if not isinstance(via, str) or via == self._no_witness_of:
-            return None
-        witness = self._policy_witness
-        if witness is None or server_of(witness) != via or self.membership(witness) != "join":
-            # Walks the members, and again only when somebody of that server came or went, or another one is named.
-            witness = next((user_id for user_id in self.walk_members("join") if server_of(user_id) == via), None)
-            self._policy_witness, self._no_witness_of = witness, via if witness is None else None
-        return policy_server_of(event, [] if witness is None else [witness])
+        return self._policy.server(self.event_of(entry), self.membership, self.walk_members)
 
     # -- what must be read before an event can be built
 
@@ -340,16 +326,11 @@ class LiveRoom:
     @property
     def line_from(self) -> int:
         """The least ordinal before which `line_before` knows the state."""
-        return self._changes_from
+        return self._changes.first
 
     def line_before(self, ordinal: int) -> dict[StateKey, StateEntry | None]:
         """Return the state before an ordinal, at least `line_from`, as an overlay upon the current one."""
-        overlay: dict[StateKey, StateEntry | None] = {}
-        for at, change in reversed(self._changes):
-            if at < ordinal:
-                break
-            overlay[change.key] = change.before
-        return {key: entry for key, entry in overlay.items() if entry != self.entry(*key)}
+        return self._changes.before(ordinal, lambda key: self.entry(*key))
 
     # -- building
 
@@ -373,7 +354,7 @@ class LiveRoom:
                 self._pending_built.pop(done.event.event_id, None)
             # Another object where a thread may have read what is taken back now.
             self._pending = before._replace() if built else before
-            self._forget_changes_after(before.ordinal)
+            self._changes.forget_after(before.ordinal)
             if state_before is not None:
                 self._pending_state = state_before
             raise
@@ -434,7 +415,7 @@ class LiveRoom:
     def _build_one(self, draft: Draft, nid: int, now_ms: int) -> BuiltEvent:
         event, auth, state = self.make_event(draft, now_ms, self._pending.extremities, NO_CHANGE)
         check_auth(self.version, event, state, self.create, power_levels=self.power_levels)
-        built = self._placed(event, nid, auth, StateEntry(nid, event.event_id, _membership(event)), draft)
+        built = self._placed(event, nid, auth, StateEntry(nid, event.event_id, membership_in(event)), draft)
         self._advance(built)
         return built
 
@@ -468,8 +449,8 @@ class LiveRoom:
 
     def applies_redaction(self, redaction: Event, target: RedactionTarget, levels: PowerLevels | None = None) -> bool:
         """Return whether the redaction has its effect on the event that it names. levels: at it; None: those of now."""
-        stub = _stub(self.room_id, target.event_id, target.sender)
-        return may_apply_redaction(self.version, redaction, stub, self.power_levels if levels is None else levels)
+        named = stub(self.room_id, target.event_id, target.sender)
+        return may_apply_redaction(self.version, redaction, named, self.power_levels if levels is None else levels)
 
     def _advance(self, built: BuiltEvent) -> None:
         self._pending = built.head
@@ -481,22 +462,15 @@ class LiveRoom:
             self.keep(nid, event)
         for change in built.changes:
             self._pending_state[change.key] = change.now
-            if change.key[0] == "m.room.member" and server_of(change.key[1]) == self._no_witness_of:
-                self._no_witness_of = None
+            if change.key[0] == "m.room.member":
+                self._policy.member_changed(change.key[1])
             assert built.ordinal is not None
-            self._changes.append((built.ordinal, change))
-        while len(self._changes) > _MAX_CHANGES:
-            self._changes_from = self._changes.popleft()[0] + 1
-
-    def _forget_changes_after(self, ordinal: int) -> None:
-        while self._changes and self._changes[-1][0] > ordinal:
-            self._changes.pop()
-        self._changes_from = min(self._changes_from, ordinal + 1)
+            self._changes.note(built.ordinal, change)
 
     def _auth_event(self, key: StateKey, entry: StateEntry) -> Event:
         """Of other people's memberships the rules ask for the membership only: no event is needed for it."""
         if key[0] == "m.room.member":
-            return _stub(self.room_id, entry.event_id, key[1], type=key[0], content={"membership": entry.membership})
+            return stub(self.room_id, entry.event_id, key[1], type=key[0], content={"membership": entry.membership})
         event = self.event_of(entry)
         assert event is not None, f"{key[0]} was not loaded before it was needed"
         return event
@@ -520,7 +494,7 @@ class LiveRoom:
         self._committed = last.head
         if write.key is not None:
             self.under_way.pop(write.key, None)
-            self._remember(write.key, last.event.event_id, last.event.origin_server_ts)
+            self.transactions.note(write.key, last.event.event_id, last.event.origin_server_ts)
 
     def _commit_change(self, change: EntryChange, built: BuiltEvent, event: Event) -> None:
         key, before, now = change
@@ -548,8 +522,8 @@ class LiveRoom:
         self._pending_state.clear()
         self._pending_events.clear()
         self._pending_built.clear()
-        self._no_witness_of = None
-        self._forget_changes_after(self._committed.ordinal)
+        self._policy.forget_absence()
+        self._changes.forget_after(self._committed.ordinal)
         for write in waiting:
             if not write.drafts:
                 write.built = []
@@ -583,15 +557,6 @@ class LiveRoom:
             + _CHANGE_BYTES * len(self._changes)
         )
 
-    def _remember(self, key: bytes, event_id: str, now_ms: int) -> None:
-        self.transactions[key] = (event_id, now_ms)
-        while True:  # insertion order is age
-            oldest = next(iter(self.transactions))
-            recent = self.transactions[oldest][1] >= now_ms - TRANSACTIONS_KEPT_MS
-            if recent and len(self.transactions) <= MAX_TRANSACTIONS:
-                return
-            del self.transactions[oldest]
-
     def _redact(self, event_nid: int) -> None:
         event = self._events.get(event_nid)
         if event is not None:
@@ -601,32 +566,3 @@ class LiveRoom:
 
 def _forget_nothing(event_id: str) -> None:
     """Nobody keeps events of this room elsewhere."""
-
-
-def _membership(event: Event) -> str | None:
-    return membership_of(event) if event.is_state and event.type == "m.room.member" else None
-
-
-def redacted(version: RoomVersion, event: Event) -> Event:
-    """Return what its redaction leaves of an event."""
-    return event_from_storage(version, encode_canonical(redact_pdu(version, event.pdu)), event.event_id)
-
-
-def _stub(
-    room_id: str, event_id: str, user_id: str, type: str = "", content: Mapping[str, object] | None = None
-) -> Event:
-    return Event(
-        EventId(event_id),
-        RoomId(room_id),
-        type,
-        UserId(user_id),
-        user_id,
-        content or {},
-        0,
-        0,
-        (),
-        (),
-        None,
-        {},
-        b"",
-    )

@@ -18,7 +18,7 @@ from shared.core.events import Event, event_from_storage
 from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 from shared.storage.auth_chains import ChainEvent
-from workers.event_persister.live_room import redacted
+from workers.event_persister.event_forms import redacted
 
 #: (event ids, how many events in all, chains included) -> rows, as `get_auth_chain_page`.
 Fetch = Callable[[Sequence[EventId], int], Sequence[ChainEvent]]

@@ -18,7 +18,8 @@ from shared.storage.pool import Database
 from workers.event_persister.asked_events import AskedEvents
 from workers.event_persister.committer import AlreadySent, Committer
 from workers.event_persister.drafts import Draft, NewRoom, RoomChanged, RoomLost, StateEntry, Write
-from workers.event_persister.live_room import LiveRoom, redacted
+from workers.event_persister.event_forms import redacted
+from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.rooms_in_memory import RoomsInMemory
 
 T = TypeVar("T")

@@ -20,16 +20,11 @@ from shared.storage.pool import Database
 from shared.storage.room_state import get_current_state
 from shared.storage.rooms import get_room_end
 from workers.event_persister.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
+from workers.event_persister.event_forms import redacted
 from workers.event_persister.graph_states import GraphStates, upon_current
 from workers.event_persister.known_events import KnownEvents
-from workers.event_persister.live_room import (
-    KEPT_TYPES,
-    MAX_TRANSACTIONS,
-    TRANSACTIONS_KEPT_MS,
-    Identity,
-    LiveRoom,
-    redacted,
-)
+from workers.event_persister.live_room import KEPT_TYPES, Identity, LiveRoom
+from workers.event_persister.recent_transactions import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS
 
 _ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring walks its state events

@@ -1,0 +1,28 @@
+"""Other forms of events: redacted ones, and stubs that have only what the rules ask for."""
+
+from collections.abc import Mapping
+
+from shared.core.canonical_json import encode_canonical
+from shared.core.events import Event, event_from_storage, redact_pdu
+from shared.core.events.readers import membership_of
+from shared.core.identifiers import EventId, RoomId, UserId
+from shared.core.room_versions import RoomVersion
+
+
+def redacted(version: RoomVersion, event: Event) -> Event:
+    """Return what its redaction leaves of an event."""
+    return event_from_storage(version, encode_canonical(redact_pdu(version, event.pdu)), event.event_id)
+
+
+def membership_in(event: Event) -> str | None:
+    """Return the membership that the event sets; None for all that is no member event."""
+    return membership_of(event) if event.is_state and event.type == "m.room.member" else None
+
+
+def stub(
+    room_id: str, event_id: str, user_id: str, type: str = "", content: Mapping[str, object] | None = None
+) -> Event:
+    """Return an event that has an id, a sender who is its state key too, and perhaps a content."""
+    return Event(
+        EventId(event_id), RoomId(room_id), type, UserId(user_id), user_id, content or {}, 0, 0, (), (), None, {}, b""
+    )

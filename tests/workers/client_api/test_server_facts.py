@@ -26,7 +26,7 @@ def test_facts(postgres: TestDatabase) -> None:
                 assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
             assert (await alice.call("GET", "/voip/turnServer")).json == {}
             assert (await alice.call("GET", "/thirdparty/protocols")).json == {}
-            for path in ("/keys/query", "/sendToDevice/m.x/1", "/nothing"):
+            for path in ("/room_keys/version", "/nothing"):
                 answer = await alice.call("POST", path, {})
                 assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
             assert (await alice.call("POST", "/account/whoami", {})).status == 405

@@ -97,7 +97,7 @@ class LiveRoom:
         self.create = create
         self.last_writer = last_writer
         self.last_position = last_position
-        self.transactions = RecentTransactions(transactions)
+        self.transactions = RecentTransactions(transactions or {})
         self.writes: list[Write] = []  # built and not stored, in the order of their places
         self.under_way: dict[bytes, Write] = {}  # those of `writes` with a client's transaction
         self.intake = Intake()  # one at a time works out places beside the room's own writes
@@ -285,7 +285,7 @@ class LiveRoom:
         """Return the events without which these keys of a state cannot be looked at by the rules."""
         nids: set[int] = set()
         for key in keys:
-            entry = self.entry_in(overlay, key)
+            entry = overlay[key] if key in overlay else self.entry(*key)
             if entry is None:
                 continue
             if self._hashes.lacks(entry.event_id) or (key[0] != "m.room.member" and self.event_of(entry) is None):
@@ -312,7 +312,7 @@ class LiveRoom:
         """Return these keys of a state as the rules read them. What `missing_of` names must have been kept."""
         state: dict[StateKey, Event] = {}
         for key in keys:
-            entry = self.entry_in(overlay, key)
+            entry = overlay[key] if key in overlay else self.entry(*key)
             if entry is not None:
                 state[key] = self._auth_event(key, entry)
         return state

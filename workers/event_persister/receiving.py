@@ -124,6 +124,8 @@ class Receiving:
         for number, one in enumerate(ordered):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
+                if not room.names_all_extremities:
+                    await room.finish_writes()  # each that is under way holds the states of all branches
             event_id = one.event.event_id
             if self._is_here(room, one, known, answers):
                 continue

@@ -72,8 +72,14 @@ FINAL_POSITIONS = {
     "receipts": "SELECT max(position) FROM receipts WHERE writer = $1 AND position > start_position",
     "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
     "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
-    # Messages go once they are acknowledged; what was sent is remembered longer.
-    "to_device": "SELECT max(position) FROM to_device_transactions WHERE writer = $1 AND position > start_position",
+    # Messages go once they are acknowledged, what is remembered of their sending goes with the sending device.
+    "to_device": """
+        SELECT max(position) FROM (
+            SELECT position FROM to_device_messages WHERE writer = $1 AND position > start_position
+            UNION ALL
+            SELECT position FROM to_device_transactions WHERE writer = $1 AND position > start_position
+        ) AS p
+    """,
     "device_lists": "SELECT max(position) FROM device_list_changes WHERE writer = $1 AND position > start_position",
     "one_time_keys": "SELECT max(position) FROM one_time_key_changes WHERE writer = $1 AND position > start_position",
 }

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+from shared.storage.leases import fence
+from shared.storage.read_stored_positions import get_stored_positions
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.keys import announced
 from tests.workers.client_api.rig import User, Worker, client_api, run
@@ -128,5 +130,25 @@ def test_a_new_device_gets_nothing_of_a_former_one(postgres: TestDatabase) -> No
             await _send(bob, "1", {alice.user_id: {"OLD": {}}})
             await _add_device(worker, alice, "OLD")  # logs in anew: the device stays, and what it was sent
             assert len(await _inbox(worker, alice.user_id)) == 1
+
+    run(test())
+
+
+def test_a_dead_writer_ended_at_its_last_message(postgres: TestDatabase) -> None:
+    """Whatever of it is gone: who lags would wait for it in vain, or pass over it."""
+
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            alice, bob = await worker.register("alice"), await worker.register("bob")
+            await _send(bob, "1", {alice.user_id: {"*": {}}})
+            await _send(alice, "1", {bob.user_id: {"*": {}}})
+            last = max(row.position for row in announced(worker, "to_device"))
+            assert (await alice.call("POST", "/logout", {})).status == 200  # takes along what is known of her sending
+            stored = await get_stored_positions(worker.foundation.database, "to_device", 0)
+            assert stored == {worker.foundation.lease: last}
+            async with worker.foundation.database.connection() as conn:
+                await fence(conn, worker.foundation.lease)
+            [row] = await worker.sql("SELECT final_position FROM writers WHERE stream = 'to_device'")
+            assert row["final_position"] == last
 
     run(test())

@@ -44,14 +44,14 @@ _LEVEL = f"""
       AND ($4::text IS NULL OR e.type = $4) AND {_HOLDS}
     LIMIT $5
 """
-#: Uses events_by_relation, once per event asked about. Latest first; $3: at most so many for each.
+#: Uses events_by_relation, once per event asked about and type, from the latest on no further than the limit.
 _RELATED = f"""
-    SELECT c.* FROM unnest($2::text[]) AS p(event_id) CROSS JOIN LATERAL (
+    SELECT c.* FROM unnest($2::text[]) AS p(event_id)
+    CROSS JOIN unnest(ARRAY['{REPLACE}', '{THREAD}', '{REFERENCE}']) AS t(rel_type) CROSS JOIN LATERAL (
         SELECT e.relates_to, e.rel_type, e.event_nid, e.event_id, e.type, e.state_key, e.sender, e.origin_server_ts,
                coalesce(e.ordinal, e.anchor) AS ordinal, coalesce(e.back, 0) AS back, e.state_nid
         FROM events e
-        WHERE e.room_nid = $1 AND e.relates_to = p.event_id
-          AND e.rel_type IN ('{REPLACE}', '{THREAD}', '{REFERENCE}') AND {_HOLDS}
+        WHERE e.room_nid = $1 AND e.relates_to = p.event_id AND e.rel_type = t.rel_type AND {_HOLDS}
         ORDER BY coalesce(e.ordinal, e.anchor) DESC, e.back LIMIT $3
     ) AS c
 """
@@ -71,6 +71,7 @@ _THREADS = f"""
           AND NOT EXISTS (
             SELECT FROM events l WHERE l.room_nid = $1 AND l.relates_to = e.relates_to AND l.rel_type = '{THREAD}'
               AND l.status = 0 AND l.redacted_by IS NULL
+              AND coalesce(l.ordinal, l.anchor) >= coalesce(e.ordinal, e.anchor)
               AND (coalesce(l.ordinal, l.anchor), -coalesce(l.back, 0)) > {_PLACE}
               AND (coalesce(l.ordinal, l.anchor), -coalesce(l.back, 0)) < ($6::bigint, $7::integer))
           AND ($5::text IS NULL
@@ -141,7 +142,7 @@ async def get_relating(
 async def get_related(
     source: Source, room_nid: int, event_ids: Collection[str], limit: int
 ) -> dict[str, list[RelatedRow]]:
-    """Return the edits, replies in threads and references of each event that has any, latest first, `limit` of each."""
+    """Return the edits, replies in threads and references of each event that has any: the latest of each type."""
     related: dict[str, list[RelatedRow]] = {}
     for row in await source.fetch(_RELATED, room_nid, [escape(each) for each in event_ids], limit):
         one = _related(row)

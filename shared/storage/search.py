@@ -15,6 +15,9 @@ from shared.storage.pool import Database
 from shared.storage.read_source import Source
 
 LANGUAGES = ("simple", "russian", "german", "french", "spanish")
+#: So many rooms are asked of the index as words. With more it is slower than to look at the words of all rooms: 500
+#: rooms among 1,000 with 200,000 messages took 2.4 s so.
+_FEW_ROOMS = 20
 _SPAN = 2_000  # positions looked at in one transaction
 
 _PROGRESS = "SELECT position FROM search_progress FOR UPDATE SKIP LOCKED"
@@ -109,10 +112,11 @@ async def search_words(
 
     words: as `split_words` leaves them; a few, since each makes the statement longer. Uses search_words_by_word.
     """
-    rooms = " | ".join(f"' {nid}'" for nid in room_nids)
-    if not rooms or not words:
+    if not room_nids or not words:
         return []
-    rows = await source.fetch(_search(len(words), recent=recent), rooms, list(keys), limit, *words)
+    few = len(room_nids) <= _FEW_ROOMS
+    rooms = " | ".join(f"' {nid}'" for nid in room_nids) if few else list(room_nids)
+    rows = await source.fetch(_search(len(words), recent=recent, few=few), rooms, list(keys), limit, *words)
     return [
         Hit(
             room_nid, nid, rank, unescape(kind), None if state_key is None else unescape(state_key), unescape(sender),
@@ -122,17 +126,18 @@ async def search_words(
     ]  # fmt: skip
 
 
-def _search(count: int, *, recent: bool) -> str:
+def _search(count: int, *, recent: bool, few: bool) -> str:
     terms = " && ".join(
         "(" + " || ".join(f"plainto_tsquery('{language}', ${number})" for language in LANGUAGES) + ")"
         for number in range(4, 4 + count)
     )
+    inside = "($1::tsquery && q.terms)" if few else "q.terms AND s.room_nid = ANY($1::bigint[])"
     order = "e.origin_server_ts DESC" if recent else "rank DESC, e.origin_server_ts DESC"
     return f"""
         SELECT e.room_nid, e.event_nid, ts_rank(s.words, q.terms)::float8 AS rank, e.type, e.state_key, e.sender,
                coalesce(e.ordinal, e.anchor), coalesce(e.back, 0), e.state_nid
         FROM (SELECT {terms} AS terms) AS q, search_words s JOIN events e USING (room_nid, event_nid)
-        WHERE s.words @@ ($1::tsquery && q.terms) AND numnode(q.terms) > 0 AND s.key = ANY($2::smallint[])
+        WHERE s.words @@ {inside} AND numnode(q.terms) > 0 AND s.key = ANY($2::smallint[])
           AND e.status = 0 AND e.redacted_by IS NULL AND coalesce(e.ordinal, e.anchor) IS NOT NULL
         ORDER BY {order}, e.event_nid DESC LIMIT $3
     """

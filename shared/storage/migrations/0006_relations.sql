@@ -6,6 +6,7 @@
 ALTER TABLE events
   ADD COLUMN relates_to text,     -- id of the event that it relates to, escaped
   ADD COLUMN rel_type   text;     -- escaped; NULL exactly where relates_to is
-CREATE INDEX events_by_relation ON events (room_nid, relates_to, rel_type) WHERE relates_to IS NOT NULL;
+CREATE INDEX events_by_relation ON events (room_nid, relates_to, rel_type, (coalesce(ordinal, anchor)))
+  WHERE relates_to IS NOT NULL;
 -- A room's threads, by their latest reply.
 CREATE INDEX events_in_threads ON events (room_nid, (coalesce(ordinal, anchor)) DESC) WHERE rel_type = 'm.thread';

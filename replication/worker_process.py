@@ -224,9 +224,7 @@ def _foundation(
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, writer.lease)
     forwarder = SlotForwarder(slots, process.http_client, clock, process.pools)
-    authenticator = TokenAuthenticator(
-        database, clock, config.caches.users_bytes, lambda: follower.read_now(SESSIONS)
-    )
+    authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes, lambda: follower.read_now(SESSIONS))
     follower.follow(SESSIONS, authenticator.apply_sessions)
     rate_limiter = FleetRateLimiter(
         config.rate_limits, clock, process.http_client, slots, config.secrets.internal_secret.reveal()

@@ -72,7 +72,8 @@ def test_who_publishes_a_room(postgres: TestDatabase) -> None:
             unknown = "/directory/list/room/!none:example.org"
             for method, target, body, errcode in (
                 ("GET", unknown, None, "M_NOT_FOUND"), ("PUT", unknown, {}, "M_NOT_FOUND"),
-                ("PUT", path, {"visibility": "x"}, "M_BAD_JSON"), ("GET", "/directory/list/room/x", None, "M_INVALID_PARAM"),
+                ("PUT", path, {"visibility": "x"}, "M_BAD_JSON"),
+                ("GET", "/directory/list/room/x", None, "M_INVALID_PARAM"),
             ):  # fmt: skip
                 assert (await bob.call(method, target, body)).errcode == errcode, target
 

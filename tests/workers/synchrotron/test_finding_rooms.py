@@ -7,6 +7,7 @@ import orjson
 
 from shared.core.room_summary import SpaceChild, child_order
 from tests.fix_servers import TestDatabase
+from tests.spec_answers import check_answer
 from tests.workers.event_persister.rig import Answer, run
 from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.test_relations import v1
@@ -38,6 +39,7 @@ async def hierarchy(client: Client, room_id: str, **query: Any) -> Answer:
 
 def ids(answer: Answer) -> list[str]:
     assert answer.status == 200, answer.body
+    check_answer("space_hierarchy.yaml", "/rooms/{roomId}/hierarchy", "get", answer.json)
     return [room["room_id"] for room in answer.json["rooms"]]
 
 
@@ -171,6 +173,7 @@ def test_a_summary_tells_only_what_has_the_right_type(postgres: TestDatabase) ->
             ):
                 path = "/_matrix/client/" + base.format(quote("#hive:example.org"))
                 summary = (await world.synchrotrons[0].get(path, {}, f"{alice.user_id}|D")).json
+                check_answer("room_summary.yaml", "/room_summary/{roomIdOrAlias}", "get", summary)
                 assert summary == {
                     "room_id": room_id, "name": "n", "topic": "t", "avatar_url": "mxc://a/b", "join_rule": "public",
                     "canonical_alias": "#hive:example.org", "encryption": "m.megolm.v1.aes-sha2", "membership": "join",
@@ -198,6 +201,7 @@ def test_a_summary_tells_only_what_has_the_right_type(postgres: TestDatabase) ->
 async def directory(client: Client, **query: Any) -> Any:
     answer = await client.get("/publicRooms", **query)
     assert answer.status == 200, answer.body
+    check_answer("list_public_rooms.yaml", "/publicRooms", "get", answer.json)
     return answer.json
 
 
@@ -253,6 +257,7 @@ def test_the_directory_is_searched(postgres: TestDatabase) -> None:
             async def found(**wanted: Any) -> set[str]:
                 answer = await search(alice, filter=wanted)
                 assert answer.status == 200, answer.body
+                check_answer("list_public_rooms.yaml", "/publicRooms", "post", answer.json)
                 return {room["room_id"] for room in answer.json["chunk"]}
 
             assert await found(generic_search_term="Bees") == {bees, wasps, a_space}

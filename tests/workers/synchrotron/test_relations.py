@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from shared.core.events.relation import Relation, relation_of, relation_of_json
 from tests.fix_servers import TestDatabase
+from tests.spec_answers import check_answer
 from tests.workers.event_persister.rig import Answer, run
 from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, store
@@ -18,6 +19,8 @@ async def v1(client: Client, path: str, **query: Any) -> Answer:
 async def relations(client: Client, room_id: str, event_id: str, more: str = "", **query: Any) -> Any:
     answer = await v1(client, f"/rooms/{quote(room_id)}/relations/{quote(event_id)}{more}", **query)
     assert answer.status == 200, answer.body
+    names = ["", "/{relType}", "/{relType}/{eventType}"][more.count("/")]
+    check_answer("relations.yaml", "/rooms/{roomId}/relations/{eventId}" + names, "get", answer.json)
     return answer.json
 
 
@@ -246,6 +249,7 @@ def test_threads_by_their_latest_reply(postgres: TestDatabase) -> None:
             then = (await v1(bob, path)).json["chunk"]
             assert [event["event_id"] for event in then] == ordered
             now = (await v1(alice, path)).json["chunk"]
+            check_answer("threads_list.yaml", "/rooms/{roomId}/threads", "get", {"chunk": now})
             assert [event["event_id"] for event in now] == [roots[n] for n in (4, 0, 1, 3)]
             assert now[0]["unsigned"]["m.relations"]["m.thread"]["count"] == 2
             assert (await v1(mallory, path)).errcode == "M_FORBIDDEN"

@@ -8,6 +8,7 @@ from shared.core.search_words import searchable_text, split_words
 from shared.storage.erased_users import set_user_erased
 from shared.storage.search import index_events
 from tests.fix_servers import TestDatabase
+from tests.spec_answers import check_answer
 from tests.workers.event_persister.rig import Answer, run
 from tests.workers.synchrotron.rig import Client, World, fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, store
@@ -28,6 +29,7 @@ async def search(client: Client, term: str, next_batch: str | None = None, **cri
 async def found(client: Client, term: str, **criteria: Any) -> Any:
     answer = await search(client, term, **criteria)
     assert answer.status == 200, answer.body
+    check_answer("search.yaml", "/search", "post", answer.json)
     return answer.json["search_categories"]["room_events"]
 
 

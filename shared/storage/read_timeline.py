@@ -74,6 +74,8 @@ _BY_ID = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
     WHERE e.event_id = $2 AND e.room_nid = $1 AND e.status = 0 AND (e.ordinal IS NOT NULL OR e.anchor IS NOT NULL)
 """
+#: Uses events_by_id.
+_ROOM_OF = "SELECT r.room_id FROM events e JOIN rooms r USING (room_nid) WHERE e.event_id = $1"
 #: Both use events_by_time; ties in no order.
 _SINCE_TIME = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
@@ -222,6 +224,12 @@ async def get_timeline_event(source: Source, room_nid: int, event_id: str) -> Ti
         return None
     row = await source.fetchrow(_BY_ID, room_nid, event_id)
     return None if row is None else timeline_row(row)
+
+
+async def get_room_of_event(source: Source, event_id: str) -> str | None:
+    """Return the id of the room that the event is in; None for an event that we do not have."""
+    room_id: str | None = None if "\x00" in event_id else await source.fetchval(_ROOM_OF, event_id)
+    return room_id
 
 
 async def get_events_by_nid(source: Source, room_nid: int, event_nids: Sequence[int]) -> list[TimelineRow]:

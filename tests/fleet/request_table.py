@@ -244,6 +244,7 @@ VALID: dict[str, Valid] = {
     "get_room_messages": Valid(_ROOM, query={"dir": "b", "limit": "3", "from": "", "to": "", "filter": _EVENT_FILTER}),
     "get_event_context": Valid({**_ROOM, "eventId": "{event}"}, query={"limit": "3", "filter": _EVENT_FILTER}),
     "get_room_event": Valid({**_ROOM, "eventId": "{event}"}),
+    "get_event_by_id": Valid({"eventId": "{event}"}),
     "get_room_state": Valid(_ROOM),
     "get_room_state_event": Valid({**_ROOM, "eventType": "m.room.create", "stateKey": ""}, query={"format": "event"}),
     "get_room_members": Valid(_ROOM, query={"at": "", "membership": "join", "not_membership": "ban"}),

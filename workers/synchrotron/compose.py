@@ -90,6 +90,7 @@ def compose(foundation: Foundation) -> Worker:
         "get_room_messages": messages.get_room_messages,
         "get_event_context": messages.get_event_context,
         "get_room_event": messages.get_room_event,
+        "get_event_by_id": messages.get_event_by_id,
         "get_room_state": room_state.get_room_state,
         "get_room_state_event": room_state.get_room_state_event,
         "get_room_members": room_state.get_room_members,

@@ -35,6 +35,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _room_read("get_room_messages", "messages", "#get_matrixclientv3roomsroomidmessages"),
     _room_read("get_event_context", "context/{eventId}", "#get_matrixclientv3roomsroomidcontexteventid"),
     _room_read("get_room_event", "event/{eventId}", "#get_matrixclientv3roomsroomideventeventid"),
+    Endpoint(
+        "get_event_by_id", ("GET",), "/_matrix/client/{version}/events/{eventId}", pool="room_reads",
+        auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, idempotent=True, api_v1=True,
+        spec=_CS + "#get_matrixclientv3eventseventid",
+    ),
     _room_read("get_room_state", "state", "#get_matrixclientv3roomsroomidstate"),
     _room_read(
         "get_room_state_event", "state/{eventType}/{stateKey?}", "#get_matrixclientv3roomsroomidstateeventtypestatekey"

@@ -14,7 +14,7 @@ from shared.runtime.clock import Clock
 from shared.storage.pool import Database
 from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_event
 from shared.storage.read_state import get_current_state_events, get_keys_before
-from shared.storage.read_timeline import get_events_by_nid
+from shared.storage.read_timeline import get_events_by_nid, get_room_of_event
 from workers.synchrotron.aggregations import shown_events
 from workers.synchrotron.erased_senders import strip_erased
 from workers.synchrotron.history_page import HistoryPages, parse_event_filter
@@ -102,8 +102,18 @@ class Messages:
 
     async def get_room_event(self, request: Request) -> Response:
         """Raises M_NOT_FOUND, whatever the reason why the event may not be read."""
+        return await self._one_event(request, request.params["roomId"])
+
+    async def get_event_by_id(self, request: Request) -> Response:
+        """GET /events/{eventId}, which names no room. Raises as get_room_event does."""
+        room_id = await get_room_of_event(self._database, request.params["eventId"])
+        if room_id is None:
+            raise not_found("There is no such event")
+        return await self._one_event(request, room_id)
+
+    async def _one_event(self, request: Request, room_id: str) -> Response:
         try:
-            room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+            room = await open_room(self._database, room_id, request.user.user_id)
         except MatrixError as error:
             raise not_found("There is no such event") from error
         event = await get_visible_event(self._database, room, request.params["eventId"])

@@ -90,6 +90,10 @@ def test_context_and_event(postgres: TestDatabase) -> None:
             alone = (await alice.room(room_id, f"context/{quote(sent[3])}", limit=0)).json
             assert alone["events_before"] == alone["events_after"] == []
             assert (await alice.room(room_id, f"event/{quote(sent[3])}")).json["content"]["body"] == "3"
+            alone = (await alice.get(f"/events/{quote(sent[3])}")).json
+            assert alone["room_id"] == room_id and alone["content"]["body"] == "3"
+            for reader, event_id in ((mallory, sent[3]), (alice, "$nothing"), (alice, "\x00")):
+                assert (await reader.get(f"/events/{quote(event_id)}")).errcode == "M_NOT_FOUND"
             for reader, path, status in (
                 (mallory, f"event/{quote(sent[3])}", 404),
                 (alice, "event/$nothing", 404),

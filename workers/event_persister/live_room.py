@@ -183,10 +183,6 @@ class LiveRoom:
         """Set the states after the extremities of a room that was just read."""
         self._committed = self._pending = self._pending._replace(branches=branches)
 
-    def whole_state(self) -> dict[StateKey, StateEntry]:
-        """Return a copy of the current state."""
-        return dict(self.entries())
-
     def keys_now(self) -> Iterator[StateKey]:
         """Return the keys of the current state and perhaps some that left it just now; any thread may ask."""
         return iter({**self._state, **self._pending_state})

@@ -162,9 +162,6 @@ class UserRooms:
 
     # -- users
 
-    def get_loaded(self, user_id: str) -> SyncUser | None:
-        return None if user_id in self._loading else self._users.get(user_id)
-
     async def get(self, user_id: str) -> SyncUser:
         """Return the user; what is in it is covered by what this process has applied. Raises Unavailable."""
         if user_id in self._loading:

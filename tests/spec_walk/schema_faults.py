@@ -1,0 +1,114 @@
+"""What is wrong with a value by an OpenAPI schema, fields that the schema does not know among it.
+
+The specification's schemas require little, so an empty answer passes nearly all of them: what is *in* an answer is for
+the steps to say. Fields that are not in the schema are faults here, since a client can't know what they mean.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.spec_walk.operations import load
+
+#: Fields beside the schemas, each with its reason. Everything under `org.matrix.` and the like is somebody's MSC.
+KNOWN_BESIDE = {
+    "device_unused_fallback_key_types": "/sync: only the prose on end-to-end encryption has it",
+    "m.relations": "unsigned: only the prose on aggregations has it",
+    "fallback": "a claimed fallback key: only the prose on one-time and fallback keys has it",
+}
+_UNSTABLE = ("org.matrix.", "io.element.", "com.beeper.", "fi.mau.")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "integer": (int,),
+    "number": (int, float),
+}  # fmt: skip
+
+
+def faults(schema: Any, file: Path, value: Any, place: str = "$") -> Iterator[str]:
+    """Yield each fault as "place: what". file: in which the schema stands, for its references."""
+    yield from _faults(list(_parts(schema, file)), value, place)
+
+
+_Parts = list[tuple[dict[str, Any], Path]]
+
+
+def _faults(parts: _Parts, value: Any, place: str) -> Iterator[str]:
+    """parts: schemas that hold for the value at once."""
+    for part, file in parts:
+        yield from _plain_faults(part, value, place)
+        for alternatives in (part.get("oneOf"), part.get("anyOf")):
+            if alternatives:
+                found = [list(faults(each, file, value, place)) for each in alternatives]
+                if all(found):
+                    yield from min(found, key=len)
+    if isinstance(value, dict):
+        yield from _object_faults(parts, value, place)
+    if isinstance(value, list):
+        items = [inner for part, file in parts if "items" in part for inner in _parts(part["items"], file)]
+        for number, each in enumerate(value):
+            yield from _faults(items, each, f"{place}[{number}]")
+
+
+def _parts(schema: Any, file: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yield the schema and all that it includes by `$ref` and `allOf`, each with its own file."""
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema:
+        name, _, inner = schema["$ref"].partition("#")
+        target = (file.parent / name).resolve() if name else file
+        found = load(target)
+        for step in filter(None, inner.split("/")):
+            found = found[step]
+        yield from _parts(found, target)
+    yield schema, file
+    for each in schema.get("allOf", ()):
+        yield from _parts(each, file)
+
+
+def _plain_faults(schema: dict[str, Any], value: Any, place: str) -> Iterator[str]:
+    kinds = schema.get("type")
+    names = kinds if isinstance(kinds, list) else [kinds] if kinds else []
+    if names and not any(_is_a(name, value) for name in names):
+        yield f"{place}: {type(value).__name__} where {names} is declared"
+    if "enum" in schema and value not in schema["enum"] and names != ["boolean"]:
+        yield f"{place}: {value!r} is none of {schema['enum']}"
+    if isinstance(value, dict):
+        for name in schema.get("required", ()):
+            if name not in value:
+                yield f"{place}: {name} is missing"
+
+
+def _is_a(name: str, value: Any) -> bool:
+    if name == "null":
+        return value is None
+    if isinstance(value, bool):
+        return name == "boolean"
+    return isinstance(value, _TYPES[name])
+
+
+def _object_faults(parts: _Parts, value: dict[str, Any], place: str) -> Iterator[str]:
+    known: dict[str, _Parts] = {}
+    beside: list[_Parts] = []
+    described = False
+    for part, file in parts:
+        for name, inner in (part.get("properties") or {}).items():
+            described = True
+            known.setdefault(name, []).extend(_parts(inner, file))
+        for inner in (part.get("additionalProperties"), *(part.get("patternProperties") or {}).values()):
+            if inner:
+                beside.append([] if inner is True else list(_parts(inner, file)))
+        for each in (*part.get("oneOf", ()), *part.get("anyOf", ())):
+            for inner_part, _ in _parts(each, file):  # these were held against the value one by one
+                described = described or bool(inner_part.get("properties"))
+                for name in inner_part.get("properties") or {}:
+                    known.setdefault(name, [])
+                if inner_part.get("additionalProperties"):
+                    beside.append([])
+    for name, each in value.items():
+        if name in known:
+            yield from _faults(known[name], each, f"{place}.{name}")
+        elif beside:
+            found = [list(_faults(inner, each, f"{place}.{name}")) for inner in beside]
+            if all(found):
+                yield from min(found, key=len)
+        elif described and not name.startswith(_UNSTABLE) and name not in KNOWN_BESIDE:
+            yield f"{place}: {name} is not in the schema"

@@ -1,0 +1,1 @@
+"""The steps of the walk, by group: functions that call operations and say what must be in the answers."""

@@ -1,0 +1,55 @@
+"""Which of the specification's operations no process serves: none of the walk's groups, and the rest by name."""
+
+import re
+
+import pytest
+
+from shared.http.endpoint import Auth, Endpoint
+from shared.http.routing import paths_of
+from tests.fleet.hostile_calls import outside_endpoints
+from tests.spec_walk.operations import SPEC, Operation, declared_operations, operations
+
+pytestmark = pytest.mark.skipif(not SPEC.exists(), reason="the specification's data is not beside this checkout")
+
+#: Groups of operations that come with later work. A group that is whole leaves this list.
+LATER_GROUPS = frozenset(
+    {"3pid", "account", "admin", "appservice", "auth", "capabilities", "keys/e2ee", "media", "oidc/oauth", "push"}
+)
+_PARAMETER = re.compile(r"\{[^}]*\}")
+
+
+def _served() -> set[tuple[str, str]]:
+    return {(method, shape) for each in outside_endpoints() for method in each.methods for shape in _shapes(each)}
+
+
+def _shapes(endpoint: Endpoint) -> set[str]:
+    """Return the endpoint's paths with each parameter as "{}"; one that may be absent stands for both."""
+    shapes: set[str] = set()
+    for path in paths_of(endpoint):
+        shapes.add(_PARAMETER.sub("{}", path))
+        if path.endswith("?}"):
+            shapes.add(_PARAMETER.sub("{}", path.rpartition("/")[0]))
+    return shapes
+
+
+def _is_served(operation: Operation, served: set[tuple[str, str]]) -> bool:
+    shape = _PARAMETER.sub("{}", operation.path)
+    return (operation.method, shape) in served or (operation.method, shape.rstrip("/")) in served
+
+
+def test_every_operation_of_the_walk_is_served() -> None:
+    served = _served()
+    assert [name for name, each in sorted(operations().items()) if not _is_served(each, served)] == []
+
+
+def test_the_rest_is_of_later_groups() -> None:
+    served = _served()
+    unserved = {each.group for each in declared_operations().values() if each.group and not _is_served(each, served)}
+    assert unserved <= LATER_GROUPS, unserved - LATER_GROUPS
+
+
+def test_the_comparison_sees_what_is_missing() -> None:
+    served = _served()
+    one = next(iter(operations().values()))
+    assert served and not _is_served(one, {pair for pair in served if pair[1] != _PARAMETER.sub("{}", one.path)})
+    assert all(each.auth is not Auth.INTERNAL for each in outside_endpoints())

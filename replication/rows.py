@@ -3,7 +3,12 @@
 Fields are only ever added, at the end and with a default: readers ignore what they do not know.
 """
 
+from typing import TypeAlias
+
 import msgspec
+
+#: (ordinal, thread_id, what it had counted for groups, for users)
+PushRedacted: TypeAlias = tuple[int, str, tuple[tuple[int, int, int], ...], tuple[tuple[str, int, int], ...]]
 
 
 class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -17,6 +22,14 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     resolved: it changed the state otherwise than by becoming the state of its key (state resolution decided): what
     changed is in `state_changes` at its ordinal. gap: when it came, events before it were missing.
     members: of a resolved row, the memberships that changed: (user id, membership, event_nid, sender of that event).
+
+    What it counts (architecture page, section 6): thread_id: the thread in which it does, "" the main timeline.
+    push: the groups that it notified, with their running totals in that thread after it: (group, notifies,
+    highlights); push_users: what it counts for single users beside their group: (user id, notifies, highlights), each
+    -1, 0 or 1, also of an event that was redacted since; push_groups: (user id, group) in which users are from this
+    event on; push_redacted: what this redaction took back: (ordinal, thread_id, ((group, notifies, highlights), ...),
+    ((user id, notifies, highlights), ...)), all of it as that event had counted it. An event that several redactions
+    name is taken back by the first.
     """
 
     position: int
@@ -43,6 +56,11 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     resolved: bool = False
     gap: bool = False
     members: tuple[tuple[str, str, int, str], ...] = ()
+    thread_id: str = ""
+    push: tuple[tuple[int, int, int], ...] = ()
+    push_users: tuple[tuple[str, int, int], ...] = ()
+    push_groups: tuple[tuple[str, int], ...] = ()
+    push_redacted: tuple[PushRedacted, ...] = ()
 
 
 class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -118,3 +136,15 @@ class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     room_id: str
     user_id: str
     until_ms: int
+
+
+class PresenceRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How one user is present, whole. state: online, unavailable, offline; last_active_ms: 0 where it isn't known."""
+
+    position: int
+    writer: int
+    user_id: str
+    state: str
+    last_active_ms: int
+    currently_active: bool = False
+    status_msg: str | None = None

@@ -7,7 +7,7 @@ $1: greater than this position; $2: at most so many rows. The columns are the fi
 `replication/rows.py`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import asyncpg
@@ -17,7 +17,8 @@ from shared.storage.pool import Connection
 from shared.storage.read_source import Source
 
 #: Uses events_by_position; for `members` state_changes_by_ordinal and the primary key of memberships. A membership that
-#: changed again since is left to the later row.
+#: changed again since is left to the later row. What an event counted: the primary keys of push_counters and
+#: push_redacted_users, and the indices by ordinal and by redaction of the other push tables.
 EVENTS = """
     SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
            e.type, e.state_key, e.sender, e.origin_server_ts, e.status, e.replaces_nid, e.redacted_by,
@@ -29,7 +30,33 @@ EVENTS = """
                FROM state_changes c
                JOIN memberships m ON m.room_nid = c.room_nid AND m.user_id = c.state_key AND m.ordinal = c.ordinal
                WHERE e.resolved AND c.room_nid = e.room_nid AND c.ordinal = e.ordinal AND c.type = 'm.room.member'
-           ) AS members
+           ) AS members,
+           coalesce(e.thread_id, '') AS thread_id,
+           ARRAY(
+               SELECT ROW(c.group_id, c.notifies, c.highlights)
+               FROM push_counters c
+               WHERE e.push_groups IS NOT NULL AND c.room_nid = e.room_nid AND c.group_id = ANY(e.push_groups)
+                 AND c.thread_id = coalesce(e.thread_id, '') AND c.ordinal = e.ordinal
+           ) AS push,
+           ARRAY(
+               SELECT ROW(x.user_id, x.notifies, x.highlights) FROM push_exceptions x
+               WHERE e.has_push_rows AND x.room_nid = e.room_nid AND x.ordinal = e.ordinal
+               UNION ALL
+               SELECT ROW(x.user_id, x.notifies, x.highlights) FROM push_redacted_users x
+               WHERE e.has_push_rows AND x.room_nid = e.room_nid AND x.ordinal = e.ordinal
+           ) AS push_users,
+           ARRAY(
+               SELECT ROW(m.user_id, m.group_id) FROM push_members m
+               WHERE e.has_push_rows AND m.room_nid = e.room_nid AND m.from_ordinal = e.ordinal
+           ) AS push_groups,
+           ARRAY(
+               SELECT ROW(x.ordinal, x.thread_id, x.group_id, NULL::text, x.notifies, x.highlights) FROM push_redacted x
+               WHERE e.has_push_rows AND x.room_nid = e.room_nid AND x.by_ordinal = e.ordinal
+               UNION ALL
+               SELECT ROW(x.ordinal, x.thread_id, NULL::bigint, x.user_id, x.notifies, x.highlights)
+               FROM push_redacted_users x
+               WHERE e.has_push_rows AND x.room_nid = e.room_nid AND x.by_ordinal = e.ordinal
+           ) AS push_redacted
     FROM events e
     JOIN rooms r USING (room_nid)
     LEFT JOIN events p ON p.room_nid = e.room_nid AND p.ordinal = e.ordinal - 1 AND p.writer <> e.writer
@@ -77,7 +104,7 @@ ONE_TIME_KEYS = """
 
 
 #: Columns whose text is stored escaped; what holds no U+001A stays as it is.
-_ESCAPED = ("type", "state_key", "sender", "user_id")
+_ESCAPED = ("type", "state_key", "sender", "user_id", "thread_id")
 
 
 async def first_page(source: Source, query: str, above: int, size: int) -> list[dict[str, Any]]:
@@ -106,4 +133,24 @@ def _plain(record: asyncpg.Record) -> dict[str, Any]:
             row[name] = unescape(text)
     if members := row.get("members"):
         row["members"] = tuple((unescape(user), value, nid, unescape(sender)) for user, value, nid, sender in members)
+    if push := row.get("push"):
+        row["push"] = tuple(map(tuple, push))
+    if push_users := row.get("push_users"):
+        row["push_users"] = tuple((unescape(user), *counts) for user, *counts in push_users)
+    if push_groups := row.get("push_groups"):
+        row["push_groups"] = tuple((unescape(user), group) for user, group in push_groups)
+    if redacted := row.get("push_redacted"):
+        row["push_redacted"] = _redacted(redacted)
     return row
+
+
+def _redacted(records: Iterable[Sequence[Any]]) -> tuple[Any, ...]:
+    """What a redaction took back: one entry per event, though it has only one as a rule."""
+    events: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
+    for ordinal, thread_id, group, user, notifies, highlights in records:
+        groups, users = events.setdefault((ordinal, unescape(thread_id)), ([], []))
+        if group is not None:
+            groups.append((group, notifies, highlights))
+        else:
+            users.append((unescape(user), notifies, highlights))
+    return tuple((*event, tuple(groups), tuple(users)) for event, (groups, users) in events.items())

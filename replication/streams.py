@@ -105,9 +105,15 @@ TYPING = Stream(
     token_letter="t",  # noqa: S106
     key="room_id", readers=("synchrotron",),
 )  # fmt: skip
+PRESENCE = Stream(
+    "presence", Kind.EPHEMERAL, ("client_api", "federation_reader"), exclusive=False, row=rows.PresenceRow,
+    token_letter="p",  # noqa: S106
+    key="user_id", readers=("synchrotron",),
+)  # fmt: skip
 
 STREAMS: Mapping[str, Stream] = {
-    s.name: s for s in (EVENTS, RECEIPTS, ACCOUNT_DATA, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING)
+    s.name: s
+    for s in (EVENTS, RECEIPTS, ACCOUNT_DATA, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE)
 }
 TOKEN_LETTERS: Mapping[str, str] = {s.name: s.token_letter for s in STREAMS.values() if s.token_letter != NOT_IN_TOKENS}
 

@@ -322,6 +322,8 @@ class Limits:
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100
     """Most events of one room in one answer, whatever the filter asks for."""
+    initial_syncs: Positive = 4
+    """How many initial syncs one process assembles at a time. The others wait, and each user gets his turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +332,16 @@ class Rooms:
 
     default_version: Annotated[str, Form(r"[1-9]|1[0-2]", 'a room version from "1" to "12"')] = "12"
     """Room version where the client names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who is online, as users who share a room see it of one another."""
+
+    enabled: bool = True
+    """Whether presence is kept and told at all. False: nobody is ever seen online, and it costs nothing."""
+    max_events: Positive = 100
+    """Most users whose presence one answer of `/sync` tells; those whose presence changed last come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,6 +408,8 @@ class Caches:
     """State and recent timelines of active rooms."""
     users_bytes: Positive = 16_777_216
     """Access tokens, account data, filters, push rules."""
+    answers_bytes: Positive = 33_554_432
+    """Encoded parts of large answers of `/sync`: those that several clients get, and those under way."""
     federation_bytes: Positive = 16_777_216
     """Keys and addresses of other servers."""
 
@@ -485,6 +499,7 @@ class Config:
     media: Media = Media()
     rooms: Rooms = Rooms()
     limits: Limits = Limits()
+    presence: Presence = Presence()
     support: Support = Support()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()

@@ -198,7 +198,7 @@ async def client_api(dsn: str, config: Config | None = None, name: str = "client
     connect = connector(dsn, pgbouncer=False)
     database = Database(connect, max_connections=4)
     async with database.connection() as conn:
-        sequences = {s.name: "" if s.name == "typing" else s.sequence for s in streams_written_by("client_api")}
+        sequences = {s.name: s.sequence if s.catch_up else "" for s in streams_written_by("client_api")}
         lease = await insert_lease(
             conn, process=name, type_="client_api", host="h", pid=1, address="127.0.0.1:1", version="0",
             sequences=sequences,

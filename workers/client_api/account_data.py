@@ -4,7 +4,7 @@ import orjson
 
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
 from shared.core.identifiers import check_room_id, within_bytes
-from shared.core.push_rules import default_push_rules
+from shared.core.push_rules import ALL_OFF, NO_CHANGES, full_ruleset
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.storage.account_data import get_account_data
 from shared.storage.pool import Database
@@ -26,7 +26,7 @@ class AccountData:
         """GET /user/{userId}/account_data/{type}. Raises M_NOT_FOUND."""
         user_id = own_user_id(request)
         if request.params["type"] == PUSH_RULES:
-            return json_response(default_push_rules(user_id))
+            return json_response(full_ruleset(NO_CHANGES, user_id, ALL_OFF))
         return await self._get(user_id, "", request.params["type"])
 
     async def set_account_data(self, request: Request) -> Response:

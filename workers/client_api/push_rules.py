@@ -3,18 +3,18 @@
 from typing import Any
 
 from shared.core.errors import not_found
-from shared.core.push_rules import default_push_rules
+from shared.core.push_rules import ALL_OFF, NO_CHANGES, full_ruleset
 from shared.http.request import Request, Response, json_response
 
 
 class PushRules:
     async def get_push_rules(self, request: Request) -> Response:
         """GET /pushrules/."""
-        return json_response(default_push_rules(request.user.user_id))
+        return json_response(full_ruleset(NO_CHANGES, request.user.user_id, ALL_OFF))
 
     async def get_global_push_rules(self, request: Request) -> Response:
         """GET /pushrules/global/."""
-        return json_response(default_push_rules(request.user.user_id)["global"])
+        return json_response(full_ruleset(NO_CHANGES, request.user.user_id, ALL_OFF)["global"])
 
     async def get_push_rule(self, request: Request) -> Response:
         """GET /pushrules/global/{kind}/{ruleId}. Raises M_NOT_FOUND."""
@@ -30,7 +30,7 @@ class PushRules:
 
 
 def _rule(request: Request) -> dict[str, Any]:
-    rules = default_push_rules(request.user.user_id)["global"].get(request.params["kind"], [])
+    rules = full_ruleset(NO_CHANGES, request.user.user_id, ALL_OFF)["global"].get(request.params["kind"], [])
     for rule in rules:
         if rule["rule_id"] == request.params["ruleId"]:
             found: dict[str, Any] = rule

@@ -9,7 +9,7 @@ import orjson
 
 from replication.streams import TO_DEVICE
 from shared.core.filters import Filter
-from shared.core.push_rules import default_push_rules
+from shared.core.push_rules import ALL_OFF, NO_CHANGES, full_ruleset
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.runtime.clock import Clock
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
@@ -168,5 +168,5 @@ def _global_account_data(user: SyncUser, span: Span, filter: Filter) -> list[Any
     stored = user.account_data.get(GLOBAL, {}).get(_PUSH_RULES)
     if span.since is None and (stored is None or stored.json is None) and wanted.match_type(_PUSH_RULES):
         # Who has changed nothing has the default rules. Spec: push notifications, "Push Rules: Events".
-        events.append({"type": _PUSH_RULES, "content": default_push_rules(user.user_id)})
+        events.append({"type": _PUSH_RULES, "content": full_ruleset(NO_CHANGES, user.user_id, ALL_OFF)})
     return events

@@ -1,32 +1,66 @@
-"""The rules that every user starts with. Spec: client-server API v1.19, "Predefined Rules"."""
+"""The rules that every user starts with. Spec: client-server API v1.19, "Predefined Rules".
 
-from typing import Any
+Decided on purpose:
+- `.m.rule.contains_display_name`, `.m.rule.contains_user_name` and `.m.rule.roomnotif` are not here: v1.17 removed
+  them (MSC4210). Who is meant stands in `m.mentions`; text alone mentions nobody, so that clients can tell spam.
+  The condition `contains_display_name` is still defined and works in users' own rules.
+- Polls (MSC3930, merged, not yet in the specification) have their rules under the names and event types that clients
+  use today, those with the prefix. The proposal's text writes the event types with escaped dots, as if they were
+  paths; they are compared as values, so that they stand here as they are.
+- Rules of open proposals stand behind `RuleSwitches`, off by default: MSC4306 and MSC4028.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 _NOTIFY = "notify"
 _HIGHLIGHT = {"set_tweak": "highlight"}
+#: All kinds, in the order in which they are checked; postcontent: MSC4306.
+KINDS: Final = ("override", "content", "postcontent", "room", "sender", "underride")
 
 
-def default_push_rules(user_id: str) -> dict[str, Any]:
-    """Return the ruleset of a user who has changed nothing, as GET /pushrules/ answers it: `{"global": {...}}`.
+@dataclass(frozen=True, slots=True)
+class RuleSwitches:
+    """Which open proposals add rules. The same in a whole fleet.
 
-    user_id: fills in where the spec says "the user's Matrix ID". Fresh objects at each call.
-    Order matters: within a kind the first enabled rule that matches decides. `.m.rule.master` stands above the
-    user's own override rules, all other defaults below them.
+    thread_subscriptions: MSC4306, the kind postcontent; encrypted_events: MSC4028, which notifies of every encrypted
+    event, so that clients decide.
     """
-    return {
-        "global": {
-            "override": _override_rules(user_id),
-            "content": [],
-            "room": [],
-            "sender": [],
-            "underride": _underride_rules(),
-        }
-    }
+
+    thread_subscriptions: bool = False
+    encrypted_events: bool = False
 
 
-def _override_rules(user_id: str) -> list[dict[str, Any]]:
+ALL_OFF: Final = RuleSwitches()
+
+
+def default_rules_of_kind(kind: str, user_id: str, switches: RuleSwitches) -> list[dict[str, Any]]:
+    """Return the default rules of a kind, most important first; fresh objects at each call.
+
+    user_id: fills in where the spec says "the user's Matrix ID".
+    Order matters: within a kind the first enabled rule that matches decides. `.m.rule.master` stands above the
+    user's own override rules, all other defaults below those of their kind.
+    """
+    if kind == "override":
+        return _override_rules(user_id, switches)
+    if kind == "underride":
+        return _underride_rules()
+    if kind == "postcontent" and switches.thread_subscriptions:
+        return _thread_rules()
+    return []
+
+
+def default_rule_kinds(switches: RuleSwitches) -> Mapping[str, str]:
+    """Return rule id -> kind of every default rule."""
+    return {rule["rule_id"]: kind for kind in KINDS for rule in default_rules_of_kind(kind, "", switches)}
+
+
+def _override_rules(user_id: str, switches: RuleSwitches) -> list[dict[str, Any]]:
+    encrypted = _rule(".org.matrix.msc4028.encrypted_event", [_match("type", "m.room.encrypted")], [_NOTIFY])
     return [
         _rule(".m.rule.master", [], [], enabled=False),
+        *([encrypted] if switches.encrypted_events else []),
         _rule(".m.rule.suppress_notices", [_match("content.msgtype", "m.notice")], []),
         _rule(
             ".m.rule.invite_for_me",
@@ -46,7 +80,7 @@ def _override_rules(user_id: str) -> list[dict[str, Any]]:
         _rule(
             ".m.rule.is_room_mention",
             [
-                {"kind": "event_property_is", "key": r"content.m\.mentions.room", "value": True},
+                _is(r"content.m\.mentions.room", True),
                 {"kind": "sender_notification_permission", "key": "room"},
             ],
             [_NOTIFY, dict(_HIGHLIGHT)],
@@ -58,30 +92,50 @@ def _override_rules(user_id: str) -> list[dict[str, Any]]:
         ),
         _rule(".m.rule.reaction", [_match("type", "m.reaction")], []),
         _rule(".m.rule.room.server_acl", [_match("type", "m.room.server_acl"), _match("state_key", "")], []),
+        _rule(".org.matrix.msc3930.rule.poll_response", [_is("type", "org.matrix.msc3381.poll.response")], []),
+        _rule(".m.rule.suppress_edits", [_is(r"content.m\.relates_to.rel_type", "m.replace")], []),
+    ]
+
+
+def _thread_rules() -> list[dict[str, Any]]:
+    """Mentions and keywords come first: they notify of threads that one has not subscribed to."""
+    kind = "io.element.msc4306.thread_subscription"
+    return [
+        _rule(".io.element.msc4306.rule.unsubscribed_thread", [{"kind": kind, "subscribed": False}], []),
         _rule(
-            ".m.rule.suppress_edits",
-            [{"kind": "event_property_is", "key": r"content.m\.relates_to.rel_type", "value": "m.replace"}],
-            [],
+            ".io.element.msc4306.rule.subscribed_thread",
+            [{"kind": kind, "subscribed": True}],
+            [_NOTIFY, _sound("default")],
         ),
     ]
 
 
 def _underride_rules() -> list[dict[str, Any]]:
-    one_to_one = {"kind": "room_member_count", "is": "2"}
     return [
         _rule(".m.rule.call", [_match("type", "m.call.invite")], [_NOTIFY, _sound("ring")]),
         _rule(
             ".m.rule.encrypted_room_one_to_one",
-            [dict(one_to_one), _match("type", "m.room.encrypted")],
+            [_one_to_one(), _match("type", "m.room.encrypted")],
             [_NOTIFY, _sound("default")],
         ),
         _rule(
             ".m.rule.room_one_to_one",
-            [dict(one_to_one), _match("type", "m.room.message")],
+            [_one_to_one(), _match("type", "m.room.message")],
             [_NOTIFY, _sound("default")],
         ),
         _rule(".m.rule.message", [_match("type", "m.room.message")], [_NOTIFY]),
         _rule(".m.rule.encrypted", [_match("type", "m.room.encrypted")], [_NOTIFY]),
+        *_poll_rules("start"),
+        *_poll_rules("end"),
+    ]
+
+
+def _poll_rules(what: str) -> list[dict[str, Any]]:
+    rule_id = f".org.matrix.msc3930.rule.poll_{what}"
+    is_that = _is("type", f"org.matrix.msc3381.poll.{what}")
+    return [
+        _rule(f"{rule_id}_one_to_one", [_one_to_one(), dict(is_that)], [_NOTIFY, _sound("default")]),
+        _rule(rule_id, [is_that], [_NOTIFY]),
     ]
 
 
@@ -99,6 +153,14 @@ def _rule(
 
 def _match(key: str, pattern: str) -> dict[str, Any]:
     return {"kind": "event_match", "key": key, "pattern": pattern}
+
+
+def _is(key: str, value: str | bool) -> dict[str, Any]:
+    return {"kind": "event_property_is", "key": key, "value": value}
+
+
+def _one_to_one() -> dict[str, Any]:
+    return {"kind": "room_member_count", "is": "2"}
 
 
 def _sound(name: str) -> dict[str, Any]:

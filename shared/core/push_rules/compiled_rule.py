@@ -1,0 +1,157 @@
+"""One enabled rule, ready to be tried on events, and what an index must know of it.
+
+Conditions on the room's id are taken out: they hold for all events of a room, or for none. What "case-insensitively"
+means there is ours to define: a room id without wildcards is compared as it is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from shared.core.push_rules.changes import RuleChanges, rules_of_kind, shown_kinds
+from shared.core.push_rules.conditions import (
+    BODY,
+    ROOM_ID,
+    SENDER,
+    THREAD_SUBSCRIPTION,
+    Test,
+    compile_condition,
+    is_own_id,
+)
+from shared.core.push_rules.default_rules import RuleSwitches
+from shared.core.push_rules.patterns import has_wildcards, match_whole, word_key
+from shared.core.push_rules.property_path import split_path
+
+#: Stands in default rules for the reader's own user id.
+_OWN_ID: Final = "[the user's Matrix ID]"
+
+
+RoomTest: TypeAlias = Callable[[str], bool]
+
+
+class Trigger(NamedTuple):
+    """Without it in an event, a rule cannot match. kind: WORD, SENDER (key in lower case), DISPLAY_NAME or NAMED."""
+
+    kind: str
+    key: str = ""
+
+
+WORD: Final = "word"
+SENDER_ID: Final = "sender"
+DISPLAY_NAME: Final = "display name"
+NAMED: Final = "named"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """room_tests: conditions on the room's id, of which they take nothing else; tests: the other conditions;
+    conditions: the same as data, but for those on the reader's own id (these have a trigger).
+
+    room_id: the one room in which it can match, None where that is not known. highlights: 0 where it notifies not.
+    """
+
+    conditions: Sequence[Mapping[str, Any]]
+    tests: Sequence[Test]
+    room_tests: Sequence[RoomTest]
+    room_id: str | None
+    trigger: Trigger | None
+    notifies: int
+    highlights: int
+    actions: Sequence[Any]
+
+
+def compile_rules(changes: RuleChanges, switches: RuleSwitches) -> tuple[CompiledRule, ...]:
+    """Return the enabled rules that can match anything, in the order in which they are checked."""
+    compiled = (
+        compile_rule(kind, rule, switches)
+        for kind in shown_kinds(switches)
+        for rule in rules_of_kind(changes, kind, _OWN_ID, switches)
+        if rule["enabled"]
+    )
+    return tuple(rule for rule in compiled if rule is not None)
+
+
+def compile_rule(kind: str, rule: Mapping[str, Any], switches: RuleSwitches) -> CompiledRule | None:
+    """Return a rule, given as GET /pushrules/ shows it; None for one that nothing matches."""
+    conditions = _conditions_of(kind, rule)
+    if not switches.thread_subscriptions and any(c.get("kind") in THREAD_SUBSCRIPTION for c in conditions):
+        return None
+    own = [c for c in conditions if rule["default"] and _OWN_ID in c.values()]
+    others = [c for c in conditions if c not in own]
+    of_room = [c for c in others if _path(c) == ROOM_ID]
+    rest = [c for c in others if _path(c) != ROOM_ID]
+    tests, room_tests = [compile_condition(c) for c in rest], [_room_test(c) for c in of_room]
+    if None in tests or None in room_tests:
+        return None
+    notifies, highlights = _outcome_of(rule["actions"])
+    return CompiledRule(
+        conditions=rest,
+        tests=tuple([test for test in tests if test is not None] + [is_own_id(c) for c in own]),
+        room_tests=tuple(test for test in room_tests if test is not None),
+        room_id=next((room_id for c in of_room if (room_id := _plain_value(c)) is not None), None),
+        trigger=Trigger(NAMED) if own else next((t for c in rest if (t := _trigger_of(c)) is not None), None),
+        notifies=notifies,
+        highlights=highlights,
+        actions=rule["actions"],
+    )
+
+
+def _conditions_of(kind: str, rule: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what a rule demands, as conditions: spec, "Push Rules"."""
+    if kind == "content":
+        return [{"kind": "event_match", "key": "content.body", "pattern": rule["pattern"]}]
+    if kind == "room":
+        return [{"kind": "event_property_is", "key": "room_id", "value": rule["rule_id"]}]
+    if kind == "sender":
+        return [{"kind": "event_property_is", "key": "sender", "value": rule["rule_id"]}]
+    conditions: Sequence[Mapping[str, Any]] = rule.get("conditions", ())
+    return conditions
+
+
+def _path(condition: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the path of the property of which the condition speaks; () for other conditions."""
+    if condition["kind"] not in ("event_match", "event_property_is"):
+        return ()
+    key = condition.get("key")
+    return split_path(key) if isinstance(key, str) else ()
+
+
+def _plain_value(condition: Mapping[str, Any]) -> str | None:
+    """Return the one text that satisfies the condition (but for its case), None where there is no such."""
+    if condition["kind"] == "event_property_is":
+        return value if isinstance(value := condition.get("value"), str) else None
+    pattern = condition.get("pattern")
+    return pattern if isinstance(pattern, str) and not has_wildcards(pattern) else None
+
+
+def _trigger_of(condition: Mapping[str, Any]) -> Trigger | None:
+    if condition["kind"] == "contains_display_name":
+        return Trigger(DISPLAY_NAME)
+    path, value = _path(condition), _plain_value(condition)
+    if path == SENDER and value is not None:
+        return Trigger(SENDER_ID, value.lower())
+    if path == BODY and condition["kind"] == "event_match" and value is not None:
+        key = word_key(value)
+        return Trigger(WORD, key) if key is not None else None
+    return None
+
+
+def _room_test(condition: Mapping[str, Any]) -> RoomTest | None:
+    if (value := _plain_value(condition)) is not None:
+        return value.__eq__
+    pattern = condition.get("pattern")
+    if condition["kind"] != "event_match" or not isinstance(pattern, str):
+        return None
+    matches = match_whole(pattern)
+    return lambda room_id: matches(room_id.lower())
+
+
+def _outcome_of(actions: Sequence[Any]) -> tuple[int, int]:
+    """Return (notifies, highlights). Spec: "Actions": a highlight without value is true; the last one counts."""
+    if "notify" not in actions:
+        return 0, 0
+    highlights = 0
+    for action in actions:
+        if isinstance(action, dict) and action.get("set_tweak") == "highlight":
+            highlights = int(action.get("value", True) is True)
+    return 1, highlights

@@ -1,0 +1,149 @@
+"""Conditions of push rules, compiled to functions. Spec: client-server API v1.19, "Conditions".
+
+`contains_display_name` is deprecated but still defined: it is honoured in users' own rules. The default rules that
+looked for mentions in the body are gone (`default_rules.py`).
+"""
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from shared.core.push_rules.judged_event import JudgedEvent
+from shared.core.push_rules.patterns import literal_key, match_literal, match_whole, match_words, word_key
+from shared.core.push_rules.property_path import split_path
+
+BODY: Final = ("content", "body")
+ROOM_ID: Final = ("room_id",)
+SENDER: Final = ("sender",)
+#: MSC4306, under the name of the proposal and that of its time before.
+THREAD_SUBSCRIPTION: Final = ("thread_subscription", "io.element.msc4306.thread_subscription")
+
+_COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = {
+    "": operator.eq, "==": operator.eq, "<": operator.lt, ">": operator.gt, ">=": operator.ge, "<=": operator.le,
+}  # fmt: skip
+_MEMBER_COUNT_RE = re.compile(r"(==|<=|>=|<|>|)([0-9]{1,15})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """For whom an event is judged. display_name: in that room, "" for none; subscribed: to the event's thread."""
+
+    user_id: str
+    display_name: str = ""
+    subscribed: bool = False
+
+
+#: In whose stead a group is judged: named by nothing, subscribed to nothing.
+NOBODY: Final = Reader("")
+
+Test: TypeAlias = Callable[[JudgedEvent, Reader], bool]
+
+
+def compile_condition(condition: Mapping[str, Any]) -> Test | None:
+    """Return the condition as a function; None for one that nothing matches: of an unknown kind, or malformed."""
+    kind = condition.get("kind")
+    compiler = _COMPILERS.get(kind) if isinstance(kind, str) else None
+    return None if compiler is None else compiler(condition)
+
+
+def is_own_id(condition: Mapping[str, Any]) -> Test:
+    """Return the test of a default rule whose pattern or value is the reader's own user id.
+
+    Compiled once for all readers. User ids are compared as they are: those that differ in case are two users.
+    """
+    path = split_path(condition["key"])
+    if condition["kind"] == "event_match":
+        return lambda event, reader: event.value(path) == reader.user_id
+    return lambda event, reader: isinstance(found := event.value(path), list) and reader.user_id in found
+
+
+def _event_match(condition: Mapping[str, Any]) -> Test | None:
+    key, pattern = condition.get("key"), condition.get("pattern")
+    if not isinstance(key, str) or not isinstance(pattern, str):
+        return None
+    path = split_path(key)
+    if path == BODY:
+        return body_has(pattern)
+    matches = match_whole(pattern)
+    return lambda event, _: isinstance(found := event.value(path), str) and matches(found.lower())
+
+
+def body_has(pattern: str) -> Test:
+    """Return the test whether content.body contains the pattern as words."""
+    matches, key = match_words(pattern), word_key(pattern)
+    if key is not None:
+        # One look into a set spares most rules the search, however many there are.
+        return lambda event, _: key in event.word_keys() and matches(event.lower_body() or "")
+    return lambda event, _: (body := event.lower_body()) is not None and matches(body)
+
+
+def _event_property_is(condition: Mapping[str, Any]) -> Test | None:
+    key, value = condition.get("key"), condition.get("value")
+    if not isinstance(key, str) or "value" not in condition or not is_plain(value):
+        return None
+    path, kind = split_path(key), type(value)
+    return lambda event, _: type(found := event.value(path)) is kind and bool(found == value)
+
+
+def _event_property_contains(condition: Mapping[str, Any]) -> Test | None:
+    key, value = condition.get("key"), condition.get("value")
+    if not isinstance(key, str) or "value" not in condition or not is_plain(value):
+        return None
+    path, kind = split_path(key), type(value)
+
+    def test(event: JudgedEvent, _reader: Reader) -> bool:
+        found = event.value(path)
+        return isinstance(found, list) and any(type(item) is kind and item == value for item in found)
+
+    return test
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value may be compared: text, an integer, a boolean or null."""
+    return value is None or isinstance(value, str | int)
+
+
+def _contains_display_name(_condition: Mapping[str, Any]) -> Test:
+    def test(event: JudgedEvent, reader: Reader) -> bool:
+        return literal_key(reader.display_name) in event.word_keys() and match_literal(reader.display_name)(
+            event.lower_body() or ""
+        )
+
+    return test
+
+
+def _room_member_count(condition: Mapping[str, Any]) -> Test | None:
+    wanted = condition.get("is")
+    found = _MEMBER_COUNT_RE.fullmatch(wanted) if isinstance(wanted, str) else None
+    if found is None:
+        return None
+    compare, number = _COMPARISONS[found[1]], int(found[2])
+    return lambda event, _: compare(event.member_count, number)
+
+
+def _sender_notification_permission(condition: Mapping[str, Any]) -> Test | None:
+    key = condition.get("key")
+    if not isinstance(key, str):
+        return None
+    return lambda event, _: event.levels.user_level(event.sender) >= event.levels.notification_level(key)
+
+
+def _thread_subscription(condition: Mapping[str, Any]) -> Test | None:
+    subscribed = condition.get("subscribed")
+    if not isinstance(subscribed, bool):
+        return None
+    return lambda event, reader: event.in_thread and reader.subscribed is subscribed
+
+
+_COMPILERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Test | None]]] = {
+    "event_match": _event_match,
+    "event_property_is": _event_property_is,
+    "event_property_contains": _event_property_contains,
+    "contains_display_name": _contains_display_name,
+    "room_member_count": _room_member_count,
+    "sender_notification_permission": _sender_notification_permission,
+    **dict.fromkeys(THREAD_SUBSCRIPTION, _thread_subscription),
+}
+KNOWN_CONDITIONS: Final = frozenset(_COMPILERS)

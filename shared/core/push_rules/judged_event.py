@@ -1,0 +1,72 @@
+"""An event as push rules look at it, and the room around it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.core.events.readers.power_levels import PowerLevels
+from shared.core.push_rules.patterns import word_keys
+from shared.core.push_rules.property_path import ABSENT, value_at
+
+#: Of an event's own properties, those that clients see as well: rules must mean the same to both.
+_SHOWN = frozenset({"content", "event_id", "origin_server_ts", "redacts", "sender", "state_key", "type"})
+
+
+class JudgedEvent:
+    """Made once per event, then judged by any number of rule sets.
+
+    properties: the event's JSON object (a PDU will do: of others than the properties that clients see, and of
+        `unsigned`, rules learn nothing). member_count: joined members of the room, the event applied. levels: the
+        room's power levels before the event. in_thread: whether it counts in a thread, not in the main timeline.
+    """
+
+    __slots__ = ("_body_keys", "_lower_body", "in_thread", "levels", "member_count", "properties", "room_id", "sender")
+
+    def __init__(
+        self,
+        properties: Mapping[str, Any],
+        room_id: str,
+        member_count: int,
+        levels: PowerLevels,
+        *,
+        in_thread: bool = False,
+    ) -> None:
+        self.properties = properties
+        self.room_id = room_id
+        self.member_count = member_count
+        self.levels = levels
+        self.in_thread = in_thread
+        self.sender: str = properties["sender"]
+        self._lower_body: str | None = None
+        self._body_keys: frozenset[str] | None = None
+
+    def value(self, path: tuple[str, ...]) -> Any:
+        """Return a property of the event, ABSENT when it has none such."""
+        if path[0] in _SHOWN:
+            return value_at(self.properties, path)
+        return self.room_id if path == ("room_id",) else ABSENT
+
+    def lower_body(self) -> str | None:
+        """Return content.body in lower case, None when it is no text."""
+        if self._lower_body is None:
+            body = value_at(self.properties, ("content", "body"))
+            self._lower_body = body.lower() if isinstance(body, str) else None
+        return self._lower_body
+
+    def word_keys(self) -> frozenset[str]:
+        """Return the keys of the words in content.body: whom an index names for these must be judged by himself."""
+        if self._body_keys is None:
+            body = self.lower_body()
+            self._body_keys = word_keys(body) if body is not None else frozenset()
+        return self._body_keys
+
+    def sender_key(self) -> str:
+        """Return the key under which an index of senders finds rules about this one."""
+        return self.sender.lower()
+
+    def named_users(self) -> frozenset[str]:
+        """Return those whom the event names: mentioned users, and whose membership it is. They may be anybody."""
+        named = value_at(self.properties, ("content", "m.mentions", "user_ids"))
+        users = {user for user in named if isinstance(user, str)} if isinstance(named, list) else set()
+        if self.properties["type"] == "m.room.member" and isinstance(state_key := self.value(("state_key",)), str):
+            users.add(state_key)
+        return frozenset(users)

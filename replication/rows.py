@@ -89,6 +89,18 @@ class AccountDataRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     json: bytes | None
 
 
+class PushRulesRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What the user now has. rules: his changes of the default push rules, `shared/core/push_rules/changes.py`;
+    ignored: the users of his m.ignored_user_list.
+    """
+
+    position: int
+    writer: int
+    user_id: str
+    rules: bytes = b""
+    ignored: tuple[str, ...] = ()
+
+
 class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What was known of this device's tokens (device_id None: all of the user's) must be asked again."""
 

@@ -80,6 +80,10 @@ ACCOUNT_DATA = Stream(
     "account_data", Kind.STATE, ("client_api",), exclusive=True, row=rows.AccountDataRow, token_letter="a",  # noqa: S106
     catch_up=catch_up.ACCOUNT_DATA, key="user_id", readers=("synchrotron",),
 )  # fmt: skip
+PUSH_RULES = Stream(
+    "push_rules", Kind.STATE, ("client_api",), exclusive=True, row=rows.PushRulesRow, token_letter="u",  # noqa: S106
+    catch_up=catch_up.PUSH_RULES, key="user_id", readers=("synchrotron", "event_persister"),
+)  # fmt: skip
 SESSIONS = Stream(
     "sessions", Kind.LOG, ("client_api",), exclusive=False, row=rows.SessionRow, retention_s=86_400,
     token_letter=NOT_IN_TOKENS, catch_up=catch_up.SESSIONS, key="user_id", readers=EVERYBODY,
@@ -113,7 +117,9 @@ PRESENCE = Stream(
 
 STREAMS: Mapping[str, Stream] = {
     s.name: s
-    for s in (EVENTS, RECEIPTS, ACCOUNT_DATA, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE)
+    for s in (
+        EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE,
+    )  # fmt: skip
 }
 TOKEN_LETTERS: Mapping[str, str] = {s.name: s.token_letter for s in STREAMS.values() if s.token_letter != NOT_IN_TOKENS}
 

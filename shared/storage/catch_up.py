@@ -78,6 +78,12 @@ ACCOUNT_DATA = """
     FROM account_data WHERE position > $1 ORDER BY position LIMIT $2
 """
 
+#: Uses push_rules_by_position.
+PUSH_RULES = """
+    SELECT position, writer, user_id, rules, ignored
+    FROM push_rules WHERE position > $1 ORDER BY position LIMIT $2
+"""
+
 #: Uses the primary key of session_changes.
 SESSIONS = """
     SELECT position, writer, user_id, device_id
@@ -133,6 +139,8 @@ def _plain(record: asyncpg.Record) -> dict[str, Any]:
             row[name] = unescape(text)
     if members := row.get("members"):
         row["members"] = tuple((unescape(user), value, nid, unescape(sender)) for user, value, nid, sender in members)
+    if ignored := row.get("ignored"):
+        row["ignored"] = tuple(map(unescape, ignored))
     if push := row.get("push"):
         row["push"] = tuple(map(tuple, push))
     if push_users := row.get("push_users"):

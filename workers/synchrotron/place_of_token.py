@@ -5,16 +5,17 @@ from shared.storage.pool import Database
 from shared.storage.read_timeline import get_ordinal_at
 from workers.synchrotron.place_token import is_place, parse_place
 from workers.synchrotron.room_view import RoomView
+from workers.synchrotron.sliding.pos import sync_token_in
 from workers.synchrotron.tokens import Tokens
 
 
 async def place_of_token(database: Database, tokens: Tokens, room: RoomView, text: str) -> Place:
     """Return where the token stands in the room.
 
-    A token of /sync stands right behind everything that its answer told: what is fetched later into a gap that came
-    after it lies beyond it. Raises M_INVALID_PARAM.
+    A token of /sync, or of sliding sync, stands right behind everything that its answer told: what is fetched later
+    into a gap that came after it lies beyond it. Raises M_INVALID_PARAM.
     """
     if is_place(text):
         return parse_place(text)
-    vector = (await tokens.parse(text)).vector("events")
+    vector = (await tokens.parse(sync_token_in(text))).vector("events")
     return place_after(Place(await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above)))

@@ -1,0 +1,130 @@
+"""PURE: sliding sync as today's clients speak it, `org.matrix.simplified_msc3575`: requests in, answers out.
+
+It is the draft of MSC4186 that went into use, with remains of MSC3575: `pos` and `timeout` in the query, pairs for
+`required_state`, several `ranges`, subscriptions that stay until `unsubscribe_rooms` (matrix-js-sdk 43 sends each only
+once; who sends them always gets the same).
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from shared.core.errors import invalid_param
+from shared.http.request import Request
+from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
+from workers.synchrotron.sliding.request import (
+    PRESENCE,
+    Limits,
+    ListRequest,
+    RoomConfig,
+    RoomFilter,
+    SlidingRequest,
+    check_filter,
+    check_ranges,
+    check_request,
+    optional_set,
+    room_config,
+    timeout_s,
+)
+from workers.synchrotron.sliding.required_state import Element, StateWish
+from workers.synchrotron.timeline_event import MEMBER
+
+_ANY, _LAZY, _ME = "*", "$LAZY", "$ME"
+_MAX_UNSUBSCRIBED = 1000
+_Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+
+
+class _Room(msgspec.Struct):
+    timeline_limit: _Number = 0
+    required_state: list[tuple[str, str]] | None = None
+
+
+class _Filters(msgspec.Struct):
+    is_dm: bool | None = None
+    spaces: list[str] | None = None
+    is_encrypted: bool | None = None
+    is_invite: bool | None = None
+    room_types: list[str | None] | None = None
+    not_room_types: list[str | None] | None = None
+    room_name_like: str | None = None
+    tags: list[str] | None = None
+    not_tags: list[str] | None = None
+
+
+class _List(_Room):
+    ranges: list[tuple[_Number, _Number]] | None = None
+    filters: _Filters | None = None
+
+
+class _Body(msgspec.Struct):
+    conn_id: str | None = None
+    lists: dict[str, _List] | None = None
+    room_subscriptions: dict[str, _Room] | None = None
+    unsubscribe_rooms: list[str] | None = None
+    extensions: dict[str, dict[str, Any]] | None = None
+
+
+def parse(request: Request, limits: Limits) -> SlidingRequest:
+    """Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
+    request.query_choice("set_presence", PRESENCE)
+    pos, timeout_ms = request.query_text("pos"), request.query_int("timeout", 0)
+    body = request.decode(_Body, empty_ok=True)
+    me = request.user.user_id
+    lists = {
+        key: ListRequest(
+            _config(one, me, limits), _filter(one.filters or _Filters()),
+            None if one.ranges is None else check_ranges(one.ranges),
+        )
+        for key, one in (body.lists or {}).items()
+    }  # fmt: skip
+    subscriptions = {room_id: _config(one, me, limits) for room_id, one in (body.room_subscriptions or {}).items()}
+    unsubscribe = body.unsubscribe_rooms or []
+    if len(unsubscribe) > _MAX_UNSUBSCRIBED:
+        raise invalid_param(f"unsubscribe_rooms may name at most {_MAX_UNSUBSCRIBED} rooms")
+    return check_request(
+        SlidingRequest(
+            body.conn_id or "", pos, timeout_s(timeout_ms, limits), lists, subscriptions, unsubscribe,
+            sticky=True, extensions=body.extensions or {},
+        )
+    )  # fmt: skip
+
+
+def _config(room: _Room, me: str, limits: Limits) -> RoomConfig:
+    include: set[Element] = set()
+    lazy = False
+    for type_, state_key in room.required_state or ():
+        if (type_, state_key) == (MEMBER, _LAZY):
+            lazy = True
+            continue
+        wanted_key = me if state_key == _ME else state_key
+        include.add((None if type_ == _ANY else type_, None if wanted_key == _ANY else wanted_key))
+    return room_config(room.timeline_limit, StateWish(frozenset(include), lazy=lazy), limits)
+
+
+def _filter(filters: _Filters) -> RoomFilter:
+    return check_filter(
+        RoomFilter(
+            is_dm=filters.is_dm,
+            spaces=optional_set(filters.spaces),
+            is_encrypted=filters.is_encrypted,
+            is_invited=filters.is_invite,
+            room_types=optional_set(filters.room_types),
+            not_room_types=frozenset(filters.not_room_types or ()),
+            tags=optional_set(filters.tags),
+            not_tags=frozenset(filters.not_tags or ()),
+            room_name_like=filters.room_name_like.casefold() if filters.room_name_like else None,
+        )
+    )
+
+
+def room_fields(room: RoomAnswer) -> dict[str, Any]:
+    """Return one entry of `rooms`. That a key left the state this form has no words for."""
+    fields = common_fields(room)
+    if room.stripped is not None:
+        fields["invite_state"] = room.stripped
+        return fields
+    if room.expanded:
+        fields["unstable_expanded_timeline"] = True
+    if room.counts is not None:
+        fields["notification_count"], fields["highlight_count"] = room.counts
+    return fields

@@ -1,0 +1,49 @@
+"""PURE: the `pos` of sliding sync: whose connection, which of its stored states, and a token of /sync.
+
+"x1.<owner>.<number>.s1_e12.3400": the owner's part tells one's own from those of other users, devices and connections;
+it guards nothing, for all that is read with it is the requester's own.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+_PREFIX = "x1."
+_OWNER_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Pos:
+    """token: as /sync has them."""
+
+    owner: str
+    number: int
+    token: str
+
+
+def owner_of(user_id: str, device_id: str | None, conn_id: str) -> str:
+    """Return what stands in every `pos` of the connection."""
+    whole = "\x00".join((user_id, device_id or "", conn_id))
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:_OWNER_CHARS]
+
+
+def format_pos(pos: Pos) -> str:
+    return f"{_PREFIX}{pos.owner}.{pos.number}.{pos.token}"
+
+
+def parse_pos(text: str) -> Pos | None:
+    """Inverse of format_pos; None for anything else."""
+    if not text.startswith(_PREFIX):
+        return None
+    parts = text.removeprefix(_PREFIX).split(".", 2)
+    if len(parts) != 3:
+        return None
+    owner, number, token = parts
+    if not (number.isascii() and number.isdigit() and len(number) <= 18):
+        return None
+    return Pos(owner, int(number), token)
+
+
+def sync_token_in(text: str) -> str:
+    """Return the token of /sync in a `pos`; anything else as it is. For `from` and `to` of pages."""
+    pos = parse_pos(text)
+    return text if pos is None else pos.token

@@ -1,0 +1,77 @@
+"""The traits of rooms by which lists are ordered and filtered: loaded when a client needs them, kept up by rows.
+
+They are a room's own, not a user's: one entry serves everybody who is in it.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+
+import orjson
+
+from replication.rows import EventRow
+from shared.storage.read_source import Source
+from shared.storage.room_traits import TRAIT_TYPES, RoomTraits, get_room_traits
+
+_MAX_ROOMS = 50_000
+_AT_ONCE = 2_000  # rooms in one query
+_ATTEMPTS = 3
+
+
+class Traits:
+    """reads: counted."""
+
+    def __init__(self, reads: Source) -> None:
+        self._reads = reads
+        self._traits: dict[str, RoomTraits] = {}
+        #: Rooms that are being read, with what came meanwhile.
+        self._loading: dict[str, list[EventRow]] = {}
+        self._turn = asyncio.Lock()
+
+    def get(self, room_id: str) -> RoomTraits | None:
+        """None: not loaded, or no such room."""
+        return self._traits.get(room_id)
+
+    def apply(self, rows: Sequence[EventRow]) -> None:
+        for row in rows:
+            if row.room_id in self._loading:
+                self._loading[row.room_id].append(row)
+            traits = self._traits.get(row.room_id)
+            if traits is not None and not _apply(traits, row):
+                del self._traits[row.room_id]
+
+    async def load(self, rooms: Iterable[tuple[str, int]]) -> None:
+        """Make sure that the traits of these rooms, each with its number, are here. Raises Unavailable."""
+        if all(room_id in self._traits for room_id, _ in rooms):
+            return
+        async with self._turn:
+            for _ in range(_ATTEMPTS):  # a row may say that what is being read is out of date
+                missing = [(room_id, nid) for room_id, nid in rooms if room_id not in self._traits]
+                if not missing:
+                    return
+                if len(self._traits) + len(missing) > _MAX_ROOMS:
+                    self._traits.clear()
+                    missing = list(rooms)
+                for first in range(0, len(missing), _AT_ONCE):
+                    await self._read(missing[first : first + _AT_ONCE])
+
+    async def _read(self, missing: Collection[tuple[str, int]]) -> None:
+        self._loading = {room_id: [] for room_id, _ in missing}
+        try:
+            found = await get_room_traits(self._reads, [nid for _, nid in missing])
+            for room_id, traits in found.items():
+                if all(_apply(traits, row) for row in self._loading.get(room_id, ())):
+                    self._traits[room_id] = traits
+        finally:
+            self._loading = {}
+
+
+def _apply(traits: RoomTraits, row: EventRow) -> bool:
+    """Take in a row; False: what it did must be read anew."""
+    if row.position > traits.position:
+        traits.writer, traits.position = row.writer, row.position
+    if row.resolved or row.redacts_nid is not None:
+        return not (row.resolved or traits.name is not None)
+    if row.status == 0 and row.state_key == "" and row.type in TRAIT_TYPES:
+        content = orjson.loads(row.json).get("content")
+        traits.set_state(row.type, content if isinstance(content, dict) else {})
+    return True

@@ -9,11 +9,21 @@ import asyncpg
 
 from shared.core.errors import SkepError
 from shared.core.events.relation import Relation, relation_of_json
+from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot
 from shared.storage.escape import escape, unescape
 from shared.storage.event_statements import ACCEPTED, COMMIT_EVENTS, COMMIT_GRAPH, COMMIT_MESSAGES
 from shared.storage.fenced import FencedStatement
 from shared.storage.pool import Connection, Database
+from shared.storage.push_counts import (
+    StoredCounts,
+    has_push_rows,
+    message_args,
+    redaction_args,
+    state_args,
+    stored_counts,
+)
+from shared.storage.unnest import array, columns
 
 #: Uses events_by_id.
 _BY_ID = """
@@ -33,7 +43,8 @@ class EventToStore:
 
     ordinal: its place in the live timeline, None for all others; anchor, back: its place in history; state_nid:
     snapshot of the state before it, None where that is the room's line before its ordinal; resolved, gap: see
-    `replication/rows.py`; promotes: it is stored already, as an outlier, which gets its place now.
+    `replication/rows.py`; promotes: it is stored already, as an outlier, which gets its place now. push: what it
+    counts, of live events only.
     """
 
     room_nid: int
@@ -60,6 +71,7 @@ class EventToStore:
     resolved: bool = False
     gap: bool = False
     promotes: bool = False
+    push: EventOutcome = COUNTS_NOTHING
 
     @property
     def is_usual(self) -> bool:
@@ -101,6 +113,7 @@ class EventBatch:
     rooms: (room, room id, version, creator, public, ms); aliases: (alias, room, creator, ms);
     snapshots: with their room; gaps: (room, anchor) -> ids that are missing there now, none: closed;
     awaited: (room, id of an event that is not here, its redaction); arrived: (room, id of an event that was awaited).
+    own: (room, local user, thread id) -> ordinal of his newest event there.
     """
 
     events: list[EventToStore] = field(default_factory=list)
@@ -115,6 +128,25 @@ class EventBatch:
     gaps: dict[tuple[int, int], Sequence[str]] = field(default_factory=dict)
     awaited: list[tuple[int, str, int]] = field(default_factory=list)
     arrived: list[tuple[int, str]] = field(default_factory=list)
+    own: dict[tuple[int, str, str], int] = field(default_factory=dict)
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it needs the whole form of the statement."""
+        parts = self.snapshots or self.gaps or self.awaited or self.arrived
+        return bool(parts) or not all(event.is_usual for event in self.events)
+
+    @property
+    def is_messages(self) -> bool:
+        """Whether the least form of the statement stores it, if it `is_graph` not."""
+        return not (self.changes or self.rooms or self.redacted or any(has_push_rows(e) for e in self.events))
+
+
+class StoredBatch(NamedTuple):
+    """positions: of the batch's events, in their order, ascending; counts: what they count."""
+
+    positions: list[int]
+    counts: StoredCounts
 
 
 class FencedWrite(Protocol):
@@ -151,8 +183,8 @@ class StoredEvent:
     json: bytes
 
 
-async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
-    """Store the batch; return the events' positions, in their order, ascending.
+async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
+    """Store the batch.
 
     Raises StatementRefused (nothing was written), Fenced (the lease is lost, or the outcome unknown).
     """
@@ -168,8 +200,8 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
         [None if e.state_key is None else escape(e.state_key) for e in events],
         [escape(e.sender) for e in events],
         [e.origin_server_ts for e in events],
-        [_array(e.prev_nids) for e in events],
-        [_array(e.auth_nids) for e in events],
+        [array(e.prev_nids) for e in events],
+        [array(e.auth_nids) for e in events],
         [e.replaces_nid for e in events],
         [e.redacted_by for e in events],
         [e.redacts_nid for e in events],
@@ -178,15 +210,17 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
         [e.json for e in events],
         [relation and relation.event_id for relation in relations],
         [relation and relation.rel_type for relation in relations],
+        [escape(e.push.thread_id) or None for e in events],
+        [array([group for group, _, _ in e.push.groups]) if e.push.groups else None for e in events],
+        [has_push_rows(e) for e in events],
         list(batch.extremities),
-        [_array(nids) for nids in batch.extremities.values()],
-        *_columns(batch.transactions, 4),
+        [array(nids) for nids in batch.extremities.values()],
+        *columns(batch.transactions, 4),
+        *message_args(events, batch.own),
     ]
     statement = COMMIT_MESSAGES
-    is_graph = (
-        batch.snapshots or batch.gaps or batch.awaited or batch.arrived or not all(event.is_usual for event in events)
-    )
-    if is_graph or batch.changes or batch.rooms or batch.redacted:
+    is_graph = batch.is_graph
+    if is_graph or not batch.is_messages:
         statement = COMMIT_EVENTS
         args += _state_args(batch)
     if is_graph:
@@ -205,7 +239,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> list[int]:
     # Readers take this writer's positions as the order of its events: anything else would reorder rooms for good.
     assert row["event_nids"] == args[1], "events were stored in another order"
     assert all(a < b for a, b in itertools.pairwise(positions)), "positions do not ascend"
-    return positions
+    return StoredBatch(positions, stored_counts(events, row))
 
 
 async def get_event_by_id(database: Database, room_nid: int, event_id: str) -> StoredEvent | None:
@@ -244,39 +278,31 @@ def _state_args(batch: EventBatch) -> list[Any]:
     rooms = [(nid, room_id, version, escape(by), *rest) for nid, room_id, version, by, *rest in batch.rooms]
     aliases = [(alias, nid, escape(by), ms) for alias, nid, by, ms in batch.aliases]
     return [
-        *_columns(changes, 6),
-        *_columns(memberships, 6),
-        *_columns(batch.redacted, 3),
-        *_columns(rooms, 6),
-        *_columns(aliases, 4),
+        *columns(changes, 6),
+        *columns(memberships, 6),
+        *redaction_args(batch.events, batch.redacted),
+        *columns(rooms, 6),
+        *columns(aliases, 4),
+        *state_args(batch.events),
     ]
 
 
 def _graph_args(batch: EventBatch) -> list[Any]:
     graph = [(e.status, e.anchor, e.back, e.state_nid, e.resolved or None, e.gap or None) for e in batch.events]
     snapshots = [
-        (room_nid, s.nid, s.parent, s.base, s.steps, _array(s.added), _array(s.removed))
+        (room_nid, s.nid, s.parent, s.base, s.steps, array(s.added), array(s.removed))
         for room_nid, s in batch.snapshots
     ]
     gaps = [(room_nid, anchor, _text_array(missing)) for (room_nid, anchor), missing in batch.gaps.items()]
     return [
-        *_columns(graph, 6),
-        *_columns(snapshots, 7),
-        *_columns(gaps, 3),
-        *_columns(batch.awaited, 3),
-        *_columns(batch.arrived, 2),
+        *columns(graph, 6),
+        *columns(snapshots, 7),
+        *columns(gaps, 3),
+        *columns(batch.awaited, 3),
+        *columns(batch.arrived, 2),
     ]
-
-
-def _array(numbers: Sequence[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _text_array(texts: Sequence[str]) -> str:
     quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
-
-
-def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:
-    """Turn rows into one list per column."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(count)]

@@ -22,14 +22,14 @@ def test_nothing_is_complete_before_its_rows_can_be_announced(postgres: TestData
         )  # fmt: skip
         seen = SeenPositions()
         writer = FencedWriter(connect, lease, seen, lambda why: None)
-        [first] = await commit_events(writer.write, EventBatch([event(1, 1, 1)], {1: [1]}))
+        [first] = (await commit_events(writer.write, EventBatch([event(1, 1, 1)], {1: [1]}))).positions
         seen.see("events", first)
         lock = conn.transaction()
         await lock.start()
         await conn.execute("SELECT FROM forward_extremities FOR UPDATE")
 
         async def write_and_announce() -> int:
-            [position] = await commit_events(writer.write, EventBatch([event(1, 2, 2)], {1: [2]}))
+            [position] = (await commit_events(writer.write, EventBatch([event(1, 2, 2)], {1: [2]}))).positions
             seen.see("events", position)
             return position
 

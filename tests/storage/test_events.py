@@ -97,11 +97,11 @@ def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> None:
     async def test(writer: OneConnection) -> None:
         # Numbers that fall while places rise: neither ids nor ordinals may decide the order.
         rooms = [EventBatch(events=[event(900 - n, 900 - n, 1) for n in range(300)])]
-        first = await commit_events(writer.write, rooms[0])
+        first = (await commit_events(writer.write, rooms[0])).positions
         assert first == list(range(first[0], first[0] + 300))
         stored = await writer.conn.fetch("SELECT event_nid FROM events ORDER BY position")
         assert [row[0] for row in stored] == [900 - n for n in range(300)]
-        second = await commit_events(writer.write, EventBatch(events=[event(5, 5, 1)]))
+        second = (await commit_events(writer.write, EventBatch(events=[event(5, 5, 1)]))).positions
         assert second[0] == first[-1] + 1
 
     with_writer(postgres.dsn, test)
@@ -109,7 +109,7 @@ def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> None:
 
 def test_all_parts(postgres: TestDatabase) -> None:
     async def test(writer: OneConnection) -> None:
-        positions = await commit_events(writer.write, full_batch())
+        positions = (await commit_events(writer.write, full_batch())).positions
         conn = writer.conn
         assert await everything(conn) == [4, 1, 1, 2, 3, 1, 1, 1]
         [member] = await conn.fetch("SELECT membership, event_nid, ordinal, position FROM memberships")

@@ -5,16 +5,21 @@ from collections.abc import Iterator, Sequence
 from replication.rows import EventRow
 from shared.storage.event_statements import ACCEPTED
 from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore
+from shared.storage.push_counts import StoredCounts
 from workers.event_persister.drafts import USUAL, BuiltEvent, EntryChange, NewRoom, Write
 from workers.event_persister.live_room import LiveRoom
 
 
 def rows_of(
-    room: LiveRoom, stored: Sequence[tuple[EventToStore, int]], writer: int, memberships: Sequence[MembershipToStore]
+    room: LiveRoom,
+    stored: Sequence[tuple[EventToStore, int]],
+    writer: int,
+    memberships: Sequence[MembershipToStore],
+    counts: StoredCounts,
 ) -> Iterator[EventRow]:
     """Yield what the fleet is told of a room's stored events and their positions.
 
-    memberships: stored with them, perhaps those of other events too.
+    memberships, counts: stored with them, perhaps those of other events too.
     """
     # Only the first event after another writer's names it: from then on the predecessor is ours.
     prior = (room.last_writer, room.last_position) if room.last_writer not in (0, writer) else (None, None)
@@ -30,6 +35,9 @@ def rows_of(
             prior_writer=prior[0], prior_position=prior[1], redacts_nid=event.redacts_nid,
             resolved=event.resolved, gap=event.gap,
             members=_members_of(event, memberships) if event.resolved else (),
+            thread_id=event.push.thread_id, push=counts.totals.get(event.event_nid, ()), push_users=event.push.users,
+            push_groups=event.push.moved,
+            push_redacted=counts.taken_back.get((event.room_nid, event.ordinal), ()) if counts.taken_back else (),
         )  # fmt: skip
         prior = (None, None)
 
@@ -53,6 +61,8 @@ def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
             # An UPDATE does not see what its own statement inserts: such a row is redacted from the start.
             redaction = redacted.pop(built.event_nid, None) if redacted else None
             batch.events.append(_to_store(room, built, built.graph.redacted_by if redaction is None else redaction[1]))
+            if built.ordinal is not None and built.event.sender.endswith(":" + server_name):
+                batch.own[room.room_nid, built.event.sender, built.push.thread_id] = built.ordinal
             for change in built.changes:
                 _add_change(batch, built, change, server_name)
             if built.graph is not USUAL:
@@ -124,5 +134,5 @@ def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> Eve
         event.sender, event.origin_server_ts, built.prev_nids, built.auth_nids, built.replaces_nid, redacted_by,
         built.redacts_nid, built.device, built.txn_id, event.encoded,
         graph.status, graph.anchor, graph.back, graph.state_nid, built.is_resolved, graph.is_after_gap,
-        graph.promotes,
+        graph.promotes, built.push,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from shared.runtime import fault_points
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage import client_transactions
-from shared.storage.events import EventBatch, FencedWrite, StatementRefused, commit_events
+from shared.storage.events import EventBatch, FencedWrite, StatementRefused, StoredBatch, commit_events
 from shared.storage.pool import Database
 from workers.event_persister.batches import batch_of, rows_of
 from workers.event_persister.drafts import Write
@@ -194,7 +194,7 @@ class Committer:
         started = time.perf_counter()
         fault_points.reach("before the statement")
         try:
-            positions = await commit_events(self._write, batch)
+            stored = await commit_events(self._write, batch)
         except StatementRefused as refused:
             self._metrics.refused.inc()
             if refused.passing:
@@ -205,9 +205,9 @@ class Committer:
                 await self._commit_halves(writes, again)
             return
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
-        self._metrics.batch_events.observe(len(positions))
-        self._metrics.events.inc(len(positions))
-        self._stored(writes, batch, positions)
+        self._metrics.batch_events.observe(len(stored.positions))
+        self._metrics.events.inc(len(stored.positions))
+        self._stored(writes, batch, stored)
 
     async def _commit_halves(self, writes: Sequence[Write], again: bool) -> None:
         middle = len(writes) // 2
@@ -236,13 +236,13 @@ class Committer:
         if self._probing is None or self._probing.done():
             self._probing = self._tasks.spawn(self._probe(), "look for locked rows")
 
-    def _stored(self, writes: Sequence[Write], batch: EventBatch, positions: Sequence[int]) -> None:
+    def _stored(self, writes: Sequence[Write], batch: EventBatch, stored: StoredBatch) -> None:
         fault_points.reach("after the statement")
         rows: list[EventRow] = []
-        taken = iter(zip(batch.events, positions, strict=True))
+        taken = iter(zip(batch.events, stored.positions, strict=True))
         for write in writes:
             mine = list(itertools.islice(taken, len(write.built)))
-            rows.extend(rows_of(write.room, mine, self._lease, batch.memberships))
+            rows.extend(rows_of(write.room, mine, self._lease, batch.memberships, stored.counts))
             write.room.committed(write, [position for _, position in mine], self._lease)
         fault_points.reach("committed")
         self._announce(rows)

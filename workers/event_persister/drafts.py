@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from shared.core.errors import SkepError, Unavailable
 from shared.core.events import Event
 from shared.core.identifiers import EventId
+from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot, rebase
 from shared.storage.event_statements import ACCEPTED
 
@@ -137,7 +138,8 @@ class RedactionTarget(NamedTuple):
 class Draft:
     """An event without its place in the room: it can be built again, on other events, should that be needed.
 
-    device, txn_id: shown to that device of the sender only. target: of a redaction.
+    device, txn_id: shown to that device of the sender only; of a delayed event DELAYED and the delay id. target: of a
+    redaction. sticky_ms: for how long it is sticky (MSC4354), None: it is not.
     """
 
     sender: str
@@ -148,6 +150,7 @@ class Draft:
     txn_id: str | None = None
     redacts: str | None = None
     target: RedactionTarget | None = None
+    sticky_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,7 @@ class BuiltEvent:
 
     prev_nids, auth_nids: what it names, as far as it is stored. replaces_nid: the state event whose place it takes;
     redacts_nid: the event that it redacts; membership: of a member event. head: the room's head after it.
-    changes: of the current state.
+    changes: of the current state. push: what it counts, set when it takes its place.
     """
 
     event: Event
@@ -201,6 +204,7 @@ class BuiltEvent:
     device: str | None = None
     txn_id: str | None = None
     graph: Graph = USUAL
+    push: EventOutcome = COUNTS_NOTHING
 
     @property
     def is_resolved(self) -> bool:

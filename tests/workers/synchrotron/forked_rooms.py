@@ -89,7 +89,7 @@ class ForkedRoom:
             resolved=resolved, gap=gap, replaces_nid=replaces,
         )  # fmt: skip
         batch.events.append(event)
-        (position,) = await commit_events(self._persister.foundation.writer.write, batch)
+        (position,) = (await commit_events(self._persister.foundation.writer.write, batch)).positions
         await self._announce(batch, event, position)
         return event.event_id
 

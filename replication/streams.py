@@ -115,12 +115,10 @@ PRESENCE = Stream(
     key="user_id", readers=("synchrotron",),
 )  # fmt: skip
 
-STREAMS: Mapping[str, Stream] = {
-    s.name: s
-    for s in (
-        EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE,
-    )  # fmt: skip
-}
+_ALL = (
+    EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE,
+)  # fmt: skip
+STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in _ALL}
 TOKEN_LETTERS: Mapping[str, str] = {s.name: s.token_letter for s in STREAMS.values() if s.token_letter != NOT_IN_TOKENS}
 
 

@@ -58,7 +58,8 @@ class RuleChanges:
 
     def with_default(self, rule_id: str, change: DefaultChange) -> "RuleChanges":
         """Return these changes with another change of a default rule."""
-        return replace(self, defaults={**self.defaults, rule_id: change})
+        others = {other: kept for other, kept in self.defaults.items() if other != rule_id}
+        return replace(self, defaults=others if change == DefaultChange() else {**others, rule_id: change})
 
 
 NO_CHANGES: Final = RuleChanges()

@@ -1,0 +1,138 @@
+"""What clients ask for, checked. Spec: client-server API, "Push Rules: API".
+
+Limits: a user's changes travel to every process that judges events, and each of his patterns may be tried on every
+event of his rooms. All are far above what people have.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from shared.core.errors import invalid_param, missing_param
+from shared.core.identifiers import within_bytes
+from shared.core.push_rules.changes import RuleChanges, UserRule, changes_to_json, shown_kinds
+from shared.core.push_rules.conditions import KNOWN_CONDITIONS, compile_condition
+from shared.core.push_rules.default_rules import RuleSwitches
+from shared.core.push_rules.patterns import has_wildcards
+
+MAX_RULES: Final = 1_000  # of one user, all kinds together
+MAX_CHANGES_BYTES: Final = 131_072
+MAX_WILDCARD_PATTERNS: Final = 100  # of one user
+_MAX_ID_BYTES = 255
+_MAX_TEXT_BYTES = 512  # a pattern, key or value
+_MAX_WILDCARDS = 16  # in one pattern
+_MAX_CONDITIONS = 32
+_MAX_ACTIONS = 16
+_MAX_RULE_BYTES = 16_384
+_CONDITIONAL = ("override", "underride", "postcontent")
+#: Spec, "Historical Actions": ignored, as if they were not there.
+_HISTORICAL = ("dont_notify", "coalesce")
+
+
+def check_kind(kind: str, switches: RuleSwitches) -> str:
+    """Return the kind. Raises M_INVALID_PARAM when there is no such."""
+    if kind not in shown_kinds(switches):
+        raise invalid_param(f"There is no kind of push rule {kind!r}")
+    return kind
+
+
+def check_new_id(rule_id: str) -> str:
+    """Return the id of a rule of the user's own. Raises M_INVALID_PARAM."""
+    if rule_id.startswith("."):
+        raise invalid_param("Ids that begin with a dot belong to the server's default rules")
+    if "/" in rule_id or "\\" in rule_id:
+        raise invalid_param("The id of a push rule holds neither / nor \\")
+    if not rule_id or not within_bytes(rule_id, _MAX_ID_BYTES):
+        raise invalid_param(f"The id of a push rule has 1 to {_MAX_ID_BYTES} bytes")
+    return rule_id
+
+
+def read_rule(kind: str, rule_id: str, body: Mapping[str, Any]) -> UserRule:
+    """Return the rule of a PUT. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
+    actions = read_actions(body)
+    conditions = read_conditions(body.get("conditions", [])) if kind in _CONDITIONAL else None
+    pattern = read_pattern(body) if kind == "content" else None
+    rule = UserRule(rule_id, actions, conditions=conditions, pattern=pattern)
+    if len(orjson.dumps(rule.shown())) > _MAX_RULE_BYTES:
+        raise invalid_param(f"A push rule has {_MAX_RULE_BYTES} bytes at most")
+    return rule
+
+
+def read_enabled(body: Mapping[str, Any]) -> bool:
+    """Return `enabled` of a PUT. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
+    if "enabled" not in body:
+        raise missing_param("enabled is missing")
+    if not isinstance(enabled := body["enabled"], bool):
+        raise invalid_param("enabled must be true or false")
+    return enabled
+
+
+def read_actions(body: Mapping[str, Any]) -> list[Any]:
+    """Return `actions` of a PUT, without historical ones. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
+    if "actions" not in body:
+        raise missing_param("actions is missing")
+    actions = body["actions"]
+    if not isinstance(actions, list) or len(actions) > _MAX_ACTIONS:
+        raise invalid_param(f"actions must be a list of at most {_MAX_ACTIONS}")
+    kept = [action for action in actions if action not in _HISTORICAL]
+    if not all(action == "notify" or _is_tweak(action) for action in kept):
+        raise invalid_param("An action is notify, or an object that sets a tweak")
+    if len(orjson.dumps(kept)) > _MAX_RULE_BYTES:
+        raise invalid_param("The actions are too long")
+    return kept
+
+
+def _is_tweak(action: Any) -> bool:
+    return isinstance(action, dict) and isinstance(action.get("set_tweak"), str)
+
+
+def read_pattern(body: Mapping[str, Any]) -> str:
+    """Return `pattern` of a content rule. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
+    if "pattern" not in body:
+        raise missing_param("A content rule needs a pattern")
+    pattern = body["pattern"]
+    if not isinstance(pattern, str):
+        raise invalid_param("pattern must be text")
+    _check_text(pattern)
+    return pattern
+
+
+def read_conditions(conditions: Any) -> list[dict[str, Any]]:
+    """Return the conditions. Raises M_INVALID_PARAM; kinds that nobody knows are taken and match nothing."""
+    if not isinstance(conditions, list) or len(conditions) > _MAX_CONDITIONS:
+        raise invalid_param(f"conditions must be a list of at most {_MAX_CONDITIONS}")
+    for condition in conditions:
+        if not isinstance(condition, dict) or not isinstance(condition.get("kind"), str):
+            raise invalid_param("A condition is an object with its kind")
+        for text in condition.values():
+            if isinstance(text, str):
+                _check_text(text)
+        if condition["kind"] in KNOWN_CONDITIONS and compile_condition(condition) is None:
+            raise invalid_param(f"What the condition {condition['kind']} needs is missing or malformed")
+    return conditions
+
+
+def _check_text(text: str) -> None:
+    if not within_bytes(text, _MAX_TEXT_BYTES):
+        raise invalid_param(f"A pattern, key or value has {_MAX_TEXT_BYTES} bytes at most")
+    if text.count("*") + text.count("?") > _MAX_WILDCARDS:
+        raise invalid_param(f"A pattern has {_MAX_WILDCARDS} wildcards at most")
+
+
+def check_size(changes: RuleChanges) -> RuleChanges:
+    """Return the changes. Raises M_INVALID_PARAM when there are too many of them."""
+    if sum(map(len, changes.rules.values())) > MAX_RULES:
+        raise invalid_param(f"A user has {MAX_RULES} push rules at most")
+    if len(changes_to_json(changes)) > MAX_CHANGES_BYTES:
+        raise invalid_param("These are too many push rules, all together")
+    patterns = [pattern for rules in changes.rules.values() for rule in rules for pattern in _patterns(rule)]
+    if sum(map(has_wildcards, patterns)) > MAX_WILDCARD_PATTERNS:
+        raise invalid_param(f"A user has {MAX_WILDCARD_PATTERNS} patterns with wildcards at most")
+    return changes
+
+
+def _patterns(rule: UserRule) -> Sequence[str]:
+    conditions = rule.conditions or ()
+    named = [pattern for c in conditions if isinstance(pattern := c.get("pattern"), str)]
+    return named if rule.pattern is None else [rule.pattern, *named]

@@ -1,5 +1,6 @@
 """Reading who is in which room: a user's rooms, and a room's summary."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
@@ -27,6 +28,14 @@ _FIRST_MEMBERS = f"""
     SELECT user_id, membership, ordinal FROM memberships WHERE room_nid = $1 AND membership = ANY($2::text[])
     ORDER BY ordinal LIMIT {MAX_HEROES + 1}
 """
+#: Uses the primary key of memberships. $2: members of each room; $3: of all.
+_SOME_MEMBERS = """
+    SELECT DISTINCT x.user_id FROM (
+        SELECT m.user_id FROM unnest($1::bigint[]) AS r(room_nid) CROSS JOIN LATERAL (
+            SELECT user_id FROM memberships WHERE room_nid = r.room_nid AND membership = 'join' LIMIT $2) AS m
+        LIMIT $3) AS x
+"""
+_MAX_SOME_MEMBERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,14 @@ async def get_memberships_of_user(source: Source, user_id: str) -> list[RoomMemb
 async def get_membership(source: Source, room_nid: int, user_id: str) -> RoomMembership | None:
     row = await source.fetchrow(_ONE, room_nid, escape(user_id))
     return None if row is None else RoomMembership(*row)
+
+
+async def get_some_members(source: Source, room_nids: Sequence[int], limit: int) -> set[str]:
+    """Return members of rooms, at most `limit` of each and 20,000 of all."""
+    if not room_nids:
+        return set()
+    rows = await source.fetch(_SOME_MEMBERS, list(room_nids), limit, _MAX_SOME_MEMBERS)
+    return {unescape(row[0]) for row in rows}
 
 
 async def get_summary(source: Source, room_nid: int) -> SummaryRecord:

@@ -158,6 +158,8 @@ VALID: dict[str, Valid] = {
     "set_read_markers": Valid(
         _ROOM, body={"m.fully_read": "{event}", "m.read": "{event}", "m.read.private": "{event}"}
     ),
+    "set_presence": Valid(_ME, body={"presence": "online", "status_msg": "in a meeting"}, required=("presence",)),
+    "get_presence": Valid(_ME),
     "set_typing": Valid({**_ROOM, **_ME}, body={"typing": True, "timeout": 100}, required=("typing",)),
     "send_to_device": Valid(
         {"eventType": "m.room_key_request", "txnId": "three"},
@@ -198,6 +200,17 @@ VALID: dict[str, Valid] = {
     "send_event": Valid(
         {**_ROOM, "eventType": "m.room.message", "txnId": "one"}, body={"msgtype": "m.text", "body": "hum"}, free=True
     ),
+    "schedule_delayed_event": Valid(
+        {**_ROOM, "eventType": "m.room.message", "txnId": "later"},
+        query={"sticky_duration_ms": "1000"},
+        body={"delay_ms": 3_600_000, "state_key": "", "content": {"body": "hum"}},
+        required=("delay_ms", "content"),
+    ),
+    "list_delayed_events": Valid(),
+    "get_delayed_event": Valid({"delayId": "none"}),
+    "update_delayed_event": Valid({"delayId": "none", "action": "restart"}),
+    "update_delayed_event_unstable": Valid({"delayId": "none", "action": "cancel"}),
+    "update_delayed_event_by_body": Valid({"delayId": "none"}, body={"action": "send"}, required=("action",)),
     "redact_event": Valid({**_ROOM, "eventId": "{event}", "txnId": "two"}, body={"reason": "wrong"}, empty_ok=True),
     "set_state": Valid(
         {**_ROOM, "eventType": "org.example.state", "stateKey": "key"}, body={"hive": "seven"}, free=True

@@ -6,6 +6,7 @@ from shared.http.server import Handler
 from shared.operations.passwords import PasswordHasher
 from workers.client_api.account_data import AccountData
 from workers.client_api.account_data_writer import AccountDataWriter
+from workers.client_api.delayed_events import DelayedEvents
 from workers.client_api.device_keys import DeviceKeys
 from workers.client_api.devices import Devices
 from workers.client_api.directory import Directory
@@ -15,6 +16,8 @@ from workers.client_api.interactive_auth import InteractiveAuth
 from workers.client_api.login import Login, PasswordCheck
 from workers.client_api.member_profiles import MemberProfileSender
 from workers.client_api.passwords import PasswordChange, PasswordDemand
+from workers.client_api.presence import Presence
+from workers.client_api.presence_people import PresencePeople
 from workers.client_api.profiles import Profiles
 from workers.client_api.push_rules import PushRules
 from workers.client_api.rate_limit_owner import RateLimitOwner
@@ -59,10 +62,13 @@ def compose(foundation: Foundation) -> Worker:
     push_rules = PushRules()
     receipts = Receipts(database, foundation.writer, foundation.announcer, writer, clock)
     typing = TypingNotices(database, foundation.announcer, clock)
+    people = PresencePeople(database, foundation.announcer, foundation.slots, clock)
+    presence = Presence(people, database, clock, enabled=config.presence.enabled)
     to_device = SendToDevice(server_name, foundation.writer, foundation.announcer, clock)
     keys = DeviceKeys(server_name, database, foundation.writer, foundation.announcer, clock)
     directory = Directory(server_name, database, clock)
     reports = Reports(database, clock)
+    delayed_events = DelayedEvents(database, rooms)
     limits = RateLimitOwner(foundation.rate_limiter)
 
     handlers: dict[str, Handler] = {
@@ -108,9 +114,12 @@ def compose(foundation: Foundation) -> Worker:
         "get_push_rule": push_rules.get_push_rule,
         "get_push_rule_enabled": push_rules.get_push_rule_enabled,
         "get_push_rule_actions": push_rules.get_push_rule_actions,
-        "send_receipt": receipts.send_receipt,
-        "set_read_markers": receipts.set_read_markers,
-        "set_typing": typing.set_typing,
+        "send_receipt": presence.counting(receipts.send_receipt),
+        "set_read_markers": presence.counting(receipts.set_read_markers),
+        "set_typing": presence.counting(typing.set_typing),
+        "set_presence": presence.set_presence,
+        "get_presence": presence.get_presence,
+        "report_presence": presence.report_presence,
         "send_to_device": to_device.send_to_device,
         "upload_keys": keys.upload_keys,
         "query_keys": keys.query_keys,
@@ -127,11 +136,21 @@ def compose(foundation: Foundation) -> Worker:
         "report_event": reports.report_event,
         "report_user": reports.report_user,
         "list_mutual_rooms": reports.list_mutual_rooms,
+        "list_delayed_events": delayed_events.list_delayed_events,
+        "get_delayed_event": delayed_events.get_delayed_event,
+        "update_delayed_event": delayed_events.update_delayed_event,
+        "update_delayed_event_unstable": delayed_events.update_delayed_event,
+        "update_delayed_event_by_body": delayed_events.update_delayed_event_by_body,
         "take_rate_limit": limits.take_rate_limit,
     }
 
+    async def start() -> None:
+        if config.presence.enabled:
+            foundation.tasks.forever(people.run, "presence")
+
     async def drain() -> None:
         typing.stop_all()
+        await people.save()
         await foundation.authenticator.store_last_seen()
 
-    return Worker(handlers=refuse_guests(handlers), drain=drain)
+    return Worker(handlers=refuse_guests(handlers), start=start, drain=drain)

@@ -220,6 +220,18 @@ _READING = (
     ),
 )  # fmt: skip
 
+_PRESENCE = (
+    Endpoint(
+        "set_presence", ("PUT",), f"{_CLIENT}/presence/{{userId}}/status", "client", RoutingKey.USER, api_v1=True,
+        rate_limit=RateLimit.READ, spec=_SPEC + "put_matrixclientv3presenceuseridstatus",
+    ),
+    # The owner's memory is fresher than what it saves.
+    Endpoint(
+        "get_presence", ("GET",), f"{_CLIENT}/presence/{{userId}}/status", "client", RoutingKey.USER, api_v1=True,
+        idempotent=True, rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3presenceuseridstatus",
+    ),
+)  # fmt: skip
+
 # Whoever takes a message writes it; the sender's owner takes all of one device's, so that they stay in order.
 _KEYS_AND_MESSAGES = (
     Endpoint(
@@ -292,9 +304,39 @@ _DIRECTORY = (
     ),
 )  # fmt: skip
 
+_DELAYED = f"{_CLIENT}/delayed_events"
+_DELAYED_UNSTABLE = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+
+# MSC4140. They are scheduled at the rooms' owners. Under the unstable paths the id is enough of a proof.
+_DELAYED_EVENTS = (
+    Endpoint(
+        "list_delayed_events", ("GET",), _DELAYED, "client", idempotent=True, versions=("v1",),
+        rate_limit=RateLimit.READ, aliases=(_DELAYED_UNSTABLE,),
+    ),
+    Endpoint(
+        "get_delayed_event", ("GET",), f"{_DELAYED}/{{delayId}}", "client", idempotent=True, versions=("v1",),
+        rate_limit=RateLimit.READ, aliases=(f"{_DELAYED_UNSTABLE}/{{delayId}}",),
+    ),
+    Endpoint(
+        "update_delayed_event", ("POST",), f"{_DELAYED}/{{delayId}}/{{action}}", "client", versions=("v1",),
+        rate_limit=RateLimit.READ,
+    ),
+    Endpoint(
+        "update_delayed_event_unstable", ("POST",), f"{_DELAYED_UNSTABLE}/{{delayId}}/{{action}}", "client",
+        auth=Auth.OPTIONAL, rate_limit=RateLimit.READ,
+    ),
+    Endpoint(
+        "update_delayed_event_by_body", ("POST",), f"{_DELAYED_UNSTABLE}/{{delayId}}", "client", auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.READ,
+    ),
+)  # fmt: skip
+
 _INTERNAL = (
     Endpoint(
         "take_rate_limit", ("POST",), "/_skep/rate_limit/take", "client", auth=Auth.INTERNAL,
+    ),
+    Endpoint(
+        "report_presence", ("POST",), "/_skep/presence/report", "client", auth=Auth.INTERNAL,
     ),
 )  # fmt: skip
 
@@ -306,7 +348,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *_ACCOUNT_DATA,
     *_PUSH_RULES,
     *_READING,
+    *_PRESENCE,
     *_KEYS_AND_MESSAGES,
     *_DIRECTORY,
+    *_DELAYED_EVENTS,
     *_INTERNAL,
 )

@@ -24,6 +24,8 @@ FORBIDDEN = frozenset(
         "list_room_aliases",
         "set_room_visibility",
         "get_key_changes",
+        "set_presence",
+        "get_presence",
     }
 )
 _PROFILE = frozenset({"set_profile_field", "delete_profile_field"})

@@ -1,10 +1,12 @@
 """Puts a synchrotron together. Reads from top to bottom; nothing else constructs its objects."""
 
+from replication.presence_calls import PresenceCalls
 from replication.streams import (
     ACCOUNT_DATA,
     DEVICE_LISTS,
     EVENTS,
     ONE_TIME_KEYS,
+    PRESENCE,
     RECEIPTS,
     STREAMS,
     TO_DEVICE,
@@ -24,6 +26,9 @@ from workers.synchrotron.joined_section import RoomSections
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.messages import Messages
 from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.presence import PresenceFeed, PresenceSections
+from workers.synchrotron.presence_memory import PresenceMemory
+from workers.synchrotron.presence_reports import PresenceReports
 from workers.synchrotron.public_rooms import PublicRooms
 from workers.synchrotron.relations import Relations
 from workers.synchrotron.room_cache import RoomCache
@@ -52,22 +57,30 @@ def compose(foundation: Foundation) -> Worker:
     notifier = Notifier(metrics)
     feed = Feed(rooms, users, typing, notifier, clock)
     device_lists = DeviceListFeed(users, notifier, reads, foundation.tasks)
+    present = PresenceMemory()
+    presence_feed = PresenceFeed(present, users, notifier, reads, clock)
+    calls = PresenceCalls(foundation.slots, foundation.http_client, config.secrets.internal_secret.reveal())
+    reports = PresenceReports(calls, clock, enabled=config.presence.enabled)
     follower.follow(EVENTS, feed.apply_events)
+    follower.follow(EVENTS, presence_feed.apply_events)
+    follower.follow(EVENTS, reports.apply_events)
     follower.follow(RECEIPTS, feed.apply_receipts)
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
     follower.follow(TO_DEVICE, feed.apply_to_device)
     follower.follow(DEVICE_LISTS, device_lists.apply)
     follower.follow(ONE_TIME_KEYS, feed.apply_one_time_keys)
     follower.follow(TYPING, feed.apply_typing, feed.typing_over)
+    follower.follow(PRESENCE, presence_feed.apply, presence_feed.over)
 
     tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)
     sections = RoomSections(rooms, typing, config.limits.max_timeline_events)
     devices = DeviceSections(users, device_lists, reads)
-    answers = SyncAnswers(tokens, users, rooms, sections, devices, reads, clock)
+    presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
+    answers = SyncAnswers(tokens, users, rooms, sections, devices, presence, reads, clock)
     sync = SyncHandler(
         users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics,
-        foundation.authenticator.hold,
+        foundation.authenticator.hold, reports,
     )  # fmt: skip
 
     pages = HistoryPages(foundation.database, StoredHistory())
@@ -81,6 +94,9 @@ def compose(foundation: Foundation) -> Worker:
 
     async def start() -> None:
         foundation.tasks.forever(feed.end_typing, "typing ends")
+        if config.presence.enabled:
+            foundation.tasks.forever(presence_feed.run, "presence")
+            foundation.tasks.forever(reports.run, "reports of who syncs")
 
     async def drain() -> None:
         notifier.close()

@@ -11,6 +11,7 @@ from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.presence_reports import PresenceReports
 from workers.synchrotron.sync_answer import Answer, SyncAnswers
 from workers.synchrotron.sync_request import Filters, SyncRequest, parse_sync_request
 from workers.synchrotron.sync_user import SyncUser
@@ -29,6 +30,7 @@ class SyncHandler:
     def __init__(
         self, users: UserRooms, answers: SyncAnswers, tokens: Tokens, notifier: Notifier, filters: Filters,
         lazy_members: LazyMembers, max_timeout_ms: int, clock: Clock, metrics: SyncMetrics, hold: Hold,
+        reports: PresenceReports,
     ) -> None:  # fmt: skip
         self._users = users
         self._answers = answers
@@ -40,12 +42,14 @@ class SyncHandler:
         self._clock = clock
         self._metrics = metrics
         self._hold = hold
+        self._reports = reports
         self._initial_turns = asyncio.Semaphore(_MAX_INITIAL)
 
     async def get_sync(self, request: Request) -> Response:
         wanted = await parse_sync_request(request, self._filters, self._max_timeout_ms)
-        async with self._hold(request.user):
-            answer = await self._answer_to(wanted)
+        with self._reports.syncing(wanted.user_id, wanted.device_id, wanted.presence):
+            async with self._hold(request.user):
+                answer = await self._answer_to(wanted)
         return Response(answer.body)
 
     async def _answer_to(self, wanted: SyncRequest) -> Answer:
@@ -78,8 +82,9 @@ class SyncHandler:
             if not answer.empty or since is None or wanted.full_state:
                 break
             # Nothing for this client behind its token: from here on only what is new is looked at.
-            since, text = answer.token, answer.text
-            user.note_token(answer.text, answer.seq)
+            if not answer.waits:
+                since, text = answer.token, answer.text
+                user.note_token(answer.text, answer.seq)
             if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s(), wanted.device_id):
                 break
         self._metrics.syncs.labels(kind).inc()

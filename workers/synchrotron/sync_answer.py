@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from replication.streams import TO_DEVICE
-from shared.core.filters import Filter
+from shared.core.filters import EventFilter
 from shared.core.push_rules import ALL_OFF, NO_CHANGES, full_ruleset
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.runtime.clock import Clock
@@ -19,6 +19,7 @@ from workers.synchrotron.device_section import DeviceSections
 from workers.synchrotron.invited_section import stripped_state_of
 from workers.synchrotron.joined_section import RoomSections, Span, account_data_events
 from workers.synchrotron.lazy_members import SentMembers
+from workers.synchrotron.presence import PresenceSections
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.shown_event import Reader
 from workers.synchrotron.sync_request import SyncRequest
@@ -33,13 +34,17 @@ _MANY_ROOMS = 20  # from so many candidates on, one query first tells which of t
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """empty: there is nothing in it that the client does not know."""
+    """empty: there is nothing in it for which the client should not wait; waits: and yet something that it must be
+
+    told with the next answer that it gets.
+    """
 
     token: StreamToken
     text: str
     seq: int
     body: bytes
     empty: bool
+    waits: bool = False
 
 
 class SyncAnswers:
@@ -50,6 +55,7 @@ class SyncAnswers:
         rooms: RoomCache,
         sections: RoomSections,
         devices: DeviceSections,
+        presence: PresenceSections,
         reads: Source,
         clock: Clock,
     ) -> None:
@@ -58,6 +64,7 @@ class SyncAnswers:
         self._rooms = rooms
         self._sections = sections
         self._devices = devices
+        self._presence = presence
         self._reads = reads
         self._clock = clock
 
@@ -77,19 +84,22 @@ class SyncAnswers:
         if span.since is not None and since_seq is None:
             candidates = await self._with_news(user, candidates, span)
         rooms = await self._room_sections(user, candidates, span, request, reader, sent)
-        account_data = _global_account_data(user, span, request.filter) if global_news or span.full_state else []
+        account_data = (
+            global_account_data(user, span, request.filter.account_data) if global_news or span.full_state else []
+        )
         devices = await self._devices.build(user, request.device_id, span)
+        presence = await self._presence.build(user, span, request.filter.presence, reader.now_ms)
         token = StreamToken({**now.vectors, TO_DEVICE.name: devices.inbox})
         text = format_sync_token(token)
         body = {
             "next_batch": text,
             "rooms": rooms,
             "account_data": {"events": account_data},
-            "presence": {"events": []},
+            "presence": {"events": presence.events},
             **devices.parts,
         }
-        empty = not account_data and not any(rooms.values()) and devices.empty
-        return Answer(token, text, seq, orjson.dumps(body), empty)
+        empty = not account_data and not any(rooms.values()) and devices.empty and not presence.urgent
+        return Answer(token, text, seq, orjson.dumps(body), empty, bool(presence.events))
 
     async def _with_news(self, user: SyncUser, candidates: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Leave out rooms in which nothing happened since a token that this process knows nothing about."""
@@ -162,8 +172,8 @@ def _candidates(user: SyncUser, span: Span) -> tuple[list[RoomMembership], bool]
     return [user.memberships[room_id] for room_id in rooms if room_id in user.memberships], GLOBAL in rooms
 
 
-def _global_account_data(user: SyncUser, span: Span, filter: Filter) -> list[Any]:
-    wanted = filter.account_data
+def global_account_data(user: SyncUser, span: Span, wanted: EventFilter) -> list[Any]:
+    """Return the account data of no room that belongs into the answer."""
     events = account_data_events(user, GLOBAL, span, wanted, everything=span.since is None)
     stored = user.account_data.get(GLOBAL, {}).get(_PUSH_RULES)
     if span.since is None and (stored is None or stored.json is None) and wanted.match_type(_PUSH_RULES):

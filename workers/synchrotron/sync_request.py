@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError, invalid_param
 from shared.core.filters import Filter, parse_filter
+from shared.core.presence import STATES, UNSAID
 from shared.http.request import Request
 from shared.storage.read_account_data import get_filter_json
 from shared.storage.read_source import Source
 
-_PRESENCE = ("offline", "online", "unavailable")
 _MAX_FILTERS = 10_000
 
 
@@ -18,6 +18,7 @@ class SyncRequest:
     """since: the token as it came, None without one; timeout_s: how long to wait for news, at most.
 
     state_after: the key for the state behind the timeline; None: the client wants that before it, as `state`.
+    presence: `set_presence`, "" without.
     """
 
     user_id: str
@@ -27,6 +28,7 @@ class SyncRequest:
     timeout_s: float
     state_after: str | None
     filter: Filter
+    presence: str = UNSAID
 
 
 class Filters:
@@ -72,7 +74,7 @@ _STATE_AFTER = {
 
 async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms: int) -> SyncRequest:
     """Raises M_INVALID_PARAM and what a filter's errors are."""
-    request.query_choice("set_presence", _PRESENCE)
+    presence = request.query_choice("set_presence", STATES) or UNSAID
     full_state = request.query_bool("full_state")
     timeout_ms = request.query_int("timeout", 0, maximum=max_timeout_ms)
     user = request.user
@@ -88,4 +90,5 @@ async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms:
         timeout_ms / 1000,
         next((key for parameter, key in _STATE_AFTER.items() if request.query_bool(parameter)), None),
         wanted,
+        presence,
     )

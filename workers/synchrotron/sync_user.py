@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+from shared.core.unread import Unread
 from shared.storage.read_account_data import AccountDataRecord, ignored_in
 from shared.storage.read_memberships import RoomMembership
 from workers.synchrotron.user_devices import UserDevices
@@ -25,9 +26,13 @@ class SyncUser:
         self.memberships: dict[str, RoomMembership] = {}
         self.account_data: dict[str, dict[str, AccountDataRecord]] = {}
         self.devices = UserDevices()
+        #: What is unread, by room id: of rooms that an answer has counted.
+        self.unread: dict[str, Unread] = {}
         self.changed: OrderedDict[str, int] = OrderedDict()
         self.changes_from = 0
         self.version = 0
+        #: Number of the last change of somebody's presence that was worth waking him.
+        self.presence_news = 0
         self.size_bytes = 2_000
         self._issued: OrderedDict[str, int] = OrderedDict()
 

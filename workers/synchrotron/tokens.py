@@ -8,10 +8,12 @@ from replication.streams import (
     DEVICE_LISTS,
     EVENTS,
     ONE_TIME_KEYS,
+    PRESENCE,
     RECEIPTS,
     TO_DEVICE,
     TOKEN_LETTERS,
     TYPING,
+    Kind,
     Stream,
 )
 from shared.core.errors import Unavailable, invalid_param
@@ -22,8 +24,8 @@ from shared.storage.read_source import Source
 from shared.storage.read_stream_ends import get_stream_ends
 from shared.storage.read_user_ends import get_user_ends
 
-FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING)
-_STORED = tuple(stream.name for stream in FOLLOWED if stream is not TYPING)
+FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE)
+_STORED = tuple(stream.name for stream in FOLLOWED if stream.kind is not Kind.EPHEMERAL)
 _BEHIND_LIMIT_S = 5.0
 
 
@@ -78,7 +80,7 @@ class Tokens:
 
     def _beyond(self, wanted: Vector, stream: Stream) -> bool:
         own = self._follower.vector(stream)
-        return wanted.known > own.known or (stream is not TYPING and wanted.greatest > own.greatest)
+        return wanted.known > own.known or (stream.kind is not Kind.EPHEMERAL and wanted.greatest > own.greatest)
 
     async def _refuse_future(self, token: StreamToken) -> None:
         ends = await get_stream_ends(self._reads, _STORED)

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable, Set
 
 import orjson
 
-from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, ToDeviceRow
+from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, ReceiptRow, ToDeviceRow
 from shared.core.errors import Unavailable
 from shared.core.sync_tokens.vector import Vector
+from shared.core.unread import receipt_thread
 from shared.metrics.synchrotron import SyncMetrics
 from shared.storage.read_account_data import AccountDataRecord, get_account_data_of_user
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
@@ -72,6 +73,14 @@ class UserRooms:
         self._note(concerned, row.room_id)
         return concerned
 
+    def apply_receipt(self, row: ReceiptRow) -> Iterable[str]:
+        """News for everyone who is joined; the user's own also changes what is unread."""
+        user = self._users.get(row.user_id)
+        unread = user.unread.get(row.room_id) if user is not None else None
+        if unread is not None:
+            unread.note_read(receipt_thread(row.thread_id), row.ordinal)
+        return self.apply_room_news(row.room_id)
+
     def apply_room_news(self, room_id: str) -> Iterable[str]:
         """A receipt, or somebody types: news for everyone who is joined."""
         self.seq += 1
@@ -108,6 +117,34 @@ class UserRooms:
             user.devices.note_changed(user_id, seq)
             user.version += 1
         return concerned
+
+    def apply_presence(self, user_id: str, room_ids: Iterable[str], most: int) -> tuple[int, set[str]]:
+        """Somebody is otherwise present than before. Return the number of that, and who has news of it at once:
+
+        himself, and those who are with him in the smallest of the rooms, at most `most`.
+        """
+        self.seq += 1
+        concerned = {user_id} if user_id in self._users else set()
+        for here in sorted((self._in_room.get(room_id, _NOBODY) for room_id in room_ids), key=len):
+            if len(concerned) + len(here) > most:
+                break
+            concerned.update(here)
+        for other in concerned:
+            user = self._users[other]
+            user.presence_news = self.seq
+            user.version += 1
+        return self.seq, concerned
+
+    def joined_rooms_of(self, user_id: str) -> list[str] | None:
+        """Return the rooms that a user is joined to; None for one who is not in memory."""
+        user = self._users.get(user_id)
+        if user is None or user_id in self._loading:
+            return None
+        return [one.room_id for one in user.memberships.values() if one.membership == "join"]
+
+    def readers_in(self, room_id: str) -> Set[str]:
+        """Return the users in memory who are joined to a room."""
+        return self._in_room.get(room_id, _NOBODY)
 
     def _device_news(self, user_id: str, note: Callable[[UserDevices, str, int], None], device_id: str) -> bool:
         self.seq += 1
@@ -209,6 +246,12 @@ class UserRooms:
             greatest[row.writer] = max(row.position, greatest.get(row.writer, 0))
         if greatest and not await self._wait_for(stream, Vector(max(greatest), 0, greatest), _CATCH_UP_LIMIT_S):
             raise Unavailable("This process is behind the database")
+
+    def resized(self, user: SyncUser, difference: int) -> None:
+        """Account for bytes that were put to a user's, or taken away."""
+        user.size_bytes += difference
+        if self._users.get(user.user_id) is user:
+            self._bytes += difference
 
     def use(self, user_id: str) -> "_InUse":
         """Keep the user in memory while a request runs or waits: `with users.use(...)`."""

@@ -97,6 +97,9 @@ class AllSlots:
     def owned(self, kind: str) -> set[int]:
         return set(range(1024))
 
+    def on_change(self, listener: Any) -> None:
+        """Nothing changes."""
+
 
 class Here:
     """A slot router that passes nothing on."""

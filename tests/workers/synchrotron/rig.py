@@ -99,6 +99,13 @@ class NobodyLogsOut:
         return nullcontext()
 
 
+class NobodyOwns:
+    """Of the slot table: there are no owners of users to report to."""
+
+    def address(self, kind: str, slot: int) -> str | None:
+        return None
+
+
 @dataclass(slots=True)
 class Synchrotron:
     application: Application
@@ -272,7 +279,7 @@ async def _synchrotron(dsn: str, bus: Bus, rooms_bytes: int) -> AsyncIterator[Sy
         "config": config, "endpoints": ENDPOINTS, "pools": {pool.name: pool for pool in POOLS},
         "name": "synchrotron", "worker_type": "synchrotron", "clock": clock, "tasks": tasks, "registry": registry,
         "database": database, "connect": connect, "transport": bus, "follower": follower,
-        "authenticator": NobodyLogsOut(),
+        "authenticator": NobodyLogsOut(), "slots": NobodyOwns(),
     }  # fmt: skip
     foundation = Foundation(**fields)
     worker = compose(foundation)

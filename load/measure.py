@@ -117,6 +117,25 @@ def cost(before: Sample, after: Sample) -> Cost:
     )
 
 
+def sum_of(costs: Sequence[Cost]) -> Cost:
+    """Return what several loads cost together."""
+    groups, tables = {g for each in costs for g in each.cpu_s}, {t for each in costs for t in each.rows_read}
+    return Cost(
+        sum(each.seconds for each in costs),
+        {group: sum(each.cpu_s.get(group, 0.0) for each in costs) for group in groups},
+        _total([each.statements for each in costs]),
+        _total([each.other_statements for each in costs]),
+        None if (transactions := _total([each.transactions for each in costs])) is None else int(transactions),
+        None if (wal_bytes := _total([each.wal_bytes for each in costs])) is None else int(wal_bytes),
+        {table: sum(each.rows_read.get(table, 0) for each in costs) for table in tables},
+    )
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
 def _difference(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else after - before
 

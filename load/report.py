@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from load.measure import GENERATOR, PROGRAMS, Cost, circumstances, latencies_ms
+from load.memory import Memory
 
 #: Not of a scenario's own; in this order at the end of the table.
 _APART = (*PROGRAMS, GENERATOR)
@@ -26,7 +27,10 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """operation: what is counted, such as "event".  latencies_s: one for each that succeeded."""
+    """operation: what is counted, such as "event".  latencies_s: one for each that succeeded.
+
+    case: what tells it from the scenario's other results.  memory: by process.
+    """
 
     scenario: str
     operation: str
@@ -36,6 +40,12 @@ class Result:
     cost: Cost
     growth: Growth | None = None
     facts: Mapping[str, str | int] = field(default_factory=circumstances)
+    case: str = ""
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+
+    @property
+    def operations(self) -> str:
+        return f"{self.operation[:-1]}ies" if self.operation.endswith("y") else f"{self.operation}s"
 
     @property
     def count(self) -> int:
@@ -54,11 +64,12 @@ class Result:
         cost = self.cost
         return {
             "scenario": self.scenario,
+            "case": self.case,
             "facts": self.facts,
             "parameters": self.parameters,
             "seconds": round(cost.seconds, 2),
-            f"{self.operation}s": self.count,
-            f"{self.operation}s_per_s": round(self.count / cost.seconds, 1),
+            self.operations: self.count,
+            f"{self.operations}_per_s": round(self.count / cost.seconds, 1),
             "errors": self.errors,
             "latency_ms": latencies_ms(self.latencies_s),
             f"cpu_ms_per_{self.operation}": {group: round(ms, 3) for group, ms in self.cpu_ms().items()},
@@ -80,16 +91,21 @@ class Result:
                     index or table: round(size / count) for (table, index), size in self.growth.by_relation.items()
                 },
             },
+            "memory_mib": {
+                name: {"before": round(used.before, 1), "peak": round(used.peak, 1), "budget": used.budget}
+                for name, used in self.memory.items()
+            },
         }
 
     def as_text(self) -> str:
         latency = latencies_ms(self.latencies_s)
         seconds = self.cost.seconds
         lines = [
-            f"{self.scenario}: " + "  ".join(f"{name} {value}" for name, value in self.parameters.items()),
+            f"{self.scenario}{f', {self.case}' if self.case else ''}: "
+            + "  ".join(f"{name} {value}" for name, value in self.parameters.items()),
             "  ".join(f"{name} {value}" for name, value in self.facts.items()),
             "",
-            f"{self.count} {self.operation}s in {seconds:.1f} s: {self.count / seconds:.1f} {self.operation}s/s",
+            f"{self.count} {self.operations} in {seconds:.1f} s: {self.count / seconds:.1f} {self.operations}/s",
             "latency in ms: " + "  ".join(f"{name} {value}" for name, value in latency.items()),
             f"errors: {', '.join(f'{count} x {what}' for what, count in self.errors.items()) or 'none'}",
             "",
@@ -99,8 +115,16 @@ class Result:
             # `server` sums up the lines above it.
             mark = "= " if group == "server" else "  "
             lines.append(f"{mark}{group:18} {ms:8.3f}   {ms * self.count / 10 / seconds:6.1f} %")
-        lines += ["", *self._database_lines()]
+        lines += ["", *self._database_lines(), *self._memory_lines()]
         return "\n".join(lines)
+
+    def _memory_lines(self) -> list[str]:
+        """The peaks of the processes that have a budget."""
+        return [
+            f"{name}: at most {used.peak:.0f} MiB, {used.before:.0f} before; {100 * used.share:.0f} % of its budget"
+            for name, used in self.memory.items()
+            if used.share is not None
+        ]
 
     def _database_lines(self) -> list[str]:
         amounts = (
@@ -142,27 +166,30 @@ _FIGURES: Mapping[str, Callable[[Result], float]] = {
     "persister CPU ms": lambda result: result.cpu_ms().get("event_persister", 0.0),
     "Postgres CPU ms": lambda result: result.cpu_ms().get("postgres", 0.0),
     "statements": lambda result: (result.cost.statements or 0.0) / max(1, result.count),
+    "p50 ms": lambda result: latencies_ms(result.latencies_s)["p50"],
+    "peak MiB": lambda result: max((used.peak for used in result.memory.values() if used.share), default=0.0),
     "WAL bytes": lambda result: (result.cost.wal_bytes or 0) / max(1, result.count),
     "growth bytes": lambda result: (result.growth.total if result.growth else 0) / max(1, result.count),
 }
 
 
 def comparison(commit: str, others: Sequence[Sequence[Result]], ours: Sequence[Sequence[Result]]) -> str:
-    """Return a table: for each number of senders the least figure of each side, and in brackets the greatest.
+    """Return a table: for each case the least figure of each side, and in brackets the greatest.
 
-    others, ours: runs of one side, each with a result for each number of senders.
+    others, ours: runs of one side, each with a result for each case.
     """
     facts = ours[0][0].facts
+    width = max(7, *(len(result.case) for result in ours[0]))
     lines = [
-        f"{commit} beside {facts['commit']}; per event; the least of {len(ours)} runs (the greatest)",
+        f"{commit} beside {facts['commit']}; per {ours[0][0].operation}; the least of {len(ours)} runs (the greatest)",
         "  ".join(f"{name} {value}" for name, value in facts.items()),
         "",
-        f"{'senders':>7} {'figure':18} {commit[:12]:>22} {'this':>22}   change",
+        f"{'case':>{width}} {'figure':18} {commit[:12]:>22} {'this':>22}   change",
     ]
     for index, result in enumerate(ours[0]):
         for name, figure in _FIGURES.items():
             before, after = ([figure(run[index]) for run in runs] for runs in (others, ours))
             change = f"{100 * (min(after) / min(before) - 1):+6.1f} %" if min(before) else ""
             spans = [f"{min(values):.3f} ({max(values):.3f})" for values in (before, after)]
-            lines.append(f"{result.parameters['senders']:>7} {name:18} {spans[0]:>22} {spans[1]:>22} {change}")
+            lines.append(f"{result.case:>{width}} {name:18} {spans[0]:>22} {spans[1]:>22} {change}")
     return "\n".join(lines)

@@ -31,6 +31,7 @@ from load.clients import Connection, User, register
 from load.fleet import Target, own_fleet
 from load.made_room import ADMIN, MODERATORS, MadeRoom, branches, membership_changes
 from load.measure import PROGRAMS, Process, Sample, circumstances, cost, listed_processes, scrape, take_sample
+from load.memory import begin_peaks, peak_mib
 from load.room_replay import replayed_state
 from load.sizes import bytes_of, get_sizes
 from shared.config.load import load_config
@@ -134,7 +135,7 @@ class Scenario:
         made = list(events)
         size = self._parameters.batch if name == "changes" else self._parameters.fork_batch
         phase = Phase(name, len(made))
-        _reset_peak_memory(self._owner.pid)
+        begin_peaks([self._owner])
         metrics_before, idle_before = scrape(self._owner), self._idle_metrics()
         before = await take_sample(self._processes, self._status["database"], last=False)
         seconds: list[float] = []
@@ -246,7 +247,7 @@ def _cost_figures(before: Sample, after: Sample, owner: Process, events: int) ->
         "postgres_cpu_ms_per_event": round(1000 * postgres_s / events, 3),
         "statements_per_event": round((spent.statements or 0) / events, 3),
         "wal_bytes_per_event": round((spent.wal_bytes or 0) / events),
-        "peak_memory_mib": _peak_memory_mib(owner.pid),
+        "peak_memory_mib": int(peak_mib(owner.pid)),
     }
 
 
@@ -293,20 +294,6 @@ def _longest(buckets: Sequence[tuple[float, float]]) -> float | str:
         return 0.0
     bound = next(bound for bound, count in buckets if count == buckets[-1][1])
     return bound if bound != float("inf") else f"over {buckets[-2][0]}"
-
-
-def _reset_peak_memory(pid: int) -> None:
-    """proc(5), clear_refs: 5 sets the peak to what is resident now. Where that is not allowed, it counts from start."""
-    try:
-        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
-    except OSError as error:
-        print(f"the peak of memory counts from the start: {error}", file=sys.stderr)
-
-
-def _peak_memory_mib(pid: int) -> int:
-    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    found = re.search(r"VmHWM:\s+(\d+) kB", text)
-    return int(found[1]) // 1024 if found else 0
 
 
 async def run(target: Target, parameters: Parameters) -> dict[str, Any]:

@@ -82,7 +82,8 @@ async def run(target: Target, parameters: Parameters) -> Result:
     for user in (*senders, *listeners):
         user.connection.close()
     spent = cost(before, after)
-    return Result("send", "event", asdict(parameters), tally.latencies_s, tally.errors, spent, grown)
+    case = f"{parameters.senders} senders"
+    return Result("send", "event", asdict(parameters), tally.latencies_s, tally.errors, spent, grown, case=case)
 
 
 async def _sizes(dsn: str | None) -> tuple[Sizes, int]:

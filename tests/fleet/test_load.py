@@ -98,7 +98,7 @@ def test_replayed_state_resolves_the_branches() -> None:
 def test_a_comparison_shows_the_least_of_each_side() -> None:
     def result(server_s: float) -> Result:
         spent = Cost(1.0, {"event_persister": server_s, "postgres": 0.1}, 50.0, 0.0, 10, 1000, {})
-        return Result("send", "event", {"senders": 8}, [0.01] * 100, {}, spent, Growth({("events", ""): 200}, 1.0))
+        return Result("send", "event", {"senders": 8}, [0.01] * 100, {}, spent, Growth({("events", ""): 200}, 1.0), case="8")
 
     text = comparison("abc", [[result(0.4)], [result(0.2)]], [[result(0.1)], [result(0.3)]])
     [line] = [line for line in text.splitlines() if "server CPU ms" in line]

@@ -1,0 +1,136 @@
+"""Scenario `fanout`: one room, members who all long-poll /sync, and messages one after another.
+
+    python -m load.fanout                      200 members
+    python -m load.fanout --members 50,200 --compare COMMIT
+
+A delivery is one message in one member's answer. The next message is sent when everybody has the one before; what it
+costs to send it is among the figures, shared by all.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from urllib.parse import quote
+
+import orjson
+
+from load.clients import User
+from load.fleet import Target
+from load.report import Result
+from load.scenario import Bench, Tally, at_once, join, main, message, new_people, new_room, results, send_path
+
+_SYNC_TIMEOUT_MS = 30_000
+_DELIVERY_LIMIT_S = 30.0
+#: What most clients send.
+_FILTER = quote('{"room":{"state":{"lazy_load_members":true}}}')
+
+
+class Audience:
+    """Members who long-poll, and who of them has seen which event."""
+
+    def __init__(self, members: list[User], errors: Counter[str]) -> None:
+        self.latencies_s: list[float] = []
+        self._members = members
+        self.errors = errors
+        self._missing = 0
+        self._all = asyncio.Event()
+        self._event_id = b""
+        self._sent_s = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def take_seats(self) -> None:
+        """Let everyone have the room, and wait for news of it."""
+        tokens = await at_once(self._first_sync(user) for user in self._members)
+        self._tasks = [asyncio.create_task(self._listen(u, t)) for u, t in zip(self._members, tokens, strict=True)]
+
+    def leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for user in self._members:
+            user.connection.close()
+
+    async def hear(self, sender: User, path: str, content: bytes) -> None:
+        """Send one message; return when all have it."""
+        self._missing = len(self._members)
+        self._all.clear()
+        self._sent_s = time.perf_counter()
+        status, answer = await sender.connection.raw_request("PUT", path, content)
+        if status != 200:
+            self.errors[f"send: status {status}"] += 1
+            return
+        self._event_id = orjson.loads(answer)["event_id"].encode()
+        try:
+            async with asyncio.timeout(_DELIVERY_LIMIT_S):
+                await self._all.wait()
+        except TimeoutError:
+            self.errors["not delivered"] += self._missing
+
+    @staticmethod
+    async def _first_sync(user: User) -> str:
+        return str((await user.request("GET", f"/_matrix/client/v3/sync?filter={_FILTER}"))["next_batch"])
+
+    async def _listen(self, user: User, token: str) -> None:
+        start = b'{"next_batch":"'
+        while True:
+            path = f"/_matrix/client/v3/sync?filter={_FILTER}&timeout={_SYNC_TIMEOUT_MS}&since={quote(token)}"
+            status, answer = await user.connection.raw_request("GET", path, b"")
+            if status != 200:
+                self.errors[f"sync: status {status}"] += 1
+                await asyncio.sleep(0.2)
+                continue
+            # The generator must stay cheap: nothing is decoded where the answer looks as it always does.
+            if answer.startswith(start):
+                token = answer[len(start) : answer.index(b'"', len(start))].decode()
+            else:
+                token = orjson.loads(answer)["next_batch"]
+            count = answer.count(b'"m.room.message"')
+            if count:
+                self.latencies_s.append(time.perf_counter() - self._sent_s)
+                self._missing -= count
+                if self._missing <= 0:
+                    self._all.set()
+
+
+async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
+    """One case for each number of members."""
+    bench = Bench(target, "fanout", "delivery")
+    cases = []
+    for count in arguments.members:
+        [sender, *members] = await new_people(target, "fan", count + 1)
+        room_id = await new_room(sender)
+        await at_once((join(user, room_id) for user in members), 4)
+        audience = Audience(members, Counter())
+        await audience.take_seats()
+        await asyncio.sleep(1.0)
+        for number in range(arguments.warm_up):
+            await audience.hear(sender, send_path(room_id, f"warm{number}"), message())
+        async with bench.case(f"{count} members", {"members": count, "messages": arguments.messages}) as tally:
+            audience.latencies_s = tally.latencies_s
+            for number in range(arguments.messages):
+                await audience.hear(sender, send_path(room_id, f"m{number}"), message())
+        tally.errors.update(audience.errors)
+        audience.leave()
+        sender.connection.close()
+        cases.append(tally)
+        print(f"{count} members: {_missed(tally, count * arguments.messages)}", file=sys.stderr, flush=True)
+    return results(*cases)
+
+
+def _missed(tally: Tally, wanted: int) -> str:
+    return f"{len(tally.latencies_s)} of {wanted} deliveries"
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--members", type=_counts, default=[200], help="members who sync, one case for each (200)")
+    parser.add_argument("--messages", type=int, default=60, help="measured messages (60)")
+    parser.add_argument("--warm-up", type=int, default=10, help="messages before (10)")
+
+
+def _counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main(__doc__ or "", run, _arguments))

@@ -1,0 +1,35 @@
+"""A worker that begins anew, so that what it answers next comes from nowhere but the database."""
+
+import asyncio
+import os
+import signal
+import time
+
+from load.fleet import Target
+
+_LIMIT_S = 60.0
+_REST_S = 1.5  # what a process does at its start goes on for a moment after it is ready
+
+
+async def restart(target: Target, worker_type: str) -> None:
+    """End the fleet's workers of a type; return when their supervisor has put ready ones in their place.
+
+    Raises TimeoutError.
+    """
+    old = _pids(target, worker_type)
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    end_s = time.monotonic() + _LIMIT_S
+    while True:
+        await asyncio.sleep(0.3)
+        new = await asyncio.to_thread(_pids, target, worker_type)
+        if len(new) == len(old) and not new & old:
+            await asyncio.sleep(_REST_S)
+            return
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"{worker_type} did not come back")
+
+
+def _pids(target: Target, worker_type: str) -> set[int]:
+    listed = target.status()["processes"]
+    return {each["pid"] for each in listed if each["type"] == worker_type and each.get("ready")}

@@ -1,0 +1,185 @@
+"""What scenarios with several cases share: people and rooms, one measured case, the command line, a commit beside.
+
+A scenario is a function `run(target, arguments)` that returns one `Result` for each case; `main` does the rest.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import uvloop
+
+from load.clients import User, register
+from load.fleet import HERE, Target, checked_out, own_fleet
+from load.measure import cost, listed_processes, sum_of, take_sample
+from load.memory import Budget, begin_peaks, end_peaks, resident_mib
+from load.report import Result, as_json, comparison
+from shared.config.load import load_config
+
+T = TypeVar("T")
+
+Run: TypeAlias = Callable[[Target, argparse.Namespace], Coroutine[Any, Any, list[Result]]]
+
+_SETUP_AT_ONCE = 16
+_CREATE = {"preset": "public_chat"}
+
+
+async def at_once(work: Iterable[Awaitable[T]], limit: int = _SETUP_AT_ONCE) -> list[T]:
+    """Await all, so many at a time; return their results in order."""
+    semaphore = asyncio.Semaphore(limit)
+
+    async def one(each: Awaitable[T]) -> T:
+        async with semaphore:
+            return await each
+
+    return await asyncio.gather(*map(one, work))
+
+
+async def new_people(target: Target, kind: str, count: int) -> list[User]:
+    """Register so many users."""
+    run_name = f"{time.time_ns():x}"
+    return await at_once(register(*target.address, f"{kind}-{run_name}-{number}") for number in range(count))
+
+
+async def new_room(creator: User, options: Mapping[str, Any] = _CREATE) -> str:
+    """Create a room; return its id."""
+    answer = await creator.request("POST", "/_matrix/client/v3/createRoom", dict(options))
+    room_id: str = answer["room_id"]
+    return room_id
+
+
+async def join(user: User, room_id: str) -> None:
+    await user.request("POST", f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/join", {})
+
+
+def send_path(room_id: str, txn_id: str) -> str:
+    return f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/send/m.room.message/{txn_id}"
+
+
+def message(size: int = 100) -> bytes:
+    """Return the content of a message, encoded once: the generator must stay cheap."""
+    return b'{"msgtype":"m.text","body":"%b"}' % (b"x" * size)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a measured case notes: a latency for each operation that succeeded, errors by their name."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    result: Result | None = None
+
+    async def timed(self, work: Awaitable[tuple[int, bytes]]) -> bytes:
+        """Note one request's latency; return its answer. Anything but 200 is an error."""
+        started_s = time.perf_counter()
+        status, answer = await work
+        if status == 200:
+            self.latencies_s.append(time.perf_counter() - started_s)
+        else:
+            self.errors[f"status {status}"] += 1
+        return answer
+
+
+class Bench:
+    """Measures cases on one fleet. Made while the fleet is new: what its processes take then is their least."""
+
+    def __init__(self, target: Target, scenario: str, operation: str) -> None:
+        self._scenario, self._operation = scenario, operation
+        self.look(target)
+        self._budget = None
+        if target.config is not None:
+            caches = load_config(target.config).caches
+            # Of users there are two caches: of their tokens, and of what /sync knows of them.
+            allowed = caches.rooms_bytes + 2 * caches.users_bytes + caches.answers_bytes
+            empty = {each.name: resident_mib(each.pid) for each in self.processes}
+            self._budget = Budget(empty, allowed)
+
+    def look(self, target: Target) -> None:
+        """Find the processes again, some of which have begun anew."""
+        status = target.status()
+        self.database: str | None = status["database"]
+        self.processes = listed_processes(status)
+
+    @asynccontextmanager
+    async def case(self, name: str, parameters: Mapping[str, Any], operation: str = "") -> AsyncIterator[Tally]:
+        """Measure what happens inside; the tally has the result afterwards. operation: if not the scenario's own."""
+        tally = Tally()
+        before_mib = begin_peaks(self.processes)
+        before = await take_sample(self.processes, self.database, last=False)
+        yield tally
+        after = await take_sample(self.processes, self.database, last=True)
+        memory = end_peaks(self.processes, before_mib, self._budget)
+        tally.result = Result(
+            self._scenario, operation or self._operation, parameters, tally.latencies_s, tally.errors,
+            cost(before, after), case=name, memory=memory,
+        )  # fmt: skip
+
+
+def results(*tallies: Tally) -> list[Result]:
+    return [tally.result for tally in tallies if tally.result is not None]
+
+
+def merged(runs: Sequence[Result]) -> Result:
+    """Return one result for several runs of the same case."""
+    memory = {name: used for run in sorted(runs, key=_peak) for name, used in run.memory.items()}
+    return replace(
+        runs[0], latencies_s=[each for run in runs for each in run.latencies_s],
+        errors=sum((Counter(run.errors) for run in runs), Counter()), cost=sum_of([run.cost for run in runs]),
+        memory=memory,
+    )  # fmt: skip
+
+
+def _peak(result: Result) -> float:
+    return max((used.peak for used in result.memory.values() if used.share), default=0.0)
+
+
+def _compare(run: Run, commit: str, arguments: argparse.Namespace) -> tuple[list[list[Result]], list[list[Result]]]:
+    others: list[list[Result]] = []
+    ours: list[list[Result]] = []
+    with checked_out(commit) as code:
+        for number in range(arguments.repeat):
+            for found, directory in ((others, code), (ours, HERE)):
+                print(f"round {number + 1} of {arguments.repeat}: {directory}", file=sys.stderr, flush=True)
+                with own_fleet(directory) as target:
+                    found.append(uvloop.run(run(target, arguments)))
+    return others, ours
+
+
+def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentParser], None]) -> int:
+    """The command line of a scenario: on a fleet of its own, on one that runs, or beside another commit."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", help="a running fleet with open registration and no rate limits; default: start one")
+    parser.add_argument("--config", type=Path, help="its configuration, for `skep status` (CPU needs it)")
+    parser.add_argument("--compare", metavar="COMMIT", help="measure that commit too, on fleets of their own")
+    parser.add_argument("--repeat", type=int, default=3, help="with --compare: how often (3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON there too (-: print them)")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.url and arguments.compare:
+        parser.error("--compare starts fleets of its own: no --url")
+    if arguments.compare:
+        others, ours = _compare(run, arguments.compare, arguments)
+        shown, found = comparison(arguments.compare, others, ours), [r for runs in (*others, *ours) for r in runs]
+    else:
+        found = _run_here(run, arguments)
+        shown = "\n\n".join(result.as_text() for result in found)
+    encoded = as_json(found)
+    print(encoded.decode() if arguments.json == Path("-") else shown)
+    if arguments.json and arguments.json != Path("-"):
+        arguments.json.write_bytes(encoded)
+    return 1 if any(result.errors for result in found) else 0
+
+
+def _run_here(run: Run, arguments: argparse.Namespace) -> list[Result]:
+    if arguments.url:
+        return uvloop.run(run(Target(arguments.url, arguments.config), arguments))
+    with own_fleet() as target:
+        return uvloop.run(run(target, arguments))

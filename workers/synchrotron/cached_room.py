@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.core.room_versions import RoomVersion, get_room_version
+from shared.core.unread import CountedRows
 from shared.core.wire.client_event import join_client_event
 from shared.storage.read_memberships import SummaryRecord
 from shared.storage.read_receipts import ReceiptRecord
@@ -96,6 +97,8 @@ class CachedRoom:
         self.state: dict[StateKey, Held] = {}
         self.members_complete = False
         self.visibility: list[tuple[int, str]] = []
+        #: What the events counted that came as rows.
+        self.counted = CountedRows(last_ordinal)
         self.summary: SummaryRecord | None = None
         #: By (user, kind, thread); those changed last at the end. None: nobody has asked yet.
         self.receipts: dict[tuple[str, str, str], ReceiptRecord] | None = None
@@ -186,6 +189,7 @@ class CachedRoom:
         if row.ordinal != self.last_ordinal + 1:
             raise OutOfStep
         self.last_ordinal = row.ordinal
+        self.size_bytes += self.counted.add(row, accepted=accepted)
         if not accepted:
             return None
         event = event_from_stream(self.version, row)
@@ -269,7 +273,7 @@ class CachedRoom:
         gone = self.events[: -self._max_events]
         self.events = self.events[-self._max_events :]
         self.first_ordinal = gone[-1].ordinal + 1
-        self.size_bytes -= sum(event.size_bytes for event in gone)
+        self.size_bytes -= sum(event.size_bytes for event in gone) + self.counted.trim(self.first_ordinal)
         self._forget_changes(self.first_ordinal)
 
     def _forget_changes(self, before: int) -> None:

@@ -40,6 +40,7 @@ from workers.synchrotron.sync_answer import SyncAnswers
 from workers.synchrotron.sync_request import Filters
 from workers.synchrotron.tokens import Tokens
 from workers.synchrotron.typing_rooms import TypingRooms
+from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.user_rooms import UserRooms
 
 
@@ -74,10 +75,11 @@ def compose(foundation: Foundation) -> Worker:
 
     tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)
-    sections = RoomSections(rooms, typing, config.limits.max_timeline_events)
+    unread = UnreadCounts(users, reads)
+    sections = RoomSections(rooms, typing, unread, config.limits.max_timeline_events)
     devices = DeviceSections(users, device_lists, reads)
     presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
-    answers = SyncAnswers(tokens, users, rooms, sections, devices, presence, reads, clock)
+    answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
     sync = SyncHandler(
         users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics,
         foundation.authenticator.hold, reports,

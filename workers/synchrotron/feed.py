@@ -45,7 +45,7 @@ class Feed:
         concerned: set[str] = set()
         for row in rows:
             self._rooms.apply_receipt(row)
-            concerned.update(self._users.apply_room_news(row.room_id))
+            concerned.update(self._users.apply_receipt(row))
         self._notifier.wake(concerned)
 
     def apply_account_data(self, rows: Sequence[AccountDataRow]) -> None:

@@ -12,6 +12,7 @@ import orjson
 from shared.core.filters import EventFilter, Filter
 from shared.core.heroes import heroes_for
 from shared.core.sync_tokens.stream_token import StreamToken
+from shared.core.unread import RoomCounts
 from shared.storage.read_memberships import RoomMembership
 from shared.storage.read_receipts import ReceiptRecord
 from workers.synchrotron.aggregations import Bundles, RememberedRelatives, bundle
@@ -30,12 +31,14 @@ from workers.synchrotron.room_section import (
 from workers.synchrotron.shown_event import Reader, matches, shown_event
 from workers.synchrotron.sync_user import SyncUser
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
-from workers.synchrotron.typing_rooms import TypingRooms
+from workers.synchrotron.typing_rooms import RoomTyping, TypingRooms
+from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.viewpoint import Viewpoint
 
 _DEFAULT_LIMIT = 20
 _PAGE = 100
 _MAX_PAGES = 5  # looked through for events that pass a filter; then the client pages on itself
+_NO_PDUS: Mapping[int, Mapping[str, Any]] = {}
 _IN_SUMMARY = frozenset({MEMBER, "m.room.name", "m.room.canonical_alias"})
 
 
@@ -77,9 +80,12 @@ class _Draft:
 
 
 class RoomSections:
-    def __init__(self, rooms: RoomCache, typing: TypingRooms, max_timeline_events: int) -> None:
+    def __init__(
+        self, rooms: RoomCache, typing: TypingRooms, unread: UnreadCounts, max_timeline_events: int
+    ) -> None:  # fmt: skip
         self._rooms = rooms
         self._typing = typing
+        self._unread = unread
         self._max_timeline_events = max_timeline_events
 
     def has_typing(self, room_id: str) -> bool:
@@ -98,25 +104,29 @@ class RoomSections:
         if room is None:
             return None
         end = await self._rooms.ordinal_at(room, span.now.vector("events"))
-        base = await self._base(room, user, membership, span)
+        base = await self.base(room, user, membership, span)
         draft = await self._draft(
             room, user, membership, base, end, filter, sent,
             whole=base is None or span.full_state, state_after=state_after,
         )  # fmt: skip
         new_here = base is None
-        ephemeral = await self._ephemeral(room, user, span, filter, everything=new_here)
+        receipts = await self.fresh_receipts(room, user.user_id, span, everything=new_here)
+        ephemeral = self._ephemeral(room, user, span, filter, receipts, everything=new_here)
         account_data = self._account_data(room, user, span, filter, everything=new_here)
+        counts = await self._unread.of(user, room, end)
         if not (
             new_here or span.full_state or draft.timeline.shown or draft.timeline.limited or draft.state
             or draft.summary or ephemeral or account_data
+            # What is unread may have changed by what the client's filter hides.
+            or any(receipt.user_id == user.user_id for receipt in receipts)
+            or self._unread.news(user, room, base or 0, end)
         ):  # fmt: skip
             return None
         section = await self._events_part(draft, user, filter, reader, state_after=state_after)
         section["summary"] = draft.summary
         section["ephemeral"] = {"events": ephemeral}
         section["account_data"] = {"events": account_data}
-        # Push rules are not evaluated yet, so nothing notifies: both counts are true.
-        section["unread_notifications"] = {"highlight_count": 0, "notification_count": 0}
+        section.update(unread_parts(counts, filter.room.timeline))
         return section
 
     async def left(
@@ -139,7 +149,7 @@ class RoomSections:
         section["account_data"] = {"events": self._account_data(room, user, span, filter, everything=base is None)}
         return section
 
-    async def _base(self, room: CachedRoom, user: SyncUser, membership: RoomMembership, span: Span) -> int | None:
+    async def base(self, room: CachedRoom, user: SyncUser, membership: RoomMembership, span: Span) -> int | None:
         """Return the ordinal up to which the client knows the room; None when the room is new to it."""
         if span.since is None:
             return None
@@ -157,6 +167,26 @@ class RoomSections:
         above = base or 0
         wanted = filter.room.timeline
         limit = min(_DEFAULT_LIMIT if wanted.limit is None else wanted.limit, self._max_timeline_events)
+        view, timeline = await self.timeline(room, user, membership, above=above, end=end, limit=limit, wanted=wanted)
+        changes = await self._rooms.last_changes(room, timeline.start - 1, end)
+        if not state_after:
+            timeline = give_way_to_changes(timeline, changes)
+        draft = _Draft(room, view, timeline, changes, {}, end, whole)
+        await self._rooms.add_previous(room, timeline.shown)
+        if membership.membership == "join":
+            await self._add_summary(draft, user.user_id, above)
+        if draft.view.state_is_open:
+            wanted = filter.room.state
+            await self._add_state(draft, user.user_id, above, wanted, sent, state_after=state_after)
+        else:
+            await self._add_end(draft, user.user_id, state_after=state_after)
+        return draft
+
+    async def timeline(
+        self, room: CachedRoom, user: SyncUser, membership: RoomMembership, *, above: int, end: int, limit: int,
+        wanted: EventFilter,
+    ) -> tuple[Viewpoint, Timeline]:  # fmt: skip
+        """Return what the user sees of the room's events above one ordinal and up to another, the latest `limit`."""
         ignored = user.ignored_users
         events = room.events_between(above, end)
         complete = room.has_from(above + 1)
@@ -175,19 +205,7 @@ class RoomSections:
             older = await self._rooms.events_before(room, lowest, _PAGE)
             complete = len(older) < _PAGE or older[0].ordinal <= above + 1
             events = [event for event in older if event.ordinal > above] + events
-        changes = await self._rooms.last_changes(room, timeline.start - 1, end)
-        if not state_after:
-            timeline = give_way_to_changes(timeline, changes)
-        draft = _Draft(room, view, timeline, changes, {}, end, whole)
-        await self._rooms.add_previous(room, timeline.shown)
-        if membership.membership == "join":
-            await self._add_summary(draft, user.user_id, above)
-        if draft.view.state_is_open:
-            wanted = filter.room.state
-            await self._add_state(draft, user.user_id, above, wanted, sent, state_after=state_after)
-        else:
-            await self._add_end(draft, user.user_id, state_after=state_after)
-        return draft
+        return view, timeline
 
     async def _view(self, room: CachedRoom, user_id: str, membership: RoomMembership, lowest: int) -> Viewpoint:
         joined = membership.membership == "join"
@@ -263,12 +281,6 @@ class RoomSections:
         self, draft: _Draft, user: SyncUser, filter: Filter, reader: Reader, *, state_after: str | None
     ) -> dict[str, Any]:
         view, timeline, state = draft.view, draft.timeline, draft.state.values()
-        bundles: Bundles = {}
-        if timeline.shown and (timeline.limited or draft.whole):
-            # Otherwise the client has, or gets right now, all that relates to what it is told.
-            start = timeline.shown[0].ordinal
-            relatives = RememberedRelatives(self._rooms, draft.room, view, user.ignored_users, draft.end, start)
-            bundles = await bundle(timeline.shown, relatives, reader)
         pdus: Mapping[int, Mapping[str, Any]] = {}
         if filter.federation_format:  # the slow way: memory holds the clients' form only
             pdus = await self._rooms.pdus(draft.room, (*timeline.shown, *state))
@@ -279,20 +291,35 @@ class RoomSections:
                 ]
             },
             "timeline": {
-                "events": [
-                    shown_event(
-                        event, reader, view, pdu=pdus.get(event.event_nid), relations=bundles.get(event.event_nid)
-                    )
-                    for event in timeline.shown
-                ],
+                "events": await self.shown_timeline(
+                    draft.room, view, timeline, draft.end, user, reader, whole=draft.whole, pdus=pdus
+                ),
                 "limited": timeline.limited,
                 "prev_batch": format_place(timeline.start),
             },
         }
 
-    async def _ephemeral(
-        self, room: CachedRoom, user: SyncUser, span: Span, filter: Filter, *, everything: bool
-    ) -> list[Any]:
+    async def shown_timeline(
+        self, room: CachedRoom, view: Viewpoint, timeline: Timeline, end: int, user: SyncUser, reader: Reader, *,
+        whole: bool, pdus: Mapping[int, Mapping[str, Any]] = _NO_PDUS,
+    ) -> list[orjson.Fragment]:  # fmt: skip
+        """Return the timeline's events as this reader gets them. whole: he knows nothing of the room before them."""
+        bundles: Bundles = {}
+        if timeline.shown and (timeline.limited or whole):
+            # Otherwise the client has, or gets right now, all that relates to what it is told.
+            relatives = RememberedRelatives(
+                self._rooms, room, view, user.ignored_users, end, timeline.shown[0].ordinal
+            )  # fmt: skip
+            bundles = await bundle(timeline.shown, relatives, reader)
+        return [
+            shown_event(event, reader, view, pdu=pdus.get(event.event_nid), relations=bundles.get(event.event_nid))
+            for event in timeline.shown
+        ]
+
+    def _ephemeral(
+        self, room: CachedRoom, user: SyncUser, span: Span, filter: Filter, receipts: Sequence[ReceiptRecord], *,
+        everything: bool,
+    ) -> list[Any]:  # fmt: skip
         wanted = filter.room.ephemeral
         events: list[Any] = []
         if not wanted.match_room(room.room_id):
@@ -306,15 +333,15 @@ class RoomSections:
             else:
                 news = True  # the client may have been told anything by another process
             if news:
-                events.append({"type": "m.typing", "content": {"user_ids": list(typing.until_ms)}})
+                events.append(typing_event(typing))
         if wanted.match_type("m.receipt"):
-            fresh = await self._fresh_receipts(room, user.user_id, span, everything=everything)
-            events.extend(_receipt_events(fresh, user.ignored_users))
+            events.extend(receipt_events(receipts, user.ignored_users))
         return events
 
-    async def _fresh_receipts(
+    async def fresh_receipts(
         self, room: CachedRoom, user_id: str, span: Span, *, everything: bool
     ) -> Sequence[ReceiptRecord]:
+        """Return the receipts that belong into the answer; of the private ones the user's own. everything: also old."""
         fresh = []
         now = span.now.vector("receipts")
         for receipt in reversed(list(await self._rooms.receipts(room))):
@@ -354,7 +381,23 @@ def account_data_events(
     return events
 
 
-def _receipt_events(receipts: Sequence[ReceiptRecord], ignored: frozenset[str]) -> list[Any]:
+def unread_parts(counts: RoomCounts, wanted: EventFilter) -> dict[str, Any]:
+    """Return what a room's section says of unread events. Threads are told apart for who asks for that.
+
+    Spec: client-server API, "Receiving notifications"; the key that the filter had before v1.4 is answered by its own.
+    """
+    key = wanted.thread_notifications_key
+    if key is None:
+        return {"unread_notifications": counts.all.as_json()}
+    threads = {thread_id: count.as_json() for thread_id, count in counts.threads.items()}
+    return {"unread_notifications": counts.main.as_json(), key: threads}
+
+
+def typing_event(typing: RoomTyping) -> dict[str, Any]:
+    return {"type": "m.typing", "content": {"user_ids": list(typing.until_ms)}}
+
+
+def receipt_events(receipts: Sequence[ReceiptRecord], ignored: frozenset[str]) -> list[Any]:
     """Return one m.receipt per thread: a user's receipts of two threads on one event would hide one another."""
     by_thread: dict[str, dict[str, Any]] = {}
     for receipt in receipts:

@@ -1,7 +1,7 @@
 """One answer of /sync: which rooms have news for this user, and what joins their sections to a whole."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from workers.synchrotron.shown_event import Reader
 from workers.synchrotron.sync_request import SyncRequest
 from workers.synchrotron.sync_user import GLOBAL, SyncUser
 from workers.synchrotron.tokens import Tokens, format_sync_token
+from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.user_rooms import UserRooms
 
 _PUSH_RULES = "m.push_rules"
@@ -54,6 +55,7 @@ class SyncAnswers:
         users: UserRooms,
         rooms: RoomCache,
         sections: RoomSections,
+        unread: UnreadCounts,
         devices: DeviceSections,
         presence: PresenceSections,
         reads: Source,
@@ -63,6 +65,7 @@ class SyncAnswers:
         self._users = users
         self._rooms = rooms
         self._sections = sections
+        self._unread = unread
         self._devices = devices
         self._presence = presence
         self._reads = reads
@@ -120,13 +123,15 @@ class SyncAnswers:
         ]
 
     async def _room_sections(
-        self, user: SyncUser, candidates: Iterable[RoomMembership], span: Span, request: SyncRequest, reader: Reader,
+        self, user: SyncUser, candidates: Sequence[RoomMembership], span: Span, request: SyncRequest, reader: Reader,
         sent: SentMembers | None,
     ) -> dict[str, dict[str, Any]]:  # fmt: skip
         filter = request.filter
         sections: dict[str, dict[str, Any]] = {"join": {}, "invite": {}, "knock": {}, "leave": {}}
         ignored = user.ignored_users
         left: list[RoomMembership] = []
+        joined = [one for one in candidates if one.membership == "join" and filter.room.match_room(one.room_id)]
+        await self._unread.prepare(user, joined, span.now.vector("events"))
         for number, one in enumerate(candidates, start=1):
             if number % _ROOMS_AT_A_TIME == 0:
                 await asyncio.sleep(0)  # rooms in memory ask nobody: let others have a turn

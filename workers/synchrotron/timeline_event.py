@@ -3,7 +3,7 @@
 Architecture page, section 6: what is the same for everyone is bytes; `unsigned` is put together per answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from shared.core.events.redaction import redact_pdu
 from shared.core.events.relation import Relation, relation_of
 from shared.core.places import Place
 from shared.core.room_versions import RoomVersion
+from shared.core.unread.rows import Redacted
 from shared.core.wire.client_event import client_body, redacted_fields
 from shared.storage.read_timeline import TimelineRow
 
@@ -47,6 +48,18 @@ class EventInStream(Protocol):
     def gap(self) -> bool: ...
     @property
     def json(self) -> bytes: ...
+    @property
+    def sender(self) -> str: ...
+    @property
+    def thread_id(self) -> str: ...
+    @property
+    def push(self) -> Sequence[tuple[int, int, int]]: ...
+    @property
+    def push_users(self) -> Sequence[tuple[str, int, int]]: ...
+    @property
+    def push_groups(self) -> Sequence[tuple[str, int]]: ...
+    @property
+    def push_redacted(self) -> Sequence[Redacted]: ...
 
 
 @dataclass(frozen=True, slots=True)

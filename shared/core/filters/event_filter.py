@@ -6,6 +6,10 @@ from typing import Any
 
 from shared.core.filters.wildcard import TypePatterns
 
+#: A key of filters and of the answer alike. The second is its name before v1.4 (MSC3773).
+THREAD_NOTIFICATIONS = "unread_thread_notifications"
+OLD_THREAD_NOTIFICATIONS = "org.matrix.msc3773.unread_thread_notifications"
+
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
@@ -26,6 +30,14 @@ class EventFilter:
     lazy_load_members: bool = False
     include_redundant_members: bool = False
     unread_thread_notifications: bool = False
+    old_thread_notifications: bool = False
+
+    @property
+    def thread_notifications_key(self) -> str | None:
+        """Return the key under which the client expects what is unread in threads; None: it does not ask for that."""
+        if self.unread_thread_notifications:
+            return THREAD_NOTIFICATIONS
+        return OLD_THREAD_NOTIFICATIONS if self.old_thread_notifications else None
 
     @property
     def passes_all(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shared.core.errors import bad_json
-from shared.core.filters.event_filter import EventFilter
+from shared.core.filters.event_filter import OLD_THREAD_NOTIFICATIONS, THREAD_NOTIFICATIONS, EventFilter
 from shared.core.filters.wildcard import type_patterns
 
 #: Entries of one list. Filters live in memory with each sync and are matched against every event.
@@ -132,7 +132,8 @@ def _event_filter(parent: Mapping[str, Any], name: str) -> EventFilter:
         contains_url=_flag(given, "contains_url"),
         lazy_load_members=_flag(given, "lazy_load_members") or False,
         include_redundant_members=_flag(given, "include_redundant_members") or False,
-        unread_thread_notifications=_flag(given, "unread_thread_notifications") or False,
+        unread_thread_notifications=_flag(given, THREAD_NOTIFICATIONS) or False,
+        old_thread_notifications=_flag(given, OLD_THREAD_NOTIFICATIONS) or False,
     )
 
 

@@ -164,7 +164,8 @@ class World:
             SELECT e.room_nid, $3, $4, $5, e.event_id, e.ordinal, 1000, $6, nextval('stream_receipts')
             FROM events e JOIN rooms r USING (room_nid) WHERE r.room_id = $1 AND e.event_id = $2
             ON CONFLICT (room_nid, user_id, kind, thread_id) DO UPDATE
-            SET event_id = excluded.event_id, position = excluded.position, writer = excluded.writer
+            SET event_id = excluded.event_id, ordinal = excluded.ordinal, position = excluded.position,
+                writer = excluded.writer
             RETURNING position, room_nid, ordinal
             """,
             room_id, event_id, user_id, kind, thread_id, self.announcer.lease,

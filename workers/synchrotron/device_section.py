@@ -50,9 +50,10 @@ class DeviceSections:
         unused: list[str] = []
         keys_news = False
         if device_id is not None:
-            messages, inbox = await self._messages(user, device_id, span)
-            counts, unused, keys_news = await self._keys(user, device_id, span)
-        changed, left = await self._people(user, span)
+            since = None if span.since is None else span.since.vector(TO_DEVICE.name)
+            messages, inbox = await self.messages(user, device_id, since, inbox, MAX_MESSAGES)
+            counts, unused, keys_news = await self.keys(user, device_id, span)
+        changed, left = await self.people(user, span)
         parts = {
             "to_device": {"events": messages},
             "device_lists": {"changed": changed, "left": left},
@@ -61,23 +62,27 @@ class DeviceSections:
         }
         return DeviceSection(parts, inbox, not (messages or changed or left or keys_news))
 
-    async def _messages(self, user: SyncUser, device_id: str, span: Span) -> tuple[list[Any], Vector]:
-        """Cut by vectors: the token of a shortened answer stands at the last message given, for every writer."""
-        now = span.now.vector(TO_DEVICE.name)
+    async def messages(
+        self, user: SyncUser, device_id: str, since: Vector | None, now: Vector, limit: int
+    ) -> tuple[list[Any], Vector]:
+        """Return the messages between the vectors and how far they reach; what `since` acknowledges is deleted.
+
+        Cut by vectors: the token of a shortened answer stands at the last message given, for every writer.
+        """
         memory = user.devices.device(device_id)
         if memory.inbox_is_clear:
             return [], now
         seq = self._users.seq
-        since = None if span.since is None else span.since.vector(TO_DEVICE.name)
-        messages, any_left = await read_inbox(self._reads, user.user_id, device_id, since, now, MAX_MESSAGES)
+        messages, any_left = await read_inbox(self._reads, user.user_id, device_id, since, now, limit)
         memory.inbox_clear = None if any_left else seq
         events = [
             {"sender": message.sender, "type": message.type, "content": orjson.Fragment(message.content)}
             for message in messages
         ]
-        return events, now if len(messages) < MAX_MESSAGES else now.capped(messages[-1].position)
+        return events, now if len(messages) < limit else now.capped(messages[-1].position)
 
-    async def _keys(self, user: SyncUser, device_id: str, span: Span) -> tuple[dict[str, int], list[str], bool]:
+    async def keys(self, user: SyncUser, device_id: str, span: Span) -> tuple[dict[str, int], list[str], bool]:
+        """Return the counts of one-time keys, the types of unused fallback keys, and whether that is news."""
         memory = user.devices.device(device_id)
         counts = memory.keys
         if counts is None:
@@ -91,7 +96,7 @@ class DeviceSections:
             news = span.is_new(ONE_TIME_KEYS.name, counts.writer, counts.position)
         return {_ALWAYS_COUNTED: 0, **counts.one_time}, counts.unused_fallback, news
 
-    async def _people(self, user: SyncUser, span: Span) -> tuple[list[str], list[str]]:
+    async def people(self, user: SyncUser, span: Span) -> tuple[list[str], list[str]]:
         """Return whose devices are to be asked for again, and with whom no room is shared any more."""
         if span.since is None:
             return [], []

@@ -332,6 +332,8 @@ class Rooms:
 
     default_version: Annotated[str, Form(r"[1-9]|1[0-2]", 'a room version from "1" to "12"')] = "12"
     """Room version where the client names none."""
+    upgrade_copies_bans: bool = True
+    """Whether whoever is banned from a room is banned from the room that it is upgraded to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +344,26 @@ class Presence:
     """Whether presence is kept and told at all. False: nobody is ever seen online, and it costs nothing."""
     max_events: Positive = 100
     """Most users whose presence one answer of `/sync` tells; those whose presence changed last come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedEvents:
+    """Events that clients schedule for later (MSC4140): calls hang up with them when a client vanishes."""
+
+    max_delay_s: Positive = 86_400
+    """Longest delay."""
+    max_scheduled: Count = 100
+    """How many a user may have scheduled at a time; 0: nobody may schedule any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experimental:
+    """Proposals to the Matrix specification that are not accepted yet. They may change, or go, in any release."""
+
+    msc4306_thread_subscriptions: bool = False
+    """Push rules by which a thread notifies those who subscribed to it, and nobody else but whom it mentions."""
+    msc4028_encrypted_events: bool = False
+    """A push rule that notifies of every encrypted event, in rooms that are not muted, so that clients decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,7 +521,9 @@ class Config:
     media: Media = Media()
     rooms: Rooms = Rooms()
     limits: Limits = Limits()
+    delayed_events: DelayedEvents = DelayedEvents()
     presence: Presence = Presence()
+    experimental: Experimental = Experimental()
     support: Support = Support()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()

@@ -30,7 +30,8 @@ SET_PUSH_RULES = fenced_statement(
     "(SELECT position FROM stored) AS position, (SELECT ignored FROM stored) AS ignored",
 )
 #: What `SET_ACCOUNT_DATA` does for m.ignored_user_list, and what the list says into push_rules, both or neither.
-#: $2 user, $3 JSON, $4 ignored users (escaped). Uses the primary keys of account_data and push_rules.
+#: $2 user, $3 JSON or NULL, $4 ignored users (escaped), $5 as $6 of SET_ACCOUNT_DATA. Uses the primary keys of
+#: account_data and push_rules.
 SET_IGNORED_USERS = fenced_statement(
     "set_ignored_users",
     {
@@ -39,7 +40,7 @@ SET_IGNORED_USERS = fenced_statement(
             SELECT $2, '', 'm.ignored_user_list', $3, $1, nextval('stream_account_data') FROM fence
             ON CONFLICT (user_id, room_id, type) DO UPDATE
                 SET json = excluded.json, writer = excluded.writer, position = excluded.position
-                WHERE excluded.position > t.position
+                WHERE excluded.position > t.position AND ($5::bigint IS NULL OR t.position = $5)
             RETURNING position
         """,
         "ignored": """

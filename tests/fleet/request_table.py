@@ -152,6 +152,15 @@ VALID: dict[str, Valid] = {
     "get_push_rule": Valid(_RULE),
     "get_push_rule_enabled": Valid(_RULE),
     "get_push_rule_actions": Valid(_RULE),
+    "set_push_rule": Valid(
+        {"kind": "content", "ruleId": "honey"},
+        {"before": "honey", "after": "honey"},
+        body={"actions": ["notify", {"set_tweak": "sound", "value": "buzz"}], "pattern": "honey*"},
+        required=("actions", "pattern"),
+    ),
+    "delete_push_rule": Valid({"kind": "content", "ruleId": "honey"}),
+    "set_push_rule_enabled": Valid(_RULE, body={"enabled": False}, required=("enabled",)),
+    "set_push_rule_actions": Valid(_RULE, body={"actions": ["notify"]}, required=("actions",)),
     "send_receipt": Valid(
         {**_ROOM, "receiptType": "m.read", "eventId": "{event}"}, body={"thread_id": "main"}, empty_ok=True
     ),

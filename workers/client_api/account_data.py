@@ -4,11 +4,11 @@ import orjson
 
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
 from shared.core.identifiers import check_room_id, within_bytes
-from shared.core.push_rules import ALL_OFF, NO_CHANGES, full_ruleset
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.storage.account_data import get_account_data
 from shared.storage.pool import Database
 from workers.client_api.account_data_writer import AccountDataWriter
+from workers.client_api.push_rules_writer import PushRulesWriter
 
 PUSH_RULES = "m.push_rules"
 FULLY_READ = "m.fully_read"
@@ -18,15 +18,16 @@ _MANAGED = (FULLY_READ, PUSH_RULES)
 
 
 class AccountData:
-    def __init__(self, database: Database, writer: AccountDataWriter) -> None:
+    def __init__(self, database: Database, writer: AccountDataWriter, push_rules: PushRulesWriter) -> None:
         self._database = database
         self._writer = writer
+        self._push_rules = push_rules
 
     async def get_account_data(self, request: Request) -> Response:
         """GET /user/{userId}/account_data/{type}. Raises M_NOT_FOUND."""
         user_id = own_user_id(request)
         if request.params["type"] == PUSH_RULES:
-            return json_response(full_ruleset(NO_CHANGES, user_id, ALL_OFF))
+            return json_response(await self._push_rules.get_ruleset(user_id))
         return await self._get(user_id, "", request.params["type"])
 
     async def set_account_data(self, request: Request) -> Response:

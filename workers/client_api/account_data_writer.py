@@ -4,13 +4,17 @@ from collections.abc import Callable
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import AccountDataRow
-from replication.streams import ACCOUNT_DATA
+from replication.rows import AccountDataRow, PushRulesRow
+from replication.streams import ACCOUNT_DATA, PUSH_RULES
 from shared.core.errors import Unavailable
+from shared.core.identifiers import is_user_id
 from shared.storage.account_data import SET_ACCOUNT_DATA, get_account_data
 from shared.storage.escape import escape
 from shared.storage.pool import Database, passing_as_unavailable
+from shared.storage.push_rules import SET_IGNORED_USERS, as_column
+from shared.storage.read_account_data import ignored_in
 
+IGNORED_USERS = "m.ignored_user_list"
 _ATTEMPTS = 5
 
 
@@ -31,6 +35,8 @@ class AccountDataWriter:
 
         expected: write only if the entry's position is still this one (0: there is none); False when it is not.
         """
+        if room_id == "" and type_ == IGNORED_USERS:
+            return await self._set_ignored_users(user_id, json, expected)
         with passing_as_unavailable():
             row = await self._writer.write(
                 SET_ACCOUNT_DATA,
@@ -46,6 +52,27 @@ class AccountDataWriter:
         self._announcer.announce(
             ACCOUNT_DATA, [AccountDataRow(row["position"], self._writer.lease, user_id, room_id, type_, json)]
         )
+        return True
+
+    async def _set_ignored_users(self, user_id: str, json: bytes | None, expected: int | None) -> bool:
+        """The same, and the writers of rooms learn of it: whoever is ignored notifies of nothing."""
+        ignored = sorted({other for other in ignored_in(json or b"{}") if is_user_id(other)})
+        with passing_as_unavailable():
+            row = await self._writer.write(
+                SET_IGNORED_USERS,
+                user_id,
+                json,
+                as_column(ignored),
+                expected,
+                streams=(ACCOUNT_DATA.name, PUSH_RULES.name),
+            )
+        if row["position"] is None:
+            return False
+        lease = self._writer.lease
+        data = AccountDataRow(row["position"], lease, user_id, "", IGNORED_USERS, json)
+        rules = PushRulesRow(row["rules_position"], lease, user_id, row["rules"], tuple(ignored))
+        self._announcer.announce(ACCOUNT_DATA, [data])
+        self._announcer.announce(PUSH_RULES, [rules])
         return True
 
     async def change(

@@ -4,8 +4,10 @@ from replication.calls import RoomCalls
 from replication.worker_process import Foundation, Worker
 from shared.http.server import Handler
 from shared.operations.passwords import PasswordHasher
+from shared.operations.rule_switches import rule_switches
 from workers.client_api.account_data import AccountData
 from workers.client_api.account_data_writer import AccountDataWriter
+from workers.client_api.deactivation import Deactivation
 from workers.client_api.delayed_events import DelayedEvents
 from workers.client_api.device_keys import DeviceKeys
 from workers.client_api.devices import Devices
@@ -20,10 +22,12 @@ from workers.client_api.presence import Presence
 from workers.client_api.presence_people import PresencePeople
 from workers.client_api.profiles import Profiles
 from workers.client_api.push_rules import PushRules
+from workers.client_api.push_rules_writer import PushRulesWriter
 from workers.client_api.rate_limit_owner import RateLimitOwner
 from workers.client_api.receipts import Receipts
 from workers.client_api.registration import Registration
 from workers.client_api.reports import Reports
+from workers.client_api.room_settings import RoomSettingsCopy
 from workers.client_api.server_facts import ServerFacts
 from workers.client_api.sessions import Sessions
 from workers.client_api.shared_secret import SharedSecretRegistration
@@ -51,15 +55,18 @@ def compose(foundation: Foundation) -> Worker:
     login = Login(server_name, config.public_base_url.rstrip("/"), passwords, sessions)
     demand = PasswordDemand(passwords)
     password_change = PasswordChange(database, hasher, sessions, auth, demand)
+    deactivation = Deactivation(database, foundation.writer, sessions, auth, demand, clock)
     devices = Devices(database, sessions, auth, demand)
 
     rooms = RoomCalls(foundation.slots, foundation.http_client, clock, config.secrets.internal_secret.reveal())
     profiles = Profiles(server_name, database, MemberProfileSender(database, rooms, foundation.tasks))
     writer = AccountDataWriter(database, foundation.writer, foundation.announcer)
-    account_data = AccountData(database, writer)
+    rules = PushRulesWriter(database, foundation.writer, foundation.announcer, rule_switches(config.experimental))
+    account_data = AccountData(database, writer, rules)
     tags = Tags(database, writer)
+    room_settings = RoomSettingsCopy(database, writer, rules)
     filters = Filters(database)
-    push_rules = PushRules()
+    push_rules = PushRules(rules)
     receipts = Receipts(database, foundation.writer, foundation.announcer, writer, clock)
     typing = TypingNotices(database, foundation.announcer, clock)
     people = PresencePeople(database, foundation.announcer, foundation.slots, clock)
@@ -95,6 +102,8 @@ def compose(foundation: Foundation) -> Worker:
         "set_profile_field": profiles.set_profile_field,
         "delete_profile_field": profiles.delete_profile_field,
         "change_password": password_change.change_password,
+        "deactivate_account": deactivation.deactivate_account,
+        "clear_account": deactivation.clear_account,
         "list_devices": devices.list_devices,
         "get_device": devices.get_device,
         "set_device": devices.set_device,
@@ -109,11 +118,16 @@ def compose(foundation: Foundation) -> Worker:
         "list_tags": tags.list_tags,
         "set_tag": tags.set_tag,
         "delete_tag": tags.delete_tag,
+        "copy_room_settings": room_settings.copy_room_settings,
         "get_push_rules": push_rules.get_push_rules,
         "get_global_push_rules": push_rules.get_global_push_rules,
         "get_push_rule": push_rules.get_push_rule,
         "get_push_rule_enabled": push_rules.get_push_rule_enabled,
         "get_push_rule_actions": push_rules.get_push_rule_actions,
+        "set_push_rule": push_rules.set_push_rule,
+        "delete_push_rule": push_rules.delete_push_rule,
+        "set_push_rule_enabled": push_rules.set_push_rule_enabled,
+        "set_push_rule_actions": push_rules.set_push_rule_actions,
         "send_receipt": presence.counting(receipts.send_receipt),
         "set_read_markers": presence.counting(receipts.set_read_markers),
         "set_typing": presence.counting(typing.set_typing),

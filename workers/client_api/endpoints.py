@@ -111,6 +111,10 @@ _OWN_ACCOUNT = (
         spec=_SPEC + "post_matrixclientv3accountpassword",
     ),
     Endpoint(
+        "deactivate_account", ("POST",), f"{_CLIENT}/account/deactivate", "client", auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "post_matrixclientv3accountdeactivate",
+    ),
+    Endpoint(
         "list_devices", ("GET",), f"{_CLIENT}/devices", "client", idempotent=True, rate_limit=RateLimit.READ,
         spec=_SPEC + "get_matrixclientv3devices",
     ),
@@ -177,7 +181,6 @@ _ACCOUNT_DATA = (
 
 _PUSH_RULE = f"{_CLIENT}/pushrules/global/{{kind}}/{{ruleId}}"
 
-# Changing them comes with the push rules' own stream; until then PUT and DELETE answer M_UNRECOGNIZED.
 _PUSH_RULES = (
     Endpoint(
         "get_push_rules", ("GET",), f"{_CLIENT}/pushrules/", "client", idempotent=True, rate_limit=RateLimit.READ,
@@ -199,6 +202,22 @@ _PUSH_RULES = (
     Endpoint(
         "get_push_rule_actions", ("GET",), f"{_PUSH_RULE}/actions", "client", idempotent=True,
         rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv3pushrulesglobalkindruleidactions",
+    ),
+    Endpoint(
+        "set_push_rule", ("PUT",), _PUSH_RULE, "client", RoutingKey.TOKEN_USER, rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "put_matrixclientv3pushrulesglobalkindruleid",
+    ),
+    Endpoint(
+        "delete_push_rule", ("DELETE",), _PUSH_RULE, "client", RoutingKey.TOKEN_USER, rate_limit=RateLimit.ACCOUNT,
+        spec=_SPEC + "delete_matrixclientv3pushrulesglobalkindruleid",
+    ),
+    Endpoint(
+        "set_push_rule_enabled", ("PUT",), f"{_PUSH_RULE}/enabled", "client", RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "put_matrixclientv3pushrulesglobalkindruleidenabled",
+    ),
+    Endpoint(
+        "set_push_rule_actions", ("PUT",), f"{_PUSH_RULE}/actions", "client", RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.ACCOUNT, spec=_SPEC + "put_matrixclientv3pushrulesglobalkindruleidactions",
     ),
 )  # fmt: skip
 
@@ -332,6 +351,14 @@ _DELAYED_EVENTS = (
 )  # fmt: skip
 
 _INTERNAL = (
+    Endpoint(
+        "clear_account", ("PUT",), "/_skep/users/{userId}/closed_account", "client", RoutingKey.USER,
+        auth=Auth.INTERNAL, idempotent=True,
+    ),
+    Endpoint(
+        "copy_room_settings", ("PUT",), "/_skep/users/{userId}/room_settings", "client", RoutingKey.USER,
+        auth=Auth.INTERNAL, idempotent=True,
+    ),
     Endpoint(
         "take_rate_limit", ("POST",), "/_skep/rate_limit/take", "client", auth=Auth.INTERNAL,
     ),

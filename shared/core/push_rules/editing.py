@@ -19,8 +19,10 @@ def put_rule(
     """Add a rule, or change it in its place; a new one becomes the most important of its kind.
 
     before, after: the rule next to which it goes instead, `before` if both are given: right above, or below, that one.
-    Whether the rule is enabled stays as it was. Raises M_UNKNOWN (400) when the other rule is none of the user's own.
+    Next to itself it stays where it is. Whether it is enabled stays as it was. Raises M_UNKNOWN (400) when the other
+    rule is none of the user's own.
     """
+    before, after = (other if other != rule.rule_id else None for other in (before, after))
     rules = list(changes.of_kind(kind))
     place = _place_of(rules, rule.rule_id)
     if place is not None:

@@ -48,24 +48,6 @@ def test_facts(postgres: TestDatabase) -> None:
     run(test())
 
 
-def test_push_rules_to_read(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            whole = (await alice.call("GET", "/pushrules/")).json
-            assert whole == (await alice.call("GET", "/pushrules")).json
-            assert (await alice.call("GET", "/pushrules/global/")).json == whole["global"]
-            rule = "/pushrules/global/override/.m.rule.master"
-            assert (await alice.call("GET", rule)).json == whole["global"]["override"][0]
-            assert (await alice.call("GET", f"{rule}/enabled")).json == {"enabled": False}
-            assert (await alice.call("GET", f"{rule}/actions")).json == {"actions": []}
-            for path in ("/pushrules/global/override/none", "/pushrules/global/odd/x"):
-                assert (await alice.call("GET", path)).errcode == "M_NOT_FOUND"
-            assert (await alice.call("PUT", rule, {})).errcode == "M_UNRECOGNIZED"
-
-    run(test())
-
-
 def test_internal_calls_need_the_secret(postgres: TestDatabase) -> None:
     async def test() -> None:
         async with client_api(postgres.dsn) as worker:

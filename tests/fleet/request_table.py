@@ -124,6 +124,9 @@ VALID: dict[str, Valid] = {
     "change_password": Valid(
         body={"new_password": "another horse battery", "logout_devices": False, "auth": {**_AUTH, "session": "none"}}
     ),
+    "deactivate_account": Valid(
+        body={"id_server": "id.example.org", "erase": False, "auth": {**_AUTH, "session": "none"}}
+    ),
     "list_devices": Valid(),
     "get_device": Valid({"deviceId": "{device}"}),
     "set_device": Valid({"deviceId": "{device}"}, body={"display_name": "a phone"}),
@@ -253,6 +256,9 @@ VALID: dict[str, Valid] = {
     "kick_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
     "ban_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
     "unban_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
+    "upgrade_room": Valid(
+        _ROOM, body={"new_version": "12", "additional_creators": ["{other}"]}, required=("new_version",)
+    ),
     "get_sync": Valid(
         query={
             "filter": _EVENT_FILTER.replace("{", '{"room":{"timeline":{', 1).replace("}", "}}}", 1),

@@ -13,6 +13,7 @@ from shared.http.server import Handler
 FORBIDDEN = frozenset(
     {
         "change_password",
+        "deactivate_account",
         "delete_device",
         "delete_devices",
         "set_account_data",
@@ -42,7 +43,7 @@ def refuse_guests(handlers: Mapping[str, Handler]) -> dict[str, Handler]:
 def _refusing(handler: Handler) -> Handler:
     async def handle(request: Request) -> Response:
         own_name = request.endpoint.name in _PROFILE and request.params["keyName"] == "displayname"
-        if request.user.is_guest and not own_name:
+        if request.requester is not None and request.requester.is_guest and not own_name:
             raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this", 403)
         return await handler(request)
 

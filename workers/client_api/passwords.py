@@ -36,6 +36,22 @@ class PasswordDemand:
 
         return Demand(operation, request.user.user_id, [[PASSWORD]], {PASSWORD: pass_password})
 
+    def of_account(self, request: Request, operation: str) -> Demand:
+        """The same where a token may be missing: then `auth` names the account, whose id is the stage's result."""
+        if request.requester is not None:
+            return self.of(request, operation)
+
+        async def pass_password(auth: Mapping[str, Any]) -> str:
+            password = auth.get("password")
+            if not isinstance(password, str):
+                raise missing_param("Missing key: auth.password")
+            if "identifier" not in auth and "user" not in auth:
+                raise missing_param("Missing key: auth.identifier")
+            account = await self._passwords.check(_identifier(auth, ""), password, request.client_address)
+            return account.user_id
+
+        return Demand(operation, None, [[PASSWORD]], {PASSWORD: pass_password})
+
 
 class PasswordBody(msgspec.Struct):
     new_password: str | None = None

@@ -1,9 +1,11 @@
 """What an event persister is made of."""
 
+from replication.calls import RoomCalls
 from replication.worker_process import Foundation, Worker
 from shared.core.signing import parse_signing_key
 from shared.storage.numbers import NumberBlock
 from workers.event_persister.create_room import CreateRoomHandler
+from workers.event_persister.delayed import DelayedSending, Scheduling
 from workers.event_persister.live_room import Identity
 from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.member_profile import MemberProfileHandler
@@ -13,6 +15,9 @@ from workers.event_persister.receive_handler import ReceiveHandler
 from workers.event_persister.room_engine import compose_engine
 from workers.event_persister.send import SendHandlers
 from workers.event_persister.state_writes import StateHandlers
+from workers.event_persister.upgrade import Upgrades
+from workers.event_persister.upgrade_runs import UpgradeRuns
+from workers.event_persister.upgrade_successor import UpgradeSuccessor
 
 
 def compose(foundation: Foundation) -> Worker:
@@ -24,18 +29,28 @@ def compose(foundation: Foundation) -> Worker:
     engine = compose_engine(foundation, identity, ask_nobody)
     writer = engine.writer
     changes = MemberChanges(writer, database, server_name)
-    send = SendHandlers(writer, database)
-    state = StateHandlers(writer, changes, database, tasks)
+    scheduling = Scheduling(database, config.delayed_events)
+    send = SendHandlers(writer, scheduling, database)
+    state = StateHandlers(writer, scheduling, changes, database, tasks)
+    delayed = DelayedSending(writer, send, state, foundation.rate_limiter, database)
     membership = MembershipHandlers(
         writer, changes, foundation.forwarder.forward, database, foundation.writer.write, server_name
     )
+    room_numbers = NumberBlock(database, "room_nids")
+    calls = RoomCalls(foundation.slots, foundation.http_client, clock, config.secrets.internal_secret.reveal())
+    upgrades = Upgrades(
+        writer, changes, calls, UpgradeRuns(), identity, database, foundation.writer.write, clock
+    )  # fmt: skip
+    successor = UpgradeSuccessor(
+        writer, identity, room_numbers, database, UpgradeRuns(), config.rooms.upgrade_copies_bans
+    )  # fmt: skip
     creation = CreateRoomHandler(
         writer,
         changes,
         identity,
         config.rooms.default_version,
         foundation.forwarder,
-        NumberBlock(database, "room_nids"),
+        room_numbers,
         database,
         clock,
     )
@@ -45,6 +60,8 @@ def compose(foundation: Foundation) -> Worker:
             "create_room": creation.create_room,
             "send_event": send.send_event,
             "redact_event": send.redact_event,
+            "schedule_delayed_event": scheduling.schedule_delayed_event,
+            "send_delayed_event": delayed.send_delayed_event,
             "set_state": state.set_state,
             "join_room": membership.join_room,
             "join_room_by_id_or_alias": membership.join_room_by_id_or_alias,
@@ -55,6 +72,10 @@ def compose(foundation: Foundation) -> Worker:
             "kick_user": membership.kick_user,
             "ban_user": membership.ban_user,
             "unban_user": membership.unban_user,
+            "upgrade_room": upgrades.upgrade_room,
+            "resume_upgrade": upgrades.resume_upgrade,
+            "complete_successor": successor.complete_successor,
+            "leave_closed_account": membership.leave_closed_account,
             "receive_events": ReceiveHandler(writer, engine.receiving).receive_events,
             "set_member_profile": MemberProfileHandler(writer, database).set_member_profile,
         },

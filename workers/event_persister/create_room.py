@@ -5,14 +5,12 @@ then on it is the hash of the create event, whose `origin_server_ts` is moved by
 persisters). Spec: client-server API, "Creation"; rooms/v12, "Room IDs".
 """
 
-import secrets
 from collections.abc import Sequence
 
 from replication.slot_table import SlotForwarder
 from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable, invalid_param
-from shared.core.event_auth import check_auth
-from shared.core.events import Event, build_event
-from shared.core.identifiers import is_room_alias, is_user_id
+from shared.core.events import Event
+from shared.core.identifiers import is_room_alias
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.core.slots import slot_of
 from shared.http.request import Request, Response, json_response
@@ -21,6 +19,7 @@ from shared.storage.aliases import get_room_of_alias
 from shared.storage.memberships import get_member_profiles
 from shared.storage.numbers import NumberBlock
 from shared.storage.pool import Database
+from workers.event_persister.create_event import build_create_event, check_additional_creators, new_room_id
 from workers.event_persister.drafts import Head, NewRoom
 from workers.event_persister.first_events import CreateRoomBody, create_content, first_events
 from workers.event_persister.live_room import Identity, LiveRoom
@@ -104,37 +103,16 @@ class CreateRoomHandler:
 
     def _create_event(self, version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> Event:
         content = create_content(version, body, creator, invited)
-        additional = content.get("additional_creators", []) if version.additional_creators else []
-        if not isinstance(additional, list) or not all(
-            isinstance(user_id, str) and is_user_id(user_id) for user_id in additional
-        ):
-            raise invalid_param("additional_creators must be a list of user ids")
+        if version.additional_creators and "additional_creators" in content:
+            check_additional_creators(content["additional_creators"])
         ours = self._slots.free_slots("rooms")
         for _ in range(_MAX_TRIES):
-            room_id = None
-            if not version.room_id_is_create_hash:
-                room_id = f"!{secrets.token_urlsafe(15)}:{self._identity.server_name}"
-                if slot_of(room_id) not in ours:
-                    continue
+            room_id = new_room_id(version, self._identity.server_name)
+            if room_id is not None and slot_of(room_id) not in ours:
+                continue
             # Never the same twice: a create event is told from another one by nothing else.
             self._last_ts = max(self._clock.now_ms(), self._last_ts + 1)
-            create = build_event(
-                version,
-                room_id=room_id,
-                sender=creator,
-                type="m.room.create",
-                state_key="",
-                content=content,
-                prev_event_ids=(),
-                auth_event_ids=(),
-                depth=1,
-                origin_server_ts=self._last_ts,
-                signing_key=self._identity.signing_key,
-                server_name=self._identity.server_name,
-                event_id_localpart=secrets.token_urlsafe(18) if version.event_id_server_signs else None,
-                reference_hashes={} if version.references_with_hashes else None,
-            )
+            create = build_create_event(self._identity, version, room_id, creator, content, self._last_ts)
             if slot_of(create.room_id) in ours:
-                check_auth(version, create, {}, create)
                 return create
         raise Unavailable("This process owns too few rooms just now")

@@ -31,6 +31,15 @@ ENDPOINTS = (
         rate_limit=RateLimit.MESSAGE, idempotent=True, api_v1=True,
         spec="client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid",
     ),
+    Endpoint(
+        "schedule_delayed_event", ("PUT",), f"{_ROOM}/delayed_event/{{eventType}}/{{txnId}}", "rooms",
+        RoutingKey.ROOM, rate_limit=RateLimit.MESSAGE, idempotent=True, versions=("v3",),
+        aliases=("/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}",),
+    ),
+    Endpoint(
+        "send_delayed_event", ("PUT",), "/_skep/rooms/{roomId}/delayed_event", "rooms", RoutingKey.ROOM,
+        auth=Auth.INTERNAL, idempotent=True,
+    ),
     # Not idempotent for the proxy: between two tries somebody else may have set the state.
     Endpoint(
         "set_state", ("PUT",), f"{_ROOM}/state/{{eventType}}/{{stateKey?}}", "rooms", RoutingKey.ROOM,
@@ -54,6 +63,22 @@ ENDPOINTS = (
     _membership("kick_user", "kick", "post_matrixclientv3roomsroomidkick", RateLimit.MESSAGE),
     _membership("ban_user", "ban", "post_matrixclientv3roomsroomidban", RateLimit.MESSAGE),
     _membership("unban_user", "unban", "post_matrixclientv3roomsroomidunban", RateLimit.MESSAGE),
+    Endpoint(
+        "upgrade_room", ("POST",), f"{_ROOM}/upgrade", "rooms", RoutingKey.ROOM, rate_limit=RateLimit.ROOM_CREATION,
+        spec="client-server-api/#post_matrixclientv3roomsroomidupgrade",
+    ),
+    Endpoint(
+        "resume_upgrade", ("PUT",), "/_skep/rooms/{roomId}/upgrade", "rooms", RoutingKey.ROOM, auth=Auth.INTERNAL,
+        idempotent=True,
+    ),
+    Endpoint(
+        "complete_successor", ("PUT",), "/_skep/rooms/{roomId}/successor", "rooms", RoutingKey.ROOM,
+        auth=Auth.INTERNAL, idempotent=True,
+    ),
+    Endpoint(
+        "leave_closed_account", ("PUT",), "/_skep/rooms/{roomId}/leave", "rooms", RoutingKey.ROOM,
+        auth=Auth.INTERNAL, idempotent=True,
+    ),
     Endpoint(
         "set_member_profile", ("PUT",), "/_skep/rooms/{roomId}/member_profile", "rooms", RoutingKey.ROOM,
         auth=Auth.INTERNAL, idempotent=True,

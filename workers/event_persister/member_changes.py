@@ -11,10 +11,12 @@ from typing import Any
 from shared.core.canonical_json import encode_canonical
 from shared.core.errors import MatrixError, RemoteServerError, bad_json, forbidden
 from shared.core.events.readers import allowed_rooms, join_rule_of
+from shared.core.events.readers.create import predecessor_of
 from shared.core.identifiers import check_user_id, server_of
 from shared.http.request import Requester
 from shared.storage.memberships import get_member_profiles, get_users_blocking_invites, is_joined_to_any
 from shared.storage.pool import Database
+from shared.storage.room_upgrades import remember_settings
 from workers.event_persister.drafts import Draft
 from workers.event_persister.live_room import GUEST_ACCESS, JOIN_RULES, LiveRoom
 from workers.event_persister.room_writer import RoomWriter
@@ -57,6 +59,7 @@ class MemberChanges:
             # The signed invite above is as good as an invite: it needs nobody's leave besides.
             **(await self._authorisation(room, user_id) if signed is None else {}),
         }
+        await self._expect_settings(room, user_id)
         drafts.append(member_draft(user_id, user_id, "join", content))
         await self._writer.write(room, drafts)
 
@@ -70,9 +73,8 @@ class MemberChanges:
             return
         await self._writer.write(room, [member_draft(user_id, user_id, "knock", {**profile, "reason": reason})])
 
-    async def leave(self, room: LiveRoom, requester: Requester, reason: str | None) -> None:
+    async def leave(self, room: LiveRoom, user_id: str, reason: str | None) -> None:
         """Leave, or reject an invite, or take back a knock; nothing changes for one who has left already."""
-        user_id = requester.user_id
         if await self._is_already(room, user_id, "leave"):
             return
         await self._writer.write(room, [member_draft(user_id, user_id, "leave", {"reason": reason})])
@@ -127,6 +129,8 @@ class MemberChanges:
                 return content  # a member changes how he is shown in this room
             self.check_guest(room, requester)
             authorisation = await self._authorisation(room, target) if membership == "join" else {}
+            if membership == "join":
+                await self._expect_settings(room, target)
         elif membership == "invite":
             await self.check_can_be_invited([target])
             authorisation = {}
@@ -152,6 +156,15 @@ class MemberChanges:
         """Raise M_GUEST_ACCESS_FORBIDDEN for a guest at a room that does not let guests in."""
         if requester.is_guest and not guests_can_join(room):
             raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests cannot join this room", 403)
+
+    async def _expect_settings(self, room: LiveRoom, user_id: str) -> None:
+        """Note that what the user has set for the room's predecessor is to follow him, should he join.
+
+        Before the join is stored: a job looks whether it was. Spec: client-server API, "Room Upgrades".
+        """
+        predecessor = predecessor_of(room.create)
+        if predecessor is not None:
+            await remember_settings(self._database, user_id, predecessor, room.room_id)
 
     async def _is_already(self, room: LiveRoom, user_id: str, membership: str) -> bool:
         entry = room.entry(MEMBER, user_id)

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from replication.calls import MemberLeaving
 from shared.core.errors import MatrixError, forbidden, missing_param, not_found
 from shared.core.identifiers import check_room_alias, check_user_id, server_of
 from shared.core.slots import slot_of
@@ -106,7 +107,7 @@ class MembershipHandlers:
         """POST /rooms/{roomId}/leave"""
         body = request.decode(ReasonBody, empty_ok=True)
         await self._writer.in_room(
-            request.params["roomId"], lambda room: self._changes.leave(room, request.user, body.reason)
+            request.params["roomId"], lambda room: self._changes.leave(room, request.user.user_id, body.reason)
         )
         return empty_response()
 
@@ -152,6 +153,17 @@ class MembershipHandlers:
     async def unban_user(self, request: Request) -> Response:
         """POST /rooms/{roomId}/unban"""
         return await self._change(request, self._changes.unban)
+
+    async def leave_closed_account(self, request: Request) -> Response:
+        """PUT /_skep/rooms/{roomId}/leave: `MemberLeaving` in. Nothing is sent for one who is not in the room."""
+        user_id = request.decode(MemberLeaving).user_id
+
+        async def leave(room: LiveRoom) -> None:
+            if room.membership(user_id) in ("join", "invite", "knock"):
+                await self._changes.leave(room, user_id, None)
+
+        await self._writer.in_room(request.params["roomId"], leave, absent=_unknown_room())
+        return empty_response()
 
     async def _change(self, request: Request, change: Change) -> Response:
         _refuse_guest(request)

@@ -25,7 +25,9 @@ from replication.streams import EVENTS
 from replication.worker_process import Foundation
 from shared.config.kinds import Secret
 from shared.config.sections import Config, Secrets, Signing
+from shared.core.errors import RemoteServerError
 from shared.core.slots import slot_of
+from shared.http.client import HttpResponse
 from shared.http.process_pages import ProcessPages
 from shared.http.request import Request, Requester, Response
 from shared.http.server import FORWARDED, Application
@@ -92,6 +94,9 @@ class Slots:
     def on_change(self, listener: Callable[[str, set[int]], None]) -> None:
         self.listeners.append(listener)
 
+    def address(self, kind: str, slot: int) -> str | None:
+        return "here" if self.takes(slot) else "other"
+
     async def refresh(self) -> None:
         self.refreshed += 1
 
@@ -128,6 +133,24 @@ class Router:
 
     def served(self, request: Request) -> None:
         """Nobody counts them here."""
+
+
+class CallsInMemory:
+    """The HTTP client of calls between owners of rooms: to this persister, or to the other one."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.here: Persister | None = None
+
+    async def request(
+        self, method: bytes, url: bytes, headers: Mapping[bytes, bytes], body: bytes, *, timeout_s: float
+    ) -> HttpResponse:
+        host, _, path = url.decode().removeprefix("http://").partition("/")
+        owner = self.here if host == "here" else self.router.other
+        if owner is None:
+            raise RemoteServerError("ConnectionRefusedError")
+        answer = await owner.raw(method.decode(), "/" + path, body, list(headers.items()))
+        return HttpResponse(answer.status, {}, answer.body)
 
 
 class Tokens:
@@ -280,13 +303,14 @@ async def event_persister(
     writer = FencedWriter(connect, lease, seen, lambda why: None)
     slots = Slots(takes)
     router = Router(slots)
-    tokens = Tokens()
+    tokens, calls = Tokens(), CallsInMemory(router)
     fields: dict[str, Any] = dict.fromkeys(f.name for f in dataclasses.fields(Foundation))
     fields |= {
         "config": config, "endpoints": ENDPOINTS, "pools": {pool.name: pool for pool in POOLS}, "name": name,
         "worker_type": "event_persister", "clock": clock, "tasks": tasks, "registry": registry,
         "database": database, "connect": connect, "transport": bus, "lease": lease, "writer": writer,
         "announcer": Announcer(lease, bus, seen), "slots": slots, "forwarder": router,
+        "http_client": calls,
     }  # fmt: skip
     foundation = Foundation(**fields)
     worker = compose(foundation)
@@ -298,7 +322,9 @@ async def event_persister(
     assert worker.start is not None and worker.drain is not None
     try:
         await worker.start()
-        yield Persister(application, foundation, bus, tokens, slots, router, worker.drain)
+        persister = Persister(application, foundation, bus, tokens, slots, router, worker.drain)
+        calls.here = persister
+        yield persister
     finally:
         await worker.drain()
         await tasks.close()

@@ -1,6 +1,7 @@
 """Reading `m.room.create`. Spec: client-server API, "m.room.create"; rooms/v11, rooms/v12."""
 
 from shared.core.events.event import Event
+from shared.core.identifiers import is_room_id_of_hash, is_room_id_with_server
 from shared.core.room_versions import RoomVersion
 
 
@@ -37,3 +38,14 @@ def room_type(create: Event) -> str | None:
     """Return the room's type, such as "m.space"; None for a room of messages."""
     kind = create.content.get("type")
     return kind if isinstance(kind, str) else None
+
+
+def predecessor_of(create: Event) -> str | None:
+    """Return the id of the room that this one says to be the successor of."""
+    predecessor = create.content.get("predecessor")
+    room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
+    return room_id if isinstance(room_id, str) and _is_room_id(room_id) else None
+
+
+def _is_room_id(text: str) -> bool:
+    return is_room_id_of_hash(text) or is_room_id_with_server(text)

@@ -1,0 +1,9 @@
+-- Accounts that were closed and are still to be cleared: rooms to leave, data to remove.
+CREATE TABLE deactivations (
+  user_id    text PRIMARY KEY,
+  erase      boolean NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  look_at    timestamptz NOT NULL,
+  looks      integer NOT NULL DEFAULT 0
+);
+CREATE INDEX deactivations_when ON deactivations (look_at);

@@ -1,0 +1,93 @@
+"""The job that brings to its end what others began: upgrades, settings that follow into new rooms, closed accounts.
+
+Nothing is done here: the owners of rooms and users are asked, and may be asked again. Two processes share the work
+(`shared/storage/pending_work.py`); should one die, another comes back to what it took.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+from replication.calls import ClosedAccount, MemberLeaving, RoomCalls, RoomSettings, UserCalls
+from shared.core.errors import RemoteServerError, Unavailable
+from shared.storage.deactivation import deactivation_finished, get_rooms_to_leave
+from shared.storage.pending_work import (
+    Deactivation,
+    SettingsToCopy,
+    settings_done,
+    take_deactivations,
+    take_settings,
+    take_upgrades,
+)
+from shared.storage.pool import Database
+
+logger = logging.getLogger(__name__)
+
+_EVERY_S = 0.5
+_AT_A_TIME = 20  # of each kind
+_ROOMS_AT_A_TIME = 8  # of one closed account: they must not fill the persisters' queues
+_PAGE = 200
+
+
+class PendingWork:
+    def __init__(self, database: Database, rooms: RoomCalls, users: UserCalls) -> None:
+        self._database = database
+        self._rooms = rooms
+        self._users = users
+
+    async def run(self) -> None:
+        """Look twice a second. Runs until cancelled."""
+        while True:
+            if not await self.once():
+                await asyncio.sleep(_EVERY_S)
+
+    async def once(self) -> int:
+        """Do what is to be done now; return how many things that were."""
+        upgrades = await take_upgrades(self._database, _AT_A_TIME)
+        settings = await take_settings(self._database, _AT_A_TIME)
+        closed = await take_deactivations(self._database, _AT_A_TIME)
+        return await _all_of(
+            [
+                *(self._resume(room_id) for room_id in upgrades),
+                *(self._copy(each) for each in settings),
+                *(self._clear(each) for each in closed),
+            ]
+        )
+
+    async def _resume(self, old_room_id: str) -> None:
+        await self._rooms.resume_upgrade(old_room_id)
+
+    async def _copy(self, settings: SettingsToCopy) -> None:
+        if settings.has_joined:
+            rooms = RoomSettings(settings.old_room_id, settings.new_room_id)
+            await self._users.copy_room_settings(settings.user_id, rooms)
+        if settings.has_joined or settings.is_old:
+            await settings_done(self._database, settings.user_id, settings.new_room_id)
+
+    async def _clear(self, account: Deactivation) -> None:
+        """Close an account for good: first what only we know of it, then its rooms."""
+        await self._users.clear_account(account.user_id, ClosedAccount(account.erase))
+        leaving, turns = MemberLeaving(account.user_id), asyncio.Semaphore(_ROOMS_AT_A_TIME)
+
+        async def leave(room_id: str) -> None:
+            async with turns:
+                await self._rooms.leave_room(room_id, leaving)
+
+        while room_ids := await get_rooms_to_leave(self._database, account.user_id, _PAGE):
+            if await _all_of([leave(room_id) for room_id in room_ids]) < len(room_ids):
+                raise Unavailable("Some rooms could not be left")
+        await deactivation_finished(self._database, account.user_id)
+
+
+async def _all_of(tasks: Iterable[Coroutine[Any, Any, None]]) -> int:
+    """Run all at once; return how many succeeded. What fails is tried again later."""
+    done = 0
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if outcome is None:
+            done += 1
+        elif isinstance(outcome, Unavailable | RemoteServerError):
+            logger.warning("What was begun could not be ended yet: %s", outcome)
+        else:
+            raise outcome
+    return done

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
@@ -20,6 +21,7 @@ from shared.core.events import Event, build_event
 from shared.core.events.format import MAX_PREV_EVENTS
 from shared.core.events.readers import PowerLevels, power_levels_of
 from shared.core.identifiers import EventId
+from shared.core.push_rules.event_outcome import COUNTS_NOTHING
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import SigningKey
 from shared.core.state_snapshots import Snapshot
@@ -45,6 +47,7 @@ from workers.event_persister.line_changes import LineChanges
 from workers.event_persister.policy_witness import PolicyWitness
 from workers.event_persister.recent_transactions import RecentTransactions
 from workers.event_persister.reference_hashes import ReferenceHashes
+from workers.event_persister.room_push import RoomPush
 
 CREATE: StateKey = ("m.room.create", "")
 POWER_LEVELS: StateKey = ("m.room.power_levels", "")
@@ -74,7 +77,8 @@ class Identity(NamedTuple):
 class LiveRoom:
     """create: the room's create event; head, state: as stored. events: whole state events by nid.
 
-    last_writer, last_position: of the latest stored event; 0 in a new room.
+    last_writer, last_position: of the latest stored event; 0 in a new room. push: what its events count by; None: it
+    has no members yet.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class LiveRoom:
         last_writer: int = 0,
         last_position: int = 0,
         transactions: Mapping[bytes, tuple[str, int]] | None = None,
+        push: RoomPush | None = None,
     ) -> None:
         self.version = version
         self.room_nid = room_nid
@@ -117,6 +122,8 @@ class LiveRoom:
         self._policy = PolicyWitness()
         self._hashes = ReferenceHashes(version)
         self._changes = LineChanges(head.ordinal + 1)
+        self.push = push or RoomPush(self.room_id, identity.server_name)
+        self.push.belong_to(self)
         for event in (create, *events.values()):
             self.keep_hash(event)
 
@@ -339,8 +346,8 @@ class LiveRoom:
         before, state_before = self._pending, dict(self._pending_state) if len(write.drafts) > 1 else None
         built: list[BuiltEvent] = []
         if create_nid is not None:
-            built.append(self._placed(self.create, create_nid, [], StateEntry(create_nid, self.create.event_id, None)))
-            self._advance(built[0])
+            entry = StateEntry(create_nid, self.create.event_id, None)
+            built.append(self._advance(self._placed(self.create, create_nid, [], entry)))
         try:
             for draft, nid in zip(write.drafts, write.event_nids, strict=True):
                 built.append(self._build_one(draft, nid, now_ms))
@@ -351,6 +358,7 @@ class LiveRoom:
             # Another object where a thread may have read what is taken back now.
             self._pending = before._replace() if built else before
             self._changes.forget_after(before.ordinal)
+            self.push.judge.take_back(before.ordinal)
             if state_before is not None:
                 self._pending_state = state_before
             raise
@@ -361,8 +369,7 @@ class LiveRoom:
         """Let events take the places that were worked out for them, on the head as it is now. Raises RoomLost."""
         if self.lost:
             raise RoomLost("The room is moving")
-        for built in write.built:
-            self._advance(built)
+        write.built = [self._advance(built) for built in write.built]
         self._wait_for(write)
 
     def _wait_for(self, write: Write) -> None:
@@ -405,15 +412,16 @@ class LiveRoom:
             server_name=self._identity.server_name,
             event_id_localpart=secrets.token_urlsafe(18) if self.version.event_id_server_signs else None,
             reference_hashes=self._hashes.of([*named, *(entry.event_id for entry in auth)]),
+            sticky_ms=draft.sticky_ms,
         )
         return event, auth, self.auth_state(overlay, keys)
 
     def _build_one(self, draft: Draft, nid: int, now_ms: int) -> BuiltEvent:
         event, auth, state = self.make_event(draft, now_ms, self._pending.extremities, NO_CHANGE)
         check_auth(self.version, event, state, self.create, power_levels=self.power_levels)
-        built = self._placed(event, nid, auth, StateEntry(nid, event.event_id, membership_in(event)), draft)
-        self._advance(built)
-        return built
+        return self._advance(
+            self._placed(event, nid, auth, StateEntry(nid, event.event_id, membership_in(event)), draft)
+        )
 
     def _placed(
         self, event: Event, nid: int, auth: Sequence[StateEntry], entry: StateEntry, draft: Draft | None = None
@@ -448,7 +456,9 @@ class LiveRoom:
         named = stub(self.room_id, target.event_id, target.sender)
         return may_apply_redaction(self.version, redaction, named, self.power_levels if levels is None else levels)
 
-    def _advance(self, built: BuiltEvent) -> None:
+    def _advance(self, built: BuiltEvent) -> BuiltEvent:
+        """Let an event take its place; return it with what it counts."""
+        levels = None if built.ordinal is None else self.power_levels
         self._pending = built.head
         self._pending_built[built.event.event_id] = built
         was_redacted = built.graph.redacted_by is not None
@@ -460,8 +470,15 @@ class LiveRoom:
             self._pending_state[change.key] = change.now
             if change.key[0] == "m.room.member":
                 self._policy.member_changed(change.key[1])
+                self.push.member_changed(built, change)
             assert built.ordinal is not None
             self._changes.note(built.ordinal, change)
+        if levels is None:
+            return built
+        outcome = self.push.judged(built, levels)
+        if outcome is not COUNTS_NOTHING:
+            built = self._pending_built[built.event.event_id] = replace(built, push=outcome)
+        return built
 
     def _auth_event(self, key: StateKey, entry: StateEntry) -> Event:
         """Of other people's memberships the rules ask for the membership only: no event is needed for it."""
@@ -488,6 +505,7 @@ class LiveRoom:
                 self.last_writer, self.last_position = writer, position
         last = write.built[-1]
         self._committed = last.head
+        self.push.judge.settle(last.head.ordinal)
         if write.key is not None:
             self.under_way.pop(write.key, None)
             self.transactions.note(write.key, last.event.event_id, last.event.origin_server_ts)
@@ -520,6 +538,7 @@ class LiveRoom:
         self._pending_built.clear()
         self._policy.forget_absence()
         self._changes.forget_after(self._committed.ordinal)
+        self.push.judge.take_back(self._committed.ordinal)
         for write in waiting:
             if not write.drafts:
                 write.built = []
@@ -551,6 +570,7 @@ class LiveRoom:
             + _TRANSACTION_BYTES * len(self.transactions)
             + 150 * len(self._hashes)
             + _CHANGE_BYTES * len(self._changes)
+            + self.push.size_bytes
         )
 
     def _redact(self, event_nid: int) -> None:

@@ -54,6 +54,7 @@ from workers.event_persister.graph_states import (
 )
 from workers.event_persister.known_events import KnownEvent, KnownEvents, entry_of
 from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.push_rules import PushRules
 from workers.event_persister.room_resolution import RoomResolution
 
 #: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
@@ -99,7 +100,7 @@ class _Before:
 
 
 class Placing:
-    """database: for reads; resolution: of branches; numbers: for events."""
+    """database: for reads; resolution: of branches; numbers: for events; push_rules: of those who come in."""
 
     def __init__(
         self,
@@ -107,7 +108,9 @@ class Placing:
         committer: Committer,
         numbers: NumberBlock,
         resolution: RoomResolution,
+        push_rules: PushRules,
     ) -> None:
+        self._push_rules = push_rules
         self._database = database
         self._committer = committer
         self._numbers = numbers
@@ -157,6 +160,10 @@ class Placing:
                 raise RoomChanged
             graph = replace(graph, brought=brought) if brought else graph
             built = self._live(room, candidate, nid, before, auth_nids, graph, after, target, known)
+            while (lacking := room.push.lacking_for(built)) is not None:
+                await self._push_rules.load(room, lacking)
+                if room.head is not head:
+                    raise RoomChanged
         else:
             if room.head is not head:
                 raise RoomChanged

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replication.streams import EVENTS
+from replication.streams import EVENTS, PUSH_RULES
 from replication.worker_process import Foundation
 from shared.metrics.persister import PersisterMetrics
 from shared.metrics.resolution import ResolutionMetrics
@@ -16,6 +16,7 @@ from workers.event_persister.history import HistoryPlacing
 from workers.event_persister.live_room import Identity, LiveRoom
 from workers.event_persister.placing import Placing
 from workers.event_persister.policy_signatures import AskPolicyServer, PolicySignatures
+from workers.event_persister.push_rules import PushRules
 from workers.event_persister.receiving import Receiving
 from workers.event_persister.resolver import Resolver
 from workers.event_persister.room_resolution import RoomResolution
@@ -60,7 +61,11 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         ResolutionMetrics(foundation.registry),
     )
     resolution = RoomResolution(resolver)
-    rooms = RoomsInMemory(database, identity, clock, config.caches.rooms_bytes, metrics, resolution.forget)
+    push_rules = PushRules(database)
+    foundation.follower.follow(PUSH_RULES, push_rules.apply)
+    rooms = RoomsInMemory(
+        database, identity, clock, config.caches.rooms_bytes, metrics, resolution.forget, push_rules
+    )  # fmt: skip
 
     def lost_room(room: LiveRoom) -> None:
         rooms.drop(room)
@@ -80,10 +85,10 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         database,
     )
     numbers = NumberBlock(database, "event_nids")
-    placing = Placing(database, committer, numbers, resolution)
+    placing = Placing(database, committer, numbers, resolution, push_rules)
     signatures = PolicySignatures(ask)
     asked = AskedEvents(placing, resolution, signatures, database, clock)
-    writer = RoomWriter(rooms, committer, numbers, asked, database, clock)
+    writer = RoomWriter(rooms, committer, numbers, asked, push_rules, database, clock)
     dummies = DummyEvents(writer, asked, tasks, server_name)
     history = HistoryPlacing(database, committer, numbers, resolution)
     receiving = Receiving(database, committer, numbers, placing, history, signatures, dummies)

@@ -20,6 +20,7 @@ from workers.event_persister.committer import AlreadySent, Committer
 from workers.event_persister.drafts import Draft, NewRoom, RoomChanged, RoomLost, StateEntry, Write
 from workers.event_persister.event_forms import redacted
 from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.push_rules import PushRules
 from workers.event_persister.rooms_in_memory import RoomsInMemory
 
 T = TypeVar("T")
@@ -36,10 +37,12 @@ class RoomWriter:
         committer: Committer,
         event_numbers: NumberBlock,
         asked: AskedEvents,
+        push_rules: PushRules,
         database: Database,
         clock: Clock,
     ) -> None:
         self._asked = asked
+        self._push_rules = push_rules
         self._rooms = rooms
         self._committer = committer
         self._numbers = event_numbers
@@ -83,10 +86,13 @@ class RoomWriter:
                 continue
             if self._asked.concerns(room):
                 return [await self._write_asked(room, draft, key) for draft in drafts]
-            missing = room.missing(drafts)
-            if not missing:
+            missing, lacking = room.missing(drafts), room.push.lacking(drafts)
+            if not missing and lacking is None:
                 break
-            await self._load(room, missing)
+            if missing:
+                await self._load(room, missing)
+            if lacking is not None:
+                await self._push_rules.load(room, lacking)
         # From here to `submit` nothing waits: the state that was looked at is the state that is built on.
         if room.lost:
             raise RoomLost("The room is moving")
@@ -152,6 +158,9 @@ class RoomWriter:
         """
         self._committer.check_room_for_more()
         await self._numbers.reserve(len(drafts))
+        self._push_rules.follow(room.push)
+        while (lacking := room.push.lacking(drafts)) is not None:
+            await self._push_rules.load(room, lacking)
         write = Write(
             room,
             drafts,
@@ -178,6 +187,12 @@ class RoomWriter:
             return _last_of(write)
         asked = room.asked.get(key)
         return None if asked is None else asyncio.shield(asked)
+
+    async def first_answer(self, room: LiveRoom, key: bytes) -> str | None:
+        """The same, and what only the database knows any more; None: nothing was ever sent with this key."""
+        if (answered := self.answer_of(room, key)) is not None:
+            return await answered
+        return await get_transaction(self._database, room.room_nid, key)
 
     async def settled(self, room: LiveRoom, entry: StateEntry) -> None:
         """Wait until this state is stored: what is answered from it must not be taken back.

@@ -17,6 +17,7 @@ from shared.runtime.clock import Clock
 from shared.storage.client_transactions import get_recent_transactions
 from shared.storage.events import get_events
 from shared.storage.pool import Database
+from shared.storage.read_push_rules import get_push_groups
 from shared.storage.room_state import get_current_state
 from shared.storage.rooms import get_room_end
 from workers.event_persister.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
@@ -24,7 +25,9 @@ from workers.event_persister.event_forms import redacted
 from workers.event_persister.graph_states import GraphStates, upon_current
 from workers.event_persister.known_events import KnownEvents
 from workers.event_persister.live_room import KEPT_TYPES, Identity, LiveRoom
+from workers.event_persister.push_rules import PushRules
 from workers.event_persister.recent_transactions import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS
+from workers.event_persister.room_push import RoomPush
 
 _ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring walks its state events
@@ -41,6 +44,7 @@ class RoomsInMemory:
         budget_bytes: int,
         metrics: PersisterMetrics,
         on_redacted: Callable[[str], None],
+        push_rules: PushRules,
     ) -> None:
         self._database = database
         self._identity = identity
@@ -48,6 +52,7 @@ class RoomsInMemory:
         self._budget = budget_bytes
         self._metrics = metrics
         self._on_redacted = on_redacted
+        self._push_rules = push_rules
         self._rooms: OrderedDict[str, tuple[LiveRoom, int]] = OrderedDict()
         self._bytes = 0
         self._loads: dict[str, asyncio.Task[LiveRoom | None]] = {}
@@ -114,7 +119,7 @@ class RoomsInMemory:
         self._metrics.rooms_bytes.set(self._bytes)
 
     async def _load(self, room_id: str) -> LiveRoom | None:
-        room = await load_room(self._database, self._identity, room_id, self._clock.now_ms())
+        room = await load_room(self._database, self._identity, room_id, self._clock.now_ms(), self._push_rules)
         if room is None:
             return None
         self._metrics.room_loads.inc()
@@ -125,10 +130,15 @@ class RoomsInMemory:
         return room
 
 
-async def load_room(database: Database, identity: Identity, room_id: str, now_ms: int) -> LiveRoom | None:
+async def load_room(
+    database: Database, identity: Identity, room_id: str, now_ms: int, push_rules: PushRules
+) -> LiveRoom | None:
     """Read a room; None when we do not have it."""
     if "\x00" in room_id:
         return None  # no room has it, and PostgreSQL would refuse the parameter
+    push = RoomPush(room_id, identity.server_name)
+    push_rules.follow(push)
+    push.begin_reading()
     async with database.snapshot() as snapshot:
         end = await get_room_end(snapshot, room_id)
         if end is None:
@@ -139,12 +149,16 @@ async def load_room(database: Database, identity: Identity, room_id: str, now_ms
         transactions = await get_recent_transactions(
             snapshot, end.room_nid, now_ms - TRANSACTIONS_KEPT_MS, MAX_TRANSACTIONS
         )
+        rules = await push_rules.read_room(snapshot, end.room_nid, room_id)
+        groups = await get_push_groups(snapshot, end.room_nid)
     state: dict[StateKey, StateEntry] = {}
     events: dict[int, Event] = {}
     for number, row in enumerate(rows):
         if number % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
             await asyncio.sleep(0)
         state[row.type, row.state_key] = StateEntry(row.event_nid, row.event_id, row.membership)
+        if row.membership == "join":
+            push.count_member(row.state_key)
         if row.json is not None:
             event = event_from_storage(version, row.json, row.event_id)
             events[row.event_nid] = redacted(version, event) if row.redacted else event
@@ -159,7 +173,10 @@ async def load_room(database: Database, identity: Identity, room_id: str, now_ms
         last_writer=end.last_writer,
         last_position=end.last_position,
         transactions=transactions,
+        push=push,
     )
+    push.end_reading(rules)
+    push.judge.set_recorded(groups)
     for last in last_events:
         room.keep_hash(event_from_storage(version, last.json, last.event_id))
     if len(last_events) > 1:

@@ -18,7 +18,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from replication import wire
-from replication.driver import Announcer
+from replication.driver import Announcer, Follower
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.rows import EventRow
 from replication.streams import EVENTS
@@ -32,6 +32,7 @@ from shared.http.process_pages import ProcessPages
 from shared.http.request import Request, Requester, Response
 from shared.http.server import FORWARDED, Application
 from shared.metrics.http import HttpMetrics
+from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.tasks import TaskGroup
 from shared.storage.leases import insert_lease
@@ -300,6 +301,7 @@ async def event_persister(
             sequences={EVENTS.name: EVENTS.sequence},
         )  # fmt: skip
     seen = SeenPositions()
+    follower = Follower(database, bus, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     writer = FencedWriter(connect, lease, seen, lambda why: None)
     slots = Slots(takes)
     router = Router(slots)
@@ -309,7 +311,7 @@ async def event_persister(
         "config": config, "endpoints": ENDPOINTS, "pools": {pool.name: pool for pool in POOLS}, "name": name,
         "worker_type": "event_persister", "clock": clock, "tasks": tasks, "registry": registry,
         "database": database, "connect": connect, "transport": bus, "lease": lease, "writer": writer,
-        "announcer": Announcer(lease, bus, seen), "slots": slots, "forwarder": router,
+        "announcer": Announcer(lease, bus, seen), "follower": follower, "slots": slots, "forwarder": router,
         "http_client": calls,
     }  # fmt: skip
     foundation = Foundation(**fields)
@@ -321,6 +323,7 @@ async def event_persister(
     )  # fmt: skip
     assert worker.start is not None and worker.drain is not None
     try:
+        await follower.start()
         await worker.start()
         persister = Persister(application, foundation, bus, tokens, slots, router, worker.drain)
         calls.here = persister

@@ -125,7 +125,8 @@ VALID: dict[str, Valid] = {
         body={"new_password": "another horse battery", "logout_devices": False, "auth": {**_AUTH, "session": "none"}}
     ),
     "deactivate_account": Valid(
-        body={"id_server": "id.example.org", "erase": False, "auth": {**_AUTH, "session": "none"}}
+        body={"id_server": "id.example.org", "erase": False, "auth": {**_AUTH, "session": "none"}},
+        destroys="account",
     ),
     "list_devices": Valid(),
     "get_device": Valid({"deviceId": "{device}"}),
@@ -257,7 +258,10 @@ VALID: dict[str, Valid] = {
     "ban_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
     "unban_user": Valid(_ROOM, body=_TARGET, required=("user_id",)),
     "upgrade_room": Valid(
-        _ROOM, body={"new_version": "12", "additional_creators": ["{other}"]}, required=("new_version",)
+        _ROOM,
+        body={"new_version": "12", "additional_creators": ["{other}"]},
+        required=("new_version",),
+        destroys="room",
     ),
     "get_sync": Valid(
         query={

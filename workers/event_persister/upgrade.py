@@ -17,6 +17,7 @@ from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError
 from shared.core.events import event_from_storage
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.runtime import fault_points
 from shared.runtime.clock import Clock
 from shared.storage.events import FencedWrite
 from shared.storage.pool import Database
@@ -124,6 +125,7 @@ class Upgrades:
         upgrade = await get_room_upgrade(self._database, room_id)
         if upgrade is None or upgrade.ended:
             return
+        fault_points.reach("upgrade noted")
         try:
             await self._writer.in_room(room_id, lambda room: self._replace(room, upgrade))
         except AuthRuleViolation as violation:
@@ -133,6 +135,7 @@ class Upgrades:
             if error.status < 500:
                 await drop_upgrade(self._write, upgrade)
             raise
+        fault_points.reach("room closed")
         await end_upgrade(self._write, upgrade)
 
     async def _replace(self, room: LiveRoom, upgrade: RoomUpgrade) -> None:
@@ -148,6 +151,7 @@ class Upgrades:
             raise MatrixError("M_INVALID_ROOM_STATE", f"The new room cannot be: {answer.refused}", 400)
         self._check_may_upgrade(room, upgrade.upgrader)
         await move_names(self._write, upgrade.old_room_id, upgrade.new_room_id)
+        fault_points.reach("names moved")
         moved = await get_local_aliases(self._database, upgrade.new_room_id)
         levels = await self._content(room, upgrade_state.POWER_LEVELS)
         named = await self._content(room, upgrade_state.CANONICAL_ALIAS)

@@ -2,7 +2,7 @@
 
 from shared.storage.read_source import Source
 
-#: Uses memberships_by_user, events_room_nid_ordinal_key, and the primary keys of account_data and receipts.
+#: Uses memberships_by_user, events_room_nid_ordinal_key, and the primary keys of account_data, push_rules and receipts.
 _ENDS = """
     WITH mine AS (SELECT room_nid, membership, writer, position FROM memberships WHERE user_id = $1)
     SELECT 'events' AS stream, e.writer, max(e.position) AS position
@@ -12,6 +12,7 @@ _ENDS = """
     ) e WHERE mine.membership = 'join' GROUP BY e.writer
     UNION ALL SELECT 'events', writer, max(position) FROM mine GROUP BY writer
     UNION ALL SELECT 'account_data', writer, max(position) FROM account_data WHERE user_id = $1 GROUP BY writer
+    UNION ALL SELECT 'push_rules', writer, position FROM push_rules WHERE user_id = $1
     UNION ALL
     SELECT 'receipts', r.writer, max(r.position)
     FROM mine JOIN receipts r ON r.room_nid = mine.room_nid AND r.user_id = $1

@@ -7,6 +7,7 @@ from replication.streams import (
     EVENTS,
     ONE_TIME_KEYS,
     PRESENCE,
+    PUSH_RULES,
     RECEIPTS,
     STREAMS,
     TO_DEVICE,
@@ -15,6 +16,7 @@ from replication.streams import (
 from replication.worker_process import Foundation, Worker
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
+from shared.operations.rule_switches import rule_switches
 from workers.synchrotron.counted_reads import CountedReads
 from workers.synchrotron.device_lists import DeviceListFeed
 from workers.synchrotron.device_section import DeviceSections
@@ -35,6 +37,19 @@ from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_finding import RoomFinding
 from workers.synchrotron.room_state import RoomState
 from workers.synchrotron.search import Search
+from workers.synchrotron.sliding.connections import Connections
+from workers.synchrotron.sliding.engine import Engine
+from workers.synchrotron.sliding.extensions.account_data import AccountData
+from workers.synchrotron.sliding.extensions.e2ee import E2ee
+from workers.synchrotron.sliding.extensions.receipts import Receipts
+from workers.synchrotron.sliding.extensions.registry import Extensions
+from workers.synchrotron.sliding.extensions.to_device import ToDevice
+from workers.synchrotron.sliding.extensions.typing import Typing
+from workers.synchrotron.sliding.handler import SlidingSync
+from workers.synchrotron.sliding.request import Limits
+from workers.synchrotron.sliding.room_lists import RoomLists
+from workers.synchrotron.sliding.room_results import RoomResults
+from workers.synchrotron.sliding.room_traits import Traits
 from workers.synchrotron.sync import SyncHandler
 from workers.synchrotron.sync_answer import SyncAnswers
 from workers.synchrotron.sync_request import Filters
@@ -53,7 +68,8 @@ def compose(foundation: Foundation) -> Worker:
         return await follower.wait_for(STREAMS[stream], wanted, limit_s)
 
     rooms = RoomCache(foundation.database, reads, config.caches.rooms_bytes, metrics)
-    users = UserRooms(reads, wait_for, config.caches.users_bytes, metrics)
+    switches = rule_switches(config.experimental)
+    users = UserRooms(reads, wait_for, config.caches.users_bytes, metrics, switches)
     typing = TypingRooms()
     notifier = Notifier(metrics)
     feed = Feed(rooms, users, typing, notifier, clock)
@@ -67,6 +83,7 @@ def compose(foundation: Foundation) -> Worker:
     follower.follow(EVENTS, reports.apply_events)
     follower.follow(RECEIPTS, feed.apply_receipts)
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
+    follower.follow(PUSH_RULES, feed.apply_push_rules)
     follower.follow(TO_DEVICE, feed.apply_to_device)
     follower.follow(DEVICE_LISTS, device_lists.apply)
     follower.follow(ONE_TIME_KEYS, feed.apply_one_time_keys)
@@ -82,6 +99,20 @@ def compose(foundation: Foundation) -> Worker:
     answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
     sync = SyncHandler(
         users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics,
+        foundation.authenticator.hold, reports,
+    )  # fmt: skip
+
+    traits = Traits(reads)
+    follower.follow(EVENTS, traits.apply)
+    lists = RoomLists(rooms, traits, reads)
+    results = RoomResults(rooms, sections, unread, reads)
+    engine = Engine(tokens, users, lists, traits, results, sections, unread, reads, clock)
+    extensions = Extensions(
+        [ToDevice(devices, tokens), E2ee(devices), AccountData(), Receipts(rooms, sections), Typing(typing)]
+    )
+    sliding = SlidingSync(
+        users, engine, Connections(reads, config.caches.users_bytes // 4, clock), extensions, tokens, notifier,
+        LazyMembers(), Limits(config.limits.max_timeline_events, config.limits.max_sync_timeout_ms), clock, metrics,
         foundation.authenticator.hold, reports,
     )  # fmt: skip
 
@@ -105,6 +136,8 @@ def compose(foundation: Foundation) -> Worker:
 
     handlers = {
         "get_sync": sync.get_sync,
+        "sync_merged": sliding.sync_merged,
+        "sync_deployed": sliding.sync_deployed,
         "get_room_messages": messages.get_room_messages,
         "get_event_context": messages.get_event_context,
         "get_room_event": messages.get_room_event,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, ReceiptRow, ToDeviceRow, TypingRow
+from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, PushRulesRow, ReceiptRow, ToDeviceRow, TypingRow
 from shared.runtime.clock import Clock
 from workers.synchrotron.notifier import Notifier
 from workers.synchrotron.room_cache import RoomCache
@@ -52,6 +52,12 @@ class Feed:
         concerned: set[str] = set()
         for row in rows:
             concerned.update(self._users.apply_account_data(row))
+        self._notifier.wake(concerned)
+
+    def apply_push_rules(self, rows: Sequence[PushRulesRow]) -> None:
+        concerned: set[str] = set()
+        for row in rows:
+            concerned.update(self._users.apply_push_rules(row))
         self._notifier.wake(concerned)
 
     def apply_to_device(self, rows: Sequence[ToDeviceRow]) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import orjson
 
-from replication.streams import TO_DEVICE
+from replication.streams import PUSH_RULES, TO_DEVICE
 from shared.core.filters import EventFilter
-from shared.core.push_rules import ALL_OFF, NO_CHANGES, full_ruleset
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.runtime.clock import Clock
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
@@ -180,8 +179,9 @@ def _candidates(user: SyncUser, span: Span) -> tuple[list[RoomMembership], bool]
 def global_account_data(user: SyncUser, span: Span, wanted: EventFilter) -> list[Any]:
     """Return the account data of no room that belongs into the answer."""
     events = account_data_events(user, GLOBAL, span, wanted, everything=span.since is None)
-    stored = user.account_data.get(GLOBAL, {}).get(_PUSH_RULES)
-    if span.since is None and (stored is None or stored.json is None) and wanted.match_type(_PUSH_RULES):
-        # Who has changed nothing has the default rules. Spec: push notifications, "Push Rules: Events".
-        events.append({"type": _PUSH_RULES, "content": full_ruleset(NO_CHANGES, user.user_id, ALL_OFF)})
+    rules = user.push_rules
+    # Always the whole set. Spec: push notifications, "Push Rules: Events".
+    fresh = span.since is None or span.is_new(PUSH_RULES.name, rules.writer, rules.position)
+    if fresh and wanted.match_type(_PUSH_RULES):
+        events.append({"type": _PUSH_RULES, "content": user.get_ruleset()})
     return events

@@ -1,8 +1,12 @@
 """PURE: one user who syncs here: his rooms and account data, and which of his rooms have news."""
 
 from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
 
+from shared.core.push_rules import ALL_OFF, RuleSwitches, changes_from_json, full_ruleset
 from shared.core.unread import Unread
+from shared.storage.push_rules import PushRulesRecord
 from shared.storage.read_account_data import AccountDataRecord, ignored_in
 from shared.storage.read_memberships import RoomMembership
 from workers.synchrotron.user_devices import UserDevices
@@ -21,8 +25,10 @@ class SyncUser:
     each piece of news, so that a request that is about to wait can see that something came meanwhile.
     """
 
-    def __init__(self, user_id: str) -> None:
+    def __init__(self, user_id: str, switches: RuleSwitches = ALL_OFF) -> None:
         self.user_id = user_id
+        #: Its position is that of the last change of the rules, not of whom the user ignores.
+        self.push_rules = PushRulesRecord()
         self.memberships: dict[str, RoomMembership] = {}
         self.account_data: dict[str, dict[str, AccountDataRecord]] = {}
         self.devices = UserDevices()
@@ -34,6 +40,7 @@ class SyncUser:
         #: Number of the last change of somebody's presence that was worth waking him.
         self.presence_news = 0
         self.size_bytes = 2_000
+        self._switches = switches
         self._issued: OrderedDict[str, int] = OrderedDict()
 
     def set_membership(self, membership: RoomMembership) -> None:
@@ -53,6 +60,22 @@ class SyncUser:
             self.size_bytes -= _ACCOUNT_DATA_BYTES + len(known.json or b"")
         self.size_bytes += _ACCOUNT_DATA_BYTES + len(record.json or b"")
         of_room[record.type] = record
+
+    def set_push_rules(self, record: PushRulesRecord) -> bool:
+        """Take in what the user changed of the push rules; return whether that is news."""
+        known = self.push_rules
+        if record.position <= known.position:
+            return False
+        if record.rules == known.rules:
+            self.push_rules = replace(known, ignored=record.ignored)
+            return False
+        self.size_bytes += len(record.rules) - len(known.rules)
+        self.push_rules = record
+        return True
+
+    def get_ruleset(self) -> dict[str, Any]:
+        """Return all push rules of the user, as GET /pushrules/ answers them."""
+        return full_ruleset(changes_from_json(self.push_rules.rules), self.user_id, self._switches)
 
     def note_change(self, room_id: str, seq: int) -> None:
         self.changed[room_id] = seq

@@ -9,6 +9,7 @@ from replication.streams import (
     EVENTS,
     ONE_TIME_KEYS,
     PRESENCE,
+    PUSH_RULES,
     RECEIPTS,
     TO_DEVICE,
     TOKEN_LETTERS,
@@ -24,7 +25,7 @@ from shared.storage.read_source import Source
 from shared.storage.read_stream_ends import get_stream_ends
 from shared.storage.read_user_ends import get_user_ends
 
-FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE)
+FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE)
 _STORED = tuple(stream.name for stream in FOLLOWED if stream.kind is not Kind.EPHEMERAL)
 _BEHIND_LIMIT_S = 5.0
 

@@ -3,21 +3,25 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Set
+from typing import TypeAlias
 
 import orjson
 
-from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, ReceiptRow, ToDeviceRow
+from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, PushRulesRow, ReceiptRow, ToDeviceRow
 from shared.core.errors import Unavailable
+from shared.core.push_rules import RuleSwitches
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import receipt_thread
 from shared.metrics.synchrotron import SyncMetrics
+from shared.storage.push_rules import PushRulesRecord, get_push_rules
 from shared.storage.read_account_data import AccountDataRecord, get_account_data_of_user
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
 from shared.storage.read_source import Source
-from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.sync_user import GLOBAL, SyncUser
 from workers.synchrotron.timeline_event import MEMBER
 from workers.synchrotron.user_devices import UserDevices
 
+_Stored: TypeAlias = RoomMembership | AccountDataRecord | PushRulesRecord
 _CATCH_UP_LIMIT_S = 5.0
 _NOBODY: Set[str] = frozenset()
 
@@ -28,7 +32,10 @@ WaitFor = Callable[[str, Vector, float], Awaitable[bool]]
 class UserRooms:
     """reads: counted; wait_for: the follower's; budget_bytes: users who aren't waiting go first-used first."""
 
-    def __init__(self, reads: Source, wait_for: WaitFor, budget_bytes: int, metrics: SyncMetrics) -> None:
+    def __init__(
+        self, reads: Source, wait_for: WaitFor, budget_bytes: int, metrics: SyncMetrics, switches: RuleSwitches
+    ) -> None:
+        self._switches = switches
         self._reads = reads
         self._wait_for = wait_for
         self._budget = budget_bytes
@@ -97,6 +104,19 @@ class UserRooms:
         user.set_account_data(AccountDataRecord(row.room_id, row.type, row.json, row.writer, row.position))
         self._bytes += user.size_bytes - before
         user.note_change(row.room_id, self.seq)
+        return (row.user_id,)
+
+    def apply_push_rules(self, row: PushRulesRow) -> Iterable[str]:
+        self.seq += 1
+        user = self._users.get(row.user_id)
+        if user is None:
+            return ()
+        before = user.size_bytes
+        news = user.set_push_rules(PushRulesRecord(row.rules, row.ignored, row.writer, row.position))
+        self._bytes += user.size_bytes - before
+        if not news:
+            return ()
+        user.note_change(GLOBAL, self.seq)
         return (row.user_id,)
 
     def apply_to_device(self, row: ToDeviceRow) -> bool:
@@ -213,23 +233,26 @@ class UserRooms:
 
     async def _load(self, user_id: str) -> SyncUser:
         # In the table before the first query: rows that arrive meanwhile find it, and the later one stays.
-        user = self._users[user_id] = SyncUser(user_id)
+        user = self._users[user_id] = SyncUser(user_id, self._switches)
         self._bytes += user.size_bytes
         loaded = False
         try:
             before = user.size_bytes
             memberships = await get_memberships_of_user(self._reads, user_id)
             account_data = await get_account_data_of_user(self._reads, user_id)
+            rules = await get_push_rules(self._reads, user_id)
             for membership in memberships:
                 user.set_membership(membership)
             for record in account_data:
                 user.set_account_data(record)
+            user.set_push_rules(rules)
             self._bytes += user.size_bytes - before
             for room_id in user.memberships:
                 self._index(user, room_id)
             # Postgres may be ahead of us; an answer's token is what we have applied, so let that come first.
             await self._catch_up("events", memberships)
             await self._catch_up("account_data", account_data)
+            await self._catch_up("push_rules", [rules] if rules.position else ())
             user.changes_from = self.seq
             loaded = True
         finally:
@@ -240,7 +263,7 @@ class UserRooms:
         self._shrink()
         return user
 
-    async def _catch_up(self, stream: str, rows: Iterable[RoomMembership | AccountDataRecord]) -> None:
+    async def _catch_up(self, stream: str, rows: Iterable[_Stored]) -> None:
         greatest: dict[int, int] = {}
         for row in rows:
             greatest[row.writer] = max(row.position, greatest.get(row.writer, 0))

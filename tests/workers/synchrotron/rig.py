@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry
 
 from replication.driver import Announcer, Follower
 from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.rows import AccountDataRow, ReceiptRow, TypingRow
-from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, TYPING
+from replication.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
+from replication.streams import ACCOUNT_DATA, EVENTS, PUSH_RULES, RECEIPTS, TYPING
 from replication.worker_process import Foundation
 from shared.config.sections import Caches, Replication
 from shared.core.sync_tokens.vector import Vector
@@ -195,6 +195,20 @@ class World:
         row = AccountDataRow(position, self.announcer.lease, user_id, room_id, event_type, json)
         self.announcer.announce(ACCOUNT_DATA, [row])
 
+    async def set_push_rules(self, user_id: str, rules: bytes, ignored: Sequence[str] = ()) -> None:
+        position = await self.database.fetchval(
+            """
+            INSERT INTO push_rules VALUES ($1, $2, $3, true, '{}', $4, nextval('stream_push_rules'))
+            ON CONFLICT (user_id) DO UPDATE
+            SET rules = excluded.rules, ignored = excluded.ignored, writer = excluded.writer,
+                position = excluded.position
+            RETURNING position
+            """,
+            user_id, rules, list(ignored), self.announcer.lease,
+        )  # fmt: skip
+        row = PushRulesRow(position, self.announcer.lease, user_id, rules, tuple(ignored))
+        self.announcer.announce(PUSH_RULES, [row])
+
     def set_typing(self, room_id: str, user_id: str, until_ms: int) -> None:
         position = self.announcer.next_ephemeral_position(TYPING)
         self.announcer.announce(TYPING, [TypingRow(position, self.announcer.lease, room_id, user_id, until_ms)])
@@ -256,7 +270,8 @@ async def fleet(
         connect = connector(dsn, pgbouncer=False)
         database = Database(connect, max_connections=4)
         stack.push_async_callback(database.close)
-        sequences = {stream.name: stream.sequence for stream in (RECEIPTS, ACCOUNT_DATA)} | {TYPING.name: ""}
+        stored = (RECEIPTS, ACCOUNT_DATA, PUSH_RULES)
+        sequences = {stream.name: stream.sequence for stream in stored} | {TYPING.name: ""}
         async with database.connection() as conn:
             lease = await insert_lease(
                 conn, process=f"client_api-{next(_numbers)}", type_="client_api", host="h", pid=1,

@@ -32,6 +32,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "get_sync", ("GET",), "/_matrix/client/{version}/sync", pool="sync", routing_key=RoutingKey.TOKEN_USER,
         auth=Auth.ACCESS_TOKEN, idempotent=True, spec=_CS + "#get_matrixclientv3sync",
     ),
+    Endpoint(
+        "sync_merged", ("POST",), "/_matrix/client/v4/sync", pool="sync", routing_key=RoutingKey.TOKEN_USER,
+        auth=Auth.ACCESS_TOKEN, idempotent=True, spec="MSC4186",
+    ),
+    Endpoint(  # the draft of MSC4186 that clients of 2024 to 2026 speak
+        "sync_deployed", ("POST",), "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", pool="sync",
+        routing_key=RoutingKey.TOKEN_USER, auth=Auth.ACCESS_TOKEN, idempotent=True, spec="MSC4186",
+    ),
     _room_read("get_room_messages", "messages", "#get_matrixclientv3roomsroomidmessages"),
     _room_read("get_event_context", "context/{eventId}", "#get_matrixclientv3roomsroomidcontexteventid"),
     _room_read("get_room_event", "event/{eventId}", "#get_matrixclientv3roomsroomideventeventid"),

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import msgspec
 
 from shared.core.errors import invalid_param
+from shared.core.presence import STATES, UNSAID
 from shared.http.request import Request
 from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
-    PRESENCE,
     Limits,
     ListRequest,
     RoomConfig,
@@ -66,7 +66,7 @@ class _Body(msgspec.Struct):
 
 def parse(request: Request, limits: Limits) -> SlidingRequest:
     """Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
-    request.query_choice("set_presence", PRESENCE)
+    presence = request.query_choice("set_presence", STATES) or UNSAID
     pos, timeout_ms = request.query_text("pos"), request.query_int("timeout", 0)
     body = request.decode(_Body, empty_ok=True)
     me = request.user.user_id
@@ -84,7 +84,7 @@ def parse(request: Request, limits: Limits) -> SlidingRequest:
     return check_request(
         SlidingRequest(
             body.conn_id or "", pos, timeout_s(timeout_ms, limits), lists, subscriptions, unsubscribe,
-            sticky=True, extensions=body.extensions or {},
+            sticky=True, extensions=body.extensions or {}, presence=presence,
         )
     )  # fmt: skip
 
@@ -125,6 +125,8 @@ def room_fields(room: RoomAnswer) -> dict[str, Any]:
         return fields
     if room.expanded:
         fields["unstable_expanded_timeline"] = True
+        # matrix-js-sdk 43 looks for events that it knows among those of a limited timeline only.
+        fields["limited"] = True
     if room.counts is not None:
         fields["notification_count"], fields["highlight_count"] = room.counts
     return fields

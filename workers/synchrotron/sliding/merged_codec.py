@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import msgspec
 
 from shared.core.errors import invalid_param
+from shared.core.presence import STATES, UNSAID
 from shared.http.request import Request
 from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
-    PRESENCE,
     Limits,
     ListRequest,
     RoomConfig,
@@ -71,8 +71,8 @@ class _Body(msgspec.Struct):
 def parse(request: Request, limits: Limits) -> SlidingRequest:
     """Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
     body = request.decode(_Body)
-    if body.set_presence is not None and body.set_presence not in PRESENCE:
-        raise invalid_param(f"set_presence must be one of: {', '.join(PRESENCE)}")
+    if body.set_presence is not None and body.set_presence not in STATES:
+        raise invalid_param(f"set_presence must be one of: {', '.join(STATES)}")
     lists = {
         key: ListRequest(
             _config(one, limits),
@@ -85,7 +85,7 @@ def parse(request: Request, limits: Limits) -> SlidingRequest:
     return check_request(
         SlidingRequest(
             body.conn_id or "", body.pos, timeout_s(body.timeout or 0, limits), lists, subscriptions, (),
-            sticky=False, extensions=body.extensions or {},
+            sticky=False, extensions=body.extensions or {}, presence=body.set_presence or UNSAID,
         )
     )  # fmt: skip
 

@@ -17,7 +17,6 @@ MAX_ELEMENTS = 500  # of one required_state, and values of one filter
 MAX_CONN_ID_CHARS = 255
 MAX_LIST_KEY_CHARS = 255
 
-PRESENCE = ("offline", "online", "unavailable")
 T = TypeVar("T")
 
 #: Both ends inclusive.
@@ -72,6 +71,7 @@ class SlidingRequest:
     """pos: as it came, None: a new connection. subscriptions: those that this request names.
 
     sticky: subscriptions stay until `unsubscribe` names their room, else they hold for this request only.
+    presence: `set_presence`, "" without.
     """
 
     conn_id: str
@@ -82,6 +82,7 @@ class SlidingRequest:
     unsubscribe: Sequence[str]
     sticky: bool
     extensions: Mapping[str, Mapping[str, Any]]
+    presence: str
 
 
 def timeout_s(timeout_ms: int, limits: Limits) -> float:

@@ -4,7 +4,7 @@ A list is looked through as a whole once; after that only rooms with news are lo
 Spec: MSC4186, "Lists", SlidingRoomFilter.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from shared.storage.read_memberships import RoomMembership
 from shared.storage.read_source import Source
 from shared.storage.room_traits import RoomTraits, get_rooms_once_joined
 from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.sliding.connection_state import SentRoom
 from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomFilter
 from workers.synchrotron.sliding.room_traits import Traits
@@ -56,7 +57,7 @@ class RoomLists:
         self._reads = reads
 
     async def bring_up(
-        self, lists: ConnectionLists, user: SyncUser, filters: Iterable[RoomFilter], named: Iterable[str], seq: int,
+        self, lists: ConnectionLists, user: SyncUser, filters: Iterable[RoomFilter], named: Collection[str], seq: int,
         was_sent: Callable[[str], bool],
     ) -> dict[RoomFilter, RoomList]:  # fmt: skip
         """Return the list of each filter, with everything in it that was applied up to `seq`, perhaps with more.
@@ -73,7 +74,7 @@ class RoomLists:
             concerned = [user.memberships[room_id] for room_id in rooms if room_id in user.memberships]
         if changed:
             await self._traits.load([(one.room_id, one.room_nid) for one in concerned])
-        await self._learn_once_joined(lists, user, concerned, was_sent)
+        await self._learn_once_joined(lists, user, concerned, named, was_sent)
         for filter, room_ids in changed.items():
             if room_ids is None:
                 known[filter] = await self._make(lists, user, filter, seq, was_sent)
@@ -100,16 +101,38 @@ class RoomLists:
             return False
         return lists.once_joined.get((room_id, membership.ordinal), False)
 
+    def may_subscribe(
+        self, lists: ConnectionLists, user: SyncUser, room_id: str, was_sent: Callable[[str], bool]
+    ) -> bool:
+        """Return whether a room that is subscribed to may be told of. Spec: MSC4186, "Subscriptions"."""
+        membership = user.memberships.get(room_id)
+        if membership is None:
+            return False
+        if membership.membership == "leave" and not membership.forgotten:
+            return was_sent(room_id) or lists.once_joined.get((room_id, membership.ordinal), False)
+        return self.may_tell(lists, user, membership, was_sent)
+
+    @staticmethod
+    def was_member(lists: ConnectionLists, membership: RoomMembership, sent: SentRoom | None) -> bool:
+        """Return whether the user is in a room that may be told of, or has been; else he gets its stripped state."""
+        if membership.membership in ("invite", "knock"):
+            return False
+        if membership.membership == "join":
+            return True
+        # Of a room that was sent nothing was looked up: from an invitation one goes without having been in the room.
+        known = lists.once_joined.get((membership.room_id, membership.ordinal))
+        return known if known is not None else sent is not None and not sent.stripped
+
     async def _learn_once_joined(
-        self, lists: ConnectionLists, user: SyncUser, concerned: Iterable[RoomMembership],
+        self, lists: ConnectionLists, user: SyncUser, concerned: Iterable[RoomMembership], named: Collection[str],
         was_sent: Callable[[str], bool],
     ) -> None:  # fmt: skip
-        """Find out of rooms from which others removed the user whether he had been in them."""
+        """Find out of rooms in which the user is no more whether he had been in them, where that matters."""
         unknown = [
             one
             for one in concerned
             if one.membership in ("leave", "ban")
-            and (one.membership == "ban" or one.sender != user.user_id)
+            and (one.membership == "ban" or one.sender != user.user_id or one.room_id in named)
             and (one.room_id, one.ordinal) not in lists.once_joined
             and not was_sent(one.room_id)
         ]

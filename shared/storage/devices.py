@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from shared.storage.escape import escape, unescape
+from shared.storage.escape import unescape
 from shared.storage.pool import Database
 
 # All use the primary key of devices.
 _COLUMNS = "SELECT device_id, display_name, last_seen_ms, last_seen_ip FROM devices"
 _LIST = f"{_COLUMNS} WHERE user_id = $1 ORDER BY device_id"
 _GET = f"{_COLUMNS} WHERE user_id = $1 AND device_id = $2"
-_SET_NAME = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,6 @@ async def list_devices(database: Database, user_id: str) -> list[Device]:
 async def get_device(database: Database, user_id: str, device_id: str) -> Device | None:
     row = await database.fetchrow(_GET, user_id, device_id)
     return _device(row) if row is not None else None
-
-
-async def set_device_name(database: Database, user_id: str, device_id: str, name: str | None) -> bool:
-    """Return False when there is no such device."""
-    stored = escape(name) if name is not None else None
-    return (await database.execute(_SET_NAME, user_id, device_id, stored)) == "UPDATE 1"
 
 
 def _device(row: asyncpg.Record) -> Device:

@@ -125,6 +125,22 @@ END_ALL_SESSIONS = fenced_statement(
     "(SELECT position FROM change) AS position, (SELECT position FROM list_change) AS list_position",
 )
 
+#: $2 user, $3 device, $4 its new display name (escaped), $5 now. Others see the name beside the device's keys, so that
+#: a device with keys has changed. Uses the primary keys of devices and device_keys.
+RENAME_DEVICE = fenced_statement(
+    "rename_device",
+    {
+        "device": "SELECT 1 FROM fence, devices WHERE user_id = $2 AND device_id = $3",
+        "renamed": """
+            UPDATE devices SET display_name = $4 FROM fence
+            WHERE user_id = $2 AND device_id = $3 AND display_name IS DISTINCT FROM $4 RETURNING 1
+        """,
+        "published": "SELECT 1 FROM renamed, device_keys WHERE user_id = $2 AND device_id = $3",
+        "list_change": CHANGE_PART.format(user="$2", now="$5", source="published"),
+    },
+    "(SELECT count(*) FROM device) AS found, (SELECT position FROM list_change) AS list_position",
+)
+
 #: $2 user, $3 access token, $4 now: for a token without a device.
 END_TOKEN = fenced_statement(
     "end_token",

@@ -6,7 +6,7 @@ import msgspec
 
 from shared.core.errors import bad_json, invalid_param, not_found
 from shared.http.request import Request, Response, convert, empty_response, json_response
-from shared.storage.devices import Device, get_device, list_devices, set_device_name
+from shared.storage.devices import Device, get_device, list_devices
 from shared.storage.pool import Database
 from workers.client_api.interactive_auth import InteractiveAuth
 from workers.client_api.passwords import PasswordDemand
@@ -55,7 +55,7 @@ class Devices:
         if "\x00" in device_id:
             raise _no_such_device()
         found = (
-            await set_device_name(self._database, user_id, device_id, name)
+            await self._sessions.rename_device(user_id, device_id, name)
             if name is not None
             else await get_device(self._database, user_id, device_id) is not None
         )

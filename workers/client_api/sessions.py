@@ -149,6 +149,12 @@ class Sessions:
         self._announce([(row["position"], user_id, None)])
         self._announce_device_list(user_id, row["list_position"])
 
+    async def rename_device(self, user_id: str, device_id: str, name: str) -> bool:
+        """Give a device another name; False when there is no such device."""
+        row = await self._write(tokens.RENAME_DEVICE, user_id, device_id, escape(name), self._clock.now_ms())
+        self._announce_device_list(user_id, row["list_position"])
+        return bool(row["found"])
+
     async def _write(self, statement: FencedStatement, *args: Any) -> asyncpg.Record:
         with passing_as_unavailable():
             return await self._writer.write(statement, *args, streams=(SESSIONS.name, DEVICE_LISTS.name))
@@ -160,7 +166,7 @@ class Sessions:
         self._announcer.announce(SESSIONS, rows)
 
     def _announce_device_list(self, user_id: str, position: int | None) -> None:
-        """position: None when none of the devices had keys."""
+        """position: None when nothing changed of what others see."""
         if position is not None:
             self._announcer.announce(DEVICE_LISTS, [DeviceListRow(position, self._writer.lease, user_id)])
 

@@ -52,6 +52,15 @@ def test_what_is_uploaded_is_found(postgres: TestDatabase) -> None:
             other = await upload(alice, device_keys=identity_keys(alice.user_id, alice.device_id, "other"))
             assert (other.status, other.errcode) == (400, "M_INVALID_PARAM")
             assert len(announced(worker, "device_lists")) == 2
+            # Others see a device's name beside its keys: a new one is a change, the same one is none.
+            for name, told in (("a laptop", 3), ("a laptop", 3)):
+                await alice.call("PUT", f"/devices/{alice.device_id}", {"display_name": name})
+                assert len(announced(worker, "device_lists")) == told
+            found = (await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: []}})).json
+            shown = found["device_keys"][alice.user_id][alice.device_id]
+            assert shown["unsigned"] == {"device_display_name": "a laptop"}
+            await bob.call("PUT", f"/devices/{bob.device_id}", {"display_name": "without keys"})
+            assert len(announced(worker, "device_lists")) == 3
 
     run(test())
 

@@ -273,6 +273,46 @@ VALID: dict[str, Valid] = {
             "use_state_after": "true",
         },
     ),
+    "sync_merged": Valid(
+        body={
+            "conn_id": "main",
+            "pos": None,
+            "timeout": 0,
+            "set_presence": "online",
+            "lists": {
+                "list": {
+                    "timeline_limit": 2,
+                    "required_state": {
+                        "include": [{"type": "m.room.create", "state_key": ""}],
+                        "exclude": [{"type": "m.room.topic"}],
+                        "lazy_members": True,
+                    },
+                    "range": [0, 9],
+                    "filters": {"is_dm": False, "not_room_types": ["m.space"], "not_tags": ["m.lowpriority"]},
+                }
+            },
+            "room_subscriptions": {"{room}": {"timeline_limit": 3, "required_state": {"include": [{}]}}},
+            "extensions": {"typing": {"enabled": True, "lists": ["*"]}},
+        },
+    ),
+    "sync_deployed": Valid(
+        query={"timeout": "0", "set_presence": "online"},
+        body={
+            "conn_id": "main",
+            "lists": {
+                "list": {
+                    "timeline_limit": 2,
+                    "required_state": [["m.room.create", ""], ["m.room.member", "$LAZY"]],
+                    "ranges": [[0, 9]],
+                    "filters": {"is_invite": False, "room_name_like": "bee"},
+                }
+            },
+            "room_subscriptions": {"{room}": {"timeline_limit": 3, "required_state": [["*", "*"]]}},
+            "unsubscribe_rooms": ["{room}"],
+            "extensions": {"to_device": {"enabled": True, "limit": 9}},
+        },
+        empty_ok=True,
+    ),
     "get_room_messages": Valid(_ROOM, query={"dir": "b", "limit": "3", "from": "", "to": "", "filter": _EVENT_FILTER}),
     "get_event_context": Valid({**_ROOM, "eventId": "{event}"}, query={"limit": "3", "filter": _EVENT_FILTER}),
     "get_room_event": Valid({**_ROOM, "eventId": "{event}"}),

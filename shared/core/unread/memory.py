@@ -118,13 +118,13 @@ class Unread:
 
     def _taken_back(self, row: CountedRow) -> list[tuple[str, Count]]:
         """Return what a redaction takes back of what is counted here."""
-        taken = []
-        for ordinal, thread_id, count in row.taken_back(self.user_id, self.group):
-            if ordinal > self.mark_of(thread_id):
-                if ordinal < self._group_from:
-                    raise BehindMemory  # he was in another group then
-                taken.append((thread_id, Count(-count.notifications, -count.highlights)))
-        return taken
+        if any(self.mark_of(thread_id) < ordinal < self._group_from for ordinal, thread_id, *_ in row.redacted):
+            raise BehindMemory  # he was in another group then
+        return [
+            (thread_id, Count(-count.notifications, -count.highlights))
+            for ordinal, thread_id, count in row.taken_back(self.user_id, self.group)
+            if ordinal > self.mark_of(thread_id)
+        ]
 
     def _change(self, thread_id: str, by: Count) -> None:
         count = self._counts.get(thread_id, _NONE)

@@ -1,0 +1,138 @@
+"""Unread counts that are kept up in memory, against a model that judges every event for every member."""
+
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.core.unread import BehindMemory, Count, CountedRows, FoundCounts, RoomCounts, UnknownTotal, Unread
+from tests.unread_model import USERS, RoomModel
+
+
+class Reader:
+    """A process that holds the room's latest rows and one user's counts, as workers/synchrotron does."""
+
+    def __init__(self, model: RoomModel, user: str) -> None:
+        self.model, self.user = model, user
+        self.rows = CountedRows(model.last)
+        self.unread = Unread(user)
+        self.told = 0
+        self.reads = 0
+        self.joins = 0
+
+    def follow(self) -> None:
+        for row in self.model.rows[self.rows.last_ordinal :]:
+            self.rows.add(row, accepted=True)
+        for thread_id, ordinal in self.model.receipts[self.user][self.told :]:
+            self.unread.note_read(thread_id, ordinal)
+        self.told = len(self.model.receipts[self.user])
+
+    def counts(self, end: int) -> RoomCounts:
+        joins = len(self.model.joins[self.user])
+        while True:
+            try:
+                if self.unread.membership != joins or self.unread.at > end:
+                    raise BehindMemory
+                for known in self.unread.take_totals():
+                    self.rows.learn(*known)
+                self.unread.roll(self.rows, end)
+                self.unread.take_reads(self.rows)
+                return self.unread.counts()
+            except UnknownTotal as unknown:
+                total = self.model.highlights(unknown.group, unknown.thread_id, unknown.ordinal - 1)
+                self.rows.learn(unknown.group, unknown.thread_id, unknown.ordinal - 1, total)
+            except BehindMemory:
+                self.reads += 1
+                self.unread.fill(self.model.found(self.user, end), joins)
+
+
+@given(st.integers(0, 2**32))
+@settings(deadline=None, max_examples=150)
+def test_counts_kept_up_are_those_of_judging_every_event(seed: int) -> None:
+    random = Random(seed)
+    model = RoomModel(random)
+    for _ in range(random.randint(1, 10)):
+        model.act()
+    readers = [Reader(model, user) for user in USERS]
+    for _ in range(60):
+        model.act()
+        for reader in readers:
+            if random.random() < 0.8:
+                reader.follow()
+            if random.random() < 0.1:
+                reader.rows.trim(random.randint(1, model.last + 1))
+            if random.random() < 0.5:
+                reader.follow()
+                assert reader.counts(model.last) == model.counts(reader.user, model.last)
+    assert sum(reader.reads for reader in readers) < 60  # most of the time memory was enough
+
+
+def message(ordinal: int, total: int, *, sender: str = "@b:x", thread_id: str = "") -> SimpleNamespace:
+    return SimpleNamespace(
+        ordinal=ordinal, sender=sender, thread_id=thread_id, push=((0, total, 0),), push_users=(), push_groups=(),
+        push_redacted=(),
+    )  # fmt: skip
+
+
+def filled(count: int = 0, at: int = 0) -> Unread:
+    unread = Unread("@a:x")
+    unread.fill(FoundCounts(at, 0, {}, 0, 0, {"": Count(count, 0)} if count else {}, {"": 0}), membership=1)
+    return unread
+
+
+def test_messages_and_receipts_need_nothing_but_the_rows() -> None:
+    rows, unread = CountedRows(1000), filled(count=1000, at=1000)
+    for known in unread.take_totals():
+        rows.learn(*known)
+    for ordinal in range(1001, 1011):
+        rows.add(message(ordinal, ordinal), accepted=True)
+    unread.roll(rows, 1010)
+    assert unread.counts() == RoomCounts(Count(1010, 0), {})
+    unread.note_read(None, 1005)
+    unread.take_reads(rows)
+    assert unread.counts().main == (5, 0)
+    unread.note_read("$thread", 1010)
+    unread.take_reads(rows)
+    assert unread.counts().main == (5, 0)
+    unread.note_read("", 1010)
+    unread.take_reads(rows)
+    assert unread.counts().main == (0, 0)
+
+
+def test_a_receipt_from_before_the_rows_has_to_be_read() -> None:
+    rows, unread = CountedRows(1000), filled(count=1000, at=1000)
+    unread.note_read(None, 500)
+    with pytest.raises(BehindMemory):
+        unread.take_reads(rows)
+    unread.fill(FoundCounts(1000, 500, {}, 0, 0, {"": Count(500, 0)}, {}), membership=1)
+    unread.take_reads(rows)  # still noted, and read already
+    assert unread.counts().main == (500, 0)
+
+
+def test_what_the_rows_do_not_know_is_asked_for_once() -> None:
+    rows, unread = CountedRows(10), filled(at=10)
+    for ordinal, total in ((11, 7), (12, 8)):
+        rows.add(
+            SimpleNamespace(**{**vars(message(ordinal, total, thread_id="$old")), "push": ((0, total, 3),)}),
+            accepted=True,
+        )
+    with pytest.raises(UnknownTotal) as unknown:
+        unread.roll(rows, 12)
+    assert (unknown.value.group, unknown.value.thread_id, unknown.value.ordinal) == (0, "$old", 11)
+    rows.learn(0, "$old", 10, 2)
+    unread.roll(rows, 12)
+    assert unread.counts() == RoomCounts(Count(0, 0), {"$old": Count(2, 1)})
+
+
+def test_memory_does_not_grow_with_what_is_unread() -> None:
+    rows, unread = CountedRows(0), filled()
+    sizes = set()
+    for ordinal in range(1, 3001):
+        rows.add(message(ordinal, ordinal), accepted=True)
+        unread.roll(rows, ordinal)
+        rows.trim(ordinal - 100)
+        sizes.add(unread.size_bytes)
+    assert unread.counts().main == (3000, 0)
+    assert max(sizes) < 2_000

@@ -58,6 +58,11 @@ STATEMENTS: Mapping[str, str] = {
             SELECT user_id, device_id, algorithm, key_id FROM one_time_keys WHERE claimed_ms < $1
             LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
+    # Uses delayed_events_by_age.
+    "delayed_events": """
+        DELETE FROM delayed_events WHERE delay_id IN (
+            SELECT delay_id FROM delayed_events WHERE finalised_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
     # Expired, and nothing can renew them: their refresh token is gone or was replaced. Uses access_tokens_by_expiry.
     "access_tokens": """
         DELETE FROM access_tokens WHERE token_hash IN (

@@ -26,7 +26,8 @@ from shared.storage.reclaim_snapshots import reclaim_all_of_room
 #: users, events before the snapshots that they name. state_snapshots goes leaf by leaf (`reclaim_snapshots.py`).
 ROOM_TABLES = (
     "memberships", "room_aliases", "account_data", "receipts", "client_transactions", "forward_extremities",
-    "current_state", "state_changes", "gaps", "awaited_redactions", "search_words", "events", "state_snapshots",
+    "current_state", "state_changes", "gaps", "awaited_redactions", "search_words",
+    "delayed_events", "events", "state_snapshots",
 )  # fmt: skip
 #: The event that takes the ordinal. Numbers of real events begin at 1; position 0 is before every stream's begin.
 _MARK_NID = 0

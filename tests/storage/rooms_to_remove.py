@@ -20,6 +20,7 @@ ROOM_ROWS = {
     "state_changes": "room_nid = $1", "memberships": "room_nid = $1", "room_aliases": "room_nid = $1",
     "client_transactions": "room_nid = $1", "receipts": "room_nid = $1", "state_snapshots": "room_nid = $1",
     "gaps": "room_nid = $1", "awaited_redactions": "room_nid = $1", "search_words": "room_nid = $1",
+    "delayed_events": "room_nid = $1",
     "rooms": "room_nid = $1",
     "account_data": "room_id = (SELECT coalesce(deleted_id, room_id) FROM rooms WHERE room_nid = $1)",
 }  # fmt: skip
@@ -144,6 +145,10 @@ class RandomRoom:
             "INSERT INTO room_aliases VALUES ($1, $2, '@u0:b', 1)", f"#a{self.room_nid}:b", self.room_nid
         )
         await conn.execute("INSERT INTO search_words VALUES ($1, $2, 0, 'bees')", self.room_nid, self.base + 1)
+        await conn.execute(
+            "INSERT INTO delayed_events SELECT $2, 0, '@u0:b', $1, 'x', NULL, '{}', NULL, NULL, 1, 1, 1, 1, 2, NULL, NULL",
+            self.room_nid, f"d{self.room_nid}",
+        )  # fmt: skip
         await conn.execute("INSERT INTO client_transactions VALUES ($1, 'k', '$1', 1)", self.room_nid)
         await conn.execute(
             "INSERT INTO account_data VALUES ('@u0:b', $1, 'm.tag', '{}', 1, $2)", self.room_id, self.room_nid

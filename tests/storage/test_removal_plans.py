@@ -57,6 +57,9 @@ _ROWS = """
       SELECT n, '@' || k, 'r', '', 'e', 1, 1, 1, n * 10 + k FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     INSERT INTO account_data
       SELECT '@' || k, '!' || n || ':b', 't', '{}', 1, 1 FROM generate_series(1, 1500) n, generate_series(1, 5) k;
+    INSERT INTO delayed_events
+      SELECT n || '-' || k, 0, '@a:b', n, 'x', NULL, '{}', NULL, NULL, 1, 1, 1, NULL, NULL, NULL, NULL
+      FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     INSERT INTO gaps SELECT n, k, '{}' FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     INSERT INTO awaited_redactions SELECT n, k::text, k FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     UPDATE rooms SET deleted_id = room_id WHERE room_nid = 9;

@@ -330,23 +330,23 @@ _DELAYED_UNSTABLE = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 _DELAYED_EVENTS = (
     Endpoint(
         "list_delayed_events", ("GET",), _DELAYED, "client", idempotent=True, versions=("v1",),
-        rate_limit=RateLimit.READ, aliases=(_DELAYED_UNSTABLE,),
+        rate_limit=RateLimit.READ, spec="MSC4140", aliases=(_DELAYED_UNSTABLE,),
     ),
     Endpoint(
         "get_delayed_event", ("GET",), f"{_DELAYED}/{{delayId}}", "client", idempotent=True, versions=("v1",),
-        rate_limit=RateLimit.READ, aliases=(f"{_DELAYED_UNSTABLE}/{{delayId}}",),
+        rate_limit=RateLimit.READ, spec="MSC4140", aliases=(f"{_DELAYED_UNSTABLE}/{{delayId}}",),
     ),
     Endpoint(
         "update_delayed_event", ("POST",), f"{_DELAYED}/{{delayId}}/{{action}}", "client", versions=("v1",),
-        rate_limit=RateLimit.READ,
+        rate_limit=RateLimit.READ, spec="MSC4140",
     ),
     Endpoint(
         "update_delayed_event_unstable", ("POST",), f"{_DELAYED_UNSTABLE}/{{delayId}}/{{action}}", "client",
-        auth=Auth.OPTIONAL, rate_limit=RateLimit.READ,
+        auth=Auth.OPTIONAL, rate_limit=RateLimit.READ, spec="MSC4140",
     ),
     Endpoint(
         "update_delayed_event_by_body", ("POST",), f"{_DELAYED_UNSTABLE}/{{delayId}}", "client", auth=Auth.OPTIONAL,
-        rate_limit=RateLimit.READ,
+        rate_limit=RateLimit.READ, spec="MSC4140",
     ),
 )  # fmt: skip
 

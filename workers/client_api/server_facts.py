@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shared.config.sections import Config, Contact
+from shared.config.sections import Config, Contact, DelayedEvents
 from shared.core.errors import not_found
 from shared.core.room_versions import ROOM_VERSIONS
 from shared.http.request import Request, Response, json_response
@@ -14,13 +14,17 @@ SPEC_VERSIONS = ("v1.1", "v1.2", "v1.3")
 UNSTABLE_FEATURES = {
     "org.matrix.msc2285.stable": True,  # private read receipts (v1.4)
     "uk.tcpip.msc4133.stable": True,  # profile fields by their stable names (v1.16)
+    "com.beeper.msc4169": True,  # redactions by /send in every room version (v1.18)
 }
 
 
 class ServerFacts:
     def __init__(self, config: Config) -> None:
-        self._versions = {"versions": list(SPEC_VERSIONS), "unstable_features": UNSTABLE_FEATURES}
-        self._capabilities = _capabilities(config.rooms.default_version)
+        delays = config.delayed_events.max_scheduled > 0
+        # ".stable": the MSC was accepted, so its stable paths may be used; no version of the spec has it yet.
+        delayed = dict.fromkeys(("org.matrix.msc4140", "org.matrix.msc4140.stable"), delays)
+        self._versions = {"versions": list(SPEC_VERSIONS), "unstable_features": {**UNSTABLE_FEATURES, **delayed}}
+        self._capabilities = _capabilities(config.rooms.default_version, config.delayed_events)
         # The spec wants no slash at the end where clients append paths.
         self._client = {"m.homeserver": {"base_url": config.public_base_url.rstrip("/")}}
         delegate = config.federation.well_known_server
@@ -56,8 +60,10 @@ class ServerFacts:
         return json_response({})
 
 
-def _capabilities(default_version: str) -> dict[str, Any]:
+def _capabilities(default_version: str, delayed: DelayedEvents) -> dict[str, Any]:
+    limits = {"max_delay_ms": delayed.max_delay_s * 1000, "max_scheduled": delayed.max_scheduled}
     return {
+        **dict.fromkeys(("m.delayed_events", "org.matrix.msc4140.delayed_events"), limits),
         "m.change_password": {"enabled": True},
         "m.room_versions": {"default": default_version, "available": dict.fromkeys(ROOM_VERSIONS, "stable")},
         "m.profile_fields": {"enabled": True},

@@ -33,7 +33,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         "schedule_delayed_event", ("PUT",), f"{_ROOM}/delayed_event/{{eventType}}/{{txnId}}", "rooms",
-        RoutingKey.ROOM, rate_limit=RateLimit.MESSAGE, idempotent=True, versions=("v3",),
+        RoutingKey.ROOM, rate_limit=RateLimit.MESSAGE, idempotent=True, versions=("v3",), spec="MSC4140",
         aliases=("/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}",),
     ),
     Endpoint(

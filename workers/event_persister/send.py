@@ -1,5 +1,7 @@
 """Messages and redactions. Spec: client-server API, "Sending events to a room", "Redactions"."""
 
+from typing import Any
+
 import msgspec
 
 from shared.core.errors import MatrixError, forbidden, missing_param, not_found
@@ -8,6 +10,7 @@ from shared.http.request import Request, Requester, Response, json_response
 from shared.http.transaction_key import transaction_key
 from shared.storage.events import get_event_by_id
 from shared.storage.pool import Database
+from workers.event_persister.delayed import Scheduling, sticky_of
 from workers.event_persister.drafts import Draft, RedactionTarget
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
@@ -20,36 +23,42 @@ class RedactBody(msgspec.Struct):
 
 
 class SendHandlers:
-    def __init__(self, writer: RoomWriter, database: Database) -> None:
+    def __init__(self, writer: RoomWriter, scheduling: Scheduling, database: Database) -> None:
         self._writer = writer
+        self._scheduling = scheduling
         self._database = database
 
     async def send_event(self, request: Request) -> Response:
-        """PUT /rooms/{roomId}/send/{eventType}/{txnId}. Guests may send (since v1.2: any type)."""
-        event_type, content = request.params["eventType"], request.json_object()
-        user, key = request.user, transaction_key(request)
+        """PUT /rooms/{roomId}/send/{eventType}/{txnId}. Guests may send (since v1.2: any type).
+
+        With a delay in its query it is only scheduled (MSC4140).
+        """
+        content, key = request.json_object(), transaction_key(request)
+        if (scheduled := await self._scheduling.instead_of_sending(request, content, key)) is not None:
+            return scheduled
+        user, event_type = request.user, request.params["eventType"]
+        shown_to, sticky_ms = (user.device_id, request.params["txnId"]), sticky_of(request)
 
         async def send(room: LiveRoom) -> str:
-            redacts = content.get("redacts") if event_type == REDACTION else None
-            if event_type == REDACTION:
-                if (answered := self._writer.answer_of(room, key)) is not None:
-                    return await answered
-                if not isinstance(redacts, str):
-                    raise missing_param("A redaction names the event that it redacts, in redacts")
-            target = None if redacts is None else await self._target(room, user, redacts)
-            draft = Draft(
-                user.user_id,
-                event_type,
-                None,
-                content,
-                user.device_id,
-                request.params["txnId"],
-                redacts,
-                target,
-            )
-            return (await self._writer.write(room, [draft], key))[-1]
+            return await self.put(room, user, event_type, content, key, shown_to, sticky_ms)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], send)})
+
+    async def put(
+        self, room: LiveRoom, user: Requester, event_type: str, content: dict[str, Any], key: bytes,
+        shown_to: tuple[str | None, str], sticky_ms: int | None,
+    ) -> str:  # fmt: skip
+        """Send a message event, which may be a redaction, and return its id. shown_to: device and transaction id."""
+        redacts, target = None, None
+        if event_type == REDACTION:
+            if (answered := self._writer.answer_of(room, key)) is not None:
+                return await answered
+            redacts = content.get("redacts")
+            if not isinstance(redacts, str):
+                raise missing_param("A redaction names the event that it redacts, in redacts")
+            target = await self._target(room, user, redacts)
+        draft = Draft(user.user_id, event_type, None, content, *shown_to, redacts, target, sticky_ms)
+        return (await self._writer.write(room, [draft], key))[-1]
 
     async def redact_event(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""

@@ -10,6 +10,7 @@ from shared.runtime.tasks import TaskGroup
 from shared.storage.aliases import get_aliases_pointing_to
 from shared.storage.memberships import get_joined_guests
 from shared.storage.pool import Database
+from workers.event_persister.delayed import Scheduling, sticky_of
 from workers.event_persister.drafts import Draft
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.member_changes import (
@@ -25,8 +26,11 @@ _GUESTS_AT_A_TIME = 100
 
 
 class StateHandlers:
-    def __init__(self, writer: RoomWriter, changes: MemberChanges, database: Database, tasks: TaskGroup) -> None:
+    def __init__(
+        self, writer: RoomWriter, scheduling: Scheduling, changes: MemberChanges, database: Database, tasks: TaskGroup
+    ) -> None:
         self._writer = writer
+        self._scheduling = scheduling
         self._changes = changes
         self._database = database
         self._tasks = tasks
@@ -35,30 +39,40 @@ class StateHandlers:
         """PUT /rooms/{roomId}/state/{eventType}/{stateKey}, also without the key (then it is "").
 
         Content equal to that of the present event, from the same sender, changes nothing: its id is the answer, which
-        is what makes a retransmission harmless.
+        is what makes a retransmission harmless. With a delay in its query it is only scheduled (MSC4140).
         """
         event_type, state_key = request.params["eventType"], request.params["stateKey"]
-        content = request.json_object()
+        content, sticky_ms = request.json_object(), sticky_of(request)
+        # Its path has no transaction: scheduling twice makes two.
+        if (scheduled := await self._scheduling.instead_of_sending(request, content, None)) is not None:
+            return scheduled
 
         async def put(room: LiveRoom) -> str:
-            return await self.put(room, request.user, event_type, state_key, content)
+            return await self.put(room, request.user, event_type, state_key, content, sticky_ms=sticky_ms)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], put)})
 
     async def put(
-        self, room: LiveRoom, user: Requester, event_type: str, state_key: str, content: Mapping[str, Any]
-    ) -> str:
-        """Set the state and return its event's id."""
+        self, room: LiveRoom, user: Requester, event_type: str, state_key: str, content: Mapping[str, Any], *,
+        key: bytes | None = None, shown_to: tuple[str | None, str] | None = None, sticky_ms: int | None = None,
+    ) -> str:  # fmt: skip
+        """Set the state and return its event's id. key: of a transaction; shown_to: device and transaction id.
+
+        A sticky event is always a new one: sending it again is how it stays sticky.
+        """
         if not (event_type == MEMBER and state_key == user.user_id):
             self._changes.check_member(room, user.user_id)
-        unchanged = await self._unchanged(room, user.user_id, event_type, state_key, content)
-        if unchanged is not None:
-            return unchanged
+        if sticky_ms is None:
+            unchanged = await self._unchanged(room, user.user_id, event_type, state_key, content)
+            if unchanged is not None:
+                return unchanged
         if event_type == MEMBER:
             content = await self._changes.prepare_member_state(room, user, state_key, content)
         elif event_type == "m.room.canonical_alias":
             await self._check_aliases(room, content)
-        [event_id] = await self._writer.write(room, [Draft(user.user_id, event_type, state_key, content)])
+        device, txn_id = shown_to or (None, None)
+        draft = Draft(user.user_id, event_type, state_key, content, device, txn_id, sticky_ms=sticky_ms)
+        [event_id] = await self._writer.write(room, [draft], key)
         if event_type == "m.room.guest_access" and not guests_can_join(room):
             turn_out = self._writer.in_room(room.room_id, self._turn_out_guests)
             self._tasks.spawn(turn_out, "turn out guests")

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.delayed_events import DELAYED
 from shared.core.filters import EventFilter
 from shared.core.wire.client_event import join_client_event
 from workers.synchrotron.timeline_event import TimelineEvent
@@ -49,6 +50,8 @@ def shown_event(
         and event.sender == reader.user_id
     ):
         unsigned["transaction_id"] = event.txn_id
+    if event.txn_device == DELAYED and event.sender == reader.user_id:
+        unsigned |= {"delay_id": event.txn_id, "org.matrix.msc4140.delay_id": event.txn_id}
     if event.previous is not None:
         unsigned["replaces_state"] = event.previous.event_id
         if view.may_see_place(event.previous.ordinal):

@@ -15,6 +15,7 @@ from shared.core.events.hashing import content_hash, event_id_of_hash, redacted_
 from shared.core.identifiers import MAX_ID_BYTES, EventId, within_bytes
 from shared.core.room_versions import EventIdFormat, RoomVersion
 from shared.core.signing import SigningKey
+from shared.core.sticky_events import STICKY_KEY
 
 
 def build_event(
@@ -34,6 +35,7 @@ def build_event(
     server_name: str,
     event_id_localpart: str | None = None,
     reference_hashes: Mapping[str, bytes] | Mapping[EventId, bytes] | None = None,
+    sticky_ms: int | None = None,
 ) -> Event:
     """Return a new event, hashed and signed by us, in the format of its room version.
 
@@ -44,6 +46,7 @@ def build_event(
     event_id_localpart: random text for the id in room versions 1 and 2, given by the caller; unused elsewhere.
     reference_hashes: event id -> reference hash (32 bytes) of each previous and auth event; versions 1 and 2
         only.
+    sticky_ms: for how long it is sticky (MSC4354); None: it is not.
     Raises MatrixError M_TOO_LARGE (413) when the event or one of its fields is too large, M_BAD_JSON when the
     content holds what an event of this version may not.
     """
@@ -67,6 +70,8 @@ def build_event(
         pdu["event_id"] = f"${event_id_localpart}:{server_name}"
     if type == "m.room.redaction":
         _place_redacts(version, pdu, redacts)
+    if sticky_ms is not None:
+        pdu[STICKY_KEY] = {"duration_ms": sticky_ms}
     return _finish(version, pdu, server_name, signing_key)
 
 

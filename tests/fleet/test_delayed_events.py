@@ -1,0 +1,272 @@
+"""MSC4140, delayed events, through a whole fleet: in every form, on time, once, and through kills."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fleet.people import Person, register
+from tests.fleet.raw_http import Answer, call
+
+_STABLE = "/_matrix/client/v1/delayed_events"
+_UNSTABLE = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+_HOUR_MS = 3_600_000
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def delaying() -> Iterator[RunningFleet]:
+    none = dict.fromkeys(("federation_reader", "federation_sender", "media"), 0)
+    yield from run_fleet(
+        {
+            "fleet": {"event_persister": 2, "background": 2, **none},
+            "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5},
+            "rate_limits": {"message": None, "read": None, "account": None},
+            "delayed_events": {"max_delay_s": 3600, "max_scheduled": 250},
+        }
+    )
+
+
+@pytest.fixture
+def alice(delaying: RunningFleet) -> Person:
+    return register(delaying, f"alice{next(_names)}")
+
+
+def _path(room_id: str, kind: str, event_type: str, last: str) -> str:
+    return f"/rooms/{quote(room_id)}/{kind}/{event_type}/{quote(last, safe='')}"
+
+
+def _schedule(
+    person: Person, room_id: str, txn: str, delay_ms: int, content: Any, event_type: str = "m.room.message"
+) -> str:
+    path = _path(room_id, "send", event_type, txn) + f"?org.matrix.msc4140.delay={delay_ms}"
+    delay_id: str = person.ask("PUT", path, content)["delay_id"]
+    return delay_id
+
+
+def _manage(person: Person, delay_id: str, action: str, base: str = _STABLE) -> Answer:
+    return call(person.url, "POST", f"{base}/{delay_id}/{action}", token=person.token, body={})
+
+
+def _look(person: Person, delay_id: str) -> Any:
+    return call(person.url, "GET", f"{_STABLE}/{delay_id}", token=person.token).json()
+
+
+def _bodies(person: Person, room_id: str) -> list[str]:
+    """What was said in the room, all of it."""
+    texts, since = [], ""
+    while True:
+        page = person.ask("GET", f"/rooms/{quote(room_id)}/messages?dir=f&limit=100{since}")
+        texts += [event["content"]["body"] for event in page["chunk"] if event["type"] == "m.room.message"]
+        if "end" not in page:
+            return texts
+        since = "&from=" + quote(page["end"])
+
+
+def _until(what: Callable[[], Any], limit_s: float = 15.0) -> Any:
+    end = time.monotonic() + limit_s
+    while not (value := what()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+    return value
+
+
+def test_msc4140_every_form_leads_to_the_same(alice: Person) -> None:
+    room = alice.create_room()
+    began_ms = time.time() * 1000
+    old_send = _schedule(alice, room, "old", 300, {"body": "old", "msgtype": "m.text"})
+    assert _schedule(alice, room, "old", 300, {"body": "old"}) == old_send, "a retransmission schedules nothing"
+    state_path = _path(room, "state", "org.example.call", "me") + "?org.matrix.msc4140.delay=300"
+    old_state = alice.ask("PUT", state_path, {"left": True})["delay_id"]
+    new = {}
+    for name, base in (("v3", "/_matrix/client/v3"), ("un", "/_matrix/client/unstable/org.matrix.msc4140")):
+        body = {"delay_ms": 300, "content": {"body": name, "msgtype": "m.text"}}
+        path = base + _path(room, "delayed_event", "m.room.message", f"new {name}")
+        new[name] = call(alice.url, "PUT", path, token=alice.token, body=body).json()["delay_id"]
+    body = {"delay_ms": _HOUR_MS, "state_key": "later", "content": {"x": 1}}
+    path = "/_matrix/client/v3" + _path(room, "delayed_event", "org.example.call", "state")
+    later = call(alice.url, "PUT", path, token=alice.token, body=body).json()["delay_id"]
+    listed = call(alice.url, "GET", _STABLE, token=alice.token).json()["delayed_events"]
+    # "Getting a list of delayed events": in the order of their send times, with these fields.
+    assert listed[-1]["delay_id"] == later and {old_send, old_state, *new.values()} >= {
+        e["delay_id"] for e in listed[:-1]
+    }
+    assert listed[-1] == {
+        "delay_id": later, "room_id": room, "type": "org.example.call", "state_key": "later", "delay_ms": _HOUR_MS,
+        "scheduled_at": listed[-1]["scheduled_at"], "content": {"x": 1},
+    }  # fmt: skip
+    assert abs(listed[-1]["scheduled_at"] - began_ms) < 10_000
+    older = call(alice.url, "GET", _UNSTABLE, token=alice.token).json()["delayed_events"][-1]
+    assert (older["delay"], older["running_since"]) == (_HOUR_MS, listed[-1]["scheduled_at"])
+
+    sent = _until(lambda: (found := _look(alice, old_send)).get("event_id") and found)
+    assert sent["finalised_ts"] >= sent["scheduled_at"] + 300, "never before its time"
+    assert sent["content"] == {"body": "old", "msgtype": "m.text"} and "error" not in sent and "state_key" not in sent
+    for delay_id in (old_state, *new.values()):
+        _until(lambda delay_id=delay_id: _look(alice, delay_id).get("event_id"))
+    assert sorted(_bodies(alice, room)) == ["old", "un", "v3"]
+    assert alice.ask("GET", _path(room, "state", "org.example.call", "me")) == {"left": True}
+    # "delay_id in unsigned event data": for its sender, on each of his devices.
+    event_path = f"/rooms/{quote(room)}/event/{quote(sent['event_id'], safe='')}"
+    unsigned = alice.ask("GET", event_path)["unsigned"]
+    assert unsigned["delay_id"] == unsigned["org.matrix.msc4140.delay_id"] == old_send
+    assert "transaction_id" not in unsigned
+
+
+def test_msc4140_managing(delaying: RunningFleet, alice: Person) -> None:
+    room, bob = alice.create_room(), register(delaying, f"bob{next(_names)}")
+    bob.ask("POST", f"/rooms/{quote(room)}/join", {})
+    first, second, third, fourth = [
+        _schedule(alice, room, str(n), _HOUR_MS, {"body": str(n), "msgtype": "m.text"}) for n in range(4)
+    ]
+    # Nobody else's, and nothing that is not there; under the unstable path the id is enough.
+    assert _manage(bob, first, "send").errcode == "M_NOT_FOUND" == _manage(alice, "none", "cancel").errcode
+    assert call(alice.url, "GET", f"{_STABLE}/{first}", token=bob.token).errcode == "M_NOT_FOUND"
+    assert call(alice.url, "POST", f"{_STABLE}/{first}/restart", body={}).errcode == "M_MISSING_TOKEN"
+    assert _manage(alice, first, "eat").errcode == "M_UNRECOGNIZED"
+    assert call(alice.url, "POST", f"{_UNSTABLE}/{first}/restart", body={}).status == 200
+    assert call(alice.url, "POST", f"{_UNSTABLE}/{fourth}", body={"action": "cancel"}).json() == {}
+    assert call(alice.url, "POST", f"{_UNSTABLE}/{fourth}", body={"action": "x"}).errcode == "M_BAD_JSON"
+    assert (_manage(alice, first, "send").json(), _manage(alice, second, "cancel").json()) == ({}, {})
+    assert _bodies(bob, room) == ["0"]
+    seen = _look(alice, first)
+    assert seen["finalised_ts"] < seen["scheduled_at"] + _HOUR_MS and seen["event_id"]
+    assert "event_id" not in (cancelled := _look(alice, second)) and "error" not in cancelled
+    # What repeats the outcome succeeds, what contradicts it is a conflict.
+    for delay_id, answers in ((first, (200, 409, 409)), (second, (409, 200, 409)), (fourth, (409, 200, 409))):
+        assert tuple(_manage(alice, delay_id, action).status for action in ("send", "cancel", "restart")) == answers
+    assert _manage(alice, first, "cancel").errcode == "M_UNKNOWN"
+    # To bob the event does not say that it was delayed.
+    event_path = f"/rooms/{quote(room)}/event/{quote(seen['event_id'], safe='')}"
+    assert "delay_id" not in bob.ask("GET", event_path)["unsigned"]
+    # What can't be sent now stays scheduled, and is sent once it can be.
+    bobs = _schedule(bob, room, "topic", _HOUR_MS, {"topic": "honey"}, "m.room.topic")
+    assert bob.call("PUT", _path(room, "state", "m.room.topic", ""), {"topic": "x"}).errcode == "M_FORBIDDEN"
+    path = _path(room, "state", "m.room.topic", "") + f"?org.matrix.msc4140.delay={_HOUR_MS}"
+    topic = bob.ask("PUT", path, {"topic": "honey"})["delay_id"]
+    refused = _manage(bob, topic, "send")
+    assert (refused.status, refused.errcode, "finalised_ts" in _look(bob, topic)) == (403, "M_FORBIDDEN", False)
+    levels = alice.ask("GET", _path(room, "state", "m.room.power_levels", ""))
+    alice.ask("PUT", _path(room, "state", "m.room.power_levels", ""), {**levels, "users_default": 50})
+    assert _manage(bob, topic, "send").status == 200
+    assert alice.ask("GET", _path(room, "state", "m.room.topic", ""))["topic"] == "honey"
+    assert _manage(bob, bobs, "cancel").status == _manage(alice, third, "cancel").status == 200
+
+
+def test_msc4140_limits_and_bad_input(alice: Person) -> None:
+    room = alice.create_room()
+    send = _path(room, "send", "m.room.message", "x")
+    for query, errcode in (
+        ("0", "M_INVALID_PARAM"), ("-1", "M_INVALID_PARAM"), ("x", "M_INVALID_PARAM"), ("3600001", "M_FORBIDDEN"),
+    ):  # fmt: skip
+        assert alice.call("PUT", f"{send}?org.matrix.msc4140.delay={query}", {}).errcode == errcode
+    new = _path(room, "delayed_event", "m.room.message", "x")
+    for body, errcode in (
+        ({"delay_ms": 0, "content": {}}, "M_BAD_JSON"), ({"delay_ms": 1}, "M_BAD_JSON"),
+        ({"delay_ms": 3_600_001, "content": {}}, "M_FORBIDDEN"),
+        ({"delay_ms": 5, "content": {"x": "y" * 66_000}}, "M_TOO_LARGE"),
+    ):  # fmt: skip
+        assert alice.call("PUT", new, body).errcode == errcode, body
+    elsewhere = _path("!none:example.org", "delayed_event", "m.room.message", "x")
+    assert alice.call("PUT", elsewhere, {"delay_ms": 5, "content": {}}).errcode == "M_FORBIDDEN"
+    limits = alice.ask("GET", "/capabilities")["capabilities"]["m.delayed_events"]
+    assert limits == {"max_delay_ms": _HOUR_MS, "max_scheduled": 250}
+    features = call(alice.url, "GET", "/_matrix/client/versions").json()["unstable_features"]
+    assert features["org.matrix.msc4140"] is features["org.matrix.msc4140.stable"] is True
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(lambda n: _schedule(alice, room, f"full {n}", _HOUR_MS, {"body": str(n)}), range(250)))
+    full = alice.call("PUT", _path(room, "send", "m.room.message", "y") + "?org.matrix.msc4140.delay=5", {"body": "y"})
+    assert (full.status, full.errcode) == (429, "M_LIMIT_EXCEEDED")
+    assert 3000 < int(full.header("retry-after") or 0) <= 3600
+    assert _manage(alice, ids[0], "cancel").status == 200
+    assert _schedule(alice, room, "again", _HOUR_MS, {"body": "fits"})
+
+
+def test_msc4140_authorised_when_sent_and_superseded_by_others(delaying: RunningFleet, alice: Person) -> None:
+    room, bob = alice.create_room(), register(delaying, f"bob{next(_names)}")
+    bob.ask("POST", f"/rooms/{quote(room)}/join", {})
+    levels = alice.ask("GET", _path(room, "state", "m.room.power_levels", ""))
+    alice.ask("PUT", _path(room, "state", "m.room.power_levels", ""), {**levels, "state_default": 0})
+    delay = f"?org.matrix.msc4140.delay={_HOUR_MS}"
+    by_alice, hers, other = [
+        alice.ask("PUT", _path(room, "state", kind, key) + delay, {"left": True})["delay_id"]
+        for kind, key in (("org.example.call", "a"), ("org.example.call", "b"), ("org.example.x", "a"))
+    ]
+    alice.ask("PUT", _path(room, "state", "org.example.call", "b"), {"joined": True})
+    bob.ask("PUT", _path(room, "state", "org.example.call", "a"), {"joined": True})
+    assert _manage(alice, by_alice, "restart").status == 409 and "event_id" not in _look(alice, by_alice)
+    assert _manage(alice, hers, "restart").status == _manage(alice, other, "restart").status == 200
+    # Bob may not send any more when his time comes; alice hears nothing of it, he does.
+    late = _schedule(bob, room, "late", 400, {"body": "late", "msgtype": "m.text"})
+    alice.ask("POST", f"/rooms/{quote(room)}/ban", {"user_id": bob.user_id})
+    failed = _until(lambda: (found := _look(bob, late)).get("finalised_ts") and found)
+    assert failed["error"]["errcode"] == "M_FORBIDDEN" and "event_id" not in failed
+    assert _bodies(alice, room) == []
+    # A redaction of one's own message: it destroys itself.
+    sent = alice.send(room, "boom", {"body": "boom", "msgtype": "m.text"}).json()["event_id"]
+    redaction = _schedule(alice, room, "r", 200, {"redacts": sent}, "m.room.redaction")
+    _until(lambda: _look(alice, redaction).get("event_id"))
+    shown = alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(sent, safe='')}")
+    assert shown["content"] == {} and shown["unsigned"]["redacted_because"]["type"] == "m.room.redaction"
+
+
+def test_msc4140_a_restarted_event_waits(delaying: RunningFleet, alice: Person) -> None:
+    """A call's heartbeats, many at a time: never sent while they go on, then once."""
+    room = alice.create_room()
+    ids = [_schedule(alice, room, f"call {n}", 1500, {"body": f"left {n}", "msgtype": "m.text"}) for n in range(8)]
+    stop = threading.Event()
+
+    def beat(delay_id: str) -> int:
+        beats = 0
+        while not stop.wait(0.1):
+            assert _manage(alice, delay_id, "restart", _UNSTABLE).status == 200
+            beats += 1
+        return beats
+
+    with ThreadPoolExecutor(8) as pool:
+        beating = [pool.submit(beat, delay_id) for delay_id in ids]
+        time.sleep(2.5)  # longer than the delay
+        assert _bodies(alice, room) == []
+        stop.set()
+        assert all(beats.result() > 5 for beats in beating)
+    _until(lambda: len(_bodies(alice, room)) == 8)
+    for delay_id in ids:
+        seen = _look(alice, delay_id)
+        assert seen["finalised_ts"] >= seen["scheduled_at"] + 1500
+    assert sorted(_bodies(alice, room)) == [f"left {n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("victim", ["background", "event_persister"])
+def test_msc4140_kills_in_the_middle_of_sending(delaying: RunningFleet, alice: Person, victim: str) -> None:
+    """200 delayed events; who sends them, or who stores them, is killed again and again: each is sent once."""
+    rooms = [alice.create_room() for _ in range(4)]
+    texts = [f"{victim} {n}" for n in range(200)]
+    with ThreadPoolExecutor(6) as pool:
+        due_ms = int(time.time() * 1000) + 4000
+
+        def one(n: int) -> str:
+            content = {"body": texts[n], "msgtype": "m.text"}
+            return _schedule(alice, rooms[n % 4], texts[n], max(200, due_ms - int(time.time() * 1000) + n), content)
+
+        ids = list(pool.map(one, range(200)))
+
+    def sent() -> int:
+        listed = call(alice.url, "GET", _STABLE, token=alice.token).json()["delayed_events"]
+        return 200 - len(listed)
+
+    _until(lambda: sent() > 5)
+    delaying.kill(f"{victim}-1")
+    _until(lambda: sent() > 60, 30)
+    delaying.kill(f"{victim}-2")
+    _until(lambda: sent() == 200, 40)
+    seen = [_look(alice, delay_id) for delay_id in ids]
+    assert all(each.get("event_id") for each in seen), [each for each in seen if not each.get("event_id")][:3]
+    found = Counter(text for room in rooms for text in _bodies(alice, room))
+    assert found == Counter(texts), (found - Counter(texts), Counter(texts) - found)

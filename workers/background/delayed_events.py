@@ -1,0 +1,106 @@
+"""The job that sends delayed events (MSC4140) when their time has come.
+
+They are dealt into shards by their ids, and each shard is the duty of one living process; what a dead one had begun
+its successor tries again, in the same transaction of the room, so nothing is sent twice. The clock is the database's.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol
+
+import msgspec
+import orjson
+
+from replication.calls import DelayedEventAnswer, DelayedEventToSend
+from shared.core.errors import RemoteServerError, Unavailable
+from shared.runtime.clock import Clock
+from shared.runtime.tasks import TaskGroup
+from shared.storage.delayed_events import DueEvent, claim_due, finalise, keep_share
+from shared.storage.events import FencedWrite
+from shared.storage.pool import Database
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.5
+_SHARE_EVERY_S = 1.0
+_CLAIM = 25  # of each shard at a time
+_MAX_WAITING = 500  # claimed and not sent yet: then nothing more is claimed
+_ROOMS_AT_A_TIME = 16
+#: Longer ago than the room is sure to know that it was sent: nobody tries again then.
+_GIVE_UP_AFTER_MS = 86_400_000
+_GAVE_UP = {"errcode": "M_UNKNOWN", "error": "The room could not be reached for a day"}
+
+
+class Rooms(Protocol):
+    """What of `replication.calls.RoomCalls` is needed."""
+
+    async def send_delayed_event(self, room_id: str, event: DelayedEventToSend) -> DelayedEventAnswer: ...
+
+
+class DelayedEventSender:
+    """Sends the events of one room one after another, in the order of their times; rooms beside each other."""
+
+    def __init__(self, database: Database, write: FencedWrite, rooms: Rooms, tasks: TaskGroup, clock: Clock) -> None:
+        self._database = database
+        self._write = write
+        self._rooms = rooms
+        self._tasks = tasks
+        self._clock = clock
+        self._waiting: dict[str, deque[DueEvent]] = {}  # room -> events; one task for each
+        self._under_way: set[str] = set()  # delay ids of all of them
+        self._turns = asyncio.Semaphore(_ROOMS_AT_A_TIME)
+
+    async def run(self) -> None:
+        """Send what is due. Runs until cancelled."""
+        shared_s = -_SHARE_EVERY_S
+        while True:
+            if self._clock.monotonic_s() - shared_s >= _SHARE_EVERY_S:
+                shared_s = self._clock.monotonic_s()
+                await keep_share(self._write)
+            if not await self.look():
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def look(self) -> bool:
+        """Claim what is due; return whether there may be more."""
+        if len(self._under_way) >= _MAX_WAITING:
+            return False
+        due, looked_at = await claim_due(self._write, _CLAIM)
+        for each in due:
+            delay_id, room_id = each.event.delay_id, each.event.room_id
+            if delay_id in self._under_way:
+                continue
+            self._under_way.add(delay_id)
+            if room_id in self._waiting:
+                self._waiting[room_id].append(each)
+            else:
+                self._waiting[room_id] = deque([each])
+                self._tasks.spawn(self._send_all(room_id), "send delayed events")
+        return looked_at > 0
+
+    async def _send_all(self, room_id: str) -> None:
+        """Send what waits in a room. When it can't be reached the rest is left: it is claimed again, in its order."""
+        waiting = self._waiting[room_id]
+        try:
+            async with self._turns:
+                while waiting:
+                    await self._send(waiting[0])
+                    self._under_way.discard(waiting.popleft().event.delay_id)
+        except (Unavailable, RemoteServerError) as error:
+            logger.warning("Delayed events of room %s wait: %s", room_id, error)
+        finally:
+            del self._waiting[room_id]
+            self._under_way.difference_update(each.event.delay_id for each in waiting)
+
+    async def _send(self, due: DueEvent) -> None:
+        event = due.event
+        if due.tried_for_ms >= _GIVE_UP_AFTER_MS:
+            await finalise(self._database, event.delay_id, None, orjson.dumps(_GAVE_UP))
+            return
+        to_send = DelayedEventToSend(
+            event.delay_id, event.user_id, event.type, event.state_key, msgspec.Raw(event.content), event.sticky_ms,
+            due.was_tried,
+        )  # fmt: skip
+        answer = await self._rooms.send_delayed_event(event.room_id, to_send)
+        error = None if answer.event_id is not None else bytes(answer.error)
+        await finalise(self._database, event.delay_id, answer.event_id, error)

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 
 from shared.core.errors import SkepError, not_found
 from shared.core.room_check import Contents, Finding, Findings, StoredRoom, check_stored_room
+from shared.core.room_check.findings import MAX_OF_A_KIND
 from shared.core.room_versions import get_room_version
+from shared.storage.escape import unescape
 from shared.storage.pool import Database
+from shared.storage.push_check import get_wrong_totals
 from shared.storage.read_source import Source
 from shared.storage.read_whole_rooms import (
     get_all_awaited_redactions,
@@ -66,6 +69,9 @@ async def check_room(
             read += len(page)
             progress(read)
         await _read_rest(snapshot, room_nid, room)
+        for ordinal, group, thread_id in await get_wrong_totals(snapshot, room_nid, MAX_OF_A_KIND):
+            text = f"the totals at ordinal {ordinal} of group {group} in thread {unescape(thread_id)!r} are wrong"
+            findings.add("push_counters", None, text)
     check_stored_room(room, findings)
     return findings.all()
 

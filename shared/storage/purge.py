@@ -4,7 +4,8 @@ A purge goes up to an ordinal (exclusive), never past the latest `keep_events` e
 
 1. *Retire*, from the earliest event on. Messages before the ordinal are deleted, those of fetched history and the
    soft-failed and rejected ones of that time too; gaps there are closed. State events and redactions only leave the
-   timeline (status RETIRED): no page, context or single event shows them any more.
+   timeline (status RETIRED): no page, context or single event shows them any more. What they counted becomes one
+   total per group and thread (`purge_push.py`).
 2. *Compact* the line: of each key's changes before the ordinal one stays, the last. The state before every ordinal
    that remains is what it was.
 3. *Sweep*: a retired state event is deleted once it is in no state that remains (the current one, the line, a
@@ -29,6 +30,7 @@ from typing import Any
 
 from shared.storage.events import FencedWrite
 from shared.storage.fenced import FencedStatement
+from shared.storage.purge_push import purge_push_batches
 from shared.storage.purge_statements import (
     COMPACT_LINE,
     DELETE_ASIDE,
@@ -134,6 +136,8 @@ async def purge_batches(
     for statement in (RETIRE_HISTORY, DELETE_ASIDE, RETIRE_LIVE):
         async for deleted in _repeat(write, statement, room_nid, rows):
             yield deleted
+    async for deleted in purge_push_batches(write, room_nid, rows):
+        yield deleted
     # Only now are the snapshots of what went unused, and no reason any more to keep the line from their base on.
     async for deleted in reclaim_all_of_room(write, room_nid, rows=rows):
         yield deleted

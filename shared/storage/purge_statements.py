@@ -13,10 +13,10 @@ AUTH_TYPES = (
 )  # fmt: skip
 
 _AUTH_TYPES = ", ".join(f"'{kind}'" for kind in AUTH_TYPES)
-_UNDER_WAY = "SELECT r.* FROM fence, rooms r WHERE r.room_nid = $2 AND r.purge_to IS NOT NULL AND r.deleted_id IS NULL"
-_ROOM = _UNDER_WAY + " FOR NO KEY UPDATE OF r SKIP LOCKED"
+UNDER_WAY = "SELECT r.* FROM fence, rooms r WHERE r.room_nid = $2 AND r.purge_to IS NOT NULL AND r.deleted_id IS NULL"
+_ROOM = UNDER_WAY + " FOR NO KEY UPDATE OF r SKIP LOCKED"
 #: $4: seconds since the last event was taken from the timeline.
-_SETTLED = _UNDER_WAY + " AND r.retired_at < clock_timestamp() - make_interval(secs => $4)"
+_SETTLED = UNDER_WAY + " AND r.retired_at < clock_timestamp() - make_interval(secs => $4)"
 #: What is needed only by what it redacts, or as state, is looked through later.
 _STAYS = "(v.state_key IS NOT NULL OR v.type = 'm.room.redaction')"
 
@@ -41,7 +41,7 @@ START_PURGE = fenced_statement(
 RETIRE_HISTORY = fenced_statement(
     "purge_history",
     {
-        "room": _UNDER_WAY,
+        "room": UNDER_WAY,
         "victims": """
             SELECT e.event_nid, e.type, e.state_key FROM fence, room r JOIN events e
               ON e.room_nid = $2 AND e.anchor IS NOT NULL AND e.anchor <= r.purge_to
@@ -70,7 +70,7 @@ DELETE_ASIDE = fenced_statement(
     "purge_aside",
     {
         "before": f"""
-            SELECT min(e.origin_server_ts) AS ms FROM ({_UNDER_WAY}) AS r
+            SELECT min(e.origin_server_ts) AS ms FROM ({UNDER_WAY}) AS r
             JOIN events e ON e.room_nid = $2 AND e.ordinal >= r.purge_to AND e.ordinal < r.purge_to + 10""",
         "victims": """
             SELECT e.event_nid FROM fence, before b JOIN events e

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from shared.core.push_rules.event_outcome import EventOutcome
 from shared.core.state_snapshots import Snapshot
 from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
 from shared.storage.purge_statements import AUTH_TYPES
@@ -20,10 +21,20 @@ ROOM_ROWS = {
     "state_changes": "room_nid = $1", "memberships": "room_nid = $1", "room_aliases": "room_nid = $1",
     "client_transactions": "room_nid = $1", "receipts": "room_nid = $1", "state_snapshots": "room_nid = $1",
     "gaps": "room_nid = $1", "awaited_redactions": "room_nid = $1", "search_words": "room_nid = $1",
-    "delayed_events": "room_nid = $1",
+    "delayed_events": "room_nid = $1", "push_counters": "room_nid = $1", "push_exceptions": "room_nid = $1",
+    "push_members": "room_nid = $1", "push_own": "room_nid = $1", "push_redacted": "room_nid = $1",
+    "push_redacted_users": "room_nid = $1",
     "rooms": "room_nid = $1",
     "account_data": "room_id = (SELECT coalesce(deleted_id, room_id) FROM rooms WHERE room_nid = $1)",
 }  # fmt: skip
+#: What live events count, in turns.
+_OUTCOMES = (
+    EventOutcome("", ((0, 1, 0), (7, 1, 1)), (("@u0:b", 0, 1),)),
+    EventOutcome("", ((0, 1, 1),)),
+    EventOutcome("$thread", ((7, 1, 0),), (("@u1:b", -1, 0),)),
+    EventOutcome("", (), (), (("@u0:b", 7),)),
+    EventOutcome(),
+)
 _KEYS = [("m.room.topic", ""), ("m.room.name", ""), ("x.state", "a"), ("x.state", "b")] + [
     ("m.room.member", f"@u{n}:b") for n in range(4)
 ]
@@ -133,6 +144,9 @@ class RandomRoom:
     async def store(self, writer: OneConnection) -> None:
         # Redacted events of the same batch carry it from the start.
         by_target = {target: redaction for _, target, redaction in self.batch.redacted}
+        for number, made in enumerate(self.batch.events):
+            if made.ordinal is not None:
+                object.__setattr__(made, "push", _OUTCOMES[number % len(_OUTCOMES)])
         for made in self.batch.events:
             object.__setattr__(made, "redacted_by", by_target.get(made.event_nid))
         self.batch.redacted = []
@@ -150,6 +164,7 @@ class RandomRoom:
             self.room_nid, f"d{self.room_nid}",
         )  # fmt: skip
         await conn.execute("INSERT INTO client_transactions VALUES ($1, 'k', '$1', 1)", self.room_nid)
+        await conn.execute("INSERT INTO push_own VALUES ($1, '@u0:b', '', 5)", self.room_nid)
         await conn.execute(
             "INSERT INTO account_data VALUES ('@u0:b', $1, 'm.tag', '{}', 1, $2)", self.room_id, self.room_nid
         )

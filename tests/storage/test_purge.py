@@ -34,6 +34,21 @@ async def purge(writer: OneConnection, room_nid: int, before: int, *, rows: int 
     return sum([deleted async for deleted in purge_batches(writer.write, room_nid, rows=rows, settle_s=settle_s)])
 
 
+async def counted_above(conn: asyncpg.Connection, room_nid: int, mark: int) -> dict[str, Any]:
+    """Return what is counted above an ordinal: by group and thread, redactions taken off, and for single users."""
+    totals = """
+        SELECT DISTINCT ON (group_id, thread_id) group_id || ' ' || thread_id AS key, notifies, highlights
+        FROM push_counters WHERE room_nid = $1 AND ordinal <= $2 ORDER BY group_id, thread_id, ordinal DESC"""
+    before, now = [{k: (n, h) for k, n, h in await conn.fetch(totals, room_nid, at)} for at in (mark, 10**9)]
+    counts = {key: (n - before.get(key, (0, 0))[0], h - before.get(key, (0, 0))[1]) for key, (n, h) in now.items()}
+    others = []
+    for table, who in (("push_exceptions", "user_id"), ("push_redacted", "group_id::text")):
+        sums = f"""SELECT {who} AS who, thread_id, sum(notifies), sum(highlights) FROM {table}
+                   WHERE room_nid = $1 AND ordinal > $2 GROUP BY 1, 2 ORDER BY 1, 2"""
+        others.append([tuple(row) for row in await conn.fetch(sums, room_nid, mark)])
+    return {"groups": {key: count for key, count in counts.items() if count != (0, 0)}, "others": others}
+
+
 async def check_remaining(conn: asyncpg.Connection, room_nid: int) -> None:
     """Everything that a remaining row needs is there, and nothing retired is there in vain."""
     rows = {row["event_nid"]: row for row in await conn.fetch("SELECT * FROM events WHERE room_nid = $1", room_nid)}
@@ -90,7 +105,10 @@ def test_what_stays_is_as_it_was(postgres: TestDatabase, seed: int) -> None:
             former = await states(conn, 1, remaining)
             rows = "SELECT e::text FROM events e WHERE room_nid = 1 AND ordinal >= $1 ORDER BY ordinal"
             former_rows = await conn.fetch(rows, before)
+            former_counts = [await counted_above(conn, 1, max(mark, before - 1)) for mark in range(0, _SIZE + 2, 7)]
             await purge(writer, 1, before)
+            counts = [await counted_above(conn, 1, mark) for mark in range(0, _SIZE + 2, 7)]
+            assert counts == former_counts, "whoever had read nothing of what went has read it now"
             assert await states(conn, 1, remaining) == former
             assert await conn.fetch(rows, before) == former_rows
             await check_remaining(conn, 1)

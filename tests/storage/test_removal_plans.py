@@ -20,6 +20,8 @@ _ARGUMENTS = {
     "purge_compact": (7, 500, 600.0),
     "purge_sweep": (7, 500, 600.0, 0),
     "purge_finish": (7, 600.0),
+    "purge_push_counters": (7, 500, -1, "", 0),
+    "purge_push_rows": (7, 500),
     "purge_retention": ([7, 8], [100, 100], 1000, 10_000, 100),
     "reclaim_snapshots": (7, -1, 7, 500, True),
     "delete_room_mark": ("!7:b", False),
@@ -60,6 +62,15 @@ _ROWS = """
     INSERT INTO delayed_events
       SELECT n || '-' || k, 0, '@a:b', n, 'x', NULL, '{}', NULL, NULL, 1, 1, 1, NULL, NULL, NULL, NULL
       FROM generate_series(1, 1500) n, generate_series(1, 5) k;
+    INSERT INTO push_counters
+      SELECT n, g, '', k, k, 0 FROM generate_series(1, 1500) n, generate_series(0, 1) g, generate_series(1, 5) k;
+    INSERT INTO push_exceptions
+      SELECT n, '@' || k, k, '', 1, 0 FROM generate_series(1, 1500) n, generate_series(1, 5) k;
+    INSERT INTO push_members SELECT n, '@' || k, k, 1 FROM generate_series(1, 1500) n, generate_series(1, 5) k;
+    INSERT INTO push_own SELECT n, '@' || k, '', k FROM generate_series(1, 1500) n, generate_series(1, 5) k;
+    INSERT INTO push_redacted SELECT n, 0, k, '', 1, 0, 9 FROM generate_series(1, 1500) n, generate_series(1, 5) k;
+    INSERT INTO push_redacted_users
+      SELECT n, k, '@' || k, '', 1, 0, 9 FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     INSERT INTO gaps SELECT n, k, '{}' FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     INSERT INTO awaited_redactions SELECT n, k::text, k FROM generate_series(1, 1500) n, generate_series(1, 5) k;
     UPDATE rooms SET deleted_id = room_id WHERE room_nid = 9;

@@ -45,6 +45,8 @@ KINDS: dict[str, str] = {
     "redacts": "`redacts_nid` is not the event that the redaction applies to. " + _REPORT,
     "awaited_redaction": "A redaction is awaited by an event that is here, or is none. " + _REPORT,
     "transaction": "A client's transaction names an event that is not here. " + _REPORT,
+    "push_counters": "What events count for unread counts does not add up: counts of the room are wrong until its "
+    "members have read it. " + _REPORT,
     "snapshot": "A snapshot breaks the rule of its parents, or names what is not here. " + _REPORT,
     "unused_snapshot": "Nothing needs this snapshot; it only takes space.",
     "too_big": "The room has more events than a check takes; nothing of it was checked.",

@@ -71,7 +71,8 @@ class Person:
         active_ms: when its user last did something there, as far as the reporter knows; 0: never.
         """
         device = self._device(device_id, seen_ms)
-        fresh = told != device.told and not (device.by_put and device.told is None and told == UNSAID)
+        unsaid = told in (UNSAID, OFFLINE)  # the latter: this sync does not count; no more than that
+        fresh = told != device.told and not (device.by_put and device.told is None and unsaid)
         device.told = told
         if fresh:
             device.set(told or ONLINE, seen_ms, by_put=False)

@@ -86,13 +86,13 @@ class Presence:
             # Who hides from the start has nothing to be kept.
             told = [one for one in report.devices if one.told != OFFLINE or one.user_id in self._people]
             await self._people.bring({one.user_id for one in told if self._people.owns(one.user_id)})
-            changed = set()
+            changed: dict[str, None] = {}
             for one in told:
                 person = self._people.get(one.user_id)
                 if person is not None and self._people.owns(one.user_id) and one.told in (UNSAID, *STATES):
                     active_ms = 0 if one.active_ago_ms is None else now_ms - one.active_ago_ms
                     person.synced(one.device_id, one.told, now_ms - one.seen_ago_ms, active_ms)
-                    changed.add(one.user_id)
+                    changed[one.user_id] = None
             self._people.changed(changed)
         elsewhere = sorted({one.user_id for one in report.devices if not self._people.owns(one.user_id)})
         return json_response(msgspec.to_builtins(PresenceAnswer(elsewhere)))

@@ -6,8 +6,9 @@ for the next one. Spec: client-server API, GET /sync, `set_presence`.
 """
 
 import asyncio
+import heapq
+import itertools
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class OwnerCalls(Protocol):
 class _Device:
     """told: `set_presence`; requests: under way; seen_s: when the last one ended; active_s: when the user last did
 
-    something, None: not that we know; told_s, told_active_s: when that was last reported.
+    something, None: not that we know; told_s, told_active_s: when that was last reported; queued: to be looked at.
     """
 
     user_id: str
@@ -55,6 +56,7 @@ class _Device:
     active_s: float | None = None
     told_s: float = float("-inf")
     told_active_s: float = float("-inf")
+    queued: bool = False
 
 
 class PresenceReports:
@@ -67,7 +69,8 @@ class PresenceReports:
         self._users: dict[str, dict[str, _Device]] = {}
         self._count = 0
         self._changed: set[_Device] = set()
-        self._queue: deque[tuple[float, _Device]] = deque()  # reported ones, by when they are looked at again
+        self._queue: list[tuple[float, int, _Device]] = []  # reported ones, by when they are looked at again
+        self._numbers = itertools.count()  # devices have no order
         self._owners: list[str | None] = [None] * SLOTS
         self._news = asyncio.Event()
 
@@ -116,9 +119,10 @@ class PresenceReports:
         now_s = self._clock.monotonic_s()
         self._note_new_owners()
         while self._queue and self._queue[0][0] <= now_s:
-            _, device = self._queue.popleft()
+            *_, device = heapq.heappop(self._queue)
+            device.queued = False
             if device.told_s + _EVERY_S > now_s:
-                self._queue.append((device.told_s + _EVERY_S, device))  # reported in between, for a change
+                self._look_again(device)  # reported in between, for a change
             elif device.requests or device.seen_s > device.told_s:
                 self._changed.add(device)
             elif device not in self._changed:
@@ -160,9 +164,9 @@ class PresenceReports:
                     self._changed.add(device)
                     wrong = True
                     continue
-                if device.told_s == float("-inf"):
-                    self._queue.append((now_s + _EVERY_S, device))
                 device.told_s = now_s
+                if not device.queued:
+                    self._look_again(device)
                 if device.active_s is not None:
                     device.told_active_s = device.active_s
         return wrong
@@ -192,6 +196,10 @@ class PresenceReports:
     def _note(self, device: _Device) -> None:
         self._changed.add(device)
         self._news.set()
+
+    def _look_again(self, device: _Device) -> None:
+        device.queued = True
+        heapq.heappush(self._queue, (device.told_s + _EVERY_S, next(self._numbers), device))
 
     def _forget(self, device: _Device) -> None:
         devices = self._users[device.user_id]

@@ -146,9 +146,9 @@ class UserRooms:
         self.seq += 1
         concerned = {user_id} if user_id in self._users else set()
         for here in sorted((self._in_room.get(room_id, _NOBODY) for room_id in room_ids), key=len):
-            if len(concerned) + len(here) > most:
+            if len(here) > most or len(together := concerned | here) > most:
                 break
-            concerned.update(here)
+            concerned = together
         for other in concerned:
             user = self._users[other]
             user.presence_news = self.seq

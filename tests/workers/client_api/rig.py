@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +133,7 @@ class Worker:
     foundation: Foundation
     clock: FakeClock
     bus: KeptMessages
+    start: Callable[[], Awaitable[None]] | None = None  # what runs by itself; a test starts it
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str | None = None, raw: bytes | None = None,
@@ -228,7 +229,7 @@ async def client_api(dsn: str, config: Config | None = None, name: str = "client
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip
     try:
-        yield Worker(application, foundation, clock, bus)
+        yield Worker(application, foundation, clock, bus, worker.start)
     finally:
         if worker.drain is not None:
             await worker.drain()

@@ -1,0 +1,331 @@
+"""Presence in /sync: whom a change reaches, whom it wakes, and what the synchrotron tells the owners of users."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from replication.presence_calls import DevicePresence
+from replication.rows import PresenceRow
+from replication.streams import PRESENCE
+from shared.core.errors import RemoteServerError
+from shared.core.slots import slot_of
+from tests.fix_servers import TestDatabase
+from tests.spec_answers import check_answer
+from tests.workers.client_api.rig import Worker
+from tests.workers.event_persister.rig import run
+from tests.workers.synchrotron.devices import Person, person, writers
+from tests.workers.synchrotron.rig import World, fleet, soon
+from workers.synchrotron.presence_memory import ORPHANED_FOR_MS, PresenceMemory, presence_event
+from workers.synchrotron.presence_reports import PresenceReports
+
+_ONLY_PRESENCE = {"room": {"rooms": []}, "account_data": {"types": []}}
+
+
+def _told(answer: Any) -> dict[str, str]:
+    check_answer("sync.yaml", "/sync", "get", answer)
+    assert all(event["type"] == "m.presence" for event in answer["presence"]["events"])
+    return {event["sender"]: event["content"]["presence"] for event in answer["presence"]["events"]}
+
+
+async def _know_one_another(world: World, api: Worker) -> None:
+    """Return once every synchrotron knows the writer of presence, as after its first tick."""
+    api.foundation.announcer.tick([PRESENCE], lambda _: 0)
+    for process in world.synchrotrons:
+        for _ in range(200):
+            if process.foundation.follower.vector(PRESENCE).known >= api.foundation.lease:
+                break
+            await asyncio.sleep(0.02)
+
+
+async def _put(who: Person, presence: str, **more: Any) -> None:
+    body = {"presence": presence, **more}
+    answer = await who.writes.call("PUT", f"/presence/{who.writes.quoted}/status", body)
+    assert answer.status == 200, answer.body
+
+
+async def _until_told(who: Person, token: str, **query: Any) -> tuple[dict[str, str], str]:
+    async with asyncio.timeout(10):
+        while True:
+            answer = await who.sync(token, timeout=5_000, **query)
+            token = answer["next_batch"]
+            if told := _told(answer):
+                return told, token
+
+
+async def _until(who: Person, told: dict[str, str], since: str | None) -> None:
+    """Ask again until an answer tells this."""
+    for _ in range(100):
+        if _told(await who.sync(since)) == told:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{told} was never told")
+
+
+def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
+            await _know_one_another(world, api)
+            alice, bob, eve = [await person(world, api, name) for name in ("alice", "bob", "eve")]
+            room_id = await alice.reads.writes.create_room(preset="public_chat")
+            await bob.reads.writes.act(room_id, "join")
+            bob.reads.synchrotron = 1  # on which alice never syncs: her rooms are read from Postgres
+            tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, eve)}
+            waiting = [asyncio.create_task(each.sync(tokens[each.user_id], timeout=8_000)) for each in (bob, eve)]
+            await soon(waiting[1])
+            await _put(alice, "online", status_msg="at work")
+            answer = await waiting[0]
+            content = answer["presence"]["events"][0]["content"]
+            assert content.pop("last_active_ago") < 10_000_000_000  # the writers' clock is another one here
+            assert content == {"presence": "online", "currently_active": True, "status_msg": "at work"}
+            told, _ = await _until_told(alice, tokens[alice.user_id])
+            assert told == {alice.user_id: "online"}  # her own devices too
+            assert not waiting[1].done()
+            # Told once; an initial sync tells who is present, those who are not aren't there.
+            assert _told(await bob.sync(answer["next_batch"])) == {}
+            assert _told(await bob.sync()) == {alice.user_id: "online"}
+            assert _told(await eve.sync()) == {}
+            # Who comes into the room learns of her; who ignores her does not.
+            await eve.reads.writes.act(room_id, "join")
+            async with asyncio.timeout(10):
+                while not (told := _told(answer := await waiting[1])):
+                    waiting[1] = asyncio.create_task(eve.sync(answer["next_batch"], timeout=5_000))
+            assert told == {alice.user_id: "online"}
+            await world.set_account_data(eve.user_id, "", "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+            assert _told(await eve.sync()) == {}
+            # A process that knows nothing of the token tells all that it cannot be sure of.
+            bob.reads.synchrotron = 0
+            told, token = await _until_told(bob, tokens[bob.user_id])
+            assert told == {alice.user_id: "online"}
+            await _put(alice, "offline")
+            assert (await _until_told(bob, token))[0] == {alice.user_id: "offline"}
+            bob.reads.synchrotron = 1
+            await _until(bob, {alice.user_id: "offline"}, token)
+            assert _told(await bob.sync()) == {}
+
+    run(scenario())
+
+
+def test_filters_and_limits(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+            await _know_one_another(world, api)
+            people = [await person(world, api, f"p{number}") for number in range(4)]
+            reader = people[0]
+            room_id = await reader.reads.writes.create_room(preset="public_chat")
+            token = (await reader.sync())["next_batch"]
+            for each in people[1:]:
+                await each.reads.writes.act(room_id, "join")
+                await _put(each, "online")
+            ids = [each.user_id for each in people]
+            await _until(reader, dict.fromkeys(ids[1:], "online"), None)
+
+            async def filtered(since: str | None, **wanted: Any) -> set[str]:
+                return set(_told(await reader.sync(since, filter={"presence": wanted})))
+
+            for since in (token, None):
+                assert await filtered(since, senders=[ids[1]]) == {ids[1]}
+                assert await filtered(since, not_senders=[ids[1]]) == {ids[2], ids[3]}
+                assert await filtered(since, types=["m.presence"]) == set(ids[1:])
+                assert await filtered(since, types=["m.*"], limit=2) == {ids[2], ids[3]}  # those who changed last
+                assert await filtered(since, types=[]) == await filtered(since, limit=0) == set()
+
+    run(scenario())
+
+
+def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a room with more readers than a change may wake, they learn of it with the next answer that they get."""
+
+    async def scenario() -> None:
+        monkeypatch.setattr("workers.synchrotron.presence._MAX_WOKEN", 2)
+        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+            await _know_one_another(world, api)
+            alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
+            crowd = await alice.reads.writes.create_room(preset="public_chat")
+            for each in (bob, carol, dan):
+                await each.reads.writes.act(crowd, "join")
+            friends = await alice.reads.writes.create_room(preset="public_chat")
+            await bob.reads.writes.act(friends, "join")
+            tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, carol, dan)}
+            process = world.synchrotrons[0]
+            near = asyncio.create_task(bob.sync(tokens[bob.user_id], timeout=10_000))
+            far = asyncio.create_task(carol.sync(tokens[carol.user_id], timeout=10_000))
+            until_its_end = asyncio.create_task(dan.sync(tokens[dan.user_id], timeout=2_500))
+            await soon(far)
+            await _put(alice, "online")
+            assert _told(await near) == {alice.user_id: "online"}
+            assert not far.done()
+            wake_ups = process.metric("skep_sync_wake_ups_total")
+            await world.set_account_data(carol.user_id, "", "m.x", {})
+            answer = await far
+            assert _told(answer) == {alice.user_id: "online"} and answer["account_data"]["events"]
+            assert _told(await carol.sync(answer["next_batch"])) == {}
+            assert _told(answer := await until_its_end) == {alice.user_id: "online"}
+            assert _told(await dan.sync(answer["next_batch"])) == {}
+            # What she does meanwhile changes a time, and wakes nobody.
+            waiting = asyncio.create_task(bob.sync((await near)["next_batch"], timeout=10_000))
+            await soon(waiting)
+            before = process.metric("skep_sync_wake_ups_total")
+            assert before == wake_ups + 1
+            position = api.foundation.announcer.next_ephemeral_position(PRESENCE)
+            lease = api.foundation.lease
+            api.foundation.announcer.announce(
+                PRESENCE, [PresenceRow(position, lease, alice.user_id, "online", 9, True)]
+            )
+            await soon(waiting)
+            assert process.metric("skep_sync_wake_ups_total") == before and not waiting.done()
+            waiting.cancel()
+
+    run(scenario())
+
+
+def test_what_is_lost_is_asked_for(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+            await _know_one_another(world, api)
+            alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
+            room_id = await alice.reads.writes.create_room(preset="public_chat")
+            await bob.reads.writes.act(room_id, "join")
+            token = (await bob.sync())["next_batch"]
+            world.bus.holding = True
+            await _put(alice, "online")
+            world.bus.drop_held()
+            api.foundation.announcer.tick([PRESENCE], lambda _: 0)
+            api.foundation.announcer.tell_all(PRESENCE)  # as `questions.Answers` does when it is asked
+            assert (await _until_told(bob, token))[0] == {alice.user_id: "online"}
+
+    run(scenario())
+
+
+def _row(user_id: str, state: str, position: int, writer: int = 1, status: str | None = None) -> PresenceRow:
+    return PresenceRow(position, writer, user_id, state, 1000, False, status)
+
+
+def test_nobody_flickers_when_his_owner_goes() -> None:
+    memory = PresenceMemory()
+    for position, name in enumerate(("@a:x", "@b:x", "@c:x"), start=1):
+        memory.change(_row(name, "online", position), position, ["!r"])
+    assert memory.last_seq == 3
+    memory.over(1, 2, 5_000)
+    assert memory.orphans(5_000 + ORPHANED_FOR_MS - 1) == []
+    assert memory.take_in(_row("@a:x", "online", 1, writer=2))  # by his new owner: nothing new
+    [gone] = memory.orphans(5_000 + ORPHANED_FOR_MS)
+    assert (gone.user_id, gone.state) == ("@b:x", "offline")
+    assert [seen.row.user_id for seen in memory.changed_since(1)] == ["@c:x", "@b:x"]
+    assert not memory.take_in(_row("@c:x", "unavailable", 9)) and not memory.take_in(
+        _row("@c:x", "online", 9, status="?")
+    )
+    assert memory.take_in(_row("@new:x", "offline", 3)) and not memory.take_in(_row("@new:x", "online", 3))
+    memory.moved("@c:x", "!r", "leave", 10)
+    memory.moved("@a:x", "!other", "join", 11)
+    assert [(seen.row.user_id, seen.rooms) for seen in memory.changed_since(2)] == [
+        ("@a:x", ("!r", "!other")), ("@c:x", ()),
+    ]  # fmt: skip
+    content = presence_event(PresenceRow(1, 1, "@a:x", "online", 1, True), 10_000_000)["content"]
+    assert content == {"presence": "online", "last_active_ago": 60_000, "currently_active": True}
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def now_ms(self) -> int:
+        return int(self.now_s * 1000)
+
+
+class _Owners:
+    """Two owners, one of whom may be wrong or away."""
+
+    def __init__(self) -> None:
+        self.table: dict[int, str] = {}
+        self.reports: list[tuple[str, list[DevicePresence]]] = []
+        self.away: set[str] = set()
+        self.wrong: frozenset[str] = frozenset()
+        self.learned = 0
+
+    def owner(self, slot: int) -> str | None:
+        return self.table.get(slot, "one")
+
+    async def learn_owners(self) -> None:
+        self.learned += 1
+
+    async def report(self, address: str, devices: list[DevicePresence]) -> frozenset[str]:
+        if address in self.away:
+            raise RemoteServerError("away")
+        self.reports.append((address, devices))
+        return self.wrong
+
+
+def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
+    async def scenario() -> None:
+        clock, owners = _Clock(), _Owners()
+        reports = PresenceReports(owners, clock, enabled=True)
+
+        async def due() -> list[tuple[str, str, str, int, int | None]]:
+            owners.reports.clear()
+            await reports.report_due()
+            return [
+                (address, one.user_id, one.told, one.seen_ago_ms, one.active_ago_ms)
+                for address, devices in owners.reports for one in devices
+            ]  # fmt: skip
+
+        with reports.syncing("@a:x", "D", ""):
+            assert await due() == [("one", "@a:x", "", 0, 0)]
+            for _ in range(24):
+                clock.now_s += 1
+                assert await due() == []
+            clock.now_s += 1
+            assert await due() == [("one", "@a:x", "", 0, 25_000)]  # it still waits
+            clock.now_s += 10
+        for _ in range(80):
+            with reports.syncing("@a:x", "D", ""):
+                clock.now_s += 0.125
+        assert await due() == []
+        clock.now_s += 5
+        assert await due() == [("one", "@a:x", "", 5_000, 50_000)]
+        # What he sends counts, but not each message.
+        for _ in range(10):
+            reports.acted("@a:x")
+        assert len(await due()) == 1
+        reports.acted("@a:x")
+        assert await due() == []
+        with reports.syncing("@a:x", "D", "unavailable"):
+            assert await due() == [("one", "@a:x", "unavailable", 0, 0)]
+        # An owner who is away, then one who is the wrong one, then the right one, who can't know of it.
+        owners.away = {"one"}
+        with reports.syncing("@a:x", "D", "offline"):
+            assert await due() == [] and owners.learned == 1
+        owners.away, owners.wrong = set(), frozenset({"@a:x"})
+        assert len(await due()) == 1 and owners.learned == 2
+        owners.wrong, owners.table = frozenset(), {slot_of("@a:x"): "two"}
+        assert [one[0] for one in await due()] == ["two"]
+        owners.table = {slot_of("@b:x"): "three"}
+        assert [one[0] for one in await due()] == ["one"]
+        assert await due() == []
+        clock.now_s += 26
+        assert await due() == [] and reports.statistics()["devices"] == 0  # gone, and forgotten
+        assert PresenceReports(owners, clock, enabled=False).statistics()["devices"] == 0
+
+    asyncio.run(scenario())
+
+
+def test_reports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr("workers.synchrotron.presence_reports._MAX_DEVICES", 3)
+        monkeypatch.setattr("workers.synchrotron.presence_reports._BATCH", 2)
+        owners = _Owners()
+        reports = PresenceReports(owners, _Clock(), enabled=True)
+        for number in range(5):
+            with reports.syncing(f"@{number}:x", None, ""):
+                pass
+        await reports.report_due()
+        assert [len(devices) for _, devices in owners.reports] == [2, 1]
+        assert reports.statistics()["devices"] == 3
+        disabled = PresenceReports(owners, _Clock(), enabled=False)
+        with disabled.syncing("@a:x", "D", ""):
+            assert disabled.statistics()["devices"] == 0
+
+    asyncio.run(scenario())

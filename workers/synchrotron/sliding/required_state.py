@@ -71,12 +71,12 @@ class RequiredState:
         return any(None in element for wish in self.wishes for element in wish.include)
 
     def named_keys(self) -> list[StateKey]:
-        """Return the keys that are wanted by name: all, where there is no wildcard."""
+        """Return the keys that are wanted by name: all, where there is no wildcard; of any type: the member's."""
         named: dict[StateKey, None] = {}
         for wish in self.wishes:
             for type_, state_key in wish.include:
-                if type_ is not None and state_key is not None and wish.wants((type_, state_key)):
-                    named[type_, state_key] = None
+                if state_key is not None and wish.wants((type_ or MEMBER, state_key)):
+                    named[type_ or MEMBER, state_key] = None
         return list(named)
 
     def asks_more_than(self, other: "RequiredState") -> bool:

@@ -141,7 +141,7 @@ class RoomResults:
             room, view, timeline, end, user, reader, whole=known is None or expanded
         )
         answer.events, answer.expanded, answer.limited = timeline.shown, expanded, timeline.limited
-        if timeline.shown or known is None:
+        if timeline.shown or timeline.limited or known is None:
             answer.prev_batch = format_place(timeline.start)
         if telling.with_counts and joined:
             answer.counts = (await self._unread.of(user, room, end)).all

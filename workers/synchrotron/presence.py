@@ -142,6 +142,10 @@ class PresenceSections:
         self._enabled = enabled
         self._max_events = max_events
 
+    def has_changed_since(self, seq: int) -> bool:
+        """Return whether anybody's presence changed after a number."""
+        return self._memory.last_seq > seq
+
     async def build(self, user: SyncUser, span: Span, wanted: EventFilter, now_ms: int) -> PresenceSection:
         """Return whose presence belongs into the answer, those who changed last if they are too many."""
         limit = self._max_events if wanted.limit is None else min(wanted.limit, self._max_events)

@@ -86,6 +86,8 @@ class SyncHandler:
                 since, text = answer.token, answer.text
                 user.note_token(answer.text, answer.seq)
             if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s(), wanted.device_id):
+                if self._answers.is_behind(answer):
+                    answer = await self._answers.build(wanted, user, since, text, sent)
                 break
         self._metrics.syncs.labels(kind).inc()
         if device is not None:

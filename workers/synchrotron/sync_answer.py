@@ -103,6 +103,10 @@ class SyncAnswers:
         empty = not account_data and not any(rooms.values()) and devices.empty and not presence.urgent
         return Answer(token, text, seq, orjson.dumps(body), empty, bool(presence.events))
 
+    def is_behind(self, answer: Answer) -> bool:
+        """Return whether anything came since for which nobody is woken, so that the last look must be a new one."""
+        return self._presence.has_changed_since(answer.seq)
+
     async def _with_news(self, user: SyncUser, candidates: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Leave out rooms in which nothing happened since a token that this process knows nothing about."""
         assert span.since is not None

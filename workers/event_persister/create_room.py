@@ -25,6 +25,7 @@ from workers.event_persister.first_events import CreateRoomBody, create_content,
 from workers.event_persister.live_room import Identity, LiveRoom
 from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.membership import no_identity_server
+from workers.event_persister.refusals import check_content
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.send import guest_refused
 
@@ -83,6 +84,8 @@ class CreateRoomHandler:
         room = LiveRoom(self._identity, version, room_nid, create, Head((), 0, 0), {}, {})
         new_room = NewRoom(creator, body.visibility == "public", create.origin_server_ts, alias)
         drafts = first_events(version, body, creator, alias, invited, profiles)
+        for draft in drafts:
+            check_content(draft.type, draft.content)
         try:
             await self._writer.write_new_room(room, create_nid, drafts, new_room)
         except AuthRuleViolation as violation:

@@ -13,6 +13,7 @@ from shared.storage.pool import Database
 from workers.event_persister.delayed import Scheduling, sticky_of
 from workers.event_persister.drafts import Draft, RedactionTarget
 from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.refusals import RelationRefusals, check_content
 from workers.event_persister.room_writer import RoomWriter
 
 REDACTION = "m.room.redaction"
@@ -26,6 +27,7 @@ class SendHandlers:
     def __init__(self, writer: RoomWriter, scheduling: Scheduling, database: Database) -> None:
         self._writer = writer
         self._scheduling = scheduling
+        self._relations = RelationRefusals(database)
         self._database = database
 
     async def send_event(self, request: Request) -> Response:
@@ -57,6 +59,13 @@ class SendHandlers:
             if not isinstance(redacts, str):
                 raise missing_param("A redaction names the event that it redacts, in redacts")
             target = await self._target(room, user, redacts)
+        else:
+            check_content(event_type, content)
+            if (answered := self._writer.answer_of(room, key)) is not None:
+                return await answered
+            before = await self._relations.check(room, user.user_id, event_type, content, key)
+            if before is not None:
+                return before
         draft = Draft(user.user_id, event_type, None, content, *shown_to, redacts, target, sticky_ms)
         return (await self._writer.write(room, [draft], key))[-1]
 

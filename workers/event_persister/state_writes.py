@@ -20,6 +20,7 @@ from workers.event_persister.member_changes import (
     member_draft,
     same_json,
 )
+from workers.event_persister.refusals import check_content
 from workers.event_persister.room_writer import RoomWriter
 
 _GUESTS_AT_A_TIME = 100
@@ -62,6 +63,7 @@ class StateHandlers:
         """
         if not (event_type == MEMBER and state_key == user.user_id):
             self._changes.check_member(room, user.user_id)
+        check_content(event_type, content)
         if sticky_ms is None:
             unchanged = await self._unchanged(room, user.user_id, event_type, state_key, content)
             if unchanged is not None:

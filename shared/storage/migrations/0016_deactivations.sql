@@ -7,3 +7,6 @@ CREATE TABLE deactivations (
   looks      integer NOT NULL DEFAULT 0
 );
 CREATE INDEX deactivations_when ON deactivations (look_at);
+
+-- Whether a user has annotated an event so already.
+CREATE INDEX events_of_annotations ON events (room_nid, relates_to, sender) WHERE rel_type = 'm.annotation';

@@ -120,7 +120,7 @@ BAD: list[tuple[Any, str]] = [
     ({"initial_state": [{"type": "m.room.create", "content": {}}]}, "M_INVALID_ROOM_STATE"),
     ({"initial_state": [{"type": "a", "content": {"x": 1.5}}]}, "M_BAD_JSON"),
     ({"initial_state": [{"type": "a" * 300, "content": {}}]}, "M_TOO_LARGE"),
-    ({"power_level_content_override": {"users_default": "x"}}, "M_INVALID_ROOM_STATE"),
+    ({"power_level_content_override": {"users_default": "x"}}, "M_BAD_JSON"),
     ({"power_level_content_override": {"users": {f"@alice:{SERVER}": 100}}}, "M_INVALID_ROOM_STATE"),
     ({"creation_content": {"additional_creators": ["nobody"]}}, "M_INVALID_PARAM"),
     (

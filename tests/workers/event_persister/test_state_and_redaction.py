@@ -104,7 +104,7 @@ def test_messages_that_cannot_be(postgres_module: TestDatabase, version: str) ->
         async with event_persister(postgres_module.dsn) as persister:
             alice = persister.user("alice")
             room_id = await alice.create_room(room_version=version)
-            path = f"/rooms/{room_id}/send/m.room.message/"
+            path = f"/rooms/{room_id}/send/org.example/"
             strict = version != "5"
             for number, (raw, status, errcode) in enumerate((
                 (b'{"a": 1.5}', 400 if strict else 200, "M_BAD_JSON"),

@@ -186,7 +186,7 @@ def test_numbers_that_newer_versions_refuse(postgres_module: TestDatabase) -> No
             room_id = await alice.create_room(
                 room_version="3",
                 initial_state=[{"type": "m.room.encryption", "content": {"rotation": 604800000.0, "x": [1.5, 2**60]}}],
-                power_level_content_override={"ban": 50.9, "redact": "7", "users": {alice.user_id: 100.0}},
+                power_level_content_override={"ban": 50.9, "redact": 7, "users": {alice.user_id: 100.0}},
             )
             new_id = await upgrade(alice, room_id, "11")
             kept = await persister.content(new_id, "m.room.encryption")

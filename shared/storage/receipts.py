@@ -24,32 +24,36 @@ SET_RECEIPT = fenced_statement(
     },
     "(SELECT position FROM stored) AS position",
 )
-# Uses rooms_room_id_key, the primary key of memberships, events_by_id; for an event that isn't live, the newest live
-# one that isn't deeper, by events_room_nid_ordinal_key.
+#: Uses rooms_room_id_key, the primary key of memberships, events_by_id. History lies in a gap before its anchor.
 _TARGET = """
-    SELECT r.room_nid, m.membership, e.event_id, e.json,
-           coalesce(e.ordinal, (SELECT l.ordinal FROM events l
-                                WHERE l.room_nid = e.room_nid AND l.ordinal IS NOT NULL AND l.depth <= e.depth
-                                ORDER BY l.ordinal DESC LIMIT 1), 0) AS ordinal
+    SELECT r.room_nid, m.membership, m.ordinal, e.event_id, coalesce(e.ordinal, e.anchor - 1),
+           coalesce(e.ordinal, e.anchor), e.ordinal IS NULL, e.type, e.state_key, e.json
     FROM rooms r
     LEFT JOIN memberships m ON m.room_nid = r.room_nid AND m.user_id = $2
     LEFT JOIN events e ON e.event_id = $3 AND e.room_nid = r.room_nid AND e.status = 0
+     AND (e.ordinal IS NOT NULL OR e.anchor IS NOT NULL)
     WHERE r.room_id = $1
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptTarget:
-    """The room, the user's membership there, and the event if it is an accepted one of that room.
+    """The room, the user's membership there and its place, and the event if it is one of that room's timeline.
 
-    ordinal: of the event, or of the live event before it.
+    ordinal: of the event, or of the live event before it. place: its own ordinal; of history that of the live event
+    that comes after it. What is said of the event means nothing without one.
     """
 
     room_nid: int
     membership: str | None
+    membership_ordinal: int | None
     event_id: str | None
-    event_json: bytes | None
     ordinal: int
+    place: int
+    is_history: bool
+    type: str
+    state_key: str | None
+    json: bytes
 
 
 async def get_receipt_target(database: Database, room_id: str, user_id: str, event_id: str) -> ReceiptTarget | None:
@@ -57,8 +61,10 @@ async def get_receipt_target(database: Database, room_id: str, user_id: str, eve
     row = await database.fetchrow(_TARGET, room_id, user_id, event_id)
     if row is None:
         return None
-    membership = row["membership"]
+    room_nid, membership, membership_ordinal, found, ordinal, place, is_history, kind, state_key, json = row
+    if found is None:
+        return ReceiptTarget(room_nid, membership, membership_ordinal, None, 0, 0, False, "", None, b"")
     return ReceiptTarget(
-        row["room_nid"], unescape(membership) if membership is not None else None, row["event_id"], row["json"],
-        row["ordinal"],
+        room_nid, membership, membership_ordinal, found, ordinal, place, is_history, unescape(kind),
+        None if state_key is None else unescape(state_key), json,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Read receipts and the fully-read marker. Spec: client-server API, "Receipts", "Fully read markers"."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -11,16 +12,19 @@ from replication.rows import ReceiptRow
 from replication.streams import RECEIPTS
 from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import check_event_id, check_room_id
+from shared.core.visibility import member_may_see
 from shared.http.request import Request, Response, empty_response
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database, passing_as_unavailable
+from shared.storage.read_push_rules import get_event_threads
+from shared.storage.read_state import get_key_history
 from shared.storage.receipts import SET_RECEIPT, ReceiptTarget, get_receipt_target
 from workers.client_api.account_data import FULLY_READ
 from workers.client_api.account_data_writer import AccountDataWriter
 
 PUBLIC, PRIVATE = "m.read", "m.read.private"
 MAIN_THREAD = "main"
-_THREAD_HOPS = 3  # the spec's recommendation for indirect relations
+_MEMBER, _VISIBILITY = "m.room.member", "m.room.history_visibility"
 
 
 class ReadMarkersBody(msgspec.Struct, rename={"fully_read": FULLY_READ, "read": PUBLIC, "private": PRIVATE}):
@@ -43,8 +47,8 @@ class Receipts:
     async def send_receipt(self, request: Request) -> Response:
         """POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.
 
-        Raises M_FORBIDDEN for who is not in the room, M_NOT_FOUND for an event that is not there, M_INVALID_PARAM for
-        another type and for a `thread_id` that does not fit.
+        Raises M_FORBIDDEN for who is not in the room, M_NOT_FOUND for an event that is not there or not his to see,
+        M_INVALID_PARAM for another type and for a `thread_id` that does not fit.
         """
         kind = request.params["receiptType"]
         if kind not in (PUBLIC, PRIVATE, FULLY_READ):
@@ -53,7 +57,7 @@ class Receipts:
         user_id, room_id = request.user.user_id, check_room_id(request.params["roomId"])
         target = await self._target(room_id, user_id, request.params["eventId"])
         if thread_id:
-            await self._check_thread(room_id, user_id, target, thread_id)
+            await self._check_thread(target, thread_id)
         await self._set(user_id, room_id, kind, thread_id, target)
         return empty_response()
 
@@ -71,9 +75,26 @@ class Receipts:
         target = await get_receipt_target(self._database, room_id, user_id, check_event_id(event_id))
         if target is None or target.membership != "join":
             raise forbidden("You are not in this room")
-        if target.event_id is None:
+        if target.event_id is None or not await self._may_see(user_id, target):
             raise not_found("There is no such event in this room")
         return target
+
+    async def _may_see(self, user_id: str, target: ReceiptTarget) -> bool:
+        """Return whether a member may see the event. What came after his latest membership event he may."""
+        assert target.membership_ordinal is not None
+        if target.place > target.membership_ordinal:
+            return True
+        visibility = await get_key_history(self._database, target.room_nid, _VISIBILITY, "")
+        memberships = await get_key_history(self._database, target.room_nid, _MEMBER, user_id)
+        own = target.type == _MEMBER and target.state_key == user_id
+        return member_may_see(
+            target.place,
+            [(change.ordinal, _text(change.json, "history_visibility") or "shared") for change in visibility],
+            [(change.ordinal, _text(change.json, "membership") or "leave") for change in memberships],
+            is_history=target.is_history,
+            visibility_after=_text(target.json, "history_visibility") if target.type == _VISIBILITY else None,
+            membership_after=_text(target.json, "membership") if own else None,
+        )
 
     async def _set(self, user_id: str, room_id: str, kind: str, thread_id: str, target: ReceiptTarget) -> None:
         assert target.event_id is not None
@@ -109,27 +130,14 @@ class Receipts:
         target = await get_receipt_target(self._database, room_id, user_id, event_id)
         return target if target is not None and target.event_id is not None else None
 
-    async def _check_thread(self, room_id: str, user_id: str, target: ReceiptTarget, thread_id: str) -> None:
+    async def _check_thread(self, target: ReceiptTarget, thread_id: str) -> None:
         """Raise M_INVALID_PARAM unless the event is in the thread. A thread's root counts as in both."""
-        if target.event_id == thread_id:
+        event_id = target.event_id
+        if event_id is None or event_id == thread_id:
             return
-        if await self._thread_of(room_id, user_id, target) != thread_id:
+        threads = await get_event_threads(self._database, target.room_nid, [event_id])
+        if threads.get(event_id, MAIN_THREAD) != thread_id:
             raise invalid_param("The event is not related to thread_id")
-
-    async def _thread_of(self, room_id: str, user_id: str, target: ReceiptTarget) -> str:
-        """Return the root of the thread that the event is in, or "main". Spec: "Threaded read receipts"."""
-        event: ReceiptTarget | None = target
-        for _ in range(_THREAD_HOPS):
-            if event is None or event.event_json is None:
-                break
-            relation = _relation(event.event_json)
-            related_to = relation.get("event_id")
-            if not isinstance(related_to, str) or "\x00" in related_to:
-                break
-            if relation.get("rel_type") == "m.thread":
-                return related_to
-            event = await get_receipt_target(self._database, room_id, user_id, related_to)
-        return MAIN_THREAD
 
 
 def _thread_id(body: dict[str, Any], kind: str) -> str:
@@ -144,7 +152,9 @@ def _thread_id(body: dict[str, Any], kind: str) -> str:
     return thread_id if thread_id == MAIN_THREAD else check_event_id(thread_id)
 
 
-def _relation(event_json: bytes) -> dict[str, Any]:
-    content = orjson.loads(event_json).get("content")
-    relation = content.get("m.relates_to") if isinstance(content, dict) else None
-    return relation if isinstance(relation, dict) else {}
+def _text(pdu: bytes | None, field: str) -> str | None:
+    """Return a field of a PDU's content if it is a text. pdu: None where the key had left the state."""
+    # Not orjson: rooms of old versions have integers beyond 64 bits.
+    content = json.loads(pdu).get("content") if pdu is not None else None
+    value = content.get(field) if isinstance(content, dict) else None
+    return value if isinstance(value, str) else None

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.events.relation import relation_of
 from tests.workers.client_api.rig import Worker
 
 _nids = itertools.count(1)
@@ -45,9 +46,9 @@ async def put_room(
 async def put_event(
     worker: Worker, room_nid: int, room_id: str, event_id: str, ordinal: int | None,
     content: Mapping[str, Any], kind: str = "m.room.message", state_key: str | None = None,
-    *, depth: int | None = None, status: int = 0, prev: Sequence[str] = (),
+    *, depth: int | None = None, status: int = 0, prev: Sequence[str] = (), anchor: int | None = None,
 ) -> int:  # fmt: skip
-    """Put one event into the room; returns its number. ordinal: None for one that is not live."""
+    """Put one event into the room; returns its number. ordinal: None for one that is not live; anchor: of history."""
     event_nid = next(_nids)
     pdu: dict[str, Any] = {
         "type": kind, "room_id": room_id, "sender": "@maker:example.org", "content": dict(content),
@@ -56,10 +57,12 @@ async def put_event(
     }  # fmt: skip
     if state_key is not None:
         pdu["state_key"] = state_key
+    relation = relation_of(content)
     await worker.sql(
         "INSERT INTO events (room_nid, event_nid, event_id, writer, position, ordinal, depth, type, state_key, sender,"
-        " origin_server_ts, status, prev_nids, auth_nids, json)"
-        " VALUES ($1, $2, $3, 1, $2, $4, $5, $6, $7, '@maker:example.org', 1, $8, '{}', '{}', $9)",
-        room_nid, event_nid, event_id, ordinal, pdu["depth"], kind, state_key, status, orjson.dumps(pdu),
+        " origin_server_ts, status, prev_nids, auth_nids, json, anchor, back, relates_to, rel_type)"
+        " VALUES ($1, $2, $3, 1, $2, $4, $5, $6, $7, '@maker:example.org', 1, $8, '{}', '{}', $9, $10, $11, $12, $13)",
+        room_nid, event_nid, event_id, ordinal, pdu["depth"], kind, state_key, status, orjson.dumps(pdu), anchor,
+        None if anchor is None else 1, *((None, None) if relation is None else (relation.event_id, relation.rel_type)),
     )  # fmt: skip
     return event_nid

@@ -29,7 +29,7 @@ async def _room_with_thread(worker: Worker, member: str) -> None:
     reaction = {"m.relates_to": {"rel_type": "m.annotation", "event_id": "$reply", "key": "+"}}
     await put_event(worker, room, _ROOM, "$reaction", 12, reaction, "m.reaction")
     await put_event(worker, room, _ROOM, "$last", 13, {})
-    await put_event(worker, room, _ROOM, "$old", None, {}, depth=11)
+    await put_event(worker, room, _ROOM, "$old", None, {}, anchor=12)
     await put_event(worker, room, _ROOM, "$rejected", None, {}, status=2)
 
 
@@ -77,6 +77,44 @@ def test_receipts(postgres: TestDatabase) -> None:
             assert (await bob.call("POST", f"{base}/m.read/%24last", {})).errcode == "M_FORBIDDEN"
             unknown = await alice.call("POST", "/rooms/!no:example.org/receipt/m.read/%24last", {})
             assert unknown.errcode == "M_FORBIDDEN"
+
+    run(test())
+
+
+def test_receipts_name_only_what_the_user_may_see(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with client_api(postgres.dsn) as worker:
+            alice = await worker.register("alice")
+            room = await put_room(worker, _ROOM, {alice.user_id: "join"}, history_visibility="shared")
+            states: tuple[tuple[int, str, str, dict[str, str]], ...] = (
+                (3, "m.room.history_visibility", "", {"history_visibility": "shared"}),
+                (10, "m.room.history_visibility", "", {"history_visibility": "invited"}),
+                (12, "m.room.member", alice.user_id, {"membership": "invite"}),
+                (14, "m.room.member", alice.user_id, {"membership": "join"}),
+                (16, "m.room.member", alice.user_id, {"membership": "join", "displayname": "A"}),
+            )
+            for ordinal, kind, key, content in states[1:]:
+                await put_event(worker, room, _ROOM, f"$s{ordinal}", ordinal, content, kind, key)
+            for ordinal, kind, key, _ in states:
+                await worker.sql(
+                    "INSERT INTO state_changes SELECT $1, $2, $3, $4, event_nid, NULL, 1, 1 FROM events"
+                    " WHERE room_nid = $1 AND ordinal = $4",
+                    room, kind, key, ordinal,
+                )  # fmt: skip
+            await worker.sql("UPDATE memberships SET ordinal = 16 WHERE room_nid = $1", room)
+            await put_event(worker, room, _ROOM, "$gap", None, {}, anchor=11)
+            for ordinal in (9, 11, 13, 15, 17):
+                await put_event(worker, room, _ROOM, f"$m{ordinal}", ordinal, {})
+            base = f"/rooms/{_ROOM}/receipt/m.read"
+            statuses = {}
+            for event in ("m9", "s10", "gap", "m11", "s12", "m13", "s14", "m15", "s16", "m17"):
+                statuses[event] = (await alice.call("POST", f"{base}/%24{event}", {})).status
+            hidden = {"gap", "m11"}
+            assert statuses == {event: 404 if event in hidden else 200 for event in statuses}
+            markers = {"m.read.private": "$m17", "m.fully_read": "$m11"}
+            answer = await alice.call("POST", f"/rooms/{_ROOM}/read_markers", markers)
+            assert answer.errcode == "M_NOT_FOUND"
+            assert await worker.sql("SELECT 1 FROM receipts WHERE kind = 'm.read.private'") == []
 
     run(test())
 

@@ -1,9 +1,9 @@
 """A room whose every event is judged for every member, one by one: what the counts must be, and what is stored of it.
 
-    room = RoomModel(random)
-    room.act()                            # an event, a redaction, a receipt, a change of somebody's group, a re-join
-    room.counts("@a:x", end)              # the naive answer
-    room.rows                             # what the stream `events` tells a reader
+room = RoomModel(random)
+room.act()                            # an event, a redaction, a receipt, a change of somebody's group, a re-join
+room.counts("@a:x", end)              # the naive answer
+room.rows                             # what the stream `events` tells a reader
 """
 
 from collections import defaultdict
@@ -145,9 +145,7 @@ class RoomModel:
         return RoomCounts(found.get("", Count(0, 0)), threads)
 
     def highlights(self, group: int, thread_id: str, end: int) -> int:
-        return sum(
-            event.outcomes.get(group, (0, 0))[1] for event in self.events[:end] if event.thread_id == thread_id
-        )
+        return sum(event.outcomes.get(group, (0, 0))[1] for event in self.events[:end] if event.thread_id == thread_id)
 
     def found(self, user: str, end: int) -> FoundCounts:
         """What a reading of the tables gives."""

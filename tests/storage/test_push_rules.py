@@ -1,0 +1,93 @@
+"""Users' push rules and ignore lists in one row: written under the fence, read back as frames carry them."""
+
+import orjson
+import pytest
+
+from replication.rows import PushRulesRow
+from shared.storage.catch_up import PUSH_RULES, first_page
+from shared.storage.push_rules import (
+    SET_IGNORED_USERS,
+    SET_PUSH_RULES,
+    PushRulesRecord,
+    as_column,
+    get_push_rules,
+)
+from shared.storage.schema_version import migrations
+from tests.fix_servers import TestDatabase
+from tests.storage.test_events import OneConnection, with_writer
+
+ODD = "@a\x00b\x1a0:x"
+_ME = "@me:x"
+
+
+def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        rules, rooms = b'{"defaults":{}}', as_column(["!b:x", "!a:x"])
+        first = await writer.write(SET_PUSH_RULES, _ME, rules, True, rooms, 0)
+        assert (first["fence"], first["ignored"]) == (1, [])
+        for stale in (0, first["position"] - 1, first["position"] + 5):
+            refused = await writer.write(SET_PUSH_RULES, _ME, b"other", False, [], stale)
+            assert (refused["fence"], refused["position"]) == (1, None)
+        ignoring = await writer.write(SET_IGNORED_USERS, _ME, b"{}", as_column([ODD, "@b:x"]), None)
+        assert ignoring["rules_position"] > first["position"]
+        assert bytes(ignoring["rules"]) == rules
+        record = await get_push_rules(writer.conn, _ME)
+        assert (record.rules, record.ignored, record.position) == (rules, (ODD, "@b:x"), ignoring["rules_position"])
+        stored = await writer.conn.fetchrow("SELECT everywhere, rooms FROM push_rules")
+        assert stored is not None
+        assert tuple(stored) == (True, ["!a:x", "!b:x"])
+
+        again = await writer.write(SET_PUSH_RULES, _ME, b"", False, [], ignoring["rules_position"])
+        assert again["ignored"] == as_column([ODD, "@b:x"])
+        [row] = await first_page(writer.conn, PUSH_RULES, 0, 10)
+        read = PushRulesRow(**row)
+        assert read == PushRulesRow(again["position"], read.writer, _ME, b"", (ODD, "@b:x"))
+
+    with_writer(postgres.dsn, test)
+
+
+def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -> None:
+    async def test(writer: OneConnection) -> None:
+        done = await writer.write(SET_IGNORED_USERS, _ME, b"{}", as_column(["@b:x"]), 0)
+        refused = await writer.write(SET_IGNORED_USERS, _ME, b"[]", as_column(["@c:x"]), done["position"] - 1)
+        assert (refused["position"], refused["rules_position"]) == (None, None)
+        assert (await get_push_rules(writer.conn, _ME)).ignored == ("@b:x",)
+        deleted = await writer.write(SET_IGNORED_USERS, _ME, None, [], done["position"])
+        assert deleted["position"] > done["position"]
+        assert (await get_push_rules(writer.conn, _ME)).ignored == ()
+        assert await get_push_rules(writer.conn, "@other:x") == PushRulesRecord()
+
+    with_writer(postgres.dsn, test)
+
+
+@pytest.mark.parametrize(
+    ("content", "ignored"),
+    [
+        (orjson.dumps({"ignored_users": {"@b:x": {}, "@c:x": {"a": [1]}}}), ("@b:x", "@c:x")),
+        (b'{"ignored_users": {"@b:x": {}, "@b:x": {}}}', ("@b:x",)),
+        (b'{"ignored_users": {}}', ()),
+        (b'{"ignored_users": ["@b:x"]}', ()),
+        (b'{"ignored_users": 7}', ()),
+        (b"{}", ()),
+        (b'{"ignored_users": {"@b:x": {}, "\\u0000": {}}}', ()),
+        (b'{"ignored_users": {"@b:x": {"x": "\\ud83d"}}}', ()),
+        (None, ()),
+    ],
+)
+def test_the_migration_takes_over_lists_of_before(
+    postgres_module: TestDatabase, content: bytes | None, ignored: tuple[str, ...]
+) -> None:
+    [migration] = [each for each in migrations() if each.name == "push_rules"]
+
+    async def test(writer: OneConnection) -> None:
+        await writer.conn.execute("DROP TABLE push_rules; DROP SEQUENCE stream_push_rules; DELETE FROM account_data")
+        for room_id, type_ in (("", "m.ignored_user_list"), ("!r:x", "m.ignored_user_list"), ("", "m.other")):
+            await writer.conn.execute(
+                "INSERT INTO account_data VALUES ($1, $2, $3, $4, 7, nextval('stream_account_data'))",
+                _ME, room_id, type_, content,
+            )  # fmt: skip
+        await writer.conn.execute(migration.sql)
+        record = await get_push_rules(writer.conn, _ME)
+        assert (record.ignored, record.rules, record.writer) == (ignored, b"", 7 if ignored else 0)
+
+    with_writer(postgres_module.dsn, test)

@@ -1,0 +1,134 @@
+"""Push rules through a whole fleet: every endpoint, both devices of a user, and the death of who writes them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fleet.people import CLIENT, Person, register
+from tests.fleet.raw_http import call
+
+_GLOBAL = "/pushrules/global"
+_RULE = f"{_GLOBAL}/content/honey"
+_NO_FILTER = quote('{"room":{"rooms":[]}}')
+_LIMIT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def ruled() -> Iterator[RunningFleet]:
+    none = dict.fromkeys(("federation_reader", "federation_sender", "media"), 0)
+    yield from run_fleet(
+        {
+            "fleet": {"client_api": 2, "synchrotron": 2, "event_persister": 1, **none},
+            "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5},
+            "rate_limits": {"read": None, "account": None},
+        }
+    )
+
+
+def _second_device(fleet: RunningFleet, user: Person) -> Person:
+    login = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": user.user_id},
+        "password": user.password,
+    }
+    made = call(fleet.client_url, "POST", f"{CLIENT}/login", body=login).json()
+    return Person(user.url, user.user_id, user.password, made["device_id"], made["access_token"])
+
+
+def _sync(device: Person, since: str = "", timeout_ms: int = 0) -> tuple[str, list[Any]]:
+    """Return the next token, and m.push_rules as often as it was told."""
+    query = f"?filter={_NO_FILTER}&timeout={timeout_ms}" + (f"&since={since}" if since else "")
+    answer = device.ask("GET", f"/sync{query}")
+    told = [event["content"] for event in answer["account_data"]["events"] if event["type"] == "m.push_rules"]
+    return answer["next_batch"], told
+
+
+def test_every_endpoint(ruled: RunningFleet) -> None:
+    alice = register(ruled, "alice")
+    phone = _second_device(ruled, alice)
+    tokens = {device.device_id: _sync(device)[0] for device in (alice, phone)}
+    steps = [
+        ("PUT", _RULE, {"actions": ["notify"], "pattern": "honey"}, 200),
+        ("PUT", f"{_GLOBAL}/content/wax?before=honey", {"actions": [], "pattern": "wax"}, 200),
+        ("PUT", f"{_GLOBAL}/content/wax?after=nothing", {"actions": [], "pattern": "wax"}, 400),
+        ("PUT", f"{_GLOBAL}/content/.wax", {"actions": [], "pattern": "wax"}, 400),
+        ("PUT", f"{_GLOBAL}/content/a%2Fb", {"actions": [], "pattern": "wax"}, 400),
+        ("PUT", f"{_RULE}/enabled", {"enabled": False}, 200),
+        ("PUT", f"{_RULE}/actions", {"actions": ["notify", {"set_tweak": "highlight"}]}, 200),
+        ("PUT", f"{_GLOBAL}/underride/.m.rule.message/actions", {"actions": []}, 200),
+        ("PUT", f"{_GLOBAL}/underride/.m.rule.nothing/enabled", {"enabled": True}, 404),
+        ("PUT", f"{_GLOBAL}/room/{quote('!room:x')}", {"actions": []}, 200),
+        ("DELETE", f"{_GLOBAL}/room/{quote('!room:x')}", None, 200),
+        ("DELETE", f"{_GLOBAL}/room/{quote('!room:x')}", None, 404),
+        ("GET", f"{_RULE}/enabled", None, 200),
+        ("GET", f"{_RULE}/actions", None, 200),
+        ("GET", f"{_GLOBAL}/content/none", None, 404),
+        ("PUT", f"/user/{quote(alice.user_id)}/account_data/m.push_rules", {"global": {}}, 405),
+    ]
+    for method, path, body, status in steps:
+        answer = alice.call(method, path, b"" if body is None else body)
+        assert answer.status == status, (method, path, answer)
+    whole = phone.ask("GET", "/pushrules/")
+    assert [rule["rule_id"] for rule in whole["global"]["content"]] == ["wax", "honey"]
+    assert phone.ask("GET", _RULE) == whole["global"]["content"][1]
+    assert (whole["global"]["content"][1]["enabled"], whole["global"]["room"]) == (False, [])
+    for path in ("/pushrules/global/", "/pushrules/global"):
+        assert alice.ask("GET", path) == whole["global"]
+    for device in (alice, phone):
+        _until_told(device, tokens[device.device_id], whole)
+        assert _sync(device)[1] == [whole]
+
+
+def _until_told(device: Person, token: str, wanted: Any) -> str:
+    """Sync until the rules are these; return the token then. They come because something woke the device."""
+    end = time.monotonic() + _LIMIT_S
+    while time.monotonic() < end:
+        token, told = _sync(device, token, 10_000)
+        if told and told[-1] == wanted:
+            return token
+    raise AssertionError("the rules did not come")
+
+
+def test_both_devices_and_the_death_of_the_writer(ruled: RunningFleet) -> None:
+    """While either client_api is killed, a device makes rules: what it was told is made stays, and all devices hear."""
+    bob = register(ruled, "bob")
+    phone = _second_device(ruled, bob)
+    token, _ = _sync(phone)
+    made: list[str] = []
+    over = threading.Event()
+
+    def make() -> None:
+        while not over.is_set():
+            rule_id = f"rule{len(made)}"
+            if bob.call("PUT", f"{_GLOBAL}/content/{rule_id}", {"actions": [], "pattern": rule_id}).status == 200:
+                made.append(rule_id)
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    try:
+        for name in ("client_api-1", "client_api-2"):
+            count = len(made)
+            ruled.kill(name)
+            _wait(lambda count=count: len(made) >= count + 5)  # type: ignore[misc]
+    finally:
+        over.set()
+        maker.join()
+    whole = bob.ask("GET", "/pushrules/")
+    found = [rule["rule_id"] for rule in whole["global"]["content"]]
+    # Of a request without an answer nobody knows: its rule may be there, and is asked for again until it is.
+    assert [rule_id for rule_id in reversed(found) if rule_id in set(made)] == made
+    assert len(found) <= len(made) + 1
+    _until_told(phone, token, whole)
+    assert _sync(bob)[1] == [whole]
+
+
+def _wait(condition: Any) -> None:
+    end = time.monotonic() + _LIMIT_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -74,7 +74,8 @@ class PushRules:
         entries = {user_id: room.entry(MEMBER, user_id) for user_id in user_ids}
         nids = [entry.event_nid for entry in entries.values() if entry is not None]
         contents = {nid: event.content for nid in nids if (event := room.event_in_memory(nid)) is not None}
-        for stored in await get_events(self._database, room.room_nid, [nid for nid in nids if nid not in contents]):
+        wanted = [nid for nid in nids if nid not in contents]
+        for stored in await get_events(self._database, room.room_nid, wanted) if wanted else ():
             contents[stored.event_nid] = {} if stored.redacted_by else orjson.loads(stored.json)["content"]
         for user_id, entry in entries.items():
             if entry == room.entry(MEMBER, user_id):

@@ -62,7 +62,6 @@ class RoomPush:
         self._suffix = ":" + server_name
         self._positions: dict[str, int] = {}
         self._guests: OrderedDict[str, None] = OrderedDict()
-        self._unnamed: set[str] = set()
         self._threads: OrderedDict[str, str] = OrderedDict()
         self._arrived: dict[str, KnownRules] = {}  # while something is being read
         self._reading = 0
@@ -85,7 +84,7 @@ class RoomPush:
 
     def lacking(self, drafts: Iterable[Any]) -> Lacking | None:
         """Return what must be read before these can be built, None for nothing. drafts: or received events."""
-        lacking = Lacking(names=self._unnamed)
+        lacking = Lacking(names=self.judge.unnamed)
         for draft in drafts:
             if draft.type == MEMBER:
                 if isinstance(draft.state_key, str):
@@ -145,9 +144,7 @@ class RoomPush:
             self._positions[user_id] = known.position
         joined = self._membership(user_id) == "join"
         name = self.judge.name_of(user_id)
-        self.judge.set_rules(user_id, known.rules, known.ignored, joined=joined, name=name or "")
-        if name is None and joined and known.rules.uses_display_name:
-            self._unnamed.add(user_id)
+        self.judge.set_rules(user_id, known.rules, known.ignored, joined=joined, name=name)
         if not joined and not self.judge.has(user_id):
             self._note_guest(user_id)
 
@@ -161,7 +158,6 @@ class RoomPush:
 
     def take_name(self, user_id: str, name: str) -> None:
         """Take in the display name of a joined member."""
-        self._unnamed.discard(user_id)
         self.judge.rename(user_id, name)
 
     def take_threads(self, event_ids: Iterable[str], threads: Mapping[str, str]) -> None:
@@ -184,7 +180,6 @@ class RoomPush:
         was = None if before is None else before.membership
         if local and was == "join" and (now is None or now.membership != "join") and not self.judge.has(user_id):
             self._note_guest(user_id)  # should that be taken back, he is a member about whom nothing was missed
-        self._unnamed.discard(user_id)
         self.judge.member_changed(
             built.ordinal, user_id, was, None if now is None else now.membership, local=local, name=_name(built, now)
         )

@@ -33,7 +33,9 @@ class _Member:
 
     __slots__ = ("display_name", "ignored", "joined", "rules", "shared", "triggers")
 
-    def __init__(self, rules: UserRules, ignored: frozenset[str], room_id: str, *, joined: bool, name: str) -> None:
+    def __init__(
+        self, rules: UserRules, ignored: frozenset[str], room_id: str, *, joined: bool, name: str | None
+    ) -> None:
         self.rules = rules
         self.ignored = ignored
         self.joined = joined
@@ -64,6 +66,8 @@ class RoomJudge:
         self._ignorers: dict[str, set[str]] = {}
         self._recorded: dict[str, int] = {}  # the group that the room's events name; none: DEFAULT_GROUP
         self._due: set[str] = set()  # perhaps in another group than recorded
+        #: Joined members whose display names matter and are not known.
+        self.unnamed: set[str] = set()
         self._undo: deque[tuple[int, Callable[[], None]]] = deque()
 
     @property
@@ -76,14 +80,16 @@ class RoomJudge:
         return user_id in self._members
 
     def name_of(self, user_id: str) -> str | None:
-        """Return the display name under which the index knows a user, None where it knows nothing of him."""
+        """Return the display name by which a user is known here, "" for none, None where that is not known."""
         member = self._members.get(user_id)
         return None if member is None else member.display_name
 
     # -- rules
 
-    def set_rules(self, user_id: str, rules: UserRules, ignored: Iterable[str], *, joined: bool, name: str) -> None:
-        """Take in a user's present rules. joined: he is, now; name: his display name here, "" for none."""
+    def set_rules(
+        self, user_id: str, rules: UserRules, ignored: Iterable[str], *, joined: bool, name: str | None
+    ) -> None:
+        """Take in a user's present rules. joined: he is, now; name: his display name here, None: not known."""
         former = self._members.pop(user_id, None)
         if former is not None:
             self._leave_index(user_id, former)
@@ -92,6 +98,7 @@ class RoomJudge:
         member = _Member(rules, frozenset(ignored), self.room_id, joined=joined, name=name)
         self._set_triggers(user_id, member)
         self._due.add(user_id)
+        self._note_unnamed(user_id, member)
         if member.is_like_all:
             return
         self._members[user_id] = member
@@ -181,7 +188,7 @@ class RoomJudge:
         users = []
         for user_id in sorted(named):
             now = membership(user_id)
-            if now not in ("join", "invite"):
+            if now != "join" and not (now == "invite" and _is_membership_of(event, user_id)):
                 continue
             member = self._members.get(user_id)
             notifies, highlights = self._outcome(event, user_id, member)
@@ -200,7 +207,7 @@ class RoomJudge:
         elif event.sender in member.ignored:
             return 0, 0
         else:
-            outcome = member.rules.judge(event, Reader(user_id, member.display_name))
+            outcome = member.rules.judge(event, Reader(user_id, member.display_name or ""))
         return outcome.notifies, outcome.highlights
 
     # -- one's place in the groups and the index
@@ -247,7 +254,7 @@ class RoomJudge:
         else:
             del self._groups[shared.group]
 
-    def rename(self, user_id: str, name: str) -> None:
+    def rename(self, user_id: str, name: str | None) -> None:
         """Take in a member's display name."""
         member = self._members.get(user_id)
         if member is None:
@@ -255,9 +262,16 @@ class RoomJudge:
         self._leave_index(user_id, member)
         member.display_name = name
         self._set_triggers(user_id, member)
+        self._note_unnamed(user_id, member)
+
+    def _note_unnamed(self, user_id: str, member: _Member) -> None:
+        if member.display_name is None and member.rules.uses_display_name and member.joined:
+            self.unnamed.add(user_id)
+        else:
+            self.unnamed.discard(user_id)
 
     def _set_triggers(self, user_id: str, member: _Member) -> None:
-        member.triggers = individual_triggers(member.rules, self.room_id, member.display_name)
+        member.triggers = individual_triggers(member.rules, self.room_id, member.display_name or "")
         for index, keys in self._index_entries(member):
             for key in keys:
                 index.setdefault(key, set()).add(user_id)
@@ -272,3 +286,7 @@ class RoomJudge:
     def _index_entries(self, member: _Member) -> tuple[tuple[dict[str, set[str]], frozenset[str]], ...]:
         triggers = member.triggers
         return (self._words, triggers.words), (self._senders, triggers.senders), (self._ignorers, member.ignored)
+
+
+def _is_membership_of(event: JudgedEvent, user_id: str) -> bool:
+    return bool(event.value(("type",)) == "m.room.member" and event.value(("state_key",)) == user_id)

@@ -21,7 +21,7 @@ from replication import wire
 from replication.driver import Announcer, Follower
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.rows import EventRow
-from replication.streams import EVENTS
+from replication.streams import EVENTS, PUSH_RULES
 from replication.worker_process import Foundation
 from shared.config.kinds import Secret
 from shared.config.sections import Config, Secrets, Signing
@@ -298,7 +298,7 @@ async def event_persister(
     async with database.connection() as conn:
         lease = await insert_lease(
             conn, process=name, type_="event_persister", host="h", pid=1, address="127.0.0.1:1", version="0",
-            sequences={EVENTS.name: EVENTS.sequence},
+            sequences={stream.name: stream.sequence for stream in (EVENTS, PUSH_RULES)},
         )  # fmt: skip
     seen = SeenPositions()
     follower = Follower(database, bus, seen, config.replication, clock, tasks, ReplicationMetrics(registry))

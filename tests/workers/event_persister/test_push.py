@@ -1,0 +1,399 @@
+"""What events count: judged when they are built, stored and announced with them. Spec: client-server API, "Push Rules",
+"Receiving notifications", "Threaded read receipts"; judged again here one by one, for each member (`push_rig.Model`).
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from shared.core.push_rules import DEFAULT_GROUP, NO_CHANGES, DefaultChange, RuleChanges, UserRule
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.push_rig import (
+    HIGHLIGHT,
+    NOTIFY,
+    Model,
+    Stored,
+    check,
+    check_announced,
+    keyword,
+    mentions_only,
+    muted,
+    of_sender,
+    own_name,
+    set_rules,
+    take_timeline,
+)
+from tests.workers.event_persister.rig import Persister, User, event_persister, run
+from tests.workers.event_persister.test_commits import POISON
+
+_TXN = (f"push{n}" for n in range(10**6))
+
+
+async def send(user: User, room_id: str, content: Mapping[str, Any], event_type: str = "m.room.message") -> str:
+    path = f"/rooms/{quote(room_id, safe='')}/send/{event_type}/{next(_TXN)}"
+    return (await user.call("PUT", path, content)).event_id
+
+
+def text(body: str, **more: Any) -> dict[str, Any]:
+    return {"msgtype": "m.text", "body": body, **more}
+
+
+def mention(*users: User, **more: Any) -> dict[str, Any]:
+    return {"m.mentions": {"user_ids": [user.user_id for user in users], **more}}
+
+
+def related(rel_type: str, event_id: str, **more: Any) -> dict[str, Any]:
+    return {"m.relates_to": {"rel_type": rel_type, "event_id": event_id, **more}}
+
+
+class Room:
+    """Alice's room in which Bob and Carol are; `model` judges with the rules that they got by `rules`."""
+
+    def __init__(self, persister: Persister, room_id: str) -> None:
+        self.persister = persister
+        self.room_id = room_id
+        self.model = Model("11")
+        self.alice, self.bob, self.carol, self.dan = (persister.user(n) for n in ("alice", "bob", "carol", "dan"))
+
+    @classmethod
+    async def make(cls, persister: Persister, *, carol: bool = True) -> "Room":
+        alice = persister.user("alice")
+        room = cls(persister, await alice.create_room(preset="public_chat", room_version="11"))
+        await room.bob.act(room.room_id, "join")
+        if carol:
+            await room.carol.act(room.room_id, "join")
+        await take_timeline(persister, room.room_id, room.model)
+        return room
+
+    async def rules(self, user: User, changes: RuleChanges = NO_CHANGES, ignored: tuple[str, ...] = ()) -> None:
+        await take_timeline(self.persister, self.room_id, self.model)
+        await set_rules(self.persister, user.user_id, changes, ignored)
+        self.model.rules[user.user_id] = (changes, frozenset(ignored))
+
+    async def say(self, user: User, body: str = "hello", **more: Any) -> str:
+        return await send(user, self.room_id, text(body, **more))
+
+    async def checked(self) -> Stored:
+        await take_timeline(self.persister, self.room_id, self.model)
+        return await check(self.persister, self.room_id, self.model)
+
+    def last(self, user: User) -> tuple[int, int]:
+        """Return what the latest event counts for a user, by the model."""
+        ordinal = max(self.model.counted)
+        return self.model.counted[ordinal][1][user.user_id]
+
+
+def test_members_with_default_rules_are_one_row(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room = await Room.make(persister)
+            for number in range(3):
+                await room.say(room.alice, str(number))
+            stored = await room.checked()
+            last = stored.rows[-1]
+            assert last["push"] == ((DEFAULT_GROUP, 3, 0),)
+            assert (last["push_users"], last["push_groups"], last["push_redacted"]) == ([], [], [])
+            assert not stored.groups
+            check_announced(persister, stored, room.room_id)
+
+    run(test())
+
+
+def test_each_kind_of_rule(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room = await Room.make(persister)
+            alice, bob, carol, dan = room.alice, room.bob, room.carol, room.dan
+            await dan.act(room.room_id, "join")
+            await room.rules(bob, mentions_only(room.room_id))
+            await room.rules(carol, muted(room.room_id))
+            await room.say(alice, "plain")
+            stored = await room.checked()
+            assert (room.last(bob), room.last(carol), room.last(dan)) == ((0, 0), (0, 0), (1, 0))
+            assert len({stored.group_of(user.user_id, 10**6) for user in (bob, carol, dan)}) == 3
+            await room.say(alice, "you", **mention(bob, carol, dan, persister.user("nobody")))
+            await room.checked()
+            assert (room.last(bob), room.last(carol), room.last(dan)) == ((1, 1), (0, 0), (1, 1))
+            await room.say(alice, "all", **mention(room=True))
+            stored = await room.checked()
+            assert (room.last(bob), room.last(dan)) == ((1, 1), (1, 1))
+            assert stored.rows[-1]["push_users"] == [], "a counter, not a row per member"
+            await room.say(dan, "may not call all", **mention(room=True))
+            await room.checked()
+            assert room.last(bob) == (0, 0)
+            await room.rules(bob, keyword("beehive"))
+            await room.say(alice, "into the Beehive!")
+            await room.checked()
+            assert room.last(bob) == (1, 1)
+            await room.rules(bob, of_sender(dan.user_id))
+            await room.say(dan)
+            await room.checked()
+            assert room.last(bob) == (0, 0)
+            await room.rules(bob, ignored=(alice.user_id,))
+            await room.say(alice, "you", **mention(bob))
+            await room.checked()
+            assert room.last(bob) == (0, 0)
+            await room.rules(bob)
+            await send(alice, room.room_id, {"msgtype": "m.notice", "body": "x"})
+            await room.say(alice, "after all")
+            stored = await room.checked()
+            assert stored.group_of(bob.user_id, 10**6) == DEFAULT_GROUP
+            assert room.last(bob) == (1, 0)
+            check_announced(persister, stored, room.room_id)
+
+    run(test())
+
+
+def test_display_names_and_sizes_of_rooms(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room = await Room.make(persister, carol=False)
+            alice, bob = room.alice, room.bob
+            two = [UserRule("two", [NOTIFY, HIGHLIGHT], conditions=[{"kind": "room_member_count", "is": "2"}])]
+            await room.rules(bob, NO_CHANGES.with_kind("override", two))
+            await room.say(alice)
+            await room.checked()
+            assert room.last(bob) == (1, 1)
+            await room.carol.act(room.room_id, "join")
+            await room.say(alice)
+            await room.checked()
+            assert room.last(bob) == (1, 0)
+            await room.rules(bob, own_name())
+            member = {"membership": "join", "displayname": "Bob Bee"}
+            await bob.put_state(room.room_id, "m.room.member", member, bob.user_id)
+            await room.say(alice, "where is bob bee?")
+            await room.checked()
+            assert room.last(bob) == (1, 1)
+            await room.rules(bob)
+            await room.rules(bob, own_name())  # the name must be looked up: nothing knows it any more
+            await room.say(alice, "Bob Bee, again")
+            await room.checked()
+            assert room.last(bob) == (1, 1)
+        async with event_persister(postgres_module.dsn) as persister:
+            room.persister, room.alice = persister, persister.user("alice")
+            await room.say(room.alice, "and bob bee after a move")
+            await room.checked()
+            assert room.last(bob) == (1, 1)
+
+    run(test())
+
+
+def test_threads_by_three_hops(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room = await Room.make(persister)
+            alice, bob = room.alice, room.bob
+            root = await room.say(alice, "root")
+            reply = await room.say(bob, "in it", **related("m.thread", root))
+            edit = await room.say(bob, "* it", **related("m.replace", reply))
+            other = await room.say(bob, "about the edit", **related("m.reference", edit))
+            await send(alice, room.room_id, related("m.annotation", other, key="x"), "m.reaction")
+            await send(alice, room.room_id, related("m.annotation", root, key="x"), "m.reaction")
+            await room.say(alice, "of nothing", **related("m.reference", "$nothing"))
+            stored = await room.checked()
+            assert [row["thread_id"] for row in stored.rows[-7:]] == ["", root, root, root, root, "", ""]
+        async with event_persister(postgres_module.dsn) as persister:
+            # Not in memory any more, and one that says nothing of its thread itself.
+            room.persister, room.alice = persister, persister.user("alice")
+            await persister.sql("UPDATE events SET thread_id = NULL WHERE event_id = $1", other)
+            await send(room.alice, room.room_id, related("m.annotation", other, key="y"), "m.reaction")
+            await persister.sql("UPDATE events SET thread_id = $2 WHERE event_id = $1", other, root)
+            stored = await room.checked()
+            assert stored.rows[-1]["thread_id"] == root
+
+    run(test())
+
+
+def test_redactions_take_back_what_was_counted(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room = await Room.make(persister)
+            alice, bob, carol = room.alice, room.bob, room.carol
+            await room.rules(carol, mentions_only(room.room_id))
+            first = await room.say(bob, "for all", **mention(carol, room=True))
+            await room.say(bob)
+            redaction = (await bob.redact(room.room_id, first)).event_id
+            await alice.redact(room.room_id, first)
+            stored = await room.checked()
+            at = room.model.ordinals[first]
+            [row] = [row for row in stored.rows if row["event_id"] == redaction]
+            [(ordinal, thread, groups, users)] = row["push_redacted"]
+            assert (ordinal, thread, groups, users) == (at, "", ((DEFAULT_GROUP, 1, 0),), ((carol.user_id, 1, 1),))
+            assert stored.rows[-1]["push_redacted"] == [], "only the first takes anything back"
+            assert (at, carol.user_id) not in stored.exceptions
+            check_announced(persister, stored, room.room_id)
+            # An event and its redaction in one batch.
+            before = persister.bus.published[:]
+            sent = asyncio.create_task(room.say(bob, "too quick", **mention(carol)))
+            engine_busy = [asyncio.create_task(room.say(alice, str(n))) for n in range(3)]
+            event_id = await sent
+            await asyncio.gather(*engine_busy, bob.redact(room.room_id, event_id))
+            check_announced(persister, await room.checked(), room.room_id)
+            assert len(persister.bus.published) > len(before)
+
+    run(test())
+
+
+def test_invites_joins_and_leaves(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            room = await Room.make(persister)
+            alice, bob, dan = room.alice, room.bob, room.dan
+            await room.rules(dan, keyword("dan"))
+            await alice.act(room.room_id, "invite", {"user_id": dan.user_id})
+            stored = await room.checked()
+            assert stored.rows[-1]["push_users"] == ((dan.user_id, 1, 0),)
+            await room.rules(bob, muted(room.room_id))
+            await dan.act(room.room_id, "join")
+            await room.say(alice, "dan!")
+            await room.checked()
+            assert room.last(dan) == (1, 1)
+            await bob.act(room.room_id, "leave")
+            await room.say(alice, "bob is gone")
+            await room.rules(bob)
+            await room.rules(dan, keyword("another"))
+            await bob.act(room.room_id, "join")
+            await room.say(alice, "bob is back, dan")
+            stored = await room.checked()
+            assert (room.last(bob), room.last(dan)) == ((1, 0), (1, 0))
+            groups = [group for _, group in stored.groups[bob.user_id]]
+            assert groups[-1] == DEFAULT_GROUP
+            await room.rules(dan, ignored=(alice.user_id,))
+            await dan.act(room.room_id, "leave")
+            await alice.act(room.room_id, "invite", {"user_id": dan.user_id})
+            stored = await room.checked()
+            assert stored.rows[-1]["push_users"] == [], "nobody hears of invites from whom he ignores"
+
+    run(test())
+
+
+def test_a_room_made_with_guests(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice, erin, frank = (persister.user(name) for name in ("alice", "erin", "frank"))
+            await set_rules(persister, erin.user_id, ignored=[alice.user_id])
+            room = Room(persister, await alice.create_room(invite=[erin.user_id, frank.user_id], room_version="11"))
+            room.model.rules[erin.user_id] = (NO_CHANGES, frozenset([alice.user_id]))
+            stored = await room.checked()
+            assert [row["push_users"] for row in stored.rows if row["push_users"]] == [((frank.user_id, 1, 0),)]
+
+    run(test())
+
+
+def test_what_fails_and_is_built_again_counts_once(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            room = await Room.make(persister)
+            await persister.foundation.database.execute(POISON)
+            room.dan = persister.user("dan")
+            await room.rules(room.bob, keyword("k"))
+            results = await asyncio.gather(
+                room.say(room.alice, "k 1", **mention(room.carol)),
+                send(room.alice, room.room_id, text("poison")),
+                room.dan.act(room.room_id, "join"),
+                room.say(room.alice, "k 2", **mention(room.carol)),
+                room.carol.act(room.room_id, "leave"),
+                room.say(room.alice, "k 3"),
+                return_exceptions=True,
+            )
+            assert sum(isinstance(result, BaseException) for result in results) <= 1
+            stored = await room.checked()
+            check_announced(persister, stored, room.room_id)
+            await room.say(room.alice, "k 4", **mention(room.carol, room.dan))
+            await room.checked()
+            assert (room.last(room.bob), room.last(room.dan)) == ((1, 1), (1, 1))
+
+    run(test())
+
+
+def _changes(chance: random.Random, room_id: str, users: list[User]) -> RuleChanges:
+    changes = chance.choice([
+        NO_CHANGES, NO_CHANGES, muted(room_id), mentions_only(room_id), muted("!another:x"), own_name(),
+        keyword(chance.choice(["bee", "hive", "honey"])), of_sender(chance.choice(users).user_id),
+        of_sender(chance.choice(users).user_id, [NOTIFY, HIGHLIGHT]),
+        NO_CHANGES.with_default(".m.rule.message", DefaultChange(enabled=False)),
+        NO_CHANGES.with_default(".m.rule.master", DefaultChange(enabled=True)),
+        NO_CHANGES.with_default(".m.rule.reaction", DefaultChange(enabled=False)),
+    ])  # fmt: skip
+    if chance.random() < 0.3:
+        rule = UserRule("size", [], conditions=[{"kind": "room_member_count", "is": chance.choice(["<3", ">3"])}])
+        changes = changes.with_kind("underride", [rule])
+    return changes
+
+
+async def _act(chance: random.Random, room: Room, users: list[User], sent: list[str]) -> None:
+    user, other = chance.sample(users, 2)
+    roll = chance.random()
+    body = " ".join(chance.choices(["bee", "hive", "honey", "Name 1", "name 2", "x"], k=3))
+    more: dict[str, Any] = {}
+    if chance.random() < 0.3:
+        more |= mention(*chance.sample(users, 2), room=chance.random() < 0.3)
+    if sent and chance.random() < 0.4:
+        kind = chance.choice(["m.thread", "m.replace", "m.reference"])
+        more |= related(kind, chance.choice(sent[-12:] if chance.random() < 0.8 else sent))
+    if roll < 0.5:
+        event_type = chance.choice(["m.room.message"] * 4 + ["m.room.encrypted", "m.reaction"])
+        content = text(body, **more) if event_type == "m.room.message" else {"x": 1, **more}
+        path = f"/rooms/{quote(room.room_id, safe='')}/send/{event_type}/{next(_TXN)}"
+        answer = await user.call("PUT", path, content)
+        if answer.status == 200:
+            sent.append(answer.event_id)
+    elif roll < 0.6 and sent:
+        await user.redact(room.room_id, chance.choice(sent))
+    elif roll < 0.68:
+        await user.act(room.room_id, "join")
+    elif roll < 0.74:
+        await user.act(room.room_id, "leave")
+    elif roll < 0.8:
+        await user.act(room.room_id, "invite", {"user_id": other.user_id})
+    elif roll < 0.84:
+        await room.alice.act(room.room_id, "kick", {"user_id": other.user_id})
+    else:
+        member = {"membership": "join", "displayname": f"name {chance.randrange(3)}"}
+        await user.put_state(room.room_id, "m.room.member", member, user.user_id)
+
+
+@pytest.mark.parametrize(
+    ("seed", "steps"), [*((n, 6) for n in range(4)), *(pytest.param(n, 60, marks=pytest.mark.soak) for n in range(20))]
+)
+def test_random_events_and_rules(postgres: TestDatabase, seed: int, steps: int) -> None:
+    """Everything at once: events, members, rules, refused writes, and the room on one persister after another."""
+    chance = random.Random(seed)
+
+    async def part(room: Room | None) -> Room:
+        async with event_persister(postgres.dsn) as persister:
+            users = [persister.user(name) for name in ("alice", "bob", "carol", "dan", "erin", "frank")]
+            if room is None:
+                room = await Room.make(persister)
+                await persister.foundation.database.execute(POISON)
+            room.persister, room.alice = persister, users[0]
+            sent = list(room.model.ordinals)
+            for _ in range(steps):
+                for user in chance.sample(users, chance.randrange(3)):
+                    ignored = tuple(one.user_id for one in users if one is not user and chance.random() < 0.15)
+                    await room.rules(user, _changes(chance, room.room_id, users), ignored)
+                if chance.random() < 0.5:
+                    await asyncio.gather(*(_act(chance, room, users, sent) for _ in range(chance.randrange(12))))
+                else:
+                    poison = _poisoned(room) if chance.random() < 0.3 else asyncio.sleep(0)
+                    await asyncio.gather(*(_act(chance, room, users, sent) for _ in range(6)), poison)
+                await take_timeline(persister, room.room_id, room.model)
+            stored = await room.checked()
+            check_announced(persister, stored, room.room_id)
+            return room
+
+    async def test() -> None:
+        room = await part(None)
+        for _ in range(2):
+            room = await part(room)
+
+    run(test())
+
+
+async def _poisoned(room: Room) -> None:
+    path = f"/rooms/{quote(room.room_id, safe='')}/send/m.room.message/{next(_TXN)}"
+    await room.alice.call("PUT", path, text("poison"))

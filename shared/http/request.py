@@ -5,7 +5,7 @@ Bodies and queries are parsed into typed values here, once; wrong input leaves a
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
@@ -139,14 +139,21 @@ def convert(value: Any, type_: type[T]) -> T:
         raise bad_json(str(error)[:_MAX_COMPLAINT_CHARS]) from error
 
 
+class Pieces(Protocol):
+    """A long answer on its way. aclose: called in the end, whether or not all of it was taken, or any."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def aclose(self) -> None: ...
+
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(slots=True)
 class Response:
-    """body: the encoded answer, or an iterator of its pieces (a failure half-way breaks the connection)."""
+    """body: the encoded answer, or its pieces (a failure half-way breaks the connection)."""
 
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | Pieces
     status: int = 200
     headers: Headers = ()
     content_type: bytes = b"application/json"

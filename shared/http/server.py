@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias
 
 from uvicorn import Config as UvicornConfig
@@ -46,6 +47,8 @@ FORWARDED = b"x-skep-forwarded"
 _NOT_ANSWERED = 499
 #: After so long before its handler's turn a request is authenticated again.
 _WAITED_LONG_S = 0.3
+#: Who takes nothing of a streamed answer for so long gets no more of it: what is made for him takes memory.
+_STALLED_S = 30.0
 
 
 class Authenticator(Protocol):
@@ -143,7 +146,12 @@ class Application:
                 raise
             except Exception as error:
                 response = response_for(error)
-        await send_response(send, response)
+        try:
+            await send_response(send, response)
+        except BaseException:
+            # Half an answer is out: uvicorn breaks the connection, so that nobody takes it for a whole one.
+            self._metrics.finish(timer, name, method, _NOT_ANSWERED)
+            raise
         self._metrics.finish(timer, name, method, response.status)
         # The endpoint's name in place of the path: ids are nobody's business, and queries may hold tokens.
         logger.debug("%s %s answered with %d", method, name, response.status)
@@ -216,7 +224,10 @@ def _client_address(headers: Mapping[bytes, bytes], scope: Mapping[str, Any]) ->
 
 
 async def send_response(send: Send, response: Response) -> None:
-    """Send an answer, with the headers that all have."""
+    """Send an answer, with the headers that all have.
+
+    Raises what making a piece raises, and TimeoutError for a client that takes nothing: the connection then ends.
+    """
     headers = [(b"content-type", response.content_type), *CORS_HEADERS, *response.headers]
     body = response.body
     if isinstance(body, bytes):
@@ -224,9 +235,12 @@ async def send_response(send: Send, response: Response) -> None:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         return
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    async for piece in body:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    async with aclosing(body):
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        async for piece in body:
+            # Waits while too much of the answer lies here for the client.
+            async with asyncio.timeout(_STALLED_S):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -13,14 +13,6 @@ from shared.storage.escape import escape, unescape
 from shared.storage.read_source import Source
 from shared.storage.read_timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 
-#: Uses the primary keys of current_state and events. An event with the position of its key's last change is that
-#: change; of others only the timeline knows since when they hold.
-_CURRENT = f"""
-    SELECT {EVENT_COLUMNS}, s.type AS held_type, s.state_key AS held_key,
-           CASE WHEN s.position = e.position THEN e.ordinal END AS since
-    FROM current_state s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
-    WHERE s.room_nid = $1 AND (s.type < 'm.room.member' OR s.type > 'm.room.member')
-"""
 #: Use the primary key of state_changes.
 _MEMBERS_AT = f"""
     SELECT {EVENT_COLUMNS}, 'm.room.member' AS held_type, s.state_key AS held_key, s.ordinal AS since FROM (
@@ -70,11 +62,6 @@ class HeldRow:
     state_key: str
     since: int | None
     row: TimelineRow | None
-
-
-async def get_current_held(source: Source, room_nid: int) -> list[HeldRow]:
-    """Return the current state without m.room.member; `since` is None for what resolution made state."""
-    return [_held(row) for row in await source.fetch(_CURRENT, room_nid)]
 
 
 async def get_members_held(source: Source, room_nid: int, ordinal: int) -> list[HeldRow]:

@@ -11,7 +11,6 @@ Always true:
 - walking `before` from an entry of `state` gives what its key held before, as far as `changes` go.
 """
 
-from asyncio import Future
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -100,10 +99,10 @@ class CachedRoom:
         #: What the events counted that came as rows.
         self.counted = CountedRows(last_ordinal)
         self.summary: SummaryRecord | None = None
-        #: By (user, kind, thread); those changed last at the end. None: nobody has asked yet.
-        self.receipts: dict[tuple[str, str, str], ReceiptRecord] | None = None
-        self.receipts_loading: Future[None] | None = None
-        self._early_receipts: list[ReceiptRecord] = []
+        #: By (user, kind, thread); those changed last at the end.
+        self.receipts: dict[tuple[str, str, str], ReceiptRecord] = {}
+        #: Whether more have, or had, a membership than are ever in memory.
+        self.many_members = False
         self.size_bytes = _ROOM_BYTES
         self._max_events = max_events
 
@@ -167,13 +166,6 @@ class CachedRoom:
         """Return from when on something holds, as far as it matters here: look-backs before `changes_from` end."""
         return self.changes_from - 1 if ordinal is None else ordinal
 
-    def remember_receipts(self, receipts: Iterable[ReceiptRecord]) -> None:
-        """receipts: what Postgres holds, by position; rows that came while it was read are newer or the same."""
-        self.receipts = {}
-        for receipt in (*receipts, *self._early_receipts):
-            self.apply_receipt(receipt)
-        self._early_receipts = []
-
     # -- rows
 
     def apply(
@@ -206,10 +198,6 @@ class CachedRoom:
         return event
 
     def apply_receipt(self, receipt: ReceiptRecord) -> None:
-        if self.receipts is None:
-            if self.receipts_loading is not None:
-                self._early_receipts.append(receipt)
-            return
         key = (receipt.user_id, receipt.kind, receipt.thread_id)
         known = self.receipts.get(key)
         if known is None:

@@ -26,6 +26,7 @@ from workers.synchrotron.history_page import HistoryPages
 from workers.synchrotron.history_source import StoredHistory
 from workers.synchrotron.joined_section import RoomSections
 from workers.synchrotron.lazy_members import LazyMembers
+from workers.synchrotron.long_answers import InitialSyncs
 from workers.synchrotron.messages import Messages
 from workers.synchrotron.notifier import Notifier
 from workers.synchrotron.presence import PresenceFeed, PresenceSections
@@ -97,9 +98,11 @@ def compose(foundation: Foundation) -> Worker:
     devices = DeviceSections(users, device_lists, reads)
     presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
     answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
+    # Shares of one budget: what is known to be sent, in both syncs; what is on its way; what answers have in common.
+    known_bytes, under_way_bytes = config.caches.answers_bytes // 4, config.caches.answers_bytes // 4
     sync = SyncHandler(
-        users, answers, tokens, notifier, filters, LazyMembers(), config.limits.max_sync_timeout_ms, clock, metrics,
-        foundation.authenticator.hold, reports,
+        users, answers, tokens, notifier, filters, LazyMembers(known_bytes), config.limits.max_sync_timeout_ms, clock,
+        metrics, foundation.authenticator.hold, reports, InitialSyncs(config.limits.initial_syncs, under_way_bytes),
     )  # fmt: skip
 
     traits = Traits(reads)
@@ -112,8 +115,8 @@ def compose(foundation: Foundation) -> Worker:
     )
     sliding = SlidingSync(
         users, engine, Connections(reads, config.caches.users_bytes // 4, clock), extensions, tokens, notifier,
-        LazyMembers(), Limits(config.limits.max_timeline_events, config.limits.max_sync_timeout_ms), clock, metrics,
-        foundation.authenticator.hold, reports,
+        LazyMembers(known_bytes), Limits(config.limits.max_timeline_events, config.limits.max_sync_timeout_ms),
+        clock, metrics, foundation.authenticator.hold, reports,
     )  # fmt: skip
 
     pages = HistoryPages(foundation.database, StoredHistory())

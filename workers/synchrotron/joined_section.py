@@ -344,7 +344,7 @@ class RoomSections:
         """Return the receipts that belong into the answer; of the private ones the user's own. everything: also old."""
         fresh = []
         now = span.now.vector("receipts")
-        for receipt in reversed(list(await self._rooms.receipts(room))):
+        for receipt in reversed(room.receipts.values()):
             if not now.covers(receipt.writer, receipt.position):
                 continue
             if not everything and not span.is_new("receipts", receipt.writer, receipt.position):

@@ -11,8 +11,6 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from replication.rows import EventRow, ReceiptRow
 from shared.core.errors import Unavailable
 from shared.core.events.event import event_from_storage
@@ -20,40 +18,42 @@ from shared.core.events.redaction import redact_pdu
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from shared.storage.pool import Database
-from shared.storage.read_changes import (
-    HeldRow,
-    StateChange,
-    get_changes,
-    get_current_held,
-    get_keys_held,
-    get_last_changes,
-    get_members_held,
-)
+from shared.storage.read_changes import HeldRow, get_changes, get_keys_held, get_last_changes, get_members_held
+from shared.storage.read_many_rooms import get_members_before_ordinals, get_some_members_before_ordinals
 from shared.storage.read_memberships import SummaryRecord, get_summary
-from shared.storage.read_receipts import ReceiptRecord, get_receipts_of_room
+from shared.storage.read_receipts import ReceiptRecord
 from shared.storage.read_source import Source
-from shared.storage.read_state import KeyChange, get_key_history, get_keys_before, get_members_before, get_state_before
-from shared.storage.read_timeline import get_events_by_nid, get_ordinal_at, get_room, get_timeline_before
+from shared.storage.read_state import get_key_history, get_keys_before, get_members_before, get_state_before
+from shared.storage.read_timeline import get_events_by_nid, get_ordinal_at, get_timeline_before
 from shared.storage.relations import RelatedRow, get_related
 from workers.synchrotron.cached_room import MAX_CHANGES, CachedRoom, Change, Held, OutOfStep, StateKey
-from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
+from workers.synchrotron.key_history import history
+from workers.synchrotron.room_reader import (
+    RoomReader,
+    Wanted,
+    changes_with_events,
+    held_events,
+)
+from workers.synchrotron.timeline_event import MEMBER, TimelineEvent, event_from_row
 
 logger = logging.getLogger(__name__)
 
-_LOADED_EVENTS = 50  # of a room's timeline, when it is loaded: two usual answers
-_KEPT_EVENTS = 100
-#: Rooms with more member events than this never have all of them in memory: who wants all reads Postgres.
-_MAX_CACHED_MEMBERS = 1000
+#: Read by the same statements; what they take on the way is in no budget.
+ROOMS_AT_ONCE = 20
 _LOAD_ATTEMPTS = 3
-_LOAD_QUERIES = 5
 #: Rows put by for a room that nobody asks for; with more of them it leaves the memory.
 _MAX_ROWS_BEHIND = 20
 
 
 class _Loading:
-    """rows: what came since; room: the room in memory that only has to take them in, None: it is read as a whole."""
+    """rows, receipts: what came since; room: the room in memory that only has to take them in.
+
+    room None: it is read as a whole; early: as it was already read, together with others, if it was.
+    """
 
     def __init__(self, room: CachedRoom | None, rows: list[EventRow]) -> None:
+        self.early: CachedRoom | None = None
+        self.receipts: list[ReceiptRecord] = []
         self.done: asyncio.Future[CachedRoom | None] = asyncio.get_running_loop().create_future()
         self.room = room
         self.rows = rows
@@ -67,6 +67,7 @@ class RoomCache:
         self._reads = reads
         self._budget = budget_bytes
         self._metrics = metrics
+        self._reader = RoomReader(database, metrics)
         self._rooms: OrderedDict[str, CachedRoom] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
         #: Rooms in memory whose state must be asked for: the resolved row, and all rows after it.
@@ -112,15 +113,16 @@ class RoomCache:
         return held.event.membership if held.event is not None else None
 
     def apply_receipt(self, row: ReceiptRow) -> None:
-        room = self._rooms.get(row.room_id)
-        if room is None and row.room_id in self._loading:
-            room = self._loading[row.room_id].room
+        room, loading = self._rooms.get(row.room_id), self._loading.get(row.room_id)
+        if room is None and loading is None:
+            return
+        record = ReceiptRecord(row.user_id, row.kind, row.thread_id, row.event_id, row.ts_ms, row.writer, row.position)
+        if loading is not None:
+            loading.receipts.append(record)
         if room is not None:
             before = room.size_bytes
-            room.apply_receipt(
-                ReceiptRecord(row.user_id, row.kind, row.thread_id, row.event_id, row.ts_ms, row.writer, row.position)
-            )
-            self._account_if_kept(room, before)
+            room.apply_receipt(record)
+            self._account(room.size_bytes - before)
 
     # -- whole rooms
 
@@ -142,6 +144,57 @@ class RoomCache:
             task.add_done_callback(lambda _: None)
         return await asyncio.shield(loading.done)
 
+    async def prepare(self, room_ids: Collection[str], wanted: Wanted) -> None:
+        """Have some rooms in memory, and members of them: what is missing is read together, by few statements.
+
+        room_ids: at most ROOMS_AT_ONCE. What others are reading is waited for where it is needed, not here.
+        """
+        missing = [each for each in room_ids if each not in self._rooms and each not in self._loading]
+        if missing:
+            loadings = {room_id: _Loading(None, []) for room_id in missing}
+            self._loading.update(loadings)
+            # A task of its own, as in `get`.
+            await asyncio.shield(asyncio.get_running_loop().create_task(self._load_together(loadings, wanted)))
+        here = (self._rooms.get(each) for each in room_ids if each not in self._behind)
+        await self._add_members([room for room in here if room is not None and not room.members_complete], wanted)
+
+    async def _load_together(self, loadings: Mapping[str, _Loading], wanted: Wanted) -> None:
+        found: dict[str, CachedRoom] = {}
+        try:
+            found = await self._reader.read(loadings.keys(), wanted)
+        except Exception as error:
+            # Each is then tried by itself, and fails by itself.
+            logger.info("Rooms could not be read together: %s", error)
+        for room_id, loading in loadings.items():
+            loading.early = found.get(room_id)
+            await self._load(room_id, loading)
+
+    async def _add_members(self, rooms: Iterable[CachedRoom], wanted: Wanted) -> None:
+        """Read members of rooms that are in memory. Those not named here are read when they turn out to be needed."""
+        whole, some = [], []
+        for room in rooms:
+            if wanted.everybody and not room.many_members:
+                whole.append(room)
+            elif wanted.reader is not None and (MEMBER, wanted.reader) not in room.state:
+                some.append(room)
+        if whole:
+            places = {room.room_nid: room.last_ordinal + 1 for room in whole}
+            everybody = await get_members_before_ordinals(self._reads, places)
+            for room in whole:
+                self._remember_members(room, everybody[room.room_nid], complete=True)
+                await asyncio.sleep(0)
+        if some:
+            assert wanted.reader is not None
+            asked = [(room.room_nid, room.last_ordinal + 1, wanted.reader) for room in some]
+            readers = await get_some_members_before_ordinals(self._reads, asked)
+            for room in some:
+                self._remember_members(room, readers[room.room_nid], complete=False)
+
+    def _remember_members(self, room: CachedRoom, rows: Sequence[HeldRow], *, complete: bool) -> None:
+        before = room.size_bytes
+        room.remember_members(held_events(room, rows, {}), complete=complete)
+        self._account_if_kept(room, before)
+
     async def _load(self, room_id: str, loading: _Loading) -> None:
         self._metrics.room_misses.inc()
         try:
@@ -161,14 +214,16 @@ class RoomCache:
 
     async def _bring_up(self, room_id: str, loading: _Loading) -> CachedRoom | None:
         for _ in range(_LOAD_ATTEMPTS):
-            room = loading.room
+            room, loading.early = loading.room or loading.early, None
             if room is None:
                 loading.rows.clear()
-                room = await self._read_snapshot(room_id)
+                room = (await self._reader.read([room_id], Wanted())).get(room_id)
                 if room is None:
                     return None
             try:
                 await self._follow(room, loading.rows)
+                for receipt in loading.receipts:
+                    room.apply_receipt(receipt)
             except OutOfStep:
                 loading.room = None
                 continue
@@ -191,52 +246,7 @@ class RoomCache:
         found = await get_changes(self._reads, room.room_nid, ordinal, ordinal + 1, MAX_CHANGES + 1)
         if len(found) > MAX_CHANGES:
             raise OutOfStep
-        return [change for _, change in await self._changes(self._reads, room, found, room.events_by_nid())]
-
-    async def _changes(
-        self, source: Source, room: CachedRoom, found: Sequence[StateChange], known: Mapping[int, TimelineEvent]
-    ) -> list[tuple[int, Change]]:
-        """Return the changes with their events, in their order; known: events that need not be read."""
-        wanted = {change.event_nid for change in found if change.event_nid is not None}
-        events = dict(known)
-        missing = [nid for nid in wanted if nid not in known]
-        if missing:
-            rows = await get_events_by_nid(source, room.room_nid, missing)
-            events.update((row.event_nid, event_from_row(room.version, row)) for row in rows)
-        changes = []
-        for change in found:
-            event = None if change.event_nid is None else events.get(change.event_nid)
-            key = (change.type, change.state_key)
-            changes.append((change.ordinal, Change(key, event, from_nothing=change.prev_nid is None)))
-        return changes
-
-    async def _read_snapshot(self, room_id: str) -> CachedRoom | None:
-        self._metrics.queries.inc(_LOAD_QUERIES)
-        async with self._database.snapshot() as snapshot:
-            record = await get_room(snapshot, room_id)
-            if record is None:
-                return None
-            nid, last = record.room_nid, record.last_ordinal
-            room = CachedRoom(room_id, nid, record.room_version, last_ordinal=last, max_events=_KEPT_EVENTS)
-            timeline = await get_timeline_before(snapshot, nid, last + 1, _LOADED_EVENTS)
-            events = [event_from_row(room.version, row) for row in reversed(timeline)]
-            first = events[0].ordinal if len(timeline) == _LOADED_EVENTS else 1
-            state = await get_current_held(snapshot, nid)
-            visibility = await get_key_history(snapshot, nid, HISTORY_VISIBILITY, "")
-            found = await get_changes(snapshot, nid, first, last + 1, MAX_CHANGES + 1)
-            changes_from = first
-            if len(found) > MAX_CHANGES:
-                changes_from = found[-1].ordinal + 1  # of the one before perhaps not all were read
-                found = [change for change in found if change.ordinal >= changes_from]
-            known = {event.event_nid: event for event in events}
-            changes = await self._changes(snapshot, room, found[::-1], known)
-        held = self._held(room, state)
-        room.fill(events, first, held, changes, changes_from, history(visibility, "history_visibility"))
-        return room
-
-    @staticmethod
-    def _held(room: CachedRoom, rows: Iterable[HeldRow]) -> list[tuple[int | None, TimelineEvent]]:
-        return [(held.since, event_from_row(room.version, held.row)) for held in rows if held.row is not None]
+        return [change for _, change in await changes_with_events(self._reads, room, found, room.events_by_nid())]
 
     # -- what is read beside the cache, and remembered where that serves the next reader
 
@@ -326,9 +336,7 @@ class RoomCache:
         if absent:
             # Members whom we see for the first time: read as they are now and kept, for they will write again.
             held = await get_keys_held(self._reads, room.room_nid, end, absent)
-            before = room.size_bytes
-            room.remember_members((since, event) for since, event in self._held(room, held) if event.type == MEMBER)
-            self._account_if_kept(room, before)
+            self._remember_members(room, [one for one in held if one.type == MEMBER], complete=False)
         state = {}
         still_missing = []
         for key in missing:
@@ -344,16 +352,10 @@ class RoomCache:
 
     async def _load_members(self, room: CachedRoom) -> bool:
         """Try to have all members in memory; False when there are too many."""
-        summary = await self.summary(room)
-        if summary.joined + summary.invited > _MAX_CACHED_MEMBERS:
+        if room.many_members:
             return False
-        end = room.last_ordinal + 1
-        rows = await get_members_held(self._reads, room.room_nid, end)
-        if len(rows) > _MAX_CACHED_MEMBERS:
-            return False
-        before = room.size_bytes
-        room.remember_members(self._held(room, rows), complete=True)
-        self._account_if_kept(room, before)
+        rows = await get_members_held(self._reads, room.room_nid, room.last_ordinal + 1)
+        self._remember_members(room, rows, complete=True)
         return True
 
     async def last_changes(self, room: CachedRoom, above: int, up_to: int) -> dict[StateKey, Held]:
@@ -395,25 +397,6 @@ class RoomCache:
             room.summary = summary
         return summary
 
-    async def receipts(self, room: CachedRoom) -> Collection[ReceiptRecord]:
-        """Return the room's receipts, those changed last at the end."""
-        if room.receipts is None:
-            loaded: asyncio.Future[None] | None = room.receipts_loading
-            if loaded is None:
-                loaded = room.receipts_loading = asyncio.ensure_future(self._load_receipts(room))
-            await asyncio.shield(loaded)
-        assert room.receipts is not None
-        return room.receipts.values()
-
-    async def _load_receipts(self, room: CachedRoom) -> None:
-        try:
-            records = await get_receipts_of_room(self._reads, room.room_nid)
-            before = room.size_bytes
-            room.remember_receipts(sorted(records, key=lambda record: record.position))
-            self._account_if_kept(room, before)
-        finally:
-            room.receipts_loading = None
-
     # -- the budget
 
     def statistics(self) -> dict[str, int]:
@@ -436,19 +419,6 @@ class RoomCache:
     def _drop(self, room_id: str, why: str) -> None:
         self._take_out(room_id)
         self._metrics.room_drops.labels(why).inc()
-
-
-def history(changes: Sequence[KeyChange], field: str) -> list[tuple[int, str]]:
-    """Return (ordinal, value of a content field) of a state key's history; unreadable values as their defaults."""
-    default = "shared" if field == "history_visibility" else "leave"
-    return [(change.ordinal, _content_text(change.json, field, default)) for change in changes]
-
-
-def _content_text(json: bytes | None, field: str, default: str) -> str:
-    if json is None:
-        return default
-    value = orjson.loads(json)["content"].get(field)
-    return value if isinstance(value, str) else default
 
 
 def _by_key(events: Iterable[TimelineEvent]) -> dict[StateKey, TimelineEvent]:

@@ -4,7 +4,7 @@ Whoever left sees the state as he left it. Spec: client-server API, "Getting eve
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -128,7 +128,7 @@ class RoomState:
 
 async def _listed(
     head: bytes, rows: Sequence[TimelineRow], encode: Callable[[TimelineRow], bytes | None], tail: bytes
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield a JSON list in pieces. encode: None leaves the row out. Each piece gives way to other requests."""
     joint = head
     for first in range(0, len(rows), _PIECE):

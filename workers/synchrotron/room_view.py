@@ -18,7 +18,7 @@ from shared.storage.read_memberships import get_membership
 from shared.storage.read_snapshots import get_keys_at_snapshots
 from shared.storage.read_state import KeyChange, get_key_history
 from shared.storage.read_timeline import RoomRecord, TimelineRow, get_events_by_nid, get_room, get_timeline_event
-from workers.synchrotron.room_cache import history
+from workers.synchrotron.key_history import history
 from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
 from workers.synchrotron.viewpoint import BranchState, History, Viewpoint
 

@@ -1,15 +1,16 @@
 """GET /sync: wait for news, answer with it. Spec: client-server API, "Syncing"."""
 
-import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import TypeAlias
 
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.http.request import Request, Requester, Response
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
-from workers.synchrotron.lazy_members import LazyMembers
+from workers.synchrotron.lazy_members import LazyMembers, SentMembers
+from workers.synchrotron.long_answers import InitialSyncs, LongAnswer
 from workers.synchrotron.notifier import Notifier
 from workers.synchrotron.presence_reports import PresenceReports
 from workers.synchrotron.sync_answer import Answer, SyncAnswers
@@ -21,8 +22,6 @@ from workers.synchrotron.user_rooms import UserRooms
 #: Runs what may wait for long while the requester's token holds (`TokenAuthenticator.hold`).
 Hold: TypeAlias = Callable[[Requester], AbstractAsyncContextManager[None]]
 
-_MAX_INITIAL = 4  # assembled at the same time: each may hold many MiB
-
 
 class SyncHandler:
     """The one handler of the pool `sync`."""
@@ -30,7 +29,7 @@ class SyncHandler:
     def __init__(
         self, users: UserRooms, answers: SyncAnswers, tokens: Tokens, notifier: Notifier, filters: Filters,
         lazy_members: LazyMembers, max_timeout_ms: int, clock: Clock, metrics: SyncMetrics, hold: Hold,
-        reports: PresenceReports,
+        reports: PresenceReports, initial_syncs: InitialSyncs,
     ) -> None:  # fmt: skip
         self._users = users
         self._answers = answers
@@ -43,27 +42,36 @@ class SyncHandler:
         self._metrics = metrics
         self._hold = hold
         self._reports = reports
-        self._initial_turns = asyncio.Semaphore(_MAX_INITIAL)
+        self._initial = initial_syncs
 
     async def get_sync(self, request: Request) -> Response:
         wanted = await parse_sync_request(request, self._filters, self._max_timeout_ms)
-        with self._reports.syncing(wanted.user_id, wanted.device_id, wanted.presence):
-            async with self._hold(request.user):
-                answer = await self._answer_to(wanted)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._reports.syncing(wanted.user_id, wanted.device_id, wanted.presence))
+            await stack.enter_async_context(self._hold(request.user))
+            stack.enter_context(self._users.use(wanted.user_id))
+            answer = await self._answer_to(wanted, stack)
+            if not isinstance(answer.body, bytes):
+                # All this goes on until the last piece was taken.
+                return Response(LongAnswer(answer.body, self._initial.turns, wanted.user_id, stack.pop_all()))
         return Response(answer.body)
 
-    async def _answer_to(self, wanted: SyncRequest) -> Answer:
+    async def _answer_to(self, wanted: SyncRequest, stack: AsyncExitStack) -> Answer:
         since = None if wanted.since is None else await self._tokens.reach(wanted.since)
-        with self._users.use(wanted.user_id):
-            user = await self._users.get(wanted.user_id)
-            if since is None:
-                # What the user was told of his own writes elsewhere must be in the first answer that has no token.
-                await self._tokens.reach_present(wanted.user_id)
-                async with self._initial_turns:
-                    answer = await self._answer(wanted, user, None)
-            else:
+        user = await self._users.get(wanted.user_id)
+        if since is None:
+            # What the user was told of his own writes elsewhere must be in the first answer that has no token.
+            await self._tokens.reach_present(wanted.user_id)
+        under_way = self._initial.under_way.turn(wanted.user_id)
+        if since is None or wanted.full_state:
+            await stack.enter_async_context(under_way)
+            async with self._initial.turns.turn(wanted.user_id):
                 answer = await self._answer(wanted, user, since)
-            user.note_token(answer.text, answer.seq)
+        else:
+            answer = await self._answer(wanted, user, since)
+            if not isinstance(answer.body, bytes):
+                await stack.enter_async_context(under_way)
+        user.note_token(answer.text, answer.seq)
         return answer
 
     async def _answer(self, wanted: SyncRequest, user: SyncUser, since: StreamToken | None) -> Answer:
@@ -90,6 +98,17 @@ class SyncHandler:
                     answer = await self._answers.build(wanted, user, since, text, sent)
                 break
         self._metrics.syncs.labels(kind).inc()
-        if device is not None:
+        if device is None:
+            return answer
+        if isinstance(answer.body, bytes):
             self._lazy_members.answered(device, answer.text)
-        return answer
+            return answer
+        return replace(answer, body=self._noting(answer.body, device, answer.text))
+
+    async def _noting(
+        self, pieces: AsyncGenerator[bytes, None], device: SentMembers, token: str
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+        self._lazy_members.answered(device, token)

@@ -1,7 +1,7 @@
 """One answer of /sync: which rooms have news for this user, and what joins their sections to a whole."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ from shared.runtime.clock import Clock
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
 from shared.storage.read_source import Source
 from shared.storage.read_timeline import get_rooms_active_since
+from workers.synchrotron.answer_pieces import Section, body_pieces, whole_or_pieces
 from workers.synchrotron.device_section import DeviceSections
 from workers.synchrotron.invited_section import stripped_state_of
 from workers.synchrotron.joined_section import RoomSections, Span, account_data_events
 from workers.synchrotron.lazy_members import SentMembers
 from workers.synchrotron.presence import PresenceSections
-from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.room_cache import ROOMS_AT_ONCE, RoomCache
+from workers.synchrotron.room_reader import Wanted
 from workers.synchrotron.shown_event import Reader
 from workers.synchrotron.sync_request import SyncRequest
 from workers.synchrotron.sync_user import GLOBAL, SyncUser
@@ -28,7 +30,7 @@ from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.user_rooms import UserRooms
 
 _PUSH_RULES = "m.push_rules"
-_ROOMS_AT_A_TIME = 10
+_SLICE_S = 0.002  # of work between two moments at which others have a turn
 _MANY_ROOMS = 20  # from so many candidates on, one query first tells which of them have news at all
 
 
@@ -36,13 +38,13 @@ _MANY_ROOMS = 20  # from so many candidates on, one query first tells which of t
 class Answer:
     """empty: there is nothing in it for which the client should not wait; waits: and yet something that it must be
 
-    told with the next answer that it gets.
+    told with the next answer that it gets. body: whole, or the pieces of a long one, made as they are sent.
     """
 
     token: StreamToken
     text: str
     seq: int
-    body: bytes
+    body: bytes | AsyncGenerator[bytes, None]
     empty: bool
     waits: bool = False
 
@@ -85,7 +87,6 @@ class SyncAnswers:
 
         if span.since is not None and since_seq is None:
             candidates = await self._with_news(user, candidates, span)
-        rooms = await self._room_sections(user, candidates, span, request, reader, sent)
         account_data = (
             global_account_data(user, span, request.filter.account_data) if global_news or span.full_state else []
         )
@@ -93,15 +94,17 @@ class SyncAnswers:
         presence = await self._presence.build(user, span, request.filter.presence, reader.now_ms)
         token = StreamToken({**now.vectors, TO_DEVICE.name: devices.inbox})
         text = format_sync_token(token)
-        body = {
+        head = {
             "next_batch": text,
-            "rooms": rooms,
             "account_data": {"events": account_data},
             "presence": {"events": presence.events},
             **devices.parts,
         }
-        empty = not account_data and not any(rooms.values()) and devices.empty and not presence.urgent
-        return Answer(token, text, seq, orjson.dumps(body), empty, bool(presence.events))
+        sections = self._sections_of(user, candidates, span, request, reader, sent)
+        first = await anext(sections, None)
+        body = await whole_or_pieces(body_pieces(head, first, sections))
+        empty = not account_data and first is None and devices.empty and not presence.urgent
+        return Answer(token, text, seq, body, empty, bool(presence.events))
 
     def is_behind(self, answer: Answer) -> bool:
         """Return whether anything came since for which nobody is woken, so that the last look must be a new one."""
@@ -125,40 +128,60 @@ class SyncAnswers:
             or self._sections.has_typing(one.room_id)
         ]
 
-    async def _room_sections(
+    async def _sections_of(
         self, user: SyncUser, candidates: Sequence[RoomMembership], span: Span, request: SyncRequest, reader: Reader,
         sent: SentMembers | None,
-    ) -> dict[str, dict[str, Any]]:  # fmt: skip
-        filter = request.filter
-        sections: dict[str, dict[str, Any]] = {"join": {}, "invite": {}, "knock": {}, "leave": {}}
+    ) -> AsyncIterator[Section]:  # fmt: skip
+        """Yield what there is to tell of each room, in the order of KINDS."""
+        wanted = request.filter.room
+        candidates = [one for one in candidates if wanted.match_room(one.room_id)]
+        joined = [one for one in candidates if one.membership == "join"]
+        async for section in self._joined(user, joined, span, request, reader, sent):
+            yield section
+        if len(joined) == len(candidates):
+            return
         ignored = user.ignored_users
-        left: list[RoomMembership] = []
-        joined = [one for one in candidates if one.membership == "join" and filter.room.match_room(one.room_id)]
-        await self._unread.prepare(user, joined, span.now.vector("events"))
-        for number, one in enumerate(candidates, start=1):
-            if number % _ROOMS_AT_A_TIME == 0:
-                await asyncio.sleep(0)  # rooms in memory ask nobody: let others have a turn
-            room_id = one.room_id
-            if not filter.room.match_room(room_id):
-                continue
-            if one.membership == "join":
-                section = await self._sections.joined(
-                    user, one, span, filter, reader, sent, state_after=request.state_after
-                )
-                if section is not None:
-                    sections["join"][room_id] = section
-            elif one.membership in ("invite", "knock"):
-                if span.changed(one) and not (one.membership == "invite" and one.sender in ignored):
-                    events = await stripped_state_of(self._rooms, user.user_id, one)
-                    if events is not None:
-                        sections[one.membership][room_id] = {f"{one.membership}_state": {"events": events}}
-            elif (filter.room.include_leave and not one.forgotten) if span.since is None else span.changed(one):
-                left.append(one)
+        for kind in ("invite", "knock"):
+            for one in candidates:
+                if one.membership != kind or not span.changed(one) or (kind == "invite" and one.sender in ignored):
+                    continue
+                events = await stripped_state_of(self._rooms, user.user_id, one)
+                if events is not None:
+                    yield Section(kind, one.room_id, (orjson.dumps({f"{kind}_state": {"events": events}}),))
+        left = [
+            one
+            for one in candidates
+            if one.membership not in ("join", "invite", "knock")
+            and ((wanted.include_leave and not one.forgotten) if span.since is None else span.changed(one))
+        ]
         for one in await self._not_forgotten(user, left, span):
-            section = await self._sections.left(user, one, span, filter, reader, sent, state_after=request.state_after)
+            found = await self._sections.left(
+                user, one, span, request.filter, reader, sent, state_after=request.state_after
+            )
+            if found is not None:
+                yield Section("leave", one.room_id, (orjson.dumps(found),))
+
+    async def _joined(
+        self, user: SyncUser, joined: Sequence[RoomMembership], span: Span, request: SyncRequest, reader: Reader,
+        sent: SentMembers | None,
+    ) -> AsyncIterator[Section]:  # fmt: skip
+        await self._unread.prepare(user, joined, span.now.vector("events"))
+        whole = span.since is None or span.full_state
+        everybody = whole and not request.filter.room.state.lazy_load_members
+        members = Wanted(user.user_id if whole else None, everybody)
+        began_s = self._clock.monotonic_s()
+        for number, one in enumerate(joined):
+            if number % ROOMS_AT_ONCE == 0 and len(joined) > 1:
+                # No sooner: with many rooms the first of them may have left the memory when their turn comes.
+                await self._rooms.prepare([each.room_id for each in joined[number : number + ROOMS_AT_ONCE]], members)
+            section = await self._sections.joined(
+                user, one, span, request.filter, reader, sent, state_after=request.state_after
+            )
             if section is not None:
-                sections["leave"][one.room_id] = section
-        return sections
+                yield Section("join", one.room_id, (orjson.dumps(section),))
+            if self._clock.monotonic_s() - began_s > _SLICE_S:
+                await asyncio.sleep(0)  # rooms in memory ask nobody
+                began_s = self._clock.monotonic_s()
 
     async def _not_forgotten(self, user: SyncUser, left: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Forgetting is in no stream, so an initial sync with left rooms asks. Who has just left must be told."""

@@ -16,9 +16,10 @@ from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
 from tests.workers.synchrotron.rig import Client, World, fleet, soon
-from workers.synchrotron import cached_room, room_cache
+from workers.synchrotron import cached_room, room_cache, room_reader
 from workers.synchrotron.cached_room import CachedRoom
-from workers.synchrotron.room_cache import RoomCache, history
+from workers.synchrotron.key_history import history
+from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.timeline_event import event_from_row
 from workers.synchrotron.viewpoint import value_before
 
@@ -314,8 +315,9 @@ def assert_same(kept: CachedRoom, fresh: CachedRoom) -> None:
 def test_memory_equals_postgres(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch, max_changes: int) -> None:
     monkeypatch.setattr(cached_room, "MAX_CHANGES", max_changes)
     monkeypatch.setattr(room_cache, "MAX_CHANGES", max_changes)
-    monkeypatch.setattr(room_cache, "_KEPT_EVENTS", 12)
-    monkeypatch.setattr(room_cache, "_LOADED_EVENTS", 8)
+    monkeypatch.setattr(room_reader, "MAX_CHANGES", max_changes)
+    monkeypatch.setattr(room_reader, "KEPT_EVENTS", 12)
+    monkeypatch.setattr(room_reader, "LOADED_EVENTS", 8)
     dice = random.Random(max_changes)
 
     async def scenario() -> None:
@@ -369,7 +371,7 @@ def test_memory_equals_postgres(postgres: TestDatabase, monkeypatch: pytest.Monk
 
 
 def test_what_was_brought_back_long_ago(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room_cache, "_LOADED_EVENTS", 3)
+    monkeypatch.setattr(room_reader, "LOADED_EVENTS", 3)
 
     async def scenario() -> None:
         async with fleet(postgres.dsn) as world:

@@ -69,7 +69,7 @@ def test_typing_ends_by_itself() -> None:
 
 
 def test_only_what_was_acknowledged_counts_as_sent() -> None:
-    memory = LazyMembers()
+    memory = LazyMembers(1 << 20)
     first = memory.begin("@a:x", "D", None)
     first.note("!r", "@b:x", "$1")
     memory.answered(first, "t1")

@@ -171,6 +171,9 @@ VALID: dict[str, Valid] = {
     "set_read_markers": Valid(
         _ROOM, body={"m.fully_read": "{event}", "m.read": "{event}", "m.read.private": "{event}"}
     ),
+    "get_events": Valid(query={"from": "s1_e1.0", "timeout": "0", "room_id": "{room}"}),
+    "get_initial_sync": Valid(query={"limit": "2", "archived": "true"}),
+    "get_room_initial_sync": Valid(_ROOM, query={"limit": "2"}),
     "set_presence": Valid(_ME, body={"presence": "online", "status_msg": "in a meeting"}, required=("presence",)),
     "get_presence": Valid(_ME),
     "set_typing": Valid({**_ROOM, **_ME}, body={"typing": True, "timeout": 100}, required=("typing",)),
@@ -328,6 +331,7 @@ VALID: dict[str, Valid] = {
         {**_ROOM, "eventId": "{event}", "relType": "m.thread", "eventType": "m.room.message"}, query=_RELATIONS
     ),
     "get_threads": Valid(_ROOM, query={"include": "all", "limit": "3", "from": "p1-9"}),
+    "get_notifications": Valid(query={"limit": "3", "only": "highlight", "from": "n1-5"}),
     "search": Valid(
         query={"next_batch": "WzEsIiIsIiIsIngiXQ"},
         body={

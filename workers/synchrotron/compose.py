@@ -20,15 +20,19 @@ from shared.operations.rule_switches import rule_switches
 from workers.synchrotron.counted_reads import CountedReads
 from workers.synchrotron.device_lists import DeviceListFeed
 from workers.synchrotron.device_section import DeviceSections
+from workers.synchrotron.erased_forms import ErasedForms
 from workers.synchrotron.event_at_time import EventAtTime
 from workers.synchrotron.feed import Feed
 from workers.synchrotron.history_page import HistoryPages
 from workers.synchrotron.history_source import StoredHistory
+from workers.synchrotron.initial_sync_v1 import InitialSyncV1
 from workers.synchrotron.joined_section import RoomSections
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.long_answers import InitialSyncs
 from workers.synchrotron.messages import Messages
+from workers.synchrotron.notifications import Notifications
 from workers.synchrotron.notifier import Notifier
+from workers.synchrotron.old_events import OldEvents, RoomPeeks
 from workers.synchrotron.presence import PresenceFeed, PresenceSections
 from workers.synchrotron.presence_memory import PresenceMemory
 from workers.synchrotron.presence_reports import PresenceReports
@@ -37,6 +41,7 @@ from workers.synchrotron.relations import Relations
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_finding import RoomFinding
 from workers.synchrotron.room_state import RoomState
+from workers.synchrotron.room_watchers import RoomWatchers
 from workers.synchrotron.search import Search
 from workers.synchrotron.sliding.connections import Connections
 from workers.synchrotron.sliding.engine import Engine
@@ -94,7 +99,7 @@ def compose(foundation: Foundation) -> Worker:
     tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)
     unread = UnreadCounts(users, reads)
-    sections = RoomSections(rooms, typing, unread, config.limits.max_timeline_events)
+    sections = RoomSections(rooms, typing, unread, ErasedForms(reads, clock), config.limits.max_timeline_events)
     devices = DeviceSections(users, device_lists, reads)
     presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
     answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
@@ -123,10 +128,20 @@ def compose(foundation: Foundation) -> Worker:
     messages = Messages(foundation.database, tokens, pages, clock, config.limits.max_timeline_events)
     times = EventAtTime(foundation.database)
     relations = Relations(foundation.database, tokens, clock, config.limits.max_timeline_events)
+    notifications = Notifications(foundation.database, switches, clock)
     search = Search(foundation.database, pages, clock)
     finding = RoomFinding(config.server_name, foundation.database)
     public_rooms = PublicRooms(config.server_name, foundation.database, clock)
     room_state = RoomState(foundation.database, tokens, clock)
+
+    watchers = RoomWatchers()
+    follower.follow(EVENTS, watchers.apply_events)
+    hold, max_events = foundation.authenticator.hold, config.limits.max_timeline_events
+    peeks = RoomPeeks(foundation.database, tokens, pages, watchers, clock, max_events)
+    old_events = OldEvents(
+        sync, peeks, tokens, reports, hold, foundation.database, clock, config.limits.max_sync_timeout_ms, max_events
+    )
+    old_initial_sync = InitialSyncV1(sync, reports, hold, foundation.database, tokens, pages, clock, max_events)
 
     async def start() -> None:
         foundation.tasks.forever(feed.end_typing, "typing ends")
@@ -136,11 +151,15 @@ def compose(foundation: Foundation) -> Worker:
 
     async def drain() -> None:
         notifier.close()
+        watchers.close()
 
     handlers = {
         "get_sync": sync.get_sync,
         "sync_merged": sliding.sync_merged,
         "sync_deployed": sliding.sync_deployed,
+        "get_events": old_events.get_events,
+        "get_initial_sync": old_initial_sync.get_initial_sync,
+        "get_room_initial_sync": old_initial_sync.get_room_initial_sync,
         "get_room_messages": messages.get_room_messages,
         "get_event_context": messages.get_event_context,
         "get_room_event": messages.get_room_event,
@@ -154,6 +173,7 @@ def compose(foundation: Foundation) -> Worker:
         "get_relations_by_type": relations.get_relations,
         "get_relations_by_types": relations.get_relations,
         "get_threads": relations.get_threads,
+        "get_notifications": notifications.get_notifications,
         "search": search.search,
         "get_hierarchy": finding.get_hierarchy,
         "get_room_summary": finding.get_room_summary,

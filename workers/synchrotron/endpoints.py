@@ -40,6 +40,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "sync_deployed", ("POST",), "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", pool="sync",
         routing_key=RoutingKey.TOKEN_USER, auth=Auth.ACCESS_TOKEN, idempotent=True, spec="MSC4186",
     ),
+    # From before /sync, and for looking into rooms.
+    Endpoint(
+        "get_events", ("GET",), "/_matrix/client/{version}/events", pool="sync", routing_key=RoutingKey.TOKEN_USER,
+        auth=Auth.ACCESS_TOKEN, idempotent=True, api_v1=True, spec=_CS + "#get_matrixclientv3events",
+    ),
+    Endpoint(
+        "get_initial_sync", ("GET",), "/_matrix/client/{version}/initialSync", pool="sync",
+        routing_key=RoutingKey.TOKEN_USER, auth=Auth.ACCESS_TOKEN, idempotent=True, api_v1=True,
+        spec=_CS + "#get_matrixclientv3initialsync",
+    ),
+    _room_read("get_room_initial_sync", "initialSync", "#get_matrixclientv3roomsroomidinitialsync"),
     _room_read("get_room_messages", "messages", "#get_matrixclientv3roomsroomidmessages"),
     _room_read("get_event_context", "context/{eventId}", "#get_matrixclientv3roomsroomidcontexteventid"),
     _room_read("get_room_event", "event/{eventId}", "#get_matrixclientv3roomsroomideventeventid"),
@@ -85,6 +96,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "query_public_rooms", ("POST",), "/_matrix/client/{version}/publicRooms", pool="room_reads",
         auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, api_v1=True,
         spec=_CS + "#post_matrixclientv3publicrooms",
+    ),
+    Endpoint(
+        "get_notifications", ("GET",), "/_matrix/client/{version}/notifications", pool="room_reads",
+        auth=Auth.ACCESS_TOKEN, rate_limit=RateLimit.READ, idempotent=True,
+        spec=_CS + "#get_matrixclientv3notifications",
     ),
     Endpoint(
         "search", ("POST",), "/_matrix/client/{version}/search", pool="room_reads", auth=Auth.ACCESS_TOKEN,

@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import gc
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,20 @@ from urllib.parse import quote
 
 import pytest
 
-from shared.core.push_rules import DEFAULT_GROUP, NO_CHANGES, DefaultChange, RuleChanges, UserRule
+from replication.rows import PushRulesRow
+from replication.streams import PUSH_RULES
+from shared.core.push_rules import (
+    DEFAULT_GROUP,
+    NO_CHANGES,
+    DefaultChange,
+    RuleChanges,
+    UserRule,
+    changes_to_json,
+)
+from shared.core.push_rules.room_judge import RoomJudge
+from shared.storage.push_check import get_wrong_totals
 from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.graph_rig import BOB, CAROL, begin, deliver, forget_rooms, outcomes
 from tests.workers.event_persister.push_rig import (
     HIGHLIGHT,
     NOTIFY,
@@ -27,8 +40,9 @@ from tests.workers.event_persister.push_rig import (
     set_rules,
     take_timeline,
 )
-from tests.workers.event_persister.rig import Persister, User, event_persister, run
+from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister, run
 from tests.workers.event_persister.test_commits import POISON
+from tests.workers.event_persister.test_graph import random_room
 
 _TXN = (f"push{n}" for n in range(10**6))
 
@@ -397,3 +411,98 @@ def test_random_events_and_rules(postgres: TestDatabase, seed: int, steps: int) 
 async def _poisoned(room: Room) -> None:
     path = f"/rooms/{quote(room.room_id, safe='')}/send/m.room.message/{next(_TXN)}"
     await room.alice.call("PUT", path, text("poison"))
+
+
+def _memory(persister: Persister, room_id: str) -> RoomJudge:
+    """Return what the persister has of the room in memory, by way of whom it tells of new rules."""
+    [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
+    [push] = [push for push in listener.__self__._rooms if push.judge.room_id == room_id]
+    judge: RoomJudge = push.judge
+    return judge
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_members_in_memory_are_those_of_the_state(postgres: TestDatabase, seed: int) -> None:
+    """Also where forks and resolution decide who is in, and writes were taken back."""
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            await set_rules(persister, f"@alice:{SERVER}", mentions_only("!any:where"), [BOB])
+            graph = await random_room(persister, "11", seed, 40)
+            [[room_nid, room_id]] = await persister.sql("SELECT room_nid, room_id FROM rooms")
+            alice = persister.user("alice")
+            await set_rules(persister, alice.user_id, muted(room_id))
+            answer = await alice.send(room_id, "the room is in memory, whoever is in it")
+            joined = await persister.sql(
+                "SELECT user_id, is_local FROM memberships WHERE room_nid = $1 AND membership = 'join'", room_nid
+            )
+            gc.collect()  # copies of the room that were dropped before
+            judge = _memory(persister, room_id)
+            assert judge.joined == len(joined)
+            assert judge.local == sum(row["is_local"] for row in joined) == (answer.status == 200)
+            own = [count for _, count in judge._groups.values()]
+            assert own == [1] * judge.local, "Alice's own group"
+            assert len(graph.events) > 30
+            assert await get_wrong_totals(persister.foundation.database, room_nid, 10) == []
+
+    run(test())
+
+
+def test_events_of_other_servers(postgres: TestDatabase) -> None:
+    """Live ones are judged; those without a place in the timeline never, until they get one."""
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            room_id, graph, alice = await begin(persister, "11")
+            for sender in (BOB, CAROL):
+                joined = graph.make(sorted(graph.extremities), sender, "m.room.member", {"membership": "join"}, sender)
+                graph.arrive(joined)
+                assert set(outcomes(await deliver(persister, room_id, [joined])).values()) == {"accepted"}
+            mentions = mention(alice)
+            outlier = graph.make(sorted(graph.extremities), BOB, "m.room.message", text("later", **mentions))
+            await deliver(persister, room_id, [outlier], outlier=True)
+            counted = "SELECT count(*) FROM push_counters"
+            assert (await persister.sql(counted))[0][0] == 0
+            await deliver(persister, room_id, [outlier])
+            graph.arrive(outlier)
+            ban = graph.make([outlier.event_id], BOB, "m.room.member", {"membership": "ban"}, CAROL)
+            await deliver(persister, room_id, [ban])
+            failed = graph.make(
+                [outlier.event_id], CAROL, "m.room.message", text("too late", **mentions)
+            )  # beside the ban
+            assert set(outcomes(await deliver(persister, room_id, [failed])).values()) == {"soft_failed"}
+            rows = await persister.sql("SELECT ordinal, notifies, highlights FROM push_counters")
+            exceptions = await persister.sql("SELECT user_id, ordinal, notifies, highlights FROM push_exceptions")
+            [at] = {row["ordinal"] for row in await persister.timeline(room_id) if row["event_id"] == outlier.event_id}
+            assert [tuple(row) for row in rows] == [(at, 1, 0)]
+            assert [tuple(row) for row in exceptions] == [(alice.user_id, at, 0, 1)]
+
+    run(test())
+
+
+def test_rules_that_change_while_a_room_is_read(postgres: TestDatabase) -> None:
+    """What the stream brings during the reading is not lost, and what it brings late does no harm."""
+
+    async def test() -> None:
+        async with event_persister(postgres.dsn) as persister:
+            room = await Room.make(persister)
+            changes = muted(room.room_id)
+            await room.rules(room.bob, changes)
+            forget_rooms(persister)
+            sending = asyncio.create_task(room.say(room.alice, "read it"))
+            await asyncio.sleep(0)
+            await room.rules(room.bob, keyword("bee"))
+            await sending
+            await room.say(room.alice, "a bee")
+            await take_timeline(persister, room.room_id, room.model)
+            assert room.last(room.bob) == (1, 1)
+            stored = await Stored.read(persister, room.room_id)
+            last = max(room.model.counted)
+            assert stored.counted(last, "", room.bob.user_id, joined=True) == (1, 1)
+            [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
+            listener([PushRulesRow(1, 1, room.bob.user_id, changes_to_json(changes))])
+            await room.say(room.alice, "another bee")
+            stored = await Stored.read(persister, room.room_id)
+            assert stored.counted(last + 1, "", room.bob.user_id, joined=True) == (1, 1)
+
+    run(test())

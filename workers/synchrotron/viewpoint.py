@@ -16,6 +16,9 @@ from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER
 #: (ordinal from which it holds, value), ordinals ascending.
 History: TypeAlias = Sequence[tuple[int, str]]
 
+#: Values by which whoever joins sees what was before.
+_OPEN = frozenset({"shared", "world_readable"})
+
 
 class Placed(Protocol):
     """What of an event decides who may see it: a `TimelineEvent`, or a row without its content."""
@@ -146,8 +149,15 @@ class Viewpoint:
             visibility = self.visibility[0][1]
         return BranchState(visibility, value_before(self.memberships, event.ordinal))
 
+    @property
+    def sees_everything(self) -> bool:
+        """Return whether all of the room's line was ever open to those who are joined now, as he is."""
+        return self.joined_throughout_from is not None and all(value in _OPEN for _, value in self.visibility)
+
     def _joined_from(self, ordinal: int) -> bool:
         """Return whether the user was joined at any time from an ordinal on."""
+        if self.joined_throughout_from is not None:
+            return True  # he is now; of what was before, `memberships` perhaps does not tell
         if value_before(self.memberships, ordinal) == "join":
             return True
         place = bisect_left(self.memberships, (ordinal, ""))

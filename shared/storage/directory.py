@@ -36,6 +36,8 @@ _SERVERS = """
 """
 # Uses rooms_room_id_key.
 _IS_PUBLISHED = "SELECT is_public FROM rooms WHERE room_id = $1 AND deleted_id IS NULL"
+# Uses rooms_room_id_key.
+_PUBLISHED_AMONG = "SELECT room_id FROM rooms WHERE room_id = ANY($1::text[]) AND is_public AND deleted_id IS NULL"
 # Uses the primary key of rooms.
 _PUBLISH = "UPDATE rooms SET is_public = $2 WHERE room_nid = $1 AND is_public <> $2"
 # Uses memberships_by_user.
@@ -91,6 +93,11 @@ async def is_published(database: Database, room_id: str) -> bool | None:
     """Return whether the room is in our directory; None for a room that is not known. No id holds U+0000."""
     published: bool | None = await database.fetchval(_IS_PUBLISHED, room_id)
     return published
+
+
+async def get_published(database: Database, room_ids: list[str]) -> set[str]:
+    """Return those of the rooms that are in our directory."""
+    return {row[0] for row in await database.fetch(_PUBLISHED_AMONG, room_ids)}
 
 
 async def set_published(database: Database, room_nid: int, published: bool) -> None:

@@ -56,6 +56,7 @@ from workers.synchrotron.sliding.request import Limits
 from workers.synchrotron.sliding.room_lists import RoomLists
 from workers.synchrotron.sliding.room_results import RoomResults
 from workers.synchrotron.sliding.room_traits import Traits
+from workers.synchrotron.state_blocks import StateBlocks
 from workers.synchrotron.sync import SyncHandler
 from workers.synchrotron.sync_answer import SyncAnswers
 from workers.synchrotron.sync_request import Filters
@@ -99,15 +100,18 @@ def compose(foundation: Foundation) -> Worker:
     tokens = Tokens(follower, reads, clock)
     filters = Filters(reads)
     unread = UnreadCounts(users, reads)
-    sections = RoomSections(rooms, typing, unread, ErasedForms(reads, clock), config.limits.max_timeline_events)
+    # Shares of one budget: what answers have in common; what is on its way; what is known to be sent, in both syncs.
+    share_bytes = config.caches.answers_bytes // 4
+    blocks = StateBlocks(rooms, clock, share_bytes)
+    sections = RoomSections(
+        rooms, typing, unread, ErasedForms(reads, clock), blocks, config.limits.max_timeline_events
+    )  # fmt: skip
     devices = DeviceSections(users, device_lists, reads)
     presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
     answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
-    # Shares of one budget: what is known to be sent, in both syncs; what is on its way; what answers have in common.
-    known_bytes, under_way_bytes = config.caches.answers_bytes // 4, config.caches.answers_bytes // 4
     sync = SyncHandler(
-        users, answers, tokens, notifier, filters, LazyMembers(known_bytes), config.limits.max_sync_timeout_ms, clock,
-        metrics, foundation.authenticator.hold, reports, InitialSyncs(config.limits.initial_syncs, under_way_bytes),
+        users, answers, tokens, notifier, filters, LazyMembers(share_bytes), config.limits.max_sync_timeout_ms, clock,
+        metrics, foundation.authenticator.hold, reports, InitialSyncs(config.limits.initial_syncs, share_bytes),
     )  # fmt: skip
 
     traits = Traits(reads)
@@ -120,7 +124,7 @@ def compose(foundation: Foundation) -> Worker:
     )
     sliding = SlidingSync(
         users, engine, Connections(reads, config.caches.users_bytes // 4, clock), extensions, tokens, notifier,
-        LazyMembers(known_bytes), Limits(config.limits.max_timeline_events, config.limits.max_sync_timeout_ms),
+        LazyMembers(share_bytes), Limits(config.limits.max_timeline_events, config.limits.max_sync_timeout_ms),
         clock, metrics, foundation.authenticator.hold, reports,
     )  # fmt: skip
 

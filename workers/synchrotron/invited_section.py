@@ -3,13 +3,20 @@
 Spec: client-server API, "Stripped state"; GET /sync, InvitedRoom, KnockedRoom.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import orjson
 
+from shared.core.room_versions import get_room_version
 from shared.core.wire.stripped_state import shown_state_keys, strip_event
 from shared.storage.read_memberships import RoomMembership
+from shared.storage.read_source import Source
+from shared.storage.read_timeline import get_events_by_nid
 from workers.synchrotron.room_cache import RoomCache
+from workers.synchrotron.shown_event import Reader, shown_event
+from workers.synchrotron.timeline_event import event_from_row
+from workers.synchrotron.viewpoint import Viewpoint
 
 
 async def stripped_state_of(rooms: RoomCache, user_id: str, membership: RoomMembership) -> list[Any] | None:
@@ -20,3 +27,14 @@ async def stripped_state_of(rooms: RoomCache, user_id: str, membership: RoomMemb
     keys = shown_state_keys(membership.sender, user_id)
     state = await rooms.keys_before(room, membership.ordinal + 1, keys)
     return [strip_event(orjson.loads(state[key].body)) for key in keys if key in state]
+
+
+async def invite_events(source: Source, invited: Collection[RoomMembership], reader: Reader) -> dict[str, Any]:
+    """Return the events by which the reader is invited, by room id: whole, as endpoints from before /sync have it."""
+    events: dict[str, Any] = {}
+    for one in invited:
+        for row in await get_events_by_nid(source, one.room_nid, [one.event_nid]):
+            event = event_from_row(get_room_version(one.room_version), row)
+            view = Viewpoint(reader.user_id, (), ())
+            events[one.room_id] = shown_event(event, reader, view, room_id=one.room_id, in_state=True)
+    return events

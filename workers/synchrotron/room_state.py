@@ -26,6 +26,7 @@ from shared.storage.read_state import (
     get_state_before,
 )
 from shared.storage.read_timeline import TimelineRow, get_places_from
+from workers.synchrotron.erased_senders import erased_in, strip_erased, strip_state
 from workers.synchrotron.place_of_token import place_of_token
 from workers.synchrotron.room_view import RoomView, open_room
 from workers.synchrotron.shown_event import Reader, shown_event
@@ -50,7 +51,7 @@ class RoomState:
         else:
             rows = await get_state_before(self._database, room.room_nid, room.end + 1)
         encode = self._encode(request, room)
-        return Response(_listed(b"[", rows, lambda row: encode(room.event(row)), b"]"))
+        return Response(listed(b"[", rows, lambda row: encode(room.event(row)), b"]"))
 
     async def get_room_state_event(self, request: Request) -> Response:
         """Raises M_NOT_FOUND when the state has no such key, M_FORBIDDEN."""
@@ -64,6 +65,7 @@ class RoomState:
         if not rows:
             raise not_found("The room has no such state")
         event = room.event(rows[0])
+        await strip_erased(self._database, room, [event])
         if form == "event":
             reader = self._reader(request)
             return json_response(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
@@ -77,10 +79,10 @@ class RoomState:
         at = request.query_text("at")
         place = None if at is None else await place_of_token(self._database, self._tokens, room, at)
         rows = await self._members_at(room, room.end_place if place is None else min(place, room.end_place))
-        encode = self._encode(request, room)
+        encode, erased = self._encode(request, room), await erased_in(self._database, room)
 
         def encode_wanted(row: TimelineRow) -> bytes | None:
-            event = room.event(row)
+            event = strip_state(room, erased, room.event(row))
             # Both together are a union: GET /rooms/{roomId}/members, not_membership.
             wanted = (
                 (membership is None and not_membership is None)
@@ -89,7 +91,7 @@ class RoomState:
             )
             return encode(event) if wanted else None
 
-        return Response(_listed(b'{"chunk":[', rows, encode_wanted, b"]}"))
+        return Response(listed(b'{"chunk":[', rows, encode_wanted, b"]}"))
 
     async def get_joined_members(self, request: Request) -> Response:
         """Raises M_FORBIDDEN for everyone who isn't joined."""
@@ -126,7 +128,7 @@ class RoomState:
         return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())
 
 
-async def _listed(
+async def listed(
     head: bytes, rows: Sequence[TimelineRow], encode: Callable[[TimelineRow], bytes | None], tail: bytes
 ) -> AsyncGenerator[bytes, None]:
     """Yield a JSON list in pieces. encode: None leaves the row out. Each piece gives way to other requests."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.http.request import Request, Requester, Response
@@ -21,6 +21,13 @@ from workers.synchrotron.user_rooms import UserRooms
 
 #: Runs what may wait for long while the requester's token holds (`TokenAuthenticator.hold`).
 Hold: TypeAlias = Callable[[Requester], AbstractAsyncContextManager[None]]
+
+
+class WholeAnswer(NamedTuple):
+    """text: its token."""
+
+    text: str
+    body: bytes
 
 
 class SyncHandler:
@@ -55,6 +62,16 @@ class SyncHandler:
                 # All this goes on until the last piece was taken.
                 return Response(LongAnswer(answer.body, self._initial.turns, wanted.user_id, stack.pop_all()))
         return Response(answer.body)
+
+    async def whole_answer(self, wanted: SyncRequest) -> WholeAnswer:
+        """Return an answer whole, however long: for what makes something else of it (the endpoints before /sync)."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._users.use(wanted.user_id))
+            answer = await self._answer_to(wanted, stack)
+            if isinstance(answer.body, bytes):
+                return WholeAnswer(answer.text, answer.body)
+            async with aclosing(answer.body) as pieces:
+                return WholeAnswer(answer.text, b"".join([piece async for piece in pieces]))
 
     async def _answer_to(self, wanted: SyncRequest, stack: AsyncExitStack) -> Answer:
         since = None if wanted.since is None else await self._tokens.reach(wanted.since)

@@ -24,6 +24,7 @@ NOT_PROVOKED: Mapping[tuple[str, int], str] = {
     ("reportRoom", 404): "200 for any room, as the spec allows, so that nobody learns which rooms exist",
     ("reportUser", 404): "200 for any user, as the spec allows, so that nobody learns which accounts exist",
     ("initialSync", 404): "the spec gives it to a guest's absent room; no request of a user's own causes it",
+    ("setPushRule", 404): "a rule that is not there is made; an unknown `before` or `after` is 400, as in the example",
     ("createRoom", 403): "no configuration of this fleet forbids anybody to create rooms",
     ("getUserProfile", 403): "profiles are open in this fleet's configuration",
     ("getProfileField", 403): "profiles are open in this fleet's configuration",

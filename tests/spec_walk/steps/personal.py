@@ -214,7 +214,7 @@ def push_rules(walk: Walker) -> None:
         walk.refused(alice, name, 404, "M_NOT_FOUND", **rule)
     walk.refused(alice, "setPushRuleEnabled", 404, "M_NOT_FOUND", body={"enabled": True}, **rule)
     walk.refused(alice, "setPushRuleActions", 404, "M_NOT_FOUND", body={"actions": []}, **rule)
-    walk.refused(alice, "setPushRule", 404, "M_NOT_FOUND", body=body, query={"after": "no-such"}, **rule)
+    walk.refused(alice, "setPushRule", 400, "M_UNKNOWN", body=body, query={"after": "no-such"}, **rule)
     walk.refused(alice, "setPushRule", 400, "M_INVALID_PARAM", body=body, **{**rule, "ruleId": ".mine"})
 
 

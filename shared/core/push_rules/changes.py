@@ -89,13 +89,22 @@ def _compact(rule: UserRule) -> dict[str, Any]:
 
 
 def changes_from_json(json: bytes) -> RuleChanges:
-    """Return what `changes_to_json` wrote; `b""`: no changes."""
+    """Return what `changes_to_json` wrote; `b""`: no changes. What a later release may have added is passed over."""
     if not json:
         return NO_CHANGES
     full = orjson.loads(json)
     return RuleChanges(
-        {kind: tuple(UserRule(**rule) for rule in rules) for kind, rules in full.get("rules", {}).items()},
-        {rule_id: DefaultChange(**change) for rule_id, change in full.get("defaults", {}).items()},
+        {kind: tuple(map(_rule_from_json, rules)) for kind, rules in full.get("rules", {}).items()},
+        {
+            rule_id: DefaultChange(change.get("enabled"), change.get("actions"))
+            for rule_id, change in full.get("defaults", {}).items()
+        },
+    )
+
+
+def _rule_from_json(rule: Mapping[str, Any]) -> UserRule:
+    return UserRule(
+        rule["rule_id"], rule["actions"], rule.get("enabled", True), rule.get("conditions"), rule.get("pattern")
     )
 
 

@@ -180,3 +180,11 @@ def test_a_name_in_the_body_counts_where_a_rule_asks_for_it(event: JudgedEvent, 
     if named:
         assert rules.judge(event, reader).highlights
         assert individual_triggers(rules, event.room_id, "Tea time").words & event.word_keys()
+
+
+def test_what_a_later_release_stores_is_passed_over() -> None:
+    rule = {"rule_id": "a", "actions": [], "pattern": "x", "new": 1}
+    changes = changes_from_json(orjson.dumps({"rules": {"content": [rule], "newkind": [rule]}, "new": {}}))
+    assert [rule.rule_id for rule in changes.of_kind("content")] == ["a"]
+    assert list(full_ruleset(changes, "@u:x", ALL_OFF)["global"])[:2] == ["override", "content"]
+    assert group_of(user_rules(changes_to_json(changes)), "!a:x") == DEFAULT_GROUP

@@ -11,6 +11,13 @@ from shared.storage.read_source import Source
 
 #: Uses the primary key.
 _GET = "SELECT user_id, erased_ms FROM erased_users WHERE user_id = ANY($1::text[])"
+#: Uses erased_users_by_time.
+_SINCE = "SELECT user_id, erased_ms FROM erased_users WHERE erased_ms >= $1"
+#: Uses the primary keys. Whoever sent something into a room is, or was, in it.
+_OF_ROOM = """
+    SELECT u.user_id, u.erased_ms FROM erased_users u
+    WHERE EXISTS (SELECT FROM memberships m WHERE m.room_nid = $1 AND m.user_id = u.user_id)
+"""
 #: The first erasure counts: who had the events in sight before it keeps them.
 _SET = "INSERT INTO erased_users (user_id, erased_ms) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING"
 
@@ -21,6 +28,16 @@ async def get_erased_users(source: Source, user_ids: Collection[str]) -> dict[st
         return {}
     rows = await source.fetch(_GET, [escape(user_id) for user_id in user_ids])
     return {unescape(user_id): erased_ms for user_id, erased_ms in rows}
+
+
+async def get_erased_since(source: Source, since_ms: int) -> dict[str, int]:
+    """Return user id -> when he was erased, of those who were since then."""
+    return {unescape(user_id): erased_ms for user_id, erased_ms in await source.fetch(_SINCE, since_ms)}
+
+
+async def get_erased_of_room(source: Source, room_nid: int) -> dict[str, int]:
+    """Return user id -> when he was erased, of those who ever were in the room."""
+    return {unescape(user_id): erased_ms for user_id, erased_ms in await source.fetch(_OF_ROOM, room_nid)}
 
 
 async def set_user_erased(database: Database, user_id: str, erased_ms: int) -> None:

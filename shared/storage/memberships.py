@@ -1,7 +1,6 @@
 """Who is in which room, and what is known of these people where a membership is about to change."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import orjson
 
@@ -9,6 +8,7 @@ from shared.storage.escape import escape
 from shared.storage.events import FencedWrite
 from shared.storage.fenced import fenced_statement
 from shared.storage.pool import Database
+from shared.storage.read_account_data import blocks_invites
 
 #: $2 room, $3 user. Nothing of it is in a stream: the user's own clients drop the room when they ask.
 FORGET_ROOM = fenced_statement(
@@ -69,12 +69,8 @@ async def get_member_profiles(database: Database, user_ids: Collection[str]) -> 
 
 async def get_users_blocking_invites(database: Database, user_ids: Collection[str]) -> set[str]:
     """Return those who want no invites. Spec: client-server API, "Invite permission"."""
-    blocking = set()
-    for user_id, json in await database.fetch(_INVITE_PERMISSIONS, list(user_ids)):
-        content: Any = orjson.loads(json)
-        if isinstance(content, dict) and content.get("default_action") == "block":
-            blocking.add(user_id)
-    return blocking
+    rows = await database.fetch(_INVITE_PERMISSIONS, list(user_ids))
+    return {user_id for user_id, json in rows if blocks_invites(json)}
 
 
 async def get_joined_guests(database: Database, room_nid: int) -> list[str]:

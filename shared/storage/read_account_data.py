@@ -57,3 +57,9 @@ def ignored_in(json: bytes) -> Iterable[str]:
     content: Any = orjson.loads(json)
     users = content.get("ignored_users") if isinstance(content, dict) else None
     return users if isinstance(users, dict) else ()
+
+
+def blocks_invites(json: bytes | None) -> bool:
+    """Return whether an m.invite_permission_config says that the user wants no invites, whatever shape it has."""
+    content: Any = None if json is None else orjson.loads(json)
+    return isinstance(content, dict) and content.get("default_action") == "block"

@@ -14,6 +14,7 @@ from shared.storage.read_timeline import get_events_by_nid
 from shared.storage.relations import RelatedRow, get_related, get_thread_size
 from workers.synchrotron.bundles import Child, Chosen, choose, has_new_content
 from workers.synchrotron.cached_room import CachedRoom
+from workers.synchrotron.erased_forms import ErasedForms
 from workers.synchrotron.erased_senders import strip_erased
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_view import RoomView, load_branches
@@ -139,10 +140,12 @@ class RememberedRelatives:
     room_id = None
 
     def __init__(
-        self, rooms: RoomCache, room: CachedRoom, view: Viewpoint, ignored: frozenset[str], end: int, start: int
-    ) -> None:
+        self, rooms: RoomCache, erased: ErasedForms, room: CachedRoom, view: Viewpoint, ignored: frozenset[str],
+        end: int, start: int,
+    ) -> None:  # fmt: skip
         """start: ordinal of the first event asked about."""
         self._rooms = rooms
+        self._erased = erased
         self._room = room
         self._end = end
         self._in_memory = room.has_from(start)
@@ -169,7 +172,8 @@ class RememberedRelatives:
         missing = [child.event_nid for child in children if child.event_nid not in known]
         if missing:
             known |= await self._rooms.events_by_number(self._room, missing)
-        return known
+        shown = await self._erased.shown(self._room, self.view, list(known.values()))
+        return {event.event_nid: event for event in shown}
 
     async def thread_size(self, root: TimelineEvent, user_id: str, replies: Sequence[Child]) -> tuple[int, bool]:
         return len(replies), any(reply.sender == user_id for reply in replies)

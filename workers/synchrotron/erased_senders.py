@@ -3,10 +3,10 @@
 Spec: client-server API, POST /account/deactivate, `erase`. Whether a reader may see an event at all was decided before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared.core.visibility import ShownForm, shown_form
-from shared.storage.erased_users import get_erased_users
+from shared.storage.erased_users import get_erased_of_room, get_erased_users
 from shared.storage.pool import Database
 from workers.synchrotron.room_view import RoomView
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
@@ -46,6 +46,26 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
             before = value_before(view.memberships, previous.ordinal)
             if _is_redacted(room, previous.ordinal, before, None, erased[previous.sender]):
                 event.strip_previous(room.version)
+
+
+async def erased_in(database: Database, room: RoomView) -> dict[str, int]:
+    """Return user id -> when he was erased, of all who may have sent what a reader of the room's state gets."""
+    return await get_erased_of_room(database, room.room_nid)
+
+
+def strip_state(room: RoomView, erased: Mapping[str, int], event: TimelineEvent) -> TimelineEvent:
+    """Strip an event of the room's state, of which there may be many: see `strip_erased`. erased: of `erased_in`."""
+    if event.sender in erased:
+        own = event.type == MEMBER and event.state_key == room.view.user_id
+        before = value_before(room.view.memberships, event.ordinal)
+        if _is_redacted(room, event.ordinal, before, event.membership if own else None, erased[event.sender]):
+            event.strip(room.version)
+    previous = event.previous
+    if previous is not None and previous.sender in erased:
+        before = value_before(room.view.memberships, previous.ordinal)
+        if _is_redacted(room, previous.ordinal, before, None, erased[previous.sender]):
+            event.strip_previous(room.version)
+    return event
 
 
 def _is_redacted(room: RoomView, ordinal: int, before: str | None, after: str | None, erased_ms: int) -> bool:

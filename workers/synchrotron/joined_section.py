@@ -9,14 +9,17 @@ from typing import Any
 
 import orjson
 
+from shared.core.events.redaction import redact_pdu
 from shared.core.filters import EventFilter, Filter
 from shared.core.heroes import heroes_for
+from shared.core.room_versions import RoomVersion
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.unread import RoomCounts
 from shared.storage.read_memberships import RoomMembership
 from shared.storage.read_receipts import ReceiptRecord
 from workers.synchrotron.aggregations import Bundles, RememberedRelatives, bundle
 from workers.synchrotron.cached_room import CachedRoom, Held, StateKey
+from workers.synchrotron.erased_forms import ErasedForms
 from workers.synchrotron.lazy_members import SentMembers
 from workers.synchrotron.place_token import format_place
 from workers.synchrotron.room_cache import RoomCache
@@ -29,6 +32,7 @@ from workers.synchrotron.room_section import (
     untold_changes,
 )
 from workers.synchrotron.shown_event import Reader, matches, shown_event
+from workers.synchrotron.state_blocks import SharedEvents, StateBlock, StateBlocks
 from workers.synchrotron.sync_user import SyncUser
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.typing_rooms import RoomTyping, TypingRooms
@@ -67,7 +71,10 @@ class Span:
 
 @dataclass(slots=True)
 class _Draft:
-    """A room's section while it is gathered. changes: the last one of each key from the timeline's start on."""
+    """A room's section while it is gathered. changes: the last one of each key from the timeline's start on.
+
+    block: the state, but for what `state` has, where others get the same.
+    """
 
     room: CachedRoom
     view: Viewpoint
@@ -77,15 +84,19 @@ class _Draft:
     end: int
     whole: bool
     summary: dict[str, Any] = field(default_factory=dict)
+    block: StateBlock | None = None
 
 
 class RoomSections:
     def __init__(
-        self, rooms: RoomCache, typing: TypingRooms, unread: UnreadCounts, max_timeline_events: int
+        self, rooms: RoomCache, typing: TypingRooms, unread: UnreadCounts, erased: ErasedForms, blocks: StateBlocks,
+        max_timeline_events: int,
     ) -> None:  # fmt: skip
         self._rooms = rooms
         self._typing = typing
         self._unread = unread
+        self._erased = erased
+        self._blocks = blocks
         self._max_timeline_events = max_timeline_events
 
     def has_typing(self, room_id: str) -> bool:
@@ -96,7 +107,7 @@ class RoomSections:
         self, user: SyncUser, membership: RoomMembership, span: Span, filter: Filter, reader: Reader,
         sent: SentMembers | None, *, state_after: str | None,
     ) -> dict[str, Any] | None:  # fmt: skip
-        """Return the section of a room that the user is in; None when there is nothing to tell.
+        """Return the section of a room that the user is in, for `section_parts`; None when there is nothing to tell.
 
         sent: what lazy loading need not repeat; None: repeat all. state_after: see SyncRequest.
         """
@@ -175,7 +186,10 @@ class RoomSections:
         await self._rooms.add_previous(room, timeline.shown)
         if membership.membership == "join":
             await self._add_summary(draft, user.user_id, above)
-        if draft.view.state_is_open:
+        draft.block = await self._shared_state(draft, filter, state_after=state_after) if whole else None
+        if draft.block is not None:
+            draft.state = {event.key: event for event in draft.block.own if event.key is not None}
+        elif draft.view.state_is_open:
             wanted = filter.room.state
             await self._add_state(draft, user.user_id, above, wanted, sent, state_after=state_after)
         else:
@@ -231,6 +245,18 @@ class RoomSections:
             "m.invited_member_count": record.invited,
         }
 
+    async def _shared_state(self, draft: _Draft, filter: Filter, *, state_after: str | None) -> StateBlock | None:
+        """Return the room's whole state as others get it too; None where this reader's is, or may be, another."""
+        wanted = filter.room.state
+        if wanted.lazy_load_members or not wanted.passes_all or filter.event_fields is not None:
+            return None
+        if filter.federation_format or not draft.view.state_is_open or not draft.view.sees_everything:
+            return None
+        if not state_after and untold_changes(draft.timeline, draft.changes):
+            return None
+        block = await self._blocks.get(draft.room, draft.end + 1 if state_after else draft.timeline.start)
+        return None if await self._erased.is_any(block.senders) else block
+
     async def _add_state(
         self, draft: _Draft, user_id: str, above: int, wanted: EventFilter, sent: SentMembers | None,
         *, state_after: str | None,
@@ -280,16 +306,18 @@ class RoomSections:
     async def _events_part(
         self, draft: _Draft, user: SyncUser, filter: Filter, reader: Reader, *, state_after: str | None
     ) -> dict[str, Any]:
-        view, timeline, state = draft.view, draft.timeline, draft.state.values()
+        view, timeline = draft.view, draft.timeline
+        whole = (*timeline.shown, *draft.state.values())
+        shown = await self._erased.shown(draft.room, view, whole)
+        state = shown[len(timeline.shown) :]
         pdus: Mapping[int, Mapping[str, Any]] = {}
         if filter.federation_format:  # the slow way: memory holds the clients' form only
-            pdus = await self._rooms.pdus(draft.room, (*timeline.shown, *state))
+            pdus = await self._rooms.pdus(draft.room, whole)
+            if shown is not whole:
+                pdus = _stripped_too(draft.room.version, pdus, whole, shown)
+        told = [shown_event(event, reader, view, in_state=True, pdu=pdus.get(event.event_nid)) for event in state]
         return {
-            state_after or "state": {
-                "events": [
-                    shown_event(event, reader, view, in_state=True, pdu=pdus.get(event.event_nid)) for event in state
-                ]
-            },
+            state_after or "state": {"events": told} if draft.block is None else SharedEvents(draft.block.pieces, told),
             "timeline": {
                 "events": await self.shown_timeline(
                     draft.room, view, timeline, draft.end, user, reader, whole=draft.whole, pdus=pdus
@@ -308,13 +336,20 @@ class RoomSections:
         if timeline.shown and (timeline.limited or whole):
             # Otherwise the client has, or gets right now, all that relates to what it is told.
             relatives = RememberedRelatives(
-                self._rooms, room, view, user.ignored_users, end, timeline.shown[0].ordinal
+                self._rooms, self._erased, room, view, user.ignored_users, end, timeline.shown[0].ordinal
             )  # fmt: skip
             bundles = await bundle(timeline.shown, relatives, reader)
         return [
             shown_event(event, reader, view, pdu=pdus.get(event.event_nid), relations=bundles.get(event.event_nid))
-            for event in timeline.shown
+            for event in await self._erased.shown(room, view, timeline.shown)
         ]
+
+    async def shown_state(
+        self, room: CachedRoom, view: Viewpoint, state: Sequence[TimelineEvent], reader: Reader
+    ) -> list[orjson.Fragment]:
+        """Return state events as this reader gets them."""
+        events = await self._erased.shown(room, view, state)
+        return [shown_event(event, reader, view, in_state=True) for event in events]
 
     def _ephemeral(
         self, room: CachedRoom, user: SyncUser, span: Span, filter: Filter, receipts: Sequence[ReceiptRecord], *,
@@ -358,6 +393,17 @@ class RoomSections:
     @staticmethod
     def _account_data(room: CachedRoom, user: SyncUser, span: Span, filter: Filter, *, everything: bool) -> list[Any]:
         return account_data_events(user, room.room_id, span, filter.room.account_data, everything=everything)
+
+
+def _stripped_too(
+    version: RoomVersion,
+    pdus: Mapping[int, Mapping[str, Any]],
+    whole: Sequence[TimelineEvent],
+    shown: Sequence[TimelineEvent],
+) -> Mapping[int, Mapping[str, Any]]:
+    """Return the PDUs, those redacted that the reader may not see whole."""
+    stripped = {event.event_nid for event, form in zip(whole, shown, strict=True) if form.body is not event.body}
+    return {nid: redact_pdu(version, pdu) if nid in stripped else pdu for nid, pdu in pdus.items()}
 
 
 def account_data_events(

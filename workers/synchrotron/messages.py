@@ -64,6 +64,7 @@ class Messages:
             answer["end"] = format_place(*page.place)
         if wanted.lazy_load_members and page.events:
             members = await self._senders(room, page.events)
+            await strip_erased(self._database, room, members)
             answer["state"] = [
                 shown_event(member, reader, room.view, room_id=room.room_id, in_state=True) for member in members
             ]
@@ -82,7 +83,7 @@ class Messages:
         last = after.events[-1] if after.events else event
         shown = [*before.events, event, *after.events]
         state = await self._state_after(room, last, shown, wanted)
-        await strip_erased(self._database, room, shown)
+        await strip_erased(self._database, room, [*shown, *state])
         reader = self._reader(request)
         encoded = await shown_events(self._database, room, shown, reader)
         return json_response(

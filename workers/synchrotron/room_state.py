@@ -50,8 +50,8 @@ class RoomState:
             rows = await get_current_state_events(self._database, room.room_nid)
         else:
             rows = await get_state_before(self._database, room.room_nid, room.end + 1)
-        encode = self._encode(request, room)
-        return Response(listed(b"[", rows, lambda row: encode(room.event(row)), b"]"))
+        encode, erased = self._encode(request, room), await erased_in(self._database, room)
+        return Response(listed(b"[", rows, lambda row: encode(strip_state(room, erased, room.event(row))), b"]"))
 
     async def get_room_state_event(self, request: Request) -> Response:
         """Raises M_NOT_FOUND when the state has no such key, M_FORBIDDEN."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.core.errors import forbidden, not_found
-from shared.core.events.event import event_from_storage
 from shared.core.places import START, Place, place_after
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.storage.pool import Database
@@ -19,6 +18,7 @@ from shared.storage.read_snapshots import get_keys_at_snapshots
 from shared.storage.read_state import KeyChange, get_key_history
 from shared.storage.read_timeline import RoomRecord, TimelineRow, get_events_by_nid, get_room, get_timeline_event
 from workers.synchrotron.key_history import history
+from workers.synchrotron.own_joins import joined_by
 from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
 from workers.synchrotron.viewpoint import BranchState, History, Viewpoint
 
@@ -70,16 +70,8 @@ class RoomView:
         return not (event.sender in self.ignored and event.state_key is None) and self.view.may_see(event)
 
     def joined_by(self, ordinal: int, time_ms: int) -> bool:
-        """Return whether he joined at an ordinal or later, and not after that time.
-
-        By the time in his own join: of our users it is our clock's, as is that of an erasure.
-        """
-        changes = (
-            event_from_storage(self.version, change.json, "$")
-            for change in self.own_changes
-            if change.ordinal >= ordinal and change.json is not None
-        )
-        return any(own.content.get("membership") == "join" and own.origin_server_ts <= time_ms for own in changes)
+        """Return whether he joined at an ordinal or later, and not after that time."""
+        return joined_by(self.version, self.own_changes, ordinal, time_ms)
 
 
 async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:

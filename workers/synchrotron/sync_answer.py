@@ -23,6 +23,7 @@ from workers.synchrotron.presence import PresenceSections
 from workers.synchrotron.room_cache import ROOMS_AT_ONCE, RoomCache
 from workers.synchrotron.room_reader import Wanted
 from workers.synchrotron.shown_event import Reader
+from workers.synchrotron.state_blocks import section_parts
 from workers.synchrotron.sync_request import SyncRequest
 from workers.synchrotron.sync_user import GLOBAL, SyncUser
 from workers.synchrotron.tokens import Tokens, format_sync_token
@@ -140,10 +141,11 @@ class SyncAnswers:
             yield section
         if len(joined) == len(candidates):
             return
-        ignored = user.ignored_users
         for kind in ("invite", "knock"):
             for one in candidates:
-                if one.membership != kind or not span.changed(one) or (kind == "invite" and one.sender in ignored):
+                if one.membership != kind or not span.changed(one):
+                    continue
+                if kind == "invite" and user.hides_invites_of(one.sender):
                     continue
                 events = await stripped_state_of(self._rooms, user.user_id, one)
                 if events is not None:
@@ -178,7 +180,7 @@ class SyncAnswers:
                 user, one, span, request.filter, reader, sent, state_after=request.state_after
             )
             if section is not None:
-                yield Section("join", one.room_id, (orjson.dumps(section),))
+                yield Section("join", one.room_id, section_parts(section))
             if self._clock.monotonic_s() - began_s > _SLICE_S:
                 await asyncio.sleep(0)  # rooms in memory ask nobody
                 began_s = self._clock.monotonic_s()

@@ -7,7 +7,7 @@ from typing import Any
 from shared.core.push_rules import ALL_OFF, RuleSwitches, changes_from_json, full_ruleset
 from shared.core.unread import Unread
 from shared.storage.push_rules import PushRulesRecord
-from shared.storage.read_account_data import AccountDataRecord, ignored_in
+from shared.storage.read_account_data import AccountDataRecord, blocks_invites, ignored_in
 from shared.storage.read_memberships import RoomMembership
 from workers.synchrotron.user_devices import UserDevices
 
@@ -102,6 +102,14 @@ class SyncUser:
                 break
             rooms.append(room_id)
         return rooms
+
+    def hides_invites_of(self, sender: str) -> bool:
+        """Return whether the user is told nothing of an invite by this sender.
+
+        Spec: client-server API, "Invite permission", "Ignoring users".
+        """
+        record = self.account_data.get(GLOBAL, {}).get("m.invite_permission_config")
+        return sender in self.ignored_users or (record is not None and blocks_invites(record.json))
 
     @property
     def ignored_users(self) -> frozenset[str]:

@@ -10,3 +10,6 @@ CREATE INDEX deactivations_when ON deactivations (look_at);
 
 -- Whether a user has annotated an event so already.
 CREATE INDEX events_of_annotations ON events (room_nid, relates_to, sender) WHERE rel_type = 'm.annotation';
+
+-- Who was erased since somebody looked.
+CREATE INDEX erased_users_by_time ON erased_users (erased_ms);

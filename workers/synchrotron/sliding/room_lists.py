@@ -21,7 +21,7 @@ from workers.synchrotron.sliding.request import RoomFilter
 from workers.synchrotron.sliding.room_traits import Traits
 from workers.synchrotron.sync_user import GLOBAL, SyncUser
 
-_DIRECT, _IGNORED, _TAG = "m.direct", "m.ignored_user_list", "m.tag"
+_DIRECT, _IGNORED, _INVITES, _TAG = "m.direct", "m.ignored_user_list", "m.invite_permission_config", "m.tag"
 _CHILD = "m.space.child"
 
 
@@ -92,7 +92,7 @@ class RoomLists:
         if kind in ("join", "knock"):
             return True
         if kind == "invite":
-            return membership.sender not in user.ignored_users
+            return not user.hides_invites_of(membership.sender)
         if membership.forgotten:
             return False
         if was_sent(room_id):
@@ -250,4 +250,4 @@ def _content(user: SyncUser, room_id: str, type_: str) -> Mapping[str, Any]:
 
 def _globals(user: SyncUser) -> tuple[AccountDataRecord | None, ...]:
     records = user.account_data.get(GLOBAL, {})
-    return records.get(_DIRECT), records.get(_IGNORED)
+    return records.get(_DIRECT), records.get(_IGNORED), records.get(_INVITES)

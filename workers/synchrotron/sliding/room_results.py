@@ -22,7 +22,7 @@ from workers.synchrotron.lazy_members import SentMembers
 from workers.synchrotron.place_token import format_place
 from workers.synchrotron.room_cache import RoomCache
 from workers.synchrotron.room_section import Timeline
-from workers.synchrotron.shown_event import Reader, shown_event
+from workers.synchrotron.shown_event import Reader
 from workers.synchrotron.sliding.answer import RoomAnswer
 from workers.synchrotron.sliding.connection_state import SentRoom
 from workers.synchrotron.sliding.request import RoomConfig
@@ -134,7 +134,7 @@ class RoomResults:
             return None, sent
         reader = telling.reader
         answer.bump_stamp = await self._bump_stamp(room, membership, end)
-        answer.state = [shown_event(event, reader, view, in_state=True) for event in state]
+        answer.state = await self._sections.shown_state(room, view, state, reader)
         answer.removed = removed
         await self._rooms.add_previous(room, timeline.shown)
         answer.timeline = await self._sections.shown_timeline(

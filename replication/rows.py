@@ -140,6 +140,19 @@ class OneTimeKeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     device_id: str
 
 
+class ThreadSubscriptionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a user's subscription to a thread stands. thread_id: event id of its root."""
+
+    position: int
+    writer: int
+    user_id: str
+    room_nid: int
+    room_id: str
+    thread_id: str
+    subscribed: bool
+    automatic: bool
+
+
 class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """until_ms: when the user stops typing unless told otherwise; 0: has stopped."""
 

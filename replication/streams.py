@@ -104,6 +104,11 @@ ONE_TIME_KEYS = Stream(
     token_letter="k",  # noqa: S106
     catch_up=catch_up.ONE_TIME_KEYS, retention_s=2 * 86_400, key="user_id", readers=("synchrotron",),
 )  # fmt: skip
+THREAD_SUBSCRIPTIONS = Stream(
+    "thread_subscriptions", Kind.STATE, ("client_api",), exclusive=True, row=rows.ThreadSubscriptionRow,
+    token_letter="h",  # noqa: S106
+    catch_up=catch_up.THREAD_SUBSCRIPTIONS, key="user_id", readers=("synchrotron", "event_persister"),
+)  # fmt: skip
 TYPING = Stream(
     "typing", Kind.EPHEMERAL, ("client_api", "federation_reader"), exclusive=False, row=rows.TypingRow,
     token_letter="t",  # noqa: S106
@@ -116,7 +121,8 @@ PRESENCE = Stream(
 )  # fmt: skip
 
 _ALL = (
-    EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE,
+    EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, THREAD_SUBSCRIPTIONS,
+    TYPING, PRESENCE,
 )  # fmt: skip
 STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in _ALL}
 TOKEN_LETTERS: Mapping[str, str] = {s.name: s.token_letter for s in STREAMS.values() if s.token_letter != NOT_IN_TOKENS}

@@ -109,6 +109,14 @@ ONE_TIME_KEYS = """
 """
 
 
+#: Uses thread_subscriptions_by_position.
+THREAD_SUBSCRIPTIONS = """
+    SELECT t.position, t.writer, t.user_id, t.room_nid, r.room_id, t.thread_id, t.subscribed, t.automatic
+    FROM thread_subscriptions t JOIN rooms r USING (room_nid)
+    WHERE t.position > $1 ORDER BY t.position LIMIT $2
+"""
+
+
 #: Columns whose text is stored escaped; what holds no U+001A stays as it is.
 _ESCAPED = ("type", "state_key", "sender", "user_id", "thread_id")
 

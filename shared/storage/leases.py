@@ -71,6 +71,9 @@ FINAL_POSITIONS = {
     "events": "SELECT max(position) FROM events WHERE writer = $1 AND position > start_position",
     "receipts": "SELECT max(position) FROM receipts WHERE writer = $1 AND position > start_position",
     "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
+    "thread_subscriptions": """
+        SELECT max(position) FROM thread_subscriptions WHERE writer = $1 AND position > start_position
+    """,
     "push_rules": "SELECT max(position) FROM push_rules WHERE writer = $1 AND position > start_position",
     "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
     # Messages go once they are acknowledged, what is remembered of their sending goes with the sending device.

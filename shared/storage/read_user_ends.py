@@ -2,7 +2,7 @@
 
 from shared.storage.read_source import Source
 
-#: Uses memberships_by_user, events_room_nid_ordinal_key, and the primary keys of account_data, push_rules and receipts.
+#: Uses memberships_by_user, events_room_nid_ordinal_key, and the primary keys of the other tables.
 _ENDS = """
     WITH mine AS (SELECT room_nid, membership, writer, position FROM memberships WHERE user_id = $1)
     SELECT 'events' AS stream, e.writer, max(e.position) AS position
@@ -13,6 +13,8 @@ _ENDS = """
     UNION ALL SELECT 'events', writer, max(position) FROM mine GROUP BY writer
     UNION ALL SELECT 'account_data', writer, max(position) FROM account_data WHERE user_id = $1 GROUP BY writer
     UNION ALL SELECT 'push_rules', writer, position FROM push_rules WHERE user_id = $1
+    UNION ALL
+    SELECT 'thread_subscriptions', writer, max(position) FROM thread_subscriptions WHERE user_id = $1 GROUP BY writer
     UNION ALL
     SELECT 'receipts', r.writer, max(r.position)
     FROM mine JOIN receipts r ON r.room_nid = mine.room_nid AND r.user_id = $1

@@ -227,6 +227,12 @@ VALID: dict[str, Valid] = {
     "update_delayed_event": Valid({"delayId": "none", "action": "restart"}),
     "update_delayed_event_unstable": Valid({"delayId": "none", "action": "cancel"}),
     "update_delayed_event_by_body": Valid({"delayId": "none"}, body={"action": "send"}, required=("action",)),
+    "set_thread_subscription": Valid(
+        {**_ROOM, "threadRootId": "{event}"}, body={"automatic": "{event}"}, empty_ok=True
+    ),
+    "get_thread_subscription": Valid({**_ROOM, "threadRootId": "{event}"}),
+    "delete_thread_subscription": Valid({**_ROOM, "threadRootId": "{event}"}),
+    "list_thread_subscriptions": Valid(query={"dir": "b", "limit": "3", "from": "t1-9", "to": "s1"}),
     "redact_event": Valid({**_ROOM, "eventId": "{event}", "txnId": "two"}, body={"reason": "wrong"}, empty_ok=True),
     "set_state": Valid(
         {**_ROOM, "eventType": "org.example.state", "stateKey": "key"}, body={"hive": "seven"}, free=True

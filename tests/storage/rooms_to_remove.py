@@ -21,7 +21,8 @@ ROOM_ROWS = {
     "state_changes": "room_nid = $1", "memberships": "room_nid = $1", "room_aliases": "room_nid = $1",
     "client_transactions": "room_nid = $1", "receipts": "room_nid = $1", "state_snapshots": "room_nid = $1",
     "gaps": "room_nid = $1", "awaited_redactions": "room_nid = $1", "search_words": "room_nid = $1",
-    "delayed_events": "room_nid = $1", "push_counters": "room_nid = $1", "push_exceptions": "room_nid = $1",
+    "delayed_events": "room_nid = $1", "thread_subscriptions": "room_nid = $1",
+    "push_counters": "room_nid = $1", "push_exceptions": "room_nid = $1",
     "push_members": "room_nid = $1", "push_own": "room_nid = $1", "push_redacted": "room_nid = $1",
     "push_redacted_users": "room_nid = $1",
     "rooms": "room_nid = $1",
@@ -160,9 +161,14 @@ class RandomRoom:
         )
         await conn.execute("INSERT INTO search_words VALUES ($1, $2, 0, 'bees')", self.room_nid, self.base + 1)
         await conn.execute(
-            "INSERT INTO delayed_events SELECT $2, 0, '@u0:b', $1, 'x', NULL, '{}', NULL, NULL, 1, 1, 1, 1, 2, NULL, NULL",
+            "INSERT INTO delayed_events"
+            " (delay_id, shard, user_id, room_nid, type, content, delay_ms, scheduled_ms, check_ms)"
+            " VALUES ($2, 0, '@u0:b', $1, 'x', '{}', 1, 1, 1)",
             self.room_nid, f"d{self.room_nid}",
         )  # fmt: skip
+        await conn.execute(
+            "INSERT INTO thread_subscriptions VALUES ('@u0:b', $1, '$1', true, false, 0, 1, $1)", self.room_nid
+        )
         await conn.execute("INSERT INTO client_transactions VALUES ($1, 'k', '$1', 1)", self.room_nid)
         await conn.execute("INSERT INTO push_own VALUES ($1, '@u0:b', '', 5)", self.room_nid)
         await conn.execute(

@@ -32,6 +32,7 @@ from workers.client_api.server_facts import ServerFacts
 from workers.client_api.sessions import Sessions
 from workers.client_api.shared_secret import SharedSecretRegistration
 from workers.client_api.tags import Tags
+from workers.client_api.thread_subscriptions import ThreadSubscriptions
 from workers.client_api.to_device import SendToDevice
 from workers.client_api.typing_notices import TypingNotices
 
@@ -76,6 +77,9 @@ def compose(foundation: Foundation) -> Worker:
     directory = Directory(server_name, database, clock)
     reports = Reports(database, clock)
     delayed_events = DelayedEvents(database, rooms)
+    threads = ThreadSubscriptions(
+        database, foundation.writer, foundation.announcer, enabled=config.experimental.msc4306_thread_subscriptions
+    )
     limits = RateLimitOwner(foundation.rate_limiter)
 
     handlers: dict[str, Handler] = {
@@ -150,6 +154,9 @@ def compose(foundation: Foundation) -> Worker:
         "report_event": reports.report_event,
         "report_user": reports.report_user,
         "list_mutual_rooms": reports.list_mutual_rooms,
+        "set_thread_subscription": threads.set_thread_subscription,
+        "get_thread_subscription": threads.get_thread_subscription,
+        "delete_thread_subscription": threads.delete_thread_subscription,
         "list_delayed_events": delayed_events.list_delayed_events,
         "get_delayed_event": delayed_events.get_delayed_event,
         "update_delayed_event": delayed_events.update_delayed_event,

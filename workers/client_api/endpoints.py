@@ -350,6 +350,22 @@ _DELAYED_EVENTS = (
     ),
 )  # fmt: skip
 
+_SUBSCRIPTION = "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{threadRootId}/subscription"
+
+
+def _thread_subscription(name: str, method: str) -> Endpoint:
+    return Endpoint(
+        name, (method,), _SUBSCRIPTION, "client", RoutingKey.TOKEN_USER, rate_limit=RateLimit.READ,
+        idempotent=method == "GET", spec="MSC4306",
+    )  # fmt: skip
+
+
+_THREADS = (
+    _thread_subscription("set_thread_subscription", "PUT"),
+    _thread_subscription("get_thread_subscription", "GET"),
+    _thread_subscription("delete_thread_subscription", "DELETE"),
+)
+
 _INTERNAL = (
     Endpoint(
         "clear_account", ("PUT",), "/_skep/users/{userId}/closed_account", "client", RoutingKey.USER,
@@ -379,5 +395,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *_KEYS_AND_MESSAGES,
     *_DIRECTORY,
     *_DELAYED_EVENTS,
+    *_THREADS,
     *_INTERNAL,
 )

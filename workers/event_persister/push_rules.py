@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from replication.rows import PushRulesRow
-from shared.core.push_rules import UserRules, user_rules
+from replication.rows import PushRulesRow, ThreadSubscriptionRow
+from shared.core.push_rules import RuleSwitches, UserRules, user_rules
 from shared.storage.events import get_events
 from shared.storage.pool import Connection, Database
 from shared.storage.read_push_rules import (
@@ -20,6 +20,7 @@ from shared.storage.read_push_rules import (
     get_rules_of_users,
     get_rules_that_matter,
 )
+from shared.storage.thread_subscriptions import subscribers_of
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.room_push import MEMBER, KnownRules, Lacking, RoomPush, display_name_in
 
@@ -28,10 +29,13 @@ _MAX_COMPILED = 5000
 
 
 class PushRules:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, switches: RuleSwitches) -> None:
         self._database = database
+        self._switches = switches
         self._compiled: OrderedDict[bytes, UserRules] = OrderedDict()
         self._rooms: weakref.WeakSet[RoomPush] = weakref.WeakSet()
+        #: The latest copy of each: an older one is written into no more.
+        self._by_id: weakref.WeakValueDictionary[str, RoomPush] = weakref.WeakValueDictionary()
 
     def apply(self, rows: Sequence[PushRulesRow]) -> None:
         """Take in rows of the stream."""
@@ -43,7 +47,16 @@ class PushRules:
 
     def follow(self, push: RoomPush) -> None:
         """Let a room know of changes as long as it is in memory."""
+        push.use(self._switches)
         self._rooms.add(push)
+        self._by_id[push.judge.room_id] = push
+
+    def apply_subscriptions(self, rows: Sequence[ThreadSubscriptionRow]) -> None:
+        """Take in rows of the stream `thread_subscriptions`."""
+        for row in rows:
+            push = self._by_id.get(row.room_id)
+            if push is not None and push.subscribers is not None:
+                push.subscribers.take(row.thread_id, row.user_id, row.position, subscribed=row.subscribed)
 
     async def read_room(self, snapshot: Connection, room_nid: int, room_id: str) -> dict[str, KnownRules]:
         """Return the rules of a room's members that say something of their own there."""
@@ -66,6 +79,11 @@ class PushRules:
         if lacking.events:
             threads = await get_event_threads(self._database, room.room_nid, lacking.events)
             push.take_threads(lacking.events, threads)
+        for thread_id in lacking.threads:
+            assert push.subscribers is not None
+            push.subscribers.begin_reading(thread_id)
+            found = await subscribers_of(self._database, room.room_nid, thread_id)
+            push.subscribers.end_reading(thread_id, found)
         if lacking.names:
             await self._load_names(room, list(lacking.names))
 
@@ -89,7 +107,7 @@ class PushRules:
     def _rules(self, json: bytes) -> UserRules:
         rules = self._compiled.get(json)
         if rules is None:
-            rules = self._compiled[json] = user_rules(json)
+            rules = self._compiled[json] = user_rules(json, self._switches)
             if len(self._compiled) > _MAX_COMPILED:
                 self._compiled.popitem(last=False)
         else:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replication.streams import EVENTS, PUSH_RULES
+from replication.streams import EVENTS, PUSH_RULES, THREAD_SUBSCRIPTIONS
 from replication.worker_process import Foundation
 from shared.metrics.persister import PersisterMetrics
 from shared.metrics.resolution import ResolutionMetrics
+from shared.operations.rule_switches import rule_switches
 from shared.storage.auth_chains import get_auth_chain_page
 from shared.storage.numbers import NumberBlock
 from workers.event_persister.asked_events import AskedEvents
@@ -61,8 +62,9 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         ResolutionMetrics(foundation.registry),
     )
     resolution = RoomResolution(resolver)
-    push_rules = PushRules(database)
+    push_rules = PushRules(database, rule_switches(config.experimental))
     foundation.follower.follow(PUSH_RULES, push_rules.apply)
+    foundation.follower.follow(THREAD_SUBSCRIPTIONS, push_rules.apply_subscriptions)
     rooms = RoomsInMemory(
         database, identity, clock, config.caches.rooms_bytes, metrics, resolution.forget, push_rules
     )  # fmt: skip

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, Protocol
 
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
-from shared.core.events.relation import THREAD, relation_of
-from shared.core.push_rules import JudgedEvent, UserRules
+from shared.core.events.relation import THREAD, Relation, relation_of
+from shared.core.push_rules import JudgedEvent, RuleSwitches, UserRules
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.push_rules.room_judge import RoomJudge
 from workers.event_persister.drafts import BuiltEvent, EntryChange, StateEntry
+from workers.event_persister.thread_subscribers import ThreadSubscribers
 
 MEMBER = "m.room.member"
 #: Events whose threads are remembered: reactions and edits mostly relate to one of the latest.
@@ -37,14 +38,17 @@ class KnownRules(NamedTuple):
 
 @dataclass(slots=True)
 class Lacking:
-    """What must be read first. users: their rules; names: their display names here; events: their threads."""
+    """What must be read first. users: their rules; names: their display names here; events: their threads;
+    threads: who is subscribed to them.
+    """
 
     users: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     events: set[str] = field(default_factory=set)
+    threads: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.users or self.names or self.events)
+        return bool(self.users or self.names or self.events or self.threads)
 
 
 class RoomSeen(Protocol):
@@ -63,6 +67,7 @@ class RoomPush:
         self._positions: dict[str, int] = {}
         self._guests: OrderedDict[str, None] = OrderedDict()
         self._threads: OrderedDict[str, str] = OrderedDict()
+        self._subscribers: ThreadSubscribers | None = None
         self._arrived: dict[str, KnownRules] = {}  # while something is being read
         self._reading = 0
 
@@ -70,6 +75,17 @@ class RoomPush:
     def size_bytes(self) -> int:
         """About how much memory this takes."""
         return _USER_BYTES * self.judge.size + _THREAD_BYTES * len(self._threads) + 100 * len(self._guests)
+
+    @property
+    def subscribers(self) -> ThreadSubscribers | None:
+        """Of the room's threads; None: nobody subscribes to threads here (MSC4306 is off)."""
+        return self._subscribers
+
+    def use(self, switches: RuleSwitches) -> None:
+        """Judge by the default rules that these add. To be called before anything is judged."""
+        self.judge.use(switches)
+        if switches.thread_subscriptions:
+            self._subscribers = ThreadSubscribers()
 
     def belong_to(self, room: RoomSeen) -> None:
         """From now on this is the room's."""
@@ -91,11 +107,17 @@ class RoomPush:
                     self._lack_user(lacking, draft.state_key, draft.content.get("membership"))
             elif "m.relates_to" in draft.content and draft.state_key is None:
                 relation = relation_of(draft.content)
-                if relation is None or relation.rel_type == THREAD:
-                    continue
-                if self._known_thread(relation.event_id) is None:
-                    lacking.events.add(relation.event_id)
+                if relation is not None:
+                    self._lack_thread(lacking, relation)
         return lacking if lacking else None
+
+    def _lack_thread(self, lacking: Lacking, relation: Relation) -> None:
+        is_in = relation.rel_type == THREAD
+        thread_id = relation.event_id if is_in else self._known_thread(relation.event_id)
+        if thread_id is None:
+            lacking.events.add(relation.event_id)
+        elif thread_id and self._subscribers is not None and not self._subscribers.knows(thread_id):
+            lacking.threads.add(thread_id)
 
     def lacking_for(self, built: BuiltEvent) -> Lacking | None:
         """The same for an event whose place, and what it changes, is known."""
@@ -195,7 +217,8 @@ class RoomPush:
         judged = JudgedEvent(
             event.pdu, self.judge.room_id, self.judge.joined, levels, in_thread=bool(thread_id)
         )  # fmt: skip
-        return self.judge.judge(built.ordinal, judged, thread_id, self._local_membership)
+        subscribers = self._subscribers.of(thread_id) if self._subscribers is not None and thread_id else ()
+        return self.judge.judge(built.ordinal, judged, thread_id, self._local_membership, subscribers)
 
     def _thread_of(self, event: Event) -> str:
         """Return the root of the thread in which an event is, "" for the main timeline."""

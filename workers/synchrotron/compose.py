@@ -10,6 +10,7 @@ from replication.streams import (
     PUSH_RULES,
     RECEIPTS,
     STREAMS,
+    THREAD_SUBSCRIPTIONS,
     TO_DEVICE,
     TYPING,
 )
@@ -49,6 +50,7 @@ from workers.synchrotron.sliding.extensions.account_data import AccountData
 from workers.synchrotron.sliding.extensions.e2ee import E2ee
 from workers.synchrotron.sliding.extensions.receipts import Receipts
 from workers.synchrotron.sliding.extensions.registry import Extensions
+from workers.synchrotron.sliding.extensions.thread_subscriptions import ThreadSubscriptionPages, ThreadSubscriptions
 from workers.synchrotron.sliding.extensions.to_device import ToDevice
 from workers.synchrotron.sliding.extensions.typing import Typing
 from workers.synchrotron.sliding.handler import SlidingSync
@@ -91,6 +93,7 @@ def compose(foundation: Foundation) -> Worker:
     follower.follow(RECEIPTS, feed.apply_receipts)
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
     follower.follow(PUSH_RULES, feed.apply_push_rules)
+    follower.follow(THREAD_SUBSCRIPTIONS, feed.apply_thread_subscriptions)
     follower.follow(TO_DEVICE, feed.apply_to_device)
     follower.follow(DEVICE_LISTS, device_lists.apply)
     follower.follow(ONE_TIME_KEYS, feed.apply_one_time_keys)
@@ -119,8 +122,9 @@ def compose(foundation: Foundation) -> Worker:
     lists = RoomLists(rooms, traits, reads)
     results = RoomResults(rooms, sections, unread, reads)
     engine = Engine(tokens, users, lists, traits, results, sections, unread, reads, clock)
+    threads = ThreadSubscriptions(reads, enabled=config.experimental.msc4306_thread_subscriptions)
     extensions = Extensions(
-        [ToDevice(devices, tokens), E2ee(devices), AccountData(), Receipts(rooms, sections), Typing(typing)]
+        [ToDevice(devices, tokens), E2ee(devices), AccountData(), Receipts(rooms, sections), Typing(typing), threads]
     )
     sliding = SlidingSync(
         users, engine, Connections(reads, config.caches.users_bytes // 4, clock), extensions, tokens, notifier,
@@ -136,6 +140,9 @@ def compose(foundation: Foundation) -> Worker:
     search = Search(foundation.database, pages, clock)
     finding = RoomFinding(config.server_name, foundation.database)
     public_rooms = PublicRooms(config.server_name, foundation.database, clock)
+    thread_pages = ThreadSubscriptionPages(
+        foundation.database, tokens, enabled=config.experimental.msc4306_thread_subscriptions
+    )
     room_state = RoomState(foundation.database, tokens, clock)
 
     watchers = RoomWatchers()
@@ -178,6 +185,7 @@ def compose(foundation: Foundation) -> Worker:
         "get_relations_by_types": relations.get_relations,
         "get_threads": relations.get_threads,
         "get_notifications": notifications.get_notifications,
+        "list_thread_subscriptions": thread_pages.list_thread_subscriptions,
         "search": search.search,
         "get_hierarchy": finding.get_hierarchy,
         "get_room_summary": finding.get_room_summary,

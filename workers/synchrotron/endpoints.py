@@ -76,6 +76,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "get_relations_by_types", "relations/{eventId}/{relType}/{eventType}",
         "roomsroomidrelationseventidreltypeeventtype",
     ),
+    Endpoint(
+        "list_thread_subscriptions", ("GET",), "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions",
+        pool="room_reads", rate_limit=RateLimit.READ, idempotent=True, spec="MSC4308",
+    ),
     _room_v1("get_threads", "threads", "roomsroomidthreads"),
     _room_v1("get_hierarchy", "hierarchy", "roomsroomidhierarchy"),
     Endpoint(

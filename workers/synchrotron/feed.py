@@ -3,7 +3,16 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, PushRulesRow, ReceiptRow, ToDeviceRow, TypingRow
+from replication.rows import (
+    AccountDataRow,
+    EventRow,
+    OneTimeKeyRow,
+    PushRulesRow,
+    ReceiptRow,
+    ThreadSubscriptionRow,
+    ToDeviceRow,
+    TypingRow,
+)
 from shared.runtime.clock import Clock
 from workers.synchrotron.notifier import Notifier
 from workers.synchrotron.room_cache import RoomCache
@@ -59,6 +68,9 @@ class Feed:
         for row in rows:
             concerned.update(self._users.apply_push_rules(row))
         self._notifier.wake(concerned)
+
+    def apply_thread_subscriptions(self, rows: Sequence[ThreadSubscriptionRow]) -> None:
+        self._notifier.wake([row.user_id for row in rows if self._users.apply_thread_subscription(row)])
 
     def apply_to_device(self, rows: Sequence[ToDeviceRow]) -> None:
         for row in rows:

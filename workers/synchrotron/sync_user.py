@@ -39,6 +39,8 @@ class SyncUser:
         self.version = 0
         #: Number of the last change of somebody's presence that was worth waking him.
         self.presence_news = 0
+        #: Number of the last change of his thread subscriptions.
+        self.subscriptions_changed = 0
         self.size_bytes = 2_000
         self._switches = switches
         self._issued: OrderedDict[str, int] = OrderedDict()

@@ -11,6 +11,7 @@ from replication.streams import (
     PRESENCE,
     PUSH_RULES,
     RECEIPTS,
+    THREAD_SUBSCRIPTIONS,
     TO_DEVICE,
     TOKEN_LETTERS,
     TYPING,
@@ -25,7 +26,10 @@ from shared.storage.read_source import Source
 from shared.storage.read_stream_ends import get_stream_ends
 from shared.storage.read_user_ends import get_user_ends
 
-FOLLOWED = (EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, TYPING, PRESENCE)
+FOLLOWED = (
+    EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, THREAD_SUBSCRIPTIONS, TYPING,
+    PRESENCE,
+)  # fmt: skip
 _STORED = tuple(stream.name for stream in FOLLOWED if stream.kind is not Kind.EPHEMERAL)
 _BEHIND_LIMIT_S = 5.0
 

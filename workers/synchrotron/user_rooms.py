@@ -7,7 +7,15 @@ from typing import TypeAlias
 
 import orjson
 
-from replication.rows import AccountDataRow, EventRow, OneTimeKeyRow, PushRulesRow, ReceiptRow, ToDeviceRow
+from replication.rows import (
+    AccountDataRow,
+    EventRow,
+    OneTimeKeyRow,
+    PushRulesRow,
+    ReceiptRow,
+    ThreadSubscriptionRow,
+    ToDeviceRow,
+)
 from shared.core.errors import Unavailable
 from shared.core.push_rules import RuleSwitches
 from shared.core.sync_tokens.vector import Vector
@@ -118,6 +126,16 @@ class UserRooms:
             return ()
         user.note_change(GLOBAL, self.seq)
         return (row.user_id,)
+
+    def apply_thread_subscription(self, row: ThreadSubscriptionRow) -> bool:
+        """Return whether the user is here: then it is news for him."""
+        self.seq += 1
+        user = self._users.get(row.user_id)
+        if user is None:
+            return False
+        user.subscriptions_changed = self.seq
+        user.version += 1
+        return True
 
     def apply_to_device(self, row: ToDeviceRow) -> bool:
         """Return whether the user is here: the device that the message is for has news, no other."""

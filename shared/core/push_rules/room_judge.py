@@ -7,11 +7,11 @@ Members come and go with events that may be taken back: what an event changed he
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Final
 
 from shared.core.push_rules.conditions import Reader
+from shared.core.push_rules.default_rules import ALL_OFF, RuleSwitches
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.push_rules.judged_event import JudgedEvent
 from shared.core.push_rules.judging import (
@@ -24,8 +24,6 @@ from shared.core.push_rules.judging import (
     shared_part,
     user_rules,
 )
-
-_DEFAULT_RULES: Final = user_rules(b"")
 
 
 class _Member:
@@ -57,7 +55,7 @@ class RoomJudge:
         self.room_id = room_id
         self.joined = 0
         self.local = 0
-        self._default = shared_part(_DEFAULT_RULES, room_id)
+        self.use(ALL_OFF)
         self._members: dict[str, _Member] = {}
         self._groups: dict[int, tuple[SharedRules, int]] = {}  # but DEFAULT_GROUP; with its joined members' number
         self._in_groups = 0  # the sum of these
@@ -69,6 +67,11 @@ class RoomJudge:
         #: Joined members whose display names matter and are not known.
         self.unnamed: set[str] = set()
         self._undo: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def use(self, switches: RuleSwitches) -> None:
+        """Judge by the default rules that these add. To be called before anything is judged."""
+        self._default_rules = user_rules(b"", switches)
+        self._default = shared_part(self._default_rules, self.room_id)
 
     @property
     def size(self) -> int:
@@ -138,16 +141,22 @@ class RoomJudge:
     # -- judging
 
     def judge(
-        self, ordinal: int, event: JudgedEvent, thread_id: str, membership: Callable[[str], str | None]
+        self,
+        ordinal: int,
+        event: JudgedEvent,
+        thread_id: str,
+        membership: Callable[[str], str | None],
+        subscribers: Collection[str] = (),
     ) -> EventOutcome:
         """Return what the event at this ordinal counts, and take its changes of groups in.
 
-        membership: of a user of this server, the event applied; None of anybody else.
+        membership: of a user of this server, the event applied; None of anybody else. subscribers: users who are
+        subscribed to the event's thread: each is judged for himself.
         """
         moved = self._moved(ordinal, membership) if self._due else ()
         groups = self._judge_groups(event, membership(event.sender) == "join") if self.local else {}
-        named = self._named(event)
-        users = self._judge_users(event, named, groups, membership) if named else ()
+        named = self._named(event, subscribers)
+        users = self._judge_users(event, named, groups, membership, subscribers) if named else ()
         notified = tuple((group, *counts) for group, counts in groups.items() if counts[0])
         if not (notified or users or moved or thread_id):
             return COUNTS_NOTHING
@@ -165,9 +174,9 @@ class RoomJudge:
                 groups[group] = shared.judge(event)
         return groups
 
-    def _named(self, event: JudgedEvent) -> set[str]:
+    def _named(self, event: JudgedEvent, subscribers: Collection[str]) -> set[str]:
         """Return those who must be judged for themselves, among others who are not here."""
-        named = set(event.named_users())
+        named = {*event.named_users(), *subscribers}
         if self._words:
             for key in event.word_keys():
                 named.update(self._words.get(key, ()))
@@ -184,6 +193,7 @@ class RoomJudge:
         named: Iterable[str],
         groups: Mapping[int, tuple[int, int]],
         membership: Callable[[str], str | None],
+        subscribers: Collection[str],
     ) -> tuple[tuple[str, int, int], ...]:
         users = []
         for user_id in sorted(named):
@@ -191,7 +201,7 @@ class RoomJudge:
             if now != "join" and not (now == "invite" and _is_membership_of(event, user_id)):
                 continue
             member = self._members.get(user_id)
-            notifies, highlights = self._outcome(event, user_id, member)
+            notifies, highlights = self._outcome(event, user_id, member, user_id in subscribers)
             if now == "join":
                 group = DEFAULT_GROUP if member is None else member.shared.group
                 of_group = groups.get(group, (0, 0))
@@ -200,14 +210,15 @@ class RoomJudge:
                 users.append((user_id, notifies, highlights))
         return tuple(users)
 
-    @staticmethod
-    def _outcome(event: JudgedEvent, user_id: str, member: _Member | None) -> tuple[int, int]:
+    def _outcome(
+        self, event: JudgedEvent, user_id: str, member: _Member | None, subscribed: bool
+    ) -> tuple[int, int]:  # fmt: skip
         if member is None:
-            outcome = _DEFAULT_RULES.judge(event, Reader(user_id))
+            outcome = self._default_rules.judge(event, Reader(user_id, subscribed=subscribed))
         elif event.sender in member.ignored:
             return 0, 0
         else:
-            outcome = member.rules.judge(event, Reader(user_id, member.display_name or ""))
+            outcome = member.rules.judge(event, Reader(user_id, member.display_name or "", subscribed))
         return outcome.notifies, outcome.highlights
 
     # -- one's place in the groups and the index

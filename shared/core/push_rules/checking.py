@@ -33,7 +33,7 @@ _HISTORICAL = ("dont_notify", "coalesce")
 def check_kind(kind: str, switches: RuleSwitches) -> str:
     """Return the kind. Raises M_INVALID_PARAM when there is no such."""
     if kind not in shown_kinds(switches):
-        raise invalid_param(f"There is no kind of push rule {kind!r}")
+        raise invalid_param("There is no such kind of push rule")
     return kind
 
 

@@ -45,7 +45,7 @@ def _next_to(rules: Sequence[UserRule], before: str | None, after: str | None) -
         raise invalid_param("A rule cannot be placed next to one of the server's default rules")
     place = _place_of(rules, other)
     if place is None:
-        raise MatrixError("M_UNKNOWN", f"before/after rule not found: {other}", 400)
+        raise MatrixError("M_UNKNOWN", "before/after rule not found", 400)
     return place if before is not None else place + 1
 
 

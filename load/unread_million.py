@@ -1,0 +1,234 @@
+"""Scenario `unread_million`: a receipt and the next sync, and a message and the next sync, with ever more unread.
+
+    python -m load.unread_million                              1,000 to 1,000,000 unread events in a room each
+    python -m load.unread_million --unread 1000,10000 --operations 50
+
+The rooms are filled by a writer of our own, which commits batches as a persister does, under a lease of its own; then
+the fleet's persisters and synchrotrons begin anew, and know nothing. The events are encrypted ones: they notify, and no
+index of words has to be made of them. Each receipt names the oldest unread event, so that no memory can know what it
+leaves, and the count of every answer is held against what it must be.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import orjson
+
+from load.clients import User
+from load.fleet import Target
+from load.report import Result
+from load.restarts import restart
+from load.scenario import Bench, Tally, join, main, message, new_people, new_room, results, send_path
+from replication.streams import EVENTS
+from shared.core.canonical_json import encode_canonical
+from shared.core.push_rules import DEFAULT_GROUP
+from shared.core.push_rules.event_outcome import EventOutcome
+from shared.storage.events import EventBatch, EventToStore, commit_events
+from shared.storage.fenced import FencedStatement
+from shared.storage.leases import beat, fence, insert_lease
+from shared.storage.numbers import BLOCK
+
+_V3 = "/_matrix/client/v3"
+_BATCH = 500
+_BEAT_EVERY_S = 1.0
+_NOTIFIES = EventOutcome(groups=((DEFAULT_GROUP, 1, 0),))
+_SYNC_LIMIT_S = 600.0  # until the synchrotrons have read what was written
+
+
+@dataclass(slots=True)
+class _Room:
+    """unread: how many events; read: of how many of them the reader has told that he read them."""
+
+    room_id: str
+    unread: int
+    event_ids: list[str]
+    read: int = 0
+
+
+async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
+    bench = Bench(target, "unread_million", "change")
+    assert bench.database is not None, "a fleet on this machine"
+    sender, reader = await new_people(target, "unread", 2)
+    rooms = [_Room(await new_room(sender), count, []) for count in arguments.unread]
+    for room in rooms:
+        await join(reader, room.room_id)
+    async with _writer(bench.database) as writer:
+        for room in rooms:
+            room.event_ids = await writer.fill(room.room_id, sender.user_id, room.unread)
+    if not arguments.stay:
+        for worker_type in ("event_persister", "synchrotron"):
+            await restart(target, worker_type)
+        bench.look(target)
+    tallies = []
+    shape = {"operations": arguments.operations}
+    async with bench.case("first sync", {"rooms": len(rooms)}) as first:
+        token = await _first_sync(reader, rooms, first)
+    tallies.append(first)
+    for room in rooms:
+        token = await _receipts(room, reader, token, 2, Tally())
+        async with bench.case(f"receipt, {room.unread:,} unread", shape) as tally:
+            token = await _receipts(room, reader, token, arguments.operations, tally)
+        tallies.append(tally)
+    for room in rooms:
+        token = await _messages(room, sender, reader, token, 2, Tally())
+        async with bench.case(f"message, {room.unread:,} unread", shape) as tally:
+            token = await _messages(room, sender, reader, token, arguments.operations, tally)
+        tallies.append(tally)
+    for user in (sender, reader):
+        user.connection.close()
+    return results(*tallies)
+
+
+async def _first_sync(reader: User, rooms: Sequence[_Room], tally: Tally) -> str:
+    """Sync until all that was written is told; return the token."""
+    end_s = time.monotonic() + _SYNC_LIMIT_S
+    while True:
+        answer = orjson.loads(await tally.timed(reader.connection.raw_request("GET", f"{_V3}/sync", b"")))
+        told = [_unread(answer, room) for room in rooms]
+        if told == [room.unread for room in rooms]:
+            return str(answer["next_batch"])
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"the counts are {told}")
+        await asyncio.sleep(1.0)
+
+
+async def _receipts(room: _Room, reader: User, token: str, count: int, tally: Tally) -> str:
+    """Read event after event, from the oldest on, and sync after each."""
+    for _ in range(count):
+        event_id = quote(room.event_ids[room.read], safe="")
+        room.read += 1
+        path = f"{_V3}/rooms/{quote(room.room_id, safe='')}/receipt/m.read.private/{event_id}"
+        token = await _changed(tally, reader, room, reader.connection.raw_request("POST", path, b"{}"), token)
+    return token
+
+
+async def _messages(room: _Room, sender: User, reader: User, token: str, count: int, tally: Tally) -> str:
+    for _ in range(count):
+        room.unread += 1
+        path = send_path(room.room_id, f"m{room.unread}")
+        sending = sender.connection.raw_request("PUT", path, message())
+        token = await _changed(tally, reader, room, sending, token)
+    return token
+
+
+async def _changed(tally: Tally, reader: User, room: _Room, change: Any, token: str) -> str:
+    """Make a change, and sync until the reader is told of it: one operation. Returns the next token."""
+    started_s = time.perf_counter()
+    status, _ = await change
+    answer = await reader.request("GET", f"{_V3}/sync?timeout=10000&since={token}")
+    if status == 200 and _unread(answer, room) == room.unread - room.read:
+        tally.latencies_s.append(time.perf_counter() - started_s)
+    else:
+        tally.errors[f"status {status}" if status != 200 else "a wrong count"] += 1
+    return str(answer["next_batch"])
+
+
+def _unread(answer: Any, room: _Room) -> int:
+    section = answer.get("rooms", {}).get("join", {}).get(room.room_id)
+    return section["unread_notifications"]["notification_count"] if section is not None else -1
+
+
+class _Writer:
+    """Writes events as a persister does: one fenced statement for a batch."""
+
+    def __init__(self, connection: asyncpg.Connection, lease: int) -> None:
+        self._connection = connection
+        self._lease = lease
+
+    async def write(self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()) -> asyncpg.Record:
+        row = await self._connection.fetchrow(statement.sql, self._lease, *args)
+        assert row is not None and row["fence"], "the lease was lost"
+        return row
+
+    async def fill(self, room_id: str, sender: str, count: int) -> list[str]:
+        """Put so many events of a user behind all that is in the room; return their ids."""
+        row = await self._connection.fetchrow(
+            "SELECT r.room_nid, max(e.ordinal) AS last, max(e.depth) AS depth, max(e.event_nid) AS nid"
+            " FROM rooms r JOIN events e USING (room_nid) WHERE r.room_id = $1 GROUP BY r.room_nid",
+            room_id,
+        )  # fmt: skip
+        assert row is not None
+        room_nid, last, depth, previous = row
+        event_ids: list[str] = []
+        started_s = time.monotonic()
+        while len(event_ids) < count:
+            size = min(_BATCH, count - len(event_ids), BLOCK)
+            first = await self._connection.fetchval("SELECT nextval('event_nids')")
+            batch = EventBatch()
+            for nid in range(first, first + size):
+                last, depth = last + 1, depth + 1
+                event_ids.append(f"$unread{nid:036}")
+                batch.events.append(_event(room_nid, room_id, nid, event_ids[-1], last, depth, sender, previous))
+                previous = nid
+            batch.extremities[room_nid] = [previous]
+            batch.own[room_nid, sender, ""] = last
+            await commit_events(self.write, batch)
+        print(f"{count} events in {time.monotonic() - started_s:.0f} s", file=sys.stderr, flush=True)
+        return event_ids
+
+
+def _event(
+    room_nid: int, room_id: str, nid: int, event_id: str, ordinal: int, depth: int, sender: str, previous: int
+) -> EventToStore:
+    pdu: dict[str, Any] = {
+        "type": "m.room.encrypted", "room_id": room_id, "sender": sender, "depth": min(depth, 2**53 - 1),
+        "origin_server_ts": time.time_ns() // 1_000_000, "prev_events": [], "auth_events": [],
+        "content": {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x" * 100},
+        "hashes": {"sha256": "x" * 43}, "signatures": {sender.partition(":")[2]: {"ed25519:a": "x" * 86}},
+    }  # fmt: skip
+    return EventToStore(
+        room_nid, nid, event_id, ordinal, depth, pdu["type"], None, sender, pdu["origin_server_ts"], [previous], [],
+        None, None, None, None, None, encode_canonical(pdu), push=_NOTIFIES,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def _writer(dsn: str) -> AsyncIterator[_Writer]:
+    """A writer with a lease, which ends with it: no slot is ever given to its type."""
+    connection, beating = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    lease = await insert_lease(
+        connection, process="load-1", type_="load", host=platform.node(), pid=os.getpid(), address="127.0.0.1:1",
+        version="load", sequences={EVENTS.name: EVENTS.sequence},
+    )  # fmt: skip
+
+    async def beat_on() -> None:
+        while True:
+            await beat(beating, lease, ready=False, draining=False, positions={})
+            await asyncio.sleep(_BEAT_EVERY_S)
+
+    task = asyncio.create_task(beat_on())
+    try:
+        yield _Writer(connection, lease)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await fence(connection, lease)
+        await connection.close()
+        await beating.close()
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unread", type=_counts, default=[1_000, 10_000, 100_000, 1_000_000],
+        help="one room for each number (1000,10000,100000,1000000)",
+    )  # fmt: skip
+    parser.add_argument("--operations", type=int, default=200, help="changes in each case (200)")
+    parser.add_argument("--stay", action="store_true", help="let the workers run on, and read what was written")
+
+
+def _counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main(__doc__ or "", run, _arguments))

@@ -367,6 +367,15 @@ class Experimental:
 
 
 @dataclass(frozen=True, slots=True)
+class UserDirectory:
+    """Finding users by name (`/user_directory/search`)."""
+
+    search_all_users: bool = False
+    """Whether everybody finds every user of this server; false: those with whom they share a room, and those in
+    rooms that anybody may join or read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contact:
     """Somebody who answers for the server."""
 
@@ -523,6 +532,7 @@ class Config:
     limits: Limits = Limits()
     delayed_events: DelayedEvents = DelayedEvents()
     presence: Presence = Presence()
+    user_directory: UserDirectory = UserDirectory()
     experimental: Experimental = Experimental()
     support: Support = Support()
     logging: Logging = Logging()

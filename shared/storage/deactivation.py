@@ -22,7 +22,11 @@ CLOSE_ACCOUNT = fenced_statement(
     },
 )
 #: $1 user. Always: what others could see of the account. Uses the primary keys.
-_CLEAR = ("DELETE FROM profiles WHERE user_id = $1", "DELETE FROM settings_to_copy WHERE user_id = $1")
+_CLEAR = (
+    "DELETE FROM profiles WHERE user_id = $1",
+    "DELETE FROM presence WHERE user_id = $1",
+    "DELETE FROM settings_to_copy WHERE user_id = $1",
+)
 #: $1 user. When he asked for erasure: all that is his alone. Uses the primary keys.
 _ERASE = ("DELETE FROM account_data WHERE user_id = $1", "DELETE FROM filters WHERE user_id = $1")
 #: Uses memberships_by_user.

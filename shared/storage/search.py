@@ -11,7 +11,7 @@ from shared.core.events.event import event_from_storage
 from shared.core.room_versions import get_room_version
 from shared.core.search_words import searchable_text, split_words
 from shared.storage.escape import unescape
-from shared.storage.pool import Database
+from shared.storage.pool import Connection, Database
 from shared.storage.read_source import Source
 
 LANGUAGES = ("simple", "russian", "german", "french", "spanish")
@@ -81,9 +81,7 @@ async def index_events(database: Database) -> bool:
         position: int | None = await conn.fetchval(_PROGRESS)
         if position is None:
             return False
-        end: int = await conn.fetchval(_SEQUENCE)
-        reached: int | None = await conn.fetchval(_REACHED)
-        complete = end if reached is None else min(end, reached)
+        complete = await complete_up_to(conn)
         if complete <= position:
             return False
         until = min(complete, position + _SPAN)
@@ -101,6 +99,13 @@ async def index_events(database: Database) -> bool:
             await conn.execute(_FORGET, *map(list, zip(*gone, strict=True)))
         await conn.execute(_MOVE, until)
         return until < complete
+
+
+async def complete_up_to(conn: Connection) -> int:
+    """Return the position of `events` up to which no writer commits anything any more."""
+    end: int = await conn.fetchval(_SEQUENCE)
+    reached: int | None = await conn.fetchval(_REACHED)
+    return end if reached is None else min(end, reached)
 
 
 async def get_encrypted_rooms(source: Source, room_nids: Collection[int]) -> set[int]:

@@ -174,6 +174,7 @@ VALID: dict[str, Valid] = {
     "get_events": Valid(query={"from": "s1_e1.0", "timeout": "0", "room_id": "{room}"}),
     "get_initial_sync": Valid(query={"limit": "2", "archived": "true"}),
     "get_room_initial_sync": Valid(_ROOM, query={"limit": "2"}),
+    "search_users": Valid(body={"search_term": "bee", "limit": 3}, required=("search_term",)),
     "set_presence": Valid(_ME, body={"presence": "online", "status_msg": "in a meeting"}, required=("presence",)),
     "get_presence": Valid(_ME),
     "set_typing": Valid({**_ROOM, **_ME}, body={"typing": True, "timeout": 100}, required=("typing",)),

@@ -35,6 +35,7 @@ from workers.client_api.tags import Tags
 from workers.client_api.thread_subscriptions import ThreadSubscriptions
 from workers.client_api.to_device import SendToDevice
 from workers.client_api.typing_notices import TypingNotices
+from workers.client_api.user_directory import UserDirectory
 
 
 def compose(foundation: Foundation) -> Worker:
@@ -80,6 +81,7 @@ def compose(foundation: Foundation) -> Worker:
     threads = ThreadSubscriptions(
         database, foundation.writer, foundation.announcer, enabled=config.experimental.msc4306_thread_subscriptions
     )
+    user_directory = UserDirectory(database, search_all_users=config.user_directory.search_all_users)
     limits = RateLimitOwner(foundation.rate_limiter)
 
     handlers: dict[str, Handler] = {
@@ -153,6 +155,7 @@ def compose(foundation: Foundation) -> Worker:
         "report_room": reports.report_room,
         "report_event": reports.report_event,
         "report_user": reports.report_user,
+        "search_users": user_directory.search_users,
         "list_mutual_rooms": reports.list_mutual_rooms,
         "set_thread_subscription": threads.set_thread_subscription,
         "get_thread_subscription": threads.get_thread_subscription,

@@ -318,6 +318,10 @@ _DIRECTORY = (
         spec=_SPEC + "post_matrixclientv3usersuseridreport",
     ),
     Endpoint(
+        "search_users", ("POST",), f"{_CLIENT}/user_directory/search", "client", rate_limit=RateLimit.READ,
+        spec=_SPEC + "post_matrixclientv3user_directorysearch",
+    ),
+    Endpoint(
         "list_mutual_rooms", ("GET",), f"{_CLIENT}/mutual_rooms", "client", idempotent=True, versions=CLIENT_V1,
         rate_limit=RateLimit.READ, spec=_SPEC + "get_matrixclientv1mutual_rooms",
     ),

@@ -26,6 +26,7 @@ FORBIDDEN = frozenset(
         "set_room_visibility",
         "get_key_changes",
         "set_presence",
+        "search_users",
         "get_presence",
     }
 )

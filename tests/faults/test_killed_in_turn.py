@@ -91,7 +91,11 @@ def test_postgres_is_restarted_under_load(servers: Servers, whole: WholeFleet) -
         def probe(until_s: float) -> None:
             while time.monotonic() < until_s:
                 target = f"{CLIENT}/rooms/{quote(room)}/send/m.room.message/p{len(answers)}"
-                answers.append(call(whole.fleet.client_url, "PUT", target, token=token, body={"body": "probe"}))
+                answers.append(
+                    call(
+                        whole.fleet.client_url, "PUT", target, token=token, body={"msgtype": "m.text", "body": "probe"}
+                    )
+                )
 
         async with traffic.flowing():
             await asyncio.sleep(1.0)

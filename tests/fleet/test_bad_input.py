@@ -294,7 +294,7 @@ def test_what_is_not_http_is_refused_by_haproxy(hostility: Hostility) -> None:
 def test_events_that_are_too_large_or_hold_what_events_cannot(hostility: Hostility) -> None:
     me, room = hostility.me, hostility.values["room"]
 
-    def check(content: bytes | object, status: int, errcode: str | None, event_type: str = "m.room.message") -> None:
+    def check(content: bytes | object, status: int, errcode: str | None, event_type: str = "org.hum") -> None:
         hostility.calls += 1
         for state in (False, True):
             path = f"/rooms/{quote(room)}/state/{quote(event_type)}/{hostility.calls}"

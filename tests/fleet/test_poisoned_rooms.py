@@ -136,7 +136,7 @@ def test_hostile_power_levels_break_nothing(people: tuple[Person, Person], versi
         faults += [f"version {version}, {str(content)[:300]} -> {fault}" for fault in faults_of(answer)]
         if answer.status == 200:  # the room has them now: everything that asks for a level must bear them
             for method, path, body in (
-                ("PUT", f"send/m.room.message/p{number}", {"body": "hum"}),
+                ("PUT", f"send/m.room.message/p{number}", {"msgtype": "m.text", "body": "hum"}),
                 ("POST", "ban", {"user_id": nobody}),
                 ("POST", "unban", {"user_id": nobody}),
                 ("POST", "invite", {"user_id": nobody}),
@@ -161,7 +161,7 @@ def test_tokens_that_look_right(people: tuple[Person, Person]) -> None:
     room = me.create_room()
     place = quote(room, safe="")
     for number in range(3):
-        me.send(room, f"t{number}", {"body": "hum"})
+        me.send(room, f"t{number}", {"msgtype": "m.text", "body": "hum"})
     synced = me.ask("GET", "/sync")
     page = me.ask("GET", f"/rooms/{place}/messages?dir=b&limit=2")
     tokens = [synced["next_batch"], synced["rooms"]["join"][room]["timeline"]["prev_batch"], page["start"], page["end"]]

@@ -57,7 +57,7 @@ def test_the_limit_of_a_user_holds_over_two_persisters(limited_fleet: RunningFle
     def talk(room: str) -> list[Answer]:
         answers: list[Answer] = []
         while time.monotonic() < end:
-            answers.append(person.send(room, f"{room[:5]}{len(answers)}", {"body": "hum"}))
+            answers.append(person.send(room, f"{room[:5]}{len(answers)}", {"msgtype": "m.text", "body": "hum"}))
             if answers[-1].status != 200:
                 time.sleep(0.01)
         return answers
@@ -90,18 +90,25 @@ def test_the_limit_is_each_users_own_and_no_header_lifts_it(limited_fleet: Runni
     room = loud.create_room()
     quiet.ask("POST", f"/join/{quote(room, safe='')}", {})
     for number in range(3 * LIMITS["message"]["burst"]):
-        answer = loud.send(room, f"l{number}", {"body": "!"})
+        answer = loud.send(room, f"l{number}", {"msgtype": "m.text", "body": "!"})
         if answer.status == 429:
             break
     _check_refusal(answer)
     path = f"{CLIENT}/rooms/{quote(room, safe='')}/send/m.room.message/"
     headers = {"x-skep-forwarded": "1", "X-Skep-Slot": "1", "x-forwarded-for": "192.0.2.9"}
     statuses = [
-        call(loud.url, "PUT", f"{path}h{number}", token=loud.token, body={"body": "!"}, headers=headers).status
+        call(
+            loud.url,
+            "PUT",
+            f"{path}h{number}",
+            token=loud.token,
+            body={"msgtype": "m.text", "body": "!"},
+            headers=headers,
+        ).status
         for number in range(10)
     ]
     assert statuses.count(429) >= 5, statuses
-    assert quiet.send(room, "q", {"body": "hum"}).status == 200
+    assert quiet.send(room, "q", {"msgtype": "m.text", "body": "hum"}).status == 200
 
 
 def test_log_ins_are_limited_by_account_wherever_they_arrive(limited_fleet: RunningFleet) -> None:
@@ -145,7 +152,7 @@ def test_classes_without_a_limit_cost_nothing(limited_fleet: RunningFleet) -> No
         assert person.call("POST", f"/rooms/{room}/join", {}).status == 200
     assert _internal_calls(limited_fleet) == before
     for room in rooms:
-        assert person.send(room, "one", {"body": "hum"}).status == 200
+        assert person.send(room, "one", {"msgtype": "m.text", "body": "hum"}).status == 200
     assert _internal_calls(limited_fleet) > before
 
 

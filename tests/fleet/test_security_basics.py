@@ -104,7 +104,7 @@ def test_our_own_headers_from_outside_have_no_effect(watched_fleet: RunningFleet
         assert answer.status == 200, answer
         room = quote(answer.json()["room_id"], safe="")
         path = f"{CLIENT}/rooms/{room}/send/m.room.message/{number}"
-        answer = call(watched_fleet.client_url, "PUT", path, body={"body": "hum"}, headers=lie)
+        answer = call(watched_fleet.client_url, "PUT", path, body={"msgtype": "m.text", "body": "hum"}, headers=lie)
         assert answer.status == 200, answer
     logs = "".join(file.read_text(errors="replace") for file in (watched_fleet.directory / "logs").glob("*.log"))
     assert "made-outside-7c1" not in logs
@@ -241,7 +241,7 @@ def victim(watched_fleet: RunningFleet) -> Person:
 def test_nobody_writes_for_another_user(watched_fleet: RunningFleet, victim: Person) -> None:
     mallory = register(watched_fleet, "mallory")
     him, room = quote(victim.user_id, safe=""), victim.create_room(preset="private_chat")
-    event = victim.send(room, "1", {"body": "private"}).json()["event_id"]
+    event = victim.send(room, "1", {"msgtype": "m.text", "body": "private"}).json()["event_id"]
     place = quote(room, safe="")
     calls = [
         ("PUT", f"/profile/{him}/displayname", {"displayname": "owned"}),
@@ -253,7 +253,7 @@ def test_nobody_writes_for_another_user(watched_fleet: RunningFleet, victim: Per
         ("PUT", f"/user/{him}/rooms/{place}/tags/u.x", {}),
         ("POST", f"/user/{him}/filter", {}),
         ("PUT", f"/rooms/{place}/typing/{him}", {"typing": True}),
-        ("PUT", f"/rooms/{place}/send/m.room.message/1", {"body": "x"}),
+        ("PUT", f"/rooms/{place}/send/m.room.message/1", {"msgtype": "m.text", "body": "x"}),
         ("PUT", f"/rooms/{place}/state/m.room.topic/", {"topic": "x"}),
         ("PUT", f"/rooms/{place}/redact/{quote(event)}/1", {}),
         ("POST", f"/rooms/{place}/join", {}),

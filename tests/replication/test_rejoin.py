@@ -90,7 +90,7 @@ def test_a_statement_without_an_answer(
 ) -> None:
     """Architecture page, section 3, "Unknown outcome": nothing is guessed, and a retry finds what was stored."""
     room_id = alice.create_room()
-    first = alice.send(room_id, "t0", {"body": "first"})
+    first = alice.send(room_id, "t0", {"msgtype": "m.text", "body": "first"})
     assert first.status == 200
     worker = cuttable.processes()["event_persister-1"]
     lease = leases_of(postgres_module)["event_persister-1"]
@@ -99,7 +99,13 @@ def test_a_statement_without_an_answer(
     proxy.cut(when, b"cut me")
 
     def send() -> Answer:
-        return call(f"http://{worker['address']}", "PUT", target, token=alice.token, body={"body": "cut me"})
+        return call(
+            f"http://{worker['address']}",
+            "PUT",
+            target,
+            token=alice.token,
+            body={"msgtype": "m.text", "body": "cut me"},
+        )
 
     refused = send()
     assert proxy.cuts == cuts + 1
@@ -120,7 +126,7 @@ def test_a_statement_without_an_answer(
         assert answers[-1].json()["event_id"] == stored[0]["event_id"]
     assert send().json() == answers[-1].json()
     # haproxy learns of the new incarnation a little later than who asks the process itself.
-    eventually(lambda: alice.send(room_id, "t1", {"body": "last"}).status == 200)
+    eventually(lambda: alice.send(room_id, "t1", {"msgtype": "m.text", "body": "last"}).status == 200)
     assert [text for _, text in texts_of(alice, room_id)] == ["first", "cut me", "last"]
     # The same process, with another number.
     assert cuttable.processes()["event_persister-1"] == worker
@@ -135,7 +141,7 @@ def test_processes_that_stood_still_join_anew(
 ) -> None:
     """Architecture page, section 9: "a worker paused, then resumed: fenced, it rejoins". Every type of worker."""
     room_id = alice.create_room()
-    assert alice.send(room_id, "s0", {"body": "before"}).status == 200
+    assert alice.send(room_id, "s0", {"msgtype": "m.text", "body": "before"}).status == 200
     since = alice.ask("GET", "/sync?timeout=0")["next_batch"]
     [leader] = sql(postgres_module, "SELECT process FROM leases JOIN duties ON holder = lease WHERE duty = 'main'")
     judge = "main-2" if leader["process"] == "main-1" else "main-1"
@@ -145,7 +151,10 @@ def test_processes_that_stood_still_join_anew(
     pending = {
         "synchrotron-1": request_to("GET", f"{CLIENT}/sync?timeout=30000&since={since}", alice.token),
         "event_persister-1": request_to(
-            "PUT", f"{CLIENT}/rooms/{quote(room_id, safe='')}/send/m.room.message/s1", alice.token, b'{"body":"stale"}'
+            "PUT",
+            f"{CLIENT}/rooms/{quote(room_id, safe='')}/send/m.room.message/s1",
+            alice.token,
+            b'{"msgtype":"m.text","body":"stale"}',
         ),
         "client_api-1": request_to("GET", f"{CLIENT}/account/whoami", alice.token),
     }
@@ -166,7 +175,7 @@ def test_processes_that_stood_still_join_anew(
     eventually(lambda: set(leases_of(postgres_module)) == set(before))
     after = leases_of(postgres_module)
     assert {name for name in before if after[name] == before[name]} == {judge}
-    eventually(lambda: alice.send(room_id, "s1", {"body": "after"}).status == 200)
+    eventually(lambda: alice.send(room_id, "s1", {"msgtype": "m.text", "body": "after"}).status == 200)
     eventually(lambda: alice.call("GET", f"/rooms/{quote(room_id)}/messages?dir=f").status == 200)
     eventually(lambda: alice.call("GET", f"/sync?timeout=0&since={since}").status == 200)
     assert [text for _, text in texts_of(alice, room_id)] == ["before", "after"]

@@ -46,7 +46,7 @@ def sending_and_redacting(walk: Walker) -> None:
     )
     walk.refused(
         alice, "sendMessage", 413, "M_TOO_LARGE", roomId=room, eventType="m.room.message", txnId="2",
-        body={"body": "x" * 66_000},
+        body={"msgtype": "m.text", "body": "x" * 66_000},
     )  # fmt: skip
     walk.refused(alice, "sendMessage", 400, "M_BAD_JSON", roomId=room, eventType="m.room.message", txnId="3", body=[1])
     walk.ok(bob, "joinRoomById", roomId=room, body={})

@@ -85,7 +85,7 @@ class UnreadCounts:
 
     async def prepare(self, user: SyncUser, rooms: Sequence[RoomMembership], now: Vector) -> None:
         """Read the counts of many joined rooms at once, as of the vector of `events`; those in memory are left out."""
-        missing = [one for one in rooms if one.room_id not in user.unread and now.covers(one.writer, one.position)]
+        missing = [one for one in rooms if _is_unknown(user, one) and now.covers(one.writer, one.position)]
         for start in range(0, len(missing), _ROOMS_AT_ONCE):
             some = missing[start : start + _ROOMS_AT_ONCE]
             fresh = {one.room_nid: Unread(user.user_id) for one in some}
@@ -94,11 +94,17 @@ class UnreadCounts:
             found = await get_unread_of_rooms(self._reads, user.user_id, list(fresh), now)
             for one in some:
                 unread = fresh[one.room_nid]
-                if unread.membership is None and user.unread.get(one.room_id) is unread:
+                if unread.membership is None:
                     before = unread.size_bytes
                     unread.fill(found[one.room_nid], one.ordinal)
                     self._users.resized(user, unread.size_bytes - before)
 
     def _keep(self, user: SyncUser, room_id: str, unread: Unread) -> None:
+        former = user.unread.get(room_id)
         user.unread[room_id] = unread
-        self._users.resized(user, unread.size_bytes)
+        self._users.resized(user, unread.size_bytes - (former.size_bytes if former is not None else 0))
+
+
+def _is_unknown(user: SyncUser, membership: RoomMembership) -> bool:
+    held = user.unread.get(membership.room_id)
+    return held is None or held.membership != membership.ordinal

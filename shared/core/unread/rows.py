@@ -87,10 +87,15 @@ class CountedRow:
 
     def concerns(self, user_id: str, group: int) -> bool:
         """Return whether it may have changed the counts of a member of a group."""
+        counted = int(group in self.highlights or group in self.totals)
+        own = self.users.get(user_id, Count(0, 0))
         return (
-            group in self.highlights or group in self.totals or user_id in self.users or user_id in self.moved
-            or self.sender == user_id or bool(self.taken_back(user_id, group))
-        )  # fmt: skip
+            counted + own.notifications != 0
+            or own.highlights != 0
+            or self.sender == user_id
+            or user_id in self.moved
+            or bool(self.taken_back(user_id, group))
+        )
 
     @property
     def size_bytes(self) -> int:

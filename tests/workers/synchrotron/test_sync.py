@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -210,7 +211,8 @@ def test_receipts_typing_and_account_data(postgres: TestDatabase) -> None:
             assert answer["account_data"]["events"] == [{"type": "x.global", "content": {"a": 1}}]
             assert [e["type"] for e in answer["rooms"]["join"][room_id]["account_data"]["events"]] == ["m.tag"]
             await world.set_account_data(alice.user_id, "", "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}})
-            await bob.writes.send(room_id, "spam")
+            path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/spam"  # a notice: nobody is notified
+            assert (await bob.writes.call("PUT", path, {"msgtype": "m.notice", "body": "spam"})).status == 200
             answer = await alice.sync(answer["next_batch"])
             assert room_id not in answer["rooms"]["join"]
 

@@ -33,6 +33,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.tasks import TaskGroup
 from shared.storage.leases import insert_lease
 from shared.storage.pool import Database, connector
+from shared.storage.push_rules import get_push_rules
 from tests.workers.event_persister.rig import (
     SECRET,
     Answer,
@@ -194,6 +195,11 @@ class World:
         )  # fmt: skip
         row = AccountDataRow(position, self.announcer.lease, user_id, room_id, event_type, json)
         self.announcer.announce(ACCOUNT_DATA, [row])
+        if (room_id, event_type) == ("", "m.ignored_user_list"):
+            stored = await get_push_rules(self.database, user_id)
+            await self.set_push_rules(user_id, stored.rules, list((content or {}).get("ignored_users", {})))
+            for persister in self.persisters:
+                await persister.foundation.follower.read_now(PUSH_RULES)
 
     async def set_push_rules(self, user_id: str, rules: bytes, ignored: Sequence[str] = ()) -> None:
         position = await self.database.fetchval(

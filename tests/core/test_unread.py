@@ -20,7 +20,7 @@ class Reader:
         self.unread = Unread(user)
         self.told = 0
         self.reads = 0
-        self.joins = 0
+        self.last: tuple[int, int, RoomCounts] | None = None
 
     def follow(self) -> None:
         for row in self.model.rows[self.rows.last_ordinal :]:
@@ -65,7 +65,15 @@ def test_counts_kept_up_are_those_of_judging_every_event(seed: int) -> None:
                 reader.rows.trim(random.randint(1, model.last + 1))
             if random.random() < 0.5:
                 reader.follow()
-                assert reader.counts(model.last) == model.counts(reader.user, model.last)
+                former, counts = reader.last, reader.counts(model.last)
+                assert counts == model.counts(reader.user, model.last)
+                reader.last = (model.last, reader.told, counts)
+                # What changes without a receipt is seen from the rows: a client whose filter hides them is told.
+                if former is not None and former[1] == reader.told and counts != former[2]:
+                    above = former[0]
+                    if reader.rows.has_from(above + 1):
+                        rows = reader.rows.between(above, model.last)
+                        assert any(row.concerns(reader.user, reader.unread.group) for row in rows)
     assert sum(reader.reads for reader in readers) < 60  # most of the time memory was enough
 
 
@@ -124,6 +132,14 @@ def test_what_the_rows_do_not_know_is_asked_for_once() -> None:
     rows.learn(0, "$old", 10, 2)
     unread.roll(rows, 12)
     assert unread.counts() == RoomCounts(Count(0, 0), {"$old": Count(2, 1)})
+
+
+def test_what_counts_nothing_for_a_member_does_not_concern_him() -> None:
+    rows = CountedRows(0)
+    ignored = SimpleNamespace(**{**vars(message(1, 1)), "push_users": (("@a:x", -1, 0),)})
+    rows.add(ignored, accepted=True)
+    (row,) = rows.between(0, 1)
+    assert [row.concerns(user, 0) for user in ("@a:x", "@b:x", "@c:x")] == [False, True, True]
 
 
 def test_memory_does_not_grow_with_what_is_unread() -> None:

@@ -94,7 +94,7 @@ class CountedRow:
             or own.highlights != 0
             or self.sender == user_id
             or user_id in self.moved
-            or bool(self.taken_back(user_id, group))
+            or bool(self.redacted)  # of what was counted when he was perhaps in another group
         )
 
     @property

@@ -26,7 +26,7 @@ from shared.storage.reclaim_snapshots import reclaim_all_of_room
 #: users, events before the snapshots that they name. state_snapshots goes leaf by leaf (`reclaim_snapshots.py`).
 ROOM_TABLES = (
     "memberships", "room_aliases", "account_data", "receipts", "client_transactions", "forward_extremities",
-    "current_state", "state_changes", "gaps", "awaited_redactions", "search_words",
+    "current_state", "state_changes", "gaps", "awaited_redactions", "search_words", "user_directory_rooms",
     "delayed_events", "thread_subscriptions", "push_counters", "push_exceptions", "push_members", "push_own", "push_redacted",
     "push_redacted_users", "events", "state_snapshots",
 )  # fmt: skip

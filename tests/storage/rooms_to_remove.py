@@ -21,6 +21,7 @@ ROOM_ROWS = {
     "state_changes": "room_nid = $1", "memberships": "room_nid = $1", "room_aliases": "room_nid = $1",
     "client_transactions": "room_nid = $1", "receipts": "room_nid = $1", "state_snapshots": "room_nid = $1",
     "gaps": "room_nid = $1", "awaited_redactions": "room_nid = $1", "search_words": "room_nid = $1",
+    "user_directory_rooms": "room_nid = $1",
     "delayed_events": "room_nid = $1", "thread_subscriptions": "room_nid = $1",
     "push_counters": "room_nid = $1", "push_exceptions": "room_nid = $1",
     "push_members": "room_nid = $1", "push_own": "room_nid = $1", "push_redacted": "room_nid = $1",
@@ -160,6 +161,7 @@ class RandomRoom:
             "INSERT INTO room_aliases VALUES ($1, $2, '@u0:b', 1)", f"#a{self.room_nid}:b", self.room_nid
         )
         await conn.execute("INSERT INTO search_words VALUES ($1, $2, 0, 'bees')", self.room_nid, self.base + 1)
+        await conn.execute("INSERT INTO user_directory_rooms VALUES ($1)", self.room_nid)
         await conn.execute(
             "INSERT INTO delayed_events"
             " (delay_id, shard, user_id, room_nid, type, content, delay_ms, scheduled_ms, check_ms)"

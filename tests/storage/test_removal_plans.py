@@ -44,6 +44,7 @@ _ROWS = """
              CASE WHEN k % 10 = 1 THEN k END, CASE WHEN k % 10 = 1 THEN 1 END, CASE WHEN k % 10 = 2 THEN n * 10 END
       FROM generate_series(1, 1500) n, generate_series(1, CASE WHEN n = 7 THEN 400 ELSE 30 END) k;
     INSERT INTO search_words SELECT room_nid, event_nid, 0, 'bees' FROM events WHERE event_nid % 10 = 5;
+    INSERT INTO user_directory_rooms SELECT room_nid FROM rooms;
     INSERT INTO forward_extremities SELECT n, ARRAY[n * 1000 + 30] FROM generate_series(1, 1500) n;
     INSERT INTO state_changes
       SELECT n, 'x', k::text, k, n * 1000 + k, NULL, 1, k FROM generate_series(1, 1500) n, generate_series(3, 30, 3) k;

@@ -21,14 +21,16 @@ from load.fleet import Target
 from load.report import Result
 from load.scenario import Bench, Tally, at_once, join, main, message, new_people, new_room, results, send_path
 
-_SYNC_TIMEOUT_MS = 30_000
+SYNC_TIMEOUT_MS = 30_000
 _DELIVERY_LIMIT_S = 30.0
 #: What most clients send.
 _FILTER = quote('{"room":{"state":{"lazy_load_members":true}}}')
 
 
 class Audience:
-    """Members who long-poll, and who of them has seen which event."""
+    """Members who long-poll, and who of them has seen which event. A subclass may poll otherwise."""
+
+    token_field = "next_batch"  # noqa: S105 - a name, not a secret
 
     def __init__(self, members: list[User], errors: Counter[str]) -> None:
         self.latencies_s: list[float] = []
@@ -42,7 +44,7 @@ class Audience:
 
     async def take_seats(self) -> None:
         """Let everyone have the room, and wait for news of it."""
-        tokens = await at_once(self._first_sync(user) for user in self._members)
+        tokens = await at_once(self.first_token(user) for user in self._members)
         self._tasks = [asyncio.create_task(self._listen(u, t)) for u, t in zip(self._members, tokens, strict=True)]
 
     def leave(self) -> None:
@@ -67,15 +69,18 @@ class Audience:
         except TimeoutError:
             self.errors["not delivered"] += self._missing
 
-    @staticmethod
-    async def _first_sync(user: User) -> str:
+    async def first_token(self, user: User) -> str:
         return str((await user.request("GET", f"/_matrix/client/v3/sync?filter={_FILTER}"))["next_batch"])
 
+    async def poll(self, user: User, token: str) -> tuple[int, bytes]:
+        """Return status and body of the next answer with news."""
+        path = f"/_matrix/client/v3/sync?filter={_FILTER}&timeout={SYNC_TIMEOUT_MS}&since={quote(token)}"
+        return await user.connection.raw_request("GET", path, b"")
+
     async def _listen(self, user: User, token: str) -> None:
-        start = b'{"next_batch":"'
+        start = f'{{"{self.token_field}":"'.encode()
         while True:
-            path = f"/_matrix/client/v3/sync?filter={_FILTER}&timeout={_SYNC_TIMEOUT_MS}&since={quote(token)}"
-            status, answer = await user.connection.raw_request("GET", path, b"")
+            status, answer = await self.poll(user, token)
             if status != 200:
                 self.errors[f"sync: status {status}"] += 1
                 await asyncio.sleep(0.2)
@@ -84,7 +89,7 @@ class Audience:
             if answer.startswith(start):
                 token = answer[len(start) : answer.index(b'"', len(start))].decode()
             else:
-                token = orjson.loads(answer)["next_batch"]
+                token = orjson.loads(answer)[self.token_field]
             count = answer.count(b'"m.room.message"')
             if count:
                 self.latencies_s.append(time.perf_counter() - self._sent_s)

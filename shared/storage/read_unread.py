@@ -19,16 +19,18 @@ _IS_JOIN: Final = """position('"membership":"join"'::bytea IN {json}) > 0"""
 #: is a change to "join" from anything else. marks: the primary keys of receipts and push_own. spans (what he is told by
 #: one group's totals): push_members. threads: push_counters, one step per thread. parts: push_counters for the totals;
 #: push_redacted; push_exceptions, and push_redacted_users by redaction for what was taken away only later.
+#: The arrays are hidden from the planner, which else would make a plan for their length each time: at several times the
+#: price of running it for one room.
 _UNREAD = f"""
     WITH ends AS MATERIALIZED (
         SELECT w.room_nid, coalesce(w.ordinal, (
             SELECT e.ordinal FROM events e
-            LEFT JOIN unnest($6::bigint[], $7::bigint[]) AS v(writer, position) USING (writer)
+            LEFT JOIN unnest((SELECT $6::bigint[]), (SELECT $7::bigint[])) AS v(writer, position) USING (writer)
             WHERE e.room_nid = w.room_nid AND e.ordinal IS NOT NULL AND e.writer <= $4
               AND e.position <= coalesce(v.position, $5)
             ORDER BY e.ordinal DESC LIMIT 1
         ), 0) AS till
-        FROM unnest($2::bigint[], $3::bigint[]) AS w(room_nid, ordinal)
+        FROM unnest((SELECT $2::bigint[]), (SELECT $3::bigint[])) AS w(room_nid, ordinal)
     ), floors AS MATERIALIZED (
         SELECT ends.*, greatest(0, (
             SELECT c.ordinal FROM state_changes c

@@ -24,12 +24,18 @@ class Connection(asyncio.Protocol):
     def __init__(self, host: str, port: int, token: str | None = None) -> None:
         """token: the access token that goes with every request."""
         self._host, self._port = host, port
-        authorization = f"authorization: Bearer {token}\r\n" if token else ""
-        self._head = f"host: {host}:{port}\r\n{authorization}content-type: application/json\r\ncontent-length: "
+        self.use_token(token)
         self._transport: asyncio.WriteTransport | None = None
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._parser: httptools.HttpResponseParser
         self._body: list[bytes] = []
+
+    def use_token(self, token: str | None) -> None:
+        """Send this access token from the next request on."""
+        authorization = f"authorization: Bearer {token}\r\n" if token else ""
+        self._head = (
+            f"host: {self._host}:{self._port}\r\n{authorization}content-type: application/json\r\ncontent-length: "
+        )
 
     async def request(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request and return the decoded JSON of its answer. path: already percent-encoded.

@@ -75,13 +75,13 @@ def _whole(bulk: bytes) -> int:
 
 
 @contextlib.contextmanager
-def idle_workers(target: Target, count: int) -> Iterator[list[Process]]:
-    """Start so many workers beside the fleet; yield them once all are ready."""
+def idle_workers(target: Target, count: int, types: Sequence[str] = TYPES) -> Iterator[list[Process]]:
+    """Start so many workers beside the fleet, their types in turn; yield them once all are ready."""
     before = {each.name for each in listed_processes(target.status())}
     command = [sys.executable, "-m", "deploy.command.main", "worker"]
     started = [
         subprocess.Popen(
-            [*command, TYPES[number % len(TYPES)], "--config", str(target.config)],
+            [*command, types[number % len(types)], "--config", str(target.config)],
             cwd=target.code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )
         for number in range(count)
@@ -94,7 +94,7 @@ def idle_workers(target: Target, count: int) -> Iterator[list[Process]]:
             if len(new) == count:
                 break
             if time.monotonic() > end:
-                missing = [TYPES[n % len(TYPES)] for n in range(count)]
+                missing = [types[n % len(types)] for n in range(count)]
                 raise RuntimeError(f"of the idle workers {missing} only {[each.name for each in new]} started")
             time.sleep(0.5)
         yield new

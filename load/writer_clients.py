@@ -1,0 +1,191 @@
+"""Users who write into a stream of one's choice, each straight to the process that owns his slot, or his room's."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import asyncpg
+import orjson
+
+from load.clients import Connection, User
+from load.fleet import Target
+from load.measure import Process
+from load.scenario import join, message, new_people, new_room, send_path
+from shared.core.slots import slot_of
+from shared.storage.tokens import hash_token
+
+_V3 = "/_matrix/client/v3"
+#: Of each writer, so that none has to wait for himself.
+CLIENTS = 6
+
+
+@dataclass(slots=True)
+class Client:
+    """A user with a connection straight to the writer that owns his slot, and what he has to send about.
+
+    logins: access tokens of further devices, each to be logged out once.
+    """
+
+    user_id: str
+    connection: Connection
+    room: str
+    events: Sequence[str]
+    token: str
+    logins: list[str]
+    count: int = 0
+
+    async def write(self, stream: str) -> tuple[int, bytes]:
+        """Do what writes into a stream; return status and body of the answer."""
+        self.count += 1
+        self.connection.use_token(self.logins.pop() if stream == "sessions" else self.token)
+        return await self.connection.raw_request(*WRITES[stream](self, self.count))
+
+
+#: One operation: method, path, body.
+Request = tuple[str, str, bytes]
+
+
+def _event(client: Client, number: int) -> Request:
+    return "PUT", send_path(client.room, f"w{number}"), message()
+
+
+def _receipt(client: Client, number: int) -> Request:
+    event = quote(client.events[number % len(client.events)], safe="")
+    return "POST", f"{_room(client)}/receipt/m.read/{event}", b"{}"
+
+
+def _account_data(client: Client, number: int) -> Request:
+    return "PUT", f"{_own(client)}/account_data/x.load", b'{"n":%d}' % number
+
+
+def _push_rules(client: Client, number: int) -> Request:
+    on = b"true" if number % 2 else b"false"
+    return "PUT", f"{_V3}/pushrules/global/underride/.m.rule.message/enabled", b'{"enabled":%b}' % on
+
+
+def _session(client: Client, number: int) -> Request:
+    return "POST", f"{_V3}/logout", b"{}"  # of another device each time
+
+
+def _to_device(client: Client, number: int) -> Request:
+    messages = {"messages": {client.user_id: {"LOAD": {"n": number}}}}
+    return "PUT", f"{_V3}/sendToDevice/x.load/{number}", orjson.dumps(messages)
+
+
+def _device_list(client: Client, number: int) -> Request:
+    # Signed by nobody: the server takes what a device says of itself, and tells the others that it changed.
+    keys = {
+        "user_id": client.user_id, "device_id": "LOAD", "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": {"ed25519:LOAD": "e" * 43, "curve25519:LOAD": "c" * 43},
+        "signatures": {client.user_id: {"ed25519:LOAD": f"{number}"}},
+    }  # fmt: skip
+    return "POST", f"{_V3}/keys/upload", orjson.dumps({"device_keys": keys})
+
+
+def _one_time_key(client: Client, number: int) -> Request:
+    key = {"key": f"{number:043d}", "fallback": True}
+    return "POST", f"{_V3}/keys/upload", orjson.dumps({"fallback_keys": {f"signed_curve25519:{number}": key}})
+
+
+def _typing(client: Client, number: int) -> Request:
+    body = b'{"typing":true,"timeout":30000}' if number % 2 == 0 else b'{"typing":false}'
+    return "PUT", f"{_room(client)}/typing/{quote(client.user_id, safe='')}", body
+
+
+def _presence(client: Client, number: int) -> Request:
+    body = b'{"presence":"online","status_msg":"%d"}' % number
+    return "PUT", f"{_V3}/presence/{quote(client.user_id, safe='')}/status", body
+
+
+#: Stream -> what writes into it.
+WRITES: dict[str, Callable[[Client, int], Request]] = {
+    "events": _event,
+    "receipts": _receipt,
+    "account_data": _account_data,
+    "push_rules": _push_rules,
+    "sessions": _session,
+    "to_device": _to_device,
+    "device_lists": _device_list,
+    "one_time_keys": _one_time_key,
+    "typing": _typing,
+    "presence": _presence,
+}
+
+
+def _room(client: Client) -> str:
+    return f"{_V3}/rooms/{quote(client.room, safe='')}"
+
+
+def _own(client: Client) -> str:
+    return f"{_V3}/user/{quote(client.user_id, safe='')}"
+
+
+async def clients_of_writers(
+    target: Target, database: asyncpg.Connection, processes: Sequence[Process], kind: str, count: int, operations: int
+) -> list[list[Client]]:
+    """Return the clients of each of the first `count` processes of a type.
+
+    Those of persisters have a room each; all others are in one, whose rows of different users they write.
+    operations: how many of them one client may be asked for, at most.
+    """
+    writers = [each for each in processes if each.type == kind][:count]
+    if len(writers) < count:
+        raise RuntimeError(f"there are only {len(writers)} of {kind}")
+    slots = target.status()["slots"]["rooms" if kind == "event_persister" else "users"]
+    owners = {slot: each["owner"] for each in slots for slot in range(each["first"], each["last"] + 1)}
+    found: dict[str, list[Client]] = {each.name: [] for each in writers}
+    [talker] = await new_people(target, "talker", 1)
+    common = await new_room(talker)
+    events = [] if kind == "event_persister" else [await _said(talker, common, f"{n}") for n in range(operations)]
+    addresses = {each.name: each.address for each in writers}
+    while any(len(own) < CLIENTS for own in found.values()):
+        for user in await new_people(target, "writer", 8):
+            room_id = await new_room(user) if kind == "event_persister" else common
+            own = found.get(owners[slot_of(room_id if kind == "event_persister" else user.user_id)])
+            if own is not None and len(own) < CLIENTS:
+                name = owners[slot_of(room_id if kind == "event_persister" else user.user_id)]
+                await join(user, room_id)
+                client = await _client(user, addresses[name], room_id, events)
+                if kind == "client_api":
+                    client.logins = await _logins(database, user.user_id, operations)
+                own.append(client)
+            user.connection.close()
+    talker.connection.close()
+    return list(found.values())
+
+
+async def _said(talker: User, room_id: str, txn_id: str) -> str:
+    _, answer = await talker.connection.raw_request("PUT", send_path(room_id, txn_id), message())
+    event_id: str = orjson.loads(answer)["event_id"]
+    return event_id
+
+
+async def _logins(database: asyncpg.Connection, user_id: str, count: int) -> list[str]:
+    """Put so many devices with tokens into the database: to log in by password would take the machine a minute."""
+    tokens = [secrets.token_urlsafe(32) for _ in range(count)]
+    devices = [f"OUT{number}" for number in range(count)]
+    hashes = [hash_token(token) for token in tokens]
+    await database.execute(
+        "INSERT INTO devices (user_id, device_id, created_ms) SELECT $1, d, 0 FROM unnest($2::text[]) AS d",
+        user_id, devices,
+    )  # fmt: skip
+    await database.execute(
+        "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ms)"
+        " SELECT h, $1, d, 0 FROM unnest($2::text[], $3::bytea[]) AS l(d, h)",
+        user_id, devices, hashes,
+    )  # fmt: skip
+    return tokens
+
+
+async def _client(user: User, address: str, room_id: str, events: Sequence[str]) -> Client:
+    """Log in anew: with a device whose name is known."""
+    name = user.user_id[1:].partition(":")[0]
+    login = {
+        "type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": f"load-{name}",
+        "device_id": "LOAD",
+    }  # fmt: skip
+    answer = await user.request("POST", f"{_V3}/login", login)
+    host, _, port = address.rpartition(":")
+    token = answer["access_token"]
+    return Client(user.user_id, Connection(host, int(port), token), room_id, events, token, [])

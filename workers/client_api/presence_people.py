@@ -23,6 +23,7 @@ from shared.storage.presence import StoredPresence, get_presence, save_presence
 
 _MAX_PEOPLE = 50_000  # present at a time in one process, some 1 KB each; who comes beyond is not seen
 _LOOK_EVERY_S = 1.0  # how late what ends by itself is told
+_LOOK_BATCH = 500  # users, some 10 us each: then others get their turn
 _SAVE_EVERY_S = 5.0
 _SAVE_BATCH = 1000
 
@@ -90,18 +91,24 @@ class PresencePeople:
         save_at_s = 0.0
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            now_ms = self._clock.now_ms()
-            due = set()
-            while self._due and self._due[0][0] <= now_ms:
-                at_ms, user_id = heapq.heappop(self._due)
-                kept = self._people.get(user_id)
-                if kept is not None and kept.due_ms == at_ms:
-                    kept.due_ms = None
-                    due.add(user_id)
-            self.changed(due)
+            while due := self._take_due():
+                self.changed(due)
+                await asyncio.sleep(0)
             if self._clock.monotonic_s() >= save_at_s:
                 await self.save()
                 save_at_s = self._clock.monotonic_s() + _SAVE_EVERY_S
+
+    def _take_due(self) -> list[str]:
+        """Return some of those who are to be looked at now."""
+        now_ms = self._clock.now_ms()
+        due: list[str] = []
+        while self._due and self._due[0][0] <= now_ms and len(due) < _LOOK_BATCH:
+            at_ms, user_id = heapq.heappop(self._due)
+            kept = self._people.get(user_id)
+            if kept is not None and kept.due_ms == at_ms:
+                kept.due_ms = None
+                due.append(user_id)
+        return due
 
     async def save(self) -> None:
         """Save what changed since the last time; while the database is away it is kept for the next."""
@@ -116,10 +123,12 @@ class PresencePeople:
             return
 
     async def save_now(self, user_id: str) -> None:
-        """Save one user before going on. Raises Unavailable."""
-        kept = self._people[user_id]
-        shown = kept.person.shown(self._clock.now_ms())
-        await save_presence(self._database, [self._stored(user_id, shown, self._clock.now_ms())])
+        """Save what changed of one user before going on. Raises Unavailable; then it is saved later."""
+        one = self._unsaved.get(user_id)
+        if one is not None:
+            await save_presence(self._database, [one])
+            if self._unsaved.get(user_id) is one:
+                del self._unsaved[user_id]
 
     def statistics(self) -> dict[str, int]:
         return {"people": len(self._people), "max_people": _MAX_PEOPLE, "unsaved": len(self._unsaved)}

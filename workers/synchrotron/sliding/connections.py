@@ -33,6 +33,7 @@ class Connection:
     """One connection in memory. number: of the stored row as far as this process knows, None: unknown.
 
     states: by number: the latest, and the one that it was made from. counts: of the lists in the latest answer.
+    settled: after it, see `engine.Since`; with the state and the part of the request that it holds for.
     """
 
     user_id: str
@@ -42,6 +43,13 @@ class Connection:
     states: dict[int, ConnectionState] = field(default_factory=dict)
     lists: ConnectionLists = field(default_factory=ConnectionLists)
     counts: dict[tuple[str, RoomFilter], int] = field(default_factory=dict)
+    settled: tuple[ConnectionState, object, Mapping[str, tuple[str, ...]]] | None = None
+
+    def settled_for(self, state: ConnectionState, request: object) -> Mapping[str, tuple[str, ...]]:
+        """Return what is settled of a state for a request that is equal in all that matters."""
+        if self.settled is None or self.settled[0] is not state or self.settled[1] != request:
+            return {}
+        return self.settled[2]
 
     def counts_of(self, lists: Mapping[str, ListRequest]) -> dict[str, int] | None:
         """Return how many rooms the client was told that these lists have; None where that isn't known.

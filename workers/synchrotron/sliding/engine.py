@@ -6,7 +6,7 @@ Spec: MSC4186, "Lists and subscriptions".
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared.core.sync_tokens.stream_token import StreamToken
@@ -27,7 +27,7 @@ from workers.synchrotron.sliding.request import MAX_SUBSCRIPTIONS, RoomConfig, S
 from workers.synchrotron.sliding.room_lists import RoomLists, direct_rooms
 from workers.synchrotron.sliding.room_results import Known, RoomResults, Telling
 from workers.synchrotron.sliding.room_traits import Traits
-from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.sync_user import GLOBAL, SyncUser
 from workers.synchrotron.tokens import Tokens
 from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.user_rooms import UserRooms
@@ -58,14 +58,24 @@ class Ask:
     sent_members: SentMembers
     with_counts: bool
 
+    @property
+    def shape(self) -> object:
+        """Return what decides which rooms are wanted, and what of them: equal for equal requests."""
+        return dict(self.request.lists), [(one.extension.name, one.scope) for one in self.extensions]
+
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Up to where the client was told. seq: see Span; state: what it has been sent by then."""
+    """Up to where the client was told. seq: see Span; state: what it has been sent by then.
+
+    settled: rooms of which a look with the same request and state found that the client has all it wants, with the
+    lists that they were in: without news nobody has to look at them again.
+    """
 
     token: StreamToken | None
     seq: int | None
     state: ConnectionState
+    settled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +134,16 @@ class Engine:
             await self._unread.prepare(user, joined, now.vector("events"))
         reader = Reader(user.user_id, ask.device_id, self._clock.now_ms())
         telling = Telling(user, span, reader, ask.sent_members, direct_rooms(user), ask.with_counts)
-        bits = sum(one.bit for one in ask.extensions)
-        rooms, open_rooms = await self._rooms(ask, telling, draft, wanted, news, bits)
+        settled = since.settled if since.seq is not None and GLOBAL not in news else {}
+        rooms, open_rooms = await self._rooms(ask, telling, draft, wanted, news, settled)
         told = await self._extensions(ask, telling, draft, wanted, news, rooms, open_rooms, lambda: _matched(
             draft.subscriptions, (ranking.rooms() for ranking in rankings.values())
         ))  # fmt: skip
         answer = SlidingAnswer({name: len(ranking) for name, ranking in rankings.items()}, rooms, told[0])
-        return Look(answer, Since(now, seq, draft.finish()), not rooms and told[1])
+        if any(settled.get(room_id) != wanted[room_id].lists for room_id in open_rooms) or news - wanted.keys():
+            settled = {}
+        settled = settled or _settled(draft, wanted, ask.extensions)
+        return Look(answer, Since(now, seq, draft.finish(), settled), not rooms and told[1])
 
     def _wanted(self, ask: Ask, draft: StateDraft, within: Mapping[str, Sequence[str]]) -> dict[str, _Wanted]:
         """Return the rooms that the request lets in, in the order of its lists."""
@@ -173,21 +186,24 @@ class Engine:
         }
 
     async def _rooms(
-        self, ask: Ask, telling: Telling, draft: StateDraft, wanted: Mapping[str, _Wanted], news: set[str], bits: int
-    ) -> tuple[dict[str, RoomAnswer], list[str]]:
+        self, ask: Ask, telling: Telling, draft: StateDraft, wanted: Mapping[str, _Wanted], news: set[str],
+        settled: Mapping[str, tuple[str, ...]],
+    ) -> tuple[dict[str, RoomAnswer], list[str]]:  # fmt: skip
         """Return what is told of rooms, and the wanted rooms of which an extension may have something to tell."""
         now, since = telling.span.now.vector("events"), telling.span.since
         rooms: dict[str, RoomAnswer] = {}
         open_rooms = []
         looked_at = 0
         for room_id, one in wanted.items():
+            if room_id not in news and settled.get(room_id) == one.lists and not one.subscribed:
+                continue
             membership = telling.user.memberships[room_id]
             room = draft.rooms.get(room_id)
             if not now.covers(membership.writer, membership.position):
                 continue  # it changed after this look began: the next one tells
-            settled = room is not None and _is_settled(draft, room, one.config, room_id in telling.direct)
-            if room is not None and settled and room_id not in news:
-                if room.told & bits != bits:
+            done = room is not None and _is_settled(draft, room, one.config, room_id in telling.direct)
+            if room is not None and done and room_id not in news:
+                if _lacks(room, _bits(ask.extensions, room_id, one)):
                     open_rooms.append(room_id)
                 continue
             looked_at += 1
@@ -283,6 +299,32 @@ def _is_settled(draft: StateDraft, room: SentRoom, config: RoomConfig, is_dm: bo
             or (config.timeline_limit <= room.limit and draft.state_of(room) == config.required_state)
         )
     )  # fmt: skip
+
+
+def _bits(extensions: Iterable[AskedExtension], room_id: str, room: _Wanted) -> int:
+    """Return the bits of the extensions that have the room in their scope."""
+    return sum(one.bit for one in extensions if one.bit and one.scope.has(room_id, room.lists, room.subscribed))
+
+
+def _lacks(room: SentRoom, bits: int) -> bool:
+    return room.told & bits != bits
+
+
+def _settled(
+    draft: StateDraft, wanted: Mapping[str, _Wanted], extensions: Sequence[AskedExtension]
+) -> dict[str, tuple[str, ...]]:
+    """Return the rooms that nobody has to look at without news: after this look the client has all that it wants."""
+    settled = {}
+    for room_id, one in wanted.items():
+        room = draft.rooms.get(room_id)
+        if (
+            room is not None
+            and not one.subscribed
+            and _is_settled(draft, room, one.config, room.is_dm)
+            and not _lacks(room, _bits(extensions, room_id, one))
+        ):
+            settled[room_id] = one.lists
+    return settled
 
 
 def _in_scope(user: SyncUser, draft: StateDraft, room_id: str, bit: int, answer: RoomAnswer | None) -> RoomInScope:

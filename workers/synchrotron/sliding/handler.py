@@ -97,6 +97,7 @@ class SlidingSync:
                 look = await self._look_until_news(ask, since)
                 if look.reached.state is not since.state:
                     number = await self._connections.store(connection, number, look.reached.state)
+                connection.settled = look.reached.state, ask.shape, look.reached.settled
                 self._connections.remember(connection)
                 text = _format(owner, number, look.reached.token)
                 if look.reached.seq is not None:
@@ -128,7 +129,8 @@ class SlidingSync:
             return Since(None, None, ConnectionState())
         state = await self._connections.state(ask.connection, number, ask.user)
         assert ask.request.pos is not None
-        return Since(token, ask.user.seq_of(ask.request.pos), state)
+        settled = ask.connection.settled_for(state, ask.shape)
+        return Since(token, ask.user.seq_of(ask.request.pos), state, settled)
 
     async def _look_until_news(self, ask: Ask, since: Since) -> Look:
         """Look again whenever the user has news, until there is something to tell or the time is over."""

@@ -157,6 +157,11 @@ class RoomCalls(_SlotCalls):
         path = f"/_skep/rooms/{quote(room_id, safe='')}/upgrade"
         await self._ask(room_id, b"PUT", path.encode(), b"{}")
 
+    async def remove_guests(self, room_id: str) -> None:
+        """Let guests leave who may not be there any more. Raises Unavailable, RemoteServerError."""
+        path = f"/_skep/rooms/{quote(room_id, safe='')}/guests"
+        await self._ask(room_id, b"PUT", path.encode(), b"{}")
+
     async def leave_room(self, room_id: str, leaving: MemberLeaving) -> None:
         """Let a user leave. It may be asked again. Raises Unavailable, RemoteServerError."""
         path = f"/_skep/rooms/{quote(room_id, safe='')}/leave"

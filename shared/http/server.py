@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from shared.core.errors import MatrixError, unrecognized
 from shared.http.endpoint import Auth, Endpoint, RateLimit
 from shared.http.errors_to_json import response_for
+from shared.http.guests import check_guest
 from shared.http.process_pages import ProcessPages
 from shared.http.request import Request, Requester, Response, error_body
 from shared.http.routing import RouteTable
@@ -167,6 +168,8 @@ class Application:
             token = access_token_of(request)
             if token is not None or endpoint.auth is Auth.ACCESS_TOKEN:
                 request.requester = await self._authenticator.authenticate(token, request)
+                if request.requester.is_guest:
+                    check_guest(endpoint)
         if endpoint.rate_limit is not RateLimit.NONE and FORWARDED not in request.headers:
             await self._rate_limiter.check(endpoint.rate_limit, request.requester, request.client_address)
         elsewhere = await self._slot_router.route(request)

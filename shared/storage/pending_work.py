@@ -34,6 +34,10 @@ _TAKE_SETTINGS = _TAKE.format(
 _TAKE_DEACTIVATIONS = _TAKE.format(
     table="deactivations", key="user_id", condition="", columns="user_id, erase", wait=f"greatest(40, {_WAIT_S})"
 )
+#: Uses guest_removals_when.
+_TAKE_GUEST_ROOMS = _TAKE.format(
+    table="guest_removals", key="room_id", condition="", columns="room_id", wait=f"greatest(10, {_WAIT_S})"
+)
 _SETTINGS_DONE = "DELETE FROM settings_to_copy WHERE user_id = $1 AND new_room_id = $2"
 
 
@@ -69,7 +73,11 @@ async def take_deactivations(database: Database, limit: int) -> Sequence[Deactiv
     return [Deactivation(**row) for row in await database.fetch(_TAKE_DEACTIVATIONS, limit)]
 
 
+async def take_guest_rooms(database: Database, limit: int) -> Sequence[str]:
+    """Return rooms of which somebody must look whether guests have to leave."""
+    return [row["room_id"] for row in await database.fetch(_TAKE_GUEST_ROOMS, limit)]
+
+
 async def settings_done(database: Database, user_id: str, new_room_id: str) -> None:
     """The settings were copied, or the user never came."""
     await database.execute(_SETTINGS_DONE, user_id, new_room_id)
-

@@ -1,4 +1,5 @@
-"""The job that brings to its end what others began: upgrades, settings that follow into new rooms, closed accounts.
+"""The job that brings to its end what others began: upgrades, settings that follow into new rooms, guests
+who must go, closed accounts.
 
 Nothing is done here: the owners of rooms and users are asked, and may be asked again. Two processes share the work
 (`shared/storage/pending_work.py`); should one die, another comes back to what it took.
@@ -17,6 +18,7 @@ from shared.storage.pending_work import (
     SettingsToCopy,
     settings_done,
     take_deactivations,
+    take_guest_rooms,
     take_settings,
     take_upgrades,
 )
@@ -46,17 +48,16 @@ class PendingWork:
         """Do what is to be done now; return how many things that were."""
         upgrades = await take_upgrades(self._database, _AT_A_TIME)
         settings = await take_settings(self._database, _AT_A_TIME)
+        guests = await take_guest_rooms(self._database, _AT_A_TIME)
         closed = await take_deactivations(self._database, _AT_A_TIME)
         return await _all_of(
             [
-                *(self._resume(room_id) for room_id in upgrades),
+                *(self._rooms.resume_upgrade(room_id) for room_id in upgrades),
                 *(self._copy(each) for each in settings),
+                *(self._rooms.remove_guests(room_id) for room_id in guests),
                 *(self._clear(each) for each in closed),
             ]
         )
-
-    async def _resume(self, old_room_id: str) -> None:
-        await self._rooms.resume_upgrade(old_room_id)
 
     async def _copy(self, settings: SettingsToCopy) -> None:
         if settings.has_joined:

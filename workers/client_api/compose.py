@@ -13,7 +13,7 @@ from workers.client_api.device_keys import DeviceKeys
 from workers.client_api.devices import Devices
 from workers.client_api.directory import Directory
 from workers.client_api.filters import Filters
-from workers.client_api.guests import refuse_guests
+from workers.client_api.guests import only_the_name
 from workers.client_api.interactive_auth import InteractiveAuth
 from workers.client_api.login import Login, PasswordCheck
 from workers.client_api.member_profiles import MemberProfileSender
@@ -105,8 +105,8 @@ def compose(foundation: Foundation) -> Worker:
         "get_whoami": login.get_whoami,
         "get_profile": profiles.get_profile,
         "get_profile_field": profiles.get_profile_field,
-        "set_profile_field": profiles.set_profile_field,
-        "delete_profile_field": profiles.delete_profile_field,
+        "set_profile_field": only_the_name(profiles.set_profile_field),
+        "delete_profile_field": only_the_name(profiles.delete_profile_field),
         "change_password": password_change.change_password,
         "deactivate_account": deactivation.deactivate_account,
         "clear_account": deactivation.clear_account,
@@ -177,4 +177,4 @@ def compose(foundation: Foundation) -> Worker:
         await people.save()
         await foundation.authenticator.store_last_seen()
 
-    return Worker(handlers=refuse_guests(handlers), start=start, drain=drain)
+    return Worker(handlers=handlers, start=start, drain=drain)

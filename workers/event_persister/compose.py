@@ -6,6 +6,7 @@ from shared.core.signing import parse_signing_key
 from shared.storage.numbers import NumberBlock
 from workers.event_persister.create_room import CreateRoomHandler
 from workers.event_persister.delayed import DelayedSending, Scheduling
+from workers.event_persister.guest_removal import GuestRemoval
 from workers.event_persister.live_room import Identity
 from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.member_profile import MemberProfileHandler
@@ -30,8 +31,9 @@ def compose(foundation: Foundation) -> Worker:
     writer = engine.writer
     changes = MemberChanges(writer, database, server_name)
     scheduling = Scheduling(database, config.delayed_events)
-    send = SendHandlers(writer, scheduling, database)
-    state = StateHandlers(writer, scheduling, changes, database, tasks)
+    guests = GuestRemoval(writer, tasks, database)
+    send = SendHandlers(writer, scheduling, guests, database)
+    state = StateHandlers(writer, scheduling, changes, guests, database)
     delayed = DelayedSending(writer, send, state, foundation.rate_limiter, database)
     membership = MembershipHandlers(
         writer, changes, foundation.forwarder.forward, database, foundation.writer.write, server_name
@@ -75,8 +77,9 @@ def compose(foundation: Foundation) -> Worker:
             "upgrade_room": upgrades.upgrade_room,
             "resume_upgrade": upgrades.resume_upgrade,
             "complete_successor": successor.complete_successor,
+            "remove_guests": guests.remove_guests,
             "leave_closed_account": membership.leave_closed_account,
-            "receive_events": ReceiveHandler(writer, engine.receiving).receive_events,
+            "receive_events": ReceiveHandler(writer, engine.receiving, guests).receive_events,
             "set_member_profile": MemberProfileHandler(writer, database).set_member_profile,
         },
         start=engine.start,

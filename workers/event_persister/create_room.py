@@ -27,7 +27,6 @@ from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.membership import no_identity_server
 from workers.event_persister.refusals import check_content
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.send import guest_refused
 
 _MAX_EVENTS = 900  # of a new room; they go into one statement
 _MAX_TRIES = 3000  # with 64 persisters all of these miss once in 10^20 rooms
@@ -59,8 +58,6 @@ class CreateRoomHandler:
 
     async def create_room(self, request: Request) -> Response:
         """POST /createRoom"""
-        if request.user.is_guest:
-            raise guest_refused()
         creator = request.user.user_id
         body = request.decode(CreateRoomBody)
         version = get_room_version(body.room_version or self._default_version)

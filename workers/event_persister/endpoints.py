@@ -76,6 +76,10 @@ ENDPOINTS = (
         auth=Auth.INTERNAL, idempotent=True,
     ),
     Endpoint(
+        "remove_guests", ("PUT",), "/_skep/rooms/{roomId}/guests", "rooms", RoutingKey.ROOM, auth=Auth.INTERNAL,
+        idempotent=True,
+    ),
+    Endpoint(
         "leave_closed_account", ("PUT",), "/_skep/rooms/{roomId}/leave", "rooms", RoutingKey.ROOM,
         auth=Auth.INTERNAL, idempotent=True,
     ),

@@ -18,7 +18,6 @@ from shared.storage.pool import Database
 from workers.event_persister.live_room import LiveRoom
 from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.send import guest_refused
 
 
 class ReasonBody(msgspec.Struct):
@@ -93,7 +92,6 @@ class MembershipHandlers:
 
     async def knock_room(self, request: Request) -> Response:
         """POST /knock/{roomIdOrAlias}"""
-        _refuse_guest(request)
         body = request.decode(ReasonBody, empty_ok=True)
         room_id, elsewhere = await self._resolve(request, b"knock")
         if elsewhere is not None:
@@ -113,7 +111,6 @@ class MembershipHandlers:
 
     async def forget_room(self, request: Request) -> Response:
         """POST /rooms/{roomId}/forget: the room must have been left, by oneself or not."""
-        _refuse_guest(request)
         user_id = request.user.user_id
 
         async def forget(room: LiveRoom) -> None:
@@ -129,7 +126,6 @@ class MembershipHandlers:
 
     async def invite_user(self, request: Request) -> Response:
         """POST /rooms/{roomId}/invite, by user id or by third-party identifier."""
-        _refuse_guest(request)
         body = request.decode(InviteBody)
         if body.user_id is None:
             if body.medium is None or body.address is None or body.id_server is None:
@@ -166,7 +162,6 @@ class MembershipHandlers:
         return empty_response()
 
     async def _change(self, request: Request, change: Change) -> Response:
-        _refuse_guest(request)
         body = request.decode(TargetBody)
         target = check_user_id(body.user_id)
         await self._writer.in_room(
@@ -212,8 +207,3 @@ def no_identity_server() -> MatrixError:
 
 def _unknown_room() -> MatrixError:
     return not_found("This room is not known here, and other servers cannot be asked")
-
-
-def _refuse_guest(request: Request) -> None:
-    if request.user.is_guest:
-        raise guest_refused()

@@ -4,15 +4,18 @@ import msgspec
 
 from shared.core.errors import MatrixError, bad_json, not_found
 from shared.http.request import Request, Response, json_response
+from workers.event_persister.guest_removal import GuestRemoval
 from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.member_changes import guests_can_join
 from workers.event_persister.received import MAX_PDUS, ReceiveAnswer, Received, ReceiveRequest
 from workers.event_persister.receiving import Receiving
 from workers.event_persister.room_writer import RoomWriter
 
 
 class ReceiveHandler:
-    def __init__(self, writer: RoomWriter, receiving: Receiving) -> None:
+    def __init__(self, writer: RoomWriter, receiving: Receiving, guests: GuestRemoval) -> None:
         self._writer = writer
+        self._guests = guests
         self._receiving = receiving
 
     async def receive_events(self, request: Request) -> Response:
@@ -29,7 +32,11 @@ class ReceiveHandler:
             raise MatrixError("M_TOO_LARGE", f"At most {MAX_PDUS} events at once", 413)
 
         async def take_in(room: LiveRoom) -> dict[str, Received]:
-            return await self._receiving.receive(room, pdus)
+            admitted = guests_can_join(room)
+            received = await self._receiving.receive(room, pdus)
+            if admitted and not guests_can_join(room):
+                await self._guests.begin(room)
+            return received
 
         absent = not_found("This room is not known here")
         results = await self._writer.in_room(request.params["roomId"], take_in, absent=absent)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from shared.core.errors import MatrixError, forbidden, missing_param, not_found
+from shared.core.errors import forbidden, missing_param, not_found
 from shared.core.identifiers import EventId
 from shared.http.request import Request, Requester, Response, json_response
 from shared.http.transaction_key import transaction_key
@@ -12,7 +12,8 @@ from shared.storage.events import get_event_by_id
 from shared.storage.pool import Database
 from workers.event_persister.delayed import Scheduling, sticky_of
 from workers.event_persister.drafts import Draft, RedactionTarget
-from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.guest_removal import GuestRemoval
+from workers.event_persister.live_room import GUEST_ACCESS, LiveRoom
 from workers.event_persister.refusals import RelationRefusals, check_content
 from workers.event_persister.room_writer import RoomWriter
 
@@ -24,9 +25,10 @@ class RedactBody(msgspec.Struct):
 
 
 class SendHandlers:
-    def __init__(self, writer: RoomWriter, scheduling: Scheduling, database: Database) -> None:
+    def __init__(self, writer: RoomWriter, scheduling: Scheduling, guests: GuestRemoval, database: Database) -> None:
         self._writer = writer
         self._scheduling = scheduling
+        self._guests = guests
         self._relations = RelationRefusals(database)
         self._database = database
 
@@ -67,12 +69,10 @@ class SendHandlers:
             if before is not None:
                 return before
         draft = Draft(user.user_id, event_type, None, content, *shown_to, redacts, target, sticky_ms)
-        return (await self._writer.write(room, [draft], key))[-1]
+        return await self._write(room, draft, key)
 
     async def redact_event(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""
-        if request.user.is_guest:
-            raise guest_refused()
         body = request.decode(RedactBody, empty_ok=True)
         user, key = request.user, transaction_key(request)
         event_id = request.params["eventId"]
@@ -92,9 +92,15 @@ class SendHandlers:
                 event_id,
                 target,
             )
-            return (await self._writer.write(room, [draft], key))[-1]
+            return await self._write(room, draft, key)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], redact)})
+
+    async def _write(self, room: LiveRoom, draft: Draft, key: bytes) -> str:
+        access = room.entry(*GUEST_ACCESS)
+        if draft.target is not None and access is not None and draft.target.event_nid == access.event_nid:
+            return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
+        return (await self._writer.write(room, [draft], key))[-1]
 
     async def _target(self, room: LiveRoom, user: Requester, event_id: str) -> RedactionTarget:
         """Return the event to redact. Raises M_FORBIDDEN, M_NOT_FOUND.
@@ -114,8 +120,3 @@ class SendHandlers:
         if target.sender != user.user_id and levels.user_level(user.user_id) < levels.redact:
             raise forbidden("Your power level is too low to redact other people's events")
         return target
-
-
-def guest_refused() -> MatrixError:
-    """Spec: client-server API, "Guest Access": what is not listed there is closed to guests."""
-    return MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests cannot do this", 403)

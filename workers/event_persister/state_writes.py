@@ -6,35 +6,35 @@ from typing import Any
 from shared.core.errors import MatrixError, bad_json, invalid_param
 from shared.core.identifiers import is_room_alias
 from shared.http.request import Request, Requester, Response, json_response
-from shared.runtime.tasks import TaskGroup
 from shared.storage.aliases import get_aliases_pointing_to
-from shared.storage.memberships import get_joined_guests
 from shared.storage.pool import Database
 from workers.event_persister.delayed import Scheduling, sticky_of
 from workers.event_persister.drafts import Draft
-from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.guest_removal import GuestRemoval
+from workers.event_persister.live_room import GUEST_ACCESS, LiveRoom
 from workers.event_persister.member_changes import (
     MEMBER,
     MemberChanges,
-    guests_can_join,
-    member_draft,
     same_json,
 )
 from workers.event_persister.refusals import check_content
 from workers.event_persister.room_writer import RoomWriter
 
-_GUESTS_AT_A_TIME = 100
-
 
 class StateHandlers:
     def __init__(
-        self, writer: RoomWriter, scheduling: Scheduling, changes: MemberChanges, database: Database, tasks: TaskGroup
+        self,
+        writer: RoomWriter,
+        scheduling: Scheduling,
+        changes: MemberChanges,
+        guests: GuestRemoval,
+        database: Database,
     ) -> None:
         self._writer = writer
         self._scheduling = scheduling
         self._changes = changes
         self._database = database
-        self._tasks = tasks
+        self._guests = guests
 
     async def set_state(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/state/{eventType}/{stateKey}, also without the key (then it is "").
@@ -74,11 +74,9 @@ class StateHandlers:
             await self._check_aliases(room, content)
         device, txn_id = shown_to or (None, None)
         draft = Draft(user.user_id, event_type, state_key, content, device, txn_id, sticky_ms=sticky_ms)
-        [event_id] = await self._writer.write(room, [draft], key)
-        if event_type == "m.room.guest_access" and not guests_can_join(room):
-            turn_out = self._writer.in_room(room.room_id, self._turn_out_guests)
-            self._tasks.spawn(turn_out, "turn out guests")
-        return event_id
+        if event_type == GUEST_ACCESS[0]:
+            return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
+        return (await self._writer.write(room, [draft], key))[-1]
 
     async def _unchanged(
         self, room: LiveRoom, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]
@@ -104,15 +102,6 @@ class StateHandlers:
             raise invalid_param("A room alias is ill-formed")
         if new and new - await get_aliases_pointing_to(self._database, room.room_nid, new):
             raise MatrixError("M_BAD_ALIAS", "A room alias does not point to this room", 400)
-
-    async def _turn_out_guests(self, room: LiveRoom) -> None:
-        """Spec: client-server API, "Guest Access", server behaviour: guests leave a room that admits none."""
-        guests = await get_joined_guests(self._database, room.room_nid)
-        for start in range(0, len(guests), _GUESTS_AT_A_TIME):
-            some = guests[start : start + _GUESTS_AT_A_TIME]
-            present = [guest for guest in some if room.membership(guest) == "join"]
-            if present:
-                await self._writer.write(room, [member_draft(guest, guest, "leave", {}) for guest in present])
 
 
 def aliases_in(content: Mapping[str, Any], *, lenient: bool = False) -> set[str]:

@@ -35,7 +35,6 @@ from workers.event_persister.create_event import build_create_event, check_addit
 from workers.event_persister.live_room import Identity, LiveRoom
 from workers.event_persister.member_changes import MemberChanges
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.send import guest_refused
 from workers.event_persister.upgrade_runs import UpgradeRuns
 
 
@@ -76,8 +75,6 @@ class Upgrades:
 
         The same request again gets the same room, as long as the tombstone names it.
         """
-        if request.user.is_guest:
-            raise guest_refused()
         body, user_id = request.decode(UpgradeBody), request.user.user_id
         version = get_room_version(body.new_version)
         creators: list[str] = []

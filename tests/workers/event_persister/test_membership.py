@@ -1,6 +1,7 @@
 """Who may join, leave, invite, kick, ban; and what is asked before the room's own rules."""
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
@@ -156,13 +157,40 @@ def test_guests(postgres_module: TestDatabase) -> None:
             assert (await guest.act(opened, "join")).status == 200
             assert (await guest.send(opened, "hello")).status == 200
             assert (await guest.act(opened, "invite", {"user_id": alice.user_id})).status == 403
-            assert (await alice.put_state(opened, "m.room.guest_access", {"guest_access": "forbidden"})).event_id
-            async with asyncio.timeout(5):
-                while (  # noqa: ASYNC110 - the answer to Alice does not wait for it
-                    await persister.content(opened, "m.room.member", guest.user_id)
-                )["membership"] != LEFT:
-                    await asyncio.sleep(0.02)
+
+            async def gone() -> None:
+                async with asyncio.timeout(5):
+                    while (  # noqa: ASYNC110 - the answer to Alice does not wait for it
+                        await persister.content(opened, "m.room.member", guest.user_id)
+                    )["membership"] != LEFT or await persister.sql("SELECT 1 FROM guest_removals"):
+                        await asyncio.sleep(0.02)
+                assert await _membership(persister, opened, guest.user_id) == LEFT
+
+            kind, admitted = "m.room.guest_access", {"guest_access": "can_join"}
+            assert (await alice.put_state(opened, kind, {"guest_access": "forbidden"})).status == 200
+            await gone()
+            # A redaction takes the permission away just so.
+            allowed = (await alice.put_state(opened, kind, admitted)).event_id
+            assert (await guest.act(opened, "join")).status == 200
+            assert (await alice.redact(opened, allowed)).status == 200
+            await gone()
+            # Should the process die in between, the next owner is asked by a background worker.
+            await alice.put_state(opened, kind, admitted)
+            assert (await guest.act(opened, "join")).status == 200
+            await persister.sql("INSERT INTO guest_removals (room_id, look_at) VALUES ($1, now())", opened)
+            path = f"/_skep/rooms/{opened}/guests"
+            assert (await persister.internal("PUT", path, {})).status == 200
+            assert await _membership(persister, opened, guest.user_id) == JOINED, "he may stay"
+            assert not await persister.sql("SELECT 1 FROM guest_removals")
+            tasks: Any = persister.foundation.tasks
+            spawn = tasks.spawn
+            tasks.spawn = lambda run, name: run.close() if name == "turn out guests" else spawn(run, name)
+            await alice.put_state(opened, kind, {})
+            assert await _membership(persister, opened, guest.user_id) == JOINED
+        async with event_persister(postgres_module.dsn) as persister:
+            assert (await persister.internal("PUT", path, {})).status == 200
             assert await _membership(persister, opened, guest.user_id) == LEFT
+            assert not await persister.sql("SELECT 1 FROM guest_removals")
 
     run(test())
 

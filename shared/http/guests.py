@@ -1,0 +1,47 @@
+"""What guest accounts may do: a closed list. Spec: client-server API, "Guest Access", client behaviour.
+
+An endpoint that is not here is refused to them, a new one too until somebody thinks about it. Beyond the spec's list
+stands what clients call at every start, and would not come up without, and what tells of the guest himself only.
+"""
+
+from shared.core.errors import MatrixError
+from shared.http.endpoint import Auth, Endpoint
+
+#: Names of endpoints.
+_OF_THE_SPEC = frozenset(
+    {
+        # Retrieving events.
+        "get_room_state", "get_event_context", "get_room_event", "get_room_state_event", "get_room_messages",
+        "get_room_members", "get_room_initial_sync", "get_sync", "get_events",
+        # Sending events. `m.room.guest_access` decides about joining.
+        "join_room", "join_room_by_id_or_alias", "leave_room", "send_event", "set_state", "send_to_device",
+        # The account. Of the profile only the display name (`workers/client_api/guests.py`).
+        "set_profile_field", "delete_profile_field", "list_devices", "get_device", "set_device", "get_whoami",
+        # Encryption.
+        "upload_keys", "query_keys", "claim_keys",
+    }
+)  # fmt: skip
+_BESIDES = frozenset(
+    {
+        "get_capabilities", "get_turn_server", "list_third_party_protocols", "logout", "logout_all",
+        "create_filter", "get_filter", "get_account_data", "get_room_account_data", "list_tags",
+        "get_push_rules", "get_global_push_rules", "get_push_rule", "get_push_rule_enabled", "get_push_rule_actions",
+        "send_receipt", "set_read_markers", "set_typing", "list_joined_rooms",
+        "sync_merged", "sync_deployed",
+    }
+)  # fmt: skip
+GUESTS_MAY = _OF_THE_SPEC | _BESIDES
+#: Endpoints that ask for no token, and are still none for guests.
+_NOT_WITH_A_TOKEN = frozenset({"deactivate_account"})
+
+
+def check_guest(endpoint: Endpoint) -> None:
+    """Raise M_GUEST_ACCESS_FORBIDDEN unless a guest may call the endpoint."""
+    needs_token = endpoint.auth is Auth.ACCESS_TOKEN
+    if (needs_token and endpoint.name not in GUESTS_MAY) or endpoint.name in _NOT_WITH_A_TOKEN:
+        raise guest_refused()
+
+
+def guest_refused() -> MatrixError:
+    """Spec: client-server API, "Guest Access": what is not listed there is closed to guests."""
+    return MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests cannot do this", 403)

@@ -28,7 +28,10 @@ _CLEAR = (
     "DELETE FROM settings_to_copy WHERE user_id = $1",
 )
 #: $1 user. When he asked for erasure: all that is his alone. Uses the primary keys.
-_ERASE = ("DELETE FROM account_data WHERE user_id = $1", "DELETE FROM filters WHERE user_id = $1")
+_ERASE = tuple(
+    f"DELETE FROM {table} WHERE user_id = $1"
+    for table in ("account_data", "filters", "push_rules", "thread_subscriptions", "presence")
+)
 #: Uses memberships_by_user.
 _ROOMS = """
     SELECT r.room_id FROM memberships m JOIN rooms r USING (room_nid)
@@ -38,7 +41,7 @@ _FINISHED = "DELETE FROM deactivations WHERE user_id = $1"
 
 
 async def clear_account(database: Database, user_id: str, erase: bool) -> None:
-    """Remove the profile of a closed account; with `erase` also the account data and filters."""
+    """Remove the profile of a closed account; with `erase` also all that only he had use for."""
     for statement in _CLEAR + (_ERASE if erase else ()):
         await database.execute(statement, user_id)
 

@@ -69,6 +69,8 @@ def test_erasure(postgres: TestDatabase) -> None:
             alice = await worker.register("alice")
             await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
             assert (await alice.call("POST", f"/user/{alice.quoted}/filter", {})).status == 200
+            await alice.call("PUT", "/pushrules/global/sender/@bob:example.org", {"actions": []})
+            assert await worker.sql("SELECT 1 FROM push_rules")
             before_ms = worker.clock.now_ms()
             answer = await alice.call("POST", "/account/deactivate", {"auth": proof(alice), "erase": True})
             assert answer.status == 200, answer.body
@@ -78,7 +80,7 @@ def test_erasure(postgres: TestDatabase) -> None:
             for _ in range(2):
                 path = f"/_skep/users/{alice.quoted}/closed_account"
                 assert (await internal(worker, path, {"erase": True})).status == 200
-            for table in ("account_data", "filters", "profiles"):
+            for table in ("account_data", "filters", "profiles", "push_rules"):
                 assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
 
     run(test())

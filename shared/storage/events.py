@@ -136,11 +136,6 @@ class EventBatch:
         parts = self.snapshots or self.gaps or self.awaited or self.arrived
         return bool(parts) or not all(event.is_usual for event in self.events)
 
-    @property
-    def is_messages(self) -> bool:
-        """Whether the least form of the statement stores it, if it `is_graph` not."""
-        return not (self.changes or self.rooms or self.redacted or any(has_push_rows(e) for e in self.events))
-
 
 class StoredBatch(NamedTuple):
     """positions: of the batch's events, in their order, ascending; counts: what they count."""
@@ -189,6 +184,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
     Raises StatementRefused (nothing was written), Fenced (the lease is lost, or the outcome unknown).
     """
     events = batch.events
+    push_rows = [has_push_rows(e) for e in events]
     relations = [_escaped(relation_of_json(e.json)) for e in events]
     args: list[Any] = [
         [e.room_nid for e in events],
@@ -212,7 +208,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
         [relation and relation.rel_type for relation in relations],
         [escape(e.push.thread_id) or None for e in events],
         [array([group for group, _, _ in e.push.groups]) if e.push.groups else None for e in events],
-        [has_push_rows(e) for e in events],
+        push_rows,
         list(batch.extremities),
         [array(nids) for nids in batch.extremities.values()],
         *columns(batch.transactions, 4),
@@ -220,7 +216,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
     ]
     statement = COMMIT_MESSAGES
     is_graph = batch.is_graph
-    if is_graph or not batch.is_messages:
+    if is_graph or batch.changes or batch.rooms or batch.redacted or True in push_rows:
         statement = COMMIT_EVENTS
         args += _state_args(batch)
     if is_graph:

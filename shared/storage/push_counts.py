@@ -46,11 +46,17 @@ class StoredCounts(NamedTuple):
 
 def has_push_rows(event: _Counting) -> bool | None:
     """Return whether rows beside its totals may name this event: True or None."""
-    return True if event.push.users or event.push.moved or event.redacts_nid is not None else None
+    push = event.push
+    return True if push.users or push.moved or event.redacts_nid is not None else None
 
 
 def message_args(events: Sequence[_Counting], own: Mapping[tuple[int, str, str], int]) -> list[Any]:
     """Return the parameters of the parts that every batch has. own: (room_nid, user id, thread id) -> ordinal."""
+    marks = [(nid, escape(user), escape(thread), ordinal) for (nid, user, thread), ordinal in own.items()]
+    return [*columns(_counted(events), 6), *columns(marks, 4)]
+
+
+def _counted(events: Sequence[_Counting]) -> list[tuple[int, int, str, int | None, int, int]]:
     sums: dict[tuple[int, int, str], tuple[int, int]] = {}
     counted: list[tuple[int, int, str, int | None, int, int]] = []
     for event in events:
@@ -60,8 +66,7 @@ def message_args(events: Sequence[_Counting], own: Mapping[tuple[int, str, str],
             before = sums.get(key, (0, 0))
             now = sums[key] = (before[0] + notifies, before[1] + highlights)
             counted.append((event.room_nid, group, escape(outcome.thread_id), event.ordinal, *now))
-    marks = [(nid, escape(user), escape(thread), ordinal) for (nid, user, thread), ordinal in own.items()]
-    return [*columns(counted, 6), *columns(marks, 4)]
+    return counted
 
 
 def redaction_args(events: Sequence[_Counting], redacted: Sequence[tuple[int, int, int]]) -> list[list[Any]]:

@@ -61,7 +61,7 @@ def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
             # An UPDATE does not see what its own statement inserts: such a row is redacted from the start.
             redaction = redacted.pop(built.event_nid, None) if redacted else None
             batch.events.append(_to_store(room, built, built.graph.redacted_by if redaction is None else redaction[1]))
-            if built.ordinal is not None and built.event.sender.endswith(":" + server_name):
+            if built.push.is_mark and built.ordinal is not None:
                 batch.own[room.room_nid, built.event.sender, built.push.thread_id] = built.ordinal
             for change in built.changes:
                 _add_change(batch, built, change, server_name)

@@ -206,6 +206,13 @@ class BuiltEvent:
     graph: Graph = USUAL
     push: EventOutcome = COUNTS_NOTHING
 
+    def counting(self, push: EventOutcome) -> "BuiltEvent":
+        """Return it with what it counts. Written out: `dataclasses.replace` takes four times as long."""
+        return BuiltEvent(
+            self.event, self.event_nid, self.ordinal, self.prev_nids, self.auth_nids, self.replaces_nid,
+            self.redacts_nid, self.membership, self.head, self.changes, self.device, self.txn_id, self.graph, push,
+        )  # fmt: skip
+
     @property
     def is_resolved(self) -> bool:
         """Whether it changes the state otherwise than by becoming the state of its key."""

@@ -16,10 +16,9 @@ from shared.runtime.tasks import TaskGroup
 from workers.event_persister.asked_events import AskedEvents
 from workers.event_persister.drafts import Draft, RoomChanged
 from workers.event_persister.live_room import LiveRoom
+from workers.event_persister.room_push import DUMMY
 from workers.event_persister.room_writer import RoomWriter
 
-#: The type that is in use between servers for this; clients ignore it.
-DUMMY = "org.matrix.dummy_event"
 #: Below that, the next usual event names them all soon enough.
 MAX_EXTREMITIES = 10
 _MAX_IN_A_ROW = 100

@@ -12,7 +12,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
 from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
@@ -358,7 +357,7 @@ class LiveRoom:
             # Another object where a thread may have read what is taken back now.
             self._pending = before._replace() if built else before
             self._changes.forget_after(before.ordinal)
-            self.push.judge.take_back(before.ordinal)
+            self.push.take_back(before.ordinal)
             if state_before is not None:
                 self._pending_state = state_before
             raise
@@ -477,7 +476,7 @@ class LiveRoom:
             return built
         outcome = self.push.judged(built, levels)
         if outcome is not COUNTS_NOTHING:
-            built = self._pending_built[built.event.event_id] = replace(built, push=outcome)
+            built = self._pending_built[built.event.event_id] = built.counting(outcome)
         return built
 
     def _auth_event(self, key: StateKey, entry: StateEntry) -> Event:
@@ -538,7 +537,7 @@ class LiveRoom:
         self._pending_built.clear()
         self._policy.forget_absence()
         self._changes.forget_after(self._committed.ordinal)
-        self.push.judge.take_back(self._committed.ordinal)
+        self.push.take_back(self._committed.ordinal)
         for write in waiting:
             if not write.drafts:
                 write.built = []

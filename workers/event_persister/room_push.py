@@ -20,10 +20,14 @@ from workers.event_persister.drafts import BuiltEvent, EntryChange, StateEntry
 from workers.event_persister.thread_subscribers import ThreadSubscribers
 
 MEMBER = "m.room.member"
+#: The type that is in use between servers for tying forward extremities together; clients ignore it. It goes out in a
+#: user's name, who has read nothing by it.
+DUMMY = "org.matrix.dummy_event"
 #: Events whose threads are remembered: reactions and edits mostly relate to one of the latest.
 _MAX_THREADS = 20
 #: Users who changed nothing, known while they are about to come in. A new room may invite 900 at once.
 _MAX_GUESTS = 2000
+_MAX_MARKED = 100
 _USER_BYTES = 1500
 _THREAD_BYTES = 150
 
@@ -70,6 +74,8 @@ class RoomPush:
         self._subscribers: ThreadSubscribers | None = None
         self._arrived: dict[str, KnownRules] = {}  # while something is being read
         self._reading = 0
+        #: Whose own events, in which threads, were noted since anything was counted: further ones change nothing.
+        self._marked: set[tuple[str, str]] = set()
 
     @property
     def size_bytes(self) -> int:
@@ -218,7 +224,21 @@ class RoomPush:
             event.pdu, self.judge.room_id, self.judge.joined, levels, in_thread=bool(thread_id)
         )  # fmt: skip
         subscribers = self._subscribers.of(thread_id) if self._subscribers is not None and thread_id else ()
-        return self.judge.judge(built.ordinal, judged, thread_id, self._local_membership, subscribers)
+        outcome = self.judge.judge(built.ordinal, judged, thread_id, self._local_membership, subscribers)
+        if outcome.groups or outcome.users:
+            self._marked.clear()
+        mark = (event.sender, thread_id)
+        if not event.sender.endswith(self._suffix) or event.type == DUMMY or mark in self._marked:
+            return outcome
+        if len(self._marked) >= _MAX_MARKED:
+            self._marked.clear()
+        self._marked.add(mark)
+        return EventOutcome(thread_id, outcome.groups, outcome.users, outcome.moved, is_mark=True)
+
+    def take_back(self, ordinal: int) -> None:
+        """The events after this one were taken back."""
+        self.judge.take_back(ordinal)
+        self._marked.clear()
 
     def _thread_of(self, event: Event) -> str:
         """Return the root of the thread in which an event is, "" for the main timeline."""

@@ -101,6 +101,23 @@ class JsClient:
     async def start(self, timeline_limit: int, *, encrypted: bool = False) -> None:
         await self._call("start", timeline_limit=timeline_limit, encrypted=encrypted)
 
+    async def start_sliding(self, lists: dict[str, Any], subscription: dict[str, Any]) -> None:
+        """Start with sliding sync in its deployed form. lists, subscription: as the request has them."""
+        await self._call("start_sliding", lists=lists, subscription=subscription)
+
+    async def set_ranges(self, list_name: str, ranges: list[list[int]]) -> None:
+        await self._call("set_ranges", list=list_name, ranges=ranges)
+
+    async def subscribe(self, rooms: Iterable[str]) -> None:
+        await self._call("subscribe", rooms=list(rooms))
+
+    async def room_list(self) -> list[dict[str, Any]]:
+        """Return the rooms with their names and unread counts, the latest activity first."""
+        return list(await self._call("room_list"))
+
+    async def wait_event(self, room: str, event: str, timeout_s: float) -> None:
+        await self._call("wait_event", room=room, event=event, timeout_s=timeout_s)
+
     async def stop(self) -> None:
         await self._call("stop")
 

@@ -57,13 +57,58 @@ class Client {
         if (new URL(url).pathname.endsWith("/keys/claim") && response.status === 200) return this.note_claims(response);
         if (!new URL(url).pathname.endsWith("/sync") || response.status !== 200) return response;
         const text = await response.text();
-        const { join = {}, leave = {} } = JSON.parse(text).rooms ?? {};
+        const answer = JSON.parse(text);
+        if (answer.pos) this.note_window(answer.rooms);
+        const { join = {}, leave = {} } = answer.rooms ?? {};
         for (const room of [...Object.values(join), ...Object.values(leave)]) {
             for (const event of room.timeline?.events ?? []) {
                 this.delivered.set(event.event_id, (this.delivered.get(event.event_id) ?? 0) + 1);
             }
         }
         return new Response(text, { status: 200, headers: response.headers });
+    }
+
+    // Of sliding sync: what comes again with a room that is new, limited or expanded comes rightly.
+    note_window(rooms) {
+        for (const room of Object.values(rooms)) {
+            if (room.initial || room.limited) continue;
+            for (const event of room.timeline ?? []) {
+                this.delivered.set(event.event_id, (this.delivered.get(event.event_id) ?? 0) + 1);
+            }
+        }
+    }
+
+    // With sliding sync in its deployed form; lists: by name, as the sdk takes them.
+    async start_sliding({ lists, subscription }) {
+        const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
+        const named = new Map(Object.entries(lists));
+        this.sliding = new SlidingSync(this.url, named, subscription, this.sdk, 20000);
+        const prepared = new Promise((resolve) => {
+            this.sdk.on("sync", (state) => state === "PREPARED" && resolve());
+        });
+        await this.sdk.startClient({
+            slidingSync: this.sliding,
+            pendingEventOrdering: sdk.PendingEventOrdering.Detached,
+        });
+        await prepared;
+    }
+
+    set_ranges({ list, ranges }) {
+        this.sliding.setListRanges(list, ranges);
+    }
+
+    subscribe({ rooms }) {
+        this.sliding.modifyRoomSubscriptions(new Set(rooms));
+    }
+
+    // The rooms as a room list shows them: the latest activity first.
+    room_list() {
+        const rooms = this.sdk.getRooms().sort((one, other) => other.getBumpStamp() - one.getBumpStamp());
+        return rooms.map((room) => ({ room_id: room.roomId, name: room.name, count: room.getUnreadNotificationCount() }));
+    }
+
+    async wait_event({ room, event, timeout_s }) {
+        await until(() => this.sdk.getRoom(room)?.findEventById(event), timeout_s);
     }
 
     // encrypted: with the sdk's Rust crypto, its store in memory.

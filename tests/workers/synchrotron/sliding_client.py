@@ -65,9 +65,12 @@ class SeenRoom:
 
 @dataclass(slots=True)
 class SlidingClient:
-    """body: the rest of its requests. doubled: events that came twice without the server saying why."""
+    """client: None where a subclass asks otherwise. body: the rest of its requests.
 
-    client: Client
+    doubled: events that came twice without the server saying why.
+    """
+
+    client: Client | None
     body: dict[str, Any]
     pos: str | None = None
     rooms: dict[str, SeenRoom] = field(default_factory=dict)
@@ -77,9 +80,13 @@ class SlidingClient:
     async def sync(self, timeout: int = 0, **changes: Any) -> Any:
         """Make one request with what was processed last, take the answer in and return it."""
         self.body |= changes
-        answer = await merged(self.client, self.pos, timeout, **self.body)
+        answer = await self.ask(timeout)
         self.take_in(answer)
         return answer
+
+    async def ask(self, timeout: int) -> Any:
+        assert self.client is not None
+        return await merged(self.client, self.pos, timeout, **self.body)
 
     def take_in(self, answer: Any) -> None:
         self.pos = answer["pos"]

@@ -44,6 +44,7 @@ class RandomClient:
 
     async def sync(self) -> None:
         client = self.sliding.client
+        assert client is not None
         client.synchrotron = self.dice.randrange(len(client.world.synchrotrons))
         while self.dice.random() < 0.2:  # an answer that gets lost
             await merged(client, self.sliding.pos, **(self.sliding.body | self.request()))
@@ -69,6 +70,7 @@ async def earlier(client: Client, room_id: str, place: str | None) -> list[str]:
 
 async def check(one: RandomClient, naive: dict[str, NaiveRoom]) -> None:
     client, rooms = one.sliding.client, one.sliding.rooms
+    assert client is not None
     user_id = client.user_id
     assert not one.sliding.doubled
     joined = {room_id for room_id, room in naive.items() if room.membership(room.after[-1], user_id) == "join"}

@@ -1,0 +1,175 @@
+"""Sliding sync on a fleet: matrix-js-sdk's SlidingSync (the deployed form) and a client of the merged form keep a right
+room list and timelines while people talk and both synchrotrons are killed in turn."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fleet.clients.js_client import JsClient, JsProcess
+from tests.fleet.people import Person, register
+from tests.fleet.raw_http import call
+from tests.workers.synchrotron.sliding_client import MERGED, SlidingClient, merged_list
+
+_PASSWORD = "correct horse battery"
+_LIMIT_S = 30.0
+_ROOMS = 5
+
+
+@pytest.fixture(scope="module")
+def killable() -> Iterator[RunningFleet]:
+    none = dict.fromkeys(("federation_reader", "federation_sender", "background", "media"), 0)
+    yield from run_fleet(
+        {
+            "fleet": {"event_persister": 1, "synchrotron": 2, **none},
+            "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5},
+        }
+    )
+
+
+@dataclass(slots=True)
+class HttpSlidingClient(SlidingClient):
+    """The client of the merged form, against a fleet. failures: answers other than 200, each tried again."""
+
+    person: Person | None = None
+    failures: list[int] = field(default_factory=list)
+
+    async def ask(self, timeout: int) -> Any:
+        assert self.person is not None
+        body = {**self.body, "timeout": timeout, **({"pos": self.pos} if self.pos is not None else {})}
+        end = time.monotonic() + _LIMIT_S
+        while True:
+            try:
+                answer = await asyncio.to_thread(
+                    call, self.person.url, "POST", MERGED, token=self.person.token, body=body
+                )  # fmt: skip
+            except OSError:
+                status = 0
+            else:
+                if answer.status == 200:
+                    return answer.json()
+                status = answer.status
+            self.failures.append(status)
+            assert status in (0, 502, 503, 504), answer
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
+
+
+@dataclass(slots=True)
+class Talk:
+    """Messages and names set by one person. sent: event ids by room; names: the latest of each room."""
+
+    person: Person
+    rooms: list[str]
+    sent: dict[str, list[str]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    done: bool = False
+
+    async def run(self) -> None:
+        for number in itertools.count():
+            if self.done:
+                return
+            room_id = self.rooms[number * 7 % len(self.rooms)]
+            answer = await asyncio.to_thread(
+                self.person.send, room_id, f"t{number}", {"msgtype": "m.text", "body": str(number)}
+            )
+            assert answer.status == 200, answer
+            self.sent.setdefault(room_id, []).append(answer.json()["event_id"])
+            if number % 10 == 9:
+                self.names[room_id] = f"name {number}"
+                path = f"/rooms/{quote(room_id, safe='')}/state/m.room.name/"
+                await asyncio.to_thread(self.person.ask, "PUT", path, {"name": self.names[room_id]})
+            await asyncio.sleep(0.02)
+
+
+def timeline_of(person: Person, room_id: str) -> list[str]:
+    """Return all of the room's events, oldest first, as /messages has them."""
+    page = person.ask("GET", f"/rooms/{quote(room_id, safe='')}/messages?dir=f&limit=100")
+    found = [event["event_id"] for event in page["chunk"]]
+    while "end" in page:
+        page = person.ask("GET", f"/rooms/{quote(room_id, safe='')}/messages?dir=f&limit=100&from={page['end']}")
+        found += [event["event_id"] for event in page["chunk"]]
+    return found
+
+
+async def kill_in_turn(fleet: RunningFleet, talk: Talk, pause_s: float) -> None:
+    for name in ("synchrotron-1", "synchrotron-2"):
+        await asyncio.sleep(pause_s)
+        before = fleet.processes()[name]["pid"]
+        fleet.kill(name)
+        end = time.monotonic() + _LIMIT_S
+        while fleet.processes().get(name, {}).get("pid") in (None, before):  # its supervisor begins another
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(pause_s)
+    talk.done = True
+
+
+async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s: float) -> None:
+    bob = register(fleet, f"bob{pause_s:.0f}".replace(".", ""))
+    async with JsProcess.running(js_clients, log) as process:
+        alice = JsClient(process, fleet.client_url, f"alice{pause_s:.0f}")
+        await alice.register(_PASSWORD)
+        carol = HttpSlidingClient(None, {"lists": {"all": merged_list(50)}}, person=register(fleet, f"c{pause_s:.0f}"))
+        assert carol.person is not None
+        rooms = [bob.create_room(name=f"room {number}") for number in range(_ROOMS)]
+        for room_id in rooms:
+            await alice.join(room_id)
+            carol.person.ask("POST", f"/rooms/{quote(room_id, safe='')}/join", {})
+        state = [["*", "*"]]
+        lists = {"all": {"ranges": [[0, 1]], "timeline_limit": 50, "required_state": state, "filters": {}}}
+        await alice.start_sliding(lists, {"timeline_limit": 50, "required_state": state})
+        await alice.set_ranges("all", [[0, 1], [2, 9]])
+        talk = Talk(bob, rooms)
+        talking = asyncio.create_task(talk.run())
+
+        async def listen() -> None:
+            while not (talk.done and talking.done()):
+                await carol.sync(500)
+            while (await carol.sync())["rooms"]:
+                pass
+
+        listening = asyncio.create_task(listen())
+        await kill_in_turn(fleet, talk, pause_s)
+        await asyncio.gather(talking, listening)
+        for room_id, events in talk.sent.items():
+            await alice.wait_event(room_id, events[-1], _LIMIT_S)
+        truth = {room_id: timeline_of(bob, room_id) for room_id in rooms}
+        assert not carol.doubled and sum(map(len, talk.sent.values())) > 20
+        latest = sorted(rooms, key=lambda room_id: -carol.rooms[room_id].bump_stamp)
+        for room_id in rooms:
+            mine = carol.rooms[room_id]
+            assert mine.timeline == truth[room_id][-len(mine.timeline) :] and len(mine.timeline) >= len(
+                talk.sent[room_id]
+            )  # fmt: skip
+            assert mine.name == talk.names.get(room_id, mine.name)
+        view = await alice.view(rooms)
+        assert not view.faults
+        for room_id in rooms:
+            seen = view.rooms[room_id]
+            assert seen is not None
+            assert [event.event_id for event in seen.events] == truth[room_id]
+            assert seen.name == talk.names.get(room_id, seen.name)
+        shown = await alice.room_list()
+        assert [room["room_id"] for room in shown] == latest
+        assert {room["room_id"]: room["name"] for room in shown} == {room: carol.rooms[room].name for room in rooms}
+        assert {room["room_id"]: room["count"] for room in shown} == {
+            room_id: len(events) for room_id, events in talk.sent.items()
+        }
+        await alice.stop()
+
+
+def test_clients_keep_right_lists_and_timelines(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    asyncio.run(conversation(killable, js_clients, tmp_path / "node.log", 1.0))
+
+
+@pytest.mark.soak
+def test_the_same_for_longer(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    asyncio.run(conversation(killable, js_clients, tmp_path / "node.log", 150.0))

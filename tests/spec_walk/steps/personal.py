@@ -96,7 +96,7 @@ def presence(walk: Walker) -> None:
     walk.refused(carol, "getPresence", 403, "M_FORBIDDEN", userId=alice.user_id)
     walk.refused(bob, "setPresence", 403, "M_FORBIDDEN", userId=alice.user_id, body=body)
     walk.refused(alice, "setPresence", 400, "M_BAD_JSON", userId=alice.user_id, body={"presence": 5})
-    walk.refused(alice, "getPresence", 404, "M_NOT_FOUND", userId=f"@nobody-at-all:{server}")
+    walk.refused(alice, "getPresence", 403, "M_FORBIDDEN", userId=f"@nobody-at-all:{server}")
 
 
 def aliases(walk: Walker) -> None:

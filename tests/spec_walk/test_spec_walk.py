@@ -22,7 +22,7 @@ NOT_PROVOKED: Mapping[tuple[str, int], str] = {
     ("inviteBy3PID", 403): "as above: refused before the room is asked",
     ("updateDevice", 201): "for application services, which come later",
     ("reportRoom", 404): "200 for any room, as the spec allows, so that nobody learns which rooms exist",
-    ("getPresence", 404): "403 for who does not exist, as for a stranger, so that nobody learns which accounts exist",
+    ("getPresence", 404): "only with presence switched off; who does not exist is as forbidden as a stranger",
     ("reportUser", 404): "200 for any user, as the spec allows, so that nobody learns which accounts exist",
     ("initialSync", 404): "the spec gives it to a guest's absent room; no request of a user's own causes it",
     ("setPushRule", 404): "a rule that is not there is made; an unknown `before` or `after` is 400, as in the example",

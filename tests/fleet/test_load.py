@@ -42,6 +42,19 @@ def test_send_reports_cost_by_process_group(fleet: RunningFleet, tmp_path: Path)
     assert f"{result['events']} events in" in done.stdout
 
 
+def test_unread_million_holds_every_count_against_what_it_must_be(fleet: RunningFleet, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    words = ["-m", "load.unread_million", "--url", fleet.client_url, "--config", str(fleet.config)]
+    words += ["--json", str(output), "--unread", "30,300", "--operations", "3", "--stay"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(output.read_text())
+    assert [result["case"] for result in results] == [
+        "first sync", "receipt, 30 unread", "receipt, 300 unread", "message, 30 unread", "message, 300 unread",
+    ]  # fmt: skip
+    assert [result["changes"] for result in results[1:]] == [3, 3, 3, 3]
+
+
 def test_room_graph_holds_the_room_against_a_resolution_of_its_own(fleet: RunningFleet, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     words = ["-m", "load.room_graph", "--url", fleet.client_url, "--config", str(fleet.config), "--json", str(output)]

@@ -136,26 +136,34 @@ class Upgrades:
         await end_upgrade(self._write, upgrade)
 
     async def _replace(self, room: LiveRoom, upgrade: RoomUpgrade) -> None:
+        """Complete the new room, and close the old one. What of it was done already stays as it is."""
+        upgrader = upgrade.upgrader
         tombstone = await self._content(room, upgrade_state.TOMBSTONE)
-        if tombstone.get("replacement_room") == upgrade.new_room_id:
-            return
-        self._check_may_upgrade(room, upgrade.upgrader)
-        try:
-            answer = await self._successors.complete_successor(upgrade.new_room_id)
-        except RemoteServerError as error:
-            raise Unavailable("The new room is not complete yet") from error
-        if answer.refused is not None:
-            raise MatrixError("M_INVALID_ROOM_STATE", f"The new room cannot be: {answer.refused}", 400)
-        self._check_may_upgrade(room, upgrade.upgrader)
+        is_closed = tombstone.get("replacement_room") == upgrade.new_room_id
+        if is_closed and room.membership(upgrader) != "join":
+            return  # he sent it, and left: nobody is there for the rest
+        if not is_closed:
+            self._check_may_upgrade(room, upgrader)
+            await self._complete_successor(upgrade.new_room_id)
+            self._check_may_upgrade(room, upgrader)
         await move_names(self._write, upgrade.old_room_id, upgrade.new_room_id)
         fault_points.reach("names moved")
         moved = await get_local_aliases(self._database, upgrade.new_room_id)
         levels = await self._content(room, upgrade_state.POWER_LEVELS)
         named = await self._content(room, upgrade_state.CANONICAL_ALIAS)
-        drafts = upgrade_state.closing_drafts(
-            upgrade.upgrader, upgrade.new_room_id, room.power_levels, levels, named, moved
-        )
-        await self._writer.write(room, drafts)
+        drafts = upgrade_state.closing_drafts(upgrader, room.power_levels, levels, named, moved)
+        if not is_closed:
+            drafts.insert(0, upgrade_state.tombstone_draft(upgrader, upgrade.new_room_id))
+        if drafts:
+            await self._writer.write(room, drafts)
+
+    async def _complete_successor(self, new_room_id: str) -> None:
+        try:
+            answer = await self._successors.complete_successor(new_room_id)
+        except RemoteServerError as error:
+            raise Unavailable("The new room is not complete yet") from error
+        if answer.refused is not None:
+            raise MatrixError("M_INVALID_ROOM_STATE", f"The new room cannot be: {answer.refused}", 400)
 
     def _check_may_upgrade(self, room: LiveRoom, user_id: str) -> None:
         """Raise M_FORBIDDEN. Spec: whoever may send the tombstone."""

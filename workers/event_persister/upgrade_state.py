@@ -161,23 +161,23 @@ def ban_drafts(upgrader: str, bans: Mapping[str, str | None], levels: PowerLevel
     ]
 
 
+def tombstone_draft(upgrader: str, new_room_id: str) -> Draft:
+    content = {"body": "This room has been replaced", "replacement_room": new_room_id}
+    return Draft(upgrader, TOMBSTONE, "", content)
+
+
 def closing_drafts(
     upgrader: str,
-    new_room_id: str,
     levels: PowerLevels,
     power_content: Mapping[str, Any],
     alias_content: Mapping[str, Any],
     moved: Collection[str],
 ) -> list[Draft]:
-    """Return what ends the old room: the tombstone, then what the upgrader may do besides.
+    """Return what closes the old room behind the tombstone, as far as the upgrader may and it is not so yet.
 
     levels, power_content, alias_content: of the old room; moved: aliases that point to the new room now.
     """
-    drafts = [
-        Draft(
-            upgrader, TOMBSTONE, "", {"body": "This room has been replaced", "replacement_room": new_room_id}
-        )
-    ]  # fmt: skip
+    drafts: list[Draft] = []
     own = levels.user_level(upgrader)
     named = aliases_in(alias_content, lenient=True)
     if named & set(moved) and own >= levels.event_level(CANONICAL_ALIAS, is_state=True):

@@ -1,0 +1,82 @@
+"""What somebody has to bring to its end is taken by one process at a time, and comes back should that one die."""
+
+import asyncio
+
+from shared.storage.pending_work import (
+    settings_done,
+    take_deactivations,
+    take_guest_rooms,
+    take_settings,
+    take_upgrades,
+)
+from shared.storage.pool import Database, connector
+from shared.storage.room_upgrades import remember_settings
+from tests.fix_servers import TestDatabase
+
+_UPGRADE = """
+    INSERT INTO room_upgrades (old_room_id, new_room_id, new_version, upgrader, create_event_id, create_event, look_at,
+                               ended, created_at)
+    VALUES ($1, $1 || 'new', '12', '@a:b', '$c', '{}', now() - interval '1 minute', $2, now() - $3 * interval '1 hour')
+"""
+#: All waits are over.
+_LATER = (
+    "UPDATE settings_to_copy SET look_at = now() - interval '1 hour'",
+    "UPDATE room_upgrades SET look_at = now() - interval '1 hour'",
+)
+
+
+def test_work_is_taken_once_and_comes_back(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=4)
+        try:
+            for old, ended, hours in (("!open:b", False, 1), ("!ended:b", True, 1), ("!old:b", False, 30)):
+                await database.execute(_UPGRADE, old, ended, hours)
+            both = await asyncio.gather(*(take_upgrades(database, 10) for _ in range(4)))
+            assert sorted(room for rooms in both for room in rooms) == ["!old:b", "!open:b"]
+            assert await take_upgrades(database, 10) == []
+            for statement in _LATER:
+                await database.execute(statement)
+            assert await take_upgrades(database, 10) == ["!open:b"], "what failed for a day is given up"
+
+            await database.execute("INSERT INTO deactivations VALUES ('@a:b', true, now(), now())")
+            [account] = await take_deactivations(database, 10)
+            assert (account.user_id, account.erase) == ("@a:b", True)
+            assert not await take_deactivations(database, 10)
+            await database.execute("INSERT INTO guest_removals (room_id, look_at) VALUES ('!g:b', now())")
+            assert await take_guest_rooms(database, 10) == ["!g:b"]
+            assert not await take_guest_rooms(database, 10)
+        finally:
+            await database.close()
+
+    asyncio.run(test())
+
+
+def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
+    async def test() -> None:
+        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+        try:
+            await remember_settings(database, "@a:b", "!old:b", "!new:b")
+            assert not await take_settings(database, 10), "not at once: the join is on its way"
+            for has_joined in (False, True):
+                await database.execute(_LATER[0])
+                [found] = await take_settings(database, 10)
+                assert (found.user_id, found.old_room_id, found.new_room_id) == ("@a:b", "!old:b", "!new:b")
+                assert (found.has_joined, found.is_old) == (has_joined, False)
+                await database.execute(
+                    "INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1) ON CONFLICT DO NOTHING"
+                )
+                await database.execute(
+                    """INSERT INTO memberships VALUES (1, '@a:b', 'join', 1, '@a:b', 1, 1, 1, true)
+                       ON CONFLICT DO NOTHING"""
+                )
+            await database.execute("UPDATE settings_to_copy SET created_at = now() - interval '11 minutes'")
+            await database.execute(_LATER[0])
+            [found] = await take_settings(database, 10)
+            assert found.is_old
+            await settings_done(database, "@a:b", "!new:b")
+            await database.execute(_LATER[0])
+            assert not await take_settings(database, 10)
+        finally:
+            await database.close()
+
+    asyncio.run(test())

@@ -1,5 +1,6 @@
 """PURE parts of sliding sync, against naive ones."""
 
+import random
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.sync_tokens.vector import Vector
+from workers.synchrotron.sliding import connection_state
 from workers.synchrotron.sliding.connection_state import (
     LIVE,
     MAX_STATES,
@@ -98,9 +100,24 @@ def states(draw: Any) -> ConnectionState:
 @given(states())
 def test_a_state_comes_back_as_it_was_stored(state: ConnectionState) -> None:
     room_ids = {room.room_nid: room_id for room_id, room in state.rooms.items()}
-    assert decode_state(encode_state(state), room_ids) == state
+    encoded, kept = encode_state(state)
+    assert kept is state and decode_state(encoded, room_ids) == state
     assert StateDraft(state).finish() is state
-    assert decode_state(encode_state(state), {}).rooms == {}
+    assert decode_state(encoded, {}).rooms == {}
+
+
+def test_a_state_that_grows_too_large_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_state, "MAX_BYTES", 2_000)
+    dice = random.Random(1)
+    rooms = {f"!{number}": SentRoom(dice.randrange(1 << 60), known_from=number) for number in range(1000)}
+    state = ConnectionState(rooms, (combine([]),))
+    encoded, kept = encode_state(state)
+    assert len(encoded) <= 2_000 and 0 < len(kept.rooms) < 500
+    assert kept.rooms.items() <= rooms.items() and list(kept.rooms)[-1] == "!999"
+    assert decode_state(encoded, {room.room_nid: room_id for room_id, room in rooms.items()}) == kept
+    names = [f"!{dice.randrange(1 << 200)}" for _ in range(100)]
+    encoded, kept = encode_state(ConnectionState(subscriptions=dict.fromkeys(names, RoomConfig(1, combine([])))))
+    assert len(encoded) <= 2_000 and list(kept.subscriptions)[-1] == names[-1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(ROOMS), st.integers(0, 200), st.integers(0, 200)), min_size=1, max_size=150))

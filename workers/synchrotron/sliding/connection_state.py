@@ -23,6 +23,7 @@ MAX_TOKENS = 32
 MAX_STATES = 64  # different `required_state`s
 MAX_BYTES = 1 << 20
 _ROOM_BYTES = 250
+_ELEMENT_BYTES = 300
 
 LIVE = -1
 
@@ -59,7 +60,9 @@ class ConnectionState:
 
     @property
     def size_bytes(self) -> int:
-        return 1_000 + _ROOM_BYTES * (len(self.rooms) + len(self.states) + len(self.subscriptions))
+        wanted = (*self.states, *(config.required_state for config in self.subscriptions.values()))
+        elements = sum(len(wish.include) + len(wish.exclude) for each in wanted for wish in each.wishes)
+        return 1_000 + _ROOM_BYTES * (len(self.rooms) + len(wanted)) + _ELEMENT_BYTES * elements
 
 
 class StateDraft:
@@ -138,24 +141,34 @@ class StateDraft:
         self._states = [self._states[number] for number in states]
 
 
-def encode_state(state: ConnectionState) -> bytes:
-    """Return the state's bytes, at most MAX_BYTES: of too many rooms the older half is left out."""
+def encode_state(state: ConnectionState) -> tuple[bytes, ConnectionState]:
+    """Return the state's bytes, at most MAX_BYTES, and what is in them.
+
+    Of too many rooms the older half is left out; where no rooms are left, the older half of the subscriptions.
+    """
     while True:
-        rooms = list(state.rooms.values())
-        value = {
-            "rooms": [list(column) for column in zip(*rooms, strict=True)],
-            "states": [_required_json(required) for required in state.states],
-            "tokens": [format_vector(token) for token in state.tokens],
-            "subscriptions": {
-                room_id: [config.timeline_limit, _required_json(config.required_state)]
-                for room_id, config in state.subscriptions.items()
-            },
-        }
-        encoded = zlib.compress(orjson.dumps(value), 1)
-        if len(encoded) <= MAX_BYTES or not rooms:
-            return encoded
-        kept = dict(list(state.rooms.items())[len(rooms) // 2 + 1 :])
-        state = ConnectionState(kept, state.states, state.tokens, state.subscriptions)
+        encoded = zlib.compress(orjson.dumps(_as_json(state)), 1)
+        if len(encoded) <= MAX_BYTES or not (state.rooms or state.subscriptions):
+            return encoded, state
+        rooms, subscriptions = list(state.rooms.items()), list(state.subscriptions.items())
+        if rooms:
+            rooms = rooms[len(rooms) // 2 + 1 :]
+        else:
+            subscriptions = subscriptions[len(subscriptions) // 2 + 1 :]
+        states = state.states if rooms else ()
+        state = ConnectionState(dict(rooms), states, state.tokens, dict(subscriptions))
+
+
+def _as_json(state: ConnectionState) -> dict[str, Any]:
+    return {
+        "rooms": [list(column) for column in zip(*state.rooms.values(), strict=True)],
+        "states": [_required_json(required) for required in state.states],
+        "tokens": [format_vector(token) for token in state.tokens],
+        "subscriptions": {
+            room_id: [config.timeline_limit, _required_json(config.required_state)]
+            for room_id, config in state.subscriptions.items()
+        },
+    }
 
 
 def decode_state(encoded: bytes, room_ids: Mapping[int, str]) -> ConnectionState:

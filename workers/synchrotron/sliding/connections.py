@@ -111,7 +111,7 @@ class Connections:
 
         Raises M_UNKNOWN_POS: other answers have come between, and the client can't have got both; Unavailable.
         """
-        encoded = encode_state(state)
+        encoded, state = encode_state(state)
         for _ in range(_ATTEMPTS):
             if connection.number is None:
                 await self._read(connection)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from shared.core.errors import invalid_param
-from workers.synchrotron.sliding.required_state import RequiredState, StateWish, combine
+from workers.synchrotron.sliding.required_state import Element, RequiredState, StateWish, combine
 
 MAX_LISTS = 100
 MAX_SUBSCRIPTIONS = 100
 MAX_RANGES = 100
 MAX_ELEMENTS = 500  # of one required_state, and values of one filter
+_MAX_NAME_CHARS = 255  # no event has a longer type or state key, no room a longer id
 MAX_CONN_ID_CHARS = 255
 MAX_LIST_KEY_CHARS = 255
 
@@ -102,7 +103,15 @@ def room_config(timeline_limit: int, wish: StateWish, limits: Limits) -> RoomCon
         raise invalid_param("timeline_limit must not be negative")
     if len(wish.include) > MAX_ELEMENTS or len(wish.exclude) > MAX_ELEMENTS:
         raise invalid_param(f"required_state may have at most {MAX_ELEMENTS} entries")
-    return RoomConfig(min(timeline_limit, limits.timeline_events), combine([wish]))
+    possible = StateWish(_possible(wish.include), _possible(wish.exclude), wish.lazy)
+    return RoomConfig(min(timeline_limit, limits.timeline_events), combine([possible]))
+
+
+def _possible(elements: frozenset[Element]) -> frozenset[Element]:
+    """Leave out what matches nothing: a state that is kept must not grow by it."""
+    return frozenset(
+        element for element in elements if all(name is None or len(name) <= _MAX_NAME_CHARS for name in element)
+    )
 
 
 def merge_configs(one: RoomConfig, other: RoomConfig) -> RoomConfig:
@@ -137,6 +146,8 @@ def check_request(request: SlidingRequest) -> SlidingRequest:
         raise invalid_param(f"At most {MAX_LISTS} lists are served")
     if len(request.subscriptions) > MAX_SUBSCRIPTIONS:
         raise invalid_param(f"At most {MAX_SUBSCRIPTIONS} room subscriptions are served")
+    if any(len(room_id) > _MAX_NAME_CHARS for room_id in request.subscriptions):
+        raise invalid_param("A room id is too long")
     if any(not 0 < len(key) <= MAX_LIST_KEY_CHARS for key in request.lists):
         raise invalid_param(f"A list's key must have 1 to {MAX_LIST_KEY_CHARS} characters")
     if len(request.conn_id) > MAX_CONN_ID_CHARS or "\x00" in request.conn_id:

@@ -362,6 +362,8 @@ class Experimental:
 
     msc4306_thread_subscriptions: bool = False
     """Push rules by which a thread notifies those who subscribed to it, and nobody else but whom it mentions."""
+    msc4354_sticky_events: bool = False
+    """Events that every member gets as long as they are sticky, an hour at most: calls use them for who is in."""
     msc4028_encrypted_events: bool = False
     """A push rule that notifies of every encrypted event, in rooms that are not muted, so that clients decide."""
 

@@ -6,12 +6,12 @@ from typing import Any
 MAX_STICKY_MS = 3_600_000
 #: Top-level keys of a PDU: what is written, and what is read, the proposal's own name last.
 STICKY_KEY = "msc4354_sticky"
-_KEYS = (STICKY_KEY, "sticky")
+STICKY_KEYS = (STICKY_KEY, "sticky")
 
 
 def sticky_of_pdu(pdu: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the sticky object of a PDU that has a valid one: its `duration_ms` is an integer from 0 to an hour."""
-    for key in _KEYS:
+    for key in STICKY_KEYS:
         stated = pdu.get(key)
         if isinstance(stated, dict):
             duration = stated.get("duration_ms")

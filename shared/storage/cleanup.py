@@ -58,6 +58,11 @@ STATEMENTS: Mapping[str, str] = {
             SELECT user_id, device_id, algorithm, key_id FROM one_time_keys WHERE claimed_ms < $1
             LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
+    # Uses sticky_events_by_end.
+    "sticky_events": """
+        DELETE FROM sticky_events WHERE (room_nid, event_nid) IN (
+            SELECT room_nid, event_nid FROM sticky_events WHERE until_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
     # Uses delayed_events_by_age.
     "delayed_events": """
         DELETE FROM delayed_events WHERE delay_id IN (

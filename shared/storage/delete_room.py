@@ -27,7 +27,8 @@ from shared.storage.reclaim_snapshots import reclaim_all_of_room
 ROOM_TABLES = (
     "memberships", "room_aliases", "account_data", "receipts", "client_transactions", "forward_extremities",
     "current_state", "state_changes", "gaps", "awaited_redactions", "search_words", "user_directory_rooms",
-    "delayed_events", "thread_subscriptions", "push_counters", "push_exceptions", "push_members", "push_own", "push_redacted",
+    "delayed_events", "thread_subscriptions", "sticky_events",
+    "push_counters", "push_exceptions", "push_members", "push_own", "push_redacted",
     "push_redacted_users", "events", "state_snapshots",
 )  # fmt: skip
 #: The event that takes the ordinal. Numbers of real events begin at 1; position 0 is before every stream's begin.

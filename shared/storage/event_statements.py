@@ -166,6 +166,16 @@ _ARRIVED = f"""
     WHERE a.room_nid = u.room_nid AND a.event_id = u.event_id
 """
 
+#: $111 to $114: MSC4354. It begins when it came, should its sender's clock be ahead.
+_STICKY = f"""
+    INSERT INTO sticky_events (room_nid, event_nid, ordinal, writer, position, until_ms)
+    SELECT ev.room_nid, ev.event_nid, u.ordinal, $1, ev.position, least(u.sent_ms, now.ms) + u.sticky_ms
+    FROM fence, (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS now,
+         ev JOIN {unnest(111, "bigint", "bigint", "bigint", "bigint")} AS u(event_nid, ordinal, sent_ms, sticky_ms)
+           ON u.event_nid = ev.event_nid
+    WHERE least(u.sent_ms, now.ms) + u.sticky_ms > now.ms
+"""
+
 _RESULT = (
     "(SELECT array_agg(event_nid) FROM ev) AS event_nids, (SELECT array_agg(position) FROM ev) AS positions, "
     + MESSAGE_RESULT
@@ -196,6 +206,7 @@ COMMIT_GRAPH = fenced_statement(
         "closed": _CLOSED_GAPS,
         "awaited": _AWAITED,
         "arrived": _ARRIVED,
+        "sticky": _STICKY,
     },
     f"{_RESULT}, {STATE_RESULT}",
 )

@@ -112,7 +112,8 @@ class EventBatch:
     changes, memberships: of the current state; redacted: (room, redacted event, its redaction);
     rooms: (room, room id, version, creator, public, ms); aliases: (alias, room, creator, ms);
     snapshots: with their room; gaps: (room, anchor) -> ids that are missing there now, none: closed;
-    awaited: (room, id of an event that is not here, its redaction); arrived: (room, id of an event that was awaited).
+    awaited: (room, id of an event that is not here, its redaction); arrived: (room, id of an event that was awaited);
+    sticky: (event, its ordinal, when it was sent, for how many ms it is sticky).
     own: (room, local user, thread id) -> ordinal of his newest event there.
     """
 
@@ -128,12 +129,13 @@ class EventBatch:
     gaps: dict[tuple[int, int], Sequence[str]] = field(default_factory=dict)
     awaited: list[tuple[int, str, int]] = field(default_factory=list)
     arrived: list[tuple[int, str]] = field(default_factory=list)
+    sticky: list[tuple[int, int, int, int]] = field(default_factory=list)
     own: dict[tuple[int, str, str], int] = field(default_factory=dict)
 
     @property
     def is_graph(self) -> bool:
         """Whether it needs the whole form of the statement."""
-        parts = self.snapshots or self.gaps or self.awaited or self.arrived
+        parts = self.snapshots or self.gaps or self.awaited or self.arrived or self.sticky
         return bool(parts) or not all(event.is_usual for event in self.events)
 
 
@@ -296,6 +298,7 @@ def _graph_args(batch: EventBatch) -> list[Any]:
         *columns(gaps, 3),
         *columns(batch.awaited, 3),
         *columns(batch.arrived, 2),
+        *columns(batch.sticky, 4),
     ]
 
 

@@ -219,7 +219,7 @@ VALID: dict[str, Valid] = {
     ),
     "schedule_delayed_event": Valid(
         {**_ROOM, "eventType": "m.room.message", "txnId": "later"},
-        query={"sticky_duration_ms": "1000"},
+        query={"org.matrix.msc4354.sticky_duration_ms": "1000"},
         body={"delay_ms": 3_600_000, "state_key": "", "content": {"body": "hum"}},
         required=("delay_ms", "content"),
     ),

@@ -22,7 +22,7 @@ ROOM_ROWS = {
     "client_transactions": "room_nid = $1", "receipts": "room_nid = $1", "state_snapshots": "room_nid = $1",
     "gaps": "room_nid = $1", "awaited_redactions": "room_nid = $1", "search_words": "room_nid = $1",
     "user_directory_rooms": "room_nid = $1",
-    "delayed_events": "room_nid = $1", "thread_subscriptions": "room_nid = $1",
+    "delayed_events": "room_nid = $1", "thread_subscriptions": "room_nid = $1", "sticky_events": "room_nid = $1",
     "push_counters": "room_nid = $1", "push_exceptions": "room_nid = $1",
     "push_members": "room_nid = $1", "push_own": "room_nid = $1", "push_redacted": "room_nid = $1",
     "push_redacted_users": "room_nid = $1",
@@ -171,6 +171,7 @@ class RandomRoom:
         await conn.execute(
             "INSERT INTO thread_subscriptions VALUES ('@u0:b', $1, '$1', true, false, 0, 1, $1)", self.room_nid
         )
+        await conn.execute("INSERT INTO sticky_events VALUES ($1, $2, 5, 1, 1, 1)", self.room_nid, self.base + 1)
         await conn.execute("INSERT INTO client_transactions VALUES ($1, 'k', '$1', 1)", self.room_nid)
         await conn.execute("INSERT INTO push_own VALUES ($1, '@u0:b', '', 5)", self.room_nid)
         await conn.execute(

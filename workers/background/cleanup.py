@@ -31,6 +31,7 @@ class Cleanup:
             "device_list_changes": 14 * _DAY_MS,  # the retention of the stream `device_lists`
             "one_time_key_changes": 2 * _DAY_MS,  # the retention of the stream `one_time_keys`
             "one_time_keys": 90 * _DAY_MS,  # claimed ones: what comes again under an old id is a retransmission no more
+            "sticky_events": _MINUTE_MS,
             "delayed_events": 7 * _DAY_MS,  # MSC4140, "Retention of finalised delayed events"
             "access_tokens": _DAY_MS,  # until then an expired one is answered with `soft_logout`
         }

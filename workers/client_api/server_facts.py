@@ -23,8 +23,11 @@ class ServerFacts:
         delays = config.delayed_events.max_scheduled > 0
         # ".stable": the MSC was accepted, so its stable paths may be used; no version of the spec has it yet.
         delayed = dict.fromkeys(("org.matrix.msc4140", "org.matrix.msc4140.stable"), delays)
-        threads = {"org.matrix.msc4306": config.experimental.msc4306_thread_subscriptions}
-        features = {**UNSTABLE_FEATURES, **delayed, **threads}
+        switched = {
+            "org.matrix.msc4306": config.experimental.msc4306_thread_subscriptions,
+            "org.matrix.msc4354": config.experimental.msc4354_sticky_events,
+        }
+        features = {**UNSTABLE_FEATURES, **delayed, **switched}
         self._versions = {"versions": list(SPEC_VERSIONS), "unstable_features": features}
         self._capabilities = _capabilities(config.rooms.default_version, config.delayed_events)
         # The spec wants no slash at the end where clients append paths.

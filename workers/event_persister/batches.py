@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from replication.rows import EventRow
+from shared.core.sticky_events import sticky_of_pdu
 from shared.storage.event_statements import ACCEPTED
 from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore
 from shared.storage.push_counts import StoredCounts
@@ -65,6 +66,9 @@ def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
                 batch.own[room.room_nid, built.event.sender, built.push.thread_id] = built.ordinal
             for change in built.changes:
                 _add_change(batch, built, change, server_name)
+            if built.ordinal is not None and (sticky := sticky_of_pdu(built.event.pdu)) is not None:
+                sent_ms = built.event.origin_server_ts
+                batch.sticky.append((built.event_nid, built.ordinal, sent_ms, sticky["duration_ms"]))
             if built.graph is not USUAL:
                 _add_graph(batch, room.room_nid, built)
         last = write.built[-1]

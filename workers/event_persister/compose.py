@@ -30,7 +30,7 @@ def compose(foundation: Foundation) -> Worker:
     engine = compose_engine(foundation, identity, ask_nobody)
     writer = engine.writer
     changes = MemberChanges(writer, database, server_name)
-    scheduling = Scheduling(database, config.delayed_events)
+    scheduling = Scheduling(database, config.delayed_events, has_sticky=config.experimental.msc4354_sticky_events)
     guests = GuestRemoval(writer, tasks, database)
     send = SendHandlers(writer, scheduling, guests, database)
     state = StateHandlers(writer, scheduling, changes, guests, database)

@@ -35,7 +35,7 @@ from workers.event_persister.room_writer import RoomWriter
 
 #: In the query of a send: the form that Element Call has used since the MSC's first drafts.
 _DELAY = "org.matrix.msc4140.delay"
-_STICKY = ("org.matrix.msc4354.sticky_duration_ms", "sticky_duration_ms")
+_STICKY = "org.matrix.msc4354.sticky_duration_ms"
 _MAX_CONTENT_BYTES = 65_536  # what an event may have
 _ID_BYTES = 24  # nobody guesses it: who has it may act on the event
 
@@ -70,24 +70,25 @@ class States(Protocol):
     ) -> str: ...  # fmt: skip
 
 
-def sticky_of(request: Request) -> int | None:
-    """Return for how long the event of this request is to be sticky (MSC4354), None: not at all.
-
-    Raises M_INVALID_PARAM beyond an hour.
-    """
-    name = next((name for name in _STICKY if name in request.query), None)
-    if name is None:
-        return None
-    sticky_ms = request.query_int(name, 0)
-    if sticky_ms > MAX_STICKY_MS:
-        raise invalid_param(f"An event can be sticky for {MAX_STICKY_MS} ms at most")
-    return sticky_ms
-
-
 class Scheduling:
-    def __init__(self, database: Database, limits: DelayedEvents) -> None:
+    """has_sticky: whether this server has sticky events."""
+
+    def __init__(self, database: Database, limits: DelayedEvents, *, has_sticky: bool) -> None:
         self._database = database
         self._limits = limits
+        self._has_sticky = has_sticky
+
+    def sticky_of(self, request: Request) -> int | None:
+        """Return for how long the event of this request is to be sticky (MSC4354), None: not at all.
+
+        Raises M_INVALID_PARAM beyond an hour.
+        """
+        if not self._has_sticky or _STICKY not in request.query:
+            return None
+        sticky_ms = request.query_int(_STICKY, 0)
+        if sticky_ms > MAX_STICKY_MS:
+            raise invalid_param(f"An event can be sticky for {MAX_STICKY_MS} ms at most")
+        return sticky_ms
 
     async def schedule_delayed_event(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/delayed_event/{eventType}/{txnId}. Raises as `schedule`."""
@@ -117,7 +118,7 @@ class Scheduling:
             raise MatrixError("M_TOO_LARGE", "The event is too large", 413)
         event = DelayedEvent(
             secrets.token_urlsafe(_ID_BYTES), request.user.user_id, check_room_id(request.params["roomId"]),
-            request.params["eventType"], state_key, encoded, sticky_of(request), delay_ms, 0,
+            request.params["eventType"], state_key, encoded, self.sticky_of(request), delay_ms, 0,
         )  # fmt: skip
         scheduled = await schedule(self._database, event, key, self._limits.max_scheduled)
         if not scheduled.is_room:

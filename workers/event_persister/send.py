@@ -10,7 +10,7 @@ from shared.http.request import Request, Requester, Response, json_response
 from shared.http.transaction_key import transaction_key
 from shared.storage.events import get_event_by_id
 from shared.storage.pool import Database
-from workers.event_persister.delayed import Scheduling, sticky_of
+from workers.event_persister.delayed import Scheduling
 from workers.event_persister.drafts import Draft, RedactionTarget
 from workers.event_persister.guest_removal import GuestRemoval
 from workers.event_persister.live_room import GUEST_ACCESS, LiveRoom
@@ -41,7 +41,7 @@ class SendHandlers:
         if (scheduled := await self._scheduling.instead_of_sending(request, content, key)) is not None:
             return scheduled
         user, event_type = request.user, request.params["eventType"]
-        shown_to, sticky_ms = (user.device_id, request.params["txnId"]), sticky_of(request)
+        shown_to, sticky_ms = (user.device_id, request.params["txnId"]), self._scheduling.sticky_of(request)
 
         async def send(room: LiveRoom) -> str:
             return await self.put(room, user, event_type, content, key, shown_to, sticky_ms)

@@ -8,7 +8,7 @@ from shared.core.identifiers import is_room_alias
 from shared.http.request import Request, Requester, Response, json_response
 from shared.storage.aliases import get_aliases_pointing_to
 from shared.storage.pool import Database
-from workers.event_persister.delayed import Scheduling, sticky_of
+from workers.event_persister.delayed import Scheduling
 from workers.event_persister.drafts import Draft
 from workers.event_persister.guest_removal import GuestRemoval
 from workers.event_persister.live_room import GUEST_ACCESS, LiveRoom
@@ -43,7 +43,7 @@ class StateHandlers:
         is what makes a retransmission harmless. With a delay in its query it is only scheduled (MSC4140).
         """
         event_type, state_key = request.params["eventType"], request.params["stateKey"]
-        content, sticky_ms = request.json_object(), sticky_of(request)
+        content, sticky_ms = request.json_object(), self._scheduling.sticky_of(request)
         # Its path has no transaction: scheduling twice makes two.
         if (scheduled := await self._scheduling.instead_of_sending(request, content, None)) is not None:
             return scheduled

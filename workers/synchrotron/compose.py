@@ -18,6 +18,7 @@ from replication.worker_process import Foundation, Worker
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from shared.operations.rule_switches import rule_switches
+from shared.storage.read_sticky_events import get_sticky_events
 from workers.synchrotron.counted_reads import CountedReads
 from workers.synchrotron.device_lists import DeviceListFeed
 from workers.synchrotron.device_section import DeviceSections
@@ -50,6 +51,7 @@ from workers.synchrotron.sliding.extensions.account_data import AccountData
 from workers.synchrotron.sliding.extensions.e2ee import E2ee
 from workers.synchrotron.sliding.extensions.receipts import Receipts
 from workers.synchrotron.sliding.extensions.registry import Extensions
+from workers.synchrotron.sliding.extensions.sticky_events import StickyEvents
 from workers.synchrotron.sliding.extensions.thread_subscriptions import ThreadSubscriptionPages, ThreadSubscriptions
 from workers.synchrotron.sliding.extensions.to_device import ToDevice
 from workers.synchrotron.sliding.extensions.typing import Typing
@@ -59,6 +61,8 @@ from workers.synchrotron.sliding.room_lists import RoomLists
 from workers.synchrotron.sliding.room_results import RoomResults
 from workers.synchrotron.sliding.room_traits import Traits
 from workers.synchrotron.state_blocks import StateBlocks
+from workers.synchrotron.sticky_rooms import MAX_EVENTS, StickyRooms
+from workers.synchrotron.sticky_section import StickySections
 from workers.synchrotron.sync import SyncHandler
 from workers.synchrotron.sync_answer import SyncAnswers
 from workers.synchrotron.sync_request import Filters
@@ -106,8 +110,11 @@ def compose(foundation: Foundation) -> Worker:
     # Shares of one budget: what answers have in common; what is on its way; what is known to be sent, in both syncs.
     share_bytes = config.caches.answers_bytes // 4
     blocks = StateBlocks(rooms, clock, share_bytes)
+    sticky = StickyRooms(enabled=config.experimental.msc4354_sticky_events)
+    follower.follow(EVENTS, lambda rows: sticky.apply(rows, clock.now_ms()))
+    sticky_sections = StickySections(rooms, sticky)
     sections = RoomSections(
-        rooms, typing, unread, ErasedForms(reads, clock), blocks, config.limits.max_timeline_events
+        rooms, typing, unread, ErasedForms(reads, clock), blocks, sticky_sections, config.limits.max_timeline_events
     )  # fmt: skip
     devices = DeviceSections(users, device_lists, reads)
     presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
@@ -124,7 +131,15 @@ def compose(foundation: Foundation) -> Worker:
     engine = Engine(tokens, users, lists, traits, results, sections, unread, reads, clock)
     threads = ThreadSubscriptions(reads, enabled=config.experimental.msc4306_thread_subscriptions)
     extensions = Extensions(
-        [ToDevice(devices, tokens), E2ee(devices), AccountData(), Receipts(rooms, sections), Typing(typing), threads]
+        [
+            ToDevice(devices, tokens),
+            E2ee(devices),
+            AccountData(),
+            Receipts(rooms, sections),
+            Typing(typing),
+            threads,
+            StickyEvents(rooms, sticky, sticky_sections, tokens),
+        ]
     )
     sliding = SlidingSync(
         users, engine, Connections(reads, config.caches.users_bytes // 4, clock), extensions, tokens, notifier,
@@ -155,6 +170,9 @@ def compose(foundation: Foundation) -> Worker:
     old_initial_sync = InitialSyncV1(sync, reports, hold, foundation.database, tokens, pages, clock, max_events)
 
     async def start() -> None:
+        if sticky.enabled:
+            now_ms = clock.now_ms()
+            sticky.load(await get_sticky_events(reads, now_ms, MAX_EVENTS), now_ms)
         foundation.tasks.forever(feed.end_typing, "typing ends")
         if config.presence.enabled:
             foundation.tasks.forever(presence_feed.run, "presence")

@@ -13,6 +13,7 @@ from shared.core.events.redaction import redact_pdu
 from shared.core.filters import EventFilter, Filter
 from shared.core.heroes import heroes_for
 from shared.core.room_versions import RoomVersion
+from shared.core.sticky_events import STICKY_KEY
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.unread import RoomCounts
 from shared.storage.read_memberships import RoomMembership
@@ -33,6 +34,7 @@ from workers.synchrotron.room_section import (
 )
 from workers.synchrotron.shown_event import Reader, matches, shown_event
 from workers.synchrotron.state_blocks import SharedEvents, StateBlock, StateBlocks
+from workers.synchrotron.sticky_section import StickySections
 from workers.synchrotron.sync_user import SyncUser
 from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.typing_rooms import RoomTyping, TypingRooms
@@ -90,9 +92,10 @@ class _Draft:
 class RoomSections:
     def __init__(
         self, rooms: RoomCache, typing: TypingRooms, unread: UnreadCounts, erased: ErasedForms, blocks: StateBlocks,
-        max_timeline_events: int,
+        sticky: StickySections, max_timeline_events: int,
     ) -> None:  # fmt: skip
         self._rooms = rooms
+        self._sticky = sticky
         self._typing = typing
         self._unread = unread
         self._erased = erased
@@ -125,9 +128,11 @@ class RoomSections:
         ephemeral = self._ephemeral(room, user, span, filter, receipts, everything=new_here)
         account_data = self._account_data(room, user, span, filter, everything=new_here)
         counts = await self._unread.of(user, room, end)
+        # Also those that the timeline has in its span and the client's filter, or the limit, keeps from it.
+        sticky = await self._sticky.events(room, user, draft.view, reader, base or 0, end, draft.timeline.shown)
         if not (
             new_here or span.full_state or draft.timeline.shown or draft.timeline.limited or draft.state
-            or draft.summary or ephemeral or account_data
+            or draft.summary or ephemeral or account_data or sticky
             # What is unread may have changed by what the client's filter hides.
             or any(receipt.user_id == user.user_id for receipt in receipts)
             or self._unread.news(user, room, base or 0, end)
@@ -137,6 +142,8 @@ class RoomSections:
         section["summary"] = draft.summary
         section["ephemeral"] = {"events": ephemeral}
         section["account_data"] = {"events": account_data}
+        if sticky:
+            section[STICKY_KEY] = {"events": sticky}
         section.update(unread_parts(counts, filter.room.timeline))
         return section
 

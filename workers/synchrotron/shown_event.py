@@ -50,6 +50,10 @@ def shown_event(
         and event.sender == reader.user_id
     ):
         unsigned["transaction_id"] = event.txn_id
+    if event.sticky_ms is not None:
+        ttl_ms = min(event.origin_server_ts, reader.now_ms) + event.sticky_ms - reader.now_ms
+        if ttl_ms > 0:
+            unsigned["msc4354_sticky_duration_ttl_ms"] = ttl_ms
     if event.txn_device == DELAYED and event.sender == reader.user_id:
         unsigned |= {"delay_id": event.txn_id, "org.matrix.msc4140.delay_id": event.txn_id}
     if event.previous is not None:

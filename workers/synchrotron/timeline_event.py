@@ -15,6 +15,7 @@ from shared.core.events.redaction import redact_pdu
 from shared.core.events.relation import Relation, relation_of
 from shared.core.places import Place
 from shared.core.room_versions import RoomVersion
+from shared.core.sticky_events import sticky_of_pdu
 from shared.core.unread.rows import Redacted
 from shared.core.wire.client_event import client_body, redacted_fields
 from shared.storage.read_timeline import TimelineRow
@@ -82,6 +83,7 @@ class TimelineEvent:
     state_nid: snapshot of the state before it, if it was read from Postgres and has one.
     body: the client event without `room_id` and `unsigned`. membership: of an m.room.member event only.
     redacted_because: the redaction as a client event, encoded. previous: what it replaced, for `unsigned`.
+    sticky_ms: for how long, of a sticky event (MSC4354).
     """
 
     event_nid: int
@@ -105,6 +107,7 @@ class TimelineEvent:
     back: int = 0
     state_nid: int | None = None
     relation: Relation | None = None
+    sticky_ms: int | None = None
 
     @property
     def place(self) -> Place:
@@ -139,6 +142,7 @@ class TimelineEvent:
         self.body = _dump(fields)
         self.membership, self.visibility = _readings(self.type, fields["content"])
         self.relation = None
+        self.sticky_ms = None
 
     def strip_previous(self, version: RoomVersion) -> None:
         """The same of what it replaced."""
@@ -178,10 +182,11 @@ def event_of(version: RoomVersion, row: TimelineRow | EventInStream) -> Event:
 
 def _build(version: RoomVersion, event: Event, row: EventInStream | TimelineRow) -> TimelineEvent:
     membership, visibility = _readings(event.type, event.content) if event.is_state else (None, None)
+    sticky_ms = None if (sticky := sticky_of_pdu(event.pdu)) is None else sticky["duration_ms"]
     return TimelineEvent(
         row.event_nid, row.event_id, row.writer, row.position, row.ordinal, event.type, event.state_key, event.sender,
         event.origin_server_ts, client_body(event, version), row.replaces_nid, row.txn_device, row.txn_id,
-        membership, visibility, row.gap, relation=relation_of(event.content),
+        membership, visibility, row.gap, relation=relation_of(event.content), sticky_ms=sticky_ms,
     )  # fmt: skip
 
 

@@ -13,13 +13,15 @@ from shared.core.canonical_json import encode_canonical
 from shared.core.events.event import Event
 from shared.core.events.redaction import redact_pdu
 from shared.core.room_versions import RoomVersion
+from shared.core.sticky_events import STICKY_KEY, sticky_of_pdu
 
 
 def client_fields(event: Event, version: RoomVersion) -> dict[str, Any]:
     """Return the event as clients see it, without `room_id` and `unsigned`.
 
-    Further top-level keys of the PDU are left out. A redaction has `redacts` at both places, whichever its
-    room version uses, for older and newer clients (rooms/v11, "Moving the redacts property").
+    Further top-level keys of the PDU are left out, but for a sticky event's (MSC4354). A redaction has `redacts` at
+    both places, whichever its room version uses, for older and newer clients (rooms/v11, "Moving the redacts
+    property").
     """
     fields: dict[str, Any] = {
         "content": event.content,
@@ -30,6 +32,8 @@ def client_fields(event: Event, version: RoomVersion) -> dict[str, Any]:
     }
     if event.state_key is not None:
         fields["state_key"] = event.state_key
+    if (sticky := sticky_of_pdu(event.pdu)) is not None:
+        fields[STICKY_KEY] = sticky
     if event.redacts is not None:
         fields["redacts"] = event.redacts
         if not version.redacts_in_content:
@@ -44,6 +48,7 @@ def redacted_fields(fields: Mapping[str, Any], version: RoomVersion) -> dict[str
     Which redaction it was belongs into `unsigned` (`redacted_because`).
     """
     redacted = {**fields, "content": redact_pdu(version, fields)["content"]}
+    redacted.pop(STICKY_KEY, None)
     if "redacts" not in redacted["content"]:
         redacted.pop("redacts", None)
     return redacted

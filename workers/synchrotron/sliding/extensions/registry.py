@@ -6,7 +6,7 @@ from workers.synchrotron.sliding.extensions.extension import Extension
 
 #: Of the extensions that tell something of rooms: the bit that says of a room that the client has been told.
 #: It stands in stored connections, so a number is never given to another name.
-TOLD_BITS: Mapping[str, int] = {"account_data": 1, "receipts": 2, "typing": 4}
+TOLD_BITS: Mapping[str, int] = {"account_data": 1, "receipts": 2, "typing": 4, "org.matrix.msc4354.sticky_events": 8}
 
 
 class Extensions:

@@ -159,14 +159,15 @@ class UserRooms:
     def apply_presence(self, user_id: str, room_ids: Iterable[str], most: int) -> tuple[int, set[str]]:
         """Somebody is otherwise present than before. Return the number of that, and who has news of it at once:
 
-        himself, and those who are with him in the smallest of the rooms, at most `most`.
+        those who are with him in the smallest of the rooms, at most `most`. Not himself: he knows what he does.
         """
         self.seq += 1
-        concerned = {user_id} if user_id in self._users else set()
+        concerned = {user_id}
         for here in sorted((self._in_room.get(room_id, _NOBODY) for room_id in room_ids), key=len):
             if len(here) > most or len(together := concerned | here) > most:
                 break
             concerned = together
+        concerned.discard(user_id)
         for other in concerned:
             user = self._users[other]
             user.presence_news = self.seq

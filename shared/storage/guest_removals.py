@@ -4,12 +4,12 @@ from shared.storage.pool import Database
 
 #: All use the primary key. number: a change that comes meanwhile must be looked at too.
 _EXPECT = """
-    INSERT INTO guest_removals (room_id, look_at) VALUES ($1, clock_timestamp() + interval '5 seconds')
-    ON CONFLICT (room_id) DO UPDATE
+    INSERT INTO guest_removals (of_room_id, look_at) VALUES ($1, clock_timestamp() + interval '5 seconds')
+    ON CONFLICT (of_room_id) DO UPDATE
     SET look_at = excluded.look_at, looks = 0, number = guest_removals.number + 1
 """
-_GET = "SELECT number FROM guest_removals WHERE room_id = $1"
-_DONE = "DELETE FROM guest_removals WHERE room_id = $1 AND number = $2"
+_GET = "SELECT number FROM guest_removals WHERE of_room_id = $1"
+_DONE = "DELETE FROM guest_removals WHERE of_room_id = $1 AND number = $2"
 
 
 async def expect_removal(database: Database, room_id: str) -> None:

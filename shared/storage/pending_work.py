@@ -38,7 +38,7 @@ _TAKE_DEACTIVATIONS = _TAKE.format(
 )  # fmt: skip
 #: Uses guest_removals_when.
 _TAKE_GUEST_ROOMS = _TAKE.format(
-    table="guest_removals", key="room_id", condition="", columns="room_id", also="",
+    table="guest_removals", key="of_room_id", condition="", columns="of_room_id", also="",
     wait=f"greatest(10, {_WAIT_S})",
 )  # fmt: skip
 _SETTINGS_DONE = "DELETE FROM settings_to_copy WHERE user_id = $1 AND new_room_id = $2"
@@ -78,7 +78,7 @@ async def take_deactivations(database: Database, limit: int) -> Sequence[Deactiv
 
 async def take_guest_rooms(database: Database, limit: int) -> Sequence[str]:
     """Return rooms of which somebody must look whether guests have to leave."""
-    return [row["room_id"] for row in await database.fetch(_TAKE_GUEST_ROOMS, limit)]
+    return [row["of_room_id"] for row in await database.fetch(_TAKE_GUEST_ROOMS, limit)]
 
 
 async def settings_done(database: Database, user_id: str, new_room_id: str) -> None:

@@ -42,7 +42,7 @@ def test_work_is_taken_once_and_comes_back(postgres: TestDatabase) -> None:
             [account] = await take_deactivations(database, 10)
             assert (account.user_id, account.erase) == ("@a:b", True)
             assert not await take_deactivations(database, 10)
-            await database.execute("INSERT INTO guest_removals (room_id, look_at) VALUES ('!g:b', now())")
+            await database.execute("INSERT INTO guest_removals (of_room_id, look_at) VALUES ('!g:b', now())")
             assert await take_guest_rooms(database, 10) == ["!g:b"]
             assert not await take_guest_rooms(database, 10)
         finally:

@@ -14,11 +14,11 @@ CREATE INDEX events_of_annotations ON events (room_nid, relates_to, sender) WHER
 -- Who was erased since somebody looked.
 CREATE INDEX erased_users_by_time ON erased_users (erased_ms);
 
--- Rooms whose guests may have to leave.
+-- Rooms whose guests may have to leave. The row of a room that is deleted goes as soon as somebody looks.
 CREATE TABLE guest_removals (
-  room_id text PRIMARY KEY,
-  number  bigint NOT NULL DEFAULT 0,
-  look_at timestamptz NOT NULL,
-  looks   integer NOT NULL DEFAULT 0
+  of_room_id text PRIMARY KEY,
+  number     bigint NOT NULL DEFAULT 0,
+  look_at    timestamptz NOT NULL,
+  looks      integer NOT NULL DEFAULT 0
 );
 CREATE INDEX guest_removals_when ON guest_removals (look_at);

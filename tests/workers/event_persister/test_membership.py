@@ -177,7 +177,7 @@ def test_guests(postgres_module: TestDatabase) -> None:
             # Should the process die in between, the next owner is asked by a background worker.
             await alice.put_state(opened, kind, admitted)
             assert (await guest.act(opened, "join")).status == 200
-            await persister.sql("INSERT INTO guest_removals (room_id, look_at) VALUES ($1, now())", opened)
+            await persister.sql("INSERT INTO guest_removals (of_room_id, look_at) VALUES ($1, now())", opened)
             path = f"/_skep/rooms/{opened}/guests"
             assert (await persister.internal("PUT", path, {})).status == 200
             assert await _membership(persister, opened, guest.user_id) == JOINED, "he may stay"

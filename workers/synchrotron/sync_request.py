@@ -11,6 +11,8 @@ from shared.storage.read_account_data import get_filter_json
 from shared.storage.read_source import Source
 
 _MAX_FILTERS = 10_000
+_MAX_INLINE = 500  # clients of one kind send the same
+_MAX_INLINE_CHARS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,12 @@ class SyncRequest:
 
 
 class Filters:
-    """Filters by id, parsed once: they never change. reads: counted."""
+    """Filters by id, and those that come as JSON with each request, parsed once: neither changes. reads: counted."""
 
     def __init__(self, reads: Source) -> None:
         self._reads = reads
         self._parsed: dict[tuple[str, int], Filter] = {}
+        self._inline: dict[str, Filter] = {}
 
     async def get(self, user_id: str, text: str | None) -> Filter:
         """Return the filter of a query parameter: an id, JSON, or nothing.
@@ -45,8 +48,16 @@ class Filters:
         """
         if not text:
             return _EVERYTHING
+        known = self._inline.get(text)
+        if known is not None:
+            return known
         if text.lstrip().startswith("{"):
-            return parse_filter(decode_json(text.encode()))
+            known = parse_filter(decode_json(text.encode()))
+            if len(text) <= _MAX_INLINE_CHARS:
+                if len(self._inline) >= _MAX_INLINE:
+                    self._inline.pop(next(iter(self._inline)))
+                self._inline[text] = known
+            return known
         if not (text.isascii() and text.isdigit() and len(text) <= 18):
             raise invalid_param("There is no such filter")
         key = (user_id, int(text))

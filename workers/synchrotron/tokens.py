@@ -32,6 +32,7 @@ FOLLOWED = (
 )  # fmt: skip
 _STORED = tuple(stream.name for stream in FOLLOWED if stream.kind is not Kind.EPHEMERAL)
 _BEHIND_LIMIT_S = 5.0
+_MAX_PARSED = 200
 
 
 def format_sync_token(token: StreamToken) -> str:
@@ -43,6 +44,8 @@ class Tokens:
         self._follower = follower
         self._reads = reads
         self._clock = clock
+        #: All who were told of an event come back with the same token.
+        self._parsed: dict[str, StreamToken] = {}
 
     def now(self) -> StreamToken:
         """Return what this process has applied."""
@@ -50,7 +53,12 @@ class Tokens:
 
     async def parse(self, text: str) -> StreamToken:
         """Return the parsed token. Raises M_INVALID_PARAM for a malformed one, or one from the future."""
-        token = parse_token(text, TOKEN_LETTERS)
+        token = self._parsed.get(text)
+        if token is None:
+            token = parse_token(text, TOKEN_LETTERS)
+            if len(self._parsed) >= _MAX_PARSED:
+                self._parsed.pop(next(iter(self._parsed)))
+            self._parsed[text] = token
         # Only what is above all that we have seen can be from the future; then Postgres decides, at once.
         if any(self._beyond(token.vector(stream.name), stream) for stream in FOLLOWED):
             await self._refuse_future(token)

@@ -53,7 +53,8 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
             async with bench.case(f"cold, {kind}", shape) as tally:
                 await _sync(people[0], query, tally)
             cold.append(tally)
-        cases.append(merged(results(*cold)))
+        if cold:
+            cases.append(merged(results(*cold)))
         for user in people[:2]:
             await _sync(user, query, Tally())
         async with bench.case(f"warm, {kind}", shape) as tally:
@@ -134,7 +135,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rooms", type=int, default=100, help="rooms of each member (100)")
     parser.add_argument("--members", type=int, default=50, help="members, who are in all the rooms (50)")
     parser.add_argument("--messages", type=int, default=20, help="messages of each room (20)")
-    parser.add_argument("--colds", type=int, default=3, help="syncs from nothing, each after a new start (3)")
+    parser.add_argument("--colds", type=int, default=3, help="syncs from nothing, each after a new start; 0: none (3)")
     parser.add_argument("--warms", type=int, default=20, help="syncs of what is in memory (20)")
     parser.add_argument("--crowd", type=int, default=50, help="initial syncs at once beside the deliveries (50)")
     parser.add_argument("--beside", type=int, default=100, help="messages delivered alone, and at least beside (100)")

@@ -55,6 +55,59 @@ def test_unread_million_holds_every_count_against_what_it_must_be(fleet: Running
     assert [result["changes"] for result in results[1:]] == [3, 3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("scenario", "words", "cases"),
+    [
+        ("fanout", ["--members", "2,3", "--messages", "4", "--warm-up", "1"], ["2 members", "3 members"]),
+        ("rooms", ["--count", "3"], ["createRoom", "invite", "join", "messages"]),
+        (
+            "initial_sync",
+            [
+                "--rooms", "3", "--members", "3", "--messages", "2", "--colds", "0", "--warms", "3", "--crowd", "4",
+                "--beside", "3",
+            ],
+            ["warm, full", "warm, lazy", "deliveries alone", "deliveries beside 4"],
+        ),
+    ],
+)  # fmt: skip
+def test_scenarios_of_reading_tell_each_case(
+    fleet: RunningFleet, tmp_path: Path, scenario: str, words: list[str], cases: list[str]
+) -> None:
+    output = tmp_path / "result.json"
+    command = ["-m", f"load.{scenario}", "--url", fleet.client_url, "--config", str(fleet.config), *words]
+    command += ["--json", str(output)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(output.read_text())
+    assert [result["case"] for result in results] == cases
+    for result in results:
+        assert result["errors"] == {}
+        [cpu] = [figures for name, figures in result.items() if name.startswith("cpu_ms_per_")]
+        assert {"synchrotron", "server", "postgres"} <= cpu.keys()
+        assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["max"]
+        memory = [used for name, used in result["memory_mib"].items() if name.startswith("synchrotron")]
+        assert memory and all(0 < used["before"] <= used["peak"] < used["budget"] for used in memory)
+    if scenario == "fanout":
+        assert [result["deliveries"] for result in results] == [8, 12]
+
+
+def test_writers_meet_each_other(tmp_path: Path) -> None:
+    """On a fleet of its own: what they write is counted in the stream."""
+    output = tmp_path / "result.json"
+    words = ["--rounds", "1", "--seconds", "0.5", "--rate", "30", "--writers", "1,2"]
+    words += ["--streams", "events,receipts,sessions,typing"]
+    done = subprocess.run(
+        [sys.executable, "-m", "load.writers", *words, "--json", str(output)],
+        cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = {(case["stream"], case["writers"]): case for case in json.loads(output.read_text())["cases"]}
+    assert len(cases) == 8
+    for (stream, _), case in cases.items():
+        assert case["operations"] == 15 and case["looks"] > 3
+        assert case["rows_per_operation"] == (0 if stream == "typing" else 1)
+
+
 def test_room_graph_holds_the_room_against_a_resolution_of_its_own(fleet: RunningFleet, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     words = ["-m", "load.room_graph", "--url", fleet.client_url, "--config", str(fleet.config), "--json", str(output)]
@@ -111,7 +164,9 @@ def test_replayed_state_resolves_the_branches() -> None:
 def test_a_comparison_shows_the_least_of_each_side() -> None:
     def result(server_s: float) -> Result:
         spent = Cost(1.0, {"event_persister": server_s, "postgres": 0.1}, 50.0, 0.0, 10, 1000, {})
-        return Result("send", "event", {"senders": 8}, [0.01] * 100, {}, spent, Growth({("events", ""): 200}, 1.0), case="8")
+        return Result(
+            "send", "event", {"senders": 8}, [0.01] * 100, {}, spent, Growth({("events", ""): 200}, 1.0), case="8"
+        )
 
     text = comparison("abc", [[result(0.4)], [result(0.2)]], [[result(0.1)], [result(0.3)]])
     [line] = [line for line in text.splitlines() if "server CPU ms" in line]

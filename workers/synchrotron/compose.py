@@ -119,9 +119,10 @@ def compose(foundation: Foundation) -> Worker:
     devices = DeviceSections(users, device_lists, reads)
     presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
     answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
+    initial_syncs = InitialSyncs(config.limits.initial_syncs, share_bytes)
     sync = SyncHandler(
         users, answers, tokens, notifier, filters, LazyMembers(share_bytes), config.limits.max_sync_timeout_ms, clock,
-        metrics, foundation.authenticator.hold, reports, InitialSyncs(config.limits.initial_syncs, share_bytes),
+        metrics, foundation.authenticator.hold, reports, initial_syncs,
     )  # fmt: skip
 
     traits = Traits(reads)
@@ -144,7 +145,7 @@ def compose(foundation: Foundation) -> Worker:
     sliding = SlidingSync(
         users, engine, Connections(reads, config.caches.users_bytes // 4, clock), extensions, tokens, notifier,
         LazyMembers(share_bytes), Limits(config.limits.max_timeline_events, config.limits.max_sync_timeout_ms),
-        clock, metrics, foundation.authenticator.hold, reports,
+        clock, metrics, foundation.authenticator.hold, reports, initial_syncs.turns,
     )  # fmt: skip
 
     pages = HistoryPages(foundation.database, StoredHistory())

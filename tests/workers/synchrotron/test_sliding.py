@@ -3,6 +3,8 @@
 import asyncio
 from urllib.parse import quote
 
+import pytest
+
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet, soon
@@ -17,6 +19,7 @@ from tests.workers.synchrotron.sliding_client import (
     merged_list,
     post,
 )
+from workers.synchrotron.sliding import engine
 
 
 def test_a_window_of_rooms_and_what_happens_in_them(postgres: TestDatabase) -> None:
@@ -86,12 +89,14 @@ def test_positions_of_others_are_unknown(postgres: TestDatabase) -> None:
             for client, body in ((bob, {}), (phone, {}), (alice, {"conn_id": "other"})):
                 answer = await post(client, MERGED, {"pos": pos, **body})
                 assert (answer.status, answer.json["errcode"]) == (400, "M_UNKNOWN_POS")
-            for bad in ("", "x", pos + "x", pos.replace(".s1_", ".s9_")):
+            for bad in ("x", "x1...", pos + "x", pos.replace(".s1_", ".s9_")):
                 answer = await post(alice, MERGED, {"pos": bad})
                 assert (answer.status, answer.json["errcode"]) == (400, "M_UNKNOWN_POS"), bad
             assert (await merged(alice, pos))["pos"]
 
     run(scenario())
+
+
 def test_what_falls_out_of_the_window_is_caught_up_and_timelines_grow(postgres: TestDatabase) -> None:
     async def scenario() -> None:
         async with fleet(postgres.dsn, synchrotrons=2) as world:
@@ -320,5 +325,27 @@ def test_required_state(postgres: TestDatabase) -> None:
             assert [hero["user_id"] for hero in room["heroes"]] == [bob.user_id]
             await alice.writes.put_state(room_id, "m.room.avatar", {"url": "mxc://a/b"})
             assert (await client.sync())["rooms"][room_id]["avatar"] == "mxc://a/b"
+
+    run(scenario())
+
+
+def test_what_is_too_much_for_one_answer_comes_with_the_next(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_MAX_ANSWER_BYTES", 3_000)
+
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world:
+            alice = world.user("alice")
+            rooms = [await alice.writes.create_room(name=str(number)) for number in range(4)]
+            client = SlidingClient(alice, {"lists": {"l": merged_list(20)}})
+            answers = [await client.sync(10_000) for _ in range(4)]
+            assert [len(answer["rooms"]) for answer in answers] == [1, 1, 1, 1]
+            assert set(client.rooms) == set(rooms) and client.counts == {"l": 4}
+            for room_id in rooms:
+                await alice.writes.send(room_id, "x" * 4_000)
+            answers = [await client.sync(10_000) for _ in range(4)]
+            assert [bodies(*answer["rooms"].values()) for answer in answers] == [["x" * 4_000]] * 4
+            assert (await client.sync())["rooms"] == {} and not client.doubled
 
     run(scenario())

@@ -37,6 +37,7 @@ class RoomAnswer:
     joined_count: int | None = None
     invited_count: int | None = None
     counts: tuple[int, int] | None = None  # notifications, highlights
+    size_bytes: int = 0  # of the events in it, about
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class _Body(msgspec.Struct):
 def parse(request: Request, limits: Limits) -> SlidingRequest:
     """Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
     presence = request.query_choice("set_presence", STATES) or UNSAID
-    pos, timeout_ms = request.query_text("pos"), request.query_int("timeout", 0)
+    pos, timeout_ms = request.query_text("pos") or None, request.query_int("timeout", 0)
     body = request.decode(_Body, empty_ok=True)
     me = request.user.user_id
     lists = {

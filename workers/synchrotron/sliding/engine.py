@@ -5,7 +5,7 @@ Spec: MSC4186, "Lists and subscriptions".
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.user_rooms import UserRooms
 
 _ROOMS_AT_A_TIME = 10
+#: Once the rooms of an answer have so many bytes of events, the others wait for the next one.
+_MAX_ANSWER_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,13 @@ class Engine:
         reader = Reader(user.user_id, ask.device_id, self._clock.now_ms())
         telling = Telling(user, span, reader, ask.sent_members, direct_rooms(user), ask.with_counts)
         settled = since.settled if since.seq is not None and GLOBAL not in news else {}
-        rooms, open_rooms = await self._rooms(ask, telling, draft, wanted, news, settled)
+        rooms, open_rooms, postponed = await self._rooms(ask, telling, draft, wanted, news, settled)
         told = await self._extensions(ask, telling, draft, wanted, news, rooms, open_rooms, lambda: _matched(
             draft.subscriptions, (ranking.rooms() for ranking in rankings.values())
         ))  # fmt: skip
         answer = SlidingAnswer({name: len(ranking) for name, ranking in rankings.items()}, rooms, told[0])
-        if any(settled.get(room_id) != wanted[room_id].lists for room_id in open_rooms) or news - wanted.keys():
+        moved = any(settled.get(room_id) != wanted[room_id].lists for room_id in open_rooms)
+        if moved or postponed or news - wanted.keys():
             settled = {}
         settled = settled or _settled(draft, wanted, ask.extensions)
         return Look(answer, Since(now, seq, draft.finish(), settled), not rooms and told[1])
@@ -188,23 +191,29 @@ class Engine:
     async def _rooms(
         self, ask: Ask, telling: Telling, draft: StateDraft, wanted: Mapping[str, _Wanted], news: set[str],
         settled: Mapping[str, tuple[str, ...]],
-    ) -> tuple[dict[str, RoomAnswer], list[str]]:  # fmt: skip
-        """Return what is told of rooms, and the wanted rooms of which an extension may have something to tell."""
+    ) -> tuple[dict[str, RoomAnswer], list[str], set[str]]:  # fmt: skip
+        """Return what is told of rooms, the rooms of which an extension may have something to tell, and the rooms
+        that are wanted and not told of: there is too much, or they changed after this look began."""
         now, since = telling.span.now.vector("events"), telling.span.since
         rooms: dict[str, RoomAnswer] = {}
         open_rooms = []
-        looked_at = 0
+        postponed: set[str] = set()
+        looked_at = told_bytes = 0
         for room_id, one in wanted.items():
             if room_id not in news and settled.get(room_id) == one.lists and not one.subscribed:
                 continue
             membership = telling.user.memberships[room_id]
             room = draft.rooms.get(room_id)
             if not now.covers(membership.writer, membership.position):
-                continue  # it changed after this look began: the next one tells
+                postponed.add(room_id)
+                continue
             done = room is not None and _is_settled(draft, room, one.config, room_id in telling.direct)
             if room is not None and done and room_id not in news:
                 if _lacks(room, _bits(ask.extensions, room_id, one)):
                     open_rooms.append(room_id)
+                continue
+            if told_bytes > _MAX_ANSWER_BYTES:
+                postponed.add(room_id)
                 continue
             looked_at += 1
             if looked_at % _ROOMS_AT_A_TIME == 0:
@@ -219,22 +228,20 @@ class Engine:
             if answer is not None:
                 answer.lists = one.lists
                 rooms[room_id] = answer
+                told_bytes += answer.size_bytes
         if since is not None:
-            self._freeze(telling, draft, news, wanted, now, since.vector("events"))
-        return rooms, open_rooms
+            self._freeze(telling, draft, news, wanted.keys() - postponed, since.vector("events"))
+        return rooms, open_rooms, postponed
 
     def _freeze(
-        self, telling: Telling, draft: StateDraft, news: Iterable[str], wanted: Mapping[str, _Wanted], now: Vector,
-        since: Vector,
+        self, telling: Telling, draft: StateDraft, news: Iterable[str], told: Collection[str], since: Vector
     ) -> None:  # fmt: skip
-        """Note up to where the client knows the rooms with events that this answer doesn't bring."""
+        """Note up to where the client knows the rooms with events that this answer doesn't bring. told: the others."""
         for room_id in news:
             room = draft.rooms.get(room_id)
-            if room is None or room.token != LIVE:
+            if room is None or room.token != LIVE or room_id in told:
                 continue
             membership = telling.user.memberships[room_id]
-            if room_id in wanted and now.covers(membership.writer, membership.position):
-                continue
             traits = self._traits.get(room_id)
             quiet = traits is not None and since.covers(traits.writer, traits.position)
             if not quiet and (membership.membership == "join" or telling.span.changed(membership)):

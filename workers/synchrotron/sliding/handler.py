@@ -4,7 +4,7 @@ Spec: MSC4186, "Connections", "API".
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from shared.core.sync_tokens.stream_token import StreamToken
 from shared.http.request import Request, Requester, Response
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
+from workers.synchrotron.fair_turns import FairTurns
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.notifier import Notifier
 from workers.synchrotron.presence_reports import PresenceReports
@@ -50,7 +51,7 @@ class SlidingSync:
     def __init__(
         self, users: UserRooms, engine: Engine, connections: Connections, extensions: Extensions, tokens: Tokens,
         notifier: Notifier, lazy_members: LazyMembers, limits: Limits, clock: Clock, metrics: SyncMetrics, hold: Hold,
-        reports: PresenceReports,
+        reports: PresenceReports, turns: FairTurns,
     ) -> None:  # fmt: skip
         self._users = users
         self._engine = engine
@@ -64,6 +65,7 @@ class SlidingSync:
         self._metrics = metrics
         self._hold = hold
         self._reports = reports
+        self._turns = turns
 
     async def sync_deployed(self, request: Request) -> Response:
         """POST /unstable/org.matrix.simplified_msc3575/sync. Raises M_UNKNOWN_POS, and as any bad body or query."""
@@ -140,8 +142,9 @@ class SlidingSync:
         counts: Mapping[str, int] | None = None if initial else ask.connection.counts_of(ask.request.lists)
         while True:
             seen = ask.user.version
-            with self._metrics.seconds.labels(kind).time():
-                look = await self._engine.look(ask, since)
+            async with self._turns.turn(ask.user.user_id) if initial else nullcontext():
+                with self._metrics.seconds.labels(kind).time():
+                    look = await self._engine.look(ask, since)
             if initial or not look.empty or (counts is not None and counts != look.answer.counts):
                 break
             counts, since = look.answer.counts, look.reached

@@ -84,7 +84,7 @@ def parse(request: Request, limits: Limits) -> SlidingRequest:
     subscriptions = {room_id: _config(one, limits) for room_id, one in (body.room_subscriptions or {}).items()}
     return check_request(
         SlidingRequest(
-            body.conn_id or "", body.pos, timeout_s(body.timeout or 0, limits), lists, subscriptions, (),
+            body.conn_id or "", body.pos or None, timeout_s(body.timeout or 0, limits), lists, subscriptions, (),
             sticky=False, extensions=body.extensions or {}, presence=body.set_presence or UNSAID,
         )
     )  # fmt: skip

@@ -140,6 +140,7 @@ class RoomResults:
         answer.timeline = await self._sections.shown_timeline(
             room, view, timeline, end, user, reader, whole=known is None or expanded
         )
+        answer.size_bytes = sum(len(event.body) for event in (*state, *timeline.shown))
         answer.events, answer.expanded, answer.limited = timeline.shown, expanded, timeline.limited
         if timeline.shown or timeline.limited or known is None:
             answer.prev_batch = format_place(timeline.start)

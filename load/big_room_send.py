@@ -27,7 +27,7 @@ from shared.core.events import parse_event
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
 
-_BATCH = 500
+_BATCH = 200  # as many as one call takes
 _WARM_UP = 20
 
 

@@ -8,6 +8,7 @@ Members come and go with events that may be taken back: what an event changed he
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 from shared.core.push_rules.conditions import Reader
@@ -154,8 +155,13 @@ class RoomJudge:
         subscribed to the event's thread: each is judged for himself.
         """
         moved = self._moved(ordinal, membership) if self._due else ()
-        groups = self._judge_groups(event, membership(event.sender) == "join") if self.local else {}
-        named = self._named(event, subscribers)
+        sender_here = membership(event.sender) == "join"
+        groups: dict[int, tuple[int, int]] = {}
+        named: AbstractSet[str] = frozenset()
+        if self.local > sender_here:
+            groups, named = self._judge_groups(event, sender_here), self._named(event, subscribers)
+        elif event.value(("type",)) == "m.room.member":
+            named = event.named_users()  # nobody else is here, but whom it may invite
         users = self._judge_users(event, named, groups, membership, subscribers) if named else ()
         notified = tuple((group, *counts) for group, counts in groups.items() if counts[0])
         if not (notified or users or moved or thread_id):

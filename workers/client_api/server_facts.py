@@ -13,6 +13,7 @@ SPEC_VERSIONS = ("v1.1", "v1.2", "v1.3")
 #: Features of later versions that work already, under the names by which clients look for them.
 UNSTABLE_FEATURES = {
     "org.matrix.msc2285.stable": True,  # private read receipts (v1.4)
+    "org.matrix.simplified_msc3575": True,  # sliding sync in its deployed form; the merged one is at /v4/sync
     "uk.tcpip.msc4133.stable": True,  # profile fields by their stable names (v1.16)
     "com.beeper.msc4169": True,  # redactions by /send in every room version (v1.18)
 }

@@ -4,7 +4,7 @@
 is not in it yet. Types and state keys in parameters are escaped here, those in rows come out of the events' JSON.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from shared.storage.escape import escape, unescape
@@ -35,6 +35,14 @@ _MEMBERS_AT = f"""
         SELECT DISTINCT ON (state_key) room_nid, event_nid FROM state_changes
         WHERE room_nid = $1 AND type = 'm.room.member' AND ordinal < $2 ORDER BY state_key, ordinal DESC
     ) s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
+"""
+#: The same a page at a time. LEFT: who left the state by then is the last of a page, too.
+_MEMBERS_PAGE = f"""
+    SELECT {EVENT_COLUMNS}, s.state_key FROM (
+        SELECT DISTINCT ON (state_key) room_nid, event_nid, state_key FROM state_changes
+        WHERE room_nid = $1 AND type = 'm.room.member' AND ordinal < $2 AND state_key > $3
+        ORDER BY state_key, ordinal DESC LIMIT $4
+    ) s LEFT JOIN events e USING (room_nid, event_nid) {EVENT_JOINS} ORDER BY s.state_key
 """
 _AT_KEYS = f"""
     SELECT {EVENT_COLUMNS} FROM unnest($3::text[], $4::text[]) AS k(type, state_key)
@@ -84,6 +92,19 @@ async def get_state_before(source: Source, room_nid: int, ordinal: int, *, membe
 async def get_members_before(source: Source, room_nid: int, ordinal: int) -> list[TimelineRow]:
     """Return every m.room.member event of the state before an ordinal."""
     return [timeline_row(row) for row in await source.fetch(_MEMBERS_AT, room_nid, ordinal)]
+
+
+async def get_member_pages(
+    source: Source, room_nid: int, ordinal: int, size: int
+) -> AsyncGenerator[list[TimelineRow], None]:
+    """Yield the m.room.member events of the state before an ordinal, `size` at a time at most; it changes no more."""
+    after, found = "", size
+    while found == size:
+        rows = await source.fetch(_MEMBERS_PAGE, room_nid, ordinal, after, size)
+        found = len(rows)
+        if rows:
+            after = rows[-1]["state_key"]
+            yield [timeline_row(row) for row in rows if row["event_nid"] is not None]
 
 
 async def get_keys_before(

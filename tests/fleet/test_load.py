@@ -91,6 +91,7 @@ def test_scenarios_of_reading_tell_each_case(
         assert [result["deliveries"] for result in results] == [8, 12]
 
 
+@pytest.mark.soak
 def test_writers_meet_each_other(tmp_path: Path) -> None:
     """On a fleet of its own: what they write is counted in the stream."""
     output = tmp_path / "result.json"

@@ -5,6 +5,7 @@ Whoever left sees the state as he left it. Spec: client-server API, "Getting eve
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -22,7 +23,7 @@ from shared.storage.read_state import (
     get_current_state_events,
     get_joined_members,
     get_keys_before,
-    get_members_before,
+    get_member_pages,
     get_state_before,
 )
 from shared.storage.read_timeline import TimelineRow, get_places_from
@@ -34,6 +35,7 @@ from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.tokens import Tokens
 
 _MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
+_ROWS = 1000  # members read by one statement
 _PIECE = 200  # events encoded at a time: some 5 ms, so that others get their turn in between
 
 
@@ -78,7 +80,7 @@ class RoomState:
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         at = request.query_text("at")
         place = None if at is None else await place_of_token(self._database, self._tokens, room, at)
-        rows = await self._members_at(room, room.end_place if place is None else min(place, room.end_place))
+        pages = self._members_at(room, room.end_place if place is None else min(place, room.end_place))
         encode, erased = self._encode(request, room), await erased_in(self._database, room)
 
         def encode_wanted(row: TimelineRow) -> bytes | None:
@@ -91,7 +93,8 @@ class RoomState:
             )
             return encode(event) if wanted else None
 
-        return Response(listed(b'{"chunk":[', rows, encode_wanted, b"]}"))
+        first: Sequence[TimelineRow] = await anext(pages, [])  # while an error can still be an answer
+        return Response(listed_pages(b'{"chunk":[', _resumed(first, pages), encode_wanted, b"]}"))
 
     async def get_joined_members(self, request: Request) -> Response:
         """Raises M_FORBIDDEN for everyone who isn't joined."""
@@ -107,14 +110,17 @@ class RoomState:
                 await asyncio.sleep(0)
         return json_response({"joined": joined})
 
-    async def _members_at(self, room: RoomView, place: Place) -> list[TimelineRow]:
-        """Return the member events of the state at a place; of the event of history there, if it has its own."""
+    async def _members_at(self, room: RoomView, place: Place) -> AsyncGenerator[Sequence[TimelineRow], None]:
+        """Yield the member events of the state at a place; of the event of history there, if it has its own."""
         if place.step and not place.starts_gap:
             found = await get_places_from(self._database, room.room_nid, place, 1)
             if found and found[0].place == place and found[0].state_nid is not None:
                 state = await get_state_at_snapshot(self._database, room.room_nid, found[0].state_nid)
-                return [row for row in state if room.event(row).type == MEMBER]
-        return await get_members_before(self._database, room.room_nid, place.ordinal)
+                yield [row for row in state if room.event(row).type == MEMBER]
+                return
+        async with aclosing(get_member_pages(self._database, room.room_nid, place.ordinal, _ROWS)) as pages:
+            async for page in pages:
+                yield page
 
     def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineEvent], bytes]:
         reader = self._reader(request)
@@ -132,11 +138,36 @@ async def listed(
     head: bytes, rows: Sequence[TimelineRow], encode: Callable[[TimelineRow], bytes | None], tail: bytes
 ) -> AsyncGenerator[bytes, None]:
     """Yield a JSON list in pieces. encode: None leaves the row out. Each piece gives way to other requests."""
+
+    async def page() -> AsyncGenerator[Sequence[TimelineRow], None]:
+        yield rows
+
+    async with aclosing(listed_pages(head, page(), encode, tail)) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+async def listed_pages(
+    head: bytes, pages: AsyncGenerator[Sequence[TimelineRow], None],
+    encode: Callable[[TimelineRow], bytes | None], tail: bytes,
+) -> AsyncGenerator[bytes, None]:  # fmt: skip
+    """As `listed`, of rows that are read a page at a time: one page at most is in memory."""
     joint = head
-    for first in range(0, len(rows), _PIECE):
-        piece = [each for row in rows[first : first + _PIECE] if (each := encode(row)) is not None]
-        if piece:
-            yield joint + b",".join(piece)
-            joint = b","
-        await asyncio.sleep(0)
+    async with aclosing(pages):
+        async for rows in pages:
+            for first in range(0, len(rows), _PIECE):
+                piece = [each for row in rows[first : first + _PIECE] if (each := encode(row)) is not None]
+                if piece:
+                    yield joint + b",".join(piece)
+                    joint = b","
+                await asyncio.sleep(0)
     yield tail if joint == b"," else head + tail
+
+
+async def _resumed(
+    first: Sequence[TimelineRow], pages: AsyncGenerator[Sequence[TimelineRow], None]
+) -> AsyncGenerator[Sequence[TimelineRow], None]:
+    yield first
+    async with aclosing(pages):
+        async for page in pages:
+            yield page

@@ -16,7 +16,7 @@ from shared.http.server import HttpServer, send_response
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import World, fleet
-from workers.synchrotron import answer_pieces
+from workers.synchrotron import answer_pieces, room_state
 from workers.synchrotron.answer_pieces import KINDS, Section, body_pieces, whole_or_pieces
 from workers.synchrotron.fair_turns import FairTurns
 from workers.synchrotron.joined_section import RoomSections
@@ -293,6 +293,26 @@ def test_a_herd_reads_a_room_once(postgres: TestDatabase) -> None:
             for answer in answers:
                 state = _without_age(answer)["rooms"]["join"][room_id]["state"]
                 assert state == first["rooms"]["join"][room_id]["state"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_members_are_the_same_in_pages_of_any_size(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres_module.dsn) as world:
+            people = [world.user(f"{name}{size}") for name in ("alice", "bob", "carol", "dan")]
+            room_id = await people[0].writes.create_room(preset="public_chat")
+            for each in people[1:]:
+                await each.writes.act(room_id, "join")
+            await people[2].writes.act(room_id, "leave")
+            whole = (await people[0].room(room_id, "members")).json["chunk"]
+            monkeypatch.setattr(room_state, "_ROWS", size)
+            paged = (await people[0].room(room_id, "members")).json["chunk"]
+            assert _without_age({"state": {"events": paged}}) == _without_age({"state": {"events": whole}})
+            assert sorted(event["state_key"] for event in paged) == sorted(each.user_id for each in people)
 
     run(scenario())
 

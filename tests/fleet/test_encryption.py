@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.fix_fleet import RunningFleet, StartFleet
 from tests.fleet.clients.chat_client import ClientError
 from tests.fleet.clients.js_client import JsClient, JsProcess
@@ -38,24 +40,35 @@ async def _invite(room: str, host: JsClient, guest: JsClient) -> None:
     await guest.wait_membership(room, "join", _WAIT_S)
 
 
-def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+async def _start(person: JsClient, sliding: bool) -> None:
+    """Begin to sync, in the one way or the other."""
+    if sliding:
+        wanted = {"timeline_limit": 20, "required_state": [["*", "*"]]}
+        await person.start_sliding({"all": {"ranges": [[0, 99]], **wanted}}, wanted, encrypted=True)
+    else:
+        await person.start(20, encrypted=True)
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: Path, sliding: bool) -> None:
     """Two people, one with two devices; one device comes later, one goes; nobody reads what is not for him."""
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
             node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
-            alice, bob = (JsClient(node, fleet.client_url, f"secret-{name}") for name in ("alice", "bob"))
+            names = (f"secret-{name}-{sliding:d}" for name in ("alice", "bob"))
+            alice, bob = (JsClient(node, fleet.client_url, name) for name in names)
             for person in (alice, bob):
                 await person.register(PASSWORD)
-                await person.start(20, encrypted=True)
+                await _start(person, sliding)
                 stack.push_async_callback(person.stop)
             room = await alice.create_room({**_ENCRYPTED})
             await _invite(room, alice, bob)
             await _say(alice, room, "to one device", [bob])
             await _say(bob, room, "and back", [alice])
-            second = JsClient(node, fleet.client_url, "secret-bob", label="secret-bob-2")
+            second = JsClient(node, fleet.client_url, bob.username, label=f"{bob.username}-2")
             await second.login(PASSWORD)
-            await second.start(20, encrypted=True)
+            await _start(second, sliding)
             stack.push_async_callback(second.stop)
             # Alice hears of the new device before she speaks: /sync told her.
             await alice.wait_device(bob.user_id, await second.device_id(), True, _WAIT_S)

@@ -101,9 +101,11 @@ class JsClient:
     async def start(self, timeline_limit: int, *, encrypted: bool = False) -> None:
         await self._call("start", timeline_limit=timeline_limit, encrypted=encrypted)
 
-    async def start_sliding(self, lists: dict[str, Any], subscription: dict[str, Any]) -> None:
+    async def start_sliding(
+        self, lists: dict[str, Any], subscription: dict[str, Any], *, encrypted: bool = False
+    ) -> None:
         """Start with sliding sync in its deployed form. lists, subscription: as the request has them."""
-        await self._call("start_sliding", lists=lists, subscription=subscription)
+        await self._call("start_sliding", lists=lists, subscription=subscription, encrypted=encrypted)
 
     async def set_ranges(self, list_name: str, ranges: list[list[int]]) -> None:
         await self._call("set_ranges", list=list_name, ranges=ranges)

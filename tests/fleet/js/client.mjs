@@ -79,7 +79,8 @@ class Client {
     }
 
     // With sliding sync in its deployed form; lists: by name, as the sdk takes them.
-    async start_sliding({ lists, subscription }) {
+    async start_sliding({ lists, subscription, encrypted = false }) {
+        if (encrypted) await this.begin_crypto();
         const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
         const named = new Map(Object.entries(lists));
         this.sliding = new SlidingSync(this.url, named, subscription, this.sdk, 20000);
@@ -111,12 +112,14 @@ class Client {
         await until(() => this.sdk.getRoom(room)?.findEventById(event), timeout_s);
     }
 
+    async begin_crypto() {
+        await this.sdk.initRustCrypto({ useIndexedDB: false });
+        this.sdk.on("Event.decrypted", (event, error) => this.decrypted.set(event.getId(), [event, error]));
+    }
+
     // encrypted: with the sdk's Rust crypto, its store in memory.
     async start({ timeline_limit, encrypted = false }) {
-        if (encrypted) {
-            await this.sdk.initRustCrypto({ useIndexedDB: false });
-            this.sdk.on("Event.decrypted", (event, error) => this.decrypted.set(event.getId(), [event, error]));
-        }
+        if (encrypted) await this.begin_crypto();
         const prepared = new Promise((resolve) => {
             this.sdk.on("sync", (state) => state === "PREPARED" && resolve());
         });

@@ -7,6 +7,7 @@ import pytest
 
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
+from tests.workers.synchrotron.devices import person, writers
 from tests.workers.synchrotron.rig import fleet, soon
 from tests.workers.synchrotron.sliding_client import (
     MERGED,
@@ -20,6 +21,7 @@ from tests.workers.synchrotron.sliding_client import (
     post,
 )
 from workers.synchrotron.sliding import engine
+from workers.synchrotron.sliding.connections import MAX_PER_DEVICE
 
 
 def test_a_window_of_rooms_and_what_happens_in_them(postgres: TestDatabase) -> None:
@@ -76,6 +78,54 @@ def test_deployed_form(postgres: TestDatabase) -> None:
             second = await deployed(alice, first["pos"], lists={"l": wanted}, timeout=10_000)
             assert bodies(second["rooms"][room_id]) == ["hi"]
             assert second["rooms"][room_id]["notification_count"] == 1
+
+    run(scenario())
+
+
+def test_subscriptions_of_the_deployed_form_stay_until_they_are_taken_back(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn, synchrotrons=2) as world:
+            alice, bob = world.user("alice"), world.user("bob")
+            room_id = await alice.writes.create_room(name="den")
+            hidden = await bob.writes.create_room(name="not hers")
+            top = await alice.writes.create_room(name="top")
+            lists = {"l": deployed_list(1, [], ranges=[[0, 0]])}
+            first = await deployed(alice, lists=lists)
+            assert set(first["rooms"]) == {top}
+            subscriptions = {one: deployed_list(3, [["m.room.name", ""]]) for one in (room_id, hidden, "!none:x")}
+            second = await deployed(alice, first["pos"], lists=lists, room_subscriptions=subscriptions)
+            assert set(second["rooms"]) == {room_id} and keys(second["rooms"][room_id]) == {("m.room.name", "")}
+            pos = second["pos"]
+            for process in (0, 1):
+                alice.synchrotron = process
+                await alice.writes.send(room_id, f"{process}")
+                await alice.writes.send(top, "on top")
+                await world.settle()
+                answer = await deployed(alice, pos, lists=lists)
+                assert bodies(answer["rooms"][room_id]) == [f"{process}"]
+                pos = answer["pos"]
+            answer = await deployed(alice, pos, lists=lists, unsubscribe_rooms=[room_id])
+            await alice.writes.send(room_id, "unheard")
+            await alice.writes.send(top, "on top")
+            await world.settle()
+            answer = await deployed(alice, answer["pos"], lists=lists)
+            assert set(answer["rooms"]) == {top}
+
+    run(scenario())
+
+
+def test_connections_are_few_and_go_with_the_device(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+            alice = await person(world, api, "alice")
+            await alice.reads.writes.create_room()
+            lists = {"l": merged_list()}
+            for number in range(MAX_PER_DEVICE + 2):
+                await merged(alice.reads, conn_id=str(number), lists=lists)
+            rows = await world.database.fetch("SELECT conn_id FROM sliding_connections")
+            assert len(rows) == MAX_PER_DEVICE and {"0", "1"}.isdisjoint(row["conn_id"] for row in rows)
+            await alice.writes.call("POST", "/logout", {})
+            assert not await world.database.fetch("SELECT 1 FROM sliding_connections")
 
     run(scenario())
 

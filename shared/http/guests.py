@@ -28,6 +28,11 @@ _BESIDES = frozenset(
         "get_push_rules", "get_global_push_rules", "get_push_rule", "get_push_rule_enabled", "get_push_rule_actions",
         "send_receipt", "set_read_markers", "set_typing", "list_joined_rooms",
         "sync_merged", "sync_deployed",
+        # MSC4140, "Guest accounts": they take part in calls.
+        "schedule_delayed_event", "list_delayed_events", "get_delayed_event", "update_delayed_event",
+        # MSC4306: what one subscribes to nobody else learns.
+        "set_thread_subscription", "get_thread_subscription", "delete_thread_subscription",
+        "list_thread_subscriptions",
     }
 )  # fmt: skip
 GUESTS_MAY = _OF_THE_SPEC | _BESIDES

@@ -29,6 +29,7 @@ def delaying() -> Iterator[RunningFleet]:
             "fleet": {"event_persister": 2, "background": 2, **none},
             "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5},
             "rate_limits": {"message": None, "read": None, "account": None},
+            "registration": {"allow_guests": True},
             "delayed_events": {"max_delay_s": 3600, "max_scheduled": 250},
         }
     )
@@ -160,6 +161,22 @@ def test_msc4140_managing(delaying: RunningFleet, alice: Person) -> None:
     assert _manage(bob, bobs, "cancel").status == _manage(alice, third, "cancel").status == 200
 
 
+def test_msc4140_guests_have_them(delaying: RunningFleet, alice: Person) -> None:
+    room = alice.create_room(initial_state=[_guests_may_join()])
+    made = call(alice.url, "POST", "/_matrix/client/v3/register?kind=guest", body={}).json()
+    guest = Person(alice.url, made["user_id"], "", made["device_id"], made["access_token"])
+    guest.ask("POST", f"/rooms/{quote(room)}/join", {})
+    delay_id = _schedule(guest, room, "g", _HOUR_MS, {"body": "guest", "msgtype": "m.text"})
+    assert _manage(guest, delay_id, "restart").status == 200
+    assert call(guest.url, "GET", _STABLE, token=guest.token).json()["delayed_events"][0]["delay_id"] == delay_id
+    assert _manage(guest, delay_id, "send").status == 200
+    assert _bodies(alice, room) == ["guest"]
+
+
+def _guests_may_join() -> Any:
+    return {"type": "m.room.guest_access", "state_key": "", "content": {"guest_access": "can_join"}}
+
+
 def test_msc4140_limits_and_bad_input(alice: Person) -> None:
     room = alice.create_room()
     send = _path(room, "send", "m.room.message", "x")
@@ -215,6 +232,25 @@ def test_msc4140_authorised_when_sent_and_superseded_by_others(delaying: Running
     _until(lambda: _look(alice, redaction).get("event_id"))
     shown = alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(sent, safe='')}")
     assert shown["content"] == {} and shown["unsigned"]["redacted_because"]["type"] == "m.room.redaction"
+
+
+def test_msc4169_redactions_by_send_in_an_old_room_version(alice: Person) -> None:
+    room = alice.create_room(room_version="10")
+    sent = alice.send(room, "one", {"body": "one", "msgtype": "m.text"}).json()["event_id"]
+    redaction = {"redacts": sent, "reason": "because"}
+    answer = alice.send(room, "two", redaction, "m.room.redaction").json()
+    assert alice.send(room, "two", redaction, "m.room.redaction").json() == answer, "the same transaction"
+    assert alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(sent, safe='')}")["content"] == {}
+    # Between servers `redacts` stands where version 10 has it; clients see it at both places.
+    filter_ = quote('{"event_format":"federation","room":{"timeline":{"limit":1}}}')
+    pdu = _until(lambda: alice.ask("GET", f"/sync?filter={filter_}")["rooms"]["join"].get(room))["timeline"]["events"][
+        0
+    ]
+    assert (pdu["redacts"], pdu["content"]) == (sent, {"reason": "because"})
+    shown = alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(answer['event_id'], safe='')}")
+    assert shown["redacts"] == shown["content"]["redacts"] == sent
+    features = call(alice.url, "GET", "/_matrix/client/versions").json()["unstable_features"]
+    assert features["com.beeper.msc4169"] is True
 
 
 def test_msc4140_a_restarted_event_waits(delaying: RunningFleet, alice: Person) -> None:

@@ -1,6 +1,7 @@
 """MSC4306 and MSC4308, thread subscriptions, through a whole fleet: the rules, both ways to read them, what counts."""
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -205,6 +206,31 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
         return bool(same)
 
     _until(quiet)
+
+
+def test_msc3874_messages_without_threads(alice: Person, bob: Person) -> None:
+    room = _room(alice, bob)
+    root = _say(alice, room, "A")
+    _say(alice, room, "B")
+    _say(alice, room, "C", root)
+    edit = {"m.new_content": {"body": "A2", "msgtype": "m.text"}}
+    edit |= {"m.relates_to": {"rel_type": "m.replace", "event_id": root}}
+    alice.send(room, "edit", {"body": "* A2", "msgtype": "m.text", **edit})
+
+    def page(**filter_: list[str]) -> list[str]:
+        prefixed = {f"org.matrix.msc3874.{name}": value for name, value in filter_.items()}
+        text = quote(json.dumps({"types": ["m.room.message"], **prefixed}))
+        chunk = bob.ask("GET", f"/rooms/{quote(room)}/messages?dir=f&filter={text}")["chunk"]
+        return [event["content"]["body"] for event in chunk]
+
+    assert page() == ["A2", "B", "C", "* A2"] or page() == ["A", "B", "C", "* A2"]
+    assert [text[0] for text in page(not_rel_types=["m.thread"])] == ["A", "B", "*"]
+    assert page(rel_types=["m.thread"]) == ["C"]
+    assert page(rel_types=["m.thread", "m.replace"], not_rel_types=["m.replace"]) == ["C"], "not_rel_types is stronger"
+    assert page(rel_types=[]) == []
+    wrong = quote('{"org.matrix.msc3874.rel_types":"m.thread"}')
+    assert bob.call("GET", f"/rooms/{quote(room)}/messages?dir=f&filter={wrong}").errcode == "M_BAD_JSON"
+    assert call(bob.url, "GET", "/_matrix/client/versions").json()["unstable_features"]["org.matrix.msc3874"] is True
 
 
 def register_third(alice: Person, bob: Person, room: str) -> Person:

@@ -15,6 +15,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc2285.stable": True,  # private read receipts (v1.4)
     "org.matrix.simplified_msc3575": True,  # sliding sync in its deployed form; the merged one is at /v4/sync
     "uk.tcpip.msc4133.stable": True,  # profile fields by their stable names (v1.16)
+    "org.matrix.msc3874": True,  # filters by relationship
     "com.beeper.msc4169": True,  # redactions by /send in every room version (v1.18)
 }
 

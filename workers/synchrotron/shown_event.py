@@ -100,4 +100,5 @@ def matches(wanted: EventFilter, event: TimelineEvent, room_id: str) -> bool:
     if wanted.passes_all:
         return True
     content: Mapping[str, Any] | None = event.content() if wanted.contains_url is not None else None
-    return wanted.match(type=event.type, sender=event.sender, room_id=room_id, content=content)
+    rel_type = None if event.relation is None else event.relation.rel_type
+    return wanted.match(type=event.type, sender=event.sender, room_id=room_id, content=content, rel_type=rel_type)

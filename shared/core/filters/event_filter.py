@@ -31,6 +31,8 @@ class EventFilter:
     include_redundant_members: bool = False
     unread_thread_notifications: bool = False
     old_thread_notifications: bool = False
+    rel_types: frozenset[str] | None = None
+    not_rel_types: frozenset[str] = frozenset()
 
     @property
     def thread_notifications_key(self) -> str | None:
@@ -50,6 +52,8 @@ class EventFilter:
             and self.rooms is None
             and not self.not_rooms
             and self.contains_url is None
+            and self.rel_types is None
+            and not self.not_rel_types
         )
 
     def match(
@@ -59,11 +63,13 @@ class EventFilter:
         sender: str | None = None,
         room_id: str | None = None,
         content: Mapping[str, Any] | None = None,
+        rel_type: str | None = None,
     ) -> bool:
         """Return whether the filter lets the event through.
 
         sender, room_id: None for what has none (account data has no sender): then these conditions don't apply.
-        content: needed for `contains_url` only; None counts as without a url.
+        content: needed for `contains_url` only; None counts as without a url. rel_type: how the event relates to
+        another one, None: to none (MSC3874).
         """
         if room_id is not None and not self.match_room(room_id):
             return False
@@ -71,6 +77,8 @@ class EventFilter:
             if sender in self.not_senders:
                 return False
             if self.senders is not None and sender not in self.senders:
+                return False
+            if rel_type in self.not_rel_types or (self.rel_types is not None and rel_type not in self.rel_types):
                 return False
         if not self.match_type(type):
             return False

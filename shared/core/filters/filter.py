@@ -134,6 +134,8 @@ def _event_filter(parent: Mapping[str, Any], name: str) -> EventFilter:
         include_redundant_members=_flag(given, "include_redundant_members") or False,
         unread_thread_notifications=_flag(given, THREAD_NOTIFICATIONS) or False,
         old_thread_notifications=_flag(given, OLD_THREAD_NOTIFICATIONS) or False,
+        rel_types=_optional(_strings(given, "org.matrix.msc3874.rel_types", ""), frozenset),
+        not_rel_types=frozenset(_strings(given, "org.matrix.msc3874.not_rel_types", "") or ()),
     )
 
 

@@ -9,15 +9,20 @@ from replication.presence_calls import DevicePresence
 from replication.rows import PresenceRow
 from replication.streams import PRESENCE
 from shared.core.errors import RemoteServerError
+from shared.core.filters import EventFilter
 from shared.core.slots import slot_of
+from shared.core.sync_tokens.stream_token import StreamToken
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
 from tests.workers.client_api.rig import Worker
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.devices import Person, person, writers
 from tests.workers.synchrotron.rig import World, fleet, soon
+from workers.synchrotron.joined_section import Span
+from workers.synchrotron.presence import PresenceSections
 from workers.synchrotron.presence_memory import ORPHANED_FOR_MS, PresenceMemory, presence_event
 from workers.synchrotron.presence_reports import PresenceReports
+from workers.synchrotron.sync_user import SyncUser
 
 _ONLY_PRESENCE = {"room": {"rooms": []}, "account_data": {"types": []}}
 
@@ -222,6 +227,17 @@ def test_nobody_flickers_when_his_owner_goes() -> None:
     ]  # fmt: skip
     content = presence_event(PresenceRow(1, 1, "@a:x", "online", 1, True), 10_000_000)["content"]
     assert content == {"presence": "online", "last_active_ago": 60_000, "currently_active": True}
+
+
+def test_nothing_is_told_where_presence_is_off() -> None:
+    memory, user = PresenceMemory(), SyncUser("@a:x")
+    memory.change(_row("@a:x", "online", 1), 1, [])
+    span = Span(StreamToken({}), StreamToken({}), 0, False)
+    nobody_asks: Any = None
+    for enabled, told in ((True, 1), (False, 0)):
+        sections = PresenceSections(memory, nobody_asks, enabled=enabled, max_events=9)
+        section = asyncio.run(sections.build(user, span, EventFilter(), 2_000))
+        assert len(section.events) == told and not section.urgent
 
 
 class _Clock:

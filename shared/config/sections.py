@@ -322,8 +322,9 @@ class Limits:
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100
     """Most events of one room in one answer, whatever the filter asks for."""
-    initial_syncs: Positive = 4
-    """How many initial syncs one process assembles at a time. The others wait, and each user gets his turn."""
+    initial_syncs: Positive = 2
+    """How many initial syncs one process assembles at a time. The others wait, and each user gets his turn. More are
+    done no sooner, and delay what clients who are up to date are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,7 +443,8 @@ class Caches:
     users_bytes: Positive = 16_777_216
     """Access tokens, account data, filters, push rules."""
     answers_bytes: Positive = 33_554_432
-    """Encoded parts of large answers of `/sync`: those that several clients get, and those under way."""
+    """Large answers of `/sync`: what lies here for clients to take, states that several of them get, and which members
+    each device has been sent."""
     federation_bytes: Positive = 16_777_216
     """Keys and addresses of other servers."""
 

@@ -31,7 +31,7 @@ from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.user_rooms import UserRooms
 
 _PUSH_RULES = "m.push_rules"
-_SLICE_S = 0.002  # of work between two moments at which others have a turn
+_SLICE_S = 0.001  # of work between two moments at which others have a turn
 _MANY_ROOMS = 20  # from so many candidates on, one query first tells which of them have news at all
 
 

@@ -58,7 +58,7 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
 
 async def _send(room: _Room, prefix: str, count: int, tally: Tally) -> None:
     for number in range(count):
-        path = send_path(quote(room.room_id, safe=""), f"{prefix}{number}")
+        path = send_path(room.room_id, f"{prefix}{number}")
         await tally.timed(room.sender.connection.raw_request("PUT", path, message()))
 
 

@@ -42,8 +42,9 @@ def test_membership_of_the_viewer_at_each_event(postgres: TestDatabase) -> None:
             await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})
             invited = (await alice.writes.send(room_id, "invited")).event_id
             await bob.writes.act(room_id, "join")
+            joined = (await alice.room(room_id, f"state/m.room.member/{bob.user_id}", format="event")).json["event_id"]
             after = (await alice.writes.send(room_id, "after")).event_id
-            wanted = {before: "leave", invited: "invite", after: "join"}
+            wanted = {before: "leave", invited: "invite", joined: "join", after: "join"}
             timeline = (await bob.sync())["rooms"]["join"][room_id]["timeline"]["events"]
             page = (await bob.room(room_id, "messages", dir="b", limit=100)).json["chunk"]
             for events in (timeline, page):

@@ -1,6 +1,6 @@
 """Who sees what, against a naive reading of "Room history visibility" (client-server API)."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.synchrotron.events import event
@@ -48,6 +48,7 @@ def naive(events: list[TimelineEvent], index: int) -> bool:
     return "invited" in settings and "invite" in own
 
 
+@settings(max_examples=500)
 @given(changes)
 def test_every_event_of_every_history(plan: list[tuple[str, str] | None]) -> None:
     events = make(plan)

@@ -87,7 +87,7 @@ async def _filled(target: Target, arguments: argparse.Namespace) -> list[User]:
     people = await new_people(target, "sliding", arguments.members)
     rooms = [await new_room(people[0]) for _ in range(arguments.rooms)]
     await at_once((_live(one, rooms) for one in people[1:]), 4)
-    for number, room_id in itertools.product(range(_WINDOW), rooms):
+    for number, room_id in itertools.product(range(arguments.said), rooms):
         await people[number % len(people)].connection.raw_request("PUT", send_path(room_id, f"{number}"), message())
     print(f"{len(rooms)} rooms are filled", file=sys.stderr, flush=True)
     return people
@@ -151,6 +151,7 @@ def _complain(tally: Tally, answer: bytes, rooms: int) -> None:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rooms", type=int, default=100, help="rooms of the user (100)")
     parser.add_argument("--members", type=int, default=10, help="members, who are in all the rooms (10)")
+    parser.add_argument("--said", type=int, default=20, help="messages in each room (20)")
     parser.add_argument("--windows", type=int, default=100, help="requests of each case (100)")
     parser.add_argument("--listeners", type=int, default=50, help="members who long-poll (50)")
     parser.add_argument("--messages", type=int, default=60, help="messages to them (60)")

@@ -61,6 +61,17 @@ def test_unread_million_holds_every_count_against_what_it_must_be(fleet: Running
         ("fanout", ["--members", "2,3", "--messages", "4", "--warm-up", "1"], ["2 members", "3 members"]),
         ("rooms", ["--count", "3"], ["createRoom", "invite", "join", "messages"]),
         (
+            "sliding_sync",
+            [
+                "--rooms", "40", "--members", "2", "--said", "1", "--windows", "2", "--listeners", "2",
+                "--messages", "2",
+            ],
+            [
+                "new window, merged, 1 event", "new window, merged, 20 events", "new window, deployed, 1 event",
+                "new window, deployed, 20 events", "known window", "20 rooms more", "deliveries",
+            ],
+        ),
+        (
             "initial_sync",
             [
                 "--rooms", "3", "--members", "3", "--messages", "2", "--colds", "0", "--warms", "3", "--crowd", "4",
@@ -107,6 +118,26 @@ def test_writers_meet_each_other(tmp_path: Path) -> None:
     for (stream, _), case in cases.items():
         assert case["operations"] == 15 and case["looks"] > 3
         assert case["rows_per_operation"] == (0 if stream == "typing" else 1)
+
+
+def test_big_room_send_fills_rooms_with_members_of_ours(fleet: RunningFleet, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    words = [
+        "-m",
+        "load.big_room_send",
+        "--url",
+        fleet.client_url,
+        "--config",
+        str(fleet.config),
+        "--json",
+        str(output),
+    ]
+    words += ["--members", "2,5", "--messages", "5", "--turns", "2"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(each["case"], each["events"]) for each in json.loads(output.read_text())] == [
+        ("2 members", 10), ("5 members", 10),
+    ]  # fmt: skip
 
 
 def test_room_graph_holds_the_room_against_a_resolution_of_its_own(fleet: RunningFleet, tmp_path: Path) -> None:

@@ -155,6 +155,22 @@ def test_limits_order_and_errors(postgres: TestDatabase) -> None:
     run(scenario())
 
 
+def test_a_name_that_thousands_have_does_not_hide_those_one_knows(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+            alice, bob = [await person(world, api, name) for name in ("alice", "zz-john")]
+            room_id = await _rooms(alice).create_room(preset="private_chat", invite=[bob.user_id])
+            await _rooms(bob).act(room_id, "join")
+            await world.database.execute(
+                "INSERT INTO user_directory SELECT '@john' || n || ':x', NULL, NULL, array_to_tsvector(ARRAY['john'])"
+                " FROM generate_series(1, 5100) n"
+            )
+            await _fill(world)
+            assert await _found(alice, "john") == ["@zz-john"]
+
+    run(scenario())
+
+
 def test_users_of_other_servers_and_of_before(postgres: TestDatabase) -> None:
     """Users of other servers come with their memberships; users of ours from before the directory are taken in."""
 

@@ -173,6 +173,7 @@ def test_bad_requests_are_refused(postgres: TestDatabase, path: str) -> None:
                 ({"lists": {"l": {**good, "timeline_limit": -1}}}, "M_INVALID_PARAM"),
                 ({"lists": {"l": {**good, "timeline_limit": "1"}}}, "M_BAD_JSON"),
                 ({"lists": {"": good}}, "M_INVALID_PARAM"),
+                ({"lists": {"all rooms": good}}, "M_INVALID_PARAM" if path == MERGED else ""),
                 ({"lists": {"l": {**good, span: "all"}}}, "M_BAD_JSON"),
                 ({"lists": {"l": {**good, "filters": {"tags": ["t"] * 501, "not_tags": list("abc")}}}}, ""),
                 ({"lists": {"l": {**good, "filters": {"tags": list(map(str, range(501)))}}}}, "M_INVALID_PARAM"),

@@ -1,5 +1,6 @@
 """PURE: MSC4186 as it was merged, `POST /_matrix/client/v4/sync`: requests in, answers out."""
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,8 @@ from workers.synchrotron.sliding.request import (
 )
 from workers.synchrotron.sliding.required_state import StateWish
 
+#: Spec: appendices, "Opaque Identifiers".
+_LIST_KEY = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
 _Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
@@ -73,6 +76,8 @@ def parse(request: Request, limits: Limits) -> SlidingRequest:
     body = request.decode(_Body)
     if body.set_presence is not None and body.set_presence not in STATES:
         raise invalid_param(f"set_presence must be one of: {', '.join(STATES)}")
+    if any(not _LIST_KEY.fullmatch(key) for key in body.lists or ()):
+        raise invalid_param("A list's key must be an opaque identifier")
     lists = {
         key: ListRequest(
             _config(one, limits),

@@ -135,7 +135,7 @@ def test_big_room_send_fills_rooms_with_members_of_ours(fleet: RunningFleet, tmp
     words += ["--members", "2,5", "--messages", "5", "--turns", "2"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [(each["case"], each["events"]) for each in json.loads(output.read_text())] == [
+    assert [(each["case"], each["sends"]) for each in json.loads(output.read_text())] == [
         ("2 members", 10), ("5 members", 10),
     ]  # fmt: skip
 

@@ -19,7 +19,8 @@ _GET = """
 #: $9: connections that the device may have; those written longest ago go. Uses the primary key.
 _PUT = """
     WITH others AS (
-        SELECT conn_id FROM sliding_connections WHERE $4::bigint = 0 AND user_id = $1 AND device_id = $2 AND conn_id <> $3
+        SELECT conn_id FROM sliding_connections
+        WHERE $4::bigint = 0 AND user_id = $1 AND device_id = $2 AND conn_id <> $3
         ORDER BY written_ms DESC OFFSET $9::bigint - 1
     ), gone AS (
         DELETE FROM sliding_connections c USING others o

@@ -18,7 +18,8 @@ _STATUSES = ("done", "not applicable", "later issue")
 _GROUPS = frozenset(
     {
         "room-write", "membership", "room-read", "threads/relations", "spaces", "directory", "search",
-        "sync", "push", "typing/receipts", "account-data", "tags", "to-device", "device", "keys/e2ee", "profile", "presence",
+        "sync", "push", "typing/receipts", "account-data", "tags", "to-device", "device", "keys/e2ee", "profile",
+        "presence",
     }
 )  # fmt: skip
 

@@ -47,9 +47,7 @@ def test_whoever_joins_later_sees_erased_people_redacted(postgres: TestDatabase)
             room_id = await alice.writes.create_room(preset="public_chat")
             own = {"membership": "join", "displayname": "Bob", "org.x": 1}
             await bob.writes.put_state(room_id, "m.room.member", own, bob.user_id)
-            await alice.writes.put_state(
-                room_id, "m.room.power_levels", {"state_default": 0}
-            )
+            await alice.writes.put_state(room_id, "m.room.power_levels", {"state_default": 0})
             assert (await bob.writes.put_state(room_id, "m.room.topic", {"topic": "by Bob"})).status == 200
             await bob.writes.put_state(room_id, "org.example", {"first": "by Bob"})
             await alice.writes.put_state(room_id, "org.example", {"now": "by Alice"})

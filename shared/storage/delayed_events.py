@@ -181,6 +181,8 @@ async def cancel(database: Database, delay_id: str, user_id: str | None) -> bool
 
 async def claim(database: Database, delay_id: str, user_id: str | None) -> int | None:
     """Begin to send it; return the mark of this claim. None: it is not scheduled, or somebody else sends it."""
+    if "\x00" in delay_id:
+        return None
     claimed: int | None = await database.fetchval(_CLAIM, delay_id, None if user_id is None else escape(user_id))
     return claimed
 

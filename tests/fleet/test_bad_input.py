@@ -207,7 +207,8 @@ def test_expired_tokens(hostility: Hostility) -> None:
 def test_methods_that_an_endpoint_does_not_have(hostility: Hostility) -> None:
     served: dict[str, set[str]] = {}
     for endpoint in ENDPOINTS:
-        served.setdefault(endpoint.path, set()).update(endpoint.methods)
+        for path in (endpoint.path, *endpoint.aliases):
+            served.setdefault(path, set()).update(endpoint.methods)
     for endpoint in ENDPOINTS:
         _, valid = hostility.valid(endpoint)
         for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "BREW"} - served[endpoint.path]:

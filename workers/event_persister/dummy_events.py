@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 
 from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable
 from shared.core.identifiers import server_of
+from shared.core.unread import DUMMY
 from shared.runtime.tasks import TaskGroup
 from workers.event_persister.asked_events import AskedEvents
 from workers.event_persister.drafts import Draft, RoomChanged
 from workers.event_persister.live_room import LiveRoom
-from workers.event_persister.room_push import DUMMY
 from workers.event_persister.room_writer import RoomWriter
 
 #: Below that, the next usual event names them all soon enough.

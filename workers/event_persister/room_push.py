@@ -16,13 +16,11 @@ from shared.core.events.relation import THREAD, Relation, relation_of
 from shared.core.push_rules import JudgedEvent, RuleSwitches, UserRules
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.push_rules.room_judge import RoomJudge
+from shared.core.unread import DUMMY
 from workers.event_persister.drafts import BuiltEvent, EntryChange, StateEntry
 from workers.event_persister.thread_subscribers import ThreadSubscribers
 
 MEMBER = "m.room.member"
-#: The type that is in use between servers for tying forward extremities together; clients ignore it. It goes out in a
-#: user's name, who has read nothing by it.
-DUMMY = "org.matrix.dummy_event"
 #: Events whose threads are remembered: reactions and edits mostly relate to one of the latest.
 _MAX_THREADS = 20
 #: Users who changed nothing, known while they are about to come in. A new room may invite 900 at once.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.core.room_versions import RoomVersion, get_room_version
-from shared.core.unread import CountedRows
+from shared.core.unread import DUMMY, CountedRows
 from shared.core.wire.client_event import join_client_event
 from shared.storage.read_memberships import SummaryRecord
 from shared.storage.read_receipts import ReceiptRecord
@@ -181,7 +181,7 @@ class CachedRoom:
         if row.ordinal != self.last_ordinal + 1:
             raise OutOfStep
         self.last_ordinal = row.ordinal
-        self.size_bytes += self.counted.add(row, accepted=accepted)
+        self.size_bytes += self.counted.add(row, accepted=accepted and row.type != DUMMY)
         if not accepted:
             return None
         event = event_from_stream(self.version, row)

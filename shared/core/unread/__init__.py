@@ -2,9 +2,9 @@
 
 from shared.core.unread.counts import Count, RoomCounts
 from shared.core.unread.memory import MAIN, BehindMemory, FoundCounts, Unread, receipt_thread
-from shared.core.unread.rows import CountedRows, UnknownTotal
+from shared.core.unread.rows import DUMMY, CountedRows, UnknownTotal
 
 __all__ = [
-    "MAIN", "BehindMemory", "Count", "CountedRows", "FoundCounts", "RoomCounts", "UnknownTotal", "Unread",
+    "DUMMY", "MAIN", "BehindMemory", "Count", "CountedRows", "FoundCounts", "RoomCounts", "UnknownTotal", "Unread",
     "receipt_thread",
 ]  # fmt: skip

@@ -15,6 +15,10 @@ from shared.core.unread.counts import Count
 #: (ordinal, thread, (group, notifies, highlights) of each group, (user id, notifies, highlights) of each user)
 Redacted: TypeAlias = tuple[int, str, Sequence[tuple[int, int, int]], Sequence[tuple[str, int, int]]]
 
+#: The type that is in use between servers for tying forward extremities together; clients ignore it. It goes out in a
+#: user's name, who has read nothing by it.
+DUMMY = "org.matrix.dummy_event"
+
 _ROW_BYTES = 350
 _PART_BYTES = 120  # a group, a user
 _KEPT_TOTALS = 500  # groups and threads whose latest total is kept; of any other the next row has to ask for it

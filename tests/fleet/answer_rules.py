@@ -36,6 +36,7 @@ _STATUSES: dict[str, set[int]] = {
     "M_UNAUTHORIZED": {401},
     # The spec's code for an unknown log-in type (400) and a taken alias (409); ours for an unknown session (401).
     "M_UNKNOWN": {400, 401, 409},
+    "M_UNKNOWN_POS": {400},  # of sliding sync
     "M_UNKNOWN_TOKEN": {401},
     "M_UNRECOGNIZED": {400, 404, 405},  # 400: a type of authentication that no flow has
     "M_UNSUPPORTED_ROOM_VERSION": {400},

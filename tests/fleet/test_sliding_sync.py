@@ -1,5 +1,5 @@
-"""Sliding sync on a fleet: matrix-js-sdk's SlidingSync (the deployed form) and a client of the merged form keep a right
-room list and timelines while people talk and both synchrotrons are killed in turn."""
+"""Both syncs on a fleet: matrix-js-sdk with classic sync, its SlidingSync (the deployed form) and a client of the
+merged form keep a right room list and timelines while people talk and both synchrotrons are killed in turn."""
 
 import asyncio
 import itertools
@@ -64,7 +64,7 @@ class HttpSlidingClient(SlidingClient):
 
 @dataclass(slots=True)
 class Talk:
-    """Messages and names set by one person. sent: event ids by room; names: the latest of each room."""
+    """Messages, reactions, names and typing of one person. sent: messages by room; names: the latest of each room."""
 
     person: Person
     rooms: list[str]
@@ -82,6 +82,13 @@ class Talk:
             )
             assert answer.status == 200, answer
             self.sent.setdefault(room_id, []).append(answer.json()["event_id"])
+            if number % 7 == 3:
+                relation = {"rel_type": "m.annotation", "event_id": self.sent[room_id][-1], "key": str(number)}
+                content = {"m.relates_to": relation}
+                answer = await asyncio.to_thread(self.person.send, room_id, f"r{number}", content, "m.reaction")
+                assert answer.status == 200, answer
+                path = f"/rooms/{quote(room_id, safe='')}/typing/{quote(self.person.user_id, safe='')}"
+                await asyncio.to_thread(self.person.ask, "PUT", path, {"typing": True, "timeout": 2000})
             if number % 10 == 9:
                 self.names[room_id] = f"name {number}"
                 path = f"/rooms/{quote(room_id, safe='')}/state/m.room.name/"
@@ -117,16 +124,20 @@ async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s
     async with JsProcess.running(js_clients, log) as process:
         alice = JsClient(process, fleet.client_url, f"alice{pause_s:.0f}")
         await alice.register(_PASSWORD)
+        dora = JsClient(process, fleet.client_url, f"dora{pause_s:.0f}")
+        await dora.register(_PASSWORD)
         carol = HttpSlidingClient(None, {"lists": {"all": merged_list(50)}}, person=register(fleet, f"c{pause_s:.0f}"))
         assert carol.person is not None
         rooms = [bob.create_room(name=f"room {number}") for number in range(_ROOMS)]
         for room_id in rooms:
             await alice.join(room_id)
+            await dora.join(room_id)
             carol.person.ask("POST", f"/rooms/{quote(room_id, safe='')}/join", {})
         state = [["*", "*"]]
         lists = {"all": {"ranges": [[0, 1]], "timeline_limit": 50, "required_state": state, "filters": {}}}
         await alice.start_sliding(lists, {"timeline_limit": 50, "required_state": state})
         await alice.set_ranges("all", [[0, 1], [2, 9]])
+        await dora.start(50)
         talk = Talk(bob, rooms)
         talking = asyncio.create_task(talk.run())
 
@@ -140,7 +151,8 @@ async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s
         await kill_in_turn(fleet, talk, pause_s)
         await asyncio.gather(talking, listening)
         for room_id, events in talk.sent.items():
-            await alice.wait_event(room_id, events[-1], _LIMIT_S)
+            for each in (alice, dora):
+                await each.wait_event(room_id, events[-1], _LIMIT_S)
         truth = {room_id: timeline_of(bob, room_id) for room_id in rooms}
         assert not carol.doubled and sum(map(len, talk.sent.values())) > 20
         latest = sorted(rooms, key=lambda room_id: -carol.rooms[room_id].bump_stamp)
@@ -150,20 +162,22 @@ async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s
                 talk.sent[room_id]
             )  # fmt: skip
             assert mine.name == talk.names.get(room_id, mine.name)
-        view = await alice.view(rooms)
-        assert not view.faults
-        for room_id in rooms:
-            seen = view.rooms[room_id]
-            assert seen is not None
-            assert [event.event_id for event in seen.events] == truth[room_id]
-            assert seen.name == talk.names.get(room_id, seen.name)
+        for each in (alice, dora):
+            view = await each.view(rooms)
+            assert not view.faults
+            for room_id in rooms:
+                seen = view.rooms[room_id]
+                assert seen is not None
+                assert [event.event_id for event in seen.events] == truth[room_id]
+                assert seen.name == talk.names.get(room_id, seen.name)
         shown = await alice.room_list()
         assert [room["room_id"] for room in shown] == latest
         assert {room["room_id"]: room["name"] for room in shown} == {room: carol.rooms[room].name for room in rooms}
         assert {room["room_id"]: room["count"] for room in shown} == {
             room_id: len(events) for room_id, events in talk.sent.items()
         }
-        await alice.stop()
+        for each in (alice, dora):
+            await each.stop()
 
 
 def test_clients_keep_right_lists_and_timelines(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from shared.core.errors import not_found
 from shared.core.room_versions import ROOM_VERSIONS
 from shared.http.request import Request, Response, json_response
 
-#: The versions whose endpoints, as far as clients switch by them, are all here. What is missing of later ones: threads
-#: (v1.4), authenticated media (v1.11) and so on: advertised when they are true.
-SPEC_VERSIONS = ("v1.1", "v1.2", "v1.3")
+#: The versions whose endpoints, as far as clients switch by them, are all here. What is missing of later ones:
+#: asynchronous uploads (v1.7), authenticated media (v1.11) and so on: advertised when they are true.
+SPEC_VERSIONS = ("v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6")
 #: Features of later versions that work already, under the names by which clients look for them.
 UNSTABLE_FEATURES = {
     "org.matrix.msc2285.stable": True,  # private read receipts (v1.4)
     "org.matrix.simplified_msc3575": True,  # sliding sync in its deployed form; the merged one is at /v4/sync
     "uk.tcpip.msc4133.stable": True,  # profile fields by their stable names (v1.16)
+    "org.matrix.msc3981": True,  # relations of relations (v1.10), whose parameter then has the unstable name
     "org.matrix.msc3874": True,  # filters by relationship
     "com.beeper.msc4169": True,  # redactions by /send in every room version (v1.18)
 }

@@ -42,7 +42,7 @@ class Relations:
         """All three forms. Raises M_NOT_FOUND, whatever the reason why the parent may not be read, M_INVALID_PARAM."""
         forward = request.query_choice("dir", ("b", "f"), "b") == "f"
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=self._max_events)
-        recurse = request.query_bool("recurse")
+        recurse = request.query_bool("recurse") or request.query_bool("org.matrix.msc3981.recurse")
         wanted = Wanted(request.params.get("relType"), request.params.get("eventType"))
         try:
             room = await open_room(self._database, request.params["roomId"], request.user.user_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -141,11 +141,13 @@ class SyncAnswers:
             yield section
         if len(joined) == len(candidates):
             return
+        hidden = []
         for kind in ("invite", "knock"):
             for one in candidates:
                 if one.membership != kind or not span.changed(one):
                     continue
                 if kind == "invite" and user.hides_invites_of(one.sender):
+                    hidden.append(one)
                     continue
                 events = await stripped_state_of(self._rooms, user.user_id, one)
                 if events is not None:
@@ -156,6 +158,7 @@ class SyncAnswers:
             if one.membership not in ("join", "invite", "knock")
             and ((wanted.include_leave and not one.forgotten) if span.since is None else span.changed(one))
         ]
+        left += [before for one in hidden if (before := await self._left_before(user, one, span)) is not None]
         for one in await self._not_forgotten(user, left, span):
             found = await self._sections.left(
                 user, one, span, request.filter, reader, sent, state_after=request.state_after
@@ -184,6 +187,16 @@ class SyncAnswers:
             if self._clock.monotonic_s() - began_s > _SLICE_S:
                 await asyncio.sleep(0)  # rooms in memory ask nobody
                 began_s = self._clock.monotonic_s()
+
+    async def _left_before(self, user: SyncUser, invite: RoomMembership, span: Span) -> RoomMembership | None:
+        """Return how the user left the room, if that was between the token and an invite that is hidden from him."""
+        room = await self._rooms.get(invite.room_id) if span.since is not None else None
+        if room is None or span.since is None:
+            return None
+        base = await self._rooms.ordinal_at(room, span.since.vector("events"))
+        history = await self._rooms.member_history(room, user.user_id, base)
+        left = [one for one in history if base < one[0] < invite.ordinal and one[1] in ("leave", "ban")]
+        return replace(invite, ordinal=left[-1][0], membership=left[-1][1]) if left else None
 
     async def _not_forgotten(self, user: SyncUser, left: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Forgetting is in no stream, so an initial sync with left rooms asks. Who has just left must be told."""

@@ -113,6 +113,15 @@ class SyncUser:
         record = self.account_data.get(GLOBAL, {}).get("m.invite_permission_config")
         return sender in self.ignored_users or (record is not None and blocks_invites(record.json))
 
+    def told_membership(self, room_id: str) -> RoomMembership:
+        """Return the user's membership as far as he is told of it: before an invite that is hidden from him he had
+        left, if he was in the room at all.
+        """
+        membership = self.memberships[room_id]
+        if membership.membership == "invite" and self.hides_invites_of(membership.sender):
+            return replace(membership, membership="leave", ordinal=membership.ordinal - 1)
+        return membership
+
     @property
     def ignored_users(self) -> frozenset[str]:
         """Spec: client-server API, "Ignoring users"."""

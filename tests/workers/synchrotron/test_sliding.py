@@ -270,6 +270,22 @@ def test_invited_knocking_left_kicked_and_banned(postgres: TestDatabase) -> None
     run(scenario())
 
 
+def test_a_room_that_was_forgotten_ends_for_every_connection(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn, synchrotrons=2) as world:
+            alice, bob = world.user("alice"), world.user("bob")
+            room_id = await bob.writes.create_room(preset="public_chat")
+            await alice.writes.act(room_id, "join")
+            sliding = SlidingClient(alice, {"lists": {"all": merged_list(5)}})
+            await sliding.sync()
+            await alice.writes.act(room_id, "leave")
+            await alice.writes.act(room_id, "forget")
+            alice.synchrotron = 1  # which did not know her before
+            assert (await sliding.sync(10_000))["rooms"][room_id]["membership"] == "leave"
+
+    run(scenario())
+
+
 def test_filters(postgres: TestDatabase) -> None:
     async def scenario() -> None:
         async with fleet(postgres.dsn) as world:

@@ -202,7 +202,7 @@ class Engine:
         for room_id, one in wanted.items():
             if room_id not in news and settled.get(room_id) == one.lists and not one.subscribed:
                 continue
-            membership = telling.user.memberships[room_id]
+            membership = telling.user.told_membership(room_id)
             room = draft.rooms.get(room_id)
             if not now.covers(membership.writer, membership.position):
                 postponed.add(room_id)
@@ -338,7 +338,7 @@ def _in_scope(user: SyncUser, draft: StateDraft, room_id: str, bit: int, answer:
     initial = answer is not None and answer.initial
     told = bool(draft.rooms[room_id].told & bit) and not initial
     timeline = answer.events if answer is not None else ()
-    return RoomInScope(room_id, user.memberships[room_id], told, initial, timeline)
+    return RoomInScope(room_id, user.told_membership(room_id), told, initial, timeline)
 
 
 def _matched(subscriptions: Iterable[str], rankings: Iterable[Iterable[str]]) -> set[str]:

@@ -91,12 +91,12 @@ class RoomLists:
         kind, room_id = membership.membership, membership.room_id
         if kind in ("join", "knock"):
             return True
+        if was_sent(room_id):
+            return True  # also that he left before he was invited by somebody whom he ignores, or forgot the room
         if kind == "invite":
             return not user.hides_invites_of(membership.sender)
         if membership.forgotten:
             return False
-        if was_sent(room_id):
-            return True
         if kind == "leave" and membership.sender == user.user_id:
             return False
         return lists.once_joined.get((room_id, membership.ordinal), False)
@@ -185,7 +185,7 @@ class RoomLists:
         traits = self._traits.get(membership.room_id)
         if traits is None or not self.may_tell(lists, user, membership, was_sent):
             return None
-        if not passes(filter, user, membership, traits, direct, one.children):
+        if not passes(filter, user, user.told_membership(membership.room_id), traits, direct, one.children):
             return None
         return traits.position if membership.membership == "join" else membership.position
 

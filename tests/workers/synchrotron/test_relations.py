@@ -184,7 +184,8 @@ def test_pages_of_relations(postgres: TestDatabase) -> None:
             deep = await relations(alice, room_id, root, recurse=True, limit=100)
             older_name = await relations(alice, room_id, root, limit=100, **{"org.matrix.msc3981.recurse": True})
             assert older_name["recursion_depth"] == deep["recursion_depth"]
-            assert [event["event_id"] for event in older_name["chunk"]] == [event["event_id"] for event in deep["chunk"]]
+            found, expected = ([event["event_id"] for event in each["chunk"]] for each in (older_name, deep))
+            assert found == expected
             assert deep["recursion_depth"] == 3
             assert [event["event_id"] for event in deep["chunk"]] == [third, second, *children[::-1]]
             assert fourth not in str(deep["chunk"][1:])

@@ -14,11 +14,12 @@ _OF_USER = "SELECT room_id, type, json, writer, position FROM account_data WHERE
 #: Uses the primary key of filters.
 _FILTER = "SELECT json FROM filters WHERE user_id = $1 AND filter_id = $2"
 
-#: Uses the primary key of account_data.
-_IGNORED = """
+#: Uses the primary key of account_data. user: a parameter.
+IGNORED_LIST = """
     SELECT json FROM account_data
-    WHERE user_id = $1 AND room_id = '' AND type = 'm.ignored_user_list' AND json IS NOT NULL
+    WHERE user_id = {user} AND room_id = '' AND type = 'm.ignored_user_list' AND json IS NOT NULL
 """
+_IGNORED = IGNORED_LIST.format(user="$1")
 
 
 @dataclass(frozen=True, slots=True)

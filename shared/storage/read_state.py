@@ -53,10 +53,11 @@ _AT_KEYS = f"""
     ) s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
 """
 #: Uses the primary key of state_changes: every value that one key ever had.
-_HISTORY = """
+KEY_HISTORY = """
     SELECT c.ordinal, e.json FROM state_changes c LEFT JOIN events e USING (room_nid, event_nid)
-    WHERE c.room_nid = $1 AND c.type = $2 AND c.state_key = $3 ORDER BY c.ordinal
+    WHERE c.room_nid = {room} AND c.type = {type} AND c.state_key = {state_key} ORDER BY c.ordinal
 """
+_HISTORY = KEY_HISTORY.format(room="$1", type="$2", state_key="$3")
 #: Uses the primary keys of memberships and events.
 _JOINED = """
     SELECT m.user_id, e.json FROM memberships m JOIN events e USING (room_nid, event_nid)

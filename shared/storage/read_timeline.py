@@ -94,7 +94,7 @@ _BY_NIDS = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS} WHERE e.room_nid = $1 AND e.event_nid = ANY($2::bigint[])
 """
 #: Uses rooms_room_id_key, events_room_nid_ordinal_key, events_of_history and the primary key of gaps.
-_ROOM = """
+ROOM = """
     SELECT r.room_nid, r.room_id, r.room_version, coalesce(last.ordinal, 0) AS last_ordinal,
            greatest((SELECT max(anchor) FROM events WHERE room_nid = r.room_nid AND anchor IS NOT NULL),
                     (SELECT max(anchor) FROM gaps WHERE room_nid = r.room_nid)) AS last_anchor
@@ -173,14 +173,6 @@ class TimelineRow:
 def timeline_row(record: asyncpg.Record) -> TimelineRow:
     """Return the row of a record that begins with EVENT_COLUMNS."""
     return TimelineRow(*tuple(record)[:18])
-
-
-async def get_room(source: Source, room_id: str) -> RoomRecord | None:
-    """Return the room; None for one that we do not have."""
-    if "\x00" in room_id:
-        return None  # PostgreSQL would refuse the parameter
-    row = await source.fetchrow(_ROOM, room_id)
-    return None if row is None else RoomRecord(*row)
 
 
 async def get_timeline_before(source: Source, room_nid: int, ordinal: int, limit: int) -> list[TimelineRow]:

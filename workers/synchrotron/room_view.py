@@ -12,11 +12,10 @@ from shared.core.errors import forbidden, not_found
 from shared.core.places import START, Place, place_after
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.storage.pool import Database
-from shared.storage.read_account_data import get_ignored_users
-from shared.storage.read_memberships import get_membership
 from shared.storage.read_snapshots import get_keys_at_snapshots
-from shared.storage.read_state import KeyChange, get_key_history
-from shared.storage.read_timeline import RoomRecord, TimelineRow, get_events_by_nid, get_room, get_timeline_event
+from shared.storage.read_state import KeyChange
+from shared.storage.read_timeline import RoomRecord, TimelineRow, get_events_by_nid, get_timeline_event
+from shared.storage.read_view import get_room_for_reader
 from workers.synchrotron.key_history import history
 from workers.synchrotron.own_joins import joined_by
 from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
@@ -79,19 +78,16 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
 
     Raises M_FORBIDDEN for everyone else, and for rooms that do not exist or that the user forgot.
     """
-    record = await get_room(database, room_id)
-    if record is None:
+    found = await get_room_for_reader(database, room_id, user_id)
+    if found is None:
         raise forbidden("You aren't a member of the room")
-    membership = await get_membership(database, record.room_nid, user_id)
-    visibility = history(await get_key_history(database, record.room_nid, HISTORY_VISIBILITY, ""), "history_visibility")
-    own_changes: Sequence[KeyChange] = ()
-    if membership is not None:
-        own_changes = await get_key_history(database, record.room_nid, MEMBER, user_id)
+    record, ignored = found.record, found.ignored
+    visibility = history(found.visibility, "history_visibility")
+    own_changes = found.own_changes if found.membership is not None else ()
     memberships = history(own_changes, "membership")
     is_member = bool(memberships) and memberships[-1][1] == "join"
     world_readable = bool(visibility) and visibility[-1][1] == "world_readable"
     version = get_room_version(record.room_version)
-    ignored = await get_ignored_users(database, user_id)
     if is_member or world_readable:
         view = Viewpoint(
             user_id, visibility, memberships,
@@ -99,7 +95,7 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
         )  # fmt: skip
         return RoomView(record, version, view, is_member, True, record.last_ordinal, own_changes, ignored)
     left_at = last_left(memberships)
-    if left_at is None or membership is None or membership.forgotten:
+    if left_at is None or found.membership is None or found.forgotten:
         raise forbidden("You aren't a member of the room")
     view = Viewpoint(user_id, visibility, memberships, end=left_at)
     return RoomView(record, version, view, False, False, left_at, own_changes, ignored)

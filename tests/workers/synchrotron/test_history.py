@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.places import START, Place, gap_start, place_after
-from shared.storage import read_snapshots, read_timeline
+from shared.storage import read_snapshots, read_timeline, read_view
 from shared.storage.event_statements import REJECTED, SOFT_FAILED
 from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_snapshot
 from shared.storage.read_timeline import RoomRecord, get_timeline_event
@@ -439,7 +439,7 @@ def test_pages_read_no_further_than_their_limit(postgres_module: TestDatabase) -
                 (read_timeline._SINCE_TIME, (room, 100, limit, 0)),
                 (read_timeline._UNTIL_TIME, (room, 100, limit, 0)),
                 (read_timeline._GAPS, (room, 1, 30, limit)),
-                (read_timeline._ROOM, ("'!nothing:x'",)),
+                (read_view._FOR_READER, ("'!nothing:x'", "'@a:x'")),
             ):
                 for node in await _plan(conn, sql, *args):
                     assert node["Node Type"] != "Seq Scan" or node["Relation Name"] in ("rooms", "gaps"), sql

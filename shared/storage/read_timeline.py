@@ -6,9 +6,11 @@ lie between them (`shared/core/places.py`). Rejected and soft-failed events and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
+from shared.core.events.relation import REFERENCE, REPLACE, THREAD
 from shared.core.places import Place
 from shared.storage.read_source import Source
 
@@ -25,20 +27,29 @@ EVENT_JOINS = """
     LEFT JOIN events x ON x.room_nid = e.room_nid AND x.event_nid = e.redacted_by
     LEFT JOIN events p ON p.room_nid = e.room_nid AND p.event_nid = e.replaces_nid
 """
+#: What a page tells beside: whether anything that is summed up relates to the event, and whether who sent it, or what
+#: it replaced, was erased. Two look-ups, in events_by_relation and the primary key of erased_users; few events, if any,
+#: have either. `LIMIT 1` keeps the planner from reading the whole tables once instead.
+_PAGE_COLUMNS = f"""{EVENT_COLUMNS},
+    (SELECT true FROM events c WHERE c.room_nid = $1 AND c.relates_to = e.event_id
+       AND c.rel_type IN ('{REPLACE}', '{THREAD}', '{REFERENCE}') AND c.status = 0 AND c.redacted_by IS NULL
+       AND coalesce(c.ordinal, c.anchor) IS NOT NULL LIMIT 1) AS is_parent,
+    (SELECT true FROM erased_users u WHERE u.user_id IN (e.sender, p.sender) LIMIT 1) AS is_erased
+"""
 #: Both use events_room_nid_ordinal_key: live events only.
 _BEFORE = f"""
-    SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
+    SELECT {_PAGE_COLUMNS} FROM events e {EVENT_JOINS}
     WHERE e.room_nid = $1 AND e.ordinal < $2 AND e.status = 0 ORDER BY e.ordinal DESC LIMIT $3
 """
 _FROM = f"""
-    SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
+    SELECT {_PAGE_COLUMNS} FROM events e {EVENT_JOINS}
     WHERE e.room_nid = $1 AND e.ordinal >= $2 AND e.status = 0 ORDER BY e.ordinal LIMIT $3
 """
 #: Both merge events_room_nid_ordinal_key and events_of_history, each read in its own order no further than the limit.
 #: The gap in which the place lies is a branch of its own, since no index condition says "behind this pair" when one
 #: of the two goes up and the other down.
 _PLACES_BEFORE = f"""
-    SELECT {EVENT_COLUMNS} FROM (
+    SELECT {_PAGE_COLUMNS} FROM (
         SELECT * FROM (
             (SELECT event_nid, ordinal AS place, 0 AS back FROM events
              WHERE room_nid = $1 AND ordinal < $2 AND status = 0 ORDER BY ordinal DESC LIMIT $4)
@@ -53,7 +64,7 @@ _PLACES_BEFORE = f"""
     ORDER BY n.place DESC, n.back
 """
 _PLACES_FROM = f"""
-    SELECT {EVENT_COLUMNS} FROM (
+    SELECT {_PAGE_COLUMNS} FROM (
         SELECT * FROM (
             (SELECT event_nid, ordinal AS place, 0 AS back FROM events
              WHERE room_nid = $1 AND ordinal >= $2 AND status = 0 ORDER BY ordinal LIMIT $4)
@@ -135,8 +146,7 @@ class RoomRecord:
     last_anchor: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class TimelineRow:
+class TimelineRow(NamedTuple):
     """An accepted event as stored, with its redaction and, for state, what it replaced.
 
     ordinal, back: its place; of history the anchor and the steps back from it, for live events (ordinal, 0). An event
@@ -170,9 +180,28 @@ class TimelineRow:
         return Place(self.ordinal, -self.back)
 
 
+class PageRows(NamedTuple):
+    """rows: in the direction of reading. parents: numbers of those to which something relates that is summed up.
+
+    erased: whether the sender of any of them, or of what one replaced, was erased.
+    """
+
+    rows: list[TimelineRow]
+    parents: set[int]
+    erased: bool
+
+
 def timeline_row(record: asyncpg.Record) -> TimelineRow:
     """Return the row of a record that begins with EVENT_COLUMNS."""
-    return TimelineRow(*tuple(record)[:18])
+    return TimelineRow._make(record[:18])
+
+
+async def get_room(source: Source, room_id: str) -> RoomRecord | None:
+    """Return the room; None for one that we do not have."""
+    if "\x00" in room_id:
+        return None  # PostgreSQL would refuse the parameter
+    row = await source.fetchrow(ROOM, room_id)
+    return None if row is None else RoomRecord(*row)
 
 
 async def get_timeline_before(source: Source, room_nid: int, ordinal: int, limit: int) -> list[TimelineRow]:
@@ -180,15 +209,21 @@ async def get_timeline_before(source: Source, room_nid: int, ordinal: int, limit
     return [timeline_row(row) for row in await source.fetch(_BEFORE, room_nid, ordinal, limit)]
 
 
-async def get_timeline_from(source: Source, room_nid: int, ordinal: int, limit: int) -> list[TimelineRow]:
-    """Return at most `limit` live events from an ordinal (inclusive) on, earliest first."""
-    return [timeline_row(row) for row in await source.fetch(_FROM, room_nid, ordinal, limit)]
+async def get_page(
+    source: Source, room_nid: int, place: Place, limit: int, *, forward: bool, history: bool
+) -> PageRows:
+    """Return at most `limit` events from a place (inclusive) on, earliest first; else before it, latest first.
 
-
-async def get_places_before(source: Source, room_nid: int, place: Place, limit: int) -> list[TimelineRow]:
-    """Return at most `limit` events before a place (exclusive), live ones and history, latest first."""
-    rows = await source.fetch(_PLACES_BEFORE, room_nid, place.ordinal, -place.step, limit)
-    return [timeline_row(row) for row in rows]
+    history: whether the room has any events that are not live, or may have; without, the question is a simpler one.
+    """
+    if history:
+        sql = _PLACES_FROM if forward else _PLACES_BEFORE
+        found = await source.fetch(sql, room_nid, place.ordinal, -place.step, limit)
+    else:
+        found = await source.fetch(_FROM if forward else _BEFORE, room_nid, place.ordinal, limit)
+    parents = {row["event_nid"] for row in found if row["is_parent"]}
+    erased = any(row["is_erased"] for row in found)
+    return PageRows([timeline_row(row) for row in found], parents, erased)
 
 
 async def get_places_from(source: Source, room_nid: int, place: Place, limit: int) -> list[TimelineRow]:

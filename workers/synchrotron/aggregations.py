@@ -3,7 +3,7 @@
 Spec: client-server API, "Aggregations of child events". Whoever reads gets only what he may see and wants to see of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import orjson
@@ -120,8 +120,8 @@ class StoredRelatives:
         nids = [child.event_nid for child in children]
         rows = await get_events_by_nid(self._database, self._room.room_nid, nids) if nids else []
         events = [self._room.event(row) for row in rows]
-        await strip_erased(self._database, self._room, events)
-        return {event.event_nid: event for event in events}
+        shown = await strip_erased(self._database, self._room, events)
+        return {event.event_nid: event for event in shown}
 
     async def thread_size(self, root: TimelineEvent, user_id: str, replies: Sequence[Child]) -> tuple[int, bool]:
         since = self.view.joined_throughout_from
@@ -180,10 +180,15 @@ class RememberedRelatives:
 
 
 async def shown_events(
-    database: Database, room: RoomView, events: Sequence[TimelineEvent], reader: Reader
-) -> list[orjson.Fragment]:
-    """Return events of the room as the reader gets them, with what relates to them summed up."""
-    bundles = await bundle(events, StoredRelatives(database, room), reader)
+    database: Database, room: RoomView, events: Sequence[TimelineEvent], reader: Reader, *,
+    parents: Set[int] | None = None,
+) -> list[orjson.Fragment]:  # fmt: skip
+    """Return events of the room as the reader gets them, with what relates to them summed up.
+
+    parents: numbers of those that have anything to sum up; None: that has not been asked.
+    """
+    summed_up = events if parents is None else [event for event in events if event.event_nid in parents]
+    bundles = await bundle(summed_up, StoredRelatives(database, room), reader)
     return [
         shown_event(event, reader, room.view, room_id=room.room_id, relations=bundles.get(event.event_nid))
         for event in events

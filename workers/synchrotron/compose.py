@@ -80,7 +80,7 @@ def compose(foundation: Foundation) -> Worker:
     async def wait_for(stream: str, wanted: Vector, limit_s: float) -> bool:
         return await follower.wait_for(STREAMS[stream], wanted, limit_s)
 
-    rooms = RoomCache(foundation.database, reads, config.caches.rooms_bytes, metrics)
+    rooms = RoomCache(foundation.database, reads, config.caches.rooms_bytes // 8 * 7, metrics)
     switches = rule_switches(config.experimental)
     users = UserRooms(reads, wait_for, config.caches.users_bytes, metrics, switches)
     typing = TypingRooms()
@@ -148,7 +148,7 @@ def compose(foundation: Foundation) -> Worker:
         clock, metrics, foundation.authenticator.hold, reports, initial_syncs.turns,
     )  # fmt: skip
 
-    pages = HistoryPages(foundation.database, StoredHistory())
+    pages = HistoryPages(foundation.database, StoredHistory(), config.caches.rooms_bytes // 8)
     messages = Messages(foundation.database, tokens, pages, clock, config.limits.max_timeline_events)
     times = EventAtTime(foundation.database)
     relations = Relations(foundation.database, tokens, clock, config.limits.max_timeline_events)

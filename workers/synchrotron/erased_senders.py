@@ -4,6 +4,7 @@ Spec: client-server API, POST /account/deactivate, `erase`. Whether a reader may
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from shared.core.visibility import ShownForm, shown_form
 from shared.storage.erased_users import get_erased_of_room, get_erased_users
@@ -13,8 +14,8 @@ from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.viewpoint import value_before
 
 
-async def strip_erased(database: Database, room: RoomView, events: Sequence[TimelineEvent]) -> None:
-    """Strip those of the events, all of them visible to the reader, that he may see in the redacted form only.
+async def strip_erased(database: Database, room: RoomView, events: Sequence[TimelineEvent]) -> Sequence[TimelineEvent]:
+    """Return the events, all of them visible to the reader, those that he may see in the redacted form only as copies.
 
     What an event replaced (`prev_content`) is stripped likewise. Asks the database only where the reader was not
     joined at an event: who was there sees everything whole.
@@ -35,17 +36,21 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
     ]
     senders = {event.sender for event in doubtful} | {previous.sender for _, previous in replaced}
     erased = await get_erased_users(database, senders)
+    if not erased:
+        return events
+    copies: dict[int, TimelineEvent] = {}
     for event in doubtful:
         if event.sender in erased:
             own = event.type == MEMBER and event.state_key == view.user_id
             after = event.membership if own else None
             if _is_redacted(room, event.ordinal, view.membership_before(event), after, erased[event.sender]):
-                event.strip(room.version)
+                copies.setdefault(event.event_nid, replace(event)).strip(room.version)
     for event, previous in replaced:
         if previous.sender in erased:
             before = value_before(view.memberships, previous.ordinal)
             if _is_redacted(room, previous.ordinal, before, None, erased[previous.sender]):
-                event.strip_previous(room.version)
+                copies.setdefault(event.event_nid, replace(event)).strip_previous(room.version)
+    return [copies.get(event.event_nid, event) for event in events]
 
 
 async def erased_in(database: Database, room: RoomView) -> dict[str, int]:

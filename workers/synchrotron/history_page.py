@@ -1,6 +1,6 @@
 """Paging through what a user may see of a room, in either direction: live events and history in one order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -9,14 +9,8 @@ from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.places import START, Place, gap_start, place_after
 from shared.storage.pool import Database
-from shared.storage.read_timeline import (
-    TimelineRow,
-    get_gap_anchors,
-    get_places_before,
-    get_places_from,
-    get_timeline_before,
-    get_timeline_from,
-)
+from shared.storage.read_timeline import PageRows, TimelineRow, get_gap_anchors, get_page
+from workers.synchrotron.event_memory import EventMemory
 from workers.synchrotron.history_source import HistorySource
 from workers.synchrotron.room_view import RoomView, load_branches
 from workers.synchrotron.shown_event import matches
@@ -29,11 +23,33 @@ _MAX_FILLS = 5  # gaps tried for one answer, for the same reason: each may ask o
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """events: in the direction of reading. place: where to read on; more: whether there is anything."""
+    """events: in the direction of reading, shared with other answers: not to be changed.
+
+    place: where to read on; more: whether there is anything. parents: numbers of those to which something relates that
+    is summed up. erased: whether any of them may have to be shown in its redacted form (`erased_senders.py`).
+    """
 
     events: list[TimelineEvent]
     place: Place
     more: bool
+    parents: Set[int]
+    erased: bool
+
+
+class _Read:
+    """What was read so far for one page."""
+
+    def __init__(self) -> None:
+        self.events: list[TimelineEvent] = []
+        self._parents: set[int] = set()
+        self._erased = False
+
+    def note(self, rows: PageRows) -> None:
+        self._parents |= rows.parents
+        self._erased = self._erased or rows.erased
+
+    def page(self, place: Place, *, more: bool) -> Page:
+        return Page(self.events, place, more, self._parents, self._erased)
 
 
 def parse_event_filter(text: str | None) -> EventFilter:
@@ -52,11 +68,12 @@ def passes(room: RoomView, wanted: EventFilter) -> Callable[[TimelineEvent], boo
 
 
 class HistoryPages:
-    """source: what is asked for more where a page going back comes to a gap."""
+    """source: what is asked for more where a page going back comes to a gap. memory_bytes: for events decoded once."""
 
-    def __init__(self, database: Database, source: HistorySource) -> None:
+    def __init__(self, database: Database, source: HistorySource, memory_bytes: int = 1 << 20) -> None:
         self._database = database
         self._source = source
+        self._memory = EventMemory(memory_bytes)
 
     async def back(self, room: RoomView, place: Place, limit: int, wanted: EventFilter, *, stop: Place = START) -> Page:
         """Return at most `limit` events before a place, latest first. stop: none before it."""
@@ -64,11 +81,12 @@ class HistoryPages:
         place, stop = min(place, room.end_place), max(stop, room.start_place)
         size = _page_size(limit, wanted)
         gaps = _Gaps(self._database, self._source, room)
-        found: list[TimelineEvent] = []
+        read = _Read()
+        found = read.events
         for _ in range(_MAX_PAGES):
             if place <= stop or len(found) >= limit:
                 break
-            rows = await self._rows_before(room, place, size)
+            rows = await self._rows(read, room, place, size, forward=False)
             ends = len(rows) < size
             await gaps.look_ahead(stop if ends else rows[-1].place, place)
             state = _Crossing.DONE
@@ -80,8 +98,8 @@ class HistoryPages:
                         break
                     place = row.place
                 if cut and row.place < stop:
-                    return Page(found, stop, more=False)
-                event = room.event(row)
+                    return read.page(stop, more=False)
+                event = self._memory.event(room.version, row)
                 if shows(event):
                     found.append(event)
                     if len(found) >= limit:
@@ -92,10 +110,10 @@ class HistoryPages:
                 if ends:
                     place, state = await gaps.cross(place, stop)
                     if state is _Crossing.DONE:
-                        return Page(found, stop, more=False)
+                        return read.page(stop, more=False)
             if state is _Crossing.ENOUGH:
                 break
-        return Page(found, place, more=place > stop)
+        return read.page(place, more=place > stop)
 
     async def forward(
         self, room: RoomView, place: Place, limit: int, wanted: EventFilter, *, stop: Place | None = None
@@ -104,16 +122,17 @@ class HistoryPages:
         shows = passes(room, wanted)
         end = room.end_place if stop is None else min(room.end_place, stop)
         size = _page_size(limit, wanted)
-        found: list[TimelineEvent] = []
+        read = _Read()
+        found = read.events
         for _ in range(_MAX_PAGES):
             if place >= end or len(found) >= limit:
                 break
-            rows = await self._rows_from(room, place, size)
+            rows = await self._rows(read, room, place, size, forward=True)
             cut = bool(rows) and rows[-1].place >= end
             for row in rows:
                 if cut and row.place >= end:
-                    return Page(found, end, more=False)
-                event = room.event(row)
+                    return read.page(end, more=False)
+                event = self._memory.event(room.version, row)
                 if shows(event):
                     found.append(event)
                     if len(found) >= limit:
@@ -121,25 +140,16 @@ class HistoryPages:
                         break
             else:
                 if len(rows) < size:
-                    return Page(found, end, more=False)
+                    return read.page(end, more=False)
                 place = place_after(rows[-1].place)
-        return Page(found, place, more=place < end)
+        return read.page(place, more=place < end)
 
-    async def _rows_before(self, room: RoomView, place: Place, size: int) -> list[TimelineRow]:
-        if room.record.last_anchor is None:
-            rows = await get_timeline_before(self._database, room.room_nid, place.ordinal, size)
-        else:
-            rows = await get_places_before(self._database, room.room_nid, place, size)
-        await load_branches(self._database, room, rows)
-        return rows
-
-    async def _rows_from(self, room: RoomView, place: Place, size: int) -> list[TimelineRow]:
-        if room.record.last_anchor is None:
-            rows = await get_timeline_from(self._database, room.room_nid, place.ordinal, size)
-        else:
-            rows = await get_places_from(self._database, room.room_nid, place, size)
-        await load_branches(self._database, room, rows)
-        return rows
+    async def _rows(self, read: _Read, room: RoomView, place: Place, size: int, *, forward: bool) -> list[TimelineRow]:
+        history = room.record.last_anchor is not None
+        page = await get_page(self._database, room.room_nid, place, size, forward=forward, history=history)
+        read.note(page)
+        await load_branches(self._database, room, page.rows)
+        return page.rows
 
 
 class _Crossing(Enum):

@@ -104,14 +104,15 @@ class InitialSyncV1:
         place = min(await place_of_token(self._database, self._tokens, room, end), room.end_place)
         page = await self._pages.back(room, place, limit, EventFilter())
         events = page.events[::-1]
-        await strip_erased(self._database, room, events)
+        if page.erased:
+            events = list(await strip_erased(self._database, room, events))
         reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
         head: dict[str, Any] = {
             "room_id": room_id,
             "messages": {
                 "start": format_place(*page.place),
                 "end": end,
-                "chunk": await shown_events(self._database, room, events, reader),
+                "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
             },
             "visibility": "public" if await is_published(self._database, room_id) else "private",
             "account_data": await self._account_data(room_id, user_id),

@@ -54,17 +54,16 @@ class Messages:
         else:
             start = room.start_place if start is None else start
             page = await self._pages.forward(room, start, limit, wanted, stop=stop)
-        await strip_erased(self._database, room, page.events)
+        events = await strip_erased(self._database, room, page.events) if page.erased else page.events
         reader = self._reader(request)
         answer: dict[str, Any] = {
             "start": start_text or format_place(*start),
-            "chunk": await shown_events(self._database, room, page.events, reader),
+            "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
         if page.more:
             answer["end"] = format_place(*page.place)
         if wanted.lazy_load_members and page.events:
-            members = await self._senders(room, page.events)
-            await strip_erased(self._database, room, members)
+            members = await strip_erased(self._database, room, await self._senders(room, page.events))
             answer["state"] = [
                 shown_event(member, reader, room.view, room_id=room.room_id, in_state=True) for member in members
             ]
@@ -83,7 +82,8 @@ class Messages:
         last = after.events[-1] if after.events else event
         shown = [*before.events, event, *after.events]
         state = await self._state_after(room, last, shown, wanted)
-        await strip_erased(self._database, room, [*shown, *state])
+        everything = await strip_erased(self._database, room, [*shown, *state])
+        shown, state = list(everything[: len(shown)]), list(everything[len(shown) :])
         reader = self._reader(request)
         encoded = await shown_events(self._database, room, shown, reader)
         return json_response(
@@ -118,8 +118,8 @@ class Messages:
         except MatrixError as error:
             raise not_found("There is no such event") from error
         event = await get_visible_event(self._database, room, request.params["eventId"])
-        await strip_erased(self._database, room, [event])
-        return json_response((await shown_events(self._database, room, [event], self._reader(request)))[0])
+        events = await strip_erased(self._database, room, [event])
+        return json_response((await shown_events(self._database, room, events, self._reader(request)))[0])
 
     async def _place(self, room: RoomView, token: str | None) -> Place | None:
         if token is None:

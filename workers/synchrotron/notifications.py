@@ -158,8 +158,9 @@ class Notifications:
             for nid, event in ((nid, room.event(row)) for nid, row in stored.items())
             if room.shows(event) and (room.view.membership_before(event) == "join" or event.state_key == reader.user_id)
         }
-        await strip_erased(self._database, room, list(events.values()))
-        bundles = await bundle(list(events.values()), StoredRelatives(self._database, room), reader)
+        whole = await strip_erased(self._database, room, list(events.values()))
+        events = {event.event_nid: event for event in whole}
+        bundles = await bundle(whole, StoredRelatives(self._database, room), reader)
         judge = await _Judge.of(self._database, room, rules, joined, reader.user_id)
         shown = {}
         for one in found:

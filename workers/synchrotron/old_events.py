@@ -131,12 +131,12 @@ class RoomPeeks:
                 left_s = deadline - self._clock.monotonic_s()
                 if page.events or page.more or not await watch.news(left_s):
                     break
-        await strip_erased(self._database, room, page.events)
+        events = await strip_erased(self._database, room, page.events) if page.erased else page.events
         reader = Reader(user.user_id, user.device_id, self._clock.now_ms())
         return {
             "start": start,
             "end": format_place(*page.place) if page.more else now,
-            "chunk": await shown_events(self._database, room, page.events, reader),
+            "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
 
     async def _page(self, room: RoomView, start: str, now: str) -> Page:

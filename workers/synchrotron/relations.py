@@ -60,8 +60,8 @@ class Relations:
         else:
             pages = self._one_level(room, parent.event_id, wanted, stop, forward=forward)
         found, place = await self._visible(room, start, limit, pages, forward=forward)
-        await strip_erased(self._database, room, found)
-        answer: dict[str, Any] = {"chunk": await shown_events(self._database, room, found, self._reader(request))}
+        shown = await strip_erased(self._database, room, found)
+        answer: dict[str, Any] = {"chunk": await shown_events(self._database, room, shown, self._reader(request))}
         if place is not None:
             answer["next_batch"] = format_place(*place)
         if start_text is not None:
@@ -147,7 +147,7 @@ class Relations:
         """Return those of the roots that the reader may see, of whose threads he sees a reply too."""
         await load_branches(self._database, room, rows)
         roots = [root for root in map(room.event, rows) if room.view.may_see(root)]
-        await strip_erased(self._database, room, roots)
+        roots = list(await strip_erased(self._database, room, roots))
         bundles = await bundle(roots, StoredRelatives(self._database, room), reader)
         shown = []
         for root in roots:

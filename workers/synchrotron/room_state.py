@@ -67,7 +67,7 @@ class RoomState:
         if not rows:
             raise not_found("The room has no such state")
         event = room.event(rows[0])
-        await strip_erased(self._database, room, [event])
+        [event] = await strip_erased(self._database, room, [event])
         if form == "event":
             reader = self._reader(request)
             return json_response(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))

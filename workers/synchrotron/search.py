@@ -237,8 +237,7 @@ class Search:
         before = await self._pages.back(room, event.place, min(around.before_limit, _MAX_CONTEXT), everything)
         place = place_after(event.place)
         after = await self._pages.forward(room, place, min(around.after_limit, _MAX_CONTEXT), everything)
-        shown = [*before.events, event, *after.events]
-        await strip_erased(self._database, room, shown)
+        shown = await strip_erased(self._database, room, [*before.events, event, *after.events])
         encoded_all = await shown_events(self._database, room, shown, reader)
         count = len(before.events)
         context: dict[str, Any] = {

@@ -51,6 +51,8 @@ def _try(broken: Break, place: Path) -> tuple[int, str]:
     if source.count(broken.old) != 1:
         return -1, f"{broken.file} has {source.count(broken.old)} times: {broken.old}"
     file.unlink()  # it is a link to the original
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
+        compiled.unlink()
     file.write_text(source.replace(broken.old, broken.new), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", broken.test]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree)}
@@ -62,12 +64,12 @@ def _try(broken: Break, place: Path) -> tuple[int, str]:
 
 
 def _copy(tree: Path) -> None:
-    """Make a copy of the project's sources, of links as far as the file system has them."""
+    """Make a copy of the project's sources, with what is compiled of them, of links as far as there are any."""
     tree.mkdir()
     for part in _PARTS:
         source = ROOT / part
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "node_modules", ".venv")
+            ignored = shutil.ignore_patterns("node_modules", ".venv")
             shutil.copytree(source, tree / part, copy_function=_link, ignore=ignored)
         elif source.exists():
             _link(source, tree / part)

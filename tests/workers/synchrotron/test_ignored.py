@@ -27,7 +27,8 @@ def test_who_is_invited_anew_by_the_ignored_is_told_that_he_left(postgres: TestD
     async def scenario() -> None:
         async with fleet(postgres.dsn) as world:
             alice, bob, carol = world.user("alice"), world.user("bob"), world.user("carol")
-            room_id = await bob.writes.create_room(preset="public_chat")
+            anybody = {"invite": 0}
+            room_id = await bob.writes.create_room(preset="public_chat", power_level_content_override=anybody)
             never_in = await bob.writes.create_room(preset="public_chat")
             await alice.writes.act(room_id, "join")
             await carol.writes.act(room_id, "join")
@@ -49,7 +50,8 @@ def test_who_is_invited_anew_by_the_ignored_is_told_that_he_left(postgres: TestD
             assert told[room_id]["timeline"][-1]["content"]["membership"] == "leave"
             assert not (await sliding.sync())["rooms"]
             await alice.writes.act(room_id, "leave")
-            await carol.writes.act(room_id, "invite", {"user_id": alice.user_id})
+            invited = await carol.writes.act(room_id, "invite", {"user_id": alice.user_id})
+            assert invited.status == 200, invited.body
             assert set((await alice.sync(answer["next_batch"]))["rooms"]["invite"]) == {room_id}
             assert (await sliding.sync(10_000))["rooms"][room_id]["membership"] == "invite"
 

@@ -1,15 +1,24 @@
-"""People with several devices, who call the workers of a fleet, a synchrotron of their own choice too."""
+"""People with several devices, who call the workers of a fleet, and synchrotrons at random too."""
 
+import asyncio
 import http.client
 import json
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+import asyncpg
+
+from shared.config.addresses import database_dsn
+from shared.config.load import load_config
 from tests.fix_fleet import RunningFleet
 from tests.fleet.people import CLIENT, register
 from tests.fleet.raw_http import call
+
+_PATIENCE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -29,6 +38,7 @@ class Caller:
         self._open: dict[str, http.client.HTTPConnection] = {}
 
     def call(self, url: str, method: str, target: str, token: str | None, body: Any = None) -> Answer:
+        """Raises ConnectionError."""
         place = urlsplit(url).netloc
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         sent = b"" if body is None else json.dumps(body).encode()
@@ -40,36 +50,36 @@ class Caller:
                 return Answer(response.status, response.read())
             except (http.client.HTTPException, ConnectionError):
                 self._open.pop(place).close()
-        raise AssertionError(f"{place} does not answer")
+        raise ConnectionError(f"{place} does not answer")
 
 
 @dataclass(slots=True)
 class Device:
     """One device of a user; what `ModelClient` wants of a client."""
 
-    caller: Caller
-    url: str
-    synchrotrons: tuple[str, ...]
+    village: "Village"
     user_id: str
     token: str
-    dice: random.Random
 
     async def sync(self, since: str | None = None, **query: Any) -> Any:
         if since is not None:
             query["since"] = since
-        answer = self.get("/sync", query, self.dice.choice(self.synchrotrons))
+        answer = self.read("GET", CLIENT + "/sync" + _query(query), anywhere=True)
         assert answer.status == 200, answer.body
         return answer.json
 
     async def room(self, room_id: str, path: str, **query: Any) -> Answer:
-        return self.get(f"/rooms/{quote(room_id, safe='')}/{path}", query, self.dice.choice(self.synchrotrons))
+        return self.read("GET", f"{CLIENT}/rooms/{quote(room_id, safe='')}/{path}{_query(query)}", anywhere=True)
 
-    def get(self, path: str, query: dict[str, Any], url: str | None = None) -> Answer:
-        target = CLIENT + path + ("?" + urlencode({key: _text(value) for key, value in query.items()}) if query else "")
-        return self.caller.call(url or self.url, "GET", target, self.token)
+    def get(self, path: str, query: dict[str, Any] | None = None) -> Answer:
+        return self.read("GET", CLIENT + path + _query(query or {}))
+
+    def read(self, method: str, target: str, body: Any = None, *, anywhere: bool = False) -> Answer:
+        """anywhere: on any synchrotron, else where haproxy says."""
+        return self.village.read(method, target, self.token, body, anywhere=anywhere)
 
     def do(self, method: str, path: str, body: Any = None) -> Answer:
-        return self.caller.call(self.url, method, CLIENT + path, self.token, body)
+        return self.village.caller.call(self.village.fleet.client_url, method, CLIENT + path, self.token, body)
 
 
 @dataclass(slots=True)
@@ -83,27 +93,27 @@ class Human:
     def do(self, method: str, path: str, body: Any = None) -> Answer:
         return self.devices[0].do(method, path, body)
 
+    def get(self, path: str, query: dict[str, Any] | None = None) -> Any:
+        """Return the JSON of an answer that must be 200."""
+        answer = self.devices[0].get(path, query)
+        assert answer.status == 200, (path, answer.body)
+        return answer.json
+
 
 class Village:
-    """The people of one run on one fleet."""
+    """The people of one run on one fleet. deadly: synchrotrons are killed, so that who reads must try again."""
 
-    def __init__(self, fleet: RunningFleet, dice: random.Random) -> None:
+    def __init__(self, fleet: RunningFleet, dice: random.Random, *, deadly: bool = False) -> None:
         self.fleet = fleet
-        self.dice = dice
         self.caller = Caller()
-        self.server_name = fleet.server_name
-        processes = fleet.processes().values()
-        self.synchrotrons = tuple(
-            f"http://{each['address']}" for each in processes if each["name"].startswith("synchrotron")
-        )
-        self.persisters = tuple(
-            f"http://{each['address']}" for each in processes if each["name"].startswith("event_persister")
-        )
+        self.deadly = deadly
+        self._dice = dice
+        self._synchrotrons = self._addresses("synchrotron")
+        self._persisters = self._addresses("event_persister")
 
     def human(self, name: str, devices: int = 2) -> Human:
         person = register(self.fleet, name)
-        human = Human(person.user_id, person.password)
-        human.devices.append(self._device(person.user_id, person.token))
+        human = Human(person.user_id, person.password, [Device(self, person.user_id, person.token)])
         for _ in range(devices - 1):
             human.devices.append(self.new_device(human))
         return human
@@ -116,26 +126,64 @@ class Village:
         }
         answer = call(self.fleet.client_url, "POST", f"{CLIENT}/login", body=body)
         assert answer.status == 200, answer
-        return self._device(human.user_id, answer.json()["access_token"])
+        return Device(self, human.user_id, answer.json()["access_token"])
 
     def guest(self) -> Human:
         answer = call(self.fleet.client_url, "POST", f"{CLIENT}/register?kind=guest", body={})
         assert answer.status == 200, answer
         made = answer.json()
-        return Human(made["user_id"], "", [self._device(made["user_id"], made["access_token"])])
+        return Human(made["user_id"], "", [Device(self, made["user_id"], made["access_token"])])
+
+    def read(self, method: str, target: str, token: str | None, body: Any, *, anywhere: bool) -> Answer:
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            url = self._dice.choice(self._synchrotrons) if anywhere else self.fleet.client_url
+            try:
+                answer = self.caller.call(url, method, target, token, body)
+                if not (self.deadly and answer.status in (502, 503, 504)):
+                    return answer
+            except OSError:
+                if not self.deadly:
+                    raise
+            assert time.monotonic() < end, "nobody answers"
+            time.sleep(0.05)
+            self._synchrotrons = self._addresses("synchrotron")
+
+    def kill_a_synchrotron(self) -> None:
+        name = self._dice.choice([name for name in self.fleet.processes() if name.startswith("synchrotron")])
+        self.fleet.kill(name)
 
     def rows_read(self, stream: str) -> list[float]:
         """Return how many rows of a stream each persister has taken in."""
         found = []
-        for url in self.persisters:
+        for url in self._persisters:
             text = self.caller.call(url, "GET", "/metrics", None).body.decode()
             name = f'skep_replication_rows_total{{stream="{stream}"}}'
             values = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(name)]
             found.append(float(values[0]) if values else 0.0)
         return found
 
-    def _device(self, user_id: str, token: str) -> Device:
-        return Device(self.caller, self.fleet.client_url, self.synchrotrons, user_id, token, self.dice)
+    def settings_to_copy(self, user_id: str, room_id: str) -> bool:
+        """Return whether what a user has set for a room's predecessor has still to be copied."""
+
+        async def ask() -> bool:
+            connection = await asyncpg.connect(database_dsn(load_config(self.fleet.config).database))
+            try:
+                query = "SELECT count(*) FROM settings_to_copy WHERE user_id = $1 AND new_room_id = $2"
+                return bool(await connection.fetchval(query, user_id, room_id))
+            finally:
+                await connection.close()
+
+        with ThreadPoolExecutor(1) as elsewhere:  # here a loop runs already
+            return elsewhere.submit(asyncio.run, ask()).result()
+
+    def _addresses(self, worker_type: str) -> list[str]:
+        processes = self.fleet.processes().values()
+        return [f"http://{each['address']}" for each in processes if each["name"].startswith(worker_type)]
+
+
+def _query(query: dict[str, Any]) -> str:
+    return "?" + urlencode({key: _text(value) for key, value in query.items()}) if query else ""
 
 
 def _text(value: Any) -> str:

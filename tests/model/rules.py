@@ -7,33 +7,49 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+BY_NAME = "by name"
+
 
 @dataclass(slots=True)
 class UserRules:
-    """What a user changed. muted_by_override, room, sender: whether a rule of that kind notifies."""
+    """What a user changed. overrides: rooms that are muted, and BY_NAME, the first that holds decides; room, sender:
+    whether a rule of that kind notifies.
+    """
 
     all_off: bool = False
-    muted_by_override: set[str] = field(default_factory=set)
+    overrides: list[str] = field(default_factory=list)
     keywords: set[str] = field(default_factory=set)
     room: dict[str, bool] = field(default_factory=dict)
     sender: dict[str, bool] = field(default_factory=dict)
     messages_off: bool = False
 
-    def copy(self) -> "UserRules":
-        return UserRules(
-            self.all_off, set(self.muted_by_override), set(self.keywords), dict(self.room), dict(self.sender),
-            self.messages_off,
-        )  # fmt: skip
+    def follow(self, old_room_id: str, new_room_id: str) -> bool:
+        """Let what is said of a room be said of its successor too; return whether that changes anything."""
+        changed = False
+        if old_room_id in self.overrides and new_room_id not in self.overrides:
+            self.overrides.insert(self.overrides.index(old_room_id) + 1, new_room_id)
+            changed = True
+        if old_room_id in self.room and new_room_id not in self.room:
+            self.room[new_room_id] = self.room[old_room_id]
+            changed = True
+        return changed
 
 
 def outcome(
-    rules: UserRules, user_id: str, room_id: str, event: dict[str, Any], *, joined: int, may_notify_room: bool
-) -> tuple[int, int]:
-    """Return (notifies, highlights) of an event for a user who did not send it."""
+    rules: UserRules, user_id: str, room_id: str, event: dict[str, Any], *,
+    name: str, joined: int, may_notify_room: bool,
+) -> tuple[int, int]:  # fmt: skip
+    """Return (notifies, highlights) of an event for a user who did not send it. name: how he is called there."""
     content, kind, state_key = event["content"], event["type"], event.get("state_key")
     mentions = content.get("m.mentions") if isinstance(content.get("m.mentions"), dict) else {}
-    if rules.all_off or room_id in rules.muted_by_override:
+    body = content.get("body") if isinstance(content.get("body"), str) else ""
+    if rules.all_off:
         return 0, 0
+    for override in rules.overrides:
+        if override == BY_NAME and name and _has_word(body, name):
+            return 1, 1
+        if override == room_id:
+            return 0, 0
     if content.get("msgtype") == "m.notice":
         return 0, 0
     if kind == "m.room.member":
@@ -48,8 +64,7 @@ def outcome(
         return 0, 0
     if (content.get("m.relates_to") or {}).get("rel_type") == "m.replace":
         return 0, 0
-    body = content.get("body") if isinstance(content.get("body"), str) else ""
-    if any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", body, re.IGNORECASE) for word in rules.keywords):
+    if any(_has_word(body, word) for word in rules.keywords):
         return 1, 1
     if room_id in rules.room:
         return int(rules.room[room_id]), 0
@@ -60,3 +75,7 @@ def outcome(
     if kind != "m.room.message":
         return 0, 0
     return int(joined == 2 or not rules.messages_off), 0
+
+
+def _has_word(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None

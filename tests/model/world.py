@@ -3,7 +3,6 @@
 Fed with the room's events in order, as a member who sees everything (the warden) reads them.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +16,18 @@ _MEMBER = "m.room.member"
 
 @dataclass(slots=True)
 class Member:
-    """What the model knows of a user. ever_ignored: also those that he ignores no more."""
+    """What the model knows of a user. ever_ignored, ever_forgotten: also what is so no more. tags: by room."""
 
     rules: UserRules = field(default_factory=UserRules)
     ignores: set[str] = field(default_factory=set)
     ever_ignored: set[str] = field(default_factory=set)
+    forgotten: set[str] = field(default_factory=set)
+    ever_forgotten: set[str] = field(default_factory=set)
+    tags: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def forget(self, room_id: str) -> None:
+        self.forgotten.add(room_id)
+        self.ever_forgotten.add(room_id)
 
 
 @dataclass(slots=True)
@@ -34,12 +40,39 @@ class Room:
     index_of: dict[str, int] = field(default_factory=dict)
     readings: dict[str, Reading] = field(default_factory=dict)
     erased_at: dict[str, int] = field(default_factory=dict)
+    _visible: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
     def state(self) -> dict[tuple[str, str], dict[str, Any]]:
         return self.naive.after[-1] if self.naive.after else {}
 
     def membership(self, user_id: str) -> str:
         return self.naive.membership(self.state(), user_id)
+
+    @property
+    def predecessor(self) -> str | None:
+        """The room that was upgraded to this one."""
+        found: str | None = self.naive.events[0]["content"].get("predecessor", {}).get("room_id")
+        return found
+
+    def member_index(self, user_id: str) -> int | None:
+        """Return the place of the event that is a user's membership now."""
+        event = self.state().get((_MEMBER, user_id))
+        return None if event is None else self.index_of[event["event_id"]]
+
+    def visible(self, user_id: str) -> list[str]:
+        """Return the ids of the events that a user may see, in order."""
+        known = self._visible.get(user_id)
+        if known is None or known[0] != len(self.judged):
+            known = self._visible[user_id] = (len(self.judged), self.naive.visible(user_id))
+        return known[1]
+
+    def event(self, event_id: str) -> dict[str, Any]:
+        return self.naive.events[self.index_of[event_id]]
+
+    def name(self, user_id: str) -> str:
+        """Return the display name of a member, "" for none."""
+        event = self.state().get((_MEMBER, user_id))
+        return "" if event is None else event["content"].get("displayname") or ""
 
     def joined(self) -> list[str]:
         return [key[1] for key, event in self.state().items() if key[0] == _MEMBER and _joined(event)]
@@ -51,6 +84,8 @@ class Room:
         index = len(self.judged)
         if "state_key" in event:
             after[event["type"], event["state_key"]] = event
+            if event["type"] == _MEMBER and event["content"]["membership"] in ("join", "invite", "knock"):
+                people.get(event["state_key"], Member()).forgotten.discard(self.room_id)
             if event["type"] == _MEMBER and _joined(event):
                 old = before.get((_MEMBER, event["state_key"]))
                 if old is None or not _joined(old):
@@ -59,18 +94,19 @@ class Room:
         self.naive.before.append(before)
         self.naive.after.append(after)
         joined = self.joined()
+        concerned = [*joined, event["state_key"]] if _invites(event) else joined
         judged = Judged(
             event,
             self._thread(event),
             {
                 user_id: outcome(
-                    people[user_id].rules, user_id, self.room_id, event,
+                    people[user_id].rules, user_id, self.room_id, event, name=self.name(user_id),
                     joined=len(joined), may_notify_room=self._level(before, event["sender"]) >= 50,
                 )
-                for user_id in joined
+                for user_id in concerned
                 if user_id in people
             },
-            frozenset(who for who in joined if who in people and event["sender"] in people[who].ignores),
+            frozenset(who for who in concerned if who in people and event["sender"] in people[who].ignores),
         )  # fmt: skip
         self.judged.append(judged)
         self.index_of[event["event_id"]] = index
@@ -120,6 +156,5 @@ def _joined(event: dict[str, Any]) -> bool:
     return bool(event["content"].get("membership") == "join")
 
 
-def plain(text: str) -> str:
-    """Return a word that is safe as part of a user name."""
-    return re.sub("[^a-z0-9]", "", text.lower())
+def _invites(event: dict[str, Any]) -> bool:
+    return event["type"] == _MEMBER and bool(event["content"].get("membership") == "invite")

@@ -17,7 +17,8 @@ class ModelRoom:
 class ModelClient:
     """query: parameters of each of its syncs. Gaps are filled at once by paging back from `prev_batch`.
 
-    after_gap: events before which something is missing, which no timeline may cross.
+    after_gap: events before which something is missing, which no timeline may cross. page_query: parameters of each
+    page that fills a gap.
     """
 
     client: Client
@@ -28,6 +29,7 @@ class ModelClient:
     rooms: dict[str, ModelRoom] = field(default_factory=dict)
     saved: tuple[str | None, dict[str, ModelRoom]] = (None, {})
     gaps: int = 0
+    page_query: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> None:
         """Keep this point, as an application that is closed and opened again does."""
@@ -40,12 +42,16 @@ class ModelClient:
         """One round; returns whether it brought any news of rooms."""
         answer = await self.client.sync(self.token, **(self.query | query))
         for part in ("leave", "invite", "knock"):  # who was kicked and invited anew is told the latter only
-            for room_id in answer["rooms"][part]:
-                self.rooms.pop(room_id, None)
+            for room_id, section in answer["rooms"][part].items():
+                self._gone(part, room_id, section)
         for room_id, section in answer["rooms"]["join"].items():
             await self._take(room_id, section)
         self.token = answer["next_batch"]
         return any(answer["rooms"].values())
+
+    def _gone(self, part: str, room_id: str, section: Any) -> None:
+        """He is not in the room (any more)."""
+        self.rooms.pop(room_id, None)
 
     async def _take(self, room_id: str, section: Any) -> None:
         room = self.rooms.setdefault(room_id, ModelRoom())
@@ -73,7 +79,8 @@ class ModelClient:
         found: list[str] = []
         place: str | None = token
         while place is not None:
-            page = await self.client.room(room_id, "messages", dir="b", limit=self.page_size, **{"from": place})
+            query = {**self.page_query, "from": place}
+            page = await self.client.room(room_id, "messages", dir="b", limit=self.page_size, **query)
             assert page.status == 200, page.body
             for event in page.json["chunk"]:
                 if event["event_id"] in known:

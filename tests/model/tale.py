@@ -1,0 +1,142 @@
+"""What the people of a village have done so far, with the model kept beside it.
+
+What the server accepts goes into the model; what it refuses must have changed nothing.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from tests.model.people import Answer, Human, Village
+from tests.model.world import Member, Room
+
+_LIMIT_S = 60.0
+_MEMBER = "m.room.member"
+
+
+class Tale:
+    """warden: joined to every room from its first event on, with every right. accepted, refused: attempts counted."""
+
+    def __init__(self, village: Village, names: tuple[str, ...], dice: random.Random) -> None:
+        self.village = village
+        self.dice = dice
+        self.warden = village.human(f"warden-{names[0]}", devices=1)
+        self.humans = [village.human(name) for name in names]
+        self.guests = [village.guest()]
+        self.rooms: dict[str, Room] = {}
+        self.people: dict[str, Member] = {
+            human.user_id: Member() for human in (self.warden, *self.humans, *self.guests)
+        }
+        self.gone: set[str] = set()
+        self.accepted = self.refused = 0
+        self._guest_ids = {guest.user_id for guest in self.guests}
+        self._number = 0
+        self._heard = village.rows_read("push_rules")
+
+    def absorb(self, room_id: str) -> None:
+        """Read what is new in a room, as the warden sees it."""
+        room = self.rooms.setdefault(room_id, Room(room_id))
+        new: list[dict[str, Any]] = []
+        query: dict[str, Any] = {"dir": "b", "limit": 20}
+        while query:
+            page = self.warden.get(f"{path_of(room)}/messages", query)
+            fresh = [event for event in page["chunk"] if event["event_id"] not in room.index_of]
+            new += fresh
+            more = "end" in page and len(fresh) == len(page["chunk"])
+            query = {**query, "from": page["end"]} if more else {}
+        for event in reversed(new):
+            came = event["type"] == _MEMBER and event["content"]["membership"] == "join"
+            came = came and room.membership(event["state_key"]) != "join"
+            room.take(event, self.people)
+            if came and room.predecessor is not None:
+                self._settings_follow(event["state_key"], room.predecessor, room)
+
+    def did(self, room: Room, answer: Answer) -> bool:
+        """Take in what came of an attempt; return whether it was accepted."""
+        known = len(room.judged)
+        assert answer.status in (200, 400, 403, 404), (answer.status, answer.body)
+        self.absorb(room.room_id)
+        # Guests are thrown out some moments after their access ended.
+        new = [each.event for each in room.judged[known:] if each.event.get("state_key") not in self._guest_ids]
+        assert answer.status == 200 or not new, ("what was refused happened", answer.body, new)
+        self.accepted += answer.status == 200
+        self.refused += answer.status != 200
+        return answer.status == 200
+
+    def send(self, room: Room, somebody: Human, kind: str, content: dict[str, Any]) -> None:
+        known = len(room.judged)
+        answer = somebody.do("PUT", f"{path_of(room)}/send/{kind}/{self.next()}", content)
+        if self.did(room, answer):
+            event = room.event(answer.json["event_id"])
+            assert room.index_of[event["event_id"]] >= known
+            assert (event["sender"], event["type"], event["content"]) == (somebody.user_id, kind, content)
+
+    def decides(self, change: Callable[[], Answer]) -> None:
+        """Make a change that decides about later events, and wait until whoever judges them has heard of it."""
+        answer = change()
+        assert answer.status == 200, answer.body
+        self._hear()
+
+    def _hear(self) -> None:
+        """Wait until each persister has taken in one more row of push rules."""
+        wanted = [rows + 1 for rows in self._heard]
+        wait(lambda: self.village.rows_read("push_rules") >= wanted, "push rules were not heard of")
+        self._heard = self.village.rows_read("push_rules")
+        assert self._heard == wanted, "a change of push rules that nobody made"
+
+    def _settings_follow(self, user_id: str, old_room_id: str, room: Room) -> None:
+        """A job copies what a user who came has set for the room that was upgraded to this one."""
+        member = self.people.get(user_id)
+        if member is None or user_id in self._guest_ids:
+            return
+        wait(lambda: not self.village.settings_to_copy(user_id, room.room_id), "settings were not copied")
+        if old_room_id in member.tags:
+            member.tags.setdefault(room.room_id, member.tags[old_room_id])
+        if member.rules.follow(old_room_id, room.room_id):
+            self._hear()
+
+    # -- drawing
+
+    def some_room(self) -> Room:
+        return self.dice.choice(list(self.rooms.values()))
+
+    def somebody(self) -> Human:
+        return self.dice.choice(self.humans)
+
+    def someone_in(self, room: Room) -> Human:
+        """Return mostly a member."""
+        members = [human for human in self.humans if room.membership(human.user_id) == "join"]
+        return self.dice.choice(members) if members and self.dice.random() < 0.95 else self.somebody()
+
+    def someone_outside(self, room: Room) -> Human | None:
+        found = [human for human in self.humans if room.membership(human.user_id) != "join"]
+        return self.dice.choice(found) if found else None
+
+    def some_message(self, room: Room, *, sender: str = "", main_only: bool = False) -> str | None:
+        found = [
+            judged.event["event_id"]
+            for judged in room.judged[-15:]
+            if judged.event["type"] == "m.room.message"
+            and not judged.redacted
+            and sender in ("", judged.event["sender"])
+            and not (main_only and "m.relates_to" in judged.event["content"])
+            and "m.new_content" not in judged.event["content"]
+        ]
+        return self.dice.choice(found) if found else None
+
+    def next(self) -> str:
+        self._number += 1
+        return str(self._number)
+
+
+def wait(come: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + _LIMIT_S
+    while not come():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def path_of(room: Room) -> str:
+    return f"/rooms/{quote(room.room_id, safe='')}"

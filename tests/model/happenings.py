@@ -59,7 +59,7 @@ class Happenings(Memberships):
 
     def reaction(self) -> None:
         room = self.some_room()
-        target = self.some_message(room)
+        target = self.some_message(room, or_edit=True)
         if target is not None:
             relation = {"rel_type": "m.annotation", "event_id": target, "key": self.next()}
             self.send(room, self.someone_in(room), "m.reaction", {"m.relates_to": relation})
@@ -91,11 +91,12 @@ class Happenings(Memberships):
         judged = self.dice.choice(room.judged[max(since, len(room.judged) - 8) :])
         event_id = judged.event["event_id"]
         thread = self.dice.choice(("", "", judged.thread))
-        body = {"thread_id": thread} if thread else {}
-        kind = self.dice.choice(("m.read", "m.read.private"))
+        kind = self.dice.choice(("m.read", "m.read.private", "m.fully_read"))
+        body = {"thread_id": thread} if thread and kind != "m.fully_read" else {}
         answer = somebody.do("POST", f"{path_of(room)}/receipt/{kind}/{quote(event_id)}", body)
         assert answer.status == 200, (answer.body, thread, judged.event)
-        room.read(somebody.user_id, event_id, thread)
+        if kind != "m.fully_read":  # that one is a bookmark
+            room.read(somebody.user_id, event_id, thread)
 
     def rule(self) -> None:
         somebody, room_id = self.somebody(), self.some_room().room_id

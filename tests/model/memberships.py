@@ -73,7 +73,7 @@ class Memberships(Tale):
 
     def moderate(self) -> None:
         room, other = self.some_room(), self.somebody()
-        action = self.dice.choice(("kick", "ban", "unban"))
+        action = "unban" if room.membership(other.user_id) == "ban" else self.dice.choice(("kick", "ban"))
         self.did(room, self.someone_in(room).do("POST", f"{path_of(room)}/{action}", {"user_id": other.user_id}))
 
     def invite(self) -> None:

@@ -100,7 +100,10 @@ class Tale:
     # -- drawing
 
     def some_room(self) -> Room:
-        return self.dice.choice(list(self.rooms.values()))
+        """Return mostly a room that was not replaced: in the others hardly anybody may do anything."""
+        rooms = list(self.rooms.values())
+        open_rooms = [room for room in rooms if ("m.room.tombstone", "") not in room.state()]
+        return self.dice.choice(open_rooms if open_rooms and self.dice.random() < 0.85 else rooms)
 
     def somebody(self) -> Human:
         return self.dice.choice(self.humans)
@@ -114,7 +117,9 @@ class Tale:
         found = [human for human in self.humans if room.membership(human.user_id) != "join"]
         return self.dice.choice(found) if found else None
 
-    def some_message(self, room: Room, *, sender: str = "", main_only: bool = False) -> str | None:
+    def some_message(
+        self, room: Room, *, sender: str = "", main_only: bool = False, or_edit: bool = False
+    ) -> str | None:
         found = [
             judged.event["event_id"]
             for judged in room.judged[-15:]
@@ -122,7 +127,7 @@ class Tale:
             and not judged.redacted
             and sender in ("", judged.event["sender"])
             and not (main_only and "m.relates_to" in judged.event["content"])
-            and "m.new_content" not in judged.event["content"]
+            and (or_edit or "m.new_content" not in judged.event["content"])
         ]
         return self.dice.choice(found) if found else None
 

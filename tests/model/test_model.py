@@ -81,7 +81,7 @@ async def _life(fleet: RunningFleet, plan: Plan, steps: int, *, deadly: bool = F
     people = (*world.humans, *world.guests)
     clients: list[Client] = [classic(device, dice) for human in people for device in human.devices]
     clients += [sliding(human.devices[-1], dice) for human in world.humans]
-    for _ in range(steps):
+    for number in range(steps):
         world.any(plan.left_out)
         clients = [client for client in clients if client.user_id not in world.gone]
         if dice.random() < 0.4:
@@ -89,7 +89,7 @@ async def _life(fleet: RunningFleet, plan: Plan, steps: int, *, deadly: bool = F
         jumper = dice.choice(clients)
         if isinstance(jumper, ClassicClient) and dice.random() < 0.1:
             jumper.save() if dice.random() < 0.6 else jumper.go_back()
-        if deadly and dice.random() < 0.01:
+        if deadly and (number == steps // 2 or dice.random() < 0.01):
             village.kill_a_synchrotron()
     world.last_messages()
     note(f"{world.accepted} attempts were accepted, {world.refused} refused")

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +20,7 @@ def _plain(event: Any, room_id: str | None, unsigned: dict[str, Any] | None) -> 
         plain["state_key"] = event.pdu["state_key"]
     if room_id is not None:
         plain["room_id"] = room_id
-    if unsigned:
+    if unsigned is not None:
         plain["unsigned"] = unsigned
     return plain
 
@@ -41,7 +40,8 @@ def test_joined_bytes_equal_a_plain_build(
 ) -> None:
     room = _rooms[name]
     event = room.make("m.any", ALICE, content, state_key)
-    joined = join_client_event(client_body(event, room.version), room_id=room_id, unsigned=unsigned)
+    encoded = None if unsigned is None else json.dumps(unsigned).encode()
+    joined = join_client_event(client_body(event, room.version), room_id=room_id, unsigned=encoded)
     assert json.loads(joined) == _plain(event, room_id, unsigned)
 
 
@@ -53,13 +53,6 @@ def test_redacts_stands_at_both_places(name: str) -> None:
     assert body["redacts"] == body["content"]["redacts"] == "$t:d"
     assert body["content"]["reason"] == "r"
     assert body == json.loads(json.dumps(client_fields(event, room.version)))
-
-
-def test_fragments_in_unsigned() -> None:
-    room = _rooms["12"]
-    body = client_body(room.make("m.any", ALICE, {}), room.version)
-    joined = join_client_event(body, room_id=None, unsigned={"redacted_because": orjson.Fragment(body), "age": 4})
-    assert json.loads(joined)["unsigned"] == {"redacted_because": json.loads(body), "age": 4}
 
 
 def test_huge_integers_of_old_rooms() -> None:

@@ -1,5 +1,6 @@
 """PURE: an event as one client gets it, in one answer."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,22 +41,16 @@ def shown_event(
     relations: what relates to it, summed up for this reader (`m.relations`).
     Spec: client-server API, "Room event format", UnsignedData.
     """
-    unsigned: dict[str, Any] = {"age": max(0, reader.now_ms - event.origin_server_ts)}
-    if not in_state:
-        unsigned["membership"] = view.membership_after(event)
-    if (
-        event.txn_id is not None
-        and event.txn_device == reader.device_id
-        and reader.device_id is not None
-        and event.sender == reader.user_id
-    ):
-        unsigned["transaction_id"] = event.txn_id
+    unsigned: dict[str, Any] = {}
+    if event.txn_id is not None and event.sender == reader.user_id:
+        if event.txn_device == reader.device_id and reader.device_id is not None:
+            unsigned["transaction_id"] = event.txn_id
+        if event.txn_device == DELAYED:
+            unsigned |= {"delay_id": event.txn_id, "org.matrix.msc4140.delay_id": event.txn_id}
     if event.sticky_ms is not None:
         ttl_ms = min(event.origin_server_ts, reader.now_ms) + event.sticky_ms - reader.now_ms
         if ttl_ms > 0:
             unsigned["msc4354_sticky_duration_ttl_ms"] = ttl_ms
-    if event.txn_device == DELAYED and event.sender == reader.user_id:
-        unsigned |= {"delay_id": event.txn_id, "org.matrix.msc4140.delay_id": event.txn_id}
     if event.previous is not None:
         unsigned["replaces_state"] = event.previous.event_id
         if view.may_see_place(event.previous.ordinal):
@@ -65,13 +60,23 @@ def shown_event(
         unsigned["redacted_because"] = orjson.Fragment(join_client_event(because, room_id=room_id, unsigned=None))
     if relations:
         unsigned["m.relations"] = relations
+    # Nearly every event has these two and no more: what there is beside them is appended.
+    encoded = b'{"age":%d' % max(0, reader.now_ms - event.origin_server_ts)
+    if not in_state:
+        encoded += _membership(view.membership_after(event))
+    encoded += b"," + orjson.dumps(unsigned)[1:] if unsigned else b"}"
     if pdu is not None:
-        encoded = orjson.dumps({**pdu, "unsigned": unsigned})
+        encoded = orjson.dumps({**pdu, "unsigned": orjson.Fragment(encoded)})
     else:
-        encoded = join_client_event(event.body, room_id=room_id, unsigned=unsigned)
+        encoded = join_client_event(event.body, room_id=room_id, unsigned=encoded)
     if reader.event_fields is not None:
         encoded = orjson.dumps(_keep_fields(orjson.loads(encoded), reader.event_fields))
     return orjson.Fragment(encoded)
+
+
+@functools.lru_cache(maxsize=16)
+def _membership(value: str) -> bytes:
+    return b',"membership":' + orjson.dumps(value)
 
 
 def _keep_fields(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> dict[str, Any]:

@@ -63,16 +63,13 @@ def client_body(event: Event, version: RoomVersion) -> bytes:
         return encode_canonical(fields)
 
 
-def join_client_event(body: bytes, *, room_id: str | None, unsigned: Mapping[str, Any] | None) -> bytes:
+def join_client_event(body: bytes, *, room_id: str | None, unsigned: bytes | None) -> bytes:
     """Return the client event made of its body and what belongs to this answer only.
 
-    body: from `client_body`. room_id: None where the answer leaves it out (/sync). unsigned: may hold
-    `orjson.Fragment`s, such as `redacted_because` encoded already; None or empty: no such key.
+    body: from `client_body`. room_id: None where the answer leaves it out (/sync). unsigned: a JSON object, encoded;
+    None: no such key.
     """
-    parts = [body[:-1]]  # the body never is "{}", so a comma is right
-    if room_id is not None:
-        parts += (b',"room_id":', orjson.dumps(room_id))
-    if unsigned:
-        parts += (b',"unsigned":', orjson.dumps(unsigned))
-    parts.append(b"}")
-    return b"".join(parts)
+    room = b"" if room_id is None else b',"room_id":' + orjson.dumps(room_id)
+    if unsigned is None:
+        return b"%b%b}" % (body[:-1], room)  # the body never is "{}", so a comma is right
+    return b'%b%b,"unsigned":%b}' % (body[:-1], room, unsigned)

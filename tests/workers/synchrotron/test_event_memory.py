@@ -1,0 +1,97 @@
+"""Events kept in the form in which clients get them: shown is always what is stored, and the memory is bounded."""
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from shared.core.room_versions import get_room_version
+from shared.storage.read_timeline import TimelineRow
+from tests.fix_servers import TestDatabase
+from tests.workers.event_persister.rig import run
+from tests.workers.synchrotron.rig import Client, fleet
+from tests.workers.synchrotron.test_erased_sync import erase
+from workers.synchrotron.event_memory import EventMemory
+
+VERSION = get_room_version("11")
+
+
+def _row(nid: int, text: str = "x") -> TimelineRow:
+    pdu = {
+        "type": "m.room.message", "sender": "@a:b", "room_id": "!r:b", "content": {"body": text}, "depth": 1,
+        "origin_server_ts": 1, "prev_events": [], "auth_events": [],
+    }  # fmt: skip
+    return TimelineRow(
+        nid,
+        f"${nid}",
+        1,
+        1,
+        1,
+        None,
+        None,
+        None,
+        orjson.dumps(pdu),
+        None,
+        None,
+        None,
+        None,
+        None,
+        False,
+        0,
+        None,
+        False,
+    )
+
+
+def test_only_the_very_row_is_answered_from_memory() -> None:
+    memory = EventMemory(1 << 20)
+    first = memory.event(VERSION, _row(1))
+    assert memory.event(VERSION, _row(1)) is first
+    redaction = _row(2)
+    redacted = memory.event(VERSION, _row(1)._replace(redaction_id=redaction.event_id, redaction_json=redaction.json))
+    assert redacted.redacted_because is not None and redacted.content() == {}
+    assert first.content() == {"body": "x"}
+    assert memory.event(VERSION, _row(1)).content() == {"body": "x"}
+
+
+def test_it_keeps_what_was_read_last_within_its_budget() -> None:
+    memory = EventMemory(10_000)
+    events = [memory.event(VERSION, _row(nid)) for nid in range(1, 101)]
+    again = [memory.event(VERSION, _row(nid)) for nid in range(100, 0, -1)]
+    kept = sum(one is other for one, other in zip(events, reversed(again), strict=True))
+    assert 2 <= kept <= 10
+    too_large = _row(200, "x" * 20_000)
+    assert memory.event(VERSION, too_large).content() == {"body": "x" * 20_000}
+    assert memory.event(VERSION, _row(201)) is memory.event(VERSION, _row(201))
+
+
+async def _page(client: Client, room_id: str) -> dict[str, Any]:
+    page = await client.room(room_id, "messages", dir="b", limit=100)
+    return {event["event_id"]: event for event in page.json["chunk"]}
+
+
+def test_pages_show_what_is_stored_now_to_each_his_own(postgres: TestDatabase) -> None:
+    async def scenario() -> None:
+        async with fleet(postgres.dsn) as world:
+            alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
+            room_id = await alice.writes.create_room(preset="public_chat")
+            await bob.writes.act(room_id, "join")
+            gone, said = [(await bob.writes.send(room_id, text)).event_id for text in ("gone", "said")]
+            before = await _page(alice, room_id)
+            assert before[gone]["content"]["body"] == "gone"
+            await bob.writes.redact(room_id, gone)
+            await alice.writes.call(
+                "PUT", f"/rooms/{room_id}/send/m.room.message/edit",
+                {"msgtype": "m.text", "body": "*", "m.relates_to": {"rel_type": "m.reference", "event_id": said}},
+            )  # fmt: skip
+            after = await _page(alice, room_id)
+            assert after[gone]["content"] == {} and "redacted_because" in after[gone]["unsigned"]
+            assert len(after[said]["unsigned"]["m.relations"]["m.reference"]["chunk"]) == 1
+            await bob.writes.act(room_id, "leave")
+            await erase(world, bob)
+            await eve.writes.act(room_id, "join")
+            await asyncio.gather(_page(alice, room_id), _page(eve, room_id))
+            assert (await _page(eve, room_id))[said]["content"] == {}
+            assert (await _page(alice, room_id))[said]["content"]["body"] == "said"
+
+    run(scenario())

@@ -6,7 +6,7 @@ Bodies and queries are parsed into typed values here, once; wrong input leaves a
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qs
+from urllib.parse import unquote
 
 import msgspec
 import orjson
@@ -33,6 +33,28 @@ class Requester:
     token_hash: bytes
     is_guest: bool = False
     is_admin: bool = False
+
+
+def parse_query(raw: bytes) -> dict[str, list[str]]:
+    """Return the values of each parameter of a query string. Raises ValueError.
+
+    As `urllib.parse.parse_qs`, which takes three times as long where little is percent-encoded.
+    """
+    fields = raw.decode("ascii").split("&")
+    if len(fields) > MAX_QUERY_FIELDS:
+        raise ValueError("too many parameters")
+    query: dict[str, list[str]] = {}
+    for name_and_value in fields:
+        if name_and_value:
+            name, _, value = name_and_value.partition("=")
+            query.setdefault(_decoded(name), []).append(_decoded(value))
+    return query
+
+
+def _decoded(text: str) -> str:
+    if "+" in text:
+        text = text.replace("+", " ")
+    return unquote(text, errors="strict") if "%" in text else text
 
 
 @dataclass(slots=True)
@@ -67,12 +89,7 @@ class Request:
     def query(self) -> dict[str, list[str]]:
         if self._query is None:
             try:
-                self._query = parse_qs(
-                    self.raw_query.decode("ascii"),
-                    keep_blank_values=True,
-                    errors="strict",
-                    max_num_fields=MAX_QUERY_FIELDS,
-                )
+                self._query = parse_query(self.raw_query)
             except ValueError as error:
                 raise invalid_param("The query string is malformed") from error
         return self._query

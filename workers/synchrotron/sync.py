@@ -99,10 +99,10 @@ class SyncHandler:
         sent = None if lazy.include_redundant_members else device
         text = wanted.since
         deadline = self._clock.monotonic_s() + wanted.timeout_s
-        kind = "initial" if since is None else "incremental"
+        count, seconds = self._metrics.answers("initial" if since is None else "incremental")
         while True:
             seen = user.version
-            with self._metrics.seconds.labels(kind).time():
+            with seconds.time():
                 answer = await self._answers.build(wanted, user, since, text, sent)
             if not answer.empty or since is None or wanted.full_state:
                 break
@@ -114,7 +114,7 @@ class SyncHandler:
                 if self._answers.is_behind(answer):
                     answer = await self._answers.build(wanted, user, since, text, sent)
                 break
-        self._metrics.syncs.labels(kind).inc()
+        count.inc()
         if device is None:
             return answer
         if isinstance(answer.body, bytes):

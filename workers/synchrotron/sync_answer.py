@@ -26,7 +26,7 @@ from workers.synchrotron.shown_event import Reader
 from workers.synchrotron.state_blocks import section_parts
 from workers.synchrotron.sync_request import SyncRequest
 from workers.synchrotron.sync_user import GLOBAL, SyncUser
-from workers.synchrotron.tokens import Tokens, format_sync_token
+from workers.synchrotron.tokens import Tokens
 from workers.synchrotron.unread_counts import UnreadCounts
 from workers.synchrotron.user_rooms import UserRooms
 
@@ -93,8 +93,9 @@ class SyncAnswers:
         )
         devices = await self._devices.build(user, request.device_id, span)
         presence = await self._presence.build(user, span, request.filter.presence, reader.now_ms)
-        token = StreamToken({**now.vectors, TO_DEVICE.name: devices.inbox})
-        text = format_sync_token(token)
+        whole = devices.inbox is now.vector(TO_DEVICE.name)
+        token = now if whole else StreamToken({**now.vectors, TO_DEVICE.name: devices.inbox})
+        text = self._tokens.text(token)
         head = {
             "next_batch": text,
             "account_data": {"events": account_data},

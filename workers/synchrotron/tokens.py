@@ -32,11 +32,21 @@ FOLLOWED = (
 )  # fmt: skip
 _STORED = tuple(stream.name for stream in FOLLOWED if stream.kind is not Kind.EPHEMERAL)
 _BEHIND_LIMIT_S = 5.0
-_MAX_PARSED = 200
+_MAX_KNOWN = 1000
 
 
 def format_sync_token(token: StreamToken) -> str:
     return format_token(token, TOKEN_LETTERS)
+
+
+class _Known:
+    """reached: this process has applied all that is behind the token, which stays so."""
+
+    __slots__ = ("reached", "token")
+
+    def __init__(self, token: StreamToken, *, reached: bool) -> None:
+        self.token = token
+        self.reached = reached
 
 
 class Tokens:
@@ -44,34 +54,56 @@ class Tokens:
         self._follower = follower
         self._reads = reads
         self._clock = clock
-        #: All who were told of an event come back with the same token.
-        self._parsed: dict[str, StreamToken] = {}
+        #: All who were told of an event are given the same token, and come back with it.
+        self._known: dict[str, _Known] = {}
+        self._now = StreamToken({})
+        self._now_text = ""
 
     def now(self) -> StreamToken:
-        """Return what this process has applied."""
-        return StreamToken({stream.name: self._follower.vector(stream) for stream in FOLLOWED})
+        """Return what this process has applied: the same object as before, where nothing came since."""
+        vectors = {stream.name: self._follower.vector(stream) for stream in FOLLOWED}
+        if self._now.vectors != vectors:
+            self._now, self._now_text = StreamToken(vectors), ""
+        return self._now
+
+    def text(self, token: StreamToken) -> str:
+        """Return the token of an answer, as `format_sync_token`."""
+        if token is not self._now:
+            return format_sync_token(token)
+        if not self._now_text:
+            self._now_text = format_sync_token(token)
+            self._remember(self._now_text, token, reached=True)
+        return self._now_text
 
     async def parse(self, text: str) -> StreamToken:
         """Return the parsed token. Raises M_INVALID_PARAM for a malformed one, or one from the future."""
-        token = self._parsed.get(text)
-        if token is None:
-            token = parse_token(text, TOKEN_LETTERS)
-            if len(self._parsed) >= _MAX_PARSED:
-                self._parsed.pop(next(iter(self._parsed)))
-            self._parsed[text] = token
+        return (await self._parse(text)).token
+
+    async def _parse(self, text: str) -> _Known:
+        known = self._known.get(text)
+        if known is None:
+            known = self._remember(text, parse_token(text, TOKEN_LETTERS), reached=False)
         # Only what is above all that we have seen can be from the future; then Postgres decides, at once.
-        if any(self._beyond(token.vector(stream.name), stream) for stream in FOLLOWED):
-            await self._refuse_future(token)
-        return token
+        if not known.reached and any(self._beyond(known.token.vector(stream.name), stream) for stream in FOLLOWED):
+            await self._refuse_future(known.token)
+        return known
+
+    def _remember(self, text: str, token: StreamToken, *, reached: bool) -> _Known:
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.pop(next(iter(self._known)))
+        known = self._known[text] = _Known(token, reached=reached)
+        return known
 
     async def reach(self, text: str) -> StreamToken:
         """Return the parsed token once this process has applied everything behind it.
 
         Raises what `parse` does, and Unavailable when we lag for too long.
         """
-        token = await self.parse(text)
-        await self._wait_for({stream.name: token.vector(stream.name) for stream in FOLLOWED})
-        return token
+        known = await self._parse(text)
+        if not known.reached:
+            await self._wait_for({stream.name: known.token.vector(stream.name) for stream in FOLLOWED})
+            known.reached = True
+        return known.token
 
     async def reach_present(self, user_id: str) -> None:
         """Wait until all that Postgres has now for the user was applied: an answer without a token then tells it.

@@ -137,13 +137,13 @@ class SlidingSync:
     async def _look_until_news(self, ask: Ask, since: Since) -> Look:
         """Look again whenever the user has news, until there is something to tell or the time is over."""
         initial = since.token is None
-        kind = "initial" if initial else "incremental"
+        count, seconds = self._metrics.answers("initial" if initial else "incremental")
         deadline = self._clock.monotonic_s() + ask.request.timeout_s
         counts: Mapping[str, int] | None = None if initial else ask.connection.counts_of(ask.request.lists)
         while True:
             seen = ask.user.version
             async with self._turns.turn(ask.user.user_id) if initial else nullcontext():
-                with self._metrics.seconds.labels(kind).time():
+                with seconds.time():
                     look = await self._engine.look(ask, since)
             if initial or not look.empty or (counts is not None and counts != look.answer.counts):
                 break
@@ -153,7 +153,7 @@ class SlidingSync:
             ):  # fmt: skip
                 break
         ask.connection.note_counts(ask.request.lists, look.answer.counts)
-        self._metrics.syncs.labels(kind).inc()
+        count.inc()
         return look
 
 

@@ -130,12 +130,15 @@ def test_account_data_receipts_and_typing_within_scope(postgres: TestDatabase) -
 
             # Out of scope it is not told, and doesn't wake; back in scope all of it comes, from any process.
             narrow = {**everything, "receipts": on(lists=[]), "typing": on(lists=["other"], rooms=["*"])}
-            waiting = asyncio.create_task(merged(alice, answer["pos"], 200, lists=both, extensions=narrow))
+            waiting = asyncio.create_task(merged(alice, answer["pos"], 10_000, lists=both, extensions=narrow))
             await soon(waiting)
             await world.set_receipt(quiet, bob.user_id, old)
             world.set_typing(quiet, bob.user_id, 0)
+            await soon(waiting)
+            assert not waiting.done()
+            await world.set_account_data(alice.user_id, "", "m.y", {"a": 1})
             silent = await waiting
-            assert silent["rooms"] == silent["extensions"] == {}
+            assert silent["rooms"] == {} and silent["extensions"].keys() == {"account_data"}
             for process in (0, 1):
                 alice.synchrotron = process
                 wide = await merged(alice, silent["pos"], lists=both, extensions=everything)

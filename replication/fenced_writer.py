@@ -7,17 +7,25 @@ statement (a position is taken inside the statement, so nobody knows it until th
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
 
 from shared.core.errors import Fenced
 from shared.storage.fenced import FencedStatement
-from shared.storage.pool import CONNECTION_ERRORS, Connect, Connection
+from shared.storage.leases import is_writing
+from shared.storage.pool import CLIENT_LIMIT_S, CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
 from shared.storage.row_locks import limit_lock_wait
 
 logger = logging.getLogger(__name__)
+
+#: A statement that is so old is looked at, so often and within so long, until it has been seen idle so many times.
+_LOOK_AFTER_S = 1.5
+_LOOK_EVERY_S = 0.75
+_LOOK_LIMIT_S = 2.0
+_IDLE_LOOKS = 2
 
 
 class SeenPositions:
@@ -56,7 +64,7 @@ class FencedWriter:
         self._lock_wait_ms = limit_ms
 
     async def write(
-        self, statement: FencedStatement, *args: Any, streams: Sequence[str] = (), timeout_s: float = 30.0
+        self, statement: FencedStatement, *args: Any, streams: Sequence[str] = (), timeout_s: float = CLIENT_LIMIT_S
     ) -> asyncpg.Record:
         """Run one fenced statement and return its row.
 
@@ -96,7 +104,8 @@ class FencedWriter:
             self._floors.append(floors)
             try:
                 self.statements += 1
-                row = await conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s)
+                with self._watched(conn):
+                    row = await conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s)
             except CONNECTION_ERRORS as error:
                 self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")
                 raise Fenced("The outcome of a write is unknown") from error
@@ -105,6 +114,12 @@ class FencedWriter:
                 self._lose("its lease was revoked")
                 raise Fenced("This process has lost its lease")
             return row
+
+    def drop_idle(self) -> None:
+        """Break the connection where it is idle: it may hang. One with a statement under way is looked after."""
+        if self._connection is not None and not self._turn.locked():
+            self._connection.terminate()
+            self._connection = None
 
     def complete_up_to(self, stream: str) -> int:
         """Nothing of this writer at or below the answer will still appear in the stream."""
@@ -125,16 +140,68 @@ class FencedWriter:
         except CONNECTION_ERRORS:
             conn.terminate()
 
+    @contextmanager
+    def _watched(self, conn: Connection) -> Iterator[None]:
+        """Break the connection if it turns out to hang while a statement is under way."""
+        loop = asyncio.get_running_loop()
+        watch: asyncio.Task[None] | None = None
+
+        def begin() -> None:
+            nonlocal watch
+            watch = loop.create_task(self._watch(conn), name="look after a slow statement")
+
+        timer = loop.call_later(_LOOK_AFTER_S, begin)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if watch is not None:
+                watch.cancel()
+
+    async def _watch(self, conn: Connection) -> None:
+        """Break the connection when nothing is being written under our lease, though we wait for the end of a write.
+
+        The statement, or its answer, is then lost on the way. A slow one, or one that waits for a lock of others, holds
+        the lease's row meanwhile, behind a pooler too. Twice, since it takes that row a moment after it arrived. A
+        mistake costs a new incarnation and nothing else.
+        """
+        idle = 0
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_LIMIT_S):
+                    idle = 0 if await self._is_writing() else idle + 1
+            except (*CONNECTION_ERRORS, *PASSING_ERRORS):
+                pass  # the database itself is away or busy: that tells nothing of our statement
+            if idle == _IDLE_LOOKS:
+                break
+            await asyncio.sleep(_LOOK_EVERY_S)
+        logger.warning("The connection to the database hangs: nothing is being written, and no answer comes")
+        conn.terminate()
+
+    async def _is_writing(self) -> bool:
+        conn = await self._connect()
+        try:
+            return await is_writing(conn, self.lease)
+        finally:
+            conn.terminate()
+
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
             try:
-                conn = await self._connect()
-                if self._lock_wait_ms is not None:
-                    await limit_lock_wait(conn, self._lock_wait_ms)
-                self._connection = conn
+                self._connection = await self._new_connection()
             except CONNECTION_ERRORS as error:
                 raise Fenced("The database is not available just now") from error
         return self._connection
+
+    async def _new_connection(self) -> Connection:
+        conn = await self._connect()
+        if self._lock_wait_ms is not None:
+            try:
+                await limit_lock_wait(conn, self._lock_wait_ms)
+            except BaseException:
+                conn.terminate()
+                raise
+        return conn
 
     def _lose(self, why: str) -> None:
         if not self._fenced:

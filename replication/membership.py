@@ -91,14 +91,20 @@ class Membership:
         positions: Callable[[], Mapping[str, int]],
         on_slots: Callable[[], None],
         on_fenced: Callable[[str], None],
+        on_silence: Callable[[], None] = lambda: None,
     ) -> None:
-        """Beat every `heartbeat_s` until cancelled. on_slots: the slot table changed; on_fenced: the lease is gone."""
+        """Beat every `heartbeat_s` until cancelled. on_slots: the slot table changed; on_fenced: the lease is gone.
+
+        on_silence: a heartbeat was not answered in its time: what was sent on other connections may be lost as well.
+        """
         while True:
             try:
                 await self._beat(positions(), on_slots, on_fenced)
             except CONNECTION_ERRORS as error:
                 logger.warning("No heartbeat: %s", type(error).__name__)
                 self._drop_connection()
+                if isinstance(error, TimeoutError):
+                    on_silence()
                 self._unbroken_since = self._clock.monotonic_s()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._config.heartbeat_s):
@@ -130,11 +136,14 @@ class Membership:
         return self._unbroken_since if self.in_good_standing else None
 
     async def leave(self) -> None:
-        """End the lease by ourselves: nothing more is written, our slots are free at once."""
+        """End the lease by ourselves: nothing more is written, our slots are free at once.
+
+        On a new connection: the one that we have may hang, which is why we leave.
+        """
+        self._drop_connection()
         try:
             async with asyncio.timeout(3.0):
-                if self._connection is None or self._connection.is_closed():
-                    self._connection = await self._connect()
+                self._connection = await self._connect()
                 await fence_lease(self._connection, self.lease)
                 await self._connection.close()
         except (*CONNECTION_ERRORS, *PASSING_ERRORS) as error:

@@ -187,6 +187,9 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
     finally:
         process.gate.close()
         _remember(process.ever_seen, lease, seen, follower)
+        if fenced.is_set():
+            # Their answers are worth nothing any more, and those that hang would hold up the next incarnation.
+            database.drop_all()
         await tasks.close()
         await membership.leave()
         await writer.close()
@@ -254,8 +257,8 @@ async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: 
     """Follow the streams and the slots, tell the fleet that we live."""
     tasks = foundation.tasks
     await take_part(
-        tasks, foundation.config.replication, foundation.membership, foundation.writer, foundation.announcer,
-        foundation.follower, foundation.slots, foundation.forwarder, streams, on_fenced,
+        tasks, foundation.config.replication, foundation.database, foundation.membership, foundation.writer,
+        foundation.announcer, foundation.follower, foundation.slots, foundation.forwarder, streams, on_fenced,
     )  # fmt: skip
     tasks.forever(foundation.authenticator.run, "store when devices were last seen")
     tasks.forever(foundation.authenticator.watch, "make sure of log-outs")
@@ -266,6 +269,7 @@ async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: 
 async def take_part(
     tasks: TaskGroup,
     config: ReplicationConfig,
+    database: Database,
     membership: Membership,
     writer: FencedWriter,
     announcer: Announcer,
@@ -288,6 +292,10 @@ async def take_part(
     def read_slots() -> None:
         tasks.spawn(follow_slots(), "follow the slots")
 
+    def drop_connections() -> None:
+        database.drop_all()
+        writer.drop_idle()
+
     follower.on_notice("slots", read_slots)
     if answers := Answers(announcer, streams):
         follower.answer_questions(announcer.lease, answers.asked)
@@ -295,7 +303,9 @@ async def take_part(
     await follower.start()
     await slots.refresh()
     tasks.forever(ticker.run, "replication: ticks")
-    tasks.forever(lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced), "heartbeat")
+    tasks.forever(
+        lambda: membership.run(lambda: ticker.positions, read_slots, on_fenced, drop_connections), "heartbeat"
+    )
 
 
 async def _drain(process: Process, foundation: Foundation, worker: Worker, fenced: asyncio.Event) -> None:

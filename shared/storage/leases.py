@@ -50,6 +50,11 @@ _PROCESSES = """
            extract(epoch FROM clock_timestamp() - l.started_at)::float8 AS age_s
     FROM leases l JOIN heartbeats h USING (lease) ORDER BY l.lease
 """
+# Whoever writes under a lease holds its row (`fenced.py`) until the statement is over.
+_WRITES = """
+    WITH free AS MATERIALIZED (SELECT FROM leases WHERE lease = $1 FOR UPDATE SKIP LOCKED)
+    SELECT EXISTS (SELECT FROM leases WHERE lease = $1) AND NOT EXISTS (SELECT FROM free) AS writes
+"""
 _WAIT_FOR_HOLDERS_S = "SET LOCAL lock_timeout = '1s'"
 _END_WRITER = "UPDATE writers SET final_position = start_position WHERE lease = $1 AND final_position IS NULL"
 _FREE_SLOTS = "UPDATE slots SET owner = NULL, epoch = epoch + 1 WHERE owner = $1"
@@ -202,6 +207,12 @@ async def fence(conn: Connection, lease: int) -> None:
                 raise
             # A statement of the fenced process still holds the row: it had its second.
             await conn.execute(_TERMINATE_HOLDERS, f"skep-writer-{lease}")
+
+
+async def is_writing(conn: Connection, lease: int) -> bool:
+    """Tell whether a statement under this lease is being carried out just now. Waits for nobody."""
+    writes: bool = await conn.fetchval(_WRITES, lease)
+    return writes
 
 
 async def get_processes(database: Database) -> list[ProcessRow]:

@@ -5,6 +5,7 @@ LISTEN). asyncpg's errors end here and in the storage modules: callers see `Unav
 """
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -58,6 +59,7 @@ class Database:
         self._max = max_connections
         self._timeout_s = acquire_timeout_s
         self._idle: list[Connection] = []
+        self._lent: dict[Connection, None] = {}  # ordered, so that a simulated run is the same each time
         self._open = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -67,6 +69,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection. Raises Unavailable when none can be had in time or the database is away."""
         conn = await self._acquire()
+        self._lent[conn] = None
         try:
             with passing_as_unavailable():
                 yield conn
@@ -82,6 +85,8 @@ class Database:
             raise
         else:
             self._release(conn)
+        finally:
+            self._lent.pop(conn, None)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:
@@ -117,6 +122,17 @@ class Database:
         idle, self._idle = self._idle, []
         for conn in idle:
             await _close_quietly(conn)
+
+    def drop_all(self) -> None:
+        """Break every connection, lent or idle: they may hang, or nobody wants to know their answers any more.
+
+        Whoever waits on one of them gets `Unavailable`.
+        """
+        idle, self._idle = self._idle, []
+        for conn in idle:
+            self._drop(conn)
+        for conn in self._lent:
+            conn.terminate()
 
     def statistics(self) -> dict[str, int]:
         return {"open": self._open, "idle": len(self._idle), "waiting": len(self._waiters)}
@@ -194,20 +210,47 @@ def connector(dsn: str, *, pgbouncer: bool, settings: Sequence[tuple[str, str]] 
             statement_cache_size=0 if pgbouncer else 500,
             max_cached_statement_lifetime=0,
             timeout=5.0,
-            command_timeout=60.0,
+            # Above the server's own limit: a statement that it ends is known not to have happened.
+            command_timeout=CLIENT_LIMIT_S,
             server_settings=server_settings,
             target_session_attrs=SessionAttribute.primary if several else SessionAttribute.any,
         )
+        _notice_silence(conn)
         return conn
 
     return connect
 
 
+def _notice_silence(conn: Connection) -> None:
+    """Break the connection when the other host acknowledges nothing for some seconds: its packets get lost.
+
+    A server that works on a statement acknowledges all the same. Without this a connection that a firewall forgot
+    waits for its answer until the statement's time limit.
+    """
+    sock = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # asyncpg shows it nowhere else
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _SILENCE:
+        # The names are Linux's; elsewhere the system's own, longer limits stand.
+        if (number := getattr(socket, option, None)) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, number, value)
+
+
+#: Four seconds: of nothing acknowledged (ms), and of an idle line that is asked whether it is there (s).
+_SILENCE = (("TCP_USER_TIMEOUT", 4000), ("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 2))
+#: For the answer to a statement; greater than `statement_timeout`.
+CLIENT_LIMIT_S = 35.0
 #: The role's limits where no pooler stands between: a fenced transaction never outlives its sender for long.
 SESSION_LIMITS: tuple[tuple[str, str], ...] = (
     ("statement_timeout", "30s"),
     ("lock_timeout", "1s"),  # a row that somebody holds must not stop a batch of other rooms
     ("idle_in_transaction_session_timeout", "10s"),
     ("client_connection_check_interval", "2s"),
+    # So that the server, too, learns of a client whose packets get lost, and ends what it runs for him.
+    ("tcp_keepalives_idle", "2"),
+    ("tcp_keepalives_interval", "1"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "5000"),
     ("jit", "off"),
 )

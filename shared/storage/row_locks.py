@@ -39,6 +39,7 @@ _LOCKED_ROOMS = """
       WHERE (room_nid, event_nid) NOT IN (SELECT room_nid, event_nid FROM free_events)
 """
 #: For a connection that one owner keeps for itself: the setting stays with it.
+_SETTING_LIMIT_S = 5.0
 _LIMIT_LOCK_WAIT = "SELECT set_config('lock_timeout', $1, false)"
 
 
@@ -64,7 +65,7 @@ async def find_locked_rooms(database: Database, batches: Sequence[EventBatch]) -
 
 async def limit_lock_wait(conn: Connection, limit_ms: int) -> None:
     """Let no statement of this connection wait longer for a lock. Not behind a pooler, which shares connections."""
-    await conn.execute(_LIMIT_LOCK_WAIT, f"{limit_ms}ms")
+    await conn.execute(_LIMIT_LOCK_WAIT, f"{limit_ms}ms", timeout=_SETTING_LIMIT_S)
 
 
 def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:

@@ -4,6 +4,9 @@ before   the statement never reaches the server
 after    the server has committed it, its answer never reaches the worker
 late     the worker is cut at once; the statement lies about and reaches the server when `deliver` is called
 held     the statement and all that follows on its connection reach the server when `release` is called
+unheard  the server has committed it, and the worker waits for an answer that never comes
+
+`freeze` lets nothing more through, to and fro, on any connection that is open: none of them breaks.
 """
 
 import contextlib
@@ -28,6 +31,7 @@ class PostgresProxy:
         self._late: list[tuple[socket.socket, bytes]] = []
         self._released = threading.Event()
         self._ends: set[socket.socket] = set()
+        self._frozen: set[socket.socket] = set()
         self.delay_s = 0.0  # of all that goes to the server
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -49,6 +53,10 @@ class PostgresProxy:
         self._released = threading.Event()
         self._order = ("held", marker)
 
+    def freeze(self) -> None:
+        """Let nothing through any more on the connections that are open; new ones work."""
+        self._frozen |= self._ends
+
     def release(self) -> None:
         """Let what is held up go on."""
         self._released.set()
@@ -67,6 +75,8 @@ class PostgresProxy:
         _close(self._listener)
         while self._late:
             _close(self._late.pop()[0])
+        for end in self._frozen:
+            _close(end)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -98,6 +108,9 @@ class PostgresProxy:
                     self.cuts += 1
                     if order[0] == "after":
                         swallow.set()
+                    elif order[0] == "unheard":
+                        server.sendall(data)
+                        self._frozen |= {client, server}
                     elif order[0] == "held":
                         self._released.wait()
                     elif order[0] == "late":
@@ -108,14 +121,18 @@ class PostgresProxy:
                         break
                 if self.delay_s:
                     time.sleep(self.delay_s)
-                server.sendall(data)
+                if client not in self._frozen:
+                    server.sendall(data)
         self._ends -= {client, server}
         _close(client)
-        _close(server)
+        if server not in self._frozen:  # otherwise it hears nothing of the end either
+            _close(server)
 
     def _down(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(262144):
+                if server in self._frozen:
+                    continue
                 if swallow.is_set():
                     if _READY_FOR_QUERY in data:
                         break

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
+from replication import fenced_writer
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.fencing import fence_lease, fence_process
 from replication.streams import ACCOUNT_DATA, STREAMS, Kind, streams_written_by
 from shared.core.errors import Fenced
 from shared.storage.fenced import fenced_statement
-from shared.storage.leases import FINAL_POSITIONS, beat, get_writers, insert_lease
+from shared.storage.leases import FINAL_POSITIONS, beat, get_writers, insert_lease, is_writing
 from shared.storage.pool import Connection, Database, connector
 from tests.fix_servers import TestDatabase
 
@@ -137,6 +138,33 @@ def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postgres: T
         assert writer.complete_up_to("account_data") == 10
         await under_way
         assert writer.complete_up_to("account_data") == 99
+        await writer.close()
+
+    on_postgres(postgres, test)
+
+
+def test_a_slow_statement_is_not_taken_for_one_that_hangs(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at again and again, found to be carried out, and waited for."""
+    monkeypatch.setattr(fenced_writer, "_LOOK_AFTER_S", 0.1)
+    monkeypatch.setattr(fenced_writer, "_LOOK_EVERY_S", 0.05)
+    looks: list[bool] = []
+
+    async def look(conn: Connection, lease: int) -> bool:
+        looks.append(await is_writing(conn, lease))
+        return looks[-1]
+
+    monkeypatch.setattr(fenced_writer, "is_writing", look)
+
+    async def test(conn: Connection) -> None:
+        lease = await join(conn)
+        assert not await is_writing(conn, lease)
+        lost: list[str] = []
+        writer = writer_of(postgres, lease, lost)
+        row = await writer.write(WRITE, "@a:b", "slow", 0.8, streams=("account_data",))
+        assert (row["fence"], lost) == (1, [])
+        assert len(looks) >= 3 and all(looks)
         await writer.close()
 
     on_postgres(postgres, test)

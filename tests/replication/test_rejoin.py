@@ -19,6 +19,7 @@ from replication.worker_process import Ended
 from shared.http.gate import Gate
 from shared.http.request import Response
 from shared.http.server import send_response
+from shared.storage.pool import SESSION_LIMITS, connector
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fix_servers import TestDatabase
 from tests.fleet.people import CLIENT, Person, register
@@ -27,6 +28,8 @@ from tests.replication.postgres_proxy import PostgresProxy, postgres_proxy
 from tests.room_checks import assert_rooms_agree
 
 _LIMIT_S = 20.0
+#: What section 9 allows a worker's slots, and as much again for a machine that is shared.
+_SERVES_AGAIN_S = 8.0
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,34 @@ def texts_of(person: Person, room_id: str) -> list[tuple[str, str]]:
     return [(e["event_id"], e["content"]["body"]) for e in page["chunk"] if e["type"] == "m.room.message"]
 
 
-@pytest.mark.parametrize("when", ["before", "after", "late"])
+def test_connections_that_hang(
+    cuttable: RunningFleet, postgres_module: TestDatabase, proxy: PostgresProxy, alice: Person
+) -> None:
+    """Every connection of every process at once stays open and says nothing more, as behind a firewall that forgot."""
+    room_id = alice.create_room()
+    assert alice.send(room_id, "h0", {"msgtype": "m.text", "body": "before"}).status == 200
+    before = leases_of(postgres_module)
+    pids = {name: each["pid"] for name, each in cuttable.processes().items()}
+    proxy.freeze()
+    began = time.monotonic()
+    answers = []
+
+    def sent() -> bool:
+        answers.append(alice.send(room_id, "h1", {"msgtype": "m.text", "body": "after"}))
+        assert answers[-1].status in (200, 502, 503), answers[-1]
+        return answers[-1].status == 200
+
+    eventually(sent)
+    eventually(lambda: set(leases_of(postgres_module)) == set(before))
+    eventually(lambda: alice.call("GET", f"/rooms/{quote(room_id)}/messages?dir=f").status == 200)
+    print(f"all serve again after {time.monotonic() - began:.1f} s")
+    assert time.monotonic() - began < _SERVES_AGAIN_S
+    assert [text for _, text in texts_of(alice, room_id)] == ["before", "after"]
+    assert {name: each["pid"] for name, each in cuttable.processes().items()} == pids
+    assert_rooms_agree(postgres_module.dsn)
+
+
+@pytest.mark.parametrize("when", ["held", "unheard", "before", "after", "late"])
 def test_a_statement_without_an_answer(
     cuttable: RunningFleet, postgres_module: TestDatabase, proxy: PostgresProxy, alice: Person, when: str
 ) -> None:
@@ -96,7 +126,11 @@ def test_a_statement_without_an_answer(
     lease = leases_of(postgres_module)["event_persister-1"]
     target = f"{CLIENT}/rooms/{quote(room_id, safe='')}/send/m.room.message/cut"
     cuts = proxy.cuts
-    proxy.cut(when, b"cut me")
+    if when == "held":
+        proxy.hold(b"cut me")
+    else:
+        proxy.cut(when, b"cut me")
+    began = time.monotonic()
 
     def send() -> Answer:
         return call(
@@ -112,7 +146,7 @@ def test_a_statement_without_an_answer(
     assert (refused.status, refused.header("retry-after") is not None) == (503, True), refused
     stored = sql(postgres_module, "SELECT event_id FROM events WHERE txn_id = 'cut' AND room_nid = ("
                  "SELECT room_nid FROM rooms WHERE room_id = $1)", room_id)  # fmt: skip
-    assert len(stored) == (when == "after")
+    assert len(stored) == (when in ("after", "unheard"))
     answers = []
 
     def answered() -> bool:
@@ -121,8 +155,11 @@ def test_a_statement_without_an_answer(
         return answers[-1].status == 200
 
     eventually(answered)
+    assert time.monotonic() - began < _SERVES_AGAIN_S
+    print(f"{when}: serves again after {time.monotonic() - began:.1f} s")
+    proxy.release()
     proxy.deliver()
-    if when == "after":
+    if when in ("after", "unheard"):
         assert answers[-1].json()["event_id"] == stored[0]["event_id"]
     assert send().json() == answers[-1].json()
     # haproxy learns of the new incarnation a little later than who asks the process itself.
@@ -186,6 +223,28 @@ def test_processes_that_stood_still_join_anew(
         name: each["pid"] for name, each in workers.items()
     }
     eventually(lambda: call(cuttable.federation_url, "GET", "/_matrix/federation/v1/version").status == 200)
+
+
+def test_a_connection_whose_packets_get_lost_breaks_soon(proxy: PostgresProxy, postgres_module: TestDatabase) -> None:
+    """The system does that, where it is told to; both ends are."""
+
+    async def test() -> None:
+        section = postgres_module.section
+        dsn = f"postgresql://{section.user}@127.0.0.1:{proxy.port}/{section.name}?sslmode=disable"
+        conn = await connector(dsn, pgbouncer=False, settings=SESSION_LIMITS)()
+        try:
+            own = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+            assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
+            idle_s = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            between_s = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+            assert idle_s + between_s * own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) <= 4
+            shown = await conn.fetch("SELECT name, setting FROM pg_settings WHERE source = 'client'")
+            assert {"tcp_user_timeout", "tcp_keepalives_idle"} <= {row["name"] for row in shown}
+        finally:
+            await conn.close()
+
+    asyncio.run(test())
 
 
 def request_to(method: str, target: str, token: str, body: bytes = b"") -> bytes:

@@ -413,6 +413,11 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
         stream = sql.rpartition("stream_")[2]
         statement.answer([{"last_value": database.sequences[stream]}])
         return
+    if sql == leases._WRITES:
+        (lease,) = args
+        held = bool(database._holders.get(lease)) or lease in database._locked
+        statement.answer([{"writes": lease in database.tables.leases and held}])
+        return
     if sql == leases._WAIT_FOR_HOLDERS_S:
         statement.answer([])
         return

@@ -182,7 +182,7 @@ class SimProcess:
         try:
             handle = await self._compose(tasks, database, connect, writer, announcer, follower, slots, membership)
             await take_part(
-                tasks, CONFIG, membership, writer, announcer, follower, slots, forwarder, streams, on_fenced
+                tasks, CONFIG, database, membership, writer, announcer, follower, slots, forwarder, streams, on_fenced
             )
             if self.reader is not None:
                 await self.reader.start()
@@ -195,6 +195,8 @@ class SimProcess:
         finally:
             self.gate.close()
             self.reader, self.ready = None, False
+            if fenced.is_set():
+                database.drop_all()
             await tasks.close()
             await membership.leave()
             await writer.close()

@@ -72,7 +72,7 @@ class PushRulesRecord:
 async def get_push_rules(source: Source, user_id: str) -> PushRulesRecord:
     """Return what the user changed."""
     rows = await source.fetch(_GET, escape(user_id))
-    return _record(rows[0]) if rows else PushRulesRecord()
+    return push_rules_record(rows[0]) if rows else PushRulesRecord()
 
 
 def as_column(texts: Collection[str]) -> list[str]:
@@ -80,5 +80,6 @@ def as_column(texts: Collection[str]) -> list[str]:
     return sorted(map(escape, texts))
 
 
-def _record(row: asyncpg.Record) -> PushRulesRecord:
+def push_rules_record(row: asyncpg.Record) -> PushRulesRecord:
+    """Return the record of a row that has its fields as columns."""
     return PushRulesRecord(row["rules"], tuple(map(unescape, row["ignored"])), row["writer"], row["position"])

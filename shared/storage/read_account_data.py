@@ -7,10 +7,17 @@ from typing import Any
 import orjson
 
 from shared.storage.escape import escape, unescape
+from shared.storage.push_rules import PushRulesRecord, push_rules_record
 from shared.storage.read_source import Source
 
 #: Uses the primary key of account_data.
 _OF_USER = "SELECT room_id, type, json, writer, position FROM account_data WHERE user_id = $1"
+#: The same, and in one more row, without a room, what he changed of the push rules. Uses their primary key too.
+_WITH_PUSH_RULES = """
+    SELECT room_id, type, json, writer, position, NULL::bytea AS rules, NULL::text[] AS ignored
+    FROM account_data WHERE user_id = $1
+    UNION ALL SELECT NULL, NULL, NULL, writer, position, rules, ignored FROM push_rules WHERE user_id = $1
+"""
 #: Uses the primary key of filters.
 _FILTER = "SELECT json FROM filters WHERE user_id = $1 AND filter_id = $2"
 
@@ -39,6 +46,20 @@ async def get_account_data_of_user(source: Source, user_id: str) -> list[Account
         AccountDataRecord(room_id, unescape(kind), json, writer, position)
         for room_id, kind, json, writer, position in await source.fetch(_OF_USER, escape(user_id))
     ]
+
+
+async def get_account_data_and_push_rules(
+    source: Source, user_id: str
+) -> tuple[list[AccountDataRecord], PushRulesRecord]:
+    """Return all account data of the user, deletions too, and what he changed of the push rules."""
+    records, rules = [], PushRulesRecord()
+    for row in await source.fetch(_WITH_PUSH_RULES, escape(user_id)):
+        if row["room_id"] is None:
+            rules = push_rules_record(row)
+        else:
+            kind, json = unescape(row["type"]), row["json"]
+            records.append(AccountDataRecord(row["room_id"], kind, json, row["writer"], row["position"]))
+    return records, rules
 
 
 async def get_filter_json(source: Source, user_id: str, filter_id: int) -> bytes | None:

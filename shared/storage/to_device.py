@@ -60,15 +60,14 @@ _COVERED = """
 _BY_SINCE = _COVERED.format(known="$3", base="$4", writers="$5", positions="$6")
 _BY_NOW = _COVERED.format(known="$7", base="$8", writers="$9", positions="$10")
 _ACKNOWLEDGE = f"DELETE FROM to_device_messages m WHERE m.user_id = $1 AND m.device_id = $2 AND {_BY_SINCE}"
+_LEFT = f"to_device_messages m WHERE m.user_id = $1 AND m.device_id = $2 AND NOT ({_BY_SINCE})"
+#: A row without a position tells that the inbox is not empty, whatever the rows before it are.
 _READ = f"""
-    SELECT m.position, m.sender, m.type, m.content FROM to_device_messages m
-    WHERE m.user_id = $1 AND m.device_id = $2 AND NOT ({_BY_SINCE}) AND {_BY_NOW}
-    ORDER BY m.position LIMIT $11
+    (SELECT m.position, m.sender, m.type, m.content FROM {_LEFT} AND {_BY_NOW} ORDER BY m.position LIMIT $11)
+    UNION ALL SELECT NULL, NULL, NULL, NULL WHERE EXISTS (SELECT FROM {_LEFT})
 """
 #: What the deletion takes is covered by the token, so the reading does not want it.
 _ACKNOWLEDGE_AND_READ = f"WITH acknowledged AS ({_ACKNOWLEDGE}) {_READ}"
-#: Uses the primary key of to_device_messages.
-_HAS_ANY = "SELECT EXISTS (SELECT FROM to_device_messages WHERE user_id = $1 AND device_id = $2)"
 _NOTHING = Vector()
 
 
@@ -136,10 +135,9 @@ async def read_inbox(
         _READ if since is None else _ACKNOWLEDGE_AND_READ,
         user_id, device_id, *_columns(before), *_columns(now), limit,
     )  # fmt: skip
-    messages = [ToDeviceMessage(position, unescape(by), unescape(kind), json) for position, by, kind, json in rows]
-    if messages:
-        return messages, True
-    return [], bool(await source.fetchval(_HAS_ANY, user_id, device_id))
+    found = sorted((row for row in rows if row[0] is not None), key=lambda row: row[0])
+    messages = [ToDeviceMessage(position, unescape(by), unescape(kind), json) for position, by, kind, json in found]
+    return messages, bool(rows)
 
 
 def _columns(vector: Vector) -> tuple[int, int, Sequence[int], Sequence[int]]:

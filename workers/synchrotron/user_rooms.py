@@ -21,8 +21,8 @@ from shared.core.push_rules import RuleSwitches
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import receipt_thread
 from shared.metrics.synchrotron import SyncMetrics
-from shared.storage.push_rules import PushRulesRecord, get_push_rules
-from shared.storage.read_account_data import AccountDataRecord, get_account_data_of_user
+from shared.storage.push_rules import PushRulesRecord
+from shared.storage.read_account_data import AccountDataRecord, get_account_data_and_push_rules
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
 from shared.storage.read_source import Source
 from workers.synchrotron.sync_user import GLOBAL, SyncUser
@@ -258,8 +258,7 @@ class UserRooms:
         try:
             before = user.size_bytes
             memberships = await get_memberships_of_user(self._reads, user_id)
-            account_data = await get_account_data_of_user(self._reads, user_id)
-            rules = await get_push_rules(self._reads, user_id)
+            account_data, rules = await get_account_data_and_push_rules(self._reads, user_id)
             for membership in memberships:
                 user.set_membership(membership)
             for record in account_data:

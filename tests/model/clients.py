@@ -1,6 +1,7 @@
 """What clients make of answers: classic sync with filters, and both forms of sliding sync."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,8 +12,8 @@ from tests.workers.synchrotron.model_client import ModelClient
 from tests.workers.synchrotron.sliding_client import DEPLOYED, MERGED, SlidingClient
 
 Counts = dict[str, tuple[int, int]]
-#: Filters of timelines. Some clients have one of these, others show everything.
-FILTERS: tuple[dict[str, Any], ...] = (
+#: Filters of timelines. Some clients have one of these, some want or don't want a few senders, others show everything.
+_FILTERS: tuple[dict[str, Any], ...] = (
     {"types": ["m.room.message", "m.room.member"]},
     {"types": ["m.room.m*"], "not_types": ["m.room.member"]},
     {"not_types": ["m.reaction", "m.room.redaction"]},
@@ -126,15 +127,18 @@ class SlidingVillager(SlidingClient):
 Client = ClassicClient | SlidingVillager
 
 
-def classic(device: Device, dice: random.Random, *, initial_left: bool | None = None) -> ClassicClient:
-    """Return a client with random habits. initial_left: whether it asks for rooms that were left."""
-    wanted = dice.choice(FILTERS) if dice.random() < 0.3 else {}
+def classic(device: Device, dice: random.Random, people: Sequence[str]) -> ClassicClient:
+    """Return a client with random habits. people: of whom it may want to see something, or nothing."""
+    wanted: dict[str, Any] = {}
+    if dice.random() < 0.4:
+        some = dice.sample(people, 2)
+        wanted = dice.choice((*_FILTERS, {"senders": some}, {"not_senders": some}))
     timeline: dict[str, Any] = {"limit": dice.choice(_LIMITS), **wanted}
     if dice.random() < 0.5:
         timeline["unread_thread_notifications"] = True
     lazy = {"lazy_load_members": True} if dice.random() < 0.25 else {}
     room: dict[str, Any] = {"timeline": timeline, "state": lazy}
-    if initial_left or (initial_left is None and dice.random() < 0.5):
+    if dice.random() < 0.5:
         room["include_leave"] = True
     query: dict[str, Any] = {"filter": {"room": room}}
     if dice.random() < 0.5:
@@ -159,4 +163,10 @@ def passes(event: dict[str, Any], wanted: dict[str, Any]) -> bool:
     def one_of(patterns: list[str]) -> bool:
         return any(fnmatchcase(event["type"], pattern) for pattern in patterns)
 
-    return ("types" not in wanted or one_of(wanted["types"])) and not one_of(wanted.get("not_types", []))
+    sender = event["sender"]
+    return (
+        sender in wanted.get("senders", [sender])
+        and sender not in wanted.get("not_senders", [])
+        and ("types" not in wanted or one_of(wanted["types"]))
+        and not one_of(wanted.get("not_types", []))
+    )

@@ -15,7 +15,7 @@ WORDS = ("honey", "wax", "swarm", "queen", "smoke")
 WEIGHTS = {
     "message": 14, "thread_message": 6, "reaction": 2, "edit": 2, "redaction": 2, "join": 7, "leave": 2, "forget": 1,
     "moderate": 1.5, "invite": 2, "knock": 1, "third_party_invite": 0.7, "setting": 2, "name": 1, "receipt": 7,
-    "rule": 2.5, "ignore": 0.8, "tag": 0.8, "peek": 1.5, "room": 0.7, "guest_joins": 0.8, "upgrade": 0.4, "erase": 0.1,
+    "rule": 2.5, "ignore": 0.8, "tag": 1.5, "peek": 1.5, "room": 0.7, "guest_joins": 0.8, "upgrade": 0.6, "erase": 0.1,
 }  # fmt: skip
 
 
@@ -99,7 +99,8 @@ class Happenings(Memberships):
             room.read(somebody.user_id, event_id, thread)
 
     def rule(self) -> None:
-        somebody, room_id = self.somebody(), self.some_room().room_id
+        somebody, room = self.somebody(), self.some_room()
+        room_id = room.room_id
         rules = self.people[somebody.user_id].rules
         which = self.dice.choice(("master", "override", "name", "content", "room", "sender", "message"))
         off, notifies = self.dice.random() < 0.4, self.dice.random() < 0.5
@@ -124,15 +125,15 @@ class Happenings(Memberships):
             key = room_id if which == "override" else BY_NAME
             if (key in rules.overrides) != off:
                 return
+            if which == "override" and not off:
+                self.mute(room, somebody)
+                return
             if off:
                 rules.overrides.remove(key)
             else:
                 rules.overrides.insert(0, key)
             path = f"override/{BY_NAME}" if which == "name" else f"override/mute {room_id}"
-            muted = {"kind": "event_match", "key": "room_id", "pattern": room_id}
-            body = {"conditions": [muted], "actions": []}
-            if which == "name":
-                body = {"conditions": [{"kind": "contains_display_name"}], "actions": LOUD}
+            body = {"conditions": [{"kind": "contains_display_name"}], "actions": LOUD}
         else:
             key, of_kind = (room_id, rules.room) if which == "room" else (self.somebody().user_id, rules.sender)
             if of_kind.get(key) == (None if off else notifies):
@@ -159,12 +160,7 @@ class Happenings(Memberships):
 
     def tag(self) -> None:
         room = self.some_room()
-        somebody = self.someone_in(room)
-        path = f"/user/{quote(somebody.user_id, safe='')}{path_of(room)}/tags/u.{self.next()}"
-        answer = somebody.do("PUT", path, {"order": 0.5})
-        assert answer.status == 200, answer.body
-        tags = self.people[somebody.user_id].tags
-        tags[room.room_id] = {**tags.get(room.room_id, {}), path.rpartition("/")[2]: {"order": 0.5}}
+        self.tag_room(room, self.someone_in(room))
 
     def peek(self) -> None:
         """Somebody looks into a room in which he has never been."""

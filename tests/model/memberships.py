@@ -121,13 +121,23 @@ class Memberships(Tale):
             self.did(room, somebody.do("PUT", path, content))
 
     def upgrade(self) -> None:
+        """A room is replaced. Before that a member sets something for it; he and others come along."""
         room = self.some_room()
-        if len(self.rooms) <= _MOST_ROOMS and ("m.room.tombstone", "") not in room.state():
-            body = {"new_version": self.dice.choice(("11", "12"))}
-            answer = self.warden.do("POST", f"{path_of(room)}/upgrade", body)
-            assert answer.status == 200, answer.body
-            self.absorb(room.room_id)
-            self.absorb(answer.json["replacement_room"])
+        if len(self.rooms) > _MOST_ROOMS or ("m.room.tombstone", "") in room.state():
+            return
+        members = [human for human in self.humans if room.membership(human.user_id) == "join"]
+        for human in members[:1]:
+            self.tag_room(room, human)
+            if room.room_id not in self.people[human.user_id].rules.overrides:
+                self.mute(room, human)
+        answer = self.warden.do("POST", f"{path_of(room)}/upgrade", {"new_version": self.dice.choice(("11", "12"))})
+        assert answer.status == 200, answer.body
+        self.absorb(room.room_id)
+        self.absorb(answer.json["replacement_room"])
+        successor = self.rooms[answer.json["replacement_room"]]
+        for number, human in enumerate(members):
+            if number == 0 or self.dice.random() < 0.5:
+                self.did(successor, human.do("POST", f"{path_of(successor)}/join", {}))
 
     def erase(self) -> None:
         if len(self.humans) < 4:

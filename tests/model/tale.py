@@ -79,6 +79,20 @@ class Tale:
         assert answer.status == 200, answer.body
         self._hear()
 
+    def tag_room(self, room: Room, human: Human) -> None:
+        name = f"u.{self.next()}"
+        path = f"/user/{quote(human.user_id, safe='')}{path_of(room)}/tags/{name}"
+        answer = human.do("PUT", path, {"order": 0.5})
+        assert answer.status == 200, answer.body
+        tags = self.people[human.user_id].tags
+        tags[room.room_id] = {**tags.get(room.room_id, {}), name: {"order": 0.5}}
+
+    def mute(self, room: Room, human: Human) -> None:
+        self.people[human.user_id].rules.overrides.insert(0, room.room_id)
+        muted = {"kind": "event_match", "key": "room_id", "pattern": room.room_id}
+        path = "/pushrules/global/" + quote(f"override/mute {room.room_id}", safe="/")
+        self.decides(lambda: human.do("PUT", path, {"conditions": [muted], "actions": []}))
+
     def _hear(self) -> None:
         """Wait until each persister has taken in one more row of push rules."""
         wanted = [rows + 1 for rows in self._heard]

@@ -59,7 +59,7 @@ async def _fresh_clients_see_the_same(world: Happenings, dice: random.Random) ->
     """New devices, which page all history: contents too are as they must be now."""
     for human in world.humans:
         device = world.village.new_device(human)
-        for client in (classic(device, dice), sliding(device, dice)):
+        for client in (classic(device, dice, list(world.people)), sliding(device, dice)):
             await client.sync()
             assert not (found := faults(world, client, fresh=True)), found
         member = world.people[human.user_id]
@@ -79,10 +79,12 @@ async def _life(fleet: RunningFleet, plan: Plan, steps: int, *, deadly: bool = F
     village = Village(fleet, random.Random(plan.seed), deadly=deadly)
     world = Happenings(village, tuple(f"{name}{run}" for name in _NAMES), dice)
     people = (*world.humans, *world.guests)
-    clients: list[Client] = [classic(device, dice) for human in people for device in human.devices]
+    clients: list[Client] = [classic(device, dice, list(world.people)) for human in people for device in human.devices]
     clients += [sliding(human.devices[-1], dice) for human in world.humans]
     for number in range(steps):
         world.any(plan.left_out)
+        if number == steps // 2:
+            world.upgrade()  # too rare to be left to chance alone
         clients = [client for client in clients if client.user_id not in world.gone]
         if dice.random() < 0.4:
             await dice.choice(clients).sync()

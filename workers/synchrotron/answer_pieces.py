@@ -13,6 +13,7 @@ KINDS = ("join", "invite", "knock", "leave")
 #: An answer up to this is sent as one body. Of a longer one a piece is sent as soon as it is as long as that.
 WHOLE_BYTES = 262_144
 _PIECE_BYTES = 65_536
+_NO_ROOMS: Mapping[str, Any] = {kind: {} for kind in KINDS}
 
 
 class Section(NamedTuple):
@@ -47,6 +48,11 @@ async def body_pieces(
     gathered += [b'},"%b":{' % each.encode() for each in KINDS[kind + 1 :]]
     gathered.append(b"}}}")
     yield b"".join(gathered)
+
+
+def body_without_rooms(head: Mapping[str, Any]) -> bytes:
+    """Return the answer that tells of no room."""
+    return orjson.dumps({**head, "rooms": _NO_ROOMS})
 
 
 async def whole_or_pieces(pieces: AsyncGenerator[bytes, None]) -> bytes | AsyncGenerator[bytes, None]:

@@ -14,7 +14,7 @@ from shared.runtime.clock import Clock
 from shared.storage.read_memberships import RoomMembership, get_memberships_of_user
 from shared.storage.read_source import Source
 from shared.storage.read_timeline import get_rooms_active_since
-from workers.synchrotron.answer_pieces import Section, body_pieces, whole_or_pieces
+from workers.synchrotron.answer_pieces import Section, body_pieces, body_without_rooms, whole_or_pieces
 from workers.synchrotron.device_section import DeviceSections
 from workers.synchrotron.invited_section import stripped_state_of
 from workers.synchrotron.joined_section import RoomSections, Span, account_data_events
@@ -102,9 +102,14 @@ class SyncAnswers:
             "presence": {"events": presence.events},
             **devices.parts,
         }
-        sections = self._sections_of(user, candidates, span, request, reader, sent)
-        first = await anext(sections, None)
-        body = await whole_or_pieces(body_pieces(head, first, sections))
+        first: Section | None = None
+        body: bytes | AsyncGenerator[bytes, None]
+        if candidates:
+            sections = self._sections_of(user, candidates, span, request, reader, sent)
+            first = await anext(sections, None)
+            body = await whole_or_pieces(body_pieces(head, first, sections))
+        else:  # the first look of nearly every long poll
+            body = body_without_rooms(head)
         empty = not account_data and first is None and devices.empty and not presence.urgent
         return Answer(token, text, seq, body, empty, bool(presence.events))
 

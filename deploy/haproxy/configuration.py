@@ -12,7 +12,15 @@ from deploy.haproxy.routes import fields_in_use
 from shared.core.access_tokens import HINT_PATTERN
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool
-from workers.main.haproxy_layout import SLOT_BACKENDS, pool_backend, slot_backend, slot_map, slot_pools
+from workers.main.haproxy_layout import (
+    SLOT_BACKENDS,
+    pool_backend,
+    server_arguments,
+    slot_backend,
+    slot_map,
+    slot_pools,
+)
+from workers.main.haproxy_plan import ProxyServer
 
 EXACT_MAP = "endpoints_exact.map"
 PATTERN_MAP = "endpoints.map"
@@ -21,6 +29,8 @@ _FEDERATION_PATHS = ("/_matrix/federation/", "/_matrix/key/")
 _COMMON_PATHS = ("/.well-known/matrix/",)
 #: Every process serves these to the inside; from the outside they don't exist.
 _INTERNAL_PATHS = ("/metrics", "/health", "/_skep")
+#: Above the longest answer: after a reload the former process has ended.
+_OLD_PROCESS_ENDS_S = 120
 #: Methods that a worker's HTTP parser can read: it would call others no HTTP, where 405 is right.
 _METHODS = "GET HEAD POST PUT DELETE PATCH OPTIONS"
 
@@ -54,8 +64,13 @@ class HaproxyInputs:
     log_target: str = ""
 
 
-def render_haproxy_config(inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> str:
-    """Return haproxy.cfg, for a directory that has the maps and the error pages beside it."""
+def render_haproxy_config(
+    inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool], running: Sequence[ProxyServer] = ()
+) -> str:
+    """Return haproxy.cfg, for a directory that has the maps and the error pages beside it.
+
+    running: servers with which it begins, those of the haproxy that it takes over from; main corrects them.
+    """
     fields = fields_in_use(endpoints, pools)
     sections = [_global(inputs), _defaults(inputs), _errors()]
     federation = [*_FEDERATION_PATHS, *_COMMON_PATHS]
@@ -91,9 +106,9 @@ def render_haproxy_config(inputs: HaproxyInputs, endpoints: Sequence[Endpoint], 
     read_only = {pool.name for pool in pools} - {
         e.pool for e in endpoints if not (e.idempotent or e.methods == ("GET",))
     }
-    sections += [_backend(pool_backend(pool.name), pool, pool.name in read_only) for pool in pools]
+    sections += [_backend(pool_backend(pool.name), pool, running, pool.name in read_only) for pool in pools]
     for kind, pool in sorted(slot_pools(tuple(pools)).items()):
-        sections += [_backend(slot_backend(kind, n), pool) for n in range(1, inputs.slot_backends + 1)]
+        sections += [_backend(slot_backend(kind, n), pool, running) for n in range(1, inputs.slot_backends + 1)]
     header = "# Made by `skep haproxy-config` from the declared endpoints: change those, not this."
     return header + "\n" + "\n\n".join("\n".join(section) for section in sections) + "\n"
 
@@ -103,8 +118,12 @@ def _global(inputs: HaproxyInputs) -> list[str]:
         "global",
         "    # maps and error pages lie beside this file, and go by their bare names at run time",
         "    default-path config",
-        f"    stats socket {quoted(inputs.runtime_socket)} mode 600 level admin",
+        f"    stats socket {quoted(inputs.runtime_socket)} mode 600 level admin expose-fd listeners",
         "    stats timeout 30s",
+        "    # after a reload the old process ends connections with an answer (see the frontends), not under a request",
+        "    # that is on its way; what is left then is a connection over which too much goes on",
+        "    close-spread-time infinite",
+        f"    hard-stop-after {_OLD_PROCESS_ENDS_S}s",
         *([f"    log {inputs.log_target}"] if inputs.log_target else []),
         *([f"    nbthread {inputs.threads}"] if inputs.threads else []),
         f"    maxconn {inputs.max_connections}",
@@ -177,6 +196,8 @@ def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool]) -> list[s
     kinds = sorted(slot_pools(tuple(pools)))
     return [
         f"    http-request deny deny_status 405 unless {{ method {_METHODS} }}",
+        "    # this process has been succeeded by another",
+        "    http-after-response set-header connection close if { stopping }",
         "    # what only we may say; and whether a request is traced is decided by us",
         "    http-request del-header x-skep- -m beg",
         "    http-request del-header uber -m beg",
@@ -248,8 +269,8 @@ def _affinity_rules() -> list[str]:
     ]
 
 
-def _backend(name: str, pool: Pool, read_only: bool = False) -> list[str]:
-    """An empty backend; without something to hash, requests go round its servers.
+def _backend(name: str, pool: Pool, running: Sequence[ProxyServer], read_only: bool = False) -> list[str]:
+    """A backend, empty but for running servers; without something to hash, requests go round its servers.
 
     read_only: nothing is lost when a request ends as soon as its client is gone, such as a long poll.
     """
@@ -260,6 +281,11 @@ def _backend(name: str, pool: Pool, read_only: bool = False) -> list[str]:
         f"    timeout server {_milliseconds(pool.server_timeout_s)}",
         f"    timeout queue {_milliseconds(pool.queue_timeout_s)}",
         *(["    option abortonclose"] if read_only else []),
+        *(
+            f"    server {server.name} {server.address} {server_arguments(server.name, pool)}"
+            for server in running
+            if server.backend == name and not server.admin_state
+        ),
     ]
 
 

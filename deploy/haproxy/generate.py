@@ -10,32 +10,45 @@ from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.endpoint_check import check_endpoints
 from workers.main.haproxy_layout import NO_BACKEND, slot_map, slot_pools
+from workers.main.haproxy_plan import ProxyState
 
 __all__ = ["HaproxyInputs", "haproxy_files", "render_haproxy_config", "write_haproxy_files"]
 
 
-def haproxy_files(inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> dict[str, str]:
-    """Return relative file name -> content. Raises ValueError for endpoints that don't fit together."""
+def haproxy_files(
+    inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool], running: ProxyState | None = None
+) -> dict[str, str]:
+    """Return relative file name -> content. Raises ValueError for endpoints that don't fit together.
+
+    running: what the haproxy that runs has. Who takes over from it begins with the same servers and owners of slots,
+    and answers from its first request on.
+    """
+    running = running or ProxyState()
     check_endpoints(endpoints, pools)
     files = {
-        "haproxy.cfg": render_haproxy_config(inputs, endpoints, pools),
+        "haproxy.cfg": render_haproxy_config(inputs, endpoints, pools, running.servers),
         EXACT_MAP: exact_map(endpoints, pools),
         PATTERN_MAP: pattern_map(endpoints, pools),
     }
     # Every slot has an entry from the start: main changes entries, and knows a lost one by its absence.
-    unowned = "".join(f"{slot} {NO_BACKEND}\n" for slot in range(SLOTS))
-    files.update({slot_map(kind): unowned for kind in slot_pools(tuple(pools))})
+    for name in (slot_map(kind) for kind in slot_pools(tuple(pools))):
+        owners = dict(running.maps.get(name, ()))
+        files[name] = "".join(f"{slot} {owners.get(str(slot), NO_BACKEND)}\n" for slot in range(SLOTS))
     files.update({f"errors/{status}.http": page for status, page in error_pages().items()})
     return files
 
 
 def write_haproxy_files(
-    inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool], directory: Path
+    inputs: HaproxyInputs,
+    endpoints: Sequence[Endpoint],
+    pools: Sequence[Pool],
+    directory: Path,
+    running: ProxyState | None = None,
 ) -> Path:
     """Write the files and return the path of haproxy.cfg. Existing ones are replaced one by one, each
     whole.
     """
-    for name, content in haproxy_files(inputs, endpoints, pools).items():
+    for name, content in haproxy_files(inputs, endpoints, pools, running).items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(path.name + ".new")

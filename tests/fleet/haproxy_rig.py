@@ -157,6 +157,9 @@ class Rig:
     runtime: HaproxyRuntime
     pools: tuple[Pool, ...]
     loop: asyncio.AbstractEventLoop
+    process: "subprocess.Popen[bytes]"
+    inputs: HaproxyInputs
+    directory: Path  # of haproxy's files
     workers: dict[str, EchoWorker] = field(default_factory=dict)
     draining: set[str] = field(default_factory=set)
     owners: dict[str, dict[int, str]] = field(default_factory=dict, repr=False)
@@ -181,6 +184,10 @@ class Rig:
     def state(self) -> ProxyState:
         return asyncio.run(self.runtime.read_state(("rooms", "users")))
 
+    def pid(self) -> str:
+        """Return that of the process that serves now, haproxy's master being `process`."""
+        return asyncio.run(self.runtime.incarnation()).partition(" ")[0]
+
     def tell(self, *commands: str) -> list[str]:
         return asyncio.run(self.runtime.run(commands))
 
@@ -201,14 +208,17 @@ def haproxy_rig(directory: Path, endpoints: tuple[Endpoint, ...], pools: tuple[P
     thread.start()
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [get_haproxy_binary(), "-db", "-f", str(configuration)], stdout=log, stderr=log, cwd="/"
+            [get_haproxy_binary(), "-W", "-db", "-f", str(configuration)], stdout=log, stderr=log, cwd="/"
         )
     try:
         deadline = time.monotonic() + 10
         while not (directory / "s").exists():
             assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()
             time.sleep(0.02)
-        yield Rig(Client(client_port), Client(federation_port), HaproxyRuntime(str(directory / "s")), pools, loop)
+        yield Rig(
+            Client(client_port), Client(federation_port), HaproxyRuntime(str(directory / "s")), pools, loop, process,
+            inputs, configuration.parent,
+        )  # fmt: skip
     finally:
         process.terminate()
         process.wait(10)

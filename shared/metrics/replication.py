@@ -30,6 +30,16 @@ class ProbeMetrics:
         )  # fmt: skip
 
 
+class StandbyMetrics:
+    """Of main; only the leader's is ever above 0."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.standby = Gauge(
+            "skep_fleet_standby", "PostgreSQL has no standby (0), an asynchronous (1), a synchronous one (2)",
+            registry=registry,
+        )  # fmt: skip
+
+
 class LoopMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.blocked = Histogram(

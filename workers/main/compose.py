@@ -2,9 +2,10 @@
 
 from replication.worker_process import Foundation, Worker
 from shared.metrics.fleet import FleetMetrics
-from shared.metrics.replication import ProbeMetrics
+from shared.metrics.replication import ProbeMetrics, StandbyMetrics
 from workers.main.leader import Leader
 from workers.main.proxies import Proxies
+from workers.main.standby_watch import StandbyWatch
 from workers.main.stream_probe import StreamProbe
 
 
@@ -37,8 +38,11 @@ def compose(foundation: Foundation) -> Worker:
         lambda: leader.leading,
     )
 
+    watch = StandbyWatch(foundation.database, StandbyMetrics(foundation.registry), lambda: leader.leading)
+
     async def start() -> None:
         foundation.tasks.forever(leader.run, "leader")
         foundation.tasks.forever(probe.run, "probe of the streams")
+        foundation.tasks.forever(watch.run, "watch of the standbys")
 
     return Worker(handlers={}, start=start)

@@ -27,6 +27,7 @@ def test_thirty_duties_with_the_tests_that_hold_them() -> None:
     evidence = _evidence()
     assert len({each.duty for each in BREAKS}) == len(BREAKS) == 30
     assert [each.duty for each in BREAKS if each.test not in evidence[each.duty]] == []
+    assert [each for each in BREAKS if (ROOT / each.file).read_text(encoding="utf-8").count(each.old) != 1] == []
 
 
 @pytest.fixture(scope="module")

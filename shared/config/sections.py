@@ -104,8 +104,6 @@ class Database:
     """Greatest number of connections of one process, its heartbeat's apart."""
     connect_timeout_s: Seconds = 5.0
     """Time limit for making a connection."""
-    statement_timeout_s: Seconds = 30.0
-    """Time limit for one statement of a request."""
 
 
 @dataclass(frozen=True, slots=True)

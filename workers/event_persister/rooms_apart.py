@@ -30,6 +30,10 @@ _RETRY_AFTER_S = 5.0
 _MAX_EVENTS_OF_ROOM = 1000
 _MAX_EVENTS = 10_000
 _MAX_ROOMS = 1000
+#: A room that is still locked is asked for again after this part of the time that it has waited, at most a second:
+#: each look is a statement with a commit of its own, beside everybody's writes.
+_WAITED_PART = 0.1
+_LONGEST_LOOK_S = 1.0
 _PROBED_WRITES = 64  # whose rows are asked for; a lock further behind is met when the room is tried
 #: A lock that cannot be seen costs everybody a time-out at each try: the tries become rare.
 _FIRST_PAUSE_S = 0.2
@@ -146,7 +150,11 @@ class RoomsApart:
             if not apart.trying and now >= apart.not_before and room_nid not in self.free
         }
         locked = await find_locked_rooms(self._database, [apart.rows for apart in asked.values()]) if asked else set()
-        self.free.extend(room_nid for room_nid, apart in asked.items() if room_nid not in locked and not apart.trying)
+        for room_nid, apart in asked.items():
+            if room_nid in locked:
+                apart.not_before = now + min(_WAITED_PART * (now - apart.since), _LONGEST_LOOK_S)
+            elif not apart.trying:
+                self.free.append(room_nid)
         self._measure()
 
     def begin_try(self, room_nid: int) -> list[Write]:

@@ -10,13 +10,13 @@ loading. The figure is the cost of one client: for all at once it should be far 
 import argparse
 import asyncio
 import sys
-from urllib.parse import quote
 
 from load.clients import User
 from load.fleet import Target
 from load.report import Result
 from load.restarts import restart
 from load.scenario import (
+    FULL_AND_LAZY,
     Bench,
     Tally,
     at_once,
@@ -30,8 +30,6 @@ from load.scenario import (
 )
 from load.strangers import let_strangers_join
 
-_LAZY = quote('{"room":{"state":{"lazy_load_members":true}}}')
-_FILTERS = {"full": "", "lazy": f"?filter={_LAZY}"}
 _MESSAGES = 30
 
 
@@ -45,7 +43,7 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
         await people[0].connection.raw_request("PUT", send_path(room_id, f"{number}"), message())
     print("the room is filled", file=sys.stderr, flush=True)
     tallies: list[Tally] = []
-    for kind, query in _FILTERS.items():
+    for kind, query in FULL_AND_LAZY.items():
         for name, clients in (("one", people[:1]), (str(len(people)), people)):
             await restart(target, "synchrotron")
             bench.look(target)

@@ -13,7 +13,6 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from load.clients import User
 from load.fanout import Audience
@@ -21,6 +20,7 @@ from load.fleet import Target
 from load.report import Result
 from load.restarts import restart
 from load.scenario import (
+    FULL_AND_LAZY,
     Bench,
     Tally,
     at_once,
@@ -34,8 +34,6 @@ from load.scenario import (
     send_path,
 )
 
-_LAZY = quote('{"room":{"state":{"lazy_load_members":true}}}')
-_FILTERS = {"full": "", "lazy": f"?filter={_LAZY}"}
 _LISTENERS = 5
 _PACE_S = 0.03
 
@@ -45,7 +43,7 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
     people = await _filled(target, arguments)
     shape = {name: getattr(arguments, name) for name in ("rooms", "members", "messages")}
     cases: list[Result] = []
-    for kind, query in _FILTERS.items():
+    for kind, query in FULL_AND_LAZY.items():
         cold = []
         for _ in range(arguments.colds):
             await restart(target, "synchrotron")
@@ -116,7 +114,9 @@ async def _beside(
         async with bench.case(f"deliveries {name}", {"crowd": len(crowd)}, "delivery") as tally:
             audience.latencies_s = tally.latencies_s
             tasks = [
-                asyncio.create_task(_sync(crowd[n % len(crowd)].on_another_connection(), _FILTERS["full"], Tally()))
+                asyncio.create_task(
+                    _sync(crowd[n % len(crowd)].on_another_connection(), FULL_AND_LAZY["full"], Tally())
+                )
                 for n in range(arguments.crowd if crowd else 0)
             ]
             said = 0

@@ -30,6 +30,9 @@ Run: TypeAlias = Callable[[Target, argparse.Namespace], Coroutine[Any, Any, list
 
 _SETUP_AT_ONCE = 16
 _CREATE = {"preset": "public_chat"}
+_LAZY = quote('{"room":{"state":{"lazy_load_members":true}}}')
+#: The query of a sync with all members, and of one with lazy loading.
+FULL_AND_LAZY = {"full": "", "lazy": f"?filter={_LAZY}"}
 
 
 async def at_once(work: Iterable[Awaitable[T]], limit: int = _SETUP_AT_ONCE) -> list[T]:

@@ -32,7 +32,8 @@ class RoomSettingsCopy:
 
     async def copy_room_settings(self, request: Request) -> Response:
         """PUT /_skep/users/{userId}/room_settings: `RoomSettings` in. Nothing happens where the old room knows nothing
-        of the new one: anybody can make a room that claims to be a successor. What the user has set since stays.
+        of the new one: anybody can make a room that claims to be a successor. What the user has set since stays; a
+        rule that he deleted since comes back when he joins again.
         """
         user_id, rooms = request.params["userId"], request.decode(RoomSettings)
         old, new = rooms.old_room_id, rooms.new_room_id

@@ -5,7 +5,7 @@ It is the draft of MSC4186 that went into use, with remains of MSC3575: `pos` an
 once; who sends them always gets the same).
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -16,6 +16,7 @@ from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
     Limits,
     ListRequest,
+    Number,
     RoomConfig,
     RoomFilter,
     SlidingRequest,
@@ -31,11 +32,10 @@ from workers.synchrotron.timeline_event import MEMBER
 
 _ANY, _LAZY, _ME = "*", "$LAZY", "$ME"
 _MAX_UNSUBSCRIBED = 1000
-_Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
 class _Room(msgspec.Struct):
-    timeline_limit: _Number = 0
+    timeline_limit: Number = 0
     required_state: list[tuple[str, str]] | None = None
 
 
@@ -52,7 +52,7 @@ class _Filters(msgspec.Struct):
 
 
 class _List(_Room):
-    ranges: list[tuple[_Number, _Number]] | None = None
+    ranges: list[tuple[Number, Number]] | None = None
     filters: _Filters | None = None
 
 

@@ -1,7 +1,7 @@
 """PURE: MSC4186 as it was merged, `POST /_matrix/client/v4/sync`: requests in, answers out."""
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -12,6 +12,7 @@ from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
     Limits,
     ListRequest,
+    Number,
     RoomConfig,
     RoomFilter,
     SlidingRequest,
@@ -26,7 +27,6 @@ from workers.synchrotron.sliding.required_state import StateWish
 
 #: Spec: appendices, "Opaque Identifiers".
 _LIST_KEY = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
-_Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
 class _Element(msgspec.Struct):
@@ -41,7 +41,7 @@ class _RequiredState(msgspec.Struct):
 
 
 class _Room(msgspec.Struct):
-    timeline_limit: _Number
+    timeline_limit: Number
     required_state: _RequiredState
 
 
@@ -57,14 +57,14 @@ class _Filters(msgspec.Struct):
 
 
 class _List(_Room):
-    range: tuple[_Number, _Number] | None = None
+    range: tuple[Number, Number] | None = None
     filters: _Filters | None = None
 
 
 class _Body(msgspec.Struct):
     conn_id: str | None = None
     pos: str | None = None
-    timeout: _Number | None = None
+    timeout: Number | None = None
     set_presence: str | None = None
     lists: dict[str, _List] | None = None
     room_subscriptions: dict[str, _Room] | None = None

@@ -5,7 +5,9 @@ Also the one place that says how much a request may ask for.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import msgspec
 
 from shared.core.errors import invalid_param
 from workers.synchrotron.sliding.required_state import Element, RequiredState, StateWish, combine
@@ -20,6 +22,8 @@ MAX_LIST_KEY_CHARS = 255
 
 T = TypeVar("T")
 
+#: What JSON keeps exactly everywhere.
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 #: Both ends inclusive.
 Range: TypeAlias = tuple[int, int]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from replication import rows
+from shared.core import rows
 from shared.storage import catch_up
 
 #: The token letter of a stream of which clients' tokens say nothing.

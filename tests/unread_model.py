@@ -9,9 +9,9 @@ room.rows                             # what the stream `events` tells a reader
 from collections import defaultdict
 from dataclasses import dataclass, field
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
+from shared.core.rows import EventRow, PushRedacted
 from shared.core.unread import Count, FoundCounts, RoomCounts
 
 USERS = ("@a:x", "@b:x", "@c:x")
@@ -31,11 +31,49 @@ class Judged:
     redacted_at: int | None = None
 
 
+def counted_row(
+    ordinal: int,
+    *,
+    sender: str,
+    thread_id: str = "",
+    push: tuple[tuple[int, int, int], ...] = (),
+    push_users: tuple[tuple[str, int, int], ...] = (),
+    push_groups: tuple[tuple[str, int], ...] = (),
+    push_redacted: tuple[PushRedacted, ...] = (),
+) -> EventRow:
+    """Return the row of a message with these counts. Its other fields do not matter here."""
+    return EventRow(
+        position=ordinal,
+        writer=1,
+        room_nid=1,
+        room_id="!room:x",
+        room_version="11",
+        event_nid=ordinal,
+        event_id=f"$event{ordinal}",
+        ordinal=ordinal,
+        type="m.room.message",
+        state_key=None,
+        sender=sender,
+        origin_server_ts=0,
+        status=0,
+        replaces_nid=None,
+        redacted_by=None,
+        txn_device=None,
+        txn_id=None,
+        json=b"{}",
+        thread_id=thread_id,
+        push=push,
+        push_users=push_users,
+        push_groups=push_groups,
+        push_redacted=push_redacted,
+    )
+
+
 @dataclass
 class RoomModel:
     random: Random
     events: list[Judged] = field(default_factory=list)
-    rows: list[Any] = field(default_factory=list)
+    rows: list[EventRow] = field(default_factory=list)
     #: (from ordinal, group), by user
     groups: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(lambda: [(0, 0)]))
     #: (thread or None, ordinal), by user
@@ -108,11 +146,16 @@ class RoomModel:
                 push.append((group, *total))
         users = tuple((user, *outcome) for user, outcome in event.users.items() if any(outcome))
         self.rows.append(
-            SimpleNamespace(
-                ordinal=event.ordinal, sender=event.sender, thread_id=event.thread_id, push=tuple(push),
-                push_users=users, push_groups=moved, push_redacted=redacted,
+            counted_row(
+                event.ordinal,
+                sender=event.sender,
+                thread_id=event.thread_id,
+                push=tuple(push),
+                push_users=users,
+                push_groups=moved,
+                push_redacted=redacted,
             )
-        )  # fmt: skip
+        )
         self.events.append(event)
         return event
 

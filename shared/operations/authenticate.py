@@ -13,10 +13,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from shared.cache.byte_budget import ByteBudgetCache
 from shared.core.errors import MatrixError, SkepError, Unavailable
+from shared.core.rows import SessionRow
 from shared.http.request import Request, Requester
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
@@ -34,15 +35,6 @@ _IN_USE_S = 5.0  # tokens that were last asked for so long ago are made sure of 
 _LAST_SEEN_EVERY_S = 30.0
 _LAST_SEEN_BATCH = 500
 _MAX_LAST_SEEN = 50_000  # devices waiting to be stored; more are dropped: only a display value is lost
-
-
-class SessionChange(Protocol):
-    """A row of the stream `sessions`; device_id None: all of the user's devices."""
-
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def device_id(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +127,7 @@ class TokenAuthenticator:
             if not others:
                 del self._held[requester.user_id]
 
-    def apply_sessions(self, rows: Sequence[SessionChange]) -> None:
+    def apply_sessions(self, rows: Sequence[SessionRow]) -> None:
         """Forget what is cached of these users' devices. Listener of the stream `sessions`."""
         for row in rows:
             for load in self._running:

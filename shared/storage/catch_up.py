@@ -4,7 +4,7 @@ Each query gives the rows of *all* writers above a position, in position order, 
 shows is closed under "happened before", one writer's rows alone are not (evidence 4). So all pages of one repair must
 come from one snapshot: a row that commits between two pages may lie below the first one's end.
 $1: greater than this position; $2: at most so many rows. The columns are the fields of the stream's row in
-`replication/rows.py`.
+`shared/core/rows/`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence

@@ -43,7 +43,7 @@ class EventToStore:
 
     ordinal: its place in the live timeline, None for all others; anchor, back: its place in history; state_nid:
     snapshot of the state before it, None where that is the room's line before its ordinal; resolved, gap: see
-    `replication/rows.py`; promotes: it is stored already, as an outlier, which gets its place now. push: what it
+    `shared/core/rows/`; promotes: it is stored already, as an outlier, which gets its place now. push: what it
     counts, of live events only.
     """
 

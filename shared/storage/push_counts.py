@@ -9,13 +9,12 @@ from typing import Any, NamedTuple, Protocol
 import asyncpg
 
 from shared.core.push_rules.event_outcome import EventOutcome
+from shared.core.rows import PushRedacted
 from shared.storage.escape import escape, unescape
 from shared.storage.unnest import columns
 
 #: (group, notifies, highlights): running totals.
 Totals = tuple[tuple[int, int, int], ...]
-#: As `replication/rows.py` says of `push_redacted`.
-TakenBack = tuple[int, str, tuple[tuple[int, int, int], ...], tuple[tuple[str, int, int], ...]]
 
 
 class _Counting(Protocol):
@@ -41,7 +40,7 @@ class StoredCounts(NamedTuple):
     """
 
     totals: Mapping[int, Totals]
-    taken_back: Mapping[tuple[int, int], tuple[TakenBack, ...]]
+    taken_back: Mapping[tuple[int, int], tuple[PushRedacted, ...]]
 
 
 def has_push_rows(event: _Counting) -> bool | None:
@@ -108,7 +107,7 @@ def stored_counts(events: Sequence[_Counting], answer: asyncpg.Record) -> Stored
     return StoredCounts(totals, _taken_back(events, answer))
 
 
-def _taken_back(events: Sequence[_Counting], answer: asyncpg.Record) -> dict[tuple[int, int], tuple[TakenBack, ...]]:
+def _taken_back(events: Sequence[_Counting], answer: asyncpg.Record) -> dict[tuple[int, int], tuple[PushRedacted, ...]]:
     groups: dict[tuple[int, int, int, str], list[tuple[int, int, int]]] = {}
     users: dict[tuple[int, int, int, str], list[tuple[str, int, int]]] = {}
     if "taken_back" in answer.keys():  # noqa: SIM118  a record holds values, not keys
@@ -125,7 +124,7 @@ def _taken_back(events: Sequence[_Counting], answer: asyncpg.Record) -> dict[tup
         if by is not None and event.ordinal is not None:
             key = (event.room_nid, by, event.ordinal, event.push.thread_id)
             groups[key], users[key] = list(event.push.groups), list(event.push.users)
-    taken: dict[tuple[int, int], tuple[TakenBack, ...]] = {}
+    taken: dict[tuple[int, int], tuple[PushRedacted, ...]] = {}
     for nid, by, ordinal, thread in dict.fromkeys((*groups, *users)):
         key = (nid, by, ordinal, thread)
         one = (ordinal, thread, tuple(groups.get(key, ())), tuple(users.get(key, ())))

@@ -1,14 +1,14 @@
 """Unread counts that are kept up in memory, against a model that judges every event for every member."""
 
 from random import Random
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.core.rows import EventRow
 from shared.core.unread import BehindMemory, Count, CountedRows, FoundCounts, RoomCounts, UnknownTotal, Unread
-from tests.unread_model import USERS, RoomModel
+from tests.unread_model import USERS, RoomModel, counted_row
 
 
 class Reader:
@@ -77,11 +77,8 @@ def test_counts_kept_up_are_those_of_judging_every_event(seed: int) -> None:
     assert sum(reader.reads for reader in readers) < 60  # most of the time memory was enough
 
 
-def message(ordinal: int, total: int, *, sender: str = "@b:x", thread_id: str = "") -> SimpleNamespace:
-    return SimpleNamespace(
-        ordinal=ordinal, sender=sender, thread_id=thread_id, push=((0, total, 0),), push_users=(), push_groups=(),
-        push_redacted=(),
-    )  # fmt: skip
+def message(ordinal: int, total: int) -> EventRow:
+    return counted_row(ordinal, sender="@b:x", push=((0, total, 0),))
 
 
 def filled(count: int = 0, at: int = 0) -> Unread:
@@ -122,10 +119,7 @@ def test_a_receipt_from_before_the_rows_has_to_be_read() -> None:
 def test_what_the_rows_do_not_know_is_asked_for_once() -> None:
     rows, unread = CountedRows(10), filled(at=10)
     for ordinal, total in ((11, 7), (12, 8)):
-        rows.add(
-            SimpleNamespace(**{**vars(message(ordinal, total, thread_id="$old")), "push": ((0, total, 3),)}),
-            accepted=True,
-        )
+        rows.add(counted_row(ordinal, sender="@b:x", thread_id="$old", push=((0, total, 3),)), accepted=True)
     with pytest.raises(UnknownTotal) as unknown:
         unread.roll(rows, 12)
     assert (unknown.value.group, unknown.value.thread_id, unknown.value.ordinal) == (0, "$old", 11)
@@ -136,7 +130,7 @@ def test_what_the_rows_do_not_know_is_asked_for_once() -> None:
 
 def test_what_counts_nothing_for_a_member_does_not_concern_him() -> None:
     rows = CountedRows(0)
-    ignored = SimpleNamespace(**{**vars(message(1, 1)), "push_users": (("@a:x", -1, 0),)})
+    ignored = counted_row(1, sender="@b:x", push=((0, 1, 0),), push_users=(("@a:x", -1, 0),))
     rows.add(ignored, accepted=True)
     (row,) = rows.between(0, 1)
     assert [row.concerns(user, 0) for user in ("@a:x", "@b:x", "@c:x")] == [False, True, True]

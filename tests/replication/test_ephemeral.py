@@ -11,9 +11,9 @@ from replication.driver import Announcer, Follower
 from replication.ephemeral_session import EphemeralSession
 from replication.fenced_writer import SeenPositions
 from replication.questions import Answers
-from replication.rows import TypingRow
 from replication.session import WriterState
 from replication.streams import TYPING
+from shared.core.rows import TypingRow
 from shared.storage.leases import fence
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from replication import rows, wire
+from replication import wire
+from shared.core import rows
 
 
 def test_rows_of_a_frame_survive_the_wire() -> None:

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from replication.rows import PushRulesRow
+from shared.core.rows import PushRulesRow
 from shared.storage.catch_up import PUSH_RULES, first_page
 from shared.storage.push_rules import (
     SET_IGNORED_USERS,

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import AccountDataRow, PushRulesRow
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
 from shared.core.errors import Unavailable
 from shared.core.identifiers import is_user_id
+from shared.core.rows import AccountDataRow, PushRulesRow
 from shared.storage.account_data import SET_ACCOUNT_DATA, get_account_data
 from shared.storage.escape import escape
 from shared.storage.pool import Database, passing_as_unavailable

@@ -12,10 +12,10 @@ import orjson
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import DeviceListRow, OneTimeKeyRow
 from replication.streams import DEVICE_LISTS, EVENTS, ONE_TIME_KEYS, TOKEN_LETTERS
 from shared.core.errors import MatrixError, Unavailable, invalid_param
 from shared.core.identifiers import check_user_id, server_of
+from shared.core.rows import DeviceListRow, OneTimeKeyRow
 from shared.core.sync_tokens.stream_token import StreamToken, parse_token
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from replication.driver import Announcer
-from replication.rows import PresenceRow
 from replication.streams import PRESENCE
 from shared.core.errors import Unavailable
 from shared.core.presence import Person, Shown
+from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database

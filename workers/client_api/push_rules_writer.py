@@ -5,7 +5,6 @@ from typing import Any
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import PushRulesRow
 from replication.streams import PUSH_RULES
 from shared.core.errors import Unavailable
 from shared.core.push_rules import (
@@ -17,6 +16,7 @@ from shared.core.push_rules import (
     where_they_matter,
 )
 from shared.core.push_rules.editing import copy_room_rules
+from shared.core.rows import PushRulesRow
 from shared.storage.escape import unescape
 from shared.storage.pool import Database, passing_as_unavailable
 from shared.storage.push_rules import SET_PUSH_RULES, PushRulesRecord, as_column, get_push_rules

@@ -8,10 +8,10 @@ import orjson
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import ReceiptRow
 from replication.streams import RECEIPTS
 from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import check_event_id, check_room_id
+from shared.core.rows import ReceiptRow
 from shared.core.visibility import member_may_see
 from shared.http.request import Request, Response, empty_response
 from shared.runtime.clock import Clock

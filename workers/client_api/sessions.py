@@ -9,12 +9,12 @@ import asyncpg
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import DeviceListRow, SessionRow
 from replication.streams import DEVICE_LISTS, SESSIONS
 from shared.config.sections import Accounts
 from shared.core.access_tokens import format_access_token
 from shared.core.errors import MatrixError, invalid_param
 from shared.core.identifiers import within_bytes
+from shared.core.rows import DeviceListRow, SessionRow
 from shared.core.slots import slot_of
 from shared.http.request import Requester
 from shared.operations.authenticate import TokenAuthenticator

@@ -4,9 +4,9 @@ import msgspec
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import ThreadSubscriptionRow
 from replication.streams import THREAD_SUBSCRIPTIONS
 from shared.core.errors import MatrixError, bad_json, not_found, unrecognized
+from shared.core.rows import ThreadSubscriptionRow
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.storage.pool import Database, passing_as_unavailable
 from shared.storage.thread_subscriptions import Thread, find_thread, subscribe, unsubscribe

@@ -10,10 +10,10 @@ import orjson
 
 from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
-from replication.rows import ToDeviceRow
 from replication.streams import TO_DEVICE
 from shared.core.errors import invalid_param
 from shared.core.identifiers import check_user_id, server_of, within_bytes
+from shared.core.rows import ToDeviceRow
 from shared.http.request import Request, Response, empty_response
 from shared.http.transaction_key import transaction_key
 from shared.runtime.clock import Clock

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import msgspec
 
 from replication.driver import Announcer
-from replication.rows import TypingRow
 from replication.streams import TYPING
 from shared.core.errors import Unavailable, forbidden
 from shared.core.identifiers import check_room_id
+from shared.core.rows import TypingRow
 from shared.http.request import Request, Response, empty_response
 from shared.runtime.clock import Clock
 from shared.storage.directory import get_room_membership

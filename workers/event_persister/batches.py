@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from replication.rows import EventRow
+from shared.core.rows import EventRow
 from shared.core.sticky_events import sticky_of_pdu
 from shared.storage.event_statements import ACCEPTED
 from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore

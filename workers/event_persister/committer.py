@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from replication.rows import EventRow
 from shared.core.errors import MatrixError, SkepError, Unavailable
+from shared.core.rows import EventRow
 from shared.metrics.persister import PersisterMetrics
 from shared.runtime import fault_points
 from shared.runtime.clock import Clock

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from replication.rows import PushRulesRow, ThreadSubscriptionRow
 from shared.core.push_rules import RuleSwitches, UserRules, user_rules
+from shared.core.rows import PushRulesRow, ThreadSubscriptionRow
 from shared.storage.events import get_events
 from shared.storage.pool import Connection, Database
 from shared.storage.read_push_rules import (

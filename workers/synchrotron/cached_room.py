@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.core.room_versions import RoomVersion, get_room_version
+from shared.core.rows import EventRow
 from shared.core.unread import DUMMY, CountedRows
 from shared.core.wire.client_event import join_client_event
 from shared.storage.read_memberships import SummaryRecord
@@ -23,7 +24,6 @@ from shared.storage.read_receipts import ReceiptRecord
 from workers.synchrotron.timeline_event import (
     HISTORY_VISIBILITY,
     MEMBER,
-    EventInStream,
     TimelineEvent,
     event_from_stream,
 )
@@ -169,7 +169,7 @@ class CachedRoom:
     # -- rows
 
     def apply(
-        self, row: EventInStream, *, accepted: bool, redacts_nid: int | None, changes: Sequence[Change] | None = None
+        self, row: EventRow, *, accepted: bool, redacts_nid: int | None, changes: Sequence[Change] | None = None
     ) -> TimelineEvent | None:
         """Take in the next row. Returns the new event; None for one that was in memory already, or not accepted.
 

@@ -9,8 +9,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from replication.rows import DeviceListRow
 from shared.core.errors import Unavailable
+from shared.core.rows import DeviceListRow
 from shared.runtime.tasks import TaskGroup
 from shared.storage.device_lists import get_joined_rooms_of
 from shared.storage.read_source import Source

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from replication.rows import (
+from shared.core.rows import (
     AccountDataRow,
     EventRow,
     OneTimeKeyRow,

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from replication.rows import EventRow, PresenceRow
 from replication.streams import PRESENCE
 from shared.core.errors import Unavailable
 from shared.core.filters import EventFilter
 from shared.core.presence import OFFLINE
+from shared.core.rows import EventRow, PresenceRow
 from shared.runtime.clock import Clock
 from shared.storage.device_lists import get_joined_rooms_of
 from shared.storage.read_memberships import get_some_members

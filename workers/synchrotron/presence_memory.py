@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from replication.rows import PresenceRow
 from shared.core.presence import ACTIVE_FOR_MS, OFFLINE
+from shared.core.rows import PresenceRow
 
 _MAX_PEOPLE = 50_000  # some 1 KB each; those who changed first go
 #: So long a user stays as he was told of by a process that is gone, or has lost his slot: until then another one

@@ -17,9 +17,9 @@ from typing import Protocol
 import msgspec
 
 from replication.presence_calls import DevicePresence
-from replication.rows import EventRow
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.presence import ONLINE, UNSAID
+from shared.core.rows import EventRow
 from shared.core.slots import SLOTS, slot_of
 from shared.runtime.clock import Clock
 

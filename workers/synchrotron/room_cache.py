@@ -11,10 +11,10 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from replication.rows import EventRow, ReceiptRow
 from shared.core.errors import Unavailable
 from shared.core.events.event import event_from_storage
 from shared.core.events.redaction import redact_pdu
+from shared.core.rows import EventRow, ReceiptRow
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from shared.storage.pool import Database

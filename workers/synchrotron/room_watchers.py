@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from replication.rows import EventRow
+from shared.core.rows import EventRow
 
 
 class Watch:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import orjson
 
-from replication.rows import EventRow
+from shared.core.rows import EventRow
 from shared.core.sticky_events import STICKY_KEYS, sticky_until
 from shared.storage.read_sticky_events import StickyEvent
 

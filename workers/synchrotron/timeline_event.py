@@ -3,9 +3,9 @@
 Architecture page, section 6: what is the same for everyone is bytes; `unsigned` is put together per answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -15,8 +15,8 @@ from shared.core.events.redaction import redact_pdu
 from shared.core.events.relation import Relation, relation_of
 from shared.core.places import Place
 from shared.core.room_versions import RoomVersion
+from shared.core.rows import EventRow
 from shared.core.sticky_events import sticky_of_pdu
-from shared.core.unread.rows import Redacted
 from shared.core.wire.client_event import client_body, redacted_fields
 from shared.storage.read_timeline import TimelineRow
 
@@ -24,45 +24,6 @@ MEMBER = "m.room.member"
 HISTORY_VISIBILITY = "m.room.history_visibility"
 #: An event's objects without its texts, by tracemalloc; the texts' lengths come on top.
 _EVENT_BYTES = 900
-
-
-class EventInStream(Protocol):
-    """A row of the stream `events` (`replication.rows.EventRow`)."""
-
-    @property
-    def writer(self) -> int: ...
-    @property
-    def position(self) -> int: ...
-    @property
-    def event_nid(self) -> int: ...
-    @property
-    def event_id(self) -> str: ...
-    @property
-    def ordinal(self) -> int: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def replaces_nid(self) -> int | None: ...
-    @property
-    def txn_device(self) -> str | None: ...
-    @property
-    def txn_id(self) -> str | None: ...
-    @property
-    def gap(self) -> bool: ...
-    @property
-    def json(self) -> bytes: ...
-    @property
-    def sender(self) -> str: ...
-    @property
-    def thread_id(self) -> str: ...
-    @property
-    def push(self) -> Sequence[tuple[int, int, int]]: ...
-    @property
-    def push_users(self) -> Sequence[tuple[str, int, int]]: ...
-    @property
-    def push_groups(self) -> Sequence[tuple[str, int]]: ...
-    @property
-    def push_redacted(self) -> Sequence[Redacted]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +115,7 @@ class TimelineEvent:
             self.previous = replace(self.previous, content=content)
 
 
-def event_from_stream(version: RoomVersion, row: EventInStream) -> TimelineEvent:
+def event_from_stream(version: RoomVersion, row: EventRow) -> TimelineEvent:
     """Return the event of a row that came through replication; what it replaced is not known yet."""
     return _build(version, event_from_storage(version, row.json, row.event_id), row)
 
@@ -177,12 +138,12 @@ def event_from_row(version: RoomVersion, row: TimelineRow) -> TimelineEvent:
     return event
 
 
-def event_of(version: RoomVersion, row: TimelineRow | EventInStream) -> Event:
+def event_of(version: RoomVersion, row: TimelineRow | EventRow) -> Event:
     """Return the whole event, for the slow ways (federation format, stripped state)."""
     return event_from_storage(version, row.json, row.event_id)
 
 
-def _build(version: RoomVersion, event: Event, row: EventInStream | TimelineRow) -> TimelineEvent:
+def _build(version: RoomVersion, event: Event, row: EventRow | TimelineRow) -> TimelineEvent:
     membership, visibility = _readings(event.type, event.content) if event.is_state else (None, None)
     sticky_ms = None if (sticky := sticky_of_pdu(event.pdu)) is None else sticky["duration_ms"]
     return TimelineEvent(

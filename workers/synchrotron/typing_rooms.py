@@ -6,7 +6,7 @@ The process that wrote a value may die before it takes it back, so readers end i
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from replication.rows import TypingRow
+from shared.core.rows import TypingRow
 
 _MAX_ROOMS = 20_000  # rooms with somebody typing, or lately so; more are not shown
 

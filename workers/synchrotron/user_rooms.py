@@ -7,7 +7,9 @@ from typing import TypeAlias
 
 import orjson
 
-from replication.rows import (
+from shared.core.errors import Unavailable
+from shared.core.push_rules import RuleSwitches
+from shared.core.rows import (
     AccountDataRow,
     EventRow,
     OneTimeKeyRow,
@@ -16,8 +18,6 @@ from replication.rows import (
     ThreadSubscriptionRow,
     ToDeviceRow,
 )
-from shared.core.errors import Unavailable
-from shared.core.push_rules import RuleSwitches
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import receipt_thread
 from shared.metrics.synchrotron import SyncMetrics

@@ -8,12 +8,9 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
 
+from shared.core.rows import EventRow, PushRedacted
 from shared.core.unread.counts import Count
-
-#: (ordinal, thread, (group, notifies, highlights) of each group, (user id, notifies, highlights) of each user)
-Redacted: TypeAlias = tuple[int, str, Sequence[tuple[int, int, int]], Sequence[tuple[str, int, int]]]
 
 #: The type that is in use between servers for tying forward extremities together; clients ignore it. It goes out in a
 #: user's name, who has read nothing by it.
@@ -22,25 +19,6 @@ DUMMY = "org.matrix.dummy_event"
 _ROW_BYTES = 350
 _PART_BYTES = 120  # a group, a user
 _KEPT_TOTALS = 500  # groups and threads whose latest total is kept; of any other the next row has to ask for it
-
-
-class Counting(Protocol):
-    """A row of the stream `events` (`replication.rows.EventRow`)."""
-
-    @property
-    def ordinal(self) -> int: ...
-    @property
-    def sender(self) -> str: ...
-    @property
-    def thread_id(self) -> str: ...
-    @property
-    def push(self) -> Sequence[tuple[int, int, int]]: ...
-    @property
-    def push_users(self) -> Sequence[tuple[str, int, int]]: ...
-    @property
-    def push_groups(self) -> Sequence[tuple[str, int]]: ...
-    @property
-    def push_redacted(self) -> Sequence[Redacted]: ...
 
 
 class UnknownTotal(Exception):
@@ -67,7 +45,7 @@ class CountedRow:
     totals: dict[int, int]
     users: Mapping[str, Count]
     moved: Mapping[str, int]
-    redacted: Sequence[Redacted]
+    redacted: Sequence[PushRedacted]
 
     def counts_for(self, user_id: str, group: int) -> Count:
         """Return what it counts for a member of a group. Raises UnknownTotal."""
@@ -119,7 +97,7 @@ class CountedRows:
         #: How many highlighted so far, by group and thread: those that counted last at the end.
         self._totals: OrderedDict[tuple[int, str], int] = OrderedDict()
 
-    def add(self, row: Counting, *, accepted: bool) -> int:
+    def add(self, row: EventRow, *, accepted: bool) -> int:
         """Take in the next event; one that is not accepted counts nothing. Returns the bytes that it takes."""
         self.last_ordinal = row.ordinal
         if not accepted:

@@ -3,21 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from shared.core.errors import MatrixError, Unavailable
+from shared.core.rows import SessionRow
 from shared.operations import authenticate
 from shared.operations.authenticate import TokenAuthenticator
 from tests.workers.client_api.rig import run
-
-
-@dataclass
-class _Row:
-    user_id: str
-    device_id: str | None
 
 
 class _Clock:
@@ -84,7 +78,7 @@ def test_a_log_out_during_the_load_is_not_overlooked() -> None:
     """The look-up saw the token, then it was ended: what was read must not stay in the cache."""
 
     async def test() -> None:
-        for row in (_Row("@a:b", "D"), _Row("@a:b", None)):
+        for row in (SessionRow(0, 0, "@a:b", "D"), SessionRow(0, 0, "@a:b", None)):
             database = _Database()
             database.go.clear()
             authenticator = _make(database)
@@ -106,10 +100,10 @@ def test_other_devices_stay_cached() -> None:
         database = _Database()
         authenticator = _make(database)
         await authenticator.authenticate("t", _REQUEST)
-        authenticator.apply_sessions([_Row("@a:b", "OTHER"), _Row("@x:y", None)])
+        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "OTHER"), SessionRow(0, 0, "@x:y", None)])
         await authenticator.authenticate("t", _REQUEST)
         assert database.asked == 1
-        authenticator.apply_sessions([_Row("@a:b", "D")])
+        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
         await authenticator.authenticate("t", _REQUEST)
         assert database.asked == 2
 
@@ -124,7 +118,7 @@ def test_the_budget_is_honoured() -> None:
         statistics = authenticator.statistics()
         assert statistics["bytes"] <= 10_000
         assert 5 <= statistics["entries"] <= 12
-        authenticator.apply_sessions([_Row("@a:b", None)])
+        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", None)])
         assert authenticator.statistics()["entries"] == 0
 
     run(test())
@@ -134,7 +128,7 @@ class _Log:
     """The stream `sessions` as Postgres has it. broken: it cannot be read."""
 
     def __init__(self) -> None:
-        self.rows: list[_Row] = []
+        self.rows: list[SessionRow] = []
         self.reads = 0
         self.broken = False
         self.apply: Any = None
@@ -173,7 +167,7 @@ def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pytest.Mo
                 await authenticator.authenticate("t", _REQUEST)
             assert database.asked == 1
             database.ended = True
-            log.rows.append(_Row("@a:b", "D"))
+            log.rows.append(SessionRow(0, 0, "@a:b", "D"))
             await asyncio.sleep(0.05)
             with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
                 await authenticator.authenticate("t", _REQUEST)
@@ -216,7 +210,7 @@ def test_nobody_joins_a_look_up_that_is_older_than_a_log_out() -> None:
         early = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
         await asyncio.sleep(0.01)
         database.ended = True
-        authenticator.apply_sessions([_Row("@a:b", "D")])
+        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
         late = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
         await asyncio.sleep(0.01)
         database.go.set()
@@ -245,10 +239,14 @@ def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None
 
             held = asyncio.ensure_future(wait())
             await asyncio.sleep(0.02)
-            log.rows += [_Row("@a:b", "OTHER"), _Row("@x:y", None), _Row("@a:b", None)]  # the last leaves this one
+            log.rows += [
+                SessionRow(0, 0, "@a:b", "OTHER"),
+                SessionRow(0, 0, "@x:y", None),
+                SessionRow(0, 0, "@a:b", None),
+            ]  # the last leaves this one
             await asyncio.sleep(0.05)
             assert not held.done()
-            log.rows.append(_Row("@a:b", "D"))
+            log.rows.append(SessionRow(0, 0, "@a:b", "D"))
             database.ended = True
             with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
                 async with asyncio.timeout(1):

@@ -7,10 +7,10 @@ import orjson
 
 from replication import wire
 from replication.presence_calls import REPORT_PATH
-from replication.rows import PresenceRow
 from replication.streams import PRESENCE
 from shared.config.sections import Presence
 from shared.core.presence import IDLE_AFTER_MS, LAPSES_AFTER_MS
+from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer

@@ -7,10 +7,10 @@ import orjson
 import pytest
 
 from replication import wire
-from replication.rows import PushRulesRow
 from shared.config.sections import Experimental
 from shared.core.push_rules import ALL_OFF
 from shared.core.push_rules.checking import MAX_RULES
+from shared.core.rows import PushRulesRow
 from shared.storage.push_rules import get_push_rules
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from replication import wire
-from replication.rows import ReceiptRow, TypingRow
+from shared.core.rows import ReceiptRow, TypingRow
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.rig import Worker, client_api, run
 from tests.workers.client_api.rooms import put_event, put_room

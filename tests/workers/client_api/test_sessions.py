@@ -8,6 +8,7 @@ import pytest
 
 from shared.config.sections import Accounts, Rate, RateLimits, Registration
 from shared.core.access_tokens import slot_hint
+from shared.core.rows import SessionRow
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.rig import (
@@ -181,16 +182,10 @@ def test_another_worker_forgets(postgres: TestDatabase) -> None:
             await alice.call("POST", "/logout")
             assert (await two.call("GET", "/account/whoami", token=alice.token)).status == 200  # not told yet
             rows = await two.sql("SELECT position, writer, user_id, device_id FROM session_changes")
-            two.foundation.authenticator.apply_sessions([_Row(r["user_id"], r["device_id"]) for r in rows])
+            two.foundation.authenticator.apply_sessions([SessionRow(0, 0, r["user_id"], r["device_id"]) for r in rows])
             assert (await two.call("GET", "/account/whoami", token=alice.token)).status == 401
 
     run(test())
-
-
-class _Row:
-    def __init__(self, user_id: str, device_id: str | None) -> None:
-        self.user_id = user_id
-        self.device_id = device_id
 
 
 def test_names_that_cannot_be(postgres: TestDatabase) -> None:

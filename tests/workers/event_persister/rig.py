@@ -20,12 +20,12 @@ from prometheus_client import CollectorRegistry
 from replication import wire
 from replication.driver import Announcer, Follower
 from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.rows import EventRow
 from replication.streams import EVENTS, PUSH_RULES
 from replication.worker_process import Foundation
 from shared.config.kinds import Secret
 from shared.config.sections import Config, Secrets, Signing
 from shared.core.errors import RemoteServerError
+from shared.core.rows import EventRow
 from shared.core.slots import slot_of
 from shared.http.client import HttpResponse
 from shared.http.process_pages import ProcessPages

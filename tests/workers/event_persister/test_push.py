@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 import pytest
 
-from replication.rows import PushRulesRow
 from replication.streams import PUSH_RULES
 from shared.core.push_rules import (
     DEFAULT_GROUP,
@@ -22,6 +21,7 @@ from shared.core.push_rules import (
     changes_to_json,
 )
 from shared.core.push_rules.room_judge import RoomJudge
+from shared.core.rows import PushRulesRow
 from shared.storage.push_check import get_wrong_totals
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.graph_rig import BOB, CAROL, begin, deliver, forget_rooms, outcomes

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from replication.rows import EventRow
 from replication.streams import EVENTS
+from shared.core.rows import EventRow
 from shared.core.slots import slot_of
 from shared.storage.event_statements import SOFT_FAILED
 from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events

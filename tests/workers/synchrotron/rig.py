@@ -20,10 +20,10 @@ from prometheus_client import CollectorRegistry
 
 from replication.driver import Announcer, Follower
 from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
 from replication.streams import ACCOUNT_DATA, EVENTS, PUSH_RULES, RECEIPTS, TYPING
 from replication.worker_process import Foundation
 from shared.config.sections import Caches, Replication
+from shared.core.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
 from shared.core.sync_tokens.vector import Vector
 from shared.http.process_pages import ProcessPages
 from shared.http.server import Application

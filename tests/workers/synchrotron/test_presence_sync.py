@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from replication.presence_calls import DevicePresence
-from replication.rows import PresenceRow
 from replication.streams import PRESENCE
 from shared.core.errors import RemoteServerError
 from shared.core.filters import EventFilter
+from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from shared.core.sync_tokens.stream_token import StreamToken
 from tests.fix_servers import TestDatabase

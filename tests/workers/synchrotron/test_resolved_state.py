@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from replication import wire
-from replication.rows import EventRow
 from replication.streams import EVENTS
+from shared.core.rows import EventRow
 from shared.metrics.synchrotron import SyncMetrics
 from shared.storage.read_state import get_key_history, get_state_before
 from tests.fix_servers import TestDatabase

@@ -4,7 +4,7 @@ import asyncio
 
 from prometheus_client import CollectorRegistry
 
-from replication.rows import TypingRow
+from shared.core.rows import TypingRow
 from shared.metrics.synchrotron import SyncMetrics
 from workers.synchrotron.lazy_members import LazyMembers
 from workers.synchrotron.notifier import Notifier

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import orjson
 
-from replication.rows import EventRow
+from shared.core.rows import EventRow
 from shared.storage.read_source import Source
 from shared.storage.room_traits import TRAIT_TYPES, RoomTraits, get_room_traits
 

@@ -1,0 +1,33 @@
+"""The rows of the streams `to_device`, `device_lists` and `one_time_keys`."""
+
+import msgspec
+
+
+class ToDeviceRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A new message in the inbox of a device."""
+
+    position: int
+    writer: int
+    user_id: str
+    device_id: str
+    #: The previous message of the same sending device, when another writer wrote it. A reader that lacks it must
+    #: repair first.
+    prior_writer: int | None = None
+    prior_position: int | None = None
+
+
+class DeviceListRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A change of a user's devices or of their identity keys."""
+
+    position: int
+    writer: int
+    user_id: str
+
+
+class OneTimeKeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An upload or claim of one-time or fallback keys of a device."""
+
+    position: int
+    writer: int
+    user_id: str
+    device_id: str

@@ -1,0 +1,28 @@
+"""The rows of the streams `typing` and `presence`."""
+
+import msgspec
+
+
+class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The typing state of a user in a room."""
+
+    position: int
+    writer: int
+    room_id: str
+    user_id: str
+    #: The time at which typing ends without a further row. 0: the user stopped.
+    until_ms: int
+
+
+class PresenceRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The whole presence of a user."""
+
+    position: int
+    writer: int
+    user_id: str
+    #: online, unavailable or offline.
+    state: str
+    #: 0 if unknown.
+    last_active_ms: int
+    currently_active: bool = False
+    status_msg: str | None = None

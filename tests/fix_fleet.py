@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from deploy.local.identity import pick_port
-from deploy.local.program import tail_of
+from deploy.local.servers.program import tail_of
 from shared.config.generate import development_yaml, write_secrets
 
 ROOT = Path(__file__).parents[1]

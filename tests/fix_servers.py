@@ -17,9 +17,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from deploy.local.embedded_postgres import prepare_postgres
-from deploy.local.embedded_redis import prepare_redis
-from deploy.local.program import running
+from deploy.local.servers.postgres import prepare_postgres
+from deploy.local.servers.program import running
+from deploy.local.servers.redis import prepare_redis
 from shared.config.addresses import database_dsn
 from shared.config.sections import Database, Redis
 from shared.storage.schema_version import migrate

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from deploy.command.check import our_verify_keys
+from deploy.command.rooms.check import our_verify_keys
 from shared.config.addresses import database_dsn
 from shared.config.load import load_config
 from shared.core.room_check import Finding

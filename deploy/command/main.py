@@ -42,22 +42,22 @@ class Command:
 
 
 COMMANDS = (
-    Command("up", "deploy.command.up", "run a whole fleet on this machine"),
-    Command("main", "deploy.command.run_main", "run the orchestrator"),
-    Command("worker", "deploy.command.run_worker", "run one worker of a type"),
-    Command("migrate", "deploy.command.migrate", "bring the database up to this release"),
-    Command("config", "deploy.command.config", "generate, check or describe the configuration"),
-    Command("endpoints", "deploy.command.run_endpoints", "list every endpoint, its pool and its routing key"),
-    Command("haproxy-config", "deploy.command.run_haproxy_config", "write haproxy's configuration and maps"),
-    Command("user", "deploy.command.user", "register users"),
-    Command("registration-token", "deploy.command.registration_token", "make and list registration tokens"),
-    Command("room", "deploy.command.room", "purge the history of rooms, delete rooms"),
-    Command("check", "deploy.command.check", "compare what is stored of rooms with their event graphs"),
-    Command("drain", "deploy.command.drain", "move a process's slots to others, and end it"),
-    Command("undrain", "deploy.command.undrain", "give a drained process slots again"),
-    Command("move", "deploy.command.move", "move one slot, such as a busy room's, to a process"),
-    Command("rebalance", "deploy.command.rebalance", "even the slots of all processes"),
-    Command("status", "deploy.command.status", "show processes, slots, stream positions and lag"),
+    Command("up", "deploy.command.processes.up", "run a whole fleet on this machine"),
+    Command("main", "deploy.command.processes.orchestrator", "run the orchestrator"),
+    Command("worker", "deploy.command.processes.worker", "run one worker of a type"),
+    Command("migrate", "deploy.command.installation.migrate", "bring the database up to this release"),
+    Command("config", "deploy.command.installation.config", "generate, check or describe the configuration"),
+    Command("endpoints", "deploy.command.inspection.endpoints", "list every endpoint, its pool and its routing key"),
+    Command("haproxy-config", "deploy.command.installation.haproxy_config", "write haproxy's configuration and maps"),
+    Command("user", "deploy.command.accounts.user", "register users"),
+    Command("registration-token", "deploy.command.accounts.registration_token", "make and list registration tokens"),
+    Command("room", "deploy.command.rooms.room", "purge the history of rooms, delete rooms"),
+    Command("check", "deploy.command.rooms.check", "compare what is stored of rooms with their event graphs"),
+    Command("drain", "deploy.command.slots.drain", "move a process's slots to others, and end it"),
+    Command("undrain", "deploy.command.slots.undrain", "give a drained process slots again"),
+    Command("move", "deploy.command.slots.move", "move one slot, such as a busy room's, to a process"),
+    Command("rebalance", "deploy.command.slots.rebalance", "even the slots of all processes"),
+    Command("status", "deploy.command.inspection.status", "show processes, slots, stream positions and lag"),
 )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.data_directory import DataDirectory, leftovers
-from deploy.local.unprivileged import CannotRunHere
+from deploy.local.servers.unprivileged import CannotRunHere
 from shared.config.generate import development_yaml, write_secrets
 from shared.config.sections import Config
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.identity import Identity
-from deploy.local.unprivileged import CannotRunHere
+from deploy.local.servers.unprivileged import CannotRunHere
 
 #: A unix socket's path has at most 107 bytes; the longest name in the directory is haproxy's, with a suffix
 # while

@@ -27,8 +27,8 @@ from deploy.local.children import (
 from deploy.local.data_directory import ProcessRecord
 from deploy.local.identity import start_ticks
 from deploy.local.log_echo import LogEcho
-from deploy.local.program import tail_of
-from deploy.local.unprivileged import CannotRunHere
+from deploy.local.servers.program import tail_of
+from deploy.local.servers.unprivileged import CannotRunHere
 from replication.draining import DRAINED
 
 #: Longest that fencing a dead worker may hold up its restart.

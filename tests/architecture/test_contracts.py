@@ -27,7 +27,7 @@ def test_imports_point_one_way() -> None:
 
 def test_the_parent_of_forked_workers_never_imports_the_reactor() -> None:
     code = (
-        "import sys, deploy.local.preload as p, deploy.command.worker as w\n"
+        "import sys, deploy.local.preload as p, deploy.command.processes.worker_process as w\n"
         "from importlib import import_module\n"
         "[import_module(m) for m in w.WORKER_TYPES.values()]\n"
         "sys.exit('twisted.internet.reactor' in sys.modules)"
@@ -61,7 +61,7 @@ def _is_plain(node: ast.ClassDef) -> bool:
 
 def test_sql_is_in_storage_only() -> None:
     verbs = ("SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ")
-    allowed = ("shared/storage/", "deploy/local/embedded_postgres.py")
+    allowed = ("shared/storage/", "deploy/local/servers/postgres.py")
     found = []
     for path in modules(*PACKAGES):
         name = str(path.relative_to(ROOT))

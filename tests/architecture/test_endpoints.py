@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.command.worker import WORKER_TYPES
+from deploy.command.processes.worker_process import WORKER_TYPES
 from deploy.endpoint_table import all_endpoints, all_pools
 from shared.http.endpoint import Auth, paths_of
 from shared.http.endpoint_check import check_endpoints

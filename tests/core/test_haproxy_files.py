@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from deploy.command.endpoints import endpoints_text
+from deploy.command.inspection.endpoints import endpoints_text
 from deploy.haproxy.configuration import HaproxyInputs, quoted
 from deploy.haproxy.error_pages import error_pages
 from deploy.haproxy.generate import haproxy_files

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.local.embedded_postgres import prepare_postgres
-from deploy.local.embedded_redis import prepare_redis
-from deploy.local.program import Program, start, stop, wait_until_ready
+from deploy.local.servers.postgres import prepare_postgres
+from deploy.local.servers.program import Program, start, stop, wait_until_ready
+from deploy.local.servers.redis import prepare_redis
 from shared.config.addresses import database_dsn
 from shared.config.sections import Database
 from tests.faults.redis_proxy import RedisProxy

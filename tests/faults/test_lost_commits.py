@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from deploy.local.unprivileged import give_to
+from deploy.local.servers.unprivileged import give_to
 from replication.streams import streams_written_by
 from shared.storage.leases import beat, insert_lease
 from shared.storage.timelines import LEASE, LEASES_LIFT, POSITIONS_LIFT, UnsafeCommits

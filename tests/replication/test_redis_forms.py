@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from deploy.local.embedded_redis import _server
 from deploy.local.identity import pick_port
+from deploy.local.servers.redis import _server
 from shared.config.sections import Redis
 from tests.fix_fleet import ROOT
 

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from deploy.local.unprivileged import give_to
+from deploy.local.servers.unprivileged import give_to
 from shared.metrics.replication import StandbyMetrics
 from shared.storage.pool import Database, connector
 from shared.storage.standbys import Durability, get_standbys

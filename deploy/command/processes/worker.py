@@ -7,7 +7,7 @@ import argparse
 from dataclasses import replace
 
 from deploy.command.options import UsageError, add_config_option, load_named_config
-from deploy.command.worker import WORKER_TYPES, default_name, run_worker
+from deploy.command.processes.worker_process import WORKER_TYPES, default_name, run_worker
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from deploy.local.program import Program
-from deploy.local.unprivileged import (
+from deploy.local.servers.program import Program
+from deploy.local.servers.unprivileged import (
     CannotRunHere,
     User,
     can_reach,

@@ -1,10 +1,21 @@
-"""`skep endpoints [--json]`: every endpoint as a table: method, path, pool, routing key."""
+"""List every endpoint of the fleet as a table: method, path, pool, routing key."""
 
+import argparse
 from collections.abc import Iterator
 
 import orjson
 
+from deploy.endpoint_table import all_endpoints
 from shared.http.endpoint import Endpoint, RoutingKey, paths_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print everything that is declared, for every path served")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    print(endpoints_text(all_endpoints(), as_json=arguments.json))
+    return 0
 
 
 def endpoint_rows(endpoints: tuple[Endpoint, ...], *, every_path: bool) -> Iterator[dict[str, object]]:
@@ -37,9 +48,3 @@ def endpoints_text(endpoints: tuple[Endpoint, ...], *, as_json: bool) -> str:
     return "\n".join(
         "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def run_endpoints(endpoints: tuple[Endpoint, ...], *, as_json: bool = False) -> int:
-    """Print the table. Returns the exit code."""
-    print(endpoints_text(endpoints, as_json=as_json))
-    return 0

@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 
-from deploy.command.fleet_reader import fleet_reader
+from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
-from deploy.command.own_lease import own_writer
+from deploy.command.slots.fleet_reader import fleet_reader
 from shared.config.sections import Config
 from shared.storage.drains import END_DRAIN, get_drains
 

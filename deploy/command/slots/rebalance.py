@@ -9,9 +9,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 
-from deploy.command.fleet_reader import Fleet, fleet_reader
+from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
-from deploy.command.own_lease import own_writer
+from deploy.command.slots.fleet_reader import Fleet, fleet_reader
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS
 from shared.storage.slots import UNPIN_SLOTS

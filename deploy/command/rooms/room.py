@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import asyncpg
 
+from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
-from deploy.command.own_lease import own_writer
 from replication.fenced_writer import FencedWriter
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config

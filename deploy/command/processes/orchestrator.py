@@ -2,7 +2,7 @@
 
 import argparse
 
-from deploy.command.run_worker import add_process_options, run_process
+from deploy.command.processes.worker import add_process_options, run_process
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

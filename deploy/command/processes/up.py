@@ -7,10 +7,10 @@ developing is made there: loopback only, open registration, no limits. Ctrl-C en
 import argparse
 from pathlib import Path
 
-from deploy.command.worker import WORKER_TYPES, run_worker
+from deploy.command.processes.worker_process import WORKER_TYPES, run_worker
 from deploy.endpoint_table import all_endpoints, all_pools
 from deploy.local.before_start import Wanted
-from deploy.local.up import Code, run_fleet
+from deploy.local.fleet import Code, run_fleet
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -28,23 +28,23 @@ from deploy.local.before_start import (
     say,
     with_command_line,
 )
-from deploy.local.certificate import write_self_signed
 from deploy.local.children import Child, Handle, fork_child
 from deploy.local.data_directory import DataDirectory, FleetRecord, ProcessRecord, leftovers
-from deploy.local.embedded_haproxy import (
+from deploy.local.identity import pick_port
+from deploy.local.preload import preload
+from deploy.local.servers.certificate import write_self_signed
+from deploy.local.servers.haproxy import (
     SOCKET_NAME,
     every_slot_has_an_owner,
     haproxy_program,
     prepare_haproxy,
     servers_in_use,
 )
-from deploy.local.embedded_postgres import prepare_postgres
-from deploy.local.embedded_redis import prepare_redis, redis_program
-from deploy.local.identity import pick_port
-from deploy.local.preload import preload
-from deploy.local.program import Program, start, tail_of, wait_until_ready
+from deploy.local.servers.postgres import prepare_postgres
+from deploy.local.servers.program import Program, start, tail_of, wait_until_ready
+from deploy.local.servers.redis import prepare_redis, redis_program
+from deploy.local.servers.unprivileged import CannotRunHere
 from deploy.local.supervisor import Supervisor
-from deploy.local.unprivileged import CannotRunHere
 from shared.config.addresses import database_dsn_without_password, database_is_named, redis_is_named
 from shared.config.load import load_config
 from shared.config.sections import Config

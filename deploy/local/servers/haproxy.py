@@ -13,8 +13,8 @@ from pathlib import Path
 
 from deploy.haproxy.generate import HaproxyInputs, write_haproxy_files
 from deploy.local.identity import pick_port
-from deploy.local.program import Program
-from deploy.local.unprivileged import CannotRunHere
+from deploy.local.servers.program import Program
+from deploy.local.servers.unprivileged import CannotRunHere
 from shared.config.sections import Config
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.unprivileged import CannotRunHere, User
+from deploy.local.servers.unprivileged import CannotRunHere, User
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ also when it is started again under the same name.
 import argparse
 import asyncio
 
-from deploy.command.fleet_reader import Fleet, FleetReader, fleet_reader, kind_owned_by
+from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
-from deploy.command.own_lease import own_writer
+from deploy.command.slots.fleet_reader import Fleet, FleetReader, fleet_reader, kind_owned_by
 from shared.config.sections import Config
 from shared.storage.drains import ASK_DRAIN
 from shared.storage.leases import ProcessRow

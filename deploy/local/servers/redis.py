@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 
 from deploy.local.identity import pick_port
-from deploy.local.program import Program
-from deploy.local.unprivileged import CannotRunHere
+from deploy.local.servers.program import Program
+from deploy.local.servers.unprivileged import CannotRunHere
 from shared.config.kinds import Secret
 from shared.config.sections import Redis
 

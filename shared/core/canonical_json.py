@@ -1,10 +1,9 @@
-"""JSON in, canonical JSON out, and base64 without padding. Spec: appendices, "Canonical JSON", "Unpadded
-Base64".
+"""Decoding of JSON, canonical JSON, and unpadded base64. Spec: appendices, "Canonical JSON", "Unpadded Base64".
 
-`canonicaljson` is the reference. `orjson` with sorted keys gives the same bytes, fifteen times faster, except
-for floats (NaN becomes null, 1e-07 becomes 1e-7) and what it refuses with a TypeError (integers beyond 64
-bits, nesting beyond 254 levels). Hence: no floats -> orjson, and the reference for everything that is left. A
-differential test holds the two together.
+`canonicaljson` is the reference. `orjson` with sorted keys gives the same bytes fifteen times faster, except for
+floats (NaN becomes null, 1e-07 becomes 1e-7) and for values that it refuses with a TypeError (integers beyond 64
+bits, nesting beyond 254 levels). So values without floats go to orjson and the rest to the reference. A differential
+test checks that both agree.
 """
 
 import base64
@@ -17,12 +16,12 @@ import orjson
 
 from shared.core.errors import EventFormatError, MatrixError, bad_json
 
-#: Deeper JSON is refused: no client needs it, and each recursive reader behind us would be at its mercy.
+#: Deeper JSON is refused. No client needs it, and it could exhaust the stack of recursive code further on.
 MAX_NESTING = 100
 
 MAX_SAFE_INTEGER = 2**53 - 1
 
-# What is no plain JSON value takes the reference's way, which refuses it.
+# orjson refuses values that are no plain JSON types, so that they reach the reference, which refuses them too.
 _ORJSON_OPTIONS = (
     orjson.OPT_SORT_KEYS
     | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -34,8 +33,8 @@ _ORJSON_OPTIONS = (
 def encode_canonical(value: Any, *, may_hold_floats: bool = True) -> bytes:
     """Return the canonical JSON of a JSON value, as canonicaljson would write it.
 
-    may_hold_floats: False only where `check_strict_numbers` has passed the same value: saves looking for floats.
-    Raises EventFormatError for what has no JSON form: NaN, infinities, lone surrogates, foreign types.
+    may_hold_floats: False skips the search for floats. Allowed only if `check_strict_numbers` has passed this value.
+    Raises EventFormatError for values without a JSON form: NaN, infinities, lone surrogates, other Python types.
     """
     if not (may_hold_floats and _holds_float(value)):
         try:
@@ -45,14 +44,14 @@ def encode_canonical(value: Any, *, may_hold_floats: bool = True) -> bytes:
     try:
         encoded: bytes = canonicaljson.encode_canonical_json(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise EventFormatError("JSON: a value that canonical JSON cannot hold") from error
+        raise EventFormatError("JSON: the value has no canonical JSON form") from error
     return encoded
 
 
 def check_strict_numbers(value: Any) -> None:
     """Raise EventFormatError unless all numbers are integers from -(2^53 - 1) to 2^53 - 1.
 
-    Spec: rooms/v6, "Canonical JSON"; room versions 1 to 5 must not be held to this.
+    Spec: rooms/v6, "Canonical JSON". Events of room versions 1 to 5 must not be checked.
     """
     pending = [value]
     while pending:
@@ -71,15 +70,16 @@ def check_strict_numbers(value: Any) -> None:
 
 
 def decode_json(raw: bytes | bytearray | memoryview | str) -> Any:
-    """Return the JSON value in a request's body.
+    """Return the JSON value of a request's body.
 
-    Raises MatrixError M_NOT_JSON for what is no JSON in UTF-8 (NaN and lone surrogates included), M_BAD_JSON
-    when nested deeper than 100 levels. An integer beyond 64 bits arrives as a float, so strict checks still refuse it.
+    Integers beyond 64 bits become floats, so that strict checks still refuse them.
+    Raises MatrixError M_NOT_JSON for anything but JSON in UTF-8 (NaN and lone surrogates are not JSON), and
+    M_BAD_JSON if it is nested deeper than 100 levels.
     """
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if "limit" in str(error):  # orjson itself stops at 1024 levels and says so in words only
+        if "limit" in str(error):  # orjson has a limit of its own, 1024 levels; only the message tells
             raise _too_deep() from None
         raise MatrixError("M_NOT_JSON", "Content is not valid JSON", 400) from None
     if _deeper_than(value, MAX_NESTING):
@@ -88,12 +88,13 @@ def decode_json(raw: bytes | bytearray | memoryview | str) -> Any:
 
 
 def decode_json_exactly(raw: bytes | str) -> Any:
-    """Return the JSON value with integers of any size kept: for events of the lenient room versions 1 to 5.
+    """Return the JSON value with integers of any size kept, for events of the lenient room versions 1 to 5.
 
-    Errors as in `decode_json`. Slower; escaped lone surrogates pass here and are refused when the value is encoded.
+    Slower than `decode_json`. Escaped lone surrogates pass here and are refused when the value is encoded.
+    Raises the same errors as `decode_json`.
     """
     try:
-        # Decoded here, for json.loads would take UTF-16, and UTF-8 that spells surrogates.
+        # Decoded first: json.loads accepts UTF-16, and surrogates encoded in UTF-8.
         text = raw if isinstance(raw, str) else raw.decode()
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -106,12 +107,12 @@ def decode_json_exactly(raw: bytes | str) -> Any:
 
 
 def encode_unpadded(raw: bytes) -> str:
-    """Return standard base64 (+ and /) without padding: signatures, hashes, keys."""
+    """Return standard base64 (+ and /) without padding, as signatures, hashes and keys are written."""
     return base64.b64encode(raw).rstrip(b"=").decode("ascii")
 
 
 def encode_unpadded_urlsafe(raw: bytes) -> str:
-    """Return URL-safe base64 (- and _) without padding: event ids from room version 4 on."""
+    """Return URL-safe base64 (- and _) without padding, as event ids are written from room version 4 on."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
@@ -125,8 +126,7 @@ def decode_unpadded(text: str) -> bytes:
 
 
 def _holds_float(value: Any) -> bool:
-    # orjson writes these exact types and nothing else here (see the options), so subclasses need no look:
-    # they are refused by it and land at the reference.
+    # Exact types are enough: orjson refuses subclasses (see the options), and the reference encodes them.
     pending = [value]
     while pending:
         item = pending.pop()
@@ -143,7 +143,7 @@ def _holds_float(value: Any) -> bool:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Return whether objects and arrays are nested deeper than so many levels; walks level by level."""
+    """Return True if objects and arrays are nested deeper than `levels`. Breadth first, so it cannot recurse."""
     layer = [value] if isinstance(value, dict | list) else []
     depth = 0
     while layer:

@@ -1,4 +1,4 @@
-"""PURE: what is known of delayed events, and in which words clients are told. Proposal: MSC4140."""
+"""Delayed events: their record, the actions on them, and their JSON form. Proposal: MSC4140."""
 
 import hashlib
 import zlib
@@ -11,10 +11,11 @@ import orjson
 Action: TypeAlias = Literal["restart", "send", "cancel"]
 ACTIONS: tuple[Action, ...] = ("restart", "send", "cancel")
 
-#: Parts into which they are dealt among the processes that send them; each is a row of `duties`.
+#: Delayed events are divided into this many parts. Each part is a row of `duties`, held by one background process.
 SHARDS = 8
-#: The `txn_device` of an event that was delayed: its `txn_id` is the delay id then, for all of the sender's devices.
-DELAYED = ""
+#: The `txn_device` of an event that was sent after a delay. Its `txn_id` is the delay id, for all of the sender's
+#: devices.
+DELAYED_TXN_DEVICE = ""
 
 
 def shard_of(delay_id: str) -> int:
@@ -22,16 +23,18 @@ def shard_of(delay_id: str) -> int:
 
 
 def sending_key(delay_id: str) -> bytes:
-    """Return the key of the transaction in which the event is sent: whoever sends it again gets the first answer."""
+    """Return the key of the transaction that sends the event, so that a retry gets the first attempt's answer."""
     return hashlib.sha256(b"delayed event\0" + delay_id.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class DelayedEvent:
-    """content: JSON. due_ms: when it is, or was, to be sent; times in ms, the database's. error: JSON.
+    """A delayed event as stored. Times are in ms, by the database's clock.
 
-    sending: somebody is at it just now. finalised_ms: None while it is scheduled; then with an event_id it was sent,
-    with an error it could not be, with neither it was cancelled.
+    content, error: JSON.
+    sending: True while a process is sending it.
+    finalised_ms: None while it is scheduled. Afterwards it was sent if there is an `event_id`, it failed if there is
+        an `error`, and else it was cancelled.
     """
 
     delay_id: str
@@ -53,10 +56,13 @@ class DelayedEvent:
         return self.scheduled_ms + self.delay_ms
 
 
-def verdict_on(event: DelayedEvent, action: Action) -> Literal["done", "conflict", "sending", "possible"]:
-    """Return what an action on this event comes to. done, conflict: it was finalised this way, or the other.
+def action_result(event: DelayedEvent, action: Action) -> Literal["done", "conflict", "sending", "possible"]:
+    """Return whether an action on the event can be performed.
 
-    MSC4140, "Managing scheduled delayed events": a repeated action succeeds, a contrary one is a conflict.
+    done: the event was finalised in this way already.
+    conflict: it was finalised in another way.
+    sending: a process is sending it.
+    Spec: MSC4140, "Managing scheduled delayed events": a repeated action succeeds, a contrary one is a conflict.
     """
     if event.finalised_ms is None:
         return "sending" if event.sending else "possible"
@@ -65,10 +71,10 @@ def verdict_on(event: DelayedEvent, action: Action) -> Literal["done", "conflict
     return "done" if action == "cancel" else "conflict"
 
 
-def shown_delayed_event(event: DelayedEvent, *, older_names: bool) -> Mapping[str, Any]:
-    """Return the event as its owner is told of it. MSC4140, "Getting a single delayed event".
+def delayed_event_to_json(event: DelayedEvent, *, older_names: bool) -> Mapping[str, Any]:
+    """Return the event as its owner sees it. MSC4140, "Getting a single delayed event".
 
-    older_names: with the names of former drafts as well, which clients that use the unstable paths look for.
+    older_names: True adds the names of former drafts, which clients on the unstable paths expect.
     """
     shown: dict[str, Any] = {
         "delay_id": event.delay_id,

@@ -1,7 +1,7 @@
-"""PURE: the words by which users are found, and those of what somebody looks for.
+"""The words of the user directory: those by which a user is found, and those of a search term.
 
-Case and accents do not count. Scripts that have no spaces are cut into characters and pairs (`search_words.py`). Of a
-user id only the localpart is words: else the name of the server would find everybody.
+Case and accents do not count. Scripts without spaces are cut into characters and pairs (`search_words.py`). Only the
+localpart of a user id is indexed; otherwise a server's name would match all of its users.
 Spec: client-server API, POST /user_directory/search.
 """
 
@@ -11,26 +11,26 @@ import unicodedata
 from shared.core.search_words import split_words
 
 MAX_TERM_CHARS = 512
-_MAX_WORDS = 40  # of one user
+_MAX_WORDS = 40  # per user
 _MAX_TERM_WORDS = 8
 _MAX_WORD_CHARS = 64
 _WORD = re.compile(r"[^\W_]+")
 
 
 def directory_words(user_id: str, display_name: str | None) -> list[str]:
-    """Return the words of one user, each once."""
+    """Return the distinct words of one user."""
     words = dict.fromkeys(_words(_localpart(user_id), searched_for=False))
     words |= dict.fromkeys(_words(display_name or "", searched_for=False))
     return list(words)[:_MAX_WORDS]
 
 
 def term_words(term: str) -> list[str]:
-    """Return what each user found must have a word beginning with, all of them; empty: nobody is looked for."""
+    """Return the prefixes of a search term; a user matches if each is the beginning of one of their words."""
     return list(dict.fromkeys(_words(_localpart(term), searched_for=True)))[:_MAX_TERM_WORDS]
 
 
 def user_id_prefix(term: str) -> str | None:
-    """Return how the user id must begin, in lower case, where one is looked for with some of its server's name."""
+    """Return the prefix of the user id, in lower case, if the term is a user id with some of its server's name."""
     folded = term.strip().lower()
     return folded if folded.startswith("@") and ":" in folded and folded.isprintable() else None
 

@@ -1,16 +1,16 @@
 """Every error that Skep raises on purpose.
 
 SkepError
-├── MatrixError                 the client (or server) asked for something it may not have: code and status
+├── MatrixError                 an error answer to a client or server: code and status
 │   └── InteractiveAuthNeeded   401 with flows and a session (user-interactive authentication)
-├── EventFormatError            an event that no room version could hold: dropped
-├── SignatureError              a signature is missing or wrong: dropped
+├── EventFormatError            no room version allows an event of this form: it is dropped
+├── SignatureError              a signature is missing or wrong: the event is dropped
 ├── AuthRuleViolation           a rule of the room's version forbids the event: rejected, or M_FORBIDDEN to a client
-├── RemoteServerError           the other side's fault: unreachable, or an answer against the protocol
-└── Unavailable                 ours, and passing: database away, slot moving; 503 with Retry-After
-    └── Fenced                  this process's lease was taken away: drop everything, rejoin
+├── RemoteServerError           another server's fault: unreachable, or an answer against the protocol
+└── Unavailable                 our fault, temporary: database down, slot moving; 503 with Retry-After
+    └── Fenced                  the process has lost its lease: it drops its state and rejoins
 
-Core errors carry rule names, not statuses; `shared/http/errors_to_json.py` is the one place that makes answers.
+Core errors carry rule names, not statuses; `shared/http/errors_to_json.py` alone turns errors into answers.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,16 @@ from typing import Any
 
 
 class SkepError(Exception):
-    """Base of all errors that are part of the contract between our modules."""
+    """The base of all errors that are part of the contract between modules."""
 
 
 class MatrixError(SkepError):
-    """An error that the caller is told about. Spec: client-server API, "Standard error response".
+    """An error for the client or server that made the request. Spec: client-server API, "Standard error response".
 
-    errcode: such as "M_FORBIDDEN"; message: a sentence for people, without secrets; status: HTTP status;
-    extra: further top-level keys of the answer (such as `retry_after_ms`).
+    errcode: such as "M_FORBIDDEN".
+    message: a sentence for people, without secrets.
+    status: the HTTP status.
+    extra: more top-level keys of the answer, such as `retry_after_ms`.
     """
 
     def __init__(self, errcode: str, message: str, status: int = 400, extra: Mapping[str, Any] | None = None) -> None:
@@ -37,9 +39,9 @@ class MatrixError(SkepError):
 
 
 class InteractiveAuthNeeded(MatrixError):
-    """401: the request needs (another stage of) user-interactive authentication.
+    """401: the request needs a stage of user-interactive authentication.
 
-    body: the whole answer with `session`, `flows`, `params`, `completed`; after a failed stage also `errcode`, `error`.
+    body: the whole answer: `session`, `flows`, `params`, `completed`; after a failed stage also `errcode` and `error`.
     """
 
     def __init__(self, body: Mapping[str, Any]) -> None:
@@ -48,7 +50,7 @@ class InteractiveAuthNeeded(MatrixError):
 
 
 class EventFormatError(SkepError):
-    """An event's JSON breaks the event format of its room version, or a size limit. The message names the field."""
+    """An event breaks the format of its room version, or a size limit. The message names the field."""
 
 
 class SignatureError(SkepError):
@@ -58,7 +60,8 @@ class SignatureError(SkepError):
 class AuthRuleViolation(SkepError):
     """An authorization rule of the room's version forbids the event.
 
-    rule: number and short name, such as "4.3.1 join: sender must be state_key"; section: where the spec says so.
+    rule: number and short name, such as "4.3.1 join: sender must be state_key".
+    section: the section of the spec that has the rule.
     """
 
     def __init__(self, rule: str, message: str, section: str = "rooms/authorization-rules") -> None:
@@ -73,7 +76,7 @@ class RemoteServerError(SkepError):
 
 
 class Unavailable(SkepError):
-    """We cannot do this just now; the same request may succeed after `retry_after_s` seconds."""
+    """The request cannot be served now. It may succeed if retried after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -81,7 +84,7 @@ class Unavailable(SkepError):
 
 
 class Fenced(Unavailable):
-    """The lease under which this process writes was revoked: nothing was written."""
+    """The lease under which this process writes was revoked. Nothing was written."""
 
 
 def forbidden(message: str) -> MatrixError:

@@ -17,9 +17,9 @@ import msgspec
 import orjson
 
 from shared.config.sections import Rate, RateLimits
-from shared.core.backoff.token_bucket import Bucket, full_bucket, take
 from shared.core.errors import MatrixError, RemoteServerError
 from shared.core.slots import slot_of
+from shared.core.token_bucket import Bucket, full_bucket, take
 from shared.http.client import HttpClient
 from shared.http.endpoint import RateLimit
 from shared.http.request import Requester

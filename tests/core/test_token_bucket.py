@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.backoff.token_bucket import Bucket, full_bucket, refilled, take
+from shared.core.token_bucket import Bucket, full_bucket, refilled, take
 
 
 def test_burst_then_rate() -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from replication.calls import DelayedEventAnswer, DelayedEventToSend
-from shared.core.delayed_events import ACTIONS, Action, DelayedEvent, shown_delayed_event, verdict_on
+from shared.core.delayed_events import ACTIONS, Action, DelayedEvent, action_result, delayed_event_to_json
 from shared.core.errors import MatrixError, Unavailable, not_found, unrecognized
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.storage.delayed_events import (
@@ -47,12 +47,12 @@ class DelayedEvents:
         """GET /delayed_events: the requester's, those that are still scheduled."""
         older = _older_names(request)
         events = await list_scheduled(self._database, request.user.user_id)
-        return json_response({"delayed_events": [shown_delayed_event(each, older_names=older) for each in events]})
+        return json_response({"delayed_events": [delayed_event_to_json(each, older_names=older) for each in events]})
 
     async def get_delayed_event(self, request: Request) -> Response:
         """GET /delayed_events/{delayId}, also a finalised one, while it is kept. Raises M_NOT_FOUND."""
         event = await self._find(request.params["delayId"], request.user.user_id)
-        return json_response(shown_delayed_event(event, older_names=_older_names(request)))
+        return json_response(delayed_event_to_json(event, older_names=_older_names(request)))
 
     async def update_delayed_event(self, request: Request) -> Response:
         """POST /delayed_events/{delayId}/{action}.
@@ -74,7 +74,7 @@ class DelayedEvents:
         for _ in range(_LOOKS):
             if await self._try(action, delay_id, user_id):
                 return empty_response()
-            verdict = verdict_on(await self._find(delay_id, user_id), action)
+            verdict = action_result(await self._find(delay_id, user_id), action)
             if verdict == "done":
                 return empty_response()
             if verdict == "conflict":

@@ -11,7 +11,7 @@ import orjson
 
 from replication.calls import DelayedEventAnswer, DelayedEventToSend
 from shared.config.sections import DelayedEvents
-from shared.core.delayed_events import DELAYED, DelayedEvent, sending_key
+from shared.core.delayed_events import DELAYED_TXN_DEVICE, DelayedEvent, sending_key
 from shared.core.errors import (
     AuthRuleViolation,
     EventFormatError,
@@ -160,7 +160,7 @@ class DelayedSending:
         account = await get_account(self._database, event.sender)
         user = Requester(event.sender, None, b"", account is not None and account.kind == "guest")
         content: dict[str, Any] = orjson.loads(bytes(event.content))
-        key, shown_to = sending_key(event.delay_id), (DELAYED, event.delay_id)
+        key, shown_to = sending_key(event.delay_id), (DELAYED_TXN_DEVICE, event.delay_id)
         if not event.again:
             await self._limiter.check(RateLimit.MESSAGE, user, "")
 

@@ -138,8 +138,9 @@ class RedactionTarget(NamedTuple):
 class Draft:
     """An event without its place in the room: it can be built again, on other events, should that be needed.
 
-    device, txn_id: shown to that device of the sender only; of a delayed event DELAYED and the delay id. target: of a
-    redaction. sticky_ms: for how long it is sticky (MSC4354), None: it is not.
+    device, txn_id: shown to that device of the sender only; for a delayed event DELAYED_TXN_DEVICE and the delay id.
+    target: of a redaction.
+    sticky_ms: how long it is sticky (MSC4354), or None if it is not.
     """
 
     sender: str

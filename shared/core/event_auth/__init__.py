@@ -1,6 +1,6 @@
 """Authorization rules of room versions 1 to 12. Spec: rooms/, "Authorisation rules".
 
-When an event of another server is held against which state is written in `shared/core/event_checks`.
+`shared/core/event_checks` says which room states an event from another server is checked against.
 """
 
 from shared.core.event_auth.auth_events import check_auth_events

@@ -5,7 +5,7 @@ Spec: rooms/v1, rule 2; rooms/v12, rule 3.
 
 from collections.abc import Collection, Iterable
 
-from shared.core.event_auth.rules import violation
+from shared.core.event_auth.rule_numbers import violation
 from shared.core.event_auth.selection import auth_types_for
 from shared.core.events.event import Event
 from shared.core.room_versions import RoomVersion
@@ -14,13 +14,13 @@ from shared.core.room_versions import RoomVersion
 def check_auth_events(
     version: RoomVersion, event: Event, auth_events: Iterable[Event], rejected: Collection[str] = ()
 ) -> None:
-    """Raise AuthRuleViolation unless the event names the auth events that it should.
+    """Raise AuthRuleViolation unless the event names the right auth events.
 
-    auth_events: the events of `event.auth_event_ids`, all of them; fetching what is missing is the caller's.
-    rejected: ids of those that were themselves rejected.
+    auth_events: all the events of `event.auth_event_ids`; the caller has fetched them.
+    rejected: ids of those that were rejected.
     """
     if event.type == "m.room.create":
-        return  # rule 1 alone judges a create event
+        return  # only rule 1 applies to a create event
     allowed = set(
         auth_types_for(
             version,

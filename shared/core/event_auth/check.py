@@ -6,7 +6,7 @@ from shared.core.event_auth.create import check_create
 from shared.core.event_auth.member import check_member
 from shared.core.event_auth.power_levels import check_power_levels
 from shared.core.event_auth.redaction import check_redaction
-from shared.core.event_auth.rules import violation
+from shared.core.event_auth.rule_numbers import violation
 from shared.core.events.event import Event
 from shared.core.events.readers import PowerLevels, federates, membership_of, power_levels_of
 from shared.core.identifiers import server_of
@@ -25,9 +25,9 @@ def check_auth(
 ) -> None:
     """Raise AuthRuleViolation unless the room's rules allow the event in this state.
 
-    state: (type, state key) -> event; what `auth_types_for` names is enough, the create event need not be in it.
+    state: (type, state key) -> event. It needs only the keys that `auth_types_for` names, without the create event.
     create: the room's create event (for a create event: itself), known not to be rejected.
-    power_levels: the room's levels in this state where the caller keeps them parsed; else read from `state`.
+    power_levels: the room's levels in this state, if the caller has them parsed; else read from `state`.
     """
     if event.type == "m.room.create":
         check_create(version, event)
@@ -49,7 +49,7 @@ def check_auth(
 def _check_joined_sender(
     version: RoomVersion, event: Event, state: State, create: Event, power_levels: PowerLevels
 ) -> None:
-    """The rules for everything but memberships, from "the sender must be joined" to the end of the list."""
+    """Check the rules for all events but memberships, from "the sender must be joined" to the end of the list."""
     if membership_of(state.get(("m.room.member", event.sender))) != "join":
         raise violation(version, "joined", "", "the sender is not in the room")
     level = power_levels.user_level(event.sender)
@@ -68,8 +68,8 @@ def _check_joined_sender(
 
 
 def _check_room(version: RoomVersion, event: Event, create: Event) -> None:
-    # In version 12 this is rule 2 (the room id names the accepted create event); before, rule 2.5 says the
-    # same of the create event among the auth events.
+    # In version 12 this is rule 2: the room id names the accepted create event. Before that, rule 2.5 says the same
+    # of the create event among the auth events.
     if event.room_id == create.room_id:
         return
     if version.room_id_is_create_hash:

@@ -1,6 +1,6 @@
 """Rule 1: `m.room.create`. Spec: rooms/v1, v11 and v12, rule 1."""
 
-from shared.core.event_auth.rules import violation
+from shared.core.event_auth.rule_numbers import violation
 from shared.core.events.event import Event
 from shared.core.identifiers import is_user_id, server_of
 from shared.core.room_versions import ROOM_VERSIONS, RoomVersion

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shared.core.event_auth.rules import violation
+from shared.core.event_auth.rule_numbers import violation
 from shared.core.event_auth.third_party_invite import check_third_party_invite
 from shared.core.events.event import Event
 from shared.core.events.readers import (
@@ -22,8 +22,8 @@ State = Mapping[tuple[str, str], Event]
 def check_member(version: RoomVersion, event: Event, state: State, create: Event, power_levels: PowerLevels) -> None:
     """Raise AuthRuleViolation unless the change of membership is allowed.
 
-    Of the signature that a restricted join needs only the presence is seen here; that it verifies is checked
-    with the event's other signatures (`check_received`), since it needs the other server's keys.
+    For a restricted join, this checks only that a signature of the authorising server is present. `check_received`
+    verifies it with the event's other signatures, since that needs the other server's keys.
     """
     membership = membership_of(event)
     if event.state_key is None or "membership" not in event.content:
@@ -50,7 +50,7 @@ def _check_join(version: RoomVersion, event: Event, state: State, create: Event,
     if event.prev_event_ids == (create.event_id,) and event.state_key == room_creator(version, create):
         return
     if event.sender != event.state_key:
-        raise violation(version, "member/join", "2", "nobody can join for someone else")
+        raise violation(version, "member/join", "2", "users can only join for themselves")
     current = _membership(state, event.sender)
     if current == "ban":
         raise violation(version, "member/join", "3", "the user is banned")
@@ -76,7 +76,7 @@ def _check_authorised_join(version: RoomVersion, event: Event, state: State, pow
         or _membership(state, authoriser) != "join"
         or power_levels.user_level(authoriser) < power_levels.invite
     ):
-        raise violation(version, "member/join", "5.2", "nobody who may invite has let this user in")
+        raise violation(version, "member/join", "5.2", "the join names no member who may invite")
 
 
 def _check_invite(version: RoomVersion, event: Event, state: State, power_levels: PowerLevels) -> None:
@@ -121,7 +121,7 @@ def _check_knock(version: RoomVersion, event: Event, state: State) -> None:
     if rule != "knock" and not (rule == "knock_restricted" and version.knock_restricted):
         raise violation(version, "member/knock", "1", "the join rule allows no knocking")
     if event.sender != event.state_key:
-        raise violation(version, "member/knock", "2", "nobody can knock for someone else")
+        raise violation(version, "member/knock", "2", "users can only knock for themselves")
     if _membership(state, event.sender) in ("ban", "invite", "join"):
         raise violation(version, "member/knock", "4", "the user is banned, invited or in the room already")
 

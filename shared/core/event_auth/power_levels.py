@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared.core.event_auth.rules import violation
+from shared.core.event_auth.rule_numbers import violation
 from shared.core.events.event import Event
 from shared.core.events.readers.create import creators_of
 from shared.core.events.readers.power_levels import DEFAULT_LEVELS, read_level, read_level_map
@@ -16,7 +16,8 @@ def check_power_levels(
 ) -> None:
     """Raise AuthRuleViolation unless the sender may set these levels.
 
-    current: the room's present `m.room.power_levels`; None where there is none yet. sender_level: under that.
+    current: the room's present `m.room.power_levels`, None if there is none.
+    sender_level: the sender's level under `current`.
     """
     _check_values(version, event.content)
     if version.creators_outrank_all:
@@ -31,9 +32,10 @@ def check_power_levels(
 
 
 def _check_values(version: RoomVersion, content: Mapping[str, Any]) -> None:
-    """Values that the version cannot read. Rules of their own from version 10 on.
+    """Check that the room version can read the values.
 
-    Before, only `users` has a rule; what cannot be read elsewhere can't be compared either, and is refused as well.
+    From version 10 on there are rules for this. Before that only `users` has a rule. Other values that cannot be read
+    cannot be compared, so they are refused too.
     """
     integers, maps = (
         ("power_levels/integers", "power_levels/maps")
@@ -99,7 +101,7 @@ def _entry_fields(version: RoomVersion) -> tuple[str, ...]:
 def _changes(
     version: RoomVersion, field: str, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[tuple[str, int | None, int | None]]:
-    """Return (key, level before, level after) of the entries that differ; None where there is no entry."""
+    """Return (key, level before, level after) of the entries that differ. A level is None if there is no entry."""
     before, after = read_level_map(version, old.get(field)), read_level_map(version, new.get(field))
     return [
         (key, before.get(key), after.get(key))

@@ -1,4 +1,4 @@
-"""Which state an event's `auth_events` must name. Spec: server-server API, "Auth events selection"."""
+"""Selection of an event's `auth_events` from the room state. Spec: server-server API, "Auth events selection"."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,10 @@ from shared.core.room_versions import RoomVersion
 def auth_types_for(
     version: RoomVersion, *, type: str, sender: str, state_key: str | None, content: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """Return the (type, state key) pairs to select from the room's state, without doubles; absent state is skipped.
+    """Return the distinct (type, state key) pairs to select from the room's state. State that is absent is skipped.
 
-    None for the create event. From version 12 on the create event itself is never selected (the room id implies it).
+    There are none for the create event. From version 12 on the create event is never selected, since the room id
+    implies it.
     """
     if type == "m.room.create":
         return []
@@ -42,7 +43,7 @@ def _types_for_member(version: RoomVersion, state_key: str, content: Mapping[str
 
 
 def third_party_token(content: Mapping[str, Any]) -> str | None:
-    """Return `third_party_invite.signed.token` of an invite's content, None where there is no such string."""
+    """Return `third_party_invite.signed.token` of an invite's content, or None if there is no such string."""
     value: Any = content
     for key in ("third_party_invite", "signed", "token"):
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -1,4 +1,4 @@
-"""Invites that redeem a third-party invite.
+"""The rule for invites that redeem a third-party invite.
 
 Spec: rooms/v1, rule 5.3.1; client-server API, "Third-party invites".
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.core.canonical_json import decode_unpadded
 from shared.core.errors import EventFormatError, SignatureError
-from shared.core.event_auth.rules import violation
+from shared.core.event_auth.rule_numbers import violation
 from shared.core.events.event import Event
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import check_signature, parse_verify_key
@@ -16,12 +16,12 @@ from shared.core.signing.json_signatures import signed_bytes
 
 State = Mapping[tuple[str, str], Event]
 
-#: Signatures times keys that are tried: an event of 64 KiB could hold enough for seconds of work.
+#: The most pairs of signature and key to try. An event of 64 KiB could hold enough for seconds of work.
 _MAX_TRIES = 64
 
 
 def check_third_party_invite(version: RoomVersion, event: Event, state: State, *, target_is_banned: bool) -> None:
-    """Raise AuthRuleViolation unless a signature shows that the invite is for this user."""
+    """Raise AuthRuleViolation unless a signature proves that the invite is for this user."""
 
     def broken(number: str, message: str) -> Exception:
         return violation(version, "member/invite", f"1.{number}", message)

@@ -1,18 +1,18 @@
-"""The checks on receipt of an event from another server, by their numbers.
+"""The numbered checks on an event that another server sent.
 
 Spec: server-server API, "Checks performed on receipt of a PDU".
 
-| check | what | function | a failure means |
+| check | subject | function | on failure |
 |---|---|---|---|
 | 1 | format and size | `check_received` | drop |
-| 2 | signatures | `check_received`, which needs the keys that `required_signatures` names | drop |
-| 3 | content hash | `check_received` | go on with the redacted form |
-| 4 | auth events, and the rules in the state that they make | `check_auth_events_of` | reject |
+| 2 | signatures, by the keys that `required_signatures` names | `check_received` | drop |
+| 3 | content hash | `check_received` | continue with the redacted event |
+| 4 | the auth events, and the rules in the state formed by them | `check_auth_events_of` | reject |
 | 5 | the rules in the state before the event | `check_state_before` | reject |
 | 6 | the rules in the room's current state | `check_current_state` | soft-fail |
 | 7 | the policy server's signature | `check_policy_signature` | soft-fail |
 
-Each is asked only when those before it have passed. Answers are values; nothing is raised for what a server sent.
+A check runs only if all checks before it have passed. Results are values: nothing that a server sends raises an error.
 """
 
 from shared.core.event_checks.authorization import check_auth_events_of, check_current_state, check_state_before

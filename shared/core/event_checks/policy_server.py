@@ -18,8 +18,8 @@ _POLICY = "m.room.policy"
 class PolicyServer:
     """The policy server that a room uses.
 
-    server_name: whom to ask for signatures. public_key: as the room's state has it: base64, or nothing usable, in
-    which case no signature verifies.
+    server_name: the server that signs the room's events.
+    public_key: base64, as the room's state has it. If it is no key, no signature verifies.
     """
 
     server_name: str
@@ -27,11 +27,11 @@ class PolicyServer:
 
 
 def policy_server_of(policy: Event | None, joined_users: Iterable[str]) -> PolicyServer | None:
-    """Return the policy server that a room uses, None where it uses none.
+    """Return the policy server that a room uses, or None if it uses none.
 
     policy: the `m.room.policy` event with an empty state key in the current state.
-    joined_users: ids of the users who are joined in the current state; walked only where the event is valid, and
-        until one of that server is found, so it may be a generator.
+    joined_users: the joined users in the current state. It may be a generator: it is read only if the event is valid,
+        and only up to the first user of that server.
     Spec: server-server API, "Determining if a Policy Server is enabled in a room".
     """
     if policy is None:
@@ -46,15 +46,15 @@ def policy_server_of(policy: Event | None, joined_users: Iterable[str]) -> Polic
 
 
 def needs_policy_signature(event: Event) -> bool:
-    """Return whether a policy server is asked about such an event: all but the one that names the policy server."""
+    """Return True if the event needs a policy server's signature: all but the event that names the policy server."""
     return not (event.type == _POLICY and event.state_key == "")
 
 
 def check_policy_signature(version: RoomVersion, event: Event, policy: PolicyServer | None) -> Verdict:
-    """Check 7: the policy server, if the room uses one, has signed the event. ACCEPT or SOFT_FAIL.
+    """Check 7: the policy server, if the room uses one, has signed the event. Return ACCEPT or SOFT_FAIL.
 
-    Before soft-failing, the caller should ask the policy server for a signature once: its key may have changed.
-    Spec: server-server API, "Validating Policy Server signatures".
+    Before the caller soft-fails an event it should request a signature from the policy server once, in case the key
+    has changed. Spec: server-server API, "Validating Policy Server signatures".
     """
     if policy is None or not needs_policy_signature(event):
         return accept(7)

@@ -1,4 +1,4 @@
-"""Checks 1 to 3: what can be said about an event without the room's state.
+"""Checks 1 to 3, which need no room state.
 
 Spec: server-server API, "Checks performed on receipt of a PDU", "Validating hashes and signatures on received events".
 """
@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.core.errors import EventFormatError
-from shared.core.event_auth.rules import violation
-from shared.core.event_checks.signatures import Keys, Proof, form_to_keep, proof_by
+from shared.core.event_auth.rule_numbers import violation
+from shared.core.event_checks.signatures import (
+    Keys,
+    SignatureResult,
+    redact_if_hash_is_wrong,
+    verify_server_signatures,
+)
 from shared.core.event_checks.verdict import Verdict, drop, reject
 from shared.core.events.event import Event, parse_event
 from shared.core.events.hashing import redacted_bytes
@@ -21,7 +26,8 @@ from shared.core.room_versions import RoomVersion
 class ReceivedEvent:
     """An event that has passed checks 1 to 3.
 
-    event: in the form to go on with. redacted: whether that is the redacted one, because the content hash was wrong.
+    event: the event to process further.
+    redacted: True if `event` is the redacted form, because the content hash was wrong.
     """
 
     event: Event
@@ -30,9 +36,9 @@ class ReceivedEvent:
 
 @dataclass(frozen=True, slots=True)
 class RejectedEvent:
-    """An event that has passed checks 1 to 3 and is known to fail check 4 already: verdict says why.
+    """An event that has passed checks 1 to 3 and already fails check 4.
 
-    Its field has another name than `ReceivedEvent.event` on purpose: nobody shall take one for the other.
+    The field is named `rejected`, unlike `ReceivedEvent.event`, so that the two cannot be confused.
     """
 
     rejected: Event
@@ -43,13 +49,14 @@ class RejectedEvent:
 def check_received(
     version: RoomVersion, raw: Mapping[str, Any] | bytes | Event, *, keys: Keys, room_id: str | None = None
 ) -> ReceivedEvent | RejectedEvent | Verdict:
-    """Return the event to go on with, or a Verdict DROP naming the check that failed.
+    """Return the event to process further, or a Verdict DROP with the check that failed.
 
-    raw: the PDU as object or JSON; an Event (check 1 has been done) where the caller has parsed it for
-        `required_signatures`. keys: those that could be had; a missing one is no error.
-    room_id: the room that the event must be of, where the caller knows it; else dropped (check 1).
-    RejectedEvent: the authorising server of a restricted join has not validly signed, which is a rule about
-        authorization (rooms/v8, rule 4.2.1). Where its keys are unknown nothing can be said: dropped.
+    raw: the PDU as JSON object or bytes. The caller may pass an Event (check 1 is done) parsed for
+        `required_signatures`.
+    keys: the keys that could be fetched. A missing key is no error.
+    room_id: the expected room, if the caller knows it. An event of another room is dropped (check 1).
+    A RejectedEvent is returned if the authorising server of a restricted join has not validly signed, since that is an
+    authorization rule (rooms/v8, rule 4.2.1). If the server's keys are unknown, the event is dropped.
     """
     try:
         event = raw if isinstance(raw, Event) else parse_event(version, raw)
@@ -57,24 +64,24 @@ def check_received(
         return drop(1, str(error))
     if room_id is not None and event.room_id != room_id:
         return drop(1, "room_id: the event is of another room")
-    kept, redacted = form_to_keep(version, event)
+    kept, redacted = redact_if_hash_is_wrong(version, event)
     covered = redacted_bytes(version, kept.pdu)
     for server in sorted(required_signers(version, kept)):
-        proof = proof_by(version, kept, server, keys, covered)
-        if proof is not Proof.VALID:
-            return drop(2, _complaint(proof, server))
+        result = verify_server_signatures(version, kept, server, keys, covered)
+        if result is not SignatureResult.VALID:
+            return drop(2, _reason(result, server))
     authoriser = authorising_server(version, kept)
     if authoriser is not None:
-        proof = proof_by(version, kept, authoriser, keys, covered)
-        if proof is Proof.UNKNOWN:
-            return drop(2, _complaint(proof, authoriser))
-        if proof is Proof.INVALID:
+        result = verify_server_signatures(version, kept, authoriser, keys, covered)
+        if result is SignatureResult.UNKNOWN:
+            return drop(2, _reason(result, authoriser))
+        if result is SignatureResult.INVALID:
             broken = violation(version, "member/authorised", "1", "the authorising server has not validly signed")
             return RejectedEvent(kept, redacted, reject(4, broken.rule, broken.message))
     return ReceivedEvent(kept, redacted)
 
 
-def _complaint(proof: Proof, server: str) -> str:
-    if proof is Proof.UNKNOWN:
+def _reason(result: SignatureResult, server: str) -> str:
+    if result is SignatureResult.UNKNOWN:
         return f"signatures: no known and valid key for any signature of {server}"
     return f"signatures: {server} has not validly signed"

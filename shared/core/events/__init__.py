@@ -1,4 +1,4 @@
-"""Events: format, hashes, redaction, making and reading. Spec: server-server API, "PDUs"; rooms/."""
+"""Events: format, hashes, redaction, building and reading. Spec: server-server API, "PDUs"; rooms/."""
 
 from shared.core.events.building import build_event
 from shared.core.events.event import Event, event_from_storage, parse_event

@@ -1,4 +1,4 @@
-"""Making an event of our own: fields, hash, signature, id.
+"""Building of this server's own events: fields, hash, signature, id.
 
 Spec: server-server API, "Adding hashes and signatures to outgoing events".
 """
@@ -37,23 +37,22 @@ def build_event(
     reference_hashes: Mapping[str, bytes] | Mapping[EventId, bytes] | None = None,
     sticky_ms: int | None = None,
 ) -> Event:
-    """Return a new event, hashed and signed by us, in the format of its room version.
+    """Return a new event in the format of its room version, hashed and signed by this server.
 
-    room_id: None for the create event of a room whose id is its hash (version 12 on), and only there.
-    depth: greatest depth of the previous events plus one; cut at the version's limit here.
-    redacts: for `m.room.redaction`; put where the version wants it. Clients write it into the
-        content in every version: it is taken from there when None (spec: room_send.yaml).
-    event_id_localpart: random text for the id in room versions 1 and 2, given by the caller; unused elsewhere.
-    reference_hashes: event id -> reference hash (32 bytes) of each previous and auth event; versions 1 and 2
-        only.
-    sticky_ms: for how long it is sticky (MSC4354); None: it is not.
-    Raises MatrixError M_TOO_LARGE (413) when the event or one of its fields is too large, M_BAD_JSON when the
-    content holds what an event of this version may not.
+    room_id: None only for the create event of a room whose id is that event's hash (version 12 on).
+    depth: greatest depth of the previous events plus one. It is cut to the version's limit.
+    redacts: for `m.room.redaction`; put where the version has it. If None it is taken from the content, since clients
+        write it there in every version (spec: room_send.yaml).
+    event_id_localpart: random text for the id in room versions 1 and 2; unused elsewhere.
+    reference_hashes: event id -> reference hash (32 bytes) of each previous and auth event, for versions 1 and 2.
+    sticky_ms: how long the event is sticky (MSC4354), or None if it is not.
+    Raises MatrixError M_TOO_LARGE (413) if the event or one of its fields is too large, M_BAD_JSON if this version
+    does not allow the content.
     """
     _check_client_input(version, type, state_key, content)
     pdu: dict[str, Any] = {
         "auth_events": _references(version, auth_event_ids, reference_hashes),
-        "content": dict(content),  # our own copy: the event outlives the request that it came with
+        "content": dict(content),  # a copy: the event outlives the request
         "depth": min(depth, version.max_depth),
         "origin_server_ts": origin_server_ts,
         "prev_events": _references(version, prev_event_ids, reference_hashes),
@@ -76,7 +75,7 @@ def build_event(
 
 
 def _finish(version: RoomVersion, pdu: dict[str, Any], server_name: str, key: SigningKey) -> Event:
-    """Hash, sign, encode. The signature and the id come from the same redacted bytes, which are made once."""
+    """Hash, sign and encode the PDU. Signature and id come from the same redacted bytes, computed once."""
     floats = not version.strict_canonical_json
     try:
         pdu["hashes"] = {"sha256": encode_unpadded(content_hash(pdu, may_hold_floats=floats))}
@@ -84,7 +83,7 @@ def _finish(version: RoomVersion, pdu: dict[str, Any], server_name: str, key: Si
         pdu["signatures"] = {server_name: {key.key_id: encode_unpadded(key.sign(covered))}}
         encoded = encode_canonical(pdu, may_hold_floats=floats)
         if len(encoded) > MAX_EVENT_BYTES:
-            raise _too_large(f"the event has {len(encoded)} bytes, {MAX_EVENT_BYTES} are allowed")
+            raise _too_large(f"the event has {len(encoded)} bytes; the limit is {MAX_EVENT_BYTES}")
         if version.event_id_format is EventIdFormat.ON_WIRE:
             event_id = pdu["event_id"]
         else:
@@ -97,7 +96,7 @@ def _finish(version: RoomVersion, pdu: dict[str, Any], server_name: str, key: Si
 def _check_client_input(
     version: RoomVersion, event_type: str, state_key: str | None, content: Mapping[str, Any]
 ) -> None:
-    # Bytes in every room version: the leniency of old rooms is for events that exist already.
+    # In bytes for every room version: the lenient limits of old versions are for events that exist already.
     for field, text in (("type", event_type), ("state_key", state_key or "")):
         if not within_bytes(text):
             raise _too_large(f"{field} must not be longer than {MAX_ID_BYTES} bytes")
@@ -128,7 +127,7 @@ def _references(
     if not version.references_with_hashes:
         return list(event_ids)
     if hashes is None and event_ids:
-        raise ValueError("events of this room version need the reference hashes of those they name")
+        raise ValueError("events of this room version need the reference hashes of the events that they name")
     known = {str(event_id): digest for event_id, digest in (hashes or {}).items()}
     return [[event_id, {"sha256": encode_unpadded(known[event_id])}] for event_id in event_ids]
 

@@ -1,4 +1,4 @@
-"""The event as a value, from the wire and from storage."""
+"""The event as a value, parsed from the wire or from storage."""
 
 import json
 from collections.abc import Mapping
@@ -22,13 +22,15 @@ from shared.core.room_versions import RoomVersion
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """An event whose format is right for its room version. Two events are equal when id and bytes are.
+    """An event in the format of its room version. Two events are equal if their ids and bytes are.
 
-    room_id: from the wire, or of the event's own hash for a create event of version 12 on.
-    content, pdu: as received; not to be changed, and nothing in `content` can be trusted to have its proper type.
-    depth: at least 0. origin_server_ts: in ms since 1970, as the sender's server claims.
-    prev_event_ids: at most 20; auth_event_ids: at most 10 (hashes of versions 1 and 2 are in `pdu` only).
-    redacts: the event id that a redaction names, wherever its room version puts it; None where there is none.
+    room_id: from the wire, or made of the event's own hash for a create event of version 12 on.
+    content, pdu: as received; not to be changed. Values in `content` may have the wrong type.
+    depth: at least 0.
+    origin_server_ts: in ms since 1970, as the sender's server claims.
+    prev_event_ids: at most 20.
+    auth_event_ids: at most 10 (the hashes of versions 1 and 2 are in `pdu` only).
+    redacts: the event id that a redaction names, wherever its room version puts it, or None.
     encoded: the whole PDU in canonical JSON, as stored and as sent to other servers.
     """
 
@@ -59,7 +61,7 @@ class Event:
         return hash(self.event_id)
 
     def __repr__(self) -> str:
-        # Never the content: it is what people wrote to each other, and reprs end up in logs.
+        # Without the content: reprs end up in logs, and the content is private.
         return f"Event({self.event_id!r}, {self.type!r}, state_key={self.state_key!r}, room_id={self.room_id!r})"
 
 
@@ -72,9 +74,9 @@ def parse_event(
 ) -> Event:
     """Return the event in a PDU whose room version is known, after all checks of its format.
 
-    pdu: the JSON object, or its bytes in any JSON form. Where the version is lenient about numbers, prefer
-        bytes: orjson turns integers beyond 64 bits into floats, and the hash of the event with them.
-    encoded, event_id: canonical form and id where the caller has worked them out already; else done here.
+    pdu: the JSON object, or its bytes in any JSON form. Pass bytes if the version is lenient about numbers: orjson
+        turns integers beyond 64 bits into floats, which changes the event's hash.
+    encoded, event_id: the canonical form and the id, if the caller has computed them.
     Raises EventFormatError naming the field. Hashes and signatures are not checked here (hashing.py, signatures.py).
     """
     if isinstance(pdu, bytes):
@@ -89,11 +91,11 @@ def parse_event(
 
 
 def event_from_storage(version: RoomVersion, encoded: bytes, event_id: str) -> Event:
-    """Return the event in bytes that we stored ourselves.
+    """Return the event in bytes that this server stored.
 
-    No checks: only for what `parse_event` has passed.
+    There are no checks: the bytes must have passed `parse_event` before.
     """
-    # The standard library keeps integers of any size, which the lenient versions may hold.
+    # The standard library keeps integers of any size, which lenient versions allow.
     pdu = orjson.loads(encoded) if version.strict_canonical_json else json.loads(encoded)
     return _event_of(version, pdu, encoded, event_id)
 
@@ -127,7 +129,7 @@ def _event_of(version: RoomVersion, pdu: Mapping[str, Any], encoded: bytes, even
 
 
 def _redacts_of(version: RoomVersion, pdu: Mapping[str, Any]) -> str | None:
-    """Spec: rooms/v11, "Moving the redacts property". A value that is no string names nothing."""
+    """Return the target of a redaction, None for any other event. Spec: rooms/v11, "Moving the redacts property"."""
     if pdu["type"] != "m.room.redaction":
         return None
     redacts = (pdu["content"] if version.redacts_in_content else pdu).get("redacts")

@@ -1,7 +1,7 @@
-"""The event format: types, sizes and limits of a PDU's fields. Spec: rooms/, "Event format"; client-server
-API, "Size limits".
+"""The event format: types, sizes and limits of a PDU's fields.
 
-A failure means that no server could hold the event: it is dropped, not rejected.
+An event that fails these checks is dropped, not rejected.
+Spec: rooms/, "Event format"; client-server API, "Size limits".
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
 def check_format(version: RoomVersion, pdu: Mapping[str, Any]) -> None:
     """Raise EventFormatError, naming the field, unless the PDU has the format of its room version.
 
-    Checks everything but the size of the whole, which needs the encoded form (`check_size`).
+    The size of the whole event is checked by `check_size`, since it needs the encoded form.
     """
     if version.strict_canonical_json:
         check_strict_numbers(pdu)
@@ -55,18 +55,18 @@ def check_format(version: RoomVersion, pdu: Mapping[str, Any]) -> None:
 
 
 def check_size(encoded: bytes) -> None:
-    """Raise EventFormatError when the whole event, signatures included, has more than 65,536 bytes."""
+    """Raise EventFormatError if the whole event, signatures included, has more than 65,536 bytes."""
     if len(encoded) > MAX_EVENT_BYTES:
         raise EventFormatError(f"event: must not have more than {MAX_EVENT_BYTES} bytes")
 
 
 def reference_ids(version: RoomVersion, value: Sequence[Any]) -> tuple[str, ...]:
-    """Return the event ids in `prev_events` or `auth_events`, whose form has been checked."""
+    """Return the event ids in `prev_events` or `auth_events`, whose format has been checked."""
     return tuple(pair[0] for pair in value) if version.references_with_hashes else tuple(value)
 
 
 def _check_references(version: RoomVersion, field: str, value: Any, limit: int) -> None:
-    """Plain ids, or [id, hashes] pairs in versions 1 and 2."""
+    """Check a list of event ids, or of [id, hashes] pairs in versions 1 and 2."""
     if not isinstance(value, list | tuple):
         raise EventFormatError(f"{field}: must be a list")
     if len(value) > limit:
@@ -112,7 +112,7 @@ def _check_integer(field: str, value: Any, least: int, greatest: int) -> None:
 
 def _check_event_id(version: RoomVersion, pdu: Mapping[str, Any]) -> None:
     if version.event_id_format is not EventIdFormat.ON_WIRE:
-        return  # a field of that name is just an unknown key there
+        return  # an unknown key like any other
     event_id = pdu.get("event_id")
     if not isinstance(event_id, str) or not is_event_id(event_id) or ":" not in event_id:
         raise EventFormatError("event_id: must be an event id with a server name")
@@ -122,7 +122,7 @@ def _check_room_id(version: RoomVersion, pdu: Mapping[str, Any]) -> None:
     room_id = pdu.get("room_id")
     if version.room_id_is_create_hash:
         if is_create(pdu):
-            return  # made of the hash; that none is on the wire is an auth rule (rooms/v12, rule 1.2)
+            return  # an auth rule forbids a room_id on the wire (rooms/v12, rule 1.2)
         right = isinstance(room_id, str) and is_room_id_of_hash(room_id)
     else:
         right = isinstance(room_id, str) and is_room_id_with_server(room_id)
@@ -131,5 +131,5 @@ def _check_room_id(version: RoomVersion, pdu: Mapping[str, Any]) -> None:
 
 
 def is_create(pdu: Mapping[str, Any]) -> bool:
-    """Return whether this PDU would make a room."""
+    """Return True if this PDU creates a room."""
     return pdu.get("type") == "m.room.create" and pdu.get("state_key") == ""

@@ -1,4 +1,4 @@
-"""Content hash, reference hash and the ids made of it.
+"""Content hash, reference hash, and the ids made of the latter.
 
 Spec: server-server API, "Signing Events"; rooms/v3, v4, v12.
 """
@@ -22,17 +22,16 @@ _NOT_IN_CONTENT_HASH = ("unsigned", "signatures", "hashes")
 
 
 def content_hash(pdu: Mapping[str, Any], *, may_hold_floats: bool = True) -> bytes:
-    """Return the SHA-256 (32 bytes) of the whole event but `unsigned`, `signatures` and `hashes`.
+    """Return the SHA-256 (32 bytes) of the event without `unsigned`, `signatures` and `hashes`.
 
-    In the event it stands as unpadded base64 under `hashes.sha256`. Raises EventFormatError when it has no
-    JSON form.
+    The event carries it as unpadded base64 in `hashes.sha256`. Raises EventFormatError if the event has no JSON form.
     """
     covered = {key: value for key, value in pdu.items() if key not in _NOT_IN_CONTENT_HASH}
     return hashlib.sha256(encode_canonical(covered, may_hold_floats=may_hold_floats)).digest()
 
 
 def has_right_content_hash(pdu: Mapping[str, Any]) -> bool:
-    """Return whether `hashes.sha256` is the content's hash. If not, the receiver keeps the redacted form only.
+    """Return True if `hashes.sha256` is right. If it is wrong, the receiver keeps only the redacted event.
 
     Spec: server-server API, "Validating hashes and signatures on received events".
     """
@@ -47,7 +46,7 @@ def has_right_content_hash(pdu: Mapping[str, Any]) -> bool:
 
 
 def redacted_bytes(version: RoomVersion, pdu: Mapping[str, Any], *, may_hold_floats: bool = True) -> bytes:
-    """Return the canonical redacted event without signatures: what servers sign and hash for the id."""
+    """Return the canonical redacted event without signatures, which servers sign and hash for the event id."""
     redacted = redact_pdu(version, pdu)
     redacted.pop("signatures", None)
     return encode_canonical(redacted, may_hold_floats=may_hold_floats)
@@ -62,9 +61,9 @@ def reference_hash(version: RoomVersion, pdu: Mapping[str, Any]) -> bytes:
 
 
 def event_id_of(version: RoomVersion, pdu: Mapping[str, Any]) -> EventId:
-    """Return the event's id: its own field in room versions 1 and 2, else "$" and the reference hash.
+    """Return the event's id: its `event_id` in room versions 1 and 2, else "$" and the reference hash.
 
-    Raises EventFormatError when the field is missing or the event has no JSON form.
+    Raises EventFormatError if the field is missing or the event has no JSON form.
     """
     if version.event_id_format is EventIdFormat.ON_WIRE:
         event_id = pdu.get("event_id")
@@ -75,16 +74,16 @@ def event_id_of(version: RoomVersion, pdu: Mapping[str, Any]) -> EventId:
 
 
 def event_id_of_hash(version: RoomVersion, digest: bytes) -> EventId:
-    """Return the id that belongs to a reference hash. Not for room versions 1 and 2."""
+    """Return the event id for a reference hash. Not for room versions 1 and 2."""
     urlsafe = version.event_id_format is EventIdFormat.HASH_URLSAFE
     return EventId("$" + (encode_unpadded_urlsafe(digest) if urlsafe else encode_unpadded(digest)))
 
 
 def room_id_of_create(version: RoomVersion, pdu: Mapping[str, Any]) -> RoomId:
-    """Return the id of the room that this `m.room.create` event makes.
+    """Return the id of the room that this `m.room.create` event creates.
 
-    Where the version says so it is the event's id with "!" for "$" (rooms/v12), else the event's own `room_id`.
-    Raises EventFormatError when that is missing.
+    From version 12 on it is the event's id with "!" in place of "$" (rooms/v12), before that the event's `room_id`.
+    Raises EventFormatError if that is missing.
     """
     if version.room_id_is_create_hash:
         return RoomId("!" + event_id_of(version, pdu)[1:])

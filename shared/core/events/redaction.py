@@ -7,9 +7,9 @@ from shared.core.room_versions import RoomVersion
 
 
 def redact_pdu(version: RoomVersion, pdu: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the event with only what its redaction leaves; `unsigned` goes too.
+    """Return a copy of the event with only the keys that a redaction leaves, without `unsigned`.
 
-    The algorithm is also the first step of signing and of the reference hash. Redacting twice changes nothing.
+    This is also the first step of signing and of the reference hash. A second redaction changes nothing.
     """
     rules = version.redaction
     redacted = {key: value for key, value in pdu.items() if key in rules.event_keys}

@@ -1,4 +1,4 @@
-"""Which event another one relates to, and how. Spec: client-server API, "Forming relationships between events"."""
+"""The relation of an event to another one. Spec: client-server API, "Forming relationships between events"."""
 
 import json
 from collections.abc import Mapping
@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 
 REPLACE, THREAD, REFERENCE = "m.replace", "m.thread", "m.reference"
 _KEY = b'"m.relates_to"'
-_MAX_BYTES = 255  # the longest event id there is, and more than any relationship type that was ever named
+_MAX_BYTES = 255  # the limit of event ids; relationship types are shorter
 
 
 class Relation(NamedTuple):
-    """rel_type: how; event_id: to which event, which need not exist."""
+    """The relationship type, and the id of the target event, which need not exist."""
 
     rel_type: str
     event_id: str
 
 
 def relation_of(content: Mapping[str, Any]) -> Relation | None:
-    """Return the relation in an event's content; None without one, and for one that doesn't match the schema.
+    """Return the relation in an event's content, or None if there is none or it doesn't match the schema.
 
-    Rich replies have no `rel_type`: they are none here.
+    Rich replies have no `rel_type`, so they are not relations here.
     """
     stated = content.get("m.relates_to")
     if not isinstance(stated, dict):
@@ -29,14 +29,14 @@ def relation_of(content: Mapping[str, Any]) -> Relation | None:
         return None
     try:
         longest = max(len(rel_type.encode()), len(event_id.encode()))
-    except UnicodeEncodeError:  # half of a surrogate pair, which no id has
+    except UnicodeEncodeError:  # a lone surrogate, which no id has
         return None
     return Relation(rel_type, event_id) if longest <= _MAX_BYTES else None
 
 
 def relation_of_json(pdu: bytes) -> Relation | None:
-    """Return the relation of an event given as canonical JSON; few have one, and only those are decoded."""
+    """Return the relation of an event in canonical JSON. Only the few events that may have one are decoded."""
     if _KEY not in pdu:
         return None
-    content = json.loads(pdu).get("content")  # not orjson: rooms of old versions have integers beyond 64 bits
+    content = json.loads(pdu).get("content")  # not orjson: old room versions allow integers beyond 64 bits
     return relation_of(content) if isinstance(content, dict) else None

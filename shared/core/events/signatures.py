@@ -12,20 +12,20 @@ from shared.core.signing.json_signatures import add_signature, signature_by
 
 
 def sign_pdu(version: RoomVersion, pdu: Mapping[str, Any], server_name: str, key: SigningKey) -> dict[str, Any]:
-    """Return a copy of the PDU, hashes filled in already, with our signature beside those that it has."""
+    """Return a copy of the PDU with this server's signature added. The hashes must be filled in."""
     return add_signature(pdu, server_name, key.key_id, key.sign(redacted_bytes(version, pdu)))
 
 
 def verify_pdu(version: RoomVersion, pdu: Mapping[str, Any], server_name: str, key_id: str, verify_key: bytes) -> None:
-    """Raise SignatureError unless the server signed this event by this key; redacted copies verify too."""
+    """Raise SignatureError unless the server signed this event by this key. Redacted copies verify too."""
     check_signature(redacted_bytes(version, pdu), signature_by(pdu, server_name, key_id), verify_key)
 
 
 def required_signers(version: RoomVersion, event: Event) -> frozenset[ServerName]:
-    """Return the servers without whose valid signature the event is dropped.
+    """Return the servers that must have validly signed, else the event is dropped.
 
-    The sender's, unless it is an invite made of a third-party invite, which another server may have sent; the
-    one in the event id (versions 1 and 2).
+    These are the sender's server, and the server in the event id (versions 1 and 2). An invite made from a third-party
+    invite needs no signature of the sender's server, since another server may have sent it.
     Spec: server-server API, "Validating hashes and signatures on received events".
     """
     signers: set[ServerName] = set()
@@ -38,9 +38,9 @@ def required_signers(version: RoomVersion, event: Event) -> frozenset[ServerName
 
 
 def authorising_server(version: RoomVersion, event: Event) -> ServerName | None:
-    """Return the server that must have signed a restricted join beside the sender's, else the event is rejected.
+    """Return the server that must have signed a restricted join besides the sender's, else the event is rejected.
 
-    None where the event names no user who let it happen; whether it had to is another rule.
+    None if the event names no authorising user. Another rule decides whether it must.
     Spec: rooms/v8, rule 4.2.1; rooms/v12, rule 5.2.1.
     """
     if not version.restricted or event.type != "m.room.member":

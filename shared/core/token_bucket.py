@@ -1,19 +1,25 @@
-"""Token buckets as pure functions of (bucket, now): who calls them keeps the state and reads the clock."""
+"""Token buckets as pure functions of (bucket, now). The caller keeps the bucket and reads the clock."""
 
 from typing import NamedTuple
 
 
 class Bucket(NamedTuple):
-    """tokens: how many were there at `at_s`; at_s: seconds of the caller's own clock, which never steps back."""
+    """A token bucket at one point in time.
+
+    tokens: how many there were at `at_s`.
+    at_s: seconds on the caller's monotonic clock.
+    """
 
     tokens: float
     at_s: float
 
 
 class Taken(NamedTuple):
-    """What a request to a bucket gave.
+    """The result of taking tokens from a bucket.
 
-    granted: whole tokens, from 0 to what was wanted; wait_s: until one token is there, 0 when any was granted.
+    bucket: the bucket afterwards.
+    granted: whole tokens, from 0 to the number wanted.
+    wait_s: time until the next whole token; 0 if any was granted.
     """
 
     bucket: Bucket
@@ -26,13 +32,13 @@ def full_bucket(burst: int, now_s: float) -> Bucket:
 
 
 def refilled(bucket: Bucket, now_s: float, per_second: float, burst: int) -> Bucket:
-    """Return the bucket as it stands now. A clock that stepped back adds nothing and takes nothing."""
+    """Return the bucket as of now. If the clock stepped back, the number of tokens stays the same."""
     passed_s = max(0.0, now_s - bucket.at_s)
     return Bucket(min(float(burst), bucket.tokens + passed_s * per_second), now_s)
 
 
 def take(bucket: Bucket, now_s: float, per_second: float, burst: int, wanted: int = 1) -> Taken:
-    """Take up to `wanted` tokens, whole ones only."""
+    """Take up to `wanted` whole tokens."""
     now = refilled(bucket, now_s, per_second, burst)
     granted = min(wanted, int(now.tokens))
     if granted <= 0:

@@ -1,5 +1,7 @@
-"""Numbers of the rules. They differ between room versions, because rules come and go: so they are worked out
-from the version's own flags, and a failure names the rule as the page of that version does.
+"""The numbers of the authorization rules.
+
+They differ between room versions, since rules come and go. They are computed from the flags of the version, so that
+an error names the rule as the page of that version does.
 """
 
 from shared.core.errors import AuthRuleViolation
@@ -9,7 +11,8 @@ from shared.core.room_versions import RoomVersion
 def violation(version: RoomVersion, rule: str, sub_rule: str, message: str) -> AuthRuleViolation:
     """Return the error for a broken rule.
 
-    rule: a name in the lists below, "/" separates parts: "member/join"; sub_rule: the number below it, such as "3.2".
+    rule: a name in the lists below; "/" separates parts, as in "member/join".
+    sub_rule: the number below the rule, such as "3.2".
     """
     number = _number(version, rule)
     full = f"{number}.{sub_rule}" if sub_rule else number

@@ -1,1 +1,0 @@
-"""Token buckets and retry schedules as functions of (state, now)."""

@@ -1,7 +1,7 @@
 """Reading events: pages of a room's timeline, single events, and where a token stands in a room.
 
 A room's live events have dense ordinals, so a place in its timeline is one number; events of history, fetched later,
-lie between them (`shared/core/places.py`). Rejected and soft-failed events and outliers are never read as a part of it.
+lie between them (`shared/core/history_point.py`). Rejected and soft-failed events and outliers are never part of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import asyncpg
 
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD
-from shared.core.places import Place
+from shared.core.history_point import HistoryPoint
 from shared.storage.read_source import Source
 
 #: Joins use the primary key of events. A redaction and a replaced event come along: `unsigned` shows both.
@@ -176,8 +176,8 @@ class TimelineRow(NamedTuple):
     gap: bool
 
     @property
-    def place(self) -> Place:
-        return Place(self.ordinal, -self.back)
+    def place(self) -> HistoryPoint:
+        return HistoryPoint(self.ordinal, -self.back)
 
 
 class PageRows(NamedTuple):
@@ -210,7 +210,7 @@ async def get_timeline_before(source: Source, room_nid: int, ordinal: int, limit
 
 
 async def get_page(
-    source: Source, room_nid: int, place: Place, limit: int, *, forward: bool, history: bool
+    source: Source, room_nid: int, place: HistoryPoint, limit: int, *, forward: bool, history: bool
 ) -> PageRows:
     """Return at most `limit` events from a place (inclusive) on, earliest first; else before it, latest first.
 
@@ -226,7 +226,7 @@ async def get_page(
     return PageRows([timeline_row(row) for row in found], parents, erased)
 
 
-async def get_places_from(source: Source, room_nid: int, place: Place, limit: int) -> list[TimelineRow]:
+async def get_places_from(source: Source, room_nid: int, place: HistoryPoint, limit: int) -> list[TimelineRow]:
     """Return at most `limit` events from a place (inclusive) on, live ones and history, earliest first."""
     rows = await source.fetch(_PLACES_FROM, room_nid, place.ordinal, -place.step, limit)
     return [timeline_row(row) for row in rows]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD, Relation
-from shared.core.places import Place
+from shared.core.history_point import HistoryPoint
 from shared.storage.escape import escape, unescape
 from shared.storage.read_source import Source
 from shared.storage.read_timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
@@ -122,7 +122,7 @@ class Wanted:
 
 
 async def get_children(
-    source: Source, room_nid: int, event_id: str, wanted: Wanted, start: Place, stop: Place, limit: int,
+    source: Source, room_nid: int, event_id: str, wanted: Wanted, start: HistoryPoint, stop: HistoryPoint, limit: int,
     *, forward: bool,
 ) -> list[TimelineRow]:  # fmt: skip
     """Return at most `limit` events that relate to one, from a place on (forward: up to `stop`, else back to it)."""
@@ -133,10 +133,10 @@ async def get_children(
 
 async def get_relating(
     source: Source, room_nid: int, event_ids: Collection[str], wanted: Wanted, limit: int
-) -> list[tuple[Place, int, str]]:
+) -> list[tuple[HistoryPoint, int, str]]:
     """Return (place, number, id) of at most `limit` events that relate to any of these, in no order."""
     rows = await source.fetch(_LEVEL, room_nid, [escape(each) for each in event_ids], *wanted.escaped, limit)
-    return [(Place(ordinal, step), nid, event_id) for nid, event_id, ordinal, step in rows]
+    return [(HistoryPoint(ordinal, step), nid, event_id) for nid, event_id, ordinal, step in rows]
 
 
 async def get_related(
@@ -161,8 +161,8 @@ async def get_thread_size(
 
 
 async def get_thread_roots(
-    source: Source, room_nid: int, place: Place, end: Place, limit: int, participant: str | None
-) -> list[tuple[Place, TimelineRow | None]]:
+    source: Source, room_nid: int, place: HistoryPoint, end: HistoryPoint, limit: int, participant: str | None
+) -> list[tuple[HistoryPoint, TimelineRow | None]]:
     """Return at most `limit` threads whose latest reply before `end` lies before a place, latest first.
 
     Each with that reply's place, and its root; None where that is in no timeline. participant: only threads whose
@@ -170,7 +170,10 @@ async def get_thread_roots(
     """
     user_id = None if participant is None else escape(participant)
     rows = await source.fetch(_THREADS, room_nid, *place, limit, user_id, *end)
-    return [(Place(row["place"], row["step"]), None if row["event_nid"] is None else timeline_row(row)) for row in rows]
+    return [
+        (HistoryPoint(row["place"], row["step"]), None if row["event_nid"] is None else timeline_row(row))
+        for row in rows
+    ]
 
 
 def _related(row: asyncpg.Record) -> RelatedRow:

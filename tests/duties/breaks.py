@@ -47,7 +47,7 @@ BREAKS = (
           _SYNC + "test_unsigned.py::test_what_was_there_before_is_told_to_whoever_could_see_it"),
     Break("D068", "workers/synchrotron/viewpoint.py", "membership_after=event.membership if own else None,",
           "membership_after=None,", _SYNC + "test_viewpoint.py::test_every_event_of_every_history"),
-    Break("D072", "workers/synchrotron/messages.py", '"end": format_place(*place_after(last.place)),',
+    Break("D072", "workers/synchrotron/messages.py", '"end": format_place(*point_after(last.place)),',
           '"end": format_place(*event.place),', _SYNC + "test_room_reads.py::test_context_and_event"),
     Break("D075", "workers/synchrotron/event_at_time.py", "if closer and room.view.may_see(event):", "if closer:",
           _SYNC + "test_room_reads.py::test_the_event_nearest_to_a_time"),

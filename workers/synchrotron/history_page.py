@@ -7,7 +7,7 @@ from enum import Enum
 from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
-from shared.core.places import START, Place, gap_start, place_after
+from shared.core.history_point import START, HistoryPoint, gap_start, point_after
 from shared.storage.pool import Database
 from shared.storage.read_timeline import PageRows, TimelineRow, get_gap_anchors, get_page
 from workers.synchrotron.event_memory import EventMemory
@@ -30,7 +30,7 @@ class Page:
     """
 
     events: list[TimelineEvent]
-    place: Place
+    place: HistoryPoint
     more: bool
     parents: Set[int]
     erased: bool
@@ -48,7 +48,7 @@ class _Read:
         self._parents |= rows.parents
         self._erased = self._erased or rows.erased
 
-    def page(self, place: Place, *, more: bool) -> Page:
+    def page(self, place: HistoryPoint, *, more: bool) -> Page:
         return Page(self.events, place, more, self._parents, self._erased)
 
 
@@ -75,7 +75,9 @@ class HistoryPages:
         self._source = source
         self._memory = EventMemory(memory_bytes)
 
-    async def back(self, room: RoomView, place: Place, limit: int, wanted: EventFilter, *, stop: Place = START) -> Page:
+    async def back(
+        self, room: RoomView, place: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint = START
+    ) -> Page:
         """Return at most `limit` events before a place, latest first. stop: none before it."""
         shows = passes(room, wanted)
         place, stop = min(place, room.end_place), max(stop, room.start_place)
@@ -93,7 +95,7 @@ class HistoryPages:
             cut = bool(rows) and rows[-1].place < stop
             for row in rows:
                 if gaps.ahead:
-                    place, state = await gaps.cross(place, max(stop, place_after(row.place)))
+                    place, state = await gaps.cross(place, max(stop, point_after(row.place)))
                     if state is not _Crossing.DONE:
                         break
                     place = row.place
@@ -116,7 +118,7 @@ class HistoryPages:
         return read.page(place, more=place > stop)
 
     async def forward(
-        self, room: RoomView, place: Place, limit: int, wanted: EventFilter, *, stop: Place | None = None
+        self, room: RoomView, place: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint | None = None
     ) -> Page:
         """Return at most `limit` events from a place on, earliest first. stop: none from there on."""
         shows = passes(room, wanted)
@@ -136,15 +138,17 @@ class HistoryPages:
                 if shows(event):
                     found.append(event)
                     if len(found) >= limit:
-                        place = place_after(row.place)
+                        place = point_after(row.place)
                         break
             else:
                 if len(rows) < size:
                     return read.page(end, more=False)
-                place = place_after(rows[-1].place)
+                place = point_after(rows[-1].place)
         return read.page(place, more=place < end)
 
-    async def _rows(self, read: _Read, room: RoomView, place: Place, size: int, *, forward: bool) -> list[TimelineRow]:
+    async def _rows(
+        self, read: _Read, room: RoomView, place: HistoryPoint, size: int, *, forward: bool
+    ) -> list[TimelineRow]:
         history = room.record.last_anchor is not None
         page = await get_page(self._database, room.room_nid, place, size, forward=forward, history=history)
         read.note(page)
@@ -169,14 +173,14 @@ class _Gaps:
         self._left = _MAX_FILLS
         self.ahead: list[int] = []
 
-    async def look_ahead(self, low: Place, place: Place) -> None:
+    async def look_ahead(self, low: HistoryPoint, place: HistoryPoint) -> None:
         """Look for gaps between two places. Ordinals are dense: a page has few more gaps than live events."""
         if self._room.record.last_anchor is None:
             return
         anchors = await get_gap_anchors(self._database, self._room.room_nid, low.ordinal, place.ordinal, _PAGE + 1)
         self.ahead = [anchor for anchor in anchors if gap_start(anchor) < place and anchor not in self._refused]
 
-    async def cross(self, place: Place, low: Place) -> tuple[Place, _Crossing]:
+    async def cross(self, place: HistoryPoint, low: HistoryPoint) -> tuple[HistoryPoint, _Crossing]:
         """Try the gaps whose open edge lies from `low` on, going back; return how far that came.
 
         `place` moves to the far side of a gap that nobody can fill, so that no later page tries it again.

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.core.errors import MatrixError, invalid_param, missing_param, not_found
 from shared.core.filters import EventFilter
-from shared.core.places import START, Place, place_after
+from shared.core.history_point import START, HistoryPoint, point_after
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
@@ -78,7 +78,7 @@ class Messages:
         before = await self._pages.back(room, event.place, limit - limit // 2, wanted)
         # What one side does not need, the other may have.
         left = limit - len(before.events)
-        after = await self._pages.forward(room, place_after(event.place), min(left, limit // 2), wanted)
+        after = await self._pages.forward(room, point_after(event.place), min(left, limit // 2), wanted)
         last = after.events[-1] if after.events else event
         shown = [*before.events, event, *after.events]
         state = await self._state_after(room, last, shown, wanted)
@@ -89,7 +89,7 @@ class Messages:
         return json_response(
             {
                 "start": format_place(*(before.place if before.events else event.place)),
-                "end": format_place(*place_after(last.place)),
+                "end": format_place(*point_after(last.place)),
                 "event": encoded[len(before.events)],
                 "events_before": encoded[: len(before.events)],
                 "events_after": encoded[len(before.events) + 1 :],
@@ -121,7 +121,7 @@ class Messages:
         events = await strip_erased(self._database, room, [event])
         return json_response((await shown_events(self._database, room, events, self._reader(request)))[0])
 
-    async def _place(self, room: RoomView, token: str | None) -> Place | None:
+    async def _place(self, room: RoomView, token: str | None) -> HistoryPoint | None:
         if token is None:
             return None
         if not token:

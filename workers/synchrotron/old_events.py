@@ -13,8 +13,8 @@ import orjson
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.filters.wildcard import type_patterns
+from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import check_room_id
-from shared.core.places import Place
 from shared.core.presence import UNSAID
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock
@@ -141,7 +141,7 @@ class RoomPeeks:
 
     async def _page(self, room: RoomView, start: str, now: str) -> Page:
         place = await place_of_token(self._database, self._tokens, room, start)
-        stop: Place = await place_of_token(self._database, self._tokens, room, now)
+        stop: HistoryPoint = await place_of_token(self._database, self._tokens, room, now)
         return await self._pages.forward(room, place, self._max_events, EventFilter(), stop=stop)
 
 

@@ -1,6 +1,6 @@
 """What a client may give as a place in a room's history: our own place tokens, and tokens of /sync."""
 
-from shared.core.places import Place, place_after
+from shared.core.history_point import HistoryPoint, point_after
 from shared.storage.pool import Database
 from shared.storage.read_timeline import get_ordinal_at
 from workers.synchrotron.place_token import is_place, parse_place
@@ -9,7 +9,7 @@ from workers.synchrotron.sliding.pos import sync_token_in
 from workers.synchrotron.tokens import Tokens
 
 
-async def place_of_token(database: Database, tokens: Tokens, room: RoomView, text: str) -> Place:
+async def place_of_token(database: Database, tokens: Tokens, room: RoomView, text: str) -> HistoryPoint:
     """Return where the token stands in the room.
 
     A token of /sync, or of sliding sync, stands right behind everything that its answer told: what is fetched later
@@ -18,4 +18,6 @@ async def place_of_token(database: Database, tokens: Tokens, room: RoomView, tex
     if is_place(text):
         return parse_place(text)
     vector = (await tokens.parse(sync_token_in(text))).vector("events")
-    return place_after(Place(await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above)))
+    return point_after(
+        HistoryPoint(await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above))
+    )

@@ -7,7 +7,7 @@ the event of history 5 steps back from there; "p2-417-0" before all of that gap'
 import re
 
 from shared.core.errors import invalid_param
-from shared.core.places import Place, gap_start
+from shared.core.history_point import HistoryPoint, gap_start
 
 _PREFIXES = ("p1-", "p2-")
 _LIVE = re.compile(r"p1-(0|[1-9][0-9]{0,17})", re.ASCII)
@@ -18,19 +18,19 @@ def format_place(ordinal: int, step: int = 0) -> str:
     """Return the token of a place, given its parts."""
     if step == 0:
         return f"p1-{ordinal}"
-    return f"p2-{ordinal}-{0 if Place(ordinal, step).starts_gap else -step}"
+    return f"p2-{ordinal}-{0 if HistoryPoint(ordinal, step).starts_gap else -step}"
 
 
 def is_place(token: str) -> bool:
     return token.startswith(_PREFIXES)
 
 
-def parse_place(token: str) -> Place:
+def parse_place(token: str) -> HistoryPoint:
     """Inverse of format_place. Raises M_INVALID_PARAM for anything that it would not have written."""
     if live := _LIVE.fullmatch(token):
-        return Place(int(live[1]))
+        return HistoryPoint(int(live[1]))
     if history := _HISTORY.fullmatch(token):
-        place = Place(int(history[1]), -int(history[2]))
+        place = HistoryPoint(int(history[1]), -int(history[2]))
         if place.step == 0:
             return gap_start(place.ordinal)
         if place > gap_start(place.ordinal):

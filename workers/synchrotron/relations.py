@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from shared.core.errors import MatrixError, invalid_param, not_found
 from shared.core.events.relation import THREAD
-from shared.core.places import Place, place_after
+from shared.core.history_point import HistoryPoint, point_after
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
@@ -28,7 +28,7 @@ _MAX_PAGES = 5  # looked through for one answer; the client asks on from where w
 _DEPTH = 3  # the least that the spec wants
 _MAX_RECURSED = 5_000  # events, over all levels: the rest of a huge tree is left out
 #: (place to begin at, limit) -> rows in the direction of reading.
-_Pages: TypeAlias = Callable[[Place, int], Awaitable[list[TimelineRow]]]
+_Pages: TypeAlias = Callable[[HistoryPoint, int], Awaitable[list[TimelineRow]]]
 
 
 class Relations:
@@ -94,17 +94,19 @@ class Relations:
             answer["next_batch"] = format_place(*place)
         return json_response(answer)
 
-    def _one_level(self, room: RoomView, event_id: str, wanted: Wanted, stop: Place, *, forward: bool) -> _Pages:
-        async def read(place: Place, limit: int) -> list[TimelineRow]:
+    def _one_level(self, room: RoomView, event_id: str, wanted: Wanted, stop: HistoryPoint, *, forward: bool) -> _Pages:
+        async def read(place: HistoryPoint, limit: int) -> list[TimelineRow]:
             return await get_children(
                 self._database, room.room_nid, event_id, wanted, place, stop, limit, forward=forward
             )
 
         return read
 
-    async def _all_levels(self, room: RoomView, event_id: str, wanted: Wanted, stop: Place, *, forward: bool) -> _Pages:
+    async def _all_levels(
+        self, room: RoomView, event_id: str, wanted: Wanted, stop: HistoryPoint, *, forward: bool
+    ) -> _Pages:
         """Find the places of all that relates to the event, directly or not; rows are read page by page."""
-        places: dict[int, Place] = {}
+        places: dict[int, HistoryPoint] = {}
         level = {event_id}
         for _ in range(_DEPTH):
             left = _MAX_RECURSED - len(places)
@@ -116,7 +118,7 @@ class Relations:
             level = {found_id for _, _, found_id in fresh}
         ordered = sorted((place, nid) for nid, place in places.items())
 
-        async def read(place: Place, limit: int) -> list[TimelineRow]:
+        async def read(place: HistoryPoint, limit: int) -> list[TimelineRow]:
             if forward:
                 nids = [nid for at, nid in ordered if place <= at < stop][:limit]
             else:
@@ -127,8 +129,8 @@ class Relations:
         return read
 
     async def _visible(
-        self, room: RoomView, place: Place, limit: int, read: _Pages, *, forward: bool
-    ) -> tuple[list[TimelineEvent], Place | None]:
+        self, room: RoomView, place: HistoryPoint, limit: int, read: _Pages, *, forward: bool
+    ) -> tuple[list[TimelineEvent], HistoryPoint | None]:
         """Return at most `limit` events that the reader may see, and where to read on; None at the end."""
         found: list[TimelineEvent] = []
         for _ in range(_MAX_PAGES):
@@ -138,7 +140,7 @@ class Relations:
             found += [event for event in map(room.event, rows) if room.shows(event)]
             if len(rows) < size:
                 return found, None
-            place = place_after(rows[-1].place) if forward else rows[-1].place
+            place = point_after(rows[-1].place) if forward else rows[-1].place
             if len(found) >= limit:
                 break
         return found, place
@@ -160,7 +162,7 @@ class Relations:
             shown.append(shown_event(root, reader, room.view, room_id=room.room_id, relations=relations))
         return shown
 
-    async def _place(self, room: RoomView, token: str | None) -> Place | None:
+    async def _place(self, room: RoomView, token: str | None) -> HistoryPoint | None:
         if token is None:
             return None
         if not token:

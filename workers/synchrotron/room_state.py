@@ -13,7 +13,7 @@ import orjson
 from shared.core.errors import forbidden, not_found
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
-from shared.core.places import Place
+from shared.core.history_point import HistoryPoint
 from shared.http.request import Request, Response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.pool import Database
@@ -110,7 +110,7 @@ class RoomState:
                 await asyncio.sleep(0)
         return json_response({"joined": joined})
 
-    async def _members_at(self, room: RoomView, place: Place) -> AsyncGenerator[Sequence[TimelineRow], None]:
+    async def _members_at(self, room: RoomView, place: HistoryPoint) -> AsyncGenerator[Sequence[TimelineRow], None]:
         """Yield the member events of the state at a place; of the event of history there, if it has its own."""
         if place.step and not place.starts_gap:
             found = await get_places_from(self._database, room.room_nid, place, 1)

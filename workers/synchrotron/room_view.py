@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.core.errors import forbidden, not_found
-from shared.core.places import START, Place, place_after
+from shared.core.history_point import START, HistoryPoint, point_after
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.storage.pool import Database
 from shared.storage.read_snapshots import get_keys_at_snapshots
@@ -22,7 +22,7 @@ from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, Timel
 from workers.synchrotron.viewpoint import BranchState, History, Viewpoint
 
 #: Before everything in a room all of which is live.
-_FIRST_LIVE = Place(1)
+_FIRST_LIVE = HistoryPoint(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class RoomView:
     ignored: frozenset[str] = frozenset()
 
     @property
-    def start_place(self) -> Place:
+    def start_place(self) -> HistoryPoint:
         """Before everything that there may be."""
         return _FIRST_LIVE if self.record.last_anchor is None else START
 
     @property
-    def end_place(self) -> Place:
+    def end_place(self) -> HistoryPoint:
         """Behind everything that is his."""
-        return place_after(Place(self.end))
+        return point_after(HistoryPoint(self.end))
 
     @property
     def room_nid(self) -> int:

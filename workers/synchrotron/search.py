@@ -17,7 +17,7 @@ from shared.core.errors import MatrixError, invalid_param
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.filters import EventFilter, parse_room_event_filter
-from shared.core.places import place_after
+from shared.core.history_point import point_after
 from shared.core.search_words import KEYS, split_words
 from shared.http.request import Request, Response, convert, json_response
 from shared.runtime.clock import Clock
@@ -235,7 +235,7 @@ class Search:
             return {"rank": hit.rank, "result": encoded}
         everything = EventFilter()
         before = await self._pages.back(room, event.place, min(around.before_limit, _MAX_CONTEXT), everything)
-        place = place_after(event.place)
+        place = point_after(event.place)
         after = await self._pages.forward(room, place, min(around.after_limit, _MAX_CONTEXT), everything)
         shown = await strip_erased(self._database, room, [*before.events, event, *after.events])
         encoded_all = await shown_events(self._database, room, shown, reader)

@@ -13,7 +13,7 @@ from shared.core.canonical_json import encode_canonical
 from shared.core.events.event import Event, event_from_storage
 from shared.core.events.redaction import redact_pdu
 from shared.core.events.relation import Relation, relation_of
-from shared.core.places import Place
+from shared.core.history_point import HistoryPoint
 from shared.core.room_versions import RoomVersion
 from shared.core.rows import EventRow
 from shared.core.sticky_events import sticky_of_pdu
@@ -73,8 +73,8 @@ class TimelineEvent:
     sticky_ms: int | None = None
 
     @property
-    def place(self) -> Place:
-        return Place(self.ordinal, -self.back)
+    def place(self) -> HistoryPoint:
+        return HistoryPoint(self.ordinal, -self.back)
 
     @property
     def key(self) -> tuple[str, str] | None:

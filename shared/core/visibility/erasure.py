@@ -1,4 +1,4 @@
-"""What is left to see of events whose sender had his account erased.
+"""The form in which users see events whose sender had their account erased.
 
 Spec: client-server API, POST /account/deactivate, `erase`; "Room history visibility".
 """
@@ -9,7 +9,7 @@ from shared.core.visibility.history import may_see
 
 
 class ShownForm(Enum):
-    """How a user gets to see an event. REDACTED: as if it had been redacted, but without a redaction event."""
+    """The form in which a user sees an event. REDACTED: as if redacted, but without a redaction event."""
 
     WHOLE = "whole"
     REDACTED = "redacted"
@@ -26,15 +26,16 @@ def shown_form(
     visibility_after: str | None = None,
     membership_after: str | None = None,
 ) -> ShownForm:
-    """Return whether a user sees an event whole, redacted or not at all.
+    """Return the form in which a user sees an event: whole, redacted or not at all.
 
-    sender_erased: whether the event's sender asked for erasure. joined_before_erasure: whether the viewer was joined
-        at any time from the event on until then; of no matter unless the sender is erased.
-    The other arguments: see `may_see`, which decides first.
+    sender_erased: True if the event's sender asked for erasure.
+    joined_before_erasure: True if the viewer was joined at any time from the event until the erasure. Ignored unless
+        the sender is erased.
+    The other arguments are those of `may_see`, which decides first.
 
-    Who was in the room with the event before the erasure keeps seeing it whole. Everybody else gets the redacted
-    form: who joins afterwards, and who only reads a world-readable room, or was only invited to it, without
-    ever having joined. State events are no exception; what the room's rules make of them does not change.
+    Users who were in the room with the event before the erasure keep seeing it whole. All others get the redacted
+    form: users who join later, and users who never joined and only read a world-readable room or were only invited.
+    This includes state events; their effect on the room does not change.
     """
     if not may_see(
         visibility,

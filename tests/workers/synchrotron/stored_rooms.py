@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from replication.fenced_writer import FencedWriter, SeenPositions
-from shared.core.places import Place
+from shared.core.history_point import HistoryPoint
 from shared.core.state_snapshots import Snapshot
 from shared.storage.event_statements import OUTLIER
 from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
@@ -39,7 +39,7 @@ class StoredRoom:
     batch: EventBatch = field(default_factory=EventBatch)
     ordinal: int = 0
     backs: dict[int, int] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, HistoryPoint] = field(default_factory=dict)
     nids: dict[str, int] = field(default_factory=dict)
     state: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class StoredRoom:
         """Add an event at the end; a state event becomes the line's state. fields: see `_event`."""
         self.ordinal += 1
         event = self._event(ordinal=self.ordinal, **fields)
-        self.places[event.event_id] = Place(self.ordinal)
+        self.places[event.event_id] = HistoryPoint(self.ordinal)
         if event.state_key is not None:
             key = (event.type, event.state_key)
             self.batch.changes.append(
@@ -65,7 +65,7 @@ class StoredRoom:
         """Add an event before all of the history that lies before a live event."""
         back = self.backs[anchor] = self.backs.get(anchor, 0) + 1
         event = self._event(anchor=anchor, back=back, **fields)
-        self.places[event.event_id] = Place(anchor, -back)
+        self.places[event.event_id] = HistoryPoint(anchor, -back)
         return event.event_id
 
     def outlier(self, **fields: Any) -> str:

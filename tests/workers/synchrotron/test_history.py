@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
-from shared.core.places import START, Place, gap_start, place_after
+from shared.core.history_point import START, HistoryPoint, gap_start, point_after
 from shared.storage import read_snapshots, read_timeline, read_view
 from shared.storage.event_statements import REJECTED, SOFT_FAILED
 from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_snapshot
@@ -27,7 +27,7 @@ from workers.synchrotron.room_view import load_branches, open_room
 BOB, CAROL = "@bob:remote", "@carol:remote"
 ALL = EventFilter()
 places = st.builds(
-    lambda ordinal, back: gap_start(ordinal) if back is None else Place(ordinal, -back),
+    lambda ordinal, back: gap_start(ordinal) if back is None else HistoryPoint(ordinal, -back),
     st.integers(1, 10**18 - 1), st.one_of(st.none(), st.integers(0, 2**31 - 2)),
 )  # fmt: skip
 
@@ -41,12 +41,12 @@ def run(test: Callable[[Store], Awaitable[None]], database: TestDatabase) -> Non
 
 
 @given(places, places)
-def test_places_come_back_and_keep_their_order(one: Place, other: Place) -> None:
+def test_places_come_back_and_keep_their_order(one: HistoryPoint, other: HistoryPoint) -> None:
     assert parse_place(format_place(*one)) == one
     assert (format_place(*one) == format_place(*other)) == (one == other)
     assert one >= START
     if not one.starts_gap:
-        after = place_after(one)
+        after = point_after(one)
         assert one < after
         assert not (one < other < after)  # nothing can ever lie between an event and the place behind it
 
@@ -69,7 +69,7 @@ def joined(room: StoredRoom, **fields: Any) -> str:
 
 async def walk(
     stored: Store, pages: HistoryPages, room: StoredRoom, limit: int, wanted: EventFilter = ALL, *, back: bool,
-    start: Place | None = None, stop: Place | None = None, user_id: str = ALICE,
+    start: HistoryPoint | None = None, stop: HistoryPoint | None = None, user_id: str = ALICE,
 ) -> list[str]:  # fmt: skip
     """Return the ids that all pages from a place on show, each page in a request of its own, by tokens."""
     found: list[str] = []
@@ -198,10 +198,10 @@ def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: TestData
         source = Elsewhere(room, {})
         pages = HistoryPages(stored.database, source)
         for start, stop, asked in (
-            (Place(6), Place(4, -1), []),  # ends within the gap's history
-            (Place(6), gap_start(4), [4]),  # ends at its far side
+            (HistoryPoint(6), HistoryPoint(4, -1), []),  # ends within the gap's history
+            (HistoryPoint(6), gap_start(4), [4]),  # ends at its far side
             (gap_start(4), None, []),  # begins there
-            (Place(4, -1), None, [4]),
+            (HistoryPoint(4, -1), None, [4]),
         ):
             source.asked.clear()
             await walk(stored, pages, room, 10, back=True, start=start, stop=stop)
@@ -209,7 +209,7 @@ def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: TestData
         # The two events that are wanted lie before the edge.
         source.asked.clear()
         view = await open_room(stored.database, room.room_id, ALICE)
-        await pages.back(view, Place(5), 2, ALL)
+        await pages.back(view, HistoryPoint(5), 2, ALL)
         assert source.asked == []
 
     run(scenario, postgres_module)

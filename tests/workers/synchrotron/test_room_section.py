@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.places import Place
+from shared.core.history_point import HistoryPoint
 from tests.workers.synchrotron.events import event
 from workers.synchrotron.cached_room import Held, StateKey
 from workers.synchrotron.place_token import format_place, parse_place
@@ -120,4 +120,4 @@ def test_members_that_lazy_loading_needs() -> None:
 
 @given(st.integers(0, 10**17))
 def test_places_come_back(ordinal: int) -> None:
-    assert parse_place(format_place(ordinal)) == Place(ordinal)
+    assert parse_place(format_place(ordinal)) == HistoryPoint(ordinal)

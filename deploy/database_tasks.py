@@ -7,7 +7,7 @@ import asyncpg
 from replication.fencing import fence_process
 from shared.config.addresses import database_dsn
 from shared.config.sections import Database
-from shared.storage.schema_version import Migration, migrate
+from shared.storage.engine.schema_version import Migration, migrate
 
 
 def run_migrations(database: Database) -> list[Migration]:

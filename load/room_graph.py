@@ -40,8 +40,8 @@ from shared.core.identifiers import EventId
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
 from shared.core.state_resolution import StateKey
-from shared.storage.escape import unescape
-from shared.storage.event_statements import REJECTED
+from shared.storage.engine.parameters import unescape
+from shared.storage.events.statement import REJECTED
 
 _SETTLE_LIMIT_S = 60.0
 _BLOCKED_S = 0.05

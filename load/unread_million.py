@@ -33,10 +33,10 @@ from replication.streams import EVENTS
 from shared.core.canonical_json import encode_canonical
 from shared.core.push_rules import DEFAULT_GROUP
 from shared.core.push_rules.event_outcome import EventOutcome
-from shared.storage.events import EventBatch, EventToStore, commit_events
-from shared.storage.fenced import FencedStatement
-from shared.storage.leases import beat, fence, insert_lease
-from shared.storage.numbers import BLOCK
+from shared.storage.engine.fenced import FencedStatement
+from shared.storage.engine.number_blocks import BLOCK
+from shared.storage.events.batch import EventBatch, EventToStore, commit_events
+from shared.storage.fleet.leases import beat, fence, insert_lease
 
 _V3 = "/_matrix/client/v3"
 _BATCH = 500

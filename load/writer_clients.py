@@ -13,7 +13,7 @@ from load.fleet import Target
 from load.measure import Process
 from load.scenario import join, message, new_people, new_room, send_path
 from shared.core.slots import slot_of
-from shared.storage.tokens import hash_token
+from shared.storage.accounts.tokens import hash_token
 
 _V3 = "/_matrix/client/v3"
 #: Of each writer, so that none has to wait for himself.

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from replication.membership import Membership
 from replication.slot_table import SlotTable
 from shared.core.slots import SLOT_KINDS
-from shared.storage.leases import ProcessRow, get_processes
-from shared.storage.pool import Database
+from shared.storage.engine.pool import Database
+from shared.storage.fleet.leases import ProcessRow, get_processes
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from shared.core.sync_tokens.vector import Vector
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
-from shared.storage.catch_up import first_page, pages
-from shared.storage.leases import get_writers
-from shared.storage.pool import Database
+from shared.storage.engine.pool import Database
+from shared.storage.fleet.leases import get_writers
+from shared.storage.streams.catch_up import first_page, pages
 
 logger = logging.getLogger(__name__)
 

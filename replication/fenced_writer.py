@@ -14,10 +14,10 @@ from typing import Any
 import asyncpg
 
 from shared.core.errors import Fenced
-from shared.storage.fenced import FencedStatement
-from shared.storage.leases import is_writing
-from shared.storage.pool import CLIENT_LIMIT_S, CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
-from shared.storage.row_locks import limit_lock_wait
+from shared.storage.engine.fenced import FencedStatement
+from shared.storage.engine.pool import CLIENT_LIMIT_S, CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
+from shared.storage.events.locked_rooms import limit_lock_wait
+from shared.storage.fleet.leases import is_writing
 
 logger = logging.getLogger(__name__)
 

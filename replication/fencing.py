@@ -1,7 +1,7 @@
 """Ending a process's lease: by its supervisor, by the leader, or by the process itself."""
 
-from shared.storage import leases
-from shared.storage.pool import Connection
+from shared.storage.engine.pool import Connection
+from shared.storage.fleet import leases
 
 
 async def fence_lease(conn: Connection, lease: int) -> None:

@@ -15,8 +15,8 @@ from replication.fencing import fence_lease
 from replication.streams import Stream
 from shared.config.sections import Replication as ReplicationConfig
 from shared.runtime.clock import Clock
-from shared.storage import leases
-from shared.storage.pool import CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
+from shared.storage.engine.pool import CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
+from shared.storage.fleet import leases
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from replication.driver import Announcer
 from replication.fenced_writer import FencedWriter
 from replication.slot_table import SlotForwarder, SlotTable
 from shared.core.slots import SLOT_KINDS
-from shared.storage.slots import GIVE_SLOTS_AWAY
+from shared.storage.fleet.slots import GIVE_SLOTS_AWAY
 
 logger = logging.getLogger(__name__)
 

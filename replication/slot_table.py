@@ -20,8 +20,8 @@ from shared.http.server import FORWARDED
 from shared.runtime import tracing
 from shared.runtime.clock import Clock
 from shared.runtime.context import request_id
-from shared.storage.pool import Database
-from shared.storage.slots import get_slots
+from shared.storage.engine.pool import Database
+from shared.storage.fleet.slots import get_slots
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import msgspec
 
 from replication.streams import NOT_IN_TOKENS, STREAMS, Kind, Stream
 from shared.config.sections import Fleet
-from shared.storage.leases import FINAL_POSITIONS
-from shared.storage.schema_version import migrations
+from shared.storage.engine.schema_version import migrations
+from shared.storage.fleet.leases import FINAL_POSITIONS
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _WORKER_TYPES = frozenset(each.name for each in fields(Fleet))

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from shared.core import rows
-from shared.storage import catch_up
+from shared.storage.streams import catch_up
 
 #: The token letter of a stream of which clients' tokens say nothing.
 NOT_IN_TOKENS = "-"

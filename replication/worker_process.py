@@ -41,8 +41,8 @@ from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
-from shared.storage.pool import SESSION_LIMITS, Connect, Database, connector
-from shared.storage.timelines import LEASE
+from shared.storage.engine.lost_commits import LEASE
+from shared.storage.engine.pool import SESSION_LIMITS, Connect, Database, connector
 
 logger = logging.getLogger(__name__)
 

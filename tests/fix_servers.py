@@ -22,7 +22,7 @@ from deploy.local.servers.program import running
 from deploy.local.servers.redis import prepare_redis
 from shared.config.addresses import database_dsn
 from shared.config.sections import Database, Redis
-from shared.storage.schema_version import migrate
+from shared.storage.engine.schema_version import migrate
 
 _TEMPLATE = "migrated"
 _numbers = itertools.count(1)
@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class TestDatabase:
-    """section: as in the configuration; dsn: for asyncpg.connect and `shared.storage.pool.connector`."""
+    """section: as in the configuration; dsn: for asyncpg.connect and `shared.storage.engine.pool.connector`."""
 
     __test__ = False
     section: Database

@@ -24,8 +24,8 @@ from shared.core.room_check import (
 )
 from shared.core.room_versions import ROOM_VERSIONS
 from shared.core.state_snapshots import Snapshot, find_parent
-from shared.storage.event_statements import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
-from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore
+from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
+from shared.storage.events.statement import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.core.rooms import KEY
 from tests.core.state_resolution import oracle
 

@@ -13,7 +13,7 @@ from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.core.errors import Unavailable
 from shared.runtime.clock import SystemClock
-from shared.storage.pool import CONNECTION_ERRORS, SESSION_LIMITS, connector
+from shared.storage.engine.pool import CONNECTION_ERRORS, SESSION_LIMITS, connector
 
 _TYPE = "command"  # no worker's type: it never gets slots or requests
 _NO_ADDRESS = "none:0"

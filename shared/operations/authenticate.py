@@ -20,8 +20,8 @@ from shared.core.errors import MatrixError, SkepError, Unavailable
 from shared.core.rows import SessionRow
 from shared.http.request import Request, Requester
 from shared.runtime.clock import Clock
-from shared.storage.pool import Database
-from shared.storage.tokens import LastSeen, Session, end_predecessors, get_session, hash_token, set_last_seen
+from shared.storage.accounts.tokens import LastSeen, Session, end_predecessors, get_session, hash_token, set_last_seen
+from shared.storage.engine.pool import Database
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from shared.core.errors import SkepError, not_found
 from shared.core.room_check import Contents, Finding, Findings, StoredRoom, check_stored_room
 from shared.core.room_check.findings import MAX_OF_A_KIND
 from shared.core.room_versions import get_room_version
-from shared.storage.escape import unescape
-from shared.storage.pool import Database
-from shared.storage.push_check import get_wrong_totals
-from shared.storage.read_source import Source
-from shared.storage.read_whole_rooms import (
+from shared.storage.engine.parameters import unescape
+from shared.storage.engine.pool import Database, Source
+from shared.storage.events.graph import get_gaps
+from shared.storage.push.totals_check import get_wrong_totals
+from shared.storage.rooms.whole_rooms import (
     get_all_awaited_redactions,
     get_event_pages,
     get_extremities,
@@ -21,7 +21,6 @@ from shared.storage.read_whole_rooms import (
     get_whole_line,
     get_whole_room,
 )
-from shared.storage.room_graph import get_gaps
 
 #: Events of a room that is checked: some 2 GiB of memory. Beyond that a check would take the host down with it.
 MAX_EVENTS = 1_000_000

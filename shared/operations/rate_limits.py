@@ -3,7 +3,7 @@
 The bucket of a user (or of an address) lives in the process that owns the slot of its name among the client_api
 workers. Every other process takes tokens from there in small chunks, as its share; while the owner cannot be asked it
 counts alone. All of it is memory: a restart forgives, which costs one burst. Login attempts are counted in the
-database instead (`shared/storage/login_attempts.py`), by the endpoint itself.
+database instead (`shared/storage/accounts/login_attempts.py`), by the endpoint itself.
 """
 
 import asyncio

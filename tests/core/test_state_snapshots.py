@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.state_snapshots import Snapshot, find_parent, parent_steps, rebase
-from workers.event_persister.graph_states import step_snapshot
+from workers.event_persister.graph.states import step_snapshot
 
 KEYS = [("t", str(n)) for n in range(6)]
 overlays = st.dictionaries(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 3)))

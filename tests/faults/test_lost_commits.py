@@ -16,8 +16,8 @@ import pytest
 
 from deploy.local.servers.unprivileged import give_to
 from replication.streams import streams_written_by
-from shared.storage.leases import beat, insert_lease
-from shared.storage.timelines import LEASE, LEASES_LIFT, POSITIONS_LIFT, UnsafeCommits
+from shared.storage.engine.lost_commits import LEASE, LEASES_LIFT, POSITIONS_LIFT, UnsafeCommits
+from shared.storage.fleet.leases import beat, insert_lease
 from tests.faults.servers import Server, Servers, running_servers
 from tests.faults.traffic import WholeFleet, common_rooms, now
 from tests.fix_fleet import run_fleet

@@ -14,7 +14,7 @@ from replication.questions import Answers
 from replication.session import WriterState
 from replication.streams import TYPING
 from shared.core.rows import TypingRow
-from shared.storage.leases import fence
+from shared.storage.fleet.leases import fence
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import World, fleet

@@ -3,9 +3,9 @@
 import asyncio
 
 from replication.fenced_writer import FencedWriter, SeenPositions
-from shared.storage.events import EventBatch, commit_events
-from shared.storage.leases import insert_lease
-from shared.storage.pool import connector
+from shared.storage.engine.pool import connector
+from shared.storage.events.batch import EventBatch, commit_events
+from shared.storage.fleet.leases import insert_lease
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import event
 

@@ -12,9 +12,9 @@ from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.fencing import fence_lease, fence_process
 from replication.streams import ACCOUNT_DATA, STREAMS, Kind, streams_written_by
 from shared.core.errors import Fenced
-from shared.storage.fenced import fenced_statement
-from shared.storage.leases import FINAL_POSITIONS, beat, get_writers, insert_lease, is_writing
-from shared.storage.pool import Connection, Database, connector
+from shared.storage.engine.fenced import fenced_statement
+from shared.storage.engine.pool import Connection, Database, connector
+from shared.storage.fleet.leases import FINAL_POSITIONS, beat, get_writers, insert_lease, is_writing
 from tests.fix_servers import TestDatabase
 
 WRITE = fenced_statement(

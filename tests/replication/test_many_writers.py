@@ -11,11 +11,11 @@ import pytest
 
 from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.streams import ACCOUNT_DATA, RECEIPTS, SESSIONS
-from shared.storage.account_data import SET_ACCOUNT_DATA
-from shared.storage.leases import insert_lease
-from shared.storage.pool import SESSION_LIMITS, connector
-from shared.storage.receipts import SET_RECEIPT
-from shared.storage.tokens import END_DEVICES
+from shared.storage.accounts.tokens import END_DEVICES
+from shared.storage.engine.pool import SESSION_LIMITS, connector
+from shared.storage.fleet.leases import insert_lease
+from shared.storage.user_data.account_data import SET_ACCOUNT_DATA
+from shared.storage.user_data.receipts import SET_RECEIPT
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet

@@ -19,7 +19,7 @@ from replication.worker_process import Ended
 from shared.http.gate import Gate
 from shared.http.request import Response
 from shared.http.server import send_response
-from shared.storage.pool import SESSION_LIMITS, connector
+from shared.storage.engine.pool import SESSION_LIMITS, connector
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fix_servers import TestDatabase
 from tests.fleet.people import CLIENT, Person, register

@@ -11,7 +11,7 @@ from replication.fenced_writer import FencedWriter
 from replication.session import Outcome, StreamSession
 from replication.slot_table import SlotForwarder, SlotTable
 from replication.wire import Frame
-from shared.storage.fenced import FENCE, FencedStatement
+from shared.storage.engine.fenced import FENCE, FencedStatement
 from tests.simulation import roles
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import asyncpg
 import orjson
 
-from shared.storage import leases, slots, timelines
-from shared.storage.fenced import FENCE, FencedStatement
+from shared.storage.engine import lost_commits
+from shared.storage.engine.fenced import FENCE, FencedStatement
+from shared.storage.fleet import leases, slots
 from tests.simulation.virtual_loop import HOST, Host, VirtualLoop
 
 Records = list[dict[str, Any]]
@@ -421,10 +422,10 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
     if sql == leases._WAIT_FOR_HOLDERS_S:
         statement.answer([])
         return
-    if sql == timelines._COMMIT_WAITS:
+    if sql == lost_commits._COMMIT_WAITS:
         statement.answer([{"waits": True}])
         return
-    if sql in (timelines._NEW_TIMELINE, timelines._LIFT_LEASE) or sql.startswith("SELECT setval("):
+    if sql in (lost_commits._NEW_TIMELINE, lost_commits._LIFT_LEASE) or sql.startswith("SELECT setval("):
         statement.answer([])  # this database loses nothing that was committed
         return
     if sql == leases._BEAT:

@@ -25,7 +25,7 @@ from shared.http.request import Request, Response
 from shared.http.server import Receive, Send, send_response
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
-from shared.storage.pool import Database
+from shared.storage.engine.pool import Database
 from tests.simulation.redis import SimTransport
 from tests.simulation.roles import STREAMS, Owner, Reader, Typist
 from tests.simulation.virtual_loop import Host, VirtualLoop

@@ -21,8 +21,8 @@ from shared.core.slots import slot_of
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.http.request import Request, Response
 from shared.runtime.tasks import TaskGroup
-from shared.storage.fenced import FENCE, FencedStatement
-from shared.storage.pool import Database
+from shared.storage.engine.fenced import FENCE, FencedStatement
+from shared.storage.engine.pool import Database
 from tests.simulation.invariants import Invariants
 from tests.simulation.virtual_loop import VirtualLoop
 

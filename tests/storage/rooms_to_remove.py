@@ -11,8 +11,8 @@ import asyncpg
 
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.core.state_snapshots import Snapshot
-from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
-from shared.storage.purge_statements import AUTH_TYPES
+from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from shared.storage.removal.purge_statements import AUTH_TYPES
 from tests.storage.test_events import OneConnection, event
 
 #: Tables whose rows belong to a room, by whatever column.

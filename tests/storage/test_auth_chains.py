@@ -7,7 +7,7 @@ import asyncpg
 
 from load.state_resolution import MadeUpRoom
 from shared.core.room_versions import get_room_version
-from shared.storage.auth_chains import ChainEvent, get_auth_chain_page
+from shared.storage.events.auth_chains import ChainEvent, get_auth_chain_page
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.stored_rooms import store_room
 

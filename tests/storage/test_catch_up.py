@@ -1,7 +1,7 @@
 """Rows read to repair a gap are those that the frame carried, text and all."""
 
-from shared.storage.catch_up import EVENTS, pages
-from shared.storage.events import ChangeToStore, EventBatch, MembershipToStore, commit_events
+from shared.storage.events.batch import ChangeToStore, EventBatch, MembershipToStore, commit_events
+from shared.storage.streams.catch_up import EVENTS, pages
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import OneConnection, event, with_writer
 

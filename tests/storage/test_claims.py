@@ -6,8 +6,8 @@ from typing import Any
 
 import asyncpg
 
-from shared.storage.device_keys import CLAIM_KEYS, UPLOAD_KEYS, get_key_counts
-from shared.storage.pool import Database, connector
+from shared.storage.encryption.device_keys import CLAIM_KEYS, UPLOAD_KEYS, get_key_counts
+from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import OneConnection, with_writer
 

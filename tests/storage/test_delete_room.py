@@ -7,8 +7,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from shared.storage.aliases import get_room_of_alias
-from shared.storage.delete_room import (
+from shared.storage.engine.fenced import FencedStatement
+from shared.storage.events.batch import EventBatch, StatementRefused, commit_events
+from shared.storage.events.timeline import get_ordinal_at, get_room
+from shared.storage.removal.delete_room import (
     ROOM_TABLES,
     RoomBeingDeleted,
     RoomHasMembers,
@@ -16,11 +18,9 @@ from shared.storage.delete_room import (
     get_rooms_being_deleted,
     mark_room_deleted,
 )
-from shared.storage.events import EventBatch, StatementRefused, commit_events
-from shared.storage.fenced import FencedStatement
-from shared.storage.purge import start_purge
-from shared.storage.read_timeline import get_ordinal_at, get_room
-from shared.storage.rooms import get_room_end
+from shared.storage.removal.purge import start_purge
+from shared.storage.rooms.aliases import get_room_of_alias
+from shared.storage.rooms.current import get_room_end
 from tests.fix_servers import TestDatabase
 from tests.storage.rooms_to_remove import ROOM_ROWS, RandomRoom, dump
 from tests.storage.test_events import OneConnection, event, with_writer

@@ -8,7 +8,9 @@ import asyncpg
 import pytest
 
 from shared.core.errors import Fenced
-from shared.storage.events import (
+from shared.storage.engine.fenced import FencedStatement
+from shared.storage.engine.pool import Database, connector
+from shared.storage.events.batch import (
     ChangeToStore,
     EventBatch,
     EventToStore,
@@ -18,9 +20,7 @@ from shared.storage.events import (
     get_event_by_id,
     get_events,
 )
-from shared.storage.fenced import FencedStatement
-from shared.storage.leases import insert_lease
-from shared.storage.pool import Database, connector
+from shared.storage.fleet.leases import insert_lease
 from tests.fix_servers import TestDatabase
 
 

@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 
 import shared.storage
-from shared.storage.fenced import ALL_STATEMENTS, FencedStatement, fenced_statement
+from shared.storage.engine.fenced import ALL_STATEMENTS, FencedStatement, fenced_statement
 from tests.fix_servers import TestDatabase
 
-for module in pkgutil.iter_modules(shared.storage.__path__, "shared.storage."):
+for module in pkgutil.walk_packages(shared.storage.__path__, "shared.storage."):
     importlib.import_module(module.name)
 
 _WRITES = re.compile(r"\b(?:INSERT\s+INTO|UPDATE\s+\w+\s+(?:\w+\s+)?SET|DELETE\s+FROM)\b", re.IGNORECASE)

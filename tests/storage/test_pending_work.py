@@ -2,15 +2,15 @@
 
 import asyncio
 
-from shared.storage.pending_work import (
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.pending_work import (
     settings_done,
     take_deactivations,
     take_guest_rooms,
     take_settings,
     take_upgrades,
 )
-from shared.storage.pool import Database, connector
-from shared.storage.room_upgrades import remember_settings
+from shared.storage.rooms.upgrades import remember_settings
 from tests.fix_servers import TestDatabase
 
 _UPGRADE = """

@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from shared.core.event_auth import selection
-from shared.storage.events import EventBatch, commit_events, get_event_by_id
-from shared.storage.fenced import FencedStatement
-from shared.storage.pool import Database, connector
-from shared.storage.purge import (
+from shared.storage.engine.fenced import FencedStatement
+from shared.storage.engine.pool import Database, connector
+from shared.storage.events.batch import EventBatch, commit_events, get_event_by_id
+from shared.storage.removal.purge import (
     get_ordinal_of_time,
     get_purge_progress,
     get_rooms_to_purge,
@@ -20,7 +20,7 @@ from shared.storage.purge import (
     start_purge,
     start_retention,
 )
-from shared.storage.purge_statements import AUTH_TYPES, RETIRED
+from shared.storage.removal.purge_statements import AUTH_TYPES, RETIRED
 from tests.fix_servers import TestDatabase
 from tests.storage.rooms_to_remove import RandomRoom, dump, states
 from tests.storage.test_events import OneConnection, event, with_writer

@@ -4,15 +4,15 @@ import orjson
 import pytest
 
 from shared.core.rows import PushRulesRow
-from shared.storage.catch_up import PUSH_RULES, first_page
-from shared.storage.push_rules import (
+from shared.storage.engine.schema_version import migrations
+from shared.storage.push.rules import (
     SET_IGNORED_USERS,
     SET_PUSH_RULES,
     PushRulesRecord,
     as_column,
     get_push_rules,
 )
-from shared.storage.schema_version import migrations
+from shared.storage.streams.catch_up import PUSH_RULES, first_page
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import OneConnection, with_writer
 

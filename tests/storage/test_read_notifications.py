@@ -5,7 +5,7 @@ from random import Random
 
 import asyncpg
 
-from shared.storage.read_notifications import END, get_counted_events, get_ordinals_from, get_placed_events
+from shared.storage.push.notifications import END, get_counted_events, get_ordinals_from, get_placed_events
 from tests.fix_servers import TestDatabase
 from tests.storage.test_read_unread import store
 from tests.unread_model import USERS, RoomModel

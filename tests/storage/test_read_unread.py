@@ -8,7 +8,7 @@ import pytest
 
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import Count
-from shared.storage.read_unread import get_highlights_before, get_unread, get_unread_of_rooms
+from shared.storage.push.unread import get_highlights_before, get_unread, get_unread_of_rooms
 from tests.fix_servers import TestDatabase
 from tests.unread_model import GROUPS, THREADS, USERS, RoomModel
 

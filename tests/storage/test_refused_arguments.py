@@ -8,9 +8,9 @@ import pytest
 
 from replication.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Unavailable
-from shared.storage.leases import insert_lease
-from shared.storage.memberships import FORGET_ROOM
-from shared.storage.pool import Database, connector
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.leases import insert_lease
+from shared.storage.rooms.memberships import FORGET_ROOM
 from tests.fix_servers import TestDatabase
 
 

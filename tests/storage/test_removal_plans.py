@@ -8,8 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from shared.storage.delete_room import ROOM_TABLES
-from shared.storage.fenced import ALL_STATEMENTS
+from shared.storage.engine.fenced import ALL_STATEMENTS
+from shared.storage.removal.delete_room import ROOM_TABLES
 from tests.fix_servers import TestDatabase
 
 _ARGUMENTS = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from shared.config.sections import Accounts
 from shared.runtime.clock import Clock
-from shared.storage.cleanup import delete_old_rows
-from shared.storage.pool import Database
+from shared.storage.engine.pool import Database
+from shared.storage.removal.expired_rows import delete_old_rows
 
 _BATCH = 500
 _PAUSE_S = 0.2  # between two batches of one table: others come first

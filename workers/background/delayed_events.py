@@ -16,9 +16,9 @@ from replication.calls import DelayedEventAnswer, DelayedEventToSend
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
-from shared.storage.delayed_events import DueEvent, claim_due, finalise, keep_share
-from shared.storage.events import FencedWrite
-from shared.storage.pool import Database
+from shared.storage.engine.fenced import FencedWrite
+from shared.storage.engine.pool import Database
+from shared.storage.events.delayed import DueEvent, claim_due, finalise, keep_share
 
 logger = logging.getLogger(__name__)
 

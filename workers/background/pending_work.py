@@ -2,7 +2,7 @@
 who must go, closed accounts.
 
 Nothing is done here: the owners of rooms and users are asked, and may be asked again. Two processes share the work
-(`shared/storage/pending_work.py`); should one die, another comes back to what it took.
+(`shared/storage/fleet/pending_work.py`); should one die, another comes back to what it took.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from typing import Any
 
 from replication.calls import ClosedAccount, MemberLeaving, RoomCalls, RoomSettings, UserCalls
 from shared.core.errors import RemoteServerError, Unavailable
-from shared.storage.deactivation import deactivation_finished, get_rooms_to_leave
-from shared.storage.pending_work import (
+from shared.storage.accounts.deactivation import deactivation_finished, get_rooms_to_leave
+from shared.storage.engine.pool import Database
+from shared.storage.fleet.pending_work import (
     Deactivation,
     SettingsToCopy,
     settings_done,
@@ -22,7 +23,6 @@ from shared.storage.pending_work import (
     take_settings,
     take_upgrades,
 )
-from shared.storage.pool import Database
 
 logger = logging.getLogger(__name__)
 

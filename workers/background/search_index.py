@@ -2,8 +2,8 @@
 
 import asyncio
 
-from shared.storage.pool import Database
-from shared.storage.search import index_events
+from shared.storage.engine.pool import Database
+from shared.storage.search.event_words import index_events
 
 _EVERY_S = 1.0
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from shared.storage.pool import Database
-from shared.storage.user_directory import fill_directory
+from shared.storage.engine.pool import Database
+from shared.storage.search.user_directory import fill_directory
 
 _EVERY_S = 1.0
 

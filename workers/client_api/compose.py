@@ -5,37 +5,37 @@ from replication.worker_process import Foundation, Worker
 from shared.http.server import Handler
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rule_switches import rule_switches
-from workers.client_api.account_data import AccountData
-from workers.client_api.account_data_writer import AccountDataWriter
-from workers.client_api.deactivation import Deactivation
-from workers.client_api.delayed_events import DelayedEvents
-from workers.client_api.device_keys import DeviceKeys
-from workers.client_api.devices import Devices
-from workers.client_api.directory import Directory
-from workers.client_api.filters import Filters
-from workers.client_api.guests import only_the_name
-from workers.client_api.interactive_auth import InteractiveAuth
-from workers.client_api.login import Login, PasswordCheck
-from workers.client_api.member_profiles import MemberProfileSender
-from workers.client_api.passwords import PasswordChange, PasswordDemand
-from workers.client_api.presence import Presence
-from workers.client_api.presence_people import PresencePeople
-from workers.client_api.profiles import Profiles
-from workers.client_api.push_rules import PushRules
-from workers.client_api.push_rules_writer import PushRulesWriter
+from workers.client_api.accounts.deactivation import Deactivation
+from workers.client_api.accounts.devices import Devices
+from workers.client_api.accounts.interactive_auth import InteractiveAuth
+from workers.client_api.accounts.login import Login, PasswordCheck
+from workers.client_api.accounts.passwords import PasswordChange, PasswordDemand
+from workers.client_api.accounts.registration import Registration
+from workers.client_api.accounts.sessions import Sessions
+from workers.client_api.accounts.shared_secret import SharedSecretRegistration
+from workers.client_api.encryption.device_keys import DeviceKeys
+from workers.client_api.encryption.to_device import SendToDevice
+from workers.client_api.people.guests import only_the_name
+from workers.client_api.people.member_profiles import MemberProfileSender
+from workers.client_api.people.presence import Presence
+from workers.client_api.people.presence_people import PresencePeople
+from workers.client_api.people.profiles import Profiles
+from workers.client_api.people.user_directory import UserDirectory
 from workers.client_api.rate_limit_owner import RateLimitOwner
-from workers.client_api.receipts import Receipts
-from workers.client_api.registration import Registration
-from workers.client_api.reports import Reports
-from workers.client_api.room_settings import RoomSettingsCopy
+from workers.client_api.rooms.aliases import Directory
+from workers.client_api.rooms.delayed_events import DelayedEvents
+from workers.client_api.rooms.receipts import Receipts
+from workers.client_api.rooms.reports import Reports
+from workers.client_api.rooms.typing_notices import TypingNotices
 from workers.client_api.server_facts import ServerFacts
-from workers.client_api.sessions import Sessions
-from workers.client_api.shared_secret import SharedSecretRegistration
-from workers.client_api.tags import Tags
-from workers.client_api.thread_subscriptions import ThreadSubscriptions
-from workers.client_api.to_device import SendToDevice
-from workers.client_api.typing_notices import TypingNotices
-from workers.client_api.user_directory import UserDirectory
+from workers.client_api.user_data.account_data import AccountData
+from workers.client_api.user_data.account_data_writer import AccountDataWriter
+from workers.client_api.user_data.filters import Filters
+from workers.client_api.user_data.push_rules import PushRules
+from workers.client_api.user_data.push_rules_writer import PushRulesWriter
+from workers.client_api.user_data.room_settings import RoomSettingsCopy
+from workers.client_api.user_data.tags import Tags
+from workers.client_api.user_data.thread_subscriptions import ThreadSubscriptions
 
 
 def compose(foundation: Foundation) -> Worker:

@@ -3,22 +3,22 @@
 from replication.calls import RoomCalls
 from replication.worker_process import Foundation, Worker
 from shared.core.signing import parse_signing_key
-from shared.storage.numbers import NumberBlock
-from workers.event_persister.create_room import CreateRoomHandler
-from workers.event_persister.delayed import DelayedSending, Scheduling
-from workers.event_persister.guest_removal import GuestRemoval
-from workers.event_persister.live_room import Identity
-from workers.event_persister.member_changes import MemberChanges
-from workers.event_persister.member_profile import MemberProfileHandler
-from workers.event_persister.membership import MembershipHandlers
-from workers.event_persister.policy_signatures import ask_nobody
-from workers.event_persister.receive_handler import ReceiveHandler
+from shared.storage.engine.number_blocks import NumberBlock
+from workers.event_persister.creation.create_room import CreateRoomHandler
+from workers.event_persister.graph.policy_signatures import ask_nobody
+from workers.event_persister.members.change_membership import MembershipHandlers
+from workers.event_persister.members.guest_removal import GuestRemoval
+from workers.event_persister.members.member_changes import MemberChanges
+from workers.event_persister.members.member_profile import MemberProfileHandler
+from workers.event_persister.receiving.receive_events import ReceiveHandler
+from workers.event_persister.room.live_room import Identity
 from workers.event_persister.room_engine import compose_engine
-from workers.event_persister.send import SendHandlers
-from workers.event_persister.state_writes import StateHandlers
-from workers.event_persister.upgrade import Upgrades
-from workers.event_persister.upgrade_runs import UpgradeRuns
-from workers.event_persister.upgrade_successor import UpgradeSuccessor
+from workers.event_persister.upgrades.runs import UpgradeRuns
+from workers.event_persister.upgrades.successor import UpgradeSuccessor
+from workers.event_persister.upgrades.upgrade import Upgrades
+from workers.event_persister.writing.delayed_events import DelayedSending, Scheduling
+from workers.event_persister.writing.send import SendHandlers
+from workers.event_persister.writing.send_state import StateHandlers
 
 
 def compose(foundation: Foundation) -> Worker:

@@ -8,21 +8,21 @@ from replication.worker_process import Foundation
 from shared.metrics.persister import PersisterMetrics
 from shared.metrics.resolution import ResolutionMetrics
 from shared.operations.rule_switches import rule_switches
-from shared.storage.auth_chains import get_auth_chain_page
-from shared.storage.numbers import NumberBlock
-from workers.event_persister.asked_events import AskedEvents
-from workers.event_persister.committer import LOCK_WAIT_MS, Committer
-from workers.event_persister.dummy_events import DummyEvents
-from workers.event_persister.history import HistoryPlacing
-from workers.event_persister.live_room import Identity, LiveRoom
-from workers.event_persister.placing import Placing
-from workers.event_persister.policy_signatures import AskPolicyServer, PolicySignatures
-from workers.event_persister.push_rules import PushRules
-from workers.event_persister.receiving import Receiving
-from workers.event_persister.resolver import Resolver
-from workers.event_persister.room_resolution import RoomResolution
-from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.rooms_in_memory import RoomsInMemory
+from shared.storage.engine.number_blocks import NumberBlock
+from shared.storage.events.auth_chains import get_auth_chain_page
+from workers.event_persister.commit.committer import LOCK_WAIT_MS, Committer
+from workers.event_persister.graph.branch_resolution import RoomResolution
+from workers.event_persister.graph.dummy_events import DummyEvents
+from workers.event_persister.graph.placement import Placing
+from workers.event_persister.graph.policy_signatures import AskPolicyServer, PolicySignatures
+from workers.event_persister.graph.resolver import Resolver
+from workers.event_persister.graph.slow_sends import SlowSends
+from workers.event_persister.push.rules import PushRules
+from workers.event_persister.receiving.delivery import Receiving
+from workers.event_persister.receiving.history_events import HistoryPlacing
+from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room.rooms_in_memory import RoomsInMemory
+from workers.event_persister.writing.room_writer import RoomWriter
 
 _MAX_PAGE_BYTES = 8 << 20  # of JSON, read at once for a resolution
 
@@ -89,7 +89,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     numbers = NumberBlock(database, "event_nids")
     placing = Placing(database, committer, numbers, resolution, push_rules)
     signatures = PolicySignatures(ask)
-    asked = AskedEvents(placing, resolution, signatures, database, clock)
+    asked = SlowSends(placing, resolution, signatures, database, clock)
     writer = RoomWriter(rooms, committer, numbers, asked, push_rules, database, clock)
     dummies = DummyEvents(writer, asked, tasks, server_name)
     history = HistoryPlacing(database, committer, numbers, resolution)

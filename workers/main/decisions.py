@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.core.slots import SLOT_KINDS
-from shared.storage.leases import ProcessRow
-from shared.storage.slots import SlotRow
+from shared.storage.fleet.leases import ProcessRow
+from shared.storage.fleet.slots import SlotRow
 from workers.main.slot_plan import assign, rebalance
 
 #: How long a first start waits for as many workers as the configuration's `fleet` says before it deals out slots

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from shared.core.slots import SLOT_KINDS
 from shared.metrics.fleet import FleetNumbers
-from shared.storage.leases import ProcessRow
-from shared.storage.slots import SlotRow
+from shared.storage.fleet.leases import ProcessRow
+from shared.storage.fleet.slots import SlotRow
 
 
 def fleet_numbers(

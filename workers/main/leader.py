@@ -18,9 +18,9 @@ from shared.config.sections import Replication as ReplicationConfig
 from shared.core.slots import SLOT_KINDS
 from shared.metrics.fleet import FleetNumbers
 from shared.runtime.clock import Clock
-from shared.storage.leases import TAKE_DUTY, ProcessRow, get_duty_holder, get_processes
-from shared.storage.pool import Connect, Database
-from shared.storage.slots import (
+from shared.storage.engine.pool import Connect, Database
+from shared.storage.fleet.leases import TAKE_DUTY, ProcessRow, get_duty_holder, get_processes
+from shared.storage.fleet.slots import (
     ASSIGN_SLOTS,
     NAME_NEXT_OWNERS,
     WITHDRAW_NEXT_OWNERS,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from shared.core.slots import SLOT_KINDS
 from shared.http.endpoint import Pool
 from shared.runtime.clock import Clock
-from shared.storage.leases import ProcessRow
-from shared.storage.slots import SlotSnapshot
+from shared.storage.fleet.leases import ProcessRow
+from shared.storage.fleet.slots import SlotSnapshot
 from workers.main.haproxy_plan import FleetRouting, FleetWorker
 from workers.main.haproxy_runtime import HaproxyRuntime, ProxyError
 

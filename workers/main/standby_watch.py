@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from shared.core.errors import Unavailable
 from shared.metrics.replication import StandbyMetrics
-from shared.storage.pool import Database
-from shared.storage.standbys import Durability, Standbys, get_standbys
+from shared.storage.engine.pool import Database
+from shared.storage.fleet.standbys import Durability, Standbys, get_standbys
 
 logger = logging.getLogger(__name__)
 

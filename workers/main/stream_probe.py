@@ -17,9 +17,9 @@ from replication.wire import Tick
 from shared.core.errors import Unavailable
 from shared.metrics.replication import ProbeMetrics
 from shared.runtime.clock import Clock
-from shared.storage.leases import ProcessRow, get_processes
-from shared.storage.pool import Database
-from shared.storage.read_stored_positions import get_stored_positions
+from shared.storage.engine.pool import Database
+from shared.storage.fleet.leases import ProcessRow, get_processes
+from shared.storage.streams.ends import get_stored_positions
 
 logger = logging.getLogger(__name__)
 

@@ -18,33 +18,35 @@ from replication.worker_process import Foundation, Worker
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from shared.operations.rule_switches import rule_switches
-from shared.storage.read_sticky_events import get_sticky_events
-from workers.synchrotron.counted_reads import CountedReads
-from workers.synchrotron.device_lists import DeviceListFeed
-from workers.synchrotron.device_section import DeviceSections
-from workers.synchrotron.erased_forms import ErasedForms
-from workers.synchrotron.event_at_time import EventAtTime
+from shared.rooms.history_page import HistoryPages, StoredHistory
+from shared.storage.events.sticky import get_sticky_events
+from workers.synchrotron.classic.initial_sync_v1 import InitialSyncV1
+from workers.synchrotron.classic.long_answers import InitialSyncs
+from workers.synchrotron.classic.old_events import OldEvents, RoomPeeks
+from workers.synchrotron.classic.sync import SyncHandler
+from workers.synchrotron.classic.sync_answer import SyncAnswers
+from workers.synchrotron.classic.sync_request import Filters
+from workers.synchrotron.counted_queries import CountedQueries
 from workers.synchrotron.feed import Feed
-from workers.synchrotron.history_page import HistoryPages
-from workers.synchrotron.history_source import StoredHistory
-from workers.synchrotron.initial_sync_v1 import InitialSyncV1
-from workers.synchrotron.joined_section import RoomSections
-from workers.synchrotron.lazy_members import LazyMembers
-from workers.synchrotron.long_answers import InitialSyncs
-from workers.synchrotron.messages import Messages
-from workers.synchrotron.notifications import Notifications
-from workers.synchrotron.notifier import Notifier
-from workers.synchrotron.old_events import OldEvents, RoomPeeks
-from workers.synchrotron.presence import PresenceFeed, PresenceSections
-from workers.synchrotron.presence_memory import PresenceMemory
-from workers.synchrotron.presence_reports import PresenceReports
-from workers.synchrotron.public_rooms import PublicRooms
-from workers.synchrotron.relations import Relations
-from workers.synchrotron.room_cache import RoomCache
-from workers.synchrotron.room_finding import RoomFinding
-from workers.synchrotron.room_state import RoomState
-from workers.synchrotron.room_watchers import RoomWatchers
-from workers.synchrotron.search import Search
+from workers.synchrotron.finding.notifications import Notifications
+from workers.synchrotron.finding.public_rooms import PublicRooms
+from workers.synchrotron.finding.search import Search
+from workers.synchrotron.finding.summaries import RoomFinding
+from workers.synchrotron.presence.memory import PresenceMemory
+from workers.synchrotron.presence.presence import PresenceFeed, PresenceSections
+from workers.synchrotron.presence.reports import PresenceReports
+from workers.synchrotron.room_reads.event_at_time import EventAtTime
+from workers.synchrotron.room_reads.messages import Messages
+from workers.synchrotron.room_reads.relations import Relations
+from workers.synchrotron.room_reads.room_state import RoomState
+from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.rooms.state_blocks import StateBlocks
+from workers.synchrotron.rooms.sticky_rooms import MAX_EVENTS, StickyRooms
+from workers.synchrotron.rooms.typing_rooms import TypingRooms
+from workers.synchrotron.sections.device_section import DeviceSections
+from workers.synchrotron.sections.erased_forms import ErasedForms
+from workers.synchrotron.sections.joined_section import RoomSections
+from workers.synchrotron.sections.sticky_section import StickySections
 from workers.synchrotron.sliding.connections import Connections
 from workers.synchrotron.sliding.engine import Engine
 from workers.synchrotron.sliding.extensions.account_data import AccountData
@@ -60,22 +62,19 @@ from workers.synchrotron.sliding.request import Limits
 from workers.synchrotron.sliding.room_lists import RoomLists
 from workers.synchrotron.sliding.room_results import RoomResults
 from workers.synchrotron.sliding.room_traits import Traits
-from workers.synchrotron.state_blocks import StateBlocks
-from workers.synchrotron.sticky_rooms import MAX_EVENTS, StickyRooms
-from workers.synchrotron.sticky_section import StickySections
-from workers.synchrotron.sync import SyncHandler
-from workers.synchrotron.sync_answer import SyncAnswers
-from workers.synchrotron.sync_request import Filters
-from workers.synchrotron.tokens import Tokens
-from workers.synchrotron.typing_rooms import TypingRooms
-from workers.synchrotron.unread_counts import UnreadCounts
-from workers.synchrotron.user_rooms import UserRooms
+from workers.synchrotron.users.device_lists import DeviceListFeed
+from workers.synchrotron.users.lazy_members import LazyMembers
+from workers.synchrotron.users.unread_counts import UnreadCounts
+from workers.synchrotron.users.user_rooms import UserRooms
+from workers.synchrotron.waiting.notifier import Notifier
+from workers.synchrotron.waiting.room_watchers import RoomWatchers
+from workers.synchrotron.waiting.sync_tokens import Tokens
 
 
 def compose(foundation: Foundation) -> Worker:
     config, clock, follower = foundation.config, foundation.clock, foundation.follower
     metrics = SyncMetrics(foundation.registry)
-    reads = CountedReads(foundation.database, metrics)
+    reads = CountedQueries(foundation.database, metrics)
 
     async def wait_for(stream: str, wanted: Vector, limit_s: float) -> bool:
         return await follower.wait_for(STREAMS[stream], wanted, limit_s)

@@ -13,12 +13,12 @@ from shared.core.rows import (
     ToDeviceRow,
     TypingRow,
 )
+from shared.rooms.timeline_event import MEMBER
 from shared.runtime.clock import Clock
-from workers.synchrotron.notifier import Notifier
-from workers.synchrotron.room_cache import RoomCache
-from workers.synchrotron.timeline_event import MEMBER
-from workers.synchrotron.typing_rooms import TypingRooms
-from workers.synchrotron.user_rooms import UserRooms
+from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.rooms.typing_rooms import TypingRooms
+from workers.synchrotron.users.user_rooms import UserRooms
+from workers.synchrotron.waiting.notifier import Notifier
 
 _LOOK_EVERY_S = 0.25  # how late the end of typing may be noticed
 _FORGET_TYPING_AFTER = 1_000_000  # rows; a token that is older than that many rows is answered in full anyway

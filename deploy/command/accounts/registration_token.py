@@ -11,8 +11,8 @@ from typing import TypeVar
 from deploy.command.options import UsageError, add_config_option, load_named_config
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
-from shared.storage.pool import Database, connector
-from shared.storage.registration import create_registration_token, list_registration_tokens
+from shared.storage.accounts.registration import create_registration_token, list_registration_tokens
+from shared.storage.engine.pool import Database, connector
 
 _T = TypeVar("_T")
 #: Spec: client-server API, "Token-authenticated registration".

@@ -14,8 +14,8 @@ from replication.streams import STREAMS, Kind
 from shared.config.addresses import database_dsn, database_dsn_without_password
 from shared.config.load import load_config
 from shared.config.sections import Config
-from shared.storage.fleet_status import FleetStatus, get_fleet_status
-from shared.storage.pool import Database, connector
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.status import FleetStatus, get_fleet_status
 
 #: Process types of `skep up` that hold no lease.
 _PROGRAMS = ("postgres", "redis", "haproxy")

@@ -7,7 +7,7 @@ import asyncpg
 from deploy.command.options import UsageError, add_config_option, load_named_config
 from deploy.database_tasks import run_migrations
 from shared.config.addresses import database_dsn_without_password
-from shared.storage.schema_version import SCHEMA_VERSION
+from shared.storage.engine.schema_version import SCHEMA_VERSION
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -20,14 +20,15 @@ from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.operations.paced import paced
 from shared.runtime.clock import SystemClock
-from shared.storage.delete_room import (
+from shared.storage.engine.pool import Database, connector, passing_as_unavailable
+from shared.storage.events.timeline import get_room
+from shared.storage.removal.delete_room import (
     count_room,
     delete_room_batches,
     get_rooms_being_deleted,
     mark_room_deleted,
 )
-from shared.storage.pool import Database, connector, passing_as_unavailable
-from shared.storage.purge import (
+from shared.storage.removal.purge import (
     KEEP_EVENTS,
     get_ordinal_of_time,
     get_purge_progress,
@@ -35,8 +36,7 @@ from shared.storage.purge import (
     purge_batches,
     start_purge,
 )
-from shared.storage.read_timeline import get_room
-from shared.storage.reclaim_snapshots import Place, reclaim_snapshots
+from shared.storage.removal.unused_snapshots import Place, reclaim_snapshots
 
 _DAY_MS = 86_400_000
 _MARK_ATTEMPTS = 10  # a busy room may take the ordinal before us

@@ -12,8 +12,8 @@ from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
 from deploy.command.slots.fleet_reader import Fleet, FleetReader, fleet_reader, kind_owned_by
 from shared.config.sections import Config
-from shared.storage.drains import ASK_DRAIN
-from shared.storage.leases import ProcessRow
+from shared.storage.fleet.drains import ASK_DRAIN
+from shared.storage.fleet.leases import ProcessRow
 
 #: A process notices within a heartbeat and ends within its drain limit; this much more is allowed.
 _GRACE_S = 10.0

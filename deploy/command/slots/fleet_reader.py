@@ -10,10 +10,10 @@ from shared.config.addresses import database_dsn, database_dsn_without_password
 from shared.config.sections import Config
 from shared.core.errors import Unavailable
 from shared.core.slots import SLOT_KINDS
-from shared.storage.fleet_status import FleetStatus, get_fleet_status
-from shared.storage.leases import ProcessRow
-from shared.storage.pool import Database, connector
-from shared.storage.slots import SlotRow
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.leases import ProcessRow
+from shared.storage.fleet.slots import SlotRow
+from shared.storage.fleet.status import FleetStatus, get_fleet_status
 
 _LOOK_EVERY_S = 0.25
 

@@ -14,8 +14,8 @@ from deploy.command.slots.fleet_reader import Fleet, FleetReader, fleet_reader, 
 from replication.fenced_writer import FencedWriter
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS, SLOTS, slot_of
-from shared.storage.leases import ProcessRow
-from shared.storage.slots import PLACE_SLOT, UNPIN_SLOTS, SlotRow
+from shared.storage.fleet.leases import ProcessRow
+from shared.storage.fleet.slots import PLACE_SLOT, UNPIN_SLOTS, SlotRow
 
 #: First characters of the ids of each kind; names of servers begin with none of them.
 _SIGILS = {"rooms": "!", "users": "@"}

@@ -14,7 +14,7 @@ from deploy.command.options import UsageError, add_config_option, load_named_con
 from deploy.command.slots.fleet_reader import Fleet, fleet_reader
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS
-from shared.storage.slots import UNPIN_SLOTS
+from shared.storage.fleet.slots import UNPIN_SLOTS
 from workers.main.decisions import evening
 
 _LIMIT_S = 60.0

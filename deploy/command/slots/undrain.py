@@ -7,7 +7,7 @@ from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
 from deploy.command.slots.fleet_reader import fleet_reader
 from shared.config.sections import Config
-from shared.storage.drains import END_DRAIN, get_drains
+from shared.storage.fleet.drains import END_DRAIN, get_drains
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 -- Conventions: rooms and events have short integer ids (`room_nid`, `event_nid`), handed out by the process that
 -- makes them from blocks that it reserves (so a batch can name its own events before it is stored). `writer` is the
 -- lease number of the writing process, `position` its place in the stream, taken inside the committing statement.
--- Text that may hold U+0000 is stored escaped (`shared/storage/escape.py`). Times `_ms` are Matrix timestamps.
+-- Text that may hold U+0000 is stored escaped (`shared/storage/engine/parameters.py`). Times `_ms` are Matrix timestamps.
 -- Distribution keys, should one PostgreSQL not be enough: `room_nid` and `user_id`.
 
 -- ---------------------------------------------------------------- processes, leases, slots

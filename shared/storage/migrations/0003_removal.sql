@@ -1,5 +1,5 @@
--- Purge of a room's history, deletion of rooms, reclaiming of unused snapshots: see shared/storage/purge.py,
--- delete_room.py and reclaim_snapshots.py. A purge is resumed from these columns alone.
+-- Purge of a room's history, deletion of rooms, reclaiming of unused snapshots: see shared/storage/removal/purge.py,
+-- removal/delete_room.py and removal/unused_snapshots.py. A purge is resumed from these columns alone.
 
 ALTER TABLE rooms
   ADD COLUMN first_ordinal bigint NOT NULL DEFAULT 1,    -- the timeline begins here: what lay before was purged

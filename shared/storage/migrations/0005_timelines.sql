@@ -1,4 +1,4 @@
--- A standby that was promoted may lack the last commits: see shared/storage/timelines.py.
+-- A standby that was promoted may lack the last commits: see shared/storage/engine/lost_commits.py.
 
 -- The timeline on which a lease was granted: on any other one it is void, without anybody having to end it.
 ALTER TABLE leases ADD COLUMN timeline text NOT NULL DEFAULT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);

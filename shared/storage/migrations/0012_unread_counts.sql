@@ -1,4 +1,4 @@
--- Unread counts: what each live event counted, for whom. Architecture page, section 6; see shared/storage/push_counts.py.
+-- Unread counts: what each live event counted, for whom. Architecture page, section 6; see shared/storage/push/counts.py.
 --
 -- A group is a number for the rules that several members share in a room. All of this is about live events only:
 -- `ordinal` is an event's place in the timeline.

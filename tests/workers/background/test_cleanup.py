@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from shared.config.sections import Accounts
-from shared.storage.pool import Database, connector
+from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
 from workers.background.cleanup import Cleanup
 

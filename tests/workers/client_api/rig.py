@@ -27,8 +27,8 @@ from shared.metrics.http import HttpMetrics
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime.tasks import TaskGroup
-from shared.storage.leases import insert_lease
-from shared.storage.pool import Database, connector
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.leases import insert_lease
 from workers.client_api.compose import compose
 from workers.client_api.endpoints import ENDPOINTS, POOLS
 

@@ -19,7 +19,7 @@ from tests.workers.client_api.keys import (
 )
 from tests.workers.client_api.rig import client_api, run
 from tests.workers.client_api.rooms import put_room
-from workers.client_api.device_keys import MAX_ONE_TIME_KEYS
+from workers.client_api.encryption.device_keys import MAX_ONE_TIME_KEYS
 
 PASSWORD = {"type": "m.login.password", "password": "correct horse"}
 

@@ -16,7 +16,7 @@ from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
 from tests.workers.client_api.rig import INTERNAL_SECRET, Answer, User, Worker, client_api, make_config, run
 from tests.workers.client_api.rooms import put_room
-from workers.client_api.presence import MAX_STATUS_CHARS
+from workers.client_api.people.presence import MAX_STATUS_CHARS
 
 _ROOM = "!room:example.org"
 _DECODER = wire.row_decoder(PresenceRow)

@@ -8,7 +8,7 @@ from shared.runtime.tasks import TaskGroup
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.rig import client_api, run
 from tests.workers.client_api.rooms import put_room
-from workers.client_api.member_profiles import MemberProfileSender
+from workers.client_api.people.member_profiles import MemberProfileSender
 
 
 def test_profile_fields(postgres: TestDatabase) -> None:

@@ -11,11 +11,11 @@ from shared.config.sections import Experimental
 from shared.core.push_rules import ALL_OFF
 from shared.core.push_rules.checking import MAX_RULES
 from shared.core.rows import PushRulesRow
-from shared.storage.push_rules import get_push_rules
+from shared.storage.push.rules import get_push_rules
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
 from tests.workers.client_api.rig import Answer, User, Worker, client_api, make_config, run
-from workers.client_api.push_rules_writer import PushRulesWriter
+from workers.client_api.user_data.push_rules_writer import PushRulesWriter
 
 _GLOBAL = "/pushrules/global"
 _ROOM, _SENDER = "!room:example.org", "@loud:example.org"

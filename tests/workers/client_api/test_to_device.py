@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from shared.storage.leases import fence
-from shared.storage.read_stored_positions import get_stored_positions
+from shared.storage.fleet.leases import fence
+from shared.storage.streams.ends import get_stored_positions
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.keys import announced
 from tests.workers.client_api.rig import User, Worker, client_api, run

@@ -6,7 +6,7 @@ import pytest
 
 from shared.config.sections import UserDirectory
 from shared.core.directory_words import directory_words, term_words, user_id_prefix
-from shared.storage.user_directory import fill_directory
+from shared.storage.search.user_directory import fill_directory
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
 from tests.workers.client_api.rig import SERVER, client_api, make_config, run

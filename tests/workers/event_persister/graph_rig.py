@@ -10,7 +10,7 @@ import orjson
 from shared.core.events import Event, build_event, parse_event
 from shared.core.room_versions import get_room_version
 from shared.operations.check_rooms import check_room
-from shared.storage.escape import unescape
+from shared.storage.engine.parameters import unescape
 from tests.workers.event_persister.graph_model import OTHER_KEY, Graph, Key
 from tests.workers.event_persister.rig import SERVER, Persister
 

@@ -21,8 +21,8 @@ from shared.core.push_rules import (
     where_they_matter,
 )
 from shared.core.room_versions import get_room_version
-from shared.storage.catch_up import EVENTS, pages
-from shared.storage.push_check import get_wrong_totals
+from shared.storage.push.totals_check import get_wrong_totals
+from shared.storage.streams.catch_up import EVENTS, pages
 from tests.workers.event_persister.rig import SERVER, Persister
 
 NOTIFY, HIGHLIGHT = "notify", {"set_tweak": "highlight"}

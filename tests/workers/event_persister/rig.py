@@ -35,8 +35,8 @@ from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.tasks import TaskGroup
-from shared.storage.leases import insert_lease
-from shared.storage.pool import Database, connector
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.leases import insert_lease
 from workers.event_persister.compose import compose
 from workers.event_persister.endpoints import ENDPOINTS, POOLS
 

@@ -13,11 +13,11 @@ import pytest
 
 from shared.core.events import parse_event
 from shared.core.room_versions import get_room_version
-from shared.storage.events import EventBatch
+from shared.storage.events.batch import EventBatch
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import Persister, User, event_persister, run
-from workers.event_persister import batches, committer
-from workers.event_persister.drafts import Write
+from workers.event_persister.commit import batches, committer
+from workers.event_persister.room.drafts import Write
 
 POISON = """
     CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -22,7 +22,7 @@ from tests.workers.event_persister.graph_rig import (
     tied_together,
 )
 from tests.workers.event_persister.rig import Persister, User, event_persister, run
-from workers.event_persister.dummy_events import MAX_EXTREMITIES
+from workers.event_persister.graph.dummy_events import MAX_EXTREMITIES
 
 
 async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str, Graph, User, Event]:

@@ -28,7 +28,7 @@ from tests.workers.event_persister.graph_rig import (
     tied_together,
 )
 from tests.workers.event_persister.rig import Persister, User, event_persister, run
-from workers.event_persister.resolver import Resolver
+from workers.event_persister.graph.resolver import Resolver
 
 
 async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str, Graph, User, Event]:

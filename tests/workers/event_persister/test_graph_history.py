@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from shared.core.events import Event
-from shared.storage.purge import purge_batches, start_purge
-from shared.storage.purge_statements import RETIRED
+from shared.storage.removal.purge import purge_batches, start_purge
+from shared.storage.removal.purge_statements import RETIRED
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.graph_model import Graph, RandomEvents, State
 from tests.workers.event_persister.graph_rig import (

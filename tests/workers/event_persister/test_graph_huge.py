@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from shared.core.event_auth import auth_types_for
 from shared.core.events import Event, build_event
-from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.graph_model import OTHER_KEY, Graph
 from tests.workers.event_persister.graph_rig import BOB, begin, deliver, forget_rooms, outcomes

@@ -13,7 +13,7 @@ import pytest
 from tests.fix_servers import TestDatabase
 from tests.room_checks import assert_rooms_agree
 from tests.workers.event_persister.rig import Answer, Persister, User, event_persister, run
-from workers.event_persister import rooms_apart
+from workers.event_persister.commit import locked_rooms
 
 EXTREMITIES = "SELECT FROM forward_extremities e JOIN rooms r USING (room_nid) WHERE r.room_id = $1 FOR UPDATE OF e"
 STATE = """
@@ -89,7 +89,7 @@ def test_a_lock_under_one_room_is_not_felt_in_the_others(
     postgres: TestDatabase, hold_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Architecture page, P6: one slow room never delays the others."""
-    monkeypatch.setattr(rooms_apart, "GIVE_UP_AFTER_S", hold_s + 10)
+    monkeypatch.setattr(locked_rooms, "GIVE_UP_AFTER_S", hold_s + 10)
 
     async def test() -> None:
         async with event_persister(postgres.dsn) as persister:
@@ -163,7 +163,7 @@ def test_locks_on_state_and_on_a_redacted_event(postgres: TestDatabase) -> None:
 def test_a_room_that_stays_locked_is_given_up_and_comes_back(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rooms_apart, "GIVE_UP_AFTER_S", 0.6)
+    monkeypatch.setattr(locked_rooms, "GIVE_UP_AFTER_S", 0.6)
 
     async def test() -> None:
         async with event_persister(postgres.dsn) as persister:
@@ -226,7 +226,7 @@ def test_a_lock_on_a_whole_table(postgres: TestDatabase) -> None:
 
 
 def test_too_many_events_of_a_locked_room_fail(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms_apart, "_MAX_EVENTS_OF_ROOM", 10)
+    monkeypatch.setattr(locked_rooms, "_MAX_EVENTS_OF_ROOM", 10)
 
     async def test() -> None:
         async with event_persister(postgres.dsn) as persister:

@@ -22,7 +22,7 @@ from shared.core.push_rules import (
 )
 from shared.core.push_rules.room_judge import RoomJudge
 from shared.core.rows import PushRulesRow
-from shared.storage.push_check import get_wrong_totals
+from shared.storage.push.totals_check import get_wrong_totals
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.graph_rig import BOB, CAROL, begin, deliver, forget_rooms, outcomes
 from tests.workers.event_persister.push_rig import (

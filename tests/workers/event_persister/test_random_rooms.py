@@ -15,7 +15,7 @@ from shared.config.sections import Caches
 from shared.core.event_auth import auth_types_for, check_auth
 from shared.core.events import Event, parse_event
 from shared.core.room_versions import get_room_version
-from shared.storage.escape import unescape
+from shared.storage.engine.parameters import unescape
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import Persister, event_persister, make_config, run
 from tests.workers.event_persister.test_commits import POISON

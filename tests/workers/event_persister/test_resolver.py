@@ -18,12 +18,12 @@ from shared.core.room_versions import get_room_version
 from shared.core.state_resolution import Overlay, StateKey, resolve_overlays
 from shared.metrics.resolution import ResolutionMetrics
 from shared.runtime.clock import SystemClock
-from shared.storage.auth_chains import ChainEvent, get_auth_chain_page
-from shared.storage.pool import Database, connector
+from shared.storage.engine.pool import Database, connector
+from shared.storage.events.auth_chains import ChainEvent, get_auth_chain_page
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.event_persister.stored_rooms import store_room
-from workers.event_persister.resolver import Load, Resolver, ResolverBounds, RoomForResolution
+from workers.event_persister.graph.resolver import Load, Resolver, ResolverBounds, RoomForResolution
 
 VERSIONS = ["1", "11", "12"]
 POWER_LEVELS = ("m.room.power_levels", "")

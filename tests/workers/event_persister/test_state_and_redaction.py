@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from shared.core.signing import generate_signing_key
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import SERVER, event_persister, run
-from workers.event_persister.drafts import Draft
-from workers.event_persister.live_room import Identity
-from workers.event_persister.policy_signatures import ask_nobody
+from workers.event_persister.graph.policy_signatures import ask_nobody
+from workers.event_persister.room.drafts import Draft
+from workers.event_persister.room.live_room import Identity
 from workers.event_persister.room_engine import compose_engine
 
 

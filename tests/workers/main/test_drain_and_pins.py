@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from shared.core.slots import SLOTS
-from shared.storage.leases import ProcessRow
-from shared.storage.slots import SlotRow
+from shared.storage.fleet.leases import ProcessRow
+from shared.storage.fleet.slots import SlotRow
 from workers.main.decisions import Moves, SlotDecisions, Withdrawal, evening, from_the_draining
 
 _FLEET = {"event_persister": 2, "client_api": 0, "federation_sender": 0}

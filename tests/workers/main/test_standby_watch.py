@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from deploy.local.servers.unprivileged import give_to
 from shared.metrics.replication import StandbyMetrics
-from shared.storage.pool import Database, connector
-from shared.storage.standbys import Durability, get_standbys
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.standbys import Durability, get_standbys
 from tests.faults.servers import Servers, running_servers
 from workers.main.standby_watch import StandbyWatch
 

@@ -12,7 +12,7 @@ from replication.streams import EVENTS, RECEIPTS, TYPING
 from shared.config.sections import Replication
 from shared.metrics.replication import ProbeMetrics, ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
-from shared.storage.leases import beat
+from shared.storage.fleet.leases import beat
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet

@@ -2,7 +2,7 @@
 
 import orjson
 
-from workers.synchrotron.timeline_event import TimelineEvent
+from shared.rooms.timeline_event import TimelineEvent
 
 
 def event(

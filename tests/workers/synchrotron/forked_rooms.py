@@ -12,8 +12,8 @@ import orjson
 from replication.streams import EVENTS
 from shared.core.rows import EventRow
 from shared.core.slots import slot_of
-from shared.storage.event_statements import SOFT_FAILED
-from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from shared.storage.events.statement import SOFT_FAILED
 from tests.workers.event_persister.rig import Persister
 from tests.workers.synchrotron.rig import World
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from shared.storage.pool import Database
+from shared.storage.engine.pool import Database
 
 
 @dataclass(slots=True)

@@ -31,9 +31,9 @@ from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.tasks import TaskGroup
-from shared.storage.leases import insert_lease
-from shared.storage.pool import Database, connector
-from shared.storage.push_rules import get_push_rules
+from shared.storage.engine.pool import Database, connector
+from shared.storage.fleet.leases import insert_lease
+from shared.storage.push.rules import get_push_rules
 from tests.workers.event_persister.rig import (
     SECRET,
     Answer,

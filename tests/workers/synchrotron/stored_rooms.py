@@ -18,10 +18,10 @@ import orjson
 from replication.fenced_writer import FencedWriter, SeenPositions
 from shared.core.history_point import HistoryPoint
 from shared.core.state_snapshots import Snapshot
-from shared.storage.event_statements import OUTLIER
-from shared.storage.events import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
-from shared.storage.leases import insert_lease
-from shared.storage.pool import Database, connector
+from shared.storage.engine.pool import Database, connector
+from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from shared.storage.events.statement import OUTLIER
+from shared.storage.fleet.leases import insert_lease
 
 ALICE = "@alice:example.org"
 MEMBER = "m.room.member"

@@ -6,12 +6,12 @@ from typing import Any
 import orjson
 
 from shared.core.room_versions import get_room_version
-from shared.storage.read_timeline import TimelineRow
+from shared.rooms.event_memory import EventMemory
+from shared.storage.events.timeline import TimelineRow
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.test_erased_sync import erase
-from workers.synchrotron.event_memory import EventMemory
 
 VERSION = get_room_version("11")
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import START, HistoryPoint, gap_start, point_after
-from shared.storage import read_snapshots, read_timeline, read_view
-from shared.storage.event_statements import REJECTED, SOFT_FAILED
-from shared.storage.read_snapshots import get_keys_at_snapshots, get_state_at_snapshot
-from shared.storage.read_timeline import RoomRecord, get_timeline_event
+from shared.rooms.history_page import HistoryPages, StoredHistory
+from shared.rooms.room_view import load_branches, open_room
+from shared.storage.events import snapshots, timeline
+from shared.storage.events.snapshots import get_keys_at_snapshots, get_state_at_snapshot
+from shared.storage.events.statement import REJECTED, SOFT_FAILED
+from shared.storage.events.timeline import RoomRecord, get_timeline_event
+from shared.storage.rooms import for_reader
 from tests.fix_servers import TestDatabase
 from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
-from workers.synchrotron.history_page import HistoryPages
-from workers.synchrotron.history_source import StoredHistory
-from workers.synchrotron.place_token import format_place, parse_place
-from workers.synchrotron.room_view import load_branches, open_room
+from workers.synchrotron.room_reads.place_tokens import format_place, parse_place
 
 BOB, CAROL = "@bob:remote", "@carol:remote"
 ALL = EventFilter()
@@ -432,14 +432,14 @@ def test_pages_read_no_further_than_their_limit(postgres_module: TestDatabase) -
             await conn.execute("ANALYZE events; ANALYZE gaps; SET plan_cache_mode = force_generic_plan")
             room, limit = 900007, 10
             for sql, args in (
-                (read_timeline._PLACES_BEFORE, (room, 30, 0, limit)),
-                (read_timeline._PLACES_BEFORE, (room, 20, 2500, limit)),
-                (read_timeline._PLACES_FROM, (room, 1, 0, limit)),
-                (read_timeline._PLACES_FROM, (room, 20, 2500, limit)),
-                (read_timeline._SINCE_TIME, (room, 100, limit, 0)),
-                (read_timeline._UNTIL_TIME, (room, 100, limit, 0)),
-                (read_timeline._GAPS, (room, 1, 30, limit)),
-                (read_view._FOR_READER, ("'!nothing:x'", "'@a:x'")),
+                (timeline._PLACES_BEFORE, (room, 30, 0, limit)),
+                (timeline._PLACES_BEFORE, (room, 20, 2500, limit)),
+                (timeline._PLACES_FROM, (room, 1, 0, limit)),
+                (timeline._PLACES_FROM, (room, 20, 2500, limit)),
+                (timeline._SINCE_TIME, (room, 100, limit, 0)),
+                (timeline._UNTIL_TIME, (room, 100, limit, 0)),
+                (timeline._GAPS, (room, 1, 30, limit)),
+                (for_reader._FOR_READER, ("'!nothing:x'", "'@a:x'")),
             ):
                 for node in await _plan(conn, sql, *args):
                     small = ("rooms", "gaps", "erased_users")
@@ -463,8 +463,8 @@ def test_what_a_snapshot_costs_is_its_walk(postgres_module: TestDatabase) -> Non
         await room.save()
         async with stored.database.connection() as conn:
             for sql, args in (
-                (read_snapshots._STATE, (room.room_nid, parent)),
-                (read_snapshots._KEYS, (room.room_nid, f"'{{{parent}}}'", "'{k}'", "'{2}'")),
+                (snapshots._STATE, (room.room_nid, parent)),
+                (snapshots._KEYS, (room.room_nid, f"'{{{parent}}}'", "'{k}'", "'{2}'")),
             ):
                 for node in await _plan(conn, sql, *args):
                     assert node["Node Type"] != "Seq Scan" or node["Relation Name"] != "events", sql

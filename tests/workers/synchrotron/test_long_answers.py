@@ -16,12 +16,13 @@ from shared.http.server import HttpServer, send_response
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import World, fleet
-from workers.synchrotron import answer_pieces, room_state
-from workers.synchrotron.answer_pieces import KINDS, Section, body_pieces, whole_or_pieces
-from workers.synchrotron.fair_turns import FairTurns
-from workers.synchrotron.joined_section import RoomSections
-from workers.synchrotron.lazy_members import LazyMembers
-from workers.synchrotron.long_answers import InitialSyncs, LongAnswer
+from workers.synchrotron.classic import answer_pieces
+from workers.synchrotron.classic.answer_pieces import KINDS, Section, body_pieces, whole_or_pieces
+from workers.synchrotron.classic.long_answers import InitialSyncs, LongAnswer
+from workers.synchrotron.room_reads import room_state
+from workers.synchrotron.sections.joined_section import RoomSections
+from workers.synchrotron.users.lazy_members import LazyMembers
+from workers.synchrotron.waiting.fair_turns import FairTurns
 
 _PARTS = st.lists(st.text(max_size=30), max_size=4)
 

@@ -18,11 +18,11 @@ from tests.workers.client_api.rig import Worker
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.devices import Person, person, writers
 from tests.workers.synchrotron.rig import World, fleet, soon
-from workers.synchrotron.joined_section import Span
-from workers.synchrotron.presence import PresenceSections
-from workers.synchrotron.presence_memory import ORPHANED_FOR_MS, PresenceMemory, presence_event
-from workers.synchrotron.presence_reports import PresenceReports
-from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.presence.memory import ORPHANED_FOR_MS, PresenceMemory, presence_event
+from workers.synchrotron.presence.presence import PresenceSections
+from workers.synchrotron.presence.reports import PresenceReports
+from workers.synchrotron.sections.joined_section import Span
+from workers.synchrotron.users.sync_user import SyncUser
 
 _ONLY_PRESENCE = {"room": {"rooms": []}, "account_data": {"types": []}}
 
@@ -141,7 +141,7 @@ def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monkeypatc
     """In a room with more readers than a change may wake, they learn of it with the next answer that they get."""
 
     async def scenario() -> None:
-        monkeypatch.setattr("workers.synchrotron.presence._MAX_WOKEN", 2)
+        monkeypatch.setattr("workers.synchrotron.presence.presence._MAX_WOKEN", 2)
         async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
             await _know_one_another(world, api)
             alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
@@ -329,8 +329,8 @@ def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
 
 def test_reports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        monkeypatch.setattr("workers.synchrotron.presence_reports._MAX_DEVICES", 3)
-        monkeypatch.setattr("workers.synchrotron.presence_reports._BATCH", 2)
+        monkeypatch.setattr("workers.synchrotron.presence.reports._MAX_DEVICES", 3)
+        monkeypatch.setattr("workers.synchrotron.presence.reports._BATCH", 2)
         owners = _Owners()
         reports = PresenceReports(owners, _Clock(), enabled=True)
         for number in range(5):

@@ -15,7 +15,7 @@ from shared.core.sync_tokens.vector import Vector
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet
-from workers.synchrotron import tokens
+from workers.synchrotron.waiting import sync_tokens
 
 _LIMIT_S = 4.0
 
@@ -129,7 +129,7 @@ def test_a_token_that_cannot_be_reached_is_answered_in_time(
                     ]
                 assert [(one.status, one.errcode) for one in refused] == [(400, "M_INVALID_PARAM")] * 4
             # Positions that were taken and whose rows never come: each stream alone would use the limit up.
-            monkeypatch.setattr(tokens, "_BEHIND_LIMIT_S", 0.5)
+            monkeypatch.setattr(sync_tokens, "_BEHIND_LIMIT_S", 0.5)
             taken = dict(vectors)
             for name in ("events", "receipts", "account_data"):
                 position = await world.database.fetchval(f"SELECT nextval('stream_{name}')")

@@ -11,17 +11,17 @@ from replication import wire
 from replication.streams import EVENTS
 from shared.core.rows import EventRow
 from shared.metrics.synchrotron import SyncMetrics
-from shared.storage.read_state import get_key_history, get_state_before
+from shared.rooms.state_history import history
+from shared.rooms.timeline_event import event_from_row
+from shared.rooms.viewpoint import value_before
+from shared.storage.rooms.state import get_key_history, get_state_before
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
 from tests.workers.synchrotron.rig import Client, World, fleet, soon
-from workers.synchrotron import cached_room, room_cache, room_reader
-from workers.synchrotron.cached_room import CachedRoom
-from workers.synchrotron.key_history import history
-from workers.synchrotron.room_cache import RoomCache
-from workers.synchrotron.timeline_event import event_from_row
-from workers.synchrotron.viewpoint import value_before
+from workers.synchrotron.rooms import cached_room, room_cache, room_reader
+from workers.synchrotron.rooms.cached_room import CachedRoom
+from workers.synchrotron.rooms.room_cache import RoomCache
 
 TOPIC = ("m.room.topic", "")
 ALICE, BOB, CAROL = (f"@{name}:example.org" for name in ("alice", "bob", "carol"))

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.history_point import HistoryPoint
+from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from tests.workers.synchrotron.events import event
-from workers.synchrotron.cached_room import Held, StateKey
-from workers.synchrotron.place_token import format_place, parse_place
-from workers.synchrotron.room_section import (
+from workers.synchrotron.room_reads.place_tokens import format_place, parse_place
+from workers.synchrotron.rooms.cached_room import Held, StateKey
+from workers.synchrotron.sections.room_section import (
     cut_timeline,
     give_way_to_changes,
     needed_members,
     untold_changes,
 )
-from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
 
 KEYS = (None, "", "a", "b")
 #: For each event of a room: its state key (None: a message), whether the reader's filter lets it pass, whether

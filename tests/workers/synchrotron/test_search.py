@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from shared.core.search_words import searchable_text, split_words
-from shared.storage.erased_users import set_user_erased
-from shared.storage.search import index_events
+from shared.storage.accounts.erased_users import set_user_erased
+from shared.storage.search.event_words import index_events
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
 from tests.workers.event_persister.rig import Answer, run

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.sync_tokens.vector import Vector
+from shared.rooms.timeline_event import MEMBER
 from workers.synchrotron.sliding import connection_state
 from workers.synchrotron.sliding.connection_state import (
     LIVE,
@@ -24,7 +25,6 @@ from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos
 from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomConfig, merge_configs
 from workers.synchrotron.sliding.required_state import RequiredState, StateWish, combine
-from workers.synchrotron.timeline_event import MEMBER
 
 ROOMS = [f"!{name}" for name in "abcdefgh"]
 TYPES, KEYS = (MEMBER, "m.room.name", "m.x"), ("", "@a:x", "@b:x")

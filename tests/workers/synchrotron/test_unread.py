@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
-from shared.storage.read_unread import get_unread
+from shared.storage.push.unread import get_unread
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import Client, World, fleet, soon

@@ -1,6 +1,6 @@
 """What memory says of people and devices, and when it says that it does not know."""
 
-from workers.synchrotron.user_devices import UserDevices
+from workers.synchrotron.users.user_devices import UserDevices
 
 
 def test_people_are_told_since_a_number() -> None:

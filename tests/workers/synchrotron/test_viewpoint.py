@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.rooms.room_view import last_left
+from shared.rooms.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent
+from shared.rooms.viewpoint import Viewpoint, value_before
 from tests.workers.synchrotron.events import event
-from workers.synchrotron.room_view import last_left
-from workers.synchrotron.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent
-from workers.synchrotron.viewpoint import Viewpoint, value_before
 
 ME = "@me:x"
 changes = st.lists(

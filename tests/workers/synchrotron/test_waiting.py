@@ -6,10 +6,10 @@ from prometheus_client import CollectorRegistry
 
 from shared.core.rows import TypingRow
 from shared.metrics.synchrotron import SyncMetrics
-from workers.synchrotron.lazy_members import LazyMembers
-from workers.synchrotron.notifier import Notifier
-from workers.synchrotron.sync_user import SyncUser
-from workers.synchrotron.typing_rooms import TypingRooms
+from workers.synchrotron.rooms.typing_rooms import TypingRooms
+from workers.synchrotron.users.lazy_members import LazyMembers
+from workers.synchrotron.users.sync_user import SyncUser
+from workers.synchrotron.waiting.notifier import Notifier
 
 
 def test_only_those_concerned_wake_and_no_news_is_lost() -> None:

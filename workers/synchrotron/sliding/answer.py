@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from workers.synchrotron.cached_room import StateKey
-from workers.synchrotron.timeline_event import TimelineEvent
+from shared.rooms.timeline_event import TimelineEvent
+from workers.synchrotron.rooms.cached_room import StateKey
 
 
 @dataclass(slots=True)

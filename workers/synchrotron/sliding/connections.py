@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from shared.core.errors import MatrixError
 from shared.runtime.clock import Clock
-from shared.storage.read_source import Source
-from shared.storage.sliding_connections import StoredConnection, get_connection, put_connection
+from shared.storage.engine.pool import Source
+from shared.storage.user_data.sliding_connections import StoredConnection, get_connection, put_connection
 from workers.synchrotron.sliding.connection_state import ConnectionState, decode_state, encode_state
 from workers.synchrotron.sliding.request import ListRequest, RoomFilter
 from workers.synchrotron.sliding.room_lists import ConnectionLists
-from workers.synchrotron.sync_user import SyncUser
+from workers.synchrotron.users.sync_user import SyncUser
 
 MAX_PER_DEVICE = 10
 _ATTEMPTS = 3

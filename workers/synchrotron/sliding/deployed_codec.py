@@ -12,6 +12,7 @@ import msgspec
 from shared.core.errors import invalid_param
 from shared.core.presence import STATES, UNSAID
 from shared.http.request import Request
+from shared.rooms.timeline_event import MEMBER
 from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
     Limits,
@@ -28,7 +29,6 @@ from workers.synchrotron.sliding.request import (
     timeout_s,
 )
 from workers.synchrotron.sliding.required_state import Element, StateWish
-from workers.synchrotron.timeline_event import MEMBER
 
 _ANY, _LAZY, _ME = "*", "$LAZY", "$ME"
 _MAX_UNSUBSCRIBED = 1000

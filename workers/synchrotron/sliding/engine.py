@@ -11,12 +11,11 @@ from typing import Any
 
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
+from shared.rooms.shown_event import Reader
 from shared.runtime.clock import Clock
-from shared.storage.read_source import Source
-from shared.storage.read_timeline import get_rooms_active_since
-from workers.synchrotron.joined_section import RoomSections, Span
-from workers.synchrotron.lazy_members import SentMembers
-from workers.synchrotron.shown_event import Reader
+from shared.storage.engine.pool import Source
+from shared.storage.events.timeline import get_rooms_active_since
+from workers.synchrotron.sections.joined_section import RoomSections, Span
 from workers.synchrotron.sliding.answer import RoomAnswer, SlidingAnswer
 from workers.synchrotron.sliding.connection_state import LIVE, ConnectionState, SentRoom, StateDraft
 from workers.synchrotron.sliding.connections import Connection
@@ -27,10 +26,11 @@ from workers.synchrotron.sliding.request import MAX_SUBSCRIPTIONS, RoomConfig, S
 from workers.synchrotron.sliding.room_lists import RoomLists, direct_rooms
 from workers.synchrotron.sliding.room_results import Known, RoomResults, Telling
 from workers.synchrotron.sliding.room_traits import Traits
-from workers.synchrotron.sync_user import GLOBAL, SyncUser
-from workers.synchrotron.tokens import Tokens
-from workers.synchrotron.unread_counts import UnreadCounts
-from workers.synchrotron.user_rooms import UserRooms
+from workers.synchrotron.users.lazy_members import SentMembers
+from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.users.unread_counts import UnreadCounts
+from workers.synchrotron.users.user_rooms import UserRooms
+from workers.synchrotron.waiting.sync_tokens import Tokens
 
 _ROOMS_AT_A_TIME = 10
 #: Once the rooms of an answer have so many bytes of events, the others wait for the next one.

@@ -15,10 +15,7 @@ from shared.core.sync_tokens.stream_token import StreamToken
 from shared.http.request import Request, Requester, Response
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
-from workers.synchrotron.fair_turns import FairTurns
-from workers.synchrotron.lazy_members import LazyMembers
-from workers.synchrotron.notifier import Notifier
-from workers.synchrotron.presence_reports import PresenceReports
+from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.sliding import deployed_codec, merged_codec
 from workers.synchrotron.sliding.answer import RoomAnswer, SlidingAnswer
 from workers.synchrotron.sliding.connection_state import ConnectionState
@@ -28,8 +25,11 @@ from workers.synchrotron.sliding.extensions.registry import Extensions
 from workers.synchrotron.sliding.extensions.scope import parse_scope
 from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos
 from workers.synchrotron.sliding.request import Limits, SlidingRequest
-from workers.synchrotron.tokens import Tokens, format_sync_token
-from workers.synchrotron.user_rooms import UserRooms
+from workers.synchrotron.users.lazy_members import LazyMembers
+from workers.synchrotron.users.user_rooms import UserRooms
+from workers.synchrotron.waiting.fair_turns import FairTurns
+from workers.synchrotron.waiting.notifier import Notifier
+from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
 
 Hold: TypeAlias = Callable[[Requester], AbstractAsyncContextManager[None]]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from workers.synchrotron.cached_room import StateKey
-from workers.synchrotron.timeline_event import MEMBER
+from shared.rooms.timeline_event import MEMBER
+from workers.synchrotron.rooms.cached_room import StateKey
 
 #: (type, state key); None: any.
 Element: TypeAlias = tuple[str | None, str | None]

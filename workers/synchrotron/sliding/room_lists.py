@@ -10,16 +10,16 @@ from typing import Any
 
 import orjson
 
-from shared.storage.read_account_data import AccountDataRecord
-from shared.storage.read_memberships import RoomMembership
-from shared.storage.read_source import Source
-from shared.storage.room_traits import RoomTraits, get_rooms_once_joined
-from workers.synchrotron.room_cache import RoomCache
+from shared.storage.engine.pool import Source
+from shared.storage.rooms.list_traits import RoomTraits, get_rooms_once_joined
+from shared.storage.rooms.memberships import RoomMembership
+from shared.storage.user_data.account_data import AccountDataRecord
+from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.sliding.connection_state import SentRoom
 from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomFilter
 from workers.synchrotron.sliding.room_traits import Traits
-from workers.synchrotron.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
 
 _DIRECT, _IGNORED, _INVITES, _TAG = "m.direct", "m.ignored_user_list", "m.invite_permission_config", "m.tag"
 _CHILD = "m.space.child"

@@ -12,25 +12,25 @@ from shared.core.filters import EventFilter
 from shared.core.heroes import heroes_for
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
-from shared.storage.read_memberships import RoomMembership
-from shared.storage.read_source import Source
-from shared.storage.room_traits import get_last_of_types
-from workers.synchrotron.cached_room import CachedRoom, StateKey
-from workers.synchrotron.invited_section import stripped_state_of
-from workers.synchrotron.joined_section import RoomSections, Span
-from workers.synchrotron.lazy_members import SentMembers
-from workers.synchrotron.place_token import format_place
-from workers.synchrotron.room_cache import RoomCache
-from workers.synchrotron.room_section import Timeline
-from workers.synchrotron.shown_event import Reader
+from shared.rooms.shown_event import Reader
+from shared.rooms.timeline_event import MEMBER, TimelineEvent
+from shared.rooms.viewpoint import Viewpoint
+from shared.storage.engine.pool import Source
+from shared.storage.rooms.list_traits import get_last_of_types
+from shared.storage.rooms.memberships import RoomMembership
+from workers.synchrotron.room_reads.place_tokens import format_place
+from workers.synchrotron.rooms.cached_room import CachedRoom, StateKey
+from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.sections.invited_section import stripped_state_of
+from workers.synchrotron.sections.joined_section import RoomSections, Span
+from workers.synchrotron.sections.room_section import Timeline
 from workers.synchrotron.sliding.answer import RoomAnswer
 from workers.synchrotron.sliding.connection_state import SentRoom
 from workers.synchrotron.sliding.request import RoomConfig
 from workers.synchrotron.sliding.required_state import RequiredState
-from workers.synchrotron.sync_user import SyncUser
-from workers.synchrotron.timeline_event import MEMBER, TimelineEvent
-from workers.synchrotron.unread_counts import UnreadCounts
-from workers.synchrotron.viewpoint import Viewpoint
+from workers.synchrotron.users.lazy_members import SentMembers
+from workers.synchrotron.users.sync_user import SyncUser
+from workers.synchrotron.users.unread_counts import UnreadCounts
 
 #: "Proper" activity. Spec: MSC4186, `bump_stamp`.
 BUMPS = frozenset(

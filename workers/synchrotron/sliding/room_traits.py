@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 import orjson
 
 from shared.core.rows import EventRow
-from shared.storage.read_source import Source
-from shared.storage.room_traits import TRAIT_TYPES, RoomTraits, get_room_traits
+from shared.storage.engine.pool import Source
+from shared.storage.rooms.list_traits import TRAIT_TYPES, RoomTraits, get_room_traits
 
 _MAX_ROOMS = 50_000
 _AT_ONCE = 2_000  # rooms in one query

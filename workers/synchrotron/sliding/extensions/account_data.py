@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.core.filters import EventFilter
-from workers.synchrotron.joined_section import account_data_events
+from workers.synchrotron.classic.sync_answer import global_account_data
+from workers.synchrotron.sections.joined_section import account_data_events
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
-from workers.synchrotron.sync_answer import global_account_data
 
 _ALL = EventFilter()
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shared.storage.read_memberships import RoomMembership
-from workers.synchrotron.joined_section import Span
-from workers.synchrotron.shown_event import Reader
-from workers.synchrotron.sync_user import SyncUser
-from workers.synchrotron.timeline_event import TimelineEvent
+from shared.rooms.shown_event import Reader
+from shared.rooms.timeline_event import TimelineEvent
+from shared.storage.rooms.memberships import RoomMembership
+from workers.synchrotron.sections.joined_section import Span
+from workers.synchrotron.users.sync_user import SyncUser
 
 
 @dataclass(frozen=True, slots=True)

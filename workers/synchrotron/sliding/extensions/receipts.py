@@ -6,9 +6,9 @@ Of a room that is new to the client: those for the events that it gets with it, 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.storage.read_receipts import ReceiptRecord
-from workers.synchrotron.joined_section import RoomSections, receipt_events
-from workers.synchrotron.room_cache import RoomCache
+from shared.storage.user_data.receipts import ReceiptRecord
+from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.sections.joined_section import RoomSections, receipt_events
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, RoomInScope, Told
 
 

@@ -9,13 +9,13 @@ from replication.streams import EVENTS
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
 from shared.http.request import convert
-from shared.storage.read_sticky_events import StickyEvent
-from workers.synchrotron.room_cache import RoomCache
+from shared.rooms.viewpoint import Viewpoint
+from shared.storage.events.sticky import StickyEvent
+from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.rooms.sticky_rooms import StickyRooms
+from workers.synchrotron.sections.sticky_section import StickySections
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
-from workers.synchrotron.sticky_rooms import StickyRooms
-from workers.synchrotron.sticky_section import StickySections
-from workers.synchrotron.tokens import Tokens, format_sync_token
-from workers.synchrotron.viewpoint import Viewpoint
+from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
 
 _MOST = 100
 _START = Vector()

@@ -9,11 +9,11 @@ from replication.streams import THREAD_SUBSCRIPTIONS
 from shared.core.errors import invalid_param, unrecognized
 from shared.core.sync_tokens.vector import Vector
 from shared.http.request import Request, Response, convert, json_response
-from shared.storage.read_source import Source
-from shared.storage.thread_subscriptions import END, PRESENT, SubscriptionChange, read_changes
+from shared.storage.engine.pool import Source
+from shared.storage.user_data.thread_subscriptions import END, PRESENT, SubscriptionChange, read_changes
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
 from workers.synchrotron.sliding.pos import sync_token_in
-from workers.synchrotron.tokens import Tokens
+from workers.synchrotron.waiting.sync_tokens import Tokens
 
 _STREAM = THREAD_SUBSCRIPTIONS.name
 _DEFAULT = 100

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workers.synchrotron.joined_section import typing_event
+from workers.synchrotron.rooms.typing_rooms import TypingRooms
+from workers.synchrotron.sections.joined_section import typing_event
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
-from workers.synchrotron.typing_rooms import TypingRooms
 
 
 class Typing:

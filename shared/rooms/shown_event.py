@@ -1,0 +1,109 @@
+"""PURE: an event as one client gets it, in one answer."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.core.delayed_events import DELAYED_TXN_DEVICE
+from shared.core.filters import EventFilter
+from shared.core.wire.client_event import join_client_event
+from shared.rooms.timeline_event import TimelineEvent
+from shared.rooms.viewpoint import Viewpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads, and how he wants events. event_fields: paths to keep; None: all."""
+
+    user_id: str
+    device_id: str | None
+    now_ms: int
+    event_fields: tuple[tuple[str, ...], ...] | None = None
+
+
+def shown_event(
+    event: TimelineEvent,
+    reader: Reader,
+    view: Viewpoint,
+    *,
+    room_id: str | None = None,
+    in_state: bool = False,
+    pdu: Mapping[str, Any] | None = None,
+    relations: Mapping[str, Any] | None = None,
+) -> orjson.Fragment:
+    """Return the event for this reader. room_id: None where the answer leaves it out (/sync).
+
+    in_state: it is shown as a part of the room's state, where `membership` at that time says nothing.
+    pdu: what to show instead of the client's form: the event as it goes between servers (event_format).
+    relations: what relates to it, summed up for this reader (`m.relations`).
+    Spec: client-server API, "Room event format", UnsignedData.
+    """
+    unsigned: dict[str, Any] = {}
+    if event.txn_id is not None and event.sender == reader.user_id:
+        if event.txn_device == reader.device_id and reader.device_id is not None:
+            unsigned["transaction_id"] = event.txn_id
+        if event.txn_device == DELAYED_TXN_DEVICE:
+            unsigned |= {"delay_id": event.txn_id, "org.matrix.msc4140.delay_id": event.txn_id}
+    if event.sticky_ms is not None:
+        ttl_ms = min(event.origin_server_ts, reader.now_ms) + event.sticky_ms - reader.now_ms
+        if ttl_ms > 0:
+            unsigned["msc4354_sticky_duration_ttl_ms"] = ttl_ms
+    if event.previous is not None:
+        unsigned["replaces_state"] = event.previous.event_id
+        if view.may_see_place(event.previous.ordinal):
+            unsigned["prev_content"] = orjson.Fragment(event.previous.content)
+    if event.redacted_because is not None:
+        because = event.redacted_because
+        unsigned["redacted_because"] = orjson.Fragment(join_client_event(because, room_id=room_id, unsigned=None))
+    if relations:
+        unsigned["m.relations"] = relations
+    # Nearly every event has these two and no more: what there is beside them is appended.
+    encoded = b'{"age":%d' % max(0, reader.now_ms - event.origin_server_ts)
+    if not in_state:
+        encoded += _membership(view.membership_after(event))
+    encoded += b"," + orjson.dumps(unsigned)[1:] if unsigned else b"}"
+    if pdu is not None:
+        encoded = orjson.dumps({**pdu, "unsigned": orjson.Fragment(encoded)})
+    else:
+        encoded = join_client_event(event.body, room_id=room_id, unsigned=encoded)
+    if reader.event_fields is not None:
+        encoded = orjson.dumps(_keep_fields(orjson.loads(encoded), reader.event_fields))
+    return orjson.Fragment(encoded)
+
+
+@functools.lru_cache(maxsize=16)
+def _membership(value: str) -> bytes:
+    return b',"membership":' + orjson.dumps(value)
+
+
+def _keep_fields(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+    """Return only what the paths name. Spec: client-server API, "Filtering", event_fields."""
+    kept: dict[str, Any] = {}
+    for path in paths:
+        source: Any = event
+        for key in path:
+            if not isinstance(source, dict) or key not in source:
+                break
+            source = source[key]
+        else:
+            target = kept
+            for key in path[:-1]:
+                inner = target.setdefault(key, {})
+                if not isinstance(inner, dict):
+                    break
+                target = inner
+            else:
+                target[path[-1]] = source
+    return kept
+
+
+def matches(wanted: EventFilter, event: TimelineEvent, room_id: str) -> bool:
+    """Return whether a client's filter lets the event through; its content is decoded only where that matters."""
+    if wanted.passes_all:
+        return True
+    content: Mapping[str, Any] | None = event.content() if wanted.contains_url is not None else None
+    rel_type = None if event.relation is None else event.relation.rel_type
+    return wanted.match(type=event.type, sender=event.sender, room_id=room_id, content=content, rel_type=rel_type)

@@ -1,0 +1,56 @@
+"""Accounts that are closed: noted at once, cleared up afterwards. Spec: client-server API, POST /account/deactivate."""
+
+from shared.storage.engine.fenced import fenced_statement
+from shared.storage.engine.pool import Database
+
+#: $2 user, $3 whether to erase, $4 now (ms). The erasure counts from here: who joins later sees redacted copies.
+#: Uses the primary keys. The password is gone with it, so nobody logs in any more.
+CLOSE_ACCOUNT = fenced_statement(
+    "close_account",
+    {
+        "closed": """
+            UPDATE users SET deactivated = true, password_hash = NULL FROM fence WHERE user_id = $2 RETURNING 1
+        """,
+        "to_clear": """
+            INSERT INTO deactivations (user_id, erase, look_at) SELECT $2, $3, clock_timestamp() FROM fence, closed
+            ON CONFLICT (user_id) DO UPDATE SET erase = deactivations.erase OR excluded.erase
+        """,
+        "erased": """
+            INSERT INTO erased_users (user_id, erased_ms) SELECT $2, $4 FROM fence, closed WHERE $3
+            ON CONFLICT (user_id) DO NOTHING
+        """,
+    },
+)
+#: $1 user. Always: what others could see of the account. Uses the primary keys.
+_CLEAR = (
+    "DELETE FROM profiles WHERE user_id = $1",
+    "DELETE FROM presence WHERE user_id = $1",
+    "DELETE FROM settings_to_copy WHERE user_id = $1",
+)
+#: $1 user. When he asked for erasure: all that is his alone. Uses the primary keys.
+_ERASE = tuple(
+    f"DELETE FROM {table} WHERE user_id = $1"
+    for table in ("account_data", "filters", "push_rules", "thread_subscriptions", "presence")
+)
+#: Uses memberships_by_user.
+_ROOMS = """
+    SELECT r.room_id FROM memberships m JOIN rooms r USING (room_nid)
+    WHERE m.user_id = $1 AND m.membership IN ('join', 'invite', 'knock') ORDER BY r.room_nid LIMIT $2
+"""
+_FINISHED = "DELETE FROM deactivations WHERE user_id = $1"
+
+
+async def clear_account(database: Database, user_id: str, erase: bool) -> None:
+    """Remove the profile of a closed account; with `erase` also all that only he had use for."""
+    for statement in _CLEAR + (_ERASE if erase else ()):
+        await database.execute(statement, user_id)
+
+
+async def get_rooms_to_leave(database: Database, user_id: str, limit: int) -> list[str]:
+    """Return rooms in which the user is, to which he is invited, or that he knocked on."""
+    return [row["room_id"] for row in await database.fetch(_ROOMS, user_id, limit)]
+
+
+async def deactivation_finished(database: Database, user_id: str) -> None:
+    """Nothing is left to do for this account."""
+    await database.execute(_FINISHED, user_id)

@@ -1,0 +1,42 @@
+"""Devices of local users. Their names are stored escaped. Devices begin and end with sessions: see `tokens.py`."""
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from shared.storage.engine.parameters import unescape
+from shared.storage.engine.pool import Database
+
+# All use the primary key of devices.
+_COLUMNS = "SELECT device_id, display_name, last_seen_ms, last_seen_ip FROM devices"
+_LIST = f"{_COLUMNS} WHERE user_id = $1 ORDER BY device_id"
+_GET = f"{_COLUMNS} WHERE user_id = $1 AND device_id = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """last_seen_ms, last_seen_ip: of its last use, up to half a minute late."""
+
+    device_id: str
+    display_name: str | None
+    last_seen_ms: int | None
+    last_seen_ip: str | None
+
+
+async def list_devices(database: Database, user_id: str) -> list[Device]:
+    return [_device(row) for row in await database.fetch(_LIST, user_id)]
+
+
+async def get_device(database: Database, user_id: str, device_id: str) -> Device | None:
+    row = await database.fetchrow(_GET, user_id, device_id)
+    return _device(row) if row is not None else None
+
+
+def _device(row: asyncpg.Record) -> Device:
+    name = row["display_name"]
+    return Device(
+        row["device_id"],
+        unescape(name) if name is not None else None,
+        row["last_seen_ms"],
+        row["last_seen_ip"],
+    )

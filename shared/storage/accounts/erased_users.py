@@ -1,0 +1,44 @@
+"""Users whose account was erased: what they sent is shown in its redacted form to whoever did not have it before.
+
+Spec: client-server API, POST /account/deactivate, `erase`.
+"""
+
+from collections.abc import Collection
+
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Database, Source
+
+#: Uses the primary key.
+_GET = "SELECT user_id, erased_ms FROM erased_users WHERE user_id = ANY($1::text[])"
+#: Uses erased_users_by_time.
+_SINCE = "SELECT user_id, erased_ms FROM erased_users WHERE erased_ms >= $1"
+#: Uses the primary keys. Whoever sent something into a room is, or was, in it.
+_OF_ROOM = """
+    SELECT u.user_id, u.erased_ms FROM erased_users u
+    WHERE EXISTS (SELECT FROM memberships m WHERE m.room_nid = $1 AND m.user_id = u.user_id)
+"""
+#: The first erasure counts: who had the events in sight before it keeps them.
+_SET = "INSERT INTO erased_users (user_id, erased_ms) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING"
+
+
+async def get_erased_users(source: Source, user_ids: Collection[str]) -> dict[str, int]:
+    """Return user id -> when he was erased (ms since the epoch), of those of these users who were."""
+    if not user_ids:
+        return {}
+    rows = await source.fetch(_GET, [escape(user_id) for user_id in user_ids])
+    return {unescape(user_id): erased_ms for user_id, erased_ms in rows}
+
+
+async def get_erased_since(source: Source, since_ms: int) -> dict[str, int]:
+    """Return user id -> when he was erased, of those who were since then."""
+    return {unescape(user_id): erased_ms for user_id, erased_ms in await source.fetch(_SINCE, since_ms)}
+
+
+async def get_erased_of_room(source: Source, room_nid: int) -> dict[str, int]:
+    """Return user id -> when he was erased, of those who ever were in the room."""
+    return {unescape(user_id): erased_ms for user_id, erased_ms in await source.fetch(_OF_ROOM, room_nid)}
+
+
+async def set_user_erased(database: Database, user_id: str, erased_ms: int) -> None:
+    """Note that the user was erased at that time (ms since the epoch). Again is no matter."""
+    await database.execute(_SET, escape(user_id), erased_ms)

@@ -1,0 +1,124 @@
+"""Accounts of this server."""
+
+from dataclasses import dataclass
+
+from shared.storage.engine.pool import Database
+
+# All use the primary key of users.
+_GET_ACCOUNT = "SELECT user_id, password_hash, kind, is_admin, deactivated FROM users WHERE user_id = $1"
+_IS_TAKEN = "SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1)"
+_REHASH = "UPDATE users SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
+_SET_HASH = "UPDATE users SET password_hash = $2 WHERE user_id = $1 AND NOT deactivated"
+
+# One statement: two workers cannot make one user twice, and no user is made without the session that was asked for.
+# The registration token is locked and counted with it. $1 user, $2 password hash, $3 kind, $4 admin, $5 now,
+# $6 registration token (NULL: none needed), $7 device (NULL: no session), $8 display name, $9 access hash,
+# $10 expires_ms, $11 refresh hash.
+_CREATE_ACCOUNT = """
+    WITH allowed AS (
+        SELECT token FROM registration_tokens
+        WHERE token = $6 AND (uses_allowed IS NULL OR completed + pending < uses_allowed)
+          AND (expires_ms IS NULL OR expires_ms > $5) FOR UPDATE
+    ), account AS (
+        INSERT INTO users (user_id, password_hash, kind, is_admin, created_ms)
+        SELECT $1, $2, $3, $4, $5 WHERE $6::text IS NULL OR EXISTS (SELECT 1 FROM allowed)
+        ON CONFLICT (user_id) DO NOTHING RETURNING user_id
+    ), counted AS (
+        UPDATE registration_tokens SET completed = completed + 1 FROM account, allowed
+        WHERE registration_tokens.token = allowed.token
+    ), device AS (
+        INSERT INTO devices (user_id, device_id, display_name, created_ms)
+        SELECT user_id, $7, $8, $5 FROM account WHERE $7::text IS NOT NULL
+    ), access AS (
+        INSERT INTO access_tokens (token_hash, user_id, device_id, expires_ms, refresh_hash, created_ms)
+        SELECT $9, user_id, $7, $10, $11, $5 FROM account WHERE $7::text IS NOT NULL
+    ), refresh AS (
+        INSERT INTO refresh_tokens (token_hash, user_id, device_id, created_ms)
+        SELECT $11, user_id, $7, $5 FROM account WHERE $7::text IS NOT NULL AND $11::bytea IS NOT NULL
+    )
+    SELECT EXISTS (SELECT 1 FROM account) AS created,
+           $6::text IS NULL OR EXISTS (SELECT 1 FROM allowed) AS token_accepted
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """password_hash: None: no log-in by password."""
+
+    user_id: str
+    password_hash: str | None
+    kind: str
+    is_admin: bool
+    deactivated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """registration_token: counted and checked in the same statement; None: none is needed."""
+
+    user_id: str
+    password_hash: str | None
+    kind: str
+    is_admin: bool
+    created_ms: int
+    registration_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """The hashes of tokens that were just made. display_name: escaped; refresh_hash None: no refresh token."""
+
+    device_id: str
+    display_name: str | None
+    access_hash: bytes
+    expires_ms: int | None
+    refresh_hash: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """created False: the user id is taken, or (token_accepted False) the registration token is worth nothing."""
+
+    created: bool
+    token_accepted: bool
+
+
+async def get_account(database: Database, user_id: str) -> Account | None:
+    row = await database.fetchrow(_GET_ACCOUNT, user_id)
+    return Account(**row) if row is not None else None
+
+
+async def is_taken(database: Database, user_id: str) -> bool:
+    """Tell whether the user id was ever given out; deactivated ones are not given out again."""
+    taken: bool = await database.fetchval(_IS_TAKEN, user_id)
+    return taken
+
+
+async def create_account(database: Database, account: NewAccount, session: NewSession | None) -> Creation:
+    """Make a user and, where one is given, its first session, or nothing at all."""
+    values = (
+        (
+            session.device_id,
+            session.display_name,
+            session.access_hash,
+            session.expires_ms,
+            session.refresh_hash,
+        )
+        if session is not None
+        else (None,) * 5
+    )
+    row = await database.fetchrow(
+        _CREATE_ACCOUNT, account.user_id, account.password_hash, account.kind, account.is_admin, account.created_ms,
+        account.registration_token, *values,
+    )  # fmt: skip
+    assert row is not None
+    return Creation(row["created"], row["token_accepted"])
+
+
+async def replace_password_hash(database: Database, user_id: str, old: str, new: str) -> None:
+    """Store the same password hashed anew, unless it was changed in between."""
+    await database.execute(_REHASH, user_id, old, new)
+
+
+async def set_password_hash(database: Database, user_id: str, new: str) -> None:
+    await database.execute(_SET_HASH, user_id, new)

@@ -1,0 +1,262 @@
+"""Connections to PostgreSQL: a small pool without asyncpg's reset query (half the cost of a select).
+
+The price is a rule: a connection never carries session state out of a checkout (no SET, no advisory session lock, no
+LISTEN). asyncpg's errors end here and in the storage modules: callers see `Unavailable` when the database is away.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Protocol, TypeAlias
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from shared.core.errors import Unavailable
+
+Connection: TypeAlias = asyncpg.Connection
+Connect: TypeAlias = Callable[[], Awaitable[Connection]]
+
+#: What asyncpg raises when the server is away, restarting or the connection broke. Nothing is known of a write then.
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.CannotConnectNowError,
+    asyncpg.exceptions.AdminShutdownError,
+    asyncpg.exceptions.CrashShutdownError,
+    asyncpg.exceptions.TooManyConnectionsError,
+    asyncpg.exceptions.ReadOnlySQLTransactionError,
+)
+
+#: A lock or time limit, a deadlock: nothing was done, and the same statement may succeed later.
+PASSING_ERRORS: tuple[type[Exception], ...] = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+)
+
+
+class Source(Protocol):
+    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]: ...
+    async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None: ...
+    async def fetchval(self, sql: str, *args: Any) -> Any: ...
+
+
+@contextmanager
+def passing_as_unavailable() -> Iterator[None]:
+    """Turn PASSING_ERRORS of what is run inside into `Unavailable`, so that the client tries again."""
+    try:
+        yield
+    except PASSING_ERRORS as error:
+        raise Unavailable("The database is too busy just now") from error
+
+
+class Database:
+    """A bounded pool of connections. Statements are prepared once per connection by asyncpg's own cache.
+
+    max_connections: no more are opened. acquire_timeout_s: how long a caller waits for one before `Unavailable`.
+    """
+
+    def __init__(self, connect: Connect, *, max_connections: int, acquire_timeout_s: float = 10.0) -> None:
+        self._connect = connect
+        self._max = max_connections
+        self._timeout_s = acquire_timeout_s
+        self._idle: list[Connection] = []
+        self._lent: dict[Connection, None] = {}  # ordered, so that a simulated run is the same each time
+        self._open = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self.statements = 0  # counted, for the load reports: statements per event
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection. Raises Unavailable when none can be had in time or the database is away."""
+        conn = await self._acquire()
+        self._lent[conn] = None
+        try:
+            with passing_as_unavailable():
+                yield conn
+        except CONNECTION_ERRORS as error:
+            self._drop(conn)
+            raise Unavailable("The database is not available just now") from error
+        except BaseException:
+            # A cancelled or failed statement leaves asyncpg's connection usable unless it is in a transaction.
+            if conn.is_closed() or conn.is_in_transaction():
+                self._drop(conn)
+            else:
+                self._release(conn)
+            raise
+        else:
+            self._release(conn)
+        finally:
+            self._lent.pop(conn, None)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """Lend a connection whose statements all see the database as it is now. Read only."""
+        async with self.connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            yield conn
+
+    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        async with self.connection() as conn:
+            self.statements += 1
+            rows: list[asyncpg.Record] = await conn.fetch(sql, *args)
+            return rows
+
+    async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        async with self.connection() as conn:
+            self.statements += 1
+            return await conn.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        async with self.connection() as conn:
+            self.statements += 1
+            return await conn.fetchval(sql, *args)
+
+    async def execute(self, sql: str, *args: Any) -> str:
+        async with self.connection() as conn:
+            self.statements += 1
+            status: str = await conn.execute(sql, *args)
+            return status
+
+    async def close(self) -> None:
+        """Close the idle connections; those on loan are closed when they come back."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for conn in idle:
+            await _close_quietly(conn)
+
+    def drop_all(self) -> None:
+        """Break every connection, lent or idle: they may hang, or nobody wants to know their answers any more.
+
+        Whoever waits on one of them gets `Unavailable`.
+        """
+        idle, self._idle = self._idle, []
+        for conn in idle:
+            self._drop(conn)
+        for conn in self._lent:
+            conn.terminate()
+
+    def statistics(self) -> dict[str, int]:
+        return {"open": self._open, "idle": len(self._idle), "waiting": len(self._waiters)}
+
+    async def _acquire(self) -> Connection:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    while self._idle:
+                        conn = self._idle.pop()
+                        if not conn.is_closed():
+                            return conn
+                        self._open -= 1
+                    if self._open < self._max:
+                        self._open += 1
+                        try:
+                            return await self._connect()
+                        except BaseException:
+                            self._open -= 1
+                            self._wake_one()
+                            raise
+                    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._waiters.append(waiter)
+                    try:
+                        await waiter
+                    except BaseException:
+                        if waiter.done() and not waiter.cancelled():
+                            self._wake_one()  # our turn came while we were cancelled: pass it on
+                        raise
+        except TimeoutError as error:
+            raise Unavailable("All database connections are busy") from error
+        except CONNECTION_ERRORS as error:
+            raise Unavailable("The database is not available just now") from error
+
+    def _release(self, conn: Connection) -> None:
+        if self._closed or conn.is_closed():
+            self._drop(conn)
+            return
+        self._idle.append(conn)
+        self._wake_one()
+
+    def _drop(self, conn: Connection) -> None:
+        self._open -= 1
+        conn.terminate()
+        self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+async def _close_quietly(conn: Connection) -> None:
+    try:
+        await conn.close(timeout=1.0)
+    except CONNECTION_ERRORS:
+        conn.terminate()
+
+
+def connector(dsn: str, *, pgbouncer: bool, settings: Sequence[tuple[str, str]] = ()) -> Connect:
+    """Return the function that opens one connection.
+
+    dsn: may name several hosts; the primary is chosen. pgbouncer: no prepared statements by name, and no start
+    parameters (they get lost behind a pooler: the role must carry the time-outs there).
+    """
+    server_settings = {} if pgbouncer else {"application_name": "skep", **dict(settings)}
+
+    async def connect() -> Connection:
+        # `primary` is asked of several hosts only: with one it would cost a query and forbid nothing useful.
+        several = "," in dsn.partition("@")[2].partition("/")[0]
+        conn: Connection = await asyncpg.connect(
+            dsn,
+            statement_cache_size=0 if pgbouncer else 500,
+            max_cached_statement_lifetime=0,
+            timeout=5.0,
+            # Above the server's own limit: a statement that it ends is known not to have happened.
+            command_timeout=CLIENT_LIMIT_S,
+            server_settings=server_settings,
+            target_session_attrs=SessionAttribute.primary if several else SessionAttribute.any,
+        )
+        _notice_silence(conn)
+        return conn
+
+    return connect
+
+
+def _notice_silence(conn: Connection) -> None:
+    """Break the connection when the other host acknowledges nothing for some seconds: its packets get lost.
+
+    A server that works on a statement acknowledges all the same. Without this a connection that a firewall forgot
+    waits for its answer until the statement's time limit.
+    """
+    sock = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # asyncpg shows it nowhere else
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _SILENCE:
+        # The names are Linux's; elsewhere the system's own, longer limits stand.
+        if (number := getattr(socket, option, None)) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, number, value)
+
+
+#: Four seconds: of nothing acknowledged (ms), and of an idle line that is asked whether it is there (s).
+_SILENCE = (("TCP_USER_TIMEOUT", 4000), ("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 2))
+#: For the answer to a statement; greater than `statement_timeout`.
+CLIENT_LIMIT_S = 35.0
+#: The role's limits where no pooler stands between: a fenced transaction never outlives its sender for long.
+SESSION_LIMITS: tuple[tuple[str, str], ...] = (
+    ("statement_timeout", "30s"),
+    ("lock_timeout", "1s"),  # a row that somebody holds must not stop a batch of other rooms
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("client_connection_check_interval", "2s"),
+    # So that the server, too, learns of a client whose packets get lost, and ends what it runs for him.
+    ("tcp_keepalives_idle", "2"),
+    ("tcp_keepalives_interval", "1"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "5000"),
+    ("jit", "off"),
+)

@@ -1,0 +1,225 @@
+"""Delayed events (MSC4140): one row each. Whoever changes one does so by a single statement that says what it expects.
+
+A row is *claimed* (`sending_ms`) before its event is sent, and finalised afterwards. Who claims and dies leaves it
+claimed; the job takes it up again, in the same transaction of the room (`sending_key`), so it is never sent twice.
+Times are the database's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shared.core.delayed_events import DelayedEvent, shard_of
+from shared.storage.engine.fenced import FencedWrite, fenced_statement
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Database, Source
+
+_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_KEPT_FINALISED = 1000  # of one user; MSC4140, "Retention of finalised delayed events"
+#: A claim of a client's `send` that nobody resolved: its caller gave up long ago.
+_CLAIM_FOR_MS = 45_000
+#: After so long the job tries again what could not be reached, or what a dead process had begun.
+RETRY_AFTER_MS = 5_000
+
+#: $1 delay id, $2 shard, $3 user, $4 room id, $5 type, $6 state key, $7 content, $8 sticky, $9 key, $10 delay,
+#: $11 how many may be scheduled. Uses delayed_events_by_user, delayed_events_user_id_key_key.
+_SCHEDULE = f"""
+    WITH now AS (SELECT {_NOW} AS ms),
+    room AS (SELECT room_nid FROM rooms WHERE room_id = $4),
+    waiting AS (
+        SELECT count(*) AS number, min(scheduled_ms + delay_ms) AS first_ms
+        FROM delayed_events WHERE user_id = $3 AND finalised_ms IS NULL),
+    known AS (SELECT delay_id FROM delayed_events WHERE user_id = $3 AND key = $9),
+    old AS (
+        DELETE FROM delayed_events WHERE delay_id IN (
+            SELECT delay_id FROM delayed_events WHERE user_id = $3 AND finalised_ms IS NOT NULL
+            ORDER BY finalised_ms DESC OFFSET {_KEPT_FINALISED} LIMIT 100)),
+    stored AS (
+        INSERT INTO delayed_events (delay_id, shard, user_id, room_nid, type, state_key, content, sticky_ms, key,
+                                    delay_ms, scheduled_ms, check_ms)
+        SELECT $1, $2, $3, room.room_nid, $5, $6, $7, $8, $9, $10, now.ms, now.ms + $10
+        FROM now, room, waiting WHERE waiting.number < $11 AND NOT EXISTS (SELECT FROM known)
+        ON CONFLICT DO NOTHING RETURNING delay_id)
+    SELECT (SELECT delay_id FROM stored) AS stored, (SELECT delay_id FROM known) AS known,
+           EXISTS (SELECT FROM room) AS is_room, waiting.number < $11 AS is_free,
+           greatest(1, waiting.first_ms - now.ms) AS wait_ms
+    FROM now, waiting
+"""
+_FIELDS = """d.delay_id, d.user_id, r.room_id, d.type, d.state_key, d.content, d.sticky_ms, d.delay_ms, d.scheduled_ms,
+    d.sending_ms IS NOT NULL AS sending, d.finalised_ms, d.event_id, d.error"""
+#: Uses the primary keys.
+_GET = f"SELECT {_FIELDS} FROM delayed_events d JOIN rooms r USING (room_nid) WHERE d.delay_id = $1"
+#: Uses delayed_events_by_user; no more than may be scheduled.
+_LIST = f"""
+    SELECT {_FIELDS} FROM delayed_events d JOIN rooms r USING (room_nid)
+    WHERE d.user_id = $1 AND d.finalised_ms IS NULL ORDER BY d.scheduled_ms + d.delay_ms, d.delay_id
+"""
+_OPEN = "delay_id = $1 AND ($2::text IS NULL OR user_id = $2) AND finalised_ms IS NULL AND sending_ms IS NULL"
+#: $1 delay id, $2 its user, or NULL for anybody. Use the primary key.
+_RESTART = f"UPDATE delayed_events SET scheduled_ms = {_NOW} WHERE {_OPEN}"
+_CANCEL = f"UPDATE delayed_events SET finalised_ms = {_NOW} WHERE {_OPEN}"
+_CLAIM = f"""
+    UPDATE delayed_events SET sending_ms = {_NOW}, check_ms = {_NOW} + {_CLAIM_FOR_MS} WHERE {_OPEN}
+    RETURNING sending_ms
+"""
+#: $2: when it was claimed.
+_UNCLAIM = """
+    UPDATE delayed_events SET sending_ms = NULL, check_ms = scheduled_ms + delay_ms
+    WHERE delay_id = $1 AND sending_ms = $2 AND finalised_ms IS NULL
+"""
+#: $2 the event's id, or $3 why there is none. That it was sent outdoes whatever was thought before.
+_FINALISE = f"""
+    UPDATE delayed_events SET finalised_ms = {_NOW}, event_id = $2::text, error = $3
+    WHERE delay_id = $1 AND event_id IS NULL AND (finalised_ms IS NULL OR $2::text IS NOT NULL)
+"""
+
+_PREFIX = "delayed_events/"
+_MINE = (
+    f"SELECT substr(duty, {len(_PREFIX) + 1})::smallint AS shard FROM duties WHERE holder = $1 AND duty ^@ '{_PREFIX}'"
+)
+#: Each living process of the job has its share of the shards: who has more leaves some, who has fewer takes free ones.
+KEEP_SHARE = fenced_statement(
+    "keep_share_of_delayed_events",
+    {
+        "share": f"""
+            SELECT ceil(count(*)::numeric / (SELECT greatest(1, count(*)) FROM leases
+                                             WHERE type = 'background' AND NOT revoked))::bigint AS size
+            FROM duties WHERE duty ^@ '{_PREFIX}'""",
+        "mine": f"SELECT duty FROM duties WHERE holder = $1 AND duty ^@ '{_PREFIX}' ORDER BY duty",
+        "taken": f"""
+            UPDATE duties SET holder = $1, epoch = epoch + 1 FROM fence WHERE duty IN (
+                SELECT duty FROM duties WHERE holder IS NULL AND duty ^@ '{_PREFIX}'
+                LIMIT greatest(0, (SELECT size FROM share) - (SELECT count(*) FROM mine)) FOR UPDATE SKIP LOCKED)""",
+        "left_over": """
+            UPDATE duties SET holder = NULL, epoch = epoch + 1 FROM fence
+            WHERE duty IN (SELECT duty FROM mine OFFSET (SELECT size FROM share))""",
+    },
+)
+#: $2: at most so many of each shard; $3: try again after so many ms. Uses delayed_events_to_check and primary keys.
+CLAIM_DUE = fenced_statement(
+    "claim_due_delayed_events",
+    {
+        "now": f"SELECT {_NOW} AS ms FROM fence",
+        "looked_at": f"""
+            SELECT due.* FROM fence, now, ({_MINE}) AS mine, LATERAL (
+                SELECT delay_id, sending_ms, sending_ms IS NOT NULL OR scheduled_ms + delay_ms <= now.ms AS is_due
+                FROM delayed_events WHERE shard = mine.shard AND finalised_ms IS NULL AND check_ms <= now.ms
+                ORDER BY check_ms LIMIT $2 FOR UPDATE SKIP LOCKED) AS due""",
+        "moved": """
+            UPDATE delayed_events d
+            SET check_ms = CASE WHEN l.is_due THEN now.ms + $3 ELSE d.scheduled_ms + d.delay_ms END,
+                sending_ms = CASE WHEN l.is_due THEN coalesce(d.sending_ms, now.ms) END
+            FROM fence, now, looked_at l WHERE d.delay_id = l.delay_id
+            RETURNING d.*, l.is_due, l.sending_ms AS before_ms""",
+        "due": """
+            SELECT m.*, r.room_id, now.ms - coalesce(m.before_ms, now.ms) AS tried_for_ms
+            FROM now, moved m JOIN rooms r USING (room_nid) WHERE m.is_due""",
+    },
+    """(SELECT count(*) FROM looked_at) AS looked_at,
+       ARRAY(SELECT ROW(delay_id, user_id, room_id, type, state_key, content, sticky_ms, delay_ms, scheduled_ms,
+                        before_ms IS NOT NULL, tried_for_ms)
+             FROM due ORDER BY scheduled_ms + delay_ms, delay_id) AS due""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """delay_id: None where it was not scheduled. is_room: whether there is such a room. wait_ms: until the user's next
+    one is due, where he has as many as he may."""
+
+    delay_id: str | None
+    is_room: bool
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueEvent:
+    """was_tried: somebody claimed it before; tried_for_ms: since when."""
+
+    event: DelayedEvent
+    was_tried: bool
+    tried_for_ms: int
+
+
+async def schedule(database: Database, event: DelayedEvent, key: bytes | None, max_scheduled: int) -> Scheduled:
+    """Store a new delayed event, unless its transaction is known (then that one's id is the answer)."""
+    for attempt in (1, 2):  # another process may store the same transaction meanwhile
+        [row] = await database.fetch(
+            _SCHEDULE, event.delay_id, shard_of(event.delay_id), escape(event.user_id), event.room_id,
+            escape(event.type), None if event.state_key is None else escape(event.state_key), event.content,
+            event.sticky_ms, key, event.delay_ms, max_scheduled,
+        )  # fmt: skip
+        delay_id = row["known"] or row["stored"]
+        if delay_id is not None or not row["is_room"] or not row["is_free"] or attempt == 2:
+            break
+    return Scheduled(delay_id, row["is_room"], row["wait_ms"] or 1)
+
+
+async def get_delayed_event(source: Source, delay_id: str) -> DelayedEvent | None:
+    if "\x00" in delay_id:
+        return None
+    row = await source.fetchrow(_GET, delay_id)
+    return None if row is None else _event(tuple(row))
+
+
+async def list_scheduled(source: Source, user_id: str) -> list[DelayedEvent]:
+    """Return what the user has scheduled, in the order of the times at which it is due."""
+    return [_event(tuple(row)) for row in await source.fetch(_LIST, escape(user_id))]
+
+
+async def restart(database: Database, delay_id: str, user_id: str | None) -> bool:
+    """Let the delay begin anew. user_id: whose it must be, None: anybody's. False: it is not scheduled any more."""
+    return await _changed(database, _RESTART, delay_id, user_id)
+
+
+async def cancel(database: Database, delay_id: str, user_id: str | None) -> bool:
+    """As `restart`."""
+    return await _changed(database, _CANCEL, delay_id, user_id)
+
+
+async def claim(database: Database, delay_id: str, user_id: str | None) -> int | None:
+    """Begin to send it; return the mark of this claim. None: it is not scheduled, or somebody else sends it."""
+    if "\x00" in delay_id:
+        return None
+    claimed: int | None = await database.fetchval(_CLAIM, delay_id, None if user_id is None else escape(user_id))
+    return claimed
+
+
+async def give_up_claim(database: Database, delay_id: str, mark: int) -> None:
+    """It was not sent, and stays scheduled."""
+    await database.execute(_UNCLAIM, delay_id, mark)
+
+
+async def finalise(database: Database, delay_id: str, event_id: str | None, error: bytes | None) -> None:
+    """It was sent, or, for good, could not be. error: JSON."""
+    await database.execute(_FINALISE, delay_id, event_id, error)
+
+
+async def claim_due(write: FencedWrite, limit: int) -> tuple[list[DueEvent], int]:
+    """Claim what is due in the shards that this lease holds, in the order of their times; also how many rows were seen.
+
+    limit: of each shard. What was claimed and not finalised comes again after RETRY_AFTER_MS.
+    """
+    row = await write(CLAIM_DUE, limit, RETRY_AFTER_MS)
+    due = [DueEvent(replace(_event(tuple(record)[:9]), sending=True), record[9], record[10]) for record in row["due"]]
+    return due, row["looked_at"]
+
+
+async def keep_share(write: FencedWrite) -> None:
+    """Take free shards, or leave some, so that every living process of the job has as many."""
+    await write(KEEP_SHARE)
+
+
+async def _changed(database: Database, sql: str, delay_id: str, user_id: str | None) -> bool:
+    if "\x00" in delay_id:
+        return False
+    status = await database.execute(sql, delay_id, None if user_id is None else escape(user_id))
+    return status.endswith(" 1")
+
+
+def _event(row: Sequence[Any]) -> DelayedEvent:
+    delay_id, user_id, room_id, kind, state_key, *others = row
+    return DelayedEvent(
+        delay_id, unescape(user_id), room_id, unescape(kind), None if state_key is None else unescape(state_key),
+        *others,
+    )  # fmt: skip

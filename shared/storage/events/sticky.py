@@ -1,0 +1,28 @@
+"""Which events are sticky (MSC4354): read once, when a process begins; then the stream of events tells."""
+
+from dataclasses import dataclass
+
+from shared.storage.engine.pool import Source
+
+#: Uses sticky_events_by_end and the primary key of rooms. The latest to end come first, should there be too many.
+_UNEXPIRED = """
+    SELECT r.room_id, s.event_nid, s.ordinal, s.writer, s.position, s.until_ms
+    FROM sticky_events s JOIN rooms r USING (room_nid)
+    WHERE s.until_ms > $1 ORDER BY s.until_ms DESC LIMIT $2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StickyEvent:
+    """until_ms: when it ceases to be sticky."""
+
+    event_nid: int
+    ordinal: int
+    writer: int
+    position: int
+    until_ms: int
+
+
+async def get_sticky_events(source: Source, now_ms: int, limit: int) -> list[tuple[str, StickyEvent]]:
+    """Return (room id, event) of those that have not expired."""
+    return [(row[0], StickyEvent(*row[1:])) for row in await source.fetch(_UNEXPIRED, now_ms, limit)]

@@ -1,0 +1,252 @@
+"""Leases, heartbeats, writers and duties: who lives, who may write, who leads. Architecture page, section 3.
+
+Clocks are the database's. A lease row is inserted once, revoked once, deleted once; what changes every second is in
+`heartbeats`. A lease number is also the writer's number in every stream and is never used again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+import orjson
+
+from shared.storage.engine.fenced import fenced_statement
+from shared.storage.engine.lost_commits import TIMELINE, lift_what_was_lost
+from shared.storage.engine.pool import Connection, Database
+
+# The counter row is updated by the inserting transaction, so numbers become visible in order: who reads `writers`
+# knows every writer up to the greatest that it sees.
+_NEXT_LEASE = "UPDATE counters SET value = value + 1 WHERE name = 'lease' RETURNING value"
+_INSERT_LEASE = """
+    INSERT INTO leases (lease, process, type, host, pid, address, version) VALUES ($1, $2, $3, $4, $5, $6, $7)
+"""
+_INSERT_HEARTBEAT = """
+    INSERT INTO heartbeats (lease, seen_at, ready, positions) VALUES ($1, clock_timestamp(), false, '{}')
+"""
+_INSERT_WRITER = "INSERT INTO writers (lease, stream, start_position) VALUES ($1, $2, $3)"
+_OLDER_INCARNATIONS = "SELECT lease FROM leases WHERE process = $1 AND lease <> $2"
+# What an operator asked for is in force with the first heartbeat of whoever carries the name.
+_BEAT = f"""
+    WITH alive AS (SELECT process FROM leases WHERE lease = $1 AND NOT revoked AND timeline = {TIMELINE}),
+         asked AS (SELECT d.lease IS NOT NULL AS leaves FROM drains d JOIN alive USING (process)
+                   WHERE d.lease IS NULL OR d.lease = $1),
+         beat AS (UPDATE heartbeats SET seen_at = clock_timestamp(), ready = $2,
+                         draining = $3 OR EXISTS (SELECT 1 FROM asked), positions = $4
+                  FROM alive WHERE lease = $1)
+    SELECT (SELECT count(*) FROM alive) AS alive, (SELECT leaves FROM asked) AS leaves,
+           (SELECT value FROM counters WHERE name = 'slots_version') AS slots
+"""
+_REVOKE = "UPDATE leases SET revoked = true WHERE lease = $1"
+_DELETE = "DELETE FROM leases WHERE lease = $1"
+# The writer's connection carries its lease in its name (`replication/worker_process.py`).
+_TERMINATE_HOLDERS = """
+    SELECT pg_terminate_backend(a.pid)
+    FROM pg_stat_activity a
+    WHERE a.application_name = $1 AND a.pid <> pg_backend_pid()
+"""
+_PROCESSES = """
+    SELECT l.lease, l.process, l.type, l.host, l.pid, l.address, l.version, l.revoked, h.ready, h.draining,
+           h.positions, extract(epoch FROM clock_timestamp() - h.seen_at)::float8 AS silent_s,
+           extract(epoch FROM clock_timestamp() - l.started_at)::float8 AS age_s
+    FROM leases l JOIN heartbeats h USING (lease) ORDER BY l.lease
+"""
+# Whoever writes under a lease holds its row (`engine/fenced.py`) until the statement is over.
+_WRITES = """
+    WITH free AS MATERIALIZED (SELECT FROM leases WHERE lease = $1 FOR UPDATE SKIP LOCKED)
+    SELECT EXISTS (SELECT FROM leases WHERE lease = $1) AND NOT EXISTS (SELECT FROM free) AS writes
+"""
+_WAIT_FOR_HOLDERS_S = "SET LOCAL lock_timeout = '1s'"
+_END_WRITER = "UPDATE writers SET final_position = start_position WHERE lease = $1 AND final_position IS NULL"
+_FREE_SLOTS = "UPDATE slots SET owner = NULL, epoch = epoch + 1 WHERE owner = $1"
+_FREE_MOVES = "UPDATE slots SET next_owner = NULL WHERE next_owner = $1"
+_FREE_DUTIES = "UPDATE duties SET holder = NULL, epoch = epoch + 1 WHERE holder = $1"
+_NEW_SLOTS_VERSION = "UPDATE counters SET value = value + 1 WHERE name = 'slots_version'"
+_END_DRAIN = "DELETE FROM drains WHERE lease = $1"
+_DELETE_HEARTBEAT = "DELETE FROM heartbeats WHERE lease = $1"
+_WRITERS = """
+    SELECT w.lease AS writer, w.stream, w.start_position, w.final_position,
+           (h.positions ->> w.stream)::bigint AS reached
+    FROM writers w LEFT JOIN heartbeats h USING (lease)
+    WHERE w.lease > $1 OR w.final_position IS NULL OR w.lease = ANY ($2::bigint[])
+"""
+_KNOWN = "SELECT coalesce(max(lease), 0) FROM writers"
+
+#: The greatest position that a writer stored, per stream: its final position once it is fenced.
+FINAL_POSITIONS = {
+    "events": "SELECT max(position) FROM events WHERE writer = $1 AND position > start_position",
+    "receipts": "SELECT max(position) FROM receipts WHERE writer = $1 AND position > start_position",
+    "account_data": "SELECT max(position) FROM account_data WHERE writer = $1 AND position > start_position",
+    "thread_subscriptions": """
+        SELECT max(position) FROM thread_subscriptions WHERE writer = $1 AND position > start_position
+    """,
+    "push_rules": "SELECT max(position) FROM push_rules WHERE writer = $1 AND position > start_position",
+    "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
+    # Messages go once they are acknowledged, what is remembered of their sending goes with the sending device.
+    "to_device": """
+        SELECT max(position) FROM (
+            SELECT position FROM to_device_messages WHERE writer = $1 AND position > start_position
+            UNION ALL
+            SELECT position FROM to_device_transactions WHERE writer = $1 AND position > start_position
+        ) AS p
+    """,
+    "device_lists": "SELECT max(position) FROM device_list_changes WHERE writer = $1 AND position > start_position",
+    "one_time_keys": "SELECT max(position) FROM one_time_key_changes WHERE writer = $1 AND position > start_position",
+}
+_STORE_FINAL_POSITION = {
+    stream: "UPDATE writers SET final_position = greatest(start_position, coalesce(("
+    + query
+    + "), 0)) WHERE lease = $1 AND stream = $2"
+    for stream, query in FINAL_POSITIONS.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process with a lease. silent_s: since its last heartbeat; positions: stream -> complete up to."""
+
+    lease: int
+    process: str
+    type: str
+    host: str
+    pid: int
+    address: str
+    version: str
+    revoked: bool
+    ready: bool
+    draining: bool
+    positions: Mapping[str, int]
+    silent_s: float
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WriterRow:
+    """reached: "complete up to" as last stored beside the writer's heartbeat; None when it never was."""
+
+    writer: int
+    stream: str
+    start: int
+    final: int | None
+    reached: int | None
+
+
+async def insert_lease(
+    conn: Connection, *, process: str, type_: str, host: str, pid: int, address: str, version: str,
+    sequences: Mapping[str, str], ever_seen: Mapping[str, int] | None = None,
+) -> int:  # fmt: skip
+    """Register a new incarnation and return its lease number.
+
+    sequences: stream -> sequence of each stream that it may write. Its start is the sequence's last value now.
+    ever_seen: see `timelines.lift_what_was_lost`, whose error this raises.
+    """
+    async with conn.transaction():
+        await lift_what_was_lost(conn, {stream: f"stream_{stream}" for stream in FINAL_POSITIONS}, ever_seen or {})
+        lease: int = await conn.fetchval(_NEXT_LEASE)
+        await conn.execute(_INSERT_LEASE, lease, process, type_, host, pid, address, version)
+        await conn.execute(_INSERT_HEARTBEAT, lease)
+        for stream, sequence in sequences.items():
+            start = 0
+            if sequence:
+                start = await conn.fetchval(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence}")
+            await conn.execute(_INSERT_WRITER, lease, stream, start)
+        # A writer with no stream still needs a row, so that `known` grows with every lease.
+        if not sequences:
+            await conn.execute(_INSERT_WRITER, lease, "", 0)
+    return lease
+
+
+async def get_older_incarnations(conn: Connection, process: str, lease: int) -> list[int]:
+    """Return the leases of dead (or hanging) processes that had the same name."""
+    return [row["lease"] for row in await conn.fetch(_OLDER_INCARNATIONS, process, lease)]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat. alive: the lease still holds; slots_version: of the slot table.
+
+    leaves: an operator drains the process: True, it shall end; False, it shall go on without slots; None: nobody does.
+    """
+
+    alive: bool
+    slots_version: int
+    leaves: bool | None
+
+
+async def beat(conn: Connection, lease: int, *, ready: bool, draining: bool, positions: Mapping[str, int]) -> Beat:
+    """Record a heartbeat; return what the process needs to know."""
+    row = await conn.fetchrow(_BEAT, lease, ready, draining, orjson.dumps(dict(positions)).decode())
+    assert row is not None
+    return Beat(bool(row["alive"]), row["slots"], row["leaves"])
+
+
+async def fence(conn: Connection, lease: int) -> None:
+    """End a lease in the three steps that no write survives.
+
+    (1) revoke and commit: waits for nobody, and no statement that starts later can write. (2) delete: waits for those
+    that began before; after 1 s end whatever blocks it. (3) in the same transaction store the final positions.
+    Harmless when the lease is gone already.
+    """
+    await conn.execute(_REVOKE, lease)
+    for attempt in range(5):
+        try:
+            async with conn.transaction():
+                await conn.execute(_WAIT_FOR_HOLDERS_S)
+                await conn.execute(_DELETE, lease)
+                await conn.execute(_END_WRITER, lease)
+                for stream, statement in _STORE_FINAL_POSITION.items():
+                    await conn.execute(statement, lease, stream)
+                await conn.execute(_FREE_SLOTS, lease)
+                await conn.execute(_FREE_MOVES, lease)
+                await conn.execute(_FREE_DUTIES, lease)
+                await conn.execute(_NEW_SLOTS_VERSION)
+                await conn.execute(_END_DRAIN, lease)
+                await conn.execute(_DELETE_HEARTBEAT, lease)
+            return
+        except asyncpg.LockNotAvailableError:
+            if attempt == 4:
+                raise
+            # A statement of the fenced process still holds the row: it had its second.
+            await conn.execute(_TERMINATE_HOLDERS, f"skep-writer-{lease}")
+
+
+async def is_writing(conn: Connection, lease: int) -> bool:
+    """Tell whether a statement under this lease is being carried out just now. Waits for nobody."""
+    writes: bool = await conn.fetchval(_WRITES, lease)
+    return writes
+
+
+async def get_processes(database: Database) -> list[ProcessRow]:
+    return [
+        ProcessRow(**{**dict(row), "positions": orjson.loads(row["positions"])})
+        for row in await database.fetch(_PROCESSES)
+    ]
+
+
+async def get_writers(conn: Connection, above: int, named: Sequence[int]) -> tuple[int, list[WriterRow]]:
+    """Return (known, writers): the writers above `above`, the living, and those in `named`.
+
+    conn: inside a snapshot (repeatable read), so that every writer up to `known` is in sight.
+    known: the greatest lease number there is.
+    """
+    known: int = await conn.fetchval(_KNOWN)
+    rows = await conn.fetch(_WRITERS, above, list(named))
+    return known, [
+        WriterRow(r["writer"], r["stream"], r["start_position"], r["final_position"], r["reached"]) for r in rows
+    ]
+
+
+TAKE_DUTY = fenced_statement(
+    "take_duty",
+    {
+        "taken": """UPDATE duties SET holder = $1, epoch = epoch + 1 FROM fence
+                    WHERE duty = $2 AND holder IS NULL RETURNING epoch"""
+    },
+    "(SELECT epoch FROM taken) AS epoch",
+)
+
+_DUTY_HOLDER = "SELECT holder FROM duties WHERE duty = $1"
+
+
+async def get_duty_holder(database: Database, duty: str) -> int | None:
+    holder: int | None = await database.fetchval(_DUTY_HOLDER, duty)
+    return holder

@@ -1,0 +1,85 @@
+"""What users changed of the default push rules, and whom they ignore: one row per user, in the stream `push_rules`.
+
+Only the owner of the user's slot writes. A change takes the row as it was read, so that none is lost.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import asyncpg
+
+from shared.storage.engine.fenced import fenced_statement
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Source
+
+#: $2 user, $3 rules (JSON), $4 everywhere, $5 rooms (escaped), $6 position that the row must still have, 0 for "there
+#: is none". Uses the primary key of push_rules.
+SET_PUSH_RULES = fenced_statement(
+    "set_push_rules",
+    {
+        "stored": """
+            INSERT INTO push_rules AS t (user_id, rules, everywhere, rooms, writer, position)
+            SELECT $2, $3, $4, $5::text[], $1, nextval('stream_push_rules') FROM fence
+            ON CONFLICT (user_id) DO UPDATE
+                SET rules = excluded.rules, everywhere = excluded.everywhere, rooms = excluded.rooms,
+                    writer = excluded.writer, position = excluded.position
+                WHERE excluded.position > t.position AND t.position = $6::bigint
+            RETURNING position, ignored
+        """
+    },
+    "(SELECT position FROM stored) AS position, (SELECT ignored FROM stored) AS ignored",
+)
+#: What `SET_ACCOUNT_DATA` does for m.ignored_user_list, and what the list says into push_rules, both or neither.
+#: $2 user, $3 JSON or NULL, $4 ignored users (escaped), $5 as $6 of SET_ACCOUNT_DATA. Uses the primary keys of
+#: account_data and push_rules.
+SET_IGNORED_USERS = fenced_statement(
+    "set_ignored_users",
+    {
+        "stored": """
+            INSERT INTO account_data AS t (user_id, room_id, type, json, writer, position)
+            SELECT $2, '', 'm.ignored_user_list', $3, $1, nextval('stream_account_data') FROM fence
+            ON CONFLICT (user_id, room_id, type) DO UPDATE
+                SET json = excluded.json, writer = excluded.writer, position = excluded.position
+                WHERE excluded.position > t.position AND ($5::bigint IS NULL OR t.position = $5)
+            RETURNING position
+        """,
+        "ignored": """
+            INSERT INTO push_rules AS t (user_id, ignored, writer, position)
+            SELECT $2, $4::text[], $1, nextval('stream_push_rules') FROM fence JOIN stored ON true
+            ON CONFLICT (user_id) DO UPDATE
+                SET ignored = excluded.ignored, writer = excluded.writer, position = excluded.position
+                WHERE excluded.position > t.position
+            RETURNING position, rules
+        """,
+    },
+    "(SELECT position FROM stored) AS position, "
+    "(SELECT position FROM ignored) AS rules_position, (SELECT rules FROM ignored) AS rules",
+)
+#: Uses the primary key of push_rules.
+_GET = "SELECT user_id, rules, ignored, writer, position FROM push_rules WHERE user_id = $1"
+
+
+@dataclass(frozen=True, slots=True)
+class PushRulesRecord:
+    """rules: JSON, b"" for none; position, writer: 0 when nothing was ever changed."""
+
+    rules: bytes = b""
+    ignored: tuple[str, ...] = ()
+    writer: int = 0
+    position: int = 0
+
+
+async def get_push_rules(source: Source, user_id: str) -> PushRulesRecord:
+    """Return what the user changed."""
+    rows = await source.fetch(_GET, escape(user_id))
+    return push_rules_record(rows[0]) if rows else PushRulesRecord()
+
+
+def as_column(texts: Collection[str]) -> list[str]:
+    """Return room or user ids as $5 of SET_PUSH_RULES and $4 of SET_IGNORED_USERS take them."""
+    return sorted(map(escape, texts))
+
+
+def push_rules_record(row: asyncpg.Record) -> PushRulesRecord:
+    """Return the record of a row that has its fields as columns."""
+    return PushRulesRecord(row["rules"], tuple(map(unescape, row["ignored"])), row["writer"], row["position"])

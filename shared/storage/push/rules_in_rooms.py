@@ -1,0 +1,80 @@
+"""What the writers of rooms judge events by: users' rules and groups, and the threads of events."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import asyncpg
+
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Source
+
+_RULES = "SELECT p.user_id, p.rules, p.ignored, p.position FROM push_rules p"
+#: $1 room_nid, $2 its id, escaped. Uses the primary keys of memberships and push_rules.
+_THAT_MATTER = f"""
+    {_RULES} JOIN memberships m ON m.room_nid = $1 AND m.user_id = p.user_id AND m.is_local AND m.membership = 'join'
+    WHERE p.everywhere OR $2 = ANY(p.rooms) OR p.ignored <> '{{}}'
+"""
+#: Uses the primary key of push_rules.
+_OF_USERS = f"{_RULES} WHERE p.user_id = ANY($1::text[])"
+#: Uses the primary key of push_members.
+_GROUPS = """
+    SELECT DISTINCT ON (user_id) user_id, group_id FROM push_members
+    WHERE room_nid = $1 ORDER BY user_id, from_ordinal DESC
+"""
+#: $2 event ids, $3 how many events to look at for each. What is stored as the thread of a live event is its thread;
+#: of others their relations say it. Uses events_by_id.
+_THREADS = """
+    WITH RECURSIVE chain(first, looked_at, thread_id, relates_to) AS (
+        SELECT e.event_id, 1, coalesce(e.thread_id, CASE WHEN e.rel_type = 'm.thread' THEN e.relates_to END),
+               e.relates_to
+        FROM events e WHERE e.room_nid = $1 AND e.event_id = ANY($2::text[])
+        UNION ALL
+        SELECT c.first, c.looked_at + 1,
+               coalesce(e.thread_id, CASE WHEN e.rel_type = 'm.thread' THEN e.relates_to END), e.relates_to
+        FROM chain c JOIN events e ON e.room_nid = $1 AND e.event_id = c.relates_to
+        WHERE c.thread_id IS NULL AND c.looked_at < $3
+    )
+    SELECT first, thread_id FROM chain WHERE thread_id IS NOT NULL
+"""
+#: Spec: client-server API, "Threaded read receipts": no less than three hops.
+_HOPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PushRulesOfUser:
+    """rules: JSON, b"" for none; ignored: users whom he ignores; position: 0 when nothing was ever changed."""
+
+    user_id: str
+    rules: bytes = b""
+    ignored: tuple[str, ...] = ()
+    position: int = 0
+
+
+async def get_rules_that_matter(source: Source, room_nid: int, room_id: str) -> list[PushRulesOfUser]:
+    """Return the rules of a room's joined local members that may say something of their own in it."""
+    return [_rules(row) for row in await source.fetch(_THAT_MATTER, room_nid, escape(room_id))]
+
+
+async def get_rules_of_users(source: Source, user_ids: Collection[str]) -> list[PushRulesOfUser]:
+    """Return the rules of those of the users who ever changed anything."""
+    return [_rules(row) for row in await source.fetch(_OF_USERS, [escape(user_id) for user_id in user_ids])]
+
+
+async def get_push_groups(source: Source, room_nid: int) -> dict[str, int]:
+    """Return user id -> the group in which the room's events put him last; others are in DEFAULT_GROUP."""
+    return {unescape(user_id): group for user_id, group in await source.fetch(_GROUPS, room_nid)}
+
+
+async def get_event_threads(source: Source, room_nid: int, event_ids: Collection[str]) -> dict[str, str]:
+    """Return event id -> root of the thread that it is in; events of the main timeline, and unknown ones, lack.
+
+    Follows three relations at most, the event's own ones included.
+    """
+    asked = [escape(event_id) for event_id in event_ids]
+    rows = await source.fetch(_THREADS, room_nid, asked, _HOPS)
+    return {unescape(first): unescape(thread_id) for first, thread_id in rows}
+
+
+def _rules(row: asyncpg.Record) -> PushRulesOfUser:
+    user_id, rules, ignored, position = row
+    return PushRulesOfUser(unescape(user_id), rules, tuple(map(unescape, ignored)), position)

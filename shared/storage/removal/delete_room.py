@@ -1,0 +1,171 @@
+"""Deleting a room, online: marked first, then one fenced statement of bounded size after another.
+
+The mark takes the room's id away: from then on no reader and no writer finds it, under its id or an alias. Its next
+ordinal is taken by a rejected event without content: whoever has the room in memory and writes into it is refused as
+if another process had written (`events_room_nid_ordinal_key`), drops its copy, and finds no room. Rows go table by
+table, the `rooms` row last and only when no other is left. Until then its events' ids are still taken, so the room
+cannot be had from other servers again.
+
+The caller makes local users leave first, and tells the room's owner to drop it: events without an ordinal
+(soft-failed, outliers) are not refused, and keep the last step waiting until they went too.
+A crash at any time, or two callers at once, do no harm: `rooms.deleted_id` says what is being deleted.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from shared.core.errors import SkepError
+from shared.storage.engine.fenced import FencedStatement, FencedWrite, fenced_statement
+from shared.storage.engine.pool import Source
+from shared.storage.events.statement import REJECTED
+from shared.storage.removal.purge import BATCH_ROWS
+from shared.storage.removal.unused_snapshots import reclaim_all_of_room
+
+#: Tables with rows of a room beside `rooms`, in the order in which they are emptied: first what shows the room to its
+#: users, events before the snapshots that they name. state_snapshots goes leaf by leaf (`unused_snapshots.py`).
+ROOM_TABLES = (
+    "memberships", "room_aliases", "account_data", "receipts", "client_transactions", "forward_extremities",
+    "current_state", "state_changes", "gaps", "awaited_redactions", "search_words", "user_directory_rooms",
+    "delayed_events", "thread_subscriptions", "sticky_events",
+    "push_counters", "push_exceptions", "push_members", "push_own", "push_redacted",
+    "push_redacted_users", "events", "state_snapshots",
+)  # fmt: skip
+#: The event that takes the ordinal. Numbers of real events begin at 1; position 0 is before every stream's begin.
+_MARK_NID = 0
+
+#: $2 room id, $3 whether local members matter not. Uses rooms_room_id_key, the primary key of memberships,
+#: events_room_nid_ordinal_key.
+MARK_DELETED = fenced_statement(
+    "delete_room_mark",
+    {
+        "room": "SELECT r.room_nid FROM fence, rooms r WHERE r.room_id = $2 AND r.deleted_id IS NULL FOR UPDATE OF r",
+        "joined": """
+            SELECT m.user_id FROM room JOIN memberships m USING (room_nid)
+            WHERE m.is_local AND m.membership = 'join' LIMIT 1""",
+        "marked": """
+            UPDATE rooms r SET deleted_id = r.room_id, room_id = 'deleted:' || r.room_nid, is_public = false,
+                purge_to = NULL
+            FROM fence, room WHERE r.room_nid = room.room_nid AND ($3 OR NOT EXISTS (SELECT FROM joined))
+            RETURNING r.room_nid""",
+        "mark": f"""
+            INSERT INTO events (room_nid, event_nid, event_id, writer, position, ordinal, depth, type, sender,
+                                origin_server_ts, status, prev_nids, auth_nids, json)
+            SELECT m.room_nid, {_MARK_NID}, 'deleted:' || m.room_nid, 0, 0, coalesce((
+                SELECT ordinal FROM events WHERE room_nid = m.room_nid AND ordinal IS NOT NULL
+                ORDER BY ordinal DESC LIMIT 1), 0) + 1, 0, '', '', 0, {REJECTED}, '{{}}', '{{}}', ''
+            FROM fence, marked m""",
+    },
+    "(SELECT room_nid FROM room) AS room_nid, (SELECT user_id FROM joined) AS joined,"
+    " (SELECT count(*) FROM marked) AS marked",
+)
+
+
+def _delete_rows(table: str) -> FencedStatement:
+    """$2 the room, $3 at most so many rows."""
+    of_room = "t.room_id = (SELECT deleted_id FROM room)" if table == "account_data" else "t.room_nid = $2"
+    but = f" AND t.event_nid <> {_MARK_NID}" if table == "events" else ""
+    return fenced_statement(
+        f"delete_room_{table}",
+        {
+            "room": "SELECT r.deleted_id FROM rooms r WHERE r.room_nid = $2 AND r.deleted_id IS NOT NULL",
+            "gone": f"""
+                DELETE FROM {table} USING fence, room WHERE {table}.ctid = ANY(ARRAY(
+                    SELECT t.ctid FROM {table} t WHERE {of_room}{but} LIMIT $3 FOR UPDATE SKIP LOCKED))
+                RETURNING 1""",
+        },
+        "(SELECT count(*) FROM gone) AS deleted",
+    )
+
+
+_STATEMENTS: Mapping[str, FencedStatement] = {
+    table: _delete_rows(table) for table in ROOM_TABLES if table != "state_snapshots"
+}
+_EMPTY = " AND ".join(
+    f"NOT EXISTS (SELECT FROM {table} t WHERE "
+    + ("t.room_id = r.deleted_id" if table == "account_data" else "t.room_nid = $2")
+    + (f" AND t.event_nid <> {_MARK_NID}" if table == "events" else "")
+    + ")"
+    for table in ROOM_TABLES
+)
+DELETE_ROOM_ROW = fenced_statement(
+    "delete_room_row",
+    {
+        "empty": f"""
+            SELECT r.room_nid FROM fence, rooms r WHERE r.room_nid = $2 AND r.deleted_id IS NOT NULL AND {_EMPTY}
+            FOR UPDATE OF r""",
+        "unmarked": f"""
+            DELETE FROM events e USING fence, empty
+            WHERE e.room_nid = empty.room_nid AND e.event_nid = {_MARK_NID}""",
+        "gone": "DELETE FROM rooms r USING fence, empty WHERE r.room_nid = empty.room_nid RETURNING r.room_nid",
+    },
+    "(SELECT count(*) FROM gone) AS deleted",
+)
+
+#: The table is as small as the rooms being deleted: rooms_deleted_id_key without its NULLs.
+_UNDER_WAY = """
+    SELECT room_nid, deleted_id FROM rooms WHERE deleted_id IS NOT NULL ORDER BY deleted_id LIMIT $1
+"""
+
+
+#: Uses the primary keys of events and memberships.
+_COUNT = """
+    SELECT (SELECT count(*) FROM events WHERE room_nid = $1),
+           (SELECT count(*) FROM memberships WHERE room_nid = $1 AND is_local AND membership = 'join')
+"""
+
+
+class RoomHasMembers(SkepError):
+    """Users of this server are still joined. user_id: one of them."""
+
+    def __init__(self, room_id: str, user_id: str) -> None:
+        super().__init__(f"Users of this server are still in {room_id}, such as {user_id}: make them leave first")
+        self.user_id = user_id
+
+
+@dataclass(frozen=True, slots=True)
+class RoomBeingDeleted:
+    room_nid: int
+    room_id: str
+
+
+async def mark_room_deleted(write: FencedWrite, room_id: str, *, force: bool = False) -> int | None:
+    """Begin to delete a room; return its number. From now on nobody finds it.
+
+    force: though local users are joined; they lose the room without a word. None: there is no such room (any more).
+    Raises RoomHasMembers; asyncpg's UniqueViolationError when the room was written at the same moment: call again.
+    """
+    if "\x00" in room_id:
+        return None  # PostgreSQL would refuse the parameter
+    row = await write(MARK_DELETED, room_id, force)
+    if row["room_nid"] is not None and not row["marked"]:
+        raise RoomHasMembers(room_id, row["joined"])
+    room_nid: int | None = row["room_nid"]
+    return room_nid
+
+
+async def count_room(source: Source, room_nid: int) -> tuple[int, int]:
+    """Return how many events the room has, and how many local users are joined. Reads all of them."""
+    row = await source.fetchrow(_COUNT, room_nid)
+    assert row is not None
+    return row[0], row[1]
+
+
+async def get_rooms_being_deleted(source: Source, limit: int) -> list[RoomBeingDeleted]:
+    """Return rooms that are marked and not yet gone."""
+    return [RoomBeingDeleted(*row) for row in await source.fetch(_UNDER_WAY, limit)]
+
+
+async def delete_room_batches(write: FencedWrite, room_nid: int, *, rows: int = BATCH_ROWS) -> AsyncIterator[int]:
+    """Delete a marked room. Yields after each statement how many rows it deleted, as the caller may want to pause.
+
+    At the end the room is gone, unless somebody held or wrote rows of it meanwhile (`get_rooms_being_deleted` still
+    names it then). A room that is not marked is left as it is.
+    """
+    for statement in _STATEMENTS.values():
+        deleted = 1
+        while deleted:
+            deleted = (await write(statement, room_nid, rows))["deleted"]
+            yield deleted
+    async for deleted in reclaim_all_of_room(write, room_nid, rows=rows):
+        yield deleted
+    yield (await write(DELETE_ROOM_ROW, room_nid))["deleted"]

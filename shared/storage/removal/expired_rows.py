@@ -1,0 +1,86 @@
+"""Rows whose time has passed, deleted in small batches: no statement holds many locks, and two cleaners share the work.
+
+Each statement's $1: older than this; $2: at most so many rows. It returns how many went.
+"""
+
+from collections.abc import Mapping
+
+from shared.storage.engine.pool import Database
+
+#: Name of the job -> its statement. The small tables are read whole.
+STATEMENTS: Mapping[str, str] = {
+    "uia_sessions": """
+        DELETE FROM uia_sessions WHERE session_id IN (
+            SELECT session_id FROM uia_sessions WHERE created_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    "registration_nonces": """
+        DELETE FROM registration_nonces WHERE nonce IN (
+            SELECT nonce FROM registration_nonces WHERE created_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # A full bucket is as good as none. $1 in milliseconds like the others.
+    "login_attempts": """
+        DELETE FROM login_attempts WHERE key IN (
+            SELECT key FROM login_attempts WHERE refilled_at < to_timestamp($1::bigint / 1000.0)
+            LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # Uses client_transactions_by_age.
+    "client_transactions": """
+        DELETE FROM client_transactions WHERE (room_nid, key) IN (
+            SELECT room_nid, key FROM client_transactions WHERE created_ms < $1
+            ORDER BY created_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # Positions grow with time, so the primary key finds the old ones first.
+    "session_changes": """
+        DELETE FROM session_changes WHERE position IN (
+            SELECT position FROM (SELECT position, changed_ms FROM session_changes ORDER BY position LIMIT $2) AS oldest
+            WHERE changed_ms < $1)
+    """,
+    # Uses to_device_transactions_by_age.
+    "to_device_transactions": """
+        DELETE FROM to_device_transactions WHERE (user_id, device_id, key) IN (
+            SELECT user_id, device_id, key FROM to_device_transactions WHERE created_ms < $1
+            ORDER BY created_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # The newest row stays: the oldest one that is there tells which tokens are too old.
+    "device_list_changes": """
+        DELETE FROM device_list_changes WHERE position IN (
+            SELECT position FROM (SELECT position, changed_ms FROM device_list_changes ORDER BY position LIMIT $2) AS o
+            WHERE changed_ms < $1 AND position < (SELECT max(position) FROM device_list_changes))
+    """,
+    "one_time_key_changes": """
+        DELETE FROM one_time_key_changes WHERE position IN (
+            SELECT position FROM (SELECT position, changed_ms FROM one_time_key_changes ORDER BY position LIMIT $2) AS o
+            WHERE changed_ms < $1)
+    """,
+    # Uses one_time_keys_claimed.
+    "one_time_keys": """
+        DELETE FROM one_time_keys WHERE (user_id, device_id, algorithm, key_id) IN (
+            SELECT user_id, device_id, algorithm, key_id FROM one_time_keys WHERE claimed_ms < $1
+            LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # Uses sticky_events_by_end.
+    "sticky_events": """
+        DELETE FROM sticky_events WHERE (room_nid, event_nid) IN (
+            SELECT room_nid, event_nid FROM sticky_events WHERE until_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # Uses delayed_events_by_age.
+    "delayed_events": """
+        DELETE FROM delayed_events WHERE delay_id IN (
+            SELECT delay_id FROM delayed_events WHERE finalised_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+    # Expired, and nothing can renew them: their refresh token is gone or was replaced. Uses access_tokens_by_expiry.
+    "access_tokens": """
+        DELETE FROM access_tokens WHERE token_hash IN (
+            SELECT a.token_hash FROM access_tokens a
+            WHERE a.expires_ms < $1
+              AND NOT EXISTS (SELECT 1 FROM refresh_tokens r
+                              WHERE r.token_hash = a.refresh_hash AND r.successor IS NULL)
+            LIMIT $2 FOR UPDATE SKIP LOCKED)
+    """,
+}
+
+
+async def delete_old_rows(database: Database, job: str, older_than_ms: int, limit: int) -> int:
+    """Delete one batch; return how many rows went. job: a key of STATEMENTS."""
+    status = await database.execute(STATEMENTS[job], older_than_ms, limit)
+    return int(status.rpartition(" ")[2])

@@ -1,0 +1,77 @@
+"""What events counted, of a purge: `purge.py` calls this after the events have gone.
+
+Of each group and thread one total stays of all that was purged, at ordinal 0: whoever had read nothing of the purged
+events counts from there, as if he had. Nobody needs to know that there was a purge.
+
+$1: the lease; $2: the room; $3: at most about so many rows.
+"""
+
+from collections.abc import AsyncIterator
+
+from shared.storage.engine.fenced import FencedWrite, fenced_statement
+from shared.storage.removal.purge_statements import UNDER_WAY
+
+_FIRST = (-(2**63), "", -1)  # before every row
+
+#: $4, $5, $6: rows behind this group, thread and ordinal only. A row at a time stays the last one of its group and
+#: thread, and the last one never changes its totals: writers may add theirs meanwhile. Uses the primary key.
+COMPACT_COUNTERS = fenced_statement(
+    "purge_push_counters",
+    {
+        "page": f"""
+            SELECT c.group_id, c.thread_id, c.ordinal, c.notifies, c.highlights, r.first_ordinal
+            FROM ({UNDER_WAY}) AS r JOIN push_counters c ON c.room_nid = $2
+             AND (c.group_id, c.thread_id, c.ordinal) > ($4::bigint, $5::text, $6::bigint)
+            ORDER BY c.group_id, c.thread_id, c.ordinal LIMIT $3""",
+        "due": "SELECT * FROM page WHERE ordinal > 0 AND ordinal < first_ordinal",
+        "based": """
+            INSERT INTO push_counters (room_nid, group_id, thread_id, ordinal, notifies, highlights)
+            SELECT DISTINCT ON (d.group_id, d.thread_id) $2::bigint, d.group_id, d.thread_id, 0, d.notifies,
+                   d.highlights
+            FROM fence, due d ORDER BY d.group_id, d.thread_id, d.ordinal DESC
+            ON CONFLICT (room_nid, group_id, thread_id, ordinal) DO UPDATE
+            SET notifies = excluded.notifies, highlights = excluded.highlights""",
+        "gone": """
+            DELETE FROM push_counters c USING fence, due d
+            WHERE c.room_nid = $2 AND c.group_id = d.group_id AND c.thread_id = d.thread_id
+              AND c.ordinal = d.ordinal RETURNING 1""",
+    },
+    "(SELECT count(*) FROM gone) AS deleted,"
+    " (SELECT ROW(group_id, thread_id, ordinal) FROM page"
+    " ORDER BY group_id DESC, thread_id DESC, ordinal DESC LIMIT 1) AS last",
+)
+
+
+def _delete_before(table: str, columns: str) -> str:
+    return f"""
+        DELETE FROM {table} t USING fence, room r
+        WHERE t.room_nid = $2 AND ({columns}) IN (
+            SELECT {columns.replace("t.", "x.")} FROM {table} x
+            WHERE x.room_nid = $2 AND x.ordinal < r.first_ordinal LIMIT $3)
+        RETURNING 1"""
+
+
+#: Uses push_exceptions_by_ordinal and the primary keys: a room has few redactions.
+DELETE_PUSH_ROWS = fenced_statement(
+    "purge_push_rows",
+    {
+        "room": UNDER_WAY,
+        "exceptions": _delete_before("push_exceptions", "t.user_id, t.ordinal"),
+        "redacted": _delete_before("push_redacted", "t.group_id, t.ordinal"),
+        "users": _delete_before("push_redacted_users", "t.ordinal, t.user_id"),
+    },
+    "(SELECT count(*) FROM exceptions) + (SELECT count(*) FROM redacted) + (SELECT count(*) FROM users) AS deleted",
+)
+
+
+async def purge_push_batches(write: FencedWrite, room_nid: int, rows: int) -> AsyncIterator[int]:
+    """Take away what purged events counted. Yields after each statement how many rows it deleted."""
+    last: tuple[int, str, int] | None = _FIRST
+    while last is not None:
+        row = await write(COMPACT_COUNTERS, room_nid, rows, *last)
+        last = row["last"]
+        yield row["deleted"]
+    deleted = 1
+    while deleted:
+        deleted = (await write(DELETE_PUSH_ROWS, room_nid, rows))["deleted"]
+        yield deleted

@@ -1,0 +1,92 @@
+"""A room as it is now, for its writer: where its timeline ends, and its current state."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from shared.storage.engine.parameters import unescape
+from shared.storage.engine.pool import Connection
+
+#: Uses rooms_room_id_key, the primary key of forward_extremities, events_room_nid_ordinal_key.
+_ROOM = """
+    SELECT r.room_nid, r.room_version, x.event_nids, last.ordinal, last.writer, last.position, deepest.depth
+    FROM rooms r
+    JOIN forward_extremities x USING (room_nid)
+    CROSS JOIN LATERAL (
+        SELECT ordinal, writer, position FROM events
+        WHERE room_nid = r.room_nid AND ordinal IS NOT NULL ORDER BY ordinal DESC LIMIT 1
+    ) last
+    CROSS JOIN LATERAL (
+        SELECT max(depth) AS depth FROM events WHERE room_nid = r.room_nid AND event_nid = ANY(x.event_nids)
+    ) deepest
+    WHERE r.room_id = $1
+"""
+#: Uses the primary keys of current_state, events and memberships. $2: types whose JSON is wanted as well.
+_CURRENT = """
+    SELECT s.type, s.state_key, s.event_nid, e.event_id, e.redacted_by IS NOT NULL AS redacted,
+           m.membership, CASE WHEN s.type = ANY($2::text[]) THEN e.json END AS json
+    FROM current_state s
+    JOIN events e USING (room_nid, event_nid)
+    LEFT JOIN memberships m
+      ON s.type = 'm.room.member' AND m.room_nid = s.room_nid AND m.user_id = s.state_key
+    WHERE s.room_nid = $1 AND (s.type, s.state_key) {after} ($3, $4) ORDER BY s.type, s.state_key LIMIT $5
+"""
+#: A type and a state key may both be empty: the first page has its own comparison.
+_FIRST, _NEXT = _CURRENT.format(after=">="), _CURRENT.format(after=">")
+_PAGE = 2000  # rows: some 15 ms of the loop
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEnd:
+    """A room and where its timeline ends.
+
+    extremities: events that nothing follows; depth: the greatest among them; last_ordinal, last_writer,
+    last_position: of the latest live event.
+    """
+
+    room_nid: int
+    room_version: str
+    extremities: tuple[int, ...]
+    last_ordinal: int
+    last_writer: int
+    last_position: int
+    depth: int
+
+
+async def get_room_end(conn: Connection, room_id: str) -> RoomEnd | None:
+    """Return where the room's timeline ends; None for a room that we do not have."""
+    row = await conn.fetchrow(_ROOM, room_id)
+    if row is None:
+        return None
+    nid, version, extremities, ordinal, writer, position, depth = row
+    return RoomEnd(nid, version, tuple(extremities), ordinal, writer, position, depth)
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """One entry of the current state. membership: of m.room.member only; json: where it was asked for."""
+
+    type: str
+    state_key: str
+    event_nid: int
+    event_id: str
+    redacted: bool
+    membership: str | None
+    json: bytes | None
+
+
+async def get_current_state(conn: Connection, room_nid: int, with_json_of: Collection[str]) -> list[StateRow]:
+    """Return the room's current state.
+
+    conn: in a snapshot, since it is read in pages. with_json_of: the types whose events come with their JSON.
+    """
+    state: list[StateRow] = []
+    sql, after = _FIRST, ("", "")
+    while True:
+        rows = await conn.fetch(sql, room_nid, list(with_json_of), *after, _PAGE)
+        state.extend(
+            StateRow(unescape(kind), unescape(state_key), nid, event_id, redacted, membership, json)
+            for kind, state_key, nid, event_id, redacted, membership, json in rows
+        )
+        if len(rows) < _PAGE:
+            return state
+        sql, after = _NEXT, (rows[-1]["type"], rows[-1]["state_key"])

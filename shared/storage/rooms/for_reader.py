@@ -1,0 +1,61 @@
+"""Reading a room for one user: what he was and is there, what the room let whom see, and whom he ignores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.storage.engine.parameters import escape
+from shared.storage.engine.pool import Source
+from shared.storage.events.timeline import ROOM, RoomRecord
+from shared.storage.rooms.state import KEY_HISTORY, KeyChange
+from shared.storage.user_data.account_data import IGNORED_LIST, ignored_in
+
+#: One value of one key of the state after the other, oldest first: their ordinals, and their events.
+_KEY = """
+    SELECT array_agg(h.ordinal ORDER BY h.ordinal) AS ordinals, array_agg(h.json ORDER BY h.ordinal) AS jsons
+    FROM ({history}) AS h
+"""
+_OF_SETTING = KEY_HISTORY.format(room="r.room_nid", type="'m.room.history_visibility'", state_key="''")
+_OF_USER = KEY_HISTORY.format(room="r.room_nid", type="'m.room.member'", state_key="$2")
+#: Uses the primary keys of memberships, state_changes, events and account_data, beside what ROOM uses.
+_FOR_READER = f"""
+    SELECT r.*, m.membership, m.forgotten, setting.ordinals, setting.jsons, own.ordinals, own.jsons,
+           ({IGNORED_LIST.format(user="$2")})
+    FROM ({ROOM}) AS r LEFT JOIN memberships m ON m.room_nid = r.room_nid AND m.user_id = $2
+    CROSS JOIN LATERAL ({_KEY.format(history=_OF_SETTING)}) AS setting
+    CROSS JOIN LATERAL ({_KEY.format(history=_OF_USER)}) AS own
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomForReader:
+    """A room as it was at one moment.
+
+    membership: the user's; None: he never had any. forgotten: he asked not to see the left room any more.
+    visibility: every value that m.room.history_visibility has had; own_changes: the same of his m.room.member.
+    ignored: whom he ignores.
+    """
+
+    record: RoomRecord
+    membership: str | None
+    forgotten: bool
+    visibility: Sequence[KeyChange]
+    own_changes: Sequence[KeyChange]
+    ignored: frozenset[str]
+
+
+async def get_room_for_reader(source: Source, room_id: str, user_id: str) -> RoomForReader | None:
+    """Return the room for a user; None for one that we do not have."""
+    if "\x00" in room_id:
+        return None  # PostgreSQL would refuse the parameter
+    row = await source.fetchrow(_FOR_READER, room_id, escape(user_id))
+    if row is None:
+        return None
+    *record, membership, forgotten, set_at, settings, changed_at, members, ignored = row
+    return RoomForReader(
+        RoomRecord(*record), membership, bool(forgotten), _changes(set_at, settings), _changes(changed_at, members),
+        frozenset() if ignored is None else frozenset(ignored_in(ignored)),
+    )  # fmt: skip
+
+
+def _changes(ordinals: Sequence[int] | None, jsons: Sequence[bytes | None] | None) -> list[KeyChange]:
+    return [KeyChange(ordinal, json) for ordinal, json in zip(ordinals or (), jsons or (), strict=True)]

@@ -1,0 +1,96 @@
+"""What lists of rooms are ordered and filtered by: each room's last event, and a few keys of its state."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.core.events.event import event_from_storage
+from shared.core.room_versions import get_room_version
+from shared.storage.engine.parameters import escape
+from shared.storage.engine.pool import Source
+
+CREATE, ENCRYPTION, NAME = "m.room.create", "m.room.encryption", "m.room.name"
+TRAIT_TYPES = (CREATE, ENCRYPTION, NAME)
+
+#: Uses the primary key of rooms and events_room_nid_ordinal_key.
+_LAST = """
+    SELECT r.room_nid, r.room_id, r.room_version, e.writer, e.position
+    FROM rooms r CROSS JOIN LATERAL (
+        SELECT writer, position FROM events
+        WHERE room_nid = r.room_nid AND ordinal IS NOT NULL ORDER BY ordinal DESC LIMIT 1
+    ) e WHERE r.room_nid = ANY($1::bigint[])
+"""
+#: Uses the primary keys of current_state and events.
+_STATE = """
+    SELECT s.room_nid, s.type, e.event_id, e.json, e.redacted_by IS NOT NULL
+    FROM current_state s JOIN events e USING (room_nid, event_nid)
+    WHERE s.room_nid = ANY($1::bigint[]) AND s.type = ANY($2::text[]) AND s.state_key = ''
+"""
+#: Uses events_room_nid_ordinal_key; no more than $3 events are looked at.
+_BUMPED = """
+    SELECT position FROM (
+        SELECT ordinal, position, type, status FROM events
+        WHERE room_nid = $1 AND ordinal IS NOT NULL AND ordinal < $2 ORDER BY ordinal DESC LIMIT $3
+    ) AS latest WHERE type = ANY($4::text[]) AND status = 0 ORDER BY ordinal DESC LIMIT 1
+"""
+#: Uses the primary keys of state_changes and events.
+_MEMBER_EVENTS = """
+    SELECT c.room_nid, e.json FROM state_changes c JOIN events e USING (room_nid, event_nid)
+    WHERE c.room_nid = ANY($1::bigint[]) AND c.type = 'm.room.member' AND c.state_key = $2
+"""
+
+
+@dataclass(slots=True)
+class RoomTraits:
+    """writer, position: of the last event; type: of the room, None without one; name: None without one."""
+
+    room_nid: int
+    writer: int
+    position: int
+    type: str | None = None
+    encrypted: bool = False
+    name: str | None = None
+
+    def set_state(self, type_: str, content: dict[str, Any]) -> None:
+        """Take in a state event of one of TRAIT_TYPES."""
+        if type_ == CREATE:
+            self.type = _text(content.get("type"))
+        elif type_ == ENCRYPTION:
+            self.encrypted = True
+        elif type_ == NAME:
+            self.name = _text(content.get("name")) or None
+
+
+async def get_room_traits(source: Source, room_nids: Collection[int]) -> dict[str, RoomTraits]:
+    """Return the traits of those of the rooms that we have, by id."""
+    traits, versions, ids = {}, {}, {}
+    for nid, room_id, version, writer, position in await source.fetch(_LAST, list(room_nids)):
+        traits[nid] = RoomTraits(nid, writer, position)
+        versions[nid], ids[nid] = get_room_version(version), room_id
+    for nid, type_, event_id, json, redacted in await source.fetch(_STATE, list(traits), list(TRAIT_TYPES)):
+        if redacted and type_ == NAME:
+            continue
+        traits[nid].set_state(type_, dict(event_from_storage(versions[nid], json, event_id).content))
+    return {ids[nid]: found for nid, found in traits.items()}
+
+
+async def get_last_of_types(
+    source: Source, room_nid: int, before_ordinal: int, types: Collection[str], looked_at: int
+) -> int | None:
+    """Return the position of the latest event of these types among the `looked_at` events before an ordinal."""
+    position: int | None = await source.fetchval(
+        _BUMPED, room_nid, before_ordinal, looked_at, [escape(type_) for type_ in types]
+    )
+    return position
+
+
+async def get_rooms_once_joined(source: Source, user_id: str, room_nids: Collection[int]) -> set[int]:
+    """Return those of the rooms in which the user has been joined at some time."""
+    rows = await source.fetch(_MEMBER_EVENTS, list(room_nids), escape(user_id))
+    return {nid for nid, json in rows if orjson.loads(json)["content"].get("membership") == "join"}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

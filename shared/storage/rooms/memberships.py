@@ -1,0 +1,170 @@
+"""Memberships: a user's rooms, a room's summary, and what a change of a membership asks for."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
+from shared.storage.engine.fenced import FencedWrite, fenced_statement
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Database, Source
+from shared.storage.user_data.account_data import blocks_invites
+
+#: $2 room, $3 user. Nothing of it is in a stream: the user's own clients drop the room when they ask.
+FORGET_ROOM = fenced_statement(
+    "forget_room",
+    {
+        "forgotten": """
+            UPDATE memberships SET forgotten = true FROM fence
+            WHERE room_nid = $2 AND user_id = $3 AND membership IN ('leave', 'ban')
+            RETURNING 1
+        """
+    },
+    "(SELECT count(*) FROM forgotten) AS forgotten",
+)
+#: Uses rooms_room_id_key and the primary key of memberships.
+_JOINED_ANY = """
+    SELECT EXISTS (
+        SELECT FROM rooms r JOIN memberships m USING (room_nid)
+        WHERE r.room_id = ANY($2::text[]) AND m.user_id = $1 AND m.membership = 'join')
+"""
+#: Uses the primary key of profiles.
+_PROFILES = """
+    SELECT user_id, field, value FROM profiles
+    WHERE user_id = ANY($1::text[]) AND field IN ('displayname', 'avatar_url')
+"""
+#: Uses the primary key of account_data.
+_INVITE_PERMISSIONS = """
+    SELECT user_id, json FROM account_data
+    WHERE user_id = ANY($1::text[]) AND room_id = '' AND type = 'm.invite_permission_config' AND json IS NOT NULL
+"""
+#: Uses the primary keys of memberships and users.
+_JOINED_GUESTS = """
+    SELECT m.user_id FROM memberships m JOIN users u USING (user_id)
+    WHERE m.room_nid = $1 AND m.is_local AND m.membership = 'join' AND u.kind = 'guest'
+"""
+#: Uses memberships_by_user and the primary key of rooms.
+_OF_USER = """
+    SELECT r.room_id, m.room_nid, r.room_version, m.membership, m.event_nid, m.sender, m.ordinal, m.writer, m.position,
+           m.forgotten
+    FROM memberships m JOIN rooms r USING (room_nid) WHERE m.user_id = $1
+"""
+#: Uses the primary key of memberships.
+_ONE = """
+    SELECT r.room_id, m.room_nid, r.room_version, m.membership, m.event_nid, m.sender, m.ordinal, m.writer, m.position,
+           m.forgotten
+    FROM memberships m JOIN rooms r USING (room_nid) WHERE m.room_nid = $1 AND m.user_id = $2
+"""
+_COUNTS = """
+    SELECT count(*) FILTER (WHERE membership = 'join'), count(*) FILTER (WHERE membership = 'invite')
+    FROM memberships WHERE room_nid = $1
+"""
+#: One more than are named, since the reader himself never is.
+_FIRST_MEMBERS = f"""
+    SELECT user_id, membership, ordinal FROM memberships WHERE room_nid = $1 AND membership = ANY($2::text[])
+    ORDER BY ordinal LIMIT {MAX_HEROES + 1}
+"""
+#: Uses the primary key of memberships. $2: members of each room; $3: of all.
+_SOME_MEMBERS = """
+    SELECT DISTINCT x.user_id FROM (
+        SELECT m.user_id FROM unnest($1::bigint[]) AS r(room_nid) CROSS JOIN LATERAL (
+            SELECT user_id FROM memberships WHERE room_nid = r.room_nid AND membership = 'join' LIMIT $2) AS m
+        LIMIT $3) AS x
+"""
+_MAX_SOME_MEMBERS = 20_000
+
+
+async def forget_room(write: FencedWrite, room_nid: int, user_id: str) -> bool:
+    """Mark the room as forgotten by the user; False when he has not left it. Raises Fenced."""
+    row = await write(FORGET_ROOM, room_nid, escape(user_id))
+    return bool(row["forgotten"])
+
+
+async def is_joined_to_any(database: Database, user_id: str, room_ids: Sequence[str]) -> bool:
+    """Return whether the user is joined to at least one of the rooms."""
+    known = [room_id for room_id in room_ids if "\x00" not in room_id]
+    return bool(await database.fetchval(_JOINED_ANY, escape(user_id), known))
+
+
+async def get_member_profiles(database: Database, user_ids: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return `displayname` and `avatar_url` of the users, as far as they are set: what member events show."""
+    profiles: dict[str, dict[str, str]] = {}
+    for user_id, field, value in await database.fetch(_PROFILES, list(user_ids)):
+        text = orjson.loads(value)
+        if isinstance(text, str) and text:
+            profiles.setdefault(user_id, {})[field] = text
+    return profiles
+
+
+async def get_users_blocking_invites(database: Database, user_ids: Collection[str]) -> set[str]:
+    """Return those who want no invites. Spec: client-server API, "Invite permission"."""
+    rows = await database.fetch(_INVITE_PERMISSIONS, list(user_ids))
+    return {user_id for user_id, json in rows if blocks_invites(json)}
+
+
+async def get_joined_guests(database: Database, room_nid: int) -> list[str]:
+    """Return the guests of this server who are in the room."""
+    return [row[0] for row in await database.fetch(_JOINED_GUESTS, room_nid)]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomMembership:
+    """One user's latest m.room.member event in one room; (writer, position): its place in the stream `events`.
+
+    forgotten: he asked not to see the left room any more.
+    """
+
+    room_id: str
+    room_nid: int
+    room_version: str
+    membership: str
+    event_nid: int
+    sender: str
+    ordinal: int
+    writer: int
+    position: int
+    forgotten: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRecord:
+    """joined, invited: numbers of members; first: what `heroes_for` needs of them to name any reader's heroes."""
+
+    joined: int
+    invited: int
+    first: tuple[Member, ...]
+
+
+async def get_memberships_of_user(source: Source, user_id: str) -> list[RoomMembership]:
+    """Return every room in which the user has, or had, a membership."""
+    return [RoomMembership(*row) for row in await source.fetch(_OF_USER, escape(user_id))]
+
+
+async def get_membership(source: Source, room_nid: int, user_id: str) -> RoomMembership | None:
+    row = await source.fetchrow(_ONE, room_nid, escape(user_id))
+    return None if row is None else RoomMembership(*row)
+
+
+async def get_some_members(source: Source, room_nids: Sequence[int], limit: int) -> set[str]:
+    """Return members of rooms, at most `limit` of each and 20,000 of all."""
+    if not room_nids:
+        return set()
+    rows = await source.fetch(_SOME_MEMBERS, list(room_nids), limit, _MAX_SOME_MEMBERS)
+    return {unescape(row[0]) for row in rows}
+
+
+async def get_summary(source: Source, room_nid: int) -> SummaryRecord:
+    """Return the counts of a room's members, and its first members.
+
+    Spec: client-server API, GET /sync, RoomSummary.
+    """
+    counts = await source.fetchrow(_COUNTS, room_nid)
+    assert counts is not None
+    joined, invited = counts
+    first = list(await source.fetch(_FIRST_MEMBERS, room_nid, PRESENT))
+    if joined + invited <= 1:  # perhaps the reader alone
+        first += await source.fetch(_FIRST_MEMBERS, room_nid, ABSENT)
+    return SummaryRecord(
+        joined, invited, tuple(Member(unescape(user_id), membership, order) for user_id, membership, order in first)
+    )

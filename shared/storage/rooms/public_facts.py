@@ -1,0 +1,97 @@
+"""What rooms show of themselves: their state's few keys, their children, the numbers of their members."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from shared.core.events.event import event_from_storage
+from shared.core.events.redaction import redact_pdu
+from shared.core.room_summary import CHILD, SUMMARY_TYPES, RoomFacts, SpaceChild
+from shared.core.room_versions import get_room_version
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Source
+
+#: Uses rooms_room_id_key.
+_BY_ID = """
+    SELECT room_nid, room_id, room_version FROM rooms WHERE room_id = ANY($1::text[]) AND deleted_id IS NULL
+"""
+#: Uses the primary key of rooms.
+_BY_NID = """
+    SELECT room_nid, room_id, room_version FROM rooms WHERE room_nid = ANY($1::bigint[]) AND deleted_id IS NULL
+"""
+#: Uses the primary keys of current_state and events.
+_STATE = """
+    SELECT s.room_nid, s.type, e.event_id, e.json, e.redacted_by IS NOT NULL FROM current_state s
+    JOIN events e USING (room_nid, event_nid)
+    WHERE s.room_nid = ANY($1::bigint[]) AND s.type = ANY($2::text[]) AND s.state_key = ''
+"""
+#: Uses memberships_joined, of which nothing but the index is read.
+_JOINED = """
+    SELECT room_nid, count(*), bool_or(is_local) FROM memberships
+    WHERE room_nid = ANY($1::bigint[]) AND membership = 'join' GROUP BY room_nid
+"""
+#: Uses the primary keys of current_state and events. A redacted one has lost its `via`.
+_CHILDREN = f"""
+    SELECT e.event_id, s.state_key, e.json FROM current_state s JOIN events e USING (room_nid, event_nid)
+    WHERE s.room_nid = $1 AND s.type = '{CHILD}' AND e.redacted_by IS NULL ORDER BY s.state_key LIMIT $2
+"""
+#: Uses the primary key of memberships.
+_MEMBERSHIPS = """
+    SELECT r.room_id, m.membership FROM rooms r JOIN memberships m USING (room_nid)
+    WHERE r.room_id = ANY($1::text[]) AND m.user_id = $2
+"""
+#: Uses rooms_published.
+_PUBLISHED = "SELECT room_nid FROM rooms WHERE is_public AND deleted_id IS NULL LIMIT $1"
+_MAX_CHILDREN = 1000  # of one space
+
+
+async def get_facts(source: Source, room_ids: Collection[str]) -> dict[str, RoomFacts]:
+    """Return what we know of those of the rooms that we have, by id."""
+    known = [room_id for room_id in room_ids if "\x00" not in room_id]
+    return await _facts(source, await source.fetch(_BY_ID, known))
+
+
+async def get_facts_by_nid(source: Source, room_nids: Collection[int]) -> dict[str, RoomFacts]:
+    """Return the same, asked for by number."""
+    return await _facts(source, await source.fetch(_BY_NID, list(room_nids)))
+
+
+async def get_joined_counts(source: Source, room_nids: Collection[int]) -> dict[int, int]:
+    """Return the numbers of members of the rooms that have any."""
+    return {nid: joined for nid, joined, _ in await source.fetch(_JOINED, list(room_nids))}
+
+
+async def get_published_rooms(source: Source, limit: int) -> list[int]:
+    """Return the numbers of the rooms in our directory, in no order."""
+    return [row[0] for row in await source.fetch(_PUBLISHED, limit)]
+
+
+async def get_memberships_in(source: Source, room_ids: Collection[str], user_id: str) -> dict[str, str]:
+    """Return the user's membership in each of the rooms where he has or had one."""
+    known = [room_id for room_id in room_ids if "\x00" not in room_id]
+    return dict(tuple(row) for row in await source.fetch(_MEMBERSHIPS, known, escape(user_id)))
+
+
+async def get_space_children(source: Source, facts: RoomFacts) -> list[SpaceChild]:
+    """Return at most 1,000 of the room's m.space.child events, valid or not, in no order that means anything."""
+    version = get_room_version(facts.room_version)
+    children = []
+    for event_id, state_key, json in await source.fetch(_CHILDREN, facts.room_nid, _MAX_CHILDREN):
+        event = event_from_storage(version, json, event_id)
+        children.append(SpaceChild(unescape(state_key), event.sender, event.origin_server_ts, event.content))
+    return children
+
+
+async def _facts(source: Source, rooms: Sequence[Any]) -> dict[str, RoomFacts]:
+    if not rooms:
+        return {}
+    nids = [nid for nid, _, _ in rooms]
+    versions = {nid: get_room_version(version) for nid, _, version in rooms}
+    counts = {nid: (joined, local) for nid, joined, local in await source.fetch(_JOINED, nids)}
+    contents: dict[int, dict[str, Any]] = {nid: {} for nid in nids}
+    for nid, kind, event_id, json, redacted in await source.fetch(_STATE, nids, list(SUMMARY_TYPES)):
+        pdu = event_from_storage(versions[nid], json, event_id).pdu
+        contents[nid][kind] = (redact_pdu(versions[nid], pdu) if redacted else pdu)["content"]
+    return {
+        room_id: RoomFacts(nid, room_id, version, *counts.get(nid, (0, False)), contents[nid])
+        for nid, room_id, version in rooms
+    }

@@ -1,0 +1,207 @@
+"""Upgrades of rooms under way, and the settings that follow users into the new rooms.
+
+A row is written before anything else happens, and says which room the new one will be: whoever goes on with an
+upgrade, however often and on whichever process, makes the same room. Spec: client-server API, "Room Upgrades".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from shared.storage.engine.fenced import FencedWrite, fenced_statement
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Database
+
+_COLUMNS = "old_room_id, new_room_id, new_version, upgrader, create_event_id, create_event, ended"
+#: Uses the primary key, and room_upgrades_new_room_id_key.
+_GET = f"SELECT {_COLUMNS} FROM room_upgrades WHERE old_room_id = $1"
+_GET_BY_NEW = f"SELECT {_COLUMNS} FROM room_upgrades WHERE new_room_id = $1"
+
+#: $2 to $7 as the columns, without `ended`. An upgrade that is under way stays; one that ended gives way.
+BEGIN_UPGRADE = fenced_statement(
+    "begin_room_upgrade",
+    {
+        "begun": f"""
+            INSERT INTO room_upgrades ({_COLUMNS}, look_at)
+            SELECT $2, $3, $4, $5, $6, $7, false, clock_timestamp() + interval '10 seconds' FROM fence
+            ON CONFLICT (old_room_id) DO UPDATE
+            SET new_room_id = excluded.new_room_id, new_version = excluded.new_version, upgrader = excluded.upgrader,
+                create_event_id = excluded.create_event_id, create_event = excluded.create_event, ended = false,
+                created_at = excluded.created_at, look_at = excluded.look_at, looks = 0
+            WHERE room_upgrades.ended RETURNING 1
+        """
+    },
+    "(SELECT count(*) FROM begun) AS begun",
+)
+#: $2 old room id, $3 new room id. Again is no matter. Uses rooms_room_id_key, room_aliases_by_room.
+MOVE_NAMES = fenced_statement(
+    "move_names_of_room",
+    {
+        "rooms_of": """
+            SELECT old.room_nid AS old_nid, new.room_nid AS new_nid, old.is_public
+            FROM fence, rooms old, rooms new WHERE old.room_id = $2 AND new.room_id = $3
+        """,
+        "moved": """
+            UPDATE room_aliases a SET room_nid = o.new_nid FROM fence, rooms_of o WHERE a.room_nid = o.old_nid
+        """,
+        "listed": """
+            UPDATE rooms r SET is_public = r.room_nid = o.new_nid FROM fence, rooms_of o
+            WHERE o.is_public AND r.room_nid IN (o.old_nid, o.new_nid)
+        """,
+    },
+)
+#: $2 old room id, $3 new room id, $4 the upgrader, whose settings follow him now. Uses the primary keys.
+END_UPGRADE = fenced_statement(
+    "end_room_upgrade",
+    {
+        "ended": """
+            UPDATE room_upgrades SET ended = true FROM fence
+            WHERE old_room_id = $2 AND new_room_id = $3 AND NOT ended RETURNING 1
+        """,
+        "settings": """
+            INSERT INTO settings_to_copy (user_id, new_room_id, old_room_id, look_at)
+            SELECT $4, $3, $2, clock_timestamp() FROM fence, ended ON CONFLICT DO NOTHING
+        """,
+    },
+)
+#: $2 old room id, $3 new room id: it cannot be brought to its end.
+DROP_UPGRADE = fenced_statement(
+    "drop_room_upgrade",
+    {"gone": "DELETE FROM room_upgrades USING fence WHERE old_room_id = $2 AND new_room_id = $3 AND NOT ended"},
+)
+
+#: Uses the primary keys of current_state and events.
+_STATE = """
+    SELECT s.type, s.state_key, e.json FROM current_state s
+    JOIN events e USING (room_nid, event_nid) JOIN rooms r USING (room_nid)
+    WHERE r.room_id = $1 AND s.type = ANY ($2::text[]) AND e.redacted_by IS NULL
+    ORDER BY s.type, s.state_key LIMIT $3
+"""
+#: Uses rooms_room_id_key and the primary keys of current_state and events.
+_CREATE = """
+    SELECT r.room_version, e.event_id, e.json FROM rooms r
+    JOIN current_state s USING (room_nid) JOIN events e USING (room_nid, event_nid)
+    WHERE r.room_id = $1 AND s.type = 'm.room.create' AND s.state_key = ''
+"""
+#: Uses rooms_room_id_key and the primary keys of memberships and events.
+_BANS = """
+    SELECT m.user_id, e.json FROM rooms r JOIN memberships m USING (room_nid) JOIN events e USING (room_nid, event_nid)
+    WHERE r.room_id = $1 AND m.membership = 'ban' ORDER BY m.user_id LIMIT $2
+"""
+#: Uses room_aliases_by_room.
+_ALIASES = "SELECT alias FROM room_aliases a JOIN rooms r USING (room_nid) WHERE r.room_id = $1 LIMIT 1000"
+_REMEMBER = """
+    INSERT INTO settings_to_copy (user_id, new_room_id, old_room_id, look_at)
+    VALUES ($1, $2, $3, clock_timestamp() + interval '0.5 seconds')
+    ON CONFLICT (user_id, new_room_id) DO UPDATE SET look_at = excluded.look_at, looks = 0
+"""
+#: Uses the primary keys of room_upgrades, current_state and events, and rooms_room_id_key.
+_IS_SUCCESSOR = """
+    SELECT EXISTS (SELECT FROM room_upgrades WHERE old_room_id = $1 AND new_room_id = $2), (
+        SELECT e.json FROM rooms r JOIN current_state s USING (room_nid) JOIN events e USING (room_nid, event_nid)
+        WHERE r.room_id = $1 AND s.type = 'm.room.tombstone' AND s.state_key = '' AND e.redacted_by IS NULL)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomUpgrade:
+    """create_event: the new room's, as signed. ended: everything is done."""
+
+    old_room_id: str
+    new_room_id: str
+    new_version: str
+    upgrader: str
+    create_event_id: str
+    create_event: bytes
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StateContent:
+    """A state event of a room, as far as another room can have the same. content: what the sender wrote."""
+
+    type: str
+    state_key: str
+    content: dict[str, object]
+
+
+async def get_room_upgrade(database: Database, old_room_id: str) -> RoomUpgrade | None:
+    """Return the latest upgrade of a room."""
+    row = await database.fetchrow(_GET, old_room_id)
+    return None if row is None else RoomUpgrade(**row)
+
+
+async def get_upgrade_into(database: Database, new_room_id: str) -> RoomUpgrade | None:
+    """Return the upgrade whose new room this is, or will be."""
+    row = await database.fetchrow(_GET_BY_NEW, new_room_id)
+    return None if row is None else RoomUpgrade(**row)
+
+
+async def begin_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> bool:
+    """Store a new upgrade; False while another one of this room is under way."""
+    row = await write(
+        BEGIN_UPGRADE, upgrade.old_room_id, upgrade.new_room_id, upgrade.new_version, upgrade.upgrader,
+        upgrade.create_event_id, upgrade.create_event,
+    )  # fmt: skip
+    return bool(row["begun"])
+
+
+async def move_names(write: FencedWrite, old_room_id: str, new_room_id: str) -> None:
+    """Let all aliases of a room, and its place in the directory, be another room's."""
+    await write(MOVE_NAMES, old_room_id, new_room_id)
+
+
+async def end_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
+    await write(END_UPGRADE, upgrade.old_room_id, upgrade.new_room_id, upgrade.upgrader)
+
+
+async def drop_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
+    """Forget an upgrade that cannot be brought to its end."""
+    await write(DROP_UPGRADE, upgrade.old_room_id, upgrade.new_room_id)
+
+
+async def get_state_contents(database: Database, room_id: str, types: Sequence[str], limit: int) -> list[StateContent]:
+    """Return the current state of these types, at most `limit` events; redacted ones are left out."""
+    rows = await database.fetch(_STATE, room_id, [escape(kind) for kind in types], limit)
+    return [
+        StateContent(unescape(kind), unescape(key), content)
+        for kind, key, json in rows
+        if isinstance(content := orjson.loads(json).get("content"), dict)
+    ]
+
+
+async def get_create_event(database: Database, room_id: str) -> tuple[str, str, bytes] | None:
+    """Return the room's version, the id of its create event, and that event; None for a room that is not known."""
+    row = await database.fetchrow(_CREATE, room_id)
+    return None if row is None else (row["room_version"], row["event_id"], row["json"])
+
+
+async def get_bans(database: Database, room_id: str, limit: int) -> dict[str, str | None]:
+    """Return user id -> reason of those who are banned from a room, at most `limit`."""
+    bans: dict[str, str | None] = {}
+    for user_id, json in await database.fetch(_BANS, room_id, limit):
+        reason = orjson.loads(json)["content"].get("reason")
+        bans[unescape(user_id)] = reason if isinstance(reason, str) else None
+    return bans
+
+
+async def get_local_aliases(database: Database, room_id: str) -> set[str]:
+    """Return our aliases that point to a room."""
+    return {row["alias"] for row in await database.fetch(_ALIASES, room_id)}
+
+
+async def remember_settings(database: Database, user_id: str, old_room_id: str, new_room_id: str) -> None:
+    """Note that a user joins, or is about to join, a room that says to be the successor of another one."""
+    await database.execute(_REMEMBER, user_id, new_room_id, old_room_id)
+
+
+async def is_successor(database: Database, old_room_id: str, new_room_id: str) -> bool:
+    """Return whether the old room itself says so: anybody can claim it in a new one."""
+    row = await database.fetchrow(_IS_SUCCESSOR, old_room_id, new_room_id)
+    assert row is not None
+    by_us, tombstone = row
+    if by_us or tombstone is None:
+        return bool(by_us)
+    content = orjson.loads(tombstone).get("content")
+    return isinstance(content, dict) and content.get("replacement_room") == new_room_id

@@ -1,0 +1,114 @@
+"""Reading everything that is stored of a room, for checks of it: events in pages, all else at once."""
+
+from collections.abc import AsyncIterator
+
+from shared.core.room_check import EventColumns, LineRow, MembershipRow
+from shared.core.state_snapshots import Snapshot
+from shared.storage.engine.parameters import unescape
+from shared.storage.engine.pool import Source
+
+#: Rows of one page: of the greatest events 64 MiB.
+_PAGE_EVENTS = 1000
+
+#: Uses rooms_room_id_key.
+_ROOM = "SELECT room_nid, room_version FROM rooms WHERE room_id = $1"
+_COUNT = "SELECT count(*) FROM events WHERE room_nid = $1"
+#: Uses rooms_room_id_key: a page of the rooms after one.
+_ROOM_IDS = "SELECT room_id FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2"
+_SAMPLE = "SELECT room_id FROM rooms ORDER BY random() LIMIT $1"
+#: Uses the primary key. What a purge has left as state only (status 4) has no place any more: it is like an outlier.
+_EVENTS = """
+    SELECT event_nid, event_id, writer, position, CASE WHEN status <> 4 THEN ordinal END, depth, type, state_key,
+           sender, origin_server_ts, CASE WHEN status = 4 THEN 3 ELSE status END, prev_nids, auth_nids, replaces_nid,
+           redacted_by, redacts_nid, anchor, back, state_nid, coalesce(resolved, false), coalesce(gap, false), json
+    FROM events WHERE room_nid = $1 AND event_nid > $2 ORDER BY event_nid LIMIT $3
+"""
+#: All use the primary key of their table.
+_LINE = "SELECT type, state_key, ordinal, event_nid, prev_nid, writer, position FROM state_changes WHERE room_nid = $1"
+_CURRENT_STATE = "SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1"
+_EXTREMITIES = "SELECT event_nids FROM forward_extremities WHERE room_nid = $1"
+_MEMBERSHIPS = "SELECT user_id, membership, event_nid, sender, ordinal FROM memberships WHERE room_nid = $1"
+_SNAPSHOTS = "SELECT nid, parent, base, steps, added, removed FROM state_snapshots WHERE room_nid = $1 ORDER BY nid"
+_AWAITED = "SELECT event_id, redaction_nid FROM awaited_redactions WHERE room_nid = $1"
+#: Uses client_transactions_by_room.
+_TRANSACTIONS = "SELECT event_id FROM client_transactions WHERE room_nid = $1"
+
+
+async def get_room_ids(source: Source, after: str, limit: int) -> list[str]:
+    """Return at most so many ids of our rooms, in their order, after the given one ("": from the first on)."""
+    return [row[0] for row in await source.fetch(_ROOM_IDS, after, limit)]
+
+
+async def get_some_room_ids(source: Source, count: int) -> list[str]:
+    """Return ids of so many rooms, drawn by chance. Reads all rows of `rooms`."""
+    return [row[0] for row in await source.fetch(_SAMPLE, count)]
+
+
+async def get_whole_room(source: Source, room_id: str) -> tuple[int, str, int] | None:
+    """Return (room number, room version, how many events are stored); None for a room that we do not have."""
+    if "\x00" in room_id:
+        return None  # no room has it, and PostgreSQL would refuse the parameter
+    row = await source.fetchrow(_ROOM, room_id)
+    return None if row is None else (row[0], row[1], await source.fetchval(_COUNT, row[0]))
+
+
+async def get_event_pages(source: Source, room_nid: int) -> AsyncIterator[list[EventColumns]]:
+    """Yield all events of the room by ascending number, whatever their status, in pages."""
+    last = -(2**63)
+    while rows := await source.fetch(_EVENTS, room_nid, last, _PAGE_EVENTS):
+        last = rows[-1][0]
+        page = [EventColumns(*row) for row in rows]
+        yield [
+            row._replace(
+                type=unescape(row.type),
+                state_key=None if row.state_key is None else unescape(row.state_key),
+                sender=unescape(row.sender),
+            )
+            for row in page
+        ]
+
+
+async def get_whole_line(source: Source, room_nid: int) -> list[LineRow]:
+    """Return all changes of the room's state, in no particular order."""
+    return [
+        LineRow(unescape(kind), unescape(state_key), *rest)
+        for kind, state_key, *rest in await source.fetch(_LINE, room_nid)
+    ]
+
+
+async def get_state_numbers(source: Source, room_nid: int) -> dict[tuple[str, str], int]:
+    """Return (type, state key) -> number of the event, of the current state."""
+    rows = await source.fetch(_CURRENT_STATE, room_nid)
+    return {(unescape(kind), unescape(state_key)): nid for kind, state_key, nid in rows}
+
+
+async def get_extremities(source: Source, room_nid: int) -> list[int] | None:
+    """Return the numbers of the forward extremities; None where there is no row."""
+    nids = await source.fetchval(_EXTREMITIES, room_nid)
+    return None if nids is None else list(nids)
+
+
+async def get_membership_rows(source: Source, room_nid: int) -> dict[str, MembershipRow]:
+    """Return user id -> what is stored of the membership."""
+    return {
+        unescape(user_id): MembershipRow(membership, nid, unescape(sender), ordinal)
+        for user_id, membership, nid, sender, ordinal in await source.fetch(_MEMBERSHIPS, room_nid)
+    }
+
+
+async def get_snapshots(source: Source, room_nid: int) -> list[Snapshot]:
+    """Return all snapshots of the room, by number."""
+    return [
+        Snapshot(nid, parent, base, steps, tuple(added), tuple(removed))
+        for nid, parent, base, steps, added, removed in await source.fetch(_SNAPSHOTS, room_nid)
+    ]
+
+
+async def get_all_awaited_redactions(source: Source, room_nid: int) -> list[tuple[str, int]]:
+    """Return (id of the event that is not here, number of its redaction)."""
+    return [(row[0], row[1]) for row in await source.fetch(_AWAITED, room_nid)]
+
+
+async def get_transaction_answers(source: Source, room_nid: int) -> list[str]:
+    """Return the event ids that clients' transactions have been answered with."""
+    return [row[0] for row in await source.fetch(_TRANSACTIONS, room_nid)]

@@ -1,0 +1,239 @@
+"""Users as others find them by name: filling the directory behind the stream `events` and our own accounts; searching.
+
+Names of our users are those of their profiles, never what they call themselves in one room. Users of other servers are
+entered with the name that they have in a room whose members everybody may find, else without one.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.core.directory_words import directory_words
+from shared.core.events.event import event_from_storage
+from shared.core.events.readers import avatar_url_of, display_name_of
+from shared.core.room_versions import get_room_version
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Connection, Database
+from shared.storage.search.event_words import complete_up_to
+
+_SPAN = 2_000  # positions looked at in one transaction
+_USERS = 500  # of ours, likewise
+#: Entries with the words that one search looks at, before who may be found is asked: some 30 us each.
+_MAX_MATCHES = 5_000
+
+_PROGRESS = "SELECT position, users_above FROM user_directory_progress FOR UPDATE SKIP LOCKED"
+_MOVE = "UPDATE user_directory_progress SET position = $1"
+_MOVE_USERS = "UPDATE user_directory_progress SET users_above = $1"
+#: Uses the primary key of users.
+_OLD_USERS = "SELECT user_id FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2"
+_QUEUED = """
+    DELETE FROM user_directory_queue
+    WHERE number IN (SELECT number FROM user_directory_queue ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING user_id
+"""
+#: Uses the primary keys of users and profiles.
+_ACCOUNTS = """
+    SELECT u.user_id, u.deactivated, n.value AS name, a.value AS avatar FROM users u
+    LEFT JOIN profiles n ON n.user_id = u.user_id AND n.field = 'displayname'
+    LEFT JOIN profiles a ON a.user_id = u.user_id AND a.field = 'avatar_url'
+    WHERE u.user_id = ANY($1::text[])
+"""
+_STORE = """
+    INSERT INTO user_directory (user_id, display_name, avatar_url, words)
+    SELECT u.user_id, u.name, u.avatar, array_to_tsvector(string_to_array(u.words, ' '))
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u(user_id, name, avatar, words)
+    ON CONFLICT (user_id) DO UPDATE
+    SET display_name = excluded.display_name, avatar_url = excluded.avatar_url, words = excluded.words
+"""
+#: A user of another server whose name nobody may see is entered, and what is known of him already stays.
+_STORE_NEW = _STORE.partition("ON CONFLICT")[0] + "ON CONFLICT (user_id) DO NOTHING"
+_REMOVE = "DELETE FROM user_directory WHERE user_id = ANY($1::text[])"
+#: What changed in the rooms' states. Uses events_by_position and state_changes_by_ordinal. The events first, by
+#: themselves: PostgreSQL might else go through all events of each room.
+_CHANGES = """
+    WITH e AS MATERIALIZED (
+        SELECT room_nid, ordinal FROM events WHERE position > $1 AND position <= $2 AND ordinal IS NOT NULL)
+    SELECT s.room_nid, s.type, s.state_key, s.event_nid FROM e JOIN state_changes s USING (room_nid, ordinal)
+    WHERE s.type IN ('m.room.join_rules', 'm.room.history_visibility', 'm.room.member')
+"""
+#: Uses the primary keys of rooms, current_state and events.
+_RULES = """
+    SELECT r.room_nid, r.room_version, e.event_id, e.json FROM rooms r
+    JOIN current_state s ON s.room_nid = r.room_nid AND s.state_key = ''
+         AND s.type IN ('m.room.join_rules', 'm.room.history_visibility')
+    JOIN events e ON e.room_nid = s.room_nid AND e.event_nid = s.event_nid
+    WHERE r.room_nid = ANY($1::bigint[]) AND r.deleted_id IS NULL
+"""
+_OPEN = "INSERT INTO user_directory_rooms SELECT * FROM unnest($1::bigint[]) ON CONFLICT DO NOTHING"
+_CLOSE = "DELETE FROM user_directory_rooms WHERE room_nid = ANY($1::bigint[])"
+#: Uses the primary keys of rooms, events and user_directory_rooms. Members of other servers, as they came.
+_COMERS = """
+    SELECT r.room_version, u.state_key, e.event_id, e.json, d.room_nid IS NOT NULL AS is_open
+    FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS u(room_nid, event_nid, state_key)
+    JOIN rooms r USING (room_nid) JOIN events e USING (room_nid, event_nid)
+    LEFT JOIN user_directory_rooms d USING (room_nid)
+"""
+#: $1 who searches, $2 words, $3 the same as whole words, $4 how the id begins, $5 whether all of our users are found,
+#: $6 how many at most. Uses user_directory_by_word, memberships_by_user, and the primary keys of memberships,
+#: user_directory_rooms and users.
+_SEARCH = f"""
+    SELECT d.user_id, d.display_name, d.avatar_url FROM (
+        SELECT * FROM user_directory
+        WHERE words @@ $2::tsquery AND user_id <> $1 AND ($4::text IS NULL OR starts_with(lower(user_id), $4))
+        LIMIT {_MAX_MATCHES}) AS d
+    WHERE NOT EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id AND u.deactivated)
+      AND (($5 AND EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id))
+           OR EXISTS (
+               SELECT FROM memberships m WHERE m.user_id = d.user_id AND m.membership = 'join'
+               AND (EXISTS (SELECT FROM user_directory_rooms o WHERE o.room_nid = m.room_nid)
+                    OR EXISTS (SELECT FROM memberships mine WHERE mine.room_nid = m.room_nid AND mine.user_id = $1
+                               AND mine.membership = 'join'))))
+    ORDER BY d.words @@ $3::tsquery DESC, (d.display_name IS NULL AND d.avatar_url IS NULL), d.user_id LIMIT $6
+"""
+#: Whether there are more. Uses user_directory_by_word.
+_IS_CUT = f"""
+    SELECT count(*) > {_MAX_MATCHES} FROM (
+        SELECT FROM user_directory WHERE words @@ $1::tsquery LIMIT {_MAX_MATCHES + 1}) AS m
+"""
+#: As _SEARCH, among people of the searcher's rooms alone. Uses memberships_by_user and the primary keys of memberships,
+#: user_directory and users.
+_SEARCH_NEAR = """
+    SELECT d.user_id, d.display_name, d.avatar_url FROM (
+        SELECT DISTINCT m.user_id FROM memberships mine CROSS JOIN LATERAL (
+            SELECT user_id FROM memberships WHERE room_nid = mine.room_nid AND membership = 'join' LIMIT 500) AS m
+        WHERE mine.user_id = $1 AND mine.membership = 'join' LIMIT 10000) AS n
+    JOIN user_directory d USING (user_id)
+    WHERE d.words @@ $2::tsquery AND d.user_id <> $1 AND ($4::text IS NULL OR starts_with(lower(d.user_id), $4))
+      AND NOT EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id AND u.deactivated)
+    ORDER BY d.words @@ $3::tsquery DESC, (d.display_name IS NULL AND d.avatar_url IS NULL), d.user_id LIMIT $5
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundUser:
+    user_id: str
+    display_name: str | None
+    avatar_url: str | None
+
+
+async def fill_directory(database: Database, server_name: str) -> bool:
+    """Take in what is new; return whether there is more to do. False also while another process works."""
+    async with database.connection() as conn, conn.transaction():
+        progress = await conn.fetchrow(_PROGRESS)
+        if progress is None:
+            return False
+        position, users_above = progress
+        more = await _take_queued(conn)
+        if users_above is not None:
+            users = [row[0] for row in await conn.fetch(_OLD_USERS, users_above, _USERS)]
+            await _enter_accounts(conn, users)
+            await conn.execute(_MOVE_USERS, users[-1] if users else None)
+            more = True
+        complete = await complete_up_to(conn)
+        if complete > position:
+            until = min(complete, position + _SPAN)
+            await _follow_rooms(conn, position, until, f":{server_name}")
+            await conn.execute(_MOVE, until)
+            more = more or until < complete
+        return more
+
+
+async def search_directory(
+    database: Database, reader: str, words: Sequence[str], id_prefix: str | None, limit: int, *, all_users: bool
+) -> list[FoundUser]:
+    """Return at most `limit` users that have a word with each of these beginnings and whom the reader may find.
+
+    words: of `term_words`; not empty. all_users: he may find every user of ours. Those who have the very words first.
+    """
+    beginnings = " & ".join(f"'{word}':*" for word in words)
+    whole = " & ".join(f"'{word}'" for word in words)
+    who = escape(reader)
+    rows = list(await database.fetch(_SEARCH, who, beginnings, whole, id_prefix, all_users, limit))
+    if len(rows) < limit and await database.fetchval(_IS_CUT, beginnings):
+        # So many have such words that not all were looked at: those whom he knows must be among those who were.
+        known = {row["user_id"] for row in rows}
+        near = await database.fetch(_SEARCH_NEAR, who, beginnings, whole, id_prefix, limit)
+        rows += [row for row in near if row["user_id"] not in known][: limit - len(rows)]
+    return [
+        FoundUser(unescape(user_id), name and unescape(name), avatar and unescape(avatar))
+        for user_id, name, avatar in rows
+    ]
+
+
+async def _take_queued(conn: Connection) -> bool:
+    rows = await conn.fetch(_QUEUED, _USERS)
+    await _enter_accounts(conn, sorted({row[0] for row in rows}))
+    return len(rows) == _USERS
+
+
+async def _enter_accounts(conn: Connection, user_ids: Sequence[str]) -> None:
+    if not user_ids:
+        return
+    entries, gone = [], []
+    for user_id, deactivated, name, avatar in await conn.fetch(_ACCOUNTS, list(user_ids)):
+        if deactivated:
+            gone.append(user_id)
+        else:
+            entries.append(_entry(user_id, _text(name), _text(avatar)))
+    await _store(conn, _STORE, entries)
+    if gone:
+        await conn.execute(_REMOVE, gone)
+
+
+async def _follow_rooms(conn: Connection, above: int, until: int, own_server: str) -> None:
+    rooms: set[int] = set()
+    comers: list[tuple[int, int, str]] = []
+    for room_nid, kind, state_key, event_nid in await conn.fetch(_CHANGES, above, until):
+        if kind != "m.room.member":
+            rooms.add(room_nid)
+        elif event_nid is not None and not state_key.endswith(own_server):
+            comers.append((room_nid, event_nid, state_key))
+    if rooms:
+        is_open = {room_nid for room_nid, event in await _rules(conn, rooms) if _opens(event)}
+        await conn.execute(_OPEN, sorted(is_open))
+        await conn.execute(_CLOSE, sorted(rooms - is_open))
+    known, new = {}, {}
+    if comers:
+        for version, state_key, event_id, json, open_room in await conn.fetch(
+            _COMERS, *map(list, zip(*comers, strict=True))
+        ):
+            event = event_from_storage(get_room_version(version), json, event_id)
+            if event.content.get("membership") == "join":
+                if open_room:
+                    known[state_key] = _entry(unescape(state_key), display_name_of(event), avatar_url_of(event))
+                else:
+                    new[state_key] = _entry(unescape(state_key), None, None)
+    await _store(conn, _STORE, known.values())
+    await _store(conn, _STORE_NEW, new.values())
+
+
+async def _rules(conn: Connection, rooms: Iterable[int]) -> list[tuple[int, Mapping[str, Any]]]:
+    rows = await conn.fetch(_RULES, sorted(rooms))
+    return [
+        (room_nid, event_from_storage(get_room_version(version), json, event_id).content)
+        for room_nid, version, event_id, json in rows
+    ]
+
+
+def _opens(content: Mapping[str, Any]) -> bool:
+    return content.get("join_rule") == "public" or content.get("history_visibility") == "world_readable"
+
+
+async def _store(conn: Connection, statement: str, entries: Iterable[tuple[str, str | None, str | None, str]]) -> None:
+    rows = sorted(entries)  # by user: two who store the same ones take them in one order
+    if rows:
+        await conn.execute(statement, *map(list, zip(*rows, strict=True)))
+
+
+def _entry(user_id: str, name: str | None, avatar: str | None) -> tuple[str, str | None, str | None, str]:
+    return (
+        escape(user_id), None if name is None else escape(name), None if avatar is None else escape(avatar),
+        " ".join(directory_words(user_id, name)),
+    )  # fmt: skip
+
+
+def _text(value: bytes | None) -> str | None:
+    text = None if value is None else orjson.loads(value)
+    return text if isinstance(text, str) and text else None

@@ -1,0 +1,142 @@
+"""Account data, and the filters that clients store.
+
+Account data: one row per (user, room, type) with the position of its last change, in stream `account_data`. Only the
+owner of the user's slot writes. The position makes sure that no older write ever covers a newer one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared.storage.engine.fenced import fenced_statement
+from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.pool import Database, Source
+from shared.storage.push.rules import PushRulesRecord, push_rules_record
+
+#: $2 user, $3 room id or '', $4 type (escaped), $5 JSON or NULL for a deletion, $6 position that the row must still
+#: have: NULL for any, 0 for "there is none". Uses the primary key of account_data.
+SET_ACCOUNT_DATA = fenced_statement(
+    "set_account_data",
+    {
+        "stored": """
+            INSERT INTO account_data AS t (user_id, room_id, type, json, writer, position)
+            SELECT $2, $3, $4, $5, $1, nextval('stream_account_data') FROM fence
+            ON CONFLICT (user_id, room_id, type) DO UPDATE
+                SET json = excluded.json, writer = excluded.writer, position = excluded.position
+                WHERE excluded.position > t.position AND ($6::bigint IS NULL OR t.position = $6)
+            RETURNING position
+        """
+    },
+    "(SELECT position FROM stored) AS position",
+)
+# Uses the primary key of account_data.
+_GET = "SELECT json, position FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3"
+#: Uses the primary key of account_data.
+_OF_USER = "SELECT room_id, type, json, writer, position FROM account_data WHERE user_id = $1"
+#: The same, and in one more row, without a room, what he changed of the push rules. Uses their primary key too.
+_WITH_PUSH_RULES = """
+    SELECT room_id, type, json, writer, position, NULL::bytea AS rules, NULL::text[] AS ignored
+    FROM account_data WHERE user_id = $1
+    UNION ALL SELECT NULL, NULL, NULL, writer, position, rules, ignored FROM push_rules WHERE user_id = $1
+"""
+#: Uses the primary key of filters.
+_FILTER = "SELECT json FROM filters WHERE user_id = $1 AND filter_id = $2"
+
+#: Uses the primary key of account_data. user: a parameter.
+IGNORED_LIST = """
+    SELECT json FROM account_data
+    WHERE user_id = {user} AND room_id = '' AND type = 'm.ignored_user_list' AND json IS NOT NULL
+"""
+_IGNORED = IGNORED_LIST.format(user="$1")
+# Uses the unique index on (user_id, hash) and the primary key. Two that are stored at once may want one id: then
+# nothing is inserted for the second, and it asks again.
+_STORE_FILTER = """
+    WITH known AS (SELECT filter_id FROM filters WHERE user_id = $1 AND hash = $2),
+    made AS (INSERT INTO filters (user_id, filter_id, hash, json)
+             SELECT $1, coalesce((SELECT max(filter_id) FROM filters WHERE user_id = $1), 0) + 1, $2, $3
+             WHERE NOT EXISTS (SELECT 1 FROM known)
+             ON CONFLICT DO NOTHING RETURNING filter_id)
+    SELECT coalesce((SELECT filter_id FROM known), (SELECT filter_id FROM made))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountDataEntry:
+    """json: None when it was deleted or never there; position: 0 when it was never there."""
+
+    json: bytes | None
+    position: int
+
+
+async def get_account_data(database: Database, user_id: str, room_id: str, type_: str) -> AccountDataEntry:
+    """room_id: "" for global account data."""
+    row = await database.fetchrow(_GET, user_id, room_id, escape(type_))
+    return AccountDataEntry(row["json"], row["position"]) if row is not None else AccountDataEntry(None, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountDataRecord:
+    """room_id "": global; json None: deleted."""
+
+    room_id: str
+    type: str
+    json: bytes | None
+    writer: int
+    position: int
+
+
+async def get_account_data_of_user(source: Source, user_id: str) -> list[AccountDataRecord]:
+    """Return all account data of the user, deletions too."""
+    return [
+        AccountDataRecord(room_id, unescape(kind), json, writer, position)
+        for room_id, kind, json, writer, position in await source.fetch(_OF_USER, escape(user_id))
+    ]
+
+
+async def get_account_data_and_push_rules(
+    source: Source, user_id: str
+) -> tuple[list[AccountDataRecord], PushRulesRecord]:
+    """Return all account data of the user, deletions too, and what he changed of the push rules."""
+    records, rules = [], PushRulesRecord()
+    for row in await source.fetch(_WITH_PUSH_RULES, escape(user_id)):
+        if row["room_id"] is None:
+            rules = push_rules_record(row)
+        else:
+            kind, json = unescape(row["type"]), row["json"]
+            records.append(AccountDataRecord(row["room_id"], kind, json, row["writer"], row["position"]))
+    return records, rules
+
+
+async def get_filter_json(source: Source, user_id: str, filter_id: int) -> bytes | None:
+    """Return a filter that the user stored, as JSON; None when he has none of that number."""
+    json: bytes | None = await source.fetchval(_FILTER, escape(user_id), filter_id)
+    return json
+
+
+async def get_ignored_users(source: Source, user_id: str) -> frozenset[str]:
+    """Return whom the user ignores. Spec: client-server API, "Ignoring Users"."""
+    json: bytes | None = await source.fetchval(_IGNORED, escape(user_id))
+    return frozenset() if json is None else frozenset(ignored_in(json))
+
+
+def ignored_in(json: bytes) -> Iterable[str]:
+    """Return the users in the content of an m.ignored_user_list, whatever shape it has."""
+    content: Any = orjson.loads(json)
+    users = content.get("ignored_users") if isinstance(content, dict) else None
+    return users if isinstance(users, dict) else ()
+
+
+def blocks_invites(json: bytes | None) -> bool:
+    """Return whether an m.invite_permission_config says that the user wants no invites, whatever shape it has."""
+    content: Any = None if json is None else orjson.loads(json)
+    return isinstance(content, dict) and content.get("default_action") == "block"
+
+
+async def store_filter(database: Database, user_id: str, hash_: bytes, json: bytes) -> int:
+    """Return the id of the user's filter with this content, new or not. hash_: SHA-256 of its canonical JSON."""
+    while True:
+        filter_id: int | None = await database.fetchval(_STORE_FILTER, user_id, hash_, json)
+        if filter_id is not None:
+            return filter_id

@@ -1,0 +1,95 @@
+"""Receipts: one row per (room, user, kind, thread), in the stream `receipts`. Any client_api may write."""
+
+from dataclasses import dataclass
+
+from shared.storage.engine.fenced import fenced_statement
+from shared.storage.engine.parameters import unescape
+from shared.storage.engine.pool import Database, Source
+
+#: $2 room, $3 user, $4 kind, $5 thread or '', $6 event, $7 its ordinal, $8 now. A receipt that is not ahead of the one
+#: there changes nothing. Uses the primary key of receipts.
+SET_RECEIPT = fenced_statement(
+    "set_receipt",
+    {
+        "stored": """
+            INSERT INTO receipts AS t
+                (room_nid, user_id, kind, thread_id, event_id, ordinal, ts_ms, writer, position)
+            SELECT $2, $3, $4, $5, $6, $7, $8, $1, nextval('stream_receipts') FROM fence
+            ON CONFLICT (room_nid, user_id, kind, thread_id) DO UPDATE
+                SET event_id = excluded.event_id, ordinal = excluded.ordinal, ts_ms = excluded.ts_ms,
+                    writer = excluded.writer, position = excluded.position
+                WHERE excluded.ordinal > t.ordinal AND excluded.position > t.position
+            RETURNING position
+        """
+    },
+    "(SELECT position FROM stored) AS position",
+)
+#: Uses rooms_room_id_key, the primary key of memberships, events_by_id. History lies in a gap before its anchor.
+_TARGET = """
+    SELECT r.room_nid, m.membership, m.ordinal, e.event_id, coalesce(e.ordinal, e.anchor - 1),
+           coalesce(e.ordinal, e.anchor), e.ordinal IS NULL, e.type, e.state_key, e.json
+    FROM rooms r
+    LEFT JOIN memberships m ON m.room_nid = r.room_nid AND m.user_id = $2
+    LEFT JOIN events e ON e.event_id = $3 AND e.room_nid = r.room_nid AND e.status = 0
+     AND (e.ordinal IS NOT NULL OR e.anchor IS NOT NULL)
+    WHERE r.room_id = $1
+"""
+#: Uses the primary key of receipts.
+_OF_ROOM = """
+    SELECT user_id, kind, thread_id, event_id, ts_ms, writer, position FROM receipts WHERE room_nid = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptTarget:
+    """The room, the user's membership there and its place, and the event if it is one of that room's timeline.
+
+    ordinal: of the event, or of the live event before it. place: its own ordinal; of history that of the live event
+    that comes after it. What is said of the event means nothing without one.
+    """
+
+    room_nid: int
+    membership: str | None
+    membership_ordinal: int | None
+    event_id: str | None
+    ordinal: int
+    place: int
+    is_history: bool
+    type: str
+    state_key: str | None
+    json: bytes
+
+
+async def get_receipt_target(database: Database, room_id: str, user_id: str, event_id: str) -> ReceiptTarget | None:
+    """Return what a receipt names; None when the room is not known. The ids are free of U+0000."""
+    row = await database.fetchrow(_TARGET, room_id, user_id, event_id)
+    if row is None:
+        return None
+    room_nid, membership, membership_ordinal, found, ordinal, place, is_history, kind, state_key, json = row
+    if found is None:
+        return ReceiptTarget(room_nid, membership, membership_ordinal, None, 0, 0, False, "", None, b"")
+    return ReceiptTarget(
+        room_nid, membership, membership_ordinal, found, ordinal, place, is_history, unescape(kind),
+        None if state_key is None else unescape(state_key), json,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRecord:
+    """kind: m.read or m.read.private; thread_id: "" for an unthreaded receipt."""
+
+    user_id: str
+    kind: str
+    thread_id: str
+    event_id: str
+    ts_ms: int
+    writer: int
+    position: int
+
+
+async def get_receipts_of_room(source: Source, room_nid: int) -> list[ReceiptRecord]:
+    """Return every receipt of the room, private ones too: what is shown to whom is the caller's duty."""
+    return [
+        ReceiptRecord(unescape(user_id), kind, thread_id, event_id, ts_ms, writer, position)
+        for user_id, kind, thread_id, event_id, ts_ms, writer, position in await source.fetch(_OF_ROOM, room_nid)
+    ]

@@ -1,0 +1,62 @@
+"""POST /account/deactivate. The account ends at once; what it leaves behind is cleared by a job, however long it takes.
+
+Spec: client-server API, "Account deactivation". The rooms are left by their owners, asked by a background worker.
+"""
+
+import msgspec
+
+from replication.calls import ClosedAccount
+from replication.fenced_writer import FencedWriter
+from shared.http.request import Request, Response, convert, empty_response, json_response
+from shared.runtime.clock import Clock
+from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, clear_account
+from shared.storage.engine.pool import Database, passing_as_unavailable
+from workers.client_api.accounts.interactive_auth import InteractiveAuth
+from workers.client_api.accounts.login import PASSWORD
+from workers.client_api.accounts.passwords import PasswordDemand
+from workers.client_api.accounts.sessions import Sessions
+
+
+class DeactivationBody(msgspec.Struct):
+    id_server: str | None = None
+    erase: bool = False
+
+
+class Deactivation:
+    def __init__(
+        self, database: Database, writer: FencedWriter, sessions: Sessions, auth: InteractiveAuth,
+        demand: PasswordDemand, clock: Clock,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._writer = writer
+        self._sessions = sessions
+        self._auth = auth
+        self._demand = demand
+        self._clock = clock
+
+    async def deactivate_account(self, request: Request) -> Response:
+        """POST /account/deactivate, after user-interactive authentication, with a token or by naming the account.
+
+        Nobody logs in from the answer on, and no session is left. We know no identity server, so that nothing has to
+        be unbound there.
+        """
+        body = request.json_object()
+        convert({key: value for key, value in body.items() if key != "auth"}, DeactivationBody)
+        passed = await self._auth.check(self._demand.of_account(request, "deactivate_account"), body)
+        user_id = request.user.user_id if request.requester is not None else passed.results[PASSWORD]
+        erase = convert(passed.request, DeactivationBody).erase
+        with passing_as_unavailable():
+            await self._writer.write(CLOSE_ACCOUNT, user_id, erase, self._clock.now_ms())
+        await self._sessions.end_all(user_id)
+        await self._auth.end(passed)
+        return json_response({"id_server_unbind_result": "success"})
+
+    async def clear_account(self, request: Request) -> Response:
+        """PUT /_skep/users/{userId}/closed_account: `ClosedAccount` in. Asked again and again until all is done.
+
+        Sessions go once more: one may have begun while the account was being closed.
+        """
+        user_id = request.params["userId"]
+        await self._sessions.end_all(user_id)
+        await clear_account(self._database, user_id, request.decode(ClosedAccount).erase)
+        return empty_response()

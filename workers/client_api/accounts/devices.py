@@ -1,0 +1,101 @@
+"""A user's own devices. Spec: client-server API, "Device Management"."""
+
+from typing import Any
+
+import msgspec
+
+from shared.core.errors import bad_json, invalid_param, not_found
+from shared.http.request import Request, Response, convert, empty_response, json_response
+from shared.storage.accounts.devices import Device, get_device, list_devices
+from shared.storage.engine.pool import Database
+from workers.client_api.accounts.interactive_auth import InteractiveAuth
+from workers.client_api.accounts.passwords import PasswordDemand
+from workers.client_api.accounts.sessions import MAX_DEVICE_NAME_CHARS, Sessions
+
+_MAX_DEVICES = 1000  # in one request to delete some
+
+
+class DeviceBody(msgspec.Struct):
+    display_name: str | None = None
+
+
+class DeleteDevicesBody(msgspec.Struct):
+    devices: list[str]
+
+
+class Devices:
+    def __init__(self, database: Database, sessions: Sessions, auth: InteractiveAuth, demand: PasswordDemand) -> None:
+        self._database = database
+        self._sessions = sessions
+        self._auth = auth
+        self._demand = demand
+
+    async def list_devices(self, request: Request) -> Response:
+        """GET /devices."""
+        devices = await list_devices(self._database, request.user.user_id)
+        return json_response({"devices": [_shown(device) for device in devices]})
+
+    async def get_device(self, request: Request) -> Response:
+        """GET /devices/{deviceId}. Raises M_NOT_FOUND."""
+        device_id = request.params["deviceId"]
+        device = None
+        if "\x00" not in device_id:
+            device = await get_device(self._database, request.user.user_id, device_id)
+        if device is None:
+            raise _no_such_device()
+        return json_response(_shown(device))
+
+    async def set_device(self, request: Request) -> Response:
+        """PUT /devices/{deviceId}: its display name; absent: nothing changes. Raises M_NOT_FOUND."""
+        device_id = request.params["deviceId"]
+        name = request.decode(DeviceBody).display_name
+        if name is not None and len(name) > MAX_DEVICE_NAME_CHARS:
+            raise invalid_param(f"A device's name may have {MAX_DEVICE_NAME_CHARS} characters at most")
+        user_id = request.user.user_id
+        if "\x00" in device_id:
+            raise _no_such_device()
+        found = (
+            await self._sessions.rename_device(user_id, device_id, name)
+            if name is not None
+            else await get_device(self._database, user_id, device_id) is not None
+        )
+        if not found:
+            raise _no_such_device()
+        return empty_response()
+
+    async def delete_device(self, request: Request) -> Response:
+        """DELETE /devices/{deviceId}, after user-interactive authentication; also when there is no such device."""
+        body = request.json_object(empty_ok=True)
+        return await self._delete(request, f"delete_device {request.params['deviceId']}", body)
+
+    async def delete_devices(self, request: Request) -> Response:
+        """POST /delete_devices, after user-interactive authentication."""
+        body = request.json_object()
+        convert(body, DeleteDevicesBody)
+        return await self._delete(request, "delete_devices", body)
+
+    async def _delete(self, request: Request, operation: str, body: dict[str, Any]) -> Response:
+        passed = await self._auth.check(self._demand.of(request, operation), body)
+        if operation == "delete_devices":
+            devices = convert(passed.request, DeleteDevicesBody).devices
+        else:
+            devices = [request.params["deviceId"]]
+        if len(devices) > _MAX_DEVICES:
+            raise bad_json(f"At most {_MAX_DEVICES} devices at a time")
+        known = {device_id for device_id in devices if "\x00" not in device_id}
+        await self._sessions.end_devices(request.user.user_id, sorted(known))
+        await self._auth.end(passed)
+        return empty_response()
+
+
+def _shown(device: Device) -> dict[str, Any]:
+    shown: dict[str, Any] = {"device_id": device.device_id}
+    if device.display_name is not None:
+        shown["display_name"] = device.display_name
+    if device.last_seen_ms is not None:
+        shown |= {"last_seen_ts": device.last_seen_ms, "last_seen_ip": device.last_seen_ip}
+    return shown
+
+
+def _no_such_device() -> Exception:
+    return not_found("You have no such device")

@@ -1,0 +1,163 @@
+"""User-interactive authentication. Spec: client-server API, "User-Interactive Authentication API".
+
+A request names the flows that it accepts; a session in the database remembers which stages were passed, so that any
+worker continues it. A request without `auth` always gets 401.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from shared.core.errors import InteractiveAuthNeeded, MatrixError, bad_json, forbidden
+from shared.runtime.clock import Clock
+from shared.storage.accounts.interactive_auth import (
+    UiaSession,
+    complete_stage,
+    create_uia_session,
+    end_uia_session,
+    get_uia_session,
+)
+from shared.storage.engine.pool import Database
+
+#: Checks one stage's `auth` object; returns what is to be remembered of it. Raises MatrixError: 401 and 403 mean that
+#: the client may try again, anything else ends the request.
+Stage: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[str]]
+#: Returns the body as it may be stored, without secrets.
+Conceal: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+_MAX_SESSION_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request must bring.
+
+    operation: what the session serves, such as "register" or "delete_device ABC"; user_id: whose, None before there
+    is a user; flows: each a list of stages; stages: the check of each; params: for the client, by stage.
+    may_change: a later request may differ from the first (registration, where clients ask for the flows first).
+    """
+
+    operation: str
+    user_id: str | None
+    flows: Sequence[Sequence[str]]
+    stages: Mapping[str, Stage]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    may_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """request: the first request's body, completed by this one's, without `auth`; results: by stage."""
+
+    request: dict[str, Any]
+    results: Mapping[str, str]
+    session_id: str | None
+
+
+class InteractiveAuth:
+    """lifetime_s: how long a session may stay unfinished."""
+
+    def __init__(self, database: Database, clock: Clock, lifetime_s: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._lifetime_ms = lifetime_s * 1000
+
+    async def check(self, demand: Demand, body: dict[str, Any], conceal: Conceal | None = None) -> Passed:
+        """Return when one of the flows is complete; the caller then acts, and ends the session with `end`.
+
+        Raises InteractiveAuthNeeded (401), M_BAD_JSON, M_UNRECOGNIZED for a type that no flow has, M_FORBIDDEN when
+        the request is not the one that the session was begun for.
+        """
+        given = {key: value for key, value in body.items() if key != "auth"}
+        auth = body.get("auth")
+        if auth is None:
+            auth = {}
+        if not isinstance(auth, dict):
+            raise bad_json("auth must be an object")
+        session_id, stage = _text(auth, "session"), _text(auth, "type")
+        if session_id is None and stage is None:
+            raise self._needed(demand, await self._begin(demand, given, conceal))
+        session = None
+        if session_id is not None:
+            session = await self._find(demand, session_id)
+            if session is None:
+                error = MatrixError("M_UNKNOWN", "This session is unknown, has expired or is of another request")
+                raise self._needed(demand, await self._begin(demand, given, conceal), error)
+            if not demand.may_change and any(
+                given[key] != value for key, value in session.request.items() if key in given
+            ):
+                raise forbidden("The request differs from the one that this session was begun for")
+        return await self._continue(demand, session, given, stage, auth, conceal)
+
+    async def end(self, passed: Passed) -> None:
+        """Forget the session: it has served its one request."""
+        if passed.session_id is not None:
+            await end_uia_session(self._database, passed.session_id)
+
+    async def _continue(
+        self, demand: Demand, session: UiaSession | None, given: dict[str, Any], stage: str | None,
+        auth: Mapping[str, Any], conceal: Conceal | None,
+    ) -> Passed:  # fmt: skip
+        completed = dict(session.completed) if session is not None else {}
+        failure: MatrixError | None = None
+        newly_passed = False
+        if stage is not None and stage not in completed:
+            if not any(stage in flow for flow in demand.flows):
+                raise MatrixError("M_UNRECOGNIZED", "This authentication type is not part of any flow here")
+            try:
+                completed[stage] = await demand.stages[stage](auth)
+                newly_passed = True
+            except MatrixError as error:
+                if error.status not in (401, 403):
+                    raise
+                failure = error
+        if failure is None and any(all(part in completed for part in flow) for flow in demand.flows):
+            request = {**session.request, **given} if session is not None else given
+            return Passed(request, completed, session.session_id if session is not None else None)
+        if session is None:
+            session = await self._begin(demand, given, conceal)
+        if newly_passed and stage is not None:
+            completed = dict(await complete_stage(self._database, session.session_id, stage, completed[stage]))
+        raise self._needed(demand, session, failure, completed)
+
+    async def _begin(self, demand: Demand, given: dict[str, Any], conceal: Conceal | None) -> UiaSession:
+        request = await conceal(given) if conceal is not None else given
+        session = UiaSession(secrets.token_urlsafe(24), demand.user_id, demand.operation, request, {})
+        await create_uia_session(self._database, session, self._clock.now_ms())
+        return session
+
+    async def _find(self, demand: Demand, session_id: str) -> UiaSession | None:
+        if len(session_id) > _MAX_SESSION_CHARS or not session_id.isascii() or "\x00" in session_id:
+            return None
+        newer_than_ms = self._clock.now_ms() - self._lifetime_ms
+        session = await get_uia_session(self._database, session_id, newer_than_ms)
+        if session is None or session.operation != demand.operation or session.user_id != demand.user_id:
+            return None
+        return session
+
+    def _needed(
+        self, demand: Demand, session: UiaSession, failure: MatrixError | None = None,
+        completed: Mapping[str, str] | None = None,
+    ) -> InteractiveAuthNeeded:  # fmt: skip
+        body: dict[str, Any] = {
+            "session": session.session_id,
+            "flows": [{"stages": list(flow)} for flow in demand.flows],
+            "params": dict(demand.params),
+            "completed": list(completed or ()),
+        }
+        if failure is not None:
+            body |= {"errcode": failure.errcode, "error": failure.message}
+        return InteractiveAuthNeeded(body)
+
+
+async def pass_dummy(auth: Mapping[str, Any]) -> str:
+    """The stage `m.login.dummy`: always passed."""
+    return "true"
+
+
+def _text(auth: Mapping[str, Any], key: str) -> str | None:
+    value = auth.get(key)
+    if value is not None and not isinstance(value, str):
+        raise bad_json(f"auth.{key} must be a string")
+    return value

@@ -1,0 +1,177 @@
+"""Logging in and out, and who one is. Spec: client-server API, "Client Authentication"."""
+
+from typing import Any
+
+import msgspec
+
+from shared.config.sections import Rate
+from shared.core.errors import MatrixError, forbidden, missing_param
+from shared.core.identifiers import is_user_id
+from shared.http.request import Request, Response, empty_response, json_response
+from shared.operations.passwords import PasswordHasher
+from shared.operations.rate_limits import limit_exceeded
+from shared.storage.accounts.login_attempts import count_login_attempt
+from shared.storage.accounts.users import Account, get_account, replace_password_hash
+from shared.storage.engine.pool import Database
+from workers.client_api.accounts.sessions import Sessions
+
+PASSWORD = "m.login.password"  # noqa: S105 - the name of a login type
+
+
+class UserIdentifier(msgspec.Struct):
+    """Spec: client-server API, "Identifier types". Only `m.id.user` is known here."""
+
+    type: str
+    user: str | None = None
+
+
+class LoginBody(msgspec.Struct):
+    type: str
+    identifier: UserIdentifier | None = None
+    user: str | None = None  # deprecated, and still sent
+    medium: str | None = None
+    address: str | None = None
+    password: str | None = None
+    device_id: str | None = None
+    initial_device_display_name: str | None = None
+    refresh_token: bool = False
+
+
+class RefreshBody(msgspec.Struct):
+    refresh_token: str
+
+
+class PasswordCheck:
+    """Whether this is a local user's password; counts attempts, and takes equally long for unknown users.
+
+    rate: of attempts, per account and per address; None: no limit.
+    """
+
+    def __init__(self, server_name: str, database: Database, hasher: PasswordHasher, rate: Rate | None) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._hasher = hasher
+        self._rate = rate
+
+    async def check(self, identifier: UserIdentifier, password: str, address: str) -> Account:
+        """Return the account. Raises MatrixError M_FORBIDDEN, M_USER_DEACTIVATED (403), M_LIMIT_EXCEEDED (429)."""
+        if identifier.type != "m.id.user":
+            # We keep no e-mail addresses or phone numbers, so none is anybody's; said as for a wrong password.
+            if identifier.type in ("m.id.thirdparty", "m.id.phone"):
+                raise _wrong()
+            raise MatrixError("M_UNKNOWN", "This type of identifier is not known here")
+        if identifier.user is None:
+            raise missing_param("Missing key: identifier.user")
+        user_id = self._local_user_id(identifier.user)
+        await self._count(user_id, address)
+        account = await self._find(user_id) if user_id is not None else None
+        matches = await self._hasher.verify(account.password_hash if account is not None else None, password)
+        if account is not None and account.deactivated:
+            raise MatrixError("M_USER_DEACTIVATED", "This account was deactivated", 403)
+        if account is None or not matches:
+            raise _wrong()
+        if account.password_hash is not None and self._hasher.needs_rehash(account.password_hash):
+            anew = await self._hasher.hash(password)
+            await replace_password_hash(self._database, account.user_id, account.password_hash, anew)
+        return account
+
+    def _local_user_id(self, user: str) -> str | None:
+        """Return the user id for a localpart or user id; None when it cannot be one of ours."""
+        user_id = user if user.startswith("@") else f"@{user}:{self._server_name}"
+        if not is_user_id(user_id) or user_id.partition(":")[2] != self._server_name:
+            return None
+        return user_id
+
+    async def _find(self, user_id: str) -> Account | None:
+        account = await get_account(self._database, user_id)
+        if account is None and user_id != user_id.lower():
+            # People type their name with a capital; new accounts have none.
+            localpart = user_id.partition(":")[0].lower()
+            account = await get_account(self._database, f"{localpart}:{self._server_name}")
+        return account
+
+    async def _count(self, user_id: str | None, address: str) -> None:
+        if self._rate is None:
+            return
+        keys = [f"address:{address}"]
+        if user_id is not None:
+            keys.append(f"account:{user_id.lower()}")
+        wait_s = await count_login_attempt(self._database, keys, self._rate.burst, self._rate.per_second)
+        if wait_s > 0:
+            raise limit_exceeded(wait_s)
+
+
+class Login:
+    """server_name, base_url: what clients are told besides their tokens."""
+
+    def __init__(self, server_name: str, base_url: str, passwords: PasswordCheck, sessions: Sessions) -> None:
+        self._server_name = server_name
+        self._base_url = base_url
+        self._passwords = passwords
+        self._sessions = sessions
+
+    async def get_login_flows(self, request: Request) -> Response:
+        """GET /login."""
+        return json_response({"flows": [{"type": PASSWORD}]})
+
+    async def login(self, request: Request) -> Response:
+        """POST /login. Raises M_FORBIDDEN, M_USER_DEACTIVATED, M_UNKNOWN for another type, M_LIMIT_EXCEEDED."""
+        body = request.decode(LoginBody)
+        if body.type != PASSWORD:
+            raise MatrixError("M_UNKNOWN", "This login type is not offered here")
+        if body.password is None:
+            raise missing_param("Missing key: password")
+        account = await self._passwords.check(_identifier(body), body.password, request.client_address)
+        issued = self._sessions.issue(
+            account.user_id,
+            body.device_id,
+            body.initial_device_display_name,
+            refreshable=body.refresh_token,
+        )
+        await self._sessions.start(account.user_id, issued)
+        return json_response(
+            {
+                "user_id": account.user_id,
+                "home_server": self._server_name,
+                "device_id": issued.stored.device_id,
+                **issued.answer(),
+                "well_known": {"m.homeserver": {"base_url": self._base_url}},
+            }
+        )
+
+    async def refresh(self, request: Request) -> Response:
+        """POST /refresh."""
+        body = request.decode(RefreshBody)
+        return json_response((await self._sessions.refresh(body.refresh_token)).answer())
+
+    async def logout(self, request: Request) -> Response:
+        """POST /logout."""
+        await self._sessions.end(request.user)
+        return empty_response()
+
+    async def logout_all(self, request: Request) -> Response:
+        """POST /logout/all."""
+        await self._sessions.end_all(request.user.user_id)
+        return empty_response()
+
+    async def get_whoami(self, request: Request) -> Response:
+        """GET /account/whoami."""
+        user = request.user
+        answer: dict[str, Any] = {"user_id": user.user_id, "is_guest": user.is_guest}
+        if user.device_id is not None:
+            answer["device_id"] = user.device_id
+        return json_response(answer)
+
+
+def _identifier(body: LoginBody) -> UserIdentifier:
+    if body.identifier is not None:
+        return body.identifier
+    if body.user is not None:
+        return UserIdentifier("m.id.user", body.user)
+    if body.medium is not None and body.address is not None:
+        return UserIdentifier("m.id.thirdparty")
+    raise missing_param("Missing key: identifier")
+
+
+def _wrong() -> MatrixError:
+    return forbidden("The user name or the password is wrong")

@@ -1,0 +1,108 @@
+"""Changing the password, and proving oneself by it. Spec: client-server API, "Password management"."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from shared.core.errors import bad_json, forbidden, missing_param
+from shared.http.request import Request, Response, convert, empty_response
+from shared.operations.passwords import PasswordHasher
+from shared.storage.accounts.users import set_password_hash
+from shared.storage.engine.pool import Database
+from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth
+from workers.client_api.accounts.login import PASSWORD, PasswordCheck, UserIdentifier
+from workers.client_api.accounts.sessions import Sessions
+
+
+class PasswordDemand:
+    """Makes the demand that a user who is logged in proves himself by his password."""
+
+    def __init__(self, passwords: PasswordCheck) -> None:
+        self._passwords = passwords
+
+    def of(self, request: Request, operation: str) -> Demand:
+        async def pass_password(auth: Mapping[str, Any]) -> str:
+            password = auth.get("password")
+            if password is None:
+                raise missing_param("Missing key: auth.password")
+            if not isinstance(password, str):
+                raise bad_json("auth.password must be a string")
+            identifier = _identifier(auth, request.user.user_id)
+            account = await self._passwords.check(identifier, password, request.client_address)
+            if account.user_id != request.user.user_id:
+                raise forbidden("This is the password of another user")
+            return "true"
+
+        return Demand(operation, request.user.user_id, [[PASSWORD]], {PASSWORD: pass_password})
+
+    def of_account(self, request: Request, operation: str) -> Demand:
+        """The same where a token may be missing: then `auth` names the account, whose id is the stage's result."""
+        if request.requester is not None:
+            return self.of(request, operation)
+
+        async def pass_password(auth: Mapping[str, Any]) -> str:
+            password = auth.get("password")
+            if not isinstance(password, str):
+                raise missing_param("Missing key: auth.password")
+            if "identifier" not in auth and "user" not in auth:
+                raise missing_param("Missing key: auth.identifier")
+            account = await self._passwords.check(_identifier(auth, ""), password, request.client_address)
+            return account.user_id
+
+        return Demand(operation, None, [[PASSWORD]], {PASSWORD: pass_password})
+
+
+class PasswordBody(msgspec.Struct):
+    new_password: str | None = None
+    new_password_hash: str | None = None  # ours, in the stored request only
+    logout_devices: bool = True
+
+
+class PasswordChange:
+    def __init__(
+        self, database: Database, hasher: PasswordHasher, sessions: Sessions, auth: InteractiveAuth,
+        demand: PasswordDemand,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._hasher = hasher
+        self._sessions = sessions
+        self._auth = auth
+        self._demand = demand
+
+    async def change_password(self, request: Request) -> Response:
+        """POST /account/password. The session that asks stays; all others end unless `logout_devices` is false."""
+        user = request.user
+        body = request.json_object()
+        body.pop("new_password_hash", None)
+        first = convert({key: value for key, value in body.items() if key != "auth"}, PasswordBody)
+        if first.new_password is not None:
+            self._hasher.check_strength(first.new_password)
+        passed = await self._auth.check(self._demand.of(request, "change_password"), body, self._conceal)
+        wanted = convert(passed.request, PasswordBody)
+        new_hash = wanted.new_password_hash
+        if wanted.new_password is not None:
+            new_hash = await self._hasher.hash(wanted.new_password)
+        if new_hash is None:
+            raise missing_param("Missing key: new_password")
+        await set_password_hash(self._database, user.user_id, new_hash)
+        if wanted.logout_devices:
+            await self._sessions.end_all(user.user_id, but=user)
+        await self._auth.end(passed)
+        return empty_response()
+
+    async def _conceal(self, body: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in body.items() if key != "new_password"}
+        if isinstance(body.get("new_password"), str):
+            kept["new_password_hash"] = await self._hasher.hash(body["new_password"])
+        return kept
+
+
+def _identifier(auth: Mapping[str, Any], user_id: str) -> UserIdentifier:
+    """Whom the `auth` object names: old clients say `user`, some say nothing, and mean themselves."""
+    if "identifier" in auth:
+        return convert(auth["identifier"], UserIdentifier)
+    user = auth.get("user", user_id)
+    if not isinstance(user, str):
+        raise bad_json("auth.user must be a string")
+    return UserIdentifier("m.id.user", user)

@@ -1,0 +1,175 @@
+"""Sessions of devices: tokens are made here, stored as hashes, and ended with a row of the stream `sessions`."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from replication.driver import Announcer
+from replication.fenced_writer import FencedWriter
+from replication.streams import DEVICE_LISTS, SESSIONS
+from shared.config.sections import Accounts
+from shared.core.access_tokens import format_access_token
+from shared.core.errors import MatrixError, invalid_param
+from shared.core.identifiers import within_bytes
+from shared.core.rows import DeviceListRow, SessionRow
+from shared.core.slots import slot_of
+from shared.http.request import Requester
+from shared.operations.authenticate import TokenAuthenticator
+from shared.runtime.clock import Clock
+from shared.storage.accounts import tokens
+from shared.storage.accounts.users import NewSession
+from shared.storage.engine.fenced import FencedStatement
+from shared.storage.engine.parameters import escape
+from shared.storage.engine.pool import Database, passing_as_unavailable
+
+MAX_DEVICE_NAME_CHARS = 1000
+_DEVICE_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A new session with its tokens in the clear: they are shown once, in the answer, and stored nowhere."""
+
+    stored: NewSession
+    access_token: str
+    refresh_token: str | None
+    expires_in_ms: int | None
+
+    def answer(self) -> dict[str, Any]:
+        """The keys that log-in, registration and refresh answers share."""
+        keys: dict[str, Any] = {"access_token": self.access_token}
+        if self.refresh_token is not None:
+            keys["refresh_token"] = self.refresh_token
+        if self.expires_in_ms is not None:
+            keys["expires_in_ms"] = self.expires_in_ms
+        return keys
+
+
+class Sessions:
+    """Makes and ends sessions of local users."""
+
+    def __init__(
+        self, database: Database, writer: FencedWriter, announcer: Announcer, authenticator: TokenAuthenticator,
+        clock: Clock, config: Accounts,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._writer = writer
+        self._announcer = announcer
+        self._authenticator = authenticator
+        self._clock = clock
+        self._config = config
+
+    def issue(self, user_id: str, device_id: str | None, display_name: str | None, *, refreshable: bool) -> Issued:
+        """Make the tokens of a new session; nothing is stored yet.
+
+        device_id: None: one is made up. Raises MatrixError M_INVALID_PARAM for a device id or name that cannot be.
+        """
+        if device_id is None:
+            device_id = "".join(secrets.choice(_DEVICE_ID_LETTERS) for _ in range(10))
+        elif not device_id or "\x00" in device_id or not within_bytes(device_id):
+            raise invalid_param("device_id must be a text of 1 to 255 bytes")
+        if display_name is not None and len(display_name) > MAX_DEVICE_NAME_CHARS:
+            raise invalid_param(f"A device's name may have {MAX_DEVICE_NAME_CHARS} characters at most")
+        lifetime_s = (
+            self._config.refreshable_access_token_lifetime_s if refreshable else self._config.access_token_lifetime_s
+        )
+        access = format_access_token(slot_of(user_id), secrets.token_urlsafe(32))
+        refresh = f"skr_{secrets.token_urlsafe(32)}" if refreshable else None
+        stored = NewSession(
+            device_id,
+            escape(display_name) if display_name is not None else None,
+            tokens.hash_token(access),
+            self._clock.now_ms() + lifetime_s * 1000 if lifetime_s is not None else None,
+            tokens.hash_token(refresh) if refresh is not None else None,
+        )
+        return Issued(stored, access, refresh, lifetime_s * 1000 if lifetime_s is not None else None)
+
+    async def start(self, user_id: str, issued: Issued) -> None:
+        """Store a session; former tokens of the same device end. Spec: "Relationship between access tokens and
+        devices"."""
+        session = issued.stored
+        row = await self._write(
+            tokens.START_SESSION, user_id, session.device_id, session.display_name, session.access_hash,
+            session.expires_ms, session.refresh_hash, self._clock.now_ms(),
+        )  # fmt: skip
+        if row["position"] is not None:
+            self._announce([(row["position"], user_id, session.device_id)])
+
+    async def refresh(self, refresh_token: str) -> Issued:
+        """Return the next pair of tokens. Raises MatrixError M_UNKNOWN_TOKEN, 401. Spec: "Token refresh flow"."""
+        shown = tokens.hash_token(refresh_token)
+        session = await tokens.get_refresh_session(self._database, shown)
+        now_ms = self._clock.now_ms()
+        lifetime_s = self._config.refresh_token_lifetime_s
+        if session is None or (lifetime_s is not None and session.created_ms + lifetime_s * 1000 <= now_ms):
+            raise _unknown_refresh_token()
+        issued = self.issue(session.user_id, session.device_id, None, refreshable=True)
+        row = await self._write(
+            tokens.REFRESH_SESSION, session.user_id, session.device_id, shown, issued.stored.access_hash,
+            issued.stored.expires_ms, issued.stored.refresh_hash, now_ms,
+        )  # fmt: skip
+        if row["refreshed"] == 0:  # ended since we looked
+            raise _unknown_refresh_token()
+        if row["position"] is not None:
+            self._announce([(row["position"], session.user_id, session.device_id)])
+        return issued
+
+    async def end(self, requester: Requester) -> None:
+        """Log out: the token's device goes with all its tokens; a token without a device goes alone."""
+        if requester.device_id is not None:
+            await self.end_devices(requester.user_id, [requester.device_id])
+            return
+        row = await self._write(
+            tokens.END_TOKEN, requester.user_id, requester.token_hash, self._clock.now_ms(),
+        )  # fmt: skip
+        self._announce([(row["position"], requester.user_id, None)])
+
+    async def end_devices(self, user_id: str, device_ids: Sequence[str]) -> None:
+        """Delete devices with their tokens, keys and messages. Devices that do not exist are passed over."""
+        if not device_ids:
+            return
+        row = await self._write(
+            tokens.END_DEVICES,
+            user_id,
+            list(device_ids),
+            self._clock.now_ms(),
+        )
+        self._announce([(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)])
+        self._announce_device_list(user_id, row["list_position"])
+
+    async def end_all(self, user_id: str, *, but: Requester | None = None) -> None:
+        """Delete all devices and tokens of a user, apart from those of the session `but`."""
+        row = await self._write(
+            tokens.END_ALL_SESSIONS, user_id, but.device_id if but else None, but.token_hash if but else None,
+            self._clock.now_ms(),
+        )  # fmt: skip
+        self._announce([(row["position"], user_id, None)])
+        self._announce_device_list(user_id, row["list_position"])
+
+    async def rename_device(self, user_id: str, device_id: str, name: str) -> bool:
+        """Give a device another name; False when there is no such device."""
+        row = await self._write(tokens.RENAME_DEVICE, user_id, device_id, escape(name), self._clock.now_ms())
+        self._announce_device_list(user_id, row["list_position"])
+        return bool(row["found"])
+
+    async def _write(self, statement: FencedStatement, *args: Any) -> asyncpg.Record:
+        with passing_as_unavailable():
+            return await self._writer.write(statement, *args, streams=(SESSIONS.name, DEVICE_LISTS.name))
+
+    def _announce(self, changes: Sequence[tuple[int, str, str | None]]) -> None:
+        rows = [SessionRow(at, self._writer.lease, user_id, device) for at, user_id, device in changes]
+        # Our own cache at once, the others' by replication: an answered log-out holds here from this moment on.
+        self._authenticator.apply_sessions(rows)
+        self._announcer.announce(SESSIONS, rows)
+
+    def _announce_device_list(self, user_id: str, position: int | None) -> None:
+        """position: None when nothing changed of what others see."""
+        if position is not None:
+            self._announcer.announce(DEVICE_LISTS, [DeviceListRow(position, self._writer.lease, user_id)])
+
+
+def _unknown_refresh_token() -> MatrixError:
+    return MatrixError("M_UNKNOWN_TOKEN", "The refresh token is not recognised or has expired", 401)

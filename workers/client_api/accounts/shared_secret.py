@@ -1,0 +1,111 @@
+"""Registration by whoever knows the configuration's shared secret: `skep user register` and existing tools.
+
+GET gives a nonce; POST brings HMAC-SHA1(secret, nonce NUL user NUL password NUL "admin"|"notadmin" [NUL user type]).
+The form is the one that existing tools speak, so SHA-1 is not ours to choose; an HMAC of it is still sound.
+"""
+
+import hashlib
+import hmac
+import secrets
+
+import msgspec
+import orjson
+
+from shared.core.errors import MatrixError, forbidden, invalid_param
+from shared.core.identifiers import is_user_id, is_valid_localpart_for_registration
+from shared.http.request import Request, Response, json_response
+from shared.operations.passwords import PasswordHasher
+from shared.runtime.clock import Clock
+from shared.storage.accounts.profiles import set_profile_field
+from shared.storage.accounts.registration import create_nonce, take_nonce
+from shared.storage.accounts.users import NewAccount, create_account
+from shared.storage.engine.pool import Database
+from workers.client_api.accounts.sessions import Sessions
+from workers.client_api.people.profiles import MAX_DISPLAY_NAME_CHARS, MAX_PROFILE_BYTES
+
+_NONCE_LIFETIME_MS = 60_000
+_USER_TYPES = ("support", "bot")
+
+
+class SharedSecretBody(msgspec.Struct):
+    nonce: str
+    username: str
+    password: str
+    mac: str
+    admin: bool = False
+    user_type: str | None = None
+    displayname: str | None = None
+    inhibit_login: bool = False
+
+
+class SharedSecretRegistration:
+    """secret: None: the endpoints refuse."""
+
+    def __init__(
+        self, server_name: str, secret: str | None, database: Database, hasher: PasswordHasher, sessions: Sessions,
+        clock: Clock,
+    ) -> None:  # fmt: skip
+        self._server_name = server_name
+        self._secret = secret.encode() if secret is not None else None
+        self._database = database
+        self._hasher = hasher
+        self._sessions = sessions
+        self._clock = clock
+
+    async def get_nonce(self, request: Request) -> Response:
+        """GET /_synapse/admin/v1/register."""
+        self._enabled()
+        nonce = secrets.token_hex(32)
+        await create_nonce(self._database, nonce, self._clock.now_ms())
+        return json_response({"nonce": nonce})
+
+    async def register(self, request: Request) -> Response:
+        """POST /_synapse/admin/v1/register. Raises M_FORBIDDEN for a wrong mac, M_UNKNOWN for a dead nonce."""
+        secret = self._enabled()
+        body = request.decode(SharedSecretBody)
+        user_id = self._check(body)
+        newer_than_ms = self._clock.now_ms() - _NONCE_LIFETIME_MS
+        if "\x00" in body.nonce or not await take_nonce(self._database, body.nonce, newer_than_ms):
+            raise MatrixError("M_UNKNOWN", "unrecognised nonce")
+        if not hmac.compare_digest(_mac(secret, body).encode(), body.mac.lower().encode("utf-8", "replace")):
+            raise forbidden("HMAC incorrect")
+        kind = body.user_type or "user"
+        account = NewAccount(user_id, await self._hasher.hash(body.password), kind, body.admin, self._clock.now_ms())
+        issued = None if body.inhibit_login else self._sessions.issue(user_id, None, None, refreshable=False)
+        if not (await create_account(self._database, account, issued.stored if issued else None)).created:
+            raise MatrixError("M_USER_IN_USE", "This user name is taken")
+        if body.displayname:
+            value = orjson.dumps(body.displayname)
+            await set_profile_field(self._database, user_id, "displayname", value, MAX_PROFILE_BYTES)
+        answer = {"user_id": user_id, "home_server": self._server_name}
+        if issued is not None:
+            answer |= {"device_id": issued.stored.device_id, **issued.answer()}
+        return json_response(answer)
+
+    def _enabled(self) -> bytes:
+        if self._secret is None:
+            raise MatrixError("M_UNKNOWN", "Registration by shared secret is not enabled")
+        return self._secret
+
+    def _check(self, body: SharedSecretBody) -> str:
+        """Return the user id to make. The name is taken as it was typed, but for capitals."""
+        localpart = body.username.lower()
+        user_id = f"@{localpart}:{self._server_name}"
+        if not (is_valid_localpart_for_registration(localpart) and is_user_id(user_id)):
+            raise MatrixError("M_INVALID_USERNAME", "This is no valid user name")
+        if "\x00" in body.password:
+            raise invalid_param("Invalid password")  # the mac could not tell where it ends
+        self._hasher.check_strength(body.password)
+        if body.user_type is not None and body.user_type not in _USER_TYPES:
+            raise invalid_param("Invalid user type")
+        if body.displayname is not None and len(body.displayname) > MAX_DISPLAY_NAME_CHARS:
+            raise invalid_param(f"A display name may have {MAX_DISPLAY_NAME_CHARS} characters at most")
+        return user_id
+
+
+def _mac(secret: bytes, body: SharedSecretBody) -> str:
+    parts = [body.nonce, body.username, body.password, "admin" if body.admin else "notadmin"]
+    if body.user_type:
+        parts.append(body.user_type)
+    message = "\x00".join(parts).encode("utf-8", "surrogatepass")
+    return hmac.new(secret, message, hashlib.sha1).hexdigest()

@@ -1,0 +1,183 @@
+"""End-to-end keys of devices: upload, query, claim, changes. Spec: client-server API, "Key Distribution".
+
+Reads go to the primary database, never to memory: what a client was told by another process must be here (protocol
+notes, A6). Keys of users of other servers wait for federation: their servers are named as failures.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import orjson
+
+from replication.driver import Announcer
+from replication.fenced_writer import FencedWriter
+from replication.streams import DEVICE_LISTS, EVENTS, ONE_TIME_KEYS, TOKEN_LETTERS
+from shared.core.errors import MatrixError, Unavailable, invalid_param
+from shared.core.identifiers import check_user_id, server_of
+from shared.core.rows import DeviceListRow, OneTimeKeyRow
+from shared.core.sync_tokens.stream_token import StreamToken, parse_token
+from shared.http.request import Request, Response, json_response
+from shared.runtime.clock import Clock
+from shared.storage.encryption import device_keys as storage
+from shared.storage.encryption.device_lists import get_device_list_news
+from shared.storage.engine.parameters import unescape
+from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.streams.ends import get_stream_ends
+from workers.client_api.encryption.key_upload import KeyUploadBody, check_identity_keys, parse_keys
+
+#: Unclaimed keys of a device, all algorithms together: ten times what a client has by itself.
+MAX_ONE_TIME_KEYS = 1000
+_MAX_USERS = 10_000  # in one query or claim
+_ATTEMPTS = 5
+
+
+class KeyQueryBody(msgspec.Struct):
+    device_keys: dict[str, list[str]]
+    timeout: int = 10_000
+
+
+class KeyClaimBody(msgspec.Struct):
+    one_time_keys: dict[str, dict[str, str]]
+    timeout: int = 10_000
+
+
+class DeviceKeys:
+    def __init__(
+        self, server_name: str, database: Database, writer: FencedWriter, announcer: Announcer, clock: Clock
+    ) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._writer = writer
+        self._announcer = announcer
+        self._clock = clock
+
+    async def upload_keys(self, request: Request) -> Response:
+        """POST /keys/upload. Nothing is stored of an upload that is refused.
+
+        Raises M_INVALID_PARAM for keys of another device, identity keys that differ from those there, a key id that
+        was uploaded with another content, and more keys than fit.
+        """
+        user, body = request.user, request.decode(KeyUploadBody)
+        if user.device_id is None:
+            raise invalid_param("This access token has no device that could have keys")
+        one_time, fallback = parse_keys(body.one_time_keys or {}), parse_keys(body.fallback_keys or {})
+        if len({key.algorithm for key in fallback}) < len(fallback):
+            raise invalid_param("There is one fallback key of each algorithm")
+        for _ in range(_ATTEMPTS):
+            # The device's keys may change between the two: then the statement does nothing, and we look again.
+            known = await storage.get_identity_keys(self._database, user.user_id, user.device_id)
+            identity = check_identity_keys(body.device_keys, known, user.user_id, user.device_id)
+            with passing_as_unavailable():
+                row = await self._writer.write(
+                    storage.UPLOAD_KEYS, user.user_id, user.device_id, identity, known, self._clock.now_ms(),
+                    storage.escaped([key.algorithm for key in one_time]),
+                    storage.escaped([key.key_id for key in one_time]),
+                    [key.hash for key in one_time], [key.json for key in one_time],
+                    storage.escaped([key.algorithm for key in fallback]),
+                    storage.escaped([key.key_id for key in fallback]), [key.json for key in fallback],
+                    MAX_ONE_TIME_KEYS, streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name),
+                )  # fmt: skip
+            if row["devices"] == 0:
+                raise MatrixError("M_UNKNOWN_TOKEN", "The device was deleted", 401)
+            if row["clash"] is not None:
+                raise invalid_param("A key id was uploaded before, with another key")
+            if row["crowded"]:
+                raise invalid_param(f"A device has {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
+            if row["same"] and (identity is None or row["list_position"] is not None):
+                self._announce(user.user_id, user.device_id, row["list_position"], row["key_position"])
+                counts = await storage.get_key_counts(self._database, user.user_id, user.device_id)
+                return json_response({"one_time_key_counts": counts.one_time})
+        raise Unavailable("The device's keys were changed too often at the same time")
+
+    def _announce(self, user_id: str, device_id: str, list_position: int | None, key_position: int | None) -> None:
+        lease = self._writer.lease
+        if list_position is not None:
+            self._announcer.announce(DEVICE_LISTS, [DeviceListRow(list_position, lease, user_id)])
+        if key_position is not None:
+            self._announcer.announce(ONE_TIME_KEYS, [OneTimeKeyRow(key_position, lease, user_id, device_id)])
+
+    async def query_keys(self, request: Request) -> Response:
+        """POST /keys/query. Raises M_INVALID_PARAM."""
+        wanted = request.decode(KeyQueryBody).device_keys
+        local, failures = self._split(wanted)
+        found: dict[str, dict[str, Any]] = {}
+        for user_id in await storage.get_existing_users(self._database, local):
+            found[user_id] = {}
+        for stored in await storage.get_device_keys(self._database, local):
+            if not wanted[stored.user_id] or stored.device_id in wanted[stored.user_id]:
+                found.setdefault(stored.user_id, {})[stored.device_id] = _shown(stored)
+        return json_response({"device_keys": found, "failures": failures})
+
+    async def claim_keys(self, request: Request) -> Response:
+        """POST /keys/claim. One statement takes all keys and remembers that they are taken. Raises M_INVALID_PARAM."""
+        wanted = request.decode(KeyClaimBody).one_time_keys
+        local, failures = self._split(wanted)
+        # In one order everywhere, so that two claims of the same devices don't wait for one another in a circle.
+        triples = sorted(
+            (user_id, device_id, algorithm)
+            for user_id in local
+            for device_id, algorithm in wanted[user_id].items()
+            if "\x00" not in device_id
+        )
+        claimed: dict[str, dict[str, dict[str, Any]]] = {}
+        if triples:
+            with passing_as_unavailable():
+                row = await self._writer.write(
+                    storage.CLAIM_KEYS, [user_id for user_id, _, _ in triples], [device for _, device, _ in triples],
+                    storage.escaped([algorithm for _, _, algorithm in triples]), self._clock.now_ms(),
+                    streams=(ONE_TIME_KEYS.name,),
+                )  # fmt: skip
+            columns = (row[name] or () for name in ("users", "devices", "algorithms", "key_ids", "jsons"))
+            for user_id, device_id, algorithm, key_id, json in zip(*columns, strict=True):
+                name = f"{unescape(algorithm)}:{unescape(key_id)}"
+                claimed.setdefault(user_id, {})[device_id] = {name: orjson.Fragment(json)}
+            changes = (row[name] or () for name in ("positions", "changed_users", "changed_devices"))
+            lease = self._writer.lease
+            self._announcer.announce(
+                ONE_TIME_KEYS,
+                [OneTimeKeyRow(at, lease, user, device) for at, user, device in zip(*changes, strict=True)],
+            )
+        return json_response({"one_time_keys": claimed, "failures": failures})
+
+    async def get_key_changes(self, request: Request) -> Response:
+        """GET /keys/changes: from Postgres, which is ahead of every token. `to` tells nothing that it does not know.
+
+        Raises M_INVALID_PARAM, also for a token from the future, M_MISSING_PARAM.
+        """
+        since = await self._parse(request.query_required("from"))
+        await self._parse(request.query_required("to"))
+        news = await get_device_list_news(
+            self._database, request.user.user_id, since.vector(EVENTS.name), since.vector(DEVICE_LISTS.name)
+        )
+        return json_response({"changed": sorted(news.changed), "left": sorted(news.left)})
+
+    async def _parse(self, text: str) -> StreamToken:
+        token = parse_token(text, TOKEN_LETTERS)
+        streams = (EVENTS.name, DEVICE_LISTS.name)
+        ends = await get_stream_ends(self._database, streams)
+        for stream in streams:
+            vector = token.vector(stream)
+            if vector.known > ends.lease or vector.greatest > ends.positions[stream]:
+                raise invalid_param("The token is from the future")
+        return token
+
+    def _split(self, user_ids: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
+        """Return our own users, and the servers of the others as failures. Raises M_INVALID_PARAM."""
+        local: list[str] = []
+        failures: dict[str, Any] = {}
+        for number, user_id in enumerate(user_ids, start=1):
+            if number > _MAX_USERS:
+                raise invalid_param(f"At most {_MAX_USERS} users at a time")
+            server = server_of(check_user_id(user_id))
+            if server == self._server_name:
+                local.append(user_id)
+            else:
+                failures[server] = {"status": 503, "message": "This server cannot be reached"}
+        return local, failures
+
+
+def _shown(stored: storage.StoredDeviceKeys) -> dict[str, Any]:
+    keys: dict[str, Any] = orjson.loads(stored.json)
+    keys["unsigned"] = {"device_display_name": stored.display_name} if stored.display_name is not None else {}
+    return keys

@@ -1,0 +1,84 @@
+"""Brings a user's new name and avatar into the rooms that he is in: the owner of each room sends the member event.
+
+Spec: client-server API, "Events on Change of Profile Information".
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from replication.calls import MemberProfileAnswer, MemberProfileChange
+from shared.core.errors import RemoteServerError, Unavailable
+from shared.runtime.tasks import TaskGroup
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.aliases import list_joined_rooms
+
+logger = logging.getLogger(__name__)
+
+_ROOMS_AT_A_TIME = 8  # of one user: a user in a thousand rooms must not fill the persisters' queues
+_ANSWER_AFTER_S = 1.0  # most users are in few rooms, and see their new name there as soon as they are answered
+_ATTEMPTS = 3
+
+
+class Rooms(Protocol):
+    """What of `replication.calls.RoomCalls` is needed."""
+
+    async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer: ...
+
+
+class MemberProfileSender:
+    """At most one run per user at a time; a change during a run is followed by one more run with what is newest."""
+
+    def __init__(self, database: Database, rooms: Rooms, tasks: TaskGroup) -> None:
+        self._database = database
+        self._rooms = rooms
+        self._tasks = tasks
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+
+    async def profile_changed(self, user_id: str) -> None:
+        """Begin to bring the user's profile, as it is stored now, into his rooms; wait for it a second at most."""
+        run = self._running.get(user_id)
+        if run is not None:
+            self._again.add(user_id)
+        else:
+            run = self._tasks.spawn(self._run(user_id), "bring a profile into its rooms")
+            self._running[user_id] = run
+        await asyncio.wait({run}, timeout=_ANSWER_AFTER_S)
+
+    async def finished(self, user_id: str) -> None:
+        """Wait until the user's profile is in all of his rooms, as far as their owners can be reached."""
+        if (run := self._running.get(user_id)) is not None:
+            await asyncio.wait({run})
+
+    async def _run(self, user_id: str) -> None:
+        try:
+            while True:
+                self._again.discard(user_id)
+                await self._send_to_all(user_id)
+                if user_id not in self._again:
+                    return
+        finally:
+            del self._running[user_id]
+            self._again.discard(user_id)
+
+    async def _send_to_all(self, user_id: str) -> None:
+        change = MemberProfileChange(user_id)  # the owner of each room reads what is stored by then
+        turns = asyncio.Semaphore(_ROOMS_AT_A_TIME)
+
+        async def send(room_id: str) -> None:
+            async with turns:
+                if user_id not in self._again:  # else a newer profile is on its way to this room anyway
+                    await self._send(room_id, change)
+
+        async with asyncio.TaskGroup() as group:
+            for room_id in await list_joined_rooms(self._database, user_id):
+                group.create_task(send(room_id))
+
+    async def _send(self, room_id: str, change: MemberProfileChange) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                await self._rooms.set_member_profile(room_id, change)
+                return
+            except (Unavailable, RemoteServerError) as error:
+                logger.warning("A profile did not reach a room (attempt %d): %s", attempt, error)

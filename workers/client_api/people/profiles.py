@@ -1,0 +1,126 @@
+"""Profiles of local users. Spec: client-server API, "Profiles".
+
+A new display name or avatar also goes into the user's member event of every room he is in; the rooms' persisters send
+those, told by `MemberProfiles`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from shared.core.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param, not_found
+from shared.core.identifiers import check_user_id, within_bytes
+from shared.http.request import Request, Response, empty_response, json_response
+from shared.storage.accounts.profiles import delete_profile_field, get_profile, set_profile_field
+from shared.storage.engine.pool import Database
+
+MAX_PROFILE_BYTES = 65_535  # the spec: the whole must be under 64 KiB
+MAX_DISPLAY_NAME_CHARS = 256
+MAX_AVATAR_URL_CHARS = 1000
+MAX_KEY_BYTES = 255
+#: Fields that member events repeat.
+_IN_MEMBER_EVENTS = ("displayname", "avatar_url")
+# The two old fields, and what the appendices' "Common Namespaced Identifier Grammar" makes of a namespaced name.
+_KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
+
+
+class MemberProfiles(Protocol):
+    """Brings a user's new name and avatar into his rooms."""
+
+    async def profile_changed(self, user_id: str) -> None:
+        """Begin to bring the user's profile, as it is stored now, into his member events."""
+        ...
+
+
+class Profiles:
+    def __init__(self, server_name: str, database: Database, members: MemberProfiles) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._members = members
+
+    async def get_profile(self, request: Request) -> Response:
+        """GET /profile/{userId}. Raises M_NOT_FOUND."""
+        return json_response(await self._profile(request.params["userId"]))
+
+    async def get_profile_field(self, request: Request) -> Response:
+        """GET /profile/{userId}/{keyName}. Raises M_NOT_FOUND when the user or the field is not there."""
+        key = _check_key(request.params["keyName"])
+        profile = await self._profile(request.params["userId"])
+        if key not in profile:
+            raise not_found("This field of the profile is not set")
+        return json_response({key: profile[key]})
+
+    async def set_profile_field(self, request: Request) -> Response:
+        """PUT /profile/{userId}/{keyName}.
+
+        Raises M_FORBIDDEN for somebody else's, M_MISSING_PARAM, M_BAD_JSON, M_INVALID_PARAM, M_KEY_TOO_LARGE,
+        M_PROFILE_TOO_LARGE.
+        """
+        user_id = _own_user_id(request)
+        key = _check_key(request.params["keyName"])
+        body = request.json_object()
+        if key not in body:
+            raise missing_param(f"Missing key: {key}")
+        value = _check_value(key, body[key])
+        if value is None and key in _IN_MEMBER_EVENTS:
+            return await self._delete(user_id, key)
+        stored = await set_profile_field(self._database, user_id, key, orjson.dumps(value), MAX_PROFILE_BYTES)
+        if not stored:
+            raise MatrixError("M_PROFILE_TOO_LARGE", "The whole profile must stay below 64 KiB")
+        await self._tell_rooms(user_id, key)
+        return empty_response()
+
+    async def delete_profile_field(self, request: Request) -> Response:
+        """DELETE /profile/{userId}/{keyName}: also when it is not set."""
+        return await self._delete(_own_user_id(request), _check_key(request.params["keyName"]))
+
+    async def _delete(self, user_id: str, key: str) -> Response:
+        await delete_profile_field(self._database, user_id, key)
+        await self._tell_rooms(user_id, key)
+        return empty_response()
+
+    async def _tell_rooms(self, user_id: str, key: str) -> None:
+        if key in _IN_MEMBER_EVENTS:
+            await self._members.profile_changed(user_id)
+
+    async def _profile(self, user_id: str) -> Mapping[str, Any]:
+        _, _, server = check_user_id(user_id).partition(":")
+        profile = await get_profile(self._database, user_id) if server == self._server_name else None
+        if profile is None:
+            raise not_found("There is no such profile")
+        return profile
+
+
+def _own_user_id(request: Request) -> str:
+    if request.params["userId"] != request.user.user_id:
+        raise forbidden("A profile can only be changed by its owner")
+    return request.user.user_id
+
+
+def _check_key(key: str) -> str:
+    if not within_bytes(key, MAX_KEY_BYTES):
+        raise MatrixError("M_KEY_TOO_LARGE", f"The name of a profile field has {MAX_KEY_BYTES} bytes at most")
+    if not _KEY.fullmatch(key):
+        raise invalid_param("This cannot be the name of a profile field")
+    return key
+
+
+def _check_value(key: str, value: Any) -> Any:
+    """Return the value to store; None for a name or avatar that is to go (clients send "" or null for that)."""
+    if key == "displayname":
+        if value is not None and not isinstance(value, str):
+            raise bad_json("displayname must be a string")
+        if value is not None and len(value) > MAX_DISPLAY_NAME_CHARS:
+            raise invalid_param(f"A display name may have {MAX_DISPLAY_NAME_CHARS} characters at most")
+        return value or None
+    if key == "avatar_url":
+        if value is not None and not isinstance(value, str):
+            raise bad_json("avatar_url must be a string")
+        if value and (not value.startswith("mxc://") or len(value) > MAX_AVATAR_URL_CHARS):
+            raise invalid_param("avatar_url must be an mxc:// URI")
+        return value or None
+    if key == "m.tz" and not isinstance(value, str):
+        raise bad_json("m.tz must be a string")
+    return value

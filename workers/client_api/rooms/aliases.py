@@ -1,0 +1,128 @@
+"""Room aliases of this server, and the rooms that one is in. Spec: client-server API, "Room aliases"."""
+
+from typing import Literal
+
+import msgspec
+import orjson
+
+from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
+from shared.core.events.event import parse_event
+from shared.core.events.readers import power_levels_of
+from shared.core.identifiers import check_room_id, parse_room_alias
+from shared.core.room_versions import get_room_version
+from shared.http.request import Request, Requester, Response, empty_response, json_response
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.rooms import aliases
+from shared.storage.rooms.aliases import Alias, RoomMembership
+
+_CANONICAL_ALIAS, _CREATE, _POWER_LEVELS = "m.room.canonical_alias", "m.room.create", "m.room.power_levels"
+_HISTORY_VISIBILITY = "m.room.history_visibility"
+_MAX_SERVERS = 20  # told to who wants to join: a few are enough
+
+
+class SetAliasBody(msgspec.Struct):
+    room_id: str
+
+
+class VisibilityBody(msgspec.Struct):
+    visibility: Literal["public", "private"] = "public"
+
+
+class Directory:
+    def __init__(self, server_name: str, database: Database, clock: Clock) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._clock = clock
+
+    async def get_room_by_alias(self, request: Request) -> Response:
+        """GET /directory/room/{roomAlias}. Raises M_INVALID_PARAM, M_NOT_FOUND."""
+        alias = await self._find(request.params["roomAlias"])
+        others = await aliases.list_other_servers(self._database, alias.room_nid, _MAX_SERVERS)
+        return json_response({"room_id": alias.room_id, "servers": [self._server_name, *others]})
+
+    async def set_room_alias(self, request: Request) -> Response:
+        """PUT /directory/room/{roomAlias}, by any member of the room. Raises 409 M_UNKNOWN when it exists."""
+        text = request.params["roomAlias"]
+        localpart, server = parse_room_alias(text)
+        if server != self._server_name or not localpart:
+            raise invalid_param("An alias can only be made on the user's own server")
+        user_id = request.user.user_id
+        room_id = check_room_id(request.decode(SetAliasBody).room_id)
+        room = await aliases.get_room_membership(self._database, room_id, user_id)
+        if room is None or room.membership != "join":
+            raise forbidden("Only a member of the room can give it an alias")
+        now_ms = self._clock.now_ms()
+        if not await aliases.create_alias(self._database, text, room.room_nid, user_id, now_ms):
+            raise MatrixError("M_UNKNOWN", "This alias exists already", 409)
+        return empty_response()
+
+    async def delete_room_alias(self, request: Request) -> Response:
+        """DELETE /directory/room/{roomAlias}: by who made it, who may set the canonical alias, or an administrator."""
+        text = request.params["roomAlias"]
+        alias = await self._find(text)
+        if not await self._may_delete(request.user, alias):
+            raise forbidden("You may not delete this alias")
+        await aliases.delete_alias(self._database, text, alias.room_nid)
+        return empty_response()
+
+    async def list_room_aliases(self, request: Request) -> Response:
+        """GET /rooms/{roomId}/aliases: for members, and for all where the history is world-readable."""
+        room_id = check_room_id(request.params["roomId"])
+        room = await aliases.get_room_membership(self._database, room_id, request.user.user_id)
+        if room is None or not (room.membership == "join" or await self._world_readable(room.room_nid)):
+            raise forbidden("You are not in this room")
+        return json_response({"aliases": await aliases.list_aliases(self._database, room.room_nid)})
+
+    async def get_room_visibility(self, request: Request) -> Response:
+        """GET /directory/list/room/{roomId}. Raises M_NOT_FOUND, M_INVALID_PARAM."""
+        published = await aliases.is_published(self._database, check_room_id(request.params["roomId"]))
+        if published is None:
+            raise not_found("There is no such room")
+        return json_response({"visibility": "public" if published else "private"})
+
+    async def set_room_visibility(self, request: Request) -> Response:
+        """PUT /directory/list/room/{roomId}: by members who may set its canonical alias, and administrators."""
+        room_id = check_room_id(request.params["roomId"])
+        published = request.decode(VisibilityBody, empty_ok=True).visibility == "public"
+        room = await aliases.get_room_membership(self._database, room_id, request.user.user_id)
+        if room is None:
+            raise not_found("There is no such room")
+        if not request.user.is_admin and not await self._may_name(request.user.user_id, room):
+            raise forbidden("You may not publish this room, or take it out of the directory")
+        await aliases.set_published(self._database, room.room_nid, published)
+        return empty_response()
+
+    async def list_joined_rooms(self, request: Request) -> Response:
+        """GET /joined_rooms."""
+        rooms = await aliases.list_joined_rooms(self._database, request.user.user_id)
+        return json_response({"joined_rooms": rooms})
+
+    async def _find(self, text: str) -> Alias:
+        _, server = parse_room_alias(text)
+        alias = await aliases.get_alias(self._database, text) if server == self._server_name else None
+        if alias is None:
+            raise not_found("There is no such alias")
+        return alias
+
+    async def _may_delete(self, user: Requester, alias: Alias) -> bool:
+        if user.user_id == alias.creator or user.is_admin:
+            return True
+        room = await aliases.get_room_membership(self._database, alias.room_id, user.user_id)
+        return room is not None and await self._may_name(user.user_id, room)
+
+    async def _may_name(self, user_id: str, room: RoomMembership) -> bool:
+        """Return whether the user is in the room and may say which of its aliases is the canonical one."""
+        if room.membership != "join":
+            return False
+        state = await aliases.get_state_with_empty_key(self._database, room.room_nid, (_CREATE, _POWER_LEVELS))
+        version = get_room_version(room.room_version)
+        events = {kind: parse_event(version, json) for kind, json in state.items()}
+        levels = power_levels_of(version, events[_CREATE], events.get(_POWER_LEVELS))
+        return levels.user_level(user_id) >= levels.event_level(_CANONICAL_ALIAS, is_state=True)
+
+    async def _world_readable(self, room_nid: int) -> bool:
+        state = await aliases.get_state_with_empty_key(self._database, room_nid, (_HISTORY_VISIBILITY,))
+        json = state.get(_HISTORY_VISIBILITY)
+        content = orjson.loads(json).get("content") if json is not None else None
+        return isinstance(content, dict) and content.get("history_visibility") == "world_readable"

@@ -1,0 +1,119 @@
+"""Delayed events (MSC4140) as their owners manage and see them. They are scheduled at the room's owner, and sent there.
+
+The stable paths ask for a token. Under the unstable ones the id, which nobody can guess, is enough: so a call's media
+server, to which a client gave it, may restart or send the event for a client that vanished.
+"""
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+from replication.calls import DelayedEventAnswer, DelayedEventToSend
+from shared.core.delayed_events import ACTIONS, Action, DelayedEvent, action_result, delayed_event_to_json
+from shared.core.errors import MatrixError, Unavailable, not_found, unrecognized
+from shared.http.request import Request, Response, empty_response, json_response
+from shared.storage.engine.pool import Database
+from shared.storage.events.delayed import (
+    cancel,
+    claim,
+    finalise,
+    get_delayed_event,
+    give_up_claim,
+    list_scheduled,
+    restart,
+)
+
+_LOOK_AGAIN_AFTER_S = 0.1
+_LOOKS = 50  # 5 s: whoever sends it has finished by then, or has died
+
+
+class ActionBody(msgspec.Struct):
+    action: Action
+
+
+class Rooms(Protocol):
+    """What of `replication.calls.RoomCalls` is needed."""
+
+    async def send_delayed_event(self, room_id: str, event: DelayedEventToSend) -> DelayedEventAnswer: ...
+
+
+class DelayedEvents:
+    def __init__(self, database: Database, rooms: Rooms) -> None:
+        self._database = database
+        self._rooms = rooms
+
+    async def list_delayed_events(self, request: Request) -> Response:
+        """GET /delayed_events: the requester's, those that are still scheduled."""
+        older = _older_names(request)
+        events = await list_scheduled(self._database, request.user.user_id)
+        return json_response({"delayed_events": [delayed_event_to_json(each, older_names=older) for each in events]})
+
+    async def get_delayed_event(self, request: Request) -> Response:
+        """GET /delayed_events/{delayId}, also a finalised one, while it is kept. Raises M_NOT_FOUND."""
+        event = await self._find(request.params["delayId"], request.user.user_id)
+        return json_response(delayed_event_to_json(event, older_names=_older_names(request)))
+
+    async def update_delayed_event(self, request: Request) -> Response:
+        """POST /delayed_events/{delayId}/{action}.
+
+        Raises M_NOT_FOUND, M_UNKNOWN (409) for one that was finalised otherwise, what keeps it from being sent.
+        """
+        action = next((action for action in ACTIONS if action == request.params["action"]), None)
+        if action is None:
+            raise unrecognized()
+        return await self._update(request, action)
+
+    async def update_delayed_event_by_body(self, request: Request) -> Response:
+        """POST /delayed_events/{delayId} with the action in the body, as former drafts had it."""
+        return await self._update(request, request.decode(ActionBody).action)
+
+    async def _update(self, request: Request, action: Action) -> Response:
+        delay_id = request.params["delayId"]
+        user_id = None if request.requester is None else request.requester.user_id
+        for _ in range(_LOOKS):
+            if await self._try(action, delay_id, user_id):
+                return empty_response()
+            verdict = action_result(await self._find(delay_id, user_id), action)
+            if verdict == "done":
+                return empty_response()
+            if verdict == "conflict":
+                raise MatrixError("M_UNKNOWN", "The delayed event was finalised otherwise already", 409)
+            await asyncio.sleep(_LOOK_AGAIN_AFTER_S)
+        raise Unavailable("The delayed event is being sent just now")
+
+    async def _try(self, action: Action, delay_id: str, user_id: str | None) -> bool:
+        """Do it if the event is scheduled and nobody sends it just now."""
+        if action == "restart":
+            return await restart(self._database, delay_id, user_id)
+        if action == "cancel":
+            return await cancel(self._database, delay_id, user_id)
+        mark = await claim(self._database, delay_id, user_id)
+        if mark is None:
+            return False
+        await self._send(await self._find(delay_id, user_id), mark)
+        return True
+
+    async def _send(self, event: DelayedEvent, mark: int) -> None:
+        """Send it before its time. What can't be sent now stays scheduled; a claim that we leave the job takes up."""
+        to_send = DelayedEventToSend(
+            event.delay_id, event.user_id, event.type, event.state_key, msgspec.Raw(event.content), event.sticky_ms
+        )
+        answer = await self._rooms.send_delayed_event(event.room_id, to_send)
+        if answer.event_id is not None:
+            await finalise(self._database, event.delay_id, answer.event_id, None)
+            return
+        await give_up_claim(self._database, event.delay_id, mark)
+        why = msgspec.json.decode(answer.error, type=dict[str, object])
+        errcode, message = str(why.pop("errcode")), str(why.pop("error"))
+        raise MatrixError(errcode, message, answer.status, why)
+
+    async def _find(self, delay_id: str, user_id: str | None) -> DelayedEvent:
+        event = await get_delayed_event(self._database, delay_id)
+        if event is None or user_id not in (None, event.user_id):
+            raise not_found("There is no such delayed event")
+        return event
+
+
+def _older_names(request: Request) -> bool:
+    return b"/unstable/" in request.path

@@ -1,0 +1,160 @@
+"""Read receipts and the fully-read marker. Spec: client-server API, "Receipts", "Fully read markers"."""
+
+import json
+from typing import Any
+
+import msgspec
+import orjson
+
+from replication.driver import Announcer
+from replication.fenced_writer import FencedWriter
+from replication.streams import RECEIPTS
+from shared.core.errors import forbidden, invalid_param, not_found
+from shared.core.identifiers import check_event_id, check_room_id
+from shared.core.rows import ReceiptRow
+from shared.core.visibility import member_may_see
+from shared.http.request import Request, Response, empty_response
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.push.rules_in_rooms import get_event_threads
+from shared.storage.rooms.state import get_key_history
+from shared.storage.user_data.receipts import SET_RECEIPT, ReceiptTarget, get_receipt_target
+from workers.client_api.user_data.account_data import FULLY_READ
+from workers.client_api.user_data.account_data_writer import AccountDataWriter
+
+PUBLIC, PRIVATE = "m.read", "m.read.private"
+MAIN_THREAD = "main"
+_MEMBER, _VISIBILITY = "m.room.member", "m.room.history_visibility"
+
+
+class ReadMarkersBody(msgspec.Struct, rename={"fully_read": FULLY_READ, "read": PUBLIC, "private": PRIVATE}):
+    fully_read: str | None = None
+    read: str | None = None
+    private: str | None = None
+
+
+class Receipts:
+    def __init__(
+        self, database: Database, writer: FencedWriter, announcer: Announcer, account_data: AccountDataWriter,
+        clock: Clock,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._writer = writer
+        self._announcer = announcer
+        self._account_data = account_data
+        self._clock = clock
+
+    async def send_receipt(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.
+
+        Raises M_FORBIDDEN for who is not in the room, M_NOT_FOUND for an event that is not there or not his to see,
+        M_INVALID_PARAM for another type and for a `thread_id` that does not fit.
+        """
+        kind = request.params["receiptType"]
+        if kind not in (PUBLIC, PRIVATE, FULLY_READ):
+            raise invalid_param("This type of receipt is not known")
+        thread_id = _thread_id(request.json_object(empty_ok=True), kind)
+        user_id, room_id = request.user.user_id, check_room_id(request.params["roomId"])
+        target = await self._target(room_id, user_id, request.params["eventId"])
+        if thread_id:
+            await self._check_thread(target, thread_id)
+        await self._set(user_id, room_id, kind, thread_id, target)
+        return empty_response()
+
+    async def set_read_markers(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/read_markers. Nothing is set unless all events named are there."""
+        body = request.decode(ReadMarkersBody)
+        user_id, room_id = request.user.user_id, check_room_id(request.params["roomId"])
+        wanted = ((FULLY_READ, body.fully_read), (PUBLIC, body.read), (PRIVATE, body.private))
+        targets = [(kind, await self._target(room_id, user_id, event)) for kind, event in wanted if event is not None]
+        for kind, target in targets:
+            await self._set(user_id, room_id, kind, "", target)
+        return empty_response()
+
+    async def _target(self, room_id: str, user_id: str, event_id: str) -> ReceiptTarget:
+        target = await get_receipt_target(self._database, room_id, user_id, check_event_id(event_id))
+        if target is None or target.membership != "join":
+            raise forbidden("You are not in this room")
+        if target.event_id is None or not await self._may_see(user_id, target):
+            raise not_found("There is no such event in this room")
+        return target
+
+    async def _may_see(self, user_id: str, target: ReceiptTarget) -> bool:
+        """Return whether a member may see the event. What came after his latest membership event he may."""
+        assert target.membership_ordinal is not None
+        if target.place > target.membership_ordinal:
+            return True
+        visibility = await get_key_history(self._database, target.room_nid, _VISIBILITY, "")
+        memberships = await get_key_history(self._database, target.room_nid, _MEMBER, user_id)
+        own = target.type == _MEMBER and target.state_key == user_id
+        return member_may_see(
+            target.place,
+            [(change.ordinal, _text(change.json, "history_visibility") or "shared") for change in visibility],
+            [(change.ordinal, _text(change.json, "membership") or "leave") for change in memberships],
+            is_history=target.is_history,
+            visibility_after=_text(target.json, "history_visibility") if target.type == _VISIBILITY else None,
+            membership_after=_text(target.json, "membership") if own else None,
+        )
+
+    async def _set(self, user_id: str, room_id: str, kind: str, thread_id: str, target: ReceiptTarget) -> None:
+        assert target.event_id is not None
+        if kind == FULLY_READ:
+            await self._set_fully_read(user_id, room_id, target.event_id, target.ordinal)
+            return
+        now_ms = self._clock.now_ms()
+        with passing_as_unavailable():
+            row = await self._writer.write(
+                SET_RECEIPT, target.room_nid, user_id, kind, thread_id, target.event_id, target.ordinal, now_ms,
+                streams=(RECEIPTS.name,),
+            )  # fmt: skip
+        if row["position"] is None:
+            return  # behind the present one, or it again: nothing changed, so there is nothing to tell
+        receipt = ReceiptRow(
+            row["position"], self._writer.lease, target.room_nid, room_id, user_id, kind, thread_id, target.event_id,
+            target.ordinal, now_ms,
+        )  # fmt: skip
+        self._announcer.announce(RECEIPTS, [receipt])
+
+    async def _set_fully_read(self, user_id: str, room_id: str, event_id: str, ordinal: int) -> None:
+        """Set the marker. Several devices of a user send theirs, so it only moves on."""
+        present = await self._present_marker(user_id, room_id)
+        if present is not None and present.ordinal >= ordinal:
+            return
+        await self._account_data.set(user_id, room_id, FULLY_READ, orjson.dumps({"event_id": event_id}))
+
+    async def _present_marker(self, user_id: str, room_id: str) -> ReceiptTarget | None:
+        json = await self._account_data.get(user_id, room_id, FULLY_READ)
+        event_id = orjson.loads(json).get("event_id") if json is not None else None
+        if not isinstance(event_id, str) or "\x00" in event_id:
+            return None
+        target = await get_receipt_target(self._database, room_id, user_id, event_id)
+        return target if target is not None and target.event_id is not None else None
+
+    async def _check_thread(self, target: ReceiptTarget, thread_id: str) -> None:
+        """Raise M_INVALID_PARAM unless the event is in the thread. A thread's root counts as in both."""
+        event_id = target.event_id
+        if event_id is None or event_id == thread_id:
+            return
+        threads = await get_event_threads(self._database, target.room_nid, [event_id])
+        if threads.get(event_id, MAIN_THREAD) != thread_id:
+            raise invalid_param("The event is not related to thread_id")
+
+
+def _thread_id(body: dict[str, Any], kind: str) -> str:
+    """Return the thread that the body names, "" for none."""
+    if "thread_id" not in body:
+        return ""
+    thread_id = body["thread_id"]
+    if not isinstance(thread_id, str) or not thread_id:
+        raise invalid_param("thread_id must be a non-empty string")
+    if kind == FULLY_READ:
+        raise invalid_param("m.fully_read has no thread")
+    return thread_id if thread_id == MAIN_THREAD else check_event_id(thread_id)
+
+
+def _text(pdu: bytes | None, field: str) -> str | None:
+    """Return a field of a PDU's content if it is a text. pdu: None where the key had left the state."""
+    # Not orjson: rooms of old versions have integers beyond 64 bits.
+    content = json.loads(pdu).get("content") if pdu is not None else None
+    value = content.get(field) if isinstance(content, dict) else None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,90 @@
+"""Reporting rooms, events and users, and the rooms that one shares with somebody.
+
+Spec: client-server API, "Reporting Content", "Mutual Rooms".
+"""
+
+import logging
+import re
+
+import msgspec
+
+from shared.core.errors import invalid_param, not_found
+from shared.core.identifiers import is_user_id
+from shared.http.request import Request, Response, empty_response, json_response
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.reports import (
+    Report,
+    get_mutual_rooms,
+    is_known_room,
+    is_known_user,
+    may_report_event,
+    store_report,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_REASON_CHARS = 2_000  # what is longer is cut
+_ROOMS_PER_PAGE = 100
+_TOKEN = re.compile(r"m1-([0-9]{1,18})", re.ASCII)
+
+
+class EventReportBody(msgspec.Struct):
+    reason: str = ""
+
+
+class ReportBody(msgspec.Struct):
+    reason: str
+
+
+class Reports:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def report_event(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/report/{eventId}, by members. Raises M_NOT_FOUND, M_BAD_JSON."""
+        reason = request.decode(EventReportBody, empty_ok=True).reason
+        room_id, event_id, user_id = request.params["roomId"], request.params["eventId"], request.user.user_id
+        if not await may_report_event(self._database, room_id, event_id, user_id):
+            raise not_found("There is no such event, or you are not in its room")
+        await self._store(Report(user_id, room_id, event_id, None, reason))
+        return empty_response()
+
+    async def report_room(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/report, by anybody; whether there is such a room is not told. Raises M_BAD_JSON."""
+        reason, room_id = request.decode(ReportBody).reason, request.params["roomId"]
+        if await is_known_room(self._database, room_id):
+            await self._store(Report(request.user.user_id, room_id, None, None, reason))
+        return empty_response()
+
+    async def report_user(self, request: Request) -> Response:
+        """POST /users/{userId}/report, by anybody; whether there is such a user is not told. Raises M_BAD_JSON."""
+        reason, about = request.decode(ReportBody).reason, request.params["userId"]
+        if is_user_id(about) and await is_known_user(self._database, about):
+            await self._store(Report(request.user.user_id, None, None, about, reason))
+        return empty_response()
+
+    async def list_mutual_rooms(self, request: Request) -> Response:
+        """GET /mutual_rooms. Raises M_MISSING_PARAM, M_INVALID_PARAM."""
+        other, token = request.query_required("user_id"), request.query_text("from")
+        if not is_user_id(other) or other == request.user.user_id:
+            raise invalid_param("user_id must be the id of another user")
+        match = None if token is None else _TOKEN.fullmatch(token)
+        if token is not None and match is None:
+            raise invalid_param("The token is unknown")
+        rooms = await get_mutual_rooms(self._database, request.user.user_id, other)
+        after = 0 if match is None else int(match[1])
+        ahead = [(nid, room_id) for nid, room_id in rooms if nid > after]
+        page = ahead[:_ROOMS_PER_PAGE]
+        answer = {"joined": [room_id for _, room_id in page], "count": len(rooms)}
+        if len(ahead) > len(page):
+            answer["next_batch"] = f"m1-{page[-1][0]}"
+        return json_response(answer)
+
+    async def _store(self, report: Report) -> None:
+        short = Report(
+            report.reporter, report.about_room, report.event_id, report.about_user, report.reason[:_MAX_REASON_CHARS]
+        )
+        await store_report(self._database, short, self._clock.now_ms())
+        logger.warning("A user reported a room, an event or a user: see the table of reports")

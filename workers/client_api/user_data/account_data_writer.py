@@ -1,0 +1,89 @@
+"""The one way in which account data is written here: a fenced statement, then its row on the stream."""
+
+from collections.abc import Callable
+
+from replication.driver import Announcer
+from replication.fenced_writer import FencedWriter
+from replication.streams import ACCOUNT_DATA, PUSH_RULES
+from shared.core.errors import Unavailable
+from shared.core.identifiers import is_user_id
+from shared.core.rows import AccountDataRow, PushRulesRow
+from shared.storage.engine.parameters import escape
+from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.push.rules import SET_IGNORED_USERS, as_column
+from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, get_account_data, ignored_in
+
+IGNORED_USERS = "m.ignored_user_list"
+_ATTEMPTS = 5
+
+
+class AccountDataWriter:
+    def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer) -> None:
+        self._database = database
+        self._writer = writer
+        self._announcer = announcer
+
+    async def get(self, user_id: str, room_id: str, type_: str) -> bytes | None:
+        """Return an entry's JSON, None when there is none."""
+        return (await get_account_data(self._database, user_id, room_id, type_)).json
+
+    async def set(
+        self, user_id: str, room_id: str, type_: str, json: bytes | None, *, expected: int | None = None
+    ) -> bool:
+        """Store and announce. room_id: "" for global; json None: delete.
+
+        expected: write only if the entry's position is still this one (0: there is none); False when it is not.
+        """
+        if room_id == "" and type_ == IGNORED_USERS:
+            return await self._set_ignored_users(user_id, json, expected)
+        with passing_as_unavailable():
+            row = await self._writer.write(
+                SET_ACCOUNT_DATA,
+                user_id,
+                room_id,
+                escape(type_),
+                json,
+                expected,
+                streams=(ACCOUNT_DATA.name,),
+            )
+        if row["position"] is None:
+            return False
+        self._announcer.announce(
+            ACCOUNT_DATA, [AccountDataRow(row["position"], self._writer.lease, user_id, room_id, type_, json)]
+        )
+        return True
+
+    async def _set_ignored_users(self, user_id: str, json: bytes | None, expected: int | None) -> bool:
+        """The same, and the writers of rooms learn of it: whoever is ignored notifies of nothing."""
+        ignored = sorted({other for other in ignored_in(json or b"{}") if is_user_id(other)})
+        with passing_as_unavailable():
+            row = await self._writer.write(
+                SET_IGNORED_USERS,
+                user_id,
+                json,
+                as_column(ignored),
+                expected,
+                streams=(ACCOUNT_DATA.name, PUSH_RULES.name),
+            )
+        if row["position"] is None:
+            return False
+        lease = self._writer.lease
+        data = AccountDataRow(row["position"], lease, user_id, "", IGNORED_USERS, json)
+        rules = PushRulesRow(row["rules_position"], lease, user_id, row["rules"], tuple(ignored))
+        self._announcer.announce(ACCOUNT_DATA, [data])
+        self._announcer.announce(PUSH_RULES, [rules])
+        return True
+
+    async def change(
+        self, user_id: str, room_id: str, type_: str, new_value: Callable[[bytes | None], bytes | None]
+    ) -> None:
+        """Replace an entry by what `new_value` makes of it; should it change in between, by what it makes of that.
+
+        new_value: returns None to leave all as it is. Raises Unavailable when others kept changing it.
+        """
+        for _ in range(_ATTEMPTS):
+            entry = await get_account_data(self._database, user_id, room_id, type_)
+            json = new_value(entry.json)
+            if json is None or await self.set(user_id, room_id, type_, json, expected=entry.position):
+                return
+        raise Unavailable("This was changed too often at the same time")

@@ -1,0 +1,69 @@
+"""Push rules: read, made, changed and removed. Spec: client-server API, "Push Rules: API"."""
+
+from collections.abc import Callable
+
+from shared.core.push_rules import RuleChanges
+from shared.core.push_rules.checking import check_kind, check_new_id, read_actions, read_enabled, read_rule
+from shared.core.push_rules.editing import delete_rule, find_rule, put_rule, set_actions, set_enabled
+from shared.http.request import Request, Response, empty_response, json_response
+from workers.client_api.user_data.push_rules_writer import PushRulesWriter
+
+
+class PushRules:
+    def __init__(self, rules: PushRulesWriter) -> None:
+        self._rules = rules
+        self._switches = rules.switches
+
+    async def get_push_rules(self, request: Request) -> Response:
+        """GET /pushrules/."""
+        return json_response(await self._rules.get_ruleset(request.user.user_id))
+
+    async def get_global_push_rules(self, request: Request) -> Response:
+        """GET /pushrules/global/."""
+        return json_response((await self._rules.get_ruleset(request.user.user_id))["global"])
+
+    async def get_push_rule(self, request: Request) -> Response:
+        """GET /pushrules/global/{kind}/{ruleId}. Raises M_NOT_FOUND."""
+        changes, user_id = await self._rules.get(request.user.user_id), request.user.user_id
+        return json_response(find_rule(changes, *_named(request), user_id, self._switches))
+
+    async def get_push_rule_enabled(self, request: Request) -> Response:
+        """GET /pushrules/global/{kind}/{ruleId}/enabled. Raises M_NOT_FOUND."""
+        changes, user_id = await self._rules.get(request.user.user_id), request.user.user_id
+        return json_response({"enabled": find_rule(changes, *_named(request), user_id, self._switches)["enabled"]})
+
+    async def get_push_rule_actions(self, request: Request) -> Response:
+        """GET /pushrules/global/{kind}/{ruleId}/actions. Raises M_NOT_FOUND."""
+        changes, user_id = await self._rules.get(request.user.user_id), request.user.user_id
+        return json_response({"actions": find_rule(changes, *_named(request), user_id, self._switches)["actions"]})
+
+    async def set_push_rule(self, request: Request) -> Response:
+        """PUT /pushrules/global/{kind}/{ruleId}. Raises M_INVALID_PARAM, M_MISSING_PARAM, M_UNKNOWN."""
+        kind, rule_id = _named(request)
+        check_kind(kind, self._switches)
+        rule = read_rule(kind, check_new_id(rule_id), request.json_object())
+        before, after = request.query_text("before"), request.query_text("after")
+        return await self._change(request, lambda changes: put_rule(changes, kind, rule, before, after))
+
+    async def delete_push_rule(self, request: Request) -> Response:
+        """DELETE /pushrules/global/{kind}/{ruleId}. Raises M_NOT_FOUND, also for default rules."""
+        named = _named(request)
+        return await self._change(request, lambda changes: delete_rule(changes, *named))
+
+    async def set_push_rule_enabled(self, request: Request) -> Response:
+        """PUT /pushrules/global/{kind}/{ruleId}/enabled. Raises M_NOT_FOUND, M_INVALID_PARAM, M_MISSING_PARAM."""
+        named, enabled = _named(request), read_enabled(request.json_object())
+        return await self._change(request, lambda changes: set_enabled(changes, *named, enabled, self._switches))
+
+    async def set_push_rule_actions(self, request: Request) -> Response:
+        """PUT /pushrules/global/{kind}/{ruleId}/actions. Raises M_NOT_FOUND, M_INVALID_PARAM, M_MISSING_PARAM."""
+        named, actions = _named(request), read_actions(request.json_object())
+        return await self._change(request, lambda changes: set_actions(changes, *named, actions, self._switches))
+
+    async def _change(self, request: Request, edit: Callable[[RuleChanges], RuleChanges]) -> Response:
+        await self._rules.change(request.user.user_id, edit)
+        return empty_response()
+
+
+def _named(request: Request) -> tuple[str, str]:
+    return request.params["kind"], request.params["ruleId"]

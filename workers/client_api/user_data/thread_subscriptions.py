@@ -1,0 +1,86 @@
+"""Subscriptions to threads. Proposal: MSC4306, under its unstable names."""
+
+import msgspec
+
+from replication.driver import Announcer
+from replication.fenced_writer import FencedWriter
+from replication.streams import THREAD_SUBSCRIPTIONS
+from shared.core.errors import MatrixError, bad_json, not_found, unrecognized
+from shared.core.rows import ThreadSubscriptionRow
+from shared.http.request import Request, Response, empty_response, json_response
+from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.user_data.thread_subscriptions import Thread, find_thread, subscribe, unsubscribe
+
+_NOT_IN_THREAD = "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"
+_CONFLICT = "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION"
+_STREAMS = (THREAD_SUBSCRIPTIONS.name,)
+
+
+class SubscriptionBody(msgspec.Struct):
+    automatic: str | bool | None = None
+
+
+class ThreadSubscriptions:
+    """enabled: whether this server has them at all."""
+
+    def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer, *, enabled: bool) -> None:
+        self._database = database
+        self._writer = writer
+        self._announcer = announcer
+        self._enabled = enabled
+
+    async def set_thread_subscription(self, request: Request) -> Response:
+        """PUT /rooms/{roomId}/thread/{threadRootId}/subscription. Guests may: it tells nobody anything.
+
+        Raises M_NOT_FOUND, M_NOT_IN_THREAD (400), M_CONFLICTING_UNSUBSCRIPTION (409).
+        """
+        automatic = request.decode(SubscriptionBody, empty_ok=True).automatic
+        if automatic is True:
+            raise bad_json("automatic must name the event that caused the subscription")
+        thread = await self._thread(request, automatic or None)
+        if automatic and thread.cause is None:
+            raise MatrixError(_NOT_IN_THREAD, "The event that caused this is not in the thread", 400)
+        cause = thread.cause if automatic else None
+        user_id, thread_id = request.user.user_id, request.params["threadRootId"]
+        with passing_as_unavailable():
+            changed = await subscribe(self._writer.write, user_id, thread.room_nid, thread_id, cause, _STREAMS)
+        if changed == "conflict":
+            raise MatrixError(_CONFLICT, "You unsubscribed from the thread after that event", 409)
+        if changed != "unchanged":
+            self._announce(request, thread, changed, subscribed=True, automatic=cause is not None)
+        return empty_response()
+
+    async def get_thread_subscription(self, request: Request) -> Response:
+        """GET the same. Raises M_NOT_FOUND."""
+        thread = await self._thread(request)
+        if thread.automatic is None:
+            raise not_found("You are not subscribed to this thread")
+        return json_response({"automatic": thread.automatic})
+
+    async def delete_thread_subscription(self, request: Request) -> Response:
+        """DELETE the same; nothing changes where there is none. Raises M_NOT_FOUND."""
+        thread = await self._thread(request)
+        user_id, thread_id = request.user.user_id, request.params["threadRootId"]
+        with passing_as_unavailable():
+            position = await unsubscribe(self._writer.write, user_id, thread.room_nid, thread_id, _STREAMS)
+        if position is not None:
+            self._announce(request, thread, position, subscribed=False, automatic=False)
+        return empty_response()
+
+    async def _thread(self, request: Request, cause: str | None = None) -> Thread:
+        if not self._enabled:
+            raise unrecognized()
+        room_id, thread_id = request.params["roomId"], request.params["threadRootId"]
+        thread = await find_thread(self._database, room_id, request.user.user_id, thread_id, cause)
+        if thread is None:
+            raise not_found("There is no such thread, or you are not in its room")
+        return thread
+
+    def _announce(
+        self, request: Request, thread: Thread, position: int, *, subscribed: bool, automatic: bool
+    ) -> None:  # fmt: skip
+        row = ThreadSubscriptionRow(
+            position, self._writer.lease, request.user.user_id, thread.room_nid, request.params["roomId"],
+            request.params["threadRootId"], subscribed, automatic,
+        )  # fmt: skip
+        self._announcer.announce(THREAD_SUBSCRIPTIONS, [row])

@@ -1,0 +1,142 @@
+"""From built writes to what one statement stores, and from what it stored to the rows that are announced. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from shared.core.rows import EventRow
+from shared.core.sticky_events import sticky_of_pdu
+from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
+from shared.storage.events.statement import ACCEPTED
+from shared.storage.push.counts import StoredCounts
+from workers.event_persister.room.drafts import USUAL, BuiltEvent, EntryChange, NewRoom, Write
+from workers.event_persister.room.live_room import LiveRoom
+
+
+def rows_of(
+    room: LiveRoom,
+    stored: Sequence[tuple[EventToStore, int]],
+    writer: int,
+    memberships: Sequence[MembershipToStore],
+    counts: StoredCounts,
+) -> Iterator[EventRow]:
+    """Yield what the fleet is told of a room's stored events and their positions.
+
+    memberships, counts: stored with them, perhaps those of other events too.
+    """
+    # Only the first event after another writer's names it: from then on the predecessor is ours.
+    prior = (room.last_writer, room.last_position) if room.last_writer not in (0, writer) else (None, None)
+    for event, position in stored:
+        if event.ordinal is None:
+            continue  # no part of the timeline: nobody follows these
+        yield EventRow(
+            position=position, writer=writer, room_nid=event.room_nid, room_id=room.room_id,
+            room_version=room.version.name, event_nid=event.event_nid, event_id=event.event_id,
+            ordinal=event.ordinal, type=event.type, state_key=event.state_key, sender=event.sender,
+            origin_server_ts=event.origin_server_ts, status=ACCEPTED, replaces_nid=event.replaces_nid,
+            redacted_by=event.redacted_by, txn_device=event.txn_device, txn_id=event.txn_id, json=event.json,
+            prior_writer=prior[0], prior_position=prior[1], redacts_nid=event.redacts_nid,
+            resolved=event.resolved, gap=event.gap,
+            members=_members_of(event, memberships) if event.resolved else (),
+            thread_id=event.push.thread_id, push=counts.totals.get(event.event_nid, ()), push_users=event.push.users,
+            push_groups=event.push.moved,
+            push_redacted=counts.taken_back.get((event.room_nid, event.ordinal), ()) if counts.taken_back else (),
+        )  # fmt: skip
+        prior = (None, None)
+
+
+def _members_of(event: EventToStore, memberships: Sequence[MembershipToStore]) -> tuple[tuple[str, str, int, str], ...]:
+    mine = (member for member in memberships if member.at_nid == event.event_nid)
+    return tuple((member.user_id, member.membership, member.event_nid, member.sender) for member in mine)
+
+
+def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
+    """Return what stores all of these writes, in their order."""
+    batch = EventBatch()
+    redacted: dict[int, tuple[int, int]] = {}  # redacted event -> (its room, the first redaction of it)
+    for write in writes:
+        for built in write.built:
+            if built.redacts_nid is not None:
+                redacted.setdefault(built.redacts_nid, (write.room.room_nid, built.event_nid))
+    for write in writes:
+        room = write.room
+        for built in write.built:
+            # An UPDATE does not see what its own statement inserts: such a row is redacted from the start.
+            redaction = redacted.pop(built.event_nid, None) if redacted else None
+            batch.events.append(_to_store(room, built, built.graph.redacted_by if redaction is None else redaction[1]))
+            if built.push.is_mark and built.ordinal is not None:
+                batch.own[room.room_nid, built.event.sender, built.push.thread_id] = built.ordinal
+            for change in built.changes:
+                _add_change(batch, built, change, server_name)
+            if built.ordinal is not None and (sticky := sticky_of_pdu(built.event.pdu)) is not None:
+                sent_ms = built.event.origin_server_ts
+                batch.sticky.append((built.event_nid, built.ordinal, sent_ms, sticky["duration_ms"]))
+            if built.graph is not USUAL:
+                _add_graph(batch, room.room_nid, built)
+        last = write.built[-1]
+        batch.extremities[room.room_nid] = [nid for nid, _ in last.head.extremities]
+        if write.key is not None:
+            batch.transactions.append((room.room_nid, write.key, last.event.event_id, last.event.origin_server_ts))
+        if write.new_room is not None:
+            _add_room(batch, room, write.new_room)
+    batch.redacted = [(room_nid, nid, by) for nid, (room_nid, by) in redacted.items()]
+    return batch
+
+
+def _add_change(batch: EventBatch, built: BuiltEvent, change: EntryChange, server_name: str) -> None:
+    (kind, key), before, now = change
+    assert built.ordinal is not None
+    batch.changes.append(
+        ChangeToStore(
+            built.event_nid,
+            built.ordinal,
+            kind,
+            key,
+            None if now is None else now.event_nid,
+            None if before is None else before.event_nid,
+        )
+    )
+    if kind != "m.room.member":
+        return
+    is_local = key.endswith(":" + server_name)
+    if now is not None:
+        event = built.event if now.event_nid == built.event_nid else built.graph.brought[now.event_nid]
+        member = MembershipToStore(
+            built.event_nid, key, now.membership or "leave", now.event_nid, event.sender, is_local
+        )
+    else:
+        # Resolution took the user's membership away altogether: he is as one who left, by nobody's doing.
+        assert before is not None
+        member = MembershipToStore(built.event_nid, key, "leave", before.event_nid, key, is_local)
+    batch.memberships.append(member)
+
+
+def _add_graph(batch: EventBatch, room_nid: int, built: BuiltEvent) -> None:
+    graph = built.graph
+    if graph.snapshot is not None:
+        batch.snapshots.append((room_nid, graph.snapshot))
+    for anchor, missing in graph.gaps.items():
+        batch.gaps[room_nid, anchor] = missing
+    if graph.awaited is not None:
+        batch.awaited.append((room_nid, graph.awaited, built.event_nid))
+    if graph.was_awaited:
+        # What this batch itself stores of it cannot be deleted by the same statement.
+        event_id = built.event.event_id
+        batch.arrived.append((room_nid, event_id))
+        batch.awaited = [one for one in batch.awaited if one[:2] != (room_nid, event_id)]
+
+
+def _add_room(batch: EventBatch, room: LiveRoom, new: NewRoom) -> None:
+    version = room.version.name
+    batch.rooms.append((room.room_nid, room.room_id, version, new.creator, new.is_public, new.created_ms))
+    if new.alias is not None:
+        batch.aliases.append((new.alias, room.room_nid, new.creator, new.created_ms))
+
+
+def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> EventToStore:
+    event, graph = built.event, built.graph
+    return EventToStore(
+        room.room_nid, built.event_nid, event.event_id, built.ordinal, event.depth, event.type, event.state_key,
+        event.sender, event.origin_server_ts, built.prev_nids, built.auth_nids, built.replaces_nid, redacted_by,
+        built.redacts_nid, built.device, built.txn_id, event.encoded,
+        graph.status, graph.anchor, graph.back, graph.state_nid, built.is_resolved, graph.is_after_gap,
+        graph.promotes, built.push,
+    )  # fmt: skip

@@ -1,0 +1,289 @@
+"""Grouped commits: while one statement is under way, the next batch gathers.
+
+An idle server adds no delay to a write; a busy one stores dozens of events with one statement. One statement is under
+way at a time (`FencedWriter`), so the position order of this process is its commit order.
+
+A batch that the database refuses is halved until the offending write is alone; that one fails, and the writes of its
+room that were built above it are built again. Halving n writes of which k are refused takes fewer than 2n statements,
+and fewer than 2k(1 + log2(n/k)) + 1.
+
+A batch that meets a row which somebody holds locked loses the rooms concerned, and the rest is stored at once; they
+wait apart (`locked_rooms.py`) until their rows are free. A lost lease, or a statement of which nobody knows how it
+ended, fails everything: the process drops its memory and begins anew.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from shared.core.errors import MatrixError, SkepError, Unavailable
+from shared.core.rows import EventRow
+from shared.metrics.persister import PersisterMetrics
+from shared.runtime import fault_points
+from shared.runtime.clock import Clock
+from shared.runtime.tasks import TaskGroup
+from shared.storage.engine.fenced import FencedWrite
+from shared.storage.engine.pool import Database
+from shared.storage.events import client_transactions
+from shared.storage.events.batch import EventBatch, StatementRefused, StoredBatch, commit_events
+from workers.event_persister.commit.batches import batch_of, rows_of
+from workers.event_persister.commit.locked_rooms import PROBE_EVERY_S, LockedRooms
+from workers.event_persister.room.drafts import Write
+from workers.event_persister.room.live_room import LiveRoom
+
+logger = logging.getLogger(__name__)
+
+_MAX_BATCH_EVENTS = 256  # one statement's worth: more only makes the next batch wait
+_MAX_BATCH_BYTES = 4 << 20
+_MAX_WAITING_EVENTS = 20_000  # some seconds of a busy server; more get 503, which tells clients to slow down
+#: How long a statement waits for a row. In normal operation nobody else writes a room's rows, and all others wait too.
+LOCK_WAIT_MS = 100
+_MAX_LOCK_WAITS = 10  # of one batch; what is left of it then waits apart
+
+#: Constraints that a write built on an old copy of its room violates.
+_OLD_COPY = (
+    "events_room_nid_ordinal_key",
+    "rooms_room_id_key",
+    "events_state_nid_fkey",  # the snapshot was reclaimed
+    "state_snapshots_parent_fkey",
+)
+
+
+class AlreadySent(SkepError):
+    """The write's transaction id was used before, longer ago than memory reaches: ask the database for its answer."""
+
+
+class Announce(Protocol):
+    def __call__(self, rows: Sequence[EventRow]) -> None:
+        """Tell the fleet of committed rows, positions ascending."""
+        ...
+
+
+class Committer:
+    """lease: under which `write` writes. lost_room: called with a room whose copy in memory is worth nothing any more.
+
+    database: to look for locked rows.
+    """
+
+    def __init__(
+        self,
+        write: FencedWrite,
+        lease: int,
+        announce: Announce,
+        lost_room: Callable[[LiveRoom], None],
+        clock: Clock,
+        tasks: TaskGroup,
+        metrics: PersisterMetrics,
+        server_name: str,
+        database: Database,
+    ) -> None:
+        self._write = write
+        self._lease = lease
+        self._announce = announce
+        self._lost_room = lost_room
+        self._clock = clock
+        self._tasks = tasks
+        self._metrics = metrics
+        self._server_name = server_name
+        self._queue: deque[Write] = deque()
+        self._waiting_events = 0
+        self._running: asyncio.Task[None] | None = None
+        self._apart = LockedRooms(database, clock, metrics, server_name, self._lose)
+        self._probing: asyncio.Task[None] | None = None
+        self._lock_waits = 0  # of the batch under way
+        self._statements = 0
+
+    def submit(self, write: Write) -> None:
+        """Take a built write. Its `done` is set once it is stored and announced, or has failed.
+
+        Writes of one room must come in the order in which they were built.
+        """
+        fault_points.reach("built")
+        self._queue.append(write)
+        self._waiting_events += len(write.built)
+        self._metrics.waiting.set(len(self._queue))
+        self._start()
+        fault_points.reach("submitted")
+
+    def check_room_for_more(self) -> None:
+        """Raise Unavailable when too many events wait already."""
+        if self._waiting_events >= _MAX_WAITING_EVENTS:
+            raise Unavailable("Too many events wait to be stored")
+
+    async def finish(self) -> None:
+        """Wait until everything that was submitted is stored or has failed. What waits for locked rows fails now."""
+        self._apart.give_up_all()
+        while self._running is not None and not self._running.done():
+            await asyncio.wait([self._running])
+            self._apart.give_up_all()
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "waiting": len(self._queue),
+            "waiting_events": self._waiting_events,
+            "rooms_apart": len(self._apart),
+            "waiting_apart": self._apart.waiting_events,
+            "statements": self._statements,
+        }
+
+    def _start(self) -> None:
+        if self._running is None or self._running.done():
+            self._running = self._tasks.spawn(self._run(), "commit events")
+
+    async def _run(self) -> None:
+        while self._queue or self._apart.free:
+            if self._queue:
+                await self._commit_or_fail(self._take_batch())
+            if self._apart.free:
+                await self._try(self._apart.free.popleft())
+
+    async def _try(self, room_nid: int) -> None:
+        """Store what waits of a room whose rows were seen free."""
+        writes = self._apart.begin_try(room_nid)
+        try:
+            for first in range(0, len(writes), _MAX_BATCH_EVENTS):
+                await self._commit_or_fail(writes[first : first + _MAX_BATCH_EVENTS], again=True)
+        finally:
+            self._apart.end_try(room_nid)
+
+    async def _probe(self) -> None:
+        while self._apart:
+            await asyncio.sleep(PROBE_EVERY_S)
+            try:
+                await self._apart.probe()
+            except Unavailable:
+                continue  # a whole table is locked, or the database is away
+            if self._apart.free:
+                self._start()
+
+    async def _commit_or_fail(self, batch: Sequence[Write], *, again: bool = False) -> None:
+        self._lock_waits = 0
+        try:
+            await self._commit(batch, again=again)
+        except Exception as error:
+            # Fenced, or a fault of ours after the database had answered: what is stored is unknown to us now.
+            self._fail_all(batch, error)
+            if not isinstance(error, Unavailable):
+                raise
+
+    def _take_batch(self) -> list[Write]:
+        batch: list[Write] = []
+        events = size = 0
+        while self._queue and (not batch or (events < _MAX_BATCH_EVENTS and size < _MAX_BATCH_BYTES)):
+            write = self._queue.popleft()
+            batch.append(write)
+            events += len(write.built)
+            size += sum(len(built.event.encoded) for built in write.built)
+        # Building again may have changed their number: an empty queue is the truth.
+        self._waiting_events = max(0, self._waiting_events - events) if self._queue else 0
+        self._metrics.waiting.set(len(self._queue))
+        return batch
+
+    async def _commit(self, writes: Sequence[Write], *, again: bool = False) -> None:
+        """Store the writes, those that are refused excepted. again: they met a lock before that could not be found."""
+        # Those that could not be built again after another one failed have nothing left to store.
+        writes = [write for write in self._apart.keep_back(writes) if write.built]
+        if not writes:
+            return
+        batch = batch_of(writes, self._server_name)
+        self._metrics.statements.inc()
+        self._statements += 1
+        started = time.perf_counter()
+        fault_points.reach("before the statement")
+        try:
+            stored = await commit_events(self._write, batch)
+        except StatementRefused as refused:
+            self._metrics.refused.inc()
+            if refused.passing:
+                await self._locked(writes, batch, again)
+            elif len(writes) == 1:
+                self._refused(writes[0], refused)
+            else:
+                await self._commit_halves(writes, again)
+            return
+        self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        self._metrics.batch_events.observe(len(stored.positions))
+        self._metrics.events.inc(len(stored.positions))
+        self._stored(writes, batch, stored)
+
+    async def _commit_halves(self, writes: Sequence[Write], again: bool) -> None:
+        middle = len(writes) // 2
+        await self._commit(writes[:middle], again=again)
+        await self._commit(writes[middle:], again=again)
+
+    async def _locked(self, writes: Sequence[Write], batch: EventBatch, again: bool) -> None:
+        """Somebody holds a row that these writes change: set its room apart, store the others at once."""
+        self._metrics.lock_timeouts.inc()
+        self._lock_waits += 1
+        locked = await self._apart.find_locked(batch)
+        if locked:
+            self._set_apart([write for write in writes if write.room.room_nid in locked], seen=True)
+            await self._commit([write for write in writes if write.room.room_nid not in locked])
+        elif not again:
+            await self._commit(writes, again=True)  # it was let go meanwhile, as a rule
+        elif len(writes) == 1 or self._lock_waits >= _MAX_LOCK_WAITS or _one_room(writes):
+            self._set_apart(writes, seen=False)
+        else:
+            await self._commit_halves(writes, again)
+
+    def _set_apart(self, writes: Sequence[Write], *, seen: bool) -> None:
+        for room_id in {write.room.room_id for write in writes}:
+            logger.warning("Rows of room %s are locked by somebody else: its events wait", room_id)
+        self._apart.put(writes, seen=seen)
+        if self._probing is None or self._probing.done():
+            self._probing = self._tasks.spawn(self._probe(), "look for locked rows")
+
+    def _stored(self, writes: Sequence[Write], batch: EventBatch, stored: StoredBatch) -> None:
+        fault_points.reach("after the statement")
+        rows: list[EventRow] = []
+        taken = iter(zip(batch.events, stored.positions, strict=True))
+        for write in writes:
+            mine = list(itertools.islice(taken, len(write.built)))
+            rows.extend(rows_of(write.room, mine, self._lease, batch.memberships, stored.counts))
+            write.room.committed(write, [position for _, position in mine], self._lease)
+        fault_points.reach("committed")
+        self._announce(rows)
+        fault_points.reach("announced")
+        for write in writes:
+            if not write.done.done():
+                write.done.set_result([built.event.event_id for built in write.built])
+
+    def _refused(self, write: Write, refused: StatementRefused) -> None:
+        """This write alone was refused: nothing of it was stored."""
+        room = write.room
+        if refused.constraint in _OLD_COPY:
+            # Somebody else wrote into the room, or purged it: our copy is old, perhaps our view of its owner too.
+            logger.warning("Room %s was changed by another process", room.room_id)
+            self._lose(room, Unavailable("The room is being read again"))
+            return
+        if refused.constraint == client_transactions.PRIMARY_KEY:
+            error: Exception = AlreadySent()
+        elif refused.constraint == "room_aliases_pkey":
+            error = MatrixError("M_ROOM_IN_USE", "This room alias is taken already", 400)
+        else:
+            logger.error("An event of room %s cannot be stored: %s", room.room_id, refused)
+            error = MatrixError("M_UNKNOWN", "The event cannot be stored", 400)
+        write.fail(error)
+        room.rebuild_after(write, self._clock.now_ms())
+
+    def _lose(self, room: LiveRoom, error: Unavailable) -> None:
+        room.lose(error)
+        self._lost_room(room)
+
+    def _fail_all(self, batch: Sequence[Write], error: Exception) -> None:
+        shown = error if isinstance(error, Unavailable) else Unavailable("The outcome of the write is unknown")
+        for write in (*batch, *self._queue):
+            if not write.room.lost or write.room.writes:
+                self._lose(write.room, shown)
+            write.fail(shown)
+        self._queue.clear()
+        self._waiting_events = 0
+        self._apart.give_up_all()
+
+
+def _one_room(writes: Sequence[Write]) -> bool:
+    return all(write.room is writes[0].room for write in writes)

@@ -1,0 +1,198 @@
+"""Rooms whose rows somebody holds locked: their writes wait here, in their order, while all others are stored.
+
+Nobody but its persister writes a room's rows, so such a lock is a purge, an operator's transaction, or a statement of
+a process that died. The architecture page gives these rooms a second lane, with a lease of its own. This does without:
+a second lease would be one more writer in every vector and token, and the rows it writes would need the other lane's
+as their `prior`, to and fro. And nothing is tried blindly here: a room is asked for without waiting (SKIP LOCKED)
+until its rows are free; only then it goes into a statement, alone.
+
+Bounded: by events per room and in all, by rooms, and by time; a room beyond that is given up, its clients get 503.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from shared.core.errors import Unavailable
+from shared.metrics.persister import PersisterMetrics
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.events.batch import EventBatch
+from shared.storage.events.locked_rooms import find_locked_rooms
+from workers.event_persister.commit.batches import batch_of
+from workers.event_persister.room.drafts import Write
+from workers.event_persister.room.live_room import LiveRoom
+
+PROBE_EVERY_S = 0.1
+#: How long a write waits for its room's rows; a client that got 503 comes again.
+GIVE_UP_AFTER_S = 10.0
+_RETRY_AFTER_S = 5.0
+_MAX_EVENTS_OF_ROOM = 1000
+_MAX_EVENTS = 10_000
+_MAX_ROOMS = 1000
+#: A room that is still locked is asked for again after this part of the time that it has waited, at most a second:
+#: each look is a statement with a commit of its own, beside everybody's writes.
+_WAITED_PART = 0.1
+_LONGEST_LOOK_S = 1.0
+_PROBED_WRITES = 64  # whose rows are asked for; a lock further behind is met when the room is tried
+#: A lock that cannot be seen costs everybody a time-out at each try: the tries become rare.
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 3.0
+#: A room that was given up stays known while it is locked: its next write must not stop a batch again.
+_KNOWN_FOR_S = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class _Apart:
+    """rows: what is asked for. since: when the oldest write began to wait, or the room was given up.
+
+    trying: its writes are in a statement of their own just now. pause_s, not_before: of locks that cannot be seen.
+    """
+
+    rows: EventBatch
+    since: float
+    writes: deque[Write] = field(default_factory=deque)
+    events: int = 0
+    trying: bool = False
+    pause_s: float = 0.0
+    not_before: float = 0.0
+
+
+class LockedRooms:
+    """give_up: called with a room whose writes are to fail."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        metrics: PersisterMetrics,
+        server_name: str,
+        give_up: Callable[[LiveRoom, Unavailable], None],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics
+        self._server_name = server_name
+        self._give_up = give_up
+        self._rooms: dict[int, _Apart] = {}
+        self._events = 0
+        self.free: deque[int] = deque()  # rooms whose rows were seen free: to be tried
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    @property
+    def waiting_events(self) -> int:
+        return self._events
+
+    async def find_locked(self, batch: EventBatch) -> set[int]:
+        """Return the locked rooms of a batch that met a lock; all of them when that cannot be asked."""
+        try:
+            return await find_locked_rooms(self._database, [batch])
+        except Unavailable:
+            return set(batch.extremities)
+
+    def put(self, writes: Sequence[Write], *, seen: bool) -> None:
+        """Set the rooms of these writes apart. seen: whether their lock is one that `probe` sees."""
+        now = self._clock.monotonic_s()
+        by_room: dict[int, list[Write]] = {}
+        for write in writes:
+            by_room.setdefault(write.room.room_nid, []).append(write)
+        for room_nid, mine in by_room.items():
+            rows = batch_of(mine[:_PROBED_WRITES], self._server_name)
+            apart = self._rooms.setdefault(room_nid, _Apart(rows, now))
+            apart.rows, apart.trying = rows, False
+            if not seen:
+                apart.pause_s = min(max(2 * apart.pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+                apart.not_before = now + apart.pause_s
+            for write in mine:
+                self._append(apart, write)
+            if len(self._rooms) > _MAX_ROOMS:
+                self._fail(apart, "Too many rooms are busy in the database")
+                del self._rooms[room_nid]
+        self._measure()
+
+    def keep_back(self, writes: Sequence[Write]) -> list[Write]:
+        """Take in the writes whose rooms are apart; return the others."""
+        if not self._rooms:
+            return list(writes)
+        others = []
+        for write in writes:
+            apart = self._rooms.get(write.room.room_nid)
+            if apart is None or apart.trying:
+                others.append(write)
+            elif write.built:
+                self._append(apart, write)
+        return others
+
+    def _append(self, apart: _Apart, write: Write) -> None:
+        if not apart.writes:
+            apart.since = self._clock.monotonic_s()
+        apart.writes.append(write)
+        apart.events += len(write.built)
+        self._events += len(write.built)
+        if apart.events > _MAX_EVENTS_OF_ROOM or self._events > _MAX_EVENTS:
+            self._fail(apart, "Too many events wait for this room")
+
+    async def probe(self) -> None:
+        """Give up who waited for too long, and find out whose rows are free. Raises Unavailable."""
+        now = self._clock.monotonic_s()
+        for room_nid, apart in list(self._rooms.items()):
+            if apart.trying:
+                continue
+            if apart.writes and now - apart.since > GIVE_UP_AFTER_S:
+                self._fail(apart, "The room is busy in the database")
+            elif not apart.writes and now - apart.since > _KNOWN_FOR_S:
+                del self._rooms[room_nid]
+        asked = {
+            room_nid: apart
+            for room_nid, apart in self._rooms.items()
+            if not apart.trying and now >= apart.not_before and room_nid not in self.free
+        }
+        locked = await find_locked_rooms(self._database, [apart.rows for apart in asked.values()]) if asked else set()
+        for room_nid, apart in asked.items():
+            if room_nid in locked:
+                apart.not_before = now + min(_WAITED_PART * (now - apart.since), _LONGEST_LOOK_S)
+            elif not apart.trying:
+                self.free.append(room_nid)
+        self._measure()
+
+    def begin_try(self, room_nid: int) -> list[Write]:
+        """Return what waits of a room, in order: the caller stores it. Until `end_try` nothing of it is kept back."""
+        apart = self._rooms.get(room_nid)
+        if apart is None:
+            return []
+        apart.trying = True
+        writes = list(apart.writes)
+        apart.writes.clear()
+        self._events -= apart.events
+        apart.events = 0
+        return writes
+
+    def end_try(self, room_nid: int) -> None:
+        """Forget the room, unless it was put apart again."""
+        apart = self._rooms.get(room_nid)
+        if apart is not None and apart.trying:
+            del self._rooms[room_nid]
+        self._measure()
+
+    def give_up_all(self) -> None:
+        """Fail everything that waits here."""
+        for apart in self._rooms.values():
+            self._fail(apart, "The process ends, and the room is busy in the database")
+        self._rooms = {room_nid: apart for room_nid, apart in self._rooms.items() if apart.trying}
+        self.free.clear()
+        self._measure()
+
+    def _fail(self, apart: _Apart, why: str) -> None:
+        rooms = {write.room for write in apart.writes}
+        self._events -= apart.events
+        apart.writes.clear()
+        apart.events, apart.since = 0, self._clock.monotonic_s()
+        for room in rooms:
+            if not room.lost or room.writes:
+                self._metrics.given_up.inc()
+                self._give_up(room, Unavailable(why, _RETRY_AFTER_S))
+
+    def _measure(self) -> None:
+        self._metrics.apart.set(len(self._rooms))

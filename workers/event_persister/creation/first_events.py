@@ -1,0 +1,154 @@
+"""The first events of a room, from the request that asks for it. Pure.
+
+Spec: client-server API, POST /createRoom: the order of the events, the presets, what overrides what.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from shared.core.room_versions import RoomVersion
+from workers.event_persister.members.member_changes import member_draft
+from workers.event_persister.room.drafts import Draft
+
+Preset = Literal["private_chat", "public_chat", "trusted_private_chat"]
+
+#: preset -> join_rule, history_visibility, guest_access.
+_PRESETS: Mapping[str, tuple[str, str, str]] = {
+    "private_chat": ("invite", "shared", "can_join"),
+    "trusted_private_chat": ("invite", "shared", "can_join"),
+    "public_chat": ("public", "shared", "forbidden"),
+}
+_CREATOR_LEVEL = 100
+
+
+class InitialState(msgspec.Struct):
+    type: str
+    content: dict[str, Any]
+    state_key: str = ""
+
+
+class Invite3pid(msgspec.Struct):
+    id_server: str
+    id_access_token: str
+    medium: str
+    address: str
+
+
+class CreateRoomBody(msgspec.Struct):
+    """The request; a key that is null reads as absent."""
+
+    visibility: Literal["public", "private"] | None = None
+    room_alias_name: str | None = None
+    name: str | None = None
+    topic: str | None = None
+    invite: list[str] | None = None
+    invite_3pid: list[Invite3pid] | None = None
+    room_version: str | None = None
+    creation_content: dict[str, Any] | None = None
+    initial_state: list[InitialState] | None = None
+    preset: Preset | None = None
+    is_direct: bool | None = None
+    power_level_content_override: dict[str, Any] | None = None
+
+    @property
+    def effective_preset(self) -> Preset:
+        """Unless it is named, the visibility decides."""
+        return self.preset or ("public_chat" if self.visibility == "public" else "private_chat")
+
+
+def create_content(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:
+    """Return the content of m.room.create. The server's own keys win over `creation_content`."""
+    content = {**(body.creation_content or {}), "room_version": version.name}
+    content.pop("creator", None)
+    if version.creator_in_content:
+        content["creator"] = creator
+    if version.additional_creators and body.effective_preset == "trusted_private_chat" and invited:
+        named = content.get("additional_creators", [])
+        # What is no list of ids is left as it is: it is refused like everybody's.
+        if isinstance(named, list) and all(isinstance(user_id, str) for user_id in named):
+            content["additional_creators"] = list(dict.fromkeys([*named, *invited]))
+    return content
+
+
+def first_events(
+    version: RoomVersion,
+    body: CreateRoomBody,
+    creator: str,
+    alias: str | None,
+    invited: Sequence[str],
+    profiles: Mapping[str, Mapping[str, str]],
+) -> list[Draft]:
+    """Return the events after m.room.create, in the spec's order.
+
+    alias: the room's new alias; invited: without doubles; profiles: of the creator and those invited.
+    """
+    states: dict[tuple[str, str], Mapping[str, Any]] = {}
+    wanted = {(state.type, state.state_key): state.content for state in body.initial_state or []}
+
+    # A power level event in `initial_state` stands in the default's place: the events after it obey it either way.
+    levels = wanted.pop(("m.room.power_levels", ""), None)
+    if levels is None:
+        levels = _power_levels(version, body, creator, invited)
+    states["m.room.power_levels", ""] = {**levels, **(body.power_level_content_override or {})}
+    if alias is not None:
+        states["m.room.canonical_alias", ""] = {"alias": alias}
+    join_rule, history_visibility, guest_access = _PRESETS[body.effective_preset]
+    for key, content in (
+        (("m.room.join_rules", ""), {"join_rule": join_rule}),
+        (("m.room.history_visibility", ""), {"history_visibility": history_visibility}),
+        (("m.room.guest_access", ""), {"guest_access": guest_access}),
+    ):
+        if key not in wanted:
+            states[key] = content
+    named: dict[tuple[str, str], Mapping[str, Any]] = {}
+    if body.name:
+        named["m.room.name", ""] = {"name": body.name}
+    if body.topic:
+        named["m.room.topic", ""] = {
+            "topic": body.topic,
+            "m.topic": {"m.text": [{"mimetype": "text/plain", "body": body.topic}]},
+        }
+    for key, content in wanted.items():
+        if key not in named:
+            states[key] = content
+    states.update(named)
+
+    direct = True if body.is_direct else None
+    return [
+        member_draft(creator, creator, "join", profiles.get(creator, {})),
+        *(Draft(creator, kind, state_key, content) for (kind, state_key), content in states.items()),
+        *(
+            member_draft(creator, user_id, "invite", {**profiles.get(user_id, {}), "is_direct": direct})
+            for user_id in invited
+        ),
+    ]
+
+
+def _power_levels(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:
+    """The default: the creator may do all, others talk; where creators outrank all they are not named."""
+    preset = body.effective_preset
+    trusted = invited if preset == "trusted_private_chat" else ()
+    users = {} if version.creators_outrank_all else dict.fromkeys([creator, *trusted], _CREATOR_LEVEL)
+    return {
+        "users": users,
+        "users_default": 0,
+        "events": {
+            "m.room.name": 50,
+            "m.room.avatar": 50,
+            "m.room.canonical_alias": 50,
+            "m.room.power_levels": 100,
+            "m.room.history_visibility": 100,
+            "m.room.encryption": 100,
+            "m.room.server_acl": 100,
+            # Spec: from version 12 on higher than any level that can be given away by default.
+            "m.room.tombstone": 150 if version.creators_outrank_all else 100,
+        },
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": 50 if preset == "public_chat" else 0,
+    }

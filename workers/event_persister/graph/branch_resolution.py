@@ -1,0 +1,138 @@
+"""The resolution of a room's branches: from overlays of entries to event ids for the resolver, and back."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar, overload
+
+from shared.core.events import Event
+from shared.core.identifiers import EventId
+from workers.event_persister.graph.known_events import KnownEvents
+from workers.event_persister.graph.resolver import Resolver, RoomForResolution
+from workers.event_persister.graph.states import same_entry
+from workers.event_persister.room.drafts import Overlay, RoomChanged, StateEntry, StateKey
+from workers.event_persister.room.live_room import LiveRoom
+
+T = TypeVar("T")
+
+_MAX_LOADS = 5
+_MANY = 1000  # entries of a state, whose walk takes a millisecond
+
+
+class RoomResolution:
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, room: LiveRoom, overlays: Sequence[Overlay], known: KnownEvents, *, candidate: Event | None = None
+    ) -> Overlay:
+        """Return the resolution of states, all of them overlays upon the room's current state.
+
+        candidate: an event in them that has no place yet. The result is of worth only while the room's head has not
+        changed. Raises Unavailable (`Resolver.resolve`), RoomChanged.
+        """
+        head = room.head
+        distinct = list(dict.fromkeys(overlays))
+        if len(distinct) == 1:
+            return distinct[0]
+        events = room.events_in_memory()
+        if candidate is not None:
+            events[candidate.event_id] = candidate
+
+        def find(event_id: EventId) -> Event | None:
+            event = events.get(event_id)
+            return known.accepted(event_id) if event is None else event
+
+        ids = []
+        for overlay in distinct:
+            ids.append(overlay.ids)
+            if len(overlay) > _MANY:
+                await asyncio.sleep(0)
+        try:
+            resolved = await self._resolver.resolve(
+                RoomForResolution(room.room_nid, room.version, room.create, find), CurrentIds(room), ids
+            )
+        except (RuntimeError, KeyError) as error:
+            if room.head is head:
+                raise
+            # A thread walked the current state while a write of the room changed it.
+            raise RoomChanged from error
+        entries = _entries_in(distinct, resolved)
+        await known.look_up([event_id for event_id in resolved.values() if event_id and event_id not in entries])
+        await asyncio.sleep(0)
+        return _entries_of(room, resolved, entries, known)
+
+    def forget(self, event_id: str) -> None:
+        """This event was redacted: what is kept of it is not what counts now."""
+        self._resolver.forget([EventId(event_id)])
+
+    async def load(self, room: LiveRoom, missing: Callable[[], set[int]], known: KnownEvents) -> None:
+        """Bring events into the room's memory until nothing is missing, so that the rules can look at them.
+
+        What is being stored may leave the memory while others are loaded. Raises RoomChanged when one is gone.
+        """
+        for _ in range(_MAX_LOADS):
+            nids = missing()
+            if not nids:
+                return
+            for nid, found in (await known.entries(list(nids))).items():
+                room.keep(nid, found.event)
+        raise RoomChanged
+
+
+class CurrentIds(Mapping[StateKey, EventId]):
+    """A room's current state as event ids, without a copy."""
+
+    def __init__(self, room: LiveRoom) -> None:
+        self._room = room
+
+    def __getitem__(self, key: StateKey) -> EventId:
+        entry = self._room.entry(*key)
+        if entry is None:
+            raise KeyError(key)
+        return EventId(entry.event_id)
+
+    @overload
+    def get(self, key: StateKey, /) -> EventId | None: ...
+    @overload
+    def get(self, key: StateKey, /, default: EventId | T) -> EventId | T: ...
+    def get(self, key: StateKey, /, default: EventId | T | None = None) -> EventId | T | None:
+        # Most look-ups miss: the inherited one would raise for each and catch it again.
+        entry = self._room.entry(*key)
+        return default if entry is None else EventId(entry.event_id)
+
+    def __iter__(self) -> Iterator[StateKey]:
+        return self._room.keys_now()
+
+    def __len__(self) -> int:
+        return self._room.state_size
+
+
+def _entries_in(overlays: Sequence[Overlay], resolved: Mapping[StateKey, EventId | None]) -> dict[str, StateEntry]:
+    """Return, by event id, those entries of the overlays that the resolution has chosen."""
+    chosen = {event_id: key for key, event_id in resolved.items() if event_id is not None}
+    entries: dict[str, StateEntry] = {}
+    for overlay in overlays:
+        for event_id, key in chosen.items():
+            entry = overlay.get(key)
+            if entry is not None and entry.event_id == event_id:
+                entries[event_id] = entry
+    return entries
+
+
+def _entries_of(
+    room: LiveRoom, resolved: Mapping[StateKey, EventId | None], entries: Mapping[str, StateEntry], known: KnownEvents
+) -> Overlay:
+    overlay: dict[StateKey, StateEntry | None] = {}
+    for key, event_id in resolved.items():
+        if event_id is None:
+            overlay[key] = None
+            continue
+        entry = entries.get(event_id)
+        if entry is None:
+            found = known.get(event_id)
+            if found is None:
+                raise RoomChanged  # it was purged meanwhile
+            entry = found.entry()
+        if not same_entry(entry, room.entry(*key)):
+            overlay[key] = entry
+    return Overlay(overlay)

@@ -1,0 +1,371 @@
+"""Where events go that are not simply the next one: events of other servers, and our own that were built earlier.
+
+An event that names everything that nothing follows yet has the room's current state before itself. Any other is on a
+branch: the state before it is worked out, it is judged there and in the current state, and what the room's state is
+then is resolved over all branches. All of that happens beside the room's own writes, which go on; when one of them
+was faster, the work is done again, and after some tries the room's writes wait for it.
+
+Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 7; "Rejection"; "Soft failure".
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shared.core.event_auth import auth_types_for
+from shared.core.event_checks import (
+    Outcome,
+    Verdict,
+    check_auth_events_of,
+    check_current_state,
+    check_policy_signature,
+    check_state_before,
+)
+from shared.core.events import Event
+from shared.core.events.readers import PowerLevels
+from shared.storage.engine.number_blocks import NumberBlock
+from shared.storage.engine.pool import Database
+from shared.storage.events.statement import ACCEPTED, REJECTED, SOFT_FAILED
+from workers.event_persister.commit.committer import Committer
+from workers.event_persister.graph.branch_resolution import RoomResolution
+from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.states import (
+    SMALL_OVERLAY,
+    GraphStates,
+    StateRef,
+    branch_after,
+    entries_of,
+    root_snapshot,
+    snapshot_of,
+    step_snapshot,
+    upon_current,
+    upon_current_state,
+)
+from workers.event_persister.push.rules import PushRules
+from workers.event_persister.room.drafts import (
+    NO_CHANGE,
+    Branch,
+    BuiltEvent,
+    Draft,
+    EntryChange,
+    Graph,
+    Head,
+    Overlay,
+    RedactionTarget,
+    RoomChanged,
+    Write,
+)
+from workers.event_persister.room.live_room import LiveRoom
+
+#: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
+_FREE_TRIES = 3
+_MAX_TRIES = 8
+_AT_ONCE = 20_000  # entries of states that are copied before others get a turn
+
+_STATUS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An event that wants a place. draft: of our own one, which is refused rather than soft-failed; key: of its
+    client's transaction. state_before: ids of the whole state before it, where its predecessors are not all here."""
+
+    event: Event
+    draft: Draft | None = None
+    key: bytes | None = None
+    state_before: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """verdict: of the checks. write: what stores it; None: it is stored already, or must not be."""
+
+    verdict: Verdict
+    write: Write | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The state before an event. overlay: upon the current state. is_line: it is the current state, by the event's
+    predecessors. snapshot_nid: where that state is stored already. previous: the only predecessor; ref: the state
+    after it, unless it is an extremity. missing: predecessors that have no place here.
+    """
+
+    overlay: Overlay
+    is_line: bool = False
+    snapshot_nid: int | None = None
+    previous: KnownEvent | None = None
+    ref: StateRef | None = None
+    missing: Sequence[str] = ()
+
+
+class Placing:
+    """database: for reads; resolution: of branches; numbers: for events; push_rules: of those who come in."""
+
+    def __init__(
+        self,
+        database: Database,
+        committer: Committer,
+        numbers: NumberBlock,
+        resolution: RoomResolution,
+        push_rules: PushRules,
+    ) -> None:
+        self._push_rules = push_rules
+        self._database = database
+        self._committer = committer
+        self._numbers = numbers
+        self._resolution = resolution
+        self._states = GraphStates(database)
+
+    async def place(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
+        """Judge an event and give it its place; its write is under way when this returns.
+
+        known: has looked up the event itself, its predecessors, auth events and given state. The caller holds the
+        room's intake, so that only the room's own writes may come in between.
+        Raises Unavailable, RoomLost by way of the committer; RoomChanged when the room changed again and again.
+        """
+        for tries in range(_MAX_TRIES):
+            await self._numbers.reserve(1)
+            try:
+                if tries < _FREE_TRIES:
+                    return await self._try(room, candidate, known)
+                async with room.hold():
+                    return await self._try(room, candidate, known)
+            except RoomChanged:
+                await room.finish_writes()  # what is needed may just be on its way to the database
+        raise RoomChanged
+
+    async def _try(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
+        event = candidate.event
+        head = room.head
+        before = await self._state_before(room, candidate, known)
+        verdict, auth_nids, levels = await self._judge(room, candidate, before, known)
+        if verdict.outcome is Outcome.DROP or (candidate.draft is not None and not verdict.passed):
+            return Placed(verdict)
+        former = known.get(event.event_id)
+        nid = former.event_nid if former is not None else self._numbers.take()
+        graph = await self._graph(room, nid, before, verdict, known)
+        if before.missing:
+            graph = replace(graph, is_after_gap=True)
+        if known.was_awaited(event):
+            graph = replace(graph, was_awaited=True, redacted_by=known.redaction_of(event))
+        if verdict.passed:
+            await asyncio.sleep(0)  # each of these steps may walk a whole state
+            if room.head is not head:
+                raise RoomChanged
+            after = await self._current_after(room, event, nid, before, known)
+            target, graph = await _redaction(event, levels, known, graph)
+            brought = await self._brought(after[0], nid, known)
+            if room.head is not head:
+                raise RoomChanged
+            graph = replace(graph, brought=brought) if brought else graph
+            built = self._live(room, candidate, nid, before, auth_nids, graph, after, target, known)
+            while (lacking := room.push.lacking_for(built)) is not None:
+                await self._push_rules.load(room, lacking)
+                if room.head is not head:
+                    raise RoomChanged
+        else:
+            if room.head is not head:
+                raise RoomChanged
+            built = self._unplaced(room, event, nid, auth_nids, graph, known)
+        write = Write(room, (), (), asyncio.get_running_loop().create_future(), candidate.key, built=[built])
+        room.take(write)
+        known.note(write)
+        self._committer.submit(write)
+        return Placed(verdict, write)
+
+    # -- the state before
+
+    async def _state_before(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> _Before:
+        event, head = candidate.event, room.head
+        if {event_id for _, event_id in head.extremities} == set(event.prev_event_ids):
+            return _Before(NO_CHANGE, is_line=True)
+        previous = [known.get(event_id) for event_id in event.prev_event_ids]
+        stored = [one for one in previous if one is not None and one.is_placed]
+        absent = [e for e, one in zip(event.prev_event_ids, previous, strict=True) if one is None or not one.is_placed]
+        if absent and candidate.state_before is None:
+            raise RoomChanged  # a predecessor could not be stored
+        refs = {
+            one.event_nid: await self._states.after(room, one, known)
+            for one in stored
+            if one.event_nid not in head.branches
+        }
+        given = None
+        if candidate.state_before is not None and absent:
+            given = await entries_of(candidate.state_before, known)
+        await asyncio.sleep(0)
+        if room.head is not head:
+            raise RoomChanged
+        branches = [
+            head.branches[one.event_nid]
+            if one.event_nid in head.branches
+            else Branch(upon_current(room, refs[one.event_nid]), one.state_nid if one.key is None else None)
+            for one in stored
+        ]
+        if given is not None:
+            branches.append(Branch(upon_current_state(room, given)))
+        overlay = await self._resolution.resolve(room, [branch.overlay for branch in branches], known)
+        if room.head is not head:
+            raise RoomChanged
+        only = stored[0] if len(branches) == 1 and given is None else None
+        ref = None if only is None else refs.get(only.event_nid)
+        return _Before(overlay, False, snapshot_of(overlay, branches), only, ref, known.without_place(absent))
+
+    # -- checks 4 to 7
+
+    async def _judge(
+        self, room: LiveRoom, candidate: Candidate, before: _Before, known: KnownEvents
+    ) -> tuple[Verdict, list[int], PowerLevels]:
+        """Return the verdict, the numbers of the auth events, and the power levels at the event."""
+        event, head = candidate.event, room.head
+        auth_events, auth_nids, rejected = known.auth_events(event)
+        verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        if not verdict.passed:
+            return verdict, auth_nids, room.power_levels
+        keys = auth_types_for(
+            room.version,
+            type=event.type,
+            sender=event.sender,
+            state_key=event.state_key,
+            content=event.content,
+        )
+        await self._resolution.load(
+            room, lambda: room.missing_of(keys, before.overlay) | room.missing_of(keys, NO_CHANGE), known
+        )
+        if room.head is not head:
+            raise RoomChanged
+        levels = room.power_levels_in(before.overlay)
+        state = room.auth_state(before.overlay, keys)
+        verdict = check_state_before(room.version, event, state, room.create, power_levels=levels)
+        if verdict.passed and not before.is_line:
+            state = room.auth_state(NO_CHANGE, keys)
+            verdict = check_current_state(room.version, event, state, room.create, power_levels=room.power_levels)
+        if verdict.passed:
+            verdict = check_policy_signature(room.version, event, room.policy_server())
+        return verdict, auth_nids, levels
+
+    # -- the state after
+
+    async def _current_after(
+        self, room: LiveRoom, event: Event, nid: int, before: _Before, known: KnownEvents
+    ) -> tuple[Overlay, dict[int, Branch]]:
+        """Return the room's state after the event, as an overlay upon the present one, and the branches upon it."""
+        own = branch_after(Branch(before.overlay, before.snapshot_nid), nid, event)
+        head = room.head
+        named = set(event.prev_event_ids)
+        others = [ext for ext in head.extremities if ext[1] not in named]
+        if not others:
+            return own.overlay, {}
+        branches = {ext: head.branches.get(ext, Branch(NO_CHANGE)) for ext, _ in others}
+        changed = await self._changed_current(room, event, own, branches, known)
+        branches[nid] = own
+        return changed, await _upon(room, changed, branches) if changed else branches
+
+    async def _changed_current(
+        self, room: LiveRoom, event: Event, own: Branch, branches: Mapping[int, Branch], known: KnownEvents
+    ) -> Overlay:
+        states = {branch.overlay: None for branch in branches.values()}
+        states[own.overlay] = None
+        former = {branch.overlay for branch in room.head.branches.values()} or {NO_CHANGE}
+        if states.keys() == former:
+            return NO_CHANGE  # the same states as before have the same resolution
+        return await self._resolution.resolve(room, list(states), known, candidate=event)
+
+    # -- building
+
+    async def _graph(self, room: LiveRoom, nid: int, before: _Before, verdict: Verdict, known: KnownEvents) -> Graph:
+        status = _STATUS[verdict.outcome]
+        if before.is_line and status == ACCEPTED:
+            return Graph()
+        if before.snapshot_nid is not None:
+            return Graph(status, state_nid=before.snapshot_nid)
+        head = room.head
+        snapshot = None
+        previous = before.previous
+        if len(before.overlay) > SMALL_OVERLAY and previous is not None and previous.may_be_followed_by_a_step:
+            assert previous.state_nid is not None and previous.key is not None
+            walk = await self._states.walk(room, previous.state_nid)
+            found = await known.entries([added for one in walk for added in one.added])
+            keys = {added: one.key for added, one in found.items() if one.key is not None}
+            snapshot = step_snapshot(nid, walk, keys, previous.key, previous.event_nid)
+        if room.head is not head:
+            raise RoomChanged
+        return Graph(status, state_nid=nid, snapshot=snapshot or root_snapshot(room, nid, before.overlay, before.ref))
+
+    def _unplaced(
+        self, room: LiveRoom, event: Event, nid: int, auth_nids: Sequence[int], graph: Graph, known: KnownEvents
+    ) -> BuiltEvent:
+        """A rejected or soft-failed event: nothing of the room changes."""
+        return BuiltEvent(
+            event, nid, None, known.previous(event), auth_nids, None, None,
+            entry_of(nid, event).membership if event.is_state else None, room.head, graph=graph,
+        )  # fmt: skip
+
+    def _live(
+        self,
+        room: LiveRoom,
+        candidate: Candidate,
+        nid: int,
+        before: _Before,
+        auth_nids: Sequence[int],
+        graph: Graph,
+        after: tuple[Overlay, Mapping[int, Branch]],
+        target: RedactionTarget | None,
+        known: KnownEvents,
+    ) -> BuiltEvent:
+        event, head = candidate.event, room.head
+        overlay, branches = after
+        changes = tuple(EntryChange(key, room.entry(*key), entry) for key, entry in sorted(overlay.items()))
+        ordinal = head.ordinal + 1
+        named = set(event.prev_event_ids)
+        extremities = (*(ext for ext in head.extremities if ext[1] not in named), (nid, event.event_id))
+        replaced = next((c.before for c in changes if c.now is not None and c.now.event_nid == nid), None)
+        if before.missing:
+            graph = replace(graph, gaps={ordinal: tuple(before.missing)})
+        former = known.get(event.event_id)
+        if former is not None:
+            graph = replace(graph, promotes=True)
+        draft = candidate.draft
+        return BuiltEvent(
+            event, nid, ordinal, known.previous(event), auth_nids,
+            None if replaced is None else replaced.event_nid,
+            None if target is None else target.event_nid,
+            entry_of(nid, event).membership if event.is_state else None,
+            Head(extremities, max(head.depth, event.depth), ordinal, branches if len(extremities) > 1 else {}),
+            changes,
+            None if draft is None else draft.device,
+            None if draft is None else draft.txn_id,
+            graph,
+        )  # fmt: skip
+
+    async def _brought(self, changed: Overlay, nid: int, known: KnownEvents) -> dict[int, Event]:
+        """Return the events that come into the state with this one."""
+        nids = [entry.event_nid for entry in changed.values() if entry is not None and entry.event_nid != nid]
+        return {number: found.event for number, found in (await known.entries(nids)).items()} if nids else {}
+
+
+async def _upon(room: LiveRoom, changed: Overlay, branches: Mapping[int, Branch]) -> dict[int, Branch]:
+    """Return the branches as overlays upon the current state after it has changed. Raises RoomChanged."""
+    head = room.head
+    changes = {key: (room.entry(*key), entry) for key, entry in changed.items()}
+    rebased: dict[Overlay, Overlay] = {}
+    entries = 0
+    for branch in branches.values():
+        if branch.overlay in rebased:
+            continue
+        rebased[branch.overlay] = branch.overlay.rebased(changes)
+        entries += len(changes) + len(branch.overlay)
+        if entries > _AT_ONCE:
+            entries = 0
+            await asyncio.sleep(0)
+            if room.head is not head:
+                raise RoomChanged
+    return {nid: Branch(rebased[branch.overlay], branch.snapshot_nid) for nid, branch in branches.items()}
+
+
+async def _redaction(
+    event: Event, levels: PowerLevels, known: KnownEvents, graph: Graph
+) -> tuple[RedactionTarget | None, Graph]:
+    """Return what the event redacts, and, in the graph, what it will redact when that comes."""
+    target, awaited = await known.redacted_by(event, levels)
+    return target, graph if awaited is None else replace(graph, awaited=awaited)

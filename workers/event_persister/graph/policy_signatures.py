@@ -1,0 +1,86 @@
+"""Signatures of policy servers, asked for where they are needed. Spec: server-server API, "Policy Servers".
+
+Asking takes as long as another server likes: nobody holds the room's turn meanwhile.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from shared.core.errors import EventFormatError, MatrixError, RemoteServerError, Unavailable, forbidden
+from shared.core.event_checks import PolicyServer, check_policy_signature
+from shared.core.event_checks.signatures import POLICY_KEY_ID
+from shared.core.events import Event, parse_event
+from workers.event_persister.room.live_room import LiveRoom
+
+_MAX_SIGNATURE_CHARS = 100  # 64 bytes in base64
+#: For events of other servers that came without one: what is not signed by then is soft-failed.
+_MAX_S = 10.0
+_AT_ONCE = 10
+
+
+class AskPolicyServer(Protocol):
+    async def __call__(self, server_name: str, pdu: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+        """Return the signatures that the policy server puts on an event: server -> key id -> signature.
+
+        Raises MatrixError with the policy server's own error when it refuses, Unavailable or RemoteServerError when it
+        cannot be asked.
+        """
+        ...
+
+
+class PolicySignatures:
+    def __init__(self, ask: AskPolicyServer) -> None:
+        self._ask = ask
+
+    async def signed(self, room: LiveRoom, event: Event, policy: PolicyServer) -> Event:
+        """Return the event with the policy server's signature, which nobody has verified yet.
+
+        Raises MatrixError, Unavailable, RemoteServerError.
+        """
+        if check_policy_signature(room.version, event, policy).passed:
+            return event
+        answer = await self._ask(policy.server_name, event.pdu)
+        by_key = answer.get(policy.server_name) if isinstance(answer, Mapping) else None
+        signature = by_key.get(POLICY_KEY_ID) if isinstance(by_key, Mapping) else None
+        if not isinstance(signature, str) or len(signature) > _MAX_SIGNATURE_CHARS:
+            raise forbidden("The room's policy server has not signed the event")
+        signatures = {server: dict(keys) for server, keys in event.pdu["signatures"].items()}
+        # The policy server may be the sender's own server: its other signatures stay.
+        signatures.setdefault(policy.server_name, {})[POLICY_KEY_ID] = signature
+        try:
+            return parse_event(room.version, {**event.pdu, "signatures": signatures}, event_id=event.event_id)
+        except EventFormatError as error:
+            raise MatrixError(
+                "M_TOO_LARGE", "With the policy server's signature the event is too large", 413
+            ) from error
+
+    async def signed_ones(self, room: LiveRoom, events: Sequence[Event], policy: PolicyServer) -> dict[str, Event]:
+        """Return those of the events, by id, that could be signed, or were, within some seconds.
+
+        Spec: "Validating Policy Server signatures": a missing or invalid one is asked for once, since the policy
+        server's key may have changed.
+        """
+        places = asyncio.Semaphore(_AT_ONCE)
+        signed: dict[str, Event] = {}
+
+        async def sign(event: Event) -> None:
+            async with places:
+                try:
+                    signed[event.event_id] = await self.signed(room, event, policy)
+                except (MatrixError, Unavailable, RemoteServerError):
+                    return  # soft-failed for want of a signature
+
+        tasks = [asyncio.ensure_future(sign(event)) for event in events]
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=_MAX_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return dict(signed)
+
+
+async def ask_nobody(server_name: str, pdu: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    """The answer while this server cannot reach others yet."""
+    raise Unavailable(f"The room's policy server, {server_name}, cannot be asked")

@@ -1,0 +1,231 @@
+"""The events that a state resolution looks at: from the room's memory, from a cache, from the database.
+
+What is loaded is kept lean: of the PDU only what authorization rules may ask for. The engine holds all events that it
+replays, perhaps 100,000 of them.
+"""
+
+import dataclasses
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from shared.cache.byte_budget import ByteBudgetCache
+from shared.core.errors import Unavailable
+from shared.core.events import Event, event_from_storage
+from shared.core.identifiers import EventId
+from shared.core.room_versions import RoomVersion
+from shared.storage.events.auth_chains import ChainEvent
+from workers.event_persister.room.event_forms import redacted
+
+#: (event ids, how many events in all, chains included) -> rows, as `get_auth_chain_page`.
+Fetch = Callable[[Sequence[EventId], int], Sequence[ChainEvent]]
+
+_PAGE_EVENTS = 500  # asked for by id at once; as many again of their chains
+_MIN_REACH = 4
+
+
+class NotAtHand(Exception):
+    """An event must be loaded, or there is more to do than may be done here: go on elsewhere."""
+
+
+class TooMuch(Unavailable):
+    """The resolution needs more events or bytes than is allowed."""
+
+
+class Stopped(Exception):
+    """Nobody waits for the result any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomForResolution:
+    """A room whose states are to be resolved.
+
+    known: returns an event that the room has in memory, in redacted form where it is redacted, never a rejected one.
+        It is called from other threads: a look-up in a dictionary and nothing else.
+    """
+
+    room_nid: int
+    version: RoomVersion
+    create: Event
+    known: Callable[[EventId], Event | None]
+
+
+class LoadedEvent(NamedTuple):
+    event: Event
+    rejected: bool
+    size_bytes: int
+
+
+class EventCache:
+    """Loaded events of all rooms, within a budget; used by several threads.
+
+    Redacting an event changes it: whoever applies redactions calls `forget`. What was being loaded meanwhile is not
+    kept (`generation`).
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._cache: ByteBudgetCache[EventId, LoadedEvent] = ByteBudgetCache(budget_bytes)
+        self.generation = 0
+
+    def get(self, event_id: EventId) -> LoadedEvent | None:
+        with self._lock:
+            return self._cache.get(event_id)
+
+    def put(self, loaded: Iterable[LoadedEvent], generation: int) -> None:
+        """Keep events that were read while this was the generation."""
+        for entry in loaded:
+            with self._lock:
+                if self.generation == generation:
+                    self._cache.put(entry.event.event_id, entry, entry.size_bytes)
+
+    def forget(self, event_ids: Iterable[EventId]) -> None:
+        with self._lock:
+            self.generation += 1
+            for event_id in event_ids:
+                self._cache.pop(event_id)
+
+    def statistics(self) -> dict[str, int]:
+        return self._cache.statistics()
+
+
+class RoomEvents:
+    """Answers the engine's questions in one resolution: `find`, `rejected`, `expect`.
+
+    Where it runs is set by `move`; what was found stays. max_events, max_bytes: of what is taken from cache and
+    database; beyond it TooMuch is raised.
+    """
+
+    def __init__(self, room: RoomForResolution, cache: EventCache, *, max_events: int, max_bytes: int) -> None:
+        self._room = room
+        self._cache = cache
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._loaded = 0
+        self._found: dict[EventId, Event | None] = {}
+        self._rejected: set[EventId] = set()
+        self._soon: OrderedDict[EventId, None] = (
+            OrderedDict()
+        )  # will be asked for, most likely, and are not at hand perhaps
+        self._reach = _MIN_REACH  # how many events of the chains are loaded along with those asked for
+        self._lookups = 0
+        self._check: Callable[[int], None] = _no_check
+        self._fetch: Fetch | None = None
+
+    def move(self, check: Callable[[int], None], fetch: Fetch | None) -> None:
+        """Say where the resolution runs now.
+
+        check: called with the number of look-ups, at each; it raises what shall end the run. fetch: None where
+        nothing may wait: a miss raises NotAtHand then.
+        """
+        self._check, self._fetch = check, fetch
+        self._lookups = 0
+
+    def find(self, event_id: EventId) -> Event | None:
+        self._lookups += 1
+        self._check(self._lookups)
+        event = self._found.get(event_id)
+        if event is not None or event_id in self._found:
+            return event
+        if not self._take(event_id):
+            if self._fetch is None:
+                raise NotAtHand
+            self._load(event_id, self._fetch)
+        return self._found[event_id]
+
+    def release(self) -> None:
+        """Let go of all events, one by one: at once, 300,000 of them would hold up the other threads for 0.1 s."""
+        while self._found:
+            self._found.popitem()
+        while self._soon:
+            self._soon.popitem()
+
+    def rejected(self, event_id: EventId) -> bool:
+        return event_id in self._rejected
+
+    def expect(self, event_ids: Sequence[EventId]) -> None:
+        # Before what was noted earlier: the engine says it just before it asks.
+        for event_id in reversed(event_ids):
+            self._soon[event_id] = None
+            self._soon.move_to_end(event_id, last=False)
+
+    def _take(self, event_id: EventId) -> bool:
+        """Return whether the event is at hand, from now on in `_found`."""
+        event = self._room.known(event_id)
+        if event is not None:
+            self._found[event_id] = event
+            return True
+        cached = self._cache.get(event_id)
+        if cached is not None:
+            self._hold(cached)
+        return cached is not None
+
+    def _load(self, event_id: EventId, fetch: Fetch) -> None:
+        wanted = [event_id, *islice(self._not_at_hand(event_id), _PAGE_EVENTS - 1)]
+        generation = self._cache.generation
+        rows = fetch(wanted, len(wanted) + self._reach)
+        loaded = []
+        for row in rows:
+            row_id = EventId(row.event_id)
+            if row.json is not None and row_id not in self._found:
+                loaded.append(_loaded(self._room.version, row, row.json))
+                self._hold(loaded[-1])
+        there = {row.event_id for row in rows}
+        for asked in wanted:
+            if asked not in there:
+                self._found[asked] = None
+            elif asked not in self._found:
+                self._soon[asked] = None  # no room in the page
+        self._cache.put(loaded, generation)
+        # More of the chains where they brought news, so that a long one takes few pages; less where all is known.
+        along, new = len(rows) - len(there.intersection(wanted)), len(loaded) - len(wanted)
+        self._reach = min(_PAGE_EVENTS, self._reach * 2) if 2 * new >= along else max(_MIN_REACH, self._reach // 2)
+
+    def _not_at_hand(self, but: EventId) -> Iterable[EventId]:
+        """Yield what will be needed soon and must be loaded, taking it from `_soon`."""
+        while self._soon:
+            event_id, _ = self._soon.popitem(last=False)
+            if event_id != but and event_id not in self._found and not self._take(event_id):
+                yield event_id
+
+    def _hold(self, loaded: LoadedEvent) -> None:
+        event = loaded.event
+        self._found[event.event_id] = event
+        if loaded.rejected:
+            self._rejected.add(event.event_id)
+        for cited in event.auth_event_ids:
+            if cited not in self._found:
+                self._soon[EventId(cited)] = None
+        self._loaded += 1
+        self._bytes += loaded.size_bytes
+        if self._loaded > self._max_events or self._bytes > self._max_bytes:
+            raise TooMuch("The room's forks reach too far back to be resolved", retry_after_s=60.0)
+
+
+def _no_check(lookups: int) -> None:
+    """Nothing ends the run."""
+
+
+def _loaded(version: RoomVersion, row: ChainEvent, json: bytes) -> LoadedEvent:
+    event = event_from_storage(version, json, row.event_id)
+    if row.redacted:
+        event = redacted(version, event)
+    return LoadedEvent(_lean(event), row.rejected, _size_bytes(json))
+
+
+def _lean(event: Event) -> Event:
+    """Return the event without what resolution never reads. The rules on create events and on restricted joins read
+    the PDU itself."""
+    if event.type == "m.room.create" or "join_authorised_via_users_server" in event.content:
+        return event
+    return dataclasses.replace(event, pdu={}, encoded=b"")
+
+
+def _size_bytes(json: bytes) -> int:
+    # An upper estimate, since others choose what is in there: every value may be an object of its own. The lean event
+    # keeps some two thirds of a usual one.
+    return 700 + len(json) + 60 * (json.count(b",") + json.count(b"{") + json.count(b"["))

@@ -1,0 +1,102 @@
+"""Our own events that cannot simply be the next one: a policy server is asked about them first, or the room has more
+extremities than an event may name.
+
+Asking takes as long as another server likes. So it happens outside the room's turn: the event is built, hashed and
+signed, others go on writing, and then it is placed on the predecessors that it was built on, authorised again.
+Spec: server-server API, "Policy Servers".
+"""
+
+from contextlib import nullcontext
+
+from shared.core.errors import AuthRuleViolation, forbidden
+from shared.core.event_checks import needs_policy_signature
+from shared.core.events import Event
+from shared.core.events.format import MAX_PREV_EVENTS
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from workers.event_persister.graph.branch_resolution import RoomResolution
+from workers.event_persister.graph.known_events import KnownEvents
+from workers.event_persister.graph.placement import Candidate, Placing
+from workers.event_persister.graph.policy_signatures import PolicySignatures
+from workers.event_persister.room.drafts import NO_CHANGE, Draft, RoomChanged, RoomLost, Write
+from workers.event_persister.room.live_room import LiveRoom
+
+_TRIES = 4  # the last of them while the room's own writes wait
+
+
+class SlowSends:
+    def __init__(
+        self,
+        placing: Placing,
+        resolution: RoomResolution,
+        signatures: PolicySignatures,
+        database: Database,
+        clock: Clock,
+    ) -> None:
+        self._placing = placing
+        self._resolution = resolution
+        self._signatures = signatures
+        self._database = database
+        self._clock = clock
+
+    @staticmethod
+    def concerns(room: LiveRoom) -> bool:
+        """Whether events of this room go this way now. Costs the usual send two look-ups."""
+        return not room.names_all_extremities or room.policy_server() is not None
+
+    async def write(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+        """Store one event and return its id.
+
+        Raises AuthRuleViolation, MatrixError, Unavailable, RoomLost, RoomChanged.
+        """
+        async with room.turns.take("sends"):
+            event = await self._build(room, draft)
+            policy = room.policy_server() if needs_policy_signature(event) else None
+        if policy is not None:
+            event = await self._signatures.signed(room, event, policy)
+        async with room.turns.take("sends"):
+            write = await self._place(room, event, draft, key)
+        return (await write.wait())[-1]
+
+    async def place_unasked(self, room: LiveRoom, draft: Draft) -> None:
+        """Give one event its place, on extremities of which there are more than it may name; its write is under way.
+
+        The caller holds the room's turn; the room has no policy server. Raises as `write`.
+        """
+        event = await self._build(room, draft)
+        await self._place(room, event, draft, None)
+
+    async def _place(self, room: LiveRoom, event: Event, draft: Draft, key: bytes | None) -> Write:
+        known = KnownEvents(room, self._database)
+        await known.look_up([*event.prev_event_ids, *event.auth_event_ids])
+        placed = await self._placing.place(room, Candidate(event, draft, key), known)
+        if placed.write is None:
+            verdict = placed.verdict
+            if verdict.rule:
+                raise AuthRuleViolation(verdict.rule, verdict.reason)
+            raise forbidden(verdict.reason)
+        return placed.write
+
+    async def _build(self, room: LiveRoom, draft: Draft) -> Event:
+        """Build an event on the latest extremities that it may name, in the state that they make."""
+        for tries in range(_TRIES):
+            async with room.hold() if tries == _TRIES - 1 else nullcontext():
+                event = await self._try_to_build(room, draft)
+            if event is not None:
+                return event
+        raise RoomChanged
+
+    async def _try_to_build(self, room: LiveRoom, draft: Draft) -> Event | None:
+        """Return None when a write of the room was faster."""
+        if room.lost:
+            raise RoomLost("The room is moving")
+        head = room.head
+        known = KnownEvents(room, self._database)
+        named = head.extremities[-MAX_PREV_EVENTS:]
+        overlay = NO_CHANGE
+        if len(named) < len(head.extremities):
+            overlay = await self._resolution.resolve(room, [head.branches[nid].overlay for nid, _ in named], known)
+        await self._resolution.load(room, lambda: room.missing([draft], overlay, named), known)
+        if room.head is not head:
+            return None
+        return room.make_event(draft, self._clock.now_ms(), named, overlay)[0]

@@ -1,0 +1,209 @@
+"""The endpoints that change a membership. Spec: client-server API, "Room membership", "Knocking on rooms"."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+from urllib.parse import quote
+
+import msgspec
+
+from replication.calls import MemberLeaving
+from shared.core.errors import MatrixError, forbidden, missing_param, not_found
+from shared.core.identifiers import check_room_alias, check_user_id, server_of
+from shared.core.slots import slot_of
+from shared.http.request import Request, Requester, Response, empty_response, json_response
+from shared.storage.engine.fenced import FencedWrite
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.aliases import get_room_of_alias
+from shared.storage.rooms.memberships import forget_room
+from workers.event_persister.members.member_changes import MemberChanges
+from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.writing.room_writer import RoomWriter
+
+
+class ReasonBody(msgspec.Struct):
+    reason: str | None = None
+
+
+class ThirdPartySigned(msgspec.Struct):
+    """Spec: the JSON as signed is needed, so this only checks that it is whole."""
+
+    sender: str
+    mxid: str
+    token: str
+    signatures: dict[str, dict[str, str]]
+
+
+class JoinBody(msgspec.Struct):
+    reason: str | None = None
+    third_party_signed: ThirdPartySigned | None = None
+
+
+class TargetBody(msgspec.Struct):
+    user_id: str
+    reason: str | None = None
+
+
+class InviteBody(msgspec.Struct):
+    user_id: str | None = None
+    reason: str | None = None
+    id_server: str | None = None
+    id_access_token: str | None = None
+    medium: str | None = None
+    address: str | None = None
+
+
+class Forward(Protocol):
+    def __call__(
+        self, request: Request, kind: str, slot: int, *, path: bytes | None = None
+    ) -> Awaitable[Response | None]:
+        """Pass the request on to the slot's owner; None when that is this process."""
+        ...
+
+
+#: A change of somebody's membership by somebody: (room, requester, target, reason).
+Change = Callable[[LiveRoom, Requester, str, str | None], Awaitable[None]]
+
+
+class MembershipHandlers:
+    def __init__(
+        self,
+        writer: RoomWriter,
+        changes: MemberChanges,
+        forward: Forward,
+        database: Database,
+        write: FencedWrite,
+        server_name: str,
+    ) -> None:
+        self._writer = writer
+        self._changes = changes
+        self._forward = forward
+        self._database = database
+        self._write = write
+        self._server_name = server_name
+
+    async def join_room(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/join"""
+        return await self._join(request, request.params["roomId"])
+
+    async def join_room_by_id_or_alias(self, request: Request) -> Response:
+        """POST /join/{roomIdOrAlias}"""
+        room_id, elsewhere = await self._resolve(request, b"join")
+        return elsewhere or await self._join(request, room_id)
+
+    async def knock_room(self, request: Request) -> Response:
+        """POST /knock/{roomIdOrAlias}"""
+        body = request.decode(ReasonBody, empty_ok=True)
+        room_id, elsewhere = await self._resolve(request, b"knock")
+        if elsewhere is not None:
+            return elsewhere
+        await self._writer.in_room(
+            room_id, lambda room: self._changes.knock(room, request.user, body.reason), absent=_unknown_room()
+        )
+        return json_response({"room_id": room_id})
+
+    async def leave_room(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/leave"""
+        body = request.decode(ReasonBody, empty_ok=True)
+        await self._writer.in_room(
+            request.params["roomId"], lambda room: self._changes.leave(room, request.user.user_id, body.reason)
+        )
+        return empty_response()
+
+    async def forget_room(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/forget: the room must have been left, by oneself or not."""
+        user_id = request.user.user_id
+
+        async def forget(room: LiveRoom) -> None:
+            entry = room.entry("m.room.member", user_id)
+            if entry is None:
+                raise forbidden("You were never in this room")
+            await self._writer.settled(room, entry)
+            if entry.membership not in ("leave", "ban") or not await forget_room(self._write, room.room_nid, user_id):
+                raise MatrixError("M_UNKNOWN", "You have not left this room", 400)
+
+        await self._writer.in_room(request.params["roomId"], forget, absent=_unknown_room())
+        return empty_response()
+
+    async def invite_user(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/invite, by user id or by third-party identifier."""
+        body = request.decode(InviteBody)
+        if body.user_id is None:
+            if body.medium is None or body.address is None or body.id_server is None:
+                raise missing_param("Whom to invite: user_id, or id_server, medium and address")
+            raise no_identity_server()
+        target = check_user_id(body.user_id)
+        await self._writer.in_room(
+            request.params["roomId"],
+            lambda room: self._changes.invite(room, request.user, target, body.reason),
+        )
+        return empty_response()
+
+    async def kick_user(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/kick"""
+        return await self._change(request, self._changes.kick)
+
+    async def ban_user(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/ban"""
+        return await self._change(request, self._changes.ban)
+
+    async def unban_user(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/unban"""
+        return await self._change(request, self._changes.unban)
+
+    async def leave_closed_account(self, request: Request) -> Response:
+        """PUT /_skep/rooms/{roomId}/leave: `MemberLeaving` in. Nothing is sent for one who is not in the room."""
+        user_id = request.decode(MemberLeaving).user_id
+
+        async def leave(room: LiveRoom) -> None:
+            if room.membership(user_id) in ("join", "invite", "knock"):
+                await self._changes.leave(room, user_id, None)
+
+        await self._writer.in_room(request.params["roomId"], leave, absent=_unknown_room())
+        return empty_response()
+
+    async def _change(self, request: Request, change: Change) -> Response:
+        body = request.decode(TargetBody)
+        target = check_user_id(body.user_id)
+        await self._writer.in_room(
+            request.params["roomId"], lambda room: change(room, request.user, target, body.reason)
+        )
+        return empty_response()
+
+    async def _join(self, request: Request, room_id: str) -> Response:
+        body = request.decode(JoinBody, empty_ok=True)
+        signed = None
+        if body.third_party_signed is not None:
+            signed = request.json_object()["third_party_signed"]
+            signed = {key: value for key, value in signed.items() if key != "sender"}  # not among what is signed
+        await self._writer.in_room(
+            room_id,
+            lambda room: self._changes.join(room, request.user, body.reason, signed),
+            absent=_unknown_room(),
+        )
+        return json_response({"room_id": room_id})
+
+    async def _resolve(self, request: Request, operation: bytes) -> tuple[str, Response | None]:
+        """Return the room id, and the owner's answer where the room is not ours.
+
+        A room id in the path was routed by its slot already; an alias reaches any persister.
+        """
+        text = request.params["roomIdOrAlias"]
+        if not text.startswith("#"):
+            return text, None
+        alias = check_room_alias(text)
+        room_id = None
+        if server_of(alias) == self._server_name:
+            room_id = await get_room_of_alias(self._database, alias)
+        if room_id is None:
+            raise not_found("This room alias is not known here")
+        path = b"/_matrix/client/v3/" + operation + b"/" + quote(room_id, safe="").encode()
+        return room_id, await self._forward(request, "rooms", slot_of(room_id), path=path)
+
+
+def no_identity_server() -> MatrixError:
+    """Spec: client-server API, "Third-party invites": the client names a server that we do not use."""
+    return MatrixError("M_SERVER_NOT_TRUSTED", "This server uses no identity server", 400)
+
+
+def _unknown_room() -> MatrixError:
+    return not_found("This room is not known here, and other servers cannot be asked")

@@ -1,0 +1,71 @@
+"""Guests leave a room that admits none any more. Spec: client-server API, "Guest Access", server behaviour.
+
+Before what may end their access is stored, a row says that somebody must look afterwards: should this process die in
+between, a background worker asks the room's next owner to go on.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from shared.http.request import Request, Response, empty_response
+from shared.runtime.tasks import TaskGroup
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.guest_removals import expect_removal, get_removal, removal_done
+from shared.storage.rooms.memberships import get_joined_guests
+from workers.event_persister.members.member_changes import guests_can_join, member_draft
+from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.writing.room_writer import RoomWriter
+
+T = TypeVar("T")
+_GUESTS_AT_A_TIME = 100
+
+
+class GuestRemoval:
+    def __init__(self, writer: RoomWriter, tasks: TaskGroup, database: Database) -> None:
+        self._writer = writer
+        self._tasks = tasks
+        self._database = database
+
+    async def around(self, room: LiveRoom, change: Callable[[], Awaitable[T]]) -> T:
+        """Make a change of a room that may end its guests' access, and return what it returns.
+
+        It does not wait for the guests to be gone.
+        """
+        if not guests_can_join(room):
+            return await change()
+        await expect_removal(self._database, room.room_id)
+        changed = await change()
+        if not guests_can_join(room):
+            self._start(room.room_id)
+        return changed
+
+    async def begin(self, room: LiveRoom) -> None:
+        """The same, after a change that usually is none: of another server, or by state resolution."""
+        await expect_removal(self._database, room.room_id)
+        self._start(room.room_id)
+
+    async def remove_guests(self, request: Request) -> Response:
+        """PUT /_skep/rooms/{roomId}/guests: turn out those who may not be there, if a removal is expected."""
+        await self._remove(request.params["roomId"])
+        return empty_response()
+
+    def _start(self, room_id: str) -> None:
+        self._tasks.spawn(self._remove(room_id), "turn out guests")
+
+    async def _remove(self, room_id: str) -> None:
+        number = await get_removal(self._database, room_id)
+        if number is None:
+            return
+        if await self._writer.find(room_id) is not None:
+            await self._writer.in_room(room_id, self._turn_out)
+        await removal_done(self._database, room_id, number)
+
+    async def _turn_out(self, room: LiveRoom) -> None:
+        if guests_can_join(room):
+            return
+        guests = await get_joined_guests(self._database, room.room_nid)
+        for start in range(0, len(guests), _GUESTS_AT_A_TIME):
+            some = guests[start : start + _GUESTS_AT_A_TIME]
+            present = [guest for guest in some if room.membership(guest) == "join"]
+            if present:
+                await self._writer.write(room, [member_draft(guest, guest, "leave", {}) for guest in present])

@@ -1,0 +1,47 @@
+"""A user's new name or picture goes into his membership of each room: asked for by client_api, room by room.
+
+Spec: client-server API, "Profiles", "Events on Change of Profile Information".
+"""
+
+from replication.calls import MemberProfileChange
+from shared.core.errors import not_found
+from shared.http.request import Request, Response, json_response
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.memberships import get_member_profiles
+from workers.event_persister.members.member_changes import MEMBER, member_draft, same_json
+from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.writing.room_writer import RoomWriter
+
+#: What a membership says of one occasion only: it is not repeated when the profile changes.
+_OF_THE_OCCASION = ("reason", "join_authorised_via_users_server", "third_party_invite")
+
+
+class MemberProfileHandler:
+    def __init__(self, writer: RoomWriter, database: Database) -> None:
+        self._writer = writer
+        self._database = database
+
+    async def set_member_profile(self, request: Request) -> Response:
+        """PUT /_skep/rooms/{roomId}/member_profile: `MemberProfileChange` in, `MemberProfileAnswer` out.
+
+        The other keys of the membership stay. Nothing is sent for a user who is not in the room, or is shown so
+        already. M_NOT_FOUND for a room that we do not have.
+        """
+        user_id = request.decode(MemberProfileChange).user_id
+
+        async def show(room: LiveRoom) -> str | None:
+            profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
+            entry = room.entry(MEMBER, user_id)
+            if entry is None or entry.membership != "join":
+                return None
+            present = (await self._writer.state_event(room, entry)).content
+            if same_json({key: present[key] for key in ("displayname", "avatar_url") if key in present}, profile):
+                return None
+            dropped = ("displayname", "avatar_url", *_OF_THE_OCCASION)
+            kept = {key: value for key, value in present.items() if key not in dropped}
+            draft = member_draft(user_id, user_id, "join", {**kept, **profile})
+            return (await self._writer.write(room, [draft]))[-1]
+
+        absent = not_found("This room is not known here")
+        event_id = await self._writer.in_room(request.params["roomId"], show, absent=absent)
+        return json_response({"event_id": event_id})

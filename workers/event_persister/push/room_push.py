@@ -1,0 +1,281 @@
+"""What a room's events count, as far as memory goes: whose rules are known, and in which threads events are.
+
+What is not known is read before an event is built (`rules.py`), so that building never waits: the rules of one
+who comes in, the thread of an event to which a new one relates, a display name that somebody's rules look for.
+"""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from shared.core.events import Event
+from shared.core.events.readers import PowerLevels
+from shared.core.events.relation import THREAD, Relation, relation_of
+from shared.core.push_rules import JudgedEvent, RuleSwitches, UserRules
+from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
+from shared.core.push_rules.room_judge import RoomJudge
+from shared.core.unread import DUMMY
+from workers.event_persister.push.thread_subscribers import ThreadSubscribers
+from workers.event_persister.room.drafts import BuiltEvent, EntryChange, StateEntry
+
+MEMBER = "m.room.member"
+#: Events whose threads are remembered: reactions and edits mostly relate to one of the latest.
+_MAX_THREADS = 20
+#: Users who changed nothing, known while they are about to come in. A new room may invite 900 at once.
+_MAX_GUESTS = 2000
+_MAX_MARKED = 100
+_USER_BYTES = 1500
+_THREAD_BYTES = 150
+
+
+class KnownRules(NamedTuple):
+    """A user's rules and whom he ignores, of a position in the stream `push_rules`; 0: he never changed anything."""
+
+    rules: UserRules
+    ignored: tuple[str, ...]
+    position: int
+
+
+@dataclass(slots=True)
+class Lacking:
+    """What must be read first. users: their rules; names: their display names here; events: their threads;
+    threads: who is subscribed to them.
+    """
+
+    users: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    events: set[str] = field(default_factory=set)
+    threads: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.users or self.names or self.events or self.threads)
+
+
+class RoomSeen(Protocol):
+    """What this asks of the room that it belongs to."""
+
+    def membership(self, user_id: str) -> str | None: ...
+
+    def built_event(self, event_id: str) -> BuiltEvent | None: ...
+
+
+class RoomPush:
+    def __init__(self, room_id: str, server_name: str) -> None:
+        self.judge = RoomJudge(room_id)
+        self._room: Callable[[], RoomSeen | None] = _no_room
+        self._suffix = ":" + server_name
+        self._positions: dict[str, int] = {}
+        self._guests: OrderedDict[str, None] = OrderedDict()
+        self._threads: OrderedDict[str, str] = OrderedDict()
+        self._subscribers: ThreadSubscribers | None = None
+        self._arrived: dict[str, KnownRules] = {}  # while something is being read
+        self._reading = 0
+        #: Whose own events, in which threads, were noted since anything was counted: further ones change nothing.
+        self._marked: set[tuple[str, str]] = set()
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory this takes."""
+        return _USER_BYTES * self.judge.size + _THREAD_BYTES * len(self._threads) + 100 * len(self._guests)
+
+    @property
+    def subscribers(self) -> ThreadSubscribers | None:
+        """Of the room's threads; None: nobody subscribes to threads here (MSC4306 is off)."""
+        return self._subscribers
+
+    def use(self, switches: RuleSwitches) -> None:
+        """Judge by the default rules that these add. To be called before anything is judged."""
+        self.judge.use(switches)
+        if switches.thread_subscriptions:
+            self._subscribers = ThreadSubscribers()
+
+    def belong_to(self, room: RoomSeen) -> None:
+        """From now on this is the room's."""
+        self._room = weakref.ref(room)  # who drops the room drops this with it, at once
+
+    def count_member(self, user_id: str) -> None:
+        """Take in one who is joined, of a room that is being read."""
+        self.judge.joined += 1
+        self.judge.local += user_id.endswith(self._suffix)
+
+    # -- what must be read before
+
+    def lacking(self, drafts: Iterable[Any]) -> Lacking | None:
+        """Return what must be read before these can be built, None for nothing. drafts: or received events."""
+        lacking = Lacking(names=self.judge.unnamed)
+        for draft in drafts:
+            if draft.type == MEMBER:
+                if isinstance(draft.state_key, str):
+                    self._lack_user(lacking, draft.state_key, draft.content.get("membership"))
+            elif "m.relates_to" in draft.content and draft.state_key is None:
+                relation = relation_of(draft.content)
+                if relation is not None:
+                    self._lack_thread(lacking, relation)
+        return lacking if lacking else None
+
+    def _lack_thread(self, lacking: Lacking, relation: Relation) -> None:
+        is_in = relation.rel_type == THREAD
+        thread_id = relation.event_id if is_in else self._known_thread(relation.event_id)
+        if thread_id is None:
+            lacking.events.add(relation.event_id)
+        elif thread_id and self._subscribers is not None and not self._subscribers.knows(thread_id):
+            lacking.threads.add(thread_id)
+
+    def lacking_for(self, built: BuiltEvent) -> Lacking | None:
+        """The same for an event whose place, and what it changes, is known."""
+        lacking = self.lacking((built.event,)) or Lacking()
+        for (kind, user_id), _, now in built.changes:
+            if kind == MEMBER and now is not None:
+                self._lack_user(lacking, user_id, now.membership)
+        return lacking if lacking else None
+
+    def _lack_user(self, lacking: Lacking, user_id: str, membership: object) -> None:
+        if membership in ("join", "invite") and user_id.endswith(self._suffix) and not self._knows(user_id):
+            lacking.users.add(user_id)
+
+    def _knows(self, user_id: str) -> bool:
+        return user_id in self._guests or self.judge.has(user_id) or self._membership(user_id) == "join"
+
+    # -- rules
+
+    def begin_reading(self) -> None:
+        """From now on until `end_reading` nothing that the stream brings is lost on those who are being read."""
+        self._reading += 1
+
+    def end_reading(self, read: Mapping[str, KnownRules]) -> None:
+        """Take in what was read of users, and what the stream brought meanwhile."""
+        for user_id, known in read.items():
+            if known.position >= self._positions.get(user_id, 0):
+                self._set(user_id, known)
+        for user_id, known in self._arrived.items():
+            self._take(user_id, known)
+        self._reading -= 1
+        if not self._reading:
+            self._arrived.clear()
+
+    def take_row(self, user_id: str, known: KnownRules) -> None:
+        """Take in what the stream says of a user, who may have nothing to do with this room."""
+        if self._reading:
+            self._arrived[user_id] = known
+        self._take(user_id, known)
+
+    def _take(self, user_id: str, known: KnownRules) -> None:
+        if known.position > self._positions.get(user_id, 0) and self._knows(user_id):
+            self._set(user_id, known)
+
+    def _set(self, user_id: str, known: KnownRules) -> None:
+        if known.position:
+            self._positions[user_id] = known.position
+        joined = self._membership(user_id) == "join"
+        name = self.judge.name_of(user_id)
+        self.judge.set_rules(user_id, known.rules, known.ignored, joined=joined, name=name)
+        if not joined and not self.judge.has(user_id):
+            self._note_guest(user_id)
+
+    def _note_guest(self, user_id: str) -> None:
+        self._guests[user_id] = None
+        self._guests.move_to_end(user_id)
+        if len(self._guests) > _MAX_GUESTS:
+            self._guests.popitem(last=False)
+
+    # -- display names, threads
+
+    def take_name(self, user_id: str, name: str) -> None:
+        """Take in the display name of a joined member."""
+        self.judge.rename(user_id, name)
+
+    def take_threads(self, event_ids: Iterable[str], threads: Mapping[str, str]) -> None:
+        """Take in the threads of events that were looked for; those without one are in the main timeline."""
+        for event_id in event_ids:
+            self._note_thread(event_id, threads.get(event_id, ""))
+
+    def _note_thread(self, event_id: str, thread_id: str) -> None:
+        self._threads[event_id] = thread_id
+        if len(self._threads) > _MAX_THREADS:
+            self._threads.popitem(last=False)
+
+    # -- events that take their places
+
+    def member_changed(self, built: BuiltEvent, change: EntryChange) -> None:
+        """Take in that the event changes a membership."""
+        assert built.ordinal is not None
+        user_id, before, now = change.key[1], change.before, change.now
+        local = user_id.endswith(self._suffix)
+        was = None if before is None else before.membership
+        if local and was == "join" and (now is None or now.membership != "join") and not self.judge.has(user_id):
+            self._note_guest(user_id)  # should that be taken back, he is a member about whom nothing was missed
+        self.judge.member_changed(
+            built.ordinal, user_id, was, None if now is None else now.membership, local=local, name=_name(built, now)
+        )
+
+    def judged(self, built: BuiltEvent, levels: PowerLevels) -> EventOutcome:
+        """Return what a live event counts, its changes of the state applied. levels: before it."""
+        assert built.ordinal is not None
+        if built.graph.redacted_by is not None:
+            return COUNTS_NOTHING  # its redaction came first
+        event = built.event
+        thread_id = self._thread_of(event)
+        self._note_thread(event.event_id, thread_id)
+        judged = JudgedEvent(
+            event.pdu, self.judge.room_id, self.judge.joined, levels, in_thread=bool(thread_id)
+        )  # fmt: skip
+        subscribers = self._subscribers.of(thread_id) if self._subscribers is not None and thread_id else ()
+        outcome = self.judge.judge(built.ordinal, judged, thread_id, self._local_membership, subscribers)
+        if outcome.groups or outcome.users:
+            self._marked.clear()
+        mark = (event.sender, thread_id)
+        if not event.sender.endswith(self._suffix) or event.type == DUMMY or mark in self._marked:
+            return outcome
+        if len(self._marked) >= _MAX_MARKED:
+            self._marked.clear()
+        self._marked.add(mark)
+        return EventOutcome(thread_id, outcome.groups, outcome.users, outcome.moved, is_mark=True)
+
+    def take_back(self, ordinal: int) -> None:
+        """The events after this one were taken back."""
+        self.judge.take_back(ordinal)
+        self._marked.clear()
+
+    def _thread_of(self, event: Event) -> str:
+        """Return the root of the thread in which an event is, "" for the main timeline."""
+        if event.state_key is not None or "m.relates_to" not in event.content:
+            return ""
+        relation = relation_of(event.content)
+        if relation is None:
+            return ""
+        return relation.event_id if relation.rel_type == THREAD else self._known_thread(relation.event_id) or ""
+
+    def _known_thread(self, event_id: str) -> str | None:
+        """Return the thread in which an event counts; None where that is not in memory."""
+        thread_id = self._threads.get(event_id)
+        if thread_id is None and (room := self._room()) is not None:
+            pending = room.built_event(event_id)
+            return None if pending is None else pending.push.thread_id
+        return thread_id
+
+    def _membership(self, user_id: str) -> str | None:
+        room = self._room()
+        return None if room is None else room.membership(user_id)
+
+    def _local_membership(self, user_id: str) -> str | None:
+        return self._membership(user_id) if user_id.endswith(self._suffix) else None
+
+
+def _name(built: BuiltEvent, now: StateEntry | None) -> str:
+    """Return the display name that a membership gives, "" for none."""
+    if now is None:
+        return ""
+    event = built.event if now.event_nid == built.event_nid else built.graph.brought.get(now.event_nid)
+    return "" if event is None else display_name_in(event.content)
+
+
+def display_name_in(content: Mapping[str, Any]) -> str:
+    """Return the display name that the content of a member event gives, "" for none."""
+    name = content.get("displayname")
+    return name if isinstance(name, str) else ""
+
+
+def _no_room() -> None:
+    """It is being read."""

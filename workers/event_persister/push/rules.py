@@ -1,0 +1,115 @@
+"""Users' push rules and ignore lists, as far as the rooms in memory ask for them.
+
+They come with a room when it is read, with a user before he comes in, and from the stream `push_rules`. Which of the
+two is later their positions say: the rules of one user are written in order.
+"""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import orjson
+
+from shared.core.push_rules import RuleSwitches, UserRules, user_rules
+from shared.core.rows import PushRulesRow, ThreadSubscriptionRow
+from shared.storage.engine.pool import Connection, Database
+from shared.storage.events.batch import get_events
+from shared.storage.push.rules_in_rooms import (
+    PushRulesOfUser,
+    get_event_threads,
+    get_rules_of_users,
+    get_rules_that_matter,
+)
+from shared.storage.user_data.thread_subscriptions import subscribers_of
+from workers.event_persister.push.room_push import MEMBER, KnownRules, Lacking, RoomPush, display_name_in
+from workers.event_persister.room.live_room import LiveRoom
+
+#: Rule sets kept compiled: many users have the same, and all rooms of a user have his.
+_MAX_COMPILED = 5000
+
+
+class PushRules:
+    def __init__(self, database: Database, switches: RuleSwitches) -> None:
+        self._database = database
+        self._switches = switches
+        self._compiled: OrderedDict[bytes, UserRules] = OrderedDict()
+        self._rooms: weakref.WeakSet[RoomPush] = weakref.WeakSet()
+        #: The latest copy of each: an older one is written into no more.
+        self._by_id: weakref.WeakValueDictionary[str, RoomPush] = weakref.WeakValueDictionary()
+
+    def apply(self, rows: Sequence[PushRulesRow]) -> None:
+        """Take in rows of the stream."""
+        for row in rows:
+            known = KnownRules(self._rules(row.rules), row.ignored, row.position)
+            # Each change looks at each room in memory: one look-up apiece, and users seldom change their rules.
+            for room in list(self._rooms):
+                room.take_row(row.user_id, known)
+
+    def follow(self, push: RoomPush) -> None:
+        """Let a room know of changes as long as it is in memory."""
+        push.use(self._switches)
+        self._rooms.add(push)
+        self._by_id[push.judge.room_id] = push
+
+    def apply_subscriptions(self, rows: Sequence[ThreadSubscriptionRow]) -> None:
+        """Take in rows of the stream `thread_subscriptions`."""
+        for row in rows:
+            push = self._by_id.get(row.room_id)
+            if push is not None and push.subscribers is not None:
+                push.subscribers.take(row.thread_id, row.user_id, row.position, subscribed=row.subscribed)
+
+    async def read_room(self, snapshot: Connection, room_nid: int, room_id: str) -> dict[str, KnownRules]:
+        """Return the rules of a room's members that say something of their own there."""
+        rows = await get_rules_that_matter(snapshot, room_nid, room_id)
+        return {row.user_id: self._known(row) for row in rows}
+
+    async def load(self, room: LiveRoom, lacking: Lacking) -> None:
+        """Read what must be known before events are built."""
+        push = room.push
+        if lacking.users:
+            read = {user_id: self._known(PushRulesOfUser(user_id)) for user_id in lacking.users}
+            push.begin_reading()
+            try:
+                for row in await get_rules_of_users(self._database, lacking.users):
+                    read[row.user_id] = self._known(row)
+            except BaseException:
+                push.end_reading({})
+                raise
+            push.end_reading(read)
+        if lacking.events:
+            threads = await get_event_threads(self._database, room.room_nid, lacking.events)
+            push.take_threads(lacking.events, threads)
+        for thread_id in lacking.threads:
+            assert push.subscribers is not None
+            push.subscribers.begin_reading(thread_id)
+            found = await subscribers_of(self._database, room.room_nid, thread_id)
+            push.subscribers.end_reading(thread_id, found)
+        if lacking.names:
+            await self._load_names(room, list(lacking.names))
+
+    async def _load_names(self, room: LiveRoom, user_ids: Iterable[str]) -> None:
+        """Read under which names members are shown. A member event that comes meanwhile is asked for once more."""
+        entries = {user_id: room.entry(MEMBER, user_id) for user_id in user_ids}
+        nids = [entry.event_nid for entry in entries.values() if entry is not None]
+        contents = {nid: event.content for nid in nids if (event := room.event_in_memory(nid)) is not None}
+        wanted = [nid for nid in nids if nid not in contents]
+        for stored in await get_events(self._database, room.room_nid, wanted) if wanted else ():
+            contents[stored.event_nid] = {} if stored.redacted_by else orjson.loads(stored.json)["content"]
+        for user_id, entry in entries.items():
+            if entry == room.entry(MEMBER, user_id):
+                room.push.take_name(
+                    user_id, "" if entry is None else display_name_in(contents.get(entry.event_nid, {}))
+                )
+
+    def _known(self, row: PushRulesOfUser) -> KnownRules:
+        return KnownRules(self._rules(row.rules), row.ignored, row.position)
+
+    def _rules(self, json: bytes) -> UserRules:
+        rules = self._compiled.get(json)
+        if rules is None:
+            rules = self._compiled[json] = user_rules(json, self._switches)
+            if len(self._compiled) > _MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        else:
+            self._compiled.move_to_end(json)
+        return rules

@@ -1,0 +1,325 @@
+"""Taking in events of other servers: which of them get a place in the timeline, in history, or none.
+
+Formats, signatures and hashes (checks 1 to 3) are the caller's; here they are judged by the room's rules, stored, and
+the caller is told what became of each. Asking again is harmless: an event that is stored gets the same answer.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.core.errors import EventFormatError, MatrixError, Unavailable
+from shared.core.event_checks import Outcome, Verdict, check_auth_events_of, needs_policy_signature
+from shared.core.event_checks.verdict import reject
+from shared.core.events import Event, parse_event
+from shared.storage.engine.number_blocks import NumberBlock
+from shared.storage.engine.pool import Database
+from shared.storage.events.graph import get_gaps_of
+from shared.storage.events.statement import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
+from shared.storage.removal.purge_statements import RETIRED
+from workers.event_persister.commit.committer import Committer
+from workers.event_persister.graph.dummy_events import DummyEvents
+from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.placement import Candidate, Placing
+from workers.event_persister.graph.policy_signatures import PolicySignatures
+from workers.event_persister.receiving.history_events import HistoryPlacing
+from workers.event_persister.receiving.messages import Received, ReceivedAs, ReceivedPdu
+from workers.event_persister.room.drafts import BuiltEvent, Graph, RoomChanged, Write
+from workers.event_persister.room.live_room import LiveRoom
+
+_TRIES = 4
+_PARSED_AT_ONCE = 20  # of up to 64 KiB each
+_AT_ONCE = 20  # events that are taken in before others get a turn: some 5 ms
+_OUTCOMES: Mapping[Outcome, ReceivedAs] = {
+    Outcome.ACCEPT: "accepted",
+    Outcome.SOFT_FAIL: "soft_failed",
+    Outcome.REJECT: "rejected",
+    Outcome.DROP: "dropped",
+}
+_STATUSES: Mapping[int, ReceivedAs] = {
+    ACCEPTED: "accepted",
+    SOFT_FAILED: "soft_failed",
+    REJECTED: "rejected",
+    OUTLIER: "accepted",
+    RETIRED: "accepted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    event: Event
+    pdu: ReceivedPdu
+
+
+class Receiving:
+    """dummies: tie together what comes in on many branches."""
+
+    def __init__(
+        self,
+        database: Database,
+        committer: Committer,
+        numbers: NumberBlock,
+        placing: Placing,
+        history: HistoryPlacing,
+        signatures: PolicySignatures,
+        dummies: DummyEvents,
+    ) -> None:
+        self._dummies = dummies
+        self._database = database
+        self._committer = committer
+        self._numbers = numbers
+        self._placing = placing
+        self._history = history
+        self._signatures = signatures
+
+    async def receive(self, room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, Received]:
+        """Take in events; return event id -> what became of it, once that is stored.
+
+        Raises Unavailable, RoomLost. A PDU that has no valid form is left out of the answer: it has no id.
+        """
+        incoming = await _parsed(room, pdus)
+        answers: dict[str, Received] = {}
+        self._committer.check_room_for_more()
+        await self._ask_for_signatures(room, incoming)
+        async with room.turns.take("deliveries"):
+            for tries in range(_TRIES):
+                left = {event_id: one for event_id, one in incoming.items() if event_id not in answers}
+                if not left:
+                    break
+                try:
+                    found = await self._receive(room, left, one_by_one=tries > 0)
+                except RoomChanged:
+                    await room.finish_writes()
+                    continue
+                if len(found) < len(left):
+                    # What was missing may have been one of those that must be worked out again.
+                    found = {event_id: answer for event_id, answer in found.items() if answer.outcome != "missing"}
+                answers.update(found)
+            if any(event_id not in answers for event_id in incoming):
+                raise Unavailable("The room changes too quickly")
+            await self._dummies.tie(room)  # before the next call adds more
+        return answers
+
+    async def _receive(
+        self, room: LiveRoom, incoming: Mapping[str, _Incoming], *, one_by_one: bool
+    ) -> dict[str, Received]:
+        """Take in events once; what must be worked out again is left out of the answer.
+
+        one_by_one: wait for each to be stored before the next: one that the database refuses takes no other along.
+        """
+        known = KnownEvents(room, self._database)
+        await known.look_up([*incoming, *(event_id for one in incoming.values() for event_id in _names(one))])
+        await known.look_up_redactions(list(incoming))
+        ordered, circular = _in_order(incoming)
+        answers = {event_id: Received("dropped", "it names itself, by way of others") for event_id in circular}
+        gaps: Mapping[int, Sequence[str]] = await get_gaps_of(
+            self._database,
+            room.room_nid,
+            [one.pdu.anchor for one in ordered if one.pdu.anchor is not None],
+            list(incoming),
+        )
+        anchors = _anchors(ordered, gaps, known)
+        writes: dict[str, tuple[Verdict, Write]] = {}
+        chunks: dict[int, list[_Incoming]] = {}
+        for number, one in enumerate(ordered):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+                if not room.names_all_extremities:
+                    await room.finish_writes()  # each that is under way holds the states of all branches
+            event_id = one.event.event_id
+            if self._is_here(room, one, known, answers):
+                continue
+            if event_id in anchors:
+                chunks.setdefault(anchors[event_id], []).append(one)
+                continue
+            received = await self._take(room, one, known, writes)
+            if received is not None:
+                answers[event_id] = received
+            elif one_by_one:
+                await _finished(writes[event_id][1])
+        for anchor, some in chunks.items():
+            for part in [[one] for one in some] if one_by_one else [some]:
+                events = [(one.event, one.pdu.state_before) for one in part]
+                placed = await self._history.place(room, anchor, gaps, events, known)
+                writes.update(placed.writes)
+                answers.update(placed.answers)
+                gaps = {**gaps, **placed.gaps}
+                if one_by_one and placed.writes:
+                    await _finished(next(iter(placed.writes.values()))[1])
+                    stored = await get_gaps_of(self._database, room.room_nid, list(gaps), ())
+                    gaps = {at: stored.get(at, []) for at in gaps}
+        answers.update(await _stored(writes))
+        return answers
+
+    async def _ask_for_signatures(self, room: LiveRoom, incoming: dict[str, _Incoming]) -> None:
+        """Ask the room's policy server, where it has one, about events that shall go into the live timeline."""
+        policy = room.policy_server()
+        if policy is None:
+            return
+        known = KnownEvents(room, self._database)
+        await known.look_up(incoming)
+        live = [
+            one.event
+            for one in incoming.values()
+            if not one.pdu.outlier and one.pdu.anchor is None and needs_policy_signature(one.event)
+        ]
+        new = [event for event in live if (former := known.get(event.event_id)) is None or former.lacks_place]
+        for event_id, event in (await self._signatures.signed_ones(room, new, policy)).items():
+            incoming[event_id] = _Incoming(event, incoming[event_id].pdu)
+
+    def _is_here(self, room: LiveRoom, one: _Incoming, known: KnownEvents, answers: dict[str, Received]) -> bool:
+        """Say what became of an event that is here already. One that is not stored yet gets no answer in this round."""
+        former = known.get(one.event.event_id)
+        if former is None or (former.lacks_place and not one.pdu.outlier and one.event.prev_event_ids):
+            return False
+        if former.is_stored:
+            answers[one.event.event_id] = _answer_of(former)
+        return True
+
+    async def _take(
+        self, room: LiveRoom, one: _Incoming, known: KnownEvents, writes: dict[str, tuple[Verdict, Write]]
+    ) -> Received | None:
+        """Give an event its place. Returns what became of it where nothing is under way to the database."""
+        event = one.event
+        missing_auth = known.missing_auth(event)
+        if missing_auth:
+            return Received("missing", "auth events are missing", missing_auth)
+        if one.pdu.outlier or not event.prev_event_ids:
+            writes[event.event_id] = await self._take_outlier(room, event, known, is_outlier=one.pdu.outlier)
+            return None
+        missing = known.missing_previous(event)
+        if missing and one.pdu.state_before is None:
+            return Received("missing", "previous events are missing", missing)
+        unknown_state = known.missing(one.pdu.state_before or ())
+        if missing and unknown_state:
+            return Received("missing", "events of the state before it are missing", unknown_state)
+        placed = await self._placing.place(room, Candidate(event, state_before=one.pdu.state_before), known)
+        if placed.write is None:
+            return received(placed.verdict)
+        writes[event.event_id] = (placed.verdict, placed.write)
+        return None
+
+    async def _take_outlier(
+        self, room: LiveRoom, event: Event, known: KnownEvents, *, is_outlier: bool
+    ) -> tuple[Verdict, Write]:
+        """Store an event without a place: some other event's auth event, or part of a state.
+
+        Not is_outlier: it follows nothing and is not the room's create event, so nobody was in the room before it.
+        """
+        await self._numbers.reserve(1)
+        auth_events, auth_nids, rejected = known.auth_events(event)
+        verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        if verdict.passed and not is_outlier:
+            verdict = reject(5, "", "it follows no event")
+        nid = self._numbers.take()
+        membership = entry_of(nid, event).membership if event.is_state else None
+        graph = Graph(
+            OUTLIER if verdict.passed else REJECTED,
+            is_after_gap=not verdict.passed and bool(known.missing(event.prev_event_ids)),
+            redacted_by=known.redaction_of(event),
+            was_awaited=known.was_awaited(event),
+        )
+        built = BuiltEvent(
+            event, nid, None, known.previous(event), auth_nids, None, None, membership, room.head, graph=graph
+        )
+        write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=[built])
+        room.take(write)
+        known.note(write)
+        self._committer.submit(write)
+        return verdict, write
+
+
+async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, _Incoming]:
+    incoming: dict[str, _Incoming] = {}
+    for number, pdu in enumerate(pdus):
+        try:
+            event = parse_event(room.version, bytes(pdu.pdu))
+        except EventFormatError:
+            continue
+        # Somebody may have it both ways: for its content, and as an event that wants its place.
+        if event.room_id == room.room_id and not (pdu.outlier and event.event_id in incoming):
+            incoming[event.event_id] = _Incoming(event, pdu)
+        if number % _PARSED_AT_ONCE == _PARSED_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return incoming
+
+
+def _names(one: _Incoming) -> Sequence[str]:
+    return (*one.event.prev_event_ids, *one.event.auth_event_ids, *(one.pdu.state_before or ()))
+
+
+def _anchors(ordered: Sequence[_Incoming], gaps: Mapping[int, Sequence[str]], known: KnownEvents) -> dict[str, int]:
+    """Return, for events of history, the live event whose gap they lie in; the earliest where there are several.
+
+    What precedes such an event, and is not here, is history too.
+    """
+    anchors: dict[str, int] = {}
+    for anchor in sorted(gaps, reverse=True):
+        anchors.update(dict.fromkeys(gaps[anchor], anchor))
+    for one in reversed(ordered):
+        event_id = one.event.event_id
+        if one.pdu.outlier:
+            anchors.pop(event_id, None)
+            continue
+        if event_id not in anchors and one.pdu.anchor is not None and one.pdu.anchor in gaps:
+            anchors[event_id] = one.pdu.anchor
+        if event_id in anchors:
+            for previous in known.without_place(one.event.prev_event_ids):
+                anchors[previous] = min(anchors[event_id], anchors.get(previous, anchors[event_id]))
+    return anchors
+
+
+async def _finished(write: Write) -> None:
+    await asyncio.wait([write.done])
+
+
+def _in_order(incoming: Mapping[str, _Incoming]) -> tuple[list[_Incoming], set[str]]:
+    """Return the events as they came, but each after those of the batch that it names.
+
+    Apart: those in a circle, and those that name one of them.
+    """
+    names = {event_id: [name for name in _names(one) if name in incoming] for event_id, one in incoming.items()}
+    ordered: list[_Incoming] = []
+    done: dict[str, bool] = {}  # False: under way
+    for first in incoming:
+        pending = [first]
+        while pending:
+            event_id = pending[-1]
+            if event_id in done:
+                pending.pop()
+                if not done[event_id] and all(done[name] for name in names[event_id]):
+                    done[event_id] = True
+                    ordered.append(incoming[event_id])
+                continue
+            done[event_id] = False
+            pending += [name for name in reversed(names[event_id]) if name not in done]
+    return ordered, {event_id for event_id, ended in done.items() if not ended}
+
+
+async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Received]:
+    """Wait for the database. What must be worked out again is left out of the answer."""
+    answers: dict[str, Received] = {}
+    for event_id, (verdict, write) in writes.items():
+        try:
+            await write.wait()
+        except RoomChanged:
+            continue
+        except Unavailable:
+            raise
+        except MatrixError as error:
+            if len(write.built) > 1:
+                continue  # one of them is to blame: they are taken one by one
+            # The database refuses it: in room versions 1 and 2 another room's event may have its id.
+            answers[event_id] = Received("dropped", error.message)
+            continue
+        answers[event_id] = received(verdict)
+    return answers
+
+
+def received(verdict: Verdict) -> Received:
+    """Return the answer for an event that was judged."""
+    return Received(_OUTCOMES[verdict.outcome], " ".join(part for part in (verdict.rule, verdict.reason) if part))
+
+
+def _answer_of(known: KnownEvent) -> Received:
+    return Received(_STATUSES[known.status])

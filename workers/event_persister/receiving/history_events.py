@@ -1,0 +1,316 @@
+"""Placing events of history: what lies in a gap before a live event and was fetched later.
+
+They change nothing of the current state, and of the extremities only that those which they follow are none. Each gets
+the place just before what is known there already, and a snapshot of the state before it, as far as that can be known.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shared.core.event_auth import auth_types_for
+from shared.core.event_checks import Verdict, check_auth_events_of, check_state_before
+from shared.core.events import Event
+from shared.core.events.readers import PowerLevels
+from shared.core.state_snapshots import Snapshot
+from shared.storage.engine.number_blocks import NumberBlock
+from shared.storage.engine.pool import Database
+from shared.storage.events.graph import get_last_back
+from shared.storage.events.statement import ACCEPTED, REJECTED
+from workers.event_persister.commit.committer import Committer
+from workers.event_persister.graph.branch_resolution import RoomResolution
+from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
+from workers.event_persister.graph.states import (
+    SMALL_OVERLAY,
+    GraphStates,
+    branch_after,
+    entries_of,
+    root_snapshot,
+    snapshot_of,
+    step_snapshot,
+    upon_current,
+    upon_current_state,
+)
+from workers.event_persister.receiving.messages import Received
+from workers.event_persister.room.drafts import Branch, BuiltEvent, Graph, Head, Overlay, RoomChanged, StateKey, Write
+from workers.event_persister.room.live_room import LiveRoom
+
+
+@dataclass(slots=True)
+class PlacedHistory:
+    """writes: what stores the events, by their ids; answers: for those that cannot be judged yet; gaps: what they lack
+    then."""
+
+    writes: dict[str, tuple[Verdict, Write]] = field(default_factory=dict)
+    answers: dict[str, Received] = field(default_factory=dict)
+    gaps: Mapping[int, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """before: the state before the event, None: unknown. redacts: what it redacts; awaited: see `Graph`."""
+
+    event: Event
+    nid: int
+    auth_nids: Sequence[int]
+    verdict: Verdict
+    before: Branch | None
+    snapshot: Snapshot | None
+    redacts: int | None
+    awaited: str | None
+    promotes: bool
+
+    @property
+    def known(self) -> KnownEvent:
+        state_nid = None if self.before is None else self.before.snapshot_nid
+        status = ACCEPTED if self.verdict.passed else REJECTED
+        return KnownEvent(self.nid, self.event, status, None, None, state_nid, is_stored=False)
+
+
+class _Chunk:
+    """What is known of the events of one chunk that are not under way yet."""
+
+    def __init__(self) -> None:
+        self.judged: list[_Judged] = []
+        self.after: dict[str, Branch] = {}
+        self._snapshots: dict[int, Snapshot] = {}
+        self._keys: dict[int, StateKey] = {}
+
+    def add(self, one: _Judged) -> None:
+        self.judged.append(one)
+        if one.event.state_key is not None:
+            self._keys[one.nid] = (one.event.type, one.event.state_key)
+        if one.snapshot is not None:
+            self._snapshots[one.nid] = one.snapshot
+        if one.before is not None:
+            passed = one.verdict.passed
+            self.after[one.event.event_id] = branch_after(one.before, one.nid, one.event) if passed else one.before
+
+    async def step(
+        self, room: LiveRoom, nid: int, event: Event, states: GraphStates, known: KnownEvents
+    ) -> Snapshot | None:
+        """Return the snapshot for an event whose only predecessor, of this chunk, is an accepted state event."""
+        if len(event.prev_event_ids) != 1:
+            return None
+        previous = next((one for one in self.judged if one.event.event_id == event.prev_event_ids[0]), None)
+        if previous is None or previous.before is None or previous.before.snapshot_nid is None:
+            return None
+        key = self._keys.get(previous.nid)
+        if key is None or not previous.verdict.passed:
+            return None
+        walk: list[Snapshot] = []
+        at: int | None = previous.before.snapshot_nid
+        while at is not None and at in self._snapshots:
+            walk.append(self._snapshots[at])
+            at = walk[-1].parent
+        if at is not None:
+            walk += await states.walk(room, at)
+        added = [entry for one in walk for entry in one.added if entry not in self._keys]
+        keys = {entry: found.key for entry, found in (await known.entries(added)).items() if found.key is not None}
+        return step_snapshot(nid, walk, {**keys, **self._keys}, key, previous.nid)
+
+
+class HistoryPlacing:
+    def __init__(
+        self, database: Database, committer: Committer, numbers: NumberBlock, resolution: RoomResolution
+    ) -> None:
+        self._database = database
+        self._committer = committer
+        self._numbers = numbers
+        self._resolution = resolution
+        self._states = GraphStates(database)
+
+    async def place(
+        self,
+        room: LiveRoom,
+        anchor: int,
+        gaps: Mapping[int, Sequence[str]],
+        events: Sequence[tuple[Event, Sequence[str] | None]],
+        known: KnownEvents,
+    ) -> PlacedHistory:
+        """Place events in the gap before a live event; their write is under way when this returns.
+
+        gaps: this one, and others in which some of the events are missing: anchor -> ids. events: (event, ids of the
+        state before it where the caller has them), earliest first. The caller holds the room's turn.
+        Raises RoomChanged.
+        """
+        placed = PlacedHistory()
+        chunk = _Chunk()
+        try:
+            async with room.hold():  # overlays of the whole chunk are upon one current state
+                for event, state_before in events:
+                    absent = known.missing_auth(event)
+                    if absent:
+                        placed.answers[event.event_id] = Received("missing", "auth events are missing", absent)
+                        continue
+                    one = await self._judge(room, event, state_before, known, chunk)
+                    chunk.add(one)
+                    known.propose(one.known, one.awaited)
+                if chunk.judged:
+                    write = await self._write(room, anchor, gaps, chunk.judged, known)
+                    placed.gaps = write.built[-1].graph.gaps
+                    placed.writes.update((one.event.event_id, (one.verdict, write)) for one in chunk.judged)
+        finally:
+            known.forget_proposed()
+        return placed
+
+    async def _judge(
+        self,
+        room: LiveRoom,
+        event: Event,
+        state_before: Sequence[str] | None,
+        known: KnownEvents,
+        chunk: _Chunk,
+    ) -> _Judged:
+        await self._numbers.reserve(1)
+        former = known.get(event.event_id)
+        nid = former.event_nid if former is not None else self._numbers.take()
+        auth_events, auth_nids, rejected = known.auth_events(event)
+        verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
+        before = await self._before(room, event, state_before, known, chunk.after)
+        levels = room.power_levels
+        if verdict.passed and before is not None:
+            verdict, levels = await self._check_state(room, event, before.overlay, known)
+        snapshot = None
+        if before is not None and before.snapshot_nid is None:
+            if len(before.overlay) > SMALL_OVERLAY:
+                snapshot = await chunk.step(room, nid, event, self._states, known)
+            snapshot = snapshot or root_snapshot(room, nid, before.overlay)
+            before = Branch(before.overlay, nid)
+        target, awaited = await known.redacted_by(event, levels) if verdict.passed else (None, None)
+        redacts = None if target is None else target.event_nid
+        return _Judged(event, nid, auth_nids, verdict, before, snapshot, redacts, awaited, former is not None)
+
+    async def _check_state(
+        self, room: LiveRoom, event: Event, before: Overlay, known: KnownEvents
+    ) -> tuple[Verdict, PowerLevels]:
+        keys = auth_types_for(
+            room.version,
+            type=event.type,
+            sender=event.sender,
+            state_key=event.state_key,
+            content=event.content,
+        )
+        await self._resolution.load(room, lambda: room.missing_of(keys, before), known)
+        levels = room.power_levels_in(before)
+        state = room.auth_state(before, keys)
+        return check_state_before(room.version, event, state, room.create, power_levels=levels), levels
+
+    async def _before(
+        self,
+        room: LiveRoom,
+        event: Event,
+        given: Sequence[str] | None,
+        known: KnownEvents,
+        after: Mapping[str, Branch],
+    ) -> Branch | None:
+        """Return the state before an event of history, None where too little of what precedes it is known."""
+        branches: list[Branch] = []
+        complete = bool(event.prev_event_ids)
+        for event_id in event.prev_event_ids:
+            if event_id in after:
+                branches.append(after[event_id])
+            elif (previous := known.get(event_id)) is not None and previous.is_placed:
+                ref = await self._states.after(room, previous, known)
+                snapshot_nid = previous.state_nid if previous.key is None else None
+                branches.append(Branch(upon_current(room, ref), snapshot_nid))
+            else:
+                complete = False
+        if not complete:
+            if given is None or known.missing(given):
+                return None
+            branches.append(Branch(upon_current_state(room, await entries_of(given, known))))
+        if len(branches) == 1:
+            return branches[0]
+        overlay = await self._resolution.resolve(room, [branch.overlay for branch in branches], known)
+        return Branch(overlay, snapshot_of(overlay, branches))
+
+    async def _write(
+        self,
+        room: LiveRoom,
+        anchor: int,
+        gaps: Mapping[int, Sequence[str]],
+        judged: Sequence[_Judged],
+        known: KnownEvents,
+    ) -> Write:
+        head = room.head
+        last_back = await get_last_back(self._database, room.room_nid, anchor)
+        ends = await self._ends(room, gaps[anchor], judged, known)
+        if room.head is not head:
+            raise RoomChanged
+        shown = sum(one.verdict.passed for one in judged)
+        built: list[BuiltEvent] = []
+        for one in judged:
+            back = None
+            if one.verdict.passed:
+                back = last_back + shown  # the earliest lies furthest back
+                shown -= 1
+            now_missing = _missing_now(anchor, gaps, judged, known) if one is judged[-1] else {}
+            built.append(self._built(one, ends, (anchor, back), now_missing, known))
+        write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=built)
+        room.take(write)
+        known.note(write)
+        self._committer.submit(write)
+        return write
+
+    async def _ends(
+        self, room: LiveRoom, missing: Sequence[str], judged: Sequence[_Judged], known: KnownEvents
+    ) -> Head:
+        """Return the room's head without the extremities that accepted history follows, which live events follow.
+
+        Only where that leaves the current state as it is, which changes at live events alone; else the next event of
+        the live timeline, which names all extremities, makes an end of them.
+        """
+        head, reached, followed = room.head, set(missing), set[str]()
+        for one in reversed(judged):
+            if one.event.event_id in reached:
+                reached.update(one.event.prev_event_ids)
+                followed.update(one.event.prev_event_ids if one.verdict.passed else ())
+        ends = tuple(extremity for extremity in head.extremities if extremity[1] not in followed)
+        if not ends or len(ends) == len(head.extremities):
+            return head
+        branches = {nid: head.branches[nid] for nid, _ in ends}
+        if await self._resolution.resolve(room, [branch.overlay for branch in branches.values()], known):
+            return head
+        return head._replace(extremities=ends, branches=branches if len(ends) > 1 else {})
+
+    def _built(
+        self,
+        one: _Judged,
+        head: Head,
+        place: tuple[int, int | None],
+        gaps: Mapping[int, Sequence[str]],
+        known: KnownEvents,
+    ) -> BuiltEvent:
+        event = one.event
+        anchor, back = place
+        graph = Graph(
+            ACCEPTED if one.verdict.passed else REJECTED,
+            None if back is None else anchor,
+            back,
+            None if one.before is None else one.before.snapshot_nid,
+            one.snapshot,
+            gaps,
+            back is None and bool(known.missing(event.prev_event_ids)),  # it lies in no gap that will be filled
+            redacted_by=known.redaction_of(event),
+            awaited=one.awaited,
+            was_awaited=known.was_awaited(event),
+            promotes=one.promotes,
+        )
+        membership = entry_of(one.nid, event).membership if event.is_state else None
+        previous = known.previous(event)
+        return BuiltEvent(
+            event, one.nid, None, previous, one.auth_nids, None, one.redacts, membership, head, graph=graph
+        )
+
+
+def _missing_now(
+    anchor: int, gaps: Mapping[int, Sequence[str]], judged: Sequence[_Judged], known: KnownEvents
+) -> dict[int, list[str]]:
+    """Return what the gaps lack when these events are stored: this one what they name, others they themselves."""
+    here = {one.event.event_id for one in judged}
+    named = sorted({event_id for one in judged for event_id in one.event.prev_event_ids})
+    missing = {anchor: known.without_place([*gaps[anchor], *named])}
+    others = {at: ids for at, ids in gaps.items() if at != anchor and not here.isdisjoint(ids)}
+    missing.update((at, known.without_place(ids)) for at, ids in others.items())
+    return {at: [event_id for event_id in ids if event_id not in here] for at, ids in missing.items()}

@@ -1,0 +1,268 @@
+"""What is to be written into a room, before and after it became events with their places."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from shared.core.errors import SkepError, Unavailable
+from shared.core.events import Event
+from shared.core.identifiers import EventId
+from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
+from shared.core.state_snapshots import Snapshot, rebase
+from shared.storage.events.statement import ACCEPTED
+
+if TYPE_CHECKING:
+    from workers.event_persister.room.live_room import LiveRoom
+
+StateKey: TypeAlias = tuple[str, str]
+
+
+class RoomLost(Unavailable):
+    """This copy of the room was dropped before anything was built on it: look the room up again."""
+
+
+class RoomChanged(SkepError):
+    """The room has gone on, or a write below this one failed: work the place out again."""
+
+
+class StateEntry(NamedTuple):
+    """One entry of the room's state. membership: of a member event."""
+
+    event_nid: int
+    event_id: str
+    membership: str | None
+
+
+class EntryChange(NamedTuple):
+    """One key of the room's state has changed. None: it is not in the state."""
+
+    key: StateKey
+    before: StateEntry | None
+    now: StateEntry | None
+
+
+_KEPT_IDS = 1000  # per overlay: more take more memory than they are worth
+
+
+class Overlay(dict[StateKey, StateEntry | None]):
+    """A state as what it has otherwise than the room's current state; None: the key is absent.
+
+    Never changed once it is made: equal ones are found by hash, which, like the ids, is worked out once.
+    """
+
+    __slots__ = ("_hash", "_ids")
+
+    _hash: int
+    _ids: dict[StateKey, EventId | None]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        try:
+            return self._hash
+        except AttributeError:
+            value = 0
+            for key, entry in self.items():
+                value ^= _hash_of(key, entry)
+            self._hash = value
+            return value
+
+    @property
+    def ids(self) -> Mapping[StateKey, EventId | None]:
+        """The entries as event ids."""
+        try:
+            return self._ids
+        except AttributeError:
+            ids = {key: None if entry is None else EventId(entry.event_id) for key, entry in self.items()}
+            if len(ids) <= _KEPT_IDS:
+                self._ids = ids
+            return ids
+
+    def replaced(self, key: StateKey, entry: StateEntry) -> "Overlay":
+        """Return this state with another entry."""
+        overlay = Overlay(self)
+        overlay[key] = entry
+        overlay._hash = hash(self) ^ _hash_of(key, entry) ^ (_hash_of(key, self[key]) if key in self else 0)
+        return overlay
+
+    def rebased(self, changes: Mapping[StateKey, tuple[StateEntry | None, StateEntry | None]]) -> "Overlay":
+        """Return the same state upon a base that has changed: key -> (entry before, now). See `rebase`."""
+        overlay = Overlay(rebase(self, changes))
+        value = hash(self)
+        for key in changes:
+            if key in self:
+                value ^= _hash_of(key, self[key])
+            if key in overlay:
+                value ^= _hash_of(key, overlay[key])
+        overlay._hash = value
+        return overlay
+
+
+def _hash_of(key: StateKey, entry: StateEntry | None) -> int:
+    return hash((key, None if entry is None else entry.event_nid))
+
+
+NO_CHANGE = Overlay()
+
+
+class Branch(NamedTuple):
+    """The state after one of several forward extremities. snapshot_nid: where it is stored already, None: nowhere."""
+
+    overlay: Overlay
+    snapshot_nid: int | None = None
+
+
+class Head(NamedTuple):
+    """Where the timeline ends. extremities: (nid, id) of the events that nothing follows; depth: the greatest among
+    them; ordinal: of the latest live event, 0 before the first.
+
+    branches: extremity's nid -> the state after it, upon the current state, which is the resolution of all of them;
+    empty with one extremity, whose state is the current one.
+    """
+
+    extremities: tuple[tuple[int, str], ...]
+    depth: int
+    ordinal: int
+    branches: Mapping[int, Branch] = MappingProxyType({})
+
+
+class RedactionTarget(NamedTuple):
+    """The event that a redaction names, as far as the rules ask for it."""
+
+    event_nid: int
+    event_id: str
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event without its place in the room: it can be built again, on other events, should that be needed.
+
+    device, txn_id: shown to that device of the sender only; for a delayed event DELAYED_TXN_DEVICE and the delay id.
+    target: of a redaction.
+    sticky_ms: how long it is sticky (MSC4354), or None if it is not.
+    """
+
+    sender: str
+    type: str
+    state_key: str | None
+    content: Mapping[str, Any]
+    device: str | None = None
+    txn_id: str | None = None
+    redacts: str | None = None
+    target: RedactionTarget | None = None
+    sticky_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What an event's place in the room's graph has beyond the usual: for events that are not simply the next one.
+
+    status, anchor, back, state_nid: as in the table `events`. snapshot: to be stored with it. gaps: anchor -> ids that
+    are missing there from now on (none: the gap is closed); is_after_gap: whether something before it is missing.
+    redacted_by: of an event whose redaction came first; was_awaited: redactions came first, in effect or not.
+    awaited: the id that this redaction names and nobody has.
+    brought: state events that come into the current state with it and are not the event itself. promotes: the event is
+    stored already, as an outlier.
+    """
+
+    status: int = ACCEPTED
+    anchor: int | None = None
+    back: int | None = None
+    state_nid: int | None = None
+    snapshot: Snapshot | None = None
+    gaps: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    is_after_gap: bool = False
+    redacted_by: int | None = None
+    awaited: str | None = None
+    was_awaited: bool = False
+    brought: Mapping[int, Event] = field(default_factory=dict)
+    promotes: bool = False
+
+
+USUAL = Graph()
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEvent:
+    """An event with its place in the room. ordinal: dense, from 1; None: it is not in the live timeline.
+
+    prev_nids, auth_nids: what it names, as far as it is stored. replaces_nid: the state event whose place it takes;
+    redacts_nid: the event that it redacts; membership: of a member event. head: the room's head after it.
+    changes: of the current state. push: what it counts, set when it takes its place.
+    """
+
+    event: Event
+    event_nid: int
+    ordinal: int | None
+    prev_nids: Sequence[int]
+    auth_nids: Sequence[int]
+    replaces_nid: int | None
+    redacts_nid: int | None
+    membership: str | None
+    head: Head
+    changes: Sequence[EntryChange] = ()
+    device: str | None = None
+    txn_id: str | None = None
+    graph: Graph = USUAL
+    push: EventOutcome = COUNTS_NOTHING
+
+    def counting(self, push: EventOutcome) -> "BuiltEvent":
+        """Return it with what it counts. Written out: `dataclasses.replace` takes four times as long."""
+        return BuiltEvent(
+            self.event, self.event_nid, self.ordinal, self.prev_nids, self.auth_nids, self.replaces_nid,
+            self.redacts_nid, self.membership, self.head, self.changes, self.device, self.txn_id, self.graph, push,
+        )  # fmt: skip
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it changes the state otherwise than by becoming the state of its key."""
+        if self.ordinal is None:
+            return False
+        if self.event.state_key is None:
+            return bool(self.changes)
+        now = self.changes[0].now if len(self.changes) == 1 else None
+        return now is None or now.event_nid != self.event_nid
+
+
+@dataclass(frozen=True, slots=True)
+class NewRoom:
+    """What is stored with a room's first events. alias: its first alias, or None."""
+
+    creator: str
+    is_public: bool
+    created_ms: int
+    alias: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """All of its events are stored, or none.
+
+    drafts: what a client wrote; empty for events that were placed by `graph/placement.py`, which cannot be built again.
+    event_nids: reserved, one per draft. key: of the client's transaction. built: the events with their places on the
+    room's pending layer; replaced when the room has to build them again. done: the event ids, once they are stored.
+    """
+
+    room: "LiveRoom"
+    drafts: Sequence[Draft]
+    event_nids: Sequence[int]
+    done: "asyncio.Future[list[str]]"
+    key: bytes | None = None
+    new_room: NewRoom | None = None
+    built: list[BuiltEvent] = field(default_factory=list)
+
+    @property
+    def is_stored(self) -> bool:
+        return self.done.done() and self.done.exception() is None
+
+    async def wait(self) -> list[str]:
+        """Return the event ids once they are stored; raise what the write failed with. It goes on if we do not wait."""
+        return await asyncio.shield(self.done)
+
+    def fail(self, error: Exception) -> None:
+        """Tell who waits that nothing of it was stored."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            # A client that went away leaves a future that nobody reads: that is no fault.
+            self.done.exception()

@@ -1,0 +1,199 @@
+"""The rooms that this process keeps in memory: read when they are first needed, dropped when memory is short, when
+their slot is no longer ours, or when another process was seen writing into them.
+
+Only what is stored may be dropped: a room with writes under way stays until they are done.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+from shared.core.errors import Unavailable
+from shared.core.events import Event, event_from_storage
+from shared.core.room_versions import get_room_version
+from shared.core.slots import slot_of
+from shared.metrics.persister import PersisterMetrics
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.events.batch import get_events
+from shared.storage.events.client_transactions import get_recent_transactions
+from shared.storage.push.rules_in_rooms import get_push_groups
+from shared.storage.rooms.current import get_current_state, get_room_end
+from workers.event_persister.graph.known_events import KnownEvents
+from workers.event_persister.graph.states import GraphStates, upon_current
+from workers.event_persister.push.room_push import RoomPush
+from workers.event_persister.push.rules import PushRules
+from workers.event_persister.room.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
+from workers.event_persister.room.event_forms import redacted
+from workers.event_persister.room.live_room import KEPT_TYPES, Identity, LiveRoom
+from workers.event_persister.room.recent_transactions import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS
+
+_ROWS_AT_ONCE = 2000
+_MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring walks its state events
+
+
+class RoomsInMemory:
+    """budget_bytes: about so much is kept; the rooms unused for longest go first. on_redacted: see `LiveRoom`."""
+
+    def __init__(
+        self,
+        database: Database,
+        identity: Identity,
+        clock: Clock,
+        budget_bytes: int,
+        metrics: PersisterMetrics,
+        on_redacted: Callable[[str], None],
+        push_rules: PushRules,
+    ) -> None:
+        self._database = database
+        self._identity = identity
+        self._clock = clock
+        self._budget = budget_bytes
+        self._metrics = metrics
+        self._on_redacted = on_redacted
+        self._push_rules = push_rules
+        self._rooms: OrderedDict[str, tuple[LiveRoom, int]] = OrderedDict()
+        self._bytes = 0
+        self._loads: dict[str, asyncio.Task[LiveRoom | None]] = {}
+        self._lookups = 0
+
+    async def get(self, room_id: str) -> LiveRoom | None:
+        """Return the room; None when we do not have it. Callers at the same time share one reading."""
+        known = self._rooms.get(room_id)
+        if known is not None:
+            self._rooms.move_to_end(room_id)
+            self._lookups += 1
+            if self._lookups % _MEASURE_EVERY == 0:
+                self.put(known[0])
+            return known[0]
+        load = self._loads.get(room_id)
+        if load is None:
+            load = self._loads[room_id] = asyncio.get_running_loop().create_task(self._load(room_id))
+            load.add_done_callback(lambda done: self._loads.pop(room_id, None) if done is load else None)
+        # Shielded: a client that goes away must not fail the others who wait for the same room.
+        return await asyncio.shield(load)
+
+    def put(self, room: LiveRoom) -> None:
+        """Keep a room, or measure it again."""
+        if room.lost:
+            return
+        room.on_redacted = self._on_redacted
+        size = room.size_bytes
+        former = self._rooms.pop(room.room_id, None)
+        self._rooms[room.room_id] = (room, size)
+        self._bytes += size - (former[1] if former is not None else 0)
+        self._make_space()
+        self._measure()
+
+    def drop(self, room: LiveRoom) -> None:
+        """Forget this copy of a room: the next look-up reads it again."""
+        room.lost = True
+        known = self._rooms.get(room.room_id)
+        if known is not None and known[0] is room:
+            del self._rooms[room.room_id]
+            self._bytes -= known[1]
+            self._measure()
+
+    def drop_foreign(self, owned: Callable[[int], bool]) -> None:
+        """Forget the rooms whose slot is not ours. Their writes under way end by themselves: stored or refused."""
+        for room, _ in list(self._rooms.values()):
+            if not owned(slot_of(room.room_id)):
+                self.drop(room)
+        # What is being read now would be as old as the slot table that allowed it.
+        self._loads.clear()
+
+    def _make_space(self) -> None:
+        for room_id in list(self._rooms):
+            if self._bytes <= self._budget or len(self._rooms) == 1:
+                return
+            room, size = self._rooms[room_id]
+            if room.writes:
+                continue
+            room.lost = True
+            del self._rooms[room_id]
+            self._bytes -= size
+
+    def _measure(self) -> None:
+        self._metrics.rooms.set(len(self._rooms))
+        self._metrics.rooms_bytes.set(self._bytes)
+
+    async def _load(self, room_id: str) -> LiveRoom | None:
+        room = await load_room(self._database, self._identity, room_id, self._clock.now_ms(), self._push_rules)
+        if room is None:
+            return None
+        self._metrics.room_loads.inc()
+        if self._loads.get(room_id) is asyncio.current_task():
+            self.put(room)
+        else:
+            room.lost = True  # our slots changed meanwhile: whoever asked looks again
+        return room
+
+
+async def load_room(
+    database: Database, identity: Identity, room_id: str, now_ms: int, push_rules: PushRules
+) -> LiveRoom | None:
+    """Read a room; None when we do not have it."""
+    if "\x00" in room_id:
+        return None  # no room has it, and PostgreSQL would refuse the parameter
+    push = RoomPush(room_id, identity.server_name)
+    push_rules.follow(push)
+    push.begin_reading()
+    async with database.snapshot() as snapshot:
+        end = await get_room_end(snapshot, room_id)
+        if end is None:
+            return None
+        version = get_room_version(end.room_version)
+        rows = await get_current_state(snapshot, end.room_nid, KEPT_TYPES)
+        last_events = await get_events(snapshot, end.room_nid, end.extremities)
+        transactions = await get_recent_transactions(
+            snapshot, end.room_nid, now_ms - TRANSACTIONS_KEPT_MS, MAX_TRANSACTIONS
+        )
+        rules = await push_rules.read_room(snapshot, end.room_nid, room_id)
+        groups = await get_push_groups(snapshot, end.room_nid)
+    state: dict[StateKey, StateEntry] = {}
+    events: dict[int, Event] = {}
+    for number, row in enumerate(rows):
+        if number % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
+            await asyncio.sleep(0)
+        state[row.type, row.state_key] = StateEntry(row.event_nid, row.event_id, row.membership)
+        if row.membership == "join":
+            push.count_member(row.state_key)
+        if row.json is not None:
+            event = event_from_storage(version, row.json, row.event_id)
+            events[row.event_nid] = redacted(version, event) if row.redacted else event
+    room = LiveRoom(
+        identity,
+        version,
+        end.room_nid,
+        events[state["m.room.create", ""].event_nid],
+        Head(tuple((e.event_nid, e.event_id) for e in last_events), end.depth, end.last_ordinal),
+        state,
+        events,
+        last_writer=end.last_writer,
+        last_position=end.last_position,
+        transactions=transactions,
+        push=push,
+    )
+    push.end_reading(rules)
+    push.judge.set_recorded(groups)
+    for last in last_events:
+        room.keep_hash(event_from_storage(version, last.json, last.event_id))
+    if len(last_events) > 1:
+        try:
+            await _load_branches(database, room)
+        except RoomChanged:
+            raise Unavailable("The room was changed while it was read") from None
+    return room
+
+
+async def _load_branches(database: Database, room: LiveRoom) -> None:
+    """Bring the states after several extremities into memory."""
+    states, known = GraphStates(database), KnownEvents(room, database)
+    await known.look_up([event_id for _, event_id in room.head.extremities])
+    branches: dict[int, Branch] = {}
+    for nid, event_id in room.head.extremities:
+        extremity = known.get(event_id)
+        assert extremity is not None
+        after = await states.after(room, extremity, known)
+        branches[nid] = Branch(upon_current(room, after), extremity.state_nid if extremity.key is None else None)
+    room.set_branches(branches)

@@ -1,0 +1,169 @@
+"""The new room of an upgrade, at the owner of its slot: made, filled and finished, as far as that is still to be done.
+
+What is there already is seen in the room itself, so this may be begun again at any point. The room begins with one
+statement. Its power levels are set last, if the upgrader must have more power than he keeps: while they are not the
+final ones the room is not complete.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import msgspec
+
+from replication.calls import SuccessorAnswer
+from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable
+from shared.core.events import Event, event_from_storage
+from shared.core.events.readers import power_levels_of
+from shared.core.events.readers.create import creators_of
+from shared.core.room_versions import get_room_version
+from shared.http.request import Request, Response, json_response
+from shared.storage.engine.number_blocks import NumberBlock
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.memberships import get_member_profiles
+from shared.storage.rooms.upgrades import (
+    RoomUpgrade,
+    StateContent,
+    get_bans,
+    get_create_event,
+    get_local_aliases,
+    get_state_contents,
+    get_upgrade_into,
+)
+from workers.event_persister.members.member_changes import MEMBER, same_json
+from workers.event_persister.room.drafts import Draft, Head, NewRoom
+from workers.event_persister.room.event_forms import stub
+from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.upgrades import carried_state
+from workers.event_persister.upgrades.runs import UpgradeRuns
+from workers.event_persister.writing.room_writer import RoomWriter
+
+_AT_A_TIME = 100  # events of one write: others get their turn in between
+_MAX_KEYED = 5000  # of a space's rooms
+_MAX_BANS = 20_000
+
+
+class UpgradeSuccessor:
+    """copies_bans: whether those who are banned from the old room are banned from the new one too.
+
+    room_numbers: of the sequence `room_nids`.
+    """
+
+    def __init__(
+        self,
+        writer: RoomWriter,
+        identity: Identity,
+        room_numbers: NumberBlock,
+        database: Database,
+        runs: UpgradeRuns,
+        copies_bans: bool,
+    ) -> None:
+        self._writer = writer
+        self._identity = identity
+        self._room_numbers = room_numbers
+        self._database = database
+        self._runs = runs
+        self._copies_bans = copies_bans
+
+    async def complete_successor(self, request: Request) -> Response:
+        """PUT /_skep/rooms/{roomId}/successor: `SuccessorAnswer` out. Nothing happens for a room that is none."""
+        room_id = request.params["roomId"]
+        answer = await self._runs.run(room_id, lambda: self._complete(room_id))
+        return json_response(msgspec.to_builtins(answer))
+
+    async def _complete(self, room_id: str) -> SuccessorAnswer:
+        upgrade = await get_upgrade_into(self._database, room_id)
+        if upgrade is None or upgrade.ended:
+            return SuccessorAnswer()
+        try:
+            await self._fill(upgrade)
+        except AuthRuleViolation as violation:
+            return SuccessorAnswer(violation.message)
+        except MatrixError as error:
+            if error.status >= 500:
+                raise
+            return SuccessorAnswer(error.message)
+        return SuccessorAnswer()
+
+    async def _fill(self, upgrade: RoomUpgrade) -> None:
+        version = get_room_version(upgrade.new_version)
+        create = event_from_storage(version, upgrade.create_event, upgrade.create_event_id)
+        types = (carried_state.POWER_LEVELS, carried_state.CANONICAL_ALIAS, *carried_state.SINGLE_TYPES)
+        state = await get_state_contents(self._database, upgrade.old_room_id, types, len(types) * 2)
+        levels = await self._final_levels(upgrade, create, state)
+        if await self._writer.find(upgrade.new_room_id) is None:
+            await self._begin(upgrade, create, state, levels)
+        keyed = await get_state_contents(
+            self._database, upgrade.old_room_id, carried_state.KEYED_TYPES, _MAX_KEYED
+        )  # fmt: skip
+        drafts = carried_state.keyed_drafts(upgrade.upgrader, keyed)
+        if self._copies_bans:
+            bans = await get_bans(self._database, upgrade.old_room_id, _MAX_BANS)
+            settled = power_levels_of(version, create, _levels_event(create, levels))
+            drafts += carried_state.ban_drafts(upgrade.upgrader, bans, settled)
+        await self._write_missing(upgrade.new_room_id, drafts)
+        await self._writer.in_room(upgrade.new_room_id, lambda room: self._settle(room, upgrade.upgrader, levels))
+
+    async def _begin(
+        self, upgrade: RoomUpgrade, create: Event, state: Sequence[StateContent], levels: dict[str, object]
+    ) -> None:
+        version, upgrader = get_room_version(upgrade.new_version), upgrade.upgrader
+        profiles = await get_member_profiles(self._database, [upgrader])
+        aliases = await get_local_aliases(self._database, upgrade.old_room_id)
+        first = carried_state.first_levels(version, levels, upgrader)
+        drafts = carried_state.first_drafts(version, upgrader, profiles.get(upgrader, {}), first, state, aliases)
+        await self._room_numbers.reserve(1)
+        room_nid = self._room_numbers.take()
+        create_nid = await self._writer.take_event_number()
+        room = LiveRoom(self._identity, version, room_nid, create, Head((), 0, 0), {}, {})
+        new_room = NewRoom(upgrader, False, create.origin_server_ts, None)
+        await self._writer.write_new_room(room, create_nid, drafts, new_room)
+
+    async def _write_missing(self, room_id: str, drafts: Sequence[Draft]) -> None:
+        """Write what the room does not have yet, a part at a time."""
+
+        async def write(room: LiveRoom) -> bool:
+            missing = list(islice((draft for draft in drafts if _lacks(room, draft)), _AT_A_TIME))
+            if missing:
+                await self._writer.write(room, missing)
+            return bool(missing)
+
+        while await self._writer.in_room(room_id, write):
+            pass
+
+    async def _settle(self, room: LiveRoom, upgrader: str, levels: dict[str, object]) -> None:
+        """Give the room its final power levels."""
+        entry = room.entry(carried_state.POWER_LEVELS)
+        assert entry is not None
+        present = await self._writer.state_event(room, entry)
+        if same_json(present.content, levels):
+            await self._writer.settled(room, entry)
+        else:
+            await self._writer.write(room, [Draft(upgrader, carried_state.POWER_LEVELS, "", levels)])
+
+    async def _final_levels(
+        self, upgrade: RoomUpgrade, create: Event, state: Sequence[StateContent]
+    ) -> dict[str, object]:
+        found = await get_create_event(self._database, upgrade.old_room_id)
+        if found is None:
+            raise Unavailable("The old room cannot be read")
+        old_version = get_room_version(found[0])
+        old_create = event_from_storage(old_version, found[2], found[1])
+        content = next((each.content for each in state if each.type == carried_state.POWER_LEVELS), None)
+        old = power_levels_of(old_version, old_create, None if content is None else _levels_event(old_create, content))
+        version = get_room_version(upgrade.new_version)
+        creators = creators_of(version, create) if version.creators_outrank_all else ()
+        return carried_state.final_levels(version, old, content or {}, creators, upgrade.upgrader)
+
+
+def _levels_event(create: Event, content: Mapping[str, object]) -> Event:
+    """Return these power levels as what the rules of a room read."""
+    return stub(create.room_id, "$levels", create.sender, carried_state.POWER_LEVELS, content)
+
+
+def _lacks(room: LiveRoom, draft: Draft) -> bool:
+    assert draft.state_key is not None
+    entry = room.entry(draft.type, draft.state_key)
+    if entry is None:
+        return True
+    # Somebody may have been invited, or have joined, before his ban came over; those who left stay unbanned then.
+    return draft.type == MEMBER and entry.membership in ("join", "invite", "knock")

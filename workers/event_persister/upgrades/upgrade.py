@@ -1,0 +1,196 @@
+"""POST /rooms/{roomId}/upgrade: a room is replaced by a new one of another version.
+
+Two steps, either of which can be begun again: the new room, complete, at the owner of its slot
+(`successor.py`); then, at the owner of the old room, its names move over and the tombstone is sent. A row
+that is written first says which room the new one is (`shared/storage/rooms/upgrades.py`). A client that asks again, and
+a job of the background workers, go on with what a dead process left.
+Spec: client-server API, "Room Upgrades".
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from replication.calls import SuccessorAnswer
+from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable, forbidden
+from shared.core.events import event_from_storage
+from shared.core.room_versions import RoomVersion, get_room_version
+from shared.http.request import Request, Response, empty_response, json_response
+from shared.runtime import fault_points
+from shared.runtime.clock import Clock
+from shared.storage.engine.fenced import FencedWrite
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.upgrades import (
+    RoomUpgrade,
+    begin_upgrade,
+    drop_upgrade,
+    end_upgrade,
+    get_local_aliases,
+    get_room_upgrade,
+    move_names,
+)
+from workers.event_persister.creation.create_event import build_create_event, check_additional_creators, new_room_id
+from workers.event_persister.members.member_changes import MemberChanges
+from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.upgrades import carried_state
+from workers.event_persister.upgrades.runs import UpgradeRuns
+from workers.event_persister.writing.room_writer import RoomWriter
+
+
+class UpgradeBody(msgspec.Struct):
+    new_version: str
+    additional_creators: Any = None
+
+
+class Successors(Protocol):
+    """What of `replication.calls.RoomCalls` is needed."""
+
+    async def complete_successor(self, room_id: str) -> SuccessorAnswer: ...
+
+
+class Upgrades:
+    def __init__(
+        self,
+        writer: RoomWriter,
+        changes: MemberChanges,
+        successors: Successors,
+        runs: UpgradeRuns,
+        identity: Identity,
+        database: Database,
+        write: FencedWrite,
+        clock: Clock,
+    ) -> None:
+        self._writer = writer
+        self._changes = changes
+        self._successors = successors
+        self._runs = runs
+        self._identity = identity
+        self._database = database
+        self._write = write
+        self._clock = clock
+
+    async def upgrade_room(self, request: Request) -> Response:
+        """POST /rooms/{roomId}/upgrade. Raises M_UNSUPPORTED_ROOM_VERSION, M_FORBIDDEN, M_INVALID_PARAM.
+
+        The same request again gets the same room, as long as the tombstone names it.
+        """
+        body, user_id = request.decode(UpgradeBody), request.user.user_id
+        version = get_room_version(body.new_version)
+        creators: list[str] = []
+        if version.additional_creators and body.additional_creators is not None:
+            creators = check_additional_creators(body.additional_creators)
+
+        async def begin(room: LiveRoom) -> RoomUpgrade:
+            return await self._begin(room, user_id, version, creators)
+
+        upgrade = await self._writer.in_room(request.params["roomId"], begin)
+        await self._runs.run(upgrade.old_room_id, lambda: self._carry_out(upgrade.old_room_id))
+        return json_response({"replacement_room": upgrade.new_room_id})
+
+    async def resume_upgrade(self, request: Request) -> Response:
+        """PUT /_skep/rooms/{roomId}/upgrade: go on with one that is under way; asked for by a background worker."""
+        room_id = request.params["roomId"]
+        await self._runs.run(room_id, lambda: self._carry_out(room_id))
+        return empty_response()
+
+    async def _begin(self, room: LiveRoom, user_id: str, version: RoomVersion, creators: list[str]) -> RoomUpgrade:
+        """Return the upgrade that is under way, was asked for before, or is begun now."""
+        self._check_may_upgrade(room, user_id)
+        await room.finish_writes()  # what was answered belongs into the new room
+        known = await get_room_upgrade(self._database, room.room_id)
+        if known is not None and not known.ended:
+            return _joined(known, version)
+        if known is not None and _asks_for(known, user_id, version, creators):
+            tombstone = await self._content(room, carried_state.TOMBSTONE)
+            if tombstone.get("replacement_room") == known.new_room_id:
+                return known
+        content = carried_state.create_content(
+            version, room.create, room.head.extremities[-1][1], user_id, creators
+        )  # fmt: skip
+        room_id = new_room_id(version, self._identity.server_name)
+        create = build_create_event(self._identity, version, room_id, user_id, content, self._clock.now_ms())
+        upgrade = RoomUpgrade(
+            room.room_id, create.room_id, version.name, user_id, create.event_id, create.encoded, ended=False
+        )
+        if await begin_upgrade(self._write, upgrade):
+            return upgrade
+        return _joined(await get_room_upgrade(self._database, room.room_id), version)  # somebody was faster
+
+    async def _carry_out(self, room_id: str) -> None:
+        """Do what is left of the room's upgrade. Raises what makes it impossible: then it is forgotten."""
+        upgrade = await get_room_upgrade(self._database, room_id)
+        if upgrade is None or upgrade.ended:
+            return
+        fault_points.reach("upgrade noted")
+        try:
+            await self._writer.in_room(room_id, lambda room: self._replace(room, upgrade))
+        except AuthRuleViolation as violation:
+            await drop_upgrade(self._write, upgrade)
+            raise forbidden(violation.message) from None
+        except MatrixError as error:
+            if error.status < 500:
+                await drop_upgrade(self._write, upgrade)
+            raise
+        fault_points.reach("room closed")
+        await end_upgrade(self._write, upgrade)
+
+    async def _replace(self, room: LiveRoom, upgrade: RoomUpgrade) -> None:
+        """Complete the new room, and close the old one. What of it was done already stays as it is."""
+        upgrader = upgrade.upgrader
+        tombstone = await self._content(room, carried_state.TOMBSTONE)
+        is_closed = tombstone.get("replacement_room") == upgrade.new_room_id
+        if is_closed and room.membership(upgrader) != "join":
+            return  # he sent it, and left: nobody is there for the rest
+        if not is_closed:
+            self._check_may_upgrade(room, upgrader)
+            await self._complete_successor(upgrade.new_room_id)
+            self._check_may_upgrade(room, upgrader)
+        await move_names(self._write, upgrade.old_room_id, upgrade.new_room_id)
+        fault_points.reach("names moved")
+        moved = await get_local_aliases(self._database, upgrade.new_room_id)
+        levels = await self._content(room, carried_state.POWER_LEVELS)
+        named = await self._content(room, carried_state.CANONICAL_ALIAS)
+        drafts = carried_state.closing_drafts(upgrader, room.power_levels, levels, named, moved)
+        if not is_closed:
+            drafts.insert(0, carried_state.tombstone_draft(upgrader, upgrade.new_room_id))
+        if drafts:
+            await self._writer.write(room, drafts)
+
+    async def _complete_successor(self, new_room_id: str) -> None:
+        try:
+            answer = await self._successors.complete_successor(new_room_id)
+        except RemoteServerError as error:
+            raise Unavailable("The new room is not complete yet") from error
+        if answer.refused is not None:
+            raise MatrixError("M_INVALID_ROOM_STATE", f"The new room cannot be: {answer.refused}", 400)
+
+    def _check_may_upgrade(self, room: LiveRoom, user_id: str) -> None:
+        """Raise M_FORBIDDEN. Spec: whoever may send the tombstone."""
+        self._changes.check_member(room, user_id)
+        levels = room.power_levels
+        if levels.user_level(user_id) < levels.event_level(carried_state.TOMBSTONE, is_state=True):
+            raise forbidden("Your power level is too low to upgrade this room")
+
+    async def _content(self, room: LiveRoom, kind: str) -> Mapping[str, Any]:
+        """Return the content of a state event with an empty key; empty where there is none."""
+        entry = room.entry(kind)
+        return {} if entry is None else (await self._writer.state_event(room, entry)).content
+
+
+def _joined(known: RoomUpgrade | None, version: RoomVersion) -> RoomUpgrade:
+    """Return the upgrade that is under way, for whoever wants the same version. Raises M_FORBIDDEN, Unavailable."""
+    if known is None:
+        raise Unavailable("An upgrade of this room has just failed")
+    if known.new_version != version.name:
+        raise forbidden("This room is being upgraded to another version just now")
+    return known
+
+
+def _asks_for(known: RoomUpgrade, user_id: str, version: RoomVersion, creators: list[str]) -> bool:
+    """Return whether this is what an upgrade was asked for."""
+    if (known.upgrader, known.new_version) != (user_id, version.name):
+        return False
+    create = event_from_storage(version, known.create_event, known.create_event_id)
+    named = create.content.get("additional_creators", []) if version.additional_creators else []
+    return bool(named == list(dict.fromkeys(creators)))

@@ -1,0 +1,79 @@
+"""What clients may not send although the rules of the room would let it: messages that show nothing, levels as strings,
+a reaction twice, a thread in a thread.
+
+Only what our own clients send is held to this; other servers' events are not. Spec: client-server API, "Instant
+Messaging", "Event annotations and reactions", "Threading"; server-server API, "Definitions" (power levels).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.core.errors import MatrixError, bad_json
+from shared.core.events.readers.power_levels import DEFAULT_LEVELS
+from shared.core.events.relation import THREAD, relation_of, relation_of_json
+from shared.storage.engine.pool import Database
+from shared.storage.events.batch import get_event_by_id
+from shared.storage.events.client_transactions import get_transaction
+from shared.storage.events.relations import get_annotation_keys
+from workers.event_persister.room.live_room import LiveRoom
+
+_ANNOTATION = "m.annotation"
+_LEVEL_MAPS = ("users", "events", "notifications")
+
+
+def check_content(event_type: str, content: Mapping[str, Any]) -> None:
+    """Raise M_BAD_JSON for a message without `msgtype` or `body`, and for power levels that are strings."""
+    if event_type == "m.room.message":
+        if not all(isinstance(content.get(name), str) for name in ("msgtype", "body")):
+            raise bad_json("A message needs a msgtype and a textual body")
+    elif event_type == "m.room.power_levels":
+        maps = [levels for name in _LEVEL_MAPS if isinstance(levels := content.get(name), dict)]
+        values = [*(content.get(name) for name in DEFAULT_LEVELS), *(level for each in maps for level in each.values())]
+        if any(isinstance(value, str) for value in values):
+            raise bad_json("Power levels are integers")
+
+
+class RelationRefusals:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def check(
+        self, room: LiveRoom, sender: str, event_type: str, content: Mapping[str, Any], key: bytes | None
+    ) -> str | None:
+        """Return None where the event may be sent, and the answer of the same transaction where that was longer ago.
+
+        key: of the transaction. Raises M_DUPLICATE_ANNOTATION, and M_UNKNOWN for a thread whose root relates to
+        something. Usual messages relate to nothing, and cost nothing here.
+        """
+        relation = relation_of(content)
+        if relation is None or room.membership(sender) != "join":
+            return None  # a stranger learns nothing: the room's rules refuse him
+        if relation.rel_type == THREAD:
+            root = await get_event_by_id(self._database, room.room_nid, relation.event_id)
+            if root is not None and root.redacted_by is None and relation_of_json(root.json) is not None:
+                raise MatrixError("M_UNKNOWN", "A thread cannot begin at an event that relates to another one", 400)
+        elif relation.rel_type == _ANNOTATION:
+            mark = content["m.relates_to"].get("key")
+            if not isinstance(mark, str):
+                return None
+            stored = await get_annotation_keys(
+                self._database, room.room_nid, relation.event_id, sender, event_type
+            )  # fmt: skip
+            if mark in stored or _is_under_way(room, sender, event_type, relation.event_id, mark):
+                answer = None if key is None else await get_transaction(self._database, room.room_nid, key)
+                if answer is None:
+                    raise MatrixError("M_DUPLICATE_ANNOTATION", "You have reacted so already", 400)
+                return answer
+        return None
+
+
+def _is_under_way(room: LiveRoom, sender: str, event_type: str, event_id: str, mark: str) -> bool:
+    """Return whether the same annotation is being stored at this moment."""
+    for write in room.writes:
+        for built in write.built:
+            event = built.event
+            if event.sender == sender and event.type == event_type and relation_of(event.content) is not None:
+                stated = event.content["m.relates_to"]
+                if (stated["rel_type"], stated["event_id"], stated.get("key")) == (_ANNOTATION, event_id, mark):
+                    return True
+    return False

@@ -1,0 +1,236 @@
+"""How the handlers write: find the room, build on it, hand over to the committer, wait.
+
+The usual path awaits nothing but the commit: the room is in memory and numbers were reserved ahead.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from shared.core.errors import MatrixError, Unavailable, forbidden
+from shared.core.events import Event, event_from_storage
+from shared.core.identifiers import check_room_id
+from shared.runtime.clock import Clock
+from shared.storage.engine.number_blocks import NumberBlock
+from shared.storage.engine.pool import Database
+from shared.storage.events.batch import StoredEvent, get_events
+from shared.storage.events.client_transactions import get_transaction
+from workers.event_persister.commit.committer import AlreadySent, Committer
+from workers.event_persister.graph.slow_sends import SlowSends
+from workers.event_persister.push.rules import PushRules
+from workers.event_persister.room.drafts import Draft, NewRoom, RoomChanged, RoomLost, StateEntry, Write
+from workers.event_persister.room.event_forms import redacted
+from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.rooms_in_memory import RoomsInMemory
+
+T = TypeVar("T")
+
+_TRIES = 3  # a room that is lost again and again is not ours
+
+
+class RoomWriter:
+    """event_numbers: of the sequence `event_nids`."""
+
+    def __init__(
+        self,
+        rooms: RoomsInMemory,
+        committer: Committer,
+        event_numbers: NumberBlock,
+        slow_sends: SlowSends,
+        push_rules: PushRules,
+        database: Database,
+        clock: Clock,
+    ) -> None:
+        self._slow_sends = slow_sends
+        self._push_rules = push_rules
+        self._rooms = rooms
+        self._committer = committer
+        self._numbers = event_numbers
+        self._database = database
+        self._clock = clock
+
+    async def find(self, room_id: str) -> LiveRoom | None:
+        """Return the room, None when we do not have it. Raises M_INVALID_PARAM for what is no room id."""
+        return await self._rooms.get(check_room_id(room_id))
+
+    async def in_room(
+        self, room_id: str, action: Callable[[LiveRoom], Awaitable[T]], *, absent: MatrixError | None = None
+    ) -> T:
+        """Run an action in a room; again when the room was dropped from memory before anything was built.
+
+        absent: raised for a room that we do not have; None: M_FORBIDDEN, as for one that the requester is not in.
+        """
+        for _ in range(_TRIES):
+            room = await self.find(room_id)
+            if room is None:
+                raise absent or forbidden("You are not in this room")
+            try:
+                return await action(room)
+            except RoomLost:
+                continue
+        raise Unavailable("The room is moving to another process")
+
+    async def write(self, room: LiveRoom, drafts: Sequence[Draft], key: bytes | None = None) -> list[str]:
+        """Build events on the room's pending layer, store them (all or none) and return their ids.
+
+        key: of the client's transaction; it gets the answer of the first event with this key, if there was one.
+        Raises AuthRuleViolation, MatrixError (M_TOO_LARGE, M_BAD_JSON ...), Unavailable, RoomLost.
+        """
+        if key is not None and (answered := self.answer_of(room, key)) is not None:
+            return [await answered]
+        self._committer.check_room_for_more()
+        while True:
+            await self._numbers.reserve(len(drafts))
+            if room.held is not None:
+                await asyncio.shield(room.held)
+                continue
+            if self._slow_sends.concerns(room):
+                return [await self._write_asked(room, draft, key) for draft in drafts]
+            missing, lacking = room.missing(drafts), room.push.lacking(drafts)
+            if not missing and lacking is None:
+                break
+            if missing:
+                await self._load(room, missing)
+            if lacking is not None:
+                await self._push_rules.load(room, lacking)
+        # From here to `submit` nothing waits: the state that was looked at is the state that is built on.
+        if room.lost:
+            raise RoomLost("The room is moving")
+        if key is not None and (answered := self.answer_of(room, key)) is not None:
+            return [await answered]
+        write = Write(
+            room,
+            drafts,
+            [self._numbers.take() for _ in drafts],
+            asyncio.get_running_loop().create_future(),
+            key,
+        )
+        room.build(write, self._clock.now_ms())
+        self._committer.submit(write)
+        try:
+            return await write.wait()
+        except AlreadySent:
+            assert key is not None
+            return [await self._first_answer(room, key)]
+
+    async def _first_answer(self, room: LiveRoom, key: bytes) -> str:
+        event_id = await get_transaction(self._database, room.room_nid, key)
+        if event_id is None:
+            raise Unavailable("The transaction's first answer is gone")
+        return event_id
+
+    async def _write_asked(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+        """Ask about one event and store it. Whoever comes with the same transaction meanwhile gets its answer."""
+        if key is None:
+            return await self._ask_and_place(room, draft, None)
+        answered = self.answer_of(room, key)
+        if answered is not None:
+            return await answered
+        asked = room.asked[key] = asyncio.get_running_loop().create_future()
+        try:
+            event_id = await self._ask_and_place(room, draft, key)
+        except BaseException as error:
+            # A client that went away has no answer for the others: they shall try again.
+            asked.set_exception(error if isinstance(error, Exception) else Unavailable("It was not sent"))
+            asked.exception()
+            raise
+        else:
+            asked.set_result(event_id)
+            return event_id
+        finally:
+            del room.asked[key]
+
+    async def _ask_and_place(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+        for _ in range(_TRIES):
+            try:
+                return await self._slow_sends.write(room, draft, key)
+            except RoomChanged:
+                continue
+            except AlreadySent:
+                assert key is not None
+                return await self._first_answer(room, key)
+        raise Unavailable("The room changes too quickly")
+
+    async def write_new_room(self, room: LiveRoom, create_nid: int, drafts: Sequence[Draft], new_room: NewRoom) -> None:
+        """Store a room that did not exist, all of its first events at once, and keep it in memory.
+
+        Raises as `write`; M_ROOM_IN_USE when its alias is taken.
+        """
+        self._committer.check_room_for_more()
+        await self._numbers.reserve(len(drafts))
+        self._push_rules.follow(room.push)
+        while (lacking := room.push.lacking(drafts)) is not None:
+            await self._push_rules.load(room, lacking)
+        write = Write(
+            room,
+            drafts,
+            [self._numbers.take() for _ in drafts],
+            asyncio.get_running_loop().create_future(),
+            new_room=new_room,
+        )
+        room.build(write, self._clock.now_ms(), create_nid=create_nid)
+        self._committer.submit(write)
+        await asyncio.shield(write.done)
+        self._rooms.put(room)
+
+    async def take_event_number(self) -> int:
+        await self._numbers.reserve(1)
+        return self._numbers.take()
+
+    def answer_of(self, room: LiveRoom, key: bytes) -> Awaitable[str] | None:
+        """Return what gives the event id of the client's transaction, if memory knows it or it is under way."""
+        answered = room.transactions.get(key)
+        if answered is not None:
+            return _now(answered[0])
+        write = room.under_way.get(key)
+        if write is not None:
+            return _last_of(write)
+        asked = room.asked.get(key)
+        return None if asked is None else asyncio.shield(asked)
+
+    async def first_answer(self, room: LiveRoom, key: bytes) -> str | None:
+        """The same, and what only the database knows any more; None: nothing was ever sent with this key."""
+        if (answered := self.answer_of(room, key)) is not None:
+            return await answered
+        return await get_transaction(self._database, room.room_nid, key)
+
+    async def settled(self, room: LiveRoom, entry: StateEntry) -> None:
+        """Wait until this state is stored: what is answered from it must not be taken back.
+
+        Raises what its writer was told when it was not stored.
+        """
+        write = room.write_of(entry.event_nid)
+        if write is not None:
+            await asyncio.shield(write.done)
+
+    async def state_event(self, room: LiveRoom, entry: StateEntry) -> Event:
+        """Return the whole event of a state entry, from memory or from the database."""
+        event = room.event_of(entry)
+        if event is None:
+            [stored] = await get_events(self._database, room.room_nid, [entry.event_nid])
+            event = _event_of(room, stored)
+            room.keep(entry.event_nid, event)
+        return event
+
+    async def _load(self, room: LiveRoom, event_nids: set[int]) -> None:
+        stored = await get_events(self._database, room.room_nid, list(event_nids))
+        if len(stored) < len(event_nids):
+            raise RoomLost("State of the room is not in the database")
+        for event in stored:
+            room.keep(event.event_nid, _event_of(room, event))
+
+
+def _event_of(room: LiveRoom, stored: StoredEvent) -> Event:
+    event = event_from_storage(room.version, stored.json, stored.event_id)
+    return event if stored.redacted_by is None else redacted(room.version, event)
+
+
+async def _now(event_id: str) -> str:
+    return event_id
+
+
+async def _last_of(write: Write) -> str:
+    try:
+        return (await asyncio.shield(write.done))[-1]
+    except RoomChanged:
+        raise Unavailable("The room changes too quickly") from None

@@ -1,0 +1,122 @@
+"""Messages and redactions. Spec: client-server API, "Sending events to a room", "Redactions"."""
+
+from typing import Any
+
+import msgspec
+
+from shared.core.errors import forbidden, missing_param, not_found
+from shared.core.identifiers import EventId
+from shared.http.request import Request, Requester, Response, json_response
+from shared.http.transaction_key import transaction_key
+from shared.storage.engine.pool import Database
+from shared.storage.events.batch import get_event_by_id
+from workers.event_persister.members.guest_removal import GuestRemoval
+from workers.event_persister.room.drafts import Draft, RedactionTarget
+from workers.event_persister.room.live_room import GUEST_ACCESS, LiveRoom
+from workers.event_persister.writing.delayed_events import Scheduling
+from workers.event_persister.writing.refusals import RelationRefusals, check_content
+from workers.event_persister.writing.room_writer import RoomWriter
+
+REDACTION = "m.room.redaction"
+
+
+class RedactBody(msgspec.Struct):
+    reason: str | None = None
+
+
+class SendHandlers:
+    def __init__(self, writer: RoomWriter, scheduling: Scheduling, guests: GuestRemoval, database: Database) -> None:
+        self._writer = writer
+        self._scheduling = scheduling
+        self._guests = guests
+        self._relations = RelationRefusals(database)
+        self._database = database
+
+    async def send_event(self, request: Request) -> Response:
+        """PUT /rooms/{roomId}/send/{eventType}/{txnId}. Guests may send (since v1.2: any type).
+
+        With a delay in its query it is only scheduled (MSC4140).
+        """
+        content, key = request.json_object(), transaction_key(request)
+        if (scheduled := await self._scheduling.instead_of_sending(request, content, key)) is not None:
+            return scheduled
+        user, event_type = request.user, request.params["eventType"]
+        shown_to, sticky_ms = (user.device_id, request.params["txnId"]), self._scheduling.sticky_of(request)
+
+        async def send(room: LiveRoom) -> str:
+            return await self.put(room, user, event_type, content, key, shown_to, sticky_ms)
+
+        return json_response({"event_id": await self._writer.in_room(request.params["roomId"], send)})
+
+    async def put(
+        self, room: LiveRoom, user: Requester, event_type: str, content: dict[str, Any], key: bytes,
+        shown_to: tuple[str | None, str], sticky_ms: int | None,
+    ) -> str:  # fmt: skip
+        """Send a message event, which may be a redaction, and return its id. shown_to: device and transaction id."""
+        redacts, target = None, None
+        if event_type == REDACTION:
+            if (answered := self._writer.answer_of(room, key)) is not None:
+                return await answered
+            redacts = content.get("redacts")
+            if not isinstance(redacts, str):
+                raise missing_param("A redaction names the event that it redacts, in redacts")
+            target = await self._target(room, user, redacts)
+        else:
+            check_content(event_type, content)
+            if (answered := self._writer.answer_of(room, key)) is not None:
+                return await answered
+            before = await self._relations.check(room, user.user_id, event_type, content, key)
+            if before is not None:
+                return before
+        draft = Draft(user.user_id, event_type, None, content, *shown_to, redacts, target, sticky_ms)
+        return await self._write(room, draft, key)
+
+    async def redact_event(self, request: Request) -> Response:
+        """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""
+        body = request.decode(RedactBody, empty_ok=True)
+        user, key = request.user, transaction_key(request)
+        event_id = request.params["eventId"]
+        content = {} if body.reason is None else {"reason": body.reason}
+
+        async def redact(room: LiveRoom) -> str:
+            if (answered := self._writer.answer_of(room, key)) is not None:
+                return await answered
+            target = await self._target(room, user, event_id)
+            draft = Draft(
+                user.user_id,
+                REDACTION,
+                None,
+                content,
+                user.device_id,
+                request.params["txnId"],
+                event_id,
+                target,
+            )
+            return await self._write(room, draft, key)
+
+        return json_response({"event_id": await self._writer.in_room(request.params["roomId"], redact)})
+
+    async def _write(self, room: LiveRoom, draft: Draft, key: bytes) -> str:
+        access = room.entry(*GUEST_ACCESS)
+        if draft.target is not None and access is not None and draft.target.event_nid == access.event_nid:
+            return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
+        return (await self._writer.write(room, [draft], key))[-1]
+
+    async def _target(self, room: LiveRoom, user: Requester, event_id: str) -> RedactionTarget:
+        """Return the event to redact. Raises M_FORBIDDEN, M_NOT_FOUND.
+
+        The rules let a whole server redact its users' events; the client API lets a user redact his own, and
+        others' with the power level `redact`.
+        """
+        if room.membership(user.user_id) != "join":
+            raise forbidden("You are not in this room")
+        target = room.pending_target(event_id)
+        if target is None:
+            stored = await get_event_by_id(self._database, room.room_nid, event_id)
+            if stored is None:
+                raise not_found("There is no such event in this room")
+            target = RedactionTarget(stored.event_nid, EventId(stored.event_id), stored.sender)
+        levels = room.power_levels
+        if target.sender != user.user_id and levels.user_level(user.user_id) < levels.redact:
+            raise forbidden("Your power level is too low to redact other people's events")
+        return target

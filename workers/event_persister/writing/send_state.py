@@ -1,0 +1,117 @@
+"""PUT of room state. Spec: client-server API, "Sending events to a room", "Canonical alias"."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared.core.errors import MatrixError, bad_json, invalid_param
+from shared.core.identifiers import is_room_alias
+from shared.http.request import Request, Requester, Response, json_response
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.aliases import get_aliases_pointing_to
+from workers.event_persister.members.guest_removal import GuestRemoval
+from workers.event_persister.members.member_changes import (
+    MEMBER,
+    MemberChanges,
+    same_json,
+)
+from workers.event_persister.room.drafts import Draft
+from workers.event_persister.room.live_room import GUEST_ACCESS, LiveRoom
+from workers.event_persister.writing.delayed_events import Scheduling
+from workers.event_persister.writing.refusals import check_content
+from workers.event_persister.writing.room_writer import RoomWriter
+
+
+class StateHandlers:
+    def __init__(
+        self,
+        writer: RoomWriter,
+        scheduling: Scheduling,
+        changes: MemberChanges,
+        guests: GuestRemoval,
+        database: Database,
+    ) -> None:
+        self._writer = writer
+        self._scheduling = scheduling
+        self._changes = changes
+        self._database = database
+        self._guests = guests
+
+    async def set_state(self, request: Request) -> Response:
+        """PUT /rooms/{roomId}/state/{eventType}/{stateKey}, also without the key (then it is "").
+
+        Content equal to that of the present event, from the same sender, changes nothing: its id is the answer, which
+        is what makes a retransmission harmless. With a delay in its query it is only scheduled (MSC4140).
+        """
+        event_type, state_key = request.params["eventType"], request.params["stateKey"]
+        content, sticky_ms = request.json_object(), self._scheduling.sticky_of(request)
+        # Its path has no transaction: scheduling twice makes two.
+        if (scheduled := await self._scheduling.instead_of_sending(request, content, None)) is not None:
+            return scheduled
+
+        async def put(room: LiveRoom) -> str:
+            return await self.put(room, request.user, event_type, state_key, content, sticky_ms=sticky_ms)
+
+        return json_response({"event_id": await self._writer.in_room(request.params["roomId"], put)})
+
+    async def put(
+        self, room: LiveRoom, user: Requester, event_type: str, state_key: str, content: Mapping[str, Any], *,
+        key: bytes | None = None, shown_to: tuple[str | None, str] | None = None, sticky_ms: int | None = None,
+    ) -> str:  # fmt: skip
+        """Set the state and return its event's id. key: of a transaction; shown_to: device and transaction id.
+
+        A sticky event is always a new one: sending it again is how it stays sticky.
+        """
+        if not (event_type == MEMBER and state_key == user.user_id):
+            self._changes.check_member(room, user.user_id)
+        check_content(event_type, content)
+        if sticky_ms is None:
+            unchanged = await self._unchanged(room, user.user_id, event_type, state_key, content)
+            if unchanged is not None:
+                return unchanged
+        if event_type == MEMBER:
+            content = await self._changes.prepare_member_state(room, user, state_key, content)
+        elif event_type == "m.room.canonical_alias":
+            await self._check_aliases(room, content)
+        device, txn_id = shown_to or (None, None)
+        draft = Draft(user.user_id, event_type, state_key, content, device, txn_id, sticky_ms=sticky_ms)
+        if event_type == GUEST_ACCESS[0]:
+            return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
+        return (await self._writer.write(room, [draft], key))[-1]
+
+    async def _unchanged(
+        self, room: LiveRoom, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]
+    ) -> str | None:
+        entry = room.entry(event_type, state_key)
+        if entry is None:
+            return None
+        event = await self._writer.state_event(room, entry)
+        if event.sender != sender or not same_json(event.content, content):
+            return None
+        await self._writer.settled(room, entry)
+        return entry.event_id
+
+    async def _check_aliases(self, room: LiveRoom, content: Mapping[str, Any]) -> None:
+        """Raise M_INVALID_PARAM for an ill-formed alias, M_BAD_ALIAS for one that does not point to this room.
+
+        Only those that are new are looked at: who changes one need not mend all.
+        """
+        entry = room.entry("m.room.canonical_alias")
+        present = (await self._writer.state_event(room, entry)).content if entry is not None else {}
+        new = aliases_in(content) - aliases_in(present, lenient=True)
+        if not all(is_room_alias(alias) for alias in new):
+            raise invalid_param("A room alias is ill-formed")
+        if new and new - await get_aliases_pointing_to(self._database, room.room_nid, new):
+            raise MatrixError("M_BAD_ALIAS", "A room alias does not point to this room", 400)
+
+
+def aliases_in(content: Mapping[str, Any], *, lenient: bool = False) -> set[str]:
+    """Return the aliases of an m.room.canonical_alias. lenient: wrong types read as absent, else M_BAD_JSON."""
+    alias, others = content.get("alias"), content.get("alt_aliases")
+    listed = others if isinstance(others, list) else []
+    found = {name for name in (alias, *listed) if isinstance(name, str) and name}
+    if not lenient:
+        if alias is not None and not isinstance(alias, str):
+            raise bad_json("alias must be a string")
+        if others is not None and not (isinstance(others, list) and all(isinstance(name, str) for name in others)):
+            raise bad_json("alt_aliases must be a list of strings")
+    return found

@@ -1,0 +1,160 @@
+"""GET /initialSync and GET /rooms/{roomId}/initialSync: everything at once, as clients knew it before /sync.
+
+The latter is what clients look into rooms with that they are not in. Spec: client-server API, both endpoints.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import orjson
+
+from shared.core.filters import EventFilter, Filter, RoomFilter
+from shared.core.identifiers import check_room_id
+from shared.core.presence import UNSAID
+from shared.http.request import Request, Response, json_response
+from shared.rooms.erased_events import strip_erased
+from shared.rooms.history_page import HistoryPages
+from shared.rooms.room_view import RoomView, open_room
+from shared.rooms.shown_event import Reader, shown_event
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.events.timeline import TimelineRow
+from shared.storage.rooms.aliases import get_published, is_published
+from shared.storage.rooms.memberships import get_membership, get_memberships_of_user
+from shared.storage.rooms.state import get_current_state_events, get_state_before
+from shared.storage.user_data.account_data import get_account_data_of_user
+from workers.synchrotron.classic.old_events import NOTHING, refuse_guest, with_room
+from workers.synchrotron.classic.sync import Hold, SyncHandler
+from workers.synchrotron.classic.sync_request import SyncRequest
+from workers.synchrotron.presence.reports import PresenceReports
+from workers.synchrotron.room_reads.aggregations import shown_events
+from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
+from workers.synchrotron.room_reads.room_state import listed
+from workers.synchrotron.sections.invited_section import invite_events
+from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
+
+_DEFAULT_LIMIT = 10
+_STATE = "state_after"
+_MEMBERSHIPS = frozenset({"invite", "join", "leave", "ban"})  # the schema has no knocks
+
+
+class InitialSyncV1:
+    """database: the primary; max_events: of one room."""
+
+    def __init__(
+        self, sync: SyncHandler, reports: PresenceReports, hold: Hold, database: Database, tokens: Tokens,
+        pages: HistoryPages, clock: Clock, max_events: int,
+    ) -> None:  # fmt: skip
+        self._sync = sync
+        self._reports = reports
+        self._hold = hold
+        self._database = database
+        self._tokens = tokens
+        self._pages = pages
+        self._clock = clock
+        self._max_events = max_events
+
+    async def get_initial_sync(self, request: Request) -> Response:
+        """GET /initialSync, made of an initial /sync. Raises M_INVALID_PARAM, M_GUEST_ACCESS_FORBIDDEN."""
+        limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
+        archived = request.query_bool("archived")
+        refuse_guest(request)
+        user = request.user
+        room = RoomFilter(include_leave=archived, timeline=EventFilter(limit=limit), ephemeral=NOTHING)
+        wanted = SyncRequest(user.user_id, None, None, False, 0.0, _STATE, Filter(room=room))
+        with self._reports.syncing(user.user_id, user.device_id, UNSAID):
+            async with self._hold(user):
+                answer = await self._sync.whole_answer(wanted)
+        body = orjson.loads(answer.body)
+        end, rooms = answer.text, body["rooms"]
+        reader = Reader(user.user_id, user.device_id, self._clock.now_ms())
+        memberships = {one.room_id: one for one in await get_memberships_of_user(self._database, user.user_id)}
+        invited = [one for one in memberships.values() if one.room_id in rooms["invite"] and one.membership == "invite"]
+        invites = await invite_events(self._database, invited, reader)
+        infos = [_room_info(room_id, section, "join", end) for room_id, section in rooms["join"].items()]
+        infos += [
+            {"room_id": room_id, "membership": "invite", "invite": invites[room_id]}
+            for room_id in rooms["invite"]
+            if room_id in invites
+        ]
+        for room_id, section in rooms["leave"].items():
+            banned = room_id in memberships and memberships[room_id].membership == "ban"
+            infos.append(_room_info(room_id, section, "ban" if banned else "leave", end))
+        published = await get_published(self._database, [info["room_id"] for info in infos])
+        for info in infos:
+            info["visibility"] = "public" if info["room_id"] in published else "private"
+        return json_response(
+            {
+                "end": end,
+                "rooms": infos,
+                "presence": body["presence"]["events"],
+                "account_data": body["account_data"]["events"],
+            }
+        )
+
+    async def get_room_initial_sync(self, request: Request) -> Response:
+        """GET /rooms/{roomId}/initialSync. Raises M_FORBIDDEN for who is not, never was and may not look in."""
+        limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
+        room_id, user_id = check_room_id(request.params["roomId"]), request.user.user_id
+        room = await open_room(self._database, room_id, user_id)
+        await self._tokens.reach_present(user_id)
+        # What comes after this token is told by /events: the messages end there, even if the database has more.
+        end = format_sync_token(self._tokens.now())
+        place = min(await place_of_token(self._database, self._tokens, room, end), room.end_place)
+        page = await self._pages.back(room, place, limit, EventFilter())
+        events = page.events[::-1]
+        if page.erased:
+            events = list(await strip_erased(self._database, room, events))
+        reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
+        head: dict[str, Any] = {
+            "room_id": room_id,
+            "messages": {
+                "start": format_place(*page.place),
+                "end": end,
+                "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
+            },
+            "visibility": "public" if await is_published(self._database, room_id) else "private",
+            "account_data": await self._account_data(room_id, user_id),
+        }
+        membership = await get_membership(self._database, room.room_nid, user_id)
+        if membership is not None and membership.membership in _MEMBERSHIPS:
+            head["membership"] = membership.membership
+        return Response(self._with_state(head, room, await self._state(room), reader))
+
+    async def _state(self, room: RoomView) -> Sequence[TimelineRow]:
+        if room.follows:
+            return await get_current_state_events(self._database, room.room_nid)
+        return await get_state_before(self._database, room.room_nid, room.end + 1)
+
+    @staticmethod
+    def _with_state(
+        head: dict[str, Any], room: RoomView, rows: Sequence[TimelineRow], reader: Reader
+    ) -> AsyncGenerator[bytes, None]:
+        def encode(row: TimelineRow) -> bytes:
+            event = room.event(row)
+            return orjson.dumps(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
+
+        return listed(orjson.dumps(head)[:-1] + b',"state":[', rows, encode, b"]}")
+
+    async def _account_data(self, room_id: str, user_id: str) -> list[Any]:
+        return [
+            {"type": record.type, "content": orjson.Fragment(record.json)}
+            for record in await get_account_data_of_user(self._database, user_id)
+            if record.room_id == room_id and record.json is not None
+        ]
+
+
+def _room_info(room_id: str, section: dict[str, Any], membership: str, end: str) -> dict[str, Any]:
+    """Return `RoomInfo`. section: of an initial /sync, with the state behind the timeline."""
+    timeline = section["timeline"]
+    return {
+        "room_id": room_id,
+        "membership": membership,
+        "messages": {
+            "start": timeline["prev_batch"],
+            "end": end,
+            "chunk": with_room(timeline["events"], room_id),
+        },
+        "state": with_room(section[_STATE]["events"], room_id),
+        "account_data": section["account_data"]["events"],
+    }

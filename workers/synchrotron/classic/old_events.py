@@ -1,0 +1,179 @@
+"""GET /events: the stream of events as clients knew it before /sync, and for looking into rooms without joining them.
+
+Spec: client-server API, GET /events, in both its forms. Tokens are those of /sync. The general form tells events of
+rooms, as the answer's schema has it, and nothing else; it makes them of /sync's own answers.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from shared.core.errors import MatrixError
+from shared.core.filters import EventFilter, Filter, RoomFilter
+from shared.core.filters.wildcard import type_patterns
+from shared.core.history_point import HistoryPoint
+from shared.core.identifiers import check_room_id
+from shared.core.presence import UNSAID
+from shared.http.request import Request, Response, json_response
+from shared.rooms.erased_events import strip_erased
+from shared.rooms.history_page import HistoryPages, Page
+from shared.rooms.room_view import RoomView, open_room
+from shared.rooms.shown_event import Reader
+from shared.rooms.timeline_event import MEMBER
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.memberships import get_memberships_of_user
+from workers.synchrotron.classic.sync import Hold, SyncHandler
+from workers.synchrotron.classic.sync_request import SyncRequest
+from workers.synchrotron.presence.reports import PresenceReports
+from workers.synchrotron.room_reads.aggregations import shown_events
+from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
+from workers.synchrotron.sections.invited_section import invite_events
+from workers.synchrotron.waiting.room_watchers import RoomWatchers
+from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
+
+_DEFAULT_TIMEOUT_MS = 10_000
+_MAX_LOOKS = 100  # answers of /sync that hold nothing for this client; then it asks again
+NOTHING = EventFilter(types=type_patterns(()))
+
+
+class OldEvents:
+    """max_events: of one room in one answer."""
+
+    def __init__(
+        self, sync: SyncHandler, peeks: "RoomPeeks", tokens: Tokens, reports: PresenceReports, hold: Hold,
+        database: Database, clock: Clock, max_timeout_ms: int, max_events: int,
+    ) -> None:  # fmt: skip
+        self._sync = sync
+        self._peeks = peeks
+        self._tokens = tokens
+        self._reports = reports
+        self._hold = hold
+        self._database = database
+        self._clock = clock
+        self._max_timeout_ms = max_timeout_ms
+        self._filter = Filter(
+            presence=NOTHING,
+            account_data=NOTHING,
+            room=RoomFilter(ephemeral=NOTHING, account_data=NOTHING, timeline=EventFilter(limit=max_events)),
+        )
+
+    async def get_events(self, request: Request) -> Response:
+        """Raises M_INVALID_PARAM; M_FORBIDDEN for a room that he may not look into.
+
+        Raises M_GUEST_ACCESS_FORBIDDEN for guests who name no room.
+        """
+        timeout_ms = request.query_int("timeout", _DEFAULT_TIMEOUT_MS, maximum=self._max_timeout_ms)
+        deadline = self._clock.monotonic_s() + timeout_ms / 1000
+        room_id, since = request.query_text("room_id"), request.query_text("from") or None
+        user = request.user
+        if room_id is not None:
+            async with self._hold(user):
+                return json_response(await self._peeks.wait(request, check_room_id(room_id), since, deadline))
+        refuse_guest(request)
+        with self._reports.syncing(user.user_id, user.device_id, UNSAID):
+            async with self._hold(user):
+                return json_response(await self._wait(user.user_id, since, deadline))
+
+    async def _wait(self, user_id: str, since: str | None, deadline: float) -> dict[str, Any]:
+        if since is None:
+            await self._tokens.reach_present(user_id)
+            since = format_sync_token(self._tokens.now())
+        # No device: its messages and keys are /sync's business.
+        wanted = SyncRequest(user_id, None, since, False, 0.0, None, self._filter)
+        chunk: list[Any] = []
+        for _ in range(_MAX_LOOKS):
+            left_s = deadline - self._clock.monotonic_s()
+            answer = await self._sync.whole_answer(replace(wanted, timeout_s=max(0.0, left_s)))
+            rooms = orjson.loads(answer.body)["rooms"]
+            chunk = [*_events_of(rooms, user_id), *await self._invites(user_id, rooms["invite"].keys())]
+            wanted = replace(wanted, since=answer.text)
+            if chunk or left_s <= 0:
+                break
+        return {"start": since, "end": wanted.since, "chunk": chunk}
+
+    async def _invites(self, user_id: str, room_ids: Collection[str]) -> Iterable[Any]:
+        if not room_ids:
+            return ()
+        invited = [one for one in await get_memberships_of_user(self._database, user_id) if one.room_id in room_ids]
+        reader = Reader(user_id, None, self._clock.now_ms())
+        return (await invite_events(self._database, invited, reader)).values()
+
+
+class RoomPeeks:
+    """One room's events, for whoever may see them. Spec: GET /events with `room_id`; "Room Previews"."""
+
+    def __init__(
+        self, database: Database, tokens: Tokens, pages: HistoryPages, watchers: RoomWatchers, clock: Clock,
+        max_events: int,
+    ) -> None:  # fmt: skip
+        self._database = database
+        self._tokens = tokens
+        self._pages = pages
+        self._watchers = watchers
+        self._clock = clock
+        self._max_events = max_events
+
+    async def wait(self, request: Request, room_id: str, since: str | None, deadline: float) -> dict[str, Any]:
+        """Return what came since a token, as soon as there is something. Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        user = request.user
+        start = since
+        with self._watchers.watch(room_id) as watch:
+            while True:
+                watch.forget()
+                room = await open_room(self._database, room_id, user.user_id)
+                now = format_sync_token(self._tokens.now())
+                start = start or now
+                page = await self._page(room, start, now)
+                left_s = deadline - self._clock.monotonic_s()
+                if page.events or page.more or not await watch.news(left_s):
+                    break
+        events = await strip_erased(self._database, room, page.events) if page.erased else page.events
+        reader = Reader(user.user_id, user.device_id, self._clock.now_ms())
+        return {
+            "start": start,
+            "end": format_place(*page.place) if page.more else now,
+            "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
+        }
+
+    async def _page(self, room: RoomView, start: str, now: str) -> Page:
+        place = await place_of_token(self._database, self._tokens, room, start)
+        stop: HistoryPoint = await place_of_token(self._database, self._tokens, room, now)
+        return await self._pages.forward(room, place, self._max_events, EventFilter(), stop=stop)
+
+
+def refuse_guest(request: Request) -> None:
+    """Raises M_GUEST_ACCESS_FORBIDDEN. Spec: client-server API, "Guest Access", Client behaviour."""
+    if request.user.is_guest:
+        raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this", 403)
+
+
+def with_room(events: Iterable[dict[str, Any]], room_id: str) -> list[dict[str, Any]]:
+    """Return events of /sync as they are elsewhere: with their room."""
+    return [{**event, "room_id": room_id} for event in events]
+
+
+def _events_of(rooms: Mapping[str, Mapping[str, Any]], user_id: str) -> Iterator[dict[str, Any]]:
+    """Yield the events of an answer of /sync, each room's in its order.
+
+    What a room's state became where its timeline does not reach back far enough comes before it. Of a room that is
+    new to the user there is what came with his join and after it.
+    """
+    for kind in ("join", "leave"):
+        for room_id, section in rooms[kind].items():
+            timeline = section["timeline"]["events"]
+            joined = _place_of_join(timeline, user_id)
+            events = [*section["state"]["events"], *timeline] if joined is None else timeline[joined:]
+            yield from with_room(events, room_id)
+
+
+def _place_of_join(timeline: list[dict[str, Any]], user_id: str) -> int | None:
+    for place in range(len(timeline) - 1, -1, -1):
+        event = timeline[place]
+        if event["type"] == MEMBER and event.get("state_key") == user_id:
+            before = event["unsigned"].get("prev_content", {}).get("membership")
+            if event["content"].get("membership") == "join" and before != "join":
+                return place
+    return None

@@ -1,0 +1,28 @@
+"""The database as the queries of /sync see it: each statement is counted."""
+
+from typing import Any
+
+import asyncpg
+
+from shared.metrics.synchrotron import SyncMetrics
+from shared.storage.engine.pool import Database
+
+
+class CountedQueries:
+    """A `shared.storage.engine.pool.Source`."""
+
+    def __init__(self, database: Database, metrics: SyncMetrics) -> None:
+        self._database = database
+        self._metrics = metrics
+
+    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        self._metrics.queries.inc()
+        return await self._database.fetch(sql, *args)
+
+    async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        self._metrics.queries.inc()
+        return await self._database.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        self._metrics.queries.inc()
+        return await self._database.fetchval(sql, *args)

@@ -1,0 +1,222 @@
+"""GET /notifications: the events that notified the user, in all of his rooms, the latest first.
+
+They are those that counted when they came; what he has read since stays in the list, and says so. An event whose sender
+he ignores now, and one that he may not see any more, is left out.
+Spec: client-server API, "Listing Notifications".
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared.core.errors import MatrixError, invalid_param
+from shared.core.events.event import event_from_storage
+from shared.core.events.readers import display_name_of, power_levels_of
+from shared.core.push_rules import JudgedEvent, RuleSwitches, UserRules, user_rules
+from shared.core.push_rules import Reader as JudgedFor
+from shared.core.sync_tokens.vector import Vector
+from shared.core.unread import FoundCounts
+from shared.http.request import Request, Response, json_response
+from shared.rooms.erased_events import strip_erased
+from shared.rooms.room_view import RoomView, load_branches, open_room
+from shared.rooms.shown_event import Reader, shown_event
+from shared.rooms.timeline_event import MEMBER
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.events.timeline import TimelineRow, get_events_by_nid
+from shared.storage.push.notifications import (
+    END,
+    CountedEvents,
+    PlacedEvent,
+    get_counted_events,
+    get_joined_room_ids,
+    get_ordinals_from,
+    get_placed_events,
+)
+from shared.storage.push.rules_in_rooms import get_rules_of_users
+from shared.storage.push.unread import get_unread_of_rooms
+from shared.storage.rooms.public_facts import get_joined_counts
+from shared.storage.rooms.state import get_keys_before
+from workers.synchrotron.room_reads.aggregations import StoredRelatives, bundle
+
+_DEFAULT_LIMIT = 20
+_MAX_LIMIT = 50
+_LEAST_LOOKED_AT = 50  # of each room and source of counts, in a step
+_HIGHLIGHTS_LOOKED_AT = 500  # where most are left out
+_MAX_STEPS = 5  # then a page is short, and the client goes on
+_TOKEN = re.compile(r"n1-([0-9]{1,18})", re.ASCII)
+_EVERYTHING: Final = Vector(END, END, {})
+_CREATE, _POWER_LEVELS = ("m.room.create", ""), ("m.room.power_levels", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Notification:
+    placed: PlacedEvent
+    highlights: int
+
+
+class Notifications:
+    def __init__(self, database: Database, switches: RuleSwitches, clock: Clock) -> None:
+        self._database = database
+        self._switches = switches
+        self._clock = clock
+
+    async def get_notifications(self, request: Request) -> Response:
+        """Raises M_INVALID_PARAM."""
+        limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
+        only_highlights = request.query_choice("only", ("highlight",)) is not None
+        token = request.query_text("from")
+        match = _TOKEN.fullmatch(token) if token is not None else None
+        if token is not None and match is None:
+            raise invalid_param("The token is unknown")
+        user_id = request.user.user_id
+        rooms = await get_joined_room_ids(self._database, user_id)
+        position = int(match[1]) if match is not None else None
+        found, behind = await self._find(user_id, rooms, position, limit, only_highlights=only_highlights)
+        reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
+        answer: dict[str, Any] = {"notifications": await self._shown(found, rooms, reader)}
+        if behind is not None:
+            answer["next_token"] = f"n1-{behind}"
+        return json_response(answer)
+
+    async def _find(
+        self, user_id: str, rooms: Mapping[int, str], position: int | None, limit: int, *, only_highlights: bool
+    ) -> tuple[list[_Notification], int | None]:
+        """Return the latest before a position, and before which position there may be more (None: no more)."""
+        found: list[_Notification] = []
+        for _ in range(_MAX_STEPS):
+            before = dict.fromkeys(rooms, END)
+            if position is not None:
+                before = await get_ordinals_from(self._database, rooms, position)
+            some, cut = await self._step(user_id, before, limit, only_highlights=only_highlights)
+            missing = limit - len(found)
+            found += some[:missing]
+            if len(some) > missing:
+                return found, found[-1].placed.position
+            if cut == 0:
+                return found, None
+            position = cut + 1
+            if len(found) == limit:
+                break
+        return found, position
+
+    async def _step(
+        self, user_id: str, before: Mapping[int, int], limit: int, *, only_highlights: bool
+    ) -> tuple[list[_Notification], int]:
+        """Return the latest before these ordinals, and down to which position they are complete (0: all)."""
+        newest = await get_counted_events(self._database, user_id, before, 1)
+        tops = await get_placed_events(self._database, [(nid, max(one.counted)) for nid, one in newest.items()])
+        latest = sorted(tops.values(), key=_position, reverse=True)
+        # No more than `limit` rooms can have a part in what comes next: those whose latest ones are the latest.
+        cut = latest[limit].position if len(latest) > limit else 0
+        looked_at = _HIGHLIGHTS_LOOKED_AT if only_highlights else max(limit + 1, _LEAST_LOOKED_AT)
+        chosen = {one.room_nid: before[one.room_nid] for one in latest[:limit]}
+        counted = await get_counted_events(self._database, user_id, chosen, looked_at)
+        wanted = _notifying(counted, only_highlights=only_highlights)
+        edges = [(nid, one.looked_down_to) for nid, one in counted.items() if one.looked_down_to]
+        placed = await get_placed_events(self._database, [*wanted, *edges])
+        cut = max([cut, *(placed[edge].position for edge in edges if edge in placed)])
+        some = [
+            _Notification(event, wanted[place])
+            for place, event in placed.items()
+            if place in wanted and event.position > cut and event.sender != user_id and not event.is_redacted
+        ]
+        return sorted(some, key=lambda one: one.placed.position, reverse=True), cut
+
+    async def _shown(
+        self, found: Sequence[_Notification], rooms: Mapping[int, str], reader: Reader
+    ) -> list[dict[str, Any]]:
+        if not found:
+            return []
+        by_room: dict[int, list[_Notification]] = {}
+        for one in found:
+            by_room.setdefault(one.placed.room_nid, []).append(one)
+        (rules_row,) = await get_rules_of_users(self._database, [reader.user_id]) or (None,)
+        rules = user_rules(rules_row.rules if rules_row is not None else b"", self._switches)
+        read = await get_unread_of_rooms(self._database, reader.user_id, list(by_room), _EVERYTHING)
+        joined = await get_joined_counts(self._database, list(by_room))
+        shown: dict[int, dict[str, Any]] = {}
+        for nid, some in by_room.items():
+            try:
+                room = await open_room(self._database, rooms[nid], reader.user_id)
+            except MatrixError:
+                continue  # he has left it, and forgotten it, since we looked
+            shown.update(await self._shown_in_room(room, some, rules, read[nid], joined.get(nid, 0), reader))
+        return [shown[one.placed.event_nid] for one in found if one.placed.event_nid in shown]
+
+    async def _shown_in_room(
+        self, room: RoomView, found: Sequence[_Notification], rules: UserRules, read: FoundCounts, joined: int,
+        reader: Reader,
+    ) -> dict[int, dict[str, Any]]:  # fmt: skip
+        """Return a room's notifications as the client gets them, by the events' numbers."""
+        rows = await get_events_by_nid(self._database, room.room_nid, [one.placed.event_nid for one in found])
+        await load_branches(self._database, room, rows)
+        stored = {row.event_nid: row for row in rows}
+        events = {
+            nid: event
+            for nid, event in ((nid, room.event(row)) for nid, row in stored.items())
+            if room.shows(event) and (room.view.membership_before(event) == "join" or event.state_key == reader.user_id)
+        }
+        whole = await strip_erased(self._database, room, list(events.values()))
+        events = {event.event_nid: event for event in whole}
+        bundles = await bundle(whole, StoredRelatives(self._database, room), reader)
+        judge = await _Judge.of(self._database, room, rules, joined, reader.user_id)
+        shown = {}
+        for one in found:
+            event = events.get(one.placed.event_nid)
+            if event is not None:
+                mark = max(read.floor, read.marks.get(one.placed.thread_id, 0))
+                shown[event.event_nid] = {
+                    "room_id": room.room_id,
+                    "event": shown_event(event, reader, room.view, relations=bundles.get(event.event_nid)),
+                    "actions": judge.actions(stored[event.event_nid], one),
+                    "read": event.ordinal <= mark,
+                    "ts": event.origin_server_ts,
+                }
+        return shown
+
+
+class _Judge:
+    """Says what a user's rules do about events of a room, as the rules and the room are now."""
+
+    def __init__(
+        self, room: RoomView, rules: UserRules, joined: int, state: Mapping[tuple[str, str], TimelineRow], user_id: str
+    ) -> None:
+        self._room = room
+        self._rules = rules
+        self._joined = joined
+        events = {key: event_from_storage(room.version, row.json, row.event_id) for key, row in state.items()}
+        self._levels = power_levels_of(room.version, events[_CREATE], events.get(_POWER_LEVELS))
+        member = events.get((MEMBER, user_id))
+        self._reader = JudgedFor(user_id, (display_name_of(member) or "") if member is not None else "")
+
+    @classmethod
+    async def of(cls, database: Database, room: RoomView, rules: UserRules, joined: int, user_id: str) -> "_Judge":
+        keys = [_CREATE, _POWER_LEVELS, (MEMBER, user_id)]
+        rows = await get_keys_before(database, room.room_nid, room.end + 1, keys)
+        return cls(room, rules, joined, {key: row for row in rows if (key := room.event(row).key) is not None}, user_id)
+
+    def actions(self, row: TimelineRow, notification: _Notification) -> list[Any]:
+        """Return the actions of the rule that decides, if it says what was said when the event came; else just that."""
+        event = event_from_storage(self._room.version, row.json, row.event_id)
+        in_thread = bool(notification.placed.thread_id)
+        judged = JudgedEvent(event.pdu, self._room.room_id, self._joined, self._levels, in_thread=in_thread)
+        outcome = self._rules.judge(judged, self._reader)
+        if (outcome.notifies, outcome.highlights) == (1, notification.highlights):
+            return list(outcome.actions)
+        return ["notify", {"set_tweak": "highlight"}] if notification.highlights else ["notify"]
+
+
+def _notifying(counted: Mapping[int, CountedEvents], *, only_highlights: bool) -> dict[tuple[int, int], int]:
+    """Return (room, ordinal) -> highlights of what notifies and lies in what was looked at completely."""
+    return {
+        (nid, ordinal): min(highlights, 1)
+        for nid, one in counted.items()
+        for ordinal, (notifies, highlights) in one.counted.items()
+        if ordinal > one.looked_down_to and notifies > 0 and (highlights > 0 or not only_highlights)
+    }
+
+
+def _position(event: PlacedEvent) -> int:
+    return event.position

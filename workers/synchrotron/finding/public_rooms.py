@@ -1,0 +1,162 @@
+"""GET and POST /publicRooms: our directory, largest rooms first.
+
+Which rooms are in it is read for each request; how many members they have is remembered for a minute, since counting
+them all is what costs. Spec: client-server API, "Published room directory".
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from shared.core.errors import invalid_param, not_found
+from shared.core.room_summary import RoomFacts, directory_entry
+from shared.http.request import Request, Response, json_response
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.rooms.public_facts import get_facts_by_nid, get_joined_counts, get_published_rooms
+
+_DEFAULT_LIMIT = 50
+_MAX_LIMIT = 500
+_MAX_PUBLISHED = 100_000
+_MAX_LOOKED_THROUGH = 5_000  # for one search
+_PAGE = 200
+_COUNTS_LAST_MS = 60_000
+_MAX_TERM_CHARS = 1_000
+#: Direction, members of the room at which the last page ended, and its number.
+_TOKEN = re.compile(r"d1-([fb])-([0-9]{1,9})-([0-9]{1,18})", re.ASCII)
+
+
+class Filter(msgspec.Struct):
+    generic_search_term: str | None = None
+    room_types: list[str | None] | None = None
+
+
+class PublicRoomsBody(msgspec.Struct):
+    limit: int | None = None
+    since: str | None = None
+    filter: Filter | None = None
+    include_all_networks: bool = False
+    third_party_instance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Key:
+    """Where a room stands: minus its members, and its number, so that the order is total."""
+
+    fewer: int
+    room_nid: int
+
+    def token(self, direction: str) -> str:
+        return f"d1-{direction}-{-self.fewer}-{self.room_nid}"
+
+
+class PublicRooms:
+    def __init__(self, server_name: str, database: Database, clock: Clock) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._clock = clock
+        self._counts: dict[int, int] = {}
+        self._counted_ms = 0
+
+    async def get_public_rooms(self, request: Request) -> Response:
+        """Raises M_NOT_FOUND for other servers, M_INVALID_PARAM."""
+        limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
+        self._check_server(request)
+        return await self._answer(limit, request.query_text("since"), Filter())
+
+    async def query_public_rooms(self, request: Request) -> Response:
+        """Raises M_NOT_FOUND for other servers, M_INVALID_PARAM, M_BAD_JSON."""
+        body = request.decode(PublicRoomsBody, empty_ok=True)
+        limit = _DEFAULT_LIMIT if body.limit is None else min(body.limit, _MAX_LIMIT)
+        if limit < 1:
+            raise invalid_param("limit must be at least 1")
+        wanted = body.filter or Filter()
+        if wanted.generic_search_term is not None and len(wanted.generic_search_term) > _MAX_TERM_CHARS:
+            raise invalid_param("generic_search_term is too long")
+        self._check_server(request)
+        if body.third_party_instance_id is not None and not body.include_all_networks:
+            return json_response({"chunk": [], "total_room_count_estimate": 0})  # no such network is bridged here
+        return await self._answer(limit, body.since, wanted)
+
+    def _check_server(self, request: Request) -> None:
+        if request.query_text("server", self._server_name) != self._server_name:
+            raise not_found("The directories of other servers cannot be asked for here")
+
+    async def _answer(self, limit: int, since: str | None, wanted: Filter) -> Response:
+        direction, at = _parse(since)
+        keys = await self._order()
+        if direction == "f":
+            ahead: Sequence[_Key] = keys if at is None else [key for key in keys if key > at]
+        else:
+            ahead = [key for key in reversed(keys) if at is None or key < at]
+        found: list[tuple[_Key, dict[str, Any]]] = []
+        looked = 0
+        while looked < min(len(ahead), _MAX_LOOKED_THROUGH) and len(found) < limit:
+            page = ahead[looked : looked + (_PAGE if _filters(wanted) else min(_PAGE, limit - len(found)))]
+            facts = {each.room_nid: each for each in (await self._facts(page))}
+            for key in page:
+                looked += 1
+                room = facts.get(key.room_nid)
+                if room is not None and room.joined and _matches(wanted, room):
+                    found.append((key, directory_entry(room)))
+                    if len(found) == limit:
+                        break
+        more = looked < len(ahead)
+        last = ahead[looked - 1] if looked else at
+        if direction == "b":
+            found.reverse()
+        first = found[0][0] if found else last
+        answer: dict[str, Any] = {"chunk": [entry for _, entry in found]}
+        if not _filters(wanted):
+            answer["total_room_count_estimate"] = len(keys)
+        forward = last if direction == "f" else (found[-1][0] if found else at)
+        backward = last if direction == "b" else first
+        if forward is not None and (more if direction == "f" else at is not None):
+            answer["next_batch"] = forward.token("f")
+        if backward is not None and (more if direction == "b" else at is not None):
+            answer["prev_batch"] = backward.token("b")
+        return json_response(answer)
+
+    async def _facts(self, keys: Iterable[_Key]) -> Iterable[RoomFacts]:
+        return (await get_facts_by_nid(self._database, [key.room_nid for key in keys])).values()
+
+    async def _order(self) -> list[_Key]:
+        nids = await get_published_rooms(self._database, _MAX_PUBLISHED)
+        now = self._clock.now_ms()
+        if not 0 <= now - self._counted_ms < _COUNTS_LAST_MS:
+            self._counts, self._counted_ms = {}, now
+        missing = [nid for nid in nids if nid not in self._counts]
+        if missing:
+            counts = await get_joined_counts(self._database, missing)
+            self._counts |= {nid: counts.get(nid, 0) for nid in missing}
+        return sorted(_Key(-self._counts.get(nid, 0), nid) for nid in nids)
+
+
+def _filters(wanted: Filter) -> bool:
+    return bool(wanted.generic_search_term) or wanted.room_types is not None
+
+
+def _matches(wanted: Filter, room: RoomFacts) -> bool:
+    if wanted.room_types is not None and room.room_type not in wanted.room_types:
+        return False
+    if not wanted.generic_search_term:
+        return True
+    term = wanted.generic_search_term.casefold()
+    texts = (
+        room.text("m.room.name", "name"), room.text("m.room.topic", "topic"),
+        room.text("m.room.canonical_alias", "alias"),
+    )  # fmt: skip
+    return any(text is not None and term in text.casefold() for text in texts)
+
+
+def _parse(token: str | None) -> tuple[str, _Key | None]:
+    """Return the direction and where to begin. Raises M_INVALID_PARAM."""
+    if not token:
+        return "f", None
+    match = _TOKEN.fullmatch(token)
+    if match is None:
+        raise invalid_param("The token is malformed")
+    return match[1], _Key(-int(match[2]), int(match[3]))

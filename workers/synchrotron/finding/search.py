@@ -1,0 +1,326 @@
+"""POST /search: words in the messages, names and topics of a user's rooms.
+
+What is found is judged before anything of it is told, its number too: by the history's visibility at each event.
+Spec: client-server API, "Server Side Search".
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+import orjson
+
+from shared.core.errors import MatrixError, invalid_param
+from shared.core.events.event import event_from_storage
+from shared.core.events.readers import avatar_url_of, display_name_of
+from shared.core.filters import EventFilter, parse_room_event_filter
+from shared.core.history_point import point_after
+from shared.core.search_words import KEYS, split_words
+from shared.http.request import Request, Response, convert, json_response
+from shared.rooms.erased_events import strip_erased
+from shared.rooms.history_page import HistoryPages
+from shared.rooms.room_view import RoomView, load_branches, open_room
+from shared.rooms.shown_event import Reader, matches, shown_event
+from shared.rooms.timeline_event import MEMBER, TimelineEvent
+from shared.runtime.clock import Clock
+from shared.storage.accounts.erased_users import get_erased_users
+from shared.storage.engine.pool import Database
+from shared.storage.events.timeline import get_events_by_nid
+from shared.storage.rooms.memberships import RoomMembership, get_memberships_of_user
+from shared.storage.rooms.public_facts import get_facts
+from shared.storage.rooms.state import get_current_state_events, get_keys_before, get_state_before
+from shared.storage.search.event_words import Hit, get_encrypted_rooms, search_words
+from shared.storage.user_data.account_data import get_ignored_users
+from workers.synchrotron.room_reads.aggregations import shown_events
+from workers.synchrotron.room_reads.place_tokens import format_place
+
+_DEFAULT_LIMIT = 10
+_MAX_RESULTS = 50
+_MAX_HITS = 500  # the best ones of a search: nobody pages further
+_MAX_WORDS = 20
+_MAX_TERM_CHARS = 500
+_MAX_CONTEXT = 10
+_MAX_ROOMS = 5_000
+_MAX_VIEWS = 50  # rooms of which the user's whole history must be looked at
+_MAX_PREDECESSORS = 20
+_MAX_TOKEN_CHARS = 2_000
+
+
+class Context(msgspec.Struct):
+    before_limit: Annotated[int, msgspec.Meta(ge=0)] = 5
+    after_limit: Annotated[int, msgspec.Meta(ge=0)] = 5
+    include_profile: bool = False
+
+
+class Group(msgspec.Struct):
+    key: Literal["room_id", "sender"]
+
+
+class Groupings(msgspec.Struct):
+    group_by: Annotated[list[Group], msgspec.Meta(max_length=2)] = []
+
+
+class RoomEvents(msgspec.Struct):
+    """include_predecessors: ours; the rooms of the filter and those that they were upgraded from."""
+
+    search_term: str
+    keys: list[Literal["content.body", "content.name", "content.topic"]] | None = None
+    filter: dict[str, Any] = {}
+    order_by: Literal["rank", "recent"] = "rank"
+    event_context: Context | None = None
+    include_state: bool = False
+    groupings: Groupings = msgspec.field(default_factory=Groupings)
+    include_predecessors: bool = msgspec.field(default=False, name="skep.include_predecessors")
+
+
+class Categories(msgspec.Struct):
+    room_events: RoomEvents | None = None
+
+
+class SearchBody(msgspec.Struct):
+    search_categories: Categories
+
+
+@dataclass(frozen=True, slots=True)
+class _From:
+    """Where a page begins; kind, value: within that group only."""
+
+    skip: int = 0
+    kind: str = ""
+    value: str = ""
+
+
+class Search:
+    def __init__(self, database: Database, pages: HistoryPages, clock: Clock) -> None:
+        self._database = database
+        self._pages = pages
+        self._clock = clock
+
+    async def search(self, request: Request) -> Response:
+        """Raises M_BAD_JSON, M_INVALID_PARAM."""
+        body = request.json_object()
+        asked = convert(body, SearchBody).search_categories.room_events
+        if asked is None:
+            return json_response({"search_categories": {}})
+        if len(asked.search_term) > _MAX_TERM_CHARS:
+            raise invalid_param("search_term is too long")
+        wanted = parse_room_event_filter(asked.filter)
+        user_id = request.user.user_id
+        bound_to = hashlib.sha256(orjson.dumps([user_id, body])).hexdigest()[:16]
+        start = _parse_token(request.query_text("next_batch"), bound_to)
+        rooms = await self._rooms(user_id, wanted, asked)
+        words = list(dict.fromkeys(split_words(asked.search_term, searched_for=True).split()))
+        if len(words) > _MAX_WORDS:
+            raise invalid_param(f"At most {_MAX_WORDS} words can be searched for")
+        keys = [KEYS.index(key) for key in (asked.keys if asked.keys is not None else KEYS)]
+        recent = asked.order_by == "recent"
+        hits = await search_words(self._database, rooms, words, keys, _MAX_HITS, recent=recent)
+        views: dict[int, RoomView] = {}
+        hits = await self._visible(hits, rooms, user_id, wanted, views)
+        ids = {nid: membership.room_id for nid, membership in rooms.items()}
+        here = [hit for hit in hits if not start.kind or _group_of(hit, start.kind, ids) == start.value]
+        limit = min(_DEFAULT_LIMIT if wanted.limit is None else wanted.limit, _MAX_RESULTS)
+        page = here[start.skip : start.skip + limit]
+        reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
+        found = await self._load(page, ids, user_id, wanted, views)
+        results = [await self._result(hit, event, views[hit.room_nid], reader, asked) for hit, event in found]
+        answer: dict[str, Any] = {"count": len(hits), "results": results, "highlights": words}
+        if limit and len(here) > start.skip + limit:
+            answer["next_batch"] = _token(_From(start.skip + limit, start.kind, start.value), bound_to)
+        if asked.groupings.group_by:
+            shown = {hit.event_nid: event.event_id for hit, event in found}
+            kinds = dict.fromkeys(group.key for group in asked.groupings.group_by)
+            answer["groups"] = {kind: _groups(kind, here, shown, ids, bound_to) for kind in kinds}
+        if asked.include_state:
+            nids = dict.fromkeys(hit.room_nid for hit, _ in found)
+            answer["state"] = {ids[nid]: await self._state(views[nid], found, reader) for nid in nids}
+        return json_response({"search_categories": {"room_events": answer}})
+
+    async def _rooms(self, user_id: str, wanted: EventFilter, asked: RoomEvents) -> dict[int, RoomMembership]:
+        """Return the rooms to search: where he is or was, less the encrypted ones and those that he forgot."""
+        only = wanted.rooms
+        if only is not None and asked.include_predecessors:
+            only = await self._with_predecessors(only)
+        memberships = [
+            one
+            for one in await get_memberships_of_user(self._database, user_id)
+            if one.membership in ("join", "leave", "ban")
+            and not one.forgotten
+            and one.room_id not in wanted.not_rooms
+            and (only is None or one.room_id in only)
+        ]
+        memberships.sort(key=lambda one: one.position, reverse=True)
+        rooms = {one.room_nid: one for one in memberships[:_MAX_ROOMS]}
+        encrypted = await get_encrypted_rooms(self._database, rooms) if rooms else set()
+        return {nid: one for nid, one in rooms.items() if nid not in encrypted}
+
+    async def _with_predecessors(self, room_ids: frozenset[str]) -> frozenset[str]:
+        """Return the rooms and those that they were upgraded from, as their create events say."""
+        found, new = set(room_ids), set(room_ids)
+        for _ in range(_MAX_PREDECESSORS):
+            if not new or len(found) > _MAX_ROOMS:
+                break
+            former = set()
+            for facts in (await get_facts(self._database, new)).values():
+                predecessor = facts.contents.get("m.room.create", {}).get("predecessor")
+                room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
+                if isinstance(room_id, str):
+                    former.add(room_id)
+            new = former - found
+            found |= new
+        return frozenset(found)
+
+    async def _visible(
+        self, hits: Sequence[Hit], rooms: Mapping[int, RoomMembership], user_id: str, wanted: EventFilter,
+        views: dict[int, RoomView],
+    ) -> list[Hit]:  # fmt: skip
+        """Return what the user may see and wants, in the same order; views: what was opened for it is added."""
+        ignored = await get_ignored_users(self._database, user_id) if hits else frozenset()
+        hits = [
+            hit
+            for hit in hits
+            if wanted.match_type(hit.type)
+            and hit.sender not in wanted.not_senders
+            and (wanted.senders is None or hit.sender in wanted.senders)
+            and not (hit.sender in ignored and hit.state_key is None)
+        ]
+        doubtful = [hit for hit in hits if not _is_while_joined(hit, rooms[hit.room_nid])]
+        # What was erased is nobody's who may not have had it: that a word was in it is not told either.
+        erased = await get_erased_users(self._database, {hit.sender for hit in doubtful})
+        for nid in list(dict.fromkeys(hit.room_nid for hit in doubtful))[:_MAX_VIEWS]:
+            await self._open(nid, rooms[nid].room_id, user_id, views)
+            if nid in views:
+                await load_branches(self._database, views[nid], [hit for hit in doubtful if hit.room_nid == nid])
+        hidden = {
+            (hit.room_nid, hit.event_nid)
+            for hit in doubtful
+            if hit.room_nid not in views or hit.sender in erased or not views[hit.room_nid].view.may_see(hit)
+        }
+        return [hit for hit in hits if (hit.room_nid, hit.event_nid) not in hidden]
+
+    async def _open(self, room_nid: int, room_id: str, user_id: str, views: dict[int, RoomView]) -> None:
+        if room_nid not in views:
+            try:
+                views[room_nid] = await open_room(self._database, room_id, user_id)
+            except MatrixError:
+                return  # he forgot it, or it is gone, since we looked
+
+    async def _load(
+        self, page: Sequence[Hit], ids: Mapping[int, str], user_id: str, wanted: EventFilter, views: dict[int, RoomView]
+    ) -> list[tuple[Hit, TimelineEvent]]:
+        """Return the hits with their events, as far as they are still there."""
+        events: dict[tuple[int, int], TimelineEvent] = {}
+        for nid in dict.fromkeys(hit.room_nid for hit in page):
+            await self._open(nid, ids[nid], user_id, views)
+            if nid not in views:
+                continue
+            rows = await get_events_by_nid(self._database, nid, [hit.event_nid for hit in page if hit.room_nid == nid])
+            await load_branches(self._database, views[nid], rows)
+            for event in map(views[nid].event, rows):
+                # Both again, of what is there now: it may have been redacted meanwhile.
+                if event.redacted_because is None and views[nid].shows(event) and matches(wanted, event, ids[nid]):
+                    events[nid, event.event_nid] = event
+        keyed = [(hit, events.get((hit.room_nid, hit.event_nid))) for hit in page]
+        return [(hit, event) for hit, event in keyed if event is not None]
+
+    async def _result(
+        self, hit: Hit, event: TimelineEvent, room: RoomView, reader: Reader, asked: RoomEvents
+    ) -> dict[str, Any]:
+        around = asked.event_context
+        if around is None:
+            (encoded,) = await shown_events(self._database, room, [event], reader)
+            return {"rank": hit.rank, "result": encoded}
+        everything = EventFilter()
+        before = await self._pages.back(room, event.place, min(around.before_limit, _MAX_CONTEXT), everything)
+        place = point_after(event.place)
+        after = await self._pages.forward(room, place, min(around.after_limit, _MAX_CONTEXT), everything)
+        shown = await strip_erased(self._database, room, [*before.events, event, *after.events])
+        encoded_all = await shown_events(self._database, room, shown, reader)
+        count = len(before.events)
+        context: dict[str, Any] = {
+            "start": format_place(*before.place),
+            "end": format_place(*after.place),
+            "events_before": encoded_all[:count],
+            "events_after": encoded_all[count + 1 :],
+        }
+        if around.include_profile:
+            context["profile_info"] = await self._profiles(room, shown)
+        return {"rank": hit.rank, "result": encoded_all[count], "context": context}
+
+    async def _profiles(self, room: RoomView, events: Sequence[TimelineEvent]) -> dict[str, Any]:
+        """Return who the senders were at the latest of the events."""
+        last = max(event.ordinal for event in events)
+        keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
+        profiles: dict[str, Any] = {}
+        for row in await get_keys_before(self._database, room.room_nid, last + 1, keys):
+            if row.redaction_id is not None:
+                continue
+            member = event_from_storage(room.version, row.json, row.event_id)
+            profile = {"displayname": display_name_of(member), "avatar_url": avatar_url_of(member)}
+            assert member.state_key is not None
+            profiles[member.state_key] = {key: value for key, value in profile.items() if value is not None}
+        return profiles
+
+    async def _state(self, room: RoomView, found: Sequence[tuple[Hit, TimelineEvent]], reader: Reader) -> list[Any]:
+        """Return the room's state as the user has it; of members those who sent what was found, for there may be
+        very many."""
+        end = room.end + 1
+        if room.follows:
+            rows = await get_current_state_events(self._database, room.room_nid, members=False)
+        else:
+            rows = await get_state_before(self._database, room.room_nid, end, members=False)
+        senders = dict.fromkeys(event.sender for hit, event in found if hit.room_nid == room.room_nid)
+        rows = [*rows, *await get_keys_before(self._database, room.room_nid, end, [(MEMBER, one) for one in senders])]
+        return [shown_event(room.event(row), reader, room.view, room_id=room.room_id, in_state=True) for row in rows]
+
+
+def _is_while_joined(hit: Hit, membership: RoomMembership) -> bool:
+    """Return whether the user has been joined from before the event until now: then he sees it."""
+    return membership.membership == "join" and hit.ordinal > membership.ordinal and hit.state_nid is None
+
+
+def _group_of(hit: Hit, kind: str, ids: Mapping[int, str]) -> str:
+    return ids[hit.room_nid] if kind == "room_id" else hit.sender
+
+
+def _groups(
+    kind: str, hits: Sequence[Hit], shown: Mapping[int, str], ids: Mapping[int, str], bound_to: str
+) -> dict[str, Any]:
+    """Return the groups of what this page shows, in its order. hits: all that there are, over all pages."""
+    groups: dict[str, Any] = {}
+    for hit in hits:
+        if hit.event_nid in shown:
+            value = _group_of(hit, kind, ids)
+            group = groups.setdefault(value, {"order": len(groups), "results": []})
+            group["results"].append(shown[hit.event_nid])
+    for value, group in groups.items():
+        told = [
+            n for n, hit in enumerate(h for h in hits if _group_of(h, kind, ids) == value) if hit.event_nid in shown
+        ]
+        total = sum(_group_of(hit, kind, ids) == value for hit in hits)
+        # Its own pages go on behind the last of it that was told; what another page told may come again.
+        if told and told[-1] + 1 < total:
+            group["next_batch"] = _token(_From(told[-1] + 1, kind, value), bound_to)
+    return groups
+
+
+def _token(start: _From, bound_to: str) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([start.skip, start.kind, start.value, bound_to])).decode().rstrip("=")
+
+
+def _parse_token(token: str | None, bound_to: str) -> _From:
+    """Return where to go on. Raises M_INVALID_PARAM for a token of another search."""
+    if token is None:
+        return _From()
+    try:
+        if len(token) > _MAX_TOKEN_CHARS:
+            raise ValueError
+        skip, kind, value, bound = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except (ValueError, TypeError):
+        raise invalid_param("The token is malformed") from None
+    if bound != bound_to or type(skip) is not int or skip < 0 or kind not in ("", "room_id", "sender"):
+        raise invalid_param("The token is of another search")
+    return _From(skip, kind, str(value))

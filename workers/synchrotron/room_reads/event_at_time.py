@@ -1,0 +1,54 @@
+"""GET /rooms/{roomId}/timestamp_to_event: the event nearest to a time, before it or after it.
+
+Spec: client-server API, "Jump to Date".
+"""
+
+from shared.core.errors import missing_param, not_found
+from shared.http.request import Request, Response, json_response
+from shared.rooms.room_view import RoomView, load_branches, open_room
+from shared.rooms.timeline_event import TimelineEvent
+from shared.storage.engine.pool import Database
+from shared.storage.events.timeline import get_events_near_time
+
+_PAGE = 100
+_MAX_PAGES = 10  # of events that the reader may not see, or that bear the same time
+
+
+class EventAtTime:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get_event_by_timestamp(self, request: Request) -> Response:
+        """Raises M_NOT_FOUND, M_FORBIDDEN, M_MISSING_PARAM, M_INVALID_PARAM."""
+        direction = request.query_choice("dir", ("b", "f"))
+        for name in ("ts", "dir"):
+            if request.query_text(name) is None:
+                raise missing_param(f"Missing query parameter: {name}")
+        time_ms = request.query_int("ts", 0)
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        event = await self._nearest(room, time_ms, forward=direction == "f")
+        if event is None:
+            raise not_found(f"There is no event from {time_ms} on in that direction")
+        return json_response({"event_id": event.event_id, "origin_server_ts": event.origin_server_ts})
+
+    async def _nearest(self, room: RoomView, time_ms: int, *, forward: bool) -> TimelineEvent | None:
+        """Return the event nearest to a time, among those that the reader may see; one at that time is near enough.
+
+        Of several with the same time the first in the room's order when searching forward, the last when searching
+        back: so from any other of them he pages on in the direction of his search.
+        """
+        nearest: TimelineEvent | None = None
+        for page in range(_MAX_PAGES):
+            rows = await get_events_near_time(
+                self._database, room.room_nid, time_ms, forward=forward, limit=_PAGE, offset=page * _PAGE
+            )
+            await load_branches(self._database, room, rows)
+            for event in map(room.event, rows):
+                if nearest is not None and event.origin_server_ts != nearest.origin_server_ts:
+                    return nearest
+                closer = nearest is None or (event.place < nearest.place) == forward
+                if closer and room.view.may_see(event):
+                    nearest = event
+            if len(rows) < _PAGE:
+                break
+        return nearest

@@ -1,0 +1,162 @@
+"""GET /rooms/{roomId}/messages, /context/{eventId} and /event/{eventId}.
+
+Spec: client-server API, "Getting events for a room".
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared.core.errors import MatrixError, invalid_param, missing_param, not_found
+from shared.core.filters import EventFilter
+from shared.core.history_point import START, HistoryPoint, point_after
+from shared.http.request import Request, Response, json_response
+from shared.rooms.erased_events import strip_erased
+from shared.rooms.history_page import HistoryPages, parse_event_filter
+from shared.rooms.room_view import RoomView, get_visible_event, open_room
+from shared.rooms.shown_event import Reader, matches, shown_event
+from shared.rooms.timeline_event import MEMBER, TimelineEvent
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.events.snapshots import get_keys_at_snapshots, get_state_at_event
+from shared.storage.events.timeline import get_events_by_nid, get_room_of_event
+from shared.storage.rooms.state import get_current_state_events, get_keys_before
+from workers.synchrotron.room_reads.aggregations import shown_events
+from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
+from workers.synchrotron.waiting.sync_tokens import Tokens
+
+_DEFAULT_LIMIT = 10
+
+
+class Messages:
+    def __init__(self, database: Database, tokens: Tokens, pages: HistoryPages, clock: Clock, max_events: int) -> None:
+        self._database = database
+        self._pages = pages
+        self._tokens = tokens
+        self._clock = clock
+        self._max_events = max_events
+
+    async def get_room_messages(self, request: Request) -> Response:
+        """Raises M_FORBIDDEN, M_MISSING_PARAM, M_INVALID_PARAM, M_BAD_JSON."""
+        direction = request.query_choice("dir", ("b", "f"))
+        if direction is None:
+            raise missing_param("Missing query parameter: dir")
+        limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
+        wanted = parse_event_filter(request.query_text("filter"))
+        if wanted.limit is not None and request.query_text("limit") is None:
+            limit = min(wanted.limit, self._max_events)
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        start_text, stop = request.query_text("from"), await self._place(room, request.query_text("to"))
+        start = await self._place(room, start_text)
+        if direction == "b":
+            start = room.end_place if start is None else start
+            page = await self._pages.back(room, start, limit, wanted, stop=stop or START)
+        else:
+            start = room.start_place if start is None else start
+            page = await self._pages.forward(room, start, limit, wanted, stop=stop)
+        events = await strip_erased(self._database, room, page.events) if page.erased else page.events
+        reader = self._reader(request)
+        answer: dict[str, Any] = {
+            "start": start_text or format_place(*start),
+            "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
+        }
+        if page.more:
+            answer["end"] = format_place(*page.place)
+        if wanted.lazy_load_members and page.events:
+            members = await strip_erased(self._database, room, await self._senders(room, page.events))
+            answer["state"] = [
+                shown_event(member, reader, room.view, room_id=room.room_id, in_state=True) for member in members
+            ]
+        return json_response(answer)
+
+    async def get_event_context(self, request: Request) -> Response:
+        """Raises M_NOT_FOUND for an event that isn't there or that the user may not see, M_FORBIDDEN."""
+        limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
+        wanted = parse_event_filter(request.query_text("filter"))
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        event = await get_visible_event(self._database, room, request.params["eventId"])
+        before = await self._pages.back(room, event.place, limit - limit // 2, wanted)
+        # What one side does not need, the other may have.
+        left = limit - len(before.events)
+        after = await self._pages.forward(room, point_after(event.place), min(left, limit // 2), wanted)
+        last = after.events[-1] if after.events else event
+        shown = [*before.events, event, *after.events]
+        state = await self._state_after(room, last, shown, wanted)
+        everything = await strip_erased(self._database, room, [*shown, *state])
+        shown, state = list(everything[: len(shown)]), list(everything[len(shown) :])
+        reader = self._reader(request)
+        encoded = await shown_events(self._database, room, shown, reader)
+        return json_response(
+            {
+                "start": format_place(*(before.place if before.events else event.place)),
+                "end": format_place(*point_after(last.place)),
+                "event": encoded[len(before.events)],
+                "events_before": encoded[: len(before.events)],
+                "events_after": encoded[len(before.events) + 1 :],
+                "state": [
+                    shown_event(each, reader, room.view, room_id=room.room_id, in_state=True)
+                    for each in state
+                    if matches(wanted, each, room.room_id)
+                ],
+            }
+        )
+
+    async def get_room_event(self, request: Request) -> Response:
+        """Raises M_NOT_FOUND, whatever the reason why the event may not be read."""
+        return await self._one_event(request, request.params["roomId"])
+
+    async def get_event_by_id(self, request: Request) -> Response:
+        """GET /events/{eventId}, which names no room. Raises as get_room_event does."""
+        room_id = await get_room_of_event(self._database, request.params["eventId"])
+        if room_id is None:
+            raise not_found("There is no such event")
+        return await self._one_event(request, room_id)
+
+    async def _one_event(self, request: Request, room_id: str) -> Response:
+        try:
+            room = await open_room(self._database, room_id, request.user.user_id)
+        except MatrixError as error:
+            raise not_found("There is no such event") from error
+        event = await get_visible_event(self._database, room, request.params["eventId"])
+        events = await strip_erased(self._database, room, [event])
+        return json_response((await shown_events(self._database, room, events, self._reader(request)))[0])
+
+    async def _place(self, room: RoomView, token: str | None) -> HistoryPoint | None:
+        if token is None:
+            return None
+        if not token:
+            raise invalid_param("The token is empty")
+        return await place_of_token(self._database, self._tokens, room, token)
+
+    async def _senders(self, room: RoomView, events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
+        """Return the member events of those who sent the events, as of the latest of them."""
+        latest = max(events, key=lambda event: event.place)
+        keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
+        # The line has some member event of nearly everyone who ever sent anything; the branch has the right one.
+        rows = await get_keys_before(self._database, room.room_nid, latest.ordinal + 1, keys)
+        members = {event.key: event for event in map(room.event, rows)}
+        if latest.state_nid is not None:
+            held = await get_keys_at_snapshots(self._database, room.room_nid, [latest.state_nid], keys)
+            rows = await get_events_by_nid(self._database, room.room_nid, list(held[latest.state_nid].values()))
+            members |= {event.key: event for event in map(room.event, rows)}
+            if latest.key in members:
+                members[latest.key] = latest
+        return list(members.values())
+
+    async def _state_after(
+        self, room: RoomView, last: TimelineEvent, events: Sequence[TimelineEvent], wanted: EventFilter
+    ) -> list[TimelineEvent]:
+        """Return the state after an event; with lazy loading only those members who sent what is shown."""
+        if last.state_nid is None and not last.back and last.ordinal >= room.record.last_ordinal:
+            members = not wanted.lazy_load_members
+            rows = await get_current_state_events(self._database, room.room_nid, members=members)
+        else:
+            rows = await get_state_at_event(self._database, room.room_nid, last.ordinal, last.state_nid)
+        state = {event.key: event for event in map(room.event, rows)}
+        if last.key is not None:
+            state[last.key] = last
+        if wanted.lazy_load_members:
+            return [each for each in state.values() if each.type != MEMBER] + await self._senders(room, events)
+        return list(state.values())
+
+    def _reader(self, request: Request) -> Reader:
+        return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())

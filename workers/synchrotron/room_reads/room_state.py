@@ -1,0 +1,173 @@
+"""GET /rooms/{roomId}/state, one event of it, /members and /joined_members.
+
+Whoever left sees the state as he left it. Spec: client-server API, "Getting events for a room".
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from shared.core.errors import forbidden, not_found
+from shared.core.events.event import event_from_storage
+from shared.core.events.readers import avatar_url_of, display_name_of
+from shared.core.history_point import HistoryPoint
+from shared.http.request import Request, Response, json_response
+from shared.rooms.erased_events import erased_in, strip_erased, strip_state
+from shared.rooms.room_view import RoomView, open_room
+from shared.rooms.shown_event import Reader, shown_event
+from shared.rooms.timeline_event import MEMBER, TimelineEvent
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.events.snapshots import get_state_at_snapshot
+from shared.storage.events.timeline import TimelineRow, get_places_from
+from shared.storage.rooms.state import (
+    get_current_keys,
+    get_current_state_events,
+    get_joined_members,
+    get_keys_before,
+    get_member_pages,
+    get_state_before,
+)
+from workers.synchrotron.room_reads.place_tokens import place_of_token
+from workers.synchrotron.waiting.sync_tokens import Tokens
+
+_MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
+_ROWS = 1000  # members read by one statement
+_PIECE = 200  # events encoded at a time: some 5 ms, so that others get their turn in between
+
+
+class RoomState:
+    def __init__(self, database: Database, tokens: Tokens, clock: Clock) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._clock = clock
+
+    async def get_room_state(self, request: Request) -> Response:
+        """Raises M_FORBIDDEN."""
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        if room.follows:
+            rows = await get_current_state_events(self._database, room.room_nid)
+        else:
+            rows = await get_state_before(self._database, room.room_nid, room.end + 1)
+        encode, erased = self._encode(request, room), await erased_in(self._database, room)
+        return Response(listed(b"[", rows, lambda row: encode(strip_state(room, erased, room.event(row))), b"]"))
+
+    async def get_room_state_event(self, request: Request) -> Response:
+        """Raises M_NOT_FOUND when the state has no such key, M_FORBIDDEN."""
+        form = request.query_choice("format", ("content", "event"), "content")
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        key = (request.params["eventType"], request.params.get("stateKey", ""))
+        if room.follows:
+            rows = await get_current_keys(self._database, room.room_nid, [key])
+        else:
+            rows = await get_keys_before(self._database, room.room_nid, room.end + 1, [key])
+        if not rows:
+            raise not_found("The room has no such state")
+        event = room.event(rows[0])
+        [event] = await strip_erased(self._database, room, [event])
+        if form == "event":
+            reader = self._reader(request)
+            return json_response(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
+        return json_response(event.content())
+
+    async def get_room_members(self, request: Request) -> Response:
+        """Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        membership = request.query_choice("membership", _MEMBERSHIPS)
+        not_membership = request.query_choice("not_membership", _MEMBERSHIPS)
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        at = request.query_text("at")
+        place = None if at is None else await place_of_token(self._database, self._tokens, room, at)
+        pages = self._members_at(room, room.end_place if place is None else min(place, room.end_place))
+        encode, erased = self._encode(request, room), await erased_in(self._database, room)
+
+        def encode_wanted(row: TimelineRow) -> bytes | None:
+            event = strip_state(room, erased, room.event(row))
+            # Both together are a union: GET /rooms/{roomId}/members, not_membership.
+            wanted = (
+                (membership is None and not_membership is None)
+                or (membership is not None and event.membership == membership)
+                or (not_membership is not None and event.membership != not_membership)
+            )
+            return encode(event) if wanted else None
+
+        first: Sequence[TimelineRow] = await anext(pages, [])  # while an error can still be an answer
+        return Response(listed_pages(b'{"chunk":[', _resumed(first, pages), encode_wanted, b"]}"))
+
+    async def get_joined_members(self, request: Request) -> Response:
+        """Raises M_FORBIDDEN for everyone who isn't joined."""
+        room = await open_room(self._database, request.params["roomId"], request.user.user_id)
+        if not room.is_member:
+            raise forbidden("You aren't a member of the room")
+        joined: dict[str, Any] = {}
+        for user_id, json in await get_joined_members(self._database, room.room_nid):
+            member = event_from_storage(room.version, json, "$")
+            shown = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
+            joined[user_id] = {key: value for key, value in shown.items() if value is not None}
+            if len(joined) % _PIECE == 0:
+                await asyncio.sleep(0)
+        return json_response({"joined": joined})
+
+    async def _members_at(self, room: RoomView, place: HistoryPoint) -> AsyncGenerator[Sequence[TimelineRow], None]:
+        """Yield the member events of the state at a place; of the event of history there, if it has its own."""
+        if place.step and not place.starts_gap:
+            found = await get_places_from(self._database, room.room_nid, place, 1)
+            if found and found[0].place == place and found[0].state_nid is not None:
+                state = await get_state_at_snapshot(self._database, room.room_nid, found[0].state_nid)
+                yield [row for row in state if room.event(row).type == MEMBER]
+                return
+        async with aclosing(get_member_pages(self._database, room.room_nid, place.ordinal, _ROWS)) as pages:
+            async for page in pages:
+                yield page
+
+    def _encode(self, request: Request, room: RoomView) -> Callable[[TimelineEvent], bytes]:
+        reader = self._reader(request)
+
+        def encode(event: TimelineEvent) -> bytes:
+            return orjson.dumps(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
+
+        return encode
+
+    def _reader(self, request: Request) -> Reader:
+        return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())
+
+
+async def listed(
+    head: bytes, rows: Sequence[TimelineRow], encode: Callable[[TimelineRow], bytes | None], tail: bytes
+) -> AsyncGenerator[bytes, None]:
+    """Yield a JSON list in pieces. encode: None leaves the row out. Each piece gives way to other requests."""
+
+    async def page() -> AsyncGenerator[Sequence[TimelineRow], None]:
+        yield rows
+
+    async with aclosing(listed_pages(head, page(), encode, tail)) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+async def listed_pages(
+    head: bytes, pages: AsyncGenerator[Sequence[TimelineRow], None],
+    encode: Callable[[TimelineRow], bytes | None], tail: bytes,
+) -> AsyncGenerator[bytes, None]:  # fmt: skip
+    """As `listed`, of rows that are read a page at a time: one page at most is in memory."""
+    joint = head
+    async with aclosing(pages):
+        async for rows in pages:
+            for first in range(0, len(rows), _PIECE):
+                piece = [each for row in rows[first : first + _PIECE] if (each := encode(row)) is not None]
+                if piece:
+                    yield joint + b",".join(piece)
+                    joint = b","
+                await asyncio.sleep(0)
+    yield tail if joint == b"," else head + tail
+
+
+async def _resumed(
+    first: Sequence[TimelineRow], pages: AsyncGenerator[Sequence[TimelineRow], None]
+) -> AsyncGenerator[Sequence[TimelineRow], None]:
+    yield first
+    async with aclosing(pages):
+        async for page in pages:
+            yield page

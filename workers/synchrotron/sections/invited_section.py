@@ -1,0 +1,40 @@
+"""Rooms that the user is invited to, or has knocked on: the stripped state that shows what kind of room it is.
+
+Spec: client-server API, "Stripped state"; GET /sync, InvitedRoom, KnockedRoom.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+
+from shared.core.room_versions import get_room_version
+from shared.core.wire.stripped_state import shown_state_keys, strip_event
+from shared.rooms.shown_event import Reader, shown_event
+from shared.rooms.timeline_event import event_from_row
+from shared.rooms.viewpoint import Viewpoint
+from shared.storage.engine.pool import Source
+from shared.storage.events.timeline import get_events_by_nid
+from shared.storage.rooms.memberships import RoomMembership
+from workers.synchrotron.rooms.room_cache import RoomCache
+
+
+async def stripped_state_of(rooms: RoomCache, user_id: str, membership: RoomMembership) -> list[Any] | None:
+    """Return the stripped state as of the invite or knock, the user's own member event last; None without a room."""
+    room = await rooms.get(membership.room_id)
+    if room is None:
+        return None
+    keys = shown_state_keys(membership.sender, user_id)
+    state = await rooms.keys_before(room, membership.ordinal + 1, keys)
+    return [strip_event(orjson.loads(state[key].body)) for key in keys if key in state]
+
+
+async def invite_events(source: Source, invited: Collection[RoomMembership], reader: Reader) -> dict[str, Any]:
+    """Return the events by which the reader is invited, by room id: whole, as endpoints from before /sync have it."""
+    events: dict[str, Any] = {}
+    for one in invited:
+        for row in await get_events_by_nid(source, one.room_nid, [one.event_nid]):
+            event = event_from_row(get_room_version(one.room_version), row)
+            view = Viewpoint(reader.user_id, (), ())
+            events[one.room_id] = shown_event(event, reader, view, room_id=one.room_id, in_state=True)
+    return events

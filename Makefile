@@ -12,7 +12,7 @@ export PYTHON
 help:
 	@echo 'make run     a whole fleet on this machine: DATA=$(DATA) CLIENT_PORT=$(CLIENT_PORT) FEDERATION_PORT=$(FEDERATION_PORT)'
 	@echo 'make test    every test, with real PostgreSQL, Redis and haproxy'
-	@echo 'make check   lint, format, types, import contracts'
+	@echo 'make check   lint, format, types, import contracts, layout'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make docs    write the generated documents anew'
 
@@ -38,6 +38,7 @@ check: install-dev
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
 	.venv/bin/python -c 'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())'
+	.venv/bin/python -m tests.architecture.layout
 
 docs: install-dev
 	.venv/bin/python -m deploy.command.main config schema --markdown >docs/configuration.md

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture import layout
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("shared", "replication", "workers", "deploy")
 #: Public functions and classes here explain themselves to whoever builds on them.
@@ -23,6 +25,27 @@ def test_imports_point_one_way() -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert lint.returncode == 0, lint.stdout
+
+
+def test_no_circle_of_imports_and_no_large_folder() -> None:
+    assert not layout.faults()
+
+
+def test_a_circle_and_a_large_folder_are_found() -> None:
+    sources = {
+        "a": "from b import c",
+        "b": "",
+        "b.c": "def f():\n    import d",
+        "d": "if TYPE_CHECKING:\n    from a import A",
+        "e": "import a",
+    }
+    assert sorted(set(layout.circle(layout.imports(sources)))) == ["a", "b.c", "d"]
+    assert not layout.circle(layout.imports({**sources, "d": "import b"}))
+    folder = [Path(f"x/m{number}.py") for number in range(17)]
+    assert layout.large_folders([*folder, Path("x/__init__.py")]) == [
+        "x has 17 modules side by side: at most 16 are allowed"
+    ]
+    assert not layout.large_folders(folder[1:])
 
 
 def test_the_parent_of_forked_workers_never_imports_the_reactor() -> None:

@@ -17,7 +17,7 @@ from shared.storage.events.batch import EventBatch
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import Persister, User, event_persister, run
 from workers.event_persister.commit import batches, committer
-from workers.event_persister.room.drafts import Write
+from workers.event_persister.room.live_room import Write
 
 POISON = """
     CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$

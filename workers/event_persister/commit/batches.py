@@ -7,8 +7,8 @@ from shared.core.sticky_events import sticky_of_pdu
 from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
 from shared.storage.events.statement import ACCEPTED
 from shared.storage.push.counts import StoredCounts
-from workers.event_persister.room.drafts import USUAL, BuiltEvent, EntryChange, NewRoom, Write
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.drafts import USUAL, BuiltEvent, EntryChange, NewRoom
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 
 def rows_of(

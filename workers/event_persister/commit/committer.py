@@ -32,8 +32,7 @@ from shared.storage.events import client_transactions
 from shared.storage.events.batch import EventBatch, StatementRefused, StoredBatch, commit_events
 from workers.event_persister.commit.batches import batch_of, rows_of
 from workers.event_persister.commit.locked_rooms import PROBE_EVERY_S, LockedRooms
-from workers.event_persister.room.drafts import Write
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.batch import EventBatch
 from shared.storage.events.locked_rooms import find_locked_rooms
 from workers.event_persister.commit.batches import batch_of
-from workers.event_persister.room.drafts import Write
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 PROBE_EVERY_S = 0.1
 #: How long a write waits for its room's rows; a client that got 503 comes again.

@@ -19,10 +19,9 @@ from workers.event_persister.room.drafts import (
     RoomChanged,
     StateEntry,
     StateKey,
-    Write,
 )
 from workers.event_persister.room.event_forms import redacted
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 #: Read and parsed at once: some 10 ms.
 _PAGE = 200

@@ -53,9 +53,8 @@ from workers.event_persister.room.drafts import (
     Overlay,
     RedactionTarget,
     RoomChanged,
-    Write,
 )
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 #: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
 _FREE_TRIES = 3

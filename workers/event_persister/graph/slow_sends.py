@@ -18,8 +18,8 @@ from workers.event_persister.graph.branch_resolution import RoomResolution
 from workers.event_persister.graph.known_events import KnownEvents
 from workers.event_persister.graph.placement import Candidate, Placing
 from workers.event_persister.graph.policy_signatures import PolicySignatures
-from workers.event_persister.room.drafts import NO_CHANGE, Draft, RoomChanged, RoomLost, Write
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.drafts import NO_CHANGE, Draft, RoomChanged, RoomLost
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 _TRIES = 4  # the last of them while the room's own writes wait
 

@@ -24,8 +24,8 @@ from workers.event_persister.graph.placement import Candidate, Placing
 from workers.event_persister.graph.policy_signatures import PolicySignatures
 from workers.event_persister.receiving.history_events import HistoryPlacing
 from workers.event_persister.receiving.messages import Received, ReceivedAs, ReceivedPdu
-from workers.event_persister.room.drafts import BuiltEvent, Graph, RoomChanged, Write
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.drafts import BuiltEvent, Graph, RoomChanged
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 _TRIES = 4
 _PARSED_AT_ONCE = 20  # of up to 64 KiB each

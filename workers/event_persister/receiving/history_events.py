@@ -32,8 +32,8 @@ from workers.event_persister.graph.states import (
     upon_current_state,
 )
 from workers.event_persister.receiving.messages import Received
-from workers.event_persister.room.drafts import Branch, BuiltEvent, Graph, Head, Overlay, RoomChanged, StateKey, Write
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.drafts import Branch, BuiltEvent, Graph, Head, Overlay, RoomChanged, StateKey
+from workers.event_persister.room.live_room import LiveRoom, Write
 
 
 @dataclass(slots=True)

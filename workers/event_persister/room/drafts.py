@@ -1,10 +1,9 @@
 """What is to be written into a room, before and after it became events with their places."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from shared.core.errors import SkepError, Unavailable
 from shared.core.events import Event
@@ -12,9 +11,6 @@ from shared.core.identifiers import EventId
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot, rebase
 from shared.storage.events.statement import ACCEPTED
-
-if TYPE_CHECKING:
-    from workers.event_persister.room.live_room import LiveRoom
 
 StateKey: TypeAlias = tuple[str, str]
 
@@ -233,36 +229,3 @@ class NewRoom:
     is_public: bool
     created_ms: int
     alias: str | None
-
-
-@dataclass(slots=True, eq=False)
-class Write:
-    """All of its events are stored, or none.
-
-    drafts: what a client wrote; empty for events that were placed by `graph/placement.py`, which cannot be built again.
-    event_nids: reserved, one per draft. key: of the client's transaction. built: the events with their places on the
-    room's pending layer; replaced when the room has to build them again. done: the event ids, once they are stored.
-    """
-
-    room: "LiveRoom"
-    drafts: Sequence[Draft]
-    event_nids: Sequence[int]
-    done: "asyncio.Future[list[str]]"
-    key: bytes | None = None
-    new_room: NewRoom | None = None
-    built: list[BuiltEvent] = field(default_factory=list)
-
-    @property
-    def is_stored(self) -> bool:
-        return self.done.done() and self.done.exception() is None
-
-    async def wait(self) -> list[str]:
-        """Return the event ids once they are stored; raise what the write failed with. It goes on if we do not wait."""
-        return await asyncio.shield(self.done)
-
-    def fail(self, error: Exception) -> None:
-        """Tell who waits that nothing of it was stored."""
-        if not self.done.done():
-            self.done.set_exception(error)
-            # A client that went away leaves a future that nobody reads: that is no fault.
-            self.done.exception()

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
@@ -33,13 +34,13 @@ from workers.event_persister.room.drafts import (
     Draft,
     EntryChange,
     Head,
+    NewRoom,
     Overlay,
     RedactionTarget,
     RoomChanged,
     RoomLost,
     StateEntry,
     StateKey,
-    Write,
 )
 from workers.event_persister.room.event_forms import membership_in, redacted, stub
 from workers.event_persister.room.joined_policy_server import JoinedPolicyServer
@@ -71,6 +72,39 @@ class Identity(NamedTuple):
 
     server_name: str
     signing_key: SigningKey
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """All of its events are stored, or none.
+
+    drafts: what a client wrote; empty for events that were placed by `graph/placement.py`, which cannot be built again.
+    event_nids: reserved, one per draft. key: of the client's transaction. built: the events with their places on the
+    room's pending layer; replaced when the room has to build them again. done: the event ids, once they are stored.
+    """
+
+    room: "LiveRoom"
+    drafts: Sequence[Draft]
+    event_nids: Sequence[int]
+    done: "asyncio.Future[list[str]]"
+    key: bytes | None = None
+    new_room: NewRoom | None = None
+    built: list[BuiltEvent] = field(default_factory=list)
+
+    @property
+    def is_stored(self) -> bool:
+        return self.done.done() and self.done.exception() is None
+
+    async def wait(self) -> list[str]:
+        """Return the event ids once they are stored; raise what the write failed with. It goes on if we do not wait."""
+        return await asyncio.shield(self.done)
+
+    def fail(self, error: Exception) -> None:
+        """Tell who waits that nothing of it was stored."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            # A client that went away leaves a future that nobody reads: that is no fault.
+            self.done.exception()
 
 
 class LiveRoom:

@@ -18,9 +18,9 @@ from shared.storage.events.client_transactions import get_transaction
 from workers.event_persister.commit.committer import AlreadySent, Committer
 from workers.event_persister.graph.slow_sends import SlowSends
 from workers.event_persister.push.rules import PushRules
-from workers.event_persister.room.drafts import Draft, NewRoom, RoomChanged, RoomLost, StateEntry, Write
+from workers.event_persister.room.drafts import Draft, NewRoom, RoomChanged, RoomLost, StateEntry
 from workers.event_persister.room.event_forms import redacted
-from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.live_room import LiveRoom, Write
 from workers.event_persister.room.rooms_in_memory import RoomsInMemory
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from shared.core.rows import EventRow, PushRedacted
-from shared.core.unread import Count, FoundCounts, RoomCounts
+from shared.core.unread import Count, RoomCounts, UnreadSnapshot
 
 USERS = ("@a:x", "@b:x", "@c:x")
 GROUPS = (0, 7, -5)
@@ -190,13 +190,18 @@ class RoomModel:
     def highlights(self, group: int, thread_id: str, end: int) -> int:
         return sum(event.outcomes.get(group, (0, 0))[1] for event in self.events[:end] if event.thread_id == thread_id)
 
-    def found(self, user: str, end: int) -> FoundCounts:
+    def found(self, user: str, end: int) -> UnreadSnapshot:
         """What a reading of the tables gives."""
         counts, (first, group), floor = self.counts(user, end), self.group_at(user, end), self.floor(user, end)
         marks = {thread: self.mark(user, thread, end) for thread in THREADS}
         marks = {thread: mark for thread, mark in marks.items() if mark > floor}
         all_counts = {"": counts.main, **counts.threads}
-        return FoundCounts(
-            end, floor, marks, group, first, {thread: count for thread, count in all_counts.items() if any(count)},
-            {thread: self.highlights(group, thread, end) for thread in ("", *counts.threads)},
-        )  # fmt: skip
+        return UnreadSnapshot(
+            at=end,
+            floor=floor,
+            marks=marks,
+            group=group,
+            group_from=first,
+            counts={thread: count for thread, count in all_counts.items() if any(count)},
+            highlights={thread: self.highlights(group, thread, end) for thread in ("", *counts.threads)},
+        )

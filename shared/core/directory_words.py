@@ -19,14 +19,14 @@ _WORD = re.compile(r"[^\W_]+")
 
 def directory_words(user_id: str, display_name: str | None) -> list[str]:
     """Return the distinct words of one user."""
-    words = dict.fromkeys(_words(_localpart(user_id), searched_for=False))
-    words |= dict.fromkeys(_words(display_name or "", searched_for=False))
+    words = dict.fromkeys(_words(_localpart(user_id), is_query=False))
+    words |= dict.fromkeys(_words(display_name or "", is_query=False))
     return list(words)[:_MAX_WORDS]
 
 
 def term_words(term: str) -> list[str]:
     """Return the prefixes of a search term; a user matches if each is the beginning of one of their words."""
-    return list(dict.fromkeys(_words(_localpart(term), searched_for=True)))[:_MAX_TERM_WORDS]
+    return list(dict.fromkeys(_words(_localpart(term), is_query=True)))[:_MAX_TERM_WORDS]
 
 
 def user_id_prefix(term: str) -> str | None:
@@ -40,7 +40,7 @@ def _localpart(text: str) -> str:
     return text[1:].partition(":")[0] if text.startswith("@") else text
 
 
-def _words(text: str, *, searched_for: bool) -> list[str]:
+def _words(text: str, *, is_query: bool) -> list[str]:
     folded = unicodedata.normalize("NFKD", text[: MAX_TERM_CHARS * 2].casefold())
     bare = "".join(each for each in folded if not unicodedata.combining(each))
-    return [word[:_MAX_WORD_CHARS] for word in _WORD.findall(split_words(bare, searched_for=searched_for))]
+    return [word[:_MAX_WORD_CHARS] for word in _WORD.findall(split_words(bare, is_query=is_query))]

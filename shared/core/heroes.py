@@ -1,17 +1,17 @@
-"""The members whose names stand for a room that has none. Spec: client-server API, GET /sync, RoomSummary."""
+"""Heroes: the members whose names represent a room without a name. Spec: client-server API, GET /sync, RoomSummary."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-#: The spec's number, for rooms with so many.
+#: The spec's limit.
 MAX_HEROES = 5
-#: Who may be a hero, those who come first; of the second group only where the first is empty.
+#: The memberships of heroes. Absent members are heroes only if no other member is present.
 PRESENT, ABSENT = ("join", "invite"), ("leave", "ban")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One user's membership. order: a number that grows in the order in which the memberships came to be."""
+    """One user's membership. order: a number that grows in the order in which the memberships began."""
 
     user_id: str
     membership: str
@@ -19,10 +19,10 @@ class Member:
 
 
 def heroes_for(viewer: str, members: Iterable[Member]) -> list[str]:
-    """Return the user ids of `m.heroes` for this viewer: the first five who are joined or invited, never himself.
+    """Return the user ids of `m.heroes` for this viewer: the first five other users who are joined or invited.
 
-    Where there is no such other user: the first five who left or were banned. Knocking users are neither.
-    members: in any order, once each; the first six of either group will do in place of all.
+    If there are none, the first five users who left or were banned. Knocking users are never heroes.
+    members: in any order, once each. The first six of either group are enough.
     """
     others = sorted((member for member in members if member.user_id != viewer), key=lambda member: member.order)
     present = [member.user_id for member in others if member.membership in PRESENT]

@@ -1,10 +1,12 @@
 """Identifiers and their grammar. Spec: appendices, "Identifier Grammar".
 
-    @localpart:server   user           !opaque:server   room (versions 1 to 11)     $opaque[:server]   event
-    #localpart:server   room alias     !43 characters   room (version 12 on): the create event's hash, no
-    # server
+    @localpart:server     user
+    !opaque:server        room (versions 1 to 11)
+    !43 characters        room (version 12 on): the create event's hash, without a server
+    #localpart:server     room alias
+    $opaque[:server]      event
 
-What others made must be accepted even where we would not make it: user ids of old hold any code point but ":"
+This server accepts identifiers of others that it would not create: historical user ids hold any code point but ":"
 and NUL. All limits are in bytes of UTF-8, sigil and server name included.
 """
 
@@ -22,11 +24,9 @@ DeviceId = NewType("DeviceId", str)
 
 MAX_ID_BYTES = 255
 
-# server_name = hostname [":" port]; hostname = dns-name / "[" IPv6address "]" (an IPv4 literal is also a
-# dns-name).
+# server_name = hostname [":" port]; hostname = dns-name / "[" IPv6address "]". An IPv4 literal is also a dns-name.
 _SERVER_NAME = r"(?:[0-9A-Za-z.-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
-# Historical localparts: any code point but ":" and NUL, also none at all. Surrogates fail when UTF-8 is
-# counted.
+# Historical localparts may hold any code point but ":" and NUL, and may be empty. Surrogates fail the byte limit.
 _LOCALPART = r"[^:\x00]*"
 
 _SERVER_NAME_RE = re.compile(_SERVER_NAME)
@@ -39,7 +39,7 @@ _REGISTRATION_LOCALPART_RE = re.compile(r"[a-z0-9._=/+-]+")
 
 
 def within_bytes(text: str, limit: int = MAX_ID_BYTES) -> bool:
-    """Return whether the UTF-8 form of the text exists (no lone surrogate) and has at most `limit` bytes."""
+    """Return True if the text has a UTF-8 form (no lone surrogate) of at most `limit` bytes."""
     if text.isascii():
         return len(text) <= limit
     try:
@@ -49,12 +49,12 @@ def within_bytes(text: str, limit: int = MAX_ID_BYTES) -> bool:
 
 
 def is_server_name(text: str) -> bool:
-    """Return whether the text is a server name. Names are case-sensitive and never changed by us."""
+    """Return True if the text is a server name. Names are case-sensitive; this server never changes them."""
     return _SERVER_NAME_RE.fullmatch(text) is not None and len(text) <= MAX_ID_BYTES
 
 
 def is_user_id(text: str) -> bool:
-    """Return whether servers must accept this user id: also historical ones.
+    """Return True if servers must accept this user id. Historical user ids are included.
 
     Spec: appendices, "Historical User IDs".
     """
@@ -62,22 +62,22 @@ def is_user_id(text: str) -> bool:
 
 
 def is_room_alias(text: str) -> bool:
-    """Return whether this is a room alias; its localpart may hold anything but ":" and NUL."""
+    """Return True if this is a room alias. Its localpart may hold anything but ":" and NUL."""
     return _ROOM_ALIAS_RE.fullmatch(text) is not None and within_bytes(text)
 
 
 def is_room_id_with_server(text: str) -> bool:
-    """Return whether this is a room id as in room versions 1 to 11."""
+    """Return True if this is a room id of room versions 1 to 11."""
     return _ROOM_ID_WITH_SERVER_RE.fullmatch(text) is not None and within_bytes(text)
 
 
 def is_room_id_of_hash(text: str) -> bool:
-    """Return whether this is a room id as in room version 12: "!" and 43 characters of URL-safe base64."""
+    """Return True if this is a room id of room version 12: "!" and 43 characters of URL-safe base64."""
     return _ROOM_ID_OF_HASH_RE.fullmatch(text) is not None
 
 
 def is_event_id(text: str) -> bool:
-    """Return whether this could be an event id of some room version; the room version may ask for more."""
+    """Return True if this may be an event id. The room version may restrict it further."""
     return _EVENT_ID_RE.fullmatch(text) is not None and within_bytes(text)
 
 
@@ -89,7 +89,7 @@ def check_server_name(text: str) -> ServerName:
 
 
 def check_user_id(text: str) -> UserId:
-    """Return the text as a user id; historical ones pass. Raises MatrixError M_INVALID_PARAM."""
+    """Return the text as a user id. Historical ones pass. Raises MatrixError M_INVALID_PARAM."""
     if not is_user_id(text):
         raise _ill_formed("user id")
     return UserId(text)
@@ -127,10 +127,9 @@ def parse_room_alias(text: str) -> tuple[str, ServerName]:
 
 
 def server_of(identifier: str) -> ServerName:
-    """Return the server name inside a user id, alias, or a room or event id that has one.
+    """Return the server name in a user id, an alias, or a room or event id that has one.
 
-    Raises MatrixError M_INVALID_PARAM when there is none (room ids of version 12, event ids from version 3
-    on).
+    Raises MatrixError M_INVALID_PARAM if there is none (room ids of version 12, event ids from version 3 on).
     """
     _, colon, server = identifier.partition(":")
     if not colon:
@@ -139,20 +138,19 @@ def server_of(identifier: str) -> ServerName:
 
 
 def is_valid_localpart_for_registration(localpart: str) -> bool:
-    """Return whether a *new* user may have this localpart: not empty, only a-z 0-9 . _ = / + -.
+    """Return True if a *new* user may have this localpart: not empty, only a-z 0-9 . _ = / + -.
 
-    Whether the whole user id fits in 255 bytes is what `check_user_id` says. Spec: appendices, "User
-    Identifiers".
+    `check_user_id` checks that the whole user id fits in 255 bytes. Spec: appendices, "User Identifiers".
     """
     return _REGISTRATION_LOCALPART_RE.fullmatch(localpart) is not None
 
 
 def _split(identifier: str) -> tuple[str, ServerName]:
-    # A localpart has no colon, while a server name may have several: the first one separates.
+    # A localpart has no colon, a server name may have several: the first colon separates.
     localpart, _, server = identifier[1:].partition(":")
     return localpart, ServerName(server)
 
 
 def _ill_formed(what: str) -> MatrixError:
-    # The text itself is left out: it may be huge, or unfit for a log.
+    # Without the text: it may be huge, or unfit for a log.
     return invalid_param(f"Ill-formed {what}")

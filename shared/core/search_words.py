@@ -1,4 +1,4 @@
-"""Text as it is searched: what of an event is text, and how scripts without spaces become words.
+"""Text as it is indexed for search: the searchable text of an event, and its words in scripts without spaces.
 
 Spec: client-server API, "Server Side Search".
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 KEYS = ("content.body", "content.name", "content.topic")
-MAX_CHARS = 20_000  # of one event: what follows is not searched
+MAX_CHARS = 20_000  # per event; the text after that is not indexed
 _TYPES = {"m.room.message": 0, "m.room.name": 1, "m.room.topic": 2}
 _FIELDS = ("body", "name", "topic")
 #: Thai, Lao, Burmese, Khmer; kana, CJK ideographs with their extensions.
@@ -19,14 +19,14 @@ _CONTROLS = re.compile("[\x00-\x1f\ud800-\udfff]")
 
 
 class Searchable(NamedTuple):
-    """key: index in KEYS."""
+    """The searchable text of an event. key: its index in KEYS."""
 
     key: int
     text: str
 
 
 def searchable_text(event_type: str, state_key: str | None, content: Mapping[str, Any]) -> Searchable | None:
-    """Return what of an event can be searched; None for nothing, as of every encrypted one."""
+    """Return the searchable text of an event, or None if it has none. Encrypted events have none."""
     key = _TYPES.get(event_type)
     if key is None or (key == 0) != (state_key is None):
         return None
@@ -37,24 +37,23 @@ def searchable_text(event_type: str, state_key: str | None, content: Mapping[str
     return Searchable(key, found[:MAX_CHARS]) if found else None
 
 
-def split_words(text: str, *, searched_for: bool = False) -> str:
-    """Return the text in lower case, scripts that have no spaces cut into pairs of characters.
+def split_words(text: str, *, is_query: bool = False) -> str:
+    """Return the text in lower case, with scripts that have no spaces cut into pairs of characters.
 
-    PostgreSQL finds all other words; what it takes for lower case depends on where it was installed.
-
-    What is stored has the single characters too, since somebody may look for one; searched_for: a longer run is its
-    pairs alone.
+    PostgreSQL finds the words of other scripts. Its own lower-casing depends on the installation.
+    The index also holds single characters, so that one can be found.
+    is_query: True for a search term. Only a run of one character is a single character there.
     """
-    return _NO_SPACES.sub(lambda run: f" {' '.join(_pieces(run[0], searched_for))} ", _CONTROLS.sub(" ", text).lower())
+    return _NO_SPACES.sub(lambda run: f" {' '.join(_pieces(run[0], is_query))} ", _CONTROLS.sub(" ", text).lower())
 
 
-def _pieces(run: str, searched_for: bool) -> list[str]:
+def _pieces(run: str, is_query: bool) -> list[str]:
     pairs = [run[n : n + 2] for n in range(len(run) - 1)]
-    return pairs if searched_for and pairs else [*run, *pairs]
+    return pairs if is_query and pairs else [*run, *pairs]
 
 
 def _plain_topic(block: Any) -> str | None:
-    """Spec: m.room.topic, `m.topic`: the first text/plain representation."""
+    """Return the first text/plain representation in `m.topic`. Spec: m.room.topic."""
     texts = block.get("m.text") if isinstance(block, dict) else None
     for text in texts if isinstance(texts, list) else ():
         if isinstance(text, dict) and text.get("mimetype", "text/plain") == "text/plain":

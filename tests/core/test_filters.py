@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, Filter, parse_filter, parse_room_event_filter
-from shared.core.filters.filter import split_path
 from shared.core.filters.wildcard import type_patterns
+from shared.core.property_path import split_path
 from tests.core import json_values
 from tests.core.spec_vectors import VECTORS
 

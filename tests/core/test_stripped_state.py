@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.core.wire.stripped_state import shown_state_keys, strip_event, strip_received, stripped_state
+from shared.core.wire.stripped_state import strip_event, strip_received, stripped_state, stripped_state_keys
 from tests.core.rooms import ALICE, BOB, CAROL, VERSIONS, Room
 
 KEYS = {"content", "sender", "state_key", "type"}
@@ -47,7 +47,7 @@ def test_clients_get_four_keys_of_what_the_spec_lists(name: str) -> None:
 def test_servers_get_whole_pdus(name: str) -> None:
     room = _room(name)
     pdus = stripped_state(room.state, ALICE, as_pdus=True)
-    assert pdus == [room.state[key].pdu for key in shown_state_keys(ALICE)]
+    assert pdus == [room.state[key].pdu for key in stripped_state_keys(ALICE)]
     assert all({"signatures", "hashes", "auth_events", "depth"} <= pdu.keys() for pdu in pdus)
     assert strip_received(pdus) == stripped_state(room.state, ALICE)
 
@@ -59,7 +59,7 @@ def test_what_the_room_lacks_is_left_out() -> None:
 
 
 def test_who_knocks_is_named_once() -> None:
-    assert shown_state_keys(BOB, BOB).count(("m.room.member", BOB)) == 1
+    assert stripped_state_keys(BOB, BOB).count(("m.room.member", BOB)) == 1
 
 
 def test_what_other_servers_send_is_pruned() -> None:

@@ -1,4 +1,4 @@
-"""Unread counts that are kept up in memory, against a model that judges every event for every member."""
+"""Unread counts kept up to date in memory, compared with a model that judges every event for every member."""
 
 from random import Random
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.core.rows import EventRow
-from shared.core.unread import BehindMemory, Count, CountedRows, FoundCounts, RoomCounts, UnknownTotal, Unread
+from shared.core.unread import Count, CountedRows, NotInMemory, RoomCounts, UnknownTotal, UnreadRoom, UnreadSnapshot
 from tests.unread_model import USERS, RoomModel, counted_row
 
 
@@ -17,7 +17,7 @@ class Reader:
     def __init__(self, model: RoomModel, user: str) -> None:
         self.model, self.user = model, user
         self.rows = CountedRows(model.last)
-        self.unread = Unread(user)
+        self.unread = UnreadRoom(user)
         self.told = 0
         self.reads = 0
         self.last: tuple[int, int, RoomCounts] | None = None
@@ -26,7 +26,7 @@ class Reader:
         for row in self.model.rows[self.rows.last_ordinal :]:
             self.rows.add(row, accepted=True)
         for thread_id, ordinal in self.model.receipts[self.user][self.told :]:
-            self.unread.note_read(thread_id, ordinal)
+            self.unread.note_receipt(thread_id, ordinal)
         self.told = len(self.model.receipts[self.user])
 
     def counts(self, end: int) -> RoomCounts:
@@ -34,18 +34,18 @@ class Reader:
         while True:
             try:
                 if self.unread.membership != joins or self.unread.at > end:
-                    raise BehindMemory
-                for known in self.unread.take_totals():
-                    self.rows.learn(*known)
-                self.unread.roll(self.rows, end)
-                self.unread.take_reads(self.rows)
+                    raise NotInMemory
+                for known in self.unread.pop_totals():
+                    self.rows.set_total(*known)
+                self.unread.advance(self.rows, end)
+                self.unread.apply_receipts(self.rows)
                 return self.unread.counts()
             except UnknownTotal as unknown:
                 total = self.model.highlights(unknown.group, unknown.thread_id, unknown.ordinal - 1)
-                self.rows.learn(unknown.group, unknown.thread_id, unknown.ordinal - 1, total)
-            except BehindMemory:
+                self.rows.set_total(unknown.group, unknown.thread_id, unknown.ordinal - 1, total)
+            except NotInMemory:
                 self.reads += 1
-                self.unread.fill(self.model.found(self.user, end), joins)
+                self.unread.load(self.model.found(self.user, end), joins)
 
 
 @given(st.integers(0, 2**32))
@@ -81,38 +81,47 @@ def message(ordinal: int, total: int) -> EventRow:
     return counted_row(ordinal, sender="@b:x", push=((0, total, 0),))
 
 
-def filled(count: int = 0, at: int = 0) -> Unread:
-    unread = Unread("@a:x")
-    unread.fill(FoundCounts(at, 0, {}, 0, 0, {"": Count(count, 0)} if count else {}, {"": 0}), membership=1)
+def _snapshot(
+    *, at: int, floor: int = 0, counts: dict[str, Count], highlights: dict[str, int] | None = None
+) -> UnreadSnapshot:
+    return UnreadSnapshot(
+        at=at, floor=floor, marks={}, group=0, group_from=0, counts=counts, highlights=highlights or {}
+    )
+
+
+def filled(count: int = 0, at: int = 0) -> UnreadRoom:
+    unread = UnreadRoom("@a:x")
+    counts = {"": Count(count, 0)} if count else {}
+    unread.load(_snapshot(at=at, counts=counts, highlights={"": 0}), membership=1)
     return unread
 
 
 def test_messages_and_receipts_need_nothing_but_the_rows() -> None:
     rows, unread = CountedRows(1000), filled(count=1000, at=1000)
-    for known in unread.take_totals():
-        rows.learn(*known)
+    for known in unread.pop_totals():
+        rows.set_total(*known)
     for ordinal in range(1001, 1011):
         rows.add(message(ordinal, ordinal), accepted=True)
-    unread.roll(rows, 1010)
+    unread.advance(rows, 1010)
     assert unread.counts() == RoomCounts(Count(1010, 0), {})
-    unread.note_read(None, 1005)
-    unread.take_reads(rows)
+    unread.note_receipt(None, 1005)
+    unread.apply_receipts(rows)
     assert unread.counts().main == (5, 0)
-    unread.note_read("$thread", 1010)
-    unread.take_reads(rows)
+    unread.note_receipt("$thread", 1010)
+    unread.apply_receipts(rows)
     assert unread.counts().main == (5, 0)
-    unread.note_read("", 1010)
-    unread.take_reads(rows)
+    unread.note_receipt("", 1010)
+    unread.apply_receipts(rows)
     assert unread.counts().main == (0, 0)
 
 
 def test_a_receipt_from_before_the_rows_has_to_be_read() -> None:
     rows, unread = CountedRows(1000), filled(count=1000, at=1000)
-    unread.note_read(None, 500)
-    with pytest.raises(BehindMemory):
-        unread.take_reads(rows)
-    unread.fill(FoundCounts(1000, 500, {}, 0, 0, {"": Count(500, 0)}, {}), membership=1)
-    unread.take_reads(rows)  # still noted, and read already
+    unread.note_receipt(None, 500)
+    with pytest.raises(NotInMemory):
+        unread.apply_receipts(rows)
+    unread.load(_snapshot(at=1000, floor=500, counts={"": Count(500, 0)}), membership=1)
+    unread.apply_receipts(rows)  # still noted, and read already
     assert unread.counts().main == (500, 0)
 
 
@@ -121,10 +130,10 @@ def test_what_the_rows_do_not_know_is_asked_for_once() -> None:
     for ordinal, total in ((11, 7), (12, 8)):
         rows.add(counted_row(ordinal, sender="@b:x", thread_id="$old", push=((0, total, 3),)), accepted=True)
     with pytest.raises(UnknownTotal) as unknown:
-        unread.roll(rows, 12)
+        unread.advance(rows, 12)
     assert (unknown.value.group, unknown.value.thread_id, unknown.value.ordinal) == (0, "$old", 11)
-    rows.learn(0, "$old", 10, 2)
-    unread.roll(rows, 12)
+    rows.set_total(0, "$old", 10, 2)
+    unread.advance(rows, 12)
     assert unread.counts() == RoomCounts(Count(0, 0), {"$old": Count(2, 1)})
 
 
@@ -141,7 +150,7 @@ def test_memory_does_not_grow_with_what_is_unread() -> None:
     sizes = set()
     for ordinal in range(1, 3001):
         rows.add(message(ordinal, ordinal), accepted=True)
-        unread.roll(rows, ordinal)
+        unread.advance(rows, ordinal)
         rows.trim(ordinal - 100)
         sizes.add(unread.size_bytes)
     assert unread.counts().main == (3000, 0)

@@ -31,10 +31,10 @@ ROOM_ROWS = {
 }  # fmt: skip
 #: What live events count, in turns.
 _OUTCOMES = (
-    EventOutcome("", ((0, 1, 0), (7, 1, 1)), (("@u0:b", 0, 1),)),
-    EventOutcome("", ((0, 1, 1),)),
-    EventOutcome("$thread", ((7, 1, 0),), (("@u1:b", -1, 0),)),
-    EventOutcome("", (), (), (("@u0:b", 7),)),
+    EventOutcome(groups=((0, 1, 0), (7, 1, 1)), users=(("@u0:b", 0, 1),)),
+    EventOutcome(groups=((0, 1, 1),)),
+    EventOutcome(thread_id="$thread", groups=((7, 1, 0),), users=(("@u1:b", -1, 0),)),
+    EventOutcome(group_changes=(("@u0:b", 7),)),
     EventOutcome(),
 )
 _KEYS = [("m.room.topic", ""), ("m.room.name", ""), ("x.state", "a"), ("x.state", "b")] + [

@@ -6,17 +6,19 @@ from typing import Any
 
 from shared.core.filters.wildcard import TypePatterns
 
-#: A key of filters and of the answer alike. The second is its name before v1.4 (MSC3773).
+#: A key of filters and of the answer. The second is its name before v1.4 (MSC3773).
 THREAD_NOTIFICATIONS = "unread_thread_notifications"
 OLD_THREAD_NOTIFICATIONS = "org.matrix.msc3773.unread_thread_notifications"
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """`EventFilter` and `RoomEventFilter` of the spec in one: keys that do not apply keep their defaults.
+    """`EventFilter` and `RoomEventFilter` of the spec in one. Keys that do not apply keep their defaults.
 
-    None means "all" for `types`, `senders` and `rooms`, "no matter" for `contains_url`, and for `limit` "as
-    many as the endpoint gives by default"; a limit of 0 asks for none. An empty list matches nothing.
+    An empty list matches nothing. None means:
+        types, senders, rooms: all.
+        contains_url: with or without a url.
+        limit: the default of the endpoint; a limit of 0 asks for no events.
     """
 
     limit: int | None = None
@@ -36,14 +38,14 @@ class EventFilter:
 
     @property
     def thread_notifications_key(self) -> str | None:
-        """Return the key under which the client expects what is unread in threads; None: it does not ask for that."""
+        """Return the key for unread counts of threads in the answer, or None if the client does not ask for them."""
         if self.unread_thread_notifications:
             return THREAD_NOTIFICATIONS
         return OLD_THREAD_NOTIFICATIONS if self.old_thread_notifications else None
 
     @property
     def passes_all(self) -> bool:
-        """Whether `match` is true of every event: then nothing needs decoding to be filtered."""
+        """True if `match` is true of every event. Then no event needs decoding to be filtered."""
         return (
             self.types is None
             and self.not_types is None
@@ -65,11 +67,11 @@ class EventFilter:
         content: Mapping[str, Any] | None = None,
         rel_type: str | None = None,
     ) -> bool:
-        """Return whether the filter lets the event through.
+        """Return True if the filter passes the event.
 
-        sender, room_id: None for what has none (account data has no sender): then these conditions don't apply.
-        content: needed for `contains_url` only; None counts as without a url. rel_type: how the event relates to
-        another one, None: to none (MSC3874).
+        sender, room_id: None if there is none, as account data has no sender. The conditions on it are skipped.
+        content: needed for `contains_url` only. None counts as without a url.
+        rel_type: the type of the event's relation to another one, None without a relation (MSC3874).
         """
         if room_id is not None and not self.match_room(room_id):
             return False
@@ -87,11 +89,11 @@ class EventFilter:
         return self.contains_url == (content is not None and "url" in content)
 
     def match_type(self, event_type: str) -> bool:
-        """Return whether the filter lets events of this type through, its other conditions aside."""
+        """Return True if the filter passes events of this type, leaving its other conditions aside."""
         if self.not_types is not None and self.not_types.match(event_type):
             return False
         return self.types is None or self.types.match(event_type)
 
     def match_room(self, room_id: str) -> bool:
-        """Return whether the filter lets events of this room through, its other conditions aside."""
+        """Return True if the filter passes events of this room, leaving its other conditions aside."""
         return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from shared.core.errors import bad_json
 from shared.core.filters.event_filter import OLD_THREAD_NOTIFICATIONS, THREAD_NOTIFICATIONS, EventFilter
 from shared.core.filters.wildcard import type_patterns
+from shared.core.property_path import split_path
 
-#: Entries of one list. Filters live in memory with each sync and are matched against every event.
+#: The most entries in a list. Filters are in memory during each sync and are matched against every event.
 MAX_LIST_ENTRIES = 1000
-#: Of a type pattern or an id; ids are shorter, types in events have at most 255 bytes.
+#: The longest type pattern or id. Ids are shorter, and types in events have at most 255 bytes.
 MAX_ENTRY_CHARS = 512
 _MAX_LIMIT = 2**31 - 1
 
@@ -25,7 +26,7 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True, slots=True)
 class RoomFilter:
-    """The `room` part. rooms: None means all; it applies before the filters of each section."""
+    """The `room` part of a filter. rooms: None means all. It applies before the filters of each section."""
 
     rooms: frozenset[str] | None = None
     not_rooms: frozenset[str] = frozenset()
@@ -36,7 +37,7 @@ class RoomFilter:
     account_data: EventFilter = _EVERYTHING
 
     def match_room(self, room_id: str) -> bool:
-        """Return whether the room is shown at all."""
+        """Return True if the room is shown at all."""
         return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)
 
 
@@ -45,10 +46,10 @@ _EVERY_ROOM = RoomFilter()
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A whole filter; `Filter()` lets everything through.
+    """A whole filter; `Filter()` passes everything.
 
-    event_fields: None means all fields; else paths as lists of keys, ("content", "body").
-    federation_format: events are given as they came over federation.
+    event_fields: None for all fields, else paths as tuples of keys, such as ("content", "body").
+    federation_format: True if events keep the form in which servers exchange them.
     """
 
     event_fields: tuple[tuple[str, ...], ...] | None = None
@@ -78,32 +79,11 @@ def parse_filter(obj: Any) -> Filter:
 
 
 def parse_room_event_filter(obj: Any) -> EventFilter:
-    """Return the `RoomEventFilter` in a decoded JSON value, as /messages, /context and /search take one.
+    """Return the `RoomEventFilter` in a decoded JSON value, as /messages, /context and /search take it.
 
     Raises MatrixError 400 M_BAD_JSON, naming the key.
     """
     return _event_filter({"filter": obj}, "filter")
-
-
-def split_path(path: str) -> tuple[str, ...]:
-    r"""Return the keys of a dot-separated path: "content.m\.relates_to" -> ("content", "m.relates_to").
-
-    A backslash escapes a dot or a backslash, and stands for itself before anything else.
-    Spec: appendices, "Dot-separated property paths".
-    """
-    keys: list[str] = []
-    key: list[str] = []
-    characters = iter(path)
-    for character in characters:
-        if character == ".":
-            keys.append("".join(key))
-            key = []
-        elif character == "\\":
-            following = next(characters, "")
-            key.append(following if following and following in ".\\" else "\\" + following)
-        else:
-            key.append(character)
-    return (*keys, "".join(key))
 
 
 def _room_filter(room: Mapping[str, Any]) -> RoomFilter:

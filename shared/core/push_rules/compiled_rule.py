@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from shared.core.property_path import split_path
 from shared.core.push_rules.changes import RuleChanges, rules_of_kind, shown_kinds
 from shared.core.push_rules.conditions import (
     BODY,
@@ -20,7 +21,6 @@ from shared.core.push_rules.conditions import (
 )
 from shared.core.push_rules.default_rules import RuleSwitches
 from shared.core.push_rules.patterns import has_wildcards, match_whole, word_key
-from shared.core.push_rules.property_path import split_path
 
 #: Stands in default rules for the reader's own user id.
 _OWN_ID: Final = "[the user's Matrix ID]"

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from shared.core.property_path import split_path
 from shared.core.push_rules.judged_event import JudgedEvent
 from shared.core.push_rules.patterns import literal_key, match_literal, match_whole, match_words, word_key
-from shared.core.push_rules.property_path import split_path
 
 BODY: Final = ("content", "body")
 ROOM_ID: Final = ("room_id",)

@@ -1,23 +1,25 @@
-"""What one event counts, for the groups of a room and for single users."""
+"""The unread counts of one event, for the groups of a room and for single users."""
 
 from dataclasses import dataclass
 from typing import Final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventOutcome:
-    """thread_id: the thread in which the event counts, "" the main timeline.
+    """The unread counts of one event.
 
-    groups: those that it notifies: (group, notifies, highlights), 0 or 1 each. users: those for whom it counts
-    otherwise: (user id, notifies, highlights), -1, 0 or 1 each, to be added to his group's; for one who is not joined,
-    to nothing. moved: (user id, group) in which users are from this event on. is_mark: its sender is a user of ours who
-    has read up to here by it, which must be noted.
+    thread_id: the thread in which the event counts, "" for the main timeline.
+    groups: (group, notifies, highlights), 0 or 1 each, of the groups that the event notifies.
+    users: (user id, notifies, highlights), -1, 0 or 1 each, of the users whose counts differ from their group's. It
+        is added to the group's counts, or to nothing for users who are not joined.
+    group_changes: (user id, group) of the users whose group changes with this event.
+    is_mark: True if the sender is a local user, so that the event is a new read mark for them.
     """
 
     thread_id: str = ""
     groups: tuple[tuple[int, int, int], ...] = ()
     users: tuple[tuple[str, int, int], ...] = ()
-    moved: tuple[tuple[str, int], ...] = ()
+    group_changes: tuple[tuple[str, int], ...] = ()
     is_mark: bool = False
 
 

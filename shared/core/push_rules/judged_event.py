@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.core.events.readers.power_levels import PowerLevels
+from shared.core.property_path import ABSENT, value_at
 from shared.core.push_rules.patterns import word_keys
-from shared.core.push_rules.property_path import ABSENT, value_at
 
 #: Of an event's own properties, those that clients see as well: rules must mean the same to both.
 _SHOWN = frozenset({"content", "event_id", "origin_server_ts", "redacts", "sender", "state_key", "type"})

@@ -1,7 +1,7 @@
 """Who is to be judged for an event in a room: its groups, and the few whom an index names.
 
 Everybody whose rules say nothing of their own here is one number, however many they are. What a rule set changes is
-known at once; in the room it holds from the next event on, which carries the change (`EventOutcome.moved`).
+known at once; in the room it holds from the next event on, which carries the change (`EventOutcome.group_changes`).
 
 Members come and go with events that may be taken back: what an event changed here is undone with it (`take_back`).
 """
@@ -154,7 +154,7 @@ class RoomJudge:
         membership: of a user of this server, the event applied; None of anybody else. subscribers: users who are
         subscribed to the event's thread: each is judged for himself.
         """
-        moved = self._moved(ordinal, membership) if self._due else ()
+        group_changes = self._group_changes(ordinal, membership) if self._due else ()
         sender_here = membership(event.sender) == "join"
         groups: dict[int, tuple[int, int]] = {}
         named: AbstractSet[str] = frozenset()
@@ -164,9 +164,9 @@ class RoomJudge:
             named = event.named_users()  # nobody else is here, but whom it may invite
         users = self._judge_users(event, named, groups, membership, subscribers) if named else ()
         notified = tuple((group, *counts) for group, counts in groups.items() if counts[0])
-        if not (notified or users or moved or thread_id):
+        if not (notified or users or group_changes or thread_id):
             return COUNTS_NOTHING
-        return EventOutcome(thread_id, notified, users, moved)
+        return EventOutcome(thread_id=thread_id, groups=notified, users=users, group_changes=group_changes)
 
     def _judge_groups(self, event: JudgedEvent, sender_here: bool) -> dict[int, tuple[int, int]]:
         """Return (notifies, highlights) per group in which somebody else than the sender is."""
@@ -229,8 +229,8 @@ class RoomJudge:
 
     # -- one's place in the groups and the index
 
-    def _moved(self, ordinal: int, membership: Callable[[str], str | None]) -> tuple[tuple[str, int], ...]:
-        moved = []
+    def _group_changes(self, ordinal: int, membership: Callable[[str], str | None]) -> tuple[tuple[str, int], ...]:
+        group_changes = []
         for user_id in sorted(self._due):
             if membership(user_id) != "join":
                 continue  # when he joins he is due again
@@ -238,11 +238,11 @@ class RoomJudge:
             group = DEFAULT_GROUP if member is None else member.shared.group
             former = self._recorded.get(user_id, DEFAULT_GROUP)
             if group != former:
-                moved.append((user_id, group))
+                group_changes.append((user_id, group))
                 self._recorded[user_id] = group
                 self._undo.append((ordinal, partial(self._record_again, user_id, former)))
         self._due.clear()
-        return tuple(moved)
+        return tuple(group_changes)
 
     def _record_again(self, user_id: str, group: int) -> None:
         self._recorded[user_id] = group

@@ -7,6 +7,7 @@ from shared.core.canonical_json import decode_unpadded, encode_canonical, encode
 from shared.core.errors import SignatureError
 from shared.core.signing.keys import SigningKey, check_signature
 
+#: Not covered by a signature, so that other servers can add to them.
 #: Not covered by a signature, so that others can add to them.
 _UNSIGNED_KEYS = ("signatures", "unsigned")
 
@@ -14,21 +15,21 @@ _UNSIGNED_KEYS = ("signatures", "unsigned")
 def signed_bytes(obj: Mapping[str, Any]) -> bytes:
     """Return the bytes that a signature of this object covers.
 
-    Raises EventFormatError where there is no such form.
+    Raises EventFormatError if the object has no canonical JSON form.
     """
     return encode_canonical({key: value for key, value in obj.items() if key not in _UNSIGNED_KEYS})
 
 
 def sign_json(obj: Mapping[str, Any], server_name: str, key: SigningKey) -> dict[str, Any]:
-    """Return a copy of the object with one more signature; signatures of others and `unsigned` stay.
+    """Return a copy of the object with one more signature. Other signatures and `unsigned` are kept.
 
-    server_name: the signing entity: a server, or a user for cross-signing. The object itself is left alone.
+    server_name: the signing entity: a server, or a user for cross-signing.
     """
     return add_signature(obj, server_name, key.key_id, key.sign(signed_bytes(obj)))
 
 
 def add_signature(obj: Mapping[str, Any], entity: str, key_id: str, signature: bytes) -> dict[str, Any]:
-    """Return a copy of the object that carries this signature among the others; ill-formed ones are left out."""
+    """Return a copy of the object with this signature added. Ill-formed signatures are removed."""
     present = obj.get("signatures")
     signatures = {
         name: dict(by_key)
@@ -40,7 +41,7 @@ def add_signature(obj: Mapping[str, Any], entity: str, key_id: str, signature: b
 
 
 def signatures_of(obj: Mapping[str, Any], server_name: str) -> dict[str, str]:
-    """Return the entity's ed25519 signatures as key id -> base64; empty for none or for a wrong shape."""
+    """Return the entity's ed25519 signatures as key id -> base64, empty if there are none or the shape is wrong."""
     signatures = obj.get("signatures")
     by_key = signatures.get(server_name) if isinstance(signatures, Mapping) else None
     if not isinstance(by_key, Mapping):
@@ -55,13 +56,14 @@ def signatures_of(obj: Mapping[str, Any], server_name: str) -> dict[str, str]:
 def verify_json(obj: Mapping[str, Any], server_name: str, key_id: str, verify_key: bytes) -> None:
     """Raise SignatureError unless the object carries the entity's signature by this key.
 
-    key_id: such as "ed25519:a_abc"; verify_key: its 32 bytes.
+    key_id: such as "ed25519:a_abc".
+    verify_key: 32 bytes.
     """
     check_signature(signed_bytes(obj), signature_by(obj, server_name, key_id), verify_key)
 
 
 def signature_by(obj: Mapping[str, Any], server_name: str, key_id: str) -> bytes:
-    """Return the signature's bytes. Raises SignatureError when it is missing or no base64."""
+    """Return the signature's bytes. Raises SignatureError if it is missing or not base64."""
     text = signatures_of(obj, server_name).get(key_id)
     if text is None:
         raise SignatureError(f"no signature of {server_name} by {key_id}")

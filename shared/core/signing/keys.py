@@ -16,9 +16,10 @@ _VERSION_RE = re.compile(r"[0-9A-Za-z_]+")
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One of our private keys.
+    """A private key of this server.
 
-    version: the part of the key id after "ed25519:", such as "a_abc". The seed never shows in a repr.
+    version: the part of the key id after "ed25519:", such as "a_abc".
+    seed: never part of a repr.
     """
 
     version: str
@@ -27,7 +28,7 @@ class SigningKey:
 
     @property
     def key_id(self) -> str:
-        """The name under which signatures stand: "ed25519:a_abc"."""
+        """The name of the key in signatures, such as "ed25519:a_abc"."""
         return f"{ALGORITHM}:{self.version}"
 
     @property
@@ -41,14 +42,14 @@ class SigningKey:
         return encode_unpadded(self.verify_key)
 
     def sign(self, message: bytes) -> bytes:
-        """Return the signature: 64 bytes, always the same for the same message."""
+        """Return the signature: 64 bytes, the same for the same message."""
         return self._key.sign(message).signature
 
 
 def generate_signing_key(seed: bytes, version: str) -> SigningKey:
-    """Return the key that grows from 32 random bytes, which the caller draws.
+    """Return the key made from 32 random bytes.
 
-    Raises ValueError for a seed of another length or a version other than letters, digits and "_".
+    Raises ValueError for a seed of another length, or a version with other characters than letters, digits and "_".
     """
     if len(seed) != _KEY_BYTES:
         raise ValueError(f"a signing key's seed has {_KEY_BYTES} bytes")

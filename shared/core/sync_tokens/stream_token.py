@@ -1,7 +1,7 @@
 """Tokens of /sync: one position vector per stream, such as "s1_e12.3400.7-3410_a12.88".
 
-The layout is a table, stream name -> letter, that the stream registry (`replication/streams.py`) hands in: a stream
-that is added later is one more part, and tokens from before it mean "nothing seen of it yet".
+The stream registry (`replication/streams.py`) provides the table of stream names and letters. A new stream adds one
+part to the token. Tokens from before it mean that nothing of that stream has been seen.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ START = Vector()
 
 @dataclass(frozen=True, slots=True)
 class StreamToken:
-    """vectors: by stream name; a stream that is absent stands at its start."""
+    """The position of a reader in all streams. vectors: by stream name; a stream that is absent is at its start."""
 
     vectors: Mapping[str, Vector]
 
@@ -26,15 +26,15 @@ class StreamToken:
 
 
 def format_token(token: StreamToken, letters: Mapping[str, str]) -> str:
-    """letters: stream -> its letter; streams without one are not part of tokens."""
+    """Return the token as text. letters: stream -> its letter; streams without one are left out."""
     parts = [letter + format_vector(token.vectors[name]) for name, letter in letters.items() if name in token.vectors]
     return "_".join((_PREFIX, *parts))
 
 
 def parse_token(text: str, letters: Mapping[str, str]) -> StreamToken:
-    """Inverse of format_token. Letters that this release does not know are skipped (a newer release wrote them).
+    """Return the token in a text of `format_token`. Unknown letters, written by a newer release, are skipped.
 
-    Raises M_INVALID_PARAM.
+    Raises MatrixError M_INVALID_PARAM.
     """
     prefix, *parts = text.split("_")
     if prefix != _PREFIX or len(text) > _MAX_LENGTH:

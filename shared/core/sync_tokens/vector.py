@@ -1,13 +1,13 @@
-"""Position vectors: how far a reader (or a client's token) has come in a stream that many writers write.
+"""Position vectors: the position of a reader, or of a client's token, in a stream with many writers.
 
-A stream's positions come from one sequence, but only the order of *one* writer's positions is its commit order.
-So "all up to p" is true of a writer, never of a stream, and a place in a stream is one position per writer:
+A stream's positions come from one sequence, but they are in commit order only per writer. So "everything up to p" can
+be true of a writer, but not of a stream, and a place in a stream is one position per writer:
 
     (known, base, {writer: position above base})
 
-Writers numbered up to `known` and not named stand at `base`; those above `known` stand at their start. The dead stay
-named until `base` has passed their final position. So writers come and go, no token goes bad, and nothing is skipped
-or sent twice. Architecture page, section 4 "Vectors and tokens"; evidence 5.
+Writers numbered up to `known` that are not named are at `base`. Writers above `known` are at their start. Dead writers
+stay named until `base` has passed their final position. So writers come and go, no token becomes invalid, and nothing
+is skipped or sent twice. Architecture page, section 4 "Vectors and tokens"; evidence 5.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,25 +15,28 @@ from dataclasses import dataclass, field
 
 from shared.core.errors import invalid_param
 
-_MAX_WRITERS = 4096  # named in one token; a forged longer one is refused
+_MAX_WRITERS = 4096  # named in one token; a longer token is forged, and refused
 
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """Invariants: every position in `above` is greater than `base`; every writer in it is at most `known`."""
+    """A position per writer.
+
+    Invariants: every position in `above` is greater than `base`; every writer in it is at most `known`.
+    """
 
     known: int = 0
     base: int = 0
     above: Mapping[int, int] = field(default_factory=dict)
 
     def at(self, writer: int, start: int = 0) -> int:
-        """Return the writer's position. start: where a writer above `known` began (from the table of writers)."""
+        """Return the writer's position. start: the start of a writer above `known` (from the table of writers)."""
         if writer > self.known:
             return start
         return self.above.get(writer, self.base)
 
     def covers(self, writer: int, position: int) -> bool:
-        """Return whether the row (writer, position) is behind this vector."""
+        """Return True if the row (writer, position) is at or before this vector."""
         return writer <= self.known and position <= self.above.get(writer, self.base)
 
     def capped(self, position: int) -> "Vector":
@@ -48,10 +51,11 @@ class Vector:
 
 
 def vector_of(known: int, positions: Mapping[int, int], living: Iterable[int]) -> Vector:
-    """Make the vector of a reader.
+    """Return the vector of a reader. Its base is the least position of the living writers.
 
-    known: greatest lease number that it knows; positions: of every writer that it tracks, the dead too;
-    living: those that may still write. base is the least position among the living.
+    known: the greatest lease number that the reader knows.
+    positions: of every writer that it tracks, dead ones included.
+    living: the writers that may still write.
     """
     alive = [positions[writer] for writer in living if writer in positions]
     base = min(alive) if alive else max(positions.values(), default=0)
@@ -59,13 +63,13 @@ def vector_of(known: int, positions: Mapping[int, int], living: Iterable[int]) -
 
 
 def format_vector(vector: Vector) -> str:
-    """Return such as "12.3400.7-3410": known, base, then each named writer with its position."""
+    """Return the vector as text, such as "12.3400.7-3410": known, base, then each named writer with its position."""
     named = "".join(f".{writer}-{position}" for writer, position in sorted(vector.above.items()))
     return f"{vector.known}.{vector.base}{named}"
 
 
 def parse_vector(text: str) -> Vector:
-    """Inverse of format_vector. Raises M_INVALID_PARAM on anything that it would not have written."""
+    """Return the vector in a text of `format_vector`. Raises MatrixError M_INVALID_PARAM for any other text."""
     known, _, rest = text.partition(".")
     base, *named = rest.split(".")
     if len(named) > _MAX_WRITERS:

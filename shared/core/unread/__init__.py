@@ -1,10 +1,18 @@
-"""Unread counts. Spec: client-server API, "Receiving notifications", "Marking notifications as read"."""
+"""UnreadRoom counts. Spec: client-server API, "Receiving notifications", "Marking notifications as read"."""
 
+from shared.core.unread.counted_rows import DUMMY, CountedRows, UnknownTotal
 from shared.core.unread.counts import Count, RoomCounts
-from shared.core.unread.memory import MAIN, BehindMemory, FoundCounts, Unread, receipt_thread
-from shared.core.unread.rows import DUMMY, CountedRows, UnknownTotal
+from shared.core.unread.unread_room import MAIN, NotInMemory, UnreadRoom, UnreadSnapshot, receipt_thread
 
 __all__ = [
-    "DUMMY", "MAIN", "BehindMemory", "Count", "CountedRows", "FoundCounts", "RoomCounts", "UnknownTotal", "Unread",
+    "DUMMY",
+    "MAIN",
+    "Count",
+    "CountedRows",
+    "NotInMemory",
+    "RoomCounts",
+    "UnknownTotal",
+    "UnreadRoom",
+    "UnreadSnapshot",
     "receipt_thread",
-]  # fmt: skip
+]

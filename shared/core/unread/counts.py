@@ -1,29 +1,33 @@
-"""What a client is told of one room's unread events."""
+"""UnreadRoom counts of one room, as clients see them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Count(NamedTuple):
-    """Unread events that notify, and those of them that highlight."""
+    """UnreadRoom events that notify, and those of them that highlight."""
 
     notifications: int
     highlights: int
 
     def as_json(self) -> dict[str, int]:
-        """Return it in the form of /sync. Spec: GET /sync, UnreadNotificationCounts."""
+        """Return the count in the form of /sync. Spec: GET /sync, UnreadNotificationCounts."""
         return {"notification_count": self.notifications, "highlight_count": self.highlights}
 
 
 class RoomCounts(NamedTuple):
-    """One user's counts in one room. threads: by the thread root's event id, only those with a count above 0."""
+    """One user's counts in one room.
+
+    main: of the main timeline.
+    threads: by the event id of the thread's root, only those with a count above 0.
+    """
 
     main: Count
     threads: Mapping[str, Count]
 
     @property
     def notifications(self) -> int:
-        """Of the main timeline and all threads together: what a client is told that does not know threads."""
+        """The sum over the main timeline and all threads, for clients without support for threads."""
         return self.main.notifications + sum(count.notifications for count in self.threads.values())
 
     @property

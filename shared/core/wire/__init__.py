@@ -1,1 +1,1 @@
-"""JSON shapes on the wire, parsed and built: one module for each."""
+"""JSON shapes on the wire, one module each."""

@@ -1,6 +1,6 @@
 """Events in the form that clients get. Spec: client-server API, "Room event format".
 
-What is the same for every viewer is encoded once, without `room_id` and `unsigned`; these differ from answer
+The part that is the same for every viewer is encoded once, without `room_id` and `unsigned`. These differ from answer
 to answer and are spliced in as bytes. Architecture page, section 6.
 """
 
@@ -19,9 +19,8 @@ from shared.core.sticky_events import STICKY_KEY, sticky_of_pdu
 def client_fields(event: Event, version: RoomVersion) -> dict[str, Any]:
     """Return the event as clients see it, without `room_id` and `unsigned`.
 
-    Further top-level keys of the PDU are left out, but for a sticky event's (MSC4354). A redaction has `redacts` at
-    both places, whichever its room version uses, for older and newer clients (rooms/v11, "Moving the redacts
-    property").
+    Other top-level keys of the PDU are left out, except a sticky event's (MSC4354). A redaction has `redacts` in both
+    places, whichever its room version uses, for older and newer clients (rooms/v11, "Moving the redacts property").
     """
     fields: dict[str, Any] = {
         "content": event.content,
@@ -42,10 +41,10 @@ def client_fields(event: Event, version: RoomVersion) -> dict[str, Any]:
 
 
 def redacted_fields(fields: Mapping[str, Any], version: RoomVersion) -> dict[str, Any]:
-    """Return `client_fields` of an event as its redaction leaves them; also what of an erased sender's is shown.
+    """Return `client_fields` of an event after its redaction. Events of erased senders have the same form.
 
-    A redaction that is redacted itself keeps `redacts` at both places or at neither: from version 11 on it stays.
-    Which redaction it was belongs into `unsigned` (`redacted_because`).
+    A redacted redaction keeps `redacts` in both places from version 11 on, and in neither before.
+    The redaction event itself belongs in `unsigned` (`redacted_because`).
     """
     redacted = {**fields, "content": redact_pdu(version, fields)["content"]}
     redacted.pop(STICKY_KEY, None)
@@ -55,7 +54,7 @@ def redacted_fields(fields: Mapping[str, Any], version: RoomVersion) -> dict[str
 
 
 def client_body(event: Event, version: RoomVersion) -> bytes:
-    """Return the JSON object of `client_fields`, to be kept and given to `join_client_event` for each answer."""
+    """Return the JSON object of `client_fields`. It is kept, and passed to `join_client_event` for each answer."""
     fields = client_fields(event, version)
     try:
         return orjson.dumps(fields)
@@ -64,12 +63,13 @@ def client_body(event: Event, version: RoomVersion) -> bytes:
 
 
 def join_client_event(body: bytes, *, room_id: str | None, unsigned: bytes | None) -> bytes:
-    """Return the client event made of its body and what belongs to this answer only.
+    """Return the client event made of its body and the parts that belong to one answer.
 
-    body: from `client_body`. room_id: None where the answer leaves it out (/sync). unsigned: a JSON object, encoded;
-    None: no such key.
+    body: from `client_body`.
+    room_id: None if the answer leaves it out (/sync).
+    unsigned: an encoded JSON object, or None for no such key.
     """
     room = b"" if room_id is None else b',"room_id":' + orjson.dumps(room_id)
     if unsigned is None:
-        return b"%b%b}" % (body[:-1], room)  # the body never is "{}", so a comma is right
+        return b"%b%b}" % (body[:-1], room)  # the comma is right, since the body is never "{}"
     return b'%b%b,"unsigned":%b}' % (body[:-1], room, unsigned)

@@ -1,4 +1,4 @@
-"""Our published keys. Spec: server-server API, "Publishing Keys"."""
+"""The published keys of this server. Spec: server-server API, "Publishing Keys"."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from shared.core.signing.keys import SigningKey
 
 @dataclass(frozen=True, slots=True)
 class ExpiredKey:
-    """A key that no longer signs. key: unpadded base64; expired_ms: when it last did."""
+    """A key that no longer signs. key: unpadded base64. expired_ms: the end of its use."""
 
     key_id: str
     key: str
@@ -20,9 +20,10 @@ class ExpiredKey:
 def build_server_keys(
     server_name: str, keys: Sequence[SigningKey], old_keys: Sequence[ExpiredKey], valid_until_ms: int
 ) -> dict[str, Any]:
-    """Return the answer of GET /_matrix/key/v2/server, signed by every key that it publishes as current.
+    """Return the answer of GET /_matrix/key/v2/server, signed by each of the current keys.
 
-    keys: in use, one or more; valid_until_ms: how long others may rely on the answer.
+    keys: one or more keys in use.
+    valid_until_ms: how long other servers may rely on the answer.
     """
     answer: dict[str, Any] = {
         "server_name": server_name,

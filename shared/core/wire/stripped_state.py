@@ -1,14 +1,14 @@
-"""What those who are not in a room are shown of its state, to know what they are invited to or knock on.
+"""Stripped state: the state of a room as shown to users who are invited to it or knock on it.
 
-Two forms: clients get four keys of each event; another server gets whole PDUs, from which it strips its clients' form
-itself. Spec: client-server API, "Stripped state"; server-server API, "Inviting to a room", "Knocking upon a room".
+There are two forms. Clients get four keys of each event. Other servers get whole PDUs, and strip them for their
+clients. Spec: client-server API, "Stripped state"; server-server API, "Inviting to a room", "Knocking upon a room".
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-#: The create event is required; the others as far as the room has them. All have the state key "".
-SHOWN_TYPES = (
+#: The create event is required, the others are included if the room has them. All have the state key "".
+STRIPPED_TYPES = (
     "m.room.create",
     "m.room.name",
     "m.room.avatar",
@@ -18,7 +18,7 @@ SHOWN_TYPES = (
     "m.room.encryption",
 )
 _STRIPPED_KEYS = ("content", "sender", "state_key", "type")
-#: Of a list that another server sent, no more than this is shown: ten times what there is to show.
+#: The limit for a list from another server: ten times the number of events that there are to show.
 _MAX_RECEIVED = 100
 
 
@@ -27,25 +27,26 @@ class HasPdu(Protocol):
     def pdu(self) -> Mapping[str, Any]: ...
 
 
-def shown_state_keys(*members: str) -> tuple[tuple[str, str], ...]:
-    """Return the (type, state key) of what to show, in order: the types above, then the members' own events.
+def stripped_state_keys(*members: str) -> tuple[tuple[str, str], ...]:
+    """Return the (type, state key) pairs to show, in order: the types above, then the members' own events.
 
-    members: who invited and, for the client's form, who is invited; for a knock the user who knocks.
+    members: the inviting user and, in the clients' form, the invited user; for a knock the knocking user.
     """
-    keys = [(event_type, "") for event_type in SHOWN_TYPES]
+    keys = [(event_type, "") for event_type in STRIPPED_TYPES]
     return tuple(dict.fromkeys((*keys, *(("m.room.member", user_id) for user_id in members))))
 
 
 def stripped_state(
     state: Mapping[tuple[str, str], HasPdu], *members: str, as_pdus: bool = False
 ) -> list[Mapping[str, Any]]:
-    """Return what to show of a room's state, in the order of `shown_state_keys`.
+    """Return the stripped state of a room, in the order of `stripped_state_keys`.
 
-    state: (type, state key) -> event, at least those of these keys that the room has. members: see there.
-    as_pdus: whole events as the room's version formats them, for `invite_room_state` and `knock_room_state` between
-        servers (since v1.16); else the clients' four keys (`invite_state` and `knock_state` of /sync, `unsigned`).
+    state: (type, state key) -> event. It holds at least those of these keys that the room has.
+    members: as for `stripped_state_keys`.
+    as_pdus: True for whole events, as in `invite_room_state` and `knock_room_state` between servers (since v1.16);
+        False for the clients' four keys (`invite_state` and `knock_state` of /sync, `unsigned`).
     """
-    shown = [state[key].pdu for key in shown_state_keys(*members) if key in state]
+    shown = [state[key].pdu for key in stripped_state_keys(*members) if key in state]
     return shown if as_pdus else [strip_event(pdu) for pdu in shown]
 
 
@@ -55,10 +56,11 @@ def strip_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def strip_received(entries: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return the clients' form of another server's `invite_room_state` or `knock_room_state`, pruned to four keys.
+    """Return the clients' form of another server's `invite_room_state` or `knock_room_state`.
 
-    Entries that are no state events are left out, PDUs or stripped already (before v1.16): a client must not see
-    through to what a server sends. Whether the events are of this room and rightly signed is the caller's to check.
+    Entries are PDUs, or stripped already (before v1.16). Each is pruned to four keys, and entries that are no state
+    events are left out, so that a server cannot send anything else to a client. The caller checks that the events are
+    of this room and rightly signed.
     """
     stripped: list[dict[str, Any]] = []
     for entry in entries:

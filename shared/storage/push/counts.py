@@ -45,7 +45,7 @@ class StoredCounts(NamedTuple):
 def has_push_rows(event: _Counting) -> bool | None:
     """Return whether rows beside its totals may name this event: True or None."""
     push = event.push
-    return True if push.users or push.moved or event.redacts_nid is not None else None
+    return True if push.users or push.group_changes or event.redacts_nid is not None else None
 
 
 def message_args(events: Sequence[_Counting], own: Mapping[tuple[int, str, str], int]) -> list[Any]:
@@ -79,7 +79,7 @@ def state_args(events: Sequence[_Counting]) -> list[Any]:
     exceptions, moved, groups, users = [], [], [], []
     for event in events:
         nid, ordinal, outcome = event.room_nid, event.ordinal, event.push
-        moved += [(nid, escape(user), ordinal, group) for user, group in outcome.moved]
+        moved += [(nid, escape(user), ordinal, group) for user, group in outcome.group_changes]
         thread = escape(outcome.thread_id)
         by = None if event.redacted_by is None else ordinals.get(event.redacted_by)
         if by is None:

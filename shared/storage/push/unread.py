@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from shared.core.sync_tokens.vector import Vector
-from shared.core.unread import Count, FoundCounts
+from shared.core.unread import Count, UnreadSnapshot
 from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
@@ -134,7 +134,7 @@ _HIGHLIGHTS = """
 _NOWHERE: Final = Vector(0, 0, {})
 
 
-async def get_unread(source: Source, user_id: str, room_nid: int, end: int) -> FoundCounts:
+async def get_unread(source: Source, user_id: str, room_nid: int, end: int) -> UnreadSnapshot:
     """Return what is unread for a user who is joined, up to an ordinal (inclusive) of the room."""
     found = await _read(source, user_id, [room_nid], [end], _NOWHERE)
     return found[room_nid]
@@ -142,7 +142,7 @@ async def get_unread(source: Source, user_id: str, room_nid: int, end: int) -> F
 
 async def get_unread_of_rooms(
     source: Source, user_id: str, room_nids: Sequence[int], vector: Vector
-) -> dict[int, FoundCounts]:
+) -> dict[int, UnreadSnapshot]:
     """Return what is unread in several rooms in which the user is joined, each up to a vector of `events`."""
     return await _read(source, user_id, room_nids, [None] * len(room_nids), vector)
 
@@ -155,16 +155,20 @@ async def get_highlights_before(source: Source, room_nid: int, group: int, threa
 
 async def _read(
     source: Source, user_id: str, room_nids: Sequence[int], ends: Sequence[int | None], vector: Vector
-) -> dict[int, FoundCounts]:
+) -> dict[int, UnreadSnapshot]:
     rows = await source.fetch(
         _UNREAD, escape(user_id), list(room_nids), list(ends),
         vector.known, vector.base, list(vector.above), list(vector.above.values()),
     )  # fmt: skip
     return {
-        room_nid: FoundCounts(
-            till, floor, {unescape(thread): ordinal for thread, ordinal in marks}, group, first,
-            {unescape(thread): Count(n, h) for thread, n, h, _ in counts if n or h},
-            {unescape(thread): total for thread, _, _, total in counts if total is not None},
+        room_nid: UnreadSnapshot(
+            at=till,
+            floor=floor,
+            marks={unescape(thread): ordinal for thread, ordinal in marks},
+            group=group,
+            group_from=first,
+            counts={unescape(thread): Count(n, h) for thread, n, h, _ in counts if n or h},
+            highlights={unescape(thread): total for thread, _, _, total in counts if total is not None},
         )
         for room_nid, till, floor, marks, group, first, counts in rows
-    }  # fmt: skip
+    }

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.events.readers.power_levels import PowerLevels
+from shared.core.property_path import split_path
 from shared.core.push_rules import JudgedEvent, Reader, word_keys
 from shared.core.push_rules.conditions import compile_condition
 from shared.core.push_rules.patterns import match_whole, match_words, word_key
-from shared.core.push_rules.property_path import split_path
 
 _LEVELS = PowerLevels({}, {}, {}, 0, 0, 50, 50, 50, 50, 0, frozenset())
 

@@ -72,8 +72,8 @@ def test_scripts_without_spaces_are_cut_into_pairs() -> None:
         "ワー",
         "bees",
     ]
-    assert split_words("東京タワー", searched_for=True).split() == ["東京", "京タ", "タワ", "ワー"]
-    assert split_words("東", searched_for=True).split() == ["東"]
+    assert split_words("東京タワー", is_query=True).split() == ["東京", "京タ", "タワ", "ワー"]
+    assert split_words("東", is_query=True).split() == ["東"]
     assert split_words("a\x00B\ud800c").split() == ["a", "b", "c"]
 
 

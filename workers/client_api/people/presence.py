@@ -8,7 +8,7 @@ import msgspec
 from replication.presence_calls import PresenceAnswer, PresenceReport
 from shared.core.errors import Unavailable, forbidden, invalid_param, not_found
 from shared.core.identifiers import check_user_id
-from shared.core.presence import OFFLINE, STATES, UNSAID, Shown
+from shared.core.presence import OFFLINE, STATES, UNSET, VisiblePresence
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.server import Handler
 from shared.runtime.clock import Clock
@@ -54,7 +54,7 @@ class Presence:
         person = self._people.get(user_id)
         if person is None:
             raise Unavailable("Too many people are present at the same time")
-        person.put(request.user.device_id or "", body.presence, self._clock.now_ms())
+        person.note_put(request.user.device_id or "", body.presence, self._clock.now_ms())
         said = person.status_msg if body.status_msg is msgspec.UNSET else body.status_msg or None
         is_new, person.status_msg = said != person.status_msg, said
         self._people.changed([user_id])
@@ -73,10 +73,10 @@ class Presence:
         now_ms = self._clock.now_ms()
         person = self._people.get(user_id)
         if person is not None:
-            return json_response(_content(person.shown(now_ms), now_ms))
+            return json_response(_content(person.visible(now_ms), now_ms))
         saved = (await get_presence(self._database, [user_id])).get(user_id)
         status, last_active_ms = (saved.status_msg, saved.last_active_ms) if saved is not None else (None, 0)
-        return json_response(_content(Shown(OFFLINE, False, status, last_active_ms), now_ms))
+        return json_response(_content(VisiblePresence(OFFLINE, False, status, last_active_ms), now_ms))
 
     async def report_presence(self, request: Request) -> Response:
         """POST /_skep/presence/report: a synchrotron tells who syncs. Returns those who are not ours."""
@@ -89,9 +89,9 @@ class Presence:
             changed: dict[str, None] = {}
             for one in told:
                 person = self._people.get(one.user_id)
-                if person is not None and self._people.owns(one.user_id) and one.told in (UNSAID, *STATES):
+                if person is not None and self._people.owns(one.user_id) and one.told in (UNSET, *STATES):
                     active_ms = 0 if one.active_ago_ms is None else now_ms - one.active_ago_ms
-                    person.synced(one.device_id, one.told, now_ms - one.seen_ago_ms, active_ms)
+                    person.note_sync(one.device_id, one.told, now_ms - one.seen_ago_ms, active_ms)
                     changed[one.user_id] = None
             self._people.changed(changed)
         elsewhere = sorted({one.user_id for one in report.devices if not self._people.owns(one.user_id)})
@@ -104,14 +104,14 @@ class Presence:
             response = await handler(request)
             user = request.user
             person = self._people.get(user.user_id)
-            if person is not None and person.acted(user.device_id or "", self._clock.now_ms()):
+            if person is not None and person.note_activity(user.device_id or "", self._clock.now_ms()):
                 self._people.changed([user.user_id])
             return response
 
         return handle
 
 
-def _content(shown: Shown, now_ms: int) -> dict[str, object]:
+def _content(shown: VisiblePresence, now_ms: int) -> dict[str, object]:
     content: dict[str, object] = {"presence": shown.state}
     if shown.last_active_ms:
         content["last_active_ago"] = max(0, now_ms - shown.last_active_ms)

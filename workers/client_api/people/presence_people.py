@@ -14,7 +14,7 @@ from typing import Protocol
 from replication.driver import Announcer
 from replication.streams import PRESENCE
 from shared.core.errors import Unavailable
-from shared.core.presence import Person, Shown
+from shared.core.presence import UserPresence, VisiblePresence
 from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from shared.runtime.clock import Clock
@@ -39,8 +39,8 @@ class UserSlots(Protocol):
 class _Kept:
     """shown: as it was last told; due_ms: when it is looked at again, by the earliest entry of the heap."""
 
-    person: Person = field(default_factory=Person)
-    shown: Shown | None = None
+    person: UserPresence = field(default_factory=UserPresence)
+    shown: VisiblePresence | None = None
     due_ms: int | None = None
 
 
@@ -62,7 +62,7 @@ class PresencePeople:
     def __contains__(self, user_id: str) -> bool:
         return user_id in self._people
 
-    def get(self, user_id: str) -> Person | None:
+    def get(self, user_id: str) -> UserPresence | None:
         """Return who is present, or was until just now."""
         kept = self._people.get(user_id)
         return None if kept is None else kept.person
@@ -138,7 +138,7 @@ class PresencePeople:
         if kept is None:
             return None
         kept.person.forget_lapsed(now_ms)
-        shown, before = kept.person.shown(now_ms), kept.shown
+        shown, before = kept.person.visible(now_ms), kept.shown
         kept.shown = shown
         next_ms = kept.person.next_change_ms(now_ms)
         if next_ms is None:
@@ -146,7 +146,7 @@ class PresencePeople:
         elif kept.due_ms is None or next_ms < kept.due_ms:
             kept.due_ms = next_ms
             heapq.heappush(self._due, (next_ms, user_id))
-        if shown.same_but_for_time(before):
+        if shown.same_except_last_active(before):
             return None
         if len(self._unsaved) < _MAX_PEOPLE:
             self._unsaved[user_id] = self._stored(user_id, shown, now_ms)
@@ -160,7 +160,7 @@ class PresencePeople:
     def _all(self) -> list[PresenceRow]:
         return [self._row(user_id, kept.shown) for user_id, kept in self._people.items() if kept.shown is not None]
 
-    def _row(self, user_id: str, shown: Shown) -> PresenceRow:
+    def _row(self, user_id: str, shown: VisiblePresence) -> PresenceRow:
         position = self._announcer.next_ephemeral_position(PRESENCE)
         return PresenceRow(
             position, self._announcer.lease, user_id, shown.state, shown.last_active_ms, shown.currently_active,
@@ -168,5 +168,5 @@ class PresencePeople:
         )  # fmt: skip
 
     @staticmethod
-    def _stored(user_id: str, shown: Shown, now_ms: int) -> StoredPresence:
+    def _stored(user_id: str, shown: VisiblePresence, now_ms: int) -> StoredPresence:
         return StoredPresence(user_id, shown.state, shown.status_msg, shown.last_active_ms, now_ms)

@@ -37,7 +37,7 @@ def rows_of(
             resolved=event.resolved, gap=event.gap,
             members=_members_of(event, memberships) if event.resolved else (),
             thread_id=event.push.thread_id, push=counts.totals.get(event.event_nid, ()), push_users=event.push.users,
-            push_groups=event.push.moved,
+            push_groups=event.push.group_changes,
             push_redacted=counts.taken_back.get((event.room_nid, event.ordinal), ()) if counts.taken_back else (),
         )  # fmt: skip
         prior = (None, None)

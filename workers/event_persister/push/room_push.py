@@ -231,7 +231,13 @@ class RoomPush:
         if len(self._marked) >= _MAX_MARKED:
             self._marked.clear()
         self._marked.add(mark)
-        return EventOutcome(thread_id, outcome.groups, outcome.users, outcome.moved, is_mark=True)
+        return EventOutcome(
+            thread_id=thread_id,
+            groups=outcome.groups,
+            users=outcome.users,
+            group_changes=outcome.group_changes,
+            is_mark=True,
+        )
 
     def take_back(self, ordinal: int) -> None:
         """The events after this one were taken back."""

@@ -10,7 +10,7 @@ import orjson
 
 from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.identifiers import check_room_id
-from shared.core.presence import UNSAID
+from shared.core.presence import UNSET
 from shared.http.request import Request, Response, json_response
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
@@ -62,7 +62,7 @@ class InitialSyncV1:
         user = request.user
         room = RoomFilter(include_leave=archived, timeline=EventFilter(limit=limit), ephemeral=NOTHING)
         wanted = SyncRequest(user.user_id, None, None, False, 0.0, _STATE, Filter(room=room))
-        with self._reports.syncing(user.user_id, user.device_id, UNSAID):
+        with self._reports.syncing(user.user_id, user.device_id, UNSET):
             async with self._hold(user):
                 answer = await self._sync.whole_answer(wanted)
         body = orjson.loads(answer.body)

@@ -15,7 +15,7 @@ from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.filters.wildcard import type_patterns
 from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import check_room_id
-from shared.core.presence import UNSAID
+from shared.core.presence import UNSET
 from shared.http.request import Request, Response, json_response
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, Page
@@ -73,7 +73,7 @@ class OldEvents:
             async with self._hold(user):
                 return json_response(await self._peeks.wait(request, check_room_id(room_id), since, deadline))
         refuse_guest(request)
-        with self._reports.syncing(user.user_id, user.device_id, UNSAID):
+        with self._reports.syncing(user.user_id, user.device_id, UNSET):
             async with self._hold(user):
                 return json_response(await self._wait(user.user_id, since, deadline))
 

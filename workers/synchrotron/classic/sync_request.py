@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError, invalid_param
 from shared.core.filters import Filter, parse_filter
-from shared.core.presence import STATES, UNSAID
+from shared.core.presence import STATES, UNSET
 from shared.http.request import Request
 from shared.storage.engine.pool import Source
 from shared.storage.user_data.account_data import get_filter_json
@@ -30,7 +30,7 @@ class SyncRequest:
     timeout_s: float
     state_after: str | None
     filter: Filter
-    presence: str = UNSAID
+    presence: str = UNSET
 
 
 class Filters:
@@ -85,7 +85,7 @@ _STATE_AFTER = {
 
 async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms: int) -> SyncRequest:
     """Raises M_INVALID_PARAM and what a filter's errors are."""
-    presence = request.query_choice("set_presence", STATES) or UNSAID
+    presence = request.query_choice("set_presence", STATES) or UNSET
     full_state = request.query_bool("full_state")
     timeout_ms = request.query_int("timeout", 0, maximum=max_timeout_ms)
     user = request.user

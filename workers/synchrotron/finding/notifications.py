@@ -16,7 +16,7 @@ from shared.core.events.readers import display_name_of, power_levels_of
 from shared.core.push_rules import JudgedEvent, RuleSwitches, UserRules, user_rules
 from shared.core.push_rules import Reader as JudgedFor
 from shared.core.sync_tokens.vector import Vector
-from shared.core.unread import FoundCounts
+from shared.core.unread import UnreadSnapshot
 from shared.http.request import Request, Response, json_response
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches, open_room
@@ -146,7 +146,7 @@ class Notifications:
         return [shown[one.placed.event_nid] for one in found if one.placed.event_nid in shown]
 
     async def _shown_in_room(
-        self, room: RoomView, found: Sequence[_Notification], rules: UserRules, read: FoundCounts, joined: int,
+        self, room: RoomView, found: Sequence[_Notification], rules: UserRules, read: UnreadSnapshot, joined: int,
         reader: Reader,
     ) -> dict[int, dict[str, Any]]:  # fmt: skip
         """Return a room's notifications as the client gets them, by the events' numbers."""

@@ -112,7 +112,7 @@ class Search:
         bound_to = hashlib.sha256(orjson.dumps([user_id, body])).hexdigest()[:16]
         start = _parse_token(request.query_text("next_batch"), bound_to)
         rooms = await self._rooms(user_id, wanted, asked)
-        words = list(dict.fromkeys(split_words(asked.search_term, searched_for=True).split()))
+        words = list(dict.fromkeys(split_words(asked.search_term, is_query=True).split()))
         if len(words) > _MAX_WORDS:
             raise invalid_param(f"At most {_MAX_WORDS} words can be searched for")
         keys = [KEYS.index(key) for key in (asked.keys if asked.keys is not None else KEYS)]

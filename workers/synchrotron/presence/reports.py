@@ -18,7 +18,7 @@ import msgspec
 
 from replication.presence_calls import DevicePresence
 from shared.core.errors import RemoteServerError, Unavailable
-from shared.core.presence import ONLINE, UNSAID
+from shared.core.presence import ONLINE, UNSET
 from shared.core.rows import EventRow
 from shared.core.slots import SLOTS, slot_of
 from shared.runtime.clock import Clock
@@ -182,11 +182,11 @@ class PresenceReports:
                 return None
             device = devices[device_id] = _Device(user_id, device_id, told, slot_of(user_id))
             self._count += 1
-            device.active_s = now_s if told in (UNSAID, ONLINE) else None
+            device.active_s = now_s if told in (UNSET, ONLINE) else None
             self._note(device)
         elif told != device.told:
             device.told = told
-            if told in (UNSAID, ONLINE):
+            if told in (UNSET, ONLINE):
                 device.active_s = now_s
             self._note(device)
         device.requests += 1

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from shared.core.room_versions import get_room_version
-from shared.core.wire.stripped_state import shown_state_keys, strip_event
+from shared.core.wire.stripped_state import strip_event, stripped_state_keys
 from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import event_from_row
 from shared.rooms.viewpoint import Viewpoint
@@ -24,7 +24,7 @@ async def stripped_state_of(rooms: RoomCache, user_id: str, membership: RoomMemb
     room = await rooms.get(membership.room_id)
     if room is None:
         return None
-    keys = shown_state_keys(membership.sender, user_id)
+    keys = stripped_state_keys(membership.sender, user_id)
     state = await rooms.keys_before(room, membership.ordinal + 1, keys)
     return [strip_event(orjson.loads(state[key].body)) for key in keys if key in state]
 

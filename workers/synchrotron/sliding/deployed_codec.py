@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shared.core.errors import invalid_param
-from shared.core.presence import STATES, UNSAID
+from shared.core.presence import STATES, UNSET
 from shared.http.request import Request
 from shared.rooms.timeline_event import MEMBER
 from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
@@ -66,7 +66,7 @@ class _Body(msgspec.Struct):
 
 def parse(request: Request, limits: Limits) -> SlidingRequest:
     """Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
-    presence = request.query_choice("set_presence", STATES) or UNSAID
+    presence = request.query_choice("set_presence", STATES) or UNSET
     pos, timeout_ms = request.query_text("pos") or None, request.query_int("timeout", 0)
     body = request.decode(_Body, empty_ok=True)
     me = request.user.user_id

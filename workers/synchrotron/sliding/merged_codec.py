@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from shared.core.errors import invalid_param
-from shared.core.presence import STATES, UNSAID
+from shared.core.presence import STATES, UNSET
 from shared.http.request import Request
 from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
@@ -90,7 +90,7 @@ def parse(request: Request, limits: Limits) -> SlidingRequest:
     return check_request(
         SlidingRequest(
             body.conn_id or "", body.pos or None, timeout_s(body.timeout or 0, limits), lists, subscriptions, (),
-            sticky=False, extensions=body.extensions or {}, presence=body.set_presence or UNSAID,
+            sticky=False, extensions=body.extensions or {}, presence=body.set_presence or UNSET,
         )
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from shared.core.push_rules import ALL_OFF, RuleSwitches, changes_from_json, full_ruleset
-from shared.core.unread import Unread
+from shared.core.unread import UnreadRoom
 from shared.storage.push.rules import PushRulesRecord
 from shared.storage.rooms.memberships import RoomMembership
 from shared.storage.user_data.account_data import AccountDataRecord, blocks_invites, ignored_in
@@ -33,7 +33,7 @@ class SyncUser:
         self.account_data: dict[str, dict[str, AccountDataRecord]] = {}
         self.devices = UserDevices()
         #: What is unread, by room id: of rooms that an answer has counted.
-        self.unread: dict[str, Unread] = {}
+        self.unread: dict[str, UnreadRoom] = {}
         self.changed: OrderedDict[str, int] = OrderedDict()
         self.changes_from = 0
         self.version = 0

@@ -1,4 +1,4 @@
-"""Unread counts of who syncs here: from memory where they are, else from Postgres by a few look-ups in indices.
+"""UnreadRoom counts of who syncs here: from memory where they are, else from Postgres by a few look-ups in indices.
 
 Architecture page, section 6. Used by both syncs: once an answer's `end` in the room is known,
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from shared.core.errors import Unavailable
 from shared.core.sync_tokens.vector import Vector
-from shared.core.unread import BehindMemory, RoomCounts, UnknownTotal, Unread
+from shared.core.unread import NotInMemory, RoomCounts, UnknownTotal, UnreadRoom
 from shared.storage.engine.pool import Source
 from shared.storage.push.unread import get_highlights_before, get_unread, get_unread_of_rooms
 from shared.storage.rooms.memberships import RoomMembership
@@ -40,7 +40,7 @@ class UnreadCounts:
         """
         held = user.unread.get(room.room_id)
         if held is None:
-            held = Unread(user.user_id)
+            held = UnreadRoom(user.user_id)
             self._keep(user, room.room_id, held)
         before = held.size_bytes
         try:
@@ -48,32 +48,32 @@ class UnreadCounts:
         finally:
             self._users.resized(user, held.size_bytes - before)
 
-    async def _bring_up(self, user: SyncUser, held: Unread, room: CachedRoom, end: int) -> RoomCounts:
+    async def _bring_up(self, user: SyncUser, held: UnreadRoom, room: CachedRoom, end: int) -> RoomCounts:
         for _ in range(_ATTEMPTS):
             membership = user.memberships[room.room_id].ordinal
             try:
                 if held.membership != membership:
-                    raise BehindMemory
+                    raise NotInMemory
                 if held.at > end:  # another device's answer has come further
                     return await self._apart(user, room, end)
-                for known in held.take_totals():
-                    room.counted.learn(*known)
-                held.roll(room.counted, end)
-                held.take_reads(room.counted)
+                for known in held.pop_totals():
+                    room.counted.set_total(*known)
+                held.advance(room.counted, end)
+                held.apply_receipts(room.counted)
                 return held.counts()
             except UnknownTotal as unknown:
                 group, thread_id, ordinal = unknown.group, unknown.thread_id, unknown.ordinal
                 highlights = await get_highlights_before(self._reads, room.room_nid, group, thread_id, ordinal)
-                room.counted.learn(group, thread_id, ordinal - 1, highlights)
-            except BehindMemory:
+                room.counted.set_total(group, thread_id, ordinal - 1, highlights)
+            except NotInMemory:
                 if membership > end:  # what he has joined since is not what is asked for
                     return await self._apart(user, room, end)
-                held.fill(await get_unread(self._reads, user.user_id, room.room_nid, end), membership)
+                held.load(await get_unread(self._reads, user.user_id, room.room_nid, end), membership)
         raise Unavailable("The room changes too quickly to be counted")
 
     async def _apart(self, user: SyncUser, room: CachedRoom, end: int) -> RoomCounts:
-        unread = Unread(user.user_id)
-        unread.fill(await get_unread(self._reads, user.user_id, room.room_nid, end), 0)
+        unread = UnreadRoom(user.user_id)
+        unread.load(await get_unread(self._reads, user.user_id, room.room_nid, end), 0)
         return unread.counts()
 
     def news(self, user: SyncUser, room: CachedRoom, above: int, end: int) -> bool:
@@ -88,7 +88,7 @@ class UnreadCounts:
         missing = [one for one in rooms if _is_unknown(user, one) and now.covers(one.writer, one.position)]
         for start in range(0, len(missing), _ROOMS_AT_ONCE):
             some = missing[start : start + _ROOMS_AT_ONCE]
-            fresh = {one.room_nid: Unread(user.user_id) for one in some}
+            fresh = {one.room_nid: UnreadRoom(user.user_id) for one in some}
             for one in some:
                 self._keep(user, one.room_id, fresh[one.room_nid])  # from here on receipts are noted
             found = await get_unread_of_rooms(self._reads, user.user_id, list(fresh), now)
@@ -96,10 +96,10 @@ class UnreadCounts:
                 unread = fresh[one.room_nid]
                 if unread.membership is None:
                     before = unread.size_bytes
-                    unread.fill(found[one.room_nid], one.ordinal)
+                    unread.load(found[one.room_nid], one.ordinal)
                     self._users.resized(user, unread.size_bytes - before)
 
-    def _keep(self, user: SyncUser, room_id: str, unread: Unread) -> None:
+    def _keep(self, user: SyncUser, room_id: str, unread: UnreadRoom) -> None:
         former = user.unread.get(room_id)
         user.unread[room_id] = unread
         self._users.resized(user, unread.size_bytes - (former.size_bytes if former is not None else 0))

@@ -93,7 +93,7 @@ class UserRooms:
         user = self._users.get(row.user_id)
         unread = user.unread.get(row.room_id) if user is not None else None
         if unread is not None:
-            unread.note_read(receipt_thread(row.thread_id), row.ordinal)
+            unread.note_receipt(receipt_thread(row.thread_id), row.ordinal)
         return self.apply_room_news(row.room_id)
 
     def apply_room_news(self, room_id: str) -> Iterable[str]:

@@ -1,7 +1,7 @@
-"""PURE: what a room's latest events counted, and for whom, as the rows of the stream `events` tell it.
+"""The unread counts of a room's latest events, from the rows of the stream `events`.
 
-A row tells a group's running totals after it; what it counts itself is the difference to the row before it of the same
-group and thread. Of the first such row in memory the one before is unknown, until somebody reads that total.
+A row has a group's running totals after its event. The event's own counts are the difference from the previous row of
+the same group and thread. For the first such row in memory the previous total is unknown until it is read from storage.
 """
 
 from bisect import bisect_left
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from shared.core.rows import EventRow, PushRedacted
 from shared.core.unread.counts import Count
 
-#: The type that is in use between servers for tying forward extremities together; clients ignore it. It goes out in a
-#: user's name, who has read nothing by it.
+#: The event type with which servers tie forward extremities together. Clients ignore it. It is sent in a user's name,
+#: but that user has read nothing by it.
 DUMMY = "org.matrix.dummy_event"
 
 _ROW_BYTES = 350
-_PART_BYTES = 120  # a group, a user
-_KEPT_TOTALS = 500  # groups and threads whose latest total is kept; of any other the next row has to ask for it
+_PART_BYTES = 120  # per group or user
+_KEPT_TOTALS = 500  # groups and threads whose latest total is kept; for any other the next row needs a query
 
 
 class UnknownTotal(Exception):
-    """What a group's total in a thread was before an event is not in memory: tell it by `CountedRows.learn`."""
+    """A group's total in a thread before an event is not in memory. `CountedRows.set_total` takes it."""
 
     def __init__(self, group: int, thread_id: str, ordinal: int) -> None:
         super().__init__(group, thread_id, ordinal)
@@ -31,11 +31,15 @@ class UnknownTotal(Exception):
         self.ordinal = ordinal
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class CountedRow:
-    """One event. highlights: 0 or 1 for each group that it notifies; totals: of those groups where that is not known
-    yet, how many highlighted up to it. users: what it counts besides. moved: the groups in which users are from this
-    event on. redacted: what it took back of others.
+    """The counts of one event.
+
+    highlights: 0 or 1 for each group that the event notifies.
+    totals: the running total of highlights after the event, for groups whose previous total is unknown.
+    users: counts of single users on top of their group.
+    group_changes: the new group of users whose group changes with this event.
+    redacted: the counts of other events that this redaction takes back.
     """
 
     ordinal: int
@@ -44,11 +48,11 @@ class CountedRow:
     highlights: dict[int, int]
     totals: dict[int, int]
     users: Mapping[str, Count]
-    moved: Mapping[str, int]
+    group_changes: Mapping[str, int]
     redacted: Sequence[PushRedacted]
 
     def counts_for(self, user_id: str, group: int) -> Count:
-        """Return what it counts for a member of a group. Raises UnknownTotal."""
+        """Return the event's counts for a member of a group. Raises UnknownTotal."""
         own = self.users.get(user_id, Count(0, 0))
         if group in self.highlights:
             return Count(1 + own.notifications, self.highlights[group] + own.highlights)
@@ -57,7 +61,7 @@ class CountedRow:
         return own
 
     def taken_back(self, user_id: str, group: int) -> list[tuple[int, str, Count]]:
-        """Return (ordinal, thread, what it had counted for a member of a group) of the events that it redacted."""
+        """Return (ordinal, thread, former counts for a member of a group) of each event that this one redacted."""
         taken = []
         for ordinal, thread_id, groups, users in self.redacted:
             parts = [Count(*count) for one, *count in groups if one == group]
@@ -68,44 +72,50 @@ class CountedRow:
         return taken
 
     def concerns(self, user_id: str, group: int) -> bool:
-        """Return whether it may have changed the counts of a member of a group."""
+        """Return True if the event may have changed the counts of a member of a group."""
         counted = int(group in self.highlights or group in self.totals)
         own = self.users.get(user_id, Count(0, 0))
         return (
             counted + own.notifications != 0
             or own.highlights != 0
             or self.sender == user_id
-            or user_id in self.moved
-            or bool(self.redacted)  # of what was counted when he was perhaps in another group
+            or user_id in self.group_changes
+            or bool(self.redacted)  # the redacted event may have counted while the user was in another group
         )
 
     @property
     def size_bytes(self) -> int:
-        parts = len(self.highlights) + len(self.totals) + len(self.users) + len(self.moved)
+        parts = len(self.highlights) + len(self.totals) + len(self.users) + len(self.group_changes)
         for _, _, groups, users in self.redacted:
             parts += 1 + len(groups) + len(users)
         return _ROW_BYTES + _PART_BYTES * parts
 
 
 class CountedRows:
-    """Every accepted event from `first_ordinal` to `last_ordinal` is here."""
+    """The counts of a room's accepted events. All events from `first_ordinal` to `last_ordinal` are here."""
 
     def __init__(self, last_ordinal: int) -> None:
         self.first_ordinal = last_ordinal + 1
         self.last_ordinal = last_ordinal
         self._rows: list[CountedRow] = []
-        #: How many highlighted so far, by group and thread: those that counted last at the end.
+        #: The running total of highlights by group and thread, least recently counted first.
         self._totals: OrderedDict[tuple[int, str], int] = OrderedDict()
 
     def add(self, row: EventRow, *, accepted: bool) -> int:
-        """Take in the next event; one that is not accepted counts nothing. Returns the bytes that it takes."""
+        """Add the next event and return the bytes that it takes. An event that is not accepted counts nothing."""
         self.last_ordinal = row.ordinal
         if not accepted:
             return 0
         counted = CountedRow(
-            row.ordinal, row.thread_id, row.sender, {}, {},
-            {user: Count(*count) for user, *count in row.push_users}, dict(row.push_groups), row.push_redacted,
-        )  # fmt: skip
+            ordinal=row.ordinal,
+            thread_id=row.thread_id,
+            sender=row.sender,
+            highlights={},
+            totals={},
+            users={user: Count(*count) for user, *count in row.push_users},
+            group_changes=dict(row.push_groups),
+            redacted=row.push_redacted,
+        )
         for group, notifies, highlights in row.push:
             before = self._totals.pop((group, row.thread_id), 0 if notifies == 1 else None)
             if before is None:
@@ -118,8 +128,8 @@ class CountedRows:
         self._rows.append(counted)
         return counted.size_bytes
 
-    def learn(self, group: int, thread_id: str, ordinal: int, highlights: int) -> None:
-        """Take in how many of a group's events in a thread highlighted up to an ordinal, as Postgres has it."""
+    def set_total(self, group: int, thread_id: str, ordinal: int, highlights: int) -> None:
+        """Set a group's total of highlights in a thread up to an ordinal, as Postgres has it."""
         if ordinal < self.first_ordinal - 1:
             return
         for row in self.between(ordinal, self.last_ordinal):
@@ -131,7 +141,7 @@ class CountedRows:
         self._totals.setdefault((group, thread_id), highlights)
 
     def trim(self, first_ordinal: int) -> int:
-        """Forget what is before an ordinal. Returns the bytes that it took."""
+        """Evict the events before an ordinal and return the bytes that they took."""
         place = bisect_left(self._rows, first_ordinal, key=_ordinal)
         freed = sum(row.size_bytes for row in self._rows[:place])
         del self._rows[:place]
@@ -139,11 +149,11 @@ class CountedRows:
         return freed
 
     def has_from(self, ordinal: int) -> bool:
-        """Return whether everything from an ordinal (inclusive) on is here."""
+        """Return True if all events from an ordinal (inclusive) on are here."""
         return self.first_ordinal <= ordinal
 
     def between(self, above: int, up_to: int) -> Sequence[CountedRow]:
-        """Return the events with ordinals above one and up to another (inclusive), as far as they are here."""
+        """Return the events here with ordinals above `above` and up to `up_to` (inclusive)."""
         start = bisect_left(self._rows, above + 1, key=_ordinal)
         end = bisect_left(self._rows, up_to + 1, key=_ordinal)
         return self._rows[start:end]

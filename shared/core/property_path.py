@@ -1,17 +1,22 @@
-"""Paths of event properties, such as `content.m\\.relates_to.rel_type`. Spec: appendices, "Dot-separated property
-paths"."""
+"""Paths of event properties, such as `content.m\\.relates_to.rel_type`.
+
+Spec: appendices, "Dot-separated property paths".
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-#: Stands for a property that is not there, as null is a value.
+#: The value of a missing property. None cannot serve, since null is a value.
 ABSENT: Final[Any] = object()
 _PART_RE = re.compile(r"\\[.\\]|.", re.DOTALL)
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    """Return the property names of a path. `\\.` is a dot, `\\\\` a backslash; other escapes stand for themselves."""
+    r"""Return the keys of a dot-separated path: "content.m\.relates_to" -> ("content", "m.relates_to").
+
+    A backslash escapes a dot or a backslash. Before any other character it is a backslash.
+    """
     names = [""]
     for part in _PART_RE.findall(path):
         if part == ".":
@@ -22,7 +27,7 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 def value_at(properties: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """Return what stands there, ABSENT where one of the names is missing or no object is on the way."""
+    """Return the value at a path, or ABSENT if a name is missing or a value on the way is no object."""
     value: Any = properties
     for name in names:
         if not isinstance(value, dict) or name not in value:

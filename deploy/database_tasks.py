@@ -4,7 +4,7 @@ import asyncio
 
 import asyncpg
 
-from replication.fencing import fence_process
+from replication.process.fencing import fence_process
 from shared.config.addresses import database_dsn
 from shared.config.sections import Database
 from shared.storage.engine.schema_version import Migration, migrate

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from replication.slot_table import SlotTable
+from replication.slots.table import SlotTable
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.slots import slot_of
 from shared.http.client import HttpClient

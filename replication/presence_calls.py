@@ -2,7 +2,7 @@
 
 import msgspec
 
-from replication.slot_table import SlotTable
+from replication.slots.table import SlotTable
 from shared.core.errors import RemoteServerError
 from shared.http.client import HttpClient
 from shared.http.server import FORWARDED

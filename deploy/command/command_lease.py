@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.membership import Membership
+from replication.process.membership import Membership
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.core.errors import Unavailable

@@ -29,7 +29,7 @@ from deploy.local.identity import start_ticks
 from deploy.local.log_echo import LogEcho
 from deploy.local.servers.program import tail_of
 from deploy.local.servers.unprivileged import CannotRunHere
-from replication.draining import DRAINED
+from replication.process.draining import DRAINED
 
 #: Longest that fencing a dead worker may hold up its restart.
 _FENCE_LIMIT_S = 5.0

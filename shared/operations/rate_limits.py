@@ -39,7 +39,7 @@ _NOT_HERE = frozenset({RateLimit.NONE, RateLimit.LOGIN})
 
 
 class Slots(Protocol):
-    """What of the slot table is needed here (`replication/slot_table.py`)."""
+    """What of the slot table is needed here (`replication/slots/table.py`)."""
 
     def owns(self, kind: str, slot: int) -> bool: ...
     def address(self, kind: str, slot: int) -> str | None: ...

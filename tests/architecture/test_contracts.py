@@ -98,4 +98,4 @@ def test_sql_is_in_storage_only() -> None:
 
 def test_only_one_module_knows_redis() -> None:
     users = [str(p.relative_to(ROOT)) for p in modules(*PACKAGES) if "import txredisapi" in p.read_text()]
-    assert users == ["replication/redis_transport.py"]
+    assert users == ["replication/bus/redis_transport.py"]

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import asyncpg
 
-from replication.fencing import fence_lease
+from replication.process.fencing import fence_lease
 from shared.core.slots import slot_of
 from tests.faults.redis_proxy import FINE, Weather
 from tests.faults.servers import Servers

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deploy.local.children import Child, Handle, fork_child
 from deploy.local.supervisor import Supervisor
-from replication.draining import DRAINED
+from replication.process.draining import DRAINED
 
 
 def work(behaviour: str) -> int:

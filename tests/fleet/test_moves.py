@@ -15,7 +15,7 @@ import yaml
 
 from deploy.command.main import main
 from deploy.local.identity import pick_port, start_ticks
-from replication.draining import DRAINED
+from replication.process.draining import DRAINED
 from shared.config.generate import development_yaml, write_secrets
 from shared.core.slots import SLOTS, slot_of
 from tests.fix_fleet import RunningFleet, run_fleet

@@ -32,7 +32,7 @@ def _section(given: dict[str, Any]) -> Redis:
 async def _talk(stop: asyncio.Event) -> int:
     from twisted.internet import reactor
 
-    from replication.redis_transport import RedisTransport
+    from replication.bus.redis_transport import RedisTransport
 
     transport = RedisTransport(reactor, _section(json.loads(sys.argv[1])))
     transport.subscribe(

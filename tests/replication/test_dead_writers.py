@@ -1,7 +1,7 @@
 """What the simulator found about writers that end (seeds 4 and 76 of its first form), step by step."""
 
-from replication.session import StreamSession, WriterState
-from replication.slot_table import SlotTable
+from replication.slots.table import SlotTable
+from replication.streams.session import StreamSession, WriterState
 from shared.core.sync_tokens.vector import Vector
 from tests.simulation.roles import Row
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from replication import wire
-from replication.driver import Announcer, Follower
-from replication.ephemeral_session import EphemeralSession
-from replication.fenced_writer import SeenPositions
-from replication.questions import Answers
-from replication.session import WriterState
+from replication.bus import wire
 from replication.streams import TYPING
+from replication.streams.announcer import Announcer
+from replication.streams.ephemeral_session import EphemeralSession
+from replication.streams.fenced_writer import SeenPositions
+from replication.streams.follower import Follower
+from replication.streams.questions import Answers
+from replication.streams.session import WriterState
 from shared.core.rows import TypingRow
 from shared.storage.fleet.leases import fence
 from tests.fix_servers import TestDatabase

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.storage.engine.pool import connector
 from shared.storage.events.batch import EventBatch, commit_events
 from shared.storage.fleet.leases import insert_lease

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
-from replication import fenced_writer
-from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.fencing import fence_lease, fence_process
-from replication.streams import ACCOUNT_DATA, STREAMS, Kind, streams_written_by
+from replication.process.fencing import fence_lease, fence_process
+from replication.streams import ACCOUNT_DATA, STREAMS, Kind, fenced_writer, streams_written_by
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Connection, Database, connector

@@ -9,8 +9,8 @@ import asyncpg
 import orjson
 import pytest
 
-from replication.fenced_writer import FencedWriter, SeenPositions
 from replication.streams import ACCOUNT_DATA, RECEIPTS, SESSIONS
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.storage.accounts.tokens import END_DEVICES
 from shared.storage.engine.pool import SESSION_LIMITS, connector
 from shared.storage.fleet.leases import insert_lease

@@ -14,8 +14,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from replication.lives import MAX_FAILURES, delay_s, keep_living
-from replication.worker_process import Ended
+from replication.process.incarnation import Ended
+from replication.process.lifecycle import MAX_FAILURES, delay_s, keep_living
 from shared.http.gate import Gate
 from shared.http.request import Response
 from shared.http.server import send_response

@@ -8,9 +8,9 @@ import asyncpg
 import msgspec
 import pytest
 
-from replication import stream_checks
-from replication.stream_checks import check_readers, check_registry
 from replication.streams import ACCOUNT_DATA, EVENTS, RECEIPTS, STREAMS, TOKEN_LETTERS, TYPING, Kind, Stream
+from replication.streams import checks as stream_checks
+from replication.streams.checks import check_readers, check_registry
 from tests.fix_servers import TestDatabase
 
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from replication import wire
+from replication.bus import wire
 from shared.core import rows
 
 

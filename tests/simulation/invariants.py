@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from replication import wire
+from replication.bus import wire
 from shared.core.slots import slot_of
 from tests.simulation.postgres import SimPostgres
 from tests.simulation.virtual_loop import VirtualLoop

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from replication.driver import Announcer
-from replication.ephemeral_session import EphemeralSession
-from replication.fenced_writer import FencedWriter
-from replication.session import Outcome, StreamSession
-from replication.slot_table import SlotForwarder, SlotTable
-from replication.wire import Frame
+from replication.bus.wire import Frame
+from replication.slots.forwarder import SlotForwarder
+from replication.slots.table import SlotTable
+from replication.streams.announcer import Announcer
+from replication.streams.ephemeral_session import EphemeralSession
+from replication.streams.fenced_writer import FencedWriter
+from replication.streams.session import Outcome, StreamSession
 from shared.storage.engine.fenced import FENCE, FencedStatement
 from tests.simulation import roles
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
-from replication.draining import Draining
-from replication.driver import Announcer, Follower
-from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.lives import keep_living
-from replication.membership import Membership
-from replication.slot_table import SlotForwarder, SlotTable
-from replication.worker_process import Ended, take_part
+from replication.process.draining import Draining
+from replication.process.incarnation import Ended, take_part
+from replication.process.lifecycle import keep_living
+from replication.process.membership import Membership
+from replication.slots.forwarder import SlotForwarder
+from replication.slots.table import SlotTable
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
+from replication.streams.follower import Follower
 from shared.config.sections import Fleet
 from shared.config.sections import Replication as ReplicationConfig
 from shared.core.errors import MatrixError, RemoteServerError, Unavailable
@@ -152,7 +154,7 @@ class SimProcess:
                 future.set_exception(RemoteServerError(why))
 
     async def _live(self, rejoins: int) -> Ended:
-        """One incarnation: as `replication/worker_process.py` does it."""
+        """One incarnation: as `replication/process/incarnation.py` does it."""
         world = self.world
         fenced = asyncio.Event()
 

@@ -12,10 +12,11 @@ from random import Random
 import msgspec
 import orjson
 
-from replication.driver import Announcer, Follower
-from replication.fenced_writer import FencedWriter
-from replication.slot_table import SlotTable
+from replication.slots.table import SlotTable
 from replication.streams import Kind, Stream
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
+from replication.streams.follower import Follower
 from shared.core.errors import Fenced, Unavailable
 from shared.core.slots import slot_of
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeVar
 
-from replication.fencing import fence_process
+from replication.process.fencing import fence_process
 from shared.core.errors import RemoteServerError
 from shared.http.client import HttpResponse
 from shared.http.request import Request

@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Unavailable
 from shared.storage.engine.pool import Database, connector
 from shared.storage.fleet.leases import insert_lease

@@ -1,7 +1,7 @@
 """Puts a background worker together."""
 
 from replication.calls import RoomCalls, UserCalls
-from replication.worker_process import Foundation, Worker
+from replication.process.foundation import Foundation, Worker
 from workers.background.cleanup import Cleanup
 from workers.background.delayed_events import DelayedEventSender
 from workers.background.pending_work import PendingWork

@@ -1,7 +1,7 @@
 """Puts a client_api worker together. Reads from top to bottom; nothing else constructs its objects."""
 
 from replication.calls import RoomCalls
-from replication.worker_process import Foundation, Worker
+from replication.process.foundation import Foundation, Worker
 from shared.http.server import Handler
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rule_switches import rule_switches

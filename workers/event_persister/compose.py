@@ -1,7 +1,7 @@
 """What an event persister is made of."""
 
 from replication.calls import RoomCalls
-from replication.worker_process import Foundation, Worker
+from replication.process.foundation import Foundation, Worker
 from shared.core.signing import parse_signing_key
 from shared.storage.engine.number_blocks import NumberBlock
 from workers.event_persister.creation.create_room import CreateRoomHandler

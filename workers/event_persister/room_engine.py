@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from replication.process.foundation import Foundation
 from replication.streams import EVENTS, PUSH_RULES, THREAD_SUBSCRIPTIONS
-from replication.worker_process import Foundation
 from shared.metrics.persister import PersisterMetrics
 from shared.metrics.resolution import ResolutionMetrics
 from shared.operations.rule_switches import rule_switches

@@ -1,6 +1,6 @@
 """Puts a federation_reader together."""
 
-from replication.worker_process import Foundation, Worker
+from replication.process.foundation import Foundation, Worker
 from workers.federation_reader.own_keys import OwnKeys, get_server_version
 
 

@@ -1,6 +1,6 @@
 """Puts a federation_sender together: so far it registers, owns its slots and is healthy."""
 
-from replication.worker_process import Foundation, Worker
+from replication.process.foundation import Foundation, Worker
 
 
 def compose(foundation: Foundation) -> Worker:

@@ -1,6 +1,6 @@
 """Puts main together. Reads from top to bottom; nothing else constructs its objects."""
 
-from replication.worker_process import Foundation, Worker
+from replication.process.foundation import Foundation, Worker
 from shared.metrics.fleet import FleetMetrics
 from shared.metrics.replication import ProbeMetrics, StandbyMetrics
 from workers.main.leader import Leader

@@ -10,9 +10,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
-from replication.fencing import fence_lease
+from replication.process.fencing import fence_lease
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.config.sections import Fleet
 from shared.config.sections import Replication as ReplicationConfig
 from shared.core.slots import SLOT_KINDS

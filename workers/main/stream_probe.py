@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from replication.driver import Follower
+from replication.bus.wire import Tick
 from replication.streams import STREAMS, Kind
-from replication.wire import Tick
+from replication.streams.follower import Follower
 from shared.core.errors import Unavailable
 from shared.metrics.replication import ProbeMetrics
 from shared.runtime.clock import Clock

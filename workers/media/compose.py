@@ -1,6 +1,6 @@
 """Puts a media worker together: so far it registers and is healthy."""
 
-from replication.worker_process import Foundation, Worker
+from replication.process.foundation import Foundation, Worker
 
 
 def compose(foundation: Foundation) -> Worker:

@@ -1,6 +1,7 @@
 """Puts a synchrotron together. Reads from top to bottom; nothing else constructs its objects."""
 
 from replication.presence_calls import PresenceCalls
+from replication.process.foundation import Foundation, Worker
 from replication.streams import (
     ACCOUNT_DATA,
     DEVICE_LISTS,
@@ -14,7 +15,6 @@ from replication.streams import (
     TO_DEVICE,
     TYPING,
 )
-from replication.worker_process import Foundation, Worker
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from shared.operations.rule_switches import rule_switches

@@ -46,7 +46,7 @@ def run_worker(worker_type: str, name: str, config: Config, listen_port: int | N
 
     async def main(stop):  # type: ignore[no-untyped-def]
         # Imports the reactor through txredisapi: only now, after run_until_stopped installed it.
-        from replication.lives import run_worker as run  # noqa: PLC0415
+        from replication.process.lifecycle import run_worker as run  # noqa: PLC0415
 
         return await run(worker_type, name, config, compose, endpoints, pools, stop, listen_port=listen_port)
 

@@ -15,7 +15,7 @@ import asyncpg
 
 from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
-from replication.fenced_writer import FencedWriter
+from replication.streams.fenced_writer import FencedWriter
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.operations.paced import paced

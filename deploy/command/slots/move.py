@@ -11,7 +11,7 @@ import asyncio
 from deploy.command.command_lease import own_writer
 from deploy.command.options import UsageError, add_config_option, load_named_config
 from deploy.command.slots.fleet_reader import Fleet, FleetReader, fleet_reader, kind_owned_by
-from replication.fenced_writer import FencedWriter
+from replication.streams.fenced_writer import FencedWriter
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS, SLOTS, slot_of
 from shared.storage.fleet.leases import ProcessRow

@@ -1,7 +1,7 @@
 """Tokens of /sync: one position vector per stream, such as "s1_e12.3400.7-3410_a12.88".
 
-The stream registry (`replication/streams.py`) provides the table of stream names and letters. A new stream adds one
-part to the token. Tokens from before it mean that nothing of that stream has been seen.
+The stream registry (`replication/streams/registry.py`) provides the table of stream names and letters. A new stream
+adds one part to the token. Tokens from before it mean that nothing of that stream has been seen.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ itself; `fenced_statement` refuses parts that do not, and a test explains every 
 COMMITTED only: there the lock looks at the row again after waiting.
 
 A fenced write is one statement that commits by itself, and a lease has one of them under way at a time
-(`replication/fenced_writer.py`). Architecture page, section 3; evidence 1, 2, 24.
+(`replication/streams/fenced_writer.py`). Architecture page, section 3; evidence 1, 2, 24.
 """
 
 import re

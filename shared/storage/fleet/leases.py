@@ -38,7 +38,7 @@ _BEAT = f"""
 """
 _REVOKE = "UPDATE leases SET revoked = true WHERE lease = $1"
 _DELETE = "DELETE FROM leases WHERE lease = $1"
-# The writer's connection carries its lease in its name (`replication/worker_process.py`).
+# The writer's connection carries its lease in its name (`replication/process/incarnation.py`).
 _TERMINATE_HOLDERS = """
     SELECT pg_terminate_backend(a.pid)
     FROM pg_stat_activity a

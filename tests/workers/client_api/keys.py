@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from replication import wire
+from replication.bus import wire
 from replication.streams import STREAMS
 from tests.workers.client_api.rig import Answer, User, Worker
 

@@ -13,10 +13,10 @@ import asyncpg
 import orjson
 from prometheus_client import CollectorRegistry
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.process.foundation import Foundation
 from replication.streams import streams_written_by
-from replication.worker_process import Foundation
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.config.kinds import Secret
 from shared.config.sections import Config, RateLimits, Registration, Secrets, Signing
 from shared.core.errors import RemoteServerError

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from replication import wire
+from replication.bus import wire
 from shared.core.rows import AccountDataRow
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.rig import Worker, client_api, run

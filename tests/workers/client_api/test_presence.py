@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from replication import wire
+from replication.bus import wire
 from replication.presence_calls import REPORT_PATH
 from replication.streams import PRESENCE
 from shared.config.sections import Presence

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from replication import wire
+from replication.bus import wire
 from shared.config.sections import Experimental
 from shared.core.push_rules import ALL_OFF
 from shared.core.push_rules.checking import MAX_RULES

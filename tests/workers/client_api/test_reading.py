@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from replication import wire
+from replication.bus import wire
 from shared.core.rows import ReceiptRow, TypingRow
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.rig import Worker, client_api, run

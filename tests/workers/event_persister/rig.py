@@ -17,11 +17,12 @@ import asyncpg
 import orjson
 from prometheus_client import CollectorRegistry
 
-from replication import wire
-from replication.driver import Announcer, Follower
-from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.bus import wire
+from replication.process.foundation import Foundation
 from replication.streams import EVENTS, PUSH_RULES
-from replication.worker_process import Foundation
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
+from replication.streams.follower import Follower
 from shared.config.kinds import Secret
 from shared.config.sections import Config, Secrets, Signing
 from shared.core.errors import RemoteServerError

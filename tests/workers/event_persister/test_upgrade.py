@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from replication.fenced_writer import FencedWriter
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Fenced, RemoteServerError
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase

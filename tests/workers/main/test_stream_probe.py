@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from replication.driver import Announcer, Follower, Ticker
-from replication.fenced_writer import SeenPositions
 from replication.streams import EVENTS, RECEIPTS, TYPING
+from replication.streams.announcer import Announcer, Ticker
+from replication.streams.fenced_writer import SeenPositions
+from replication.streams.follower import Follower
 from shared.config.sections import Replication
 from shared.metrics.replication import ProbeMetrics, ReplicationMetrics
 from shared.runtime.tasks import TaskGroup

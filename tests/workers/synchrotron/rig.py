@@ -18,10 +18,11 @@ from urllib.parse import quote, urlencode
 import orjson
 from prometheus_client import CollectorRegistry
 
-from replication.driver import Announcer, Follower
-from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.process.foundation import Foundation
 from replication.streams import ACCOUNT_DATA, EVENTS, PUSH_RULES, RECEIPTS, TYPING
-from replication.worker_process import Foundation
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
+from replication.streams.follower import Follower
 from shared.config.sections import Caches, Replication
 from shared.core.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
 from shared.core.sync_tokens.vector import Vector

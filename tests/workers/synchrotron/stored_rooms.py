@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from replication.fenced_writer import FencedWriter, SeenPositions
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.history_point import HistoryPoint
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.pool import Database, connector

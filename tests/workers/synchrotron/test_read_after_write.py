@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from replication.driver import Follower
 from replication.streams import EVENTS, TOKEN_LETTERS
+from replication.streams.follower import Follower
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector
 from tests.fix_servers import TestDatabase

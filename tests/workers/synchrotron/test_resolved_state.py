@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from replication import wire
+from replication.bus import wire
 from replication.streams import EVENTS
 from shared.core.rows import EventRow
 from shared.metrics.synchrotron import SyncMetrics

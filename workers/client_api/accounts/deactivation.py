@@ -6,7 +6,7 @@ Spec: client-server API, "Account deactivation". The rooms are left by their own
 import msgspec
 
 from replication.calls import ClosedAccount
-from replication.fenced_writer import FencedWriter
+from replication.streams.fenced_writer import FencedWriter
 from shared.http.request import Request, Response, convert, empty_response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, clear_account

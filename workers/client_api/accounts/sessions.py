@@ -7,9 +7,9 @@ from typing import Any
 
 import asyncpg
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
 from replication.streams import DEVICE_LISTS, SESSIONS
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.config.sections import Accounts
 from shared.core.access_tokens import format_access_token
 from shared.core.errors import MatrixError, invalid_param

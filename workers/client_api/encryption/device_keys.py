@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
 from replication.streams import DEVICE_LISTS, EVENTS, ONE_TIME_KEYS, TOKEN_LETTERS
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import MatrixError, Unavailable, invalid_param
 from shared.core.identifiers import check_user_id, server_of
 from shared.core.rows import DeviceListRow, OneTimeKeyRow

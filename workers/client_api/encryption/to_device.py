@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
 from replication.streams import TO_DEVICE
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import invalid_param
 from shared.core.identifiers import check_user_id, server_of, within_bytes
 from shared.core.rows import ToDeviceRow

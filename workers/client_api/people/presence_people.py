@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from replication.driver import Announcer
 from replication.streams import PRESENCE
+from replication.streams.announcer import Announcer
 from shared.core.errors import Unavailable
 from shared.core.presence import UserPresence, VisiblePresence
 from shared.core.rows import PresenceRow

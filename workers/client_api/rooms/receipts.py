@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
 from replication.streams import RECEIPTS
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import check_event_id, check_room_id
 from shared.core.rows import ReceiptRow

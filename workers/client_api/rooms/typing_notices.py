@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from replication.driver import Announcer
 from replication.streams import TYPING
+from replication.streams.announcer import Announcer
 from shared.core.errors import Unavailable, forbidden
 from shared.core.identifiers import check_room_id
 from shared.core.rows import TypingRow

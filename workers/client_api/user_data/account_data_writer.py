@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Unavailable
 from shared.core.identifiers import is_user_id
 from shared.core.rows import AccountDataRow, PushRulesRow

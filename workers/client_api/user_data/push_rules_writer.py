@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
 from replication.streams import PUSH_RULES
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Unavailable
 from shared.core.push_rules import (
     RuleChanges,

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
 from replication.streams import THREAD_SUBSCRIPTIONS
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import MatrixError, bad_json, not_found, unrecognized
 from shared.core.rows import ThreadSubscriptionRow
 from shared.http.request import Request, Response, empty_response, json_response

@@ -7,7 +7,7 @@ persisters). Spec: client-server API, "Creation"; rooms/v12, "Room IDs".
 
 from collections.abc import Sequence
 
-from replication.slot_table import SlotForwarder
+from replication.slots.forwarder import SlotForwarder
 from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable, invalid_param
 from shared.core.events import Event
 from shared.core.identifiers import is_room_alias

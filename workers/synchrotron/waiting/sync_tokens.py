@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from replication.driver import Follower
 from replication.streams import (
     ACCOUNT_DATA,
     DEVICE_LISTS,
@@ -18,6 +17,7 @@ from replication.streams import (
     Kind,
     Stream,
 )
+from replication.streams.follower import Follower
 from shared.core.errors import Unavailable, invalid_param
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector

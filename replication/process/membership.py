@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from replication.fencing import fence_lease
+from replication.process.fencing import fence_lease
 from replication.streams import Stream
 from shared.config.sections import Replication as ReplicationConfig
 from shared.runtime.clock import Clock

@@ -11,8 +11,8 @@ last told it, and no value of a fenced writer stays.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from replication.session import NOTHING, Outcome, WriterState
-from replication.wire import Frame, Tick
+from replication.bus.wire import Frame, Tick
+from replication.streams.session import NOTHING, Outcome, WriterState
 from shared.core.sync_tokens.vector import Vector
 
 EVERYTHING = (1 << 63) - 1

@@ -13,9 +13,10 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
-from replication.draining import DRAINED
-from replication.stream_checks import check_registry
-from replication.worker_process import Compose, Ended, Process, live
+from replication.process.draining import DRAINED
+from replication.process.foundation import Compose
+from replication.process.incarnation import Ended, Process, live
+from replication.streams.checks import check_registry
 from shared.config.sections import Config
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool

@@ -8,8 +8,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from replication.membership import Membership
-from replication.slot_table import SlotTable
+from replication.process.membership import Membership
+from replication.slots.table import SlotTable
 from shared.core.slots import SLOT_KINDS
 from shared.storage.engine.pool import Database
 from shared.storage.fleet.leases import ProcessRow, get_processes

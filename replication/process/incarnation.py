@@ -1,30 +1,33 @@
 """One incarnation of a worker process, made in order: database, lease, replication, slots, HTTP.
 
-It ends with its lease, and everything that it held with it; `replication/lives.py` then begins the next one. A
-worker's own `compose.py` gets this foundation and returns what it serves; nothing else constructs objects.
+It ends with its lease, and drops everything that it held. `lifecycle.py` then begins the next one. The worker's own
+`compose.py` gets the foundation and returns what the worker serves. Nothing else constructs objects.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from replication.draining import Draining
-from replication.driver import Announcer, Follower, Ticker
-from replication.fenced_writer import FencedWriter, SeenPositions
-from replication.membership import Membership
-from replication.questions import Answers
-from replication.slot_moves import SlotMover
-from replication.slot_table import SlotForwarder, SlotTable
-from replication.stream_checks import check_readers
+from replication.bus.transport import Transport
+from replication.process.draining import Draining
+from replication.process.foundation import Compose, Foundation, Worker
+from replication.process.membership import Membership
+from replication.slots.forwarder import SlotForwarder
+from replication.slots.mover import SlotMover
+from replication.slots.table import SlotTable
 from replication.streams import SESSIONS, Stream, streams_written_by
-from replication.transport import Transport
+from replication.streams.announcer import Announcer, Ticker
+from replication.streams.checks import check_readers
+from replication.streams.fenced_writer import FencedWriter, SeenPositions
+from replication.streams.follower import Follower
+from replication.streams.questions import Answers
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.config.sections import Replication as ReplicationConfig
@@ -33,7 +36,7 @@ from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.gate import Gate
 from shared.http.process_pages import ProcessPages
-from shared.http.server import Application, Handler, HttpServer
+from shared.http.server import Application, HttpServer
 from shared.metrics.database import StatementMetrics
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LifeMetrics, LoopMetrics, ReplicationMetrics
@@ -48,50 +51,6 @@ logger = logging.getLogger(__name__)
 
 #: Of the drain limit: how much of it may go by before requests under way must end.
 _HAND_OVER_SHARE = 0.7
-
-
-@dataclass(slots=True)
-class Foundation:
-    """Everything that a worker's compose.py may build on. Take the fields you need; hand on narrower things."""
-
-    config: Config
-    endpoints: Sequence[Endpoint]
-    pools: Mapping[str, Pool]
-    name: str
-    worker_type: str
-    clock: Clock
-    tasks: TaskGroup
-    registry: CollectorRegistry
-    database: Database
-    connect: Connect
-    http_client: HttpClient
-    transport: Transport
-    membership: Membership
-    lease: int
-    writer: FencedWriter
-    announcer: Announcer
-    follower: Follower
-    slots: SlotTable
-    forwarder: SlotForwarder
-    authenticator: TokenAuthenticator
-    rate_limiter: FleetRateLimiter
-
-
-@dataclass(slots=True)
-class Worker:
-    """What a worker's compose.py returns.
-
-    handlers: by endpoint name; start: runs once everything follows and before the worker is ready;
-    drain: hands over and finishes what is under way, within the drain limit.
-    """
-
-    handlers: Mapping[str, Handler]
-    start: Callable[[], Awaitable[None]] | None = None
-    drain: Callable[[], Awaitable[None]] | None = None
-    ready: Callable[[], bool] = field(default=lambda: True)
-
-
-Compose: TypeAlias = Callable[[Foundation], Worker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +101,7 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         fenced.set()
 
     # Imports the reactor: only now, after run_until_stopped installed it.
-    from replication.redis_transport import RedisTransport  # noqa: PLC0415
+    from replication.bus.redis_transport import RedisTransport  # noqa: PLC0415
 
     tasks = TaskGroup()
     dsn = database_dsn(config.database)

@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from replication.driver import Announcer
-from replication.fenced_writer import FencedWriter
-from replication.slot_table import SlotForwarder, SlotTable
+from replication.slots.forwarder import SlotForwarder
+from replication.slots.table import SlotTable
+from replication.streams.announcer import Announcer
+from replication.streams.fenced_writer import FencedWriter
 from shared.core.slots import SLOT_KINDS
 from shared.storage.fleet.slots import GIVE_SLOTS_AWAY
 

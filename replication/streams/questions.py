@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from replication import wire
+from replication.bus import wire
+from replication.bus.transport import Transport
 from replication.streams import Kind, Stream
-from replication.transport import Transport
 from shared.runtime.clock import Clock
 
 _EVERY_S = 0.5
@@ -38,7 +38,7 @@ class Asker:
 
 
 class Teller(Protocol):
-    """What of `replication.driver.Announcer` is needed."""
+    """What of `replication.streams.announcer.Announcer` is needed."""
 
     def tell_all(self, stream: Stream) -> None: ...
 

@@ -7,14 +7,14 @@ Always true of a session:
   in the same room (`prior_*`).
 - every writer that may write is in `positions`, or numbered above `known`.
 
-The driver (`driver.py`) does what this says; nothing here waits, reads a clock or knows Redis.
+`follower.py` does what this says. Nothing here waits, reads a clock or knows Redis.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from replication.wire import Frame, Tick
+from replication.bus.wire import Frame, Tick
 from shared.core.sync_tokens.vector import Vector, vector_of
 
 

@@ -1,18 +1,19 @@
-"""Who owns which slot, as this process last read it, and passing requests on to the owner.
+"""Passing requests on to the owner of their slot, and parking them while a slot moves.
 
-The table is a copy: Postgres decides, at each write, through the fence. Only the first worker that a request reaches
-passes it on; the next one, if it is not the owner either, answers 421 with its epoch, and the first reads the table
-afresh and tries again until 5 s are over, then 503. Architecture page, section 3 "Wrong or no owner".
+Only the first worker that a request reaches passes it on. The next one, if it is not the owner either, answers 421
+with its epoch. The first then reads the table afresh and tries again until 5 s are over, then 503.
+Architecture page, section 3 "Wrong or no owner".
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from replication.slots.table import SlotTable
 from shared.core.errors import MatrixError, RemoteServerError, Unavailable
-from shared.core.slots import SLOT_KINDS, slot_of
+from shared.core.slots import slot_of
 from shared.http.client import HttpClient
 from shared.http.endpoint import Pool, RoutingKey
 from shared.http.request import Request, Response
@@ -20,8 +21,6 @@ from shared.http.server import FORWARDED
 from shared.runtime import tracing
 from shared.runtime.clock import Clock
 from shared.runtime.context import request_id
-from shared.storage.engine.pool import Database
-from shared.storage.fleet.slots import get_slots
 
 logger = logging.getLogger(__name__)
 
@@ -31,90 +30,6 @@ _MAX_WAITING = 2000  # requests of this process that wait for an owner; more get
 _MISDIRECTED = 421
 #: Headers that the owner needs as the first worker got them.
 _PASSED_ON = (b"authorization", b"content-type", b"x-forwarded-for", b"user-agent")
-
-
-class SlotTable:
-    """The copy of the slot table. lease: ours; what Postgres says of it decides which slots are ours."""
-
-    def __init__(self, database: Database, lease: int) -> None:
-        self._database = database
-        self._lease = lease
-        self._owners: dict[str, dict[int, int | None]] = {kind: {} for kind in SLOT_KINDS}
-        self._epochs: dict[str, dict[int, int]] = {kind: {} for kind in SLOT_KINDS}
-        self._addresses: dict[int, str] = {}
-        self._next_owners: dict[str, dict[int, int]] = {kind: {} for kind in SLOT_KINDS}
-        self._reading: asyncio.Task[None] | None = None
-        self._reading_next: asyncio.Task[None] | None = None
-        self._listeners: list[Callable[[str, set[int]], None]] = []
-
-    def on_change(self, listener: Callable[[str, set[int]], None]) -> None:
-        """listener(kind, slots that are ours now): called after each reading that changed what we own."""
-        self._listeners.append(listener)
-
-    async def refresh(self) -> None:
-        """Read the table; what was in it when this was called is known afterwards. Callers share readings."""
-        loop = asyncio.get_running_loop()
-        if self._reading is None or self._reading.done():
-            self._reading = loop.create_task(self._read())
-            await asyncio.shield(self._reading)
-            return
-        # One is under way and may have begun too early: all who come meanwhile share the one after it.
-        if self._reading_next is None or self._reading_next.done():
-            self._reading_next = loop.create_task(self._read_after(self._reading))
-        await asyncio.shield(self._reading_next)
-
-    async def _read_after(self, other: "asyncio.Task[None]") -> None:
-        await asyncio.wait([other])
-        self._reading = asyncio.get_running_loop().create_task(self._read())
-        await self._reading
-
-    async def _read(self) -> None:
-        snapshot = await get_slots(self._database)
-        before = {kind: self.owned(kind) for kind in SLOT_KINDS}
-        for row in snapshot.slots:
-            if row.epoch >= self._epochs[row.kind].get(row.slot, 0):
-                self._owners[row.kind][row.slot] = row.owner
-                self._epochs[row.kind][row.slot] = row.epoch
-        self._next_owners = {
-            kind: {r.slot: r.next_owner for r in snapshot.slots if r.kind == kind and r.next_owner is not None}
-            for kind in SLOT_KINDS
-        }
-        self._addresses = snapshot.addresses
-        for kind in SLOT_KINDS:
-            now = self.owned(kind)
-            if now != before[kind]:
-                for listener in self._listeners:
-                    listener(kind, now)
-
-    def gave_away(self, kind: str, slots: Iterable[int]) -> None:
-        """These slots are ours no longer, from that answer on: the next reading may fail, or may have begun before."""
-        for slot in slots:
-            self._owners[kind][slot] = None
-            self._epochs[kind][slot] += 1
-        for listener in self._listeners:
-            listener(kind, self.owned(kind))
-
-    def owned(self, kind: str) -> set[int]:
-        return {slot for slot, owner in self._owners[kind].items() if owner == self._lease}
-
-    def owns(self, kind: str, slot: int) -> bool:
-        return self._owners[kind].get(slot) == self._lease
-
-    def to_give_away(self, kind: str) -> dict[int, int]:
-        """Return our slots for which the leader named another owner, with their epochs."""
-        return {slot: self._epochs[kind][slot] for slot in self._next_owners[kind] if self.owns(kind, slot)}
-
-    def epoch(self, kind: str, slot: int) -> int:
-        return self._epochs[kind].get(slot, 0)
-
-    def owned_elsewhere(self, kind: str) -> list[int]:
-        """Return the slots that others own."""
-        return [slot for slot, owner in self._owners[kind].items() if owner not in (None, self._lease)]
-
-    def address(self, kind: str, slot: int) -> str | None:
-        """Return the owner's "host:port", or None while nobody owns the slot."""
-        owner = self._owners[kind].get(slot)
-        return self._addresses.get(owner) if owner is not None else None
 
 
 class SlotForwarder:

@@ -1,0 +1,41 @@
+"""The streams: their registry, and how a process writes, announces and follows them."""
+
+from replication.streams.registry import (
+    ACCOUNT_DATA,
+    DEVICE_LISTS,
+    EVENTS,
+    NOT_IN_TOKENS,
+    ONE_TIME_KEYS,
+    PRESENCE,
+    PUSH_RULES,
+    RECEIPTS,
+    SESSIONS,
+    STREAMS,
+    THREAD_SUBSCRIPTIONS,
+    TO_DEVICE,
+    TOKEN_LETTERS,
+    TYPING,
+    Kind,
+    Stream,
+    streams_written_by,
+)
+
+__all__ = [
+    "ACCOUNT_DATA",
+    "DEVICE_LISTS",
+    "EVENTS",
+    "NOT_IN_TOKENS",
+    "ONE_TIME_KEYS",
+    "PRESENCE",
+    "PUSH_RULES",
+    "RECEIPTS",
+    "SESSIONS",
+    "STREAMS",
+    "THREAD_SUBSCRIPTIONS",
+    "TOKEN_LETTERS",
+    "TO_DEVICE",
+    "TYPING",
+    "Kind",
+    "Stream",
+    "streams_written_by",
+]

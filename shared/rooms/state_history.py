@@ -4,21 +4,26 @@ from collections.abc import Sequence
 
 import orjson
 
+from shared.core.canonical_json import decode_json_exactly
 from shared.core.events.event import event_from_storage
 from shared.core.room_versions import RoomVersion
 from shared.storage.rooms.state import KeyChange
 
 
 def history(changes: Sequence[KeyChange], field: str) -> list[tuple[int, str]]:
-    """Return (ordinal, value of a content field) of a state key's history; unreadable values as their defaults."""
+    """Return (ordinal, value of a content field) of a state key's history. A value that is no text is the default."""
     default = "shared" if field == "history_visibility" else "leave"
     return [(change.ordinal, _content_text(change.json, field, default)) for change in changes]
 
 
-def _content_text(json: bytes | None, field: str, default: str) -> str:
-    if json is None:
+def _content_text(pdu: bytes | None, field: str, default: str) -> str:
+    if pdu is None:
         return default
-    value = orjson.loads(json)["content"].get(field)
+    try:
+        content = orjson.loads(pdu)["content"]
+    except orjson.JSONDecodeError:  # old room versions allow integers of any size, and lone surrogates
+        content = decode_json_exactly(pdu)["content"]
+    value = content.get(field)
     return value if isinstance(value, str) else default
 
 

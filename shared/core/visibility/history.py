@@ -3,13 +3,6 @@
 Spec: client-server API, "Room history visibility", "Server behaviour".
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from typing import TypeAlias
-
-#: (ordinal from which the value holds, value), ordinals ascending.
-ValuesByOrdinal: TypeAlias = Sequence[tuple[int, str]]
-
 
 def may_see(
     visibility: str,
@@ -49,36 +42,3 @@ def _allows(visibility: str, membership: str | None, joined_since: bool) -> bool
     if visibility == "joined":
         return False
     return joined_since  # "shared", and every value that is not understood
-
-
-def member_may_see(
-    ordinal: int,
-    visibility: ValuesByOrdinal,
-    memberships: ValuesByOrdinal,
-    *,
-    is_history: bool = False,
-    visibility_after: str | None = None,
-    membership_after: str | None = None,
-) -> bool:
-    """Return True if a user who is joined now may see the event at an ordinal, or history in the gap before it.
-
-    visibility: the room's history visibility over time.
-    memberships: the user's memberships over time.
-    is_history: True for an event of fetched history. If it is older than the first known visibility, that one counts.
-    visibility_after, membership_after: as for `may_see`.
-    """
-    before = _value_before(visibility, ordinal)
-    if before is None and is_history and visibility:
-        before = visibility[0][1]
-    return may_see(
-        before or "shared",
-        _value_before(memberships, ordinal),
-        True,
-        visibility_after=visibility_after,
-        membership_after=membership_after,
-    )
-
-
-def _value_before(values: ValuesByOrdinal, ordinal: int) -> str | None:
-    found = bisect_left(values, (ordinal, ""))
-    return values[found - 1][1] if found else None

@@ -27,7 +27,7 @@ SET_RECEIPT = fenced_statement(
 #: Uses rooms_room_id_key, the primary key of memberships, events_by_id. History lies in a gap before its anchor.
 _TARGET = """
     SELECT r.room_nid, m.membership, m.ordinal, e.event_id, coalesce(e.ordinal, e.anchor - 1),
-           coalesce(e.ordinal, e.anchor), e.ordinal IS NULL, e.type, e.state_key, e.json
+           coalesce(e.ordinal, e.anchor)
     FROM rooms r
     LEFT JOIN memberships m ON m.room_nid = r.room_nid AND m.user_id = $2
     LEFT JOIN events e ON e.event_id = $3 AND e.room_nid = r.room_nid AND e.status = 0
@@ -54,10 +54,6 @@ class ReceiptTarget:
     event_id: str | None
     ordinal: int
     place: int
-    is_history: bool
-    type: str
-    state_key: str | None
-    json: bytes
 
 
 async def get_receipt_target(database: Database, room_id: str, user_id: str, event_id: str) -> ReceiptTarget | None:
@@ -65,13 +61,8 @@ async def get_receipt_target(database: Database, room_id: str, user_id: str, eve
     row = await database.fetchrow(_TARGET, room_id, user_id, event_id)
     if row is None:
         return None
-    room_nid, membership, membership_ordinal, found, ordinal, place, is_history, kind, state_key, json = row
-    if found is None:
-        return ReceiptTarget(room_nid, membership, membership_ordinal, None, 0, 0, False, "", None, b"")
-    return ReceiptTarget(
-        room_nid, membership, membership_ordinal, found, ordinal, place, is_history, unescape(kind),
-        None if state_key is None else unescape(state_key), json,
-    )  # fmt: skip
+    room_nid, membership, membership_ordinal, found, ordinal, place = row
+    return ReceiptTarget(room_nid, membership, membership_ordinal, found, ordinal or 0, place or 0)
 
 
 @dataclass(frozen=True, slots=True)

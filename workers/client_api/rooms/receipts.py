@@ -1,6 +1,5 @@
 """Read receipts and the fully-read marker. Spec: client-server API, "Receipts", "Fully read markers"."""
 
-import json
 from typing import Any
 
 import msgspec
@@ -12,19 +11,17 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import check_event_id, check_room_id
 from shared.core.rows import ReceiptRow
-from shared.core.visibility import member_may_see
 from shared.http.request import Request, Response, empty_response
+from shared.rooms.room_view import get_visible_event, open_room
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.push.rules_in_rooms import get_event_threads
-from shared.storage.rooms.state import get_key_history
 from shared.storage.user_data.receipts import SET_RECEIPT, ReceiptTarget, get_receipt_target
 from workers.client_api.user_data.account_data import FULLY_READ
 from workers.client_api.user_data.account_data_writer import AccountDataWriter
 
 PUBLIC, PRIVATE = "m.read", "m.read.private"
 MAIN_THREAD = "main"
-_MEMBER, _VISIBILITY = "m.room.member", "m.room.history_visibility"
 
 
 class ReadMarkersBody(msgspec.Struct, rename={"fully_read": FULLY_READ, "read": PUBLIC, "private": PRIVATE}):
@@ -75,26 +72,12 @@ class Receipts:
         target = await get_receipt_target(self._database, room_id, user_id, check_event_id(event_id))
         if target is None or target.membership != "join":
             raise forbidden("You are not in this room")
-        if target.event_id is None or not await self._may_see(user_id, target):
+        if target.event_id is None:
             raise not_found("There is no such event in this room")
-        return target
-
-    async def _may_see(self, user_id: str, target: ReceiptTarget) -> bool:
-        """Return whether a member may see the event. What came after his latest membership event he may."""
         assert target.membership_ordinal is not None
-        if target.place > target.membership_ordinal:
-            return True
-        visibility = await get_key_history(self._database, target.room_nid, _VISIBILITY, "")
-        memberships = await get_key_history(self._database, target.room_nid, _MEMBER, user_id)
-        own = target.type == _MEMBER and target.state_key == user_id
-        return member_may_see(
-            target.place,
-            [(change.ordinal, _text(change.json, "history_visibility") or "shared") for change in visibility],
-            [(change.ordinal, _text(change.json, "membership") or "leave") for change in memberships],
-            is_history=target.is_history,
-            visibility_after=_text(target.json, "history_visibility") if target.type == _VISIBILITY else None,
-            membership_after=_text(target.json, "membership") if own else None,
-        )
+        if target.place <= target.membership_ordinal:  # events after the latest membership event are visible
+            await get_visible_event(self._database, await open_room(self._database, room_id, user_id), target.event_id)
+        return target
 
     async def _set(self, user_id: str, room_id: str, kind: str, thread_id: str, target: ReceiptTarget) -> None:
         assert target.event_id is not None
@@ -150,11 +133,3 @@ def _thread_id(body: dict[str, Any], kind: str) -> str:
     if kind == FULLY_READ:
         raise invalid_param("m.fully_read has no thread")
     return thread_id if thread_id == MAIN_THREAD else check_event_id(thread_id)
-
-
-def _text(pdu: bytes | None, field: str) -> str | None:
-    """Return a field of a PDU's content if it is a text. pdu: None where the key had left the state."""
-    # Not orjson: rooms of old versions have integers beyond 64 bits.
-    content = json.loads(pdu).get("content") if pdu is not None else None
-    value = content.get(field) if isinstance(content, dict) else None
-    return value if isinstance(value, str) else None

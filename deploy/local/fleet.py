@@ -139,7 +139,7 @@ class _Fleet:
         self._migrate()
         # Before the workers, so that main finds its runtime socket at the first attempt.
         self._start_haproxy()
-        counts = dataclasses.asdict(self._config.fleet)
+        counts = self._config.fleet.counts()
         names = {f"{kind}-{number}": kind for kind, count in counts.items() for number in range(1, count + 1)}
         adopted = [child for name, kind in names.items() if (child := self._start_worker(kind, name)) is not None]
         say(f"{len(names) - len(adopted)} workers started" + (f", {len(adopted)} adopted" if adopted else ""))
@@ -286,7 +286,7 @@ class _Fleet:
         assert self._former is not None
         for name, record in self._former.processes.items():
             handle = self._former.handle(name)
-            if record.type in dataclasses.asdict(self._config.fleet) and name not in names and handle is not None:
+            if record.type in self._config.fleet.counts() and name not in names and handle is not None:
                 say(f"{name} is not wanted any more and ends")
                 handle.send_signal(signal.SIGTERM)
 
@@ -316,8 +316,8 @@ class _Fleet:
 
     def _everything_answers(self) -> bool:
         """Each worker says that it is ready, haproxy knows all it should, and answers a client's question."""
-        workers = [each for each in self.supervisor.records() if each.type in dataclasses.asdict(self._config.fleet)]
-        expected = sum(dataclasses.asdict(self._config.fleet).values())
+        workers = [each for each in self.supervisor.records() if each.type in self._config.fleet.counts()]
+        expected = sum(self._config.fleet.counts().values())
         if len(workers) < expected or not all(_answers(each.address, "/health/ready") for each in workers):
             return False
         behind_haproxy = {pool.worker for pool in self._code.pools}

@@ -1,8 +1,9 @@
-"""Where PostgreSQL and Redis are, in the forms that drivers take, with and without passwords."""
+"""Addresses of PostgreSQL and Redis, in the forms that drivers take, with and without passwords."""
 
 import dataclasses
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from shared.config.hosts import host_and_port, with_port
 from shared.config.kinds import Secret
 from shared.config.sections import Database, Redis
 
@@ -10,7 +11,7 @@ from shared.config.sections import Database, Redis
 def database_dsn(database: Database) -> str:
     """Return the connection URL, password included: for asyncpg and libpq, never for a log.
 
-    Several hosts stand in it one after another; the caller asks for the primary.
+    Several hosts are listed one after another; the caller asks for the primary.
     """
     if database.dsn is not None:
         return database.dsn.reveal()
@@ -22,7 +23,7 @@ def database_dsn(database: Database) -> str:
         query = {"host": database.hosts[0], "port": str(database.port)}
         hosts = ""
     else:
-        hosts = ",".join(_with_port(host, database.port) for host in database.hosts)
+        hosts = ",".join(with_port(*host_and_port(host, database.port)) for host in database.hosts)
         query["sslmode"] = database.tls
         if database.ca_file is not None:
             query["sslrootcert"] = str(database.ca_file)
@@ -31,7 +32,7 @@ def database_dsn(database: Database) -> str:
 
 
 def database_dsn_without_password(database: Database) -> str:
-    """Return the connection URL for people and for `skep status`: as above, less any password."""
+    """Return the connection URL without any password, for people and logs."""
     parts = urlsplit(database_dsn(database))
     userinfo, at, hosts = parts.netloc.rpartition("@")
     query = [(name, value) for name, value in parse_qsl(parts.query) if name != "password"]
@@ -53,14 +54,11 @@ def redis_is_named(redis: Redis) -> bool:
 def with_url_taken_apart(redis: Redis) -> Redis:
     """Return the section with `url` spread over host, port, username, password and tls.
 
-    Raises ValueError when the URL has another scheme, no host or a wrong port. A database number in it means
-    nothing: publish and subscribe know none.
+    A database number in the URL has no effect: publish and subscribe do not know databases.
     """
     if redis.url is None:
         return redis
     parts = urlsplit(redis.url.reveal())
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("the URL must look like redis://host:6379 or rediss://host:6379")
     return dataclasses.replace(
         redis,
         url=None,
@@ -70,16 +68,3 @@ def with_url_taken_apart(redis: Redis) -> Redis:
         password=Secret(unquote(parts.password)) if parts.password else redis.password,
         tls=parts.scheme == "rediss",
     )
-
-
-def host_and_port(text: str, default_port: int) -> tuple[str, int]:
-    """Split "host", "host:port", "[::1]:port". Raises ValueError for no host or a port that is none."""
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError(f"{text!r} names no host")
-    return parts.hostname, parts.port or default_port
-
-
-def _with_port(text: str, default_port: int) -> str:
-    host, port = host_and_port(text, default_port)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

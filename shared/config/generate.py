@@ -1,4 +1,4 @@
-"""Configurations to start from: one for trying and developing on this machine alone, one for production."""
+"""Configurations to start from: one for development on this machine, one for production."""
 
 import base64
 import os
@@ -6,30 +6,32 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from shared.config.reading import keys_of
+from shared.config.sections import RateLimits
 from shared.config.writing import sample_yaml
 
 _PRODUCTION = """\
-Skep, the configuration of a fleet: the same file for every process on every host.
-A "#" with no space behind it stands before a setting with its default: remove it (and the one
-before its section) to change the value. `skep config check FILE` tells everything that is wrong.
+The configuration of a Skep fleet: the same file for every process on every host.
+A "#" without a space behind it precedes a setting with its default. Remove it (and the one
+before its section) to change the value. `skep config check FILE` lists everything that is wrong.
 docs/configuration.md describes each key."""
 
 _DEVELOPMENT = """\
-Skep, a fleet for trying and developing: everyone on this machine can register, nothing is limited,
-certificates of other servers are not checked. Never let strangers reach it; for a real server
-start from `skep config generate --server-name ...`."""
+The configuration of a Skep fleet for development: everyone on this machine can register, and
+nothing is limited. Never let strangers reach it. For a real server start from
+`skep config generate --server-name ...`."""
 
 
 def new_signing_key() -> str:
-    """Return a fresh ed25519 signing key as the line of a key file: `ed25519 VERSION SEED`."""
+    """Return a new ed25519 signing key as the line of a key file: `ed25519 VERSION SEED`."""
     seed = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
     return f"ed25519 a_{secrets.token_hex(2)} {seed}\n"
 
 
 def production_sample(server_name: str = "example.org") -> str:
-    """Return the file for production: closed registration, rate limits, checked certificates.
+    """Return the file for production, with closed registration and rate limits.
 
-    PostgreSQL and Redis are expected on this machine; secrets stand in files under `secrets/`.
+    It expects PostgreSQL and Redis on this machine, and secrets in files under `secrets/`.
     """
     return sample_yaml(
         _PRODUCTION,
@@ -47,16 +49,11 @@ def production_sample(server_name: str = "example.org") -> str:
 
 
 def development_yaml(client_port: int, federation_port: int) -> str:
-    """Return the file that `skep up` writes where there is none: loopback only, open, unlimited.
+    """Return the file that `skep up` writes if there is none: loopback only, open registration, no limits.
 
-    The server's name carries the federation port, so that fleets on one machine can federate with each other.
+    The server's name includes the federation port, so that fleets on one machine can federate with each other.
     """
-    unlimited = {
-        f"rate_limits.{name}": None
-        for name in (
-            "message", "join", "invite", "room_creation", "registration", "login", "account", "read",
-        )
-    }  # fmt: skip
+    unlimited = {f"rate_limits.{name}": None for name in keys_of(RateLimits)}
     active: dict[str, Any] = {
         "server_name": f"localhost:{federation_port}",
         "public_base_url": f"http://127.0.0.1:{client_port}",
@@ -70,17 +67,15 @@ def development_yaml(client_port: int, federation_port: int) -> str:
         "registration.enabled": True,
         "registration.require_token": False,
         **unlimited,
-        "federation.verify_certificates": False,
-        "federation.allowed_ip_ranges": ["127.0.0.0/8", "::1/128"],
         "logging.format": "plain",
     }
     return sample_yaml(_DEVELOPMENT, active)
 
 
 def write_secrets(directory: Path) -> list[Path]:
-    """Make the secret files that the generated configurations name, in `directory`/secrets; return the new ones.
+    """Make the secret files of the generated configurations in `directory`/secrets; return the new ones.
 
-    Existing files are never touched. The directory gets mode 0700, the files 0600.
+    Existing files are never changed. The directory gets mode 0700, the files 0600.
     """
     folder = directory / "secrets"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,7 +88,7 @@ def write_secrets(directory: Path) -> list[Path]:
 
 
 def write_private(path: Path, text: str) -> bool:
-    """Write a new file that only its owner can read; return False, with nothing written, when it exists."""
+    """Write a new file that only its owner can read; return False, and write nothing, when it exists."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, collected so that an operator mends all of it in one go."""
+"""Problems of a configuration, collected so that an operator can mend all of them at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,12 @@ from shared.core.errors import SkepError
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """key: path such as "database.port"; expected: type and unit in words; found: what stands there."""
+    """One thing that is wrong.
+
+    key: the path of the setting, such as "database.port".
+    expected: type, limits and unit in words.
+    found: the present value in words.
+    """
 
     key: str
     expected: str
@@ -29,7 +34,7 @@ class ConfigurationError(SkepError):
 
 
 def describe(value: object) -> str:
-    """Say in a few words what a YAML value is, for "found ..."."""
+    """Describe a YAML value in a few words, for "found ..."."""
     match value:
         case None:
             return "nothing (null)"

@@ -1,4 +1,4 @@
-"""From YAML values to records, driven by the types of the records' fields. Problems are collected.
+"""Build records from YAML values, driven by the types of the records' fields, and collect every problem.
 
     str, int, float, bool, Path, Literal, Secret     a scalar; `Annotated` limits are checked
     X | None                                         null too
@@ -9,24 +9,31 @@ A field of type Secret named `password` can be given as `password`, as `password
 or as an environment variable made of its path, such as SKEP_DATABASE_PASSWORD, which wins.
 """
 
+import contextlib
 import dataclasses
 import difflib
-import ipaddress
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from shared.config.kinds import Form, IpNetwork, Range, ReadableFile, Secret
+from shared.config.kinds import Check, Form, Range, ReadableFile, Secret
 from shared.config.problems import Problem, describe
+from shared.config.relations import RELATIONS
+from shared.config.sections import REMOVED_KEYS
 
-#: Stands for a value that could not be read: its problem is recorded, and the record is never built.
+#: The place of a value that could not be read. Its problem is recorded, and the configuration is never built.
 MISSING = object()
 
 WORDS: Mapping[Any, str] = {
-    str: "text", int: "an integer", float: "a number", bool: "true or false", Path: "a path", Secret: "text",
-}  # fmt: skip
+    str: "text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    Secret: "text",
+}
 
 
 def environment_name(key: str) -> str:
@@ -35,20 +42,25 @@ def environment_name(key: str) -> str:
 
 
 def is_secret(hint: Any) -> bool:
-    """Tell whether a field's type is Secret or Secret | None."""
-    return hint is Secret or (get_origin(hint) in (Union, types.UnionType) and Secret in get_args(hint))
+    """Tell whether a field's type is Secret, with or without limits and null."""
+    if get_origin(hint) is Annotated:
+        return is_secret(get_args(hint)[0])
+    return hint is Secret or (get_origin(hint) in (Union, types.UnionType) and any(map(is_secret, get_args(hint))))
 
 
 def keys_of(record: type) -> dict[str, Any]:
     """Return the keys of a section and their types, in the order of its fields."""
     hints = get_type_hints(record, include_extras=True)
-    fields = dataclasses.fields(record)
-    return {each.name: hints[each.name] for each in fields if "not_a_key" not in each.metadata}
+    return {each.name: hints[each.name] for each in dataclasses.fields(record)}
 
 
 @dataclass(slots=True)
 class Reading:
-    """One pass over a file. directory: what relative paths count from; environment: variables by name."""
+    """One pass over a file.
+
+    directory: the base of relative paths.
+    environment: variables by name.
+    """
 
     directory: Path
     environment: Mapping[str, str]
@@ -64,24 +76,29 @@ class Reading:
         hints = keys_of(record)
         self._refuse_unknown(raw, hints, key)
         values = {name: self._field(record, name, hint, raw, _join(key, name)) for name, hint in hints.items()}
-        if len(self.problems) > before:
-            return MISSING
-        return record(**{name: value for name, value in values.items() if value is not MISSING})
+        # Built also where values are missing, so that relations between the others are checked in the same round.
+        built = record(**values)
+        for relation in RELATIONS.get(record, ()):
+            problem = None if any(values[name] is MISSING for name in relation.keys) else relation.check(built)
+            if problem is not None:
+                self._refuse(_join(key, problem.key), problem.expected, problem.found)
+        return built if len(self.problems) == before else MISSING
 
     def _field(self, record: type, name: str, hint: Any, raw: dict[Any, Any], key: str) -> Any:
-        """Return a field's value; MISSING without a problem when its default is to be used."""
+        """Return a field's value or its default; MISSING after recording what is wrong."""
         if is_secret(hint):
             return self._secret(record, name, hint, raw, key)
         if name in raw:
             return self.value(hint, raw[name], key)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             return self.section(hint, {}, key)  # reports required keys, and finds secrets in the environment
-        if not _has_default(record, name):
+        default = default_of(record, name)
+        if default is dataclasses.MISSING:
             return self._refuse(key, self.expected(hint), "nothing: the key is required")
-        return MISSING
+        return default
 
     def value(self, hint: Any, raw: Any, key: str) -> Any:
-        """Return the value of type `hint` that `raw` stands for, or MISSING after recording what is wrong."""
+        """Return the value of type `hint` that `raw` describes, or MISSING after recording what is wrong."""
         origin, arguments = get_origin(hint), get_args(hint)
         if origin in (Union, types.UnionType):
             if raw is None:
@@ -118,7 +135,7 @@ class Reading:
                 match limit:
                     case Range():
                         words = f"{words} {limit.words()}"
-                    case Form() | IpNetwork():
+                    case Form() | Check():
                         words = limit.words
                     case ReadableFile():
                         words = "a file that can be read"
@@ -138,12 +155,18 @@ class Reading:
             return Secret(raw)
         if hint is str and isinstance(raw, str):
             return raw
-        if hint is Path and isinstance(raw, str) and raw:
-            return self.directory / Path(raw).expanduser()
+        if hint is Path and isinstance(raw, str) and raw and "\0" not in raw:
+            return self._path(raw)
         hint_for_text = "; put it in quotes" if hint in (str, Secret) and number else ""
         # What was found is not shown for a secret: the message goes to logs and terminals.
         found = "something that is no text" if hint is Secret else describe(raw)
         return self._refuse(key, self.expected(shown), found + hint_for_text)
+
+    def _path(self, raw: str) -> Path:
+        path = Path(raw)
+        with contextlib.suppress(RuntimeError):  # "~name" of a user that this host does not have
+            path = path.expanduser()
+        return self.directory / path
 
     def _list(self, hint: Any, raw: Any, key: str) -> Any:
         if not isinstance(raw, list):
@@ -151,40 +174,49 @@ class Reading:
         values = tuple(self.value(hint, each, f"{key}[{index}]") for index, each in enumerate(raw))
         return MISSING if MISSING in values else values
 
-    def _limited(self, hint: Any, limits: tuple[Any, ...], value: Any, key: str) -> Any:
+    def _limited(self, hint: Any, limits: tuple[Any, ...], value: Any, key: str, where: str = "") -> Any:
+        """Return the value if it is within its limits. where: of a secret, such as "in FILE", for the message."""
         for limit in limits:
             match limit:
                 case Range() | Form() if not limit.holds(value):
                     return self._refuse(key, self.expected(hint), describe(value))
-                case IpNetwork() if not _is_network(value):
-                    return self._refuse(key, self.expected(hint), describe(value))
+                case Check():
+                    fault = limit.fault(value.reveal() if isinstance(value, Secret) else value)
+                    if fault is not None:
+                        found = f"{fault}{where}" if isinstance(value, Secret) else describe(value)
+                        return self._refuse(key, limit.words, found)
                 case ReadableFile():
                     try:
-                        with value.open("rb"):
-                            pass
+                        with value.open("rb") as file:
+                            file.read(1)  # a directory can be opened, but not read
                     except OSError as error:
                         return self._refuse(key, self.expected(hint), f"{value}: {error.strerror}")
         return value
 
     def _secret(self, record: type, name: str, hint: Any, raw: dict[Any, Any], key: str) -> Any:
-        variable = environment_name(key)
-        if self.environment.get(variable):
-            return Secret(self.environment[variable])
+        bare = next(each for each in get_args(hint) if is_secret(each)) if _is_union(hint) else hint
+        limits = get_args(bare)[1:] if get_origin(bare) is Annotated else ()
         if raw.get(name) is not None and raw.get(f"{name}_file") is not None:
             return self._refuse(key, f"either {name} or {name}_file", "both")
+        variable = environment_name(key)
+        if self.environment.get(variable):
+            return self._limited(bare, limits, Secret(self.environment[variable]), key, f" in ${variable}")
         if raw.get(f"{name}_file") is not None:
-            return self._secret_file(raw[f"{name}_file"], f"{key}_file")
-        if name in raw and raw[name] is not None:
+            found = self._secret_file(raw[f"{name}_file"], f"{key}_file")
+            in_file = f" in {raw[f'{name}_file']}"
+            return found if found is MISSING else self._limited(bare, limits, found, f"{key}_file", in_file)
+        if raw.get(name) is not None:
             return self.value(hint, raw[name], key)
-        if not _has_default(record, name):
+        default = default_of(record, name)
+        if default is dataclasses.MISSING:
             found = f"nothing: set {name}, {name}_file or the environment variable {variable}"
             return self._refuse(key, "a secret text", found)
-        return None
+        return default
 
     def _secret_file(self, raw: Any, key: str) -> Any:
-        if not isinstance(raw, str) or not raw:
+        if not isinstance(raw, str) or not raw or "\0" in raw:
             return self._refuse(key, "the path of a file that holds the secret", describe(raw))
-        path = self.directory / Path(raw).expanduser()
+        path = self._path(raw)
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
@@ -200,27 +232,28 @@ class Reading:
         for name in raw:
             if name in known:
                 continue
+            path = _join(key, str(name))
+            if path in REMOVED_KEYS:
+                self._refuse(path, "no such key", f"one of an earlier release: {REMOVED_KEYS[path]}")
+                continue
             near = difflib.get_close_matches(str(name), known, n=1)
             advice = f'; did you mean "{near[0]}"?' if near else ""
-            self._refuse(_join(key, str(name)), f"one of the keys {', '.join(known)}", f"an unknown key{advice}")
+            self._refuse(path, f"one of the keys {', '.join(known)}", f"an unknown key{advice}")
 
     def _refuse(self, key: str, expected: str, found: str) -> Any:
         self.problems.append(Problem(key, expected, found))
         return MISSING
 
 
+def default_of(record: type, name: str) -> Any:
+    """Return a field's default, or dataclasses.MISSING when the key is required."""
+    return next(each.default for each in dataclasses.fields(record) if each.name == name)
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
 def _join(key: str, name: str) -> str:
-    return f"{key}.{name}" if key else name
-
-
-def _has_default(record: type, name: str) -> bool:
-    each = next(field for field in dataclasses.fields(record) if field.name == name)
-    return each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
+    """Join the path of a section with the name of a key; either may be empty."""
+    return f"{key}.{name}" if key and name else key or name

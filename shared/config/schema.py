@@ -1,4 +1,4 @@
-"""The configuration described for machines (JSON schema) and for people (docs/configuration.md).
+"""The configuration described for programs (JSON schema) and for people (docs/configuration.md).
 
 The texts are the docstrings in `sections.py`, so that a setting cannot be added without its description.
 """
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from shared.config.kinds import Form, IpNetwork, Range, Secret
-from shared.config.reading import Reading, environment_name, is_secret, keys_of
+from shared.config.kinds import Check, Form, Range, Secret
+from shared.config.reading import Reading, default_of, environment_name, is_secret, keys_of
 from shared.config.sections import Config, RateLimits
 
 _INTRODUCTION = """\
@@ -21,13 +21,15 @@ _INTRODUCTION = """\
 
 <!-- Made by `make docs` from shared/config/sections.py; edit that file. -->
 
-One YAML file for the whole fleet, the same for every process on every host. `skep config check FILE` lists
-everything that is wrong with a file at once; `skep config generate` writes one to start from, and
+One YAML file configures the whole fleet; it is the same for every process on every host. `skep config check FILE` lists
+everything that is wrong with a file at once, `skep config generate` writes a file to start from, and
 `skep config schema` prints the JSON schema for editors. Relative paths count from the file's directory.
 
-**Secrets** (marked so below) can be given in three ways: as the key itself; as a file, with `_file` added to
-the key's name; or as an environment variable made of the key's path, which wins. `database.password` is also
-`database.password_file` and `SKEP_DATABASE_PASSWORD`.
+Every setting on this page has an effect: a test finds the code that reads it.
+
+**Secrets** can be given in three ways: as the key itself; as a file, with `_file` added to the key's name; or as an
+environment variable made of the key's path, which wins. `database.password` is also `database.password_file` and
+`SKEP_DATABASE_PASSWORD`.
 
 A key without a default is required.
 
@@ -64,13 +66,8 @@ def section_text(record: type) -> str:
     return " ".join((record.__doc__ or "").split())
 
 
-def default_of(record: type, name: str) -> Any:
-    """Return a field's default, or dataclasses.MISSING when the key is required."""
-    return next(each.default for each in dataclasses.fields(record) if each.name == name)
-
-
 def plain(value: Any) -> Any:
-    """Return a value as YAML and JSON know it. Secrets are hidden."""
+    """Return a value in the types of YAML and JSON. Secrets are hidden."""
     if dataclasses.is_dataclass(value):
         return {name: plain(getattr(value, name)) for name in keys_of(type(value))}
     if isinstance(value, tuple):
@@ -81,7 +78,7 @@ def plain(value: Any) -> Any:
 
 
 def record_in(hint: Any) -> type | None:
-    """Return the section that a type holds, also as X | None or tuple[X, ...]; None for other types."""
+    """Return the section in a type, also in X | None or tuple[X, ...]; None for other types."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint
     return next((found for each in get_args(hint) if (found := record_in(each))), None)
@@ -104,8 +101,7 @@ def _record_schema(record: type) -> dict[str, Any]:
             schema["description"] = texts[name]
         default = default_of(record, name)
         if default is dataclasses.MISSING:
-            # A required secret may come from its file or the environment, so the schema cannot demand the
-            # key.
+            # A required secret may come from its file or the environment, so the schema cannot require the key.
             if not is_secret(hint) and name not in ("signing", "secrets"):
                 required.append(name)
         elif record_in(hint) is None or default is None or isinstance(default, tuple):
@@ -142,7 +138,7 @@ def _type_schema(hint: Any) -> dict[str, Any]:
                     schema |= {} if greatest is None else {"maximum": greatest}
                 case Form(pattern, _):
                     schema["pattern"] = f"^({pattern})$"
-                case IpNetwork(words):
+                case Check(words, _):
                     schema["description"] = words
         return schema
     return {"type": _JSON_TYPES[hint]}

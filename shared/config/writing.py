@@ -1,4 +1,4 @@
-"""From a `Config` back to YAML: samples with comments, and the values that a fleet ended up running with."""
+"""Write YAML: samples with comments, and the effective values of a running fleet."""
 
 import dataclasses
 import json
@@ -10,14 +10,17 @@ from typing import Any
 import yaml
 
 from shared.config.kinds import Secret
-from shared.config.reading import is_secret, keys_of
-from shared.config.schema import default_of, field_texts, plain, record_in, section_text
+from shared.config.reading import default_of, is_secret, keys_of
+from shared.config.schema import field_texts, plain, record_in, section_text
 from shared.config.sections import Config, RateLimits
 
 
 def effective_yaml(config: Config) -> str:
-    """Return a file that loads as `config`, paths absolute, **secrets in clear**: for a file of mode 0600."""
-    head = "# The values that this fleet runs with, written by `skep up` at each start. Holds secrets.\n"
+    """Return the text of a file that loads as `config`, with absolute paths.
+
+    It holds **secrets in clear**: write it with mode 0600.
+    """
+    head = "# The effective settings of this fleet, written by `skep up` at each start. Holds secrets.\n"
     return head + yaml.safe_dump(_revealed(config), sort_keys=False, allow_unicode=True)
 
 
@@ -33,10 +36,12 @@ def _revealed(value: Any) -> Any:
 
 
 def sample_yaml(head: str, active: Mapping[str, Any]) -> str:
-    """Return a commented file: keys of `active` are set, every other key is a comment with its default.
+    """Return a commented file in which the keys of `active` are set and every other key is a comment with its default.
 
-    head: comment on top. active: YAML values by key path ("signing.key_file").
-    A "#" with no space behind it stands before a setting that removing it switches on.
+    A "#" without a space behind it precedes a setting; removing it sets the key.
+
+    head: the comment on top.
+    active: YAML values by key path ("signing.key_file").
     """
     lines = [*_comment(head, 0)]
     for name, hint in keys_of(Config).items():
@@ -88,7 +93,7 @@ def _comment(text: str, indent: int) -> list[str]:
 
 
 def _flow(value: Any) -> str:
-    """Return a value on one line. JSON is YAML, and quotes what needs quotes."""
+    """Return a value on one line. JSON is YAML, and adds the quotes that are needed."""
     if isinstance(value, str) and value and value.replace("_", "a").replace("-", "a").isalpha():
         return value
     return json.dumps(value, ensure_ascii=False)

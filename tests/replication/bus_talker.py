@@ -25,7 +25,7 @@ def _section(given: dict[str, Any]) -> Redis:
     if "sentinel" in given:
         sentinel = given["sentinel"]
         password = Secret(sentinel["password"]) if "password" in sentinel else None
-        given["sentinel"] = Sentinel(tuple(sentinel["hosts"]), sentinel["name"], password)
+        given["sentinel"] = Sentinel(hosts=tuple(sentinel["hosts"]), name=sentinel["name"], password=password)
     return Redis(**given)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -36,19 +35,18 @@ SERVER = "example.org"
 INTERNAL_SECRET = "internal secret for tests"
 SHARED_SECRET = "registration secret"
 
-NO_LIMITS = RateLimits(*(None,) * len(dataclasses.fields(RateLimits)))
+NO_LIMITS = RateLimits(**dict.fromkeys(each.name for each in dataclasses.fields(RateLimits)))
 
 
 def make_config(**sections: Any) -> Config:
     """An open server without rate limits; sections: replace any of its parts."""
     given: dict[str, Any] = {
         "signing": Signing(key=Secret("ed25519 a_1 " + "A" * 43)),
-        "secrets": Secrets(Secret(INTERNAL_SECRET), Secret(SHARED_SECRET)),
+        "secrets": Secrets(internal_secret=Secret(INTERNAL_SECRET), registration_shared_secret=Secret(SHARED_SECRET)),
         "registration": Registration(enabled=True, require_token=False, allow_guests=True),
         "rate_limits": NO_LIMITS,
-        "directory": Path(),
     }
-    return Config(SERVER, "https://matrix.example.org/", **(given | sections))
+    return Config(server_name=SERVER, public_base_url="https://matrix.example.org/", **(given | sections))
 
 
 class FakeClock:

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -49,10 +48,9 @@ _numbers = itertools.count(1)
 def make_config(**sections: Any) -> Config:
     given: dict[str, Any] = {
         "signing": Signing(key=Secret("ed25519 a_1 " + "A" * 43)),
-        "secrets": Secrets(Secret(SECRET)),
-        "directory": Path(),
+        "secrets": Secrets(internal_secret=Secret(SECRET)),
     }
-    return Config(SERVER, "https://matrix.example.org/", **(given | sections))
+    return Config(server_name=SERVER, public_base_url="https://matrix.example.org/", **(given | sections))
 
 
 class KeptMessages:

@@ -27,7 +27,9 @@ class _Clock:
 def test_keys_are_signed_by_each_and_renewed() -> None:
     clock = _Clock()
     secret = Secret("".join(f"ed25519 k_{n} {seed}\n" for n, seed in enumerate(_SEEDS)))
-    config = Signing(secret, (OldKey("ed25519:old", "C" * 43, 5),), 3600)
+    config = Signing(
+        key=secret, old_keys=(OldKey(key_id="ed25519:old", public_key="C" * 43, expired_ms=5),), validity_s=3600
+    )
     keys = OwnKeys("example.org", config, clock)
     nothing: Any = None
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("shared", "replication", "workers", "deploy")
 MAX_MODULES = 16
 #: Folders that are larger still, with the number of modules that they may have.
-KNOWN_FOLDERS: Mapping[str, int] = {"replication": 19}
+KNOWN_FOLDERS: Mapping[str, int] = {}
 
 
 def python_files() -> list[Path]:

@@ -17,6 +17,7 @@ from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import check_room_id
 from shared.core.presence import UNSET
 from shared.http.request import Request, Response, json_response
+from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, Page
 from shared.rooms.room_view import RoomView, open_room
@@ -28,7 +29,6 @@ from shared.storage.rooms.memberships import get_memberships_of_user
 from workers.synchrotron.classic.sync import Hold, SyncHandler
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.presence.reports import PresenceReports
-from workers.synchrotron.room_reads.aggregations import shown_events
 from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
 from workers.synchrotron.sections.invited_section import invite_events
 from workers.synchrotron.waiting.room_watchers import RoomWatchers

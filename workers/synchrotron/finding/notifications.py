@@ -18,6 +18,7 @@ from shared.core.push_rules import Reader as JudgedFor
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import UnreadSnapshot
 from shared.http.request import Request, Response, json_response
+from shared.rooms.aggregations import StoredRelatives, bundle
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches, open_room
 from shared.rooms.shown_event import Reader, shown_event
@@ -38,7 +39,6 @@ from shared.storage.push.rules_in_rooms import get_rules_of_users
 from shared.storage.push.unread import get_unread_of_rooms
 from shared.storage.rooms.public_facts import get_joined_counts
 from shared.storage.rooms.state import get_keys_before
-from workers.synchrotron.room_reads.aggregations import StoredRelatives, bundle
 
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 50

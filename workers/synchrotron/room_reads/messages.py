@@ -10,6 +10,7 @@ from shared.core.errors import MatrixError, invalid_param, missing_param, not_fo
 from shared.core.filters import EventFilter
 from shared.core.history_point import START, HistoryPoint, point_after
 from shared.http.request import Request, Response, json_response
+from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, parse_event_filter
 from shared.rooms.room_view import RoomView, get_visible_event, open_room
@@ -20,7 +21,6 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.snapshots import get_keys_at_snapshots, get_state_at_event
 from shared.storage.events.timeline import get_events_by_nid, get_room_of_event
 from shared.storage.rooms.state import get_current_state_events, get_keys_before
-from workers.synchrotron.room_reads.aggregations import shown_events
 from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
 from workers.synchrotron.waiting.sync_tokens import Tokens
 

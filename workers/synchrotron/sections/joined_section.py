@@ -16,18 +16,19 @@ from shared.core.room_versions import RoomVersion
 from shared.core.sticky_events import STICKY_KEY
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.unread import RoomCounts
+from shared.rooms.aggregations import Bundles, bundle
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
 from shared.storage.rooms.memberships import RoomMembership
 from shared.storage.user_data.receipts import ReceiptRecord
-from workers.synchrotron.room_reads.aggregations import Bundles, RememberedRelatives, bundle
 from workers.synchrotron.room_reads.place_tokens import format_place
 from workers.synchrotron.rooms.cached_room import CachedRoom, Held, StateKey
 from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.rooms.state_blocks import SharedEvents, StateBlock, StateBlocks
 from workers.synchrotron.rooms.typing_rooms import RoomTyping, TypingRooms
 from workers.synchrotron.sections.erased_forms import ErasedForms
+from workers.synchrotron.sections.remembered_relatives import RememberedRelatives
 from workers.synchrotron.sections.room_section import (
     Timeline,
     cut_timeline,

@@ -183,14 +183,14 @@ BREAKS = (
     ),
     Break(
         "D112",
-        "shared/core/push_rules/judging.py",
+        "shared/core/push_rules/evaluation.py",
         "for rule in self._rules:\n            if _holds(rule.room_tests, event",
         "for rule in reversed(self._rules):\n            if _holds(rule.room_tests, event",
-        "tests/core/push_rules/test_judging.py::test_one_is_judged_as_the_rules_that_are_shown_say",
+        "tests/core/push_rules/test_evaluation.py::test_one_is_judged_as_the_rules_that_are_shown_say",
     ),
     Break(
         "D114",
-        "shared/core/push_rules/checking.py",
+        "shared/core/push_rules/validation.py",
         '_HISTORICAL = ("dont_notify", "coalesce")',
         "_HISTORICAL = ()",
         _API + "test_push_rules.py::test_default_rules_are_enabled_disabled_and_given_other_actions",

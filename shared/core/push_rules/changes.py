@@ -1,6 +1,6 @@
-"""What a user changed of the default rules: the compact form that is stored, and what it makes of the whole set.
+"""A user's changes to the default rules: the compact form that is stored, and the whole rule set made from it.
 
-Everything else is the same for everybody and never stored, so that a new default rule reaches all users.
+The default rules are never stored, so that a new one reaches all users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,11 @@ MASTER: Final = ".m.rule.master"
 
 @dataclass(frozen=True, slots=True)
 class UserRule:
-    """A rule of the user's own. conditions: of override, underride and postcontent; pattern: of content rules."""
+    """A rule of the user's own.
+
+    conditions: of override, underride and postcontent rules.
+    pattern: of content rules.
+    """
 
     rule_id: str
     actions: Sequence[Any]
@@ -25,7 +29,7 @@ class UserRule:
     pattern: str | None = None
 
     def shown(self) -> dict[str, Any]:
-        """Return the rule as GET /pushrules/ answers it."""
+        """Return the rule as GET /pushrules/ shows it."""
         rule: dict[str, Any] = {"rule_id": self.rule_id, "default": False, "enabled": self.enabled}
         if self.conditions is not None:
             rule["conditions"] = list(self.conditions)
@@ -36,7 +40,7 @@ class UserRule:
 
 @dataclass(frozen=True, slots=True)
 class DefaultChange:
-    """What the user changed of a default rule; None: nothing."""
+    """A user's changes to a default rule. None: not changed."""
 
     enabled: bool | None = None
     actions: Sequence[Any] | None = None
@@ -44,7 +48,11 @@ class DefaultChange:
 
 @dataclass(frozen=True, slots=True)
 class RuleChanges:
-    """rules: kind -> the user's own rules, most important first; defaults: rule id -> what changed of it."""
+    """A user's changes to the default rules.
+
+    rules: kind -> the user's own rules, most important first.
+    defaults: rule id -> the changes to that default rule.
+    """
 
     rules: Mapping[str, Sequence[UserRule]] = field(default_factory=dict)
     defaults: Mapping[str, DefaultChange] = field(default_factory=dict)
@@ -53,11 +61,11 @@ class RuleChanges:
         return self.rules.get(kind, ())
 
     def with_kind(self, kind: str, rules: Sequence[UserRule]) -> "RuleChanges":
-        """Return these changes with other rules of one kind."""
+        """Return these changes with the rules of one kind replaced."""
         return replace(self, rules={**self.rules, kind: tuple(rules)})
 
     def with_default(self, rule_id: str, change: DefaultChange) -> "RuleChanges":
-        """Return these changes with another change of a default rule."""
+        """Return these changes with the change to a default rule replaced."""
         others = {other: kept for other, kept in self.defaults.items() if other != rule_id}
         return replace(self, defaults=others if change == DefaultChange() else {**others, rule_id: change})
 
@@ -66,7 +74,7 @@ NO_CHANGES: Final = RuleChanges()
 
 
 def changes_to_json(changes: RuleChanges) -> bytes:
-    """Return the compact form: what `push_rules.rules` holds. `b""` when nothing is changed."""
+    """Return the compact form, as stored in `push_rules.rules`. It is `b""` if nothing is changed."""
     rules = {kind: [_compact(rule) for rule in rules] for kind, rules in changes.rules.items() if rules}
     defaults = {
         rule_id: {name: value for name in ("enabled", "actions") if (value := getattr(change, name)) is not None}
@@ -89,7 +97,7 @@ def _compact(rule: UserRule) -> dict[str, Any]:
 
 
 def changes_from_json(json: bytes) -> RuleChanges:
-    """Return what `changes_to_json` wrote; `b""`: no changes. What a later release may have added is passed over."""
+    """Return the changes in a text of `changes_to_json`. `b""` means no changes. Unknown keys are skipped."""
     if not json:
         return NO_CHANGES
     full = orjson.loads(json)
@@ -104,24 +112,28 @@ def changes_from_json(json: bytes) -> RuleChanges:
 
 def _rule_from_json(rule: Mapping[str, Any]) -> UserRule:
     return UserRule(
-        rule["rule_id"], rule["actions"], rule.get("enabled", True), rule.get("conditions"), rule.get("pattern")
+        rule["rule_id"],
+        rule["actions"],
+        enabled=rule.get("enabled", True),
+        conditions=rule.get("conditions"),
+        pattern=rule.get("pattern"),
     )
 
 
 def full_ruleset(changes: RuleChanges, user_id: str, switches: RuleSwitches) -> dict[str, Any]:
-    """Return all rules of the user as GET /pushrules/ answers them: `{"global": {kind: [rule, ...], ...}}`."""
+    """Return all rules of the user as GET /pushrules/ shows them: `{"global": {kind: [rule, ...], ...}}`."""
     return {"global": {kind: rules_of_kind(changes, kind, user_id, switches) for kind in shown_kinds(switches)}}
 
 
 def shown_kinds(switches: RuleSwitches) -> tuple[str, ...]:
-    """Return the kinds that users see, in the order in which they are checked."""
+    """Return the kinds that users see, in the order of evaluation."""
     return tuple(kind for kind in KINDS if kind != "postcontent" or switches.thread_subscriptions)
 
 
 def rules_of_kind(changes: RuleChanges, kind: str, user_id: str, switches: RuleSwitches) -> list[dict[str, Any]]:
-    """Return the rules of one kind, the user's own and default ones, in the order in which they are checked.
+    """Return the rules of one kind, the user's own and the default ones, in the order of evaluation.
 
-    Spec: "Predefined Rules": user-defined rules come first, except that `.m.rule.master` stands above them.
+    Spec: "Predefined Rules": the user's own rules come first, except that `.m.rule.master` precedes them.
     """
     defaults = [_changed(rule, changes.defaults) for rule in default_rules_of_kind(kind, user_id, switches)]
     own = [rule.shown() for rule in changes.of_kind(kind)]

@@ -1,7 +1,7 @@
-"""One enabled rule, ready to be tried on events, and what an index must know of it.
+"""One enabled rule, compiled for evaluation, with its trigger for an index.
 
-Conditions on the room's id are taken out: they hold for all events of a room, or for none. What "case-insensitively"
-means there is ours to define: a room id without wildcards is compared as it is.
+Conditions on the room id are separate: they hold for all events of a room, or for none. The spec does not define
+"case-insensitively" for them; here a room id without wildcards is compared exactly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from shared.core.push_rules.conditions import (
 from shared.core.push_rules.default_rules import RuleSwitches
 from shared.core.push_rules.patterns import has_wildcards, match_whole, word_key
 
-#: Stands in default rules for the reader's own user id.
+#: The placeholder for the recipient's own user id in default rules.
 _OWN_ID: Final = "[the user's Matrix ID]"
 
 
@@ -30,7 +30,9 @@ RoomTest: TypeAlias = Callable[[str], bool]
 
 
 class Trigger(NamedTuple):
-    """Without it in an event, a rule cannot match. kind: WORD, SENDER (key in lower case), DISPLAY_NAME or NAMED."""
+    """A feature of events without which a rule cannot match. kind: WORD, SENDER_ID (key in lower case), DISPLAY_NAME or
+    NAMED.
+    """
 
     kind: str
     key: str = ""
@@ -42,12 +44,17 @@ DISPLAY_NAME: Final = "display name"
 NAMED: Final = "named"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledRule:
-    """room_tests: conditions on the room's id, of which they take nothing else; tests: the other conditions;
-    conditions: the same as data, but for those on the reader's own id (these have a trigger).
+    """A rule, compiled for evaluation.
 
-    room_id: the one room in which it can match, None where that is not known. highlights: 0 where it notifies not.
+    conditions: the conditions as data, except those on the room id, and on the recipient's own id (they have a
+        trigger).
+    tests: all conditions except those on the room id.
+    room_tests: the conditions on the room id.
+    room_id: the one room in which the rule can match, or None if unknown.
+    trigger: None if any event may match.
+    highlights: 0 unless the rule notifies.
     """
 
     conditions: Sequence[Mapping[str, Any]]
@@ -61,7 +68,7 @@ class CompiledRule:
 
 
 def compile_rules(changes: RuleChanges, switches: RuleSwitches) -> tuple[CompiledRule, ...]:
-    """Return the enabled rules that can match anything, in the order in which they are checked."""
+    """Return the enabled rules that can match anything, in the order of evaluation."""
     compiled = (
         compile_rule(kind, rule, switches)
         for kind in shown_kinds(switches)
@@ -72,7 +79,7 @@ def compile_rules(changes: RuleChanges, switches: RuleSwitches) -> tuple[Compile
 
 
 def compile_rule(kind: str, rule: Mapping[str, Any], switches: RuleSwitches) -> CompiledRule | None:
-    """Return a rule, given as GET /pushrules/ shows it; None for one that nothing matches."""
+    """Return a rule, given as GET /pushrules/ shows it, or None if it can match nothing."""
     conditions = _conditions_of(kind, rule)
     if not switches.thread_subscriptions and any(c.get("kind") in THREAD_SUBSCRIPTION for c in conditions):
         return None
@@ -97,7 +104,7 @@ def compile_rule(kind: str, rule: Mapping[str, Any], switches: RuleSwitches) -> 
 
 
 def _conditions_of(kind: str, rule: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return what a rule demands, as conditions: spec, "Push Rules"."""
+    """Return the requirements of a rule as conditions. Spec: "Push Rules"."""
     if kind == "content":
         return [{"kind": "event_match", "key": "content.body", "pattern": rule["pattern"]}]
     if kind == "room":
@@ -109,7 +116,7 @@ def _conditions_of(kind: str, rule: Mapping[str, Any]) -> Sequence[Mapping[str, 
 
 
 def _path(condition: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the path of the property of which the condition speaks; () for other conditions."""
+    """Return the path of the property that the condition is about, or () for other conditions."""
     if condition["kind"] not in ("event_match", "event_property_is"):
         return ()
     key = condition.get("key")
@@ -117,7 +124,7 @@ def _path(condition: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _plain_value(condition: Mapping[str, Any]) -> str | None:
-    """Return the one text that satisfies the condition (but for its case), None where there is no such."""
+    """Return the only text that satisfies the condition, leaving case aside, or None if there are others."""
     if condition["kind"] == "event_property_is":
         return value if isinstance(value := condition.get("value"), str) else None
     pattern = condition.get("pattern")
@@ -147,7 +154,7 @@ def _room_test(condition: Mapping[str, Any]) -> RoomTest | None:
 
 
 def _outcome_of(actions: Sequence[Any]) -> tuple[int, int]:
-    """Return (notifies, highlights). Spec: "Actions": a highlight without value is true; the last one counts."""
+    """Return (notifies, highlights). Spec, "Actions": a highlight without a value is true; the last one counts."""
     if "notify" not in actions:
         return 0, 0
     highlights = 0

@@ -1,7 +1,7 @@
 """Conditions of push rules, compiled to functions. Spec: client-server API v1.19, "Conditions".
 
-`contains_display_name` is deprecated but still defined: it is honoured in users' own rules. The default rules that
-looked for mentions in the body are gone (`default_rules.py`).
+`contains_display_name` is deprecated but still defined. It works in users' own rules; no default rule uses it any more
+(`default_rules.py`).
 """
 
 import operator
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from shared.core.property_path import split_path
-from shared.core.push_rules.judged_event import JudgedEvent
 from shared.core.push_rules.patterns import literal_key, match_literal, match_whole, match_words, word_key
+from shared.core.push_rules.push_event import PushEvent
 
 BODY: Final = ("content", "body")
 ROOM_ID: Final = ("room_id",)
 SENDER: Final = ("sender",)
-#: MSC4306, under the name of the proposal and that of its time before.
+#: MSC4306, under the proposal's name and its earlier prefixed one.
 THREAD_SUBSCRIPTION: Final = ("thread_subscription", "io.element.msc4306.thread_subscription")
 
 _COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = {
@@ -27,36 +27,40 @@ _MEMBER_COUNT_RE = re.compile(r"(==|<=|>=|<|>|)([0-9]{1,15})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """For whom an event is judged. display_name: in that room, "" for none; subscribed: to the event's thread."""
+class Recipient:
+    """The user for whom an event is evaluated.
+
+    display_name: in the room; "" for none.
+    subscribed: True if the user is subscribed to the event's thread.
+    """
 
     user_id: str
     display_name: str = ""
     subscribed: bool = False
 
 
-#: In whose stead a group is judged: named by nothing, subscribed to nothing.
-NOBODY: Final = Reader("")
+#: The recipient for whom a group is evaluated: not named by anything, subscribed to nothing.
+GROUP_MEMBER: Final = Recipient("")
 
-Test: TypeAlias = Callable[[JudgedEvent, Reader], bool]
+Test: TypeAlias = Callable[[PushEvent, Recipient], bool]
 
 
 def compile_condition(condition: Mapping[str, Any]) -> Test | None:
-    """Return the condition as a function; None for one that nothing matches: of an unknown kind, or malformed."""
+    """Return the condition as a function, or None if it matches nothing: its kind is unknown, or it is malformed."""
     kind = condition.get("kind")
     compiler = _COMPILERS.get(kind) if isinstance(kind, str) else None
     return None if compiler is None else compiler(condition)
 
 
 def is_own_id(condition: Mapping[str, Any]) -> Test:
-    """Return the test of a default rule whose pattern or value is the reader's own user id.
+    """Return the test of a default rule whose pattern or value is the recipient's own user id.
 
-    Compiled once for all readers. User ids are compared as they are: those that differ in case are two users.
+    It is compiled once for all recipients. User ids are compared exactly: ids that differ in case are two users.
     """
     path = split_path(condition["key"])
     if condition["kind"] == "event_match":
-        return lambda event, reader: event.value(path) == reader.user_id
-    return lambda event, reader: isinstance(found := event.value(path), list) and reader.user_id in found
+        return lambda event, recipient: event.value(path) == recipient.user_id
+    return lambda event, recipient: isinstance(found := event.value(path), list) and recipient.user_id in found
 
 
 def _event_match(condition: Mapping[str, Any]) -> Test | None:
@@ -71,10 +75,10 @@ def _event_match(condition: Mapping[str, Any]) -> Test | None:
 
 
 def body_has(pattern: str) -> Test:
-    """Return the test whether content.body contains the pattern as words."""
+    """Return the test that content.body contains the pattern as words."""
     matches, key = match_words(pattern), word_key(pattern)
     if key is not None:
-        # One look into a set spares most rules the search, however many there are.
+        # A look into a set saves most rules the search, however many there are.
         return lambda event, _: key in event.word_keys() and matches(event.lower_body() or "")
     return lambda event, _: (body := event.lower_body()) is not None and matches(body)
 
@@ -93,7 +97,7 @@ def _event_property_contains(condition: Mapping[str, Any]) -> Test | None:
         return None
     path, kind = split_path(key), type(value)
 
-    def test(event: JudgedEvent, _reader: Reader) -> bool:
+    def test(event: PushEvent, _recipient: Recipient) -> bool:
         found = event.value(path)
         return isinstance(found, list) and any(type(item) is kind and item == value for item in found)
 
@@ -101,13 +105,13 @@ def _event_property_contains(condition: Mapping[str, Any]) -> Test | None:
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value may be compared: text, an integer, a boolean or null."""
+    """Return True if a value may be compared: text, an integer, a boolean or null."""
     return value is None or isinstance(value, str | int)
 
 
 def _contains_display_name(_condition: Mapping[str, Any]) -> Test:
-    def test(event: JudgedEvent, reader: Reader) -> bool:
-        return literal_key(reader.display_name) in event.word_keys() and match_literal(reader.display_name)(
+    def test(event: PushEvent, recipient: Recipient) -> bool:
+        return literal_key(recipient.display_name) in event.word_keys() and match_literal(recipient.display_name)(
             event.lower_body() or ""
         )
 
@@ -134,7 +138,7 @@ def _thread_subscription(condition: Mapping[str, Any]) -> Test | None:
     subscribed = condition.get("subscribed")
     if not isinstance(subscribed, bool):
         return None
-    return lambda event, reader: event.in_thread and reader.subscribed is subscribed
+    return lambda event, recipient: event.in_thread and recipient.subscribed is subscribed
 
 
 _COMPILERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Test | None]]] = {

@@ -1,13 +1,13 @@
-"""The rules that every user starts with. Spec: client-server API v1.19, "Predefined Rules".
+"""The default rules of every user. Spec: client-server API v1.19, "Predefined Rules".
 
-Decided on purpose:
-- `.m.rule.contains_display_name`, `.m.rule.contains_user_name` and `.m.rule.roomnotif` are not here: v1.17 removed
-  them (MSC4210). Who is meant stands in `m.mentions`; text alone mentions nobody, so that clients can tell spam.
+Decisions:
+- `.m.rule.contains_display_name`, `.m.rule.contains_user_name` and `.m.rule.roomnotif` are not here, since v1.17
+  removed them (MSC4210). Mentions are in `m.mentions`. Text alone mentions nobody, so that clients can detect spam.
   The condition `contains_display_name` is still defined and works in users' own rules.
-- Polls (MSC3930, merged, not yet in the specification) have their rules under the names and event types that clients
-  use today, those with the prefix. The proposal's text writes the event types with escaped dots, as if they were
-  paths; they are compared as values, so that they stand here as they are.
-- Rules of open proposals stand behind `RuleSwitches`, off by default: MSC4306 and MSC4028.
+- The rules for polls (MSC3930, merged, not yet in the specification) have the prefixed names and event types that
+  clients use today. The proposal's text writes the event types with escaped dots, as if they were paths. They are
+  compared as values, so they have plain dots here.
+- Rules of open proposals, MSC4306 and MSC4028, need `RuleSwitches`. They are off by default.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from typing import Any, Final
 
 _NOTIFY = "notify"
 _HIGHLIGHT = {"set_tweak": "highlight"}
-#: All kinds, in the order in which they are checked; postcontent: MSC4306.
+#: All kinds in the order of evaluation. postcontent: MSC4306.
 KINDS: Final = ("override", "content", "postcontent", "room", "sender", "underride")
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSwitches:
-    """Which open proposals add rules. The same in a whole fleet.
+    """The open proposals that add rules. They are the same in a whole fleet.
 
-    thread_subscriptions: MSC4306, the kind postcontent; encrypted_events: MSC4028, which notifies of every encrypted
-    event, so that clients decide.
+    thread_subscriptions: True adds the kind postcontent (MSC4306).
+    encrypted_events: True notifies of every encrypted event, so that clients decide (MSC4028).
     """
 
     thread_subscriptions: bool = False
@@ -36,11 +36,11 @@ ALL_OFF: Final = RuleSwitches()
 
 
 def default_rules_of_kind(kind: str, user_id: str, switches: RuleSwitches) -> list[dict[str, Any]]:
-    """Return the default rules of a kind, most important first; fresh objects at each call.
+    """Return the default rules of a kind, most important first, as new objects.
 
-    user_id: fills in where the spec says "the user's Matrix ID".
-    Order matters: within a kind the first enabled rule that matches decides. `.m.rule.master` stands above the
-    user's own override rules, all other defaults below those of their kind.
+    user_id: the value where the spec says "the user's Matrix ID".
+    The order matters: within a kind the first enabled rule that matches decides. `.m.rule.master` precedes the user's
+    own override rules. All other default rules follow the user's own rules of their kind.
     """
     if kind == "override":
         return _override_rules(user_id, switches)
@@ -98,7 +98,7 @@ def _override_rules(user_id: str, switches: RuleSwitches) -> list[dict[str, Any]
 
 
 def _thread_rules() -> list[dict[str, Any]]:
-    """Mentions and keywords come first: they notify of threads that one has not subscribed to."""
+    """Return the rules of MSC4306. Mentions and keywords precede them, so they notify of unsubscribed threads too."""
     kind = "io.element.msc4306.thread_subscription"
     return [
         _rule(".io.element.msc4306.rule.unsubscribed_thread", [{"kind": kind, "subscribed": False}], []),

@@ -1,4 +1,4 @@
-"""One change of a user's push rules. Each function returns the changes afterwards; none alters what it is given.
+"""Changes to a user's push rules. Each function returns the new changes and leaves its arguments as they are.
 
 Spec: client-server API, "Push Rules: API".
 """
@@ -9,18 +9,18 @@ from typing import Any
 
 from shared.core.errors import MatrixError, invalid_param, not_found
 from shared.core.push_rules.changes import DefaultChange, RuleChanges, UserRule, rules_of_kind
-from shared.core.push_rules.checking import check_size
 from shared.core.push_rules.default_rules import RuleSwitches, default_rules_of_kind
+from shared.core.push_rules.validation import check_size
 
 
 def put_rule(
     changes: RuleChanges, kind: str, rule: UserRule, before: str | None = None, after: str | None = None
 ) -> RuleChanges:
-    """Add a rule, or change it in its place; a new one becomes the most important of its kind.
+    """Add a rule, or replace it. A new rule becomes the most important of its kind, a replaced one keeps its place.
 
-    before, after: the rule next to which it goes instead, `before` if both are given: right above, or below, that one.
-    Next to itself it stays where it is. Whether it is enabled stays as it was. Raises M_UNKNOWN (400) when the other
-    rule is none of the user's own.
+    before, after: the rule right above or below which it goes instead. `before` wins if both are given. A rule put next
+        to itself keeps its place.
+    A replaced rule stays enabled or disabled. Raises M_UNKNOWN (400) if the other rule is not one of the user's own.
     """
     before, after = (other if other != rule.rule_id else None for other in (before, after))
     rules = list(changes.of_kind(kind))
@@ -45,7 +45,7 @@ def _next_to(rules: Sequence[UserRule], before: str | None, after: str | None) -
         raise invalid_param("A rule cannot be placed next to one of the server's default rules")
     place = _place_of(rules, other)
     if place is None:
-        raise MatrixError("M_UNKNOWN", "before/after rule not found", 400)
+        raise MatrixError("M_UNKNOWN", "The rule of before or after was not found", 400)
     return place if before is not None else place + 1
 
 
@@ -54,7 +54,7 @@ def _place_of(rules: Sequence[UserRule], rule_id: str) -> int | None:
 
 
 def delete_rule(changes: RuleChanges, kind: str, rule_id: str) -> RuleChanges:
-    """Raises M_NOT_FOUND when the user has no such rule of his own: default rules stay."""
+    """Delete one of the user's own rules. Raises M_NOT_FOUND if there is none; default rules cannot be deleted."""
     rules = [rule for rule in changes.of_kind(kind) if rule.rule_id != rule_id]
     if len(rules) == len(changes.of_kind(kind)):
         raise _no_such_rule()
@@ -62,7 +62,7 @@ def delete_rule(changes: RuleChanges, kind: str, rule_id: str) -> RuleChanges:
 
 
 def set_enabled(changes: RuleChanges, kind: str, rule_id: str, enabled: bool, switches: RuleSwitches) -> RuleChanges:
-    """Enable or disable a rule, also a default one. Raises M_NOT_FOUND."""
+    """Enable or disable a rule, which may be a default one. Raises M_NOT_FOUND."""
     default = _default_rule(kind, rule_id, switches)
     if default is None:
         return _replaced(changes, kind, rule_id, enabled=enabled)
@@ -73,7 +73,7 @@ def set_enabled(changes: RuleChanges, kind: str, rule_id: str, enabled: bool, sw
 def set_actions(
     changes: RuleChanges, kind: str, rule_id: str, actions: Sequence[Any], switches: RuleSwitches
 ) -> RuleChanges:
-    """Give a rule other actions, also a default one. Raises M_NOT_FOUND, M_INVALID_PARAM when it gets too much."""
+    """Set the actions of a rule, which may be a default one. Raises M_NOT_FOUND, and M_INVALID_PARAM at a limit."""
     default = _default_rule(kind, rule_id, switches)
     if default is None:
         return check_size(_replaced(changes, kind, rule_id, actions=actions))
@@ -91,10 +91,10 @@ def find_rule(changes: RuleChanges, kind: str, rule_id: str, user_id: str, switc
 
 
 def copy_room_rules(changes: RuleChanges, old_room_id: str, new_room_id: str) -> RuleChanges:
-    """Give a user's rules about a room to the room that replaces it, right below those about the old one.
+    """Copy a user's rules about a room to the room that replaces it, right below the rules about the old one.
 
-    Room rules, and rules with a condition on the old room's id. Where the new room has rules, or there is no space for
-    more, nothing is copied.
+    These are room rules, and rules with a condition on the old room's id. Nothing is copied if the new room has rules,
+    or if the copies would exceed a limit.
     """
     copied = changes
     for kind, rules in changes.rules.items():
@@ -113,7 +113,7 @@ def copy_room_rules(changes: RuleChanges, old_room_id: str, new_room_id: str) ->
 
 
 def _about(kind: str, rule: UserRule, old_room_id: str, new_room_id: str) -> UserRule | None:
-    """The same rule about another room; None when it says nothing about the old one."""
+    """Return the rule for another room, or None if it is not about the old one."""
     conditions = None
     if rule.conditions is not None:
         conditions = [_moved(condition, old_room_id, new_room_id) for condition in rule.conditions]

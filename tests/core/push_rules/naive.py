@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared.core.push_rules import JudgedEvent, Reader
+from shared.core.push_rules import PushEvent, Recipient
 
 _WORD = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
-def judge(ruleset: Mapping[str, Any], event: JudgedEvent, reader: Reader) -> tuple[bool, bool, Any]:
+def evaluate(ruleset: Mapping[str, Any], event: PushEvent, recipient: Recipient) -> tuple[bool, bool, Any]:
     """Return (notifies, highlights, actions of the rule that matched or None)."""
-    if event.properties["sender"] == reader.user_id:
+    if event.properties["sender"] == recipient.user_id:
         return False, False, None
     for kind in ("override", "content", "postcontent", "room", "sender", "underride"):
         for rule in ruleset["global"].get(kind, []):
-            if rule["enabled"] and _rule_matches(kind, rule, event, reader):
+            if rule["enabled"] and _rule_matches(kind, rule, event, recipient):
                 actions = rule["actions"]
                 notifies = "notify" in actions
                 tweaks = {a["set_tweak"]: a.get("value", True) for a in actions if isinstance(a, dict)}
@@ -22,24 +22,24 @@ def judge(ruleset: Mapping[str, Any], event: JudgedEvent, reader: Reader) -> tup
     return False, False, None
 
 
-def _rule_matches(kind: str, rule: Mapping[str, Any], event: JudgedEvent, reader: Reader) -> bool:
+def _rule_matches(kind: str, rule: Mapping[str, Any], event: PushEvent, recipient: Recipient) -> bool:
     if kind == "content":
-        return _condition({"kind": "event_match", "key": "content.body", "pattern": rule["pattern"]}, event, reader)
+        return _condition({"kind": "event_match", "key": "content.body", "pattern": rule["pattern"]}, event, recipient)
     if kind == "room":
         return event.room_id == str(rule["rule_id"])
     if kind == "sender":
         return bool(event.properties["sender"] == rule["rule_id"])
-    return all(_condition(condition, event, reader) for condition in rule["conditions"])
+    return all(_condition(condition, event, recipient) for condition in rule["conditions"])
 
 
-def _condition(condition: Mapping[str, Any], event: JudgedEvent, reader: Reader) -> bool:
+def _condition(condition: Mapping[str, Any], event: PushEvent, recipient: Recipient) -> bool:
     kind = condition["kind"]
     if kind in ("event_match", "event_property_is", "event_property_contains"):
         there, value = _property(condition["key"], event)
         return there and _compare(kind, condition, value)
     if kind == "contains_display_name":
         body = _property("content.body", event)[1]
-        name = reader.display_name
+        name = recipient.display_name
         return (
             isinstance(body, str) and bool(name.strip()) and _in_words(lambda text: text == name.lower(), body.lower())
         )
@@ -55,7 +55,7 @@ def _condition(condition: Mapping[str, Any], event: JudgedEvent, reader: Reader)
     if kind == "sender_notification_permission":
         return event.levels.user_level(event.sender) >= event.levels.notifications.get(condition["key"], 50)
     if kind == "io.element.msc4306.thread_subscription":
-        return event.in_thread and condition["subscribed"] == reader.subscribed
+        return event.in_thread and condition["subscribed"] == recipient.subscribed
     return False
 
 
@@ -94,7 +94,7 @@ def _glob(pattern: str, text: str) -> bool:
     return bool(text) and pattern[0] in ("?", text[0]) and _glob(pattern[1:], text[1:])
 
 
-def _property(path: str, event: JudgedEvent) -> tuple[bool, Any]:
+def _property(path: str, event: PushEvent) -> tuple[bool, Any]:
     names, at = [""], 0
     while at < len(path):
         if path[at] == "\\" and path[at + 1 : at + 2] in ("\\", "."):

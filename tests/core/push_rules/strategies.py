@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from shared.core.events.readers.power_levels import PowerLevels
 from shared.core.push_rules import (
     DefaultChange,
-    JudgedEvent,
-    Reader,
+    PushEvent,
+    Recipient,
     RuleChanges,
     RuleSwitches,
     UserRule,
@@ -91,12 +91,12 @@ changes = st.builds(
 )
 switches = st.builds(RuleSwitches, st.booleans(), st.booleans())
 readers = st.builds(
-    Reader, st.sampled_from(USERS), st.sampled_from(["", " ", "Tea", "ann", "time*", "日"]), st.booleans()
+    Recipient, st.sampled_from(USERS), st.sampled_from(["", " ", "Tea", "ann", "time*", "日"]), st.booleans()
 )
 
 
 @st.composite
-def events(draw: st.DrawFn, room_id: str | None = None) -> JudgedEvent:
+def events(draw: st.DrawFn, room_id: str | None = None) -> PushEvent:
     content: dict[str, Any] = draw(
         st.fixed_dictionaries(
             {},
@@ -121,7 +121,7 @@ def events(draw: st.DrawFn, room_id: str | None = None) -> JudgedEvent:
         draw(st.dictionaries(st.sampled_from(USERS), st.sampled_from([0, 50]))), {},
         draw(st.sampled_from([{}, {"room": 0}, {"other": 0}])), 0, 0, 50, 50, 50, 50, 0, frozenset(),
     )  # fmt: skip
-    return JudgedEvent(
+    return PushEvent(
         properties, room_id or draw(st.sampled_from(ROOMS)), draw(st.integers(1, 4)), levels,
         in_thread=draw(st.booleans()),
     )  # fmt: skip

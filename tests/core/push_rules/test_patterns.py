@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.core.events.readers.power_levels import PowerLevels
 from shared.core.property_path import split_path
-from shared.core.push_rules import JudgedEvent, Reader, word_keys
+from shared.core.push_rules import PushEvent, Recipient, word_keys
 from shared.core.push_rules.conditions import compile_condition
 from shared.core.push_rules.patterns import match_whole, match_words, word_key
 
@@ -17,9 +17,9 @@ _LEVELS = PowerLevels({}, {}, {}, 0, 0, 50, 50, 50, 50, 0, frozenset())
 
 
 def _matches(condition: dict[str, Any], content: Any, count: int = 1) -> bool:
-    event = JudgedEvent({"type": "m.x", "sender": "@a:b", "content": content}, "!r:b", count, _LEVELS)
+    event = PushEvent({"type": "m.x", "sender": "@a:b", "content": content}, "!r:b", count, _LEVELS)
     test = compile_condition(condition)
-    return test is not None and test(event, Reader("@me:x"))
+    return test is not None and test(event, Recipient("@me:x"))
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_room_member_count(is_: str, counts: Any) -> None:
 
 def test_what_only_we_know_of_an_event_is_no_property() -> None:
     event = {"type": "m.x", "sender": "@a:b", "content": {}, "origin": "b", "unsigned": {"age": 1}}
-    judged = JudgedEvent(event, "!r:b", 1, _LEVELS)
+    judged = PushEvent(event, "!r:b", 1, _LEVELS)
     for key, matches in (("origin", False), ("unsigned.age", False), ("room_id", True), ("sender", True)):
         test = compile_condition({"kind": "event_match", "key": key, "pattern": "*"})
-        assert test is not None and test(judged, Reader("@me:x")) is matches
+        assert test is not None and test(judged, Recipient("@me:x")) is matches
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from replication.bus import wire
 from shared.config.sections import Experimental
 from shared.core.push_rules import ALL_OFF
-from shared.core.push_rules.checking import MAX_RULES
+from shared.core.push_rules.validation import MAX_RULES
 from shared.core.rows import PushRulesRow
 from shared.storage.push.rules import get_push_rules
 from tests.fix_servers import TestDatabase

@@ -12,13 +12,13 @@ from shared.core.push_rules import (
     ALL_OFF,
     DEFAULT_GROUP,
     NO_CHANGES,
-    JudgedEvent,
-    Reader,
+    PushEvent,
+    Recipient,
     RuleChanges,
     UserRule,
     UserRules,
+    affected_rooms,
     changes_to_json,
-    where_they_matter,
 )
 from shared.core.room_versions import get_room_version
 from shared.storage.push.totals_check import get_wrong_totals
@@ -54,7 +54,7 @@ async def set_rules(
     persister: Persister, user_id: str, changes: RuleChanges = NO_CHANGES, ignored: Sequence[str] = ()
 ) -> None:
     """Let a user have these rules, and the persister know of them."""
-    everywhere, rooms = where_they_matter(changes, ALL_OFF)
+    everywhere, rooms = affected_rooms(changes, ALL_OFF)
     await persister.sql(
         """INSERT INTO push_rules (user_id, rules, ignored, everywhere, rooms, writer, position)
            VALUES ($1, $2, $3, $4, $5, $6, nextval('stream_push_rules'))
@@ -97,7 +97,7 @@ class Model:
         self.threads[event.event_id] = thread
         self.ordinals[event.event_id] = ordinal
         joined = [user for user, (membership, _) in self.members.items() if membership == "join"]
-        judged = JudgedEvent(event.pdu, event.room_id, len(joined), levels, in_thread=bool(thread))
+        judged = PushEvent(event.pdu, event.room_id, len(joined), levels, in_thread=bool(thread))
         counts: dict[str, tuple[int, int]] = {}
         for user in self.members:
             if user == event.sender or not user.endswith(f":{SERVER}"):
@@ -105,7 +105,7 @@ class Model:
             invited = event.type == "m.room.member" and event.state_key == user and self.members[user][0] == "invite"
             if user in joined or invited:
                 changes, ignored = self.rules.get(user, (NO_CHANGES, frozenset()))
-                outcome = UserRules(changes, ALL_OFF).judge(judged, Reader(user, self.members[user][1]))
+                outcome = UserRules(changes, ALL_OFF).evaluate(judged, Recipient(user, self.members[user][1]))
                 counts[user] = (0, 0) if event.sender in ignored else (outcome.notifies, outcome.highlights)
         self.counted[ordinal] = (thread, counts)
         if redacts and event.redacts in self.ordinals:

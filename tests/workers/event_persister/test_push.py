@@ -20,7 +20,7 @@ from shared.core.push_rules import (
     UserRule,
     changes_to_json,
 )
-from shared.core.push_rules.room_judge import RoomJudge
+from shared.core.push_rules.room_evaluator import RoomEvaluator
 from shared.core.rows import PushRulesRow
 from shared.storage.push.totals_check import get_wrong_totals
 from tests.fix_servers import TestDatabase
@@ -413,11 +413,11 @@ async def _poisoned(room: Room) -> None:
     await room.alice.call("PUT", path, text("poison"))
 
 
-def _memory(persister: Persister, room_id: str) -> RoomJudge:
+def _memory(persister: Persister, room_id: str) -> RoomEvaluator:
     """Return what the persister has of the room in memory, by way of whom it tells of new rules."""
     [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
-    [push] = [push for push in listener.__self__._rooms if push.judge.room_id == room_id]
-    judge: RoomJudge = push.judge
+    [push] = [push for push in listener.__self__._rooms if push.evaluator.room_id == room_id]
+    judge: RoomEvaluator = push.evaluator
     return judge
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from shared.core.push_rules import RuleChanges
-from shared.core.push_rules.checking import check_kind, check_new_id, read_actions, read_enabled, read_rule
 from shared.core.push_rules.editing import delete_rule, find_rule, put_rule, set_actions, set_enabled
+from shared.core.push_rules.validation import check_kind, check_new_id, read_actions, read_enabled, read_rule
 from shared.http.request import Request, Response, empty_response, json_response
 from workers.client_api.user_data.push_rules_writer import PushRulesWriter
 

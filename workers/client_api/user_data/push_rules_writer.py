@@ -10,10 +10,10 @@ from shared.core.errors import Unavailable
 from shared.core.push_rules import (
     RuleChanges,
     RuleSwitches,
+    affected_rooms,
     changes_from_json,
     changes_to_json,
     full_ruleset,
-    where_they_matter,
 )
 from shared.core.push_rules.editing import copy_room_rules
 from shared.core.rows import PushRulesRow
@@ -58,7 +58,7 @@ class PushRulesWriter:
 
     async def _store(self, user_id: str, record: PushRulesRecord, changes: RuleChanges, json: bytes) -> bool:
         """Write and announce. False: another change came first."""
-        everywhere, rooms = where_they_matter(changes, self.switches)
+        everywhere, rooms = affected_rooms(changes, self.switches)
         with passing_as_unavailable():
             row = await self._writer.write(
                 SET_PUSH_RULES,

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
 from shared.core.events.relation import THREAD, Relation, relation_of
-from shared.core.push_rules import JudgedEvent, RuleSwitches, UserRules
+from shared.core.push_rules import PushEvent, RuleSwitches, UserRules
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
-from shared.core.push_rules.room_judge import RoomJudge
+from shared.core.push_rules.room_evaluator import RoomEvaluator
 from shared.core.unread import DUMMY
 from workers.event_persister.push.thread_subscribers import ThreadSubscribers
 from workers.event_persister.room.drafts import BuiltEvent, EntryChange, StateEntry
@@ -63,7 +63,7 @@ class RoomSeen(Protocol):
 
 class RoomPush:
     def __init__(self, room_id: str, server_name: str) -> None:
-        self.judge = RoomJudge(room_id)
+        self.evaluator = RoomEvaluator(room_id)
         self._room: Callable[[], RoomSeen | None] = _no_room
         self._suffix = ":" + server_name
         self._positions: dict[str, int] = {}
@@ -78,7 +78,7 @@ class RoomPush:
     @property
     def size_bytes(self) -> int:
         """About how much memory this takes."""
-        return _USER_BYTES * self.judge.size + _THREAD_BYTES * len(self._threads) + 100 * len(self._guests)
+        return _USER_BYTES * self.evaluator.size + _THREAD_BYTES * len(self._threads) + 100 * len(self._guests)
 
     @property
     def subscribers(self) -> ThreadSubscribers | None:
@@ -87,7 +87,7 @@ class RoomPush:
 
     def use(self, switches: RuleSwitches) -> None:
         """Judge by the default rules that these add. To be called before anything is judged."""
-        self.judge.use(switches)
+        self.evaluator.use(switches)
         if switches.thread_subscriptions:
             self._subscribers = ThreadSubscribers()
 
@@ -97,14 +97,14 @@ class RoomPush:
 
     def count_member(self, user_id: str) -> None:
         """Take in one who is joined, of a room that is being read."""
-        self.judge.joined += 1
-        self.judge.local += user_id.endswith(self._suffix)
+        self.evaluator.joined += 1
+        self.evaluator.local += user_id.endswith(self._suffix)
 
     # -- what must be read before
 
     def lacking(self, drafts: Iterable[Any]) -> Lacking | None:
         """Return what must be read before these can be built, None for nothing. drafts: or received events."""
-        lacking = Lacking(names=self.judge.unnamed)
+        lacking = Lacking(names=self.evaluator.unnamed)
         for draft in drafts:
             if draft.type == MEMBER:
                 if isinstance(draft.state_key, str):
@@ -136,7 +136,7 @@ class RoomPush:
             lacking.users.add(user_id)
 
     def _knows(self, user_id: str) -> bool:
-        return user_id in self._guests or self.judge.has(user_id) or self._membership(user_id) == "join"
+        return user_id in self._guests or self.evaluator.has(user_id) or self._membership(user_id) == "join"
 
     # -- rules
 
@@ -169,9 +169,9 @@ class RoomPush:
         if known.position:
             self._positions[user_id] = known.position
         joined = self._membership(user_id) == "join"
-        name = self.judge.name_of(user_id)
-        self.judge.set_rules(user_id, known.rules, known.ignored, joined=joined, name=name)
-        if not joined and not self.judge.has(user_id):
+        name = self.evaluator.name_of(user_id)
+        self.evaluator.set_rules(user_id, known.rules, known.ignored, joined=joined, name=name)
+        if not joined and not self.evaluator.has(user_id):
             self._note_guest(user_id)
 
     def _note_guest(self, user_id: str) -> None:
@@ -184,7 +184,7 @@ class RoomPush:
 
     def take_name(self, user_id: str, name: str) -> None:
         """Take in the display name of a joined member."""
-        self.judge.rename(user_id, name)
+        self.evaluator.rename(user_id, name)
 
     def take_threads(self, event_ids: Iterable[str], threads: Mapping[str, str]) -> None:
         """Take in the threads of events that were looked for; those without one are in the main timeline."""
@@ -204,9 +204,9 @@ class RoomPush:
         user_id, before, now = change.key[1], change.before, change.now
         local = user_id.endswith(self._suffix)
         was = None if before is None else before.membership
-        if local and was == "join" and (now is None or now.membership != "join") and not self.judge.has(user_id):
+        if local and was == "join" and (now is None or now.membership != "join") and not self.evaluator.has(user_id):
             self._note_guest(user_id)  # should that be taken back, he is a member about whom nothing was missed
-        self.judge.member_changed(
+        self.evaluator.member_changed(
             built.ordinal, user_id, was, None if now is None else now.membership, local=local, name=_name(built, now)
         )
 
@@ -218,11 +218,11 @@ class RoomPush:
         event = built.event
         thread_id = self._thread_of(event)
         self._note_thread(event.event_id, thread_id)
-        judged = JudgedEvent(
-            event.pdu, self.judge.room_id, self.judge.joined, levels, in_thread=bool(thread_id)
+        judged = PushEvent(
+            event.pdu, self.evaluator.room_id, self.evaluator.joined, levels, in_thread=bool(thread_id)
         )  # fmt: skip
         subscribers = self._subscribers.of(thread_id) if self._subscribers is not None and thread_id else ()
-        outcome = self.judge.judge(built.ordinal, judged, thread_id, self._local_membership, subscribers)
+        outcome = self.evaluator.evaluate(built.ordinal, judged, thread_id, self._local_membership, subscribers)
         if outcome.groups or outcome.users:
             self._marked.clear()
         mark = (event.sender, thread_id)
@@ -241,7 +241,7 @@ class RoomPush:
 
     def take_back(self, ordinal: int) -> None:
         """The events after this one were taken back."""
-        self.judge.take_back(ordinal)
+        self.evaluator.take_back(ordinal)
         self._marked.clear()
 
     def _thread_of(self, event: Event) -> str:

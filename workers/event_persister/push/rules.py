@@ -49,7 +49,7 @@ class PushRules:
         """Let a room know of changes as long as it is in memory."""
         push.use(self._switches)
         self._rooms.add(push)
-        self._by_id[push.judge.room_id] = push
+        self._by_id[push.evaluator.room_id] = push
 
     def apply_subscriptions(self, rows: Sequence[ThreadSubscriptionRow]) -> None:
         """Take in rows of the stream `thread_subscriptions`."""

@@ -538,7 +538,7 @@ class LiveRoom:
                 self.last_writer, self.last_position = writer, position
         last = write.built[-1]
         self._committed = last.head
-        self.push.judge.settle(last.head.ordinal)
+        self.push.evaluator.settle(last.head.ordinal)
         if write.key is not None:
             self.under_way.pop(write.key, None)
             self.transactions.note(write.key, last.event.event_id, last.event.origin_server_ts)

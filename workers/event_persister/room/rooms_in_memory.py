@@ -175,7 +175,7 @@ async def load_room(
         push=push,
     )
     push.end_reading(rules)
-    push.judge.set_recorded(groups)
+    push.evaluator.set_recorded(groups)
     for last in last_events:
         room.keep_hash(event_from_storage(version, last.json, last.event_id))
     if len(last_events) > 1:

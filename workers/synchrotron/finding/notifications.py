@@ -13,8 +13,7 @@ from typing import Any, Final
 from shared.core.errors import MatrixError, invalid_param
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import display_name_of, power_levels_of
-from shared.core.push_rules import JudgedEvent, RuleSwitches, UserRules, user_rules
-from shared.core.push_rules import Reader as JudgedFor
+from shared.core.push_rules import PushEvent, Recipient, RuleSwitches, UserRules, user_rules
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import UnreadSnapshot
 from shared.http.request import Request, Response, json_response
@@ -189,7 +188,7 @@ class _Judge:
         events = {key: event_from_storage(room.version, row.json, row.event_id) for key, row in state.items()}
         self._levels = power_levels_of(room.version, events[_CREATE], events.get(_POWER_LEVELS))
         member = events.get((MEMBER, user_id))
-        self._reader = JudgedFor(user_id, (display_name_of(member) or "") if member is not None else "")
+        self._reader = Recipient(user_id, (display_name_of(member) or "") if member is not None else "")
 
     @classmethod
     async def of(cls, database: Database, room: RoomView, rules: UserRules, joined: int, user_id: str) -> "_Judge":
@@ -201,8 +200,8 @@ class _Judge:
         """Return the actions of the rule that decides, if it says what was said when the event came; else just that."""
         event = event_from_storage(self._room.version, row.json, row.event_id)
         in_thread = bool(notification.placed.thread_id)
-        judged = JudgedEvent(event.pdu, self._room.room_id, self._joined, self._levels, in_thread=in_thread)
-        outcome = self._rules.judge(judged, self._reader)
+        judged = PushEvent(event.pdu, self._room.room_id, self._joined, self._levels, in_thread=in_thread)
+        outcome = self._rules.evaluate(judged, self._reader)
         if (outcome.notifies, outcome.highlights) == (1, notification.highlights):
             return list(outcome.actions)
         return ["notify", {"set_tweak": "highlight"}] if notification.highlights else ["notify"]

@@ -1,7 +1,7 @@
-"""What clients ask for, checked. Spec: client-server API, "Push Rules: API".
+"""Validation of requests about push rules. Spec: client-server API, "Push Rules: API".
 
-Limits: a user's changes travel to every process that judges events, and each of his patterns may be tried on every
-event of his rooms. All are far above what people have.
+The limits are far above what users need. They exist because a user's changes travel to every process that evaluates
+events, and each pattern may be tried on every event of the user's rooms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from shared.core.push_rules.conditions import KNOWN_CONDITIONS, compile_conditio
 from shared.core.push_rules.default_rules import RuleSwitches
 from shared.core.push_rules.patterns import has_wildcards
 
-MAX_RULES: Final = 1_000  # of one user, all kinds together
+MAX_RULES: Final = 1_000  # per user, all kinds together
 MAX_CHANGES_BYTES: Final = 131_072
-MAX_WILDCARD_PATTERNS: Final = 100  # of one user
+MAX_WILDCARD_PATTERNS: Final = 100  # per user
 _MAX_ID_BYTES = 255
 _MAX_TEXT_BYTES = 512  # a pattern, key or value
 _MAX_WILDCARDS = 16  # in one pattern
@@ -26,25 +26,25 @@ _MAX_CONDITIONS = 32
 _MAX_ACTIONS = 16
 _MAX_RULE_BYTES = 16_384
 _CONDITIONAL = ("override", "underride", "postcontent")
-#: Spec, "Historical Actions": ignored, as if they were not there.
+#: Spec, "Historical Actions": ignored.
 _HISTORICAL = ("dont_notify", "coalesce")
 
 
 def check_kind(kind: str, switches: RuleSwitches) -> str:
-    """Return the kind. Raises M_INVALID_PARAM when there is no such."""
+    """Return the kind. Raises M_INVALID_PARAM if it does not exist."""
     if kind not in shown_kinds(switches):
-        raise invalid_param("There is no such kind of push rule")
+        raise invalid_param("Unknown kind of push rule")
     return kind
 
 
 def check_new_id(rule_id: str) -> str:
     """Return the id of a rule of the user's own. Raises M_INVALID_PARAM."""
     if rule_id.startswith("."):
-        raise invalid_param("Ids that begin with a dot belong to the server's default rules")
+        raise invalid_param("Rule ids that begin with a dot are reserved for the server's default rules")
     if "/" in rule_id or "\\" in rule_id:
-        raise invalid_param("The id of a push rule holds neither / nor \\")
+        raise invalid_param("The id of a push rule must not contain / or \\")
     if not rule_id or not within_bytes(rule_id, _MAX_ID_BYTES):
-        raise invalid_param(f"The id of a push rule has 1 to {_MAX_ID_BYTES} bytes")
+        raise invalid_param(f"The id of a push rule must have 1 to {_MAX_ID_BYTES} bytes")
     return rule_id
 
 
@@ -55,7 +55,7 @@ def read_rule(kind: str, rule_id: str, body: Mapping[str, Any]) -> UserRule:
     pattern = read_pattern(body) if kind == "content" else None
     rule = UserRule(rule_id, actions, conditions=conditions, pattern=pattern)
     if len(orjson.dumps(rule.shown())) > _MAX_RULE_BYTES:
-        raise invalid_param(f"A push rule has {_MAX_RULE_BYTES} bytes at most")
+        raise invalid_param(f"A push rule must have at most {_MAX_RULE_BYTES} bytes")
     return rule
 
 
@@ -69,17 +69,17 @@ def read_enabled(body: Mapping[str, Any]) -> bool:
 
 
 def read_actions(body: Mapping[str, Any]) -> list[Any]:
-    """Return `actions` of a PUT, without historical ones. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
+    """Return `actions` of a PUT without historical ones. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
     if "actions" not in body:
         raise missing_param("actions is missing")
     actions = body["actions"]
     if not isinstance(actions, list) or len(actions) > _MAX_ACTIONS:
-        raise invalid_param(f"actions must be a list of at most {_MAX_ACTIONS}")
+        raise invalid_param(f"actions must be a list of at most {_MAX_ACTIONS} entries")
     kept = [action for action in actions if action not in _HISTORICAL]
     if not all(action == "notify" or _is_tweak(action) for action in kept):
-        raise invalid_param("An action is notify, or an object that sets a tweak")
+        raise invalid_param("Each action must be notify, or an object with set_tweak")
     if len(orjson.dumps(kept)) > _MAX_RULE_BYTES:
-        raise invalid_param("The actions are too long")
+        raise invalid_param(f"actions must have at most {_MAX_RULE_BYTES} bytes")
     return kept
 
 
@@ -93,42 +93,42 @@ def read_pattern(body: Mapping[str, Any]) -> str:
         raise missing_param("A content rule needs a pattern")
     pattern = body["pattern"]
     if not isinstance(pattern, str):
-        raise invalid_param("pattern must be text")
+        raise invalid_param("pattern must be a string")
     _check_text(pattern)
     return pattern
 
 
 def read_conditions(conditions: Any) -> list[dict[str, Any]]:
-    """Return the conditions. Raises M_INVALID_PARAM; kinds that nobody knows are taken and match nothing."""
+    """Return the conditions. Raises M_INVALID_PARAM. Unknown kinds are accepted; they match nothing."""
     if not isinstance(conditions, list) or len(conditions) > _MAX_CONDITIONS:
-        raise invalid_param(f"conditions must be a list of at most {_MAX_CONDITIONS}")
+        raise invalid_param(f"conditions must be a list of at most {_MAX_CONDITIONS} entries")
     for condition in conditions:
         if not isinstance(condition, dict) or not isinstance(condition.get("kind"), str):
-            raise invalid_param("A condition is an object with its kind")
+            raise invalid_param("Each condition must be an object with a kind")
         for text in condition.values():
             if isinstance(text, str):
                 _check_text(text)
         if condition["kind"] in KNOWN_CONDITIONS and compile_condition(condition) is None:
-            raise invalid_param(f"What the condition {condition['kind']} needs is missing or malformed")
+            raise invalid_param(f"A key of the condition {condition['kind']} is missing or malformed")
     return conditions
 
 
 def _check_text(text: str) -> None:
     if not within_bytes(text, _MAX_TEXT_BYTES):
-        raise invalid_param(f"A pattern, key or value has {_MAX_TEXT_BYTES} bytes at most")
+        raise invalid_param(f"A pattern, key or value must have at most {_MAX_TEXT_BYTES} bytes")
     if text.count("*") + text.count("?") > _MAX_WILDCARDS:
-        raise invalid_param(f"A pattern has {_MAX_WILDCARDS} wildcards at most")
+        raise invalid_param(f"A pattern must have at most {_MAX_WILDCARDS} wildcards")
 
 
 def check_size(changes: RuleChanges) -> RuleChanges:
-    """Return the changes. Raises M_INVALID_PARAM when there are too many of them."""
+    """Return the changes. Raises M_INVALID_PARAM if they exceed a limit."""
     if sum(map(len, changes.rules.values())) > MAX_RULES:
-        raise invalid_param(f"A user has {MAX_RULES} push rules at most")
+        raise invalid_param(f"A user must have at most {MAX_RULES} push rules")
     if len(changes_to_json(changes)) > MAX_CHANGES_BYTES:
-        raise invalid_param("These are too many push rules, all together")
+        raise invalid_param(f"A user's push rules must have at most {MAX_CHANGES_BYTES} bytes altogether")
     patterns = [pattern for rules in changes.rules.values() for rule in rules for pattern in _patterns(rule)]
     if sum(map(has_wildcards, patterns)) > MAX_WILDCARD_PATTERNS:
-        raise invalid_param(f"A user has {MAX_WILDCARD_PATTERNS} patterns with wildcards at most")
+        raise invalid_param(f"A user must have at most {MAX_WILDCARD_PATTERNS} patterns with wildcards")
     return changes
 
 

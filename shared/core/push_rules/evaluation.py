@@ -1,8 +1,8 @@
-"""What comes of an event for one user, and for all those whose rules say the same of a room: his group.
+"""The outcome of an event for one user, and for a group: all users whose rules mean the same in a room.
 
-A user's rules that only matter where an index names him (his keywords, senders, his own name and id) are not part of
-what he shares with others, as are those that speak of other rooms. What remains is put into one form, so that it is
-equal where it means the same: without what can never be reached, and without the end that notifies of nothing.
+Some rules are no part of a group's shared rules: rules that matter only if an index names the user (keywords, senders,
+the user's own name and id), and rules about other rooms. The rest is put into one form, so that rule sets of the same
+meaning are equal. It leaves out rules that can never be reached, and final rules that do not notify.
 """
 
 import hashlib
@@ -25,31 +25,38 @@ from shared.core.push_rules.compiled_rule import (
     compile_rule,
     compile_rules,
 )
-from shared.core.push_rules.conditions import NOBODY, Reader, Test
+from shared.core.push_rules.conditions import GROUP_MEMBER, Recipient, Test
 from shared.core.push_rules.default_rules import ALL_OFF, RuleSwitches
-from shared.core.push_rules.judged_event import JudgedEvent
 from shared.core.push_rules.patterns import literal_key
+from shared.core.push_rules.push_event import PushEvent
 
-#: The group of those whose rules say in a room what the default rules say.
+#: The group of users whose rules mean the same in a room as the default rules.
 DEFAULT_GROUP: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """notifies, highlights: 0 or 1, the latter only with the former; actions: those of the rule that decided."""
+    """The outcome of an event for one user.
+
+    notifies, highlights: 0 or 1; highlights only with notifies.
+    actions: those of the rule that matched.
+    """
 
     notifies: int
     highlights: int
     actions: Sequence[Any]
 
 
-NOTHING: Final = Outcome(0, 0, ())
+NO_PUSH: Final = Outcome(0, 0, ())
 
 
 @dataclass(frozen=True, slots=True)
 class Triggers:
-    """What in an event calls for judging a user individually. words: keys as `JudgedEvent.word_keys` gives them;
-    senders: as `JudgedEvent.sender_key` gives them. Whom `JudgedEvent.named_users` names must be judged anyway.
+    """The features of an event that require individual evaluation for a user.
+
+    words: keys as in `PushEvent.word_keys`.
+    senders: keys as in `PushEvent.sender_key`.
+    The users in `PushEvent.named_users` are always evaluated individually.
     """
 
     words: frozenset[str]
@@ -60,7 +67,7 @@ NO_TRIGGERS: Final = Triggers(frozenset(), frozenset())
 
 
 class UserRules:
-    """A user's rules, compiled. All who changed nothing share one."""
+    """A user's rules, compiled. All users without changes share one object."""
 
     __slots__ = ("_rules", "has_triggers", "switches", "uses_display_name")
 
@@ -68,19 +75,19 @@ class UserRules:
         self._rules = compile_rules(changes, switches)
         self.switches = switches
         kinds = {rule.trigger.kind for rule in self._rules if rule.trigger is not None}
-        #: Whether `individual_triggers` can give anything in any room.
+        #: True if `individual_triggers` may return any, in any room.
         self.has_triggers = not kinds <= {NAMED}
-        #: Whether what it gives depends on the user's display name in the room.
+        #: True if the triggers depend on the user's display name in the room.
         self.uses_display_name = DISPLAY_NAME in kinds
 
-    def judge(self, event: JudgedEvent, reader: Reader) -> Outcome:
-        """Return what comes of the event for this user; of his own events nothing does."""
-        if event.sender == reader.user_id:
-            return NOTHING
+    def evaluate(self, event: PushEvent, recipient: Recipient) -> Outcome:
+        """Return the outcome of the event for this user. A user's own events have none."""
+        if event.sender == recipient.user_id:
+            return NO_PUSH
         for rule in self._rules:
-            if _holds(rule.room_tests, event.room_id) and _matches(rule.tests, event, reader):
+            if _holds(rule.room_tests, event.room_id) and _matches(rule.tests, event, recipient):
                 return Outcome(rule.notifies, rule.highlights, rule.actions)
-        return NOTHING
+        return NO_PUSH
 
     def reachable_in(self, room_id: str) -> list[CompiledRule]:
         """Return the rules that can decide in a room, in their order."""
@@ -94,9 +101,9 @@ class UserRules:
 
 
 class SharedRules:
-    """What the rules of a group say in a room, apart from what an index names. Equal ones are one object.
+    """The rules that a group shares in a room, without those that an index names. Equal rules are one object.
 
-    group: an int64, DEFAULT_GROUP for what the default rules say.
+    group: an int64; DEFAULT_GROUP for the default rules.
     """
 
     __slots__ = ("__weakref__", "_rules", "group")
@@ -105,35 +112,35 @@ class SharedRules:
         self._rules = tuple((rule.tests, (rule.notifies, rule.highlights)) for rule in rules)
         self.group = group
 
-    def judge(self, event: JudgedEvent) -> tuple[int, int]:
-        """Return (notifies, highlights), 0 or 1 each, for a member of the group whom nothing names."""
+    def evaluate(self, event: PushEvent) -> tuple[int, int]:
+        """Return (notifies, highlights), 0 or 1 each, for a member of the group without individual evaluation."""
         for tests, outcome in self._rules:
-            if _matches(tests, event, NOBODY):
+            if _matches(tests, event, GROUP_MEMBER):
                 return outcome
         return 0, 0
 
 
 def _holds(room_tests: Sequence[RoomTest], room_id: str) -> bool:
-    for test in room_tests:  # noqa: SIM110  half the price of all()
+    for test in room_tests:  # noqa: SIM110  half the cost of all()
         if not test(room_id):
             return False
     return True
 
 
-def _matches(tests: Sequence[Test], event: JudgedEvent, reader: Reader) -> bool:
-    for test in tests:  # noqa: SIM110  half the price of all()
-        if not test(event, reader):
+def _matches(tests: Sequence[Test], event: PushEvent, recipient: Recipient) -> bool:
+    for test in tests:  # noqa: SIM110  half the cost of all()
+        if not test(event, recipient):
             return False
     return True
 
 
 def user_rules(json: bytes, switches: RuleSwitches = ALL_OFF) -> UserRules:
-    """Return a user's rules. json: what `push_rules.rules` holds, b"" for nobody's changes: then one for all."""
+    """Return a user's rules. json: as stored in `push_rules.rules`; b"" for the default rules, one object for all."""
     return UserRules(changes_from_json(json), switches) if json else _DEFAULTS[switches]
 
 
-def shared_part(rules: UserRules, room_id: str) -> SharedRules:
-    """Return what these rules share with those of others in a room: the same object for the same meaning."""
+def shared_rules(rules: UserRules, room_id: str) -> SharedRules:
+    """Return the part of these rules that a group shares in a room. It is the same object for the same meaning."""
     if rules is _DEFAULTS[rules.switches]:
         return _DEFAULTS_SHARED[rules.switches]
     kept = _shared_rules(rules, room_id)
@@ -148,14 +155,14 @@ def shared_part(rules: UserRules, room_id: str) -> SharedRules:
 
 
 def group_of(rules: UserRules, room_id: str) -> int:
-    """Return the group of a user with these rules in a room, an int64."""
-    return shared_part(rules, room_id).group
+    """Return the group, an int64, of a user with these rules in a room."""
+    return shared_rules(rules, room_id).group
 
 
 def individual_triggers(rules: UserRules, room_id: str, display_name: str) -> Triggers:
-    """Return what calls for judging this user individually in a room.
+    """Return the triggers of individual evaluation for this user in a room.
 
-    display_name: his there, "" for none: a new one needs this anew where `rules.uses_display_name`.
+    display_name: the user's in the room, "" for none. A new name needs new triggers if `rules.uses_display_name`.
     """
     if not rules.has_triggers:
         return NO_TRIGGERS
@@ -172,8 +179,8 @@ def individual_triggers(rules: UserRules, room_id: str, display_name: str) -> Tr
     return Triggers(frozenset(words), frozenset(senders))
 
 
-def where_they_matter(changes: RuleChanges, switches: RuleSwitches) -> tuple[bool, frozenset[str]]:
-    """Return whether these changes can matter in any room, and the rooms in which some do: `push_rules.rooms`."""
+def affected_rooms(changes: RuleChanges, switches: RuleSwitches) -> tuple[bool, frozenset[str]]:
+    """Return whether these changes may matter in any room, and the rooms in which some matter: `push_rules.rooms`."""
     own = (
         compile_rule(kind, rule.shown(), switches)
         for kind, rules in changes.rules.items()

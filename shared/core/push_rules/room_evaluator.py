@@ -1,9 +1,9 @@
-"""Who is to be judged for an event in a room: its groups, and the few whom an index names.
+"""Push rule evaluation for the events of one room: for its groups, and for the users that an index names.
 
-Everybody whose rules say nothing of their own here is one number, however many they are. What a rule set changes is
-known at once; in the room it holds from the next event on, which carries the change (`EventOutcome.group_changes`).
+Members without rules of their own here are only counted, however many they are. A change of a user's rules is known
+here at once. In the room it takes effect with the next event, which carries it (`EventOutcome.group_changes`).
 
-Members come and go with events that may be taken back: what an event changed here is undone with it (`take_back`).
+Members come and go with events that may be undone. Undoing an event also undoes its changes here (`take_back`).
 """
 
 from collections import deque
@@ -11,24 +11,24 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 
-from shared.core.push_rules.conditions import Reader
+from shared.core.push_rules.conditions import Recipient
 from shared.core.push_rules.default_rules import ALL_OFF, RuleSwitches
-from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
-from shared.core.push_rules.judged_event import JudgedEvent
-from shared.core.push_rules.judging import (
+from shared.core.push_rules.evaluation import (
     DEFAULT_GROUP,
     NO_TRIGGERS,
     SharedRules,
     Triggers,
     UserRules,
     individual_triggers,
-    shared_part,
+    shared_rules,
     user_rules,
 )
+from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
+from shared.core.push_rules.push_event import PushEvent
 
 
 class _Member:
-    """One whose rules, or ignore list, say something of his own in this room. He need not be joined (any more)."""
+    """A user whose rules or ignore list have an effect of their own in this room. They need not be joined."""
 
     __slots__ = ("display_name", "ignored", "joined", "rules", "shared", "triggers")
 
@@ -39,18 +39,22 @@ class _Member:
         self.ignored = ignored
         self.joined = joined
         self.display_name = name
-        self.shared = shared_part(rules, room_id)
+        self.shared = shared_rules(rules, room_id)
         self.triggers: Triggers = NO_TRIGGERS
 
     @property
     def is_like_all(self) -> bool:
-        """Whether nothing of his own can ever matter here."""
+        """True if this user can never differ from the default group here."""
         own = self.triggers != NO_TRIGGERS or self.ignored or self.rules.uses_display_name
         return not own and self.shared.group == DEFAULT_GROUP
 
 
-class RoomJudge:
-    """joined: members of all servers; local: those of them whose events are counted here."""
+class RoomEvaluator:
+    """The state for evaluating push rules in one room.
+
+    joined: the number of members on all servers.
+    local: the number of local members, whose events are counted here.
+    """
 
     def __init__(self, room_id: str) -> None:
         self.room_id = room_id
@@ -58,33 +62,34 @@ class RoomJudge:
         self.local = 0
         self.use(ALL_OFF)
         self._members: dict[str, _Member] = {}
-        self._groups: dict[int, tuple[SharedRules, int]] = {}  # but DEFAULT_GROUP; with its joined members' number
-        self._in_groups = 0  # the sum of these
+        # Group -> its rules and the number of its joined members, without DEFAULT_GROUP.
+        self._groups: dict[int, tuple[SharedRules, int]] = {}
+        self._in_groups = 0  # the sum of these numbers
         self._words: dict[str, set[str]] = {}
         self._senders: dict[str, set[str]] = {}
         self._ignorers: dict[str, set[str]] = {}
-        self._recorded: dict[str, int] = {}  # the group that the room's events name; none: DEFAULT_GROUP
-        self._due: set[str] = set()  # perhaps in another group than recorded
-        #: Joined members whose display names matter and are not known.
+        self._recorded: dict[str, int] = {}  # user -> the group in the room's events, if not DEFAULT_GROUP
+        self._due: set[str] = set()  # users whose group may differ from the recorded one
+        #: Joined members with rules about their display name, which is not known.
         self.unnamed: set[str] = set()
         self._undo: deque[tuple[int, Callable[[], None]]] = deque()
 
     def use(self, switches: RuleSwitches) -> None:
-        """Judge by the default rules that these add. To be called before anything is judged."""
+        """Set the switches of the default rules. It must be called before any evaluation."""
         self._default_rules = user_rules(b"", switches)
-        self._default = shared_part(self._default_rules, self.room_id)
+        self._default = shared_rules(self._default_rules, self.room_id)
 
     @property
     def size(self) -> int:
-        """How many users it has something of."""
+        """The number of users kept here."""
         return len(self._members) + len(self._recorded)
 
     def has(self, user_id: str) -> bool:
-        """Return whether something of this user's own is known here."""
+        """Return True if this user's rules are kept here."""
         return user_id in self._members
 
     def name_of(self, user_id: str) -> str | None:
-        """Return the display name by which a user is known here, "" for none, None where that is not known."""
+        """Return a user's display name, "" if they have none, None if it is not known here."""
         member = self._members.get(user_id)
         return None if member is None else member.display_name
 
@@ -93,7 +98,7 @@ class RoomJudge:
     def set_rules(
         self, user_id: str, rules: UserRules, ignored: Iterable[str], *, joined: bool, name: str | None
     ) -> None:
-        """Take in a user's present rules. joined: he is, now; name: his display name here, None: not known."""
+        """Set a user's rules. joined: True if they are joined now. name: their display name here, None if unknown."""
         former = self._members.pop(user_id, None)
         if former is not None:
             self._leave_index(user_id, former)
@@ -110,7 +115,7 @@ class RoomJudge:
             self._count(member.shared, 1)
 
     def set_recorded(self, groups: Mapping[str, int]) -> None:
-        """Take in the groups that the room's stored events name last."""
+        """Take the groups that the room's stored events name last."""
         self._recorded.update(groups)
         self._due.update(groups)
 
@@ -119,7 +124,7 @@ class RoomJudge:
     def member_changed(
         self, ordinal: int, user_id: str, before: str | None, now: str | None, *, local: bool, name: str
     ) -> None:
-        """Take in a membership that the event at this ordinal changes. name: his display name after it."""
+        """Apply the membership change of the event at this ordinal. name: the user's display name after it."""
         step = (now == "join") - (before == "join")
         if step:
             self._step(user_id, step, local)
@@ -130,29 +135,29 @@ class RoomJudge:
             self.rename(user_id, name)
 
     def take_back(self, ordinal: int) -> None:
-        """The events after this one were taken back."""
+        """Undo the changes of the events after this one."""
         while self._undo and self._undo[-1][0] > ordinal:
             self._undo.pop()[1]()
 
     def settle(self, ordinal: int) -> None:
-        """The events up to this one are stored: they are not taken back any more."""
+        """Drop the undo information of the events up to this one. They are stored."""
         while self._undo and self._undo[0][0] <= ordinal:
             self._undo.popleft()
 
     # -- judging
 
-    def judge(
+    def evaluate(
         self,
         ordinal: int,
-        event: JudgedEvent,
+        event: PushEvent,
         thread_id: str,
         membership: Callable[[str], str | None],
         subscribers: Collection[str] = (),
     ) -> EventOutcome:
-        """Return what the event at this ordinal counts, and take its changes of groups in.
+        """Return the outcome of the event at this ordinal, and record its group changes.
 
-        membership: of a user of this server, the event applied; None of anybody else. subscribers: users who are
-        subscribed to the event's thread: each is judged for himself.
+        membership: the membership of a local user after the event; None for other users.
+        subscribers: users who are subscribed to the event's thread. They are evaluated individually.
         """
         group_changes = self._group_changes(ordinal, membership) if self._due else ()
         sender_here = membership(event.sender) == "join"
@@ -161,27 +166,27 @@ class RoomJudge:
         if self.local > sender_here:
             groups, named = self._judge_groups(event, sender_here), self._named(event, subscribers)
         elif event.value(("type",)) == "m.room.member":
-            named = event.named_users()  # nobody else is here, but whom it may invite
+            named = event.named_users()  # no member to notify, but the event may invite one
         users = self._judge_users(event, named, groups, membership, subscribers) if named else ()
         notified = tuple((group, *counts) for group, counts in groups.items() if counts[0])
         if not (notified or users or group_changes or thread_id):
             return COUNTS_NOTHING
         return EventOutcome(thread_id=thread_id, groups=notified, users=users, group_changes=group_changes)
 
-    def _judge_groups(self, event: JudgedEvent, sender_here: bool) -> dict[int, tuple[int, int]]:
-        """Return (notifies, highlights) per group in which somebody else than the sender is."""
+    def _judge_groups(self, event: PushEvent, sender_here: bool) -> dict[int, tuple[int, int]]:
+        """Return (notifies, highlights) for each group with a member other than the sender."""
         sender = self._members.get(event.sender)
         own = None if not sender_here else DEFAULT_GROUP if sender is None else sender.shared.group
         groups: dict[int, tuple[int, int]] = {}
         if self.local - self._in_groups > (own == DEFAULT_GROUP):
-            groups[DEFAULT_GROUP] = self._default.judge(event)
+            groups[DEFAULT_GROUP] = self._default.evaluate(event)
         for group, (shared, count) in self._groups.items():
             if count > (own == group):
-                groups[group] = shared.judge(event)
+                groups[group] = shared.evaluate(event)
         return groups
 
-    def _named(self, event: JudgedEvent, subscribers: Collection[str]) -> set[str]:
-        """Return those who must be judged for themselves, among others who are not here."""
+    def _named(self, event: PushEvent, subscribers: Collection[str]) -> set[str]:
+        """Return the users who need individual evaluation. Some may not be members."""
         named = {*event.named_users(), *subscribers}
         if self._words:
             for key in event.word_keys():
@@ -195,7 +200,7 @@ class RoomJudge:
 
     def _judge_users(
         self,
-        event: JudgedEvent,
+        event: PushEvent,
         named: Iterable[str],
         groups: Mapping[int, tuple[int, int]],
         membership: Callable[[str], str | None],
@@ -216,24 +221,22 @@ class RoomJudge:
                 users.append((user_id, notifies, highlights))
         return tuple(users)
 
-    def _outcome(
-        self, event: JudgedEvent, user_id: str, member: _Member | None, subscribed: bool
-    ) -> tuple[int, int]:  # fmt: skip
+    def _outcome(self, event: PushEvent, user_id: str, member: _Member | None, subscribed: bool) -> tuple[int, int]:
         if member is None:
-            outcome = self._default_rules.judge(event, Reader(user_id, subscribed=subscribed))
+            outcome = self._default_rules.evaluate(event, Recipient(user_id, subscribed=subscribed))
         elif event.sender in member.ignored:
             return 0, 0
         else:
-            outcome = member.rules.judge(event, Reader(user_id, member.display_name or "", subscribed))
+            outcome = member.rules.evaluate(event, Recipient(user_id, member.display_name or "", subscribed))
         return outcome.notifies, outcome.highlights
 
-    # -- one's place in the groups and the index
+    # -- groups and index
 
     def _group_changes(self, ordinal: int, membership: Callable[[str], str | None]) -> tuple[tuple[str, int], ...]:
         group_changes = []
         for user_id in sorted(self._due):
             if membership(user_id) != "join":
-                continue  # when he joins he is due again
+                continue  # they are due again when they join
             member = self._members.get(user_id)
             group = DEFAULT_GROUP if member is None else member.shared.group
             former = self._recorded.get(user_id, DEFAULT_GROUP)
@@ -249,7 +252,7 @@ class RoomJudge:
         self._due.add(user_id)
 
     def _step(self, user_id: str, step: int, local: bool) -> None:
-        """One has joined (1), or is not joined any more (-1)."""
+        """Count a user who has joined (1), or is no longer joined (-1)."""
         self.joined += step
         if not local:
             return
@@ -272,7 +275,7 @@ class RoomJudge:
             del self._groups[shared.group]
 
     def rename(self, user_id: str, name: str | None) -> None:
-        """Take in a member's display name."""
+        """Set a member's display name."""
         member = self._members.get(user_id)
         if member is None:
             return
@@ -305,5 +308,5 @@ class RoomJudge:
         return (self._words, triggers.words), (self._senders, triggers.senders), (self._ignorers, member.ignored)
 
 
-def _is_membership_of(event: JudgedEvent, user_id: str) -> bool:
+def _is_membership_of(event: PushEvent, user_id: str) -> bool:
     return bool(event.value(("type",)) == "m.room.member" and event.value(("state_key",)) == user_id)

@@ -13,26 +13,26 @@ from shared.core.push_rules import (
     DEFAULT_GROUP,
     NO_CHANGES,
     DefaultChange,
-    JudgedEvent,
-    Reader,
+    PushEvent,
+    Recipient,
     RuleChanges,
     RuleSwitches,
     UserRule,
     UserRules,
+    affected_rooms,
     changes_from_json,
     changes_to_json,
     full_ruleset,
     group_of,
     individual_triggers,
-    shared_part,
+    shared_rules,
     user_rules,
-    where_they_matter,
 )
 from tests.core.push_rules import naive
 from tests.core.push_rules.strategies import ROOMS, USERS, changes, events, readers, switches
 
 _LEVELS = PowerLevels({"@mod:x": 50}, {}, {}, 0, 0, 50, 50, 50, 50, 0, frozenset())
-_ME = Reader("@me:x", "Me")
+_ME = Recipient("@me:x", "Me")
 
 
 def _rules(some: RuleChanges, with_switches: RuleSwitches = ALL_OFF) -> UserRules:
@@ -41,13 +41,13 @@ def _rules(some: RuleChanges, with_switches: RuleSwitches = ALL_OFF) -> UserRule
 
 @given(changes, switches, events(), readers)
 def test_one_is_judged_as_the_rules_that_are_shown_say(
-    some: RuleChanges, with_switches: RuleSwitches, event: JudgedEvent, reader: Reader
+    some: RuleChanges, with_switches: RuleSwitches, event: PushEvent, recipient: Recipient
 ) -> None:
-    shown = orjson.loads(orjson.dumps(full_ruleset(some, reader.user_id, with_switches)))
+    shown = orjson.loads(orjson.dumps(full_ruleset(some, recipient.user_id, with_switches)))
     if not with_switches.thread_subscriptions:
         shown = _without_thread_conditions(shown)
-    notifies, highlights, actions = naive.judge(shown, event, reader)
-    outcome = _rules(some, with_switches).judge(event, reader)
+    notifies, highlights, actions = naive.evaluate(shown, event, recipient)
+    outcome = _rules(some, with_switches).evaluate(event, recipient)
     assert (bool(outcome.notifies), bool(outcome.highlights)) == (notifies, highlights)
     assert list(outcome.actions) == (actions or [])
 
@@ -63,29 +63,29 @@ def _without_thread_conditions(shown: Any) -> Any:
 
 @given(changes, switches, events(), readers)
 def test_whom_nothing_names_is_judged_as_his_group(
-    some: RuleChanges, with_switches: RuleSwitches, event: JudgedEvent, reader: Reader
+    some: RuleChanges, with_switches: RuleSwitches, event: PushEvent, recipient: Recipient
 ) -> None:
     rules = _rules(some, with_switches)
-    triggers = individual_triggers(rules, event.room_id, reader.display_name)
+    triggers = individual_triggers(rules, event.room_id, recipient.display_name)
     if (
-        reader.user_id == event.sender
-        or reader.user_id in event.named_users()
+        recipient.user_id == event.sender
+        or recipient.user_id in event.named_users()
         or triggers.words & event.word_keys()
         or event.sender_key() in triggers.senders
-        or (with_switches.thread_subscriptions and reader.subscribed)
+        or (with_switches.thread_subscriptions and recipient.subscribed)
     ):
         return
-    outcome = rules.judge(event, reader)
-    assert shared_part(rules, event.room_id).judge(event) == (outcome.notifies, outcome.highlights)
+    outcome = rules.evaluate(event, recipient)
+    assert shared_rules(rules, event.room_id).evaluate(event) == (outcome.notifies, outcome.highlights)
 
 
 @given(changes, changes, events())
-def test_a_group_means_the_same_for_all_its_members(one: RuleChanges, other: RuleChanges, event: JudgedEvent) -> None:
-    mine, theirs = (shared_part(_rules(some), event.room_id) for some in (one, other))
+def test_a_group_means_the_same_for_all_its_members(one: RuleChanges, other: RuleChanges, event: PushEvent) -> None:
+    mine, theirs = (shared_rules(_rules(some), event.room_id) for some in (one, other))
     assert (mine is theirs) == (mine.group == theirs.group)
     assert -(2**63) <= mine.group < 2**63
     if mine.group == DEFAULT_GROUP:
-        assert mine.judge(event) == shared_part(user_rules(b""), event.room_id).judge(event)
+        assert mine.evaluate(event) == shared_rules(user_rules(b""), event.room_id).evaluate(event)
 
 
 @given(changes, switches)
@@ -99,7 +99,7 @@ def test_the_compact_form_loses_nothing(some: RuleChanges, with_switches: RuleSw
 def test_elsewhere_rules_matter_only_where_they_say(
     some: RuleChanges, with_switches: RuleSwitches, room_id: str
 ) -> None:
-    everywhere, rooms = where_they_matter(some, with_switches)
+    everywhere, rooms = affected_rooms(some, with_switches)
     if not everywhere and room_id not in rooms:
         rules = _rules(some, with_switches)
         assert group_of(rules, room_id) == DEFAULT_GROUP
@@ -107,9 +107,9 @@ def test_elsewhere_rules_matter_only_where_they_say(
         assert (triggers.words, triggers.senders) == (frozenset(), frozenset())
 
 
-def _event(body: str = "hello", *, sender: str = "@you:x", count: int = 5, **content: Any) -> JudgedEvent:
+def _event(body: str = "hello", *, sender: str = "@you:x", count: int = 5, **content: Any) -> PushEvent:
     whole = {"msgtype": "m.text", "body": body, **content}
-    return JudgedEvent({"type": "m.room.message", "sender": sender, "content": whole}, "!a:x", count, _LEVELS)
+    return PushEvent({"type": "m.room.message", "sender": sender, "content": whole}, "!a:x", count, _LEVELS)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def _event(body: str = "hello", *, sender: str = "@you:x", count: int = 5, **con
         (_event(sender="@me:x"), (0, 0)),
     ],
 )
-def test_the_default_rules(event: JudgedEvent, outcome: tuple[int, int]) -> None:
-    found = user_rules(b"").judge(event, _ME)
+def test_the_default_rules(event: PushEvent, outcome: tuple[int, int]) -> None:
+    found = user_rules(b"").evaluate(event, _ME)
     assert (found.notifies, found.highlights) == outcome
 
 
@@ -169,16 +169,16 @@ def test_the_number_of_a_group_never_changes() -> None:
 
 
 @given(events(), st.sampled_from(USERS))
-def test_a_name_in_the_body_counts_where_a_rule_asks_for_it(event: JudgedEvent, user_id: str) -> None:
+def test_a_name_in_the_body_counts_where_a_rule_asks_for_it(event: PushEvent, user_id: str) -> None:
     """contains_display_name is deprecated and still defined; the name is looked up by the same index as keywords."""
     rule = UserRule("name", ["notify", {"set_tweak": "highlight"}], conditions=[{"kind": "contains_display_name"}])
     rules = _rules(NO_CHANGES.with_kind("override", [rule]))
     assert rules.uses_display_name
-    reader = Reader(user_id, "Tea time")
+    recipient = Recipient(user_id, "Tea time")
     body = event.properties["content"].get("body")
     named = isinstance(body, str) and "tea time" in body.lower() and event.sender != user_id
     if named:
-        assert rules.judge(event, reader).highlights
+        assert rules.evaluate(event, recipient).highlights
         assert individual_triggers(rules, event.room_id, "Tea time").words & event.word_keys()
 
 

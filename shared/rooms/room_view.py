@@ -15,9 +15,9 @@ from shared.rooms.state_history import history, joined_by
 from shared.rooms.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
 from shared.rooms.viewpoint import BranchState, History, Viewpoint
 from shared.storage.engine.pool import Database
-from shared.storage.events.snapshots import get_keys_at_snapshots
 from shared.storage.events.timeline import RoomRecord, TimelineRow, get_events_by_nid, get_timeline_event
 from shared.storage.rooms.for_reader import get_room_for_reader
+from shared.storage.rooms.snapshots import get_keys_at_snapshots
 from shared.storage.rooms.state import KeyChange
 
 #: Before everything in a room all of which is live.

@@ -50,7 +50,7 @@ BREAKS = (
     ),
     Break(
         "D053",
-        "workers/event_persister/push/room_push.py",
+        "workers/event_persister/room/room_push.py",
         'self._note_thread(event_id, threads.get(event_id, ""))',
         'self._note_thread(event_id, "")',
         _PERSISTER + "test_push.py::test_threads_by_three_hops",

@@ -17,12 +17,12 @@ from workers.event_persister.graph.placement import Placing
 from workers.event_persister.graph.policy_signatures import AskPolicyServer, PolicySignatures
 from workers.event_persister.graph.resolver import Resolver
 from workers.event_persister.graph.slow_sends import SlowSends
-from workers.event_persister.push.rules import PushRules
+from workers.event_persister.loading.push_rules import PushRules
+from workers.event_persister.loading.rooms_in_memory import RoomsInMemory
 from workers.event_persister.receiving.delivery import Receiving
 from workers.event_persister.receiving.history_events import HistoryPlacing
 from workers.event_persister.room.live_room import Identity, LiveRoom
-from workers.event_persister.room.rooms_in_memory import RoomsInMemory
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 _MAX_PAGE_BYTES = 8 << 20  # of JSON, read at once for a resolution
 

@@ -27,6 +27,8 @@ from workers.synchrotron.classic.sync import SyncHandler
 from workers.synchrotron.classic.sync_answer import SyncAnswers
 from workers.synchrotron.classic.sync_request import Filters
 from workers.synchrotron.counted_queries import CountedQueries
+from workers.synchrotron.devices.device_lists import DeviceListFeed
+from workers.synchrotron.devices.device_section import DeviceSections
 from workers.synchrotron.feed import Feed
 from workers.synchrotron.finding.notifications import Notifications
 from workers.synchrotron.finding.public_rooms import PublicRooms
@@ -43,7 +45,6 @@ from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.rooms.state_blocks import StateBlocks
 from workers.synchrotron.rooms.sticky_rooms import MAX_EVENTS, StickyRooms
 from workers.synchrotron.rooms.typing_rooms import TypingRooms
-from workers.synchrotron.sections.device_section import DeviceSections
 from workers.synchrotron.sections.erased_forms import ErasedForms
 from workers.synchrotron.sections.joined_section import RoomSections
 from workers.synchrotron.sections.sticky_section import StickySections
@@ -62,7 +63,6 @@ from workers.synchrotron.sliding.request import Limits
 from workers.synchrotron.sliding.room_lists import RoomLists
 from workers.synchrotron.sliding.room_results import RoomResults
 from workers.synchrotron.sliding.room_traits import Traits
-from workers.synchrotron.users.device_lists import DeviceListFeed
 from workers.synchrotron.users.lazy_members import LazyMembers
 from workers.synchrotron.users.unread_counts import UnreadCounts
 from workers.synchrotron.users.user_rooms import UserRooms

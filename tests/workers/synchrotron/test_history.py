@@ -14,15 +14,15 @@ from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import START, HistoryPoint, gap_start, point_after
 from shared.rooms.history_page import HistoryPages, StoredHistory
+from shared.rooms.place_tokens import format_place, parse_place
 from shared.rooms.room_view import load_branches, open_room
-from shared.storage.events import snapshots, timeline
-from shared.storage.events.snapshots import get_keys_at_snapshots, get_state_at_snapshot
+from shared.storage.events import timeline
 from shared.storage.events.statement import REJECTED, SOFT_FAILED
 from shared.storage.events.timeline import RoomRecord, get_timeline_event
-from shared.storage.rooms import for_reader
+from shared.storage.rooms import for_reader, snapshots
+from shared.storage.rooms.snapshots import get_keys_at_snapshots, get_state_at_snapshot
 from tests.fix_servers import TestDatabase
 from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
-from workers.synchrotron.room_reads.place_tokens import format_place, parse_place
 
 BOB, CAROL = "@bob:remote", "@carol:remote"
 ALL = EventFilter()

@@ -7,13 +7,13 @@ from urllib.parse import quote
 
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
+from shared.rooms.place_tokens import format_place
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.events.statement import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import Answer, run
 from tests.workers.synchrotron.rig import fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
-from workers.synchrotron.room_reads.place_tokens import format_place
 from workers.synchrotron.waiting.sync_tokens import format_sync_token
 
 BOB, CAROL = "@bob:remote", "@carol:example.org"

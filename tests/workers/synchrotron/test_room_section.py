@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.core.history_point import HistoryPoint
+from shared.rooms.place_tokens import format_place, parse_place
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from tests.workers.synchrotron.events import event
-from workers.synchrotron.room_reads.place_tokens import format_place, parse_place
 from workers.synchrotron.rooms.cached_room import Held, StateKey
 from workers.synchrotron.sections.room_section import (
     cut_timeline,

@@ -9,7 +9,7 @@ from tests.workers.client_api.keys import ALGORITHM, claim, one_time_key, one_ti
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.devices import inbox, person, send, writers
 from tests.workers.synchrotron.rig import fleet, soon
-from workers.synchrotron.sections.device_section import MAX_MESSAGES
+from workers.synchrotron.devices.device_section import MAX_MESSAGES
 
 
 def test_a_message_wakes_its_device_alone_and_goes_when_acknowledged(postgres: TestDatabase) -> None:

@@ -25,8 +25,8 @@ from workers.event_persister.members.change_membership import no_identity_server
 from workers.event_persister.members.member_changes import MemberChanges
 from workers.event_persister.room.drafts import Head, NewRoom
 from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.refusals import check_content
-from workers.event_persister.writing.room_writer import RoomWriter
 
 _MAX_EVENTS = 900  # of a new room; they go into one statement
 _MAX_TRIES = 3000  # with 64 persisters all of these miss once in 10^20 rooms

@@ -17,7 +17,7 @@ from shared.runtime.tasks import TaskGroup
 from workers.event_persister.graph.slow_sends import SlowSends
 from workers.event_persister.room.drafts import Draft, RoomChanged
 from workers.event_persister.room.live_room import LiveRoom
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 #: Below that, the next usual event names them all soon enough.
 MAX_EXTREMITIES = 10

@@ -41,7 +41,7 @@ from workers.event_persister.graph.states import (
     upon_current,
     upon_current_state,
 )
-from workers.event_persister.push.rules import PushRules
+from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.room.drafts import (
     NO_CHANGE,
     Branch,

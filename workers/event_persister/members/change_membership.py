@@ -17,7 +17,7 @@ from shared.storage.rooms.aliases import get_room_of_alias
 from shared.storage.rooms.memberships import forget_room
 from workers.event_persister.members.member_changes import MemberChanges
 from workers.event_persister.room.live_room import LiveRoom
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 
 class ReasonBody(msgspec.Struct):

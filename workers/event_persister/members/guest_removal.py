@@ -14,7 +14,7 @@ from shared.storage.rooms.guest_removals import expect_removal, get_removal, rem
 from shared.storage.rooms.memberships import get_joined_guests
 from workers.event_persister.members.member_changes import guests_can_join, member_draft
 from workers.event_persister.room.live_room import LiveRoom
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 T = TypeVar("T")
 _GUESTS_AT_A_TIME = 100

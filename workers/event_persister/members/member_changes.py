@@ -19,7 +19,7 @@ from shared.storage.rooms.memberships import get_member_profiles, get_users_bloc
 from shared.storage.rooms.upgrades import remember_settings
 from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.live_room import GUEST_ACCESS, JOIN_RULES, LiveRoom
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 MEMBER = "m.room.member"
 _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")

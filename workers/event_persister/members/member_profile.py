@@ -10,7 +10,7 @@ from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles
 from workers.event_persister.members.member_changes import MEMBER, member_draft, same_json
 from workers.event_persister.room.live_room import LiveRoom
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 #: What a membership says of one occasion only: it is not repeated when the profile changes.
 _OF_THE_OCCASION = ("reason", "join_authorised_via_users_server", "third_party_invite")

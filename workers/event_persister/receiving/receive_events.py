@@ -9,7 +9,7 @@ from workers.event_persister.members.member_changes import guests_can_join
 from workers.event_persister.receiving.delivery import Receiving
 from workers.event_persister.receiving.messages import MAX_PDUS, ReceiveAnswer, Received, ReceiveRequest
 from workers.event_persister.room.live_room import LiveRoom
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 
 class ReceiveHandler:

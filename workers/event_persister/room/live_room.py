@@ -26,7 +26,6 @@ from shared.core.room_versions import RoomVersion
 from shared.core.signing import SigningKey
 from shared.core.state_snapshots import Snapshot
 from shared.storage.events.statement import REJECTED
-from workers.event_persister.push.room_push import RoomPush
 from workers.event_persister.room.drafts import (
     NO_CHANGE,
     Branch,
@@ -47,6 +46,7 @@ from workers.event_persister.room.joined_policy_server import JoinedPolicyServer
 from workers.event_persister.room.line_changes import LineChanges
 from workers.event_persister.room.recent_transactions import RecentTransactions
 from workers.event_persister.room.reference_hashes import ReferenceHashes
+from workers.event_persister.room.room_push import RoomPush
 from workers.event_persister.room.turns import PlacementTurns
 
 CREATE: StateKey = ("m.room.create", "")

@@ -33,9 +33,9 @@ from workers.event_persister.members.member_changes import MEMBER, same_json
 from workers.event_persister.room.drafts import Draft, Head, NewRoom
 from workers.event_persister.room.event_forms import stub
 from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.upgrades import carried_state
 from workers.event_persister.upgrades.runs import UpgradeRuns
-from workers.event_persister.writing.room_writer import RoomWriter
 
 _AT_A_TIME = 100  # events of one write: others get their turn in between
 _MAX_KEYED = 5000  # of a space's rooms

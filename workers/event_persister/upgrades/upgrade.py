@@ -33,9 +33,9 @@ from shared.storage.rooms.upgrades import (
 from workers.event_persister.creation.create_event import build_create_event, check_additional_creators, new_room_id
 from workers.event_persister.members.member_changes import MemberChanges
 from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.upgrades import carried_state
 from workers.event_persister.upgrades.runs import UpgradeRuns
-from workers.event_persister.writing.room_writer import RoomWriter
 
 
 class UpgradeBody(msgspec.Struct):

@@ -31,7 +31,7 @@ from shared.storage.accounts.users import get_account
 from shared.storage.engine.pool import Database
 from shared.storage.events.delayed import schedule
 from workers.event_persister.room.live_room import LiveRoom
-from workers.event_persister.writing.room_writer import RoomWriter
+from workers.event_persister.room_writer import RoomWriter
 
 #: In the query of a send: the form that Element Call has used since the MSC's first drafts.
 _DELAY = "org.matrix.msc4140.delay"

@@ -13,9 +13,9 @@ from shared.storage.events.batch import get_event_by_id
 from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.room.drafts import Draft, RedactionTarget
 from workers.event_persister.room.live_room import GUEST_ACCESS, LiveRoom
+from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.delayed_events import Scheduling
 from workers.event_persister.writing.refusals import RelationRefusals, check_content
-from workers.event_persister.writing.room_writer import RoomWriter
 
 REDACTION = "m.room.redaction"
 

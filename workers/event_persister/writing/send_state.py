@@ -16,9 +16,9 @@ from workers.event_persister.members.member_changes import (
 )
 from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.live_room import GUEST_ACCESS, LiveRoom
+from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.delayed_events import Scheduling
 from workers.event_persister.writing.refusals import check_content
-from workers.event_persister.writing.room_writer import RoomWriter
 
 
 class StateHandlers:

@@ -15,6 +15,7 @@ from shared.http.request import Request, Response, json_response
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
+from shared.rooms.place_tokens import format_place
 from shared.rooms.room_view import RoomView, open_room
 from shared.rooms.shown_event import Reader, shown_event
 from shared.runtime.clock import Clock
@@ -28,7 +29,7 @@ from workers.synchrotron.classic.old_events import NOTHING, refuse_guest, with_r
 from workers.synchrotron.classic.sync import Hold, SyncHandler
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.presence.reports import PresenceReports
-from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
+from workers.synchrotron.room_reads.history_points import place_of_token
 from workers.synchrotron.room_reads.room_state import listed
 from workers.synchrotron.sections.invited_section import invite_events
 from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token

@@ -20,6 +20,7 @@ from shared.http.request import Request, Response, json_response
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, Page
+from shared.rooms.place_tokens import format_place
 from shared.rooms.room_view import RoomView, open_room
 from shared.rooms.shown_event import Reader
 from shared.rooms.timeline_event import MEMBER
@@ -29,7 +30,7 @@ from shared.storage.rooms.memberships import get_memberships_of_user
 from workers.synchrotron.classic.sync import Hold, SyncHandler
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.presence.reports import PresenceReports
-from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
+from workers.synchrotron.room_reads.history_points import place_of_token
 from workers.synchrotron.sections.invited_section import invite_events
 from workers.synchrotron.waiting.room_watchers import RoomWatchers
 from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token

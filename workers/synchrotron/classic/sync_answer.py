@@ -17,11 +17,11 @@ from shared.storage.events.timeline import get_rooms_active_since
 from shared.storage.rooms.memberships import RoomMembership, get_memberships_of_user
 from workers.synchrotron.classic.answer_pieces import Section, body_pieces, body_without_rooms, whole_or_pieces
 from workers.synchrotron.classic.sync_request import SyncRequest
+from workers.synchrotron.devices.device_section import DeviceSections
 from workers.synchrotron.presence.presence import PresenceSections
 from workers.synchrotron.rooms.room_cache import ROOMS_AT_ONCE, RoomCache
 from workers.synchrotron.rooms.room_reader import Wanted
 from workers.synchrotron.rooms.state_blocks import section_parts
-from workers.synchrotron.sections.device_section import DeviceSections
 from workers.synchrotron.sections.invited_section import stripped_state_of
 from workers.synchrotron.sections.joined_section import RoomSections, Span, account_data_events
 from workers.synchrotron.users.lazy_members import SentMembers

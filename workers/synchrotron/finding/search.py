@@ -23,6 +23,7 @@ from shared.http.request import Request, Response, convert, json_response
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
+from shared.rooms.place_tokens import format_place
 from shared.rooms.room_view import RoomView, load_branches, open_room
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
@@ -35,7 +36,6 @@ from shared.storage.rooms.public_facts import get_facts
 from shared.storage.rooms.state import get_current_state_events, get_keys_before, get_state_before
 from shared.storage.search.event_words import Hit, get_encrypted_rooms, search_words
 from shared.storage.user_data.account_data import get_ignored_users
-from workers.synchrotron.room_reads.place_tokens import format_place
 
 _DEFAULT_LIMIT = 10
 _MAX_RESULTS = 50

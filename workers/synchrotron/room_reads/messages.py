@@ -13,15 +13,16 @@ from shared.http.request import Request, Response, json_response
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, parse_event_filter
+from shared.rooms.place_tokens import format_place
 from shared.rooms.room_view import RoomView, get_visible_event, open_room
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.events.snapshots import get_keys_at_snapshots, get_state_at_event
 from shared.storage.events.timeline import get_events_by_nid, get_room_of_event
+from shared.storage.rooms.snapshots import get_keys_at_snapshots, get_state_at_event
 from shared.storage.rooms.state import get_current_state_events, get_keys_before
-from workers.synchrotron.room_reads.place_tokens import format_place, place_of_token
+from workers.synchrotron.room_reads.history_points import place_of_token
 from workers.synchrotron.waiting.sync_tokens import Tokens
 
 _DEFAULT_LIMIT = 10

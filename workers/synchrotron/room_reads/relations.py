@@ -12,6 +12,7 @@ from shared.core.history_point import HistoryPoint, point_after
 from shared.http.request import Request, Response, json_response
 from shared.rooms.aggregations import StoredRelatives, bundle, shown_events
 from shared.rooms.erased_events import strip_erased
+from shared.rooms.place_tokens import format_place, parse_place
 from shared.rooms.room_view import RoomView, get_visible_event, load_branches, open_room
 from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import TimelineEvent
@@ -19,7 +20,7 @@ from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.events.relations import Wanted, get_children, get_relating, get_thread_roots
 from shared.storage.events.timeline import TimelineRow, get_events_by_nid
-from workers.synchrotron.room_reads.place_tokens import format_place, parse_place, place_of_token
+from workers.synchrotron.room_reads.history_points import place_of_token
 from workers.synchrotron.waiting.sync_tokens import Tokens
 
 _DEFAULT_LIMIT = 20

@@ -21,8 +21,8 @@ from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.events.snapshots import get_state_at_snapshot
 from shared.storage.events.timeline import TimelineRow, get_places_from
+from shared.storage.rooms.snapshots import get_state_at_snapshot
 from shared.storage.rooms.state import (
     get_current_keys,
     get_current_state_events,
@@ -31,7 +31,7 @@ from shared.storage.rooms.state import (
     get_member_pages,
     get_state_before,
 )
-from workers.synchrotron.room_reads.place_tokens import place_of_token
+from workers.synchrotron.room_reads.history_points import place_of_token
 from workers.synchrotron.waiting.sync_tokens import Tokens
 
 _MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")

@@ -17,12 +17,12 @@ from shared.core.sticky_events import STICKY_KEY
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.unread import RoomCounts
 from shared.rooms.aggregations import Bundles, bundle
+from shared.rooms.place_tokens import format_place
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
 from shared.storage.rooms.memberships import RoomMembership
 from shared.storage.user_data.receipts import ReceiptRecord
-from workers.synchrotron.room_reads.place_tokens import format_place
 from workers.synchrotron.rooms.cached_room import CachedRoom, Held, StateKey
 from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.rooms.state_blocks import SharedEvents, StateBlock, StateBlocks

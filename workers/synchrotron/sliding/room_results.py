@@ -12,13 +12,13 @@ from shared.core.filters import EventFilter
 from shared.core.heroes import heroes_for
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
+from shared.rooms.place_tokens import format_place
 from shared.rooms.shown_event import Reader
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
 from shared.storage.engine.pool import Source
 from shared.storage.rooms.list_traits import get_last_of_types
 from shared.storage.rooms.memberships import RoomMembership
-from workers.synchrotron.room_reads.place_tokens import format_place
 from workers.synchrotron.rooms.cached_room import CachedRoom, StateKey
 from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.sections.invited_section import stripped_state_of

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workers.synchrotron.sections.device_section import DeviceSections
+from workers.synchrotron.devices.device_section import DeviceSections
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
 
 

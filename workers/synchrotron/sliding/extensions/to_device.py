@@ -8,7 +8,7 @@ import msgspec
 from replication.streams import TO_DEVICE
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.http.request import convert
-from workers.synchrotron.sections.device_section import MAX_MESSAGES, DeviceSections
+from workers.synchrotron.devices.device_section import MAX_MESSAGES, DeviceSections
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
 from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
 

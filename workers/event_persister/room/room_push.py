@@ -1,7 +1,7 @@
 """What a room's events count, as far as memory goes: whose rules are known, and in which threads events are.
 
-What is not known is read before an event is built (`rules.py`), so that building never waits: the rules of one
-who comes in, the thread of an event to which a new one relates, a display name that somebody's rules look for.
+`loading/push_rules.py` reads what is not known before an event is built, so that building never waits: the rules of a
+user who comes in, the thread of an event to which a new one relates, a display name that some user's rules look for.
 """
 
 import weakref
@@ -17,8 +17,8 @@ from shared.core.push_rules import PushEvent, RuleSwitches, UserRules
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.push_rules.room_evaluator import RoomEvaluator
 from shared.core.unread import DUMMY
-from workers.event_persister.push.thread_subscribers import ThreadSubscribers
 from workers.event_persister.room.drafts import BuiltEvent, EntryChange, StateEntry
+from workers.event_persister.room.thread_subscribers import ThreadSubscribers
 
 MEMBER = "m.room.member"
 #: Events whose threads are remembered: reactions and edits mostly relate to one of the latest.

@@ -15,8 +15,8 @@ from shared.storage.encryption.device_keys import get_key_counts
 from shared.storage.encryption.device_lists import get_device_list_news, get_users_sharing
 from shared.storage.encryption.to_device import read_inbox
 from shared.storage.engine.pool import Source
+from workers.synchrotron.devices.device_lists import DeviceListFeed
 from workers.synchrotron.sections.joined_section import Span
-from workers.synchrotron.users.device_lists import DeviceListFeed
 from workers.synchrotron.users.sync_user import SyncUser
 from workers.synchrotron.users.user_rooms import UserRooms
 

@@ -21,8 +21,8 @@ from shared.storage.push.rules_in_rooms import (
     get_rules_that_matter,
 )
 from shared.storage.user_data.thread_subscriptions import subscribers_of
-from workers.event_persister.push.room_push import MEMBER, KnownRules, Lacking, RoomPush, display_name_in
 from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.room_push import MEMBER, KnownRules, Lacking, RoomPush, display_name_in
 
 #: Rule sets kept compiled: many users have the same, and all rooms of a user have his.
 _MAX_COMPILED = 5000

@@ -1,4 +1,4 @@
-"""Tokens that name a place in one room's history. Clients may give these, and tokens of /sync.
+"""PURE: tokens that name a place in one room's history. Clients may give these, and tokens of /sync.
 
 "p1-417" stands just before the live event with ordinal 417, behind the history in the gap before it; "p2-417-5" before
 the event of history 5 steps back from there; "p2-417-0" before all of that gap's history, right behind live event 416.
@@ -7,12 +7,7 @@ the event of history 5 steps back from there; "p2-417-0" before all of that gap'
 import re
 
 from shared.core.errors import invalid_param
-from shared.core.history_point import HistoryPoint, gap_start, point_after
-from shared.rooms.room_view import RoomView
-from shared.storage.engine.pool import Database
-from shared.storage.events.timeline import get_ordinal_at
-from workers.synchrotron.sliding.pos import sync_token_in
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from shared.core.history_point import HistoryPoint, gap_start
 
 _PREFIXES = ("p1-", "p2-")
 _LIVE = re.compile(r"p1-(0|[1-9][0-9]{0,17})", re.ASCII)
@@ -41,17 +36,3 @@ def parse_place(token: str) -> HistoryPoint:
         if place > gap_start(place.ordinal):
             return place
     raise invalid_param("The token is malformed")
-
-
-async def place_of_token(database: Database, tokens: Tokens, room: RoomView, text: str) -> HistoryPoint:
-    """Return where the token stands in the room.
-
-    A token of /sync, or of sliding sync, stands right behind everything that its answer told: what is fetched later
-    into a gap that came after it lies beyond it. Raises M_INVALID_PARAM.
-    """
-    if is_place(text):
-        return parse_place(text)
-    vector = (await tokens.parse(sync_token_in(text))).vector("events")
-    return point_after(
-        HistoryPoint(await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above))
-    )

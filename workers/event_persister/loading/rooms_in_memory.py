@@ -21,12 +21,12 @@ from shared.storage.push.rules_in_rooms import get_push_groups
 from shared.storage.rooms.current import get_current_state, get_room_end
 from workers.event_persister.graph.known_events import KnownEvents
 from workers.event_persister.graph.states import GraphStates, upon_current
-from workers.event_persister.push.room_push import RoomPush
-from workers.event_persister.push.rules import PushRules
+from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.room.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
 from workers.event_persister.room.event_forms import redacted
 from workers.event_persister.room.live_room import KEPT_TYPES, Identity, LiveRoom
 from workers.event_persister.room.recent_transactions import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS
+from workers.event_persister.room.room_push import RoomPush
 
 _ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring walks its state events

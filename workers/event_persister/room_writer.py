@@ -17,11 +17,11 @@ from shared.storage.events.batch import StoredEvent, get_events
 from shared.storage.events.client_transactions import get_transaction
 from workers.event_persister.commit.committer import AlreadySent, Committer
 from workers.event_persister.graph.slow_sends import SlowSends
-from workers.event_persister.push.rules import PushRules
+from workers.event_persister.loading.push_rules import PushRules
+from workers.event_persister.loading.rooms_in_memory import RoomsInMemory
 from workers.event_persister.room.drafts import Draft, NewRoom, RoomChanged, RoomLost, StateEntry
 from workers.event_persister.room.event_forms import redacted
 from workers.event_persister.room.live_room import LiveRoom, Write
-from workers.event_persister.room.rooms_in_memory import RoomsInMemory
 
 T = TypeVar("T")
 

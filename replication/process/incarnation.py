@@ -37,7 +37,7 @@ from shared.http.endpoint import Endpoint, Pool
 from shared.http.gate import Gate
 from shared.http.process_pages import ProcessPages
 from shared.http.server import Application, HttpServer
-from shared.metrics.database import StatementMetrics
+from shared.metrics.database import DatabaseMetrics
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LifeMetrics, LoopMetrics, ReplicationMetrics
 from shared.operations.authenticate import TokenAuthenticator
@@ -182,7 +182,7 @@ def _foundation(
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     LifeMetrics(registry, rejoins)
-    StatementMetrics(registry, lambda: database.statements + writer.statements)
+    DatabaseMetrics(registry, lambda: database.statements + writer.statements, lambda: database.use)
     follower = Follower(database, transport, seen, config.replication, clock, tasks, ReplicationMetrics(registry))
     slots = SlotTable(database, writer.lease)
     forwarder = SlotForwarder(slots, process.http_client, clock, process.pools)

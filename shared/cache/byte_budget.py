@@ -44,6 +44,3 @@ class ByteBudgetCache(Generic[K, V]):
             return None
         self._bytes -= entry[1]
         return entry[0]
-
-    def statistics(self) -> dict[str, int]:
-        return {"entries": len(self._entries), "bytes": self._bytes, "budget_bytes": self._budget}

@@ -1,19 +1,44 @@
-"""How many statements a process sent to Postgres: the load reports divide it by what was done."""
+"""Metrics of a process's database connections, and the number of its statements."""
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
-class StatementMetrics(Collector):
-    """Reads the counts where they are kept, at a scrape: nothing is added to the path of a statement."""
+class Use(Protocol):
+    """The present use of a pool: connections lent and idle, and callers that wait for one."""
 
-    def __init__(self, registry: CollectorRegistry, counted: Callable[[], int]) -> None:
-        """counted: the statements so far, of all the process's connections but its heartbeat's."""
-        self._counted = counted
+    @property
+    def lent(self) -> int: ...
+
+    @property
+    def idle(self) -> int: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+
+class DatabaseMetrics(Collector):
+    """Read at a scrape from the places that count: nothing is added to the path of a statement."""
+
+    def __init__(self, registry: CollectorRegistry, statements: Callable[[], int], use: Callable[[], Use]) -> None:
+        """Register the metrics.
+
+        statements: the statements so far, of all connections of the process except its heartbeat's.
+        use: the present use of the pool.
+        """
+        self._statements = statements
+        self._use = use
         registry.register(self)
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        yield CounterMetricFamily("skep_database_statements", "Statements sent to Postgres", self._counted())
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily("skep_database_statements", "Statements sent to Postgres", self._statements())
+        use = self._use()
+        connections = GaugeMetricFamily("skep_database_connections", "Open connections of the pool", labels=["state"])
+        connections.add_metric(["lent"], use.lent)
+        connections.add_metric(["idle"], use.idle)
+        yield connections
+        yield GaugeMetricFamily("skep_database_waiting", "Callers that wait for a connection", use.waiting)

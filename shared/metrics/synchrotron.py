@@ -24,6 +24,12 @@ class SyncMetrics:
             "skep_room_cache_drops_total", "Rooms dropped from memory", ("why",), registry=registry
         )
         self.room_bytes = Gauge("skep_room_cache_bytes", "Estimated size of the rooms in memory", registry=registry)
+        self.long_waiting = Gauge(
+            "skep_sync_long_answers_waiting",
+            "Long answers that wait: to begin, or for the next turn to go on",
+            ("turn",),
+            registry=registry,
+        )
         self.users = Gauge("skep_sync_users", "Users whose rooms are in memory", registry=registry)
 
     def answers(self, kind: str) -> tuple[Counter, Histogram]:

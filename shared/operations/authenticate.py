@@ -172,9 +172,6 @@ class TokenAuthenticator:
                 if self._last_seen.get((seen.user_id, seen.device_id)) is seen:
                     del self._last_seen[seen.user_id, seen.device_id]
 
-    def statistics(self) -> dict[str, int]:
-        return {**self._cache.statistics(), "loading": len(self._running), "last_seen": len(self._last_seen)}
-
     async def _accepted(self, token_hash: bytes) -> _Known:
         """Return what is known of a token, as it was less than a second ago. Raises M_UNKNOWN_TOKEN, Unavailable."""
         now_s = self._used_s = self._clock.monotonic_s()

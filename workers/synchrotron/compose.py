@@ -119,6 +119,8 @@ def compose(foundation: Foundation) -> Worker:
     presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
     answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
     initial_syncs = InitialSyncs(config.limits.initial_syncs, share_bytes)
+    metrics.long_waiting.labels("begin").set_function(lambda: initial_syncs.under_way.waiting)
+    metrics.long_waiting.labels("go on").set_function(lambda: initial_syncs.turns.waiting)
     sync = SyncHandler(
         users, answers, tokens, notifier, filters, LazyMembers(share_bytes), config.limits.max_sync_timeout_ms, clock,
         metrics, foundation.authenticator.hold, reports, initial_syncs,

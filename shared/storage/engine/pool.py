@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import asyncpg
@@ -52,6 +53,20 @@ def passing_as_unavailable() -> Iterator[None]:
         yield
     except PASSING_ERRORS as error:
         raise Unavailable("The database is too busy just now") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUse:
+    """The use of a pool at one moment.
+
+    lent: connections that run a statement or a transaction.
+    idle: open connections that nobody uses.
+    waiting: callers that wait for a connection.
+    """
+
+    lent: int
+    idle: int
+    waiting: int
 
 
 class Database:
@@ -140,8 +155,10 @@ class Database:
         for conn in self._lent:
             conn.terminate()
 
-    def statistics(self) -> dict[str, int]:
-        return {"open": self._open, "idle": len(self._idle), "waiting": len(self._waiters)}
+    @property
+    def use(self) -> PoolUse:
+        """The present use of the pool."""
+        return PoolUse(lent=len(self._lent), idle=len(self._idle), waiting=len(self._waiters))
 
     async def _acquire(self) -> Connection:
         try:

@@ -89,7 +89,7 @@ def test_each_user_has_his_turn() -> None:
         # Two of the ten were being served, and one stood before the others when they came; then each user in turn.
         assert order[:9] == ["greedy", "greedy", "greedy", "a", "b", "greedy", "a", "greedy", "greedy"]
         assert order.count("greedy") == 10
-        assert turns.statistics() == {"free": 2, "users": 0, "waiting": 0}
+        assert (turns._free, turns.waiting) == (2, 0)
 
     asyncio.run(scenario())
 
@@ -107,7 +107,7 @@ def test_a_turn_that_nobody_waits_for_any_more_is_passed_on() -> None:
             waiting[1].cancel()
             waiting[2].cancel()
             await asyncio.wait_for(last, 5)
-        assert turns.statistics() == {"free": 1, "users": 0, "waiting": 0}
+        assert (turns._free, turns.waiting) == (1, 0)
 
     asyncio.run(scenario())
 
@@ -162,7 +162,7 @@ def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(TimeoutError):
             await send_response(send, Response(answer))
         assert closed == ["held"]
-        assert limits.statistics() == {"waiting_to_begin": 0, "waiting_to_go_on": 0}
+        assert limits.under_way.waiting == limits.turns.waiting == 0
         await asyncio.wait_for(_take(limits.under_way, "next"), 5)
 
     asyncio.run(scenario())
@@ -175,9 +175,8 @@ def test_what_each_device_was_sent_is_bounded() -> None:
         for number in range(50):
             answer.note("!r", f"@{number}:x", f"${number}")
         memory.answered(answer, "t")
-    statistics = memory.statistics()
-    assert 0 < statistics["bytes"] <= 200_000
-    assert statistics["devices"] < 20
+    assert 0 < memory._bytes <= 200_000
+    assert len(memory._devices) < 20
     again = memory.begin("@a:x", "D199", "t")
     assert again.is_redundant("!r", "@7:x", "$7")
     assert not memory.begin("@a:x", "D0", "t").is_redundant("!r", "@7:x", "$7")

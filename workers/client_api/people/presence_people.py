@@ -130,9 +130,6 @@ class PresencePeople:
             if self._unsaved.get(user_id) is one:
                 del self._unsaved[user_id]
 
-    def statistics(self) -> dict[str, int]:
-        return {"people": len(self._people), "max_people": _MAX_PEOPLE, "unsaved": len(self._unsaved)}
-
     def _look(self, user_id: str, now_ms: int) -> PresenceRow | None:
         kept = self._people.get(user_id)
         if kept is None:

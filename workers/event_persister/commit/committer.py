@@ -94,7 +94,6 @@ class Committer:
         self._apart = LockedRooms(database, clock, metrics, server_name, self._lose)
         self._probing: asyncio.Task[None] | None = None
         self._lock_waits = 0  # of the batch under way
-        self._statements = 0
 
     def submit(self, write: Write) -> None:
         """Take a built write. Its `done` is set once it is stored and announced, or has failed.
@@ -119,15 +118,6 @@ class Committer:
         while self._running is not None and not self._running.done():
             await asyncio.wait([self._running])
             self._apart.give_up_all()
-
-    def statistics(self) -> dict[str, int]:
-        return {
-            "waiting": len(self._queue),
-            "waiting_events": self._waiting_events,
-            "rooms_apart": len(self._apart),
-            "waiting_apart": self._apart.waiting_events,
-            "statements": self._statements,
-        }
 
     def _start(self) -> None:
         if self._running is None or self._running.done():
@@ -190,7 +180,6 @@ class Committer:
             return
         batch = batch_of(writes, self._server_name)
         self._metrics.statements.inc()
-        self._statements += 1
         started = time.perf_counter()
         fault_points.reach("before the statement")
         try:

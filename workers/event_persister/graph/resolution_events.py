@@ -88,9 +88,6 @@ class EventCache:
             for event_id in event_ids:
                 self._cache.pop(event_id)
 
-    def statistics(self) -> dict[str, int]:
-        return self._cache.statistics()
-
 
 class RoomEvents:
     """Answers the engine's questions in one resolution: `find`, `rejected`, `expect`.

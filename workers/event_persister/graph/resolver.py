@@ -206,9 +206,6 @@ class Resolver:
         for lane in (self._quick, self._big):
             lane.executor.shutdown(wait=False, cancel_futures=True)
 
-    def statistics(self) -> dict[str, int]:
-        return {**self._cache.statistics(), "quick": self._quick.waiting, "big": self._big.waiting}
-
     def _on_loop(self, events: RoomEvents, run: Callable[[], Resolution]) -> Resolution:
         end_s = self._clock.monotonic_s() + _LOOP_S
 

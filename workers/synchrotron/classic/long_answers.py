@@ -22,10 +22,6 @@ class InitialSyncs:
         self.turns = FairTurns(at_once)
         self.under_way = FairTurns(max(1, budget_bytes // _ANSWER_BYTES))
 
-    def statistics(self) -> dict[str, int]:
-        turns, under_way = self.turns.statistics(), self.under_way.statistics()
-        return {"waiting_to_begin": under_way["waiting"], "waiting_to_go_on": turns["waiting"]}
-
 
 class LongAnswer:
     """The pieces of one answer. held: what goes on until the end; leaving it may still raise.

@@ -144,9 +144,6 @@ class PresenceReports:
             except Unavailable:
                 return  # the next look tries again
 
-    def statistics(self) -> dict[str, int]:
-        return {"devices": self._count, "max_devices": _MAX_DEVICES, "due": len(self._changed)}
-
     async def _report(self, owner: str, devices: list[_Device]) -> bool:
         """Tell one owner; return whether some were not his, or he did not answer."""
         wrong = False

@@ -398,9 +398,6 @@ class RoomCache:
 
     # -- the budget
 
-    def statistics(self) -> dict[str, int]:
-        return {"rooms": len(self._rooms), "bytes": self._bytes, "budget_bytes": self._budget}
-
     def _account_if_kept(self, room: CachedRoom, before: int) -> None:
         if self._rooms.get(room.room_id) is room:
             self._account(room.size_bytes - before)

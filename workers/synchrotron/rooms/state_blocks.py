@@ -86,9 +86,6 @@ class StateBlocks:
         finally:
             del self._making[key]
 
-    def statistics(self) -> dict[str, int]:
-        return {**self._blocks.statistics(), "making": len(self._making)}
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedEvents:

@@ -83,6 +83,3 @@ class LazyMembers:
             _, gone = self._devices.popitem(last=False)
             self._bytes -= gone.size_bytes
             gone.size_bytes = 0
-
-    def statistics(self) -> dict[str, int]:
-        return {"devices": len(self._devices), "bytes": self._bytes, "budget_bytes": self._budget}

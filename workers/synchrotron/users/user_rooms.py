@@ -317,9 +317,6 @@ class UserRooms:
                 if not here:
                     del self._in_room[room_id]
 
-    def statistics(self) -> dict[str, int]:
-        return {"users": len(self._users), "bytes": self._bytes, "budget_bytes": self._budget}
-
 
 class _InUse:
     def __init__(self, table: dict[str, int], user_id: str) -> None:

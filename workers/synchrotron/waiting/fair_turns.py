@@ -60,5 +60,7 @@ class FairTurns:
             if not waiters:
                 del self._waiting[user_id]
 
-    def statistics(self) -> dict[str, int]:
-        return {"free": self._free, "users": len(self._waiting), "waiting": sum(map(len, self._waiting.values()))}
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a turn."""
+        return sum(map(len, self._waiting.values()))

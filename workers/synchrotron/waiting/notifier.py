@@ -63,6 +63,3 @@ class Notifier:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-
-    def statistics(self) -> dict[str, int]:
-        return {"users": len(self._waiting), "requests": sum(map(len, self._waiting.values()))}

@@ -63,6 +63,3 @@ class RoomWatchers:
             for watch in watches:
                 watch.closed = True
                 watch.event.set()
-
-    def statistics(self) -> dict[str, int]:
-        return {"rooms": len(self._watches), "requests": sum(map(len, self._watches.values()))}

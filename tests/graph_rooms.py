@@ -13,12 +13,12 @@ from shared.core.events import Event, build_event
 from shared.core.events.hashing import reference_hash
 from shared.core.events.readers import membership_of, power_levels_of
 from shared.core.room_check import (
-    Contents,
     EventColumns,
     Finding,
     Findings,
     LineRow,
     MembershipRow,
+    RoomLoader,
     StoredRoom,
     check_stored_room,
 )
@@ -284,9 +284,9 @@ class GraphRoom:
     def stored(self, findings: Findings, verify_keys: Mapping[str, bytes] | None = None) -> StoredRoom:
         """Return the room as it is read from the database."""
         room = StoredRoom(self.create.room_id, self.version)
-        contents = Contents(room, findings, SERVER, verify_keys)
+        loader = RoomLoader(room, findings, SERVER, verify_keys)
         for row in self.rows.values():
-            contents.take(row)
+            loader.add(row)
         room.extremities = [self.nids[one] for one in self.ends]
         room.line = list(self.line)
         room.current_state = {key: self.nids[event.event_id] for key, event in self.current.items()}

@@ -1,7 +1,7 @@
-"""What a room shows of itself to those who look for rooms: directory, previews, spaces.
+"""Room summaries, for users who look for rooms: room directory, previews, spaces.
 
-Spec: client-server API, "Published room directory", GET /room_summary, "Discovering rooms within spaces". Content of
-state comes from anybody: what has another type than the spec says is left out.
+State content may be malformed, since anybody can send it. Values of the wrong type are left out.
+Spec: client-server API, "Published room directory", GET /room_summary, "Discovering rooms within spaces".
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,27 @@ from shared.core.room_versions import get_room_version
 
 SPACE = "m.space"
 CHILD = "m.space.child"
-#: State with the key "" of which a summary is made.
+#: The state, with the key "", from which a summary is made.
 SUMMARY_TYPES = (
-    "m.room.create", "m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias", "m.room.join_rules",
-    "m.room.history_visibility", "m.room.guest_access", "m.room.encryption",
-)  # fmt: skip
+    "m.room.create",
+    "m.room.name",
+    "m.room.topic",
+    "m.room.avatar",
+    "m.room.canonical_alias",
+    "m.room.join_rules",
+    "m.room.history_visibility",
+    "m.room.guest_access",
+    "m.room.encryption",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RoomFacts:
-    """contents: type -> content of the state event with the key "", as a redaction left it.
+    """The facts about a room from which a summary is made.
 
-    joined: number of members; resident: whether a user of this server is one of them, so that we know the state.
+    joined: the number of members.
+    resident: True if a local user is a member, so that this server knows the state.
+    contents: type -> content of the state event with the key "", redacted if the event is.
     """
 
     room_nid: int
@@ -34,7 +43,7 @@ class RoomFacts:
     contents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def text(self, event_type: str, key: str) -> str | None:
-        """Return a string out of the state, None for anything else."""
+        """Return a string in the state, or None if there is none."""
         value = self.contents.get(event_type, {}).get(key)
         return value if isinstance(value, str) else None
 
@@ -52,7 +61,7 @@ class RoomFacts:
 
     @property
     def allowed_rooms(self) -> tuple[str, ...]:
-        """The rooms whose members may join, where the join rule says so. Spec: "Restricted rooms"."""
+        """The rooms whose members may join, if the join rule allows that. Spec: "Restricted rooms"."""
         if self.join_rule not in ("restricted", "knock_restricted"):
             return ()
         allow = self.contents.get("m.room.join_rules", {}).get("allow")
@@ -66,7 +75,7 @@ class RoomFacts:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody may join, knock or look in, in this room's version."""
+        """True if anybody may join, knock or peek, given the room's version."""
         version = get_room_version(self.room_version)
         return (
             self.world_readable
@@ -77,20 +86,21 @@ class RoomFacts:
 
 
 def may_find(facts: RoomFacts, membership: str | None, *, in_allowed_room: bool) -> bool:
-    """Return whether the room may be shown to a user. Spec: GET /rooms/{roomId}/hierarchy, `rooms`.
+    """Return True if the room may be shown to a user. Spec: GET /rooms/{roomId}/hierarchy, `rooms`.
 
-    membership: his own, None without one; in_allowed_room: he is joined to one of `allowed_rooms`.
+    membership: the user's, or None.
+    in_allowed_room: True if the user is joined to one of `allowed_rooms`.
     """
     if membership in ("join", "invite") or facts.world_readable:
         return True
     if membership == "ban":
-        return False  # he may neither join nor knock
+        return False  # banned users may neither join nor knock
     restricted = get_room_version(facts.room_version).restricted and facts.join_rule == "restricted"
     return facts.is_open or (restricted and in_allowed_room)
 
 
 def directory_entry(facts: RoomFacts) -> dict[str, Any]:
-    """Return the PublishedRoomsChunk of the room."""
+    """Return the room as a PublishedRoomsChunk."""
     texts = {
         "name": facts.text("m.room.name", "name"),
         "topic": facts.text("m.room.topic", "topic"),
@@ -109,7 +119,7 @@ def directory_entry(facts: RoomFacts) -> dict[str, Any]:
 
 
 def room_summary(facts: RoomFacts) -> dict[str, Any]:
-    """Return the RoomSummary of the room."""
+    """Return the room as a RoomSummary."""
     summary = {**directory_entry(facts), "room_version": facts.room_version}
     if facts.allowed_rooms:
         summary["allowed_room_ids"] = list(facts.allowed_rooms)
@@ -120,7 +130,7 @@ def room_summary(facts: RoomFacts) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class SpaceChild:
-    """An m.space.child event that names a room: room_id is its state key."""
+    """An m.space.child event. room_id: its state key."""
 
     room_id: str
     sender: str
@@ -129,7 +139,7 @@ class SpaceChild:
 
     @property
     def is_valid(self) -> bool:
-        """Spec: "m.space.child relationships": without `via` the room is no child any more."""
+        """True if it has `via`. Without it, the room is no child. Spec: "m.space.child relationships"."""
         via = self.content.get("via")
         return isinstance(via, list) and any(isinstance(server, str) and server for server in via)
 
@@ -151,7 +161,7 @@ _MAX_ORDER_CHARS = 50
 
 
 def child_order(child: SpaceChild) -> tuple[bool, str, int, str]:
-    """Return by what a space's children are sorted. Spec: "Ordering of children within a space"."""
+    """Return the sort key of a space's child. Spec: "Ordering of children within a space"."""
     order = child.content.get("order")
     if isinstance(order, str) and len(order) <= _MAX_ORDER_CHARS and all(" " <= each <= "~" for each in order):
         return (False, order, child.origin_server_ts, child.room_id)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from shared.core.errors import SkepError, not_found
-from shared.core.room_check import Contents, Finding, Findings, StoredRoom, check_stored_room
+from shared.core.room_check import Finding, Findings, RoomLoader, StoredRoom, check_stored_room
 from shared.core.room_check.findings import MAX_OF_A_KIND
 from shared.core.room_versions import get_room_version
 from shared.storage.engine.parameters import unescape
@@ -60,11 +60,11 @@ async def check_room(
         if count > max_events:
             findings.add("too_big", None, f"has {count} events, {max_events} are the limit")
             return findings.all()
-        contents = Contents(room, findings, server_name, verify_keys)
+        loader = RoomLoader(room, findings, server_name, verify_keys)
         read = 0
         async for page in get_event_pages(snapshot, room_nid):
             for columns in page:
-                contents.take(columns)
+                loader.add(columns)
             read += len(page)
             progress(read)
         await _read_rest(snapshot, room_nid, room)

@@ -1,4 +1,4 @@
-"""The room's line through time, and states as what they have otherwise than the line at one place."""
+"""The room's line through time, and states as differences from the line at one ordinal."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -8,7 +8,7 @@ from shared.core.room_check.stored_room import LineRow, StateKey
 
 
 class Line:
-    """The state before every ordinal, out of `state_changes`: event numbers by key."""
+    """The state before every ordinal, from `state_changes`, as event numbers by key."""
 
     def __init__(self, rows: Iterable[LineRow]) -> None:
         self.rows = sorted(rows, key=lambda row: row.ordinal)
@@ -23,7 +23,7 @@ class Line:
             self._sizes.append(self._sizes[-1] + (row.event_nid is not None) - was_there)
 
     def at(self, key: StateKey, before: int) -> int | None:
-        """Return what the key holds before an ordinal."""
+        """Return the entry of a key before an ordinal."""
         history = self._histories.get(key)
         if history is None:
             return None
@@ -31,11 +31,11 @@ class Line:
         return history[1][index - 1] if index else None
 
     def known_keys(self) -> Set[StateKey]:
-        """Return all keys that the line ever had."""
+        """Return all keys that were ever in the line."""
         return self._histories.keys()
 
     def size(self, before: int) -> int:
-        """Return how many keys are there before an ordinal."""
+        """Return the number of entries before an ordinal."""
         return self._sizes[bisect_left(self._ordinals, before)]
 
     def changes(self, start: int, end: int) -> Sequence[LineRow]:
@@ -43,15 +43,15 @@ class Line:
         return self.rows[bisect_left(self._ordinals, start) : bisect_left(self._ordinals, end)]
 
     def last_change(self, key: StateKey) -> int:
-        """Return the ordinal of a key's last change; 0 for none."""
+        """Return the ordinal of a key's last change, 0 if there is none."""
         history = self._histories.get(key)
         return history[0][-1] if history is not None else 0
 
 
 class State:
-    """A state: the line before `base`, with `overlay` upon it. Moving the base leaves it the same state.
+    """A state: the line before `base`, with `overlay` on top. A move of the base leaves the state the same.
 
-    overlay: only keys that differ from the line there; None: the key is absent.
+    overlay: only keys that differ from the line there. None: the key is absent.
     """
 
     __slots__ = ("base", "overlay")
@@ -61,11 +61,11 @@ class State:
         self.overlay = overlay
 
     def get(self, line: Line, key: StateKey) -> int | None:
-        """Return the number of the event that the key holds."""
+        """Return the number of the key's event."""
         return self.overlay[key] if key in self.overlay else line.at(key, self.base)
 
     def move(self, line: Line, base: int) -> dict[StateKey, int | None]:
-        """Move to another base; return the overlay there: what the state has otherwise than the line before it."""
+        """Move to another base and return the overlay there."""
         if base != self.base:
             start, end = sorted((self.base, base))
             keys = {(row.type, row.state_key) for row in line.changes(start, end)}
@@ -86,9 +86,9 @@ class State:
 
 
 class LineState(Mapping[StateKey, EventId]):
-    """The line before an ordinal as a mapping to event ids, which looks up and does not copy.
+    """The line before an ordinal as a mapping to event ids. It looks entries up and copies nothing.
 
-    ids: event number -> event id; entries of unknown events are absent.
+    ids: event number -> event id. Entries of unknown events are absent.
     """
 
     def __init__(self, line: Line, before: int, ids: Mapping[int, EventId]) -> None:

@@ -1,4 +1,4 @@
-"""Which events are redacted, and by what. Spec: rooms/v3, "Handling redactions"."""
+"""Checks of redactions: the redacted events, and the redactions that apply. Spec: rooms/v3, "Handling redactions"."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from shared.core.room_check.stored_room import ACCEPTED, Node, StoredRoom
 
 @dataclass(frozen=True, slots=True)
 class _Redaction:
-    """An accepted redaction of an event that is here. applies: None: that hangs on which state one looks at."""
+    """An accepted redaction of a stored event. applies: None if it depends on the state considered."""
 
     node: Node
     target: Node
@@ -19,13 +19,13 @@ class _Redaction:
 
     @property
     def came_later(self) -> bool:
-        """Whether the target was surely here before it."""
+        """True if the target was certainly stored before the redaction."""
         target, node = self.target, self.node
         return target.writer == node.writer and target.position < node.position
 
 
 class Redactions:
-    """Collects the redactions of a room during its replay."""
+    """The redactions of a room, collected during its replay."""
 
     def __init__(self, room: StoredRoom, rules: Rules, findings: Findings) -> None:
         self._room = room
@@ -34,7 +34,7 @@ class Redactions:
         self._by_target: dict[int, list[_Redaction]] = {}
 
     def note(self, node: Node, before: State | None) -> None:
-        """Take in an accepted event. before: the state before it, where that is known."""
+        """Note an accepted event. before: the state before it, None if unknown."""
         event = node.event
         target = self._room.ids.get(event.redacts) if event.redacts is not None else None
         if target is None:
@@ -48,13 +48,13 @@ class Redactions:
         if len(answers) == 1:
             applies = answers.pop()
         if event.state_key is not None and applies:
-            applies = None  # no client makes one, and the spec says nothing of redactions that are state
+            applies = None  # clients never make one, and the spec has no rule for redactions that are state events
         self._by_target.setdefault(target.nid, []).append(_Redaction(node, target, applies))
         if target.redacted_by == node.nid:
             self._rules.redact(target.nid)
 
     def check(self) -> None:
-        """Compare what was noted with what is stored."""
+        """Compare the noted redactions with the stored ones."""
         purged = self._room.is_purged()
         for node in self._room.nodes.values():
             found = self._by_target.get(node.nid, [])

@@ -1,17 +1,17 @@
-"""The replay: every event once more, after those that it follows, with the state that the graph gives.
+"""The replay: checks every event again, after those that it follows, in the state that the graph gives.
 
-States are kept as what they have otherwise than the stored line, so a linear room of any size costs a few look-ups
-per event. A difference between the graph and the store is reported where it first shows, and the replay goes on with
-what the graph gives.
+States are kept as differences from the stored line, so that a linear room of any size costs a few look-ups per event.
+A difference between graph and storage is reported where it first appears. The replay continues with the state from the
+graph.
 """
 
+import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from shared.core.events import Event
 from shared.core.room_check.findings import Findings
 from shared.core.room_check.line import Line, State
-from shared.core.room_check.order import each_after_its_predecessors
 from shared.core.room_check.redactions import Redactions
 from shared.core.room_check.resolution import Differences, Resolution
 from shared.core.room_check.rules import Form, Rules, is_known
@@ -22,7 +22,7 @@ _SHOWN_KEYS = 3
 
 
 class Replay:
-    """After `run`, wrong_line says where the line's end is known to be wrong: key -> what the graph gives."""
+    """The replay of one room. wrong_line: the wrong keys at the end of the line: key -> value by the graph."""
 
     def __init__(self, room: StoredRoom, line: Line, create: Event, findings: Findings) -> None:
         self._room = room
@@ -33,7 +33,7 @@ class Replay:
         self._redactions = Redactions(room, self._rules, findings)
         self._snapshots = Snapshots(room, line, findings)
         self._resolution = Resolution(room, line, create, self._rules)
-        self._history_after: dict[str, int] = {}  # event -> ordinal, when history that follows it came, or later
+        self._history_after: dict[str, int] = {}  # event -> least anchor of the history that follows it
         for node in room.nodes.values():
             if node.anchor is not None and node.status == ACCEPTED:
                 for event_id in node.event.prev_event_ids:
@@ -49,12 +49,12 @@ class Replay:
     def run(self) -> None:
         """Replay all events."""
         done = 0
-        for node in each_after_its_predecessors(self._room):
+        for node in _in_graph_order(self._room):
             done += 1
             if node.status != OUTLIER:
                 self._step(node)
         if done < len(self._room.nodes):
-            self._findings.add("circle", None, f"{len(self._room.nodes) - done} events follow each other")
+            self._findings.add("circle", None, f"{len(self._room.nodes) - done} events are in a circle, or follow one")
         self._redactions.check()
 
     # -- one event
@@ -72,11 +72,11 @@ class Replay:
             self._redactions.note(node, before)
 
     def _compared_before(self, node: Node) -> State | None:
-        """Return the state before an event: by the graph if possible, else as stored. Reports where they differ."""
+        """Return the state before an event: by the graph if possible, else as stored. Report differences."""
         stored = self._stored_before(node)
         before = given = self._state_before(node, Form.THEN)
         if node.gap and stored is not None:
-            return stored  # another server gave it; what was fetched of the gap later need not lead there
+            return stored  # from another server; later events of the gap need not lead to the same state
         if stored is None or before is None:
             return before or stored
         differences = self._resolution.differences(before, stored)
@@ -90,7 +90,7 @@ class Replay:
         return before
 
     def _state_before(self, node: Node, form: Form) -> State | None:
-        """Return the state that the graph gives; None where it cannot be known."""
+        """Return the state before an event by the graph, or None if it cannot be known."""
         named = node.event.prev_event_ids
         if not named and node.event is self._create:
             base = node.ordinal or 0
@@ -124,7 +124,7 @@ class Replay:
             self._findings.add("auth", event_id, f"check {verdict.check}, rule {verdict.rule}: {verdict.reason}")
 
     def _keep(self, node: Node, after: State | None) -> None:
-        """Keep the state after an event for as long as something is to follow it."""
+        """Keep the state after an event until all of its followers are replayed."""
         event_id = node.event.event_id
         if after is not None and self._children[event_id]:
             self._after[event_id] = after
@@ -140,11 +140,11 @@ class Replay:
     # -- the line
 
     def _check_line(self, node: Node) -> None:
-        """Compare the line after a live event with the resolution of all branches, and its rows with each other."""
+        """Compare the line after a live event with the resolution of all branches, and check its rows."""
         assert node.ordinal is not None
         former = self.wrong_line
         states = [state for state in self._ends.values() if state is not None]
-        # When history came is not known, only that it came after its anchor: it may have followed these ends.
+        # Fetched history arrives some time after its anchor. It may have followed these extremities.
         is_sure = len(states) == len(self._ends) and not any(
             self._history_after.get(event_id, node.ordinal + 1) <= node.ordinal for event_id in self._ends
         )
@@ -174,7 +174,7 @@ class Replay:
             key = (row.type, row.state_key)
             held = None if row.event_nid is None else self._room.nodes.get(row.event_nid)
             if row.event_nid is not None and (held is None or held.key != key):
-                self._findings.add("line_row", event_id, f"{_name(key)} is set to {row.event_nid}, no such event")
+                self._findings.add("line_row", event_id, f"{_name(key)} is set to {row.event_nid}, not such an event")
             if key not in self.wrong_line and row.prev_nid != self._line.at(key, node.ordinal):
                 was = self._line.at(key, node.ordinal)
                 self._findings.add("line_row", event_id, f"{_name(key)} was {was}, prev_nid is {row.prev_nid}")
@@ -189,7 +189,7 @@ class Replay:
             self._findings.add("replaces", event_id, f"is {node.replaces_nid}, expected is {replaced}")
 
     def _report(self, kind: str, node: Node, differences: Differences) -> None:
-        """Report differences between what the graph gives and what is stored, unless they are known already."""
+        """Report differences between graph and storage that have not been reported before."""
         new = {key: pair for key, pair in differences.items() if (key, *pair) not in self._reported}
         if not new:
             return
@@ -197,6 +197,31 @@ class Replay:
         shown = [f"{_name(key)}: graph {own}, stored {other}" for key, (own, other) in sorted(new.items())]
         more = f", and {len(new) - _SHOWN_KEYS} more" if len(new) > _SHOWN_KEYS else ""
         self._findings.add(kind, node.event.event_id, "; ".join(shown[:_SHOWN_KEYS]) + more)
+
+
+def _in_graph_order(room: StoredRoom) -> Iterator[Node]:
+    """Yield the events, each after those that it follows, and live ones by ordinal as far as possible.
+
+    Events in a circle, and events that follow one, are left out.
+    """
+    followers: dict[str, list[Node]] = {}
+    waits: dict[int, int] = {}
+    ready: list[tuple[int, int]] = []
+    for node in room.nodes.values():
+        named = {event_id for event_id in node.event.prev_event_ids if event_id in room.ids}
+        waits[node.nid] = len(named)
+        for event_id in named:
+            followers.setdefault(event_id, []).append(node)
+        if not named:
+            heapq.heappush(ready, (node.ordinal or 0, node.nid))
+    while ready:
+        _, nid = heapq.heappop(ready)
+        node = room.nodes[nid]
+        yield node
+        for follower in followers.pop(node.event.event_id, ()):
+            waits[follower.nid] -= 1
+            if not waits[follower.nid]:
+                heapq.heappush(ready, (follower.ordinal or 0, follower.nid))
 
 
 def _name(key: StateKey) -> str:

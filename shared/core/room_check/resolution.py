@@ -1,4 +1,4 @@
-"""Resolving states of the replay, and comparing them with stored ones."""
+"""State resolution for the replay, and comparison with stored states."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,15 +9,15 @@ from shared.core.room_check.rules import Form, Rules
 from shared.core.room_check.stored_room import StateKey, StoredRoom
 from shared.core.state_resolution import resolve_overlays
 
-#: Resolutions that are kept: messages on the branches of a fork leave their states as they were.
+#: Cached resolutions. Messages on the branches of a fork do not change its states.
 _MAX_KEPT = 64
 
-#: key -> (what the graph gives, what is stored), as event numbers.
+#: key -> (value by the graph, stored value), as event numbers.
 Differences = dict[StateKey, tuple[int | None, int | None]]
 
 
 class Resolution:
-    """Resolves states of one room. create: its create event."""
+    """State resolution for one room. create: its create event."""
 
     def __init__(self, room: StoredRoom, line: Line, create: Event, rules: Rules) -> None:
         self._room = room
@@ -28,7 +28,7 @@ class Resolution:
         self._kept: dict[tuple[frozenset[int], Form], tuple[list[State], State]] = {}
 
     def resolve(self, states: Sequence[State], form: Form) -> State:
-        """Return the resolution of some states, at least one; it may be one of them. form: of redacted events."""
+        """Return the resolution of one or more states. It may be one of them. form: the form of redacted events."""
         distinct = list({id(state): state for state in states}.values())
         if len(distinct) == 1:
             return distinct[0]
@@ -43,11 +43,11 @@ class Resolution:
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
         resolved = self._resolve(base, overlays, form)
-        self._kept[wanted] = (distinct, resolved)  # the states are held, so that their ids stay theirs
+        self._kept[wanted] = (distinct, resolved)  # keeps the states alive, so that their ids are not reused
         return resolved
 
     def differences(self, given: State, stored: State) -> Differences:
-        """Return where the state that the graph gives is another than the stored one."""
+        """Return the differences between the state by the graph and the stored one."""
         keys = given.move(self._line, stored.base).keys() | stored.overlay.keys()
         pairs = {key: (given.get(self._line, key), stored.get(self._line, key)) for key in keys}
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,8 +1,8 @@
-"""Whether the rules allow a stored event: by its own auth events, and by the state before it.
+"""Authorization of stored events: by their own auth events, and by the state before them.
 
-Redactions take content away from state that had let others in: power levels lose `invite`, join rules `allow`. So an
-event has two forms, and which one counted when another came is known for live events only. Where that matters, an
-event counts as allowed, or as forbidden, when one of the forms makes it so.
+Redactions remove content from state that had allowed other events: power levels lose `invite`, join rules `allow`. So
+a redacted event has two forms. Which one counted when another event arrived is known for live events only. For others,
+an event counts as allowed, or as forbidden, if one of the forms makes it so.
 """
 
 from enum import Enum
@@ -16,12 +16,12 @@ from shared.core.room_check.line import Line, State
 from shared.core.room_check.stored_room import REJECTED, Node, StateKey, StoredRoom
 
 _POWER_LEVELS: StateKey = ("m.room.power_levels", "")
-#: Verdicts and power levels that are kept: most messages have the same sender, auth events and state as others.
+#: Cached verdicts and power levels. Most messages have the same sender, auth events and state as others.
 _MAX_KEPT = 4096
 
 
 class Form(Enum):
-    """Which form of redacted events counts."""
+    """The form of redacted events that counts."""
 
     THEN = "as it was then"
     ORIGINAL = "before redactions"
@@ -29,7 +29,7 @@ class Form(Enum):
 
 
 class Rules:
-    """The rules of one room, asked of one event after the other. create: the room's create event."""
+    """The rules of one room, for one event after another. create: the room's create event."""
 
     def __init__(self, room: StoredRoom, line: Line, create: Event) -> None:
         self._room = room
@@ -44,7 +44,7 @@ class Rules:
         self._verdicts: dict[tuple[object, ...], Verdict] = {}
 
     def redact(self, nid: int) -> None:
-        """From now on the redacted form of this event counts."""
+        """Use the redacted form of this event from now on."""
         if nid not in self._redacted:
             self._redacted.add(nid)
             self._verdicts.clear()
@@ -58,9 +58,10 @@ class Rules:
         return event_id in self._rejected
 
     def verdict(self, node: Node, before: State | None) -> Verdict:
-        """Return the first verdict that is no ACCEPT of checks 4 and 5, else that of the last. DROP: nothing is known.
+        """Return the first verdict of checks 4 and 5 that is not ACCEPT, else the last one. DROP: it is not known.
 
-        before: None: only the auth events are asked. The form that fits the event's status is the one that counts.
+        before: the state before the event. If None, only the auth events are checked.
+        If the verdict depends on the form of redacted events, the one that fits the event's status counts.
         """
         wants_pass = node.status != REJECTED
         verdict = self._verdict(node, before, Form.THEN)
@@ -71,11 +72,11 @@ class Rules:
         return verdict
 
     def cites_rejected(self, node: Node) -> bool:
-        """Return whether one of the auth events was rejected."""
+        """Return True if one of the auth events was rejected."""
         return any(event_id in self._rejected for event_id in node.event.auth_event_ids)
 
     def needs_other_signature(self, node: Node) -> bool:
-        """Return whether another server must have signed, so that the reason of a rejection may lie there."""
+        """Return True if another server must have signed. A rejection may be for that reason."""
         return node.event.type == "m.room.member" and authorising_user(node.event) is not None
 
     def levels(self, state: State) -> PowerLevels:
@@ -129,5 +130,5 @@ class Rules:
 
 
 def is_known(verdict: Verdict) -> bool:
-    """Return whether a verdict says something about the event: DROP means that an auth event is missing."""
+    """Return True if the event could be checked. DROP means that an auth event is missing."""
     return verdict.outcome is not Outcome.DROP

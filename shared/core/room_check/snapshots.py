@@ -1,4 +1,4 @@
-"""The stored snapshots: whether they keep the rule of their parents, and which state each stands for."""
+"""Checks of the stored snapshots: their parents, their use, and the state that each represents."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from shared.core.state_snapshots import Snapshot, parent_steps
 
 
 class Snapshots:
-    """Snapshots that break a rule stand for no state."""
+    """The snapshots of a room. Snapshots that break a rule represent no state."""
 
     def __init__(self, room: StoredRoom, line: Line, findings: Findings) -> None:
         self._nodes: Mapping[int, Node] = room.nodes
@@ -24,14 +24,14 @@ class Snapshots:
         self._check_use(room, findings)
 
     def state(self, nid: int) -> State | None:
-        """Return the state that a snapshot stands for; None for one that is missing or broken, or whose walk is."""
+        """Return the state of a snapshot, or None if a snapshot of its walk is missing or broken."""
         walk: list[Snapshot] = []
         step: int | None = nid
         while step is not None:
             snapshot = self._by_nid.get(step)
             if snapshot is None or step in self._broken:
                 return None
-            walk.append(snapshot)  # ends, since steps grow less along parents that are not broken
+            walk.append(snapshot)  # the walk ends, since steps decrease from child to parent unless broken
             step = snapshot.parent
         base = walk[-1].base
         assert base is not None, "a root without a base is broken"
@@ -55,17 +55,17 @@ class Snapshots:
             return f"is a root at step {snapshot.steps}" if snapshot.steps else ""
         parent = self._by_nid.get(snapshot.parent)
         if parent is None:
-            return f"has the parent {snapshot.parent}, which is not here"
+            return f"has the parent {snapshot.parent}, which is not stored"
         wanted = parent_steps(snapshot.steps)
         if snapshot.steps < 1 or parent.steps != wanted:
-            return f"is step {snapshot.steps}, its parent {parent.steps} and not {wanted}"
+            return f"is step {snapshot.steps}, its parent is step {parent.steps} instead of {wanted}"
         return ""
 
     def _check_use(self, room: StoredRoom, findings: Findings) -> None:
         used = {node.state_nid for node in room.nodes.values()}
         for node in room.nodes.values():
             if node.state_nid is not None and node.state_nid not in self._by_nid:
-                findings.add("snapshot", node.event.event_id, f"its snapshot {node.state_nid} is not here")
+                findings.add("snapshot", node.event.event_id, f"its snapshot {node.state_nid} is not stored")
         used.update(snapshot.parent for snapshot in room.snapshots)
         for nid in self._by_nid.keys() - used:
             findings.add("unused_snapshot", self._name(nid), f"snapshot {nid}")

@@ -1,4 +1,4 @@
-"""A room as it is stored, as far as a check of it needs to hold it in memory."""
+"""A stored room, with the data that a check holds in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ ACCEPTED, SOFT_FAILED, REJECTED, OUTLIER = 0, 1, 2, 3
 
 
 class EventColumns(NamedTuple):
-    """A row of `events`, text unescaped."""
+    """A row of `events`, with its text unescaped."""
 
     event_nid: int
     event_id: str
@@ -41,11 +41,12 @@ class EventColumns(NamedTuple):
     json: bytes
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Node:
-    """A stored event. event: with only so much of its content as rules and resolution read (`contents.py`).
+    """A stored event. The other fields are as in `EventColumns`.
 
-    redacted: its redacted form, where that differs in what they read. The others: as in `EventColumns`.
+    event: with only the content that rules and resolution read (`loading.py`).
+    redacted: the redacted form, if it differs in that content.
     """
 
     nid: int
@@ -94,11 +95,16 @@ class MembershipRow(NamedTuple):
 
 @dataclass(slots=True)
 class StoredRoom:
-    """nodes: by number; ids: event id -> node. damaged: whether an event is not among them because its
-    JSON is no event.
+    """A room as stored.
 
-    extremities: None without a row. current_state: key -> number of the event. transactions: event ids.
-    awaited: (event id, number of the redaction).
+    nodes: event number -> event.
+    ids: event id -> event.
+    damaged: True if an event is missing here because its JSON is no event.
+    extremities: None if there is no row.
+    current_state: key -> event number.
+    gaps: anchor -> ids of the missing events before it.
+    awaited: (event id, number of its redaction).
+    transactions: event ids.
     """
 
     room_id: str
@@ -124,5 +130,5 @@ class StoredRoom:
         return sorted((n for n in self.nodes.values() if n.ordinal is not None), key=lambda n: n.ordinal or 0)
 
     def is_purged(self) -> bool:
-        """Return whether the beginning of the timeline is gone: then numbers may name what is no longer here."""
+        """Return True if the start of the timeline is gone. Then numbers may refer to events that are not stored."""
         return min((n.ordinal for n in self.nodes.values() if n.ordinal is not None), default=1) > 1

@@ -1,4 +1,4 @@
-"""Where the room stands now: forward extremities, current state, memberships."""
+"""Checks of the room as it is now: forward extremities, current state, memberships."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,10 @@ _MEMBER = "m.room.member"
 
 
 def check_extremities(room: StoredRoom, findings: Findings) -> None:
-    """The extremities are the live events that no accepted event names.
+    """Check that the extremities are the live events that no accepted event names.
 
-    A rejected or soft-failed event that follows one changes nothing: new events must not be built on it. Spec:
-    server-server API, "Rejection", "Soft failure".
+    Rejected and soft-failed events do not count as following an event, since new events must not be built on them.
+    Spec: server-server API, "Rejection", "Soft failure".
     """
     named = {event_id for n in room.nodes.values() if n.status == ACCEPTED for event_id in n.event.prev_event_ids}
     ends = {
@@ -33,7 +33,11 @@ def check_extremities(room: StoredRoom, findings: Findings) -> None:
 def check_current_state(
     room: StoredRoom, line: Line, wrong: Mapping[StateKey, int | None], end: int, findings: Findings
 ) -> None:
-    """The current state is where the line ends. wrong: keys of which that is reported already; end: after all."""
+    """Check that the current state is the end of the line.
+
+    wrong: keys that have been reported already.
+    end: an ordinal after the last change.
+    """
     for key in line.known_keys() | room.current_state.keys():
         expected, stored = line.at(key, end), room.current_state.get(key)
         if stored != expected and key not in wrong:
@@ -45,7 +49,7 @@ def check_current_state(
 def check_memberships(
     room: StoredRoom, line: Line, wrong: Mapping[StateKey, int | None], end: int, findings: Findings
 ) -> None:
-    """Every user that the line has ever had has his row. wrong, end: as above."""
+    """Check that each user who was ever in the line has the right row. wrong, end: as for `check_current_state`."""
     last_rows = {row.state_key: row for row in line.rows if row.type == _MEMBER}
     for user_id in last_rows.keys() | room.memberships.keys():
         key = (_MEMBER, user_id)
@@ -64,7 +68,7 @@ def _expected(room: StoredRoom, line: Line, user_id: str, end: int) -> Membershi
         return None
     nid = line.at(key, end)
     if nid is None:
-        # Resolution took the membership away: he is as one who left, by nobody's doing.
+        # State resolution removed the membership. The user counts as having left, without a new event.
         former = line.at(key, ordinal)
         return MembershipRow("leave", former or 0, user_id, ordinal)
     node = room.nodes.get(nid)

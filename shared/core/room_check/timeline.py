@@ -1,4 +1,4 @@
-"""Where events stand: the live timeline, fetched history, what they name, gaps, and what other tables name."""
+"""Checks of the places of events: live timeline, fetched history, gaps, and references to events."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from shared.core.room_check.findings import Findings
 from shared.core.room_check.stored_room import ACCEPTED, OUTLIER, REJECTED, Node, StoredRoom
 
 
-def check_places(room: StoredRoom, findings: Findings) -> None:
+def check_timeline(room: StoredRoom, findings: Findings) -> None:
     """Check ordinals, positions, history, references and gaps."""
     live = room.live()
     for node in room.nodes.values():
@@ -14,13 +14,13 @@ def check_places(room: StoredRoom, findings: Findings) -> None:
         if has_place != (node.status == ACCEPTED) or (node.anchor is None) != (node.back is None):
             place = f"ordinal {node.ordinal}, anchor {node.anchor}, back {node.back}"
             findings.add("place", node.event.event_id, f"status {node.status} with {place}")
-    _check_timeline(live, findings)
+    _check_ordinals(live, findings)
     _check_history(room, findings)
     _check_references(room, findings)
-    _check_others(room, findings)
+    _check_other_tables(room, findings)
 
 
-def _check_timeline(live: list[Node], findings: Findings) -> None:
+def _check_ordinals(live: list[Node], findings: Findings) -> None:
     latest: dict[int, int] = {}
     expected = live[0].ordinal if live else 0
     for node in live:
@@ -48,9 +48,7 @@ def _check_history(room: StoredRoom, findings: Findings) -> None:
         for node in nodes:
             for named in _known(room, node.event.prev_event_ids):
                 if named.anchor == anchor and (named.back or 0) < (node.back or 0):
-                    findings.add(
-                        "history", node.event.event_id, f"stands before its predecessor {named.event.event_id}"
-                    )
+                    findings.add("history", node.event.event_id, f"lies before its predecessor {named.event.event_id}")
 
 
 def _check_references(room: StoredRoom, findings: Findings) -> None:
@@ -78,30 +76,30 @@ def _check_nids(
     stored: tuple[int, ...] = getattr(node, column)
     named = list(_known(room, ids))
     known = {one.nid for one in named}
-    # What came later could not be named by its number; only of one writer's events is it sure which came first.
+    # Later events could not be named by number. The order of arrival is certain only for events of one writer.
     sure = {one.nid for one in named if one.writer == node.writer and one.position < node.position}
     present = {nid for nid in stored if nid in room.nodes} if purged else set(stored)
     if not sure <= present <= known:
         findings.add(column, node.event.event_id, f"stored are {sorted(stored)}, the event names {sorted(known)}")
 
 
-def _check_others(room: StoredRoom, findings: Findings) -> None:
+def _check_other_tables(room: StoredRoom, findings: Findings) -> None:
     ordinals = {node.ordinal for node in room.nodes.values()}
     for anchor, missing in room.gaps.items():
         if anchor not in ordinals:
-            findings.add("gap", None, f"stands before ordinal {anchor}, which no event has")
+            findings.add("gap", None, f"is before ordinal {anchor}, which no event has")
         for event_id in missing:
             if _is_here(room, event_id):
-                findings.add("gap", event_id, f"is here, and missing before ordinal {anchor}")
+                findings.add("gap", event_id, f"is stored, but listed as missing before ordinal {anchor}")
     for event_id, nid in room.awaited:
         redaction = room.nodes.get(nid)
         if _is_here(room, event_id):
-            findings.add("awaited_redaction", event_id, f"is here; its redaction {nid} is no longer awaited")
+            findings.add("awaited_redaction", event_id, f"is stored, so its redaction {nid} must not be awaited")
         elif redaction is None or redaction.event.redacts != event_id:
             findings.add("awaited_redaction", event_id, f"event {nid} is no redaction of it")
     for event_id in room.transactions:
         if event_id not in room.ids and not room.is_purged():
-            findings.add("transaction", event_id, "is the answer to a transaction, and is not here")
+            findings.add("transaction", event_id, "is the answer to a transaction, but is not stored")
 
 
 def _known(room: StoredRoom, ids: Iterable[str]) -> Iterable[Node]:

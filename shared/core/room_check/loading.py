@@ -1,4 +1,4 @@
-"""Each stored event by itself: its JSON, its id, its columns, its hash and our signature."""
+"""Loading of a stored room, with checks of each event by itself: JSON, id, columns, hash and own signature."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from shared.core.room_check.findings import Findings
 from shared.core.room_check.stored_room import EventColumns, Node, StoredRoom
 from shared.core.signing import signatures_of
 
-#: What rules and resolution read of these types' content; None: all of it. Of other types they read nothing.
+#: The keys that rules and resolution read of these types' content, None for all keys. They read no other types.
 _READ: Mapping[str, frozenset[str] | None] = {
     "m.room.create": None,
     "m.room.power_levels": None,
@@ -26,11 +26,11 @@ _READ: Mapping[str, frozenset[str] | None] = {
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Contents:
-    """Turns rows into the room's nodes.
+class RoomLoader:
+    """Adds stored events to a room.
 
-    server_name: our own. verify_keys: key id -> public key of ours, with which the signatures of our own users'
-    events are checked; None: they are not.
+    server_name: this server.
+    verify_keys: key id -> public key of this server, to check the signatures of local users' events. None skips this.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Contents:
         self._keys = verify_keys
         self._texts: dict[str, str] = {}
 
-    def take(self, row: EventColumns) -> None:
-        """Check a row and put it into the room."""
+    def add(self, row: EventColumns) -> None:
+        """Check an event and add it to the room."""
         room, version = self._room, self._room.version
         try:
             event = parse_event(version, row.json)
@@ -56,10 +56,23 @@ class Contents:
         self._check_columns(row, event)
         self._check_hashes(event)
         node = Node(
-            row.event_nid, self._slim(event), row.writer, row.position, row.ordinal, row.status,
-            tuple(row.prev_nids), tuple(row.auth_nids), row.replaces_nid, row.redacted_by, row.redacts_nid,
-            row.anchor, row.back, row.state_nid, row.resolved, row.gap,
-        )  # fmt: skip
+            nid=row.event_nid,
+            event=self._slim(event),
+            writer=row.writer,
+            position=row.position,
+            ordinal=row.ordinal,
+            status=row.status,
+            prev_nids=tuple(row.prev_nids),
+            auth_nids=tuple(row.auth_nids),
+            replaces_nid=row.replaces_nid,
+            redacted_by=row.redacted_by,
+            redacts_nid=row.redacts_nid,
+            anchor=row.anchor,
+            back=row.back,
+            state_nid=row.state_nid,
+            resolved=row.resolved,
+            gap=row.gap,
+        )
         if row.redacted_by is not None and event.type in _READ and event.is_state:
             node.redacted = self._slim(parse_event(version, redact_pdu(version, event.pdu), event_id=event.event_id))
         room.add(node)
@@ -76,7 +89,7 @@ class Contents:
 
     def _check_hashes(self, event: Event) -> None:
         version = self._room.version
-        # Of an event that came with a wrong hash only the redacted form is kept.
+        # If an event arrived with a wrong hash, only the redacted form is stored.
         if not has_right_content_hash(event.pdu) and encode_canonical(redact_pdu(version, event.pdu)) != event.encoded:
             self._findings.add("content_hash", event.event_id, "the content hash is wrong")
         if self._keys is None or server_of(event.sender) != self._server_name:
@@ -85,7 +98,7 @@ class Contents:
             return
         known = [key_id for key_id in signatures_of(event.pdu, self._server_name) if key_id in self._keys]
         if not known:
-            self._findings.add("signature", event.event_id, "has no signature by a known key of ours")
+            self._findings.add("signature", event.event_id, "has no signature by a known key of this server")
         for key_id in known:
             try:
                 verify_pdu(version, event.pdu, self._server_name, key_id, self._keys[key_id])
@@ -93,7 +106,7 @@ class Contents:
                 self._findings.add("signature", event.event_id, f"the signature by {key_id} is wrong")
 
     def _slim(self, event: Event) -> Event:
-        """Return the event without what nobody here reads, sharing texts with the others of the room."""
+        """Return the event with only the content that is read here. Equal texts of the room's events are shared."""
         content: Mapping[str, Any] = _NOTHING
         pdu: Mapping[str, Any] = _NOTHING
         if event.type in _READ:

@@ -1,7 +1,7 @@
 """The text of haproxy.cfg: a few generic rules that interpret what the maps say of a request. Pure.
 
 Works with HAProxy 2.6 and 2.8. The endpoints are in the maps, not here: of them only the fields in which keys
-stand, and the pools, show in the configuration. The body of a request is never looked at.
+stand, and the pools, show in the configuration.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from deploy.haproxy.routes import fields_in_use
 from shared.core.access_tokens import HINT_PATTERN
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool
+from shared.http.framing import PROXIED
 from workers.main.haproxy_layout import (
     SLOT_BACKENDS,
     pool_backend,
@@ -78,6 +79,7 @@ def render_haproxy_config(
         [
             "frontend client",
             *_binds(inputs.client_bind, inputs.client_tls_pem),
+            *_http1_only(inputs.client_tls_pem),
             *_log(inputs),
             *_preflight(),
             *_hide(_INTERNAL_PATHS if inputs.federation_on_client_port else (*_INTERNAL_PATHS, *_FEDERATION_PATHS)),
@@ -89,6 +91,7 @@ def render_haproxy_config(
             [
                 "frontend federation",
                 *_binds(inputs.federation_bind, inputs.federation_tls_pem),
+                *_http1_only(inputs.federation_tls_pem),
                 *_log(inputs),
                 f"    http-request deny deny_status 404 unless {{ path_beg {' '.join(federation)} }}",
                 *_rules(_fallback_route("federation_reader", pools), fields, pools),
@@ -149,6 +152,8 @@ def _defaults(inputs: HaproxyInputs) -> list[str]:
         f"    timeout client {inputs.client_timeout_s}s",
         "    timeout http-request 10s",
         "    timeout http-keep-alive 75s",
+        "    # a body is waited for here, up to a buffer of it: a worker seldom sees a request before its body",
+        "    option http-buffer-request",
         "    option httpchk GET /health/ready",
         "    http-check expect status 200",
         "    timeout check 2s",
@@ -165,6 +170,11 @@ def _errors() -> list[str]:
 def _binds(addresses: Sequence[str], pem: str) -> Iterator[str]:
     tls = f" ssl crt {quoted(pem)} alpn h2,http/1.1" if pem else ""
     return (f"    bind {address}{tls}" for address in addresses)
+
+
+def _http1_only(pem: str) -> list[str]:
+    """Refuse HTTP/2 without TLS: no Matrix client needs it, and haproxy's HTTP/2 has been a way to smuggle requests."""
+    return [] if pem else ["    option disable-h2-upgrade"]
 
 
 def _log(inputs: HaproxyInputs) -> list[str]:
@@ -202,6 +212,7 @@ def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool]) -> list[s
         "    http-request del-header x-skep- -m beg",
         "    http-request del-header uber -m beg",
         "    http-request del-header jaeger- -m beg",
+        f"    http-request set-header {PROXIED.decode()} 1",
         "    http-request set-header x-request-id %[unique-id]",
         "    http-request set-header x-forwarded-for %[src]",
         "    http-request set-header x-forwarded-proto http unless { ssl_fc }",

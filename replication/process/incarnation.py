@@ -35,8 +35,9 @@ from shared.core.errors import Unavailable
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.gate import Gate
+from shared.http.listener import HttpServer
 from shared.http.process_pages import ProcessPages
-from shared.http.server import Application, HttpServer
+from shared.http.server import Application
 from shared.metrics.database import DatabaseMetrics
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import LifeMetrics, LoopMetrics, ReplicationMetrics

@@ -21,7 +21,7 @@ from shared.config.sections import Config
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.gate import Gate
-from shared.http.server import HttpServer
+from shared.http.listener import HttpServer
 from shared.runtime import fault_points, tracing
 from shared.runtime.clock import SystemClock
 

@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 
 from shared.core.errors import Unavailable
+from shared.http.asgi import AsgiApplication, Receive, Send, send_response
 from shared.http.errors_to_json import response_for
 from shared.http.process_pages import PAGES
 from shared.http.request import Response
-from shared.http.server import AsgiApplication, Receive, Send, send_response
 
 
 @dataclass(slots=True, eq=False)

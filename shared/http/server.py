@@ -11,19 +11,15 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias
 
-from uvicorn import Config as UvicornConfig
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
-
 from shared.core.errors import MatrixError, unrecognized
+from shared.http.asgi import Receive, Send, send_response
 from shared.http.endpoint import Auth, Endpoint, RateLimit
 from shared.http.errors_to_json import response_for
 from shared.http.guests import check_guest
 from shared.http.process_pages import ProcessPages
-from shared.http.request import Request, Requester, Response, error_body
+from shared.http.request import Request, Requester, Response
 from shared.http.routing import RouteTable
 from shared.metrics.http import HttpMetrics
 from shared.runtime import tracing
@@ -32,24 +28,13 @@ from shared.runtime.context import request_id as request_id_var
 logger = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
-Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
-Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
-AsgiApplication: TypeAlias = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
-#: Spec: client-server API, "Web browser clients".
-CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
-    (b"access-control-allow-headers", b"X-Requested-With, Content-Type, Authorization"),
-)
 #: Set by the worker that passed a request on: the next one answers or says 421, it never passes on again.
 FORWARDED = b"x-skep-forwarded"
 #: Counted for requests whose client went away first; the number that proxies use for it.
 _NOT_ANSWERED = 499
 #: After so long before its handler's turn a request is authenticated again.
 _WAITED_LONG_S = 0.3
-#: Who takes nothing of a streamed answer for so long gets no more of it: what is made for him takes memory.
-_STALLED_S = 30.0
 
 
 class Authenticator(Protocol):
@@ -224,86 +209,3 @@ def _client_address(headers: Mapping[bytes, bytes], scope: Mapping[str, Any]) ->
         return forwarded.decode("latin-1").rpartition(",")[2].strip()
     client = scope.get("client")
     return client[0] if client else "unknown"
-
-
-async def send_response(send: Send, response: Response) -> None:
-    """Send an answer, with the headers that all have.
-
-    Raises what making a piece raises, and TimeoutError for a client that takes nothing: the connection then ends.
-    """
-    headers = [(b"content-type", response.content_type), *CORS_HEADERS, *response.headers]
-    body = response.body
-    if isinstance(body, bytes):
-        headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        return
-    async with aclosing(body):
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        async for piece in body:
-            # Waits while too much of the answer lies here for the client.
-            async with asyncio.timeout(_STALLED_S):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-class _Connection(HttpToolsProtocol):
-    """What cannot be read as HTTP/1.1 is refused as everything else is: a Matrix error that browsers may see."""
-
-    def send_400_response(self, msg: str) -> None:
-        body = error_body(MatrixError("M_UNKNOWN", "The request is not valid HTTP"))
-        headers = [
-            (b"content-type", b"application/json"),
-            *CORS_HEADERS,
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in headers)]
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-        self.transport.close()
-
-
-class HttpServer:
-    """The listener. `start` binds and serves; `drain` stops accepting, lets requests finish, then closes."""
-
-    def __init__(self, application: AsgiApplication, host: str, port: int) -> None:
-        self._config = UvicornConfig(
-            application,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=120,  # longer than haproxy's, which closes idle connections itself
-        )
-        self._config.load()
-        self._state = ServerState()
-        self._host = host
-        self._port = port
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> str:
-        """Bind and listen; return "host:port" (port 0 is picked by the system)."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Connection(self._config, self._state, {}, loop),
-            self._host, self._port, backlog=2048,
-        )  # fmt: skip
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    async def drain(self, limit_s: float) -> None:
-        """Close idle connections at once, wait for the answers under way, at most `limit_s`."""
-        if self._server is not None:
-            self._server.close()
-        for connection in list(self._state.connections):
-            connection.shutdown()
-        deadline = asyncio.get_running_loop().time() + limit_s
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.05)
-        for connection in list(self._state.connections):
-            if connection.transport is not None:
-                connection.transport.close()

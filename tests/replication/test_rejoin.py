@@ -16,9 +16,9 @@ import pytest
 
 from replication.process.incarnation import Ended
 from replication.process.lifecycle import MAX_FAILURES, delay_s, keep_living
+from shared.http.asgi import send_response
 from shared.http.gate import Gate
 from shared.http.request import Response
-from shared.http.server import send_response
 from shared.storage.engine.pool import SESSION_LIMITS, connector
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fix_servers import TestDatabase

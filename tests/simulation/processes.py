@@ -20,11 +20,11 @@ from shared.config.sections import Fleet
 from shared.config.sections import Replication as ReplicationConfig
 from shared.core.errors import MatrixError, RemoteServerError, Unavailable
 from shared.core.slots import SLOT_KINDS
+from shared.http.asgi import Receive, Send, send_response
 from shared.http.client import HttpResponse
 from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey
 from shared.http.gate import Gate
 from shared.http.request import Request, Response
-from shared.http.server import Receive, Send, send_response
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.http import server
+from shared.http import asgi
+from shared.http.asgi import send_response
+from shared.http.listener import HttpServer
 from shared.http.request import Response
-from shared.http.server import HttpServer, send_response
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import World, fleet
@@ -142,7 +143,7 @@ def test_an_answer_that_fails_half_way_breaks_the_connection() -> None:
 
 
 def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_STALLED_S", 0.05)
+    monkeypatch.setattr(asgi, "_STALLED_S", 0.05)
     closed: list[str] = []
 
     async def endless() -> AsyncGenerator[bytes, None]:

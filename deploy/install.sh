@@ -1,13 +1,15 @@
 #!/bin/sh
-# Makes .venv and installs Skep into it: `deploy/install.sh embedded` for running, `deploy/install.sh dev` for
-# working on it. Does nothing when that was done for this pyproject.toml, this directory and this Python.
+# Make .venv and install Skep into it: `deploy/install.sh embedded` to run Skep, `deploy/install.sh dev` to work on it.
+# Do nothing if that was done before for this pyproject.toml, this directory and this extra.
 set -eu
 cd "$(dirname "$0")/.."
 extra=${1:?which extra: embedded or dev}
 
 stamp() { printf '%s %s\n' "$(cksum <pyproject.toml)" "$PWD"; }
+has() { command -v "$1" >/dev/null 2>&1; }
+fail() { printf '%s\n' "$@" >&2; exit 1; }
 
-# What is installed for development serves for running too.
+# An installation for development serves for running too.
 for done in .venv/installed-dev ".venv/installed-$extra"; do
     if [ -x .venv/bin/python ] && [ -f "$done" ] && [ "$(cat "$done")" = "$(stamp)" ]; then exit 0; fi
 done
@@ -19,34 +21,57 @@ for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.
     if [ -n "$candidate" ] && suits "$candidate"; then python=$candidate; break; fi
 done
 if [ -z "$python" ]; then
-    echo "Skep needs Python 3.11 or newer, and none was found as python3, python3.11 ... python3.14." >&2
-    echo "Install one, or name it: make run PYTHON=/path/to/python3.12" >&2
-    exit 1
+    fail "Skep needs Python 3.11 or newer, and none was found as python3, python3.11 ... python3.14." \
+        "Install one, or name it: make run PYTHON=/path/to/python3.12"
 fi
 
-# One that works is kept, whoever made it: somebody may be using it. Only what we made ourselves is ever made anew:
-# when its Python is gone, or when the directory was moved (its scripts hold the old path).
+# A .venv that works is kept, whoever made it, since it may be in use. Only one that this script made is replaced: when
+# its Python is gone, or when the directory was moved (the scripts in it hold the old path).
 if [ -e .venv ] && { ! suits .venv/bin/python || [ "$(cat .venv/made-in 2>/dev/null || echo "$PWD")" != "$PWD" ]; }; then
     if [ ! -f .venv/made-in ]; then
-        echo ".venv is there, but holds no Python 3.11 or newer that works. Rename or delete it, then try again." >&2
-        exit 1
+        fail ".venv exists, but holds no working Python 3.11 or newer. Rename or delete it, then try again."
     fi
-    echo "the present .venv does not work here any more and is made anew"
+    echo "the present .venv does not work here any more and is replaced"
     rm -rf .venv
 fi
+
+# The program that installs packages into .venv. Debian and Ubuntu keep ensurepip in a package of its own
+# (python3-venv), so .venv may have no pip; then any installer of this machine serves that can install elsewhere.
+if [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    installer=own
+elif "$python" -c 'import ensurepip' >/dev/null 2>&1; then
+    installer=ensurepip
+elif has uv; then
+    installer=uv
+elif has virtualenv; then
+    installer=virtualenv
+elif "$python" -m pip --python "$python" --version >/dev/null 2>&1; then  # 22.3 or newer
+    installer=pip
+else
+    fail "$python comes without ensurepip, and this machine has neither pip, uv nor virtualenv to install Skep with." \
+        "On Debian and Ubuntu:  apt install python3-venv" \
+        "Elsewhere install uv (https://docs.astral.sh/uv/), or name another Python: make run PYTHON=/path/to/python3.12"
+fi
+
 if [ ! -e .venv ]; then
     echo "making .venv with $("$python" --version)"
     mkdir .venv
     printf '%s\n' "$PWD" >.venv/made-in
-    if "$python" -c 'import ensurepip' >/dev/null 2>&1; then
-        "$python" -m venv .venv
-    else
-        # Debian keeps ensurepip in a package of its own (python3-venv); pip can be had without it, see below.
-        "$python" -m venv --without-pip .venv
-    fi
+    case $installer in
+        ensurepip) "$python" -m venv .venv ;;
+        virtualenv) virtualenv --quiet --python "$python" .venv ;;
+        *) "$python" -m venv --without-pip .venv ;;
+    esac
+elif [ "$installer" = ensurepip ]; then
+    .venv/bin/python -m ensurepip >/dev/null
+elif [ "$installer" = virtualenv ]; then
+    fail ".venv has no pip. Rename or delete it, then try again."
 fi
-.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python deploy/get_pip.py
 
 echo "installing (a minute or two, the first time)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable ".[$extra]"
+case $installer in
+    uv) uv pip install --quiet --python .venv/bin/python --editable ".[$extra]" ;;
+    pip) "$python" -m pip --python .venv/bin/python install --quiet --disable-pip-version-check --editable ".[$extra]" ;;
+    *) .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable ".[$extra]" ;;
+esac
 stamp >".venv/installed-$extra"

@@ -1,6 +1,4 @@
-"""What haproxy answers by itself: Matrix errors as JSON, with the CORS headers of every other answer.
-Pure.
-"""
+"""The answers of haproxy itself: Matrix errors as JSON, with the same CORS headers as all answers. Pure."""
 
 import json
 
@@ -22,12 +20,12 @@ _PAGES = {
     503: ("Service Unavailable", "M_UNKNOWN", "The server is not available just now; try again"),
     504: ("Gateway Timeout", "M_UNKNOWN", "The server did not answer in time"),
 }
-#: Seconds: a killed worker's slots have another owner within five, most requests find one sooner.
+#: Seconds. A killed worker's slots have another owner within five; most requests find one sooner.
 _RETRY_AFTER_S = 1
 
 
 def error_pages() -> dict[int, str]:
-    """Return status -> the whole raw answer, as haproxy's `errorfile` wants it."""
+    """Return status -> the whole raw answer, in the form of haproxy's `errorfile`."""
     return {status: _page(status, *page) for status, page in _PAGES.items()}
 
 

@@ -1,4 +1,4 @@
-"""Write everything that haproxy starts from into one directory: `haproxy -f DIRECTORY/haproxy.cfg`."""
+"""Write all files that haproxy needs into one directory: `haproxy -f DIRECTORY/haproxy.cfg`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +18,10 @@ __all__ = ["HaproxyInputs", "haproxy_files", "render_haproxy_config", "write_hap
 def haproxy_files(
     inputs: HaproxyInputs, endpoints: Sequence[Endpoint], pools: Sequence[Pool], running: ProxyState | None = None
 ) -> dict[str, str]:
-    """Return relative file name -> content. Raises ValueError for endpoints that don't fit together.
+    """Return relative file name -> content. Raises ValueError for endpoints that contradict each other.
 
-    running: what the haproxy that runs has. Who takes over from it begins with the same servers and owners of slots,
-    and answers from its first request on.
+    running: the state of the running haproxy. Its successor starts with the same servers and slot owners, so that it
+    answers from its first request on.
     """
     running = running or ProxyState()
     check_endpoints(endpoints, pools)
@@ -30,7 +30,7 @@ def haproxy_files(
         EXACT_MAP: exact_map(endpoints, pools),
         PATTERN_MAP: pattern_map(endpoints, pools),
     }
-    # Every slot has an entry from the start: main changes entries, and knows a lost one by its absence.
+    # Every slot has an entry from the start: main changes entries, and notices a lost one by its absence.
     for name in (slot_map(kind) for kind in slot_pools(tuple(pools))):
         owners = dict(running.maps.get(name, ()))
         files[name] = "".join(f"{slot} {owners.get(str(slot), NO_BACKEND)}\n" for slot in range(SLOTS))
@@ -45,9 +45,7 @@ def write_haproxy_files(
     directory: Path,
     running: ProxyState | None = None,
 ) -> Path:
-    """Write the files and return the path of haproxy.cfg. Existing ones are replaced one by one, each
-    whole.
-    """
+    """Write the files and return the path of haproxy.cfg. Each existing file is replaced as a whole."""
     for name, content in haproxy_files(inputs, endpoints, pools, running).items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

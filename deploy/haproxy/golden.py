@@ -1,4 +1,4 @@
-"""`python -m deploy.haproxy.golden`: write the golden files again, which show every change of routing in review."""
+"""`python -m deploy.haproxy.golden`: write the golden files, which show every change of routing in review."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ DIRECTORY = Path(__file__).parent / "golden"
 def golden_files() -> dict[str, str]:
     """Return file name -> content for an ordinary installation: both listeners, TLS, two pairs of slot backends.
 
-    Two rather than 64, and without the slot maps (1024 times "none"): the rest says the same 60 times.
+    Two pairs rather than 64, and no slot maps (1024 times "none"): the rest would only repeat.
     """
     inputs = HaproxyInputs(
         client_bind=("127.0.0.1:8008",),

@@ -1,8 +1,8 @@
-"""From endpoints to the two maps by which haproxy classifies a request. Pure.
+"""Build the two maps by which haproxy classifies a request from the endpoints. Pure.
 
-The key of both is method and raw path, "PUT/_matrix/client/v3/...": the exact map holds the paths without
-parameters (one look-up in a tree), the other a regular expression a line, the first match wins. The value
-says all that the rules in the configuration need: pool/slots/key/field/retry.
+The key of both is method and raw path, "PUT/_matrix/client/v3/...". The exact map holds the paths without parameters
+(one look-up in a tree). The pattern map has one regular expression a line, and the first match wins. The value is a
+route, all that the rules in the configuration need: pool/slots/key/field/retry.
 """
 
 import re
@@ -13,7 +13,7 @@ from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey, paths_of
 from shared.http.endpoint_check import narrower_pairs
 from shared.http.routing import compile_path
 
-#: How the configuration's rules call the routing keys.
+#: The names of the routing keys in the configuration's rules.
 KEY_WORDS = {
     RoutingKey.NONE: "-",
     RoutingKey.ROOM: "room",
@@ -23,8 +23,8 @@ KEY_WORDS = {
     RoutingKey.ORIGIN: "origin",
     RoutingKey.MEDIA: "media",
 }
-#: Requests that make up most of the traffic: their expressions are tried first. A line here that no endpoint
-#: has costs nothing, a missing one some microseconds.
+#: Requests that make up most of the traffic: their expressions are tried first. A line that no endpoint has costs
+#: nothing, a missing one some microseconds.
 _HOT_ENDINGS = (
     "/send/{eventType}/{txnId}",
     "/_matrix/federation/v1/send/{txnId}",
@@ -38,13 +38,15 @@ _HOT_ENDINGS = (
 _PARAMETER = re.compile(r"\{[^}?]*(\??)\}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """How haproxy treats a class of requests.
+    """The treatment of a class of requests.
 
-    slots: kind of slots whose owner gets it, "" for none. field: where in the path the key stands, counted as
-    haproxy's `field(n,/)` does: from 1, the empty part before the first slash included; 0 for a key that
-    isn't in the path. replay: whether it may be sent again after it may have been received.
+    slots: the kind of slots whose owner gets the request; "" for none.
+    key: the routing key, as in KEY_WORDS.
+    field: the position of the key in the path, counted as haproxy's `field(n,/)` does: from 1, including the empty
+        part before the first slash; 0 for a key that is not in the path.
+    replay: True if the request may be sent again although it may have been received.
     """
 
     pool: str
@@ -69,9 +71,7 @@ def exact_map(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> str:
 
 
 def pattern_map(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> str:
-    """Return the map of expressions for paths with parameters: the hot ones first, narrower ones before
-    wider.
-    """
+    """Return the map of expressions for paths with parameters: hot ones first, narrower before wider ones."""
     reachable = list(_from_outside(endpoints))
     narrower = narrower_pairs(reachable)
     ordered: list[Endpoint] = []
@@ -85,7 +85,7 @@ def pattern_map(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> str:
 
 
 def fields_in_use(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> list[int]:
-    """Return the path fields in which routing keys stand: one rule of the configuration each."""
+    """Return the path fields that hold routing keys. Each needs a rule of the configuration."""
     fields = {_route(e, t, pools).field for e in _from_outside(endpoints) for t in paths_of(e)}
     return sorted(fields - {0})
 
@@ -106,13 +106,11 @@ def _route(endpoint: Endpoint, template: str, pools: Sequence[Pool]) -> Route:
     key = endpoint.routing_key
     names = dict(compile_path(template)[0].names)
     place = names[key.value] + 2 if key.value in names else 0
-    return Route(endpoint.pool, kind, KEY_WORDS[key], place, endpoint.idempotent)
+    return Route(pool=endpoint.pool, slots=kind, key=KEY_WORDS[key], field=place, replay=endpoint.idempotent)
 
 
 def _pattern_lines(endpoint: Endpoint, pools: Sequence[Pool]) -> Iterator[str]:
-    """Yield a line per template and route: the versions share one, unless one of them moves the key's
-    field.
-    """
+    """Yield a line per template and route. Versions share a line unless the key's field differs."""
     methods = _alternatives(endpoint.methods)
     versions = (*endpoint.versions, "api/v1") if endpoint.api_v1 else endpoint.versions
     for template in (endpoint.path, *endpoint.aliases):
@@ -146,5 +144,5 @@ def _alternatives(words: Sequence[str]) -> str:
 
 
 def _literal(text: str) -> str:
-    """Escape what means something in PCRE: of the characters a literal may have, these."""
+    """Escape the characters of a literal that have a meaning in PCRE."""
     return re.sub(r"([.$()*+])", r"\\\1", text)

@@ -27,7 +27,7 @@ def sending_key(delay_id: str) -> bytes:
     return hashlib.sha256(b"delayed event\0" + delay_id.encode()).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DelayedEvent:
     """A delayed event as stored. Times are in ms, by the database's clock.
 

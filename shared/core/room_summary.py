@@ -26,7 +26,7 @@ SUMMARY_TYPES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomFacts:
     """The facts about a room from which a summary is made.
 

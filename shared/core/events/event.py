@@ -20,7 +20,7 @@ from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import RoomVersion
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Event:
     """An event in the format of its room version. Two events are equal if their ids and bytes are.
 

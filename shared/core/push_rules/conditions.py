@@ -21,8 +21,13 @@ SENDER: Final = ("sender",)
 THREAD_SUBSCRIPTION: Final = ("thread_subscription", "io.element.msc4306.thread_subscription")
 
 _COMPARISONS: Final[Mapping[str, Callable[[int, int], bool]]] = {
-    "": operator.eq, "==": operator.eq, "<": operator.lt, ">": operator.gt, ">=": operator.ge, "<=": operator.le,
-}  # fmt: skip
+    "": operator.eq,
+    "==": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
 _MEMBER_COUNT_RE = re.compile(r"(==|<=|>=|<|>|)([0-9]{1,15})", re.ASCII)
 
 

@@ -1,4 +1,4 @@
-"""What a room version decides, one field for each decision. Spec: rooms/ (a page for each version)."""
+"""The decisions of a room version, one field each. Spec: rooms/ (a page for each version)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from enum import Enum
 
 
 class EventIdFormat(Enum):
-    """Where an event's id comes from."""
+    """The origin of an event's id."""
 
-    ON_WIRE = "on the wire"  # "$opaque:server", given by the server that made the event
+    ON_WIRE = "on the wire"  # "$opaque:server", chosen by the server that made the event
     HASH_BASE64 = "hash, standard base64"  # may hold "/" and "+"
     HASH_URLSAFE = "hash, URL-safe base64"
 
 
 class StateResolution(Enum):
-    """Which algorithm resolves a fork. Spec: rooms/v1, rooms/v2, rooms/v12, "State resolution"."""
+    """The algorithm that resolves a fork. Spec: rooms/v1, rooms/v2, rooms/v12, "State resolution"."""
 
     V1 = "1"
     V2 = "2"
@@ -23,12 +23,12 @@ class StateResolution(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RedactionRules:
-    """What a redaction leaves of an event. Spec: rooms/v1, v6, v8, v9, v11, "Redactions".
+    """The keys of an event that a redaction keeps. Spec: rooms/v1, v6, v8, v9, v11, "Redactions".
 
-    event_keys: top-level keys that stay.
-    content_keys: event type -> keys of `content` that stay; types that are not named keep none.
-    whole_create_content: `m.room.create` keeps its whole content.
-    third_party_signed: `m.room.member` keeps `third_party_invite.signed`, and of that object nothing else.
+    event_keys: top-level keys.
+    content_keys: event type -> keys of `content`. Other types keep none.
+    whole_create_content: True if `m.room.create` keeps its whole content.
+    third_party_signed: True if `m.room.member` keeps `third_party_invite.signed`, but nothing else of that object.
     """
 
     event_keys: frozenset[str]
@@ -37,33 +37,33 @@ class RedactionRules:
     third_party_signed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomVersion:
-    """The rules of one room version; `versions.py` says which version has which.
+    """The rules of one room version. `versions.py` has the values for each version.
 
     Format
-        event_id_format: where the id comes from.
+        event_id_format: the origin of the id.
         references_with_hashes: `prev_events` and `auth_events` are [id, {"sha256": hash}] pairs, not ids.
-        room_id_is_create_hash: the room id is the create event's id with "!", and that event carries no `room_id`.
-        strict_canonical_json: only integers within 53 bits; anything else is M_BAD_JSON, or dropped.
-        limits_in_bytes: the 255 of `type`, `state_key` and the like is counted in bytes for what others made,
-            else in code points (older rooms hold such events; what we make is always held to bytes).
-        max_depth: greatest value of `depth`, inclusive.
+        room_id_is_create_hash: the room id is the create event's id with "!", and that event has no `room_id`.
+        strict_canonical_json: numbers are integers within 53 bits. Others are M_BAD_JSON, or the event is dropped.
+        limits_in_bytes: the limit of 255 for `type`, `state_key` and so on counts bytes in events of other servers,
+            else code points, since older rooms have such events. Events of this server are always limited in bytes.
+        max_depth: the greatest value of `depth`, inclusive.
         redacts_in_content: `redacts` is a key of the content, not of the event.
     Signatures
-        event_id_server_signs: the server named in the event id must have signed too.
+        event_id_server_signs: the server in the event id must have signed too.
         key_validity_enforced: the key must have been valid at `origin_server_ts`.
     Authorization
-        creator_in_content: `creator` in the create event's content names the creator, else the sender is.
+        creator_in_content: `creator` in the create event's content is the creator, else the sender is.
         additional_creators: the create event's content may name more creators.
-        creators_outrank_all: creators have infinite power and may not stand in `users`.
+        creators_outrank_all: creators have infinite power and must not be in `users`.
         create_in_auth_events: the create event is among the auth events, else it must not be.
-        aliases_rule: `m.room.aliases` may be sent by any server about itself.
-        redaction_rule: redactions need the redact level, or the same server, to be accepted at all.
-        knocking / restricted / knock_restricted: join rules (and the membership `knock`) that exist.
-        integer_power_levels: values are integers, else also strings of integers.
-        float_power_levels: floats pass too, and are cut at the point.
-        notification_levels_checked: entries of `notifications` are guarded as those of `events`.
+        aliases_rule: any server may send `m.room.aliases` about itself.
+        redaction_rule: redactions are accepted only with the redact level, or from the same server.
+        knocking / restricted / knock_restricted: these join rules (and the membership `knock`) exist.
+        integer_power_levels: levels are integers, else also strings of integers.
+        float_power_levels: floats are accepted too, and truncated.
+        notification_levels_checked: entries of `notifications` are protected like those of `events`.
     """
 
     name: str

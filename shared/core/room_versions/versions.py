@@ -1,4 +1,4 @@
-"""Room versions 1 to 12, each "the previous one, except". Spec: rooms/v1 to rooms/v12."""
+"""Room versions 1 to 12, each as a change of the previous one. Spec: rooms/v1 to rooms/v12."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +13,21 @@ DEFAULT_ROOM_VERSION = "12"
 _REDACTION_V1 = RedactionRules(
     event_keys=frozenset(
         {
-            "event_id", "type", "room_id", "sender", "state_key", "content", "hashes", "signatures", "depth",
-            "prev_events", "prev_state", "auth_events", "origin", "origin_server_ts", "membership",
+            "event_id",
+            "type",
+            "room_id",
+            "sender",
+            "state_key",
+            "content",
+            "hashes",
+            "signatures",
+            "depth",
+            "prev_events",
+            "prev_state",
+            "auth_events",
+            "origin",
+            "origin_server_ts",
+            "membership",
         }
     ),
     content_keys=MappingProxyType(
@@ -23,10 +36,7 @@ _REDACTION_V1 = RedactionRules(
             "m.room.create": frozenset({"creator"}),
             "m.room.join_rules": frozenset({"join_rule"}),
             "m.room.power_levels": frozenset(
-                {
-                    "ban", "events", "events_default", "kick", "redact", "state_default", "users",
-                    "users_default",
-                }
+                {"ban", "events", "events_default", "kick", "redact", "state_default", "users", "users_default"}
             ),
             "m.room.aliases": frozenset({"aliases"}),
             "m.room.history_visibility": frozenset({"history_visibility"}),
@@ -34,11 +44,11 @@ _REDACTION_V1 = RedactionRules(
     ),
     whole_create_content=False,
     third_party_signed=False,
-)  # fmt: skip
+)
 
 
 def _keeping(rules: RedactionRules, **more: set[str]) -> Mapping[str, frozenset[str]]:
-    """Return the rules' content keys with further ones: keyword `member` stands for `m.room.member`."""
+    """Return the rules' content keys with more keys added. The keyword `member` means `m.room.member`."""
     keys = dict(rules.content_keys)
     for short_type, added in more.items():
         full_type = f"m.room.{short_type}"

@@ -1,9 +1,9 @@
-"""Auth chains: which events differ between the states' histories. Spec: rooms/v2 and v12, definitions.
+"""Auth chains, and the differences between those of several states. Spec: rooms/v2 and v12, definitions.
 
-Chains are never made for one state at a time. The events reachable from the conflicted ones are walked once, each
-carrying a bit set of the states from which it is reached; then the events that all states hold are walked only as
-far as they may still tell something. No field of an event (`depth`, time) shortens the walk: other servers choose
-those freely, and a chain cut short would give us a state that nobody else has.
+No chain is built for a single state. The events reachable from the conflicted ones are walked once, each with a bit set
+of the states from which it is reached. The events that all states agree on are then walked only as far as needed. No
+field of an event (`depth`, time) shortens a walk: other servers choose these freely, and a chain cut short would give a
+state that no other server has.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -17,13 +17,15 @@ _NOT_LOOKED_UP: tuple[int, ...] = (-1,)
 
 
 class AuthGraph:
-    """Events as small numbers, with their `auth_events`; each is looked up when a walk first comes to it.
+    """Events as small numbers, with their `auth_events`. Each event is looked up when a walk first reaches it.
 
     Numbers index lists and bytearrays, which are several times smaller and faster than sets of event ids.
-    ids: number -> event id. auth: number -> numbers of the auth events, without doubles, in the event's order; empty
-    for a missing event; to be read only where a walk has been, since `auth_of` looks up first. is_power_levels:
-    number -> 1 for those of the room's `m.room.power_levels` events that have been looked up. agreed: which of the
-    events that have been looked up are in the unconflicted state, in no order.
+
+    ids: number -> event id.
+    auth: number -> numbers of the auth events, without duplicates, in the event's order; empty for a missing event.
+        It may be read only where a walk has been. `auth_of` looks events up first.
+    is_power_levels: number -> 1 for the room's `m.room.power_levels` events that have been looked up.
+    agreed: the events in the unconflicted state that have been looked up, in no order.
     """
 
     def __init__(self, find: Callable[[EventId], Event | None], unconflicted: StateView | None = None) -> None:
@@ -39,7 +41,7 @@ class AuthGraph:
         return len(self.ids)
 
     def number_of(self, event_id: str) -> int:
-        """Return the event's number, a new one if need be; the event is not looked up."""
+        """Return the event's number, a new one if needed. The event is not looked up."""
         number = self._numbers.get(event_id)
         if number is None:
             number = self._numbers[event_id] = len(self.ids)
@@ -49,7 +51,7 @@ class AuthGraph:
         return number
 
     def auth_of(self, number: int) -> tuple[int, ...]:
-        """Return the numbers of the event's auth events; none for a missing event."""
+        """Return the numbers of the event's auth events, none for a missing event."""
         known = self.auth[number]
         if known is not _NOT_LOOKED_UP:
             return known
@@ -68,9 +70,9 @@ class AuthGraph:
         return cited
 
     def power_levels_of(self, number: int) -> int | None:
-        """Return the `m.room.power_levels` event that the event cites; None where it cites none, or a missing one."""
+        """Return the `m.room.power_levels` event that the event cites, or None if there is none or it is missing."""
         for cited in self.auth_of(number):
-            self.auth_of(cited)  # looks it up, so that its type is known
+            self.auth_of(cited)  # looks the event up, so that its type is known
             if self.is_power_levels[cited]:
                 return cited
         return None
@@ -78,11 +80,11 @@ class AuthGraph:
 
 @dataclass(frozen=True, slots=True)
 class Chains:
-    """The auth chains of some events, those events included.
+    """The auth chains of some events, including those events.
 
-    ordered: each event before all that it cites.
-    tangled: events in circles of `auth_events` and what those cite; they have no such order. Only event ids that
-        are no hashes (versions 1 and 2) make circles possible.
+    ordered: each event comes before all events that it cites.
+    tangled: events in circles of `auth_events`, and the events that they cite; they have no such order. Circles are
+        possible only if event ids are not hashes (versions 1 and 2).
     """
 
     ordered: list[int]
@@ -90,7 +92,7 @@ class Chains:
 
 
 def walk_chains(graph: AuthGraph, events: Iterable[int]) -> Chains:
-    """Return everything reachable from the events along `auth_events`, and the events, in topological order."""
+    """Return the events, and everything reachable from them along `auth_events`, in topological order."""
     found = list(dict.fromkeys(events))
     seen = set(found)
     for number in found:  # grows as we go
@@ -113,31 +115,31 @@ def walk_chains(graph: AuthGraph, events: Iterable[int]) -> Chains:
 
 
 class AuthDifference:
-    """The search for the events that are in the full auth chain of some states, but not of all.
+    """The search for the events that are in the full auth chains of some states, but not of all.
 
-    doubtful: events reached from some states' conflicted events, and not known to be in the chains of all states.
-        Once `settle` has been called with all unconflicted events these are the auth difference.
+    doubtful: the events reached from some states' conflicted events, and not known to be in the chains of all states.
+        After `settle` with all unconflicted events, these are the auth difference.
 
-    The full auth chain of a state is made of its events' auth events, theirs, and so on. An event of the state is
-    itself part of it only where another one cites it. Spec: rooms/v2, "Auth chain", "Auth difference".
+    The full auth chain of a state has the auth events of its events, their auth events, and so on. An event of the
+    state itself is part of it only if another one cites it. Spec: rooms/v2, "Auth chain", "Auth difference".
     """
 
     def __init__(self, graph: AuthGraph, chains: Chains, holders: Mapping[int, int], state_count: int) -> None:
-        """chains: of all conflicted events. holders: conflicted event -> bit set of the states that hold it."""
+        """chains: of all conflicted events. holders: conflicted event -> bit set of the states that contain it."""
         self._graph = graph
         all_states = (1 << state_count) - 1
-        reached_from = _spread(graph, chains, holders)
+        reached_from = _reaching_states(graph, chains, holders)
         self.doubtful = {
             number
             for walked in (chains.ordered, chains.tangled)
             for number in walked
             if reached_from[number] not in (0, all_states)
         }
-        # Number -> 1 for what is in the chains of all states. Then so is all that it cites: walks end here.
+        # Number -> 1 for events in the chains of all states. All events that they cite are too, so walks end here.
         self._settled = bytearray(states == all_states for states in reached_from)
 
     def settle(self, unconflicted: Iterable[int]) -> None:
-        """Take from `doubtful` what these events, which all states hold, have in their auth chains."""
+        """Remove the events in the auth chains of these events, which all states have, from `doubtful`."""
         graph, settled, doubtful = self._graph, self._settled, self.doubtful
         for number in unconflicted:
             if not doubtful:
@@ -156,10 +158,10 @@ class AuthDifference:
 def conflicted_subgraph(graph: AuthGraph, chains: Chains, conflicted: Mapping[int, int]) -> set[int]:
     """Return the events on any path of `auth_events` from one conflicted event to another, both ends included.
 
-    chains: of all conflicted events, so that each event in it has a conflicted one above itself.
+    chains: of all conflicted events, so that each event in it is cited, directly or not, by a conflicted one.
     Spec: rooms/v12, "Conflicted state subgraph".
     """
-    within = bytearray(len(graph))  # 1: is a conflicted event, or has one in its auth chain
+    within = bytearray(len(graph))  # 1: a conflicted event, or an event with one in its auth chain
     for number in conflicted:
         within[number] = 1
     auth = graph.auth
@@ -179,7 +181,7 @@ def conflicted_subgraph(graph: AuthGraph, chains: Chains, conflicted: Mapping[in
 
 
 def within_chains(graph: AuthGraph, events: Iterable[int], wanted: Container[int]) -> set[int]:
-    """Return the given events and those of the wanted ones that are in their auth chains."""
+    """Return the given events, and those of the wanted ones that are in their auth chains."""
     found = list(events)
     seen = set(found)
     for number in found:  # grows as we go
@@ -190,8 +192,8 @@ def within_chains(graph: AuthGraph, events: Iterable[int], wanted: Container[int
     return {number for number in found if number in wanted}
 
 
-def _spread(graph: AuthGraph, chains: Chains, holders: Mapping[int, int]) -> list[int]:
-    """Return number -> bit set of the states in whose full auth chain the event is, conflicted events alone counted."""
+def _reaching_states(graph: AuthGraph, chains: Chains, holders: Mapping[int, int]) -> list[int]:
+    """Return number -> bit set of the states whose conflicted events have the event in their auth chains."""
     reached_from = [0] * len(graph)
     auth = graph.auth
     for number in chains.ordered:
@@ -199,7 +201,7 @@ def _spread(graph: AuthGraph, chains: Chains, holders: Mapping[int, int]) -> lis
         for cited in auth[number]:
             reached_from[cited] |= states
     pending = list(chains.tangled)
-    while pending:  # ends: a bit that is set stays so
+    while pending:  # ends, since bits are never cleared
         number = pending.pop()
         states = reached_from[number] | holders.get(number, 0)
         for cited in auth[number]:

@@ -1,4 +1,4 @@
-"""Judging events against a state under construction. Spec: rooms/v2, "Iterative auth checks"."""
+"""Authorization of events against a state under construction. Spec: rooms/v2, "Iterative auth checks"."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,15 +13,16 @@ from shared.core.state_resolution.overlays import OverlaidState, StateKey
 _CREATE = ("m.room.create", "")
 _POWER_LEVELS = ("m.room.power_levels", "")
 
-#: Parsed power levels that are kept: an event of 64 KiB lists some 1,500 users, and a fight has thousands of events.
+#: Cached power levels. An event of 64 KiB lists some 1,500 users, and a dispute may have thousands of events.
 _MAX_PARSED = 64
 
 
 class AuthChecks:
-    """The authorization rules of one room, asked of one event after the other.
+    """The authorization rules of one room, for one event after another.
 
-    find: event id -> event, None where it is missing. create: the room's create event.
-    may_cite: whether an auth event may stand in for a key that the state lacks; None: none ever does.
+    find: event id -> event, None if it is missing.
+    create: the room's create event.
+    may_fall_back: returns True if an auth event may be used for a key that the state lacks. None: none may.
     """
 
     def __init__(
@@ -29,16 +30,16 @@ class AuthChecks:
         version: RoomVersion,
         create: Event,
         find: Callable[[EventId], Event | None],
-        may_cite: Callable[[EventId], bool] | None,
+        may_fall_back: Callable[[EventId], bool] | None,
     ) -> None:
         self._version = version
         self._create = create
         self._find = find
-        self._may_cite = may_cite
+        self._may_fall_back = may_fall_back
         self._parsed: dict[EventId | None, PowerLevels] = {}
 
     def apply(self, state: OverlaidState, events: Iterable[Event]) -> None:
-        """Put each state event that the rules allow into the state, in the order given; ignore the others.
+        """Add each state event that the rules allow to the state, in the given order, and skip the others.
 
         Spec: rooms/v2, "Iterative auth checks".
         """
@@ -47,7 +48,7 @@ class AuthChecks:
                 state[event.type, event.state_key] = event.event_id
 
     def allow(self, event: Event, state: OverlaidState) -> bool:
-        """Return whether the rules allow the event in this state."""
+        """Return True if the rules allow the event in this state."""
         needed = self._needed_state(event, state)
         levels = self._levels(needed.get(_POWER_LEVELS))
         try:
@@ -57,37 +58,37 @@ class AuthChecks:
         return True
 
     def needed_keys(self, event: Event) -> list[StateKey]:
-        """Return the keys of the state that the rules look at for this event, the create event's left out."""
+        """Return the keys of the state that the rules read for this event, except the create event's."""
         keys = auth_types_for(
             self._version, type=event.type, sender=event.sender, state_key=event.state_key, content=event.content
         )
-        return [key for key in keys if key != _CREATE]  # check_auth gets that one by itself
+        return [key for key in keys if key != _CREATE]  # check_auth takes the create event as an argument
 
-    def stand_ins(self, event: Event) -> dict[StateKey, Event]:
-        """Return the auth events that count where the state lacks their key.
+    def fallbacks(self, event: Event) -> dict[StateKey, Event]:
+        """Return the event's own auth events, which are used for keys that the state lacks.
 
-        Of two with the same key, which no accepted event has, the first.
+        If two have the same key, which no accepted event has, the first is used.
         """
         found: dict[StateKey, Event] = {}
-        if self._may_cite is None:
+        if self._may_fall_back is None:
             return found
         for text in event.auth_event_ids:
             event_id = EventId(text)
             cited = self._find(event_id)
-            if cited is not None and cited.state_key is not None and self._may_cite(event_id):
+            if cited is not None and cited.state_key is not None and self._may_fall_back(event_id):
                 found.setdefault((cited.type, cited.state_key), cited)
         return found
 
     def _needed_state(self, event: Event, state: OverlaidState) -> dict[StateKey, Event]:
         needed: dict[StateKey, Event] = {}
-        stand_ins: dict[StateKey, Event] | None = None
+        fallbacks: dict[StateKey, Event] | None = None
         for key in self.needed_keys(event):
             event_id = state.get(key)
             known = None if event_id is None else self._find(event_id)
             if known is None:
-                if stand_ins is None:
-                    stand_ins = self.stand_ins(event)
-                known = stand_ins.get(key)
+                if fallbacks is None:
+                    fallbacks = self.fallbacks(event)
+                known = fallbacks.get(key)
             if known is not None:
                 needed[key] = known
         return needed

@@ -1,4 +1,4 @@
-"""What the states agree on and what not. Spec: rooms/v2, "State resolution", definitions."""
+"""The unconflicted state map and the conflicted state set. Spec: rooms/v2, "State resolution", definitions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from shared.core.state_resolution.overlays import OverlaidState, Overlay, StateK
 
 @dataclass(frozen=True, slots=True)
 class SplitStates:
-    """States taken apart.
+    """States, split into agreement and conflict.
 
-    unconflicted: entries that every state has, with the same event.
-    conflicted: every other event of any state -> bit set of the states that hold it (bit i: state i).
-    count: how many states were compared; so `(1 << count) - 1` stands for all of them.
+    unconflicted: the entries that are the same in all states.
+    conflicted: every other event of any state -> bit set of the states that contain it (bit i: state i).
+    count: the number of distinct states. `(1 << count) - 1` is the set of all.
     """
 
     unconflicted: OverlaidState
@@ -24,7 +24,7 @@ class SplitStates:
 def split_states(base: StateView, overlays: Sequence[Overlay]) -> SplitStates:
     """Return the unconflicted state map and the conflicted state set.
 
-    A key that one state lacks is in conflict: that is how versions 2 to 12 differ from version 1.
+    A key that some state lacks is in conflict, in contrast to version 1.
     """
     holders = holders_of(base, overlays)
     agreed: dict[StateKey, EventId | None] = {}

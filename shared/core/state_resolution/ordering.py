@@ -1,5 +1,7 @@
-"""Power events, and the two orders in which events are replayed. Spec: rooms/v2, "Power events",
-"Reverse topological power ordering", "Mainline ordering"."""
+"""Power events, and the two orders in which events are replayed.
+
+Spec: rooms/v2, "Power events", "Reverse topological power ordering", "Mainline ordering".
+"""
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +18,9 @@ _SORTED_AT_ONCE = 5000  # some 4 ms
 
 
 def is_power_event(event: Event) -> bool:
-    """Return whether the state event might take from someone the right to do something.
+    """Return True if the state event may take rights from another user.
 
-    Power levels, join rules, and what makes someone else leave: kicks and bans. Spec: rooms/v2, "Power events".
+    These are power levels, join rules, kicks and bans. Spec: rooms/v2, "Power events".
     """
     if event.type in ("m.room.power_levels", "m.room.join_rules"):
         return event.state_key is not None
@@ -37,13 +39,12 @@ def reverse_topological_power_ordering(
     graph: AuthGraph,
     events: Mapping[int, Event],
 ) -> list[Event]:
-    """Return the events, earliest first: each after those in its auth chain, by power where that leaves a choice.
+    """Return the events, earliest first: each after the events in its auth chain, otherwise by power.
 
-    events: by their numbers in the graph. Those that cite each other in a circle, or an event in such a circle, are
-    left out.
+    events: by their numbers in the graph. Events in a circle of citations, or that cite an event in one, are left out.
 
-    Kahn's algorithm: of the events that wait for nothing, the next one is that whose sender has the greatest power
-    in its own auth events, then that of the earliest `origin_server_ts`, then that of the smallest id.
+    This is Kahn's algorithm. Of the events that wait for no other, the next is the one whose sender has the greatest
+    power in its own auth events, then the one with the earliest `origin_server_ts`, then the one with the smallest id.
     """
     entry_of = _entries(version, create, find, graph, events)
     return [events[number] for number, _ in _by_power(graph, events, entry_of)]
@@ -57,41 +58,40 @@ def power_ordering_depends_on(
     events: Mapping[int, Event],
     others: Mapping[int, Event],
 ) -> bool:
-    """Return False if the events keep their order among themselves whichever of the others are ordered with them.
+    """Return False if the events keep their relative order whichever of the others are ordered with them.
 
-    others: each of them in the auth chain of one of the events.
+    others: each is in the auth chain of one of the events.
 
-    Another event only makes those above it wait. They keep their turn if it comes before all rivals that they have
-    when that turn has come, and so it does where its own entry is the smaller one; then by induction from the first
-    turn on the order stays. May return True where the order stays nevertheless.
+    Another event only makes the events above it wait. They keep their turn if the other event comes before all rivals
+    that they have at that turn, which is so if its own entry is smaller. By induction from the first turn, the order
+    stays the same. The result may be True although the order stays the same.
     """
     if walk_chains(graph, events).tangled:
         return True
     entry_of = _entries(version, create, find, graph, {**events, **others})
-    had_their_turn: set[int] = set()
+    ordered_before: set[int] = set()
     for number, rival in _by_power(graph, events, entry_of):
         pending = [number]
         while pending:
             for cited in graph.auth_of(pending.pop()):
-                if cited not in had_their_turn:
-                    had_their_turn.add(cited)
+                if cited not in ordered_before:
+                    ordered_before.add(cited)
                     pending.append(cited)
                     if cited in others and rival is not None and rival < entry_of[cited]:
                         return True
     return False
 
 
-#: What is compared: power of the sender (negative), time, id; then the number of the event.
+#: The sort key: power of the sender (negative), time, id, and the number of the event.
 _Entry: TypeAlias = tuple[int, int, str, int]
 
 
 def _by_power(
     graph: AuthGraph, events: Mapping[int, Event], entry_of: Mapping[int, _Entry]
 ) -> Iterator[tuple[int, _Entry | None]]:
-    """Yield the events in reverse topological power ordering, each with the best of those that could have come then
-    as well."""
-    # The order follows "the DAG formed by auth events" (rooms/v2), not only the links straight from one of the events
-    # to another: in 2.0 a chain may lead from one to another over an event that all states have seen.
+    """Yield the events in reverse topological power ordering, each with the next best candidate at its turn."""
+    # The order follows "the DAG formed by auth events" (rooms/v2), not only the direct links between the events. In 2.0
+    # a chain may lead from one event to another over an event that is in all states.
     waits_for = dict.fromkeys([*events, *_events_between(graph, events)], 0)
     cited_by: dict[int, list[int]] = {}
     for number in waits_for:
@@ -130,12 +130,12 @@ def _entries(
 
 
 def _events_between(graph: AuthGraph, events: Mapping[int, Event]) -> list[int]:
-    """Return what lies on a chain of `auth_events` from one of the events to another, those themselves left out.
+    """Return the events between two of the given events on a chain of `auth_events`, without the given events.
 
-    What is in a circle, or below one, leads nowhere.
+    Events in a circle, or below one, are not included.
     """
     chains = walk_chains(graph, events)
-    leads_on = bytearray(len(graph))  # 1: is one of the events, or has one in its auth chain
+    leads_on = bytearray(len(graph))  # 1: one of the events, or an event with one in its auth chain
     for number in events:
         leads_on[number] = 1
     between: list[int] = []
@@ -151,17 +151,17 @@ def _events_between(graph: AuthGraph, events: Mapping[int, Event]) -> list[int]:
 
 
 def mainline_ordering(graph: AuthGraph, power_levels: EventId | None, events: Mapping[int, Event]) -> list[Event]:
-    """Return the events, earliest first, by how far down the mainline they hang, then by time, then by id.
+    """Return the events, earliest first, by their position on the mainline, then by time, then by id.
 
-    power_levels: the event whose mainline counts; None in a state without one: all events hang at infinity then.
+    power_levels: the event whose mainline counts. If it is None, all events are at infinity.
     events: by their numbers in the graph.
     """
     positions = _mainline_positions(graph, power_levels)
     infinity = len(positions)
 
     def position(number: int) -> int:
-        # From one power-levels event to the one that it cites, until one is known. All on the way hang at the same
-        # place, and get it as soon as it is known; infinity until then also ends circles.
+        # Follow the cited power-levels events until a known one. All events on the way have the same position. Setting
+        # them to infinity first also ends circles.
         on_the_way: list[int] = []
         step = graph.power_levels_of(number)
         while step is not None and step not in positions:
@@ -173,9 +173,9 @@ def mainline_ordering(graph: AuthGraph, power_levels: EventId | None, events: Ma
             positions[passed] = found
         return found
 
-    # Greatest position first: it stands for the oldest power levels.
+    # The greatest position comes first: it is that of the oldest power levels.
     keyed = ((-position(number), event.origin_server_ts, event.event_id, number) for number, event in events.items())
-    # Sorted in parts: one call of sort() for 100,000 of them would hold up all other threads of the process for 0.1 s.
+    # Sorted in parts, since one sort() of 100,000 events would block all other threads of the process for 0.1 s.
     parts: list[list[tuple[int, int, EventId, int]]] = []
     while part := list(islice(keyed, _SORTED_AT_ONCE)):
         part.sort()
@@ -206,7 +206,7 @@ def _sender_levels(
     for number in events:
         by_levels.setdefault(graph.power_levels_of(number), []).append(number)
     levels: dict[int, int] = {}
-    # One power-levels event after the other, so that only one is held parsed at a time.
+    # One power-levels event after the other, so that only one is parsed at a time.
     for cited, numbers in by_levels.items():
         parsed = power_levels_of(version, create, None if cited is None else find(graph.ids[cited]))
         for number in numbers:

@@ -1,7 +1,7 @@
-"""Whether it matters which of some events are replayed. No part of the spec: it gives the same result for less work.
+"""Detection of replays whose result does not depend on the doubtful events. This saves work and is not in the spec.
 
-To know whether an event is in the auth difference may take a look at everything that the states agree on. Where only
-a few events are in doubt, to replay all combinations of them is far less, and mostly all give the same state.
+To know if an event is in the auth difference may take a look at the whole agreed state. If only a few events are
+doubtful, replaying all combinations of them costs much less, and mostly all give the same state.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ from shared.core.events.event import Event
 from shared.core.identifiers import EventId
 from shared.core.state_resolution.overlays import StateKey
 
-#: Events replayed in all, at some 20 us each: beyond that, looking at the whole state is not much slower.
+#: The limit of replayed events, at some 20 us each. Beyond it, looking at the whole state is not much slower.
 _MAX_REPLAYED = 4096
-#: The same for small states, per entry: to look at an entry costs less than to replay an event.
+#: The limit per entry of small states. Looking at an entry costs less than replaying an event.
 _REPLAYED_PER_ENTRY = 4
 
 _Outcome = dict[StateKey, EventId | None]
@@ -25,10 +25,10 @@ def same_outcome(
     doubtful: Mapping[int, Event],
     entries: int,
 ) -> _Outcome | None:
-    """Return what the replay of the certain events and any of the doubtful ones gives; None if it is not the same
-    for all combinations, or if there are too many to try.
+    """Return the result of replaying the certain events with any combination of the doubtful ones.
 
-    entries: how many entries of state there are to look at otherwise.
+    It is None if the results differ, or if there are too many combinations to try.
+    entries: the number of entries of the agreed state, to be looked at otherwise.
     """
     count = len(doubtful)
     if count and (len(certain) + count) << count > min(_MAX_REPLAYED, _REPLAYED_PER_ENTRY * entries):

@@ -1,6 +1,6 @@
-"""States written as what they have otherwise than a base that they share.
+"""States as differences from a shared base.
 
-A room's state may have 50,000 entries, and its forward branches differ in three: only those three are looked at.
+A room's state may have 50,000 entries while its branches differ in three. Only those three are looked at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from shared.core.identifiers import EventId
 #: (event type, state key)
 StateKey: TypeAlias = tuple[str, str]
 
-#: What a branch's state has otherwise than the base; None: the key is absent there.
+#: The entries of a branch's state that differ from the base. None: the key is absent.
 Overlay: TypeAlias = Mapping[StateKey, EventId | None]
 
 
 class StateView(Protocol):
-    """A state that is asked for single keys."""
+    """A state that is read by key."""
 
     def get(self, key: StateKey, /) -> EventId | None: ...
 
 
 class OverlaidState:
-    """A state: the base with changes upon it. The base is only asked, never walked."""
+    """A state: a base with changes on top. The base is only read by key, never iterated."""
 
     __slots__ = ("base", "changes")
 
@@ -39,17 +39,17 @@ class OverlaidState:
         self.changes[key] = event_id
 
     def overlay(self) -> dict[StateKey, EventId | None]:
-        """Return what differs from the base."""
+        """Return the differences from the base."""
         base = self.base
         return {key: event_id for key, event_id in self.changes.items() if event_id != base.get(key)}
 
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """Who holds what, of the keys that some overlay names.
+    """The states that have each entry, for the keys in some overlay.
 
-    by_key: key -> event id, None where the key is absent -> bit set of the states with that (bit i: state i).
-    count: how many states were compared; so `(1 << count) - 1` stands for all of them.
+    by_key: key -> event id (None if the key is absent) -> bit set of the states with it (bit i: state i).
+    count: the number of distinct states. `(1 << count) - 1` is the set of all.
     """
 
     by_key: dict[StateKey, dict[EventId | None, int]]
@@ -57,7 +57,7 @@ class Holders:
 
 
 def holders_of(base: StateView, overlays: Sequence[Overlay]) -> Holders:
-    """Return which states hold what. An overlay given several times, as the same object, counts once."""
+    """Return the states that have each entry. An overlay given several times, as the same object, counts once."""
     distinct = list({id(overlay): overlay for overlay in overlays}.values())
     by_key: dict[StateKey, dict[EventId | None, int]] = {}
     for index, overlay in enumerate(distinct):
@@ -76,8 +76,8 @@ def holders_of(base: StateView, overlays: Sequence[Overlay]) -> Holders:
     return Holders(by_key, len(distinct))
 
 
-def overlay_upon(base: Mapping[StateKey, EventId], state: Mapping[StateKey, EventId]) -> Overlay:
-    """Return a written-out state as an overlay."""
+def overlay_of(base: Mapping[StateKey, EventId], state: Mapping[StateKey, EventId]) -> Overlay:
+    """Return a full state as an overlay on the base."""
     overlay: dict[StateKey, EventId | None] = {
         key: event_id for key, event_id in state.items() if base.get(key) != event_id
     }
@@ -85,8 +85,8 @@ def overlay_upon(base: Mapping[StateKey, EventId], state: Mapping[StateKey, Even
     return overlay
 
 
-def lay_upon(base: Mapping[StateKey, EventId], overlay: Overlay) -> dict[StateKey, EventId]:
-    """Return an overlay as a written-out state."""
+def apply_overlay(base: Mapping[StateKey, EventId], overlay: Overlay) -> dict[StateKey, EventId]:
+    """Return an overlay on the base as a full state."""
     state = dict(base)
     for key, event_id in overlay.items():
         if event_id is None:

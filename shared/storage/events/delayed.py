@@ -218,8 +218,21 @@ async def _changed(database: Database, sql: str, delay_id: str, user_id: str | N
 
 
 def _event(row: Sequence[Any]) -> DelayedEvent:
-    delay_id, user_id, room_id, kind, state_key, *others = row
+    """Return the event in a row of _FIELDS, or of only those that never change."""
+    delay_id, user_id, room_id, event_type, state_key, content, sticky_ms, delay_ms, scheduled_ms, *status = row
+    sending, finalised_ms, event_id, error = status or (False, None, None, None)
     return DelayedEvent(
-        delay_id, unescape(user_id), room_id, unescape(kind), None if state_key is None else unescape(state_key),
-        *others,
-    )  # fmt: skip
+        delay_id=delay_id,
+        user_id=unescape(user_id),
+        room_id=room_id,
+        type=unescape(event_type),
+        state_key=None if state_key is None else unescape(state_key),
+        content=content,
+        sticky_ms=sticky_ms,
+        delay_ms=delay_ms,
+        scheduled_ms=scheduled_ms,
+        sending=sending,
+        finalised_ms=finalised_ms,
+        event_id=event_id,
+        error=error,
+    )

@@ -86,12 +86,20 @@ async def _facts(source: Source, rooms: Sequence[Any]) -> dict[str, RoomFacts]:
         return {}
     nids = [nid for nid, _, _ in rooms]
     versions = {nid: get_room_version(version) for nid, _, version in rooms}
-    counts = {nid: (joined, local) for nid, joined, local in await source.fetch(_JOINED, nids)}
+    counts = {nid: (joined, resident) for nid, joined, resident in await source.fetch(_JOINED, nids)}
     contents: dict[int, dict[str, Any]] = {nid: {} for nid in nids}
     for nid, kind, event_id, json, redacted in await source.fetch(_STATE, nids, list(SUMMARY_TYPES)):
         pdu = event_from_storage(versions[nid], json, event_id).pdu
         contents[nid][kind] = (redact_pdu(versions[nid], pdu) if redacted else pdu)["content"]
-    return {
-        room_id: RoomFacts(nid, room_id, version, *counts.get(nid, (0, False)), contents[nid])
-        for nid, room_id, version in rooms
-    }
+    facts = {}
+    for nid, room_id, version in rooms:
+        joined, resident = counts.get(nid, (0, False))
+        facts[room_id] = RoomFacts(
+            room_nid=nid,
+            room_id=room_id,
+            room_version=version,
+            joined=joined,
+            resident=resident,
+            contents=contents[nid],
+        )
+    return facts

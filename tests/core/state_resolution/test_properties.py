@@ -50,7 +50,7 @@ def check_overlays(room: RandomRoom, data: st.DataObject) -> None:
     asked: list[EventId] = []
     result = resolve_overlays(
         room.version, base, overlays, room.find,
-        rejected=room.rejected.__contains__, expect=asked.extend, create=room.create,
+        rejected=room.rejected.__contains__, prefetch=asked.extend, create=room.create,
     )  # fmt: skip
     merged = {key: value for key, value in {**base, **result}.items() if value is not None}
     assert {key: value for key, value in merged.items() if key not in AGREED} == room.resolve(

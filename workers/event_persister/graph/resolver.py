@@ -164,9 +164,14 @@ class Resolver:
 
         def run() -> Resolution:
             return resolve_overlays(
-                room.version, base, overlays, events.find,
-                rejected=events.rejected, expect=events.expect, create=room.create,
-            )  # fmt: skip
+                room.version,
+                base,
+                overlays,
+                events.find,
+                rejected=events.rejected,
+                prefetch=events.expect,
+                create=room.create,
+            )
 
         entries = sum(map(len, overlays))
         lane = "loop"

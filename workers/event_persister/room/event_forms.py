@@ -24,5 +24,17 @@ def stub(
 ) -> Event:
     """Return an event that has an id, a sender who is its state key too, and perhaps a content."""
     return Event(
-        EventId(event_id), RoomId(room_id), type, UserId(user_id), user_id, content or {}, 0, 0, (), (), None, {}, b""
+        event_id=EventId(event_id),
+        room_id=RoomId(room_id),
+        type=type,
+        sender=UserId(user_id),
+        state_key=user_id,
+        content=content or {},
+        depth=0,
+        origin_server_ts=0,
+        prev_event_ids=(),
+        auth_event_ids=(),
+        redacts=None,
+        pdu={},
+        encoded=b"",
     )

@@ -117,9 +117,16 @@ class Scheduling:
         if len(encoded) > _MAX_CONTENT_BYTES:
             raise MatrixError("M_TOO_LARGE", "The event is too large", 413)
         event = DelayedEvent(
-            secrets.token_urlsafe(_ID_BYTES), request.user.user_id, check_room_id(request.params["roomId"]),
-            request.params["eventType"], state_key, encoded, self.sticky_of(request), delay_ms, 0,
-        )  # fmt: skip
+            delay_id=secrets.token_urlsafe(_ID_BYTES),
+            user_id=request.user.user_id,
+            room_id=check_room_id(request.params["roomId"]),
+            type=request.params["eventType"],
+            state_key=state_key,
+            content=encoded,
+            sticky_ms=self.sticky_of(request),
+            delay_ms=delay_ms,
+            scheduled_ms=0,
+        )
         scheduled = await schedule(self._database, event, key, self._limits.max_scheduled)
         if not scheduled.is_room:
             raise forbidden("You are not in this room")

@@ -1,6 +1,6 @@
-"""Lazy typed readers of state events' content: each reads only what is asked for, and never fails.
+"""Typed readers for the content of state events. Each reads only the requested field, and never fails.
 
-Content is what other servers sent: a field of the wrong type reads as absent, as the rules of the spec want it.
+Content comes from other servers. A field of the wrong type reads as absent, as the rules of the spec require.
 """
 
 from shared.core.events.readers.create import (

@@ -6,7 +6,7 @@ from shared.core.room_versions import RoomVersion
 
 
 def room_creator(version: RoomVersion, create: Event) -> str | None:
-    """Return the user who made the room: `creator` in the content up to version 10, the sender from 11 on."""
+    """Return the user who created the room: `creator` in the content up to version 10, the sender from 11 on."""
     if not version.creator_in_content:
         return create.sender
     creator = create.content.get("creator")
@@ -24,24 +24,24 @@ def creators_of(version: RoomVersion, create: Event) -> frozenset[str]:
 
 
 def room_version_name(create: Event) -> str:
-    """Return the room's version; "1" where the event names none."""
+    """Return the room's version, "1" if the event names none."""
     name = create.content.get("room_version", "1")
     return name if isinstance(name, str) else "1"
 
 
 def federates(create: Event) -> bool:
-    """Return whether users of other servers may take part: unless `m.federate` is false."""
+    """Return True if users of other servers may take part, which `m.federate` false forbids."""
     return create.content.get("m.federate") is not False
 
 
 def room_type(create: Event) -> str | None:
-    """Return the room's type, such as "m.space"; None for a room of messages."""
+    """Return the room's type, such as "m.space", or None for an ordinary room."""
     kind = create.content.get("type")
     return kind if isinstance(kind, str) else None
 
 
 def predecessor_of(create: Event) -> str | None:
-    """Return the id of the room that this one says to be the successor of."""
+    """Return the id of the room that this one replaces, or None."""
     predecessor = create.content.get("predecessor")
     room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
     return room_id if isinstance(room_id, str) and _is_room_id(room_id) else None

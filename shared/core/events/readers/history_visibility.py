@@ -6,7 +6,7 @@ from shared.core.events.event import Event
 
 
 class HistoryVisibility(StrEnum):
-    """Who may read what was sent while this was in force."""
+    """The users who may read an event that was sent under this visibility."""
 
     WORLD_READABLE = "world_readable"
     SHARED = "shared"
@@ -15,7 +15,7 @@ class HistoryVisibility(StrEnum):
 
 
 def history_visibility_of(event: Event | None) -> HistoryVisibility:
-    """Return the visibility; "shared" where there is no event or its value is not understood."""
+    """Return the visibility, "shared" if there is no event or its value is unknown."""
     value = event.content.get("history_visibility") if event is not None else None
     try:
         return HistoryVisibility(value) if isinstance(value, str) else HistoryVisibility.SHARED

@@ -6,7 +6,7 @@ from shared.core.events.event import Event
 
 
 class JoinRule(StrEnum):
-    """The join rules there are; which of them a room knows depends on its version."""
+    """The join rules. The room version decides which of them a room knows."""
 
     PUBLIC = "public"
     INVITE = "invite"
@@ -17,7 +17,7 @@ class JoinRule(StrEnum):
 
 
 def join_rule_of(join_rules: Event | None) -> str:
-    """Return the join rule, known or not; "invite" where there is no event or no string in it."""
+    """Return the join rule, known or not, or "invite" if there is no event or no string in it."""
     value = join_rules.content.get("join_rule") if join_rules is not None else None
     return value if isinstance(value, str) else JoinRule.INVITE.value
 

@@ -1,8 +1,7 @@
-"""Reading `m.room.power_levels`: parsed once, then asked often. Spec: client-server API,
-"m.room.power_levels".
+"""Reading `m.room.power_levels`. Spec: client-server API, "m.room.power_levels".
 
-Old rooms hold levels as strings (" +100 ", up to version 9) and floats (50.57, up to version 5); see
-rooms/v1, "Deprecated event content schemas". A value that the version cannot read counts as absent.
+Old rooms have levels that are strings (" +100 ", up to version 9) or floats (50.57, up to version 5); see rooms/v1,
+"Deprecated event content schemas". A value that the version cannot read counts as absent.
 """
 
 import math
@@ -15,13 +14,13 @@ from shared.core.events.event import Event
 from shared.core.events.readers.create import creators_of
 from shared.core.room_versions import RoomVersion
 
-#: The power of creators where they outrank everyone (rooms/v12): above every level that JSON may hold there.
+#: The level of creators where they outrank everyone (rooms/v12), above every level that JSON may hold there.
 INFINITE_POWER = 2**63 - 1
 
-#: Power of the creator in a room without the event, where creators do not outrank everyone.
+#: The level of the creator in a room without the event, where creators do not outrank everyone.
 _CREATOR_POWER = 100
 
-#: Levels that are single properties, with their defaults (also where the room has no such event).
+#: The levels that are single properties, with their defaults, also used if the room has no such event.
 DEFAULT_LEVELS: Mapping[str, int] = {
     "ban": 50,
     "kick": 50,
@@ -34,16 +33,16 @@ DEFAULT_LEVELS: Mapping[str, int] = {
 _DEFAULT_NOTIFICATION_LEVELS: Mapping[str, int] = {"room": 50}
 
 _STRING_LEVEL_RE = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
-# int() of a longer text is slow and above 4,300 digits an error; no level needs them.
+# int() of a longer text is slow, and an error above 4,300 digits. No level needs that.
 _MAX_STRING_LEVEL_CHARS = 255
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PowerLevels:
-    """A room's levels, defaults filled in.
+    """A room's power levels, with defaults filled in.
 
-    users, events, notifications: only the entries of the event; `user_level` and the like fill in the rest.
-    creators: users of infinite power; empty where the version knows no such thing.
+    users, events, notifications: only the event's own entries. The methods fill in the rest.
+    creators: users of infinite level; empty if the version does not know such users.
     """
 
     users: Mapping[str, int]
@@ -59,27 +58,24 @@ class PowerLevels:
     creators: frozenset[str]
 
     def user_level(self, user_id: str) -> int:
-        """Return the user's level, member or not; INFINITE_POWER for creators where they outrank everyone."""
+        """Return the user's level, member or not. Creators who outrank everyone have INFINITE_POWER."""
         if user_id in self.creators:
             return INFINITE_POWER
         return self.users.get(user_id, self.users_default)
 
     def event_level(self, event_type: str, is_state: bool) -> int:
-        """Return the level needed to send such an event.
-
-        Memberships follow `invite`, `kick` and `ban` instead.
-        """
+        """Return the level needed to send such an event. Memberships follow `invite`, `kick` and `ban` instead."""
         return self.events.get(event_type, self.state_default if is_state else self.events_default)
 
     def notification_level(self, key: str) -> int:
-        """Return the level needed to notify all, for instance by "@room" (key "room"); 50 unless set."""
+        """Return the level needed to notify everyone, for instance by "@room" (key "room"). The default is 50."""
         return self.notifications.get(key, _DEFAULT_NOTIFICATION_LEVELS.get(key, 50))
 
 
 def power_levels_of(version: RoomVersion, create: Event, power_levels: Event | None) -> PowerLevels:
     """Return the room's power levels.
 
-    power_levels: the room's event, or None: then a creator has 100 (infinite power from version 12 on).
+    power_levels: the room's event. If it is None, a creator has 100 (from version 12 on infinite level).
     """
     creators = creators_of(version, create)
     content: Mapping[str, Any] = {} if power_levels is None else power_levels.content
@@ -97,10 +93,9 @@ def power_levels_of(version: RoomVersion, create: Event, power_levels: Event | N
 
 
 def read_level(version: RoomVersion, value: Any) -> int | None:
-    """Return a level as an integer, or None where the room version takes no such value.
+    """Return a level as an integer, or None if the room version does not accept the value.
 
-    Spec: rooms/v1, "m.room.power_levels events accept values as strings" and "... as floats"; rooms/v10, rule
-    9.
+    Spec: rooms/v1, "m.room.power_levels events accept values as strings" and "... as floats"; rooms/v10, rule 9.
     """
     if type(value) is int:
         return value
@@ -116,7 +111,7 @@ def read_level(version: RoomVersion, value: Any) -> int | None:
 
 
 def read_level_map(version: RoomVersion, value: Any) -> dict[str, int]:
-    """Return the readable entries of `users`, `events` or `notifications`; none if it is no object."""
+    """Return the readable entries of `users`, `events` or `notifications`, none if it is not an object."""
     if not isinstance(value, Mapping):
         return {}
     levels = {key: read_level(version, level) for key, level in value.items()}

@@ -1,9 +1,9 @@
-"""Events whose replay cannot change anything, so that nobody needs to know whether they are in the auth difference.
+"""Events whose replay cannot affect the result, so that it need not be known if they are in the auth difference.
 
-This is no part of the spec; it gives the same result for less work. When two branches of a big room differ in a topic,
-the topics' senders' memberships, on which all states agree, may be in the auth difference or not, depending on
-whether anything else in the room cites them. To find out means to load the whole state and its history. But most
-often the answer makes no difference, and that can be seen from the few events at hand.
+This saves work and is not in the spec. If two branches of a big room differ in a topic, the memberships of the topics'
+senders, on which all states agree, may or may not be in the auth difference. That depends on whether any other event of
+the room cites them, and finding out means to load the whole state and its history. Mostly the answer does not matter,
+and the few events in memory prove it.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from shared.core.state_resolution.ordering import is_power_event
 from shared.core.state_resolution.overlays import StateKey, StateView
 
 
-def idle_events(
+def irrelevant_events(
     graph: AuthGraph,
     checks: AuthChecks,
     events: Mapping[int, Event],
@@ -26,31 +26,33 @@ def idle_events(
     *,
     starts_empty: bool,
 ) -> set[int]:
-    """Return those of the doubtful events that may be left out of the replay together, whichever others are in it.
+    """Return the doubtful events that may be left out of the replay together, whichever others are replayed.
 
-    events: all that might be replayed, by their numbers in the graph; doubtful: those of which it is not known.
-    order_depends_on: `power_ordering_depends_on` for this room. starts_empty: as the replay of version 2.1.
+    events: all events that may be replayed, by their numbers in the graph.
+    doubtful: those of them that may not be replayed.
+    order_depends_on: `power_ordering_depends_on` for this room.
+    starts_empty: True if the replay starts from an empty state, as in version 2.1.
 
-    Left out can be an event that all states agree on, where no other event has its key and the order of the power
-    events does not depend on it. A replay that starts from what is agreed on holds it anyway. One that starts empty
-    may lack it; so then each event that needs its key must cite it.
+    An event may be left out if all states agree on it, no other event has its key, and the order of the power events
+    does not depend on it. A replay that starts from the agreed state contains it anyway. A replay that starts empty may
+    lack it, so each event that needs its key must cite it.
     """
-    idle = _sole_holders(events, doubtful, unconflicted)
+    found_by_key = _sole_holders(events, doubtful, unconflicted)
     if starts_empty:
         for number, event in events.items():
-            needed_idle = [key for key in checks.needed_keys(event) if idle.get(key, number) != number]
-            if needed_idle:
-                stand_ins = checks.stand_ins(event)
-                for key in needed_idle:
-                    stand_in = stand_ins.get(key)
-                    if stand_in is None or stand_in.event_id != unconflicted.get(key):
-                        del idle[key]
-    found = set(idle.values())
+            needed = [key for key in checks.needed_keys(event) if found_by_key.get(key, number) != number]
+            if needed:
+                fallbacks = checks.fallbacks(event)
+                for key in needed:
+                    fallback = fallbacks.get(key)
+                    if fallback is None or fallback.event_id != unconflicted.get(key):
+                        del found_by_key[key]
+    found = set(found_by_key.values())
     certain = [number for number in events if number not in found]
     power_events = [number for number in certain if is_power_event(events[number])]
     first = within_chains(graph, power_events, events.keys())
     below = first & found
-    # Which of the certain ones are ordered must be certain, too.
+    # The set of ordered events must not depend on the events left out, either.
     if below and (
         len(found) < len(doubtful)
         or order_depends_on(

@@ -1,8 +1,8 @@
-"""What a former `skep up` on the same directory left running when it was killed, and what of it can stay.
+"""Processes that a killed `skep up` left running, and which of them the next one keeps.
 
-The parent's death takes no worker with it: they go on serving. The next `skep up` adopts them when they run the same
-release with the same configuration. Otherwise they are replaced one by one, each draining to the others. Only where
-the database or Redis would be another one must all of them end first.
+Workers survive the death of their parent and keep serving. The next `skep up` on the same directory adopts them if they
+run the same release with the same configuration. Otherwise it replaces them one by one, and each drains to the others.
+Only if the database or Redis differs must all of them end first.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from shared.config.writing import effective_yaml
 
 
 def release_of(config: Config) -> str:
-    """Return what tells this code with this configuration from any other. config: before servers were filled in."""
+    """Return a hash of this code and this configuration. config: as loaded, before embedded servers were filled in."""
     return _hash(version("skep"), sys.prefix, effective_yaml(config))
 
 
 def servers_of(config: Config) -> str:
-    """Return what processes must have in common to work together: database, Redis, server name, keys and secrets."""
+    """Return a hash of what processes must share to work together: database, Redis, server name, keys, secrets."""
     others = {
         each.name: each.default
         for each in dataclasses.fields(config)
@@ -35,11 +35,13 @@ def servers_of(config: Config) -> str:
     return _hash(effective_yaml(dataclasses.replace(config, **others, public_base_url="")))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Former:
-    """The living processes of a former fleet, by name. config: the values that they run with.
+    """The living processes of a former fleet.
 
-    same: they run this release with this configuration.
+    processes: by name.
+    config: their effective configuration.
+    same: True if they run this release with this configuration.
     """
 
     processes: dict[str, ProcessRecord]
@@ -47,20 +49,20 @@ class Former:
     same: bool
 
     def listening(self) -> frozenset[tuple[str, int]]:
-        """Return the addresses at which its haproxy listens."""
+        """Return the addresses of its haproxy."""
         if "haproxy" not in self.processes:
             return frozenset()
         listeners = self.config.listeners
         return frozenset((each.host, each.port) for each in (listeners.client, listeners.federation))
 
     def handle(self, name: str) -> AdoptedProcess | None:
-        """Return the process with this name, None where it does not run."""
+        """Return the process with this name; None if it does not run."""
         record = self.processes.get(name)
         return None if record is None else AdoptedProcess(record.identity)
 
 
 def former_fleet(data: DataDirectory, config: Config) -> Former | None:
-    """Return what can stay of a former fleet; None: nothing runs, or all of it must end.
+    """Return the part of a former fleet that can stay; None if nothing runs, or all of it must end.
 
     config: as loaded, with the command line's ports.
     """
@@ -79,7 +81,7 @@ def former_fleet(data: DataDirectory, config: Config) -> Former | None:
         former = load_config(data.effective_config)
     except (OSError, ConfigurationError):
         return None
-    return Former(processes, former, record.release == release_of(config))
+    return Former(processes=processes, config=former, same=record.release == release_of(config))
 
 
 def _hash(*parts: str) -> str:

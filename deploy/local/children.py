@@ -1,35 +1,33 @@
-"""Child processes of the supervisor: forked workers, and what a supervisor needs to know of any child."""
+"""Child processes of the supervisor: forked workers, adopted processes, and the record of each child."""
 
 import contextlib
 import gc
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from deploy.local.identity import Identity
 
-#: A child that lived longer than this, in seconds, ended for a reason of its own, not because it cannot
-# start.
+#: Seconds. The end of a child that lived longer does not count as a failed start.
 SETTLED_AFTER_S = 20.0
 _LONGEST_DELAY_S = 10.0
 
 
 class Handle(Protocol):
-    """What `subprocess.Popen` and `ForkedProcess` have in common."""
+    """A process, as `subprocess.Popen` and `ForkedProcess` represent it."""
 
     pid: int
 
     def poll(self) -> int | None:
-        """Return the exit code, negative for a signal, or None while it runs. Never blocks."""
+        """Return the exit code, negative for a signal; None while the process runs. Never block."""
 
     def send_signal(self, sig: int) -> None:
-        """Send a signal; nothing happens when it has ended."""
+        """Send a signal, if the process has not ended."""
 
 
 class ForkedProcess:
@@ -51,12 +49,12 @@ class ForkedProcess:
             os.kill(self.pid, sig)
 
 
-#: Exit code of an adopted process: nobody but its parent learns the true one.
+#: Exit code of an adopted process. Only its parent could learn the real one.
 UNSEEN = 256
 
 
 class AdoptedProcess:
-    """A process that an earlier supervisor, which is gone, had started."""
+    """A process that an earlier supervisor started."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -72,12 +70,11 @@ class AdoptedProcess:
 
 
 def fork_child(run: Callable[[], int], log: Path, close: tuple[int, ...] = ()) -> ForkedProcess:
-    """Fork a child that calls `run` and exits with the code it returns.
+    """Fork a child that calls `run` and exits with the returned code. The caller must have no threads and no loop.
 
-    The caller has no threads and no loop.
+    The child has its own process group, so that Ctrl-C reaches only the parent. Its output is appended to `log`.
 
-    The child has a process group of its own, so that Ctrl-C reaches the parent only; its output is added to
-    `log`. close: descriptors of the parent that the child must not keep, such as a lock.
+    close: descriptors of the parent that the child must not keep, such as a lock.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -120,15 +117,15 @@ def _become_a_child(log: Path, close: tuple[int, ...]) -> None:
 
 
 def restart_delay_s(quick_ends: int) -> float:
-    """Return how long to wait before the next start.
+    """Return the delay before the next start.
 
-    quick_ends: how often in a row it ended soon after a start.
+    quick_ends: the number of ends in a row that came soon after a start.
     """
     return 0.0 if quick_ends == 0 else min(_LONGEST_DELAY_S, 0.5 * 2.0 ** (quick_ends - 1))
 
 
 def describe_exit(code: int) -> str:
-    """Say how a process ended."""
+    """Describe the end of a process."""
     if code == UNSEEN:
         return "ended"
     if code >= 0:
@@ -139,14 +136,14 @@ def describe_exit(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Child:
-    """One process that the supervisor keeps alive, through all its incarnations.
+    """A process that the supervisor keeps alive, through any number of restarts.
 
-    start: begins a new incarnation and returns it with the address at which it listens.
-    handle: the present incarnation; None before the first start and between two.
-    is_worker: holds leases, so its end is told to the database.
-    drained: an operator ended it for good.
+    start(): starts a new process and returns it with its address.
+    handle: the present process; None before the first start and between two processes.
+    is_worker: True if it holds leases, so that its end is recorded in the database.
+    drained: True if an operator ended it for good.
     """
 
     name: str
@@ -160,10 +157,7 @@ class Child:
     address: str = ""
     started_at_s: float = 0.0
     quick_ends: int = 0
-    start_again_at_s: float = field(default=0.0)
+    start_again_at_s: float = 0.0
     fencing: ForkedProcess | None = None
     fencing_until_s: float = 0.0
     drained: bool = False
-
-
-PopenHandle = subprocess.Popen[bytes]

@@ -1,10 +1,9 @@
-"""What lies where below `--data DIR`, and that one fleet at a time uses it.
+"""The directory of a fleet, `--data DIR`, and its lock: one fleet at a time uses it.
 
-skep.yaml secrets/ tls/    configuration (skep.yaml only where no --config is given)
-postgres/                  the embedded cluster, or a link to where it lives when we are root
-media/ logs/
-run/                       of the running fleet: fleet.json, skep.yaml with the values in use, sockets,
-pids
+skep.yaml secrets/ tls/    configuration (skep.yaml only if no --config is given)
+postgres/                  the embedded cluster, or a link to it if we are root
+logs/                      one file for each process
+run/                       of the running fleet: fleet.json, skep.yaml with the effective settings, sockets
 """
 
 import fcntl
@@ -20,13 +19,11 @@ from typing import Any
 from deploy.local.identity import Identity
 from deploy.local.servers.unprivileged import CannotRunHere
 
-#: A unix socket's path has at most 107 bytes; the longest name in the directory is haproxy's, with a suffix
-# while
-#: it binds.
+#: The path of a unix socket has at most 107 bytes. haproxy's is the longest, with a suffix while it binds.
 _LONGEST_SOCKET_DIRECTORY = 107 - len("/haproxy.sock.1234567.tmp")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRecord:
     """A process of the running fleet, as in fleet.json and `skep status`."""
 
@@ -43,12 +40,14 @@ class ProcessRecord:
         return Identity(self.pid, self.start_ticks)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetRecord:
-    """What fleet.json holds.
+    """The content of fleet.json.
 
-    database: a DSN without password; config: the file that further workers are given. release: of the code and the
-    configuration that its processes run; servers: of the database and Redis that they use (`adoption.py`).
+    config: the configuration file for further workers.
+    database: a DSN without password; "" if the database is embedded.
+    release: a hash of the code and configuration that its processes run (`adoption.py`).
+    servers: a hash of the database and Redis that they use.
     """
 
     parent_pid: int
@@ -62,7 +61,7 @@ class FleetRecord:
 
 
 class DataDirectory:
-    """The directory of one fleet. Making it makes the folders; nothing is locked or read yet."""
+    """The directory of one fleet. The constructor makes the folders, and locks and reads nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -78,9 +77,9 @@ class DataDirectory:
         return self.logs / f"{name}.log"
 
     def lock(self) -> int:
-        """Take the directory for this process, until it ends; return the file descriptor that holds the lock.
+        """Lock the directory until this process ends; return the file descriptor that holds the lock.
 
-        A forked child must close the descriptor. Raises CannotRunHere when another `skep up` has it.
+        A forked child must close the descriptor. Raises CannotRunHere if another `skep up` holds the lock.
         """
         descriptor = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -91,20 +90,20 @@ class DataDirectory:
             where = f" (pid {record.parent_pid}, clients at {record.client_url})" if record else ""
             raise CannotRunHere(
                 f"A fleet is already running on {self.path}{where}. Stop it first, or use another --data directory"
-                " with other ports."
+                " and other ports."
             ) from None
         return descriptor
 
     def read_fleet(self) -> FleetRecord | None:
-        """Return what is told of the fleet that runs or ran last; None when there was none."""
+        """Return the record of the present or last fleet; None if there was none."""
         return read_fleet_file(self.fleet_file)
 
     def write_fleet(self, record: FleetRecord) -> None:
-        """Write fleet.json; a reader sees the old one or the new one, never half of it."""
+        """Replace fleet.json. A reader sees the old file or the new one, never a part."""
         self.write_private(self.fleet_file, json.dumps(asdict(record), indent=1) + "\n")
 
     def write_private(self, path: Path, text: str) -> None:
-        """Replace a file as a whole; only its owner can read it."""
+        """Replace a file as a whole. Only its owner can read it."""
         descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -113,8 +112,8 @@ class DataDirectory:
     def socket_directory(self) -> Path:
         """Return a directory whose path suits unix sockets: `run`, else one below /tmp.
 
-        Unsuitable are long paths, and characters that separate things in a DSN or in haproxy's configuration.
-        A directory below /tmp is found again through the link run/sockets.
+        Long paths do not suit, nor do characters with a meaning in a DSN or in haproxy's configuration.
+        The link run/sockets leads to a directory below /tmp.
         """
         link = self.run / "sockets"
         plain = re.fullmatch(r"[A-Za-z0-9/._-]+", str(self.run)) is not None
@@ -123,13 +122,13 @@ class DataDirectory:
         if not (link.is_dir() and link.stat().st_uid == os.geteuid()):
             link.unlink(missing_ok=True)
             made = Path(tempfile.mkdtemp(prefix="skep-"))
-            made.chmod(0o711)  # PostgreSQL may run as another user and has a directory of its own in it
+            made.chmod(0o711)  # PostgreSQL may run as another user, and has its own directory in it
             link.symlink_to(made)
         return link.resolve()
 
 
 def read_fleet_file(path: Path) -> FleetRecord | None:
-    """Return what a fleet.json holds; None when there is none."""
+    """Return the content of a fleet.json; None if there is none."""
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -139,17 +138,8 @@ def read_fleet_file(path: Path) -> FleetRecord | None:
 
 
 def read_fleet_beside(config: Path) -> FleetRecord | None:
-    """Return what `skep up` told of the fleet whose effective configuration this is; None for any other file."""
-    return _read_record(config.with_name("fleet.json"))
-
-
-def _read_record(file: Path) -> FleetRecord | None:
-    try:
-        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    processes = tuple(ProcessRecord(**each) for each in raw.pop("processes"))
-    return FleetRecord(**raw, processes=processes)
+    """Return the record of the fleet whose effective configuration this is; None for any other file."""
+    return read_fleet_file(config.with_name("fleet.json"))
 
 
 def leftovers(processes: Sequence[ProcessRecord]) -> list[ProcessRecord]:

@@ -230,10 +230,10 @@ class _Fleet:
             return process, program.address
 
         child = Child(
-            program.name,
-            program.type,
-            log,
-            begin,
+            name=program.name,
+            type=program.type,
+            log=log,
+            start=begin,
             is_worker=False,
             stop_signal=program.stop_signal,
             kill_signal=program.kill_signal,
@@ -259,7 +259,7 @@ class _Fleet:
             process = fork_child(lambda: self._code.run_worker(worker_type, name, self._config, port), log, close)
             return process, f"{host}:{port}"
 
-        child = Child(name, worker_type, log, begin, is_worker=True)
+        child = Child(name=name, type=worker_type, log=log, start=begin, is_worker=True)
         running = None if self._former is None else self._former.handle(name)
         if self._former is None or running is None:
             self.supervisor.start(child)

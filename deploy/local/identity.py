@@ -1,4 +1,4 @@
-"""Which process is which: a pid alone can be given to a stranger, a pid with its start time cannot."""
+"""Identities of processes. The system may reuse a pid, but not a pid together with its start time."""
 
 import socket
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """start_ticks: clock ticks from boot to the start of the process, as Linux tells it."""
+    """One process. start_ticks: clock ticks from boot to its start, as Linux counts them."""
 
     pid: int
     start_ticks: int
 
     def is_alive(self) -> bool:
-        """Tell whether this very process still runs (a zombie does not)."""
+        """Tell whether this process still runs (a zombie does not)."""
         return start_ticks(self.pid) == self.start_ticks
 
 
 def identity_of(pid: int) -> Identity:
-    """Return the identity of a running process; raises ProcessLookupError when there is none."""
+    """Return the identity of a running process. Raises ProcessLookupError if there is none."""
     ticks = start_ticks(pid)
     if ticks is None:
         raise ProcessLookupError(pid)
@@ -26,7 +26,7 @@ def identity_of(pid: int) -> Identity:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when a process started, None when it does not run (any more)."""
+    """Return the start time of a process; None if it does not run."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -37,7 +37,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def pick_port(host: str) -> int:
-    """Return a TCP port that is free on `host` just now."""
+    """Return a TCP port that is free on `host` at present."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.bind((host, 0))

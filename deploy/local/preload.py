@@ -1,4 +1,4 @@
-"""Imports what workers import, so that forked workers share it: a further one costs 20 MB instead of 45."""
+"""Import the workers' modules before the fork, so that workers share them: each takes 20 MB instead of 45."""
 
 import importlib
 import sys
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 
 class ReactorImported(RuntimeError):
-    """A module imported the reactor, which each worker must make for itself after the fork."""
+    """A module imported the reactor, which each worker must create after the fork."""
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Import the modules. Raises ReactorImported, naming the first one that brought the reactor along.
+    """Import the modules. Raises ReactorImported, which names the first one that imports the reactor.
 
-    txredisapi and prometheus_client.twisted do that: whoever needs them imports them in the running worker.
+    txredisapi and prometheus_client.twisted do so. Import them in the running worker only.
     """
     for name in modules:
         importlib.import_module(name)

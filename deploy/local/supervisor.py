@@ -1,8 +1,8 @@
-"""Keeps the processes of a local fleet alive, and ends them in order.
+"""The supervisor of a local fleet: it restarts processes that end, and stops all of them in order.
 
-It has no event loop, no threads and no connections, because workers are forked from it. A worker that ends is
-fenced in the database at once (a short-lived child does it), so that its slots need not wait for its
-heartbeat to run out; it starts again when that is done.
+Workers are forked from it, so it has no event loop, no threads and no connections. When a worker ends, a short-lived
+child fences it in the database at once, so that its slots do not wait for its heartbeat to expire. The worker starts
+again after that.
 """
 
 import contextlib
@@ -31,20 +31,21 @@ from deploy.local.servers.program import tail_of
 from deploy.local.servers.unprivileged import CannotRunHere
 from replication.process.draining import DRAINED
 
-#: Longest that fencing a dead worker may hold up its restart.
+#: Time limit for fencing a dead worker, in seconds. Then it starts again anyway.
 _FENCE_LIMIT_S = 5.0
-#: How often children are looked at when no signal tells of them, and logs are read.
+#: Time between two looks at children and logs, in seconds, when no signal arrives.
 _LOOK_EVERY_S = 0.25
 
 Say = Callable[[str], None]
 
 
 class Supervisor:
-    """Children are started by the caller in the order it likes, kept alive by it, ended by it.
+    """Keep children alive. The caller starts them, in its own order.
 
-    fence: tells the database that the named process is dead; runs in a child of its own. say: one line for
-    people. changed: called after any process began or ended. close_in_children: descriptors that children
-    must not keep.
+    say(line): prints one line for people.
+    fence(name): records in the database that the named process is dead; runs in a child.
+    changed(): called after any process started or ended.
+    close_in_children: descriptors that children must not keep.
     """
 
     def __init__(
@@ -67,9 +68,9 @@ class Supervisor:
         self.stop_requests = 0
 
     def listen_for_signals(self) -> None:
-        """From now on SIGINT, SIGTERM and SIGHUP ask for an orderly end; a second one for a quick end.
+        """Stop in order on SIGINT, SIGTERM or SIGHUP, and quickly on a second one.
 
-        SIGHUP (the terminal is gone) counts unless we were started with nohup.
+        SIGHUP (the terminal is gone) is ignored if we were started with nohup.
         """
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -80,47 +81,67 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup_in.fileno(), warn_on_full_buffer=False)
 
     def start(self, child: Child) -> None:
-        """Start a child and keep it from now on."""
+        """Start a child, and keep it alive from now on."""
         self._echo.follow(child.log)
         self._children.append(child)
         self._begin(child)
 
     def adopt(self, child: Child, handle: Handle, address: str) -> None:
-        """Keep a process that an earlier supervisor had started, from now on as one of our own."""
+        """Keep alive a process that an earlier supervisor started."""
         self._echo.follow(child.log)
         self._children.append(child)
         child.handle, child.address = handle, address
         self._changed()
 
     def records(self) -> tuple[ProcessRecord, ...]:
-        """Return the processes that run now, the supervisor first."""
+        """Return the running processes, the supervisor first."""
         host = socket.gethostname()
-        own = ProcessRecord("supervisor", "supervisor", os.getpid(), start_ticks(os.getpid()) or 0, host, "", "")
-        found = [own]
+        found = [
+            ProcessRecord(
+                name="supervisor",
+                type="supervisor",
+                pid=os.getpid(),
+                start_ticks=start_ticks(os.getpid()) or 0,
+                host=host,
+                address="",
+                log="",
+            )
+        ]
         for child in self._children:
             ticks = None if child.handle is None else start_ticks(child.handle.pid)
             if child.handle is not None and ticks is not None:
-                record = (child.name, child.type, child.handle.pid, ticks, host, child.address, str(child.log))
-                found.append(ProcessRecord(*record))
+                found.append(
+                    ProcessRecord(
+                        name=child.name,
+                        type=child.type,
+                        pid=child.handle.pid,
+                        start_ticks=ticks,
+                        host=host,
+                        address=child.address,
+                        log=str(child.log),
+                    )
+                )
         return tuple(found)
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but wake for a signal."""
+        """Sleep until a signal arrives or the time is over."""
         select.select([self._wakeup], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
             self._wakeup.recv(4096)
 
     def wait_until(self, condition: Callable[[], bool], limit_s: float, what: str) -> bool:
-        """Look after the children until the condition holds; return False when asked to stop before.
+        """Look after the children until the condition holds; return False if asked to stop before that.
 
-        Raises CannotRunHere when it does not hold within `limit_s`. what: names the condition in the message.
+        Raises CannotRunHere if it does not hold within `limit_s`.
+
+        what: the failure, for the message.
         """
         end = time.monotonic() + limit_s
         while not self.stop_requests:
             if condition():
                 return True
             if time.monotonic() > end:
-                raise CannotRunHere(f"{what}: not within {limit_s:g} s. The logs tell more.")
+                raise CannotRunHere(f"{what} within {limit_s:g} s. The logs say more.")
             self.wait(0.05)
             self.look_after_children()
         return False
@@ -132,7 +153,7 @@ class Supervisor:
             self.look_after_children()
 
     def look_after_children(self) -> None:
-        """Notice who ended, fence and restart what is due, show what the logs say."""
+        """Handle children that ended, restart those that are due, and show notable lines of the logs."""
         now = time.monotonic()
         for child in self._children:
             if child.handle is not None and (code := child.handle.poll()) is not None:
@@ -147,7 +168,7 @@ class Supervisor:
     def stop_all(self, order: Sequence[tuple[Callable[[Child], bool], float]]) -> None:
         """End every child, group by group.
 
-        order: who belongs to a group, and how many seconds its children may take before they are killed.
+        order: the test for membership in a group, and the seconds that its children have before they are killed.
         """
         for belongs, limit_s in order:
             group = [child for child in self._children if belongs(child)]
@@ -156,7 +177,7 @@ class Supervisor:
             self._wait_for_end(group, limit_s)
             for child in group:
                 if child.handle is not None:
-                    self._say(f"{child.name} has not stopped yet and is killed")
+                    self._say(f"{child.name} did not stop in time and is killed")
                     _send(child, child.kill_signal)
             self._wait_for_end(group, 1.0)
             for child in group:
@@ -181,10 +202,10 @@ class Supervisor:
             return
         lived_s = now - child.started_at_s
         child.quick_ends = 0 if lived_s > SETTLED_AFTER_S else child.quick_ends + 1
-        # The first restart is immediate: whoever is waiting for this worker's slots waits for nothing else.
+        # The first restart is immediate, since requests wait for this worker's slots.
         delay_s = restart_delay_s(child.quick_ends - 1 if child.quick_ends else 0)
         child.start_again_at_s = now + delay_s
-        lived = f" after {lived_s:.1f} s" if child.started_at_s else ""  # not known of an adopted one
+        lived = f" after {lived_s:.1f} s" if child.started_at_s else ""  # unknown for an adopted process
         when = "at once" if delay_s == 0 else f"in {delay_s:g} s"
         self._say(f"{child.name} {describe_exit(code)}{lived}; it starts again {when}")
         if code > 0 and code != UNSEEN and child.quick_ends:
@@ -200,13 +221,13 @@ class Supervisor:
         if child.fencing.poll() is None:
             if now < child.fencing_until_s:
                 return False
-            child.fencing.send_signal(signal.SIGKILL)  # the database is away: heartbeats will tell, later
+            child.fencing.send_signal(signal.SIGKILL)  # the database is down: the heartbeat expires later
             return False
         child.fencing = None
         return True
 
     def _wait_for_end(self, group: Sequence[Child], limit_s: float) -> None:
-        """Wait until the group has ended, at most `limit_s`; much less once a second stop was asked for."""
+        """Wait up to `limit_s` until the group has ended; much less after a second request to stop."""
         began = time.monotonic()
         while True:
             for child in group:

@@ -50,7 +50,7 @@ def main() -> int:
         def begin() -> tuple[Handle, str]:
             return fork_child(lambda: work(behaviour), log, supervisor.close_in_children), f"127.0.0.1:{number}"
 
-        return Child(f"{behaviour}-{number}", behaviour, log, begin, is_worker=True)
+        return Child(name=f"{behaviour}-{number}", type=behaviour, log=log, start=begin, is_worker=True)
 
     for number, behaviour in enumerate(behaviours, 1):
         supervisor.start(child(number, behaviour))

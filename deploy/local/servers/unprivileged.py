@@ -1,7 +1,7 @@
-"""Running PostgreSQL as somebody else when we are root, since it refuses to run as root.
+"""Run PostgreSQL as another user if we are root, since it refuses to run as root.
 
-Whoever that is must be able to reach the program and the data: below a directory such as /root it cannot, and
-then both live below /var/lib/skep (or /var/tmp/skep).
+That user must be able to reach the program and the data. Below a directory such as /root they cannot, so both are kept
+below /var/lib/skep (or /var/tmp/skep) then.
 """
 
 import os
@@ -16,7 +16,7 @@ from shared.core.errors import SkepError
 
 
 class CannotRunHere(SkepError):
-    """The fleet cannot start on this machine as things are. The message says what to change."""
+    """The fleet cannot start on this machine. The message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,18 @@ class User:
 
 
 def user_for_postgres(cluster: Path) -> User | None:
-    """Return whom to run PostgreSQL as; None: as ourselves, who are not root.
+    """Return the user to run PostgreSQL as; None for the present one, if that is not root.
 
-    cluster: its data directory; where it exists, its owner is the only one PostgreSQL accepts.
-    Raises CannotRunHere when the cluster is somebody else's, or when root knows no other user.
+    cluster: its data directory. PostgreSQL accepts only the owner of an existing one.
+    Raises CannotRunHere if the cluster belongs to another user, or if root finds no other user.
     """
     owner = cluster.stat().st_uid if cluster.exists() else None
     if os.geteuid() != 0:
         if owner not in (None, os.geteuid()):
             name = _name_of(owner)
             raise CannotRunHere(
-                f"{cluster} belongs to {name}: an earlier `skep up` was run by another user (or by root). Run it"
-                " as that user again, or use another --data directory."
+                f"{cluster} belongs to {name}: another user (or root) ran `skep up` there before. Run it as that user"
+                " again, or use another --data directory."
             )
         return None
     if owner:
@@ -75,7 +75,7 @@ def can_reach(user: User | None, path: Path, mode: int) -> bool:
 
 
 def give_to(user: User | None, directory: Path) -> None:
-    """Make a directory that the user alone enters (mode 0700), or make an existing one so."""
+    """Make a directory, or change an existing one, so that only the user can enter it (mode 0700)."""
     directory.mkdir(parents=True, exist_ok=True)
     if user is not None:
         os.chown(directory, user.uid, user.gid)
@@ -83,9 +83,9 @@ def give_to(user: User | None, directory: Path) -> None:
 
 
 def common_directory() -> Path:
-    """Return a directory of root's that everybody can traverse: /var/lib/skep, else /var/tmp/skep.
+    """Return a directory of root that everybody can traverse: /var/lib/skep, else /var/tmp/skep.
 
-    Raises CannotRunHere when neither can be made, or is somebody else's.
+    Raises CannotRunHere if neither can be made, or both belong to others.
     """
     for path in (Path("/var/lib/skep"), Path("/var/tmp/skep")):  # noqa: S108 - ownership is checked below
         try:
@@ -101,19 +101,19 @@ def common_directory() -> Path:
 
 
 def reachable_programs(user: User | None, programs: Path, version: str) -> Path:
-    """Return a directory with the same programs as `programs` from which the user can run them.
+    """Return `programs`, or a copy of it from which the user can run the programs.
 
-    programs: an installation with bin, lib and share. version: names the copy, so that an upgrade makes a new
-    one.
+    programs: an installation with bin, lib and share.
+    version: the name of the copy, so that an upgrade makes a new one.
     """
     if can_reach(user, programs / "bin" / "postgres", os.X_OK) and can_reach(user, programs / "share", os.R_OK):
         return programs
-    # The programs find their libraries relative to themselves, in the wheel's second directory beside the first.
+    # The programs find their libraries by a relative path, in the wheel's second directory.
     package = programs.parent
     libraries = package.with_name(f"{package.name}.libs")
     copy = common_directory() / f"postgresql-{version}"
     if not copy.exists():
-        # Made under another name first: two fleets may start at once, and one may be killed half-way.
+        # Made under another name first: two fleets may start at the same time, and one may be killed before it is done.
         fresh = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
         shutil.copytree(programs, fresh / package.name / programs.name, symlinks=True)
         if libraries.is_dir():

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from prometheus_client import CollectorRegistry
 
 from replication.bus.transport import Transport
+from replication.calls.owner_calls import OwnerCalls
 from replication.process.membership import Membership
 from replication.slots.forwarder import SlotForwarder
 from replication.slots.table import SlotTable
@@ -16,7 +17,8 @@ from replication.streams.follower import Follower
 from shared.config.sections import Config
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
-from shared.http.server import Handler
+from shared.http.internal_calls import InternalClient
+from shared.http.request import Handler
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime.clock import Clock
@@ -24,7 +26,7 @@ from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Connect, Database
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Foundation:
     """Everything that a worker's compose.py may build on. Take the fields you need; hand on narrower things."""
 
@@ -39,6 +41,8 @@ class Foundation:
     database: Database
     connect: Connect
     http_client: HttpClient
+    internal_client: InternalClient
+    calls: OwnerCalls
     transport: Transport
     membership: Membership
     lease: int
@@ -51,7 +55,7 @@ class Foundation:
     rate_limiter: FleetRateLimiter
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Worker:
     """What a worker's compose.py returns.
 

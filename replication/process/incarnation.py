@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from replication.bus.transport import Transport
+from replication.calls.owner_calls import OwnerCalls
 from replication.process.draining import Draining
 from replication.process.foundation import Compose, Foundation, Worker
 from replication.process.membership import Membership
@@ -35,6 +36,7 @@ from shared.core.errors import Unavailable
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.gate import Gate
+from shared.http.internal_calls import InternalClient
 from shared.http.listener import HttpServer
 from shared.http.process_pages import ProcessPages
 from shared.http.server import Application
@@ -54,7 +56,7 @@ logger = logging.getLogger(__name__)
 _HAND_OVER_SHARE = 0.7
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """What outlives an incarnation. endpoints, pools: the whole fleet's; address: of the listener, as others reach it.
 
@@ -189,14 +191,32 @@ def _foundation(
     forwarder = SlotForwarder(slots, process.http_client, clock, process.pools)
     authenticator = TokenAuthenticator(database, clock, config.caches.users_bytes, lambda: follower.read_now(SESSIONS))
     follower.follow(SESSIONS, authenticator.apply_sessions)
-    rate_limiter = FleetRateLimiter(
-        config.rate_limits, clock, process.http_client, slots, config.secrets.internal_secret.reveal()
-    )
+    internal_client = InternalClient(process.http_client, config.secrets.internal_secret.reveal())
     return Foundation(
-        config, process.endpoints, process.pools, process.name, process.worker_type, clock, tasks, registry, database,
-        connect, process.http_client, transport, membership, writer.lease, writer,
-        Announcer(writer.lease, transport, seen), follower, slots, forwarder, authenticator, rate_limiter,
-    )  # fmt: skip
+        config=config,
+        endpoints=process.endpoints,
+        pools=process.pools,
+        name=process.name,
+        worker_type=process.worker_type,
+        clock=clock,
+        tasks=tasks,
+        registry=registry,
+        database=database,
+        connect=connect,
+        http_client=process.http_client,
+        internal_client=internal_client,
+        calls=OwnerCalls(slots, internal_client, clock),
+        transport=transport,
+        membership=membership,
+        lease=writer.lease,
+        writer=writer,
+        announcer=Announcer(writer.lease, transport, seen),
+        follower=follower,
+        slots=slots,
+        forwarder=forwarder,
+        authenticator=authenticator,
+        rate_limiter=FleetRateLimiter(config.rate_limits, clock, internal_client, slots),
+    )
 
 
 def _application(process: Process, foundation: Foundation, worker: Worker) -> Application:

@@ -66,9 +66,19 @@ async def run_worker(
     if config.workers.advertise_host is not None:
         address = f"{config.workers.advertise_host}:{address.rpartition(':')[2]}"
     process = Process(
-        worker_type, name, config, compose, endpoints, pools, SystemClock(), reactor, HttpClient(reactor), gate, server,
-        address,
-    )  # fmt: skip
+        worker_type=worker_type,
+        name=name,
+        config=config,
+        compose=compose,
+        endpoints=endpoints,
+        pools=pools,
+        clock=SystemClock(),
+        reactor=reactor,
+        http_client=HttpClient(reactor),
+        gate=gate,
+        server=server,
+        address=address,
+    )
 
     async def wait(delay_s: float) -> None:
         with suppress(TimeoutError):

@@ -16,8 +16,7 @@ from shared.core.errors import MatrixError, RemoteServerError, Unavailable
 from shared.core.slots import slot_of
 from shared.http.client import HttpClient
 from shared.http.endpoint import Pool, RoutingKey
-from shared.http.request import Request, Response
-from shared.http.server import FORWARDED
+from shared.http.request import FORWARDED, Request, Response
 from shared.runtime import tracing
 from shared.runtime.clock import Clock
 from shared.runtime.context import request_id

@@ -3,9 +3,9 @@
 Bodies and queries are parsed into typed values here, once; wrong input leaves as the spec's errors.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -16,6 +16,9 @@ from shared.core.errors import MatrixError, bad_json, invalid_param, missing_par
 from shared.http.endpoint import Endpoint
 
 T = TypeVar("T")
+
+#: Header of a request that another worker forwarded. The process answers, or says 421: it does not forward again.
+FORWARDED = b"x-skep-forwarded"
 
 MAX_QUERY_FIELDS = 200
 _MAX_COMPLAINT_CHARS = 200
@@ -174,6 +177,9 @@ class Response:
     status: int = 200
     headers: Headers = ()
     content_type: bytes = b"application/json"
+
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:

@@ -10,8 +10,8 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from shared.core.errors import MatrixError, unrecognized
 from shared.http.asgi import Receive, Send, send_response
@@ -19,7 +19,7 @@ from shared.http.endpoint import Auth, Endpoint, RateLimit
 from shared.http.errors_to_json import response_for
 from shared.http.guests import check_guest
 from shared.http.process_pages import ProcessPages
-from shared.http.request import Request, Requester, Response
+from shared.http.request import FORWARDED, Handler, Request, Requester, Response
 from shared.http.routing import RouteTable
 from shared.metrics.http import HttpMetrics
 from shared.runtime import tracing
@@ -27,10 +27,6 @@ from shared.runtime.context import request_id as request_id_var
 
 logger = logging.getLogger(__name__)
 
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
-
-#: Set by the worker that passed a request on: the next one answers or says 421, it never passes on again.
-FORWARDED = b"x-skep-forwarded"
 #: Counted for requests whose client went away first; the number that proxies use for it.
 _NOT_ANSWERED = 499
 #: After so long before its handler's turn a request is authenticated again.

@@ -14,20 +14,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
-import orjson
 
 from shared.config.sections import Rate, RateLimits
 from shared.core.errors import MatrixError, RemoteServerError
 from shared.core.slots import slot_of
 from shared.core.token_bucket import Bucket, full_bucket, take
-from shared.http.client import HttpClient
 from shared.http.endpoint import RateLimit
+from shared.http.internal_calls import InternalClient, ProcessCall
 from shared.http.request import Requester
 from shared.runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-TAKE_PATH = "/_skep/rate_limit/take"
 _ASK_TIMEOUT_S = 1.0
 _ALONE_FOR_S = 2.0  # after the owner failed to answer: no request waits for it again in that time
 _SHARE_KEPT_S = 60.0  # an unused share is forgotten: the user is then given less, never more
@@ -60,6 +58,17 @@ class TakeAnswer(msgspec.Struct):
     wait_s: float
 
 
+#: Take tokens from a bucket of the process that owns the slot of its key.
+TAKE_RATE_LIMIT = ProcessCall(
+    name="take_rate_limit",
+    path="/_skep/rate_limit/take",
+    pool="client",
+    takes=TakeRequest,
+    returns=TakeAnswer,
+    method="POST",
+)
+
+
 @dataclass(slots=True)
 class _Share:
     """What a process that is not the owner may still spend. denied_until_s: the owner said no until then."""
@@ -74,19 +83,13 @@ class _Share:
 class FleetRateLimiter:
     """The HTTP server's `RateLimiter`."""
 
-    def __init__(
-        self, limits: RateLimits, clock: Clock, http_client: HttpClient, slots: Slots, internal_secret: str
-    ) -> None:
+    def __init__(self, limits: RateLimits, clock: Clock, client: InternalClient, slots: Slots) -> None:
         self._rates: Mapping[RateLimit, Rate | None] = {
             limit: getattr(limits, limit.value) for limit in RateLimit if limit not in _NOT_HERE
         }
         self._clock = clock
-        self._client = http_client
+        self._client = client
         self._slots = slots
-        self._headers = {
-            b"authorization": b"Bearer " + internal_secret.encode(),
-            b"content-type": b"application/json",
-        }
         self._buckets: OrderedDict[tuple[RateLimit, str], Bucket] = OrderedDict()
         self._shares: OrderedDict[tuple[RateLimit, str], _Share] = OrderedDict()
 
@@ -157,17 +160,11 @@ class FleetRateLimiter:
             share.denied_until_s = now_s + max(answer.wait_s, 0.001)
 
     async def _ask(self, address: str, call: TakeRequest) -> TakeAnswer | None:
-        url = f"http://{address}{TAKE_PATH}".encode()
         try:
-            response = await self._client.request(
-                b"POST", url, self._headers, orjson.dumps(msgspec.to_builtins(call)), timeout_s=_ASK_TIMEOUT_S
-            )
-            if response.status == 200:
-                return msgspec.json.decode(response.body, type=TakeAnswer)
-            logger.info("The owner of a rate limit at %s answered %d", address, response.status)
-        except (RemoteServerError, msgspec.DecodeError) as error:
+            return await self._client.ask(address, TAKE_RATE_LIMIT, call, timeout_s=_ASK_TIMEOUT_S)
+        except RemoteServerError as error:
             logger.info("The owner of a rate limit at %s did not answer: %s", address, error)
-        return None
+            return None
 
 
 def chunk_of(rate: Rate) -> int:

@@ -142,7 +142,7 @@ BREAKS = (
     Break(
         "D093",
         "workers/client_api/people/member_profiles.py",
-        "await self._rooms.set_member_profile(room_id, change)",
+        "await self._set_profile(room_id, change)",
         "_ = change",
         _API + "test_profiles.py::test_a_new_name_reaches_all_rooms",
     ),

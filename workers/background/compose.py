@@ -1,6 +1,6 @@
 """Puts a background worker together."""
 
-from replication.calls import RoomCalls, UserCalls
+from replication.calls.rooms import SEND_DELAYED_EVENT
 from replication.process.foundation import Foundation, Worker
 from workers.background.cleanup import Cleanup
 from workers.background.delayed_events import DelayedEventSender
@@ -13,12 +13,13 @@ def compose(foundation: Foundation) -> Worker:
     cleanup = Cleanup(foundation.database, foundation.clock, foundation.config.accounts)
     search_index = SearchIndex(foundation.database)
     user_directory = UserDirectoryJob(foundation.database, foundation.config.server_name)
-    secret = foundation.config.secrets.internal_secret.reveal()
-    rooms = RoomCalls(foundation.slots, foundation.http_client, foundation.clock, secret)
-    users = UserCalls(foundation.slots, foundation.http_client, foundation.clock, secret)
-    pending_work = PendingWork(foundation.database, rooms, users)
+    pending_work = PendingWork(foundation.database, foundation.calls)
     delayed = DelayedEventSender(
-        foundation.database, foundation.writer.write, rooms, foundation.tasks, foundation.clock
+        foundation.database,
+        foundation.writer.write,
+        foundation.calls.to(SEND_DELAYED_EVENT),
+        foundation.tasks,
+        foundation.clock,
     )
 
     async def start() -> None:

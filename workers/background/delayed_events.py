@@ -7,12 +7,12 @@ its successor tries again, in the same transaction of the room, so nothing is se
 import asyncio
 import logging
 from collections import deque
-from typing import Protocol
 
 import msgspec
 import orjson
 
-from replication.calls import DelayedEventAnswer, DelayedEventToSend
+from replication.calls.owner_calls import Ask
+from replication.calls.rooms import DelayedEventAnswer, DelayedEventToSend
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
@@ -32,19 +32,20 @@ _GIVE_UP_AFTER_MS = 86_400_000
 _GAVE_UP = {"errcode": "M_UNKNOWN", "error": "The room could not be reached for a day"}
 
 
-class Rooms(Protocol):
-    """What of `replication.calls.RoomCalls` is needed."""
-
-    async def send_delayed_event(self, room_id: str, event: DelayedEventToSend) -> DelayedEventAnswer: ...
-
-
 class DelayedEventSender:
     """Sends the events of one room one after another, in the order of their times; rooms beside each other."""
 
-    def __init__(self, database: Database, write: FencedWrite, rooms: Rooms, tasks: TaskGroup, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        write: FencedWrite,
+        send: Ask[DelayedEventToSend, DelayedEventAnswer],
+        tasks: TaskGroup,
+        clock: Clock,
+    ) -> None:
         self._database = database
         self._write = write
-        self._rooms = rooms
+        self._send_to_room = send
         self._tasks = tasks
         self._clock = clock
         self._waiting: dict[str, deque[DueEvent]] = {}  # room -> events; one task for each
@@ -98,9 +99,14 @@ class DelayedEventSender:
             await finalise(self._database, event.delay_id, None, orjson.dumps(_GAVE_UP))
             return
         to_send = DelayedEventToSend(
-            event.delay_id, event.user_id, event.type, event.state_key, msgspec.Raw(event.content), event.sticky_ms,
-            due.was_tried,
-        )  # fmt: skip
-        answer = await self._rooms.send_delayed_event(event.room_id, to_send)
+            delay_id=event.delay_id,
+            sender=event.user_id,
+            type=event.type,
+            state_key=event.state_key,
+            content=msgspec.Raw(event.content),
+            sticky_ms=event.sticky_ms,
+            again=due.was_tried,
+        )
+        answer = await self._send_to_room(event.room_id, to_send)
         error = None if answer.event_id is not None else bytes(answer.error)
         await finalise(self._database, event.delay_id, answer.event_id, error)

@@ -10,8 +10,11 @@ import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from replication.calls import ClosedAccount, MemberLeaving, RoomCalls, RoomSettings, UserCalls
+from replication.calls.owner_calls import OwnerCalls
+from replication.calls.rooms import LEAVE_CLOSED_ACCOUNT, REMOVE_GUESTS, RESUME_UPGRADE, MemberLeaving
+from replication.calls.users import CLEAR_ACCOUNT, COPY_ROOM_SETTINGS, ClosedAccount, RoomSettings
 from shared.core.errors import RemoteServerError, Unavailable
+from shared.http.internal_calls import EMPTY
 from shared.storage.accounts.deactivation import deactivation_finished, get_rooms_to_leave
 from shared.storage.engine.pool import Database
 from shared.storage.fleet.pending_work import (
@@ -33,10 +36,9 @@ _PAGE = 200
 
 
 class PendingWork:
-    def __init__(self, database: Database, rooms: RoomCalls, users: UserCalls) -> None:
+    def __init__(self, database: Database, calls: OwnerCalls) -> None:
         self._database = database
-        self._rooms = rooms
-        self._users = users
+        self._calls = calls
 
     async def run(self) -> None:
         """Look twice a second. Runs until cancelled."""
@@ -52,9 +54,9 @@ class PendingWork:
         closed = await take_deactivations(self._database, _AT_A_TIME)
         return await _all_of(
             [
-                *(self._rooms.resume_upgrade(room_id) for room_id in upgrades),
+                *(self._calls.ask(RESUME_UPGRADE, room_id, EMPTY) for room_id in upgrades),
                 *(self._copy(each) for each in settings),
-                *(self._rooms.remove_guests(room_id) for room_id in guests),
+                *(self._calls.ask(REMOVE_GUESTS, room_id, EMPTY) for room_id in guests),
                 *(self._clear(each) for each in closed),
             ]
         )
@@ -62,18 +64,18 @@ class PendingWork:
     async def _copy(self, settings: SettingsToCopy) -> None:
         if settings.has_joined:
             rooms = RoomSettings(settings.old_room_id, settings.new_room_id)
-            await self._users.copy_room_settings(settings.user_id, rooms)
+            await self._calls.ask(COPY_ROOM_SETTINGS, settings.user_id, rooms)
         if settings.has_joined or settings.is_old:
             await settings_done(self._database, settings.user_id, settings.new_room_id)
 
     async def _clear(self, account: Deactivation) -> None:
         """Close an account for good: first what only we know of it, then its rooms."""
-        await self._users.clear_account(account.user_id, ClosedAccount(account.erase))
+        await self._calls.ask(CLEAR_ACCOUNT, account.user_id, ClosedAccount(account.erase))
         leaving, turns = MemberLeaving(account.user_id), asyncio.Semaphore(_ROOMS_AT_A_TIME)
 
         async def leave(room_id: str) -> None:
             async with turns:
-                await self._rooms.leave_room(room_id, leaving)
+                await self._calls.ask(LEAVE_CLOSED_ACCOUNT, room_id, leaving)
 
         while room_ids := await get_rooms_to_leave(self._database, account.user_id, _PAGE):
             if await _all_of([leave(room_id) for room_id in room_ids]) < len(room_ids):
@@ -81,14 +83,14 @@ class PendingWork:
         await deactivation_finished(self._database, account.user_id)
 
 
-async def _all_of(tasks: Iterable[Coroutine[Any, Any, None]]) -> int:
+async def _all_of(tasks: Iterable[Coroutine[Any, Any, object]]) -> int:
     """Run all at once; return how many succeeded. What fails is tried again later."""
     done = 0
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if outcome is None:
-            done += 1
-        elif isinstance(outcome, Unavailable | RemoteServerError):
+        if isinstance(outcome, Unavailable | RemoteServerError):
             logger.warning("What was begun could not be ended yet: %s", outcome)
-        else:
+        elif isinstance(outcome, BaseException):
             raise outcome
+        else:
+            done += 1
     return done

@@ -1,8 +1,9 @@
 """Puts a client_api worker together. Reads from top to bottom; nothing else constructs its objects."""
 
-from replication.calls import RoomCalls
+from replication.calls.rooms import SEND_DELAYED_EVENT, SET_MEMBER_PROFILE
 from replication.process.foundation import Foundation, Worker
-from shared.http.server import Handler
+from shared.http.request import Handler
+from shared.http.serving import handlers_of
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rule_switches import rule_switches
 from workers.client_api.accounts.deactivation import Deactivation
@@ -60,8 +61,10 @@ def compose(foundation: Foundation) -> Worker:
     deactivation = Deactivation(database, foundation.writer, sessions, auth, demand, clock)
     devices = Devices(database, sessions, auth, demand)
 
-    rooms = RoomCalls(foundation.slots, foundation.http_client, clock, config.secrets.internal_secret.reveal())
-    profiles = Profiles(server_name, database, MemberProfileSender(database, rooms, foundation.tasks))
+    calls = foundation.calls
+    profiles = Profiles(
+        server_name, database, MemberProfileSender(database, calls.to(SET_MEMBER_PROFILE), foundation.tasks)
+    )
     writer = AccountDataWriter(database, foundation.writer, foundation.announcer)
     rules = PushRulesWriter(database, foundation.writer, foundation.announcer, rule_switches(config.experimental))
     account_data = AccountData(database, writer, rules)
@@ -77,7 +80,7 @@ def compose(foundation: Foundation) -> Worker:
     keys = DeviceKeys(server_name, database, foundation.writer, foundation.announcer, clock)
     directory = Directory(server_name, database, clock)
     reports = Reports(database, clock)
-    delayed_events = DelayedEvents(database, rooms)
+    delayed_events = DelayedEvents(database, calls.to(SEND_DELAYED_EVENT))
     threads = ThreadSubscriptions(
         database, foundation.writer, foundation.announcer, enabled=config.experimental.msc4306_thread_subscriptions
     )
@@ -109,7 +112,6 @@ def compose(foundation: Foundation) -> Worker:
         "delete_profile_field": only_the_name(profiles.delete_profile_field),
         "change_password": password_change.change_password,
         "deactivate_account": deactivation.deactivate_account,
-        "clear_account": deactivation.clear_account,
         "list_devices": devices.list_devices,
         "get_device": devices.get_device,
         "set_device": devices.set_device,
@@ -124,7 +126,6 @@ def compose(foundation: Foundation) -> Worker:
         "list_tags": tags.list_tags,
         "set_tag": tags.set_tag,
         "delete_tag": tags.delete_tag,
-        "copy_room_settings": room_settings.copy_room_settings,
         "get_push_rules": push_rules.get_push_rules,
         "get_global_push_rules": push_rules.get_global_push_rules,
         "get_push_rule": push_rules.get_push_rule,
@@ -139,7 +140,6 @@ def compose(foundation: Foundation) -> Worker:
         "set_typing": presence.counting(typing.set_typing),
         "set_presence": presence.set_presence,
         "get_presence": presence.get_presence,
-        "report_presence": presence.report_presence,
         "send_to_device": to_device.send_to_device,
         "upload_keys": keys.upload_keys,
         "query_keys": keys.query_keys,
@@ -165,7 +165,7 @@ def compose(foundation: Foundation) -> Worker:
         "update_delayed_event": delayed_events.update_delayed_event,
         "update_delayed_event_unstable": delayed_events.update_delayed_event,
         "update_delayed_event_by_body": delayed_events.update_delayed_event_by_body,
-        "take_rate_limit": limits.take_rate_limit,
+        **handlers_of(deactivation, room_settings, presence, limits),
     }
 
     async def start() -> None:

@@ -5,6 +5,11 @@ Routing: what writes a stream that belongs to one user alone goes to the owner o
 """
 
 from shared.http.endpoint import CLIENT_V1, Auth, Endpoint, Pool, RateLimit, RoutingKey
+from shared.http.serving import endpoints_of
+from workers.client_api.accounts.deactivation import Deactivation
+from workers.client_api.people.presence import Presence
+from workers.client_api.rate_limit_owner import RateLimitOwner
+from workers.client_api.user_data.room_settings import RoomSettingsCopy
 
 POOLS = (Pool("client", worker="client_api", slot_kind="users"),)
 
@@ -370,22 +375,7 @@ _THREADS = (
     _thread_subscription("delete_thread_subscription", "DELETE"),
 )
 
-_INTERNAL = (
-    Endpoint(
-        "clear_account", ("PUT",), "/_skep/users/{userId}/closed_account", "client", RoutingKey.USER,
-        auth=Auth.INTERNAL, idempotent=True,
-    ),
-    Endpoint(
-        "copy_room_settings", ("PUT",), "/_skep/users/{userId}/room_settings", "client", RoutingKey.USER,
-        auth=Auth.INTERNAL, idempotent=True,
-    ),
-    Endpoint(
-        "take_rate_limit", ("POST",), "/_skep/rate_limit/take", "client", auth=Auth.INTERNAL,
-    ),
-    Endpoint(
-        "report_presence", ("POST",), "/_skep/presence/report", "client", auth=Auth.INTERNAL,
-    ),
-)  # fmt: skip
+_INTERNAL = endpoints_of(Deactivation, RoomSettingsCopy, Presence, RateLimitOwner)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *_SERVER,

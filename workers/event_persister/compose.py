@@ -1,8 +1,8 @@
 """What an event persister is made of."""
 
-from replication.calls import RoomCalls
 from replication.process.foundation import Foundation, Worker
 from shared.core.signing import parse_signing_key
+from shared.http.serving import handlers_of
 from shared.storage.engine.number_blocks import NumberBlock
 from workers.event_persister.creation.create_room import CreateRoomHandler
 from workers.event_persister.graph.policy_signatures import ask_nobody
@@ -39,9 +39,8 @@ def compose(foundation: Foundation) -> Worker:
         writer, changes, foundation.forwarder.forward, database, foundation.writer.write, server_name
     )
     room_numbers = NumberBlock(database, "room_nids")
-    calls = RoomCalls(foundation.slots, foundation.http_client, clock, config.secrets.internal_secret.reveal())
     upgrades = Upgrades(
-        writer, changes, calls, UpgradeRuns(), identity, database, foundation.writer.write, clock
+        writer, changes, foundation.calls, UpgradeRuns(), identity, database, foundation.writer.write, clock
     )  # fmt: skip
     successor = UpgradeSuccessor(
         writer, identity, room_numbers, database, UpgradeRuns(), config.rooms.upgrade_copies_bans
@@ -63,7 +62,6 @@ def compose(foundation: Foundation) -> Worker:
             "send_event": send.send_event,
             "redact_event": send.redact_event,
             "schedule_delayed_event": scheduling.schedule_delayed_event,
-            "send_delayed_event": delayed.send_delayed_event,
             "set_state": state.set_state,
             "join_room": membership.join_room,
             "join_room_by_id_or_alias": membership.join_room_by_id_or_alias,
@@ -75,12 +73,15 @@ def compose(foundation: Foundation) -> Worker:
             "ban_user": membership.ban_user,
             "unban_user": membership.unban_user,
             "upgrade_room": upgrades.upgrade_room,
-            "resume_upgrade": upgrades.resume_upgrade,
-            "complete_successor": successor.complete_successor,
-            "remove_guests": guests.remove_guests,
-            "leave_closed_account": membership.leave_closed_account,
-            "receive_events": ReceiveHandler(writer, engine.receiving, guests).receive_events,
-            "set_member_profile": MemberProfileHandler(writer, database).set_member_profile,
+            **handlers_of(
+                delayed,
+                upgrades,
+                successor,
+                guests,
+                membership,
+                ReceiveHandler(writer, engine.receiving, guests),
+                MemberProfileHandler(writer, database),
+            ),
         },
         start=engine.start,
         drain=engine.drain,

@@ -1,6 +1,14 @@
 """What the event persister serves: all that writes into a room, at the owner of the room's slot."""
 
-from shared.http.endpoint import Auth, Endpoint, Pool, RateLimit, RoutingKey
+from shared.http.endpoint import Endpoint, Pool, RateLimit, RoutingKey
+from shared.http.serving import endpoints_of
+from workers.event_persister.members.change_membership import MembershipHandlers
+from workers.event_persister.members.guest_removal import GuestRemoval
+from workers.event_persister.members.member_profile import MemberProfileHandler
+from workers.event_persister.receiving.receive_events import ReceiveHandler
+from workers.event_persister.upgrades.successor import UpgradeSuccessor
+from workers.event_persister.upgrades.upgrade import Upgrades
+from workers.event_persister.writing.delayed_events import DelayedSending
 
 POOLS = (Pool("rooms", worker="event_persister", slot_kind="rooms"),)
 
@@ -36,10 +44,6 @@ ENDPOINTS = (
         RoutingKey.ROOM, rate_limit=RateLimit.MESSAGE, idempotent=True, versions=("v3",), spec="MSC4140",
         aliases=("/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}",),
     ),
-    Endpoint(
-        "send_delayed_event", ("PUT",), "/_skep/rooms/{roomId}/delayed_event", "rooms", RoutingKey.ROOM,
-        auth=Auth.INTERNAL, idempotent=True,
-    ),
     # Not idempotent for the proxy: between two tries somebody else may have set the state.
     Endpoint(
         "set_state", ("PUT",), f"{_ROOM}/state/{{eventType}}/{{stateKey?}}", "rooms", RoutingKey.ROOM,
@@ -67,29 +71,8 @@ ENDPOINTS = (
         "upgrade_room", ("POST",), f"{_ROOM}/upgrade", "rooms", RoutingKey.ROOM, rate_limit=RateLimit.ROOM_CREATION,
         spec="client-server-api/#post_matrixclientv3roomsroomidupgrade",
     ),
-    Endpoint(
-        "resume_upgrade", ("PUT",), "/_skep/rooms/{roomId}/upgrade", "rooms", RoutingKey.ROOM, auth=Auth.INTERNAL,
-        idempotent=True,
-    ),
-    Endpoint(
-        "complete_successor", ("PUT",), "/_skep/rooms/{roomId}/successor", "rooms", RoutingKey.ROOM,
-        auth=Auth.INTERNAL, idempotent=True,
-    ),
-    Endpoint(
-        "remove_guests", ("PUT",), "/_skep/rooms/{roomId}/guests", "rooms", RoutingKey.ROOM, auth=Auth.INTERNAL,
-        idempotent=True,
-    ),
-    Endpoint(
-        "leave_closed_account", ("PUT",), "/_skep/rooms/{roomId}/leave", "rooms", RoutingKey.ROOM,
-        auth=Auth.INTERNAL, idempotent=True,
-    ),
-    Endpoint(
-        "set_member_profile", ("PUT",), "/_skep/rooms/{roomId}/member_profile", "rooms", RoutingKey.ROOM,
-        auth=Auth.INTERNAL, idempotent=True,
-    ),
-    # 200 events of 64 KiB each, and the ids of a big room's state.
-    Endpoint(
-        "receive_events", ("POST",), "/_skep/rooms/{roomId}/receive", "rooms", RoutingKey.ROOM, auth=Auth.INTERNAL,
-        body_limit_bytes=32 << 20,
+    *endpoints_of(
+        DelayedSending, Upgrades, UpgradeSuccessor, GuestRemoval, MembershipHandlers, ReceiveHandler,
+        MemberProfileHandler,
     ),
 )  # fmt: skip

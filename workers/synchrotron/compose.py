@@ -1,6 +1,6 @@
 """Puts a synchrotron together. Reads from top to bottom; nothing else constructs its objects."""
 
-from replication.presence_calls import PresenceCalls
+from replication.calls.presence import PresenceOwners
 from replication.process.foundation import Foundation, Worker
 from replication.streams import (
     ACCOUNT_DATA,
@@ -88,8 +88,8 @@ def compose(foundation: Foundation) -> Worker:
     device_lists = DeviceListFeed(users, notifier, reads, foundation.tasks)
     present = PresenceMemory()
     presence_feed = PresenceFeed(present, users, notifier, reads, clock)
-    calls = PresenceCalls(foundation.slots, foundation.http_client, config.secrets.internal_secret.reveal())
-    reports = PresenceReports(calls, clock, enabled=config.presence.enabled)
+    owners = PresenceOwners(foundation.slots, foundation.internal_client)
+    reports = PresenceReports(owners, clock, enabled=config.presence.enabled)
     follower.follow(EVENTS, feed.apply_events)
     follower.follow(EVENTS, presence_feed.apply_events)
     follower.follow(EVENTS, reports.apply_events)

@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 from prometheus_client import CollectorRegistry
 
+from replication.calls.owner_calls import OwnerCalls
 from replication.process.foundation import Foundation
 from replication.streams import streams_written_by
 from replication.streams.announcer import Announcer
@@ -19,6 +20,7 @@ from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.config.kinds import Secret
 from shared.config.sections import Config, RateLimits, Registration, Secrets, Signing
 from shared.core.errors import RemoteServerError
+from shared.http.internal_calls import InternalClient
 from shared.http.process_pages import ProcessPages
 from shared.http.request import Request, Response
 from shared.http.server import Application
@@ -212,11 +214,13 @@ async def client_api(dsn: str, config: Config | None = None, name: str = "client
     client: Any = NoHttp()
     nothing: Any = None
     authenticator = TokenAuthenticator(database, clock, 1 << 20, lambda: asyncio.sleep(0))
-    limiter = FleetRateLimiter(config.rate_limits, clock, client, slots, INTERNAL_SECRET)
+    internal_client = InternalClient(client, INTERNAL_SECRET)
+    limiter = FleetRateLimiter(config.rate_limits, clock, internal_client, slots)
     pools = {pool.name: pool for pool in POOLS}
     foundation = Foundation(
         config=config, endpoints=ENDPOINTS, pools=pools, name=name, worker_type="client_api", clock=clock,
-        tasks=tasks, registry=registry, database=database, connect=connect, http_client=client, transport=bus,
+        tasks=tasks, registry=registry, database=database, connect=connect, http_client=client,
+        internal_client=internal_client, calls=OwnerCalls(slots, internal_client, clock), transport=bus,
         membership=nothing, lease=lease, writer=writer, announcer=announcer, follower=nothing, slots=slots,
         forwarder=nothing, authenticator=authenticator, rate_limiter=limiter,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from replication.bus import wire
-from replication.presence_calls import REPORT_PATH
+from replication.calls.presence import REPORT_PRESENCE
 from replication.streams import PRESENCE
 from shared.config.sections import Presence
 from shared.core.presence import IDLE_AFTER_MS, LAPSES_AFTER_MS
@@ -42,7 +42,7 @@ async def _get(user: User, whose: User | None = None) -> Answer:
 
 async def _report(worker: Worker, *devices: dict[str, Any]) -> list[str]:
     secret = (b"authorization", b"Bearer " + INTERNAL_SECRET.encode())
-    answer = await worker.call("POST", REPORT_PATH, raw=orjson.dumps({"devices": devices}), headers=[secret])
+    answer = await worker.call("POST", REPORT_PRESENCE.path, raw=orjson.dumps({"devices": devices}), headers=[secret])
     assert answer.status == 200, answer.body
     elsewhere: list[str] = answer.json["elsewhere"]
     return elsewhere

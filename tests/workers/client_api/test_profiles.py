@@ -2,7 +2,7 @@
 
 import asyncio
 
-from replication.calls import MemberProfileAnswer, MemberProfileChange
+from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import Unavailable
 from shared.runtime.tasks import TaskGroup
 from tests.fix_servers import TestDatabase
@@ -85,7 +85,7 @@ def test_a_new_name_reaches_all_rooms(postgres: TestDatabase) -> None:
                 await put_room(worker, room, {alice.user_id: "join"})
             await put_room(worker, "!left:example.org", {alice.user_id: "leave"})
             owners, tasks = _Rooms(), TaskGroup()
-            sender = MemberProfileSender(worker.foundation.database, owners, tasks)
+            sender = MemberProfileSender(worker.foundation.database, owners.set_member_profile, tasks)
             await asyncio.gather(*(sender.profile_changed(alice.user_id) for _ in range(5)))
             await sender.finished(alice.user_id)
             assert set(owners.asked) == set(rooms)

@@ -12,6 +12,7 @@ from shared.config.sections import Rate, RateLimits
 from shared.core.errors import MatrixError, RemoteServerError
 from shared.http.client import HttpResponse
 from shared.http.endpoint import RateLimit
+from shared.http.internal_calls import InternalClient
 from shared.http.request import Requester
 from shared.operations.rate_limits import FleetRateLimiter, TakeRequest
 from tests.workers.client_api.rig import NO_LIMITS, run
@@ -62,9 +63,10 @@ class _ToOwner:
 
 def _fleet(others: int, clock: _Clock, *, owner_there: bool = True) -> tuple[list[FleetRateLimiter], _ToOwner]:
     nobody: Any = _ToOwner(None)
-    owner = FleetRateLimiter(_LIMITS, clock, nobody, _Slots(True), "secret")
+    owner = FleetRateLimiter(_LIMITS, clock, InternalClient(nobody, "secret"), _Slots(True))
     client: Any = _ToOwner(owner if owner_there else None)
-    limiters = [FleetRateLimiter(_LIMITS, clock, client, _Slots(False), "secret") for _ in range(others)]
+    to_owner = InternalClient(client, "secret")
+    limiters = [FleetRateLimiter(_LIMITS, clock, to_owner, _Slots(False)) for _ in range(others)]
     return [owner, *limiters], client
 
 

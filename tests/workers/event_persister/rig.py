@@ -17,6 +17,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from replication.bus import wire
+from replication.calls.owner_calls import OwnerCalls
 from replication.process.foundation import Foundation
 from replication.streams import EVENTS, PUSH_RULES
 from replication.streams.announcer import Announcer
@@ -28,9 +29,10 @@ from shared.core.errors import RemoteServerError
 from shared.core.rows import EventRow
 from shared.core.slots import slot_of
 from shared.http.client import HttpResponse
+from shared.http.internal_calls import InternalClient
 from shared.http.process_pages import ProcessPages
-from shared.http.request import Request, Requester, Response
-from shared.http.server import FORWARDED, Application
+from shared.http.request import FORWARDED, Request, Requester, Response
+from shared.http.server import Application
 from shared.metrics.http import HttpMetrics
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import SystemClock
@@ -311,7 +313,7 @@ async def event_persister(
         "worker_type": "event_persister", "clock": clock, "tasks": tasks, "registry": registry,
         "database": database, "connect": connect, "transport": bus, "lease": lease, "writer": writer,
         "announcer": Announcer(lease, bus, seen), "follower": follower, "slots": slots, "forwarder": router,
-        "http_client": calls,
+        "http_client": calls, "calls": OwnerCalls(slots, InternalClient(calls, SECRET), clock),
     }  # fmt: skip
     foundation = Foundation(**fields)
     worker = compose(foundation)

@@ -275,7 +275,7 @@ def test_cut_at_any_write_it_goes_on_and_ends_with_one_room(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch, new: str
 ) -> None:
     """Every statement that an upgrade sends is lost once, on a fresh room; then a new process goes on."""
-    monkeypatch.setattr("replication.calls._GIVE_UP_AFTER_S", 0.0)
+    monkeypatch.setattr("replication.calls.owner_calls._GIVE_UP_AFTER_S", 0.0)
     process = Cut(monkeypatch)
 
     async def test() -> None:
@@ -351,7 +351,7 @@ class Cut:
 
 def test_two_owners(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rooms belong to different persisters; one of them cannot be reached for a while."""
-    monkeypatch.setattr("replication.calls._GIVE_UP_AFTER_S", 0.1)
+    monkeypatch.setattr("replication.calls.owner_calls._GIVE_UP_AFTER_S", 0.1)
 
     async def test() -> None:
         async with event_persister(postgres.dsn) as one, event_persister(postgres.dsn) as other:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from replication.presence_calls import DevicePresence
+from replication.calls.presence import DevicePresence
 from replication.streams import PRESENCE
 from shared.core.errors import RemoteServerError
 from shared.core.filters import EventFilter

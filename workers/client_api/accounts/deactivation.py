@@ -5,9 +5,10 @@ Spec: client-server API, "Account deactivation". The rooms are left by their own
 
 import msgspec
 
-from replication.calls import ClosedAccount
+from replication.calls.users import CLEAR_ACCOUNT, ClosedAccount
 from replication.streams.fenced_writer import FencedWriter
-from shared.http.request import Request, Response, convert, empty_response, json_response
+from shared.http.internal_calls import EMPTY, Empty
+from shared.http.request import Request, Response, convert, json_response
 from shared.runtime.clock import Clock
 from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, clear_account
 from shared.storage.engine.pool import Database, passing_as_unavailable
@@ -51,12 +52,12 @@ class Deactivation:
         await self._auth.end(passed)
         return json_response({"id_server_unbind_result": "success"})
 
-    async def clear_account(self, request: Request) -> Response:
-        """PUT /_skep/users/{userId}/closed_account: `ClosedAccount` in. Asked again and again until all is done.
+    @CLEAR_ACCOUNT.handler
+    async def clear_account(self, user_id: str, account: ClosedAccount) -> Empty:
+        """Remove what a closed account leaves behind. The call is repeated until all is done.
 
-        Sessions go once more: one may have begun while the account was being closed.
+        Sessions are ended again, since one may have begun while the account was being closed.
         """
-        user_id = request.params["userId"]
         await self._sessions.end_all(user_id)
-        await clear_account(self._database, user_id, request.decode(ClosedAccount).erase)
-        return empty_response()
+        await clear_account(self._database, user_id, account.erase)
+        return EMPTY

@@ -4,8 +4,7 @@ Which endpoints they may call at all: `shared/http/guests.py`.
 """
 
 from shared.http.guests import guest_refused
-from shared.http.request import Request, Response
-from shared.http.server import Handler
+from shared.http.request import Handler, Request, Response
 
 
 def only_the_name(handler: Handler) -> Handler:

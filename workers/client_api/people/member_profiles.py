@@ -5,9 +5,9 @@ Spec: client-server API, "Events on Change of Profile Information".
 
 import asyncio
 import logging
-from typing import Protocol
 
-from replication.calls import MemberProfileAnswer, MemberProfileChange
+from replication.calls.owner_calls import Ask
+from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
@@ -20,18 +20,14 @@ _ANSWER_AFTER_S = 1.0  # most users are in few rooms, and see their new name the
 _ATTEMPTS = 3
 
 
-class Rooms(Protocol):
-    """What of `replication.calls.RoomCalls` is needed."""
-
-    async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer: ...
-
-
 class MemberProfileSender:
     """At most one run per user at a time; a change during a run is followed by one more run with what is newest."""
 
-    def __init__(self, database: Database, rooms: Rooms, tasks: TaskGroup) -> None:
+    def __init__(
+        self, database: Database, set_profile: Ask[MemberProfileChange, MemberProfileAnswer], tasks: TaskGroup
+    ) -> None:
         self._database = database
-        self._rooms = rooms
+        self._set_profile = set_profile
         self._tasks = tasks
         self._running: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
@@ -78,7 +74,7 @@ class MemberProfileSender:
     async def _send(self, room_id: str, change: MemberProfileChange) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await self._rooms.set_member_profile(room_id, change)
+                await self._set_profile(room_id, change)
                 return
             except (Unavailable, RemoteServerError) as error:
                 logger.warning("A profile did not reach a room (attempt %d): %s", attempt, error)

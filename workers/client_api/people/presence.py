@@ -5,12 +5,11 @@ Spec: client-server API, "Presence".
 
 import msgspec
 
-from replication.presence_calls import PresenceAnswer, PresenceReport
+from replication.calls.presence import REPORT_PRESENCE, PresenceAnswer, PresenceReport
 from shared.core.errors import Unavailable, forbidden, invalid_param, not_found
 from shared.core.identifiers import check_user_id
 from shared.core.presence import OFFLINE, STATES, UNSET, VisiblePresence
-from shared.http.request import Request, Response, empty_response, json_response
-from shared.http.server import Handler
+from shared.http.request import Handler, Request, Response, empty_response, json_response
 from shared.runtime.clock import Clock
 from shared.storage.encryption.device_lists import get_users_sharing
 from shared.storage.engine.pool import Database
@@ -78,9 +77,9 @@ class Presence:
         status, last_active_ms = (saved.status_msg, saved.last_active_ms) if saved is not None else (None, 0)
         return json_response(_content(VisiblePresence(OFFLINE, False, status, last_active_ms), now_ms))
 
-    async def report_presence(self, request: Request) -> Response:
-        """POST /_skep/presence/report: a synchrotron tells who syncs. Returns those who are not ours."""
-        report = request.decode(PresenceReport)
+    @REPORT_PRESENCE.handler
+    async def report_presence(self, report: PresenceReport) -> PresenceAnswer:
+        """Take in the syncing devices of a synchrotron. Return the users that another process owns."""
         now_ms = self._clock.now_ms()
         if self._enabled:
             # Who hides from the start has nothing to be kept.
@@ -94,8 +93,7 @@ class Presence:
                     person.note_sync(one.device_id, one.told, now_ms - one.seen_ago_ms, active_ms)
                     changed[one.user_id] = None
             self._people.changed(changed)
-        elsewhere = sorted({one.user_id for one in report.devices if not self._people.owns(one.user_id)})
-        return json_response(msgspec.to_builtins(PresenceAnswer(elsewhere)))
+        return PresenceAnswer(sorted({one.user_id for one in report.devices if not self._people.owns(one.user_id)}))
 
     def counting(self, handler: Handler) -> Handler:
         """Return a handler of the user's owner whose requests count as activity (typing, receipts)."""

@@ -5,11 +5,11 @@ server, to which a client gave it, may restart or send the event for a client th
 """
 
 import asyncio
-from typing import Protocol
 
 import msgspec
 
-from replication.calls import DelayedEventAnswer, DelayedEventToSend
+from replication.calls.owner_calls import Ask
+from replication.calls.rooms import DelayedEventAnswer, DelayedEventToSend
 from shared.core.delayed_events import ACTIONS, Action, DelayedEvent, action_result, delayed_event_to_json
 from shared.core.errors import MatrixError, Unavailable, not_found, unrecognized
 from shared.http.request import Request, Response, empty_response, json_response
@@ -32,16 +32,10 @@ class ActionBody(msgspec.Struct):
     action: Action
 
 
-class Rooms(Protocol):
-    """What of `replication.calls.RoomCalls` is needed."""
-
-    async def send_delayed_event(self, room_id: str, event: DelayedEventToSend) -> DelayedEventAnswer: ...
-
-
 class DelayedEvents:
-    def __init__(self, database: Database, rooms: Rooms) -> None:
+    def __init__(self, database: Database, send: Ask[DelayedEventToSend, DelayedEventAnswer]) -> None:
         self._database = database
-        self._rooms = rooms
+        self._send_now = send
 
     async def list_delayed_events(self, request: Request) -> Response:
         """GET /delayed_events: the requester's, those that are still scheduled."""
@@ -97,9 +91,14 @@ class DelayedEvents:
     async def _send(self, event: DelayedEvent, mark: int) -> None:
         """Send it before its time. What can't be sent now stays scheduled; a claim that we leave the job takes up."""
         to_send = DelayedEventToSend(
-            event.delay_id, event.user_id, event.type, event.state_key, msgspec.Raw(event.content), event.sticky_ms
+            delay_id=event.delay_id,
+            sender=event.user_id,
+            type=event.type,
+            state_key=event.state_key,
+            content=msgspec.Raw(event.content),
+            sticky_ms=event.sticky_ms,
         )
-        answer = await self._rooms.send_delayed_event(event.room_id, to_send)
+        answer = await self._send_now(event.room_id, to_send)
         if answer.event_id is not None:
             await finalise(self._database, event.delay_id, answer.event_id, None)
             return

@@ -6,10 +6,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from replication.calls import MemberLeaving
+from replication.calls.rooms import LEAVE_CLOSED_ACCOUNT, MemberLeaving
 from shared.core.errors import MatrixError, forbidden, missing_param, not_found
 from shared.core.identifiers import check_room_alias, check_user_id, server_of
 from shared.core.slots import slot_of
+from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Requester, Response, empty_response, json_response
 from shared.storage.engine.fenced import FencedWrite
 from shared.storage.engine.pool import Database
@@ -150,16 +151,17 @@ class MembershipHandlers:
         """POST /rooms/{roomId}/unban"""
         return await self._change(request, self._changes.unban)
 
-    async def leave_closed_account(self, request: Request) -> Response:
-        """PUT /_skep/rooms/{roomId}/leave: `MemberLeaving` in. Nothing is sent for one who is not in the room."""
-        user_id = request.decode(MemberLeaving).user_id
+    @LEAVE_CLOSED_ACCOUNT.handler
+    async def leave_closed_account(self, room_id: str, leaving: MemberLeaving) -> Empty:
+        """Let the user of a closed account leave. No event is sent for a user who is not in the room."""
+        user_id = leaving.user_id
 
         async def leave(room: LiveRoom) -> None:
             if room.membership(user_id) in ("join", "invite", "knock"):
                 await self._changes.leave(room, user_id, None)
 
-        await self._writer.in_room(request.params["roomId"], leave, absent=_unknown_room())
-        return empty_response()
+        await self._writer.in_room(room_id, leave, absent=_unknown_room())
+        return EMPTY
 
     async def _change(self, request: Request, change: Change) -> Response:
         body = request.decode(TargetBody)

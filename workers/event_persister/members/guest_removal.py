@@ -7,7 +7,8 @@ between, a background worker asks the room's next owner to go on.
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from shared.http.request import Request, Response, empty_response
+from replication.calls.rooms import REMOVE_GUESTS
+from shared.http.internal_calls import EMPTY, Empty
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.guest_removals import expect_removal, get_removal, removal_done
@@ -44,10 +45,11 @@ class GuestRemoval:
         await expect_removal(self._database, room.room_id)
         self._start(room.room_id)
 
-    async def remove_guests(self, request: Request) -> Response:
-        """PUT /_skep/rooms/{roomId}/guests: turn out those who may not be there, if a removal is expected."""
-        await self._remove(request.params["roomId"])
-        return empty_response()
+    @REMOVE_GUESTS.handler
+    async def remove_guests(self, room_id: str, _: Empty) -> Empty:
+        """Remove the guests of a room that no longer admits guests, if a removal is expected."""
+        await self._remove(room_id)
+        return EMPTY
 
     def _start(self, room_id: str) -> None:
         self._tasks.spawn(self._remove(room_id), "turn out guests")

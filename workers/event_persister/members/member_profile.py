@@ -3,9 +3,8 @@
 Spec: client-server API, "Profiles", "Events on Change of Profile Information".
 """
 
-from replication.calls import MemberProfileChange
+from replication.calls.rooms import SET_MEMBER_PROFILE, MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import not_found
-from shared.http.request import Request, Response, json_response
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles
 from workers.event_persister.members.member_changes import MEMBER, member_draft, same_json
@@ -21,13 +20,14 @@ class MemberProfileHandler:
         self._writer = writer
         self._database = database
 
-    async def set_member_profile(self, request: Request) -> Response:
-        """PUT /_skep/rooms/{roomId}/member_profile: `MemberProfileChange` in, `MemberProfileAnswer` out.
+    @SET_MEMBER_PROFILE.handler
+    async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer:
+        """Send the user's membership with their stored profile. The other keys of the membership stay.
 
-        The other keys of the membership stay. Nothing is sent for a user who is not in the room, or is shown so
-        already. M_NOT_FOUND for a room that we do not have.
+        No event is sent for a user who is not joined, or whose membership shows the profile already.
+        Raises M_NOT_FOUND for an unknown room.
         """
-        user_id = request.decode(MemberProfileChange).user_id
+        user_id = change.user_id
 
         async def show(room: LiveRoom) -> str | None:
             profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
@@ -43,5 +43,4 @@ class MemberProfileHandler:
             return (await self._writer.write(room, [draft]))[-1]
 
         absent = not_found("This room is not known here")
-        event_id = await self._writer.in_room(request.params["roomId"], show, absent=absent)
-        return json_response({"event_id": event_id})
+        return MemberProfileAnswer(await self._writer.in_room(room_id, show, absent=absent))

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from replication.calls.received_events import Received, ReceivedAs, ReceivedPdu
 from shared.core.errors import EventFormatError, MatrixError, Unavailable
 from shared.core.event_checks import Outcome, Verdict, check_auth_events_of, needs_policy_signature
 from shared.core.event_checks.verdict import reject
@@ -23,7 +24,6 @@ from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, 
 from workers.event_persister.graph.placement import Candidate, Placing
 from workers.event_persister.graph.policy_signatures import PolicySignatures
 from workers.event_persister.receiving.history_events import HistoryPlacing
-from workers.event_persister.receiving.messages import Received, ReceivedAs, ReceivedPdu
 from workers.event_persister.room.drafts import BuiltEvent, Graph, RoomChanged
 from workers.event_persister.room.live_room import LiveRoom, Write
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from replication.calls.received_events import Received
 from shared.core.event_auth import auth_types_for
 from shared.core.event_checks import Verdict, check_auth_events_of, check_state_before
 from shared.core.events import Event
@@ -31,7 +32,6 @@ from workers.event_persister.graph.states import (
     upon_current,
     upon_current_state,
 )
-from workers.event_persister.receiving.messages import Received
 from workers.event_persister.room.drafts import Branch, BuiltEvent, Graph, Head, Overlay, RoomChanged, StateKey
 from workers.event_persister.room.live_room import LiveRoom, Write
 

@@ -8,15 +8,13 @@ final ones the room is not complete.
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-import msgspec
-
-from replication.calls import SuccessorAnswer
+from replication.calls.rooms import COMPLETE_SUCCESSOR, SuccessorAnswer
 from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable
 from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import power_levels_of
 from shared.core.events.readers.create import creators_of
 from shared.core.room_versions import get_room_version
-from shared.http.request import Request, Response, json_response
+from shared.http.internal_calls import Empty
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles
@@ -64,11 +62,10 @@ class UpgradeSuccessor:
         self._runs = runs
         self._copies_bans = copies_bans
 
-    async def complete_successor(self, request: Request) -> Response:
-        """PUT /_skep/rooms/{roomId}/successor: `SuccessorAnswer` out. Nothing happens for a room that is none."""
-        room_id = request.params["roomId"]
-        answer = await self._runs.run(room_id, lambda: self._complete(room_id))
-        return json_response(msgspec.to_builtins(answer))
+    @COMPLETE_SUCCESSOR.handler
+    async def complete_successor(self, room_id: str, _: Empty) -> SuccessorAnswer:
+        """Complete the new room of an upgrade. Nothing happens for any other room."""
+        return await self._runs.run(room_id, lambda: self._complete(room_id))
 
     async def _complete(self, room_id: str) -> SuccessorAnswer:
         upgrade = await get_upgrade_into(self._database, room_id)

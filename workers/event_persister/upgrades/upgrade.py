@@ -8,15 +8,17 @@ Spec: client-server API, "Room Upgrades".
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from replication.calls import SuccessorAnswer
+from replication.calls.owner_calls import OwnerCalls
+from replication.calls.rooms import COMPLETE_SUCCESSOR, RESUME_UPGRADE
 from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable, forbidden
 from shared.core.events import event_from_storage
 from shared.core.room_versions import RoomVersion, get_room_version
-from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.internal_calls import EMPTY, Empty
+from shared.http.request import Request, Response, json_response
 from shared.runtime import fault_points
 from shared.runtime.clock import Clock
 from shared.storage.engine.fenced import FencedWrite
@@ -43,18 +45,12 @@ class UpgradeBody(msgspec.Struct):
     additional_creators: Any = None
 
 
-class Successors(Protocol):
-    """What of `replication.calls.RoomCalls` is needed."""
-
-    async def complete_successor(self, room_id: str) -> SuccessorAnswer: ...
-
-
 class Upgrades:
     def __init__(
         self,
         writer: RoomWriter,
         changes: MemberChanges,
-        successors: Successors,
+        calls: OwnerCalls,
         runs: UpgradeRuns,
         identity: Identity,
         database: Database,
@@ -63,7 +59,7 @@ class Upgrades:
     ) -> None:
         self._writer = writer
         self._changes = changes
-        self._successors = successors
+        self._calls = calls
         self._runs = runs
         self._identity = identity
         self._database = database
@@ -88,11 +84,11 @@ class Upgrades:
         await self._runs.run(upgrade.old_room_id, lambda: self._carry_out(upgrade.old_room_id))
         return json_response({"replacement_room": upgrade.new_room_id})
 
-    async def resume_upgrade(self, request: Request) -> Response:
-        """PUT /_skep/rooms/{roomId}/upgrade: go on with one that is under way; asked for by a background worker."""
-        room_id = request.params["roomId"]
+    @RESUME_UPGRADE.handler
+    async def resume_upgrade(self, room_id: str, _: Empty) -> Empty:
+        """Continue an upgrade that is under way, for a background worker."""
         await self._runs.run(room_id, lambda: self._carry_out(room_id))
-        return empty_response()
+        return EMPTY
 
     async def _begin(self, room: LiveRoom, user_id: str, version: RoomVersion, creators: list[str]) -> RoomUpgrade:
         """Return the upgrade that is under way, was asked for before, or is begun now."""
@@ -159,7 +155,7 @@ class Upgrades:
 
     async def _complete_successor(self, new_room_id: str) -> None:
         try:
-            answer = await self._successors.complete_successor(new_room_id)
+            answer = await self._calls.ask(COMPLETE_SUCCESSOR, new_room_id, EMPTY)
         except RemoteServerError as error:
             raise Unavailable("The new room is not complete yet") from error
         if answer.refused is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 import orjson
 
-from replication.calls import DelayedEventAnswer, DelayedEventToSend
+from replication.calls.rooms import SEND_DELAYED_EVENT, DelayedEventAnswer, DelayedEventToSend
 from shared.config.sections import DelayedEvents
 from shared.core.delayed_events import DELAYED_TXN_DEVICE, DelayedEvent, sending_key
 from shared.core.errors import (
@@ -17,7 +17,6 @@ from shared.core.errors import (
     EventFormatError,
     MatrixError,
     RemoteServerError,
-    bad_json,
     forbidden,
     invalid_param,
 )
@@ -146,22 +145,15 @@ class DelayedSending:
         self._states = states
         self._limiter = limiter
 
-    async def send_delayed_event(self, request: Request) -> Response:
-        """PUT /_skep/rooms/{roomId}/delayed_event: `DelayedEventToSend` in, `DelayedEventAnswer` out.
-
-        What keeps it from being sent is the answer, unless it passes by itself: then it is an error of this call.
-        """
+    @SEND_DELAYED_EVENT.handler
+    async def send_delayed_event(self, room_id: str, event: DelayedEventToSend) -> DelayedEventAnswer:
+        """Send a delayed event. A lasting refusal is the answer, a temporary one is an error of this call."""
         try:
-            event = msgspec.json.decode(request.body, type=DelayedEventToSend)
-        except msgspec.MsgspecError as error:
-            raise bad_json("Not a delayed event") from error
-        try:
-            answer = DelayedEventAnswer(await self._send(request.params["roomId"], event))
+            return DelayedEventAnswer(await self._send(room_id, event))
         except (MatrixError, AuthRuleViolation, EventFormatError, RemoteServerError) as error:
             refused = response_for(error)
             assert isinstance(refused.body, bytes)
-            answer = DelayedEventAnswer(None, refused.status, msgspec.Raw(refused.body))
-        return Response(msgspec.json.encode(answer))
+            return DelayedEventAnswer(None, refused.status, msgspec.Raw(refused.body))
 
     async def _send(self, room_id: str, event: DelayedEventToSend) -> str:
         account = await get_account(self._database, event.sender)

@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
-
-from replication.presence_calls import DevicePresence
+from replication.calls.presence import DevicePresence
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.presence import ONLINE, UNSET
 from shared.core.rows import EventRow
@@ -33,7 +31,7 @@ _MAX_DEVICES = 50_000  # some 400 bytes each; who comes beyond is not told of
 
 
 class OwnerCalls(Protocol):
-    """What of `PresenceCalls` is needed."""
+    """The part of `PresenceOwners` used here."""
 
     def owner(self, slot: int) -> str | None: ...
     async def learn_owners(self) -> None: ...
@@ -152,7 +150,7 @@ class PresenceReports:
             now_s = self._clock.monotonic_s()
             try:
                 elsewhere = await self._calls.report(owner, [_as_reported(device, now_s) for device in batch])
-            except (RemoteServerError, msgspec.DecodeError) as error:
+            except RemoteServerError as error:
                 logger.info("The owner of users at %s did not take a report: %s", owner, error)
                 self._changed.update(devices[start:])
                 return True
@@ -219,9 +217,12 @@ def _as_reported(device: _Device, now_s: float) -> DevicePresence:
     seen_s = now_s if device.requests else device.seen_s
     active_s = device.active_s
     return DevicePresence(
-        device.user_id, device.device_id, device.told, _ms(now_s - seen_s),
-        None if active_s is None else _ms(now_s - active_s),
-    )  # fmt: skip
+        user_id=device.user_id,
+        device_id=device.device_id,
+        told=device.told,
+        seen_ago_ms=_ms(now_s - seen_s),
+        active_ago_ms=None if active_s is None else _ms(now_s - active_s),
+    )
 
 
 def _ms(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""What the persister is asked to take in, and what it answers: POST /_skep/rooms/{roomId}/receive."""
+"""The body and the answer of the call `RECEIVE_EVENTS`: events of other servers for a room of ours."""
 
 from typing import Literal, TypeAlias
 

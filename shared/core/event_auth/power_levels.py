@@ -22,8 +22,10 @@ def check_power_levels(
     _check_values(version, event.content)
     if version.creators_outrank_all:
         named = event.content.get("users", {})
-        if any(creator in named for creator in creators_of(version, create)):
-            raise violation(version, "power_levels/creators", "", "users must not name a creator")
+        for creator in creators_of(version, create):
+            if creator in named:
+                reason = f"creator {creator} must not appear in users of m.room.power_levels"
+                raise violation(version, "power_levels/creators", "", reason)
     if current is None:
         return
     _check_properties(version, current.content, event.content, sender_level)

@@ -121,7 +121,7 @@ BAD: list[tuple[Any, str]] = [
     ({"initial_state": [{"type": "a", "content": {"x": 1.5}}]}, "M_BAD_JSON"),
     ({"initial_state": [{"type": "a" * 300, "content": {}}]}, "M_TOO_LARGE"),
     ({"power_level_content_override": {"users_default": "x"}}, "M_BAD_JSON"),
-    ({"power_level_content_override": {"users": {f"@alice:{SERVER}": 100}}}, "M_INVALID_ROOM_STATE"),
+    ({"power_level_content_override": {"users": {f"@alice:{SERVER}": 50}}}, "M_INVALID_ROOM_STATE"),
     ({"creation_content": {"additional_creators": ["nobody"]}}, "M_INVALID_PARAM"),
     (
         {
@@ -164,8 +164,76 @@ def test_initial_state_may_hold_the_power_levels(postgres_module: TestDatabase) 
                 room_version="10", initial_state=[{"type": "m.room.power_levels", "content": levels}]
             )
             assert await persister.content(room_id, "m.room.power_levels") == levels
-            assert (await _order(persister, room_id)).count("power_levels") == 1
+            assert (await _order(persister, room_id))[-1] == "power_levels"  # on top of the default ones
             rows = await persister.timeline(room_id)
             assert orjson.loads(rows[0]["json"])["content"]["creator"] == alice.user_id
+
+    run(test())
+
+
+def test_creator_may_step_down_in_initial_state(postgres_module: TestDatabase) -> None:
+    """Levels of `initial_state` come after the preset's events, and before the name and the invites."""
+
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice, bob = persister.user("alice"), persister.user("bob")
+            levels = {"users": {bob.user_id: 100}, "invite": 0, "state_default": 50}
+            state = [{"type": "m.room.power_levels", "content": levels}]
+            room_id = await alice.create_room(
+                room_version="11", invite=[bob.user_id], initial_state=state,
+                power_level_content_override={"users_default": 7},
+            )  # fmt: skip
+            assert await persister.content(room_id, "m.room.power_levels") == levels
+            refused = await alice.call(
+                "POST", "/createRoom", {"room_version": "11", "name": "n", "initial_state": state}
+            )
+            assert (refused.status, refused.errcode) == (400, "M_INVALID_ROOM_STATE")
+
+    run(test())
+
+
+def test_creator_in_levels_of_version_12(postgres_module: TestDatabase) -> None:
+    """What only repeats the creator's power in the override is dropped; other mistakes name the creator."""
+
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice, bob = persister.user("alice"), persister.user("bob")
+            room_id = await alice.create_room(
+                room_version="12", power_level_content_override={"users": {alice.user_id: 100, bob.user_id: 60}}
+            )
+            assert (await persister.content(room_id, "m.room.power_levels"))["users"] == {bob.user_id: 60}
+            users = {"users": {alice.user_id: 100}}
+            for body in (
+                {"power_level_content_override": {"users": {alice.user_id: 50}}},
+                {"initial_state": [{"type": "m.room.power_levels", "content": users}]},
+            ):
+                answer = await alice.call("POST", "/createRoom", {"room_version": "12", **body})
+                assert (answer.status, answer.errcode) == (400, "M_INVALID_ROOM_STATE")
+                said = f"creator {alice.user_id} must not appear in users of m.room.power_levels"
+                assert answer.json["error"].endswith(said)
+
+    run(test())
+
+
+def test_canonical_alias_in_initial_state_must_point_to_the_room(postgres_module: TestDatabase) -> None:
+    async def test() -> None:
+        async with event_persister(postgres_module.dsn) as persister:
+            alice = persister.user("alice")
+            await alice.create_room(room_alias_name="taken")
+            for content, errcode in (
+                ({"alias": f"#taken:{SERVER}"}, "M_BAD_ALIAS"),
+                ({"alias": f"#none:{SERVER}"}, "M_BAD_ALIAS"),
+                ({"alt_aliases": [f"#taken:{SERVER}"]}, "M_BAD_ALIAS"),
+                ({"alias": "nonsense"}, "M_INVALID_PARAM"),
+                ({"alias": 5}, "M_BAD_JSON"),
+            ):
+                state = [{"type": "m.room.canonical_alias", "content": content}]
+                answer = await alice.call("POST", "/createRoom", {"initial_state": state, "room_alias_name": "own"})
+                assert (answer.status, answer.errcode) == (400, errcode), content
+            named = {"alias": f"#own:{SERVER}", "alt_aliases": [f"#own:{SERVER}"]}
+            state = [{"type": "m.room.canonical_alias", "content": named}]
+            room_id = await alice.create_room(initial_state=state, room_alias_name="own")
+            assert await persister.content(room_id, "m.room.canonical_alias") == named
+            assert (await _order(persister, room_id)).count("canonical_alias") == 1
 
     run(test())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from replication.slots.forwarder import SlotForwarder
 from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable, invalid_param
 from shared.core.events import Event
+from shared.core.events.readers.create import creators_of
 from shared.core.identifiers import is_room_alias
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.core.slots import slot_of
@@ -26,7 +27,7 @@ from workers.event_persister.members.member_changes import MemberChanges
 from workers.event_persister.room.drafts import Head, NewRoom
 from workers.event_persister.room.live_room import Identity, LiveRoom
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.writing.refusals import check_content
+from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content
 
 _MAX_EVENTS = 900  # of a new room; they go into one statement
 _MAX_TRIES = 3000  # with 64 persisters all of these miss once in 10^20 rooms
@@ -68,6 +69,9 @@ class CreateRoomHandler:
             raise invalid_param("Too many invites and state events for one request")
         await self._changes.check_can_be_invited(invited)
         alias = await self._check_alias(body.room_alias_name)
+        for state in body.initial_state or []:
+            if (state.type, state.state_key) == ("m.room.canonical_alias", ""):
+                check_aliases(aliases_in(state.content), set() if alias is None else {alias})
         profiles = await get_member_profiles(self._database, [creator, *invited])
 
         elsewhere = await self._slots.route_to_any(request, "rooms")
@@ -80,7 +84,8 @@ class CreateRoomHandler:
         create_nid = await self._writer.take_event_number()
         room = LiveRoom(self._identity, version, room_nid, create, Head((), 0, 0), {}, {})
         new_room = NewRoom(creator, body.visibility == "public", create.origin_server_ts, alias)
-        drafts = first_events(version, body, creator, alias, invited, profiles)
+        creators = creators_of(version, create)
+        drafts = first_events(version, body, creator, creators, alias, invited, profiles)
         for draft in drafts:
             check_content(draft.type, draft.content)
         try:

@@ -3,7 +3,7 @@
 Spec: client-server API, POST /createRoom: the order of the events, the presets, what overrides what.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -76,24 +76,22 @@ def first_events(
     version: RoomVersion,
     body: CreateRoomBody,
     creator: str,
+    creators: Collection[str],
     alias: str | None,
     invited: Sequence[str],
     profiles: Mapping[str, Mapping[str, str]],
 ) -> list[Draft]:
     """Return the events after m.room.create, in the spec's order.
 
-    alias: the room's new alias; invited: without doubles; profiles: of the creator and those invited.
+    creators: everybody who has the creator's power
+    alias: the room's new alias
+    invited: user ids without doubles
+    profiles: of the creator and of those invited
     """
-    states: dict[tuple[str, str], Mapping[str, Any]] = {}
     wanted = {(state.type, state.state_key): state.content for state in body.initial_state or []}
-
-    # A power level event in `initial_state` stands in the default's place: the events after it obey it either way.
-    levels = wanted.pop(("m.room.power_levels", ""), None)
-    if levels is None:
-        levels = _power_levels(version, body, creator, invited)
-    states["m.room.power_levels", ""] = {**levels, **(body.power_level_content_override or {})}
-    if alias is not None:
-        states["m.room.canonical_alias", ""] = {"alias": alias}
+    given: dict[tuple[str, str], Mapping[str, Any]] = {}
+    if alias is not None and ("m.room.canonical_alias", "") not in wanted:
+        given["m.room.canonical_alias", ""] = {"alias": alias}
     join_rule, history_visibility, guest_access = _PRESETS[body.effective_preset]
     for key, content in (
         (("m.room.join_rules", ""), {"join_rule": join_rule}),
@@ -101,7 +99,7 @@ def first_events(
         (("m.room.guest_access", ""), {"guest_access": guest_access}),
     ):
         if key not in wanted:
-            states[key] = content
+            given[key] = content
     named: dict[tuple[str, str], Mapping[str, Any]] = {}
     if body.name:
         named["m.room.name", ""] = {"name": body.name}
@@ -110,20 +108,40 @@ def first_events(
             "topic": body.topic,
             "m.topic": {"m.text": [{"mimetype": "text/plain", "body": body.topic}]},
         }
-    for key, content in wanted.items():
-        if key not in named:
-            states[key] = content
-    states.update(named)
+    # Power levels of `initial_state` come on top of the default ones, after the preset: with these, creators may step
+    # down and still set up their room.
+    levels = _power_levels(version, body, creator, invited) | _override(version, body, creators)
+    states = [(("m.room.power_levels", ""), levels), *given.items()]
+    states += [(key, content) for key, content in wanted.items() if key not in named]
+    states += named.items()
 
     direct = True if body.is_direct else None
     return [
         member_draft(creator, creator, "join", profiles.get(creator, {})),
-        *(Draft(creator, kind, state_key, content) for (kind, state_key), content in states.items()),
+        *(Draft(creator, kind, state_key, content) for (kind, state_key), content in states),
         *(
             member_draft(creator, user_id, "invite", {**profiles.get(user_id, {}), "is_direct": direct})
             for user_id in invited
         ),
     ]
+
+
+def _override(version: RoomVersion, body: CreateRoomBody, creators: Collection[str]) -> dict[str, Any]:
+    """Return `power_level_content_override`, without creators whose power no level can express.
+
+    Deployed clients name the creator there with level 100 in every room version. From version 12 on the rules refuse
+    such an event, which is the server's own and not the client's. A lower level is left in it, and refused: the client
+    wants something that cannot be had.
+    """
+    override = dict(body.power_level_content_override or {})
+    users = override.get("users")
+    if version.creators_outrank_all and isinstance(users, dict):
+        override["users"] = {
+            user_id: level
+            for user_id, level in users.items()
+            if user_id not in creators or not isinstance(level, int) or level < _CREATOR_LEVEL
+        }
+    return override
 
 
 def _power_levels(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:

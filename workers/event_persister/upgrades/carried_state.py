@@ -18,7 +18,7 @@ from shared.core.room_versions import RoomVersion
 from shared.storage.rooms.upgrades import StateContent
 from workers.event_persister.members.member_changes import member_draft
 from workers.event_persister.room.drafts import Draft
-from workers.event_persister.writing.send_state import aliases_in
+from workers.event_persister.writing.refusals import aliases_in
 
 TOMBSTONE, POWER_LEVELS, CANONICAL_ALIAS = "m.room.tombstone", "m.room.power_levels", "m.room.canonical_alias"
 #: State with an empty key that the new room has from its beginning.

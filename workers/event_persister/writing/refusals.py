@@ -5,12 +5,13 @@ Only what our own clients send is held to this; other servers' events are not. S
 Messaging", "Event annotations and reactions", "Threading"; server-server API, "Definitions" (power levels).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from shared.core.errors import MatrixError, bad_json
+from shared.core.errors import MatrixError, bad_json, invalid_param
 from shared.core.events.readers.power_levels import DEFAULT_LEVELS
 from shared.core.events.relation import THREAD, relation_of, relation_of_json
+from shared.core.identifiers import is_room_alias
 from shared.storage.engine.pool import Database
 from shared.storage.events.batch import get_event_by_id
 from shared.storage.events.client_transactions import get_transaction
@@ -31,6 +32,30 @@ def check_content(event_type: str, content: Mapping[str, Any]) -> None:
         values = [*(content.get(name) for name in DEFAULT_LEVELS), *(level for each in maps for level in each.values())]
         if any(isinstance(value, str) for value in values):
             raise bad_json("Power levels are integers")
+
+
+def check_aliases(new: Collection[str], pointing_here: Collection[str]) -> None:
+    """Check the aliases that an m.room.canonical_alias adds. pointing_here: those of them that point to its room.
+
+    Raises M_INVALID_PARAM for an ill-formed alias, M_BAD_ALIAS for one that does not point to the room.
+    """
+    if not all(is_room_alias(alias) for alias in new):
+        raise invalid_param("A room alias is ill-formed")
+    if any(alias not in pointing_here for alias in new):
+        raise MatrixError("M_BAD_ALIAS", "A room alias does not point to this room", 400)
+
+
+def aliases_in(content: Mapping[str, Any], *, lenient: bool = False) -> set[str]:
+    """Return the aliases of an m.room.canonical_alias. lenient: wrong types read as absent, else M_BAD_JSON."""
+    alias, others = content.get("alias"), content.get("alt_aliases")
+    listed = others if isinstance(others, list) else []
+    found = {name for name in (alias, *listed) if isinstance(name, str) and name}
+    if not lenient:
+        if alias is not None and not isinstance(alias, str):
+            raise bad_json("alias must be a string")
+        if others is not None and not (isinstance(others, list) and all(isinstance(name, str) for name in others)):
+            raise bad_json("alt_aliases must be a list of strings")
+    return found
 
 
 class RelationRefusals:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared.core.errors import MatrixError, bad_json, invalid_param
-from shared.core.identifiers import is_room_alias
 from shared.http.request import Request, Requester, Response, json_response
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_aliases_pointing_to
@@ -18,7 +16,7 @@ from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.live_room import GUEST_ACCESS, LiveRoom
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.delayed_events import Scheduling
-from workers.event_persister.writing.refusals import check_content
+from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content
 
 
 class StateHandlers:
@@ -98,20 +96,4 @@ class StateHandlers:
         entry = room.entry("m.room.canonical_alias")
         present = (await self._writer.state_event(room, entry)).content if entry is not None else {}
         new = aliases_in(content) - aliases_in(present, lenient=True)
-        if not all(is_room_alias(alias) for alias in new):
-            raise invalid_param("A room alias is ill-formed")
-        if new and new - await get_aliases_pointing_to(self._database, room.room_nid, new):
-            raise MatrixError("M_BAD_ALIAS", "A room alias does not point to this room", 400)
-
-
-def aliases_in(content: Mapping[str, Any], *, lenient: bool = False) -> set[str]:
-    """Return the aliases of an m.room.canonical_alias. lenient: wrong types read as absent, else M_BAD_JSON."""
-    alias, others = content.get("alias"), content.get("alt_aliases")
-    listed = others if isinstance(others, list) else []
-    found = {name for name in (alias, *listed) if isinstance(name, str) and name}
-    if not lenient:
-        if alias is not None and not isinstance(alias, str):
-            raise bad_json("alias must be a string")
-        if others is not None and not (isinstance(others, list) and all(isinstance(name, str) for name in others)):
-            raise bad_json("alt_aliases must be a list of strings")
-    return found
+        check_aliases(new, await get_aliases_pointing_to(self._database, room.room_nid, new) if new else ())

@@ -208,9 +208,20 @@ def test_5_and_6_take_stubs_for_other_users(name: str) -> None:
 
 def _stub(member: Event) -> Event:
     return Event(
-        EventId(member.event_id), member.room_id, "m.room.member", member.sender, member.state_key,
-        {"membership": member.content["membership"]}, 0, 0, (), (), None, {}, b"",
-    )  # fmt: skip
+        event_id=EventId(member.event_id),
+        room_id=member.room_id,
+        type="m.room.member",
+        sender=member.sender,
+        state_key=member.state_key,
+        content={"membership": member.content["membership"]},
+        depth=0,
+        origin_server_ts=0,
+        prev_event_ids=(),
+        auth_event_ids=(),
+        redacts=None,
+        pdu={},
+        encoded=b"",
+    )
 
 
 @pytest.mark.parametrize("name", VERSIONS)

@@ -4,7 +4,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from shared.core.events.readers.power_levels import PowerLevels
 from shared.core.push_rules import (
     DefaultChange,
     PushEvent,
@@ -13,6 +12,7 @@ from shared.core.push_rules import (
     RuleSwitches,
     UserRule,
 )
+from tests.core.push_rules.levels import default_levels
 
 ROOMS = ("!a:x", "!b:x", "!B:x")
 USERS = ("@ann:x", "@Ann:x", "@ben:x", "@c*:x")
@@ -117,11 +117,14 @@ def events(draw: st.DrawFn, room_id: str | None = None) -> PushEvent:
     properties = {"type": draw(_TYPES), "sender": draw(st.sampled_from(USERS)), "content": content}
     if draw(st.booleans()):
         properties["state_key"] = draw(st.sampled_from(["", *USERS]))
-    levels = PowerLevels(
-        draw(st.dictionaries(st.sampled_from(USERS), st.sampled_from([0, 50]))), {},
-        draw(st.sampled_from([{}, {"room": 0}, {"other": 0}])), 0, 0, 50, 50, 50, 50, 0, frozenset(),
-    )  # fmt: skip
+    levels = default_levels(
+        users=draw(st.dictionaries(st.sampled_from(USERS), st.sampled_from([0, 50]))),
+        notifications=draw(st.sampled_from([{}, {"room": 0}, {"other": 0}])),
+    )
     return PushEvent(
-        properties, room_id or draw(st.sampled_from(ROOMS)), draw(st.integers(1, 4)), levels,
+        properties,
+        room_id or draw(st.sampled_from(ROOMS)),
+        draw(st.integers(1, 4)),
+        levels,
         in_thread=draw(st.booleans()),
-    )  # fmt: skip
+    )

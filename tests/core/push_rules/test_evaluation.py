@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.events.readers.power_levels import PowerLevels
 from shared.core.push_rules import (
     ALL_OFF,
     DEFAULT_GROUP,
@@ -29,9 +28,10 @@ from shared.core.push_rules import (
     user_rules,
 )
 from tests.core.push_rules import naive
+from tests.core.push_rules.levels import default_levels
 from tests.core.push_rules.strategies import ROOMS, USERS, changes, events, readers, switches
 
-_LEVELS = PowerLevels({"@mod:x": 50}, {}, {}, 0, 0, 50, 50, 50, 50, 0, frozenset())
+_LEVELS = default_levels(users={"@mod:x": 50})
 _ME = Recipient("@me:x", "Me")
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.events.readers.power_levels import PowerLevels
 from shared.core.property_path import split_path
 from shared.core.push_rules import PushEvent, Recipient, word_keys
 from shared.core.push_rules.conditions import compile_condition
 from shared.core.push_rules.patterns import match_whole, match_words, word_key
+from tests.core.push_rules.levels import default_levels
 
-_LEVELS = PowerLevels({}, {}, {}, 0, 0, 50, 50, 50, 50, 0, frozenset())
+_LEVELS = default_levels()
 
 
 def _matches(condition: dict[str, Any], content: Any, count: int = 1) -> bool:

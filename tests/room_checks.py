@@ -1,7 +1,5 @@
 """For tests that write rooms: at their end everything that is stored must be what the rooms' event graphs give."""
 
-import asyncio
-
 from deploy.command.rooms.check import our_verify_keys
 from shared.config.addresses import database_dsn
 from shared.config.load import load_config
@@ -32,13 +30,13 @@ async def room_faults(
         await database.close()
 
 
-def assert_rooms_agree(dsn: str) -> None:
+async def assert_rooms_agree(dsn: str) -> None:
     """Fail with the findings unless all rooms of a database agree with their event graphs."""
-    assert asyncio.run(room_faults(dsn)) == {}
+    assert await room_faults(dsn) == {}
 
 
-def assert_fleet_rooms_agree(fleet: RunningFleet) -> None:
+async def assert_fleet_rooms_agree(fleet: RunningFleet) -> None:
     """The same for a running fleet, with its signatures."""
     config = load_config(fleet.config)
     dsn, keys = database_dsn(config.database), our_verify_keys(config)
-    assert asyncio.run(room_faults(dsn, server_name=config.server_name, verify_keys=keys)) == {}
+    assert await room_faults(dsn, server_name=config.server_name, verify_keys=keys) == {}

@@ -1,6 +1,5 @@
 """Guests may call a closed list of endpoints, on every worker. Spec: client-server API, "Guest Access"."""
 
-import asyncio
 import re
 from typing import Any
 
@@ -61,25 +60,22 @@ async def _answer(application: Application, endpoint: Endpoint, token: str) -> t
     return sent[0]["status"], orjson.loads(sent[1]["body"]).get("errcode")
 
 
-def test_a_closed_list() -> None:
-    async def test() -> None:
-        async def handle(request: Request) -> Response:
-            return empty_response()
+async def test_a_closed_list() -> None:
+    async def handle(request: Request) -> Response:
+        return empty_response()
 
-        anybody, registry, endpoints = _Anybody(), CollectorRegistry(), all_endpoints()
-        application = Application(
-            endpoints, {endpoint.name: handle for endpoint in endpoints}, authenticator=anybody, rate_limiter=anybody,
-            slot_router=anybody, internal_secret="x", max_body_bytes=100, metrics=HttpMetrics(registry),
-            pages=ProcessPages(registry, ready=lambda: True, metrics=False),
-        )  # fmt: skip
-        for endpoint in endpoints:
-            if endpoint.auth is Auth.ACCESS_TOKEN:
-                allowed = endpoint.name in GUESTS_MAY
-                answer = await _answer(application, endpoint, "guest")
-                assert answer == ((200, None) if allowed else (403, "M_GUEST_ACCESS_FORBIDDEN")), endpoint.name
-                assert await _answer(application, endpoint, "user") == (200, None), endpoint.name
-
-    asyncio.run(test())
+    anybody, registry, endpoints = _Anybody(), CollectorRegistry(), all_endpoints()
+    application = Application(
+        endpoints, {endpoint.name: handle for endpoint in endpoints}, authenticator=anybody, rate_limiter=anybody,
+        slot_router=anybody, internal_secret="x", max_body_bytes=100, metrics=HttpMetrics(registry),
+        pages=ProcessPages(registry, ready=lambda: True, metrics=False),
+    )  # fmt: skip
+    for endpoint in endpoints:
+        if endpoint.auth is Auth.ACCESS_TOKEN:
+            allowed = endpoint.name in GUESTS_MAY
+            answer = await _answer(application, endpoint, "guest")
+            assert answer == ((200, None) if allowed else (403, "M_GUEST_ACCESS_FORBIDDEN")), endpoint.name
+            assert await _answer(application, endpoint, "user") == (200, None), endpoint.name
 
 
 def test_the_list_holds_what_the_spec_has_and_no_name_that_is_none() -> None:

@@ -21,113 +21,101 @@ from tests.room_checks import assert_fleet_rooms_agree
 _ROOM_LOCK = "SELECT FROM forward_extremities JOIN rooms r USING (room_nid) WHERE r.room_id = $1 FOR UPDATE"
 
 
-def test_fencing_a_worker_that_never_pauses(postgres: TestDatabase) -> None:
+async def test_fencing_a_worker_that_never_pauses(postgres: TestDatabase) -> None:
     """Test 2: eight connections whose statements overlap without end, and no heartbeat: over within a second."""
+    judge = await asyncpg.connect(postgres.dsn)
+    lease = await join(judge)
+    numbers = itertools.count()
+    fenced = 0
 
-    async def test() -> None:
-        judge = await asyncpg.connect(postgres.dsn)
-        lease = await join(judge)
-        numbers = itertools.count()
-        fenced = 0
-
-        async def write_without_end() -> None:
-            nonlocal fenced
-            conn = await asyncpg.connect(postgres.dsn)
-            while await conn.fetchval(WRITE.sql, lease, "@a:b", f"t{next(numbers)}", 0.25):
-                pass
-            fenced += 1
-            await conn.close()
-
-        writers = []
-        for _ in range(8):
-            writers.append(asyncio.create_task(write_without_end()))
-            await asyncio.sleep(0.03)
-        await asyncio.sleep(0.5)
-        began_s = time.monotonic()
-        await fence_lease(judge, lease)
-        took_s = time.monotonic() - began_s
-        stored = await judge.fetchval("SELECT count(*) FROM account_data")
-        greatest = await judge.fetchval("SELECT max(position) FROM account_data")
-        final = "SELECT final_position FROM writers WHERE lease = $1 AND stream = 'account_data'"
-        assert await judge.fetchval(final, lease) == greatest
-        await asyncio.gather(*writers)
-        assert fenced == 8
-        assert await judge.fetchval("SELECT count(*) FROM account_data") == stored > 8
-        assert took_s < 1.0
-        await judge.close()
-
-    asyncio.run(test())
-
-
-def test_killed_between_its_position_and_its_commit(whole: WholeFleet) -> None:
-    """Test 3, the part that no fault point in the process can reach: its statement has begun, and waits in Postgres."""
-
-    async def test() -> None:
-        await whole.whole()
-        traffic = await common_rooms(whole.fleet, "midway", users=2, rooms=1, pace_s=0.2)
-        [room] = traffic.rooms
-        owner = "SELECT process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms' AND slot = $1"
-        name = (await whole.fetch(owner, slot_of(room)))[0]["process"]
-        pid = whole.pids()[name]
-        waiting = """
-            SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'skep-writer-%'
-        """
-        conn = await asyncpg.connect(whole.dsn)
-        async with traffic.flowing():
-            await asyncio.sleep(1.0)
-            async with conn.transaction():
-                await conn.execute(_ROOM_LOCK, room)
-                while not await whole.fetch(waiting):  # noqa: ASYNC110 - nothing tells of it
-                    await asyncio.sleep(0.005)
-                os.kill(pid, signal.SIGKILL)
-                assert await until(lambda: whole.pids().get(name, pid) != pid, 10.0)
-            await asyncio.sleep(2.0)
+    async def write_without_end() -> None:
+        nonlocal fenced
+        conn = await asyncpg.connect(postgres.dsn)
+        while await conn.fetchval(WRITE.sql, lease, "@a:b", f"t{next(numbers)}", 0.25):
+            pass
+        fenced += 1
         await conn.close()
-        await traffic.check()
-        await whole.whole()
 
-    asyncio.run(test())
-    assert_fleet_rooms_agree(whole.fleet)
+    writers = []
+    for _ in range(8):
+        writers.append(asyncio.create_task(write_without_end()))
+        await asyncio.sleep(0.03)
+    await asyncio.sleep(0.5)
+    began_s = time.monotonic()
+    await fence_lease(judge, lease)
+    took_s = time.monotonic() - began_s
+    stored = await judge.fetchval("SELECT count(*) FROM account_data")
+    greatest = await judge.fetchval("SELECT max(position) FROM account_data")
+    final = "SELECT final_position FROM writers WHERE lease = $1 AND stream = 'account_data'"
+    assert await judge.fetchval(final, lease) == greatest
+    await asyncio.gather(*writers)
+    assert fenced == 8
+    assert await judge.fetchval("SELECT count(*) FROM account_data") == stored > 8
+    assert took_s < 1.0
+    await judge.close()
 
 
-def test_a_slot_moves_twice_with_no_write_between(servers: Servers, whole: WholeFleet) -> None:
+async def test_killed_between_its_position_and_its_commit(whole: WholeFleet) -> None:
+    """Test 3, the part that no fault point in the process can reach: its statement has begun, and waits in Postgres."""
+    await whole.whole()
+    traffic = await common_rooms(whole.fleet, "midway", users=2, rooms=1, pace_s=0.2)
+    [room] = traffic.rooms
+    owner = "SELECT process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms' AND slot = $1"
+    name = (await whole.fetch(owner, slot_of(room)))[0]["process"]
+    pid = whole.pids()[name]
+    waiting = """
+        SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'skep-writer-%'
+    """
+    conn = await asyncpg.connect(whole.dsn)
+    async with traffic.flowing():
+        await asyncio.sleep(1.0)
+        async with conn.transaction():
+            await conn.execute(_ROOM_LOCK, room)
+            while not await whole.fetch(waiting):  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.005)
+            os.kill(pid, signal.SIGKILL)
+            assert await until(lambda: whole.pids().get(name, pid) != pid, 10.0)
+        await asyncio.sleep(2.0)
+    await conn.close()
+    await traffic.check()
+    await whole.whole()
+    await assert_fleet_rooms_agree(whole.fleet)
+
+
+async def test_a_slot_moves_twice_with_no_write_between(servers: Servers, whole: WholeFleet) -> None:
     """Test 8: who follows late sees one room's messages in order, though they are of writers that never met there."""
-
-    async def test() -> None:
-        await whole.whole()
-        record = Record()
-        [user, reader] = await people(whole.fleet, "twice", 2)
-        room = await new_room(record, user, [reader])
-        talker = Talker(user, [room], record, 1.0)
-        listeners = [Listener(reader.on_another_connection(), record, limit) for limit in (1, 20)]
-        traffic = Traffic(record, [talker], listeners, [])
-        for listener in listeners:
-            await listener.sync(0)
-        owner = "SELECT process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms' AND slot = $1"
-        first = (await whole.fetch(owner, slot_of(room)))[0]["process"]
-        second, third = sorted({"event_persister-1", "event_persister-2", "event_persister-3"} - {first})
-        # Each one's frames may arrive long after the next one's.
-        servers.redis_proxy.weather = Weather(late=0.5, longest_s=2.0)
-        try:
-            for number, (by_way_of, to) in enumerate(((second, third), (first, second), (third, first))):
-                await talker.say(room, 2 * number)
-                for process in (by_way_of, to):
-                    done = await asyncio.to_thread(whole.fleet.skep, "move", "rooms", quote(room, safe="!"), process)
-                    assert done.returncode == 0, done
-                await talker.say(room, 2 * number + 1)
-                for listener in listeners:
-                    await listener.sync(500)
-        finally:
-            servers.redis_proxy.weather = FINE
-        for listener in listeners:
-            async with asyncio.timeout(5.0):
-                while len(listener.seen[room]) < 6:
-                    await listener.sync(1000)
-        await traffic.check()
-        writers = "SELECT count(DISTINCT writer) AS n FROM events JOIN rooms USING (room_nid) WHERE room_id = $1"
-        assert (await whole.fetch(writers, room))[0]["n"] == 3
-        done = await asyncio.to_thread(whole.fleet.skep, "rebalance")
-        assert done.returncode == 0, done
-
-    asyncio.run(test())
-    assert_fleet_rooms_agree(whole.fleet)
+    await whole.whole()
+    record = Record()
+    [user, reader] = await people(whole.fleet, "twice", 2)
+    room = await new_room(record, user, [reader])
+    talker = Talker(user, [room], record, 1.0)
+    listeners = [Listener(reader.on_another_connection(), record, limit) for limit in (1, 20)]
+    traffic = Traffic(record, [talker], listeners, [])
+    for listener in listeners:
+        await listener.sync(0)
+    owner = "SELECT process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms' AND slot = $1"
+    first = (await whole.fetch(owner, slot_of(room)))[0]["process"]
+    second, third = sorted({"event_persister-1", "event_persister-2", "event_persister-3"} - {first})
+    # Each one's frames may arrive long after the next one's.
+    servers.redis_proxy.weather = Weather(late=0.5, longest_s=2.0)
+    try:
+        for number, (by_way_of, to) in enumerate(((second, third), (first, second), (third, first))):
+            await talker.say(room, 2 * number)
+            for process in (by_way_of, to):
+                done = await asyncio.to_thread(whole.fleet.skep, "move", "rooms", quote(room, safe="!"), process)
+                assert done.returncode == 0, done
+            await talker.say(room, 2 * number + 1)
+            for listener in listeners:
+                await listener.sync(500)
+    finally:
+        servers.redis_proxy.weather = FINE
+    for listener in listeners:
+        async with asyncio.timeout(5.0):
+            while len(listener.seen[room]) < 6:
+                await listener.sync(1000)
+    await traffic.check()
+    writers = "SELECT count(DISTINCT writer) AS n FROM events JOIN rooms USING (room_nid) WHERE room_id = $1"
+    assert (await whole.fetch(writers, room))[0]["n"] == 3
+    done = await asyncio.to_thread(whole.fleet.skep, "rebalance")
+    assert done.returncode == 0, done
+    await assert_fleet_rooms_agree(whole.fleet)

@@ -33,7 +33,7 @@ async def _one_after_another(traffic: Traffic, kills: dict[str, Kill]) -> dict[s
     return {name: failures for name, failures in noticed.items() if failures}
 
 
-def test_each_type_of_process(servers: Servers, whole: WholeFleet, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_each_type_of_process(servers: Servers, whole: WholeFleet, capsys: pytest.CaptureFixture[str]) -> None:
     def with_signal(number: int, *names: str) -> Kill:
         async def kill() -> None:
             for name in names:
@@ -56,75 +56,63 @@ def test_each_type_of_process(servers: Servers, whole: WholeFleet, capsys: pytes
         "redis": redis,
         "haproxy": with_signal(signal.SIGKILL, "haproxy"),
     }  # fmt: skip
-
-    async def test() -> None:
-        traffic = await common_rooms(whole.fleet, "killed", users=4, rooms=6, pace_s=1.0)
-        before = whole.pids()
-        async with traffic.flowing():
-            noticed = await _one_after_another(traffic, kills)
-        await traffic.check()
-        with capsys.disabled():
-            longest = {name: round(traffic.record.longest(name), 2) for name in traffic.record.durations}
-            print(f"\n{len(traffic.record.sent_at)} events; longest in s {longest};"
-                  f" {len(traffic.record.failures)} failures, latest attempt"
-                  f" {max((each.attempt for each in traffic.record.failures), default=0)}")  # fmt: skip
-        assert noticed == {}
-        await whole.whole()
-        unhurt = {"event_persister-3", "supervisor"}
-        after = whole.pids()
-        assert {name for name in before if before[name] == after.get(name)} == unhurt
-
-    asyncio.run(test())
-    assert_fleet_rooms_agree(whole.fleet)
+    traffic = await common_rooms(whole.fleet, "killed", users=4, rooms=6, pace_s=1.0)
+    before = whole.pids()
+    async with traffic.flowing():
+        noticed = await _one_after_another(traffic, kills)
+    await traffic.check()
+    with capsys.disabled():
+        longest = {name: round(traffic.record.longest(name), 2) for name in traffic.record.durations}
+        print(f"\n{len(traffic.record.sent_at)} events; longest in s {longest};"
+              f" {len(traffic.record.failures)} failures, latest attempt"
+              f" {max((each.attempt for each in traffic.record.failures), default=0)}")  # fmt: skip
+    assert noticed == {}
+    await whole.whole()
+    unhurt = {"event_persister-3", "supervisor"}
+    after = whole.pids()
+    assert {name for name in before if before[name] == after.get(name)} == unhurt
+    await assert_fleet_rooms_agree(whole.fleet)
 
 
-def test_postgres_is_restarted_under_load(servers: Servers, whole: WholeFleet) -> None:
+async def test_postgres_is_restarted_under_load(servers: Servers, whole: WholeFleet) -> None:
     """Writes wait or get 503 with Retry-After; nothing acknowledged is lost, nothing stored twice."""
     answers: list[Answer] = []
+    traffic = await common_rooms(whole.fleet, "restarted", users=3, rooms=4, pace_s=1.0)
+    [prober] = await people(whole.fleet, "prober", 1)
+    room = await new_room(Record(), prober)
+    token = prober.connection._head.partition("Bearer ")[2].partition("\r\n")[0]
 
-    async def test() -> None:
-        traffic = await common_rooms(whole.fleet, "restarted", users=3, rooms=4, pace_s=1.0)
-        [prober] = await people(whole.fleet, "prober", 1)
-        room = await new_room(Record(), prober)
-        token = prober.connection._head.partition("Bearer ")[2].partition("\r\n")[0]
+    def probe(until_s: float) -> None:
+        while time.monotonic() < until_s:
+            target = f"{CLIENT}/rooms/{quote(room)}/send/m.room.message/p{len(answers)}"
+            answers.append(
+                call(whole.fleet.client_url, "PUT", target, token=token, body={"msgtype": "m.text", "body": "probe"})
+            )
 
-        def probe(until_s: float) -> None:
-            while time.monotonic() < until_s:
-                target = f"{CLIENT}/rooms/{quote(room)}/send/m.room.message/p{len(answers)}"
-                answers.append(
-                    call(
-                        whole.fleet.client_url, "PUT", target, token=token, body={"msgtype": "m.text", "body": "probe"}
-                    )
-                )
-
-        async with traffic.flowing():
-            await asyncio.sleep(1.0)
-            probing = asyncio.create_task(asyncio.to_thread(probe, time.monotonic() + 5.0))
-            await asyncio.to_thread(servers.postgres.away, 3.0, signal.SIGQUIT)
-            back_s = now()
-            await probing
-            await asyncio.sleep(max(0.0, back_s + _OUTAGE_LIMIT_S + _CALM_S - now()))
-        await traffic.check()
-        assert traffic.record.failed_again(back_s + _OUTAGE_LIMIT_S) == []
-        await whole.whole()
-
-    asyncio.run(test())
+    async with traffic.flowing():
+        await asyncio.sleep(1.0)
+        probing = asyncio.create_task(asyncio.to_thread(probe, time.monotonic() + 5.0))
+        await asyncio.to_thread(servers.postgres.away, 3.0, signal.SIGQUIT)
+        back_s = now()
+        await probing
+        await asyncio.sleep(max(0.0, back_s + _OUTAGE_LIMIT_S + _CALM_S - now()))
+    await traffic.check()
+    assert traffic.record.failed_again(back_s + _OUTAGE_LIMIT_S) == []
+    await whole.whole()
     refused = [answer for answer in answers if answer.status != 200]
     assert refused and all(answer.status == 503 and answer.header("retry-after") for answer in refused), refused
-    assert_fleet_rooms_agree(whole.fleet)
+    await assert_fleet_rooms_agree(whole.fleet)
 
 
 @pytest.mark.parametrize("seconds", [2.0, 3.5, pytest.param(10.0, marks=pytest.mark.soak)])
-def test_no_lease_changes_hands_while_postgres_is_away(servers: Servers, whole: WholeFleet, seconds: float) -> None:
+async def test_no_lease_changes_hands_while_postgres_is_away(
+    servers: Servers, whole: WholeFleet, seconds: float
+) -> None:
     """Evidence, test 7: nobody is judged for an outage, neither for one that is longer than anybody may be silent
     nor for a shorter one, to which a process's own pauses between two heartbeats add."""
-
-    async def test() -> None:
-        await whole.whole()
-        before, owners = await whole.leases(), await whole.owners()
-        await asyncio.to_thread(servers.postgres.away, seconds, signal.SIGINT)
-        await asyncio.sleep(4.5)
-        assert await whole.leases() == before
-        assert await whole.owners() == owners
-
-    asyncio.run(test())
+    await whole.whole()
+    before, owners = await whole.leases(), await whole.owners()
+    await asyncio.to_thread(servers.postgres.away, seconds, signal.SIGINT)
+    await asyncio.sleep(4.5)
+    assert await whole.leases() == before
+    assert await whole.owners() == owners

@@ -64,11 +64,11 @@ def _accepts(data: Path, pid: int) -> bool:
     return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() in ("standby", "ready")
 
 
-def test_a_promoted_standby_that_lacks_the_last_commits() -> None:
+async def test_a_promoted_standby_that_lacks_the_last_commits() -> None:
     with running_servers() as servers:
         counts = {"event_persister": 2, "synchrotron": 1, **_NONE}
         for fleet in run_fleet({**servers.settings(), "fleet": counts}):
-            asyncio.run(_fail_over(servers, WholeFleet(fleet, servers.dsn)))
+            await _fail_over(servers, WholeFleet(fleet, servers.dsn))
 
 
 def _standby_dsn(servers: Servers) -> str:
@@ -140,48 +140,39 @@ def _insert(conn: asyncpg.Connection, **ever_seen: int) -> "asyncio.Future[int]"
     )  # fmt: skip
 
 
-def test_each_joiner_lifts_above_what_he_saw(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        conn = await asyncpg.connect(postgres.dsn)
-        first = await _insert(conn)
-        assert await _insert(conn, **{LEASE: first, "events": 0}) == first + 1
-        await conn.fetchval("SELECT setval('stream_events', 50)")
-        # He met more than there is.
-        assert await _insert(conn, **{LEASE: 40, "events": 70}) == 40 + LEASES_LIFT + 1
-        assert await conn.fetchval("SELECT nextval('stream_events')") == 70 + POSITIONS_LIFT + 1
-        # He met less, or as much as there is.
-        [row] = await conn.fetch(_GREATEST)
-        assert await _insert(conn, **{LEASE: row["lease"], "events": row["events"]}) == row["lease"] + 1
-        assert await conn.fetchval("SELECT nextval('stream_events')") == row["events"] + 1
-        assert await conn.fetchval("SELECT nextval('stream_receipts')") == 1
-        await conn.close()
-
-    asyncio.run(test())
+async def test_each_joiner_lifts_above_what_he_saw(postgres: TestDatabase) -> None:
+    conn = await asyncpg.connect(postgres.dsn)
+    first = await _insert(conn)
+    assert await _insert(conn, **{LEASE: first, "events": 0}) == first + 1
+    await conn.fetchval("SELECT setval('stream_events', 50)")
+    # He met more than there is.
+    assert await _insert(conn, **{LEASE: 40, "events": 70}) == 40 + LEASES_LIFT + 1
+    assert await conn.fetchval("SELECT nextval('stream_events')") == 70 + POSITIONS_LIFT + 1
+    # He met less, or as much as there is.
+    [row] = await conn.fetch(_GREATEST)
+    assert await _insert(conn, **{LEASE: row["lease"], "events": row["events"]}) == row["lease"] + 1
+    assert await conn.fetchval("SELECT nextval('stream_events')") == row["events"] + 1
+    assert await conn.fetchval("SELECT nextval('stream_receipts')") == 1
+    await conn.close()
 
 
-def test_a_lease_of_another_timeline_is_void_and_the_next_joiner_lifts_all(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        conn = await asyncpg.connect(postgres.dsn)
-        lease = await _insert(conn)
-        assert (await beat(conn, lease, ready=True, draining=False, positions={})).alive
-        await conn.execute("UPDATE leases SET timeline = 'FFFFFFFF'")
-        assert not (await beat(conn, lease, ready=True, draining=False, positions={})).alive
-        await conn.execute("UPDATE counters SET value = 4294967295 WHERE name = 'timeline'")
-        assert await _insert(conn) == lease + LEASES_LIFT + 1
-        for stream in ("events", "receipts", "account_data", "sessions"):
-            assert await conn.fetchval(f"SELECT nextval('stream_{stream}')") > POSITIONS_LIFT
-        assert await _insert(conn) == lease + LEASES_LIFT + 2
-        await conn.close()
-
-    asyncio.run(test())
+async def test_a_lease_of_another_timeline_is_void_and_the_next_joiner_lifts_all(postgres: TestDatabase) -> None:
+    conn = await asyncpg.connect(postgres.dsn)
+    lease = await _insert(conn)
+    assert (await beat(conn, lease, ready=True, draining=False, positions={})).alive
+    await conn.execute("UPDATE leases SET timeline = 'FFFFFFFF'")
+    assert not (await beat(conn, lease, ready=True, draining=False, positions={})).alive
+    await conn.execute("UPDATE counters SET value = 4294967295 WHERE name = 'timeline'")
+    assert await _insert(conn) == lease + LEASES_LIFT + 1
+    for stream in ("events", "receipts", "account_data", "sessions"):
+        assert await conn.fetchval(f"SELECT nextval('stream_{stream}')") > POSITIONS_LIFT
+    assert await _insert(conn) == lease + LEASES_LIFT + 2
+    await conn.close()
 
 
-def test_nobody_joins_where_commits_do_not_wait(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        conn = await asyncpg.connect(postgres.dsn, server_settings={"synchronous_commit": "off"})
-        with pytest.raises(UnsafeCommits):
-            await _insert(conn)
-        assert await conn.fetchval("SELECT count(*) FROM leases") == 0
-        await conn.close()
-
-    asyncio.run(test())
+async def test_nobody_joins_where_commits_do_not_wait(postgres: TestDatabase) -> None:
+    conn = await asyncpg.connect(postgres.dsn, server_settings={"synchronous_commit": "off"})
+    with pytest.raises(UnsafeCommits):
+        await _insert(conn)
+    assert await conn.fetchval("SELECT count(*) FROM leases") == 0
+    await conn.close()

@@ -60,45 +60,41 @@ async def _settled(whole: WholeFleet, persisters: int) -> float:
 @pytest.mark.parametrize(
     "load", [Load(20, 200, 60.0), pytest.param(Load(100, 2000, 200.0), marks=pytest.mark.soak)], ids=["short", "full"]
 )
-def test_two_to_four_to_three_persisters_and_one_killed(
+async def test_two_to_four_to_three_persisters_and_one_killed(
     start_fleet: StartFleet, load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet = start_fleet(fleet={"event_persister": 2, "synchrotron": 2, **_NONE})
     whole = WholeFleet(fleet, database_dsn(load_config(fleet.config).database))
-
-    async def test() -> None:
-        await whole.whole()
-        traffic = await _traffic(whole, load)
-        pids = whole.pids()
-        took = {}
-        async with traffic.flowing():
-            await asyncio.sleep(2.0)
-            began_s = now()
-            added = [fleet.add_worker("event_persister") for _ in range(2)]
-            took["2 -> 4"] = await _settled(whole, 4)
-            added[0].send_signal(signal.SIGTERM)
-            took["4 -> 3"] = await _settled(whole, 3)
-            assert await asyncio.to_thread(added[0].wait, 10) == 0
-            await asyncio.sleep(1.0)
-            moved_s = now()
-            added[1].kill()
-            killed_s = now()
-            await asyncio.sleep(_TAKEOVER_LIMIT_S + 2.0)
-        await traffic.check()
-        sends = traffic.record.durations["send"]
-        planned = [seconds for at_s, seconds in sends if began_s <= at_s and at_s + seconds < moved_s]
-        takeover_s = traffic.record.longest("send", began_s)
-        delivery_ms = 1000 * p99(traffic.delays(began_s, moved_s - 1))
-        with capsys.disabled():
-            print(f"\n{len(sends)} events, {load.rate:.0f}/s asked for, over {load.rooms} rooms; settled after {took};"
-                  f" sends in planned moves p50 {1000 * sorted(planned)[len(planned) // 2]:.0f} ms,"
-                  f" p99 {1000 * p99(planned):.0f} ms, longest {1000 * max(planned):.0f} ms; at the kill longest"
-                  f" {takeover_s:.2f} s; delivery p99 in planned moves {delivery_ms:.0f} ms")  # fmt: skip
-        assert [each for each in traffic.record.failures if each.at_s < moved_s] == []
-        assert p99(planned) < _SEND_LIMIT_S
-        assert traffic.record.failed_again(killed_s + _TAKEOVER_LIMIT_S) == []
-        assert takeover_s < _TAKEOVER_LIMIT_S
-        assert whole.pids() == pids
-
-    asyncio.run(test())
-    assert_fleet_rooms_agree(fleet)
+    await whole.whole()
+    traffic = await _traffic(whole, load)
+    pids = whole.pids()
+    took = {}
+    async with traffic.flowing():
+        await asyncio.sleep(2.0)
+        began_s = now()
+        added = [fleet.add_worker("event_persister") for _ in range(2)]
+        took["2 -> 4"] = await _settled(whole, 4)
+        added[0].send_signal(signal.SIGTERM)
+        took["4 -> 3"] = await _settled(whole, 3)
+        assert await asyncio.to_thread(added[0].wait, 10) == 0
+        await asyncio.sleep(1.0)
+        moved_s = now()
+        added[1].kill()
+        killed_s = now()
+        await asyncio.sleep(_TAKEOVER_LIMIT_S + 2.0)
+    await traffic.check()
+    sends = traffic.record.durations["send"]
+    planned = [seconds for at_s, seconds in sends if began_s <= at_s and at_s + seconds < moved_s]
+    takeover_s = traffic.record.longest("send", began_s)
+    delivery_ms = 1000 * p99(traffic.delays(began_s, moved_s - 1))
+    with capsys.disabled():
+        print(f"\n{len(sends)} events, {load.rate:.0f}/s asked for, over {load.rooms} rooms; settled after {took};"
+              f" sends in planned moves p50 {1000 * sorted(planned)[len(planned) // 2]:.0f} ms,"
+              f" p99 {1000 * p99(planned):.0f} ms, longest {1000 * max(planned):.0f} ms; at the kill longest"
+              f" {takeover_s:.2f} s; delivery p99 in planned moves {delivery_ms:.0f} ms")  # fmt: skip
+    assert [each for each in traffic.record.failures if each.at_s < moved_s] == []
+    assert p99(planned) < _SEND_LIMIT_S
+    assert traffic.record.failed_again(killed_s + _TAKEOVER_LIMIT_S) == []
+    assert takeover_s < _TAKEOVER_LIMIT_S
+    assert whole.pids() == pids
+    await assert_fleet_rooms_agree(fleet)

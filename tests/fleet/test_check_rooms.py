@@ -4,7 +4,8 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from tests.fix_servers import TestDatabase
 from tests.fleet.people import Person, register
 from tests.graph_rooms import SERVER, GraphRoom, forked_room
 from tests.room_checks import assert_rooms_agree, room_faults
-from tests.storage.test_events import OneConnection, with_writer
+from tests.storage.test_events import writing
 
 
 def _check(fleet: RunningFleet, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -82,12 +83,11 @@ def test_a_room_that_is_not_here(fleet: RunningFleet) -> None:
     assert "There is no room !nothing:a.example" in done.stderr
 
 
-def _with_room(dsn: str, room: GraphRoom, test: Callable[[asyncpg.Connection], Awaitable[None]]) -> None:
-    async def run(writer: OneConnection) -> None:
+@asynccontextmanager
+async def _stored_room(dsn: str, room: GraphRoom) -> AsyncIterator[asyncpg.Connection]:
+    async with writing(dsn) as writer:
         await commit_events(writer.write, room.batch())
-        await test(writer.conn)
-
-    with_writer(dsn, run)
+        yield writer.conn
 
 
 #: A change by hand -> the one kind that must be found.
@@ -108,10 +108,9 @@ _CHANGES = {
 }
 
 
-def test_rows_changed_by_hand_are_found(postgres: TestDatabase) -> None:
+async def test_rows_changed_by_hand_are_found(postgres: TestDatabase) -> None:
     room, _ = forked_room("11")
-
-    async def test(conn: asyncpg.Connection) -> None:
+    async with _stored_room(postgres.dsn, room) as conn:
         assert await room_faults(postgres.dsn) == {}
         await conn.execute("SET session_replication_role = replica")  # foreign keys would forbid to put rows back
         for change, kind in _CHANGES.items():
@@ -123,15 +122,12 @@ def test_rows_changed_by_hand_are_found(postgres: TestDatabase) -> None:
             assert kinds == ([] if kind == "nothing" else [kind]), (change, found)
             await conn.execute(f"DELETE FROM {table}; INSERT INTO {table} TABLE saved; DROP TABLE saved")
         assert await room_faults(postgres.dsn) == {}
-
-    _with_room(postgres.dsn, room, test)
-    assert_rooms_agree(postgres.dsn)
+    await assert_rooms_agree(postgres.dsn)
 
 
-def test_a_room_that_is_too_big_is_left_alone(postgres: TestDatabase) -> None:
+async def test_a_room_that_is_too_big_is_left_alone(postgres: TestDatabase) -> None:
     room, _ = forked_room("10")
-
-    async def test(conn: asyncpg.Connection) -> None:
+    async with _stored_room(postgres.dsn, room) as conn:
         database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)
         room_id = room.create.room_id
         [finding] = await check_room(database, room_id, server_name=SERVER, max_events=10)
@@ -142,5 +138,3 @@ def test_a_room_that_is_too_big_is_left_alone(postgres: TestDatabase) -> None:
         [finding] = await check_room(database, room_id, server_name=SERVER)
         assert finding.kind == "room_row"
         await database.close()
-
-    _with_room(postgres.dsn, room, test)

@@ -33,14 +33,14 @@ _STARTS_AT_ONCE = 4
 _JOIN_LIMIT_S = 5.0
 
 
-def test_every_client_sees_what_was_sent(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
-    asyncio.run(_converse(fleet, js_clients, tmp_path, USUAL, "talk"))
-    assert_fleet_rooms_agree(fleet)
+async def test_every_client_sees_what_was_sent(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    await _converse(fleet, js_clients, tmp_path, USUAL, "talk")
+    await assert_fleet_rooms_agree(fleet)
 
 
 @pytest.mark.soak
-def test_every_client_sees_what_was_sent_in_long(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
-    asyncio.run(_converse(fleet, js_clients, tmp_path, SOAK, "long"))
+async def test_every_client_sees_what_was_sent_in_long(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    await _converse(fleet, js_clients, tmp_path, SOAK, "long")
 
 
 async def _converse(fleet: RunningFleet, js_clients: Path, tmp_path: Path, scale: Scale, prefix: str) -> None:
@@ -54,9 +54,9 @@ async def _converse(fleet: RunningFleet, js_clients: Path, tmp_path: Path, scale
         _check_everyone_took_part(fleet)
 
 
-def test_a_synchrotron_joins_and_leaves_meanwhile(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+async def test_a_synchrotron_joins_and_leaves_meanwhile(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
     """No file is edited; haproxy uses the new one within 5 s, and no client notices its coming or going."""
-    asyncio.run(_converse_while_one_joins(fleet, js_clients, tmp_path))
+    await _converse_while_one_joins(fleet, js_clients, tmp_path)
 
 
 async def _converse_while_one_joins(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:

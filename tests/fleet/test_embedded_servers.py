@@ -1,6 +1,5 @@
 """PostgreSQL and Redis from wheels start, hold what they are given, and go; in awkward directories too."""
 
-import asyncio
 import importlib.util
 import os
 import shutil
@@ -32,9 +31,9 @@ async def one_value(dsn: str, sql: str) -> object:
         await connection.close()
 
 
-def test_each_test_has_a_migrated_database_of_its_own(postgres: TestDatabase) -> None:
-    assert asyncio.run(one_value(postgres.dsn, "SELECT max(number) FROM schema_migrations"))
-    assert asyncio.run(one_value(postgres.dsn, "SELECT current_database()")) == postgres.section.name
+async def test_each_test_has_a_migrated_database_of_its_own(postgres: TestDatabase) -> None:
+    assert await one_value(postgres.dsn, "SELECT max(number) FROM schema_migrations")
+    assert await one_value(postgres.dsn, "SELECT current_database()") == postgres.section.name
 
 
 def test_redis_wants_its_password(redis: Redis) -> None:
@@ -60,18 +59,18 @@ def awkward_directory(tmp_path: Path) -> Iterator[Path]:
             shutil.rmtree(directory.resolve())
 
 
-def test_postgres_in_an_awkward_directory_keeps_its_data(awkward_directory: Path) -> None:
+async def test_postgres_in_an_awkward_directory_keeps_its_data(awkward_directory: Path) -> None:
     data = DataDirectory(awkward_directory)
     program, section = prepare_postgres(data.path, data.socket_directory(), FAST)
     with running(program, data.log_of("postgres")):
-        asyncio.run(one_value(database_dsn(section), "CREATE TABLE kept AS SELECT 7 AS value"))
+        await one_value(database_dsn(section), "CREATE TABLE kept AS SELECT 7 AS value")
     program, section = prepare_postgres(data.path, data.socket_directory(), FAST)
     with running(program, data.log_of("postgres")):
-        assert asyncio.run(one_value(database_dsn(section), "SELECT value FROM kept")) == 7
+        assert await one_value(database_dsn(section), "SELECT value FROM kept") == 7
     assert (data.path / "postgres").is_symlink() == (os.geteuid() == 0)
 
 
-def test_a_cluster_left_half_made_is_made_again(server_directory: Path) -> None:
+async def test_a_cluster_left_half_made_is_made_again(server_directory: Path) -> None:
     data = server_directory / "half"
     data.mkdir()
     prepare_postgres(data, data, FAST)
@@ -79,7 +78,7 @@ def test_a_cluster_left_half_made_is_made_again(server_directory: Path) -> None:
     (data / "postgres" / "global" / "pg_control").unlink()
     program, section = prepare_postgres(data, data, FAST)
     with running(program, data / "log"):
-        assert asyncio.run(one_value(database_dsn(section), "SELECT current_database()")) == "skep"
+        assert await one_value(database_dsn(section), "SELECT current_database()") == "skep"
 
 
 def test_strangers_files_are_never_deleted(server_directory: Path) -> None:

@@ -50,41 +50,37 @@ async def _start(person: JsClient, sliding: bool) -> None:
 
 
 @pytest.mark.parametrize("sliding", [False, True])
-def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: Path, sliding: bool) -> None:
+async def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: Path, sliding: bool) -> None:
     """Two people, one with two devices; one device comes later, one goes; nobody reads what is not for him."""
-
-    async def scenario() -> None:
-        async with AsyncExitStack() as stack:
-            node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
-            names = (f"secret-{name}-{sliding:d}" for name in ("alice", "bob"))
-            alice, bob = (JsClient(node, fleet.client_url, name) for name in names)
-            for person in (alice, bob):
-                await person.register(PASSWORD)
-                await _start(person, sliding)
-                stack.push_async_callback(person.stop)
-            room = await alice.create_room({**_ENCRYPTED})
-            await _invite(room, alice, bob)
-            await _say(alice, room, "to one device", [bob])
-            await _say(bob, room, "and back", [alice])
-            second = JsClient(node, fleet.client_url, bob.username, label=f"{bob.username}-2")
-            await second.login(PASSWORD)
-            await _start(second, sliding)
-            stack.push_async_callback(second.stop)
-            # Alice hears of the new device before she speaks: /sync told her.
-            await alice.wait_device(bob.user_id, await second.device_id(), True, _WAIT_S)
-            await _say(alice, room, "to both devices", [bob, second])
-            await _say(second, room, "from the new one", [alice, bob])
-            gone = await second.device_id()
-            await second.logout()
-            await alice.wait_device(bob.user_id, gone, False, _WAIT_S)
-            await _say(alice, room, "to the one that is left", [bob])
-            claims = [claim for person in (alice, bob) for claim in await person.claims()]
-            assert claims and len(set(claims)) == len(claims), "a one-time key was given twice"
-
-    asyncio.run(scenario())
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
+        names = (f"secret-{name}-{sliding:d}" for name in ("alice", "bob"))
+        alice, bob = (JsClient(node, fleet.client_url, name) for name in names)
+        for person in (alice, bob):
+            await person.register(PASSWORD)
+            await _start(person, sliding)
+            stack.push_async_callback(person.stop)
+        room = await alice.create_room({**_ENCRYPTED})
+        await _invite(room, alice, bob)
+        await _say(alice, room, "to one device", [bob])
+        await _say(bob, room, "and back", [alice])
+        second = JsClient(node, fleet.client_url, bob.username, label=f"{bob.username}-2")
+        await second.login(PASSWORD)
+        await _start(second, sliding)
+        stack.push_async_callback(second.stop)
+        # Alice hears of the new device before she speaks: /sync told her.
+        await alice.wait_device(bob.user_id, await second.device_id(), True, _WAIT_S)
+        await _say(alice, room, "to both devices", [bob, second])
+        await _say(second, room, "from the new one", [alice, bob])
+        gone = await second.device_id()
+        await second.logout()
+        await alice.wait_device(bob.user_id, gone, False, _WAIT_S)
+        await _say(alice, room, "to the one that is left", [bob])
+        claims = [claim for person in (alice, bob) for claim in await person.claims()]
+        assert claims and len(set(claims)) == len(claims), "a one-time key was given twice"
 
 
-def test_encrypted_rooms_through_kills(start_fleet: StartFleet, js_clients: Path, tmp_path: Path) -> None:
+async def test_encrypted_rooms_through_kills(start_fleet: StartFleet, js_clients: Path, tmp_path: Path) -> None:
     """Each client_api and each synchrotron is killed while new rooms, and so new sessions, are made all the time.
 
     What a client was answered is read by the others, and no one-time key is given twice.
@@ -96,35 +92,32 @@ def test_encrypted_rooms_through_kills(start_fleet: StartFleet, js_clients: Path
             await asyncio.sleep(_BETWEEN_KILLS_S)
             fleet.kill(name)
 
-    async def scenario() -> None:
-        async with AsyncExitStack() as stack:
-            node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
-            people = [JsClient(node, fleet.client_url, f"killed-{number}") for number in range(3)]
-            for person in people:
-                await person.register(PASSWORD)
-                await person.start(20, encrypted=True)
-                stack.push_async_callback(person.stop)
-            room = await people[0].create_room({**_ENCRYPTED})
-            for guest in people[1:]:
-                await _invite(room, people[0], guest)
-            kills = asyncio.create_task(kill_in_turn())
-            said: list[tuple[str, str]] = []
-            for number in itertools.count():
-                if kills.done() and number >= _LEAST_MESSAGES:
-                    break
-                # A new session each time: its key goes to every device of the others as a message.
-                sender = people[number % len(people)]
-                await sender.forget_session(room)
-                said.append((await _send_until_answered(sender, room, f"message {number}"), sender.user_id))
-                await asyncio.sleep(0.2)
-            await kills
-            for event, author in said:
-                listeners = [person for person in people if person.user_id != author]
-                await asyncio.gather(*(listener.wait_decrypted(event, _WAIT_S) for listener in listeners))
-            claims = [claim for person in people for claim in await person.claims()]
-            assert claims and len(set(claims)) == len(claims), "a one-time key was given twice"
-
-    asyncio.run(scenario())
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
+        people = [JsClient(node, fleet.client_url, f"killed-{number}") for number in range(3)]
+        for person in people:
+            await person.register(PASSWORD)
+            await person.start(20, encrypted=True)
+            stack.push_async_callback(person.stop)
+        room = await people[0].create_room({**_ENCRYPTED})
+        for guest in people[1:]:
+            await _invite(room, people[0], guest)
+        kills = asyncio.create_task(kill_in_turn())
+        said: list[tuple[str, str]] = []
+        for number in itertools.count():
+            if kills.done() and number >= _LEAST_MESSAGES:
+                break
+            # A new session each time: its key goes to every device of the others as a message.
+            sender = people[number % len(people)]
+            await sender.forget_session(room)
+            said.append((await _send_until_answered(sender, room, f"message {number}"), sender.user_id))
+            await asyncio.sleep(0.2)
+        await kills
+        for event, author in said:
+            listeners = [person for person in people if person.user_id != author]
+            await asyncio.gather(*(listener.wait_decrypted(event, _WAIT_S) for listener in listeners))
+        claims = [claim for person in people for claim in await person.claims()]
+        assert claims and len(set(claims)) == len(claims), "a one-time key was given twice"
 
 
 async def _send_until_answered(sender: JsClient, room: str, body: str) -> str:

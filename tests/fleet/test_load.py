@@ -1,6 +1,5 @@
 """The load generator tells what it promises: rates, latencies, and CPU time by process group."""
 
-import asyncio
 import json
 import os
 import random
@@ -207,11 +206,13 @@ def test_a_comparison_shows_the_least_of_each_side() -> None:
     assert line.split()[3] == "2.000"
 
 
-def test_a_sample_counts_children_and_ended_children() -> None:
+async def test_a_sample_counts_children_and_ended_children() -> None:
     """As it must for Postgres, whose work is done by processes that come and go."""
     burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     script = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint(flush=True)\ninput()"
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         status = {
@@ -219,7 +220,7 @@ def test_a_sample_counts_children_and_ended_children() -> None:
                 {"name": "p", "type": "postgres", "pid": process.pid, "host": os.uname().nodename, "address": ""}
             ]
         }
-        sample = asyncio.run(take_sample(listed_processes(status), None, last=True))
+        sample = await take_sample(listed_processes(status), None, last=True)
         process.kill()
     assert sample.cpu_s["postgres"] >= 0.3
     assert sample.cpu_s["generator"] > 0

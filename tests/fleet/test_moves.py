@@ -72,7 +72,7 @@ def numbers(fleet: RunningFleet) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) -> None:
+async def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) -> None:
     """It gets its share by itself, and hands it over when it is drained; no other process ends."""
     told = numbers(moving_fleet)
     assert told["skep_fleet_leads",] == 1
@@ -83,7 +83,7 @@ def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) -> None:
     pids = {name: each["pid"] for name, each in moving_fleet.processes().items()}
     with undisturbed_senders(moving_fleet):
         joiner = moving_fleet.add_worker("event_persister")
-        found = asyncio.run(wait_for_process(moving_fleet, lambda p: p["pid"] == joiner.pid and bool(p.get("slots"))))
+        found = await wait_for_process(moving_fleet, lambda p: p["pid"] == joiner.pid and bool(p.get("slots")))
         wait_until_even(moving_fleet)
         assert slots_of(moving_fleet, found["name"]) == SLOTS // 3
         done = moving_fleet.skep("drain", found["name"])
@@ -93,22 +93,20 @@ def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) -> None:
     assert {name: each["pid"] for name, each in moving_fleet.processes().items()} == pids
 
 
-def test_a_worker_told_to_end_hands_over_first(moving_fleet: RunningFleet) -> None:
+async def test_a_worker_told_to_end_hands_over_first(moving_fleet: RunningFleet) -> None:
     before = moving_fleet.processes()["event_persister-1"]["pid"]
     with undisturbed_senders(moving_fleet):
         moving_fleet.kill("event_persister-1", signal.SIGTERM)
-        asyncio.run(
-            wait_for_process(
-                moving_fleet,
-                lambda p: p["name"] == "event_persister-1" and p["pid"] != before and p["slots"].get("rooms", 0) > 100,
-            )
+        await wait_for_process(
+            moving_fleet,
+            lambda p: p["name"] == "event_persister-1" and p["pid"] != before and p["slots"].get("rooms", 0) > 100,
         )
     log = (moving_fleet.directory / "logs" / "event_persister-1.log").read_text()
     assert "Handed over after" in log
     assert "are still ours" not in log
 
 
-def test_a_drained_process_may_stay_and_is_given_slots_again(moving_fleet: RunningFleet) -> None:
+async def test_a_drained_process_may_stay_and_is_given_slots_again(moving_fleet: RunningFleet) -> None:
     with undisturbed_senders(moving_fleet):
         done = moving_fleet.skep("drain", "event_persister-2", "--keep-running")
         assert done.returncode == 0, done
@@ -118,7 +116,7 @@ def test_a_drained_process_may_stay_and_is_given_slots_again(moving_fleet: Runni
         assert refused.returncode == 1
         assert "skep worker event_persister" in refused.stderr
         assert moving_fleet.skep("undrain", "event_persister-2").returncode == 0
-        asyncio.run(wait_for_process(moving_fleet, lambda p: p["name"] == "event_persister-2" and bool(p.get("slots"))))
+        await wait_for_process(moving_fleet, lambda p: p["name"] == "event_persister-2" and bool(p.get("slots")))
         wait_until_even(moving_fleet)
 
 
@@ -178,23 +176,23 @@ def test_without_a_database_every_command_says_so(tmp_path: Path, capsys: pytest
         assert "does not answer" in told and "try again when it is back" in told
 
 
-def test_without_main_all_serve_and_moves_are_refused(moving_fleet: RunningFleet) -> None:
+async def test_without_main_all_serve_and_moves_are_refused(moving_fleet: RunningFleet) -> None:
     with undisturbed_senders(moving_fleet):
         moving_fleet.kill("main-1", signal.SIGSTOP)
         try:
-            time.sleep(3.5)  # longer than it takes to be given up for dead
+            await asyncio.sleep(3.5)  # longer than it takes to be given up for dead
             done = moving_fleet.skep("drain", "event_persister-1")
             assert done.returncode == 1
             assert "No main leads" in done.stderr
         finally:
             moving_fleet.kill("main-1", signal.SIGCONT)
-        asyncio.run(wait_for_process(moving_fleet, lambda p: p["type"] == "main" and p["leads"] and p["ready"]))
+        await wait_for_process(moving_fleet, lambda p: p["type"] == "main" and p["leads"] and p["ready"])
 
 
-def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving_fleet: RunningFleet) -> None:
+async def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving_fleet: RunningFleet) -> None:
     with undisturbed_senders(moving_fleet):
         moving_fleet.add_main("main-2")
-        asyncio.run(wait_for_process(moving_fleet, lambda p: p["name"] == "main-2" and p["ready"]))
+        await wait_for_process(moving_fleet, lambda p: p["name"] == "main-2" and p["ready"])
         first = leader(moving_fleet)
         assert first is not None
 
@@ -207,8 +205,8 @@ def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving_fleet
         while slots_of(moving_fleet, "event_persister-2") == SLOTS // 2:
             pass
         os.kill(first["pid"], signal.SIGSTOP)
-        second = asyncio.run(
-            wait_for_process(moving_fleet, lambda p: p["type"] == "main" and p["leads"] and p["pid"] != first["pid"])
+        second = await wait_for_process(
+            moving_fleet, lambda p: p["type"] == "main" and p["leads"] and p["pid"] != first["pid"]
         )
         drain.join()
         assert answers[0].returncode == 0, answers
@@ -216,8 +214,8 @@ def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving_fleet
 
         # It wakes up in the middle of what it was doing, learns that its lease is over, and stands by.
         os.kill(first["pid"], signal.SIGCONT)
-        again = asyncio.run(
-            wait_for_process(moving_fleet, lambda p: p["pid"] == first["pid"] and p["lease"] > second["lease"])
+        again = await wait_for_process(
+            moving_fleet, lambda p: p["pid"] == first["pid"] and p["lease"] > second["lease"]
         )
         assert not again["leads"]
         assert leader(moving_fleet) is not None

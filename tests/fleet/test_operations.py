@@ -154,9 +154,9 @@ class _Listener:
 _FILTER = quote('{"room":{"timeline":{"limit":100}}}')
 
 
-def test_a_killed_worker_comes_back_and_nothing_acknowledged_is_lost(start_fleet: StartFleet) -> None:
+async def test_a_killed_worker_comes_back_and_nothing_acknowledged_is_lost(start_fleet: StartFleet) -> None:
     fleet = start_fleet(fleet={"event_persister": 2, "synchrotron": 2})
-    asyncio.run(_kill_one_after_another(fleet))
+    await _kill_one_after_another(fleet)
 
 
 async def _kill_one_after_another(fleet: RunningFleet) -> None:
@@ -219,14 +219,14 @@ def _address(fleet: RunningFleet) -> tuple[str, int]:
     return host, int(port)
 
 
-def test_ctrl_c_ends_all_and_a_second_start_goes_on(start_fleet: StartFleet) -> None:
+async def test_ctrl_c_ends_all_and_a_second_start_goes_on(start_fleet: StartFleet) -> None:
     fleet = start_fleet(fleet={"event_persister": 1})
-    talker, first = asyncio.run(_say_something(fleet))
+    talker, first = await _say_something(fleet)
     pids = [each["pid"] for each in fleet.status()["processes"]]
     assert fleet.stop() < _STOP_LIMIT_S
     assert [pid for pid in pids if _is_alive(pid)] == []
     fleet.start_again()
-    asyncio.run(_go_on(talker, first))
+    await _go_on(talker, first)
 
 
 async def _say_something(fleet: RunningFleet) -> tuple[_Talker, str]:

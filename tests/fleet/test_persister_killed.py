@@ -4,6 +4,7 @@ Architecture page, P2 and section 9: a killed worker's slots are away for 5 s at
 nothing is doubled, and a client that tries again with its transaction id gets its answer.
 """
 
+import asyncio
 import os
 import signal
 import threading
@@ -125,7 +126,7 @@ def _give(orders: Path, order: str) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at(breakable: RunningFleet, senders: list[Sender], orders: Path, point: str) -> None:
+async def test_killed_at(breakable: RunningFleet, senders: list[Sender], orders: Path, point: str) -> None:
     pids = {name: each["pid"] for name, each in breakable.processes().items()}
 
     def changed() -> set[str]:
@@ -135,24 +136,24 @@ def test_killed_at(breakable: RunningFleet, senders: list[Sender], orders: Path,
         _give(orders, f"{point} kill")
         _wait(changed, "nobody was killed")
     assert len(changed()) == 1 and changed() < {"event_persister-1", "event_persister-2"}
-    assert not orders.exists()
+    assert not orders.exists()  # noqa: ASYNC240
     assert max(sender.longest_s for sender in senders) < 8.0  # 5 s, and what a busy machine adds
-    check_rooms_of(breakable, senders)
+    await check_rooms_of(breakable, senders)
 
 
 @pytest.mark.parametrize("point", ["before the statement", "after the statement"])
-def test_stopped_at(breakable: RunningFleet, senders: list[Sender], orders: Path, point: str) -> None:
+async def test_stopped_at(breakable: RunningFleet, senders: list[Sender], orders: Path, point: str) -> None:
     """It sleeps through the end of its lease, and wakes where it fell asleep: in the middle of a write."""
     pids = {_pid(breakable, name) for name in ("event_persister-1", "event_persister-2")}
     with talking(senders, f"stopped {point}"):
         _give(orders, f"{point} stop")
         _wait(lambda: any(_stands_still(pid) for pid in pids), "nobody was stopped")
         [asleep] = [pid for pid in pids if _stands_still(pid)]
-        time.sleep(3.0)
+        await asyncio.sleep(3.0)
         os.kill(asleep, signal.SIGCONT)
     assert {_pid(breakable, name) for name in ("event_persister-1", "event_persister-2")} == pids
     _wait(lambda: _rejoined(breakable), "it did not join anew")
-    check_rooms_of(breakable, senders)
+    await check_rooms_of(breakable, senders)
 
 
 def _stands_still(pid: int | None) -> bool:
@@ -164,7 +165,7 @@ def _rejoined(fleet: RunningFleet) -> bool:
     return len(persisters) == 2 and all(each["ready"] for each in persisters)
 
 
-def check_rooms_of(fleet: RunningFleet, senders: list[Sender]) -> None:
+async def check_rooms_of(fleet: RunningFleet, senders: list[Sender]) -> None:
     """Every acknowledged event is there once, in its sender's order, and the room is whole."""
     for sender in senders:
         events = _timeline(sender)
@@ -182,7 +183,7 @@ def check_rooms_of(fleet: RunningFleet, senders: list[Sender]) -> None:
         synced = sender.person.ask("GET", "/sync?timeout=0&filter=" + quote('{"room":{"timeline":{"limit":5}}}'))
         tail = synced["rooms"]["join"][sender.room_id]["timeline"]["events"]
         assert [event["event_id"] for event in tail] == ids[-len(tail) :]
-    assert_fleet_rooms_agree(fleet)
+    await assert_fleet_rooms_agree(fleet)
 
 
 def _timeline(sender: Sender) -> list[dict[str, Any]]:

@@ -184,9 +184,11 @@ def test_tokens_that_look_right(people: tuple[Person, Person]) -> None:
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:60])
 
 
-def test_what_is_stored_is_what_the_graphs_give(watched_fleet: RunningFleet, people: tuple[Person, Person]) -> None:
+async def test_what_is_stored_is_what_the_graphs_give(
+    watched_fleet: RunningFleet, people: tuple[Person, Person]
+) -> None:
     """After the tests above: all that was let in is as it should be, and allowed by the rules."""
-    assert_fleet_rooms_agree(watched_fleet)
+    await assert_fleet_rooms_agree(watched_fleet)
 
 
 def test_the_logs_hold_no_traceback(watched_fleet: RunningFleet, people: tuple[Person, Person]) -> None:

@@ -180,10 +180,10 @@ async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s
             await each.stop()
 
 
-def test_clients_keep_right_lists_and_timelines(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
-    asyncio.run(conversation(killable, js_clients, tmp_path / "node.log", 1.0))
+async def test_clients_keep_right_lists_and_timelines(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    await conversation(killable, js_clients, tmp_path / "node.log", 1.0)
 
 
 @pytest.mark.soak
-def test_the_same_for_longer(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
-    asyncio.run(conversation(killable, js_clients, tmp_path / "node.log", 150.0))
+async def test_the_same_for_longer(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+    await conversation(killable, js_clients, tmp_path / "node.log", 150.0)

@@ -1,6 +1,5 @@
 """Every client's timelines, state and counts equal what a simple model makes of all that happened."""
 
-import asyncio
 import itertools
 import random
 import time
@@ -120,19 +119,19 @@ def mortal_fleet() -> Iterator[RunningFleet]:
 
 @settings(_HOW, max_examples=4)
 @given(plan=plans)
-def test_clients_agree_with_the_model(village_fleet: RunningFleet, plan: Plan) -> None:
-    asyncio.run(_life(village_fleet, plan, _STEPS))
+async def test_clients_agree_with_the_model(village_fleet: RunningFleet, plan: Plan) -> None:
+    await _life(village_fleet, plan, _STEPS)
 
 
 @pytest.mark.soak
 @settings(_HOW, max_examples=40)
 @given(plan=plans)
-def test_clients_agree_with_the_model_for_longer(village_fleet: RunningFleet, plan: Plan) -> None:
-    asyncio.run(_life(village_fleet, plan, _LONG))
+async def test_clients_agree_with_the_model_for_longer(village_fleet: RunningFleet, plan: Plan) -> None:
+    await _life(village_fleet, plan, _LONG)
 
 
 @pytest.mark.soak
 @settings(_HOW, max_examples=10)
 @given(plan=plans)
-def test_clients_agree_with_the_model_while_synchrotrons_die(mortal_fleet: RunningFleet, plan: Plan) -> None:
-    asyncio.run(_life(mortal_fleet, plan, _STEPS, deadly=True))
+async def test_clients_agree_with_the_model_while_synchrotrons_die(mortal_fleet: RunningFleet, plan: Plan) -> None:
+    await _life(mortal_fleet, plan, _STEPS, deadly=True)

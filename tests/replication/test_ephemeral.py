@@ -17,7 +17,6 @@ from replication.streams.session import WriterState
 from shared.core.rows import TypingRow
 from shared.storage.fleet.leases import fence
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import World, fleet
 
 _DECODER = wire.row_decoder(TypingRow)
@@ -169,28 +168,25 @@ def test_what_a_fenced_writer_told_is_over() -> None:
     assert reader.values(3) == {}
 
 
-def test_questions_and_answers_are_bounded() -> None:
-    async def scenario() -> None:
-        told = []
+async def test_questions_and_answers_are_bounded() -> None:
+    told = []
 
-        class Teller:
-            def tell_all(self, stream: Any) -> None:
-                told.append(stream.name)
+    class Teller:
+        def tell_all(self, stream: Any) -> None:
+            told.append(stream.name)
 
-        answers = Answers(Teller(), [TYPING])
-        for _ in range(100):
-            answers.asked("typing")
-            answers.asked("events")
-        await asyncio.sleep(0.05)
-        assert told == ["typing"]
-        for _ in range(100):
-            answers.asked("typing")
-        await asyncio.sleep(0.05)
-        assert told == ["typing"]  # the second answer waits its half second
-        answers.close()
-        assert not Answers(Teller(), [])
-
-    asyncio.run(scenario())
+    answers = Answers(Teller(), [TYPING])
+    for _ in range(100):
+        answers.asked("typing")
+        answers.asked("events")
+    await asyncio.sleep(0.05)
+    assert told == ["typing"]
+    for _ in range(100):
+        answers.asked("typing")
+    await asyncio.sleep(0.05)
+    assert told == ["typing"]  # the second answer waits its half second
+    answers.close()
+    assert not Answers(Teller(), [])
 
 
 def _shown(answer: Any, room_id: str) -> list[str] | None:
@@ -210,56 +206,52 @@ async def _next(client: Any, since: str, room_id: str) -> tuple[str, list[str]]:
                 return since, users
 
 
-def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestDatabase) -> None:
+async def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestDatabase) -> None:
     """Through real followers and /sync: a lost start, a lost stop, and a writer whose lease is ended."""
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        typing: dict[str, int] = {}
+        world.announcer.keep(TYPING, lambda: [_row(world, room_id, *item) for item in typing.items()])
+        answers = Answers(world.announcer, [TYPING])
+        listener: Any = world.announcer
+        asked: list[str] = []
+        follower: Follower = world.synchrotrons[0].foundation.follower
 
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            room_id = await alice.writes.create_room()
-            typing: dict[str, int] = {}
-            world.announcer.keep(TYPING, lambda: [_row(world, room_id, *item) for item in typing.items()])
-            answers = Answers(world.announcer, [TYPING])
-            listener: Any = world.announcer
-            asked: list[str] = []
-            follower: Follower = world.synchrotrons[0].foundation.follower
+        def question(_channel: str, message: bytes) -> None:
+            asked.append(wire.decode_question(message).stream)
+            assert wire.decode_question(message).writer == listener.lease
+            answers.asked("typing")
 
-            def question(_channel: str, message: bytes) -> None:
-                asked.append(wire.decode_question(message).stream)
-                assert wire.decode_question(message).writer == listener.lease
-                answers.asked("typing")
-
-            world.bus.subscribe([wire.QUESTIONS], question, lambda: None)
-            since = (await alice.sync())["next_batch"]
-            world.bus.holding = True
-            typing["@lost:x"] = _FOREVER_MS
-            world.set_typing(room_id, "@lost:x", _FOREVER_MS)
-            world.bus.drop_held()
-            typing["@heard:x"] = _FOREVER_MS
-            world.set_typing(room_id, "@heard:x", _FOREVER_MS)
+        world.bus.subscribe([wire.QUESTIONS], question, lambda: None)
+        since = (await alice.sync())["next_batch"]
+        world.bus.holding = True
+        typing["@lost:x"] = _FOREVER_MS
+        world.set_typing(room_id, "@lost:x", _FOREVER_MS)
+        world.bus.drop_held()
+        typing["@heard:x"] = _FOREVER_MS
+        world.set_typing(room_id, "@heard:x", _FOREVER_MS)
+        since, users = await _next(alice, since, room_id)
+        if sorted(users) != ["@heard:x", "@lost:x"]:
             since, users = await _next(alice, since, room_id)
-            if sorted(users) != ["@heard:x", "@lost:x"]:
-                since, users = await _next(alice, since, room_id)
-            assert sorted(users) == ["@heard:x", "@lost:x"] and asked == ["typing"]
-            # A lost stop, and silence after it: the tick tells.
-            world.bus.holding = True
-            del typing["@lost:x"]
-            world.set_typing(room_id, "@lost:x", 0)
-            world.bus.drop_held()
-            world.announcer.tick([TYPING], lambda _: 0)
-            since, users = await _next(alice, since, room_id)
-            assert users == ["@heard:x"] and len(asked) == 2
-            # The process dies; the leader ends its lease and says that the slots changed.
-            async with world.database.connection() as conn:
-                await fence(conn, world.announcer.lease)
-            world.announcer.notice("slots")
-            since, users = await _next(alice, since, room_id)
-            assert users == []
-            world.set_typing(room_id, "@ghost:x", _FOREVER_MS)
-            assert _shown(await alice.sync(since), room_id) is None
-            assert follower.covers(TYPING, follower.vector(TYPING))
-
-    run(scenario())
+        assert sorted(users) == ["@heard:x", "@lost:x"] and asked == ["typing"]
+        # A lost stop, and silence after it: the tick tells.
+        world.bus.holding = True
+        del typing["@lost:x"]
+        world.set_typing(room_id, "@lost:x", 0)
+        world.bus.drop_held()
+        world.announcer.tick([TYPING], lambda _: 0)
+        since, users = await _next(alice, since, room_id)
+        assert users == ["@heard:x"] and len(asked) == 2
+        # The process dies; the leader ends its lease and says that the slots changed.
+        async with world.database.connection() as conn:
+            await fence(conn, world.announcer.lease)
+        world.announcer.notice("slots")
+        since, users = await _next(alice, since, room_id)
+        assert users == []
+        world.set_typing(room_id, "@ghost:x", _FOREVER_MS)
+        assert _shown(await alice.sync(since), room_id) is None
+        assert follower.covers(TYPING, follower.vector(TYPING))
 
 
 def _row(world: World, room_id: str, user_id: str, until_ms: int) -> TypingRow:

@@ -10,44 +10,40 @@ from tests.fix_servers import TestDatabase
 from tests.storage.test_events import event
 
 
-def test_nothing_is_complete_before_its_rows_can_be_announced(postgres: TestDatabase) -> None:
+async def test_nothing_is_complete_before_its_rows_can_be_announced(postgres: TestDatabase) -> None:
     """A reader that is told "complete up to 1000" takes no row below it any more: a tick at any moment is safe."""
+    connect = connector(postgres.dsn, pgbouncer=False)
+    conn = await connect()
+    lease = await insert_lease(
+        conn, process="p", type_="event_persister", host="h", pid=1, address="a:1", version="0",
+        sequences={"events": "stream_events"},
+    )  # fmt: skip
+    seen = SeenPositions()
+    writer = FencedWriter(connect, lease, seen, lambda why: None)
+    [first] = (await commit_events(writer.write, EventBatch([event(1, 1, 1)], {1: [1]}))).positions
+    seen.see("events", first)
+    lock = conn.transaction()
+    await lock.start()
+    await conn.execute("SELECT FROM forward_extremities FOR UPDATE")
 
-    async def test() -> None:
-        connect = connector(postgres.dsn, pgbouncer=False)
-        conn = await connect()
-        lease = await insert_lease(
-            conn, process="p", type_="event_persister", host="h", pid=1, address="a:1", version="0",
-            sequences={"events": "stream_events"},
-        )  # fmt: skip
-        seen = SeenPositions()
-        writer = FencedWriter(connect, lease, seen, lambda why: None)
-        [first] = (await commit_events(writer.write, EventBatch([event(1, 1, 1)], {1: [1]}))).positions
-        seen.see("events", first)
-        lock = conn.transaction()
-        await lock.start()
-        await conn.execute("SELECT FROM forward_extremities FOR UPDATE")
+    async def write_and_announce() -> int:
+        [position] = (await commit_events(writer.write, EventBatch([event(1, 2, 2)], {1: [2]}))).positions
+        seen.see("events", position)
+        return position
 
-        async def write_and_announce() -> int:
-            [position] = (await commit_events(writer.write, EventBatch([event(1, 2, 2)], {1: [2]}))).positions
-            seen.see("events", position)
-            return position
-
-        ours = asyncio.create_task(write_and_announce())
-        others = 0
-        while others < first + 2:  # until our statement has taken its position, and waits for the lock
-            await asyncio.sleep(0.02)
-            others = await conn.fetchval("SELECT last_value + 1 FROM stream_events")
-        await conn.fetchval("SELECT nextval('stream_events')")
-        seen.see("events", others)  # somebody else's row, above ours, was announced
-        assert writer.complete_up_to("events") == first
-        await lock.rollback()
-        while not ours.done():
-            assert writer.complete_up_to("events") == first, "a tick now would hide our row"
-            await asyncio.sleep(0)
-        assert first < ours.result() < others
-        assert writer.complete_up_to("events") == others
-        await writer.close()
-        await conn.close()
-
-    asyncio.run(test())
+    ours = asyncio.create_task(write_and_announce())
+    others = 0
+    while others < first + 2:  # until our statement has taken its position, and waits for the lock
+        await asyncio.sleep(0.02)
+        others = await conn.fetchval("SELECT last_value + 1 FROM stream_events")
+    await conn.fetchval("SELECT nextval('stream_events')")
+    seen.see("events", others)  # somebody else's row, above ours, was announced
+    assert writer.complete_up_to("events") == first
+    await lock.rollback()
+    while not ours.done():
+        assert writer.complete_up_to("events") == first, "a tick now would hide our row"
+        await asyncio.sleep(0)
+    assert first < ours.result() < others
+    assert writer.complete_up_to("events") == others
+    await writer.close()
+    await conn.close()

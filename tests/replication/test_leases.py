@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -36,15 +37,13 @@ async def join(conn: Connection, process: str = "client_api1") -> int:
     )  # fmt: skip
 
 
-def on_postgres(postgres: TestDatabase, test: Callable[[Connection], Awaitable[None]]) -> None:
-    async def run() -> None:
-        conn = await asyncpg.connect(postgres.dsn)
-        try:
-            await test(conn)
-        finally:
-            await conn.close()
-
-    asyncio.run(run())
+@asynccontextmanager
+async def connected(postgres: TestDatabase) -> AsyncIterator[Connection]:
+    conn = await asyncpg.connect(postgres.dsn)
+    try:
+        yield conn
+    finally:
+        await conn.close()
 
 
 def writer_of(postgres: TestDatabase, lease: int, lost: list[str]) -> FencedWriter:
@@ -52,8 +51,8 @@ def writer_of(postgres: TestDatabase, lease: int, lost: list[str]) -> FencedWrit
     return FencedWriter(connect, lease, SeenPositions(), lost.append)
 
 
-def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatabase) -> None:
-    async def test(conn: Connection) -> None:
+async def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatabase) -> None:
+    async with connected(postgres) as conn:
         lease = await join(conn)
         lost: list[str] = []
         writer = writer_of(postgres, lease, lost)
@@ -68,11 +67,9 @@ def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatabase) -
         assert final == 1
         await writer.close()
 
-    on_postgres(postgres, test)
 
-
-def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(postgres: TestDatabase) -> None:
-    async def test(conn: Connection) -> None:
+async def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(postgres: TestDatabase) -> None:
+    async with connected(postgres) as conn:
         lease = await join(conn)
         writer = writer_of(postgres, lease, [])
         under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "slow", 0.4, streams=("account_data",)))
@@ -82,11 +79,9 @@ def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(postgres
         assert await conn.fetchval("SELECT final_position FROM writers WHERE stream = 'account_data'") == 1
         await writer.close()
 
-    on_postgres(postgres, test)
 
-
-def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestDatabase) -> None:
-    async def test(conn: Connection) -> None:
+async def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestDatabase) -> None:
+    async with connected(postgres) as conn:
         lease = await join(conn)
         lost: list[str] = []
         writer = writer_of(postgres, lease, lost)
@@ -100,11 +95,9 @@ def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestDatabas
         assert lost and "unknown" in lost[0]
         assert await conn.fetchval("SELECT count(*) FROM account_data") == 0
 
-    on_postgres(postgres, test)
 
-
-def test_lease_numbers_are_never_used_again(postgres: TestDatabase) -> None:
-    async def test(conn: Connection) -> None:
+async def test_lease_numbers_are_never_used_again(postgres: TestDatabase) -> None:
+    async with connected(postgres) as conn:
         first = await join(conn)
         assert await fence_process(conn, "client_api1") == [first]
         second = await join(conn)
@@ -117,15 +110,13 @@ def test_lease_numbers_are_never_used_again(postgres: TestDatabase) -> None:
         receipts = {w.writer: (w.final, w.reached) for w in writers if w.stream == "receipts"}
         assert receipts == {first: (0, None), second: (None, 5)}
 
-    on_postgres(postgres, test)
-
 
 def test_every_stream_with_rows_has_a_final_position() -> None:
     assert set(FINAL_POSITIONS) == {s.name for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
 
 
-def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postgres: TestDatabase) -> None:
-    async def test(conn: Connection) -> None:
+async def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postgres: TestDatabase) -> None:
+    async with connected(postgres) as conn:
         lease = await join(conn)
         seen = SeenPositions()
         seen.see(ACCOUNT_DATA.name, 10)
@@ -139,10 +130,8 @@ def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postgres: T
         assert writer.complete_up_to("account_data") == 99
         await writer.close()
 
-    on_postgres(postgres, test)
 
-
-def test_a_slow_statement_is_not_taken_for_one_that_hangs(
+async def test_a_slow_statement_is_not_taken_for_one_that_hangs(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is looked at again and again, found to be carried out, and waited for."""
@@ -156,7 +145,7 @@ def test_a_slow_statement_is_not_taken_for_one_that_hangs(
 
     monkeypatch.setattr(fenced_writer, "is_writing", look)
 
-    async def test(conn: Connection) -> None:
+    async with connected(postgres) as conn:
         lease = await join(conn)
         assert not await is_writing(conn, lease)
         lost: list[str] = []
@@ -165,8 +154,6 @@ def test_a_slow_statement_is_not_taken_for_one_that_hangs(
         assert (row["fence"], lost) == (1, [])
         assert len(looks) >= 3 and all(looks)
         await writer.close()
-
-    on_postgres(postgres, test)
 
 
 def test_a_part_that_writes_without_the_fence_is_refused() -> None:

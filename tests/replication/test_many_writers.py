@@ -17,7 +17,6 @@ from shared.storage.fleet.leases import insert_lease
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA
 from shared.storage.user_data.receipts import SET_RECEIPT
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet
 
 _WRITERS = 4
@@ -99,62 +98,53 @@ def _log_out(writer: FencedWriter, number: int) -> Awaitable[object]:
 
 
 @pytest.mark.parametrize("write", [_account_data, _receipt, _log_out], ids=["account_data", "receipts", "sessions"])
-def test_user_keyed_writers_do_not_wait_for_each_other(postgres: TestDatabase, write: Write) -> None:
-    async def scenario() -> None:
-        count, waits = await _measure(postgres.dsn, write)
-        assert sum(waits.values()) == 0, (count, waits)
-
-    run(scenario())
+async def test_user_keyed_writers_do_not_wait_for_each_other(postgres: TestDatabase, write: Write) -> None:
+    count, waits = await _measure(postgres.dsn, write)
+    assert sum(waits.values()) == 0, (count, waits)
 
 
-def test_persisters_do_not_wait_for_each_other(postgres: TestDatabase) -> None:
+async def test_persisters_do_not_wait_for_each_other(postgres: TestDatabase) -> None:
     """Two persisters send into rooms of their own at the same time, through all that a send does."""
-
-    async def scenario() -> None:
-        async with fleet(postgres.dsn, persisters=2) as world:
-            users = [world.persisters[number % 2].user(f"user{number}") for number in range(8)]
-            rooms = [await user.create_room() for user in users]
-            stop = asyncio.Event()
-            sampling = asyncio.create_task(_sample(postgres.dsn, stop))
-            await asyncio.gather(*(_send(user, room_id) for user, room_id in zip(users, rooms, strict=True)))
-            stop.set()
-            samples, waits = await sampling
-            assert samples > 50 and sum(waits.values()) == 0, waits
-            writers = await world.database.fetch("SELECT DISTINCT writer FROM events")
-            assert len(writers) == 2
 
     async def _send(user: object, room_id: str) -> None:
         end = asyncio.get_running_loop().time() + _SECONDS
         while asyncio.get_running_loop().time() < end:
             assert (await user.send(room_id, "x")).status == 200  # type: ignore[attr-defined]
 
-    run(scenario())
-
-
-def test_the_sampling_sees_a_wait(postgres: TestDatabase) -> None:
-    """The same key from all writers: here they do wait, and it shows."""
-
-    async def scenario() -> None:
-        async def same_key(writer: FencedWriter, number: int) -> object:
-            return await writer.write(SET_RECEIPT, 1, "@one:x", "m.read", "", "$e", number, 0,
-                                      streams=(RECEIPTS.name,))  # fmt: skip
-
-        blocker = await asyncpg.connect(postgres.dsn)
-        writer = await _lease(postgres.dsn, 0)
-        await same_key(writer, 1)
-        transaction = blocker.transaction()
-        await transaction.start()
-        await blocker.execute("SELECT 1 FROM receipts FOR UPDATE")
+    async with fleet(postgres.dsn, persisters=2) as world:
+        users = [world.persisters[number % 2].user(f"user{number}") for number in range(8)]
+        rooms = [await user.create_room() for user in users]
         stop = asyncio.Event()
         sampling = asyncio.create_task(_sample(postgres.dsn, stop))
-        waiting = asyncio.create_task(same_key(writer, 2))
-        await asyncio.sleep(0.3)
-        await transaction.rollback()
-        await waiting
+        await asyncio.gather(*(_send(user, room_id) for user, room_id in zip(users, rooms, strict=True)))
         stop.set()
-        _, waits = await sampling
-        assert sum(waits.values()) > 5
-        await writer.close()
-        await blocker.close()
+        samples, waits = await sampling
+        assert samples > 50 and sum(waits.values()) == 0, waits
+        writers = await world.database.fetch("SELECT DISTINCT writer FROM events")
+        assert len(writers) == 2
 
-    run(scenario())
+
+async def test_the_sampling_sees_a_wait(postgres: TestDatabase) -> None:
+    """The same key from all writers: here they do wait, and it shows."""
+
+    async def same_key(writer: FencedWriter, number: int) -> object:
+        return await writer.write(SET_RECEIPT, 1, "@one:x", "m.read", "", "$e", number, 0,
+                                  streams=(RECEIPTS.name,))  # fmt: skip
+
+    blocker = await asyncpg.connect(postgres.dsn)
+    writer = await _lease(postgres.dsn, 0)
+    await same_key(writer, 1)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT 1 FROM receipts FOR UPDATE")
+    stop = asyncio.Event()
+    sampling = asyncio.create_task(_sample(postgres.dsn, stop))
+    waiting = asyncio.create_task(same_key(writer, 2))
+    await asyncio.sleep(0.3)
+    await transaction.rollback()
+    await waiting
+    stop.set()
+    _, waits = await sampling
+    assert sum(waits.values()) > 5
+    await writer.close()
+    await blocker.close()

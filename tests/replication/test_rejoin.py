@@ -111,7 +111,7 @@ def test_connections_that_hang(
     assert time.monotonic() - began < _SERVES_AGAIN_S
     assert [text for _, text in texts_of(alice, room_id)] == ["before", "after"]
     assert {name: each["pid"] for name, each in cuttable.processes().items()} == pids
-    assert_rooms_agree(postgres_module.dsn)
+    asyncio.run(assert_rooms_agree(postgres_module.dsn))
 
 
 @pytest.mark.parametrize("when", ["held", "unheard", "before", "after", "late"])
@@ -169,7 +169,7 @@ def test_a_statement_without_an_answer(
     assert cuttable.processes()["event_persister-1"] == worker
     assert leases_of(postgres_module)["event_persister-1"] > lease
     metrics = call(f"http://{worker['address']}", "GET", "/metrics").body
-    assert_rooms_agree(postgres_module.dsn)
+    asyncio.run(assert_rooms_agree(postgres_module.dsn))
     assert any(line.startswith(b"skep_rejoins_total") and not line.endswith(b" 0.0") for line in metrics.splitlines())
 
 
@@ -225,26 +225,24 @@ def test_processes_that_stood_still_join_anew(
     eventually(lambda: call(cuttable.federation_url, "GET", "/_matrix/federation/v1/version").status == 200)
 
 
-def test_a_connection_whose_packets_get_lost_breaks_soon(proxy: PostgresProxy, postgres_module: TestDatabase) -> None:
+async def test_a_connection_whose_packets_get_lost_breaks_soon(
+    proxy: PostgresProxy, postgres_module: TestDatabase
+) -> None:
     """The system does that, where it is told to; both ends are."""
-
-    async def test() -> None:
-        section = postgres_module.section
-        dsn = f"postgresql://{section.user}@127.0.0.1:{proxy.port}/{section.name}?sslmode=disable"
-        conn = await connector(dsn, pgbouncer=False, settings=SESSION_LIMITS)()
-        try:
-            own = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]
-            assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
-            idle_s = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-            between_s = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
-            assert idle_s + between_s * own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) <= 4
-            shown = await conn.fetch("SELECT name, setting FROM pg_settings WHERE source = 'client'")
-            assert {"tcp_user_timeout", "tcp_keepalives_idle"} <= {row["name"] for row in shown}
-        finally:
-            await conn.close()
-
-    asyncio.run(test())
+    section = postgres_module.section
+    dsn = f"postgresql://{section.user}@127.0.0.1:{proxy.port}/{section.name}?sslmode=disable"
+    conn = await connector(dsn, pgbouncer=False, settings=SESSION_LIMITS)()
+    try:
+        own = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+        assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
+        idle_s = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        between_s = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+        assert idle_s + between_s * own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) <= 4
+        shown = await conn.fetch("SELECT name, setting FROM pg_settings WHERE source = 'client'")
+        assert {"tcp_user_timeout", "tcp_keepalives_idle"} <= {row["name"] for row in shown}
+    finally:
+        await conn.close()
 
 
 def request_to(method: str, target: str, token: str, body: bytes = b"") -> bytes:
@@ -266,31 +264,28 @@ def answer_of(connection: socket.socket) -> Answer:
         return Answer(response.status, headers, response.read())
 
 
-def test_who_loses_his_lease_again_and_again_ends() -> None:
-    async def test() -> None:
-        delays: list[float] = []
-        lives: list[int] = []
+async def test_who_loses_his_lease_again_and_again_ends() -> None:
+    delays: list[float] = []
+    lives: list[int] = []
 
-        async def wait(delay: float) -> None:
-            delays.append(delay)
+    async def wait(delay: float) -> None:
+        delays.append(delay)
 
-        async def live(rejoins: int) -> Ended:
-            lives.append(rejoins)
-            if len(lives) == 3:
-                return Ended(fenced=True, served_s=100.0)  # a success: counted from the beginning again
-            if rejoins % 2:
-                raise OSError("the database is away")
-            return Ended(fenced=True, served_s=1.0)
+    async def live(rejoins: int) -> Ended:
+        lives.append(rejoins)
+        if len(lives) == 3:
+            return Ended(fenced=True, served_s=100.0)  # a success: counted from the beginning again
+        if rejoins % 2:
+            raise OSError("the database is away")
+        return Ended(fenced=True, served_s=1.0)
 
-        assert await keep_living(live, asyncio.Event(), wait) == 1
-        assert lives == list(range(3 + MAX_FAILURES))
-        assert delays[0] == 0 and delays[2] == 0
-        assert delays[-1] > 3 and 20 < sum(delays) < 60
-
-    asyncio.run(test())
+    assert await keep_living(live, asyncio.Event(), wait) == 1
+    assert lives == list(range(3 + MAX_FAILURES))
+    assert delays[0] == 0 and delays[2] == 0
+    assert delays[-1] > 3 and 20 < sum(delays) < 60
 
 
-def test_the_first_life_must_begin() -> None:
+async def test_the_first_life_must_begin() -> None:
     async def live(rejoins: int) -> Ended:
         raise OSError("no database")
 
@@ -298,24 +293,21 @@ def test_the_first_life_must_begin() -> None:
         raise AssertionError("nothing to wait for")
 
     with pytest.raises(OSError, match="no database"):
-        asyncio.run(keep_living(live, asyncio.Event(), wait))
+        await keep_living(live, asyncio.Event(), wait)
 
 
 @pytest.mark.parametrize(("fenced", "code"), [(False, 0), (True, 1)])
-def test_an_order_to_end_ends_it(fenced: bool, code: int) -> None:
-    async def test() -> None:
-        stop = asyncio.Event()
+async def test_an_order_to_end_ends_it(fenced: bool, code: int) -> None:
+    stop = asyncio.Event()
 
-        async def live(rejoins: int) -> Ended:
-            stop.set()
-            return Ended(fenced, 1.0)
+    async def live(rejoins: int) -> Ended:
+        stop.set()
+        return Ended(fenced, 1.0)
 
-        async def wait(delay: float) -> None:
-            raise AssertionError("it goes on")
+    async def wait(delay: float) -> None:
+        raise AssertionError("it goes on")
 
-        assert await keep_living(live, stop, wait) == code
-
-    asyncio.run(test())
+    assert await keep_living(live, stop, wait) == code
 
 
 def test_delays_grow_to_a_limit() -> None:
@@ -324,51 +316,47 @@ def test_delays_grow_to_a_limit() -> None:
     assert delay_s(5) > delay_s(2)
 
 
-def test_the_gate() -> None:
+async def test_the_gate() -> None:
     """Answers of a memory that is void do not get out, whenever it became so."""
+    gate, let_go = Gate(), asyncio.Event()
+    good = True
 
-    async def test() -> None:
-        gate, let_go = Gate(), asyncio.Event()
-        good = True
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["raw_path"] == b"/slow":
+            await let_go.wait()
+        await send_response(send, Response(b"{}"))
 
-        async def application(scope: Any, receive: Any, send: Any) -> None:
-            if scope["raw_path"] == b"/slow":
-                await let_go.wait()
-            await send_response(send, Response(b"{}"))
+    async def ask(path: bytes) -> tuple[int, bool]:
+        sent: list[Any] = []
 
-        async def ask(path: bytes) -> tuple[int, bool]:
-            sent: list[Any] = []
+        async def send(message: Any) -> None:
+            sent.append(message)
 
-            async def send(message: Any) -> None:
-                sent.append(message)
+        await gate({"type": "http", "raw_path": path, "method": "GET"}, None, send)  # type: ignore[arg-type]
+        assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+        return sent[0]["status"], b"retry-after" in dict(sent[0]["headers"])
 
-            await gate({"type": "http", "raw_path": path, "method": "GET"}, None, send)  # type: ignore[arg-type]
-            assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
-            return sent[0]["status"], b"retry-after" in dict(sent[0]["headers"])
-
-        assert await ask(b"/x") == (503, True)
-        assert (await ask(b"/health/live"))[0] == 200
-        assert (await ask(b"/health/ready"))[0] == 503
-        gate.open(application, lambda: good)
-        assert await ask(b"/x") == (200, False)
-        slow = asyncio.create_task(ask(b"/slow"))
-        await asyncio.sleep(0)
-        good = False
-        assert await ask(b"/x") == (503, True)
-        assert (await ask(b"/metrics"))[0] == 200
-        let_go.set()
-        assert await slow == (503, True)
-        good = True
-        let_go.clear()
-        slow = asyncio.create_task(ask(b"/slow"))
-        await asyncio.sleep(0)
-        gate.close()
-        assert await slow == (503, True)
-        gate.open(application, lambda: True)
-        gone = asyncio.create_task(ask(b"/slow"))
-        await asyncio.sleep(0)
-        gone.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await gone
-
-    asyncio.run(test())
+    assert await ask(b"/x") == (503, True)
+    assert (await ask(b"/health/live"))[0] == 200
+    assert (await ask(b"/health/ready"))[0] == 503
+    gate.open(application, lambda: good)
+    assert await ask(b"/x") == (200, False)
+    slow = asyncio.create_task(ask(b"/slow"))
+    await asyncio.sleep(0)
+    good = False
+    assert await ask(b"/x") == (503, True)
+    assert (await ask(b"/metrics"))[0] == 200
+    let_go.set()
+    assert await slow == (503, True)
+    good = True
+    let_go.clear()
+    slow = asyncio.create_task(ask(b"/slow"))
+    await asyncio.sleep(0)
+    gate.close()
+    assert await slow == (503, True)
+    gate.open(application, lambda: True)
+    gone = asyncio.create_task(ask(b"/slow"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone

@@ -1,6 +1,5 @@
 """A stream that lacks any of its parts keeps every process from starting."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -72,17 +71,12 @@ def test_final_positions_are_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None
         check_registry()
 
 
-def test_catch_up_queries_give_the_fields_of_the_rows(postgres: TestDatabase) -> None:
-    async def columns(query: str) -> set[str]:
-        conn = await asyncpg.connect(postgres.dsn)
-        try:
-            return {each.name for each in (await conn.prepare(query)).get_attributes()}
-        finally:
-            await conn.close()
-
+async def test_catch_up_queries_give_the_fields_of_the_rows(postgres: TestDatabase) -> None:
+    conn = await asyncpg.connect(postgres.dsn)
     for stream in STREAMS.values():
         if stream.kind is not Kind.EPHEMERAL:
             fields = msgspec.structs.fields(stream.row)
-            found = asyncio.run(columns(stream.catch_up))
+            found = {each.name for each in (await conn.prepare(stream.catch_up)).get_attributes()}
             assert {field.name for field in fields if field.required} <= found, stream.name
             assert found <= {field.name for field in fields}, stream.name
+    await conn.close()

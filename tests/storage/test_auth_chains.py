@@ -1,6 +1,5 @@
 """Auth chains in pages, on a real PostgreSQL."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -14,49 +13,46 @@ from tests.workers.event_persister.stored_rooms import store_room
 Page = Callable[..., Awaitable[list[ChainEvent]]]
 
 
-def test_pages_of_chains(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        room = MadeUpRoom(get_room_version("11"), members=5, changes=4, fights=3)
-        ids = list(room.events)
-        newest, gone, refused, erased = ids[-1], ids[-2], ids[5], ids[6]
-        await store_room(
-            postgres.dsn,
-            room,
-            1,
-            missing=frozenset({gone}),
-            rejected=frozenset({refused}),
-            redacted=frozenset({erased}),
-        )
-        conn = await asyncpg.connect(postgres.dsn)
+async def test_pages_of_chains(postgres: TestDatabase) -> None:
+    room = MadeUpRoom(get_room_version("11"), members=5, changes=4, fights=3)
+    ids = list(room.events)
+    newest, gone, refused, erased = ids[-1], ids[-2], ids[5], ids[6]
+    await store_room(
+        postgres.dsn,
+        room,
+        1,
+        missing=frozenset({gone}),
+        rejected=frozenset({refused}),
+        redacted=frozenset({erased}),
+    )
+    conn = await asyncpg.connect(postgres.dsn)
 
-        async def page(*event_ids: str, events: int = 1000, size: int = 1 << 20, nid: int = 1) -> list[ChainEvent]:
-            return await get_auth_chain_page(conn, nid, event_ids, max_events=events, max_bytes=size)
+    async def page(*event_ids: str, events: int = 1000, size: int = 1 << 20, nid: int = 1) -> list[ChainEvent]:
+        return await get_auth_chain_page(conn, nid, event_ids, max_events=events, max_bytes=size)
 
-        chain = {newest}
-        for event_id in reversed(ids):
-            if event_id in chain:
-                chain |= set(room.events[event_id].auth_event_ids)
-        whole = await page(newest)
-        assert {row.event_id for row in whole} == chain - {gone}
-        assert all(row.json for row in whole)
+    chain = {newest}
+    for event_id in reversed(ids):
+        if event_id in chain:
+            chain |= set(room.events[event_id].auth_event_ids)
+    whole = await page(newest)
+    assert {row.event_id for row in whole} == chain - {gone}
+    assert all(row.json for row in whole)
 
-        flags = {row.event_id: (row.rejected, row.redacted) for row in await page(*ids)}
-        assert {event_id for event_id, flag in flags.items() if flag == (True, False)} == {refused}
-        assert {event_id for event_id, flag in flags.items() if flag == (False, True)} == {erased}
-        assert set(ids) - set(flags) == {gone}
+    flags = {row.event_id: (row.rejected, row.redacted) for row in await page(*ids)}
+    assert {event_id for event_id, flag in flags.items() if flag == (True, False)} == {refused}
+    assert {event_id for event_id, flag in flags.items() if flag == (False, True)} == {erased}
+    assert set(ids) - set(flags) == {gone}
 
-        assert await page(gone, "$unknown", "$\x00") == []
-        assert await page(newest, nid=2) == []
-        assert await page() == []
-        # What was asked for comes before the chains, and what doesn't fit has no JSON.
-        asked = ids[-10:-5]
-        assert {row.event_id for row in await page(*asked, events=1)} == set(asked)
-        near = await page(ids[-4], events=3)
-        assert {row.event_id for row in near} <= {ids[-4], *room.events[ids[-4]].auth_event_ids}
-        assert len(near) == 3
-        small = await page(gone, *asked, size=1)
-        assert [row.event_id for row in small if row.json is not None] == [asked[0]]
-        assert {row.event_id for row in small} >= set(asked)
-        await conn.close()
-
-    asyncio.run(test())
+    assert await page(gone, "$unknown", "$\x00") == []
+    assert await page(newest, nid=2) == []
+    assert await page() == []
+    # What was asked for comes before the chains, and what doesn't fit has no JSON.
+    asked = ids[-10:-5]
+    assert {row.event_id for row in await page(*asked, events=1)} == set(asked)
+    near = await page(ids[-4], events=3)
+    assert {row.event_id for row in near} <= {ids[-4], *room.events[ids[-4]].auth_event_ids}
+    assert len(near) == 3
+    small = await page(gone, *asked, size=1)
+    assert [row.event_id for row in small if row.json is not None] == [asked[0]]
+    assert {row.event_id for row in small} >= set(asked)
+    await conn.close()

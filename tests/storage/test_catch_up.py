@@ -3,13 +3,13 @@
 from shared.storage.events.batch import ChangeToStore, EventBatch, MembershipToStore, commit_events
 from shared.storage.streams.catch_up import EVENTS, pages
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import OneConnection, event, with_writer
+from tests.storage.test_events import event, writing
 
 ODD = "a\x00b\x1a0\x1a1"
 
 
-def test_odd_text_comes_back_as_it_was(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_odd_text_comes_back_as_it_was(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         batch = EventBatch(
             events=[
                 event(1, 10, 1, ODD, state_key=ODD, sender=f"@{ODD}:b"),
@@ -28,5 +28,3 @@ def test_odd_text_comes_back_as_it_was(postgres: TestDatabase) -> None:
             [[first, second]] = [page async for page in pages(writer.conn, EVENTS, 0, 10)]
         assert (first["type"], first["state_key"], first["sender"]) == (ODD, ODD, f"@{ODD}:b")
         assert second["members"] == ((f"@{ODD}:c", "join", 10, f"@{ODD}:d"),)
-
-    with_writer(postgres.dsn, test)

@@ -1,7 +1,8 @@
 """Claiming one-time keys while others hold them, on a real PostgreSQL. Protocol notes, B6."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -9,7 +10,7 @@ import asyncpg
 from shared.storage.encryption.device_keys import CLAIM_KEYS, UPLOAD_KEYS, get_key_counts
 from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import OneConnection, with_writer
+from tests.storage.test_events import OneConnection, writing
 
 ALICE, DEVICE = "@alice:x", "D"
 
@@ -28,16 +29,15 @@ async def _claim(writer: OneConnection, *devices: str) -> list[bytes]:
     return list(row["jsons"] or ())
 
 
-def _with_device(dsn: str, test: Callable[[OneConnection], Awaitable[None]]) -> None:
-    async def run(writer: OneConnection) -> None:
+@asynccontextmanager
+async def _stored_device(dsn: str) -> AsyncIterator[OneConnection]:
+    async with writing(dsn) as writer:
         await writer.conn.execute("INSERT INTO devices (user_id, device_id, created_ms) VALUES ($1, 'D', 1)", ALICE)
-        await test(writer)
-
-    with_writer(dsn, run)
+        yield writer
 
 
-def test_a_key_that_somebody_holds_is_passed_over(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_a_key_that_somebody_holds_is_passed_over(postgres: TestDatabase) -> None:
+    async with _stored_device(postgres.dsn) as writer:
         await _upload(writer, "2")
         await _upload(writer, "1", fallback="f")
         other = await asyncpg.connect(postgres.dsn)
@@ -56,28 +56,21 @@ def test_a_key_that_somebody_holds_is_passed_over(postgres: TestDatabase) -> Non
         assert await writer.conn.fetchval("SELECT count(*) FROM one_time_keys WHERE json IS NULL AND hash = 'h'") == 2
         await other.close()
 
-    _with_device(postgres.dsn, test)
 
-
-def test_keys_go_in_the_order_of_their_uploads(postgres: TestDatabase) -> None:
+async def test_keys_go_in_the_order_of_their_uploads(postgres: TestDatabase) -> None:
     """Names, and places in the table, say the opposite."""
-
-    async def test(writer: OneConnection) -> None:
+    async with _stored_device(postgres.dsn) as writer:
         for key_id in ("3", "2", "1"):
             await _upload(writer, key_id)
         await writer.conn.execute("UPDATE one_time_keys SET hash = 'h' WHERE key_id = '3'")  # now last in the table
         await writer.conn.execute("SET enable_indexscan = off; SET enable_bitmapscan = off")
         assert [await _claim(writer, DEVICE) for _ in range(4)] == [[b"3"], [b"2"], [b"1"], []]
 
-    _with_device(postgres.dsn, test)
 
-
-def test_nothing_is_uploaded_for_a_device_that_has_gone(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_nothing_is_uploaded_for_a_device_that_has_gone(postgres: TestDatabase) -> None:
+    async with _stored_device(postgres.dsn) as writer:
         await writer.conn.execute("DELETE FROM devices")
         row = await _upload(writer, "1", fallback="f")
         assert row["devices"] == 0
         for table in ("one_time_keys", "fallback_keys", "one_time_key_changes"):
             assert await writer.conn.fetchval(f"SELECT count(*) FROM {table}") == 0
-
-    _with_device(postgres.dsn, test)

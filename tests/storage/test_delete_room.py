@@ -1,7 +1,8 @@
 """Deleting a room on a real PostgreSQL: at once out of sight, then row by row, and nothing of it is left."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -23,31 +24,29 @@ from shared.storage.rooms.aliases import get_room_of_alias
 from shared.storage.rooms.current import get_room_end
 from tests.fix_servers import TestDatabase
 from tests.storage.rooms_to_remove import ROOM_ROWS, RandomRoom, dump
-from tests.storage.test_events import OneConnection, event, with_writer
+from tests.storage.test_events import OneConnection, event, writing
 
 _SIZE = 80
 
 
-def with_rooms(dsn: str, test: Callable[[OneConnection, RandomRoom], Awaitable[None]]) -> None:
-    """Two rooms; the second one must stay as it is."""
-
-    async def run(writer: OneConnection) -> None:
+@asynccontextmanager
+async def two_rooms(dsn: str) -> AsyncIterator[tuple[OneConnection, RandomRoom]]:
+    """Store two rooms; the second one must stay as it is."""
+    async with writing(dsn) as writer:
         rooms = [RandomRoom(nid, nid * 10_000, nid, _SIZE) for nid in (1, 2)]
         for room in rooms:
             await room.store(writer)
         other = await dump(writer.conn, 2)
-        await test(writer, rooms[0])
+        yield writer, rooms[0]
         assert await dump(writer.conn, 2) == other
-
-    with_writer(dsn, run)
 
 
 async def delete(writer: OneConnection, *, rows: int = 500) -> int:
     return sum([deleted async for deleted in delete_room_batches(writer.write, 1, rows=rows)])
 
 
-def test_nothing_is_left(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_nothing_is_left(postgres: TestDatabase) -> None:
+    async with two_rooms(postgres.dsn) as (writer, room):
         before = await dump(writer.conn, 1)
         assert all(before.values()), "a table without a row would test nothing"
         assert await delete(writer) == 0, "it isn't marked"
@@ -65,24 +64,19 @@ def test_nothing_is_left(postgres: TestDatabase) -> None:
         # It may be had again.
         await room.store(writer)
 
-    with_rooms(postgres.dsn, test)
 
-
-def test_no_table_is_forgotten(postgres: TestDatabase) -> None:
+async def test_no_table_is_forgotten(postgres: TestDatabase) -> None:
     """Whatever table has a column for a room, now or later, is emptied."""
-
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+    async with two_rooms(postgres.dsn) as (writer, _):
         rows = await writer.conn.fetch(
             """SELECT DISTINCT table_name FROM information_schema.columns
                WHERE table_schema = 'public' AND column_name IN ('room_nid', 'room_id')"""
         )
         assert {row[0] for row in rows} == {*ROOM_TABLES, "rooms"} == set(ROOM_ROWS)
 
-    with_rooms(postgres.dsn, test)
 
-
-def test_a_room_without_local_members_needs_no_force(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_a_room_without_local_members_needs_no_force(postgres: TestDatabase) -> None:
+    async with two_rooms(postgres.dsn) as (writer, room):
         await writer.conn.execute(
             "UPDATE memberships SET membership = 'leave' WHERE room_nid = 1 AND user_id = '@u0:b'"
         )
@@ -92,11 +86,9 @@ def test_a_room_without_local_members_needs_no_force(postgres: TestDatabase) -> 
         assert await mark_room_deleted(writer.write, room.room_id) == 1
         assert await mark_room_deleted(writer.write, room.room_id) is None, "already marked"
 
-    with_rooms(postgres.dsn, test)
 
-
-def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
+    async with two_rooms(postgres.dsn) as (writer, room):
         conn = writer.conn
         last = await conn.fetchval("SELECT max(position) FROM events")
         await mark_room_deleted(writer.write, room.room_id, force=True)
@@ -119,13 +111,10 @@ def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
             await commit_events(writer.write, again)
         assert refused.value.constraint == "events_by_id"
 
-    with_rooms(postgres.dsn, test)
 
-
-def test_a_write_at_the_same_moment(postgres: TestDatabase) -> None:
+async def test_a_write_at_the_same_moment(postgres: TestDatabase) -> None:
     """One of the two gets the ordinal; the room is marked as a whole or not at all."""
-
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+    async with two_rooms(postgres.dsn) as (writer, room):
         other = await asyncpg.connect(postgres.dsn)
         await other.execute("SET lock_timeout = '5s'")
         transaction = writer.conn.transaction()
@@ -143,15 +132,13 @@ def test_a_write_at_the_same_moment(postgres: TestDatabase) -> None:
         assert await mark_room_deleted(writer.write, room.room_id, force=True) == 1
         await other.close()
 
-    with_rooms(postgres.dsn, test)
-
 
 class Broken(Exception):
     pass
 
 
-def test_a_crash_after_any_statement(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_a_crash_after_any_statement(postgres: TestDatabase) -> None:
+    async with two_rooms(postgres.dsn) as (writer, room):
         await mark_room_deleted(writer.write, room.room_id, force=True)
         for after in range(1, 200, 5):
             calls = 0
@@ -172,11 +159,9 @@ def test_a_crash_after_any_statement(postgres: TestDatabase) -> None:
             break
         assert not any((await dump(writer.conn, 1)).values())
 
-    with_rooms(postgres.dsn, test)
 
-
-def test_what_somebody_holds_keeps_the_room(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_what_somebody_holds_keeps_the_room(postgres: TestDatabase) -> None:
+    async with two_rooms(postgres.dsn) as (writer, room):
         await writer.conn.execute("SET lock_timeout = '200ms'")
         other = await asyncpg.connect(postgres.dsn)
         await mark_room_deleted(writer.write, room.room_id, force=True)
@@ -189,5 +174,3 @@ def test_what_somebody_holds_keeps_the_room(postgres: TestDatabase) -> None:
         assert await delete(writer) == 3
         assert not any((await dump(writer.conn, 1)).values())
         await other.close()
-
-    with_rooms(postgres.dsn, test)

@@ -1,7 +1,7 @@
 """The statement that stores events, on a real PostgreSQL."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -39,17 +39,17 @@ class OneConnection:
         return row
 
 
-def with_writer(dsn: str, test: Callable[[OneConnection], Awaitable[None]]) -> None:
-    async def run() -> None:
-        conn = await asyncpg.connect(dsn)
+@asynccontextmanager
+async def writing(dsn: str) -> AsyncIterator[OneConnection]:
+    conn = await asyncpg.connect(dsn)
+    try:
         lease = await insert_lease(
             conn, process="p", type_="event_persister", host="h", pid=1, address="a:1", version="0",
             sequences={"events": "stream_events"},
         )  # fmt: skip
-        await test(OneConnection(conn, lease))
+        yield OneConnection(conn, lease)
+    finally:
         await conn.close()
-
-    asyncio.run(run())
 
 
 def event(room: int, nid: int, ordinal: int, type: str = "m.room.message", **more: Any) -> EventToStore:
@@ -93,8 +93,8 @@ def full_batch() -> EventBatch:
     )
 
 
-def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         # Numbers that fall while places rise: neither ids nor ordinals may decide the order.
         rooms = [EventBatch(events=[event(900 - n, 900 - n, 1) for n in range(300)])]
         first = (await commit_events(writer.write, rooms[0])).positions
@@ -104,11 +104,9 @@ def test_positions_ascend_in_the_batch_order(postgres: TestDatabase) -> None:
         second = (await commit_events(writer.write, EventBatch(events=[event(5, 5, 1)]))).positions
         assert second[0] == first[-1] + 1
 
-    with_writer(postgres.dsn, test)
 
-
-def test_all_parts(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_all_parts(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         positions = (await commit_events(writer.write, full_batch())).positions
         conn = writer.conn
         assert await everything(conn) == [4, 1, 1, 2, 3, 1, 1, 1]
@@ -134,11 +132,9 @@ def test_all_parts(postgres: TestDatabase) -> None:
         [read] = await get_events(conn, 1, [14, 99])
         assert (read.sender, read.event_id, read.state_key) == ("@a\x00b:c", "$14", None)
 
-    with_writer(postgres.dsn, test)
 
-
-def test_without_a_lease_nothing_is_written(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_without_a_lease_nothing_is_written(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         before = await writer.conn.fetchval("SELECT last_value FROM stream_events")
         for ending in ("UPDATE leases SET revoked = true", "DELETE FROM leases"):
             await writer.conn.execute(ending)
@@ -149,11 +145,9 @@ def test_without_a_lease_nothing_is_written(postgres: TestDatabase) -> None:
             assert await everything(writer.conn) == [0] * 8
         assert await writer.conn.fetchval("SELECT last_value FROM stream_events") == before
 
-    with_writer(postgres.dsn, test)
 
-
-def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         await commit_events(writer.write, full_batch())
         before = await everything(writer.conn)
         alias = full_batch()
@@ -173,11 +167,9 @@ def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
             assert (refused.value.constraint, refused.value.passing) == (constraint, False)
             assert await everything(writer.conn) == before
 
-    with_writer(postgres.dsn, test)
 
-
-def test_a_locked_row_is_passing(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_a_locked_row_is_passing(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         await commit_events(writer.write, full_batch())
         other = await asyncpg.connect(postgres.dsn)
         await writer.conn.execute("SET lock_timeout = '50ms'")
@@ -188,11 +180,9 @@ def test_a_locked_row_is_passing(postgres: TestDatabase) -> None:
             assert refused.value.passing
         await other.close()
 
-    with_writer(postgres.dsn, test)
 
-
-def test_reading_by_id(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_reading_by_id(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         await commit_events(writer.write, full_batch())
         database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)
         found = await get_event_by_id(database, 1, "$12")
@@ -200,5 +190,3 @@ def test_reading_by_id(postgres: TestDatabase) -> None:
         assert await get_event_by_id(database, 2, "$12") is None, "of another room"
         assert await get_event_by_id(database, 1, "$\x00") is None
         await database.close()
-
-    with_writer(postgres.dsn, test)

@@ -1,6 +1,5 @@
 """Every statement that writes under a lease: its plan shows the fence below each of its writes."""
 
-import asyncio
 import importlib
 import json
 import pkgutil
@@ -37,25 +36,21 @@ async def _plan(conn: asyncpg.Connection, statement: FencedStatement) -> dict[st
     return plan
 
 
-def test_each_write_has_the_fence_below_it(postgres_module: TestDatabase) -> None:
+async def test_each_write_has_the_fence_below_it(postgres_module: TestDatabase) -> None:
     assert len(ALL_STATEMENTS) > 3
-
-    async def test() -> None:
-        conn = await asyncpg.connect(postgres_module.dsn)
-        await conn.execute("SET plan_cache_mode = force_generic_plan")  # NULLs would be planned away
-        for statement in ALL_STATEMENTS.values():
-            plan = await _plan(conn, statement)
-            fences = [node for node in _nodes(plan) if node.get("Subplan Name") == "CTE fence"]
-            assert [node["Node Type"] for node in fences] == ["LockRows"], statement.name
-            writes = [node for node in _nodes(plan) if node["Node Type"] == "ModifyTable"]
-            # PostgreSQL leaves out what nobody asks for: then fewer writes are planned than written down.
-            assert len(writes) == len(_WRITES.findall(statement.sql)), statement.name
-            for write in writes:
-                scans = [node for node in _nodes(write) if node.get("CTE Name") == "fence"]
-                assert scans, f"{statement.name}: a write of {write.get('Relation Name')} without the fence"
-        await conn.close()
-
-    asyncio.run(test())
+    conn = await asyncpg.connect(postgres_module.dsn)
+    await conn.execute("SET plan_cache_mode = force_generic_plan")  # NULLs would be planned away
+    for statement in ALL_STATEMENTS.values():
+        plan = await _plan(conn, statement)
+        fences = [node for node in _nodes(plan) if node.get("Subplan Name") == "CTE fence"]
+        assert [node["Node Type"] for node in fences] == ["LockRows"], statement.name
+        writes = [node for node in _nodes(plan) if node["Node Type"] == "ModifyTable"]
+        # PostgreSQL leaves out what nobody asks for: then fewer writes are planned than written down.
+        assert len(writes) == len(_WRITES.findall(statement.sql)), statement.name
+        for write in writes:
+            scans = [node for node in _nodes(write) if node.get("CTE Name") == "fence"]
+            assert scans, f"{statement.name}: a write of {write.get('Relation Name')} without the fence"
+    await conn.close()
 
 
 def test_a_part_without_the_fence_is_refused() -> None:

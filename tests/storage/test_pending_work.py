@@ -25,58 +25,52 @@ _LATER = (
 )
 
 
-def test_work_is_taken_once_and_comes_back(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=4)
-        try:
-            for old, ended, hours in (("!open:b", False, 1), ("!ended:b", True, 1), ("!old:b", False, 30)):
-                await database.execute(_UPGRADE, old, ended, hours)
-            both = await asyncio.gather(*(take_upgrades(database, 10) for _ in range(4)))
-            assert sorted(room for rooms in both for room in rooms) == ["!old:b", "!open:b"]
-            assert await take_upgrades(database, 10) == []
-            for statement in _LATER:
-                await database.execute(statement)
-            assert await take_upgrades(database, 10) == ["!open:b"], "what failed for a day is given up"
+async def test_work_is_taken_once_and_comes_back(postgres: TestDatabase) -> None:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=4)
+    try:
+        for old, ended, hours in (("!open:b", False, 1), ("!ended:b", True, 1), ("!old:b", False, 30)):
+            await database.execute(_UPGRADE, old, ended, hours)
+        both = await asyncio.gather(*(take_upgrades(database, 10) for _ in range(4)))
+        assert sorted(room for rooms in both for room in rooms) == ["!old:b", "!open:b"]
+        assert await take_upgrades(database, 10) == []
+        for statement in _LATER:
+            await database.execute(statement)
+        assert await take_upgrades(database, 10) == ["!open:b"], "what failed for a day is given up"
 
-            await database.execute("INSERT INTO deactivations VALUES ('@a:b', true, now(), now())")
-            [account] = await take_deactivations(database, 10)
-            assert (account.user_id, account.erase) == ("@a:b", True)
-            assert not await take_deactivations(database, 10)
-            await database.execute("INSERT INTO guest_removals (of_room_id, look_at) VALUES ('!g:b', now())")
-            assert await take_guest_rooms(database, 10) == ["!g:b"]
-            assert not await take_guest_rooms(database, 10)
-        finally:
-            await database.close()
-
-    asyncio.run(test())
+        await database.execute("INSERT INTO deactivations VALUES ('@a:b', true, now(), now())")
+        [account] = await take_deactivations(database, 10)
+        assert (account.user_id, account.erase) == ("@a:b", True)
+        assert not await take_deactivations(database, 10)
+        await database.execute("INSERT INTO guest_removals (of_room_id, look_at) VALUES ('!g:b', now())")
+        assert await take_guest_rooms(database, 10) == ["!g:b"]
+        assert not await take_guest_rooms(database, 10)
+    finally:
+        await database.close()
 
 
-def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
-        try:
-            await remember_settings(database, "@a:b", "!old:b", "!new:b")
-            assert not await take_settings(database, 10), "not at once: the join is on its way"
-            for has_joined in (False, True):
-                await database.execute(_LATER[0])
-                [found] = await take_settings(database, 10)
-                assert (found.user_id, found.old_room_id, found.new_room_id) == ("@a:b", "!old:b", "!new:b")
-                assert (found.has_joined, found.is_old) == (has_joined, False)
-                await database.execute(
-                    "INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1) ON CONFLICT DO NOTHING"
-                )
-                await database.execute(
-                    """INSERT INTO memberships VALUES (1, '@a:b', 'join', 1, '@a:b', 1, 1, 1, true)
-                       ON CONFLICT DO NOTHING"""
-                )
-            await database.execute("UPDATE settings_to_copy SET created_at = now() - interval '11 minutes'")
+async def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    try:
+        await remember_settings(database, "@a:b", "!old:b", "!new:b")
+        assert not await take_settings(database, 10), "not at once: the join is on its way"
+        for has_joined in (False, True):
             await database.execute(_LATER[0])
             [found] = await take_settings(database, 10)
-            assert found.is_old
-            await settings_done(database, "@a:b", "!new:b")
-            await database.execute(_LATER[0])
-            assert not await take_settings(database, 10)
-        finally:
-            await database.close()
-
-    asyncio.run(test())
+            assert (found.user_id, found.old_room_id, found.new_room_id) == ("@a:b", "!old:b", "!new:b")
+            assert (found.has_joined, found.is_old) == (has_joined, False)
+            await database.execute(
+                "INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1) ON CONFLICT DO NOTHING"
+            )
+            await database.execute(
+                """INSERT INTO memberships VALUES (1, '@a:b', 'join', 1, '@a:b', 1, 1, 1, true)
+                   ON CONFLICT DO NOTHING"""
+            )
+        await database.execute("UPDATE settings_to_copy SET created_at = now() - interval '11 minutes'")
+        await database.execute(_LATER[0])
+        [found] = await take_settings(database, 10)
+        assert found.is_old
+        await settings_done(database, "@a:b", "!new:b")
+        await database.execute(_LATER[0])
+        assert not await take_settings(database, 10)
+    finally:
+        await database.close()

@@ -1,8 +1,8 @@
 """Purge of history on a real PostgreSQL: what goes, what stays, and that the states of the rest are what they were."""
 
-import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -23,7 +23,7 @@ from shared.storage.removal.purge import (
 from shared.storage.removal.purge_statements import AUTH_TYPES, RETIRED
 from tests.fix_servers import TestDatabase
 from tests.storage.rooms_to_remove import RandomRoom, dump, states
-from tests.storage.test_events import OneConnection, event, with_writer
+from tests.storage.test_events import OneConnection, event, writing
 
 _SIZE = 120
 
@@ -92,8 +92,8 @@ async def check_remaining(conn: asyncpg.Connection, room_nid: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_stays_is_as_it_was(postgres: TestDatabase, seed: int) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_what_stays_is_as_it_was(postgres: TestDatabase, seed: int) -> None:
+    async with writing(postgres.dsn) as writer:
         conn = writer.conn
         rooms = [RandomRoom(nid, nid * 10_000, seed, _SIZE) for nid in (1, 2)]
         for room in rooms:
@@ -127,16 +127,14 @@ def test_what_stays_is_as_it_was(postgres: TestDatabase, seed: int) -> None:
         left = "SELECT event_nid % 10000, status, ordinal FROM events WHERE room_nid = $1 ORDER BY event_nid"
         assert await conn.fetch(left, 1) == await conn.fetch(left, 2)
 
-    with_writer(postgres.dsn, test)
-
 
 class Broken(Exception):
     pass
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_crash_after_any_statement(postgres: TestDatabase, seed: int) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_a_crash_after_any_statement(postgres: TestDatabase, seed: int) -> None:
+    async with writing(postgres.dsn) as writer:
         conn = writer.conn
         for nid in (1, 2):
             await RandomRoom(nid, nid * 10_000, seed, _SIZE).store(writer)
@@ -164,20 +162,17 @@ def test_a_crash_after_any_statement(postgres: TestDatabase, seed: int) -> None:
         left = "SELECT event_nid % 10000, status, ordinal FROM events WHERE room_nid = $1 ORDER BY event_nid"
         assert await conn.fetch(left, 1) == await conn.fetch(left, 2)
 
-    with_writer(postgres.dsn, test)
 
-
-def with_room(dsn: str, test: Callable[[OneConnection, RandomRoom], Awaitable[None]], seed: int = 1) -> None:
-    async def run(writer: OneConnection) -> None:
+@asynccontextmanager
+async def one_room(dsn: str, seed: int = 1) -> AsyncIterator[tuple[OneConnection, RandomRoom]]:
+    async with writing(dsn) as writer:
         room = RandomRoom(1, 10_000, seed, _SIZE)
         await room.store(writer)
-        await test(writer, room)
-
-    with_writer(dsn, run)
+        yield writer, room
 
 
-def test_a_head_goes_once_something_follows_it(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_a_head_goes_once_something_follows_it(postgres: TestDatabase) -> None:
+    async with one_room(postgres.dsn) as (writer, _):
         conn = writer.conn
         await purge(writer, 1, 100)
         [spared] = await conn.fetchval("SELECT spared FROM rooms")
@@ -192,11 +187,9 @@ def test_a_head_goes_once_something_follows_it(postgres: TestDatabase) -> None:
         assert await conn.fetchval(line) >= before
         await check_remaining(conn, 1)
 
-    with_room(postgres.dsn, test)
 
-
-def test_the_latest_events_stay(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_the_latest_events_stay(postgres: TestDatabase) -> None:
+    async with one_room(postgres.dsn) as (writer, _):
         last = _SIZE + 2
         assert await start_purge(writer.write, 99, 50) is None
         assert await start_purge(writer.write, 1, 10_000, keep_events=30) == last - 29
@@ -208,13 +201,10 @@ def test_the_latest_events_stay(postgres: TestDatabase) -> None:
         assert await start_purge(writer.write, 1, 10_000) is None
         await check_remaining(writer.conn, 1)
 
-    with_room(postgres.dsn, test)
 
-
-def test_state_goes_only_after_a_while(postgres: TestDatabase) -> None:
+async def test_state_goes_only_after_a_while(postgres: TestDatabase) -> None:
     """Who read the state of an old event has that long to store what is built upon it."""
-
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+    async with one_room(postgres.dsn) as (writer, _):
         conn = writer.conn
         changes = "SELECT count(*) FROM state_changes"
         before = await conn.fetchval(changes)
@@ -229,13 +219,10 @@ def test_state_goes_only_after_a_while(postgres: TestDatabase) -> None:
         assert await get_rooms_to_purge(conn, 0, 10) == []
         await check_remaining(conn, 1)
 
-    with_room(postgres.dsn, test)
 
-
-def test_nobody_waits(postgres: TestDatabase) -> None:
+async def test_nobody_waits(postgres: TestDatabase) -> None:
     """What somebody holds is left for the next time; a writer into the room goes on beside an open batch."""
-
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+    async with one_room(postgres.dsn) as (writer, room):
         conn = writer.conn
         await conn.execute("SET lock_timeout = '200ms'")
         other = await asyncpg.connect(postgres.dsn)
@@ -256,11 +243,9 @@ def test_nobody_waits(postgres: TestDatabase) -> None:
         await check_remaining(conn, 1)
         await other.close()
 
-    with_room(postgres.dsn, test)
 
-
-def test_what_stays_as_state_can_be_redacted(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_what_stays_as_state_can_be_redacted(postgres: TestDatabase) -> None:
+    async with one_room(postgres.dsn) as (writer, _):
         create = await writer.conn.fetchval("SELECT event_id FROM events WHERE ordinal = 1")
         message = await writer.conn.fetchval("SELECT event_id FROM events WHERE type = 'm.room.message' LIMIT 1")
         await purge(writer, 1, 100)
@@ -270,11 +255,9 @@ def test_what_stays_as_state_can_be_redacted(postgres: TestDatabase) -> None:
         assert await get_event_by_id(database, 1, message) is None
         await database.close()
 
-    with_room(postgres.dsn, test)
 
-
-def test_retention(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_retention(postgres: TestDatabase) -> None:
+    async with one_room(postgres.dsn) as (writer, _):
         conn = writer.conn
         second = RandomRoom(2, 20_000, 2, _SIZE)
         await second.store(writer)
@@ -298,11 +281,9 @@ def test_retention(postgres: TestDatabase) -> None:
         assert await start_retention(writer.write, {1: 300_000}, now, keep_events=20) == [1]
         assert await conn.fetchval("SELECT purge_to FROM rooms WHERE room_nid = 1") == _SIZE + 2 - 19
 
-    with_room(postgres.dsn, test)
 
-
-def test_a_purge_of_a_locked_out_process_does_nothing(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection, room: RandomRoom) -> None:
+async def test_a_purge_of_a_locked_out_process_does_nothing(postgres: TestDatabase) -> None:
+    async with one_room(postgres.dsn) as (writer, _):
         await start_purge(writer.write, 1, 100, keep_events=1)
         before = await dump(writer.conn, 1)
         await writer.conn.execute("UPDATE leases SET revoked = true")
@@ -315,8 +296,6 @@ def test_a_purge_of_a_locked_out_process_does_nothing(postgres: TestDatabase) ->
         assert sum([deleted async for deleted in purge_batches(blind, 1, settle_s=0)]) == 0
         assert await dump(writer.conn, 1) == before
 
-    with_room(postgres.dsn, test)
-
 
 def test_auth_types_are_all_that_is_ever_selected() -> None:
     """AUTH_TYPES, the index events_retired and the rules of selection name the same types."""
@@ -326,11 +305,8 @@ def test_auth_types_are_all_that_is_ever_selected() -> None:
     assert named == set(AUTH_TYPES)
 
 
-def test_the_index_names_the_auth_types(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        conn = await asyncpg.connect(postgres.dsn)
-        index = await conn.fetchval("SELECT indexdef FROM pg_indexes WHERE indexname = 'events_retired'")
-        assert all(f"'{kind}'" in index for kind in AUTH_TYPES)
-        await conn.close()
-
-    asyncio.run(test())
+async def test_the_index_names_the_auth_types(postgres: TestDatabase) -> None:
+    conn = await asyncpg.connect(postgres.dsn)
+    index = await conn.fetchval("SELECT indexdef FROM pg_indexes WHERE indexname = 'events_retired'")
+    assert all(f"'{kind}'" in index for kind in AUTH_TYPES)
+    await conn.close()

@@ -14,14 +14,14 @@ from shared.storage.push.rules import (
 )
 from shared.storage.streams.catch_up import PUSH_RULES, first_page
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import OneConnection, with_writer
+from tests.storage.test_events import writing
 
 ODD = "@a\x00b\x1a0:x"
 _ME = "@me:x"
 
 
-def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         rules, rooms = b'{"defaults":{}}', as_column(["!b:x", "!a:x"])
         first = await writer.write(SET_PUSH_RULES, _ME, rules, True, rooms, 0)
         assert (first["fence"], first["ignored"]) == (1, [])
@@ -43,11 +43,9 @@ def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: TestDatab
         read = PushRulesRow(**row)
         assert read == PushRulesRow(again["position"], read.writer, _ME, b"", (ODD, "@b:x"))
 
-    with_writer(postgres.dsn, test)
 
-
-def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         done = await writer.write(SET_IGNORED_USERS, _ME, b"{}", as_column(["@b:x"]), 0)
         refused = await writer.write(SET_IGNORED_USERS, _ME, b"[]", as_column(["@c:x"]), done["position"] - 1)
         assert (refused["position"], refused["rules_position"]) == (None, None)
@@ -56,8 +54,6 @@ def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -
         assert deleted["position"] > done["position"]
         assert (await get_push_rules(writer.conn, _ME)).ignored == ()
         assert await get_push_rules(writer.conn, "@other:x") == PushRulesRecord()
-
-    with_writer(postgres.dsn, test)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +70,11 @@ def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -
         (None, ()),
     ],
 )
-def test_the_migration_takes_over_lists_of_before(
+async def test_the_migration_takes_over_lists_of_before(
     postgres_module: TestDatabase, content: bytes | None, ignored: tuple[str, ...]
 ) -> None:
     [migration] = [each for each in migrations() if each.name == "push_rules"]
-
-    async def test(writer: OneConnection) -> None:
+    async with writing(postgres_module.dsn) as writer:
         await writer.conn.execute("DROP TABLE push_rules; DROP SEQUENCE stream_push_rules; DELETE FROM account_data")
         for room_id, type_ in (("", "m.ignored_user_list"), ("!r:x", "m.ignored_user_list"), ("", "m.other")):
             await writer.conn.execute(
@@ -89,5 +84,3 @@ def test_the_migration_takes_over_lists_of_before(
         await writer.conn.execute(migration.sql)
         record = await get_push_rules(writer.conn, _ME)
         assert (record.ignored, record.rules, record.writer) == (ignored, b"", 7 if ignored else 0)
-
-    with_writer(postgres_module.dsn, test)

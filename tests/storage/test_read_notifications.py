@@ -1,6 +1,5 @@
 """Which events notified a user, read backwards, against a model that judges every event for every member."""
 
-import asyncio
 from random import Random
 
 import asyncpg
@@ -22,38 +21,34 @@ def _judged(model: RoomModel, user: str) -> dict[int, tuple[int, int]]:
     return found
 
 
-def test_what_counted_is_read_backwards(postgres: TestDatabase) -> None:
+async def test_what_counted_is_read_backwards(postgres: TestDatabase) -> None:
     random = Random(7)
-    models = {room: RoomModel(random) for room in range(6)}
+    models = {number: RoomModel(random) for number in range(6)}
     for model in models.values():
         for _ in range(random.randint(40, 80)):
             model.act()
-
-    async def run() -> None:
-        conn = await asyncpg.connect(postgres.dsn)
-        for room, model in models.items():
-            await store(conn, room, model)
-        for user in USERS:
-            for limit in (1, 5, 1000):
-                before = {room: random.choice((END, random.randint(1, model.last))) for room, model in models.items()}
-                found = await get_counted_events(conn, user, before, limit)
-                for room, model in models.items():
-                    one = found.get(room)
-                    down_to = one.looked_down_to if one is not None else 0
-                    counted = {} if one is None else one.counted
-                    redacted = {event.ordinal for event in model.events if event.redacted_at is not None}
-                    told = {o: count for o, count in counted.items() if o > down_to and count[0] and o not in redacted}
-                    judged = _judged(model, user)
-                    assert told == {o: count for o, count in judged.items() if down_to < o < before[room]}
-                    assert limit < 1000 or down_to == 0
-        for position in (1, 17, 39, 1000):
-            places = await get_ordinals_from(conn, list(models), position)
-            assert places == {room: min(position, model.last + 1) for room, model in models.items()}
-        await conn.execute("DELETE FROM events WHERE room_nid = 0 AND ordinal < 10")  # purged
-        assert await get_ordinals_from(conn, [0], 17) == {0: 17}
-        placed = await get_placed_events(conn, [(0, 3), (0, 12), (1, 3)])
-        assert placed.keys() == {(0, 12), (1, 3)}
-        assert placed[1, 3].sender == models[1].events[2].sender
-        await conn.close()
-
-    asyncio.run(run())
+    conn = await asyncpg.connect(postgres.dsn)
+    for room, model in models.items():
+        await store(conn, room, model)
+    for user in USERS:
+        for limit in (1, 5, 1000):
+            before = {room: random.choice((END, random.randint(1, model.last))) for room, model in models.items()}
+            found = await get_counted_events(conn, user, before, limit)
+            for room, model in models.items():
+                one = found.get(room)
+                down_to = one.looked_down_to if one is not None else 0
+                counted = {} if one is None else one.counted
+                redacted = {event.ordinal for event in model.events if event.redacted_at is not None}
+                told = {o: count for o, count in counted.items() if o > down_to and count[0] and o not in redacted}
+                judged = _judged(model, user)
+                assert told == {o: count for o, count in judged.items() if down_to < o < before[room]}
+                assert limit < 1000 or down_to == 0
+    for position in (1, 17, 39, 1000):
+        places = await get_ordinals_from(conn, list(models), position)
+        assert places == {room: min(position, model.last + 1) for room, model in models.items()}
+    await conn.execute("DELETE FROM events WHERE room_nid = 0 AND ordinal < 10")  # purged
+    assert await get_ordinals_from(conn, [0], 17) == {0: 17}
+    placed = await get_placed_events(conn, [(0, 3), (0, 12), (1, 3)])
+    assert placed.keys() == {(0, 12), (1, 3)}
+    assert placed[1, 3].sender == models[1].events[2].sender
+    await conn.close()

@@ -1,6 +1,5 @@
 """What is unread, read from the totals, against a model that judges every event for every member."""
 
-import asyncio
 from random import Random
 
 import asyncpg
@@ -75,67 +74,59 @@ async def store_membership(conn: asyncpg.Connection, room: int, user: str, model
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_counts_read_are_those_of_judging_every_event(postgres_module: TestDatabase, seed: int) -> None:
+async def test_counts_read_are_those_of_judging_every_event(postgres_module: TestDatabase, seed: int) -> None:
     random = Random(seed)
     models = {}
     for room in range(seed * 10, seed * 10 + 8):
         models[room] = model = RoomModel(random)
         for _ in range(random.randint(5, 60)):
             model.act()
-
-    async def run() -> None:
-        conn = await asyncpg.connect(postgres_module.dsn)
+    conn = await asyncpg.connect(postgres_module.dsn)
+    for room, model in models.items():
+        await store(conn, room, model)
+    for user in USERS:
         for room, model in models.items():
-            await store(conn, room, model)
-        for user in USERS:
-            for room, model in models.items():
-                lowest = max((one.ordinal for one in model.events if one.sender == user), default=1)
-                for end in {model.last, random.randint(lowest, model.last)}:
-                    found = await get_unread(conn, user, room, end)
-                    wanted = model.found(user, end)
-                    assert (found.at, found.floor, found.group, found.group_from) == (
-                        end, wanted.floor, wanted.group, wanted.group_from
-                    )  # fmt: skip
-                    assert dict(found.marks) == dict(wanted.marks)
-                    assert dict(found.counts) == dict(wanted.counts)
-                    for thread_id, highlights in found.highlights.items():
-                        assert highlights == model.highlights(found.group, thread_id, end)
-            together = await get_unread_of_rooms(conn, user, list(models), Vector(1, 1000, {}))
-            assert {room: dict(found.counts) for room, found in together.items()} == {
-                room: dict(model.found(user, model.last).counts) for room, model in models.items()
-            }
-            capped = await get_unread_of_rooms(conn, user, list(models), Vector(1, 0, {1: 3}))
-            assert {found.at for found in capped.values()} == {3}
-        room, model = next(iter(models.items()))
-        for group in GROUPS:
-            before = await get_highlights_before(conn, room, group, "$t1", model.last)
-            assert before == model.highlights(group, "$t1", model.last - 1)
-        await conn.close()
-
-    asyncio.run(run())
+            lowest = max((one.ordinal for one in model.events if one.sender == user), default=1)
+            for end in {model.last, random.randint(lowest, model.last)}:
+                found = await get_unread(conn, user, room, end)
+                wanted = model.found(user, end)
+                assert (found.at, found.floor, found.group, found.group_from) == (
+                    end, wanted.floor, wanted.group, wanted.group_from
+                )  # fmt: skip
+                assert dict(found.marks) == dict(wanted.marks)
+                assert dict(found.counts) == dict(wanted.counts)
+                for thread_id, highlights in found.highlights.items():
+                    assert highlights == model.highlights(found.group, thread_id, end)
+        together = await get_unread_of_rooms(conn, user, list(models), Vector(1, 1000, {}))
+        assert {room: dict(found.counts) for room, found in together.items()} == {
+            room: dict(model.found(user, model.last).counts) for room, model in models.items()
+        }
+        capped = await get_unread_of_rooms(conn, user, list(models), Vector(1, 0, {1: 3}))
+        assert {found.at for found in capped.values()} == {3}
+    room, model = next(iter(models.items()))
+    for group in GROUPS:
+        before = await get_highlights_before(conn, room, group, "$t1", model.last)
+        assert before == model.highlights(group, "$t1", model.last - 1)
+    await conn.close()
 
 
-def test_reading_costs_the_same_however_much_is_unread(postgres: TestDatabase) -> None:
+async def test_reading_costs_the_same_however_much_is_unread(postgres: TestDatabase) -> None:
     """Counted in blocks that PostgreSQL touches."""
-
-    async def run() -> None:
-        conn = await asyncpg.connect(postgres.dsn)
-        blocks = {}
-        for room, events in ((1, 1_000), (2, 100_000)):
-            await conn.execute(
-                "INSERT INTO push_counters SELECT $1, 0, '', n, n, n / 10 FROM generate_series(1, $2::bigint) n",
-                room, events,
-            )  # fmt: skip
-        await conn.execute("VACUUM ANALYZE push_counters")
-        for room, events in ((1, 1_000), (2, 100_000)):
-            assert (await get_unread(conn, "@a:x", room, events)).counts == {"": Count(events, events // 10)}
-            reads = "SELECT heap_blks_hit + idx_blks_hit FROM pg_statio_user_tables WHERE relname = 'push_counters'"
-            await conn.execute("SELECT pg_stat_force_next_flush()")
-            before = await conn.fetchval(reads)
-            await get_unread(conn, "@a:x", room, events)
-            await conn.execute("SELECT pg_stat_force_next_flush()")
-            blocks[room] = await conn.fetchval(reads) - before
-        await conn.close()
-        assert 0 < blocks[2] <= blocks[1] + 6, blocks
-
-    asyncio.run(run())
+    conn = await asyncpg.connect(postgres.dsn)
+    blocks = {}
+    for room, events in ((1, 1_000), (2, 100_000)):
+        await conn.execute(
+            "INSERT INTO push_counters SELECT $1, 0, '', n, n, n / 10 FROM generate_series(1, $2::bigint) n",
+            room, events,
+        )  # fmt: skip
+    await conn.execute("VACUUM ANALYZE push_counters")
+    for room, events in ((1, 1_000), (2, 100_000)):
+        assert (await get_unread(conn, "@a:x", room, events)).counts == {"": Count(events, events // 10)}
+        reads = "SELECT heap_blks_hit + idx_blks_hit FROM pg_statio_user_tables WHERE relname = 'push_counters'"
+        await conn.execute("SELECT pg_stat_force_next_flush()")
+        before = await conn.fetchval(reads)
+        await get_unread(conn, "@a:x", room, events)
+        await conn.execute("SELECT pg_stat_force_next_flush()")
+        blocks[room] = await conn.fetchval(reads) - before
+    await conn.close()
+    assert 0 < blocks[2] <= blocks[1] + 6, blocks

@@ -10,7 +10,7 @@ from shared.core.state_snapshots import Snapshot
 from shared.storage.events.batch import EventBatch, StatementRefused, commit_events
 from shared.storage.removal.unused_snapshots import Place, reclaim_all_of_room, reclaim_snapshots
 from tests.fix_servers import TestDatabase
-from tests.storage.test_events import OneConnection, event, with_writer
+from tests.storage.test_events import OneConnection, event, writing
 
 
 def _root(nid: int) -> Snapshot:
@@ -43,8 +43,8 @@ async def _walks(writer: OneConnection, rows: int) -> int:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 500])
-def test_unused_ones_go_from_the_leaves_on(postgres: TestDatabase, rows: int) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_unused_ones_go_from_the_leaves_on(postgres: TestDatabase, rows: int) -> None:
+    async with writing(postgres.dsn) as writer:
         conn = writer.conn
         chain = [_root(100), *(_child(100 + n, 100 + n - 1, n) for n in range(1, 10))]
         await _store(writer, 1, 109, chain)  # the whole chain is in use
@@ -59,13 +59,10 @@ def test_unused_ones_go_from_the_leaves_on(postgres: TestDatabase, rows: int) ->
         assert sum([count async for count in reclaim_all_of_room(writer.write, 1, rows=rows)]) == 6
         assert await _left(conn) == []
 
-    with_writer(postgres.dsn, test)
 
-
-def test_a_snapshot_that_is_being_named_stays(postgres: TestDatabase) -> None:
+async def test_a_snapshot_that_is_being_named_stays(postgres: TestDatabase) -> None:
     """A persister commits an event that shares a snapshot which nothing stored names."""
-
-    async def test(writer: OneConnection) -> None:
+    async with writing(postgres.dsn) as writer:
         await writer.conn.execute("SET lock_timeout = '200ms'")
         other = await asyncpg.connect(postgres.dsn)
         persister = OneConnection(other, writer.lease)
@@ -78,11 +75,9 @@ def test_a_snapshot_that_is_being_named_stays(postgres: TestDatabase) -> None:
         assert await _left(writer.conn) == [7]
         await other.close()
 
-    with_writer(postgres.dsn, test)
 
-
-def test_who_names_one_that_went_is_refused(postgres: TestDatabase) -> None:
-    async def test(writer: OneConnection) -> None:
+async def test_who_names_one_that_went_is_refused(postgres: TestDatabase) -> None:
+    async with writing(postgres.dsn) as writer:
         other = await asyncpg.connect(postgres.dsn)
         persister = OneConnection(other, writer.lease)
         await _store(writer, 1, None, [_root(7)])
@@ -105,13 +100,10 @@ def test_who_names_one_that_went_is_refused(postgres: TestDatabase) -> None:
             await _store(writer, 10 + nid, None, [_root(7)])
         await other.close()
 
-    with_writer(postgres.dsn, test)
 
-
-def test_named_between_the_look_and_the_deletion(postgres: TestDatabase) -> None:
+async def test_named_between_the_look_and_the_deletion(postgres: TestDatabase) -> None:
     """The reclaimer's statement is refused then; it goes on with smaller ones and leaves that snapshot out."""
-
-    async def test(writer: OneConnection) -> None:
+    async with writing(postgres.dsn) as writer:
         conn = writer.conn
         await _store(writer, 1, None, [_root(n) for n in (5, 600, 7000, 8000)])
         # Naming snapshot 600 at the worst moment: a trigger does it when the row is being deleted.
@@ -123,5 +115,3 @@ def test_named_between_the_look_and_the_deletion(postgres: TestDatabase) -> None
         )
         assert sum([count async for count in reclaim_all_of_room(writer.write, 1)]) == 3
         assert await _left(conn) == [600]
-
-    with_writer(postgres.dsn, test)

@@ -1,6 +1,5 @@
 """What asyncpg refuses to send, or PostgreSQL to wait for, is no broken connection."""
 
-import asyncio
 from typing import Any
 
 import asyncpg
@@ -14,37 +13,31 @@ from shared.storage.rooms.memberships import FORGET_ROOM
 from tests.fix_servers import TestDatabase
 
 
-def test_an_argument_that_cannot_be_encoded(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        connect = connector(postgres.dsn, pgbouncer=False)
-        database = Database(connect, max_connections=1)
-        with pytest.raises(asyncpg.DataError):
-            await database.fetchval("SELECT $1::bigint", 2**70)
-        assert await database.fetchval("SELECT 1") == 1
-        async with database.connection() as conn:
-            lease = await insert_lease(
-                conn, process="p", type_="client_api", host="h", pid=1, address="a", version="0", sequences={}
-            )
-        lost: list[str] = []
-        writer = FencedWriter(connect, lease, SeenPositions(), lost.append)
-        with pytest.raises(asyncpg.DataError):
-            await writer.write(FORGET_ROOM, 2**70, "@a:b")
-        assert lost == []  # hostile input must not cost a worker its lease
-        assert (await writer.write(FORGET_ROOM, 1, "@a:b"))["forgotten"] == 0
-        await writer.close()
-        await database.close()
-
-    asyncio.run(test())
+async def test_an_argument_that_cannot_be_encoded(postgres: TestDatabase) -> None:
+    connect = connector(postgres.dsn, pgbouncer=False)
+    database = Database(connect, max_connections=1)
+    with pytest.raises(asyncpg.DataError):
+        await database.fetchval("SELECT $1::bigint", 2**70)
+    assert await database.fetchval("SELECT 1") == 1
+    async with database.connection() as conn:
+        lease = await insert_lease(
+            conn, process="p", type_="client_api", host="h", pid=1, address="a", version="0", sequences={}
+        )
+    lost: list[str] = []
+    writer = FencedWriter(connect, lease, SeenPositions(), lost.append)
+    with pytest.raises(asyncpg.DataError):
+        await writer.write(FORGET_ROOM, 2**70, "@a:b")
+    assert lost == []  # hostile input must not cost a worker its lease
+    assert (await writer.write(FORGET_ROOM, 1, "@a:b"))["forgotten"] == 0
+    await writer.close()
+    await database.close()
 
 
-def test_a_time_limit_passes(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        settings: Any = (("statement_timeout", "20ms"),)
-        database = Database(connector(postgres.dsn, pgbouncer=False, settings=settings), max_connections=1)
-        with pytest.raises(Unavailable) as caught:
-            await database.fetchval("SELECT pg_sleep(5)")
-        assert isinstance(caught.value.__cause__, asyncpg.QueryCanceledError)
-        assert await database.fetchval("SELECT 1") == 1
-        await database.close()
-
-    asyncio.run(test())
+async def test_a_time_limit_passes(postgres: TestDatabase) -> None:
+    settings: Any = (("statement_timeout", "20ms"),)
+    database = Database(connector(postgres.dsn, pgbouncer=False, settings=settings), max_connections=1)
+    with pytest.raises(Unavailable) as caught:
+        await database.fetchval("SELECT pg_sleep(5)")
+    assert isinstance(caught.value.__cause__, asyncpg.QueryCanceledError)
+    assert await database.fetchval("SELECT 1") == 1
+    await database.close()

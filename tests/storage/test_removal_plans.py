@@ -1,6 +1,5 @@
 """Each statement of a removal touches its own room's rows only: its plan reads no table from end to end."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -90,20 +89,16 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_no_statement_reads_a_whole_table(postgres: TestDatabase, mode: str) -> None:
+async def test_no_statement_reads_a_whole_table(postgres: TestDatabase, mode: str) -> None:
     named = {name for name in ALL_STATEMENTS if name.startswith(("purge_", "delete_room_", "reclaim_"))}
     assert named == set(_ARGUMENTS)
-
-    async def test() -> None:
-        conn = await asyncpg.connect(postgres.dsn, statement_cache_size=0)
-        await conn.execute(_ROWS)
-        await conn.execute(f"SET plan_cache_mode = {mode}")
-        for name, arguments in _ARGUMENTS.items():
-            async with conn.transaction():
-                sql = f"EXPLAIN (ANALYZE, FORMAT JSON) {ALL_STATEMENTS[name].sql}"
-                [row] = await conn.fetch(sql, 0, *arguments)
-            for node in _nodes(json.loads(row[0])[0]["Plan"]):
-                assert node["Node Type"] != "Seq Scan" or node["Relation Name"] == "leases", (name, node)
-        await conn.close()
-
-    asyncio.run(test())
+    conn = await asyncpg.connect(postgres.dsn, statement_cache_size=0)
+    await conn.execute(_ROWS)
+    await conn.execute(f"SET plan_cache_mode = {mode}")
+    for name, arguments in _ARGUMENTS.items():
+        async with conn.transaction():
+            sql = f"EXPLAIN (ANALYZE, FORMAT JSON) {ALL_STATEMENTS[name].sql}"
+            [row] = await conn.fetch(sql, 0, *arguments)
+        for node in _nodes(json.loads(row[0])[0]["Plan"]):
+            assert node["Node Type"] != "Seq Scan" or node["Relation Name"] == "leases", (name, node)
+    await conn.close()

@@ -1,6 +1,5 @@
 """The cleanup job deletes what is old, and nothing else."""
 
-import asyncio
 from typing import Any
 
 from shared.config.sections import Accounts
@@ -82,18 +81,15 @@ _ROWS: dict[str, tuple[str, list[tuple[Any, ...]], int]] = {
 }
 
 
-def test_cleanup(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
-        for table, (columns, rows, _) in _ROWS.items():
-            holes = ", ".join(f"${n}" for n in range(1, len(columns.split(", ")) + 1))
-            for row in rows:
-                await database.execute(f"INSERT INTO {table} ({columns}) VALUES ({holes})", *row)
-        deleted = await Cleanup(database, _Clock(), Accounts()).clean_once()
-        for table, (_, rows, old) in _ROWS.items():
-            assert deleted.get(table, 0) == old, table
-            assert await database.fetchval(f"SELECT count(*) FROM {table}") == len(rows) - old
-        assert await database.fetchval("SELECT count(*) FROM access_tokens WHERE token_hash = 'dead'") == 0
-        await database.close()
-
-    asyncio.run(test())
+async def test_cleanup(postgres: TestDatabase) -> None:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    for table, (columns, rows, _) in _ROWS.items():
+        holes = ", ".join(f"${n}" for n in range(1, len(columns.split(", ")) + 1))
+        for row in rows:
+            await database.execute(f"INSERT INTO {table} ({columns}) VALUES ({holes})", *row)
+    deleted = await Cleanup(database, _Clock(), Accounts()).clean_once()
+    for table, (_, rows, old) in _ROWS.items():
+        assert deleted.get(table, 0) == old, table
+        assert await database.fetchval(f"SELECT count(*) FROM {table}") == len(rows) - old
+    assert await database.fetchval("SELECT count(*) FROM access_tokens WHERE token_hash = 'dead'") == 0
+    await database.close()

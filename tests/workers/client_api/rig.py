@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -238,13 +238,3 @@ async def client_api(dsn: str, config: Config | None = None, name: str = "client
         await tasks.close()
         await writer.close()
         await database.close()
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run one test's coroutine within a minute."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await test
-
-    asyncio.run(limited())

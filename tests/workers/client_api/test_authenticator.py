@@ -11,7 +11,6 @@ from shared.core.errors import MatrixError, Unavailable
 from shared.core.rows import SessionRow
 from shared.operations import authenticate
 from shared.operations.authenticate import TokenAuthenticator
-from tests.workers.client_api.rig import run
 
 
 class _Clock:
@@ -63,74 +62,61 @@ def _make(
     return TokenAuthenticator(anything, clock or _Clock(), budget_bytes, read_changes)
 
 
-def test_many_at_once_load_once() -> None:
-    async def test() -> None:
-        database = _Database()
-        authenticator = _make(database)
-        await asyncio.gather(*(authenticator.authenticate("t", _REQUEST) for _ in range(50)))
-        await authenticator.authenticate("t", _REQUEST)
-        assert database.asked == 1
-
-    run(test())
+async def test_many_at_once_load_once() -> None:
+    database = _Database()
+    authenticator = _make(database)
+    await asyncio.gather(*(authenticator.authenticate("t", _REQUEST) for _ in range(50)))
+    await authenticator.authenticate("t", _REQUEST)
+    assert database.asked == 1
 
 
-def test_a_log_out_during_the_load_is_not_overlooked() -> None:
+async def test_a_log_out_during_the_load_is_not_overlooked() -> None:
     """The look-up saw the token, then it was ended: what was read must not stay in the cache."""
-
-    async def test() -> None:
-        for row in (SessionRow(0, 0, "@a:b", "D"), SessionRow(0, 0, "@a:b", None)):
-            database = _Database()
-            database.go.clear()
-            authenticator = _make(database)
-            first = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            database.ended = True
-            authenticator.apply_sessions([row])
-            database.go.set()
-            await first
-            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
-                await authenticator.authenticate("t", _REQUEST)
-
-    run(test())
-
-
-def test_other_devices_stay_cached() -> None:
-    async def test() -> None:
+    for row in (SessionRow(0, 0, "@a:b", "D"), SessionRow(0, 0, "@a:b", None)):
         database = _Database()
+        database.go.clear()
         authenticator = _make(database)
-        await authenticator.authenticate("t", _REQUEST)
-        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "OTHER"), SessionRow(0, 0, "@x:y", None)])
-        await authenticator.authenticate("t", _REQUEST)
-        assert database.asked == 1
-        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
-        await authenticator.authenticate("t", _REQUEST)
-        assert database.asked == 2
+        first = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        database.ended = True
+        authenticator.apply_sessions([row])
+        database.go.set()
+        await first
+        with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+            await authenticator.authenticate("t", _REQUEST)
 
-    run(test())
+
+async def test_other_devices_stay_cached() -> None:
+    database = _Database()
+    authenticator = _make(database)
+    await authenticator.authenticate("t", _REQUEST)
+    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "OTHER"), SessionRow(0, 0, "@x:y", None)])
+    await authenticator.authenticate("t", _REQUEST)
+    assert database.asked == 1
+    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
+    await authenticator.authenticate("t", _REQUEST)
+    assert database.asked == 2
 
 
-def test_the_budget_is_honoured() -> None:
-    async def test() -> None:
-        database = _Database()
-        authenticator = _make(database, budget_bytes=10_000)
+async def test_the_budget_is_honoured() -> None:
+    database = _Database()
+    authenticator = _make(database, budget_bytes=10_000)
 
-        async def remembered() -> int:
-            """Count the latest tokens that cost no query, newest first."""
-            for count, number in enumerate(reversed(range(100))):
-                asked = database.asked
-                await authenticator.authenticate(f"t{number}", _REQUEST)
-                if database.asked > asked:
-                    return count
-            return 100
-
-        for number in range(100):
+    async def remembered() -> int:
+        """Count the latest tokens that cost no query, newest first."""
+        for count, number in enumerate(reversed(range(100))):
+            asked = database.asked
             await authenticator.authenticate(f"t{number}", _REQUEST)
-        assert 5 <= await remembered() <= 12
-        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", None)])
-        assert await remembered() == 0
+            if database.asked > asked:
+                return count
+        return 100
 
-    run(test())
+    for number in range(100):
+        await authenticator.authenticate(f"t{number}", _REQUEST)
+    assert 5 <= await remembered() <= 12
+    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", None)])
+    assert await remembered() == 0
 
 
 class _Log:
@@ -163,117 +149,103 @@ async def _watched(
     watch.cancel()
 
 
-def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing comes over the bus (note B14). In the usual case no request asks Postgres."""
-
-    async def test() -> None:
-        async with _watched(monkeypatch) as (authenticator, database, clock, log):
-            await authenticator.authenticate("t", _REQUEST)
-            for _ in range(10):
-                await asyncio.sleep(0.02)
-                clock.now_s += 0.4
-                await asyncio.sleep(0.02)
-                await authenticator.authenticate("t", _REQUEST)
-            assert database.asked == 1
-            database.ended = True
-            log.rows.append(SessionRow(0, 0, "@a:b", "D"))
-            await asyncio.sleep(0.05)
-            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
-                await authenticator.authenticate("t", _REQUEST)
-            # Nobody comes any more: nothing is read.
-            clock.now_s += 10
-            await asyncio.sleep(0.03)
-            reads = log.reads
-            await asyncio.sleep(0.05)
-            assert log.reads == reads
-
-    run(test())
-
-
-def test_who_cannot_read_the_log_outs_trusts_his_memory_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        async with _watched(monkeypatch) as (authenticator, database, clock, log):
-            await authenticator.authenticate("t", _REQUEST)
-            await asyncio.sleep(0.05)
-            log.broken = True
-            await asyncio.sleep(0.03)
-            clock.now_s += 0.5
-            await authenticator.authenticate("t", _REQUEST)
-            assert database.asked == 1
+    async with _watched(monkeypatch) as (authenticator, database, clock, log):
+        await authenticator.authenticate("t", _REQUEST)
+        for _ in range(10):
+            await asyncio.sleep(0.02)
             clock.now_s += 0.4
+            await asyncio.sleep(0.02)
             await authenticator.authenticate("t", _REQUEST)
-            assert database.asked == 2
-            clock.now_s += 0.9
-            database.ended = True
-            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
-                await authenticator.authenticate("t", _REQUEST)
-
-    run(test())
-
-
-def test_nobody_joins_a_look_up_that_is_older_than_a_log_out() -> None:
-    async def test() -> None:
-        database = _Database()
-        database.go.clear()
-        authenticator = _make(database)
-        early = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
-        await asyncio.sleep(0.01)
+        assert database.asked == 1
         database.ended = True
-        authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
-        late = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
-        await asyncio.sleep(0.01)
-        database.go.set()
-        await early
-        with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
-            await late
+        log.rows.append(SessionRow(0, 0, "@a:b", "D"))
+        await asyncio.sleep(0.05)
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
-        assert not authenticator._running
+        # Nobody comes any more: nothing is read.
+        clock.now_s += 10
+        await asyncio.sleep(0.03)
+        reads = log.reads
+        await asyncio.sleep(0.05)
+        assert log.reads == reads
 
-    run(test())
+
+async def test_who_cannot_read_the_log_outs_trusts_his_memory_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _watched(monkeypatch) as (authenticator, database, clock, log):
+        await authenticator.authenticate("t", _REQUEST)
+        await asyncio.sleep(0.05)
+        log.broken = True
+        await asyncio.sleep(0.03)
+        clock.now_s += 0.5
+        await authenticator.authenticate("t", _REQUEST)
+        assert database.asked == 1
+        clock.now_s += 0.4
+        await authenticator.authenticate("t", _REQUEST)
+        assert database.asked == 2
+        clock.now_s += 0.9
+        database.ended = True
+        with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+            await authenticator.authenticate("t", _REQUEST)
 
 
-def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_joins_a_look_up_that_is_older_than_a_log_out() -> None:
+    database = _Database()
+    database.go.clear()
+    authenticator = _make(database)
+    early = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
+    await asyncio.sleep(0.01)
+    database.ended = True
+    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
+    late = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
+    await asyncio.sleep(0.01)
+    database.go.set()
+    await early
+    with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+        await late
+    with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+        await authenticator.authenticate("t", _REQUEST)
+    assert not authenticator._running
+
+
+async def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log-out of the same device or of all; others go on; who comes to his answer too late gets none."""
+    async with _watched(monkeypatch) as (authenticator, database, clock, log):
+        requester = await authenticator.authenticate("t", _REQUEST)
+        go = asyncio.Event()
 
-    async def test() -> None:
-        async with _watched(monkeypatch) as (authenticator, database, clock, log):
-            requester = await authenticator.authenticate("t", _REQUEST)
-            go = asyncio.Event()
+        async def wait() -> str:
+            async with authenticator.hold(requester):
+                await go.wait()
+            return "answered"
 
-            async def wait() -> str:
-                async with authenticator.hold(requester):
-                    await go.wait()
-                return "answered"
-
-            held = asyncio.ensure_future(wait())
-            await asyncio.sleep(0.02)
-            log.rows += [
-                SessionRow(0, 0, "@a:b", "OTHER"),
-                SessionRow(0, 0, "@x:y", None),
-                SessionRow(0, 0, "@a:b", None),
-            ]  # the last leaves this one
-            await asyncio.sleep(0.05)
-            assert not held.done()
-            log.rows.append(SessionRow(0, 0, "@a:b", "D"))
-            database.ended = True
-            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
-                async with asyncio.timeout(1):
-                    await held
-            # Out of touch: the body ends by itself, its answer is not given.
-            log.broken = True
-            go.set()
-            clock.now_s += 1
-            with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
-                await wait()
-            # And who goes away is just cancelled.
-            database.ended = False
-            go.clear()
-            gone = asyncio.ensure_future(wait())
-            await asyncio.sleep(0.02)
-            gone.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await gone
-            assert authenticator._held == {}
-
-    run(test())
+        held = asyncio.ensure_future(wait())
+        await asyncio.sleep(0.02)
+        log.rows += [
+            SessionRow(0, 0, "@a:b", "OTHER"),
+            SessionRow(0, 0, "@x:y", None),
+            SessionRow(0, 0, "@a:b", None),
+        ]  # the last leaves this one
+        await asyncio.sleep(0.05)
+        assert not held.done()
+        log.rows.append(SessionRow(0, 0, "@a:b", "D"))
+        database.ended = True
+        with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+            async with asyncio.timeout(1):
+                await held
+        # Out of touch: the body ends by itself, its answer is not given.
+        log.broken = True
+        go.set()
+        clock.now_s += 1
+        with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
+            await wait()
+        # And who goes away is just cancelled.
+        database.ended = False
+        go.clear()
+        gone = asyncio.ensure_future(wait())
+        await asyncio.sleep(0.02)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert authenticator._held == {}

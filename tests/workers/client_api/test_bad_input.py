@@ -5,7 +5,7 @@ import re
 
 from shared.http.endpoint import Auth, paths_of
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import client_api, run
+from tests.workers.client_api.rig import client_api
 from workers.client_api.endpoints import ENDPOINTS
 
 _NAMES = (
@@ -31,24 +31,21 @@ _BODIES: tuple[bytes, ...] = (
 _PARAMETER = re.compile(r"\{[A-Za-z]+\??\}")
 
 
-def test_no_500(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            tried = 0
-            for endpoint in ENDPOINTS:
-                if endpoint.auth is Auth.INTERNAL or endpoint.name in ("logout", "logout_all"):
-                    continue
-                template = paths_of(endpoint)[0].replace("{userId}", alice.quoted)
-                names = _NAMES if _PARAMETER.search(template) else ("",)
-                bodies = _BODIES if endpoint.methods[0] in ("PUT", "POST", "DELETE") else (b"",)
-                for name, body in itertools.product(names, bodies):
-                    path = _PARAMETER.sub(lambda _, name=name: name, template)  # type: ignore[misc]
-                    answer = await alice.call(endpoint.methods[0], path, raw=body, query="token=%00&username=%00")
-                    assert answer.status < 500, (path, body, answer.body)
-                    if answer.status >= 400:
-                        assert answer.errcode or answer.status == 401, (path, body)
-                    tried += 1
-            assert tried > 500
-
-    run(test())
+async def test_no_500(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        tried = 0
+        for endpoint in ENDPOINTS:
+            if endpoint.auth is Auth.INTERNAL or endpoint.name in ("logout", "logout_all"):
+                continue
+            template = paths_of(endpoint)[0].replace("{userId}", alice.quoted)
+            names = _NAMES if _PARAMETER.search(template) else ("",)
+            bodies = _BODIES if endpoint.methods[0] in ("PUT", "POST", "DELETE") else (b"",)
+            for name, body in itertools.product(names, bodies):
+                path = _PARAMETER.sub(lambda _, name=name: name, template)  # type: ignore[misc]
+                answer = await alice.call(endpoint.methods[0], path, raw=body, query="token=%00&username=%00")
+                assert answer.status < 500, (path, body, answer.body)
+                if answer.status >= 400:
+                    assert answer.errcode or answer.status == 401, (path, body)
+                tried += 1
+        assert tried > 500

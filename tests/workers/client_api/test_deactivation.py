@@ -6,7 +6,7 @@ import orjson
 
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import INTERNAL_SECRET, Answer, User, Worker, client_api, run
+from tests.workers.client_api.rig import INTERNAL_SECRET, Answer, User, Worker, client_api
 
 PASSWORD = "correct horse"
 
@@ -19,152 +19,137 @@ async def internal(worker: Worker, path: str, body: Any) -> Answer:
     return await worker.call("PUT", path, body, token=INTERNAL_SECRET)
 
 
-def test_deactivation(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}}
-            second = (await worker.call("POST", "/login", {**body, "password": PASSWORD})).json["access_token"]
-            await alice.call("PUT", f"/profile/{alice.quoted}/displayname", {"displayname": "Alice"})
-            await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
+async def test_deactivation(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}}
+        second = (await worker.call("POST", "/login", {**body, "password": PASSWORD})).json["access_token"]
+        await alice.call("PUT", f"/profile/{alice.quoted}/displayname", {"displayname": "Alice"})
+        await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
 
-            path = "/account/deactivate"
-            first = await alice.call("POST", path, {})
-            assert (first.status, first.json["flows"]) == (401, [{"stages": ["m.login.password"]}])
-            wrong = await alice.call("POST", path, {"auth": {**proof(alice), "password": "wrong horse"}})
-            assert (wrong.status, wrong.errcode) == (401, "M_FORBIDDEN")
-            others = await alice.call("POST", path, {"auth": proof(bob)})
-            assert (others.status, others.errcode) == (401, "M_FORBIDDEN")
-            assert (await alice.call("POST", path, {"erase": 3, "auth": proof(alice)})).errcode == "M_BAD_JSON"
-            assert (await alice.call("GET", "/account/whoami")).status == 200
+        path = "/account/deactivate"
+        first = await alice.call("POST", path, {})
+        assert (first.status, first.json["flows"]) == (401, [{"stages": ["m.login.password"]}])
+        wrong = await alice.call("POST", path, {"auth": {**proof(alice), "password": "wrong horse"}})
+        assert (wrong.status, wrong.errcode) == (401, "M_FORBIDDEN")
+        others = await alice.call("POST", path, {"auth": proof(bob)})
+        assert (others.status, others.errcode) == (401, "M_FORBIDDEN")
+        assert (await alice.call("POST", path, {"erase": 3, "auth": proof(alice)})).errcode == "M_BAD_JSON"
+        assert (await alice.call("GET", "/account/whoami")).status == 200
 
-            answer = await alice.call("POST", path, {"auth": proof(alice), "id_server": "id.example.org"})
-            assert answer.status == 200, answer.body
-            check_answer("account_deactivation.yaml", "/account/deactivate", "post", answer.json)
-            assert answer.json == {"id_server_unbind_result": "success"}
-            for token in (alice.token, second):
-                ended = await worker.call("GET", "/account/whoami", token=token)
-                assert (ended.status, ended.errcode) == (401, "M_UNKNOWN_TOKEN")
-            login = await worker.call("POST", "/login", {**body, "password": PASSWORD})
-            assert (login.status, login.errcode) == (403, "M_USER_DEACTIVATED")
-            assert (await bob.call("GET", f"/profile/{alice.quoted}")).status == 404
-            again = await worker.call("POST", "/register", {"username": "alice", "auth": {"type": "m.login.dummy"},
-                                                            "password": PASSWORD})  # fmt: skip
-            assert again.errcode == "M_USER_IN_USE"
-            assert not await worker.sql("SELECT 1 FROM devices WHERE user_id = $1", alice.user_id)
-            assert not await worker.sql("SELECT 1 FROM erased_users")
+        answer = await alice.call("POST", path, {"auth": proof(alice), "id_server": "id.example.org"})
+        assert answer.status == 200, answer.body
+        check_answer("account_deactivation.yaml", "/account/deactivate", "post", answer.json)
+        assert answer.json == {"id_server_unbind_result": "success"}
+        for token in (alice.token, second):
+            ended = await worker.call("GET", "/account/whoami", token=token)
+            assert (ended.status, ended.errcode) == (401, "M_UNKNOWN_TOKEN")
+        login = await worker.call("POST", "/login", {**body, "password": PASSWORD})
+        assert (login.status, login.errcode) == (403, "M_USER_DEACTIVATED")
+        assert (await bob.call("GET", f"/profile/{alice.quoted}")).status == 404
+        again = await worker.call("POST", "/register", {"username": "alice", "auth": {"type": "m.login.dummy"},
+                                                        "password": PASSWORD})  # fmt: skip
+        assert again.errcode == "M_USER_IN_USE"
+        assert not await worker.sql("SELECT 1 FROM devices WHERE user_id = $1", alice.user_id)
+        assert not await worker.sql("SELECT 1 FROM erased_users")
 
-            cleared = await internal(worker, f"/_skep/users/{alice.quoted}/closed_account", {"erase": False})
-            assert cleared.status == 200, cleared.body
-            assert not await worker.sql("SELECT 1 FROM profiles WHERE user_id = $1", alice.user_id)
-            assert len(await worker.sql("SELECT 1 FROM account_data WHERE user_id = $1", alice.user_id)) == 1
-            assert (await bob.call("GET", "/account/whoami")).status == 200
-
-    run(test())
+        cleared = await internal(worker, f"/_skep/users/{alice.quoted}/closed_account", {"erase": False})
+        assert cleared.status == 200, cleared.body
+        assert not await worker.sql("SELECT 1 FROM profiles WHERE user_id = $1", alice.user_id)
+        assert len(await worker.sql("SELECT 1 FROM account_data WHERE user_id = $1", alice.user_id)) == 1
+        assert (await bob.call("GET", "/account/whoami")).status == 200
 
 
-def test_erasure(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
-            assert (await alice.call("POST", f"/user/{alice.quoted}/filter", {})).status == 200
-            await alice.call("PUT", "/pushrules/global/sender/@bob:example.org", {"actions": []})
-            assert await worker.sql("SELECT 1 FROM push_rules")
-            before_ms = worker.clock.now_ms()
-            answer = await alice.call("POST", "/account/deactivate", {"auth": proof(alice), "erase": True})
-            assert answer.status == 200, answer.body
-            [row] = await worker.sql("SELECT user_id, erased_ms FROM erased_users")
-            assert row["user_id"] == alice.user_id and before_ms <= row["erased_ms"] <= worker.clock.now_ms()
-            assert [row["erase"] for row in await worker.sql("SELECT erase FROM deactivations")] == [True]
-            for _ in range(2):
-                path = f"/_skep/users/{alice.quoted}/closed_account"
-                assert (await internal(worker, path, {"erase": True})).status == 200
-            for table in ("account_data", "filters", "profiles", "push_rules"):
-                assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
-
-    run(test())
+async def test_erasure(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        await alice.call("PUT", f"/user/{alice.quoted}/account_data/org.example", {"a": 1})
+        assert (await alice.call("POST", f"/user/{alice.quoted}/filter", {})).status == 200
+        await alice.call("PUT", "/pushrules/global/sender/@bob:example.org", {"actions": []})
+        assert await worker.sql("SELECT 1 FROM push_rules")
+        before_ms = worker.clock.now_ms()
+        answer = await alice.call("POST", "/account/deactivate", {"auth": proof(alice), "erase": True})
+        assert answer.status == 200, answer.body
+        [row] = await worker.sql("SELECT user_id, erased_ms FROM erased_users")
+        assert row["user_id"] == alice.user_id and before_ms <= row["erased_ms"] <= worker.clock.now_ms()
+        assert [row["erase"] for row in await worker.sql("SELECT erase FROM deactivations")] == [True]
+        for _ in range(2):
+            path = f"/_skep/users/{alice.quoted}/closed_account"
+            assert (await internal(worker, path, {"erase": True})).status == 200
+        for table in ("account_data", "filters", "profiles", "push_rules"):
+            assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
 
 
-def test_without_a_token(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            path = "/account/deactivate"
-            first = await worker.call("POST", path, {"erase": True})
-            assert first.status == 401
-            session = first.json["session"]
-            nameless = {"type": "m.login.password", "password": PASSWORD, "session": session}
-            assert (await worker.call("POST", path, {"auth": nameless})).errcode == "M_MISSING_PARAM"
-            # Somebody else's session is no good to who has a token.
-            stolen = await bob.call("POST", path, {"auth": {"session": session}})
-            assert (stolen.status, stolen.json["completed"]) == (401, [])
-            answer = await worker.call("POST", path, {"auth": {**proof(alice), "session": session}})
-            assert answer.status == 200, answer.body
-            assert (await alice.call("GET", "/account/whoami")).status == 401
-            assert (await bob.call("GET", "/account/whoami")).status == 200
-            assert [row["user_id"] for row in await worker.sql("SELECT user_id FROM erased_users")] == [alice.user_id]
-            guest = (await worker.call("POST", "/register", query="kind=guest", body={})).json["access_token"]
-            refused = await worker.call("POST", path, {}, token=guest)
-            assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
-
-    run(test())
+async def test_without_a_token(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        path = "/account/deactivate"
+        first = await worker.call("POST", path, {"erase": True})
+        assert first.status == 401
+        session = first.json["session"]
+        nameless = {"type": "m.login.password", "password": PASSWORD, "session": session}
+        assert (await worker.call("POST", path, {"auth": nameless})).errcode == "M_MISSING_PARAM"
+        # Somebody else's session is no good to who has a token.
+        stolen = await bob.call("POST", path, {"auth": {"session": session}})
+        assert (stolen.status, stolen.json["completed"]) == (401, [])
+        answer = await worker.call("POST", path, {"auth": {**proof(alice), "session": session}})
+        assert answer.status == 200, answer.body
+        assert (await alice.call("GET", "/account/whoami")).status == 401
+        assert (await bob.call("GET", "/account/whoami")).status == 200
+        assert [row["user_id"] for row in await worker.sql("SELECT user_id FROM erased_users")] == [alice.user_id]
+        guest = (await worker.call("POST", "/register", query="kind=guest", body={})).json["access_token"]
+        refused = await worker.call("POST", path, {}, token=guest)
+        assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
 
 
-def test_settings_follow_into_the_new_room(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            old, new, other = "!old:example.org", "!new:example.org", "!other:example.org"
-            user, path = f"/user/{alice.quoted}", f"/_skep/users/{alice.quoted}/room_settings"
-            await alice.call("PUT", f"{user}/rooms/{old}/tags/m.favourite", {"order": 0.5})
-            await alice.call("PUT", f"{user}/account_data/m.direct", {"@bob:b": [old, other], "@c:c": [other], "x": 1})
-            rule = await alice.call("PUT", f"/pushrules/global/room/{old}", {"actions": ["notify"]})
-            assert rule.status == 200, rule.body
+async def test_settings_follow_into_the_new_room(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        old, new, other = "!old:example.org", "!new:example.org", "!other:example.org"
+        user, path = f"/user/{alice.quoted}", f"/_skep/users/{alice.quoted}/room_settings"
+        await alice.call("PUT", f"{user}/rooms/{old}/tags/m.favourite", {"order": 0.5})
+        await alice.call("PUT", f"{user}/account_data/m.direct", {"@bob:b": [old, other], "@c:c": [other], "x": 1})
+        rule = await alice.call("PUT", f"/pushrules/global/room/{old}", {"actions": ["notify"]})
+        assert rule.status == 200, rule.body
 
-            async def copied() -> tuple[Any, Any, int]:
-                tags = (await alice.call("GET", f"{user}/rooms/{new}/tags")).json["tags"]
-                direct = (await alice.call("GET", f"{user}/account_data/m.direct")).json
-                rules = (await alice.call("GET", f"/pushrules/global/room/{new}")).status
-                return tags, direct, rules
+        async def copied() -> tuple[Any, Any, int]:
+            tags = (await alice.call("GET", f"{user}/rooms/{new}/tags")).json["tags"]
+            direct = (await alice.call("GET", f"{user}/account_data/m.direct")).json
+            rules = (await alice.call("GET", f"/pushrules/global/room/{new}")).status
+            return tags, direct, rules
 
-            body = {"old_room_id": old, "new_room_id": new}
+        body = {"old_room_id": old, "new_room_id": new}
+        assert (await internal(worker, path, body)).status == 200
+        assert (await copied())[0] == {}, "the old room says nothing of a successor"
+        await worker.sql(
+            "INSERT INTO room_upgrades VALUES ($1, $2, '12', '@a:b', '$c', '{}', true, now(), now(), 0)", old, new
+        )
+        for _ in range(2):
             assert (await internal(worker, path, body)).status == 200
-            assert (await copied())[0] == {}, "the old room says nothing of a successor"
-            await worker.sql(
-                "INSERT INTO room_upgrades VALUES ($1, $2, '12', '@a:b', '$c', '{}', true, now(), now(), 0)", old, new
-            )
-            for _ in range(2):
-                assert (await internal(worker, path, body)).status == 200
-                tags, direct, rules = await copied()
-                assert tags == {"m.favourite": {"order": 0.5}}
-                assert direct == {"@bob:b": [old, other, new], "@c:c": [other], "x": 1}
-                assert rules == 200
-            # What was set since stays.
-            await alice.call("DELETE", f"{user}/rooms/{new}/tags/m.favourite")
-            assert (await internal(worker, path, body)).status == 200
-            assert (await copied())[0] == {}
-
-    run(test())
+            tags, direct, rules = await copied()
+            assert tags == {"m.favourite": {"order": 0.5}}
+            assert direct == {"@bob:b": [old, other, new], "@c:c": [other], "x": 1}
+            assert rules == 200
+        # What was set since stays.
+        await alice.call("DELETE", f"{user}/rooms/{new}/tags/m.favourite")
+        assert (await internal(worker, path, body)).status == 200
+        assert (await copied())[0] == {}
 
 
-def test_a_tombstone_of_another_server_says_which_room_follows(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            pdu = {"type": "m.room.tombstone", "content": {"replacement_room": "!new:b"}}
-            await worker.sql("INSERT INTO rooms VALUES (1, '!old:b', '11', '@a:b', false, 1)")
-            await worker.sql("INSERT INTO current_state VALUES (1, 'm.room.tombstone', '', 5, 1, 1)")
-            await worker.sql(
-                """INSERT INTO events (room_nid, event_nid, event_id, writer, position, depth, type, state_key, sender,
-                                       origin_server_ts, prev_nids, auth_nids, json)
-                   VALUES (1, 5, '$t', 1, 1, 1, 'm.room.tombstone', '', '@a:b', 1, '{}', '{}', $1)""",
-                orjson.dumps(pdu),
-            )
-            user, path = f"/user/{alice.quoted}", f"/_skep/users/{alice.quoted}/room_settings"
-            await alice.call("PUT", f"{user}/rooms/!old:b/tags/u.x", {})
-            for new, tags in (("!false:b", {}), ("!new:b", {"u.x": {}})):
-                assert (await internal(worker, path, {"old_room_id": "!old:b", "new_room_id": new})).status == 200
-                assert (await alice.call("GET", f"{user}/rooms/{new}/tags")).json["tags"] == tags
-
-    run(test())
+async def test_a_tombstone_of_another_server_says_which_room_follows(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        pdu = {"type": "m.room.tombstone", "content": {"replacement_room": "!new:b"}}
+        await worker.sql("INSERT INTO rooms VALUES (1, '!old:b', '11', '@a:b', false, 1)")
+        await worker.sql("INSERT INTO current_state VALUES (1, 'm.room.tombstone', '', 5, 1, 1)")
+        await worker.sql(
+            """INSERT INTO events (room_nid, event_nid, event_id, writer, position, depth, type, state_key, sender,
+                                   origin_server_ts, prev_nids, auth_nids, json)
+               VALUES (1, 5, '$t', 1, 1, 1, 'm.room.tombstone', '', '@a:b', 1, '{}', '{}', $1)""",
+            orjson.dumps(pdu),
+        )
+        user, path = f"/user/{alice.quoted}", f"/_skep/users/{alice.quoted}/room_settings"
+        await alice.call("PUT", f"{user}/rooms/!old:b/tags/u.x", {})
+        for new, tags in (("!false:b", {}), ("!new:b", {"u.x": {}})):
+            assert (await internal(worker, path, {"old_room_id": "!old:b", "new_room_id": new})).status == 200
+            assert (await alice.call("GET", f"{user}/rooms/{new}/tags")).json["tags"] == tags

@@ -17,147 +17,133 @@ from tests.workers.client_api.keys import (
     upload,
     upload_identity,
 )
-from tests.workers.client_api.rig import client_api, run
+from tests.workers.client_api.rig import client_api
 from tests.workers.client_api.rooms import put_room
 from workers.client_api.encryption.device_keys import MAX_ONE_TIME_KEYS
 
 PASSWORD = {"type": "m.login.password", "password": "correct horse"}
 
 
-def test_what_is_uploaded_is_found(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            await alice.call("PUT", f"/devices/{alice.device_id}", {"display_name": "a phone"})
-            keys = identity_keys(alice.user_id, alice.device_id)
-            first = await upload(
-                alice, device_keys={**keys, "unsigned": {"x": 1}}, one_time_keys=one_time_keys("a", "b")
-            )
-            assert first.json == {"one_time_key_counts": {ALGORITHM: 2}}
-            wanted = {alice.user_id: [], bob.user_id: [], "@nobody:example.org": [], "@far:away.example:8448": []}
-            found = (await bob.call("POST", "/keys/query", {"device_keys": wanted, "timeout": 10})).json
-            shown = {**keys, "unsigned": {"device_display_name": "a phone"}}
-            assert found["device_keys"] == {alice.user_id: {alice.device_id: shown}, bob.user_id: {}}
-            assert set(found["failures"]) == {"away.example:8448"}
-            for devices, there in (([alice.device_id], True), (["OTHER"], False)):
-                one = await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: devices}})
-                assert (alice.device_id in one.json["device_keys"][alice.user_id]) is there
-            # The same again changes nothing, and nobody is told.
-            again = await upload(alice, device_keys=keys, one_time_keys=one_time_keys("a"))
-            assert again.json == {"one_time_key_counts": {ALGORITHM: 2}}
-            assert [row.user_id for row in announced(worker, "device_lists")] == [alice.user_id]
-            # More signatures are a change, other keys are refused.
-            more = {**keys, "signatures": {alice.user_id: {f"ed25519:{alice.device_id}": "s", "ed25519:M": "t"}}}
-            assert (await upload(alice, device_keys=more)).status == 200
-            other = await upload(alice, device_keys=identity_keys(alice.user_id, alice.device_id, "other"))
-            assert (other.status, other.errcode) == (400, "M_INVALID_PARAM")
-            assert len(announced(worker, "device_lists")) == 2
-            # Others see a device's name beside its keys: a new one is a change, the same one is none.
-            for name, told in (("a laptop", 3), ("a laptop", 3)):
-                await alice.call("PUT", f"/devices/{alice.device_id}", {"display_name": name})
-                assert len(announced(worker, "device_lists")) == told
-            found = (await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: []}})).json
-            shown = found["device_keys"][alice.user_id][alice.device_id]
-            assert shown["unsigned"] == {"device_display_name": "a laptop"}
-            await bob.call("PUT", f"/devices/{bob.device_id}", {"display_name": "without keys"})
-            assert len(announced(worker, "device_lists")) == 3
-
-    run(test())
+async def test_what_is_uploaded_is_found(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        await alice.call("PUT", f"/devices/{alice.device_id}", {"display_name": "a phone"})
+        keys = identity_keys(alice.user_id, alice.device_id)
+        first = await upload(alice, device_keys={**keys, "unsigned": {"x": 1}}, one_time_keys=one_time_keys("a", "b"))
+        assert first.json == {"one_time_key_counts": {ALGORITHM: 2}}
+        wanted = {alice.user_id: [], bob.user_id: [], "@nobody:example.org": [], "@far:away.example:8448": []}
+        found = (await bob.call("POST", "/keys/query", {"device_keys": wanted, "timeout": 10})).json
+        shown = {**keys, "unsigned": {"device_display_name": "a phone"}}
+        assert found["device_keys"] == {alice.user_id: {alice.device_id: shown}, bob.user_id: {}}
+        assert set(found["failures"]) == {"away.example:8448"}
+        for devices, there in (([alice.device_id], True), (["OTHER"], False)):
+            one = await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: devices}})
+            assert (alice.device_id in one.json["device_keys"][alice.user_id]) is there
+        # The same again changes nothing, and nobody is told.
+        again = await upload(alice, device_keys=keys, one_time_keys=one_time_keys("a"))
+        assert again.json == {"one_time_key_counts": {ALGORITHM: 2}}
+        assert [row.user_id for row in announced(worker, "device_lists")] == [alice.user_id]
+        # More signatures are a change, other keys are refused.
+        more = {**keys, "signatures": {alice.user_id: {f"ed25519:{alice.device_id}": "s", "ed25519:M": "t"}}}
+        assert (await upload(alice, device_keys=more)).status == 200
+        other = await upload(alice, device_keys=identity_keys(alice.user_id, alice.device_id, "other"))
+        assert (other.status, other.errcode) == (400, "M_INVALID_PARAM")
+        assert len(announced(worker, "device_lists")) == 2
+        # Others see a device's name beside its keys: a new one is a change, the same one is none.
+        for name, told in (("a laptop", 3), ("a laptop", 3)):
+            await alice.call("PUT", f"/devices/{alice.device_id}", {"display_name": name})
+            assert len(announced(worker, "device_lists")) == told
+        found = (await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: []}})).json
+        shown = found["device_keys"][alice.user_id][alice.device_id]
+        assert shown["unsigned"] == {"device_display_name": "a laptop"}
+        await bob.call("PUT", f"/devices/{bob.device_id}", {"display_name": "without keys"})
+        assert len(announced(worker, "device_lists")) == 3
 
 
-def test_each_key_is_given_once_and_in_order(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker, client_api(postgres.dsn, name="client_api-2") as second:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            for start in range(0, 30, 10):
-                names = [f"{10 + start + n}" for n in range(10)]
-                assert (await upload(alice, one_time_keys=one_time_keys(*names))).status == 200
-            fallback = {f"{ALGORITHM}:spare": {**one_time_key("spare"), "fallback": True}}
-            assert (await upload(alice, fallback_keys=fallback)).status == 200
-            there = type(bob)(second, bob.user_id, bob.token, bob.device_id)
-            batches = []
-            for _ in range(3):
-                claims = [claim(who, alice) for who in (bob, there) for _ in range(5)]
-                batches.append(sorted(str(key) for key in await asyncio.gather(*claims)))
-            assert batches == [[f"{10 + start + n}" for n in range(10)] for start in range(0, 30, 10)]
-            assert [await claim(bob, alice), await claim(there, alice)] == ["spare", "spare"]
-            assert await claim(bob, alice, "other_algorithm") is None
-            used = await worker.sql("SELECT used FROM fallback_keys")
-            assert [row["used"] for row in used] == [True]
-            # 4 uploads, 30 keys, and the fallback key was marked once.
-            told = announced(worker, "one_time_keys") + announced(second, "one_time_keys")
-            assert len(told) == 4 + 30 + 1
-            assert {(row.user_id, row.device_id) for row in told} == {(alice.user_id, alice.device_id)}
-            # The fallback key that is there stays used; a new one is unused.
-            await upload(alice, fallback_keys=fallback)
-            assert [row["used"] for row in await worker.sql("SELECT used FROM fallback_keys")] == [True]
-            await upload(alice, fallback_keys={f"{ALGORITHM}:new": one_time_key("new")})
-            rows = await worker.sql("SELECT key_id, used FROM fallback_keys")
-            assert [(row["key_id"], row["used"]) for row in rows] == [("new", False)]
-
-    run(test())
+async def test_each_key_is_given_once_and_in_order(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker, client_api(postgres.dsn, name="client_api-2") as second:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        for start in range(0, 30, 10):
+            names = [f"{10 + start + n}" for n in range(10)]
+            assert (await upload(alice, one_time_keys=one_time_keys(*names))).status == 200
+        fallback = {f"{ALGORITHM}:spare": {**one_time_key("spare"), "fallback": True}}
+        assert (await upload(alice, fallback_keys=fallback)).status == 200
+        there = type(bob)(second, bob.user_id, bob.token, bob.device_id)
+        batches = []
+        for _ in range(3):
+            claims = [claim(who, alice) for who in (bob, there) for _ in range(5)]
+            batches.append(sorted(str(key) for key in await asyncio.gather(*claims)))
+        assert batches == [[f"{10 + start + n}" for n in range(10)] for start in range(0, 30, 10)]
+        assert [await claim(bob, alice), await claim(there, alice)] == ["spare", "spare"]
+        assert await claim(bob, alice, "other_algorithm") is None
+        used = await worker.sql("SELECT used FROM fallback_keys")
+        assert [row["used"] for row in used] == [True]
+        # 4 uploads, 30 keys, and the fallback key was marked once.
+        told = announced(worker, "one_time_keys") + announced(second, "one_time_keys")
+        assert len(told) == 4 + 30 + 1
+        assert {(row.user_id, row.device_id) for row in told} == {(alice.user_id, alice.device_id)}
+        # The fallback key that is there stays used; a new one is unused.
+        await upload(alice, fallback_keys=fallback)
+        assert [row["used"] for row in await worker.sql("SELECT used FROM fallback_keys")] == [True]
+        await upload(alice, fallback_keys={f"{ALGORITHM}:new": one_time_key("new")})
+        rows = await worker.sql("SELECT key_id, used FROM fallback_keys")
+        assert [(row["key_id"], row["used"]) for row in rows] == [("new", False)]
 
 
-def test_a_key_id_has_one_content_for_good(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            assert (await upload(alice, one_time_keys=one_time_keys("a"))).status == 200
-            changed = {f"{ALGORITHM}:a": one_time_key("another"), **one_time_keys("b")}
-            for claimed in (False, True):
-                if claimed:
-                    assert await claim(bob, alice) == "a"
-                refused = await upload(alice, one_time_keys=changed)
-                assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
-                same = await upload(alice, one_time_keys=one_time_keys("a"))
-                assert same.json == {"one_time_key_counts": {} if claimed else {ALGORITHM: 1}}
-            assert await claim(bob, alice) is None  # the claimed one did not come back, "b" was never stored
-            # Two at once with different contents: one of them is refused.
-            contents: list[Any] = [{f"{ALGORITHM}:c": one_time_key(text)} for text in ("one", "two")]
-            answers = await asyncio.gather(*(upload(alice, one_time_keys=each) for each in contents))
-            assert sorted(answer.status for answer in answers) == [200, 400]
-
-    run(test())
+async def test_a_key_id_has_one_content_for_good(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        assert (await upload(alice, one_time_keys=one_time_keys("a"))).status == 200
+        changed = {f"{ALGORITHM}:a": one_time_key("another"), **one_time_keys("b")}
+        for claimed in (False, True):
+            if claimed:
+                assert await claim(bob, alice) == "a"
+            refused = await upload(alice, one_time_keys=changed)
+            assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
+            same = await upload(alice, one_time_keys=one_time_keys("a"))
+            assert same.json == {"one_time_key_counts": {} if claimed else {ALGORITHM: 1}}
+        assert await claim(bob, alice) is None  # the claimed one did not come back, "b" was never stored
+        # Two at once with different contents: one of them is refused.
+        contents: list[Any] = [{f"{ALGORITHM}:c": one_time_key(text)} for text in ("one", "two")]
+        answers = await asyncio.gather(*(upload(alice, one_time_keys=each) for each in contents))
+        assert sorted(answer.status for answer in answers) == [200, 400]
 
 
-def test_keys_go_with_their_device(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            login = {
-                "type": "m.login.password",
-                "identifier": {"type": "m.id.user", "user": "alice"},
-                "password": "correct horse",
-                "device_id": "SECOND",
-            }
-            second = type(alice)(
-                worker, alice.user_id, (await worker.call("POST", "/login", login)).json["access_token"], "SECOND"
-            )
-            for device in (alice, second):
-                await upload_identity(device)
-                await upload(device, one_time_keys=one_time_keys("a"), fallback_keys={"x:y": "plain"})
-                await bob.call(
-                    "PUT", f"/sendToDevice/m.x/{device.device_id}",
-                    {"messages": {alice.user_id: {device.device_id: {}}}},
-                )  # fmt: skip
-            before = len(announced(worker, "device_lists"))
-            auth = {**PASSWORD, "identifier": {"type": "m.id.user", "user": "alice"}}
-            assert (await alice.call("DELETE", "/devices/SECOND", {"auth": auth})).status == 200
-            assert len(announced(worker, "device_lists")) == before + 1
-            tables = ("device_keys", "one_time_keys", "fallback_keys", "to_device_messages")
-            for table in tables:
-                rows = await worker.sql(f"SELECT device_id FROM {table} WHERE user_id = $1", alice.user_id)
-                assert [row["device_id"] for row in rows] == [alice.device_id], table
-            assert await claim(bob, second) is None
-            assert (await alice.call("POST", "/logout/all", {})).status == 200
-            assert len(announced(worker, "device_lists")) == before + 2
-            for table in tables:
-                assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
-            # One without keys is nobody's business.
-            assert (await bob.call("POST", "/logout", {})).status == 200
-            assert len(announced(worker, "device_lists")) == before + 2
-
-    run(test())
+async def test_keys_go_with_their_device(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        login = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "alice"},
+            "password": "correct horse",
+            "device_id": "SECOND",
+        }
+        second = type(alice)(
+            worker, alice.user_id, (await worker.call("POST", "/login", login)).json["access_token"], "SECOND"
+        )
+        for device in (alice, second):
+            await upload_identity(device)
+            await upload(device, one_time_keys=one_time_keys("a"), fallback_keys={"x:y": "plain"})
+            await bob.call(
+                "PUT", f"/sendToDevice/m.x/{device.device_id}",
+                {"messages": {alice.user_id: {device.device_id: {}}}},
+            )  # fmt: skip
+        before = len(announced(worker, "device_lists"))
+        auth = {**PASSWORD, "identifier": {"type": "m.id.user", "user": "alice"}}
+        assert (await alice.call("DELETE", "/devices/SECOND", {"auth": auth})).status == 200
+        assert len(announced(worker, "device_lists")) == before + 1
+        tables = ("device_keys", "one_time_keys", "fallback_keys", "to_device_messages")
+        for table in tables:
+            rows = await worker.sql(f"SELECT device_id FROM {table} WHERE user_id = $1", alice.user_id)
+            assert [row["device_id"] for row in rows] == [alice.device_id], table
+        assert await claim(bob, second) is None
+        assert (await alice.call("POST", "/logout/all", {})).status == 200
+        assert len(announced(worker, "device_lists")) == before + 2
+        for table in tables:
+            assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
+        # One without keys is nobody's business.
+        assert (await bob.call("POST", "/logout", {})).status == 200
+        assert len(announced(worker, "device_lists")) == before + 2
 
 
 def _hostile_uploads(user_id: str, device_id: str) -> list[tuple[dict[str, Any], str]]:
@@ -186,89 +172,77 @@ def _hostile_uploads(user_id: str, device_id: str) -> list[tuple[dict[str, Any],
     ]
 
 
-def test_hostile_bodies(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            for body, errcode in _hostile_uploads(alice.user_id, alice.device_id):
-                answer = await alice.call("POST", "/keys/upload", body)
-                assert (answer.status, answer.errcode) == (400, errcode), body
-            # What PostgreSQL's text cannot hold is legal.
-            odd = await upload(alice, one_time_keys={"a\x00:b\x1a": "x"}, fallback_keys={"a\x00:f\x00": "y"})
-            assert odd.json == {"one_time_key_counts": {"a\x00": 1}}
-            for key_id in ("b\x1a", "f\x00"):
-                assert await claim(alice, alice, "a\x00") == key_id
-            bodies: list[Any] = [{}, [], {"device_keys": []}, {"device_keys": {"x": []}}, {"device_keys": {"@a:b": 7}}]
-            for body in bodies:
-                assert (await alice.call("POST", "/keys/query", body)).status == 400, body
-            bodies = [{}, {"one_time_keys": 7}, {"one_time_keys": {"@a:b": []}}, {"one_time_keys": {"a": {}}}]
-            for body in bodies:
-                assert (await alice.call("POST", "/keys/claim", body)).status == 400, body
-            nul = {"one_time_keys": {alice.user_id: {"D\x00": "a"}, "@x:far": {"D": "a"}}}
-            claimed = (await alice.call("POST", "/keys/claim", nul)).json
-            assert claimed["one_time_keys"] == {} and set(claimed["failures"]) == {"far"}
-            assert not await worker.sql("SELECT 1 FROM device_list_changes")
-
-    run(test())
+async def test_hostile_bodies(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        for body, errcode in _hostile_uploads(alice.user_id, alice.device_id):
+            answer = await alice.call("POST", "/keys/upload", body)
+            assert (answer.status, answer.errcode) == (400, errcode), body
+        # What PostgreSQL's text cannot hold is legal.
+        odd = await upload(alice, one_time_keys={"a\x00:b\x1a": "x"}, fallback_keys={"a\x00:f\x00": "y"})
+        assert odd.json == {"one_time_key_counts": {"a\x00": 1}}
+        for key_id in ("b\x1a", "f\x00"):
+            assert await claim(alice, alice, "a\x00") == key_id
+        bodies: list[Any] = [{}, [], {"device_keys": []}, {"device_keys": {"x": []}}, {"device_keys": {"@a:b": 7}}]
+        for body in bodies:
+            assert (await alice.call("POST", "/keys/query", body)).status == 400, body
+        bodies = [{}, {"one_time_keys": 7}, {"one_time_keys": {"@a:b": []}}, {"one_time_keys": {"a": {}}}]
+        for body in bodies:
+            assert (await alice.call("POST", "/keys/claim", body)).status == 400, body
+        nul = {"one_time_keys": {alice.user_id: {"D\x00": "a"}, "@x:far": {"D": "a"}}}
+        claimed = (await alice.call("POST", "/keys/claim", nul)).json
+        assert claimed["one_time_keys"] == {} and set(claimed["failures"]) == {"far"}
+        assert not await worker.sql("SELECT 1 FROM device_list_changes")
 
 
-def test_a_device_has_a_limit(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            for start in range(0, MAX_ONE_TIME_KEYS, 500):
-                keys = {f"a:{start + n}": "x" for n in range(500)}
-                assert (await upload(alice, one_time_keys=keys)).status == 200
-            assert (await upload(alice, one_time_keys={"b:1": "x"})).errcode == "M_INVALID_PARAM"
-            assert await claim(alice, alice, "a") is not None
-            assert (await upload(alice, one_time_keys={"b:1": "x"})).status == 200
-
-    run(test())
+async def test_a_device_has_a_limit(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        for start in range(0, MAX_ONE_TIME_KEYS, 500):
+            keys = {f"a:{start + n}": "x" for n in range(500)}
+            assert (await upload(alice, one_time_keys=keys)).status == 200
+        assert (await upload(alice, one_time_keys={"b:1": "x"})).errcode == "M_INVALID_PARAM"
+        assert await claim(alice, alice, "a") is not None
+        assert (await upload(alice, one_time_keys={"b:1": "x"})).status == 200
 
 
 async def _changes(user: Any, since: str, to: str | None = None) -> Any:
     return await user.call("GET", "/keys/changes", query=f"from={since}&to={to or since}")
 
 
-def test_changes_since_a_token(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob, carol = [await worker.register(name) for name in ("alice", "bob", "carol")]
-            await put_room(worker, "!r:example.org", {alice.user_id: "join", bob.user_id: "join"})
-            lease = worker.foundation.lease
-            await worker.sql("SELECT setval('stream_events', 1)")
+async def test_changes_since_a_token(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob, carol = [await worker.register(name) for name in ("alice", "bob", "carol")]
+        await put_room(worker, "!r:example.org", {alice.user_id: "join", bob.user_id: "join"})
+        lease = worker.foundation.lease
+        await worker.sql("SELECT setval('stream_events', 1)")
 
-            def token(lists: int) -> str:
-                return f"s1_e{format_vector(Vector(lease, 1))}_d{format_vector(Vector(lease, lists))}"
+        def token(lists: int) -> str:
+            return f"s1_e{format_vector(Vector(lease, 1))}_d{format_vector(Vector(lease, lists))}"
 
-            await upload_identity(bob)
-            await upload_identity(carol)
-            [first, second] = [row.position for row in announced(worker, "device_lists")]
-            assert (await _changes(alice, token(first - 1), token(second))).json == {
-                "changed": [bob.user_id],
-                "left": [],
-            }
-            assert (await _changes(alice, token(second))).json == {"changed": [], "left": []}
-            assert (await _changes(carol, token(second - 1))).json["changed"] == [carol.user_id]
-            for bad in ("x", token(second + 5), "s1_e99999.1"):
-                assert (await _changes(alice, bad)).errcode == "M_INVALID_PARAM"
-                assert (await _changes(alice, token(second), bad)).errcode == "M_INVALID_PARAM"
-            assert (await alice.call("GET", "/keys/changes")).errcode == "M_MISSING_PARAM"
-            # A token from before what is kept: everybody who shares a room.
-            await worker.sql("DELETE FROM device_list_changes WHERE position < $1", second)
-            everybody = await _changes(alice, token(first - 1))
-            assert everybody.json["changed"] == [alice.user_id, bob.user_id]
-
-    run(test())
+        await upload_identity(bob)
+        await upload_identity(carol)
+        [first, second] = [row.position for row in announced(worker, "device_lists")]
+        assert (await _changes(alice, token(first - 1), token(second))).json == {
+            "changed": [bob.user_id],
+            "left": [],
+        }
+        assert (await _changes(alice, token(second))).json == {"changed": [], "left": []}
+        assert (await _changes(carol, token(second - 1))).json["changed"] == [carol.user_id]
+        for bad in ("x", token(second + 5), "s1_e99999.1"):
+            assert (await _changes(alice, bad)).errcode == "M_INVALID_PARAM"
+            assert (await _changes(alice, token(second), bad)).errcode == "M_INVALID_PARAM"
+        assert (await alice.call("GET", "/keys/changes")).errcode == "M_MISSING_PARAM"
+        # A token from before what is kept: everybody who shares a room.
+        await worker.sql("DELETE FROM device_list_changes WHERE position < $1", second)
+        everybody = await _changes(alice, token(first - 1))
+        assert everybody.json["changed"] == [alice.user_id, bob.user_id]
 
 
 @pytest.mark.parametrize("where", ["query", "claim"])
-def test_many_users_are_too_many(postgres: TestDatabase, where: str) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            users = {f"@{n}:x.y": [] if where == "query" else {} for n in range(10_001)}
-            body = {"device_keys" if where == "query" else "one_time_keys": users}
-            assert (await alice.call("POST", f"/keys/{where}", body)).errcode == "M_INVALID_PARAM"
-
-    run(test())
+async def test_many_users_are_too_many(postgres: TestDatabase, where: str) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        users = {f"@{n}:x.y": [] if where == "query" else {} for n in range(10_001)}
+        body = {"device_keys" if where == "query" else "one_time_keys": users}
+        assert (await alice.call("POST", f"/keys/{where}", body)).errcode == "M_INVALID_PARAM"

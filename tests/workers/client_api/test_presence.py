@@ -14,7 +14,7 @@ from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import INTERNAL_SECRET, Answer, User, Worker, client_api, make_config, run
+from tests.workers.client_api.rig import INTERNAL_SECRET, Answer, User, Worker, client_api, make_config
 from tests.workers.client_api.rooms import put_room
 from workers.client_api.people.presence import MAX_STATUS_CHARS
 
@@ -55,131 +55,116 @@ def _device(user: User, told: str = "", active_ago_ms: int | None = 0) -> dict[s
     }  # fmt: skip
 
 
-def test_setting_and_asking(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]
-            await put_room(worker, _ROOM, {alice.user_id: "join", bob.user_id: "join", eve.user_id: "invite"})
-            assert (await _get(bob, alice)).json == {"presence": "offline"}
-            answer = await _put(alice, {"presence": "online", "status_msg": "in a \u0000 meeting"})
-            check_answer("presence.yaml", _PATH, "put", answer.json)
-            told = (await _get(bob, alice)).json
-            assert told.pop("last_active_ago") < 5_000
-            assert told == {"presence": "online", "currently_active": True, "status_msg": "in a \u0000 meeting"}
-            assert (await _put(alice, {"presence": "unavailable"})).json == {}
-            assert (await _get(alice)).json["status_msg"] == "in a \u0000 meeting"  # as it was
-            await _put(alice, {"presence": "offline", "status_msg": None})
-            assert "status_msg" not in (await _get(bob, alice)).json
-            assert [row[1:] for row in _rows(worker)] == [
-                ("online", True, "in a \u0000 meeting"),
-                ("unavailable", False, "in a \u0000 meeting"),
-                ("offline", False, None),
-            ]
-            for who, whose in ((eve, alice), (alice, eve)):
-                answer = await _get(who, whose)
-                assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
-            nobody = await alice.call("GET", "/presence/@nobody:example.org/status")
-            assert (nobody.status, nobody.errcode) == (403, "M_FORBIDDEN")
-            assert (await _put(bob, {"presence": "online"}, alice)).errcode == "M_FORBIDDEN"
-            for body, errcode in (
-                ({"presence": "busy"}, "M_INVALID_PARAM"),
-                ({"presence": "online", "status_msg": "x" * (MAX_STATUS_CHARS + 1)}, "M_INVALID_PARAM"),
-                ({"presence": "online", "status_msg": 7}, "M_BAD_JSON"),
-                ({"presence": None}, "M_BAD_JSON"),
-                ({}, "M_BAD_JSON"),
-                ([], "M_BAD_JSON"),
-            ):
-                answer = await _put(alice, body)
-                assert (answer.status, answer.errcode) == (400, errcode), body
-            assert (await alice.call("GET", "/presence/nobody/status")).errcode == "M_INVALID_PARAM"
-
-    run(test())
+async def test_setting_and_asking(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]
+        await put_room(worker, _ROOM, {alice.user_id: "join", bob.user_id: "join", eve.user_id: "invite"})
+        assert (await _get(bob, alice)).json == {"presence": "offline"}
+        answer = await _put(alice, {"presence": "online", "status_msg": "in a \u0000 meeting"})
+        check_answer("presence.yaml", _PATH, "put", answer.json)
+        told = (await _get(bob, alice)).json
+        assert told.pop("last_active_ago") < 5_000
+        assert told == {"presence": "online", "currently_active": True, "status_msg": "in a \u0000 meeting"}
+        assert (await _put(alice, {"presence": "unavailable"})).json == {}
+        assert (await _get(alice)).json["status_msg"] == "in a \u0000 meeting"  # as it was
+        await _put(alice, {"presence": "offline", "status_msg": None})
+        assert "status_msg" not in (await _get(bob, alice)).json
+        assert [row[1:] for row in _rows(worker)] == [
+            ("online", True, "in a \u0000 meeting"),
+            ("unavailable", False, "in a \u0000 meeting"),
+            ("offline", False, None),
+        ]
+        for who, whose in ((eve, alice), (alice, eve)):
+            answer = await _get(who, whose)
+            assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        nobody = await alice.call("GET", "/presence/@nobody:example.org/status")
+        assert (nobody.status, nobody.errcode) == (403, "M_FORBIDDEN")
+        assert (await _put(bob, {"presence": "online"}, alice)).errcode == "M_FORBIDDEN"
+        for body, errcode in (
+            ({"presence": "busy"}, "M_INVALID_PARAM"),
+            ({"presence": "online", "status_msg": "x" * (MAX_STATUS_CHARS + 1)}, "M_INVALID_PARAM"),
+            ({"presence": "online", "status_msg": 7}, "M_BAD_JSON"),
+            ({"presence": None}, "M_BAD_JSON"),
+            ({}, "M_BAD_JSON"),
+            ([], "M_BAD_JSON"),
+        ):
+            answer = await _put(alice, body)
+            assert (answer.status, answer.errcode) == (400, errcode), body
+        assert (await alice.call("GET", "/presence/nobody/status")).errcode == "M_INVALID_PARAM"
 
 
-def test_without_presence_nothing_is_kept(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn, make_config(presence=Presence(enabled=False))) as worker:
-            alice = await worker.register("alice")
-            assert (await _put(alice, {"presence": "online", "status_msg": "here"})).json == {}
-            assert await _report(worker, _device(alice)) == []
-            assert (await _get(alice)).errcode == "M_NOT_FOUND"
-            assert _rows(worker) == [] and await worker.sql("SELECT 1 FROM presence") == []
-
-    run(test())
+async def test_without_presence_nothing_is_kept(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn, make_config(presence=Presence(enabled=False))) as worker:
+        alice = await worker.register("alice")
+        assert (await _put(alice, {"presence": "online", "status_msg": "here"})).json == {}
+        assert await _report(worker, _device(alice)) == []
+        assert (await _get(alice)).errcode == "M_NOT_FOUND"
+        assert _rows(worker) == [] and await worker.sql("SELECT 1 FROM presence") == []
 
 
-def test_who_syncs_is_told_once_and_what_ends_by_itself(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            assert await _report(worker, _device(alice), _device(bob, "unavailable", None)) == []
-            assert _rows(worker) == [
-                (alice.user_id, "online", True, None),
-                (bob.user_id, "unavailable", False, None),
-            ]
-            for _ in range(3):  # heartbeats are no news
-                worker.clock.added_s += 10
-                await _report(worker, _device(alice, active_ago_ms=10_000), _device(bob, "unavailable", None))
-            assert len(_rows(worker)) == 2
-            # What an ephemeral stream's reader asks for: all that is valid now.
-            worker.foundation.announcer.tell_all(PRESENCE)
-            assert sorted(_rows(worker)[2:]) == sorted(_rows(worker)[:2])
-
-    run(test())
+async def test_who_syncs_is_told_once_and_what_ends_by_itself(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        assert await _report(worker, _device(alice), _device(bob, "unavailable", None)) == []
+        assert _rows(worker) == [
+            (alice.user_id, "online", True, None),
+            (bob.user_id, "unavailable", False, None),
+        ]
+        for _ in range(3):  # heartbeats are no news
+            worker.clock.added_s += 10
+            await _report(worker, _device(alice, active_ago_ms=10_000), _device(bob, "unavailable", None))
+        assert len(_rows(worker)) == 2
+        # What an ephemeral stream's reader asks for: all that is valid now.
+        worker.foundation.announcer.tell_all(PRESENCE)
+        assert sorted(_rows(worker)[2:]) == sorted(_rows(worker)[:2])
 
 
-def test_time_alone_makes_idle_and_offline(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            assert worker.start is not None
-            await worker.start()
-            await _report(worker, _device(alice))
+async def test_time_alone_makes_idle_and_offline(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        assert worker.start is not None
+        await worker.start()
+        await _report(worker, _device(alice))
 
-            async def told(count: int) -> tuple[str, bool]:
-                for _ in range(100):
-                    if len(_rows(worker)) >= count:
-                        break
-                    await asyncio.sleep(0.05)
-                return _rows(worker)[-1][1:3]
-
-            assert await told(1) == ("online", True)
-            worker.clock.added_s += 61
-            await _report(worker, _device(alice, active_ago_ms=61_000))
-            assert await told(2) == ("online", False)
-            worker.clock.added_s += IDLE_AFTER_MS / 1000 - 62
-            await _report(worker, _device(alice, active_ago_ms=None))
-            worker.clock.added_s += 2
-            assert await told(3) == ("unavailable", False)
-            worker.clock.added_s += LAPSES_AFTER_MS / 1000
-            assert await told(4) == ("offline", False)
-            assert (await _get(alice)).json["presence"] == "offline"
-            for _ in range(50):
-                saved = await worker.sql("SELECT state, last_active_ms FROM presence")
-                if saved and saved[0]["state"] == "offline":
+        async def told(count: int) -> tuple[str, bool]:
+            for _ in range(100):
+                if len(_rows(worker)) >= count:
                     break
-                worker.clock.added_s += 6
-                await asyncio.sleep(0.1)
-            assert saved[0]["state"] == "offline"
-            assert saved[0]["last_active_ms"] > 0
-            assert (await _get(alice)).json["last_active_ago"] > IDLE_AFTER_MS
+                await asyncio.sleep(0.05)
+            return _rows(worker)[-1][1:3]
 
-    run(test())
+        assert await told(1) == ("online", True)
+        worker.clock.added_s += 61
+        await _report(worker, _device(alice, active_ago_ms=61_000))
+        assert await told(2) == ("online", False)
+        worker.clock.added_s += IDLE_AFTER_MS / 1000 - 62
+        await _report(worker, _device(alice, active_ago_ms=None))
+        worker.clock.added_s += 2
+        assert await told(3) == ("unavailable", False)
+        worker.clock.added_s += LAPSES_AFTER_MS / 1000
+        assert await told(4) == ("offline", False)
+        assert (await _get(alice)).json["presence"] == "offline"
+        for _ in range(50):
+            saved = await worker.sql("SELECT state, last_active_ms FROM presence")
+            if saved and saved[0]["state"] == "offline":
+                break
+            worker.clock.added_s += 6
+            await asyncio.sleep(0.1)
+        assert saved[0]["state"] == "offline"
+        assert saved[0]["last_active_ms"] > 0
+        assert (await _get(alice)).json["last_active_ago"] > IDLE_AFTER_MS
 
 
-def test_another_owner_goes_on(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn, name="client_api-1") as first:
-            alice, bob = await first.register("alice"), await first.register("bob")
-            await _put(alice, {"presence": "online", "status_msg": "kept"})
-            # The owner of her slot answers, the other one says that it does not.
-            mine = {slot_of(alice.user_id)}
-            first.foundation.slots.owns = lambda kind, slot: slot in mine  # type: ignore[method-assign]
-            assert await _report(first, _device(alice), _device(bob)) == [bob.user_id]
-            async with client_api(postgres.dsn, name="client_api-2") as second:
-                assert await _report(second, _device(alice, active_ago_ms=70_000)) == []
-                assert _rows(second) == [(alice.user_id, "online", True, "kept")]  # what was saved counts as well
-                taken_over = User(second, alice.user_id, alice.token, alice.device_id)
-                assert (await _get(taken_over)).json["status_msg"] == "kept"
-
-    run(test())
+async def test_another_owner_goes_on(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn, name="client_api-1") as first:
+        alice, bob = await first.register("alice"), await first.register("bob")
+        await _put(alice, {"presence": "online", "status_msg": "kept"})
+        # The owner of her slot answers, the other one says that it does not.
+        mine = {slot_of(alice.user_id)}
+        first.foundation.slots.owns = lambda kind, slot: slot in mine  # type: ignore[method-assign]
+        assert await _report(first, _device(alice), _device(bob)) == [bob.user_id]
+        async with client_api(postgres.dsn, name="client_api-2") as second:
+            assert await _report(second, _device(alice, active_ago_ms=70_000)) == []
+            assert _rows(second) == [(alice.user_id, "online", True, "kept")]  # what was saved counts as well
+            taken_over = User(second, alice.user_id, alice.token, alice.device_id)
+            assert (await _get(taken_over)).json["status_msg"] == "kept"

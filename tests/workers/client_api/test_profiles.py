@@ -6,56 +6,53 @@ from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import Unavailable
 from shared.runtime.tasks import TaskGroup
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import client_api, run
+from tests.workers.client_api.rig import client_api
 from tests.workers.client_api.rooms import put_room
 from workers.client_api.people.member_profiles import MemberProfileSender
 
 
-def test_profile_fields(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            base = f"/profile/{alice.quoted}"
-            assert (await worker.call("GET", base)).json == {}
-            values = {
-                "displayname": "Alice 🐝 \x00", "avatar_url": "mxc://example.org/a", "m.tz": "Europe/London",
-                "org.example.job": {"title": ["bee", 1.5, None]}, "m.example_field": None,
-            }  # fmt: skip
-            for key, value in values.items():
-                assert (await alice.call("PUT", f"{base}/{key}", {key: value})).json == {}, key
-                assert (await worker.call("GET", f"{base}/{key}")).json == {key: value}
-            assert (await bob.call("GET", base)).json == values
-            assert (await alice.call("DELETE", f"{base}/m.tz")).json == {}
-            assert (await alice.call("DELETE", f"{base}/m.tz")).json == {}
-            assert (await worker.call("GET", f"{base}/m.tz")).errcode == "M_NOT_FOUND"
-            assert (await alice.call("PUT", f"{base}/displayname", {"displayname": ""})).status == 200
-            assert "displayname" not in (await worker.call("GET", base)).json
+async def test_profile_fields(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        base = f"/profile/{alice.quoted}"
+        assert (await worker.call("GET", base)).json == {}
+        values = {
+            "displayname": "Alice 🐝 \x00", "avatar_url": "mxc://example.org/a", "m.tz": "Europe/London",
+            "org.example.job": {"title": ["bee", 1.5, None]}, "m.example_field": None,
+        }  # fmt: skip
+        for key, value in values.items():
+            assert (await alice.call("PUT", f"{base}/{key}", {key: value})).json == {}, key
+            assert (await worker.call("GET", f"{base}/{key}")).json == {key: value}
+        assert (await bob.call("GET", base)).json == values
+        assert (await alice.call("DELETE", f"{base}/m.tz")).json == {}
+        assert (await alice.call("DELETE", f"{base}/m.tz")).json == {}
+        assert (await worker.call("GET", f"{base}/m.tz")).errcode == "M_NOT_FOUND"
+        assert (await alice.call("PUT", f"{base}/displayname", {"displayname": ""})).status == 200
+        assert "displayname" not in (await worker.call("GET", base)).json
 
-            for path, body, status, errcode in (
-                (f"{base}/displayname", {"displayname": 1}, 400, "M_BAD_JSON"),
-                (f"{base}/displayname", {"displayname": "x" * 257}, 400, "M_INVALID_PARAM"),
-                (f"{base}/displayname", {}, 400, "M_MISSING_PARAM"),
-                (f"{base}/avatar_url", {"avatar_url": "http://x"}, 400, "M_INVALID_PARAM"),
-                (f"{base}/m.tz", {"m.tz": 5}, 400, "M_BAD_JSON"),
-                (f"{base}/Upper.case", {"Upper.case": 5}, 400, "M_INVALID_PARAM"),
-                (f"{base}/nospace", {"nospace": 5}, 400, "M_INVALID_PARAM"),
-                (f"{base}/a.{'b' * 254}", {}, 400, "M_KEY_TOO_LARGE"),
-                (f"{base}/org.example.big", {"org.example.big": "x" * 65536}, 400, "M_PROFILE_TOO_LARGE"),
-                (f"/profile/{bob.quoted}/displayname", {"displayname": "x"}, 403, "M_FORBIDDEN"),
-            ):
-                answer = await alice.call("PUT", path, body)
-                assert (answer.status, answer.errcode) == (status, errcode), path
-            # Each field fits, both together do not.
-            half = "x" * 40_000
-            assert (await bob.call("PUT", f"/profile/{bob.quoted}/a.b", {"a.b": half})).status == 200
-            both = await bob.call("PUT", f"/profile/{bob.quoted}/a.c", {"a.c": half})
-            assert both.errcode == "M_PROFILE_TOO_LARGE"
-            for user in ("@nobody:example.org", "@a:elsewhere.org"):
-                assert (await worker.call("GET", f"/profile/{user}")).errcode == "M_NOT_FOUND"
-            assert (await worker.call("GET", "/profile/nonsense")).errcode == "M_INVALID_PARAM"
-            assert (await worker.call("GET", "/profile/@a%00:example.org")).errcode == "M_INVALID_PARAM"
-
-    run(test())
+        for path, body, status, errcode in (
+            (f"{base}/displayname", {"displayname": 1}, 400, "M_BAD_JSON"),
+            (f"{base}/displayname", {"displayname": "x" * 257}, 400, "M_INVALID_PARAM"),
+            (f"{base}/displayname", {}, 400, "M_MISSING_PARAM"),
+            (f"{base}/avatar_url", {"avatar_url": "http://x"}, 400, "M_INVALID_PARAM"),
+            (f"{base}/m.tz", {"m.tz": 5}, 400, "M_BAD_JSON"),
+            (f"{base}/Upper.case", {"Upper.case": 5}, 400, "M_INVALID_PARAM"),
+            (f"{base}/nospace", {"nospace": 5}, 400, "M_INVALID_PARAM"),
+            (f"{base}/a.{'b' * 254}", {}, 400, "M_KEY_TOO_LARGE"),
+            (f"{base}/org.example.big", {"org.example.big": "x" * 65536}, 400, "M_PROFILE_TOO_LARGE"),
+            (f"/profile/{bob.quoted}/displayname", {"displayname": "x"}, 403, "M_FORBIDDEN"),
+        ):
+            answer = await alice.call("PUT", path, body)
+            assert (answer.status, answer.errcode) == (status, errcode), path
+        # Each field fits, both together do not.
+        half = "x" * 40_000
+        assert (await bob.call("PUT", f"/profile/{bob.quoted}/a.b", {"a.b": half})).status == 200
+        both = await bob.call("PUT", f"/profile/{bob.quoted}/a.c", {"a.c": half})
+        assert both.errcode == "M_PROFILE_TOO_LARGE"
+        for user in ("@nobody:example.org", "@a:elsewhere.org"):
+            assert (await worker.call("GET", f"/profile/{user}")).errcode == "M_NOT_FOUND"
+        assert (await worker.call("GET", "/profile/nonsense")).errcode == "M_INVALID_PARAM"
+        assert (await worker.call("GET", "/profile/@a%00:example.org")).errcode == "M_INVALID_PARAM"
 
 
 class _Rooms:
@@ -76,20 +73,17 @@ class _Rooms:
         return MemberProfileAnswer()
 
 
-def test_a_new_name_reaches_all_rooms(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            rooms = [f"!{n}:example.org" for n in range(20)]
-            for room in rooms:
-                await put_room(worker, room, {alice.user_id: "join"})
-            await put_room(worker, "!left:example.org", {alice.user_id: "leave"})
-            owners, tasks = _Rooms(), TaskGroup()
-            sender = MemberProfileSender(worker.foundation.database, owners.set_member_profile, tasks)
-            await asyncio.gather(*(sender.profile_changed(alice.user_id) for _ in range(5)))
-            await sender.finished(alice.user_id)
-            assert set(owners.asked) == set(rooms)
-            assert owners.most_at_once <= 8
-            assert len(owners.asked) <= 4 * len(rooms)  # five changes at once are not five runs
-
-    run(test())
+async def test_a_new_name_reaches_all_rooms(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        rooms = [f"!{n}:example.org" for n in range(20)]
+        for room in rooms:
+            await put_room(worker, room, {alice.user_id: "join"})
+        await put_room(worker, "!left:example.org", {alice.user_id: "leave"})
+        owners, tasks = _Rooms(), TaskGroup()
+        sender = MemberProfileSender(worker.foundation.database, owners.set_member_profile, tasks)
+        await asyncio.gather(*(sender.profile_changed(alice.user_id) for _ in range(5)))
+        await sender.finished(alice.user_id)
+        assert set(owners.asked) == set(rooms)
+        assert owners.most_at_once <= 8
+        assert len(owners.asked) <= 4 * len(rooms)  # five changes at once are not five runs

@@ -14,7 +14,7 @@ from shared.core.rows import PushRulesRow
 from shared.storage.push.rules import get_push_rules
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import Answer, User, Worker, client_api, make_config, run
+from tests.workers.client_api.rig import Answer, User, Worker, client_api, make_config
 from workers.client_api.user_data.push_rules_writer import PushRulesWriter
 
 _GLOBAL = "/pushrules/global"
@@ -42,53 +42,48 @@ async def _put(user: User, kind: str, rule_id: str, query: str = "", **body: Any
     return await user.call("PUT", f"{_GLOBAL}/{kind}/{rule_id}", {"actions": ["notify"], **body}, query=query)
 
 
-def test_own_rules_of_every_kind(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice, bob = await worker.register("alice"), await worker.register("bob")
-            path = f"{_GLOBAL}/{{kind}}/{{ruleId}}"
-            made = {
-                ("override", "mine"): {"conditions": [_MATCH]},
-                ("content", "honey"): {"pattern": "honey*"},
-                ("room", _ROOM): {},
-                ("sender", _SENDER): {},
-                ("underride", "low"): {"conditions": []},
-            }
-            for (kind, rule_id), body in made.items():
-                answer = await _put(alice, kind, rule_id, **body)
-                _check(path, "PUT", answer)
-                found = await alice.call("GET", f"{_GLOBAL}/{kind}/{rule_id}")
-                _check(path, "GET", found)
-                whole = {"rule_id": rule_id, "default": False, "enabled": True, "actions": ["notify"], **body}
-                assert found.json == whole
-            everything = await alice.call("GET", "/pushrules/")
-            _check("/pushrules/", "GET", everything)
-            kinds = everything.json["global"]
-            assert list(kinds) == ["override", "content", "room", "sender", "underride"]
-            # Above all of one's own stands .m.rule.master, below them the other defaults.
-            assert [rule["rule_id"] for rule in kinds["override"]][:3] == [
-                ".m.rule.master", "mine", ".m.rule.suppress_notices"
-            ]  # fmt: skip
-            assert kinds["underride"][0]["rule_id"] == "low"
-            assert (await alice.call("GET", f"/user/{alice.quoted}/account_data/m.push_rules")).json == everything.json
-            assert (await bob.call("GET", f"{_GLOBAL}/content/honey")).errcode == "M_NOT_FOUND"
-            row = (await worker.sql("SELECT * FROM push_rules"))[0]
-            assert (row["user_id"], row["everywhere"], row["rooms"]) == (alice.user_id, True, [_ROOM])
-            rows = announced(worker)
-            assert len(rows) == len(made)
-            assert (rows[-1].position, rows[-1].rules, rows[-1].ignored) == (row["position"], row["rules"], ())
+async def test_own_rules_of_every_kind(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        path = f"{_GLOBAL}/{{kind}}/{{ruleId}}"
+        made = {
+            ("override", "mine"): {"conditions": [_MATCH]},
+            ("content", "honey"): {"pattern": "honey*"},
+            ("room", _ROOM): {},
+            ("sender", _SENDER): {},
+            ("underride", "low"): {"conditions": []},
+        }
+        for (kind, rule_id), body in made.items():
+            answer = await _put(alice, kind, rule_id, **body)
+            _check(path, "PUT", answer)
+            found = await alice.call("GET", f"{_GLOBAL}/{kind}/{rule_id}")
+            _check(path, "GET", found)
+            whole = {"rule_id": rule_id, "default": False, "enabled": True, "actions": ["notify"], **body}
+            assert found.json == whole
+        everything = await alice.call("GET", "/pushrules/")
+        _check("/pushrules/", "GET", everything)
+        kinds = everything.json["global"]
+        assert list(kinds) == ["override", "content", "room", "sender", "underride"]
+        # Above all of one's own stands .m.rule.master, below them the other defaults.
+        assert [rule["rule_id"] for rule in kinds["override"]][:3] == [
+            ".m.rule.master", "mine", ".m.rule.suppress_notices"
+        ]  # fmt: skip
+        assert kinds["underride"][0]["rule_id"] == "low"
+        assert (await alice.call("GET", f"/user/{alice.quoted}/account_data/m.push_rules")).json == everything.json
+        assert (await bob.call("GET", f"{_GLOBAL}/content/honey")).errcode == "M_NOT_FOUND"
+        row = (await worker.sql("SELECT * FROM push_rules"))[0]
+        assert (row["user_id"], row["everywhere"], row["rooms"]) == (alice.user_id, True, [_ROOM])
+        rows = announced(worker)
+        assert len(rows) == len(made)
+        assert (rows[-1].position, rows[-1].rules, rows[-1].ignored) == (row["position"], row["rules"], ())
 
-            for kind, rule_id in made:
-                _check(path, "DELETE", await alice.call("DELETE", f"{_GLOBAL}/{kind}/{rule_id}"))
-                missing = await alice.call("DELETE", f"{_GLOBAL}/{kind}/{rule_id}")
-                assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
-            assert (await alice.call("GET", "/pushrules/")).json == _of(
-                alice, (await bob.call("GET", "/pushrules")).json
-            )
-            row = (await worker.sql("SELECT * FROM push_rules"))[0]
-            assert (row["rules"], row["everywhere"], row["rooms"]) == (b"", False, [])
-
-    run(test())
+        for kind, rule_id in made:
+            _check(path, "DELETE", await alice.call("DELETE", f"{_GLOBAL}/{kind}/{rule_id}"))
+            missing = await alice.call("DELETE", f"{_GLOBAL}/{kind}/{rule_id}")
+            assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
+        assert (await alice.call("GET", "/pushrules/")).json == _of(alice, (await bob.call("GET", "/pushrules")).json)
+        row = (await worker.sql("SELECT * FROM push_rules"))[0]
+        assert (row["rules"], row["everywhere"], row["rooms"]) == (b"", False, [])
 
 
 def _of(user: User, rules: Any) -> Any:
@@ -96,62 +91,56 @@ def _of(user: User, rules: Any) -> Any:
     return orjson.loads(orjson.dumps(rules).replace(b"@bob:", user.user_id.split(":")[0].encode() + b":"))
 
 
-def test_order_and_changes_in_place(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            for rule_id in ("a", "b", "c"):
-                await _put(alice, "content", rule_id, pattern=rule_id)
-            assert await _ids(alice, "content") == ["c", "b", "a"]
-            await _put(alice, "content", "d", "before=b", pattern="d")
-            await _put(alice, "content", "e", "after=b", pattern="e")
-            assert await _ids(alice, "content") == ["c", "d", "b", "e", "a"]
-            await _put(alice, "content", "f", "before=a&after=c", pattern="f")
-            assert await _ids(alice, "content") == ["c", "d", "b", "e", "f", "a"]
-            await alice.call("PUT", f"{_GLOBAL}/content/b/enabled", {"enabled": False})
-            await _put(alice, "content", "b", pattern="new")
-            assert await _ids(alice, "content") == ["c", "d", "b", "e", "f", "a"]
-            await _put(alice, "content", "b", "before=b", pattern="newer")
-            assert await _ids(alice, "content") == ["c", "d", "b", "e", "f", "a"]
-            await _put(alice, "content", "b", "after=a", pattern="newest")
-            assert await _ids(alice, "content") == ["c", "d", "e", "f", "a", "b"]
-            changed = (await alice.call("GET", f"{_GLOBAL}/content/b")).json
-            assert (changed["pattern"], changed["enabled"]) == ("newest", False)
-            for other, errcode in (("none", "M_UNKNOWN"), (".m.rule.master", "M_INVALID_PARAM")):
-                refused = await _put(alice, "content", "g", f"after={other}", pattern="g")
-                assert (refused.status, refused.errcode) == (400, errcode)
-
-    run(test())
+async def test_order_and_changes_in_place(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        for rule_id in ("a", "b", "c"):
+            await _put(alice, "content", rule_id, pattern=rule_id)
+        assert await _ids(alice, "content") == ["c", "b", "a"]
+        await _put(alice, "content", "d", "before=b", pattern="d")
+        await _put(alice, "content", "e", "after=b", pattern="e")
+        assert await _ids(alice, "content") == ["c", "d", "b", "e", "a"]
+        await _put(alice, "content", "f", "before=a&after=c", pattern="f")
+        assert await _ids(alice, "content") == ["c", "d", "b", "e", "f", "a"]
+        await alice.call("PUT", f"{_GLOBAL}/content/b/enabled", {"enabled": False})
+        await _put(alice, "content", "b", pattern="new")
+        assert await _ids(alice, "content") == ["c", "d", "b", "e", "f", "a"]
+        await _put(alice, "content", "b", "before=b", pattern="newer")
+        assert await _ids(alice, "content") == ["c", "d", "b", "e", "f", "a"]
+        await _put(alice, "content", "b", "after=a", pattern="newest")
+        assert await _ids(alice, "content") == ["c", "d", "e", "f", "a", "b"]
+        changed = (await alice.call("GET", f"{_GLOBAL}/content/b")).json
+        assert (changed["pattern"], changed["enabled"]) == ("newest", False)
+        for other, errcode in (("none", "M_UNKNOWN"), (".m.rule.master", "M_INVALID_PARAM")):
+            refused = await _put(alice, "content", "g", f"after={other}", pattern="g")
+            assert (refused.status, refused.errcode) == (400, errcode)
 
 
-def test_default_rules_are_enabled_disabled_and_given_other_actions(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            master, message = f"{_GLOBAL}/override/.m.rule.master", f"{_GLOBAL}/underride/.m.rule.message"
-            answer = await alice.call("PUT", f"{master}/enabled", {"enabled": True})
-            _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/enabled", "PUT", answer)
-            enabled = await alice.call("GET", f"{master}/enabled")
-            _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/enabled", "GET", enabled)
-            assert enabled.json == {"enabled": True}
-            loud = ["notify", {"set_tweak": "sound", "value": "bing"}]
-            answer = await alice.call("PUT", f"{message}/actions", {"actions": [*loud, "dont_notify", "coalesce"]})
-            _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "PUT", answer)
-            actions = await alice.call("GET", f"{message}/actions")
-            _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "GET", actions)
-            assert actions.json == {"actions": loud}
-            whole = (await alice.call("GET", f"{_GLOBAL}/")).json
-            assert whole["override"][0]["enabled"] is True
-            assert next(r for r in whole["underride"] if r["rule_id"] == ".m.rule.message")["actions"] == loud
-            told = len(announced(worker))
-            # As it was: nothing is stored; and saying it again tells nobody.
-            await alice.call("PUT", f"{master}/enabled", {"enabled": False})
-            await alice.call("PUT", f"{message}/actions", {"actions": ["notify"]})
-            await alice.call("PUT", f"{message}/actions", {"actions": ["notify"]})
-            assert len(announced(worker)) == told + 2
-            assert (await get_push_rules(worker.foundation.database, alice.user_id)).rules == b""
-
-    run(test())
+async def test_default_rules_are_enabled_disabled_and_given_other_actions(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        master, message = f"{_GLOBAL}/override/.m.rule.master", f"{_GLOBAL}/underride/.m.rule.message"
+        answer = await alice.call("PUT", f"{master}/enabled", {"enabled": True})
+        _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/enabled", "PUT", answer)
+        enabled = await alice.call("GET", f"{master}/enabled")
+        _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/enabled", "GET", enabled)
+        assert enabled.json == {"enabled": True}
+        loud = ["notify", {"set_tweak": "sound", "value": "bing"}]
+        answer = await alice.call("PUT", f"{message}/actions", {"actions": [*loud, "dont_notify", "coalesce"]})
+        _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "PUT", answer)
+        actions = await alice.call("GET", f"{message}/actions")
+        _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "GET", actions)
+        assert actions.json == {"actions": loud}
+        whole = (await alice.call("GET", f"{_GLOBAL}/")).json
+        assert whole["override"][0]["enabled"] is True
+        assert next(r for r in whole["underride"] if r["rule_id"] == ".m.rule.message")["actions"] == loud
+        told = len(announced(worker))
+        # As it was: nothing is stored; and saying it again tells nobody.
+        await alice.call("PUT", f"{master}/enabled", {"enabled": False})
+        await alice.call("PUT", f"{message}/actions", {"actions": ["notify"]})
+        await alice.call("PUT", f"{message}/actions", {"actions": ["notify"]})
+        assert len(announced(worker)) == told + 2
+        assert (await get_push_rules(worker.foundation.database, alice.user_id)).rules == b""
 
 
 @pytest.mark.parametrize(
@@ -178,129 +167,108 @@ def test_default_rules_are_enabled_disabled_and_given_other_actions(postgres: Te
         ("content", "x", {"actions": [], "pattern": "*" * 17}, "M_INVALID_PARAM"),
     ],
 )
-def test_what_is_refused(
+async def test_what_is_refused(
     postgres_module: TestDatabase, kind: str, rule_id: str, body: dict[str, Any], errcode: str
 ) -> None:
-    async def test() -> None:
-        async with client_api(postgres_module.dsn) as worker:
-            user = await worker.register(f"user{abs(hash((kind, rule_id, str(body))))}")
-            refused = await user.call("PUT", f"{_GLOBAL}/{kind}/{rule_id}", body)
-            assert (refused.status, refused.errcode) == (400, errcode)
-            assert (await get_push_rules(worker.foundation.database, user.user_id)).position == 0
-
-    run(test())
+    async with client_api(postgres_module.dsn) as worker:
+        user = await worker.register(f"user{abs(hash((kind, rule_id, str(body))))}")
+        refused = await user.call("PUT", f"{_GLOBAL}/{kind}/{rule_id}", body)
+        assert (refused.status, refused.errcode) == (400, errcode)
+        assert (await get_push_rules(worker.foundation.database, user.user_id)).position == 0
 
 
-def test_what_is_not_there(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            for base in (f"{_GLOBAL}/odd/x", f"{_GLOBAL}/content/x", f"{_GLOBAL}/override/.m.rule.roomnotif"):
-                for method, path, body in (
-                    ("GET", "", None), ("GET", "/enabled", None), ("GET", "/actions", None), ("DELETE", "", None),
-                    ("PUT", "/enabled", {"enabled": True}), ("PUT", "/actions", {"actions": []}),
-                ):  # fmt: skip
-                    missing = await alice.call(method, base + path, body)
-                    assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
-            assert (await alice.call("DELETE", f"{_GLOBAL}/override/.m.rule.master")).errcode == "M_NOT_FOUND"
-            for body, errcode in (({}, "M_MISSING_PARAM"), ({"enabled": 1}, "M_INVALID_PARAM")):
-                refused = await alice.call("PUT", f"{_GLOBAL}/override/.m.rule.master/enabled", body)
-                assert refused.errcode == errcode
-
-    run(test())
+async def test_what_is_not_there(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        for base in (f"{_GLOBAL}/odd/x", f"{_GLOBAL}/content/x", f"{_GLOBAL}/override/.m.rule.roomnotif"):
+            for method, path, body in (
+                ("GET", "", None), ("GET", "/enabled", None), ("GET", "/actions", None), ("DELETE", "", None),
+                ("PUT", "/enabled", {"enabled": True}), ("PUT", "/actions", {"actions": []}),
+            ):  # fmt: skip
+                missing = await alice.call(method, base + path, body)
+                assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
+        assert (await alice.call("DELETE", f"{_GLOBAL}/override/.m.rule.master")).errcode == "M_NOT_FOUND"
+        for body, errcode in (({}, "M_MISSING_PARAM"), ({"enabled": 1}, "M_INVALID_PARAM")):
+            refused = await alice.call("PUT", f"{_GLOBAL}/override/.m.rule.master/enabled", body)
+            assert refused.errcode == errcode
 
 
-def test_there_is_a_limit(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            rules = [{"rule_id": str(number), "actions": [], "pattern": "x"} for number in range(MAX_RULES)]
-            await _put(alice, "content", "x", pattern="x")
-            await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": rules}}))
-            refused = await _put(alice, "sender", _SENDER)
-            assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
-            wild = [rule | {"pattern": "x*"} for rule in rules[:100]]
-            await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": wild}}))
-            assert (await _put(alice, "content", "y", pattern="y*")).errcode == "M_INVALID_PARAM"
-            assert (await _put(alice, "content", "y", pattern="y")).status == 200
-
-    run(test())
+async def test_there_is_a_limit(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        rules = [{"rule_id": str(number), "actions": [], "pattern": "x"} for number in range(MAX_RULES)]
+        await _put(alice, "content", "x", pattern="x")
+        await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": rules}}))
+        refused = await _put(alice, "sender", _SENDER)
+        assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
+        wild = [rule | {"pattern": "x*"} for rule in rules[:100]]
+        await worker.sql("UPDATE push_rules SET rules = $1", orjson.dumps({"rules": {"content": wild}}))
+        assert (await _put(alice, "content", "y", pattern="y*")).errcode == "M_INVALID_PARAM"
+        assert (await _put(alice, "content", "y", pattern="y")).status == 200
 
 
-def test_of_changes_at_the_same_time_none_is_lost(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            answers = await asyncio.gather(*(_put(alice, "sender", f"@u{n}:example.org") for n in range(4)))
-            assert [answer.status for answer in answers] == [200] * 4
-            assert sorted(await _ids(alice, "sender")) == [f"@u{n}:example.org" for n in range(4)]
-
-    run(test())
+async def test_of_changes_at_the_same_time_none_is_lost(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        answers = await asyncio.gather(*(_put(alice, "sender", f"@u{n}:example.org") for n in range(4)))
+        assert [answer.status for answer in answers] == [200] * 4
+        assert sorted(await _ids(alice, "sender")) == [f"@u{n}:example.org" for n in range(4)]
 
 
-def test_ignored_users_stand_beside_the_rules(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            path = f"/user/{alice.quoted}/account_data/m.ignored_user_list"
-            listed = {"ignored_users": {"@a:b": {}, "@c:d": {"x": 1}, "nobody": {}}}
-            assert (await alice.call("PUT", path, listed)).json == {}
-            assert (await alice.call("GET", path)).json == listed
-            await _put(alice, "sender", _SENDER)
+async def test_ignored_users_stand_beside_the_rules(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        path = f"/user/{alice.quoted}/account_data/m.ignored_user_list"
+        listed = {"ignored_users": {"@a:b": {}, "@c:d": {"x": 1}, "nobody": {}}}
+        assert (await alice.call("PUT", path, listed)).json == {}
+        assert (await alice.call("GET", path)).json == listed
+        await _put(alice, "sender", _SENDER)
+        record = await get_push_rules(worker.foundation.database, alice.user_id)
+        assert (record.ignored, b"@loud" in record.rules) == (("@a:b", "@c:d"), True)
+        assert [row.ignored for row in announced(worker)] == [("@a:b", "@c:d")] * 2
+        for odd in ({}, {"ignored_users": []}):
+            assert (await alice.call("PUT", path, odd)).json == {}
             record = await get_push_rules(worker.foundation.database, alice.user_id)
-            assert (record.ignored, b"@loud" in record.rules) == (("@a:b", "@c:d"), True)
-            assert [row.ignored for row in announced(worker)] == [("@a:b", "@c:d")] * 2
-            for odd in ({}, {"ignored_users": []}):
-                assert (await alice.call("PUT", path, odd)).json == {}
-                record = await get_push_rules(worker.foundation.database, alice.user_id)
-                assert (record.ignored, b"@loud" in record.rules) == ((), True)
-            last = announced(worker)[-1]
-            assert (last.position, last.rules, last.ignored) == (record.position, record.rules, ())
-            # Of a room it is account data like any other.
-            of_room = f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.ignored_user_list"
-            assert (await alice.call("PUT", of_room, listed)).json == {}
-            assert (await get_push_rules(worker.foundation.database, alice.user_id)).ignored == ()
-
-    run(test())
+            assert (record.ignored, b"@loud" in record.rules) == ((), True)
+        last = announced(worker)[-1]
+        assert (last.position, last.rules, last.ignored) == (record.position, record.rules, ())
+        # Of a room it is account data like any other.
+        of_room = f"/user/{alice.quoted}/rooms/{_ROOM}/account_data/m.ignored_user_list"
+        assert (await alice.call("PUT", of_room, listed)).json == {}
+        assert (await get_push_rules(worker.foundation.database, alice.user_id)).ignored == ()
 
 
-def test_rules_of_open_proposals_are_switched_on(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        switches = Experimental(msc4306_thread_subscriptions=True, msc4028_encrypted_events=True)
-        async with client_api(postgres.dsn, make_config(experimental=switches)) as worker:
-            alice = await worker.register("alice")
-            rules = (await alice.call("GET", f"{_GLOBAL}/")).json
-            assert list(rules) == ["override", "content", "postcontent", "room", "sender", "underride"]
-            assert [rule["rule_id"] for rule in rules["postcontent"]] == [
-                ".io.element.msc4306.rule.unsubscribed_thread", ".io.element.msc4306.rule.subscribed_thread"
-            ]  # fmt: skip
-            assert ".org.matrix.msc4028.encrypted_event" in [rule["rule_id"] for rule in rules["override"]]
-            assert (await _put(alice, "postcontent", "mine", conditions=[_MATCH])).status == 200
-            assert await _ids(alice, "postcontent") == ["mine"]
-
-    run(test())
+async def test_rules_of_open_proposals_are_switched_on(postgres: TestDatabase) -> None:
+    switches = Experimental(msc4306_thread_subscriptions=True, msc4028_encrypted_events=True)
+    async with client_api(postgres.dsn, make_config(experimental=switches)) as worker:
+        alice = await worker.register("alice")
+        rules = (await alice.call("GET", f"{_GLOBAL}/")).json
+        assert list(rules) == ["override", "content", "postcontent", "room", "sender", "underride"]
+        assert [rule["rule_id"] for rule in rules["postcontent"]] == [
+            ".io.element.msc4306.rule.unsubscribed_thread", ".io.element.msc4306.rule.subscribed_thread"
+        ]  # fmt: skip
+        assert ".org.matrix.msc4028.encrypted_event" in [rule["rule_id"] for rule in rules["override"]]
+        assert (await _put(alice, "postcontent", "mine", conditions=[_MATCH])).status == 200
+        assert await _ids(alice, "postcontent") == ["mine"]
 
 
-def test_rules_follow_into_a_new_room(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with client_api(postgres.dsn) as worker:
-            alice = await worker.register("alice")
-            of_room = {"kind": "event_match", "key": "room_id", "pattern": _ROOM}
-            await _put(alice, "override", _ROOM, actions=[], conditions=[of_room])
-            await _put(alice, "override", "other", conditions=[of_room, _MATCH])
-            await _put(alice, "room", _ROOM)
-            await _put(alice, "content", _ROOM, pattern="x")
-            rules = await _copy(worker, alice.user_id, "!new:example.org")
-            assert [rule["rule_id"] for rule in rules["override"] if not rule["default"]] == [
-                "other", "other !new:example.org", _ROOM, "!new:example.org"
-            ]  # fmt: skip
-            assert rules["override"][4]["conditions"] == [of_room | {"pattern": "!new:example.org"}]
-            assert [rule["rule_id"] for rule in rules["room"]] == [_ROOM, "!new:example.org"]
-            assert len(rules["content"]) == 1
-            assert await _copy(worker, alice.user_id, "!new:example.org") == rules
-            assert (await worker.sql("SELECT rooms FROM push_rules"))[0]["rooms"] == ["!new:example.org", _ROOM]
-
-    run(test())
+async def test_rules_follow_into_a_new_room(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        of_room = {"kind": "event_match", "key": "room_id", "pattern": _ROOM}
+        await _put(alice, "override", _ROOM, actions=[], conditions=[of_room])
+        await _put(alice, "override", "other", conditions=[of_room, _MATCH])
+        await _put(alice, "room", _ROOM)
+        await _put(alice, "content", _ROOM, pattern="x")
+        rules = await _copy(worker, alice.user_id, "!new:example.org")
+        assert [rule["rule_id"] for rule in rules["override"] if not rule["default"]] == [
+            "other", "other !new:example.org", _ROOM, "!new:example.org"
+        ]  # fmt: skip
+        assert rules["override"][4]["conditions"] == [of_room | {"pattern": "!new:example.org"}]
+        assert [rule["rule_id"] for rule in rules["room"]] == [_ROOM, "!new:example.org"]
+        assert len(rules["content"]) == 1
+        assert await _copy(worker, alice.user_id, "!new:example.org") == rules
+        assert (await worker.sql("SELECT rooms FROM push_rules"))[0]["rooms"] == ["!new:example.org", _ROOM]
 
 
 async def _copy(worker: Worker, user_id: str, room_id: str) -> Any:

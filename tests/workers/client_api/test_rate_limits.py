@@ -15,7 +15,7 @@ from shared.http.endpoint import RateLimit
 from shared.http.internal_calls import InternalClient
 from shared.http.request import Requester
 from shared.operations.rate_limits import FleetRateLimiter, TakeRequest
-from tests.workers.client_api.rig import NO_LIMITS, run
+from tests.workers.client_api.rig import NO_LIMITS
 
 _USER = Requester("@alice:example.org", "D", b"")
 _LIMITS = RateLimits(**{**dict.fromkeys(NO_LIMITS.__dataclass_fields__), "message": Rate(2, 30)})
@@ -81,48 +81,36 @@ async def _allowed(limiter: FleetRateLimiter) -> bool:
 
 
 @pytest.mark.parametrize("others", [0, 1, 4, 8])
-def test_the_limit_holds_over_all_processes(others: int) -> None:
-    async def test() -> None:
-        clock = _Clock()
-        limiters, client = _fleet(others, clock)
-        allowed = 0
-        for step in range(6000):  # a hundred seconds of a client that never waits, at each process in turn
-            clock.now_s = step / 60
-            allowed += await _allowed(limiters[step % len(limiters)])
-        due = 30 + 2 * 100
-        assert due / 2 <= allowed <= 2 * due
-        # A process that was denied does not ask again before the next token is due.
-        assert len(client.calls) <= due + others * 100 * 2 * 1.3
-
-    run(test())
+async def test_the_limit_holds_over_all_processes(others: int) -> None:
+    clock = _Clock()
+    limiters, client = _fleet(others, clock)
+    allowed = 0
+    for step in range(6000):  # a hundred seconds of a client that never waits, at each process in turn
+        clock.now_s = step / 60
+        allowed += await _allowed(limiters[step % len(limiters)])
+    due = 30 + 2 * 100
+    assert due / 2 <= allowed <= 2 * due
+    # A process that was denied does not ask again before the next token is due.
+    assert len(client.calls) <= due + others * 100 * 2 * 1.3
 
 
-def test_a_burst_at_once_asks_the_owner_in_chunks() -> None:
-    async def test() -> None:
-        limiters, client = _fleet(1, _Clock())
-        results = await asyncio.gather(*(_allowed(limiters[1]) for _ in range(60)))
-        assert sum(results) == 30
-        assert len(client.calls) <= 12
-
-    run(test())
+async def test_a_burst_at_once_asks_the_owner_in_chunks() -> None:
+    limiters, client = _fleet(1, _Clock())
+    results = await asyncio.gather(*(_allowed(limiters[1]) for _ in range(60)))
+    assert sum(results) == 30
+    assert len(client.calls) <= 12
 
 
-def test_without_the_owner_a_process_counts_alone() -> None:
-    async def test() -> None:
-        clock = _Clock()
-        limiters, _ = _fleet(2, clock, owner_there=False)
-        results = [await _allowed(limiters[1]) for _ in range(60)]
-        assert sum(results) == 30
-
-    run(test())
+async def test_without_the_owner_a_process_counts_alone() -> None:
+    clock = _Clock()
+    limiters, _ = _fleet(2, clock, owner_there=False)
+    results = [await _allowed(limiters[1]) for _ in range(60)]
+    assert sum(results) == 30
 
 
-def test_no_limit_costs_nothing() -> None:
-    async def test() -> None:
-        limiters, client = _fleet(1, _Clock())
-        for limit in (RateLimit.NONE, RateLimit.LOGIN, RateLimit.READ):
-            for _ in range(1000):
-                await limiters[1].check(limit, _USER, "x")
-        assert client.calls == []
-
-    run(test())
+async def test_no_limit_costs_nothing() -> None:
+    limiters, client = _fleet(1, _Clock())
+    for limit in (RateLimit.NONE, RateLimit.LOGIN, RateLimit.READ):
+        for _ in range(1000):
+            await limiters[1].check(limit, _USER, "x")
+    assert client.calls == []

@@ -9,7 +9,7 @@ from shared.core.directory_words import directory_words, term_words, user_id_pre
 from shared.storage.search.user_directory import fill_directory
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import SERVER, client_api, make_config, run
+from tests.workers.client_api.rig import SERVER, client_api, make_config
 from tests.workers.event_persister.rig import User as RoomUser
 from tests.workers.synchrotron.devices import Person, person, writers
 from tests.workers.synchrotron.rig import World, fleet
@@ -79,136 +79,123 @@ def test_hostile_terms() -> None:
     assert len(term_words(" ".join(map(str, range(1000))))) <= 8
 
 
-def test_only_visible_users_are_found(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
-            await _name(bob, "Bob the Beekeeper")
-            await _name(bob, "mxc://example.org/bee", "avatar_url")
-            await _name(dan, "Dan the Beekeeper")
-            private = await _rooms(alice).create_room(invite=[bob.user_id])
-            await _fill(world)
-            assert await _found(alice, "bee") == []  # invited only
-            await _rooms(bob).act(private, "join")
-            [found] = (await _search(alice, "BEEK the"))["results"]  # memberships are never behind
-            assert found == {
-                "user_id": bob.user_id, "display_name": "Bob the Beekeeper", "avatar_url": "mxc://example.org/bee",
-            }  # fmt: skip
-            assert await _found(bob, "ali") == ["@alice"] and await _found(bob, "bob") == []
-            assert await _found(carol, "ali") == await _found(carol, "bee") == []
-            # A room that anybody may join, or read, shows its members; and hides them again.
-            public = await _rooms(dan).create_room(preset="public_chat")
-            await _fill(world)
-            assert await _found(carol, "beekeeper") == ["@dan"]
-            assert await _found(carol, "@dan:example.org") == ["@dan"] and await _found(carol, "@dan:other") == []
-            await _rooms(dan).put_state(public, "m.room.join_rules", {"join_rule": "invite"})
-            await _fill(world)
-            assert await _found(carol, "beekeeper") == []
-            await _rooms(dan).put_state(public, "m.room.history_visibility", {"history_visibility": "world_readable"})
-            await _fill(world)
-            assert await _found(carol, "beekeeper") == ["@dan"]
-            await _rooms(dan).act(public, "leave")
-            assert await _found(carol, "beekeeper") == []
-            # What he calls himself in one room is nobody's business outside of it.
-            content = {"membership": "join", "displayname": "Secret Nick"}
-            await _rooms(bob).put_state(private, "m.room.member", content, bob.user_id)
-            await _fill(world)
-            assert await _found(alice, "nick") == []
-            await _name(bob, None)
-            await _fill(world)
-            assert await _found(alice, "beekeeper") == [] and await _found(alice, "bob") == ["@bob"]
-            # Who closed his account is gone at once.
-            await api.sql("UPDATE users SET deactivated = true WHERE user_id = $1", bob.user_id)
-            assert await _found(alice, "bob") == []
-            await _fill(world)
-            assert await api.sql("SELECT 1 FROM user_directory WHERE user_id = $1", bob.user_id) == []
-
-    run(scenario())
+async def test_only_visible_users_are_found(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
+        await _name(bob, "Bob the Beekeeper")
+        await _name(bob, "mxc://example.org/bee", "avatar_url")
+        await _name(dan, "Dan the Beekeeper")
+        private = await _rooms(alice).create_room(invite=[bob.user_id])
+        await _fill(world)
+        assert await _found(alice, "bee") == []  # invited only
+        await _rooms(bob).act(private, "join")
+        [found] = (await _search(alice, "BEEK the"))["results"]  # memberships are never behind
+        assert found == {
+            "user_id": bob.user_id, "display_name": "Bob the Beekeeper", "avatar_url": "mxc://example.org/bee",
+        }  # fmt: skip
+        assert await _found(bob, "ali") == ["@alice"] and await _found(bob, "bob") == []
+        assert await _found(carol, "ali") == await _found(carol, "bee") == []
+        # A room that anybody may join, or read, shows its members; and hides them again.
+        public = await _rooms(dan).create_room(preset="public_chat")
+        await _fill(world)
+        assert await _found(carol, "beekeeper") == ["@dan"]
+        assert await _found(carol, "@dan:example.org") == ["@dan"] and await _found(carol, "@dan:other") == []
+        await _rooms(dan).put_state(public, "m.room.join_rules", {"join_rule": "invite"})
+        await _fill(world)
+        assert await _found(carol, "beekeeper") == []
+        await _rooms(dan).put_state(public, "m.room.history_visibility", {"history_visibility": "world_readable"})
+        await _fill(world)
+        assert await _found(carol, "beekeeper") == ["@dan"]
+        await _rooms(dan).act(public, "leave")
+        assert await _found(carol, "beekeeper") == []
+        # What he calls himself in one room is nobody's business outside of it.
+        content = {"membership": "join", "displayname": "Secret Nick"}
+        await _rooms(bob).put_state(private, "m.room.member", content, bob.user_id)
+        await _fill(world)
+        assert await _found(alice, "nick") == []
+        await _name(bob, None)
+        await _fill(world)
+        assert await _found(alice, "beekeeper") == [] and await _found(alice, "bob") == ["@bob"]
+        # Who closed his account is gone at once.
+        await api.sql("UPDATE users SET deactivated = true WHERE user_id = $1", bob.user_id)
+        assert await _found(alice, "bob") == []
+        await _fill(world)
+        assert await api.sql("SELECT 1 FROM user_directory WHERE user_id = $1", bob.user_id) == []
 
 
-def test_limits_order_and_errors(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            alice, *others = [await person(world, api, name) for name in ("alice", "beeline", "bee", "beeman")]
-            room_id = await _rooms(alice).create_room(preset="public_chat")
-            for each in others:
-                await _rooms(each).act(room_id, "join")
-            await _name(others[2], "Somebody")
-            await _fill(world)
-            assert await _found(alice, "bee") == ["@bee", "@beeman", "@beeline"]  # the very word, then who has a name
-            answer = await _search(alice, "bee", limit=2)
-            assert len(answer["results"]) == 2 and answer["limited"] is True
-            assert (await _search(alice, "bee", limit=3))["limited"] is False
-            assert await _search(alice, " !'") == {"results": [], "limited": False}
-            for body, errcode in (
-                ({"search_term": "x" * 513}, "M_INVALID_PARAM"),
-                ({"search_term": "x", "limit": 0}, "M_INVALID_PARAM"),
-                ({"search_term": 7}, "M_BAD_JSON"),
-                ({"limit": 3}, "M_BAD_JSON"),
-                ([], "M_BAD_JSON"),
-            ):
-                refused = await alice.writes.call("POST", "/user_directory/search", body)
-                assert (refused.status, refused.errcode) == (400, errcode), body
-            odd = await alice.writes.call("POST", "/user_directory/search", raw=b'{"search_term":"@\\u0000:\\ud83d"}')
-            assert odd.status in (200, 400)
-
-    run(scenario())
+async def test_limits_order_and_errors(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        alice, *others = [await person(world, api, name) for name in ("alice", "beeline", "bee", "beeman")]
+        room_id = await _rooms(alice).create_room(preset="public_chat")
+        for each in others:
+            await _rooms(each).act(room_id, "join")
+        await _name(others[2], "Somebody")
+        await _fill(world)
+        assert await _found(alice, "bee") == ["@bee", "@beeman", "@beeline"]  # the very word, then who has a name
+        answer = await _search(alice, "bee", limit=2)
+        assert len(answer["results"]) == 2 and answer["limited"] is True
+        assert (await _search(alice, "bee", limit=3))["limited"] is False
+        assert await _search(alice, " !'") == {"results": [], "limited": False}
+        for body, errcode in (
+            ({"search_term": "x" * 513}, "M_INVALID_PARAM"),
+            ({"search_term": "x", "limit": 0}, "M_INVALID_PARAM"),
+            ({"search_term": 7}, "M_BAD_JSON"),
+            ({"limit": 3}, "M_BAD_JSON"),
+            ([], "M_BAD_JSON"),
+        ):
+            refused = await alice.writes.call("POST", "/user_directory/search", body)
+            assert (refused.status, refused.errcode) == (400, errcode), body
+        odd = await alice.writes.call("POST", "/user_directory/search", raw=b'{"search_term":"@\\u0000:\\ud83d"}')
+        assert odd.status in (200, 400)
 
 
-def test_a_name_that_thousands_have_does_not_hide_those_one_knows(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            alice, bob = [await person(world, api, name) for name in ("alice", "zz-john")]
-            room_id = await _rooms(alice).create_room(preset="private_chat", invite=[bob.user_id])
-            await _rooms(bob).act(room_id, "join")
-            await world.database.execute(
-                "INSERT INTO user_directory SELECT '@john' || n || ':x', NULL, NULL, array_to_tsvector(ARRAY['john'])"
-                " FROM generate_series(1, 5100) n"
-            )
-            await _fill(world)
-            assert await _found(alice, "john") == ["@zz-john"]
-
-    run(scenario())
+async def test_a_name_that_thousands_have_does_not_hide_those_one_knows(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        alice, bob = [await person(world, api, name) for name in ("alice", "zz-john")]
+        room_id = await _rooms(alice).create_room(preset="private_chat", invite=[bob.user_id])
+        await _rooms(bob).act(room_id, "join")
+        await world.database.execute(
+            "INSERT INTO user_directory SELECT '@john' || n || ':x', NULL, NULL, array_to_tsvector(ARRAY['john'])"
+            " FROM generate_series(1, 5100) n"
+        )
+        await _fill(world)
+        assert await _found(alice, "john") == ["@zz-john"]
 
 
-def test_users_of_other_servers_and_of_before(postgres: TestDatabase) -> None:
+async def test_users_of_other_servers_and_of_before(postgres: TestDatabase) -> None:
     """Users of other servers come with their memberships; users of ours from before the directory are taken in."""
-
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            alice = await person(world, api, "alice")
-            room_id = await _rooms(alice).create_room(preset="public_chat")
-            await world.database.execute("DELETE FROM user_directory_queue")  # as if from before the triggers
-            await _fill(world)
-            assert len(await api.sql("SELECT 1 FROM user_directory")) == 1
-            nid = await world.database.fetchval("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
-            # As if a join of another server had come in.
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        alice = await person(world, api, "alice")
+        room_id = await _rooms(alice).create_room(preset="public_chat")
+        await world.database.execute("DELETE FROM user_directory_queue")  # as if from before the triggers
+        await _fill(world)
+        assert len(await api.sql("SELECT 1 FROM user_directory")) == 1
+        nid = await world.database.fetchval("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
+        # As if a join of another server had come in.
+        await world.database.execute(
+            """
+            UPDATE events SET json = replace(replace(convert_from(json, 'utf8'), '@alice:', '@remote:'),
+              '"membership":"join"', '"displayname":"Rémi","membership":"join"')::bytea
+            WHERE room_nid = $1 AND type = 'm.room.member'
+            """, nid,
+        )  # fmt: skip
+        for table in ("state_changes", "current_state"):
             await world.database.execute(
-                """
-                UPDATE events SET json = replace(replace(convert_from(json, 'utf8'), '@alice:', '@remote:'),
-                  '"membership":"join"', '"displayname":"Rémi","membership":"join"')::bytea
-                WHERE room_nid = $1 AND type = 'm.room.member'
-                """, nid,
-            )  # fmt: skip
-            for table in ("state_changes", "current_state"):
-                await world.database.execute(
-                    f"UPDATE {table} SET state_key = '@remote:elsewhere.org' WHERE type = 'm.room.member'"
-                )
-            await world.database.execute("UPDATE memberships SET user_id = '@remote:elsewhere.org', is_local = false")
-            await world.database.execute("UPDATE user_directory_progress SET position = 0")
+                f"UPDATE {table} SET state_key = '@remote:elsewhere.org' WHERE type = 'm.room.member'"
+            )
+        await world.database.execute("UPDATE memberships SET user_id = '@remote:elsewhere.org', is_local = false")
+        await world.database.execute("UPDATE user_directory_progress SET position = 0")
+        await _fill(world)
+        assert (await _search(alice, "remi"))["results"] == [
+            {"user_id": "@remote:elsewhere.org", "display_name": "Rémi"}
+        ]
+        everybody = make_config(user_directory=UserDirectory(search_all_users=True))
+        async with client_api(postgres.dsn, everybody, "client_api-9") as open_one:
+            bob = await open_one.register("bob")
             await _fill(world)
-            assert (await _search(alice, "remi"))["results"] == [
-                {"user_id": "@remote:elsewhere.org", "display_name": "Rémi"}
-            ]
-            everybody = make_config(user_directory=UserDirectory(search_all_users=True))
-            async with client_api(postgres.dsn, everybody, "client_api-9") as open_one:
-                bob = await open_one.register("bob")
-                await _fill(world)
-                answer = await bob.call("POST", "/user_directory/search", {"search_term": "alice"})
-                assert [user["user_id"] for user in answer.json["results"]] == [alice.user_id]
-                guest = await open_one.call("POST", "/register", {}, query="kind=guest")
-                token = guest.json["access_token"]
-                refused = await open_one.call("POST", "/user_directory/search", {"search_term": "alice"}, token=token)
-                assert refused.errcode == "M_GUEST_ACCESS_FORBIDDEN"
-
-    run(scenario())
+            answer = await bob.call("POST", "/user_directory/search", {"search_term": "alice"})
+            assert [user["user_id"] for user in answer.json["results"]] == [alice.user_id]
+            guest = await open_one.call("POST", "/register", {}, query="kind=guest")
+            token = guest.json["access_token"]
+            refused = await open_one.call("POST", "/user_directory/search", {"search_term": "alice"}, token=token)
+            assert refused.errcode == "M_GUEST_ACCESS_FORBIDDEN"

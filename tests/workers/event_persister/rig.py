@@ -3,10 +3,9 @@
 Tokens are user ids: who asks is not what these tests are about.
 """
 
-import asyncio
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -334,13 +333,3 @@ async def event_persister(
         await tasks.close()
         await writer.close()
         await database.close()
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run one test's coroutine within a minute."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(60):
-            await test
-
-    asyncio.run(limited())

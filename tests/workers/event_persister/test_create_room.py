@@ -7,100 +7,91 @@ import pytest
 
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import SERVER, event_persister, run
+from tests.workers.event_persister.rig import SERVER, event_persister
 
 
 async def _order(persister: Any, room_id: str) -> list[str]:
     return [row["type"].removeprefix("m.room.") for row in await persister.timeline(room_id)]
 
 
-def test_order_and_overrides(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("alice"), persister.user("bob")
-            before = persister.foundation.writer.statements
-            room_id = await alice.create_room(
-                visibility="public",
-                room_alias_name="pub",
-                name="The name",
-                topic="The topic",
-                invite=[bob.user_id, bob.user_id],
-                creation_content={
-                    "m.federate": False,
-                    "creator": "@x:y",
-                    "room_version": "1",
-                    "type": "m.space",
-                },
-                initial_state=[
-                    {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}},
-                    {"type": "m.room.name", "content": {"name": "overridden"}},
-                    {"type": "org.example", "state_key": "k", "content": {"a": 1}},
-                ],
-                power_level_content_override={"invite": 0, "users_default": 5},
-            )
-            assert persister.foundation.writer.statements == before + 1
-            assert await _order(persister, room_id) == [
-                "create", "member", "power_levels", "canonical_alias", "join_rules", "guest_access",
-                "history_visibility", "org.example", "name", "topic", "member",
-            ]  # fmt: skip
-            content = persister.content
-            assert await content(room_id, "m.room.create") == {
-                "m.federate": False, "room_version": "12", "type": "m.space",
-            }  # fmt: skip
-            assert await content(room_id, "m.room.join_rules") == {"join_rule": "public"}
-            assert await content(room_id, "m.room.guest_access") == {"guest_access": "forbidden"}
-            assert await content(room_id, "m.room.history_visibility") == {"history_visibility": "joined"}
-            assert await content(room_id, "m.room.name") == {"name": "The name"}
-            topic = await content(room_id, "m.room.topic")
-            assert topic["topic"] == topic["m.topic"]["m.text"][0]["body"] == "The topic"
-            assert await content(room_id, "m.room.canonical_alias") == {"alias": f"#pub:{SERVER}"}
-            levels = await content(room_id, "m.room.power_levels")
-            assert (levels["invite"], levels["users_default"], levels["users"]) == (0, 5, {})
-            assert levels["events"]["m.room.tombstone"] > 100
-            [room] = await persister.sql("SELECT * FROM rooms WHERE room_id = $1", room_id)
-            assert room["is_public"] and room["creator"] == alice.user_id
-            taken = await bob.call("POST", "/createRoom", {"room_alias_name": "pub"})
-            assert (taken.status, taken.errcode) == (400, "M_ROOM_IN_USE")
-
-    run(test())
+async def test_order_and_overrides(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        before = persister.foundation.writer.statements
+        room_id = await alice.create_room(
+            visibility="public",
+            room_alias_name="pub",
+            name="The name",
+            topic="The topic",
+            invite=[bob.user_id, bob.user_id],
+            creation_content={
+                "m.federate": False,
+                "creator": "@x:y",
+                "room_version": "1",
+                "type": "m.space",
+            },
+            initial_state=[
+                {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}},
+                {"type": "m.room.name", "content": {"name": "overridden"}},
+                {"type": "org.example", "state_key": "k", "content": {"a": 1}},
+            ],
+            power_level_content_override={"invite": 0, "users_default": 5},
+        )
+        assert persister.foundation.writer.statements == before + 1
+        assert await _order(persister, room_id) == [
+            "create", "member", "power_levels", "canonical_alias", "join_rules", "guest_access",
+            "history_visibility", "org.example", "name", "topic", "member",
+        ]  # fmt: skip
+        content = persister.content
+        assert await content(room_id, "m.room.create") == {
+            "m.federate": False, "room_version": "12", "type": "m.space",
+        }  # fmt: skip
+        assert await content(room_id, "m.room.join_rules") == {"join_rule": "public"}
+        assert await content(room_id, "m.room.guest_access") == {"guest_access": "forbidden"}
+        assert await content(room_id, "m.room.history_visibility") == {"history_visibility": "joined"}
+        assert await content(room_id, "m.room.name") == {"name": "The name"}
+        topic = await content(room_id, "m.room.topic")
+        assert topic["topic"] == topic["m.topic"]["m.text"][0]["body"] == "The topic"
+        assert await content(room_id, "m.room.canonical_alias") == {"alias": f"#pub:{SERVER}"}
+        levels = await content(room_id, "m.room.power_levels")
+        assert (levels["invite"], levels["users_default"], levels["users"]) == (0, 5, {})
+        assert levels["events"]["m.room.tombstone"] > 100
+        [room] = await persister.sql("SELECT * FROM rooms WHERE room_id = $1", room_id)
+        assert room["is_public"] and room["creator"] == alice.user_id
+        taken = await bob.call("POST", "/createRoom", {"room_alias_name": "pub"})
+        assert (taken.status, taken.errcode) == (400, "M_ROOM_IN_USE")
 
 
 @pytest.mark.parametrize("version", ["11", "12"])
-def test_trusted_private_chat(postgres_module: TestDatabase, version: str) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("alice"), persister.user("bob")
-            room_id = await alice.create_room(
-                preset="trusted_private_chat", invite=[bob.user_id], room_version=version,
-                creation_content={"additional_creators": ["@carol:example.org"]} if version == "12" else {},
-            )  # fmt: skip
-            create = await persister.content(room_id, "m.room.create")
-            levels = await persister.content(room_id, "m.room.power_levels")
-            if version == "12":
-                assert create["additional_creators"] == ["@carol:example.org", bob.user_id]
-                assert levels["users"] == {}
-            else:
-                assert levels["users"] == {alice.user_id: 100, bob.user_id: 100}
-            await bob.act(room_id, "join")
-            assert (await bob.put_state(room_id, "m.room.power_levels", {**levels, "kick": 90})).status == 200
-
-    run(test())
+async def test_trusted_private_chat(postgres_module: TestDatabase, version: str) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(
+            preset="trusted_private_chat", invite=[bob.user_id], room_version=version,
+            creation_content={"additional_creators": ["@carol:example.org"]} if version == "12" else {},
+        )  # fmt: skip
+        create = await persister.content(room_id, "m.room.create")
+        levels = await persister.content(room_id, "m.room.power_levels")
+        if version == "12":
+            assert create["additional_creators"] == ["@carol:example.org", bob.user_id]
+            assert levels["users"] == {}
+        else:
+            assert levels["users"] == {alice.user_id: 100, bob.user_id: 100}
+        await bob.act(room_id, "join")
+        assert (await bob.put_state(room_id, "m.room.power_levels", {**levels, "kick": 90})).status == 200
 
 
-def test_room_ids_are_our_own_slots(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn, takes=lambda slot: slot % 7 == 3) as persister:
-            alice = persister.user("alice")
-            seen = set()
-            for version in ("10", "12") * 10:
-                room_id = await alice.create_room(room_version=version)
-                assert slot_of(room_id) % 7 == 3
-                seen.add(room_id)
-            assert len(seen) == 20
-            persister.slots.takes = lambda slot: False
-            assert (await alice.call("POST", "/createRoom", {})).status == 503
-
-    run(test())
+async def test_room_ids_are_our_own_slots(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn, takes=lambda slot: slot % 7 == 3) as persister:
+        alice = persister.user("alice")
+        seen = set()
+        for version in ("10", "12") * 10:
+            room_id = await alice.create_room(room_version=version)
+            assert slot_of(room_id) % 7 == 3
+            seen.add(room_id)
+        assert len(seen) == 20
+        persister.slots.takes = lambda slot: False
+        assert (await alice.call("POST", "/createRoom", {})).status == 503
 
 
 BAD: list[tuple[Any, str]] = [
@@ -139,101 +130,82 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-def test_bad_requests_leave_nothing(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice = persister.user("alice")
-            before = await persister.sql("SELECT count(*) FROM rooms")
-            for body, errcode in BAD:
-                answer = await alice.call("POST", "/createRoom", body)
-                assert (answer.errcode, answer.status // 100) == (errcode, 4), body
-            assert (await alice.call("POST", "/createRoom", raw=b"{")).errcode == "M_NOT_JSON"
-            assert await persister.sql("SELECT count(*) FROM rooms") == before
-            null = {"name": None, "invite": None, "preset": None, "room_version": None, "topic": None}
-            assert (await alice.call("POST", "/createRoom", null)).status == 200
-
-    run(test())
+async def test_bad_requests_leave_nothing(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice = persister.user("alice")
+        before = await persister.sql("SELECT count(*) FROM rooms")
+        for body, errcode in BAD:
+            answer = await alice.call("POST", "/createRoom", body)
+            assert (answer.errcode, answer.status // 100) == (errcode, 4), body
+        assert (await alice.call("POST", "/createRoom", raw=b"{")).errcode == "M_NOT_JSON"
+        assert await persister.sql("SELECT count(*) FROM rooms") == before
+        null = {"name": None, "invite": None, "preset": None, "room_version": None, "topic": None}
+        assert (await alice.call("POST", "/createRoom", null)).status == 200
 
 
-def test_initial_state_may_hold_the_power_levels(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice = persister.user("alice")
-            levels = {"users": {alice.user_id: 100}, "events_default": 50}
-            room_id = await alice.create_room(
-                room_version="10", initial_state=[{"type": "m.room.power_levels", "content": levels}]
-            )
-            assert await persister.content(room_id, "m.room.power_levels") == levels
-            assert (await _order(persister, room_id))[-1] == "power_levels"  # on top of the default ones
-            rows = await persister.timeline(room_id)
-            assert orjson.loads(rows[0]["json"])["content"]["creator"] == alice.user_id
-
-    run(test())
+async def test_initial_state_may_hold_the_power_levels(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice = persister.user("alice")
+        levels = {"users": {alice.user_id: 100}, "events_default": 50}
+        room_id = await alice.create_room(
+            room_version="10", initial_state=[{"type": "m.room.power_levels", "content": levels}]
+        )
+        assert await persister.content(room_id, "m.room.power_levels") == levels
+        assert (await _order(persister, room_id))[-1] == "power_levels"  # on top of the default ones
+        rows = await persister.timeline(room_id)
+        assert orjson.loads(rows[0]["json"])["content"]["creator"] == alice.user_id
 
 
-def test_creator_may_step_down_in_initial_state(postgres_module: TestDatabase) -> None:
+async def test_creator_may_step_down_in_initial_state(postgres_module: TestDatabase) -> None:
     """Levels of `initial_state` come after the preset's events, and before the name and the invites."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("alice"), persister.user("bob")
-            levels = {"users": {bob.user_id: 100}, "invite": 0, "state_default": 50}
-            state = [{"type": "m.room.power_levels", "content": levels}]
-            room_id = await alice.create_room(
-                room_version="11", invite=[bob.user_id], initial_state=state,
-                power_level_content_override={"users_default": 7},
-            )  # fmt: skip
-            assert await persister.content(room_id, "m.room.power_levels") == levels
-            refused = await alice.call(
-                "POST", "/createRoom", {"room_version": "11", "name": "n", "initial_state": state}
-            )
-            assert (refused.status, refused.errcode) == (400, "M_INVALID_ROOM_STATE")
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        levels = {"users": {bob.user_id: 100}, "invite": 0, "state_default": 50}
+        state = [{"type": "m.room.power_levels", "content": levels}]
+        room_id = await alice.create_room(
+            room_version="11", invite=[bob.user_id], initial_state=state,
+            power_level_content_override={"users_default": 7},
+        )  # fmt: skip
+        assert await persister.content(room_id, "m.room.power_levels") == levels
+        refused = await alice.call("POST", "/createRoom", {"room_version": "11", "name": "n", "initial_state": state})
+        assert (refused.status, refused.errcode) == (400, "M_INVALID_ROOM_STATE")
 
 
-def test_creator_in_levels_of_version_12(postgres_module: TestDatabase) -> None:
+async def test_creator_in_levels_of_version_12(postgres_module: TestDatabase) -> None:
     """What only repeats the creator's power in the override is dropped; other mistakes name the creator."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("alice"), persister.user("bob")
-            room_id = await alice.create_room(
-                room_version="12", power_level_content_override={"users": {alice.user_id: 100, bob.user_id: 60}}
-            )
-            assert (await persister.content(room_id, "m.room.power_levels"))["users"] == {bob.user_id: 60}
-            users = {"users": {alice.user_id: 100}}
-            for body in (
-                {"power_level_content_override": {"users": {alice.user_id: 50}}},
-                {"initial_state": [{"type": "m.room.power_levels", "content": users}]},
-            ):
-                answer = await alice.call("POST", "/createRoom", {"room_version": "12", **body})
-                assert (answer.status, answer.errcode) == (400, "M_INVALID_ROOM_STATE")
-                said = f"creator {alice.user_id} must not appear in users of m.room.power_levels"
-                assert answer.json["error"].endswith(said)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(
+            room_version="12", power_level_content_override={"users": {alice.user_id: 100, bob.user_id: 60}}
+        )
+        assert (await persister.content(room_id, "m.room.power_levels"))["users"] == {bob.user_id: 60}
+        users = {"users": {alice.user_id: 100}}
+        for body in (
+            {"power_level_content_override": {"users": {alice.user_id: 50}}},
+            {"initial_state": [{"type": "m.room.power_levels", "content": users}]},
+        ):
+            answer = await alice.call("POST", "/createRoom", {"room_version": "12", **body})
+            assert (answer.status, answer.errcode) == (400, "M_INVALID_ROOM_STATE")
+            said = f"creator {alice.user_id} must not appear in users of m.room.power_levels"
+            assert answer.json["error"].endswith(said)
 
 
-def test_canonical_alias_in_initial_state_must_point_to_the_room(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice = persister.user("alice")
-            await alice.create_room(room_alias_name="taken")
-            for content, errcode in (
-                ({"alias": f"#taken:{SERVER}"}, "M_BAD_ALIAS"),
-                ({"alias": f"#none:{SERVER}"}, "M_BAD_ALIAS"),
-                ({"alt_aliases": [f"#taken:{SERVER}"]}, "M_BAD_ALIAS"),
-                ({"alias": "nonsense"}, "M_INVALID_PARAM"),
-                ({"alias": 5}, "M_BAD_JSON"),
-            ):
-                state = [{"type": "m.room.canonical_alias", "content": content}]
-                answer = await alice.call("POST", "/createRoom", {"initial_state": state, "room_alias_name": "own"})
-                assert (answer.status, answer.errcode) == (400, errcode), content
-            named = {"alias": f"#own:{SERVER}", "alt_aliases": [f"#own:{SERVER}"]}
-            state = [{"type": "m.room.canonical_alias", "content": named}]
-            room_id = await alice.create_room(initial_state=state, room_alias_name="own")
-            assert await persister.content(room_id, "m.room.canonical_alias") == named
-            assert (await _order(persister, room_id)).count("canonical_alias") == 1
-
-    run(test())
+async def test_canonical_alias_in_initial_state_must_point_to_the_room(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice = persister.user("alice")
+        await alice.create_room(room_alias_name="taken")
+        for content, errcode in (
+            ({"alias": f"#taken:{SERVER}"}, "M_BAD_ALIAS"),
+            ({"alias": f"#none:{SERVER}"}, "M_BAD_ALIAS"),
+            ({"alt_aliases": [f"#taken:{SERVER}"]}, "M_BAD_ALIAS"),
+            ({"alias": "nonsense"}, "M_INVALID_PARAM"),
+            ({"alias": 5}, "M_BAD_JSON"),
+        ):
+            state = [{"type": "m.room.canonical_alias", "content": content}]
+            answer = await alice.call("POST", "/createRoom", {"initial_state": state, "room_alias_name": "own"})
+            assert (answer.status, answer.errcode) == (400, errcode), content
+        named = {"alias": f"#own:{SERVER}", "alt_aliases": [f"#own:{SERVER}"]}
+        state = [{"type": "m.room.canonical_alias", "content": named}]
+        room_id = await alice.create_room(initial_state=state, room_alias_name="own")
+        assert await persister.content(room_id, "m.room.canonical_alias") == named
+        assert (await _order(persister, room_id)).count("canonical_alias") == 1

@@ -21,7 +21,7 @@ from tests.workers.event_persister.graph_rig import (
     outcomes,
     unstorable,
 )
-from tests.workers.event_persister.rig import Persister, event_persister, run
+from tests.workers.event_persister.rig import Persister, event_persister
 
 
 async def random_room(
@@ -56,33 +56,25 @@ async def random_room(
 
 
 @pytest.mark.parametrize("version_name", ["1", "2", "6", "9", "11", "12"])
-def test_random_forks(postgres_module: TestDatabase, version_name: str) -> None:
+async def test_random_forks(postgres_module: TestDatabase, version_name: str) -> None:
     """Two persisters take turns, and forget the room in between."""
-
-    async def test() -> None:
-        seen: set[str] = set()
-        async with (
-            event_persister(postgres_module.dsn) as persister,
-            event_persister(postgres_module.dsn) as other,
-        ):
-            for seed in range(4):
-                graph = await random_room(persister, version_name, seed, 30, other)
-                seen |= set(graph.outcome.values())
-        assert seen == {"accepted", "soft_failed", "rejected"}
-
-    run(test())
+    seen: set[str] = set()
+    async with (
+        event_persister(postgres_module.dsn) as persister,
+        event_persister(postgres_module.dsn) as other,
+    ):
+        for seed in range(4):
+            graph = await random_room(persister, version_name, seed, 30, other)
+            seen |= set(graph.outcome.values())
+    assert seen == {"accepted", "soft_failed", "rejected"}
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("version_name", ["1", "3", "6", "8", "10", "11", "12"])
-def test_many_random_forks(postgres: TestDatabase, version_name: str) -> None:
+async def test_many_random_forks(postgres: TestDatabase, version_name: str) -> None:
     for seed in range(100, 130):
-
-        async def test(seed: int = seed) -> None:
-            async with event_persister(postgres.dsn) as persister, event_persister(postgres.dsn) as other:
-                await random_room(persister, version_name, seed, 60, other)
-
-        run(test())
+        async with event_persister(postgres.dsn) as persister, event_persister(postgres.dsn) as other:
+            await random_room(persister, version_name, seed, 60, other)
 
 
 async def crowded_room(persister: Persister, version_name: str, seed: int, events: int, *, poison: bool) -> Graph:
@@ -125,33 +117,22 @@ async def crowded_room(persister: Persister, version_name: str, seed: int, event
 
 
 @pytest.mark.parametrize("version_name", ["6", "12"])
-def test_many_at_once(postgres_module: TestDatabase, version_name: str) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            for seed in range(3):
-                await crowded_room(persister, version_name, seed, 40, poison=False)
-
-    run(test())
+async def test_many_at_once(postgres_module: TestDatabase, version_name: str) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        for seed in range(3):
+            await crowded_room(persister, version_name, seed, 40, poison=False)
 
 
 @pytest.mark.parametrize("version_name", ["1", "2"])
-def test_events_that_the_database_refuses(postgres_module: TestDatabase, version_name: str) -> None:
+async def test_events_that_the_database_refuses(postgres_module: TestDatabase, version_name: str) -> None:
     """They fall alone: what was built above them gets its place again."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            for seed in range(3):
-                await crowded_room(persister, version_name, seed, 30, poison=True)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        for seed in range(3):
+            await crowded_room(persister, version_name, seed, 30, poison=True)
 
 
 @pytest.mark.soak
-def test_many_at_once_for_long(postgres: TestDatabase) -> None:
+async def test_many_at_once_for_long(postgres: TestDatabase) -> None:
     for seed in range(40):
-
-        async def test(seed: int = seed) -> None:
-            async with event_persister(postgres.dsn) as persister:
-                await crowded_room(persister, ["1", "10"][seed % 2], seed, 60, poison=seed % 2 == 0)
-
-        run(test())
+        async with event_persister(postgres.dsn) as persister:
+            await crowded_room(persister, ["1", "10"][seed % 2], seed, 60, poison=seed % 2 == 0)

@@ -21,7 +21,7 @@ from tests.workers.event_persister.graph_rig import (
     outcomes,
     tied_together,
 )
-from tests.workers.event_persister.rig import Persister, User, event_persister, run
+from tests.workers.event_persister.rig import Persister, User, event_persister
 from workers.event_persister.graph.dummy_events import MAX_EXTREMITIES
 
 
@@ -45,82 +45,68 @@ async def snapshot_rows(persister: Persister, room_id: str) -> list[tuple[int, i
 
 
 @pytest.mark.parametrize("size", [1, 50])
-def test_a_long_branch_beside_a_live_line(postgres_module: TestDatabase, size: int) -> None:
+async def test_a_long_branch_beside_a_live_line(postgres_module: TestDatabase, size: int) -> None:
     """300 changes of state on a branch, delivered one by one or many at once, with messages among them."""
-
-    async def test() -> None:
-        count = 300 if size > 1 else 60
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, bob = await with_bob(persister)
-            at, branch = bob, list[Event]()
-            for number in range(count):
-                for _ in range(2 if number % 5 == 0 else 1):
-                    key = None if len(branch) % 3 == 2 else str(number)
-                    at = graph.make([at.event_id], BOB, "org.example.x", {"n": number}, key, auth_in=graph.current)
-                    graph.arrive(at)
-                    branch.append(at)
-            for first in range(0, len(branch), size):
-                results = outcomes(await deliver(persister, room_id, branch[first : first + size]))
-                assert set(results.values()) == {"accepted"}
-                if first % 10 == 0:
-                    await alice.put_state(room_id, "m.room.topic", {"topic": str(first)})
-                if first % 100 == 50:
-                    forget_rooms(persister)
-            await check_stored(persister, room_id)
-
-    run(test())
+    count = 300 if size > 1 else 60
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, bob = await with_bob(persister)
+        at, branch = bob, list[Event]()
+        for number in range(count):
+            for _ in range(2 if number % 5 == 0 else 1):
+                key = None if len(branch) % 3 == 2 else str(number)
+                at = graph.make([at.event_id], BOB, "org.example.x", {"n": number}, key, auth_in=graph.current)
+                graph.arrive(at)
+                branch.append(at)
+        for first in range(0, len(branch), size):
+            results = outcomes(await deliver(persister, room_id, branch[first : first + size]))
+            assert set(results.values()) == {"accepted"}
+            if first % 10 == 0:
+                await alice.put_state(room_id, "m.room.topic", {"topic": str(first)})
+            if first % 100 == 50:
+                forget_rooms(persister)
+        await check_stored(persister, room_id)
 
 
 @pytest.mark.parametrize("at_once", [1, 40])
-def test_a_branch_that_nobody_ties_takes_steps(postgres_module: TestDatabase, at_once: int) -> None:
+async def test_a_branch_that_nobody_ties_takes_steps(postgres_module: TestDatabase, at_once: int) -> None:
     """Soft-failed, so that it stays a branch: the room is Bob's no more."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, bob = await with_bob(persister)
-            leave = graph.make([bob.event_id], BOB, "m.room.member", {"membership": "leave"}, BOB)
-            graph.arrive(leave)
-            await deliver(persister, room_id, [leave])
-            at, branch = bob, list[Event]()
-            for number in range(120):
-                key = None if number % 4 == 3 else f"k{number}"
-                at = graph.make(
-                    [at.event_id], BOB, "org.example.x", {"n": number}, key, auth_in=graph.after(bob.event_id)
-                )
-                assert graph.arrive(at) == "soft_failed"
-                branch.append(at)
-            for first in range(0, len(branch), at_once):
-                assert set(outcomes(await deliver(persister, room_id, branch[first : first + at_once])).values()) == {
-                    "soft_failed"
-                }
-            snapshots = await snapshot_rows(persister, room_id)
-            states = 90
-            assert len(snapshots) <= states + 2, "messages share those of their predecessors"
-            assert max(steps for steps, _, _ in snapshots) > 60
-            assert sum(entries for _, entries, _ in snapshots) <= states * 5 + 16 * 16
-            assert any(uses > 1 for _, _, uses in snapshots)
-            assert (await alice.send(room_id, "hi")).status == 200
-            await follow(persister, room_id, graph)
-            await compare(persister, room_id, graph)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, bob = await with_bob(persister)
+        leave = graph.make([bob.event_id], BOB, "m.room.member", {"membership": "leave"}, BOB)
+        graph.arrive(leave)
+        await deliver(persister, room_id, [leave])
+        at, branch = bob, list[Event]()
+        for number in range(120):
+            key = None if number % 4 == 3 else f"k{number}"
+            at = graph.make([at.event_id], BOB, "org.example.x", {"n": number}, key, auth_in=graph.after(bob.event_id))
+            assert graph.arrive(at) == "soft_failed"
+            branch.append(at)
+        for first in range(0, len(branch), at_once):
+            assert set(outcomes(await deliver(persister, room_id, branch[first : first + at_once])).values()) == {
+                "soft_failed"
+            }
+        snapshots = await snapshot_rows(persister, room_id)
+        states = 90
+        assert len(snapshots) <= states + 2, "messages share those of their predecessors"
+        assert max(steps for steps, _, _ in snapshots) > 60
+        assert sum(entries for _, entries, _ in snapshots) <= states * 5 + 16 * 16
+        assert any(uses > 1 for _, _, uses in snapshots)
+        assert (await alice.send(room_id, "hi")).status == 200
+        await follow(persister, room_id, graph)
+        await compare(persister, room_id, graph)
 
 
-def test_a_branch_from_long_ago_takes_little(postgres_module: TestDatabase) -> None:
+async def test_a_branch_from_long_ago_takes_little(postgres_module: TestDatabase) -> None:
     """The line has gone far since: the branch's state is the line back then, not all that has changed."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, bob = await with_bob(persister)
-            for number in range(60):
-                await alice.put_state(room_id, "org.example.s", {"n": number}, str(number))
-            await follow(persister, room_id, graph)
-            old = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "late"}, "")
-            assert outcomes(await deliver(persister, room_id, [old])) == {old.event_id: graph.arrive(old)}
-            assert [entries for _, entries, _ in await snapshot_rows(persister, room_id)] == [0]
-            await compare(persister, room_id, graph)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, bob = await with_bob(persister)
+        for number in range(60):
+            await alice.put_state(room_id, "org.example.s", {"n": number}, str(number))
+        await follow(persister, room_id, graph)
+        old = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "late"}, "")
+        assert outcomes(await deliver(persister, room_id, [old])) == {old.event_id: graph.arrive(old)}
+        assert [entries for _, entries, _ in await snapshot_rows(persister, room_id)] == [0]
+        await compare(persister, room_id, graph)
 
 
 async def many_extremities(
@@ -135,107 +121,90 @@ async def many_extremities(
 
 
 @pytest.mark.parametrize("version_name", ["1", "10"])
-def test_dummy_events_tie_extremities_together(postgres_module: TestDatabase, version_name: str) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _, forks = await many_extremities(persister, 45, version_name)
-            assert set(outcomes(await deliver(persister, room_id, forks)).values()) == {"accepted"}
-            await tied_together(persister, room_id)
-            await arrive_as_stored(persister, room_id, graph)
-            dummies = [event for event in graph.events.values() if event.type == "org.matrix.dummy_event"]
-            assert dummies and max(len(event.prev_event_ids) for event in dummies) <= 20
-            await compare(persister, room_id, graph)
-
-    run(test())
+async def test_dummy_events_tie_extremities_together(postgres_module: TestDatabase, version_name: str) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, forks = await many_extremities(persister, 45, version_name)
+        assert set(outcomes(await deliver(persister, room_id, forks)).values()) == {"accepted"}
+        await tied_together(persister, room_id)
+        await arrive_as_stored(persister, room_id, graph)
+        dummies = [event for event in graph.events.values() if event.type == "org.matrix.dummy_event"]
+        assert dummies and max(len(event.prev_event_ids) for event in dummies) <= 20
+        await compare(persister, room_id, graph)
 
 
-def test_they_stay_few_however_many_come(postgres_module: TestDatabase) -> None:
+async def test_they_stay_few_however_many_come(postgres_module: TestDatabase) -> None:
     """Calls wait for the room one behind the other, each with more forks than one event may name, of several states."""
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister)
+        state, per_call = graph.after(bob.event_id), 60
+        forks = [
+            graph.make([bob.event_id], BOB, f"org.example.{n}", {"n": n}, str(n % 7) if n % 3 else None, auth_in=state)
+            for n in range(5 * per_call)
+        ]
+        calls = [forks[first : first + per_call] for first in range(0, len(forks), per_call)]
+        most = 0
 
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _, bob = await with_bob(persister)
-            state, per_call = graph.after(bob.event_id), 60
-            forks = [
-                graph.make(
-                    [bob.event_id], BOB, f"org.example.{n}", {"n": n}, str(n % 7) if n % 3 else None, auth_in=state
-                )
-                for n in range(5 * per_call)
-            ]
-            calls = [forks[first : first + per_call] for first in range(0, len(forks), per_call)]
-            most = 0
+        async def deliver_one(call: list[Event]) -> None:
+            nonlocal most
+            assert set(outcomes(await deliver(persister, room_id, call)).values()) == {"accepted"}
+            most = max(most, await extremities(persister, room_id))
 
-            async def deliver_one(call: list[Event]) -> None:
-                nonlocal most
-                assert set(outcomes(await deliver(persister, room_id, call)).values()) == {"accepted"}
-                most = max(most, await extremities(persister, room_id))
-
-            await asyncio.gather(*map(deliver_one, calls))
-            # What one event may name, a call's worth, and dummy events that others were faster than.
-            assert most < 3 * MAX_EXTREMITIES + per_call, most
-            await tied_together(persister, room_id)
-            await arrive_as_stored(persister, room_id, graph)
-            await compare(persister, room_id, graph)
-
-    run(test())
+        await asyncio.gather(*map(deliver_one, calls))
+        # What one event may name, a call's worth, and dummy events that others were faster than.
+        assert most < 3 * MAX_EXTREMITIES + per_call, most
+        await tied_together(persister, room_id)
+        await arrive_as_stored(persister, room_id, graph)
+        await compare(persister, room_id, graph)
 
 
-def test_nobody_may_tie_them(postgres_module: TestDatabase) -> None:
+async def test_nobody_may_tie_them(postgres_module: TestDatabase) -> None:
     """The room waits for an event of anybody: one of ours names 20 of them."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, _ = await many_extremities(persister, 0)
-            levels = await persister.content(room_id, "m.room.power_levels")
-            levels["events"] = {**levels.get("events", {}), "org.matrix.dummy_event": 100}
-            levels["users"][alice.user_id] = 50
-            assert (await alice.put_state(room_id, "m.room.power_levels", levels)).status == 200
-            await follow(persister, room_id, graph)
-            [end] = graph.extremities
-            forks = [graph.make([end], BOB, "m.room.message", {"n": n}) for n in range(30)]
-            await deliver(persister, room_id, forks)
-            await asyncio.sleep(0.2)
-            assert await extremities(persister, room_id) == 30
-            forget_rooms(persister)
-            sent = (await alice.send(room_id, "hi")).event_id
-            assert await extremities(persister, room_id) == 11
-            await arrive_as_stored(persister, room_id, graph)
-            assert len(graph.events[sent].prev_event_ids) == 20
-            await compare(persister, room_id, graph)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, _ = await many_extremities(persister, 0)
+        levels = await persister.content(room_id, "m.room.power_levels")
+        levels["events"] = {**levels.get("events", {}), "org.matrix.dummy_event": 100}
+        levels["users"][alice.user_id] = 50
+        assert (await alice.put_state(room_id, "m.room.power_levels", levels)).status == 200
+        await follow(persister, room_id, graph)
+        [end] = graph.extremities
+        forks = [graph.make([end], BOB, "m.room.message", {"n": n}) for n in range(30)]
+        await deliver(persister, room_id, forks)
+        await asyncio.sleep(0.2)
+        assert await extremities(persister, room_id) == 30
+        forget_rooms(persister)
+        sent = (await alice.send(room_id, "hi")).event_id
+        assert await extremities(persister, room_id) == 11
+        await arrive_as_stored(persister, room_id, graph)
+        assert len(graph.events[sent].prev_event_ids) == 20
+        await compare(persister, room_id, graph)
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.soak)])
-def test_a_thousand_extremities(postgres_module: TestDatabase, count: int) -> None:
+async def test_a_thousand_extremities(postgres_module: TestDatabase, count: int) -> None:
     """Each with a state of its own. An event takes no more than some milliseconds for each hundred of them."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, _ = await many_extremities(persister, 0)
-            levels = await persister.content(room_id, "m.room.power_levels")
-            levels["events"] = {**levels.get("events", {}), "org.matrix.dummy_event": 100}
-            levels["users"][alice.user_id] = 50
-            await alice.put_state(room_id, "m.room.power_levels", levels)
-            await follow(persister, room_id, graph)
-            [end] = graph.extremities
-            state = graph.current
-            forks = [graph.make([end], BOB, "m.room.topic", {"topic": str(n)}, "", auth_in=state) for n in range(count)]
-            took = 0.0
-            for first in range(0, count, 100):
-                started = time.perf_counter()
-                results = outcomes(await deliver(persister, room_id, forks[first : first + 100]))
-                took = (time.perf_counter() - started) / 100
-                assert set(results.values()) == {"accepted"}
-            assert await extremities(persister, room_id) == count
-            assert took < 0.1 * count / 300, took
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, _ = await many_extremities(persister, 0)
+        levels = await persister.content(room_id, "m.room.power_levels")
+        levels["events"] = {**levels.get("events", {}), "org.matrix.dummy_event": 100}
+        levels["users"][alice.user_id] = 50
+        await alice.put_state(room_id, "m.room.power_levels", levels)
+        await follow(persister, room_id, graph)
+        [end] = graph.extremities
+        state = graph.current
+        forks = [graph.make([end], BOB, "m.room.topic", {"topic": str(n)}, "", auth_in=state) for n in range(count)]
+        took = 0.0
+        for first in range(0, count, 100):
             started = time.perf_counter()
-            assert (await alice.send(room_id, "hi")).status == 200
-            assert time.perf_counter() - started < 2
-            assert await extremities(persister, room_id) == count - 19
-            forget_rooms(persister)
-            started = time.perf_counter()
-            assert (await alice.send(room_id, "hi")).status == 200
-            print(f"{took * 1000:.1f} ms per event, loading and one: {time.perf_counter() - started:.2f} s")
-
-    run(test())
+            results = outcomes(await deliver(persister, room_id, forks[first : first + 100]))
+            took = (time.perf_counter() - started) / 100
+            assert set(results.values()) == {"accepted"}
+        assert await extremities(persister, room_id) == count
+        assert took < 0.1 * count / 300, took
+        started = time.perf_counter()
+        assert (await alice.send(room_id, "hi")).status == 200
+        assert time.perf_counter() - started < 2
+        assert await extremities(persister, room_id) == count - 19
+        forget_rooms(persister)
+        started = time.perf_counter()
+        assert (await alice.send(room_id, "hi")).status == 200
+        print(f"{took * 1000:.1f} ms per event, loading and one: {time.perf_counter() - started:.2f} s")

@@ -27,7 +27,7 @@ from tests.workers.event_persister.graph_rig import (
     pdu,
     tied_together,
 )
-from tests.workers.event_persister.rig import Persister, User, event_persister, run
+from tests.workers.event_persister.rig import Persister, User, event_persister
 from workers.event_persister.graph.resolver import Resolver
 
 
@@ -63,116 +63,102 @@ async def redacted_by(persister: Persister, target: str) -> str | None:
 
 @pytest.mark.parametrize("version_name", ["1", "10", "11"])
 @pytest.mark.parametrize("together", [False, True])
-def test_a_redaction_before_what_it_redacts(postgres_module: TestDatabase, version_name: str, together: bool) -> None:
+async def test_a_redaction_before_what_it_redacts(
+    postgres_module: TestDatabase, version_name: str, together: bool
+) -> None:
     """A state event, whose redacted form is what the rules read from its first moment on."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, bob = await with_bob(persister, version_name)
-            rules = graph.make([bob.event_id], BOB, "m.room.join_rules", {"join_rule": "invite", "x": "private"}, "")
-            graph.arrive(rules)
-            redacts = redaction(graph, rules.event_id, bob.event_id, auth_in=graph.after(bob.event_id))
-            batches = [[redacts, rules]] if together else [[redacts], [rules]]
-            for batch in batches:
-                assert set(outcomes(await deliver(persister, room_id, batch)).values()) == {"accepted"}
-            assert await redacted_by(persister, rules.event_id) == redacts.event_id
-            assert (await persister.user("dora").act(room_id, "join")).status == 403
-            assert (await alice.send(room_id, "hi")).status == 200
-            await check_stored(persister, room_id)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, bob = await with_bob(persister, version_name)
+        rules = graph.make([bob.event_id], BOB, "m.room.join_rules", {"join_rule": "invite", "x": "private"}, "")
+        graph.arrive(rules)
+        redacts = redaction(graph, rules.event_id, bob.event_id, auth_in=graph.after(bob.event_id))
+        batches = [[redacts, rules]] if together else [[redacts], [rules]]
+        for batch in batches:
+            assert set(outcomes(await deliver(persister, room_id, batch)).values()) == {"accepted"}
+        assert await redacted_by(persister, rules.event_id) == redacts.event_id
+        assert (await persister.user("dora").act(room_id, "join")).status == 403
+        assert (await alice.send(room_id, "hi")).status == 200
+        await check_stored(persister, room_id)
 
 
-def test_who_may_not_redact_waits_in_vain(postgres_module: TestDatabase) -> None:
+async def test_who_may_not_redact_waits_in_vain(postgres_module: TestDatabase) -> None:
     """His redaction came first, and is skipped for one that counts."""
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister)
+        carol = graph.make([bob.event_id], CAROL, "m.room.member", {"membership": "join"}, CAROL)
+        graph.arrive(carol)
+        mallory = "@mallory:m.example"
+        joined = graph.make([carol.event_id], mallory, "m.room.member", {"membership": "join"}, mallory)
+        graph.arrive(joined)
+        said = graph.make([joined.event_id], CAROL, "m.room.message", {"body": "hi"})
+        state = graph.current
+        bad = redaction(graph, said.event_id, joined.event_id, sender=mallory, auth_in=state)
+        good = redaction(graph, said.event_id, joined.event_id, sender=BOB, auth_in=state)
+        for events in ([carol, joined], [bad], [good], [said]):
+            assert set(outcomes(await deliver(persister, room_id, events)).values()) == {"accepted"}
+        assert await redacted_by(persister, said.event_id) == good.event_id
+        await check_stored(persister, room_id)
 
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
+
+async def test_redaction_of_an_outlier_stays_with_it(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        for order in ("outlier, redaction", "redaction, outlier", "outlier, both"):
             room_id, graph, _, bob = await with_bob(persister)
-            carol = graph.make([bob.event_id], CAROL, "m.room.member", {"membership": "join"}, CAROL)
-            graph.arrive(carol)
-            mallory = "@mallory:m.example"
-            joined = graph.make([carol.event_id], mallory, "m.room.member", {"membership": "join"}, mallory)
-            graph.arrive(joined)
-            said = graph.make([joined.event_id], CAROL, "m.room.message", {"body": "hi"})
-            state = graph.current
-            bad = redaction(graph, said.event_id, joined.event_id, sender=mallory, auth_in=state)
-            good = redaction(graph, said.event_id, joined.event_id, sender=BOB, auth_in=state)
-            for events in ([carol, joined], [bad], [good], [said]):
-                assert set(outcomes(await deliver(persister, room_id, events)).values()) == {"accepted"}
-            assert await redacted_by(persister, said.event_id) == good.event_id
+            topic = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "private"}, "")
+            graph.arrive(topic)
+            redacts = redaction(graph, topic.event_id, bob.event_id, auth_in=graph.after(bob.event_id))
+            if order == "redaction, outlier":
+                await deliver(persister, room_id, [redacts])
+            await deliver(persister, room_id, [topic], outlier=True)
+            if order == "outlier, redaction":
+                await deliver(persister, room_id, [redacts])
+            if order != "outlier, both":
+                assert await redacted_by(persister, topic.event_id) == redacts.event_id
+            results = outcomes(await deliver(persister, room_id, [topic, redacts]))
+            assert set(results.values()) == {"accepted"}, order
+            assert await redacted_by(persister, topic.event_id) == redacts.event_id, order
             await check_stored(persister, room_id)
 
-    run(test())
 
-
-def test_redaction_of_an_outlier_stays_with_it(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            for order in ("outlier, redaction", "redaction, outlier", "outlier, both"):
-                room_id, graph, _, bob = await with_bob(persister)
-                topic = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "private"}, "")
-                graph.arrive(topic)
-                redacts = redaction(graph, topic.event_id, bob.event_id, auth_in=graph.after(bob.event_id))
-                if order == "redaction, outlier":
-                    await deliver(persister, room_id, [redacts])
-                await deliver(persister, room_id, [topic], outlier=True)
-                if order == "outlier, redaction":
-                    await deliver(persister, room_id, [redacts])
-                if order != "outlier, both":
-                    assert await redacted_by(persister, topic.event_id) == redacts.event_id
-                results = outcomes(await deliver(persister, room_id, [topic, redacts]))
-                assert set(results.values()) == {"accepted"}, order
-                assert await redacted_by(persister, topic.event_id) == redacts.event_id, order
-                await check_stored(persister, room_id)
-
-    run(test())
-
-
-def test_redaction_in_history(postgres_module: TestDatabase) -> None:
+async def test_redaction_in_history(postgres_module: TestDatabase) -> None:
     """Of an event of the same chunk, and of one that was here."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, _ = await with_bob(persister)
-            here = (await alice.send(room_id, "here")).event_id
-            await follow(persister, room_id, graph)
-            lost = graph.make([here], BOB, "m.room.message", {"body": "lost"})
-            graph.arrive(lost)
-            missed = [lost]
-            for target in (lost.event_id, here):
-                missed.append(redaction(graph, target))
-                graph.arrive(missed[-1])
-            latest = graph.make(sorted(graph.extremities), BOB, "m.room.message", {"body": "latest"})
-            await deliver(persister, room_id, [latest], state_before=list(graph.current.values()))
-            assert set(outcomes(await deliver(persister, room_id, missed)).values()) == {"accepted"}
-            assert await redacted_by(persister, lost.event_id) == missed[1].event_id
-            assert await redacted_by(persister, here) == missed[2].event_id
-            await check_stored(persister, room_id)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, _ = await with_bob(persister)
+        here = (await alice.send(room_id, "here")).event_id
+        await follow(persister, room_id, graph)
+        lost = graph.make([here], BOB, "m.room.message", {"body": "lost"})
+        graph.arrive(lost)
+        missed = [lost]
+        for target in (lost.event_id, here):
+            missed.append(redaction(graph, target))
+            graph.arrive(missed[-1])
+        latest = graph.make(sorted(graph.extremities), BOB, "m.room.message", {"body": "latest"})
+        await deliver(persister, room_id, [latest], state_before=list(graph.current.values()))
+        assert set(outcomes(await deliver(persister, room_id, missed)).values()) == {"accepted"}
+        assert await redacted_by(persister, lost.event_id) == missed[1].event_id
+        assert await redacted_by(persister, here) == missed[2].event_id
+        await check_stored(persister, room_id)
 
 
-def test_a_soft_failed_redaction_has_no_effect(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, bob = await with_bob(persister)
-            sent = (await alice.send(room_id, "hi")).event_id
-            await follow(persister, room_id, graph)
-            leave = graph.make([sent], BOB, "m.room.member", {"membership": "leave"}, BOB)
-            graph.arrive(leave)
-            late = redaction(graph, sent, bob.event_id, auth_in=graph.after(bob.event_id))
-            soon = graph.make([bob.event_id], BOB, "m.room.message", {"body": "x"}, auth_in=graph.after(bob.event_id))
-            early = redaction(graph, soon.event_id, bob.event_id, auth_in=graph.after(bob.event_id))
-            results = outcomes(await deliver(persister, room_id, [leave, late, early, soon]))
-            assert [results[e.event_id] for e in (late, early, soon)] == ["soft_failed"] * 3
-            assert await redacted_by(persister, sent) is None and await redacted_by(persister, soon.event_id) is None
-            await check_stored(persister, room_id)
-
-    run(test())
+async def test_a_soft_failed_redaction_has_no_effect(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, bob = await with_bob(persister)
+        sent = (await alice.send(room_id, "hi")).event_id
+        await follow(persister, room_id, graph)
+        leave = graph.make([sent], BOB, "m.room.member", {"membership": "leave"}, BOB)
+        graph.arrive(leave)
+        late = redaction(graph, sent, bob.event_id, auth_in=graph.after(bob.event_id))
+        soon = graph.make([bob.event_id], BOB, "m.room.message", {"body": "x"}, auth_in=graph.after(bob.event_id))
+        early = redaction(graph, soon.event_id, bob.event_id, auth_in=graph.after(bob.event_id))
+        results = outcomes(await deliver(persister, room_id, [leave, late, early, soon]))
+        assert [results[e.event_id] for e in (late, early, soon)] == ["soft_failed"] * 3
+        assert await redacted_by(persister, sent) is None and await redacted_by(persister, soon.event_id) is None
+        await check_stored(persister, room_id)
 
 
-def test_resolution_forgets_what_was_redacted(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resolution_forgets_what_was_redacted(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forgotten: list[str] = []
     forget = Resolver.forget
 
@@ -181,165 +167,137 @@ def test_resolution_forgets_what_was_redacted(postgres_module: TestDatabase, mon
         forget(self, event_ids)
 
     monkeypatch.setattr(Resolver, "forget", noted)
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice, bob = await with_bob(persister)
-            topic = (await alice.put_state(room_id, "m.room.topic", {"topic": "x"})).event_id
-            assert (await alice.redact(room_id, topic)).status == 200
-            said = graph.make([bob.event_id], BOB, "m.room.message", {"body": "x"}, auth_in=graph.after(bob.event_id))
-            graph.arrive(said)
-            redacts = redaction(graph, said.event_id, said.event_id, auth_in=graph.after(bob.event_id))
-            await deliver(persister, room_id, [said, redacts])
-            assert forgotten == [topic, said.event_id]
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice, bob = await with_bob(persister)
+        topic = (await alice.put_state(room_id, "m.room.topic", {"topic": "x"})).event_id
+        assert (await alice.redact(room_id, topic)).status == 200
+        said = graph.make([bob.event_id], BOB, "m.room.message", {"body": "x"}, auth_in=graph.after(bob.event_id))
+        graph.arrive(said)
+        redacts = redaction(graph, said.event_id, said.event_id, auth_in=graph.after(bob.event_id))
+        await deliver(persister, room_id, [said, redacts])
+        assert forgotten == [topic, said.event_id]
 
 
 # -- against the rules of the protocol
 
 
-def test_events_in_a_circle(postgres_module: TestDatabase) -> None:
+async def test_events_in_a_circle(postgres_module: TestDatabase) -> None:
     """In version 1 servers choose ids: two events may name each other. What names them is not taken in either."""
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister, "1")
 
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _, bob = await with_bob(persister, "1")
+        def odd(name: str, previous: list[str], auth: list[str]) -> Event:
+            hashes = dict.fromkeys([*previous, *auth], b"h" * 32)
+            return build_event(
+                graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
+                prev_event_ids=previous, auth_event_ids=auth, depth=9, origin_server_ts=1, signing_key=OTHER_KEY,
+                server_name="b.example", event_id_localpart=name, reference_hashes=hashes,
+            )  # fmt: skip
 
-            def odd(name: str, previous: list[str], auth: list[str]) -> Event:
-                hashes = dict.fromkeys([*previous, *auth], b"h" * 32)
-                return build_event(
-                    graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
-                    prev_event_ids=previous, auth_event_ids=auth, depth=9, origin_server_ts=1, signing_key=OTHER_KEY,
-                    server_name="b.example", event_id_localpart=name, reference_hashes=hashes,
-                )  # fmt: skip
-
-            create, at = graph.create.event_id, bob.event_id
-            events = [
-                odd("a", ["$b:b.example"], [create]), odd("b", ["$a:b.example"], [create]),
-                odd("c", [at], [create, "$d:b.example"]), odd("d", [at], [create, "$c:b.example"]),
-                odd("e", ["$e:b.example"], [create]), odd("f", ["$a:b.example"], [create]),
-            ]  # fmt: skip
-            assert set(outcomes(await deliver(persister, room_id, events)).values()) == {"dropped"}
-            fine = graph.make([at], BOB, "m.room.message", {"body": "fine"})
-            results = outcomes(await deliver(persister, room_id, [*events, fine]))
-            assert results[fine.event_id] == graph.arrive(fine) == "accepted"
-            await compare(persister, room_id, graph)
-
-    run(test())
+        create, at = graph.create.event_id, bob.event_id
+        events = [
+            odd("a", ["$b:b.example"], [create]), odd("b", ["$a:b.example"], [create]),
+            odd("c", [at], [create, "$d:b.example"]), odd("d", [at], [create, "$c:b.example"]),
+            odd("e", ["$e:b.example"], [create]), odd("f", ["$a:b.example"], [create]),
+        ]  # fmt: skip
+        assert set(outcomes(await deliver(persister, room_id, events)).values()) == {"dropped"}
+        fine = graph.make([at], BOB, "m.room.message", {"body": "fine"})
+        results = outcomes(await deliver(persister, room_id, [*events, fine]))
+        assert results[fine.event_id] == graph.arrive(fine) == "accepted"
+        await compare(persister, room_id, graph)
 
 
-def test_an_event_that_follows_nothing(postgres_module: TestDatabase) -> None:
+async def test_an_event_that_follows_nothing(postgres_module: TestDatabase) -> None:
     """Before it nobody was in the room. It costs a row and no more, and comes in no gap."""
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister)
+        auth = [graph.current[key] for key in (("m.room.create", ""), ("m.room.power_levels", ""))]
+        first = build_event(
+            graph.version, room_id=room_id, sender=BOB, type="m.room.topic", state_key="", content={"topic": "x"},
+            prev_event_ids=[], auth_event_ids=[*auth, bob.event_id], depth=2**53 - 1, origin_server_ts=1,
+            signing_key=OTHER_KEY, server_name="b.example",
+        )  # fmt: skip
+        for _ in range(2):
+            assert outcomes(await deliver(persister, room_id, [first])) == {first.event_id: "rejected"}
+        row = await row_of(persister, first.event_id)
+        assert row["state_nid"] is None and row["ordinal"] is None
+        assert not await persister.sql("SELECT * FROM state_snapshots WHERE room_nid = $1", row["room_nid"])
 
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _, bob = await with_bob(persister)
-            auth = [graph.current[key] for key in (("m.room.create", ""), ("m.room.power_levels", ""))]
-            first = build_event(
-                graph.version, room_id=room_id, sender=BOB, type="m.room.topic", state_key="", content={"topic": "x"},
-                prev_event_ids=[], auth_event_ids=[*auth, bob.event_id], depth=2**53 - 1, origin_server_ts=1,
+
+async def test_the_greatest_depth(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        for version_name in ("1", "10"):
+            room_id, graph, alice, bob = await with_bob(persister, version_name)
+            deep = graph.make([bob.event_id], BOB, "m.room.message", {})
+            highest = build_event(
+                graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
+                prev_event_ids=[bob.event_id], auth_event_ids=list(deep.auth_event_ids), depth=2**63,
+                origin_server_ts=-5, signing_key=OTHER_KEY, server_name="b.example", event_id_localpart="deep",
+                reference_hashes=dict.fromkeys([bob.event_id, *deep.auth_event_ids], b"h" * 32),
+            )  # fmt: skip
+            assert highest.depth == graph.version.max_depth
+            assert outcomes(await deliver(persister, room_id, [highest])) == {highest.event_id: "accepted"}
+            sent = (await alice.send(room_id, "hi")).event_id
+            assert (await row_of(persister, sent))["depth"] == graph.version.max_depth
+
+
+async def test_events_of_another_room(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister)
+        other_id, other, _, _ = await with_bob(persister)
+        assert await deliver(persister, other_id, [bob]) == {}
+        foreign = other.current["m.room.member", BOB]
+        auth = [graph.create.event_id, graph.current["m.room.power_levels", ""], foreign]
+        for previous, missing in ((bob.event_id, foreign), (foreign, foreign)):
+            odd = build_event(
+                graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
+                prev_event_ids=[previous], auth_event_ids=auth, depth=9, origin_server_ts=1,
                 signing_key=OTHER_KEY, server_name="b.example",
             )  # fmt: skip
-            for _ in range(2):
-                assert outcomes(await deliver(persister, room_id, [first])) == {first.event_id: "rejected"}
-            row = await row_of(persister, first.event_id)
-            assert row["state_nid"] is None and row["ordinal"] is None
-            assert not await persister.sql("SELECT * FROM state_snapshots WHERE room_nid = $1", row["room_nid"])
-
-    run(test())
+            answer = (await deliver(persister, room_id, [odd]))[odd.event_id]
+            assert answer["outcome"] == "missing" and answer["missing"] == [missing]
 
 
-def test_the_greatest_depth(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            for version_name in ("1", "10"):
-                room_id, graph, alice, bob = await with_bob(persister, version_name)
-                deep = graph.make([bob.event_id], BOB, "m.room.message", {})
-                highest = build_event(
-                    graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
-                    prev_event_ids=[bob.event_id], auth_event_ids=list(deep.auth_event_ids), depth=2**63,
-                    origin_server_ts=-5, signing_key=OTHER_KEY, server_name="b.example", event_id_localpart="deep",
-                    reference_hashes=dict.fromkeys([bob.event_id, *deep.auth_event_ids], b"h" * 32),
-                )  # fmt: skip
-                assert highest.depth == graph.version.max_depth
-                assert outcomes(await deliver(persister, room_id, [highest])) == {highest.event_id: "accepted"}
-                sent = (await alice.send(room_id, "hi")).event_id
-                assert (await row_of(persister, sent))["depth"] == graph.version.max_depth
-
-    run(test())
+async def test_a_great_state_that_nobody_knows(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, _ = await with_bob(persister)
+        lost = graph.make(sorted(graph.extremities), BOB, "m.room.message", {})
+        graph.arrive(lost)
+        event = graph.make([lost.event_id], BOB, "m.room.message", {})
+        ids = [f"${n:043d}" for n in range(50_000)] + ["$\x00", "", "x" * 300]
+        answer = (await deliver(persister, room_id, [event], state_before=ids))[event.event_id]
+        assert answer["outcome"] == "missing" and len(answer["missing"]) == len(ids)
 
 
-def test_events_of_another_room(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _, bob = await with_bob(persister)
-            other_id, other, _, _ = await with_bob(persister)
-            assert await deliver(persister, other_id, [bob]) == {}
-            foreign = other.current["m.room.member", BOB]
-            auth = [graph.create.event_id, graph.current["m.room.power_levels", ""], foreign]
-            for previous, missing in ((bob.event_id, foreign), (foreign, foreign)):
-                odd = build_event(
-                    graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
-                    prev_event_ids=[previous], auth_event_ids=auth, depth=9, origin_server_ts=1,
-                    signing_key=OTHER_KEY, server_name="b.example",
-                )  # fmt: skip
-                answer = (await deliver(persister, room_id, [odd]))[odd.event_id]
-                assert answer["outcome"] == "missing" and answer["missing"] == [missing]
-
-    run(test())
-
-
-def test_a_great_state_that_nobody_knows(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _, _ = await with_bob(persister)
-            lost = graph.make(sorted(graph.extremities), BOB, "m.room.message", {})
-            graph.arrive(lost)
-            event = graph.make([lost.event_id], BOB, "m.room.message", {})
-            ids = [f"${n:043d}" for n in range(50_000)] + ["$\x00", "", "x" * 300]
-            answer = (await deliver(persister, room_id, [event], state_before=ids))[event.event_id]
-            assert answer["outcome"] == "missing" and len(answer["missing"]) == len(ids)
-
-    run(test())
-
-
-def test_too_many_deliveries_at_once(postgres_module: TestDatabase) -> None:
+async def test_too_many_deliveries_at_once(postgres_module: TestDatabase) -> None:
     """Beyond a limit the caller keeps them. What got 200 is stored, and nothing is stored twice."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _, bob = await with_bob(persister)
-            events = [graph.make([bob.event_id], BOB, "m.room.message", {"n": n}) for n in range(60)]
-            path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
-            calls = [persister.internal("POST", path, {"pdus": [pdu(event)] * 3}) for event in events]
-            answers = await asyncio.gather(*calls)
-            statuses = [answer.status for answer in answers]
-            assert set(statuses) == {200, 503} and statuses.count(200) >= 20
-            stored = {row["event_id"] for row in await persister.timeline(room_id)}
-            assert {e.event_id for e, status in zip(events, statuses, strict=True) if status == 200} <= stored
-            await deliver(persister, room_id, events)
-            await tied_together(persister, room_id)
-            await arrive_as_stored(persister, room_id, graph)
-            await compare(persister, room_id, graph)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _, bob = await with_bob(persister)
+        events = [graph.make([bob.event_id], BOB, "m.room.message", {"n": n}) for n in range(60)]
+        path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
+        calls = [persister.internal("POST", path, {"pdus": [pdu(event)] * 3}) for event in events]
+        answers = await asyncio.gather(*calls)
+        statuses = [answer.status for answer in answers]
+        assert set(statuses) == {200, 503} and statuses.count(200) >= 20
+        stored = {row["event_id"] for row in await persister.timeline(room_id)}
+        assert {e.event_id for e, status in zip(events, statuses, strict=True) if status == 200} <= stored
+        await deliver(persister, room_id, events)
+        await tied_together(persister, room_id)
+        await arrive_as_stored(persister, room_id, graph)
+        await compare(persister, room_id, graph)
 
 
-def test_bodies_that_are_none(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, _, _, bob = await with_bob(persister)
-            path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
-            for body in ([], {}, {"pdus": 1}, {"pdus": [1]}, {"pdus": [{"pdu": {}, "anchor": "x"}]}):
-                assert (await persister.internal("POST", path, body)).status == 400
-            assert (await persister.internal("POST", path, {"pdus": [pdu(bob)] * 201})).status == 413
-            for odd in (1, None, [], "x", {}, {"type": "m.room.message"}):
-                assert await deliver_pdus(persister, room_id, [{"pdu": odd}]) == {}
-            unknown = f"/_skep/rooms/{quote('!x:example.org', safe='')}/receive"
-            assert (await persister.internal("POST", unknown, {"pdus": []})).status == 404
-
-    run(test())
+async def test_bodies_that_are_none(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, _, _, bob = await with_bob(persister)
+        path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
+        for body in ([], {}, {"pdus": 1}, {"pdus": [1]}, {"pdus": [{"pdu": {}, "anchor": "x"}]}):
+            assert (await persister.internal("POST", path, body)).status == 400
+        assert (await persister.internal("POST", path, {"pdus": [pdu(bob)] * 201})).status == 413
+        for odd in (1, None, [], "x", {}, {"type": "m.room.message"}):
+            assert await deliver_pdus(persister, room_id, [{"pdu": odd}]) == {}
+        unknown = f"/_skep/rooms/{quote('!x:example.org', safe='')}/receive"
+        assert (await persister.internal("POST", unknown, {"pdus": []})).status == 404
 
 
 json_values = st.recursive(

@@ -25,7 +25,7 @@ from tests.workers.event_persister.graph_rig import (
     state_before,
     unstorable,
 )
-from tests.workers.event_persister.rig import Persister, event_persister, run
+from tests.workers.event_persister.rig import Persister, event_persister
 
 VERSIONS = ["1", "6", "11", "12"]
 
@@ -154,13 +154,10 @@ async def compare_history(
 
 @pytest.mark.parametrize("version_name", VERSIONS)
 @pytest.mark.parametrize("size", [100, 7])
-def test_a_gap_that_history_fills(postgres_module: TestDatabase, version_name: str, size: int) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            for seed in range(3):
-                await fill_gap(persister, version_name, size, seed)
-
-    run(test())
+async def test_a_gap_that_history_fills(postgres_module: TestDatabase, version_name: str, size: int) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        for seed in range(3):
+            await fill_gap(persister, version_name, size, seed)
 
 
 async def fill_gap(persister: Persister, version_name: str, size: int, seed: int) -> None:
@@ -201,248 +198,214 @@ async def bring(persister: Persister, room_id: str, graph: Graph, state: State) 
         await deliver_pdus(persister, room_id, [pdu(event, outlier=True) for event in events])
 
 
-def test_history_of_which_no_state_is_known(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, elsewhere, _ = await missed_history(persister, "10", 5, 12)
-            [anchor] = await gaps_of(persister, room_id)
-            for event in reversed(elsewhere.missed):
+async def test_history_of_which_no_state_is_known(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, elsewhere, _ = await missed_history(persister, "10", 5, 12)
+        [anchor] = await gaps_of(persister, room_id)
+        for event in reversed(elsewhere.missed):
+            results = await deliver(persister, room_id, [event], anchor=anchor)
+            if outcomes(results)[event.event_id] == "missing":
+                await bring(persister, room_id, graph, {("", e): e for e in event.auth_event_ids})
                 results = await deliver(persister, room_id, [event], anchor=anchor)
-                if outcomes(results)[event.event_id] == "missing":
-                    await bring(persister, room_id, graph, {("", e): e for e in event.auth_event_ids})
-                    results = await deliver(persister, room_id, [event], anchor=anchor)
-                assert outcomes(results)[event.event_id] in ("accepted", "rejected")
-            assert await gaps_of(persister, room_id) == {}
-            await compare_history(persister, room_id, graph, elsewhere.missed, with_states=False)
-            # A live event may follow such history: its state must be named, and there is no gap.
-            first = next(e for e in elsewhere.missed if graph.outcome[e.event_id] == "accepted")
-            fork = graph.make([first.event_id], BOB, "m.room.message", {"body": "from afar"})
-            row = await row_of(persister, first.event_id)
-            if row["state_nid"] is None:
-                assert outcomes(await deliver(persister, room_id, [fork])) == {fork.event_id: "missing"}
-            given = list(graph.after(first.event_id).values())
-            results = outcomes(await deliver(persister, room_id, [fork], state_before=given))
-            assert results == {fork.event_id: graph.arrive(fork)}
-            assert not (await row_of(persister, fork.event_id))["gap"]
-            assert await gaps_of(persister, room_id) == {}
-
-    run(test())
+            assert outcomes(results)[event.event_id] in ("accepted", "rejected")
+        assert await gaps_of(persister, room_id) == {}
+        await compare_history(persister, room_id, graph, elsewhere.missed, with_states=False)
+        # A live event may follow such history: its state must be named, and there is no gap.
+        first = next(e for e in elsewhere.missed if graph.outcome[e.event_id] == "accepted")
+        fork = graph.make([first.event_id], BOB, "m.room.message", {"body": "from afar"})
+        row = await row_of(persister, first.event_id)
+        if row["state_nid"] is None:
+            assert outcomes(await deliver(persister, room_id, [fork])) == {fork.event_id: "missing"}
+        given = list(graph.after(first.event_id).values())
+        results = outcomes(await deliver(persister, room_id, [fork], state_before=given))
+        assert results == {fork.event_id: graph.arrive(fork)}
+        assert not (await row_of(persister, fork.event_id))["gap"]
+        assert await gaps_of(persister, room_id) == {}
 
 
-def test_an_outlier_keeps_its_number_when_it_gets_its_place(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _ = await begin(persister, "10")
-            bob = join(graph, BOB)
-            assert outcomes(await deliver(persister, room_id, [bob], outlier=True)) == {bob.event_id: "accepted"}
-            before = await row_of(persister, bob.event_id)
-            assert before["status"] == 3 and before["ordinal"] is None
-            assert bob.event_id not in await extremities_of(persister, room_id)
-            assert outcomes(await deliver(persister, room_id, [bob], outlier=True)) == {bob.event_id: "accepted"}
-            assert outcomes(await deliver(persister, room_id, [bob])) == {bob.event_id: graph.arrive(bob)}
-            row = await row_of(persister, bob.event_id)
-            assert (row["event_nid"], row["status"]) == (before["event_nid"], 0) and row["ordinal"] is not None
-            assert await extremities_of(persister, room_id) == {bob.event_id}
-            assert await persister.content(room_id, "m.room.member", BOB) == {"membership": "join"}
-            await check_stored(persister, room_id)
-
-    run(test())
+async def test_an_outlier_keeps_its_number_when_it_gets_its_place(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _ = await begin(persister, "10")
+        bob = join(graph, BOB)
+        assert outcomes(await deliver(persister, room_id, [bob], outlier=True)) == {bob.event_id: "accepted"}
+        before = await row_of(persister, bob.event_id)
+        assert before["status"] == 3 and before["ordinal"] is None
+        assert bob.event_id not in await extremities_of(persister, room_id)
+        assert outcomes(await deliver(persister, room_id, [bob], outlier=True)) == {bob.event_id: "accepted"}
+        assert outcomes(await deliver(persister, room_id, [bob])) == {bob.event_id: graph.arrive(bob)}
+        row = await row_of(persister, bob.event_id)
+        assert (row["event_nid"], row["status"]) == (before["event_nid"], 0) and row["ordinal"] is not None
+        assert await extremities_of(persister, room_id) == {bob.event_id}
+        assert await persister.content(room_id, "m.room.member", BOB) == {"membership": "join"}
+        await check_stored(persister, room_id)
 
 
-def test_an_outlier_and_what_cites_it_in_one_call(postgres_module: TestDatabase) -> None:
+async def test_an_outlier_and_what_cites_it_in_one_call(postgres_module: TestDatabase) -> None:
     """In any order, and the same event both as an outlier and as itself."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _ = await begin(persister, "10")
-            bob = join(graph, BOB)
-            graph.arrive(bob)
-            message = graph.make([bob.event_id], BOB, "m.room.message", {"body": "hi"})
-            graph.arrive(message)
-            pdus = [pdu(message), pdu(bob), pdu(bob, outlier=True), pdu(message)]
-            results = outcomes(await deliver_pdus(persister, room_id, pdus))
-            assert results == {bob.event_id: "accepted", message.event_id: "accepted"}
-            assert (await row_of(persister, bob.event_id))["ordinal"] is not None
-            await check_stored(persister, room_id)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _ = await begin(persister, "10")
+        bob = join(graph, BOB)
+        graph.arrive(bob)
+        message = graph.make([bob.event_id], BOB, "m.room.message", {"body": "hi"})
+        graph.arrive(message)
+        pdus = [pdu(message), pdu(bob), pdu(bob, outlier=True), pdu(message)]
+        results = outcomes(await deliver_pdus(persister, room_id, pdus))
+        assert results == {bob.event_id: "accepted", message.event_id: "accepted"}
+        assert (await row_of(persister, bob.event_id))["ordinal"] is not None
+        await check_stored(persister, room_id)
 
 
-def test_a_rejected_outlier_gets_its_place(postgres_module: TestDatabase) -> None:
+async def test_a_rejected_outlier_gets_its_place(postgres_module: TestDatabase) -> None:
     """What follows it is judged on its own merits: "Rejection"."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _ = await begin(persister, "10")
-            bob = join(graph, BOB)
-            graph.arrive(bob)
-            await deliver(persister, room_id, [bob])
-            # It cites no membership of its sender.
-            bad = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "t"}, "", auth_in={
-                key: event_id for key, event_id in graph.current.items() if key != ("m.room.member", BOB)
-            })  # fmt: skip
-            assert outcomes(await deliver(persister, room_id, [bad], outlier=True)) == {bad.event_id: "rejected"}
-            graph.arrive(bad)
-            after = graph.make([bad.event_id], BOB, "m.room.message", {"body": "hi"})
-            answer = (await deliver(persister, room_id, [after]))[after.event_id]
-            assert answer["outcome"] == "missing" and answer["missing"] == [bad.event_id]
-            nid = (await row_of(persister, bad.event_id))["event_nid"]
-            results = outcomes(await deliver(persister, room_id, [after, bad]))
-            assert results == {bad.event_id: "rejected", after.event_id: "accepted"}
-            row = await row_of(persister, bad.event_id)
-            assert row["event_nid"] == nid and row["state_nid"] is not None
-            assert graph.arrive(after) == "accepted"
-            await check_stored(persister, room_id)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _ = await begin(persister, "10")
+        bob = join(graph, BOB)
+        graph.arrive(bob)
+        await deliver(persister, room_id, [bob])
+        # It cites no membership of its sender.
+        bad = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "t"}, "", auth_in={
+            key: event_id for key, event_id in graph.current.items() if key != ("m.room.member", BOB)
+        })  # fmt: skip
+        assert outcomes(await deliver(persister, room_id, [bad], outlier=True)) == {bad.event_id: "rejected"}
+        graph.arrive(bad)
+        after = graph.make([bad.event_id], BOB, "m.room.message", {"body": "hi"})
+        answer = (await deliver(persister, room_id, [after]))[after.event_id]
+        assert answer["outcome"] == "missing" and answer["missing"] == [bad.event_id]
+        nid = (await row_of(persister, bad.event_id))["event_nid"]
+        results = outcomes(await deliver(persister, room_id, [after, bad]))
+        assert results == {bad.event_id: "rejected", after.event_id: "accepted"}
+        row = await row_of(persister, bad.event_id)
+        assert row["event_nid"] == nid and row["state_nid"] is not None
+        assert graph.arrive(after) == "accepted"
+        await check_stored(persister, room_id)
 
 
-def test_one_event_is_missing_at_two_places(postgres_module: TestDatabase) -> None:
+async def test_one_event_is_missing_at_two_places(postgres_module: TestDatabase) -> None:
     """It comes before both, and both gaps close."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _ = await begin(persister, "10")
-            bob = join(graph, BOB)
-            graph.arrive(bob)
-            await deliver(persister, room_id, [bob])
-            lost = graph.make([bob.event_id], BOB, "m.room.message", {"body": "lost"})
-            graph.arrive(lost)
-            state = list(graph.current.values())
-            for text in ("one", "two"):
-                event = graph.make([lost.event_id], BOB, "m.room.message", {"body": text})
-                assert outcomes(await deliver(persister, room_id, [event], state_before=state)) == {
-                    event.event_id: "accepted"
-                }
-            gaps = await gaps_of(persister, room_id)
-            assert len(gaps) == 2 and set(map(frozenset, gaps.values())) == {frozenset([lost.event_id])}
-            assert outcomes(await deliver(persister, room_id, [lost])) == {lost.event_id: "accepted"}
-            assert (await row_of(persister, lost.event_id))["anchor"] == min(gaps)
-            assert await gaps_of(persister, room_id) == {}
-            await check_stored(persister, room_id)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _ = await begin(persister, "10")
+        bob = join(graph, BOB)
+        graph.arrive(bob)
+        await deliver(persister, room_id, [bob])
+        lost = graph.make([bob.event_id], BOB, "m.room.message", {"body": "lost"})
+        graph.arrive(lost)
+        state = list(graph.current.values())
+        for text in ("one", "two"):
+            event = graph.make([lost.event_id], BOB, "m.room.message", {"body": text})
+            assert outcomes(await deliver(persister, room_id, [event], state_before=state)) == {
+                event.event_id: "accepted"
+            }
+        gaps = await gaps_of(persister, room_id)
+        assert len(gaps) == 2 and set(map(frozenset, gaps.values())) == {frozenset([lost.event_id])}
+        assert outcomes(await deliver(persister, room_id, [lost])) == {lost.event_id: "accepted"}
+        assert (await row_of(persister, lost.event_id))["anchor"] == min(gaps)
+        assert await gaps_of(persister, room_id) == {}
+        await check_stored(persister, room_id)
 
 
-def test_history_that_names_members_of_its_own(postgres_module: TestDatabase) -> None:
+async def test_history_that_names_members_of_its_own(postgres_module: TestDatabase) -> None:
     """A chunk brings a join and what that user said: no event of it is missing. Only the last one's id was known."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _ = await begin(persister, "10")
-            bob = join(graph, BOB)
-            graph.arrive(bob)
-            await deliver(persister, room_id, [bob])
-            carol = join(graph, CAROL)
-            graph.arrive(carol)
-            said = graph.make([carol.event_id], CAROL, "m.room.message", {"body": "hi"})
-            graph.arrive(said)
-            latest = graph.make([said.event_id], BOB, "m.room.message", {"body": "latest"})
-            graph.arrive(latest)
-            state = [event_id for event_id in graph.current.values() if event_id != carol.event_id]
-            await deliver(persister, room_id, [latest], state_before=state)
-            results = outcomes(await deliver(persister, room_id, [said, carol]))
-            assert results == {said.event_id: "accepted", carol.event_id: "accepted"}
-            assert (await row_of(persister, said.event_id))["prev_nids"] == [
-                (await row_of(persister, carol.event_id))["event_nid"]
-            ]
-            await compare_history(persister, room_id, graph, [carol, said], with_states=True)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _ = await begin(persister, "10")
+        bob = join(graph, BOB)
+        graph.arrive(bob)
+        await deliver(persister, room_id, [bob])
+        carol = join(graph, CAROL)
+        graph.arrive(carol)
+        said = graph.make([carol.event_id], CAROL, "m.room.message", {"body": "hi"})
+        graph.arrive(said)
+        latest = graph.make([said.event_id], BOB, "m.room.message", {"body": "latest"})
+        graph.arrive(latest)
+        state = [event_id for event_id in graph.current.values() if event_id != carol.event_id]
+        await deliver(persister, room_id, [latest], state_before=state)
+        results = outcomes(await deliver(persister, room_id, [said, carol]))
+        assert results == {said.event_id: "accepted", carol.event_id: "accepted"}
+        assert (await row_of(persister, said.event_id))["prev_nids"] == [
+            (await row_of(persister, carol.event_id))["event_nid"]
+        ]
+        await compare_history(persister, room_id, graph, [carol, said], with_states=True)
 
 
-def test_long_history_takes_little_space(postgres_module: TestDatabase) -> None:
+async def test_long_history_takes_little_space(postgres_module: TestDatabase) -> None:
     """150 changes of state in one chunk, far from the present: steps, not one full difference for each."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _ = await begin(persister, "10")
-            bob = join(graph, BOB)
-            graph.arrive(bob)
-            await deliver(persister, room_id, [bob])
-            missed: list[Event] = []
-            for number in range(150):
-                content: Mapping[str, Any] = {"n": number}
-                event = graph.make(
-                    sorted(graph.extremities), BOB, "org.example.s", content, str(number), auth_in=graph.current
-                )
-                graph.arrive(event)
-                missed.append(event)
-            latest = graph.make(sorted(graph.extremities), BOB, "m.room.message", {"body": "latest"})
-            graph.arrive(latest)
-            await deliver_pdus(persister, room_id, [pdu(event, outlier=True) for event in missed])
-            await deliver(persister, room_id, [latest], state_before=list(graph.current.values()))
-            results = outcomes(await deliver(persister, room_id, missed))
-            assert set(results.values()) == {"accepted"}
-            await compare_history(persister, room_id, graph, missed, with_states=True)
-            [size] = await persister.sql(
-                "SELECT sum(cardinality(added) + cardinality(removed)) FROM state_snapshots JOIN rooms USING (room_nid)"
-                " WHERE room_id = $1", room_id,
-            )  # fmt: skip
-            assert size[0] < 150 * 8 + 300
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _ = await begin(persister, "10")
+        bob = join(graph, BOB)
+        graph.arrive(bob)
+        await deliver(persister, room_id, [bob])
+        missed: list[Event] = []
+        for number in range(150):
+            content: Mapping[str, Any] = {"n": number}
+            event = graph.make(
+                sorted(graph.extremities), BOB, "org.example.s", content, str(number), auth_in=graph.current
+            )
+            graph.arrive(event)
+            missed.append(event)
+        latest = graph.make(sorted(graph.extremities), BOB, "m.room.message", {"body": "latest"})
+        graph.arrive(latest)
+        await deliver_pdus(persister, room_id, [pdu(event, outlier=True) for event in missed])
+        await deliver(persister, room_id, [latest], state_before=list(graph.current.values()))
+        results = outcomes(await deliver(persister, room_id, missed))
+        assert set(results.values()) == {"accepted"}
+        await compare_history(persister, room_id, graph, missed, with_states=True)
+        [size] = await persister.sql(
+            "SELECT sum(cardinality(added) + cardinality(removed)) FROM state_snapshots JOIN rooms USING (room_nid)"
+            " WHERE room_id = $1", room_id,
+        )  # fmt: skip
+        assert size[0] < 150 * 8 + 300
 
 
-def test_one_event_of_history_is_refused(postgres_module: TestDatabase) -> None:
+async def test_one_event_of_history_is_refused(postgres_module: TestDatabase) -> None:
     """Of a chunk that is stored as one write: the others get their places all the same."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, _ = await begin(persister, "1")
-            bob = join(graph, BOB)
-            graph.arrive(bob)
-            await deliver(persister, room_id, [bob])
-            missed: list[Event] = []
-            for number in range(6):
-                missed.append(graph.make(sorted(graph.extremities), BOB, "m.room.message", {"n": number}))
-                graph.arrive(missed[-1])
-            refused = await unstorable(persister, graph, missed[2].event_id)
-            ends = [missed[-1].event_id]
-            latest = graph.make(ends, BOB, "m.room.message", {"body": "latest"})
-            graph.arrive(latest)
-            await deliver(persister, room_id, [latest], state_before=list(graph.current.values()))
-            [anchor] = await gaps_of(persister, room_id)
-            results = outcomes(await deliver(persister, room_id, [*missed[:3], refused, *missed[3:]], anchor=anchor))
-            assert results == {refused.event_id: "dropped"} | {event.event_id: "accepted" for event in missed}
-            assert await gaps_of(persister, room_id) == {}
-            assert len(await persister.timeline(room_id)) == len(graph.events)
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, _ = await begin(persister, "1")
+        bob = join(graph, BOB)
+        graph.arrive(bob)
+        await deliver(persister, room_id, [bob])
+        missed: list[Event] = []
+        for number in range(6):
+            missed.append(graph.make(sorted(graph.extremities), BOB, "m.room.message", {"n": number}))
+            graph.arrive(missed[-1])
+        refused = await unstorable(persister, graph, missed[2].event_id)
+        ends = [missed[-1].event_id]
+        latest = graph.make(ends, BOB, "m.room.message", {"body": "latest"})
+        graph.arrive(latest)
+        await deliver(persister, room_id, [latest], state_before=list(graph.current.values()))
+        [anchor] = await gaps_of(persister, room_id)
+        results = outcomes(await deliver(persister, room_id, [*missed[:3], refused, *missed[3:]], anchor=anchor))
+        assert results == {refused.event_id: "dropped"} | {event.event_id: "accepted" for event in missed}
+        assert await gaps_of(persister, room_id) == {}
+        assert len(await persister.timeline(room_id)) == len(graph.events)
 
 
-def test_what_was_purged_is_no_predecessor(postgres_module: TestDatabase) -> None:
+async def test_what_was_purged_is_no_predecessor(postgres_module: TestDatabase) -> None:
     """A state event that is kept has lost its place: the line there holds no more what it held then."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room_id, graph, alice = await begin(persister, "11")
-            bob = join(graph, BOB)
-            graph.arrive(bob)
-            await deliver(persister, room_id, [bob])
-            for number in range(5):
-                await alice.put_state(room_id, "m.room.topic", {"topic": str(number)})
-            [(room_nid,)] = await persister.sql("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
-            write = persister.foundation.writer.write
-            assert await start_purge(write, room_nid, 10_000, keep_events=1)
-            async for _ in purge_batches(write, room_nid, settle_s=0):
-                pass
-            assert (await row_of(persister, bob.event_id))["status"] == RETIRED
-            forget_rooms(persister)
-            late = graph.make([bob.event_id], BOB, "m.room.message", {"body": "late"}, auth_in=graph.current)
-            answer = (await deliver(persister, room_id, [late]))[late.event_id]
-            assert (answer["outcome"], answer["missing"]) == ("missing", [bob.event_id])
-            # It is here, and is not taken in a second time.
-            assert outcomes(await deliver(persister, room_id, [bob])) == {bob.event_id: "accepted"}
-            assert (await row_of(persister, bob.event_id))["status"] == RETIRED
-            state = [
-                row[0]
-                for row in await persister.sql(
-                    "SELECT event_id FROM current_state JOIN events USING (room_nid, event_nid) WHERE room_nid = $1",
-                    room_nid,
-                )
-            ]
-            given = outcomes(await deliver(persister, room_id, [late], state_before=state))
-            assert given == {late.event_id: "accepted"}
-
-    run(test())
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id, graph, alice = await begin(persister, "11")
+        bob = join(graph, BOB)
+        graph.arrive(bob)
+        await deliver(persister, room_id, [bob])
+        for number in range(5):
+            await alice.put_state(room_id, "m.room.topic", {"topic": str(number)})
+        [(room_nid,)] = await persister.sql("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
+        write = persister.foundation.writer.write
+        assert await start_purge(write, room_nid, 10_000, keep_events=1)
+        async for _ in purge_batches(write, room_nid, settle_s=0):
+            pass
+        assert (await row_of(persister, bob.event_id))["status"] == RETIRED
+        forget_rooms(persister)
+        late = graph.make([bob.event_id], BOB, "m.room.message", {"body": "late"}, auth_in=graph.current)
+        answer = (await deliver(persister, room_id, [late]))[late.event_id]
+        assert (answer["outcome"], answer["missing"]) == ("missing", [bob.event_id])
+        # It is here, and is not taken in a second time.
+        assert outcomes(await deliver(persister, room_id, [bob])) == {bob.event_id: "accepted"}
+        assert (await row_of(persister, bob.event_id))["status"] == RETIRED
+        state = [
+            row[0]
+            for row in await persister.sql(
+                "SELECT event_id FROM current_state JOIN events USING (room_nid, event_nid) WHERE room_nid = $1",
+                room_nid,
+            )
+        ]
+        given = outcomes(await deliver(persister, room_id, [late], state_before=state))
+        assert given == {late.event_id: "accepted"}

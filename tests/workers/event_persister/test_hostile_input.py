@@ -8,7 +8,7 @@ import pytest
 
 from shared.core.room_versions import ROOM_VERSIONS
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import event_persister, run
+from tests.workers.event_persister.rig import event_persister
 from tests.workers.event_persister.test_random_rooms import replay
 
 _VALUES: tuple[Any, ...] = (
@@ -53,25 +53,21 @@ def _request(chance: random.Random, room_id: str) -> tuple[str, str, Any]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_hostile_requests(postgres_module: TestDatabase, seed: int) -> None:
-    async def test() -> None:
-        chance = random.Random(seed)
-        async with event_persister(postgres_module.dsn) as persister:
-            users = [persister.user("alice"), persister.user("bob")]
-            if seed == 1:
-                persister.tokens.guests.add(users[1].user_id)
-            rooms = {
-                version: await users[0].create_room(preset="public_chat", room_version=version)
-                for version in ROOM_VERSIONS
-            }
-            for _ in range(800):
-                somewhere = chance.choice([*rooms.values(), *rooms.values(), chance.choice(_PARTS)])
-                request = _request(chance, somewhere)
-                answer = await chance.choice(users).call(*request)
-                # 502: a user of another server cannot be reached.
-                assert answer.status < 500 or answer.status == 502, request
-                assert answer.status == 200 or answer.errcode.startswith("M_"), request
-            for version, room_id in rooms.items():
-                assert await replay(persister, room_id, version) >= 6
-
-    run(test())
+async def test_hostile_requests(postgres_module: TestDatabase, seed: int) -> None:
+    chance = random.Random(seed)
+    async with event_persister(postgres_module.dsn) as persister:
+        users = [persister.user("alice"), persister.user("bob")]
+        if seed == 1:
+            persister.tokens.guests.add(users[1].user_id)
+        rooms = {
+            version: await users[0].create_room(preset="public_chat", room_version=version) for version in ROOM_VERSIONS
+        }
+        for _ in range(800):
+            somewhere = chance.choice([*rooms.values(), *rooms.values(), chance.choice(_PARTS)])
+            request = _request(chance, somewhere)
+            answer = await chance.choice(users).call(*request)
+            # 502: a user of another server cannot be reached.
+            assert answer.status < 500 or answer.status == 502, request
+            assert answer.status == 200 or answer.errcode.startswith("M_"), request
+        for version, room_id in rooms.items():
+            assert await replay(persister, room_id, version) >= 6

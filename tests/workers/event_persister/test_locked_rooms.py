@@ -12,7 +12,7 @@ import pytest
 
 from tests.fix_servers import TestDatabase
 from tests.room_checks import assert_rooms_agree
-from tests.workers.event_persister.rig import Answer, Persister, User, event_persister, run
+from tests.workers.event_persister.rig import Answer, Persister, User, event_persister
 from workers.event_persister.commit import locked_rooms
 
 EXTREMITIES = "SELECT FROM forward_extremities e JOIN rooms r USING (room_nid) WHERE r.room_id = $1 FOR UPDATE OF e"
@@ -85,178 +85,153 @@ async def _sent_in_order(alice: User, room_id: str, first: int, count: int) -> l
 
 
 @pytest.mark.parametrize("hold_s", [3.0, pytest.param(30.0, marks=pytest.mark.soak)])
-def test_a_lock_under_one_room_is_not_felt_in_the_others(
+async def test_a_lock_under_one_room_is_not_felt_in_the_others(
     postgres: TestDatabase, hold_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Architecture page, P6: one slow room never delays the others."""
     monkeypatch.setattr(locked_rooms, "GIVE_UP_AFTER_S", hold_s + 10)
-
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            alice = persister.user("alice")
-            locked, *rooms = [await alice.create_room() for _ in range(9)]
-            quiet_s = min(hold_s / 2, 5.0)
-            before = await _talk_for(alice, rooms, quiet_s)
-            async with held(postgres, EXTREMITIES, locked):
-                sent = asyncio.create_task(_sent_in_order(alice, locked, 0, 20))
-                loud = await _talk_for(alice, rooms, hold_s)
-                tasks = await sent
-                assert not any(task.done() for task in tasks)
-            released = time.perf_counter()
-            answers = [await task for task in tasks]
-            assert time.perf_counter() - released < 1.0
-            assert {answer.status for answer in answers} == {200}
-            assert await _texts(persister, locked) == [f"m{n}" for n in range(20)]
-            # One statement met the lock; from then on the room was looked at and not tried.
-            count = persister.foundation.registry.get_sample_value
-            assert count("skep_persister_statements_refused_total") == 1
-            assert count("skep_persister_lock_timeouts_total") == 1
-            assert count("skep_persister_rooms_apart") == 0
-            after = await _talk_for(alice, rooms, quiet_s)
-            assert len(loud) / hold_s > 0.8 * min(len(before), len(after)) / quiet_s
-            # The lock's time-out alone is 100 ms, at each try: 20 ms are for the machine's own noise.
-            quiet_p99 = max(_p99(before), _p99(after))
-            print(f"p99 of {len(loud)} sends: {_p99(loud) * 1000:.1f} ms; without the lock {quiet_p99 * 1000:.1f} ms")
-            assert _p99(loud) < 1.2 * quiet_p99 + 0.020
-
-    run(test())
-    assert_rooms_agree(postgres.dsn)
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        locked, *rooms = [await alice.create_room() for _ in range(9)]
+        quiet_s = min(hold_s / 2, 5.0)
+        before = await _talk_for(alice, rooms, quiet_s)
+        async with held(postgres, EXTREMITIES, locked):
+            sent = asyncio.create_task(_sent_in_order(alice, locked, 0, 20))
+            loud = await _talk_for(alice, rooms, hold_s)
+            tasks = await sent
+            assert not any(task.done() for task in tasks)
+        released = time.perf_counter()
+        answers = [await task for task in tasks]
+        assert time.perf_counter() - released < 1.0
+        assert {answer.status for answer in answers} == {200}
+        assert await _texts(persister, locked) == [f"m{n}" for n in range(20)]
+        # One statement met the lock; from then on the room was looked at and not tried.
+        count = persister.foundation.registry.get_sample_value
+        assert count("skep_persister_statements_refused_total") == 1
+        assert count("skep_persister_lock_timeouts_total") == 1
+        assert count("skep_persister_rooms_apart") == 0
+        after = await _talk_for(alice, rooms, quiet_s)
+        assert len(loud) / hold_s > 0.8 * min(len(before), len(after)) / quiet_s
+        # The lock's time-out alone is 100 ms, at each try: 20 ms are for the machine's own noise.
+        quiet_p99 = max(_p99(before), _p99(after))
+        print(f"p99 of {len(loud)} sends: {_p99(loud) * 1000:.1f} ms; without the lock {quiet_p99 * 1000:.1f} ms")
+        assert _p99(loud) < 1.2 * quiet_p99 + 0.020
+    await assert_rooms_agree(postgres.dsn)
 
 
-def test_locks_on_state_and_on_a_redacted_event(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            alice = persister.user("alice")
-            topical, redacted, free = [await alice.create_room() for _ in range(3)]
-            assert (await alice.put_state(topical, "m.room.topic", {"topic": "old"})).status == 200
-            assert (await alice.send(redacted, "to be redacted")).status == 200
-            target = (await persister.timeline(redacted))[6]["event_id"]
-            async with held(postgres, STATE, topical), held(postgres, EVENT, redacted):
-                statements = persister.foundation.writer.statements
-                waiting = []
-                for call in (
-                    alice.put_state(topical, "m.room.topic", {"topic": "new"}),
-                    alice.send(topical, "after the topic"),
-                    alice.redact(redacted, target),
-                    alice.send(redacted, "after the redaction"),
-                ):
-                    waiting.append(asyncio.create_task(call))
-                    await asyncio.sleep(0.02)
-                began = time.perf_counter()
-                assert (await alice.send(free, "hum")).status == 200
-                assert time.perf_counter() - began < 0.5
-                await asyncio.sleep(0.6)
-                assert not any(task.done() for task in waiting)
-                # The rows are asked for, not tried: one statement met the locks, or each its own.
-                assert persister.foundation.writer.statements - statements <= 4
-            assert [(await task).status for task in waiting] == [200] * 4
-            assert await persister.content(topical, "m.room.topic") == {"topic": "new"}
-            assert (await _texts(persister, topical))[-1] == "after the topic"
-            assert (await _texts(persister, redacted))[-1] == "after the redaction"
-            row = (await persister.timeline(redacted))[6]
-            assert row["redacted_by"] == (await persister.timeline(redacted))[-2]["event_nid"]
-
-    run(test())
-    assert_rooms_agree(postgres.dsn)
+async def test_locks_on_state_and_on_a_redacted_event(postgres: TestDatabase) -> None:
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        topical, redacted, free = [await alice.create_room() for _ in range(3)]
+        assert (await alice.put_state(topical, "m.room.topic", {"topic": "old"})).status == 200
+        assert (await alice.send(redacted, "to be redacted")).status == 200
+        target = (await persister.timeline(redacted))[6]["event_id"]
+        async with held(postgres, STATE, topical), held(postgres, EVENT, redacted):
+            statements = persister.foundation.writer.statements
+            waiting = []
+            for call in (
+                alice.put_state(topical, "m.room.topic", {"topic": "new"}),
+                alice.send(topical, "after the topic"),
+                alice.redact(redacted, target),
+                alice.send(redacted, "after the redaction"),
+            ):
+                waiting.append(asyncio.create_task(call))
+                await asyncio.sleep(0.02)
+            began = time.perf_counter()
+            assert (await alice.send(free, "hum")).status == 200
+            assert time.perf_counter() - began < 0.5
+            await asyncio.sleep(0.6)
+            assert not any(task.done() for task in waiting)
+            # The rows are asked for, not tried: one statement met the locks, or each its own.
+            assert persister.foundation.writer.statements - statements <= 4
+        assert [(await task).status for task in waiting] == [200] * 4
+        assert await persister.content(topical, "m.room.topic") == {"topic": "new"}
+        assert (await _texts(persister, topical))[-1] == "after the topic"
+        assert (await _texts(persister, redacted))[-1] == "after the redaction"
+        row = (await persister.timeline(redacted))[6]
+        assert row["redacted_by"] == (await persister.timeline(redacted))[-2]["event_nid"]
+    await assert_rooms_agree(postgres.dsn)
 
 
-def test_a_room_that_stays_locked_is_given_up_and_comes_back(
+async def test_a_room_that_stays_locked_is_given_up_and_comes_back(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locked_rooms, "GIVE_UP_AFTER_S", 0.6)
-
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            alice = persister.user("alice")
-            locked, free = await alice.create_room(), await alice.create_room()
-            async with held(postgres, EXTREMITIES, locked):
-                answers = [await task for task in await _sent_in_order(alice, locked, 0, 3)]
-                assert {answer.status for answer in answers} == {503}
-                # It is known by now: what comes next stops nobody, not even for one time-out.
-                again = await _sent_in_order(alice, locked, 3, 3)
-                began = time.perf_counter()
-                assert (await alice.send(free, "hum")).status == 200
-                assert time.perf_counter() - began < 0.09
-                assert {(await task).status for task in again} == {503}
-                last = await _sent_in_order(alice, locked, 0, 6)  # the same transactions, as a client does
-                await asyncio.sleep(0.1)
-            assert {(await task).status for task in last} == {200}
-            assert await _texts(persister, locked) == [f"m{n}" for n in range(6)]
-
-    run(test())
-    assert_rooms_agree(postgres.dsn)
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        locked, free = await alice.create_room(), await alice.create_room()
+        async with held(postgres, EXTREMITIES, locked):
+            answers = [await task for task in await _sent_in_order(alice, locked, 0, 3)]
+            assert {answer.status for answer in answers} == {503}
+            # It is known by now: what comes next stops nobody, not even for one time-out.
+            again = await _sent_in_order(alice, locked, 3, 3)
+            began = time.perf_counter()
+            assert (await alice.send(free, "hum")).status == 200
+            assert time.perf_counter() - began < 0.09
+            assert {(await task).status for task in again} == {503}
+            last = await _sent_in_order(alice, locked, 0, 6)  # the same transactions, as a client does
+            await asyncio.sleep(0.1)
+        assert {(await task).status for task in last} == {200}
+        assert await _texts(persister, locked) == [f"m{n}" for n in range(6)]
+    await assert_rooms_agree(postgres.dsn)
 
 
-def test_a_lock_that_cannot_be_seen(postgres: TestDatabase) -> None:
+async def test_a_lock_that_cannot_be_seen(postgres: TestDatabase) -> None:
     """Somebody is inserting the alias that a new room is to have: no row to look at, only a statement that waits."""
-
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            alice = persister.user("alice")
-            rooms = [await alice.create_room() for _ in range(6)]
-            alias = "INSERT INTO room_aliases VALUES ('#bees:example.org', 1, '@a:b', 1)"
-            async with held(postgres, alias):
-                creation = asyncio.create_task(alice.call("POST", "/createRoom", {"room_alias_name": "bees"}))
-                others = await asyncio.gather(*(alice.send(room_id, "hum") for room_id in rooms))
-                assert {answer.status for answer in others} == {200}
-                await asyncio.sleep(0.5)
-                assert not creation.done()
-            answer = await creation
-            assert (answer.status, answer.errcode) == (400, "M_ROOM_IN_USE")
-
-    run(test())
-    assert_rooms_agree(postgres.dsn)
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        rooms = [await alice.create_room() for _ in range(6)]
+        alias = "INSERT INTO room_aliases VALUES ('#bees:example.org', 1, '@a:b', 1)"
+        async with held(postgres, alias):
+            creation = asyncio.create_task(alice.call("POST", "/createRoom", {"room_alias_name": "bees"}))
+            others = await asyncio.gather(*(alice.send(room_id, "hum") for room_id in rooms))
+            assert {answer.status for answer in others} == {200}
+            await asyncio.sleep(0.5)
+            assert not creation.done()
+        answer = await creation
+        assert (answer.status, answer.errcode) == (400, "M_ROOM_IN_USE")
+    await assert_rooms_agree(postgres.dsn)
 
 
-def test_a_lock_on_a_whole_table(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            alice = persister.user("alice")
-            rooms = [await alice.create_room() for _ in range(5)]
-            async with held(postgres, "LOCK TABLE forward_extremities IN ACCESS EXCLUSIVE MODE"):
-                sends = [asyncio.create_task(alice.send(room_id, f"{n}")) for n in range(4) for room_id in rooms]
-                await asyncio.sleep(1.5)
-                assert not any(task.done() for task in sends)
-            assert {(await task).status for task in sends} == {200}
-            for room_id in rooms:
-                assert await _texts(persister, room_id) == ["0", "1", "2", "3"]
-
-    run(test())
-    assert_rooms_agree(postgres.dsn)
+async def test_a_lock_on_a_whole_table(postgres: TestDatabase) -> None:
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        rooms = [await alice.create_room() for _ in range(5)]
+        async with held(postgres, "LOCK TABLE forward_extremities IN ACCESS EXCLUSIVE MODE"):
+            sends = [asyncio.create_task(alice.send(room_id, f"{n}")) for n in range(4) for room_id in rooms]
+            await asyncio.sleep(1.5)
+            assert not any(task.done() for task in sends)
+        assert {(await task).status for task in sends} == {200}
+        for room_id in rooms:
+            assert await _texts(persister, room_id) == ["0", "1", "2", "3"]
+    await assert_rooms_agree(postgres.dsn)
 
 
-def test_too_many_events_of_a_locked_room_fail(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_events_of_a_locked_room_fail(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locked_rooms, "_MAX_EVENTS_OF_ROOM", 10)
-
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            alice = persister.user("alice")
-            locked = await alice.create_room()
-            async with held(postgres, EXTREMITIES, locked):
-                first = await _sent_in_order(alice, locked, 0, 10)
-                await asyncio.sleep(0.3)
-                assert not any(task.done() for task in first)
-                assert (await alice.send(locked, "one too many")).status == 503
-                assert {(await task).status for task in first} == {503}
-            assert (await alice.send(locked, "after")).status == 200
-            assert await _texts(persister, locked) == ["after"]
-
-    run(test())
-    assert_rooms_agree(postgres.dsn)
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        locked = await alice.create_room()
+        async with held(postgres, EXTREMITIES, locked):
+            first = await _sent_in_order(alice, locked, 0, 10)
+            await asyncio.sleep(0.3)
+            assert not any(task.done() for task in first)
+            assert (await alice.send(locked, "one too many")).status == 503
+            assert {(await task).status for task in first} == {503}
+        assert (await alice.send(locked, "after")).status == 200
+        assert await _texts(persister, locked) == ["after"]
+    await assert_rooms_agree(postgres.dsn)
 
 
-def test_an_order_to_end_does_not_wait_for_locked_rooms(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            alice = persister.user("alice")
-            locked = await alice.create_room()
-            async with held(postgres, EXTREMITIES, locked):
-                [task] = await _sent_in_order(alice, locked, 0, 1)
-                await asyncio.sleep(0.3)
-                began = time.perf_counter()
-                await persister.drain()
-                assert time.perf_counter() - began < 0.5
-                assert (await task).status == 503
-
-    run(test())
-    assert_rooms_agree(postgres.dsn)
+async def test_an_order_to_end_does_not_wait_for_locked_rooms(postgres: TestDatabase) -> None:
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        locked = await alice.create_room()
+        async with held(postgres, EXTREMITIES, locked):
+            [task] = await _sent_in_order(alice, locked, 0, 1)
+            await asyncio.sleep(0.3)
+            began = time.perf_counter()
+            await persister.drain()
+            assert time.perf_counter() - began < 0.5
+            assert (await task).status == 503
+    await assert_rooms_agree(postgres.dsn)

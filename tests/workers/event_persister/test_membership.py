@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import SERVER, Persister, event_persister, run
+from tests.workers.event_persister.rig import SERVER, Persister, event_persister
 
 JOINED, LEFT = "join", "leave"
 
@@ -25,282 +25,254 @@ async def _membership(persister: Persister, room_id: str, user_id: str) -> str |
 
 
 @pytest.mark.parametrize("version", ["1", "10", "12"])
-def test_invite_kick_ban(postgres_module: TestDatabase, version: str) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
-            room_id = await alice.create_room(preset="private_chat", room_version=version)
+async def test_invite_kick_ban(postgres_module: TestDatabase, version: str) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
+        room_id = await alice.create_room(preset="private_chat", room_version=version)
 
-            assert (await bob.act(room_id, "join")).errcode == "M_FORBIDDEN"
-            assert (await bob.act(room_id, "invite", {"user_id": carol.user_id})).status == 403
-            body = {"user_id": bob.user_id, "reason": "come in"}
-            assert (await alice.act(room_id, "invite", body)).json == {}
-            invite = await persister.content(room_id, "m.room.member", bob.user_id)
-            assert invite == {"membership": "invite", "reason": "come in"}
-            count = len(await persister.timeline(room_id))
-            assert (await alice.act(room_id, "invite", body)).json == {}
-            assert len(await persister.timeline(room_id)) == count, "invited already: nothing happens"
+        assert (await bob.act(room_id, "join")).errcode == "M_FORBIDDEN"
+        assert (await bob.act(room_id, "invite", {"user_id": carol.user_id})).status == 403
+        body = {"user_id": bob.user_id, "reason": "come in"}
+        assert (await alice.act(room_id, "invite", body)).json == {}
+        invite = await persister.content(room_id, "m.room.member", bob.user_id)
+        assert invite == {"membership": "invite", "reason": "come in"}
+        count = len(await persister.timeline(room_id))
+        assert (await alice.act(room_id, "invite", body)).json == {}
+        assert len(await persister.timeline(room_id)) == count, "invited already: nothing happens"
 
-            assert (await bob.act(room_id, "join", {"reason": "hi"})).json == {"room_id": room_id}
-            assert (await bob.act(room_id, "join")).json == {"room_id": room_id}
-            assert len(await persister.timeline(room_id)) == count + 1, "joined already: nothing happens"
-            assert (await alice.act(room_id, "invite", body)).status == 403
-            assert (await bob.act(room_id, "kick", {"user_id": alice.user_id})).status == 403
-            assert (await bob.act(room_id, "ban", {"user_id": carol.user_id})).status == 403
+        assert (await bob.act(room_id, "join", {"reason": "hi"})).json == {"room_id": room_id}
+        assert (await bob.act(room_id, "join")).json == {"room_id": room_id}
+        assert len(await persister.timeline(room_id)) == count + 1, "joined already: nothing happens"
+        assert (await alice.act(room_id, "invite", body)).status == 403
+        assert (await bob.act(room_id, "kick", {"user_id": alice.user_id})).status == 403
+        assert (await bob.act(room_id, "ban", {"user_id": carol.user_id})).status == 403
 
-            assert (await alice.act(room_id, "kick", {"user_id": bob.user_id, "reason": "out"})).json == {}
-            assert await _membership(persister, room_id, bob.user_id) == LEFT
-            assert (await alice.act(room_id, "kick", {"user_id": bob.user_id})).status == 403
-            assert (await bob.send(room_id, "still here?")).status == 403
+        assert (await alice.act(room_id, "kick", {"user_id": bob.user_id, "reason": "out"})).json == {}
+        assert await _membership(persister, room_id, bob.user_id) == LEFT
+        assert (await alice.act(room_id, "kick", {"user_id": bob.user_id})).status == 403
+        assert (await bob.send(room_id, "still here?")).status == 403
 
-            assert (await alice.act(room_id, "unban", {"user_id": bob.user_id})).status == 403
-            assert (await alice.act(room_id, "ban", {"user_id": bob.user_id})).json == {}
-            assert await _membership(persister, room_id, bob.user_id) == "ban"
-            assert (await alice.act(room_id, "invite", body)).status == 403
-            assert (await bob.act(room_id, "leave")).status == 403
-            assert (await alice.act(room_id, "unban", {"user_id": bob.user_id})).json == {}
-            assert await _membership(persister, room_id, bob.user_id) == LEFT
-            assert (await bob.act(room_id, "leave")).json == {}, "left already: nothing happens"
-            assert (await carol.act(room_id, "leave")).status == 403, "was never in"
-            # The same, told by the stored state alone.
-            async with event_persister(postgres_module.dsn) as second:
-                assert (await second.user("bob").act(room_id, "join")).status == 403
-                assert (await second.user("alice").act(room_id, "invite", body)).json == {}
-                assert (await second.user("bob").act(room_id, "join")).status == 200
-
-    run(test())
+        assert (await alice.act(room_id, "unban", {"user_id": bob.user_id})).status == 403
+        assert (await alice.act(room_id, "ban", {"user_id": bob.user_id})).json == {}
+        assert await _membership(persister, room_id, bob.user_id) == "ban"
+        assert (await alice.act(room_id, "invite", body)).status == 403
+        assert (await bob.act(room_id, "leave")).status == 403
+        assert (await alice.act(room_id, "unban", {"user_id": bob.user_id})).json == {}
+        assert await _membership(persister, room_id, bob.user_id) == LEFT
+        assert (await bob.act(room_id, "leave")).json == {}, "left already: nothing happens"
+        assert (await carol.act(room_id, "leave")).status == 403, "was never in"
+        # The same, told by the stored state alone.
+        async with event_persister(postgres_module.dsn) as second:
+            assert (await second.user("bob").act(room_id, "join")).status == 403
+            assert (await second.user("alice").act(room_id, "invite", body)).json == {}
+            assert (await second.user("bob").act(room_id, "join")).status == 200
 
 
-def test_forget(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("alice"), persister.user("bob")
-            room_id = await alice.create_room(preset="public_chat")
-            assert (await bob.act(room_id, "forget")).status == 403
-            await bob.act(room_id, "join")
-            refused = await bob.act(room_id, "forget")
-            assert (refused.status, refused.errcode) == (400, "M_UNKNOWN")
-            await bob.act(room_id, "leave")
-            assert (await bob.act(room_id, "forget")).json == {}
+async def test_forget(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(preset="public_chat")
+        assert (await bob.act(room_id, "forget")).status == 403
+        await bob.act(room_id, "join")
+        refused = await bob.act(room_id, "forget")
+        assert (refused.status, refused.errcode) == (400, "M_UNKNOWN")
+        await bob.act(room_id, "leave")
+        assert (await bob.act(room_id, "forget")).json == {}
 
-            async def forgotten() -> bool:
-                [row] = await persister.sql(
-                    "SELECT forgotten FROM memberships JOIN rooms USING (room_nid) WHERE room_id = $1 AND user_id = $2",
-                    room_id, bob.user_id,
-                )  # fmt: skip
-                return bool(row[0])
-
-            assert await forgotten()
-            await alice.act(room_id, "ban", {"user_id": bob.user_id})
-            assert await forgotten(), "a ban does not bring it back"
-            await alice.act(room_id, "unban", {"user_id": bob.user_id})
-            await bob.act(room_id, "join")
-            assert not await forgotten()
-            assert (await bob.act("!nowhere:example.org", "forget")).status == 404
-
-    run(test())
-
-
-def test_profiles_in_memberships(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("shown_alice"), persister.user("shown_bob")
-
-            async def show(user_id: str, **fields: str) -> None:
-                await persister.sql("DELETE FROM profiles WHERE user_id = $1", user_id)
-                for name, value in fields.items():
-                    await persister.sql("INSERT INTO profiles VALUES ($1, $2, $3)", user_id, name, orjson.dumps(value))
-
-            await show(alice.user_id, displayname="Alice")
-            await show(bob.user_id, displayname="Bob", avatar_url="mxc://example.org/bob")
-            room_id = await alice.create_room(preset="public_chat", invite=[bob.user_id], is_direct=True)
-            assert await persister.content(room_id, "m.room.member", alice.user_id) == {
-                "membership": JOINED, "displayname": "Alice",
-            }  # fmt: skip
-            assert await persister.content(room_id, "m.room.member", bob.user_id) == {
-                "membership": "invite", "displayname": "Bob", "avatar_url": "mxc://example.org/bob",
-                "is_direct": True,
-            }  # fmt: skip
-            await bob.act(room_id, "join", {"reason": "because"})
-            await show(bob.user_id, displayname="Robert")
-            path = f"/_skep/rooms/{room_id}/member_profile"
-            told = await persister.internal("PUT", path, {"user_id": bob.user_id})
-            assert told.event_id
-            assert await persister.content(room_id, "m.room.member", bob.user_id) == {
-                "membership": JOINED, "displayname": "Robert",
-            }  # fmt: skip
-            again = await persister.internal("PUT", path, {"user_id": bob.user_id})
-            assert again.json == {"event_id": None}
-            stranger = await persister.internal("PUT", path, {"user_id": f"@nobody:{SERVER}"})
-            assert stranger.json == {"event_id": None}
-            assert (await bob.call("PUT", path, {"user_id": bob.user_id})).status == 404, "strangers see nothing"
-
-    run(test())
-
-
-def test_guests(postgres_module: TestDatabase) -> None:
-    """Spec: client-server API, "Guest Access"."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, guest = persister.user("alice"), persister.user("guest")
-            persister.tokens.guests.add(guest.user_id)
-            await persister.sql("INSERT INTO users (user_id, kind, created_ms) VALUES ($1, 'guest', 0)", guest.user_id)
-            closed = await alice.create_room(preset="public_chat")
-            refused = await guest.act(closed, "join")
-            assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
-            assert (await guest.call("POST", "/createRoom", {})).errcode == "M_GUEST_ACCESS_FORBIDDEN"
-            opened = await alice.create_room(
-                preset="public_chat",
-                initial_state=[{"type": "m.room.guest_access", "content": {"guest_access": "can_join"}}],
-            )
-            assert (await guest.act(opened, "join")).status == 200
-            assert (await guest.send(opened, "hello")).status == 200
-            assert (await guest.act(opened, "invite", {"user_id": alice.user_id})).status == 403
-
-            async def gone() -> None:
-                async with asyncio.timeout(5):
-                    while (  # noqa: ASYNC110 - the answer to Alice does not wait for it
-                        await persister.content(opened, "m.room.member", guest.user_id)
-                    )["membership"] != LEFT or await persister.sql("SELECT 1 FROM guest_removals"):
-                        await asyncio.sleep(0.02)
-                assert await _membership(persister, opened, guest.user_id) == LEFT
-
-            kind, admitted = "m.room.guest_access", {"guest_access": "can_join"}
-            assert (await alice.put_state(opened, kind, {"guest_access": "forbidden"})).status == 200
-            await gone()
-            # A redaction takes the permission away just so.
-            allowed = (await alice.put_state(opened, kind, admitted)).event_id
-            assert (await guest.act(opened, "join")).status == 200
-            assert (await alice.redact(opened, allowed)).status == 200
-            await gone()
-            # Should the process die in between, the next owner is asked by a background worker.
-            await alice.put_state(opened, kind, admitted)
-            assert (await guest.act(opened, "join")).status == 200
-            await persister.sql("INSERT INTO guest_removals (of_room_id, look_at) VALUES ($1, now())", opened)
-            path = f"/_skep/rooms/{opened}/guests"
-            assert (await persister.internal("PUT", path, {})).status == 200
-            assert await _membership(persister, opened, guest.user_id) == JOINED, "he may stay"
-            assert not await persister.sql("SELECT 1 FROM guest_removals")
-            tasks: Any = persister.foundation.tasks
-            spawn = tasks.spawn
-            tasks.spawn = lambda run, name: run.close() if name == "turn out guests" else spawn(run, name)
-            await alice.put_state(opened, kind, {})
-            assert await _membership(persister, opened, guest.user_id) == JOINED
-        async with event_persister(postgres_module.dsn) as persister:
-            assert (await persister.internal("PUT", path, {})).status == 200
-            assert await _membership(persister, opened, guest.user_id) == LEFT
-            assert not await persister.sql("SELECT 1 FROM guest_removals")
-
-    run(test())
-
-
-def test_restricted_room(postgres_module: TestDatabase) -> None:
-    """Spec: client-server API, "Restricted rooms": members of the other room come in, and we vouch for them."""
-
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
-            space = await alice.create_room(preset="public_chat")
-            rules = {
-                "join_rule": "restricted",
-                "allow": [{"type": "m.room_membership", "room_id": space}, {"type": "unknown"}, 3],
-            }
-            room_id = await alice.create_room(
-                initial_state=[{"type": "m.room.join_rules", "content": rules}],
-            )
-            await bob.act(space, "join")
-            assert (await carol.act(room_id, "join")).errcode == "M_FORBIDDEN"
-            assert (await bob.act(room_id, "join")).status == 200
-            content = await persister.content(room_id, "m.room.member", bob.user_id)
-            assert content["join_authorised_via_users_server"] == alice.user_id
-            # Nobody is left who may invite: nobody can vouch.
-            await alice.put_state(room_id, "m.room.power_levels", {"invite": 50})
-            await alice.act(room_id, "leave")
-            await carol.act(space, "join")
-            assert (await carol.act(room_id, "join")).errcode == "M_FORBIDDEN"
-
-    run(test())
-
-
-def test_knocking(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("alice"), persister.user("bob")
-            knock = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
-            room_id = await alice.create_room(initial_state=knock)
-            closed = await alice.create_room()
-            old = await alice.create_room(room_version="6")
-            assert (await bob.call("POST", f"/knock/{closed}", {})).errcode == "M_FORBIDDEN"
-            assert (await bob.call("POST", f"/knock/{old}", {})).errcode == "M_FORBIDDEN"
-            assert (await bob.call("POST", "/knock/!nowhere:example.org", {})).status == 404
-            answer = await bob.call("POST", f"/knock/{room_id}", {"reason": "please"})
-            assert answer.json == {"room_id": room_id}
-            content = await persister.content(room_id, "m.room.member", bob.user_id)
-            assert content == {"membership": "knock", "reason": "please"}
-            assert (await bob.act(room_id, "join")).status == 403
-            assert (await alice.act(room_id, "invite", {"user_id": bob.user_id})).status == 200
-            assert (await bob.act(room_id, "join")).status == 200
-            assert (await bob.call("POST", f"/knock/{room_id}", {})).status == 403
-
-    run(test())
-
-
-def test_join_by_alias_reaches_the_owner(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        dsn = postgres_module.dsn
-        async with (
-            event_persister(dsn, takes=lambda slot: slot % 2 == 0) as even,
-            event_persister(dsn, takes=lambda slot: slot % 2 == 1) as odd,
-        ):
-            even.router.other, odd.router.other = odd, even
-            rooms = {}
-            for persister, name in ((even, "even"), (odd, "odd")):
-                for version in ("10", "12"):
-                    alias = f"{name}{version}"
-                    rooms[alias] = await persister.user("alice").create_room(
-                        preset="public_chat", room_alias_name=alias, room_version=version
-                    )
-            for asked in (even, odd):
-                bob = asked.user(f"bob{asked.foundation.lease}")
-                for alias, room_id in rooms.items():
-                    answer = await bob.call("POST", f"/join/%23{alias}:{SERVER}", {})
-                    assert answer.json == {"room_id": room_id}
-                    assert (await bob.send(room_id, "hello")).status == 200
-            assert (await bob.call("POST", "/join/%23nothing:example.org", {})).errcode == "M_NOT_FOUND"
-            assert (await bob.call("POST", "/join/%23a:elsewhere.org", {})).errcode == "M_NOT_FOUND"
-            assert (await bob.call("POST", "/join/nonsense", {})).errcode == "M_INVALID_PARAM"
-            assert (await bob.call("POST", "/join/!nowhere:example.org", {})).status == 404
-
-    run(test())
-
-
-def test_invites_that_cannot_be(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, bob = persister.user("alice"), persister.user("unwilling")
-            room_id = await alice.create_room()
-            block = orjson.dumps({"default_action": "block"})
-            await persister.sql(
-                "INSERT INTO account_data VALUES ($1, '', 'm.invite_permission_config', $2, 1, 1)",
-                bob.user_id, block,
+        async def forgotten() -> bool:
+            [row] = await persister.sql(
+                "SELECT forgotten FROM memberships JOIN rooms USING (room_nid) WHERE room_id = $1 AND user_id = $2",
+                room_id, bob.user_id,
             )  # fmt: skip
-            for answer in (
-                await alice.act(room_id, "invite", {"user_id": bob.user_id}),
-                await alice.put_state(room_id, "m.room.member", {"membership": "invite"}, bob.user_id),
-                await alice.call("POST", "/createRoom", {"invite": [bob.user_id]}),
-            ):
-                assert (answer.status, answer.errcode) == (403, "M_INVITE_BLOCKED")
-            assert (await alice.act(room_id, "invite", {"user_id": "@a:elsewhere.org"})).status == 502
-            assert (await alice.act(room_id, "invite", {"user_id": "nobody"})).errcode == "M_INVALID_PARAM"
-            assert (await alice.act(room_id, "invite", {})).errcode == "M_MISSING_PARAM"
-            assert (await alice.act(room_id, "invite", {"user_id": 3})).errcode == "M_BAD_JSON"
-            by_mail = {
-                "id_server": "id.example.org", "id_access_token": "t", "medium": "email", "address": "a@b.c",
-            }  # fmt: skip
-            assert (await alice.act(room_id, "invite", by_mail)).errcode == "M_SERVER_NOT_TRUSTED"
-            assert (
-                await alice.call("POST", "/createRoom", {"invite_3pid": [by_mail]})
-            ).errcode == "M_SERVER_NOT_TRUSTED"
+            return bool(row[0])
 
-    run(test())
+        assert await forgotten()
+        await alice.act(room_id, "ban", {"user_id": bob.user_id})
+        assert await forgotten(), "a ban does not bring it back"
+        await alice.act(room_id, "unban", {"user_id": bob.user_id})
+        await bob.act(room_id, "join")
+        assert not await forgotten()
+        assert (await bob.act("!nowhere:example.org", "forget")).status == 404
+
+
+async def test_profiles_in_memberships(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("shown_alice"), persister.user("shown_bob")
+
+        async def show(user_id: str, **fields: str) -> None:
+            await persister.sql("DELETE FROM profiles WHERE user_id = $1", user_id)
+            for name, value in fields.items():
+                await persister.sql("INSERT INTO profiles VALUES ($1, $2, $3)", user_id, name, orjson.dumps(value))
+
+        await show(alice.user_id, displayname="Alice")
+        await show(bob.user_id, displayname="Bob", avatar_url="mxc://example.org/bob")
+        room_id = await alice.create_room(preset="public_chat", invite=[bob.user_id], is_direct=True)
+        assert await persister.content(room_id, "m.room.member", alice.user_id) == {
+            "membership": JOINED, "displayname": "Alice",
+        }  # fmt: skip
+        assert await persister.content(room_id, "m.room.member", bob.user_id) == {
+            "membership": "invite", "displayname": "Bob", "avatar_url": "mxc://example.org/bob",
+            "is_direct": True,
+        }  # fmt: skip
+        await bob.act(room_id, "join", {"reason": "because"})
+        await show(bob.user_id, displayname="Robert")
+        path = f"/_skep/rooms/{room_id}/member_profile"
+        told = await persister.internal("PUT", path, {"user_id": bob.user_id})
+        assert told.event_id
+        assert await persister.content(room_id, "m.room.member", bob.user_id) == {
+            "membership": JOINED, "displayname": "Robert",
+        }  # fmt: skip
+        again = await persister.internal("PUT", path, {"user_id": bob.user_id})
+        assert again.json == {"event_id": None}
+        stranger = await persister.internal("PUT", path, {"user_id": f"@nobody:{SERVER}"})
+        assert stranger.json == {"event_id": None}
+        assert (await bob.call("PUT", path, {"user_id": bob.user_id})).status == 404, "strangers see nothing"
+
+
+async def test_guests(postgres_module: TestDatabase) -> None:
+    """Spec: client-server API, "Guest Access"."""
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, guest = persister.user("alice"), persister.user("guest")
+        persister.tokens.guests.add(guest.user_id)
+        await persister.sql("INSERT INTO users (user_id, kind, created_ms) VALUES ($1, 'guest', 0)", guest.user_id)
+        closed = await alice.create_room(preset="public_chat")
+        refused = await guest.act(closed, "join")
+        assert (refused.status, refused.errcode) == (403, "M_GUEST_ACCESS_FORBIDDEN")
+        assert (await guest.call("POST", "/createRoom", {})).errcode == "M_GUEST_ACCESS_FORBIDDEN"
+        opened = await alice.create_room(
+            preset="public_chat",
+            initial_state=[{"type": "m.room.guest_access", "content": {"guest_access": "can_join"}}],
+        )
+        assert (await guest.act(opened, "join")).status == 200
+        assert (await guest.send(opened, "hello")).status == 200
+        assert (await guest.act(opened, "invite", {"user_id": alice.user_id})).status == 403
+
+        async def gone() -> None:
+            async with asyncio.timeout(5):
+                while (  # noqa: ASYNC110 - the answer to Alice does not wait for it
+                    await persister.content(opened, "m.room.member", guest.user_id)
+                )["membership"] != LEFT or await persister.sql("SELECT 1 FROM guest_removals"):
+                    await asyncio.sleep(0.02)
+            assert await _membership(persister, opened, guest.user_id) == LEFT
+
+        kind, admitted = "m.room.guest_access", {"guest_access": "can_join"}
+        assert (await alice.put_state(opened, kind, {"guest_access": "forbidden"})).status == 200
+        await gone()
+        # A redaction takes the permission away just so.
+        allowed = (await alice.put_state(opened, kind, admitted)).event_id
+        assert (await guest.act(opened, "join")).status == 200
+        assert (await alice.redact(opened, allowed)).status == 200
+        await gone()
+        # Should the process die in between, the next owner is asked by a background worker.
+        await alice.put_state(opened, kind, admitted)
+        assert (await guest.act(opened, "join")).status == 200
+        await persister.sql("INSERT INTO guest_removals (of_room_id, look_at) VALUES ($1, now())", opened)
+        path = f"/_skep/rooms/{opened}/guests"
+        assert (await persister.internal("PUT", path, {})).status == 200
+        assert await _membership(persister, opened, guest.user_id) == JOINED, "he may stay"
+        assert not await persister.sql("SELECT 1 FROM guest_removals")
+        tasks: Any = persister.foundation.tasks
+        spawn = tasks.spawn
+        tasks.spawn = lambda run, name: run.close() if name == "turn out guests" else spawn(run, name)
+        await alice.put_state(opened, kind, {})
+        assert await _membership(persister, opened, guest.user_id) == JOINED
+    async with event_persister(postgres_module.dsn) as persister:
+        assert (await persister.internal("PUT", path, {})).status == 200
+        assert await _membership(persister, opened, guest.user_id) == LEFT
+        assert not await persister.sql("SELECT 1 FROM guest_removals")
+
+
+async def test_restricted_room(postgres_module: TestDatabase) -> None:
+    """Spec: client-server API, "Restricted rooms": members of the other room come in, and we vouch for them."""
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
+        space = await alice.create_room(preset="public_chat")
+        rules = {
+            "join_rule": "restricted",
+            "allow": [{"type": "m.room_membership", "room_id": space}, {"type": "unknown"}, 3],
+        }
+        room_id = await alice.create_room(
+            initial_state=[{"type": "m.room.join_rules", "content": rules}],
+        )
+        await bob.act(space, "join")
+        assert (await carol.act(room_id, "join")).errcode == "M_FORBIDDEN"
+        assert (await bob.act(room_id, "join")).status == 200
+        content = await persister.content(room_id, "m.room.member", bob.user_id)
+        assert content["join_authorised_via_users_server"] == alice.user_id
+        # Nobody is left who may invite: nobody can vouch.
+        await alice.put_state(room_id, "m.room.power_levels", {"invite": 50})
+        await alice.act(room_id, "leave")
+        await carol.act(space, "join")
+        assert (await carol.act(room_id, "join")).errcode == "M_FORBIDDEN"
+
+
+async def test_knocking(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        knock = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+        room_id = await alice.create_room(initial_state=knock)
+        closed = await alice.create_room()
+        old = await alice.create_room(room_version="6")
+        assert (await bob.call("POST", f"/knock/{closed}", {})).errcode == "M_FORBIDDEN"
+        assert (await bob.call("POST", f"/knock/{old}", {})).errcode == "M_FORBIDDEN"
+        assert (await bob.call("POST", "/knock/!nowhere:example.org", {})).status == 404
+        answer = await bob.call("POST", f"/knock/{room_id}", {"reason": "please"})
+        assert answer.json == {"room_id": room_id}
+        content = await persister.content(room_id, "m.room.member", bob.user_id)
+        assert content == {"membership": "knock", "reason": "please"}
+        assert (await bob.act(room_id, "join")).status == 403
+        assert (await alice.act(room_id, "invite", {"user_id": bob.user_id})).status == 200
+        assert (await bob.act(room_id, "join")).status == 200
+        assert (await bob.call("POST", f"/knock/{room_id}", {})).status == 403
+
+
+async def test_join_by_alias_reaches_the_owner(postgres_module: TestDatabase) -> None:
+    dsn = postgres_module.dsn
+    async with (
+        event_persister(dsn, takes=lambda slot: slot % 2 == 0) as even,
+        event_persister(dsn, takes=lambda slot: slot % 2 == 1) as odd,
+    ):
+        even.router.other, odd.router.other = odd, even
+        rooms = {}
+        for persister, name in ((even, "even"), (odd, "odd")):
+            for version in ("10", "12"):
+                alias = f"{name}{version}"
+                rooms[alias] = await persister.user("alice").create_room(
+                    preset="public_chat", room_alias_name=alias, room_version=version
+                )
+        for asked in (even, odd):
+            bob = asked.user(f"bob{asked.foundation.lease}")
+            for alias, room_id in rooms.items():
+                answer = await bob.call("POST", f"/join/%23{alias}:{SERVER}", {})
+                assert answer.json == {"room_id": room_id}
+                assert (await bob.send(room_id, "hello")).status == 200
+        assert (await bob.call("POST", "/join/%23nothing:example.org", {})).errcode == "M_NOT_FOUND"
+        assert (await bob.call("POST", "/join/%23a:elsewhere.org", {})).errcode == "M_NOT_FOUND"
+        assert (await bob.call("POST", "/join/nonsense", {})).errcode == "M_INVALID_PARAM"
+        assert (await bob.call("POST", "/join/!nowhere:example.org", {})).status == 404
+
+
+async def test_invites_that_cannot_be(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("unwilling")
+        room_id = await alice.create_room()
+        block = orjson.dumps({"default_action": "block"})
+        await persister.sql(
+            "INSERT INTO account_data VALUES ($1, '', 'm.invite_permission_config', $2, 1, 1)",
+            bob.user_id, block,
+        )  # fmt: skip
+        for answer in (
+            await alice.act(room_id, "invite", {"user_id": bob.user_id}),
+            await alice.put_state(room_id, "m.room.member", {"membership": "invite"}, bob.user_id),
+            await alice.call("POST", "/createRoom", {"invite": [bob.user_id]}),
+        ):
+            assert (answer.status, answer.errcode) == (403, "M_INVITE_BLOCKED")
+        assert (await alice.act(room_id, "invite", {"user_id": "@a:elsewhere.org"})).status == 502
+        assert (await alice.act(room_id, "invite", {"user_id": "nobody"})).errcode == "M_INVALID_PARAM"
+        assert (await alice.act(room_id, "invite", {})).errcode == "M_MISSING_PARAM"
+        assert (await alice.act(room_id, "invite", {"user_id": 3})).errcode == "M_BAD_JSON"
+        by_mail = {
+            "id_server": "id.example.org", "id_access_token": "t", "medium": "email", "address": "a@b.c",
+        }  # fmt: skip
+        assert (await alice.act(room_id, "invite", by_mail)).errcode == "M_SERVER_NOT_TRUSTED"
+        assert (await alice.call("POST", "/createRoom", {"invite_3pid": [by_mail]})).errcode == "M_SERVER_NOT_TRUSTED"

@@ -19,7 +19,7 @@ from shared.core.signing import generate_signing_key
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.graph_model import Graph
 from tests.workers.event_persister.graph_rig import BOB, begin, check_stored, deliver, follow, outcomes
-from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister, run
+from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister
 
 KEY = generate_signing_key(b"p" * 32, "policy_server")
 VERSION = get_room_version("10")
@@ -107,151 +107,127 @@ async def stored_event(persister: Persister, event_id: str) -> Any:
     return rows[0] if rows else None
 
 
-def test_it_signs_and_refuses(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
-            assert policy.asked == [], "not about m.room.policy itself"
-            sent = (await alice.send(room_id, "hello")).event_id
-            signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
-            assert list(signatures["b.example"]) == [POLICY_KEY_ID] and SERVER in signatures
-            refused = await alice.send(room_id, "spam, spam")
-            assert (refused.status, refused.errcode, refused.json["error"]) == (400, "M_FORBIDDEN", "This is spam")
-            assert (await alice.put_state(room_id, "m.room.topic", {"topic": "t", "body": "state"})).status == 200
-            assert policy.asked == ["hello", "spam, spam", "state"]
-            assert [row["event_id"] for row in await persister.timeline(room_id)][-2:-1] == [sent]
-            # A new policy needs no signature of the old one's, and no policy needs none at all.
-            assert (await alice.put_state(room_id, "m.room.policy", {})).status == 200
-            assert (await alice.send(room_id, "spam as you like")).status == 200
-            assert len(policy.asked) == 3
-            await check_stored(persister, room_id)
-
-    run(test())
+async def test_it_signs_and_refuses(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
+        assert policy.asked == [], "not about m.room.policy itself"
+        sent = (await alice.send(room_id, "hello")).event_id
+        signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
+        assert list(signatures["b.example"]) == [POLICY_KEY_ID] and SERVER in signatures
+        refused = await alice.send(room_id, "spam, spam")
+        assert (refused.status, refused.errcode, refused.json["error"]) == (400, "M_FORBIDDEN", "This is spam")
+        assert (await alice.put_state(room_id, "m.room.topic", {"topic": "t", "body": "state"})).status == 200
+        assert policy.asked == ["hello", "spam, spam", "state"]
+        assert [row["event_id"] for row in await persister.timeline(room_id)][-2:-1] == [sent]
+        # A new policy needs no signature of the old one's, and no policy needs none at all.
+        assert (await alice.put_state(room_id, "m.room.policy", {})).status == 200
+        assert (await alice.send(room_id, "spam as you like")).status == 200
+        assert len(policy.asked) == 3
+        await check_stored(persister, room_id)
 
 
-def test_the_server_of_the_policy_has_left(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_server_of_the_policy_has_left(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then the room has none; when somebody of it joins, it has one again."""
-
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, graph, alice):
+    async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, graph, alice):
+        await follow(persister, room_id, graph)
+        for membership, is_asked in (("leave", False), ("join", True)):
+            content = {"membership": membership}
+            event = graph.make(sorted(graph.extremities), BOB, "m.room.member", content, BOB)
+            graph.arrive(event)
+            assert outcomes(await deliver(persister, room_id, [event])) == {event.event_id: "accepted"}
+            policy.asked.clear()
+            for _ in range(2):
+                assert (await alice.send(room_id, "hello")).status == 200
+            assert policy.asked == ["hello", "hello"] * is_asked
             await follow(persister, room_id, graph)
-            for membership, is_asked in (("leave", False), ("join", True)):
-                content = {"membership": membership}
-                event = graph.make(sorted(graph.extremities), BOB, "m.room.member", content, BOB)
-                graph.arrive(event)
-                assert outcomes(await deliver(persister, room_id, [event])) == {event.event_id: "accepted"}
-                policy.asked.clear()
-                for _ in range(2):
-                    assert (await alice.send(room_id, "hello")).status == 200
-                assert policy.asked == ["hello", "hello"] * is_asked
-                await follow(persister, room_id, graph)
-
-    run(test())
 
 
-def test_rubbish(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn) as (persister, _, room_id, _, alice):
-            before = len(await persister.timeline(room_id))
-            for what in ("wrong", "nothing", "list", "number", "other", "object", "long"):
-                answer = await alice.send(room_id, what)
-                assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN"), what
-            assert len(await persister.timeline(room_id)) == before
-            sent = (await alice.send(room_id, "more")).event_id  # only its own signature is taken
-            signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
-            assert list(signatures["b.example"]) == [POLICY_KEY_ID] and "y" not in signatures
-
-    run(test())
+async def test_rubbish(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with policed(monkeypatch, postgres_module.dsn) as (persister, _, room_id, _, alice):
+        before = len(await persister.timeline(room_id))
+        for what in ("wrong", "nothing", "list", "number", "other", "object", "long"):
+            answer = await alice.send(room_id, what)
+            assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN"), what
+        assert len(await persister.timeline(room_id)) == before
+        sent = (await alice.send(room_id, "more")).event_id  # only its own signature is taken
+        signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
+        assert list(signatures["b.example"]) == [POLICY_KEY_ID] and "y" not in signatures
 
 
-def test_it_is_down(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn) as (_, policy, room_id, _, alice):
-            policy.port = 1
-            answer = await alice.send(room_id, "hello")
-            assert answer.status == 502 and answer.errcode
-            policy_gone = await alice.put_state(room_id, "m.room.policy", {})
-            assert policy_gone.status == 200, "the room can do without"
-            assert (await alice.send(room_id, "hello")).status == 200
-
-    run(test())
+async def test_it_is_down(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with policed(monkeypatch, postgres_module.dsn) as (_, policy, room_id, _, alice):
+        policy.port = 1
+        answer = await alice.send(room_id, "hello")
+        assert answer.status == 502 and answer.errcode
+        policy_gone = await alice.put_state(room_id, "m.room.policy", {})
+        assert policy_gone.status == 200, "the room can do without"
+        assert (await alice.send(room_id, "hello")).status == 200
 
 
-def test_a_slow_answer_holds_nobody_else(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_answer_holds_nobody_else(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lands on the predecessors that it was built on, and a repeated request gets its answer."""
-
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
-            end = (await alice.send(room_id, "before")).event_id
-            slow = asyncio.create_task(alice.send(room_id, "slow", "same"))
-            await policy.asked_slowly.wait()
-            again = asyncio.create_task(alice.send(room_id, "slow", "same"))
-            async with asyncio.timeout(5):
-                for _ in range(3):
-                    assert (await alice.send(room_id, "meanwhile")).status == 200
-            policy.slow.set()
-            sent = (await slow).event_id
-            assert (await again).event_id == sent and (await alice.send(room_id, "slow", "same")).event_id == sent
-            assert policy.asked.count("slow") == 1
-            row = await stored_event(persister, sent)
-            assert parse_event(VERSION, row["json"]).prev_event_ids == (end,)
-            assert row["status"] == 0 and row["ordinal"] is not None
-            await check_stored(persister, room_id)
-
-    run(test())
+    async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
+        end = (await alice.send(room_id, "before")).event_id
+        slow = asyncio.create_task(alice.send(room_id, "slow", "same"))
+        await policy.asked_slowly.wait()
+        again = asyncio.create_task(alice.send(room_id, "slow", "same"))
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                assert (await alice.send(room_id, "meanwhile")).status == 200
+        policy.slow.set()
+        sent = (await slow).event_id
+        assert (await again).event_id == sent and (await alice.send(room_id, "slow", "same")).event_id == sent
+        assert policy.asked.count("slow") == 1
+        row = await stored_event(persister, sent)
+        assert parse_event(VERSION, row["json"]).prev_event_ids == (end,)
+        assert row["status"] == 0 and row["ordinal"] is not None
+        await check_stored(persister, room_id)
 
 
-def test_a_ban_while_it_is_asked(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
-            carol = persister.user("carol")
-            assert (await carol.act(room_id, "join")).status == 200
-            slow = asyncio.create_task(carol.send(room_id, "slow"))
-            await policy.asked_slowly.wait()
-            assert (await alice.act(room_id, "ban", {"user_id": carol.user_id})).status == 200
-            before = len(await persister.timeline(room_id))
-            policy.slow.set()
-            answer = await slow
-            assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
-            assert len(await persister.timeline(room_id)) == before
-
-    run(test())
+async def test_a_ban_while_it_is_asked(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
+        carol = persister.user("carol")
+        assert (await carol.act(room_id, "join")).status == 200
+        slow = asyncio.create_task(carol.send(room_id, "slow"))
+        await policy.asked_slowly.wait()
+        assert (await alice.act(room_id, "ban", {"user_id": carol.user_id})).status == 200
+        before = len(await persister.timeline(room_id))
+        policy.slow.set()
+        answer = await slow
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        assert len(await persister.timeline(room_id)) == before
 
 
-def test_our_own_server_is_the_policy_server(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_our_own_server_is_the_policy_server(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its signature comes beside the usual one."""
-
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn, SERVER) as (persister, _, room_id, _, alice):
-            sent = (await alice.send(room_id, "hello")).event_id
-            signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
-            assert len(signatures[SERVER]) == 2 and POLICY_KEY_ID in signatures[SERVER]
-
-    run(test())
+    async with policed(monkeypatch, postgres_module.dsn, SERVER) as (persister, _, room_id, _, alice):
+        sent = (await alice.send(room_id, "hello")).event_id
+        signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
+        assert len(signatures[SERVER]) == 2 and POLICY_KEY_ID in signatures[SERVER]
 
 
-def test_events_of_other_servers(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_of_other_servers(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a valid signature the policy server is asked once; what it does not sign is soft-failed."""
-
-    async def test() -> None:
-        async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, graph, _):
-            [policy_event] = await persister.sql(
-                "SELECT event_id, json FROM events WHERE type = 'm.room.policy' ORDER BY event_nid DESC LIMIT 1"
-            )
-            graph.arrive(parse_event(VERSION, policy_event["json"]))
-            previous = [policy_event["event_id"]]
-            made = [
-                graph.make(previous, BOB, "m.room.message", {"body": body}) for body in ("fine", "spam", "wrong", "had")
-            ]
-            signed = parse_event(VERSION, sign_pdu(VERSION, made[3].pdu, policy.name, KEY))
-            results = outcomes(await deliver(persister, room_id, [*made[:3], signed]))
-            assert [results[event.event_id] for event in made] == ["accepted", "soft_failed", "soft_failed", "accepted"]
-            assert sorted(policy.asked) == ["fine", "spam", "wrong"]
-            stored = orjson.loads((await stored_event(persister, made[0].event_id))["json"])
-            assert POLICY_KEY_ID in stored["signatures"]["b.example"], "others get it from us"
-            again = outcomes(await deliver(persister, room_id, made))
-            assert again == results and len(policy.asked) == 3
-            exempt = graph.make(previous, BOB, "m.room.policy", {}, "")
-            assert outcomes(await deliver(persister, room_id, [exempt])) == {exempt.event_id: "accepted"}
-            assert len(policy.asked) == 3
-
-    run(test())
+    async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, graph, _):
+        [policy_event] = await persister.sql(
+            "SELECT event_id, json FROM events WHERE type = 'm.room.policy' ORDER BY event_nid DESC LIMIT 1"
+        )
+        graph.arrive(parse_event(VERSION, policy_event["json"]))
+        previous = [policy_event["event_id"]]
+        made = [
+            graph.make(previous, BOB, "m.room.message", {"body": body}) for body in ("fine", "spam", "wrong", "had")
+        ]
+        signed = parse_event(VERSION, sign_pdu(VERSION, made[3].pdu, policy.name, KEY))
+        results = outcomes(await deliver(persister, room_id, [*made[:3], signed]))
+        assert [results[event.event_id] for event in made] == ["accepted", "soft_failed", "soft_failed", "accepted"]
+        assert sorted(policy.asked) == ["fine", "spam", "wrong"]
+        stored = orjson.loads((await stored_event(persister, made[0].event_id))["json"])
+        assert POLICY_KEY_ID in stored["signatures"]["b.example"], "others get it from us"
+        again = outcomes(await deliver(persister, room_id, made))
+        assert again == results and len(policy.asked) == 3
+        exempt = graph.make(previous, BOB, "m.room.policy", {}, "")
+        assert outcomes(await deliver(persister, room_id, [exempt])) == {exempt.event_id: "accepted"}
+        assert len(policy.asked) == 3

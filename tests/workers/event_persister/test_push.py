@@ -40,7 +40,7 @@ from tests.workers.event_persister.push_rig import (
     set_rules,
     take_timeline,
 )
-from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister, run
+from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister
 from tests.workers.event_persister.test_commits import POISON
 from tests.workers.event_persister.test_graph import random_room
 
@@ -101,227 +101,203 @@ class Room:
         return self.model.counted[ordinal][1][user.user_id]
 
 
-def test_members_with_default_rules_are_one_row(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room = await Room.make(persister)
-            for number in range(3):
-                await room.say(room.alice, str(number))
-            stored = await room.checked()
-            last = stored.rows[-1]
-            assert last["push"] == ((DEFAULT_GROUP, 3, 0),)
-            assert (last["push_users"], last["push_groups"], last["push_redacted"]) == ([], [], [])
-            assert not stored.groups
-            check_announced(persister, stored, room.room_id)
-
-    run(test())
+async def test_members_with_default_rules_are_one_row(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room = await Room.make(persister)
+        for number in range(3):
+            await room.say(room.alice, str(number))
+        stored = await room.checked()
+        last = stored.rows[-1]
+        assert last["push"] == ((DEFAULT_GROUP, 3, 0),)
+        assert (last["push_users"], last["push_groups"], last["push_redacted"]) == ([], [], [])
+        assert not stored.groups
+        check_announced(persister, stored, room.room_id)
 
 
-def test_each_kind_of_rule(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room = await Room.make(persister)
-            alice, bob, carol, dan = room.alice, room.bob, room.carol, room.dan
-            await dan.act(room.room_id, "join")
-            await room.rules(bob, mentions_only(room.room_id))
-            await room.rules(carol, muted(room.room_id))
-            await room.say(alice, "plain")
-            stored = await room.checked()
-            assert (room.last(bob), room.last(carol), room.last(dan)) == ((0, 0), (0, 0), (1, 0))
-            assert len({stored.group_of(user.user_id, 10**6) for user in (bob, carol, dan)}) == 3
-            await room.say(alice, "you", **mention(bob, carol, dan, persister.user("nobody")))
-            await room.checked()
-            assert (room.last(bob), room.last(carol), room.last(dan)) == ((1, 1), (0, 0), (1, 1))
-            await room.say(alice, "all", **mention(room=True))
-            stored = await room.checked()
-            assert (room.last(bob), room.last(dan)) == ((1, 1), (1, 1))
-            assert stored.rows[-1]["push_users"] == [], "a counter, not a row per member"
-            await room.say(dan, "may not call all", **mention(room=True))
-            await room.checked()
-            assert room.last(bob) == (0, 0)
-            await room.rules(bob, keyword("beehive"))
-            await room.say(alice, "into the Beehive!")
-            await room.checked()
-            assert room.last(bob) == (1, 1)
-            await room.rules(bob, of_sender(dan.user_id))
-            await room.say(dan)
-            await room.checked()
-            assert room.last(bob) == (0, 0)
-            await room.rules(bob, ignored=(alice.user_id,))
-            await room.say(alice, "you", **mention(bob))
-            await room.checked()
-            assert room.last(bob) == (0, 0)
-            await room.rules(bob)
-            await send(alice, room.room_id, {"msgtype": "m.notice", "body": "x"})
-            await room.say(alice, "after all")
-            stored = await room.checked()
-            assert stored.group_of(bob.user_id, 10**6) == DEFAULT_GROUP
-            assert room.last(bob) == (1, 0)
-            check_announced(persister, stored, room.room_id)
-
-    run(test())
+async def test_each_kind_of_rule(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room = await Room.make(persister)
+        alice, bob, carol, dan = room.alice, room.bob, room.carol, room.dan
+        await dan.act(room.room_id, "join")
+        await room.rules(bob, mentions_only(room.room_id))
+        await room.rules(carol, muted(room.room_id))
+        await room.say(alice, "plain")
+        stored = await room.checked()
+        assert (room.last(bob), room.last(carol), room.last(dan)) == ((0, 0), (0, 0), (1, 0))
+        assert len({stored.group_of(user.user_id, 10**6) for user in (bob, carol, dan)}) == 3
+        await room.say(alice, "you", **mention(bob, carol, dan, persister.user("nobody")))
+        await room.checked()
+        assert (room.last(bob), room.last(carol), room.last(dan)) == ((1, 1), (0, 0), (1, 1))
+        await room.say(alice, "all", **mention(room=True))
+        stored = await room.checked()
+        assert (room.last(bob), room.last(dan)) == ((1, 1), (1, 1))
+        assert stored.rows[-1]["push_users"] == [], "a counter, not a row per member"
+        await room.say(dan, "may not call all", **mention(room=True))
+        await room.checked()
+        assert room.last(bob) == (0, 0)
+        await room.rules(bob, keyword("beehive"))
+        await room.say(alice, "into the Beehive!")
+        await room.checked()
+        assert room.last(bob) == (1, 1)
+        await room.rules(bob, of_sender(dan.user_id))
+        await room.say(dan)
+        await room.checked()
+        assert room.last(bob) == (0, 0)
+        await room.rules(bob, ignored=(alice.user_id,))
+        await room.say(alice, "you", **mention(bob))
+        await room.checked()
+        assert room.last(bob) == (0, 0)
+        await room.rules(bob)
+        await send(alice, room.room_id, {"msgtype": "m.notice", "body": "x"})
+        await room.say(alice, "after all")
+        stored = await room.checked()
+        assert stored.group_of(bob.user_id, 10**6) == DEFAULT_GROUP
+        assert room.last(bob) == (1, 0)
+        check_announced(persister, stored, room.room_id)
 
 
-def test_display_names_and_sizes_of_rooms(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room = await Room.make(persister, carol=False)
-            alice, bob = room.alice, room.bob
-            two = [UserRule("two", [NOTIFY, HIGHLIGHT], conditions=[{"kind": "room_member_count", "is": "2"}])]
-            await room.rules(bob, NO_CHANGES.with_kind("override", two))
-            await room.say(alice)
-            await room.checked()
-            assert room.last(bob) == (1, 1)
-            await room.carol.act(room.room_id, "join")
-            await room.say(alice)
-            await room.checked()
-            assert room.last(bob) == (1, 0)
-            await room.rules(bob, own_name())
-            member = {"membership": "join", "displayname": "Bob Bee"}
-            await bob.put_state(room.room_id, "m.room.member", member, bob.user_id)
-            await room.say(alice, "where is bob bee?")
-            await room.checked()
-            assert room.last(bob) == (1, 1)
-            await room.rules(bob)
-            await room.rules(bob, own_name())  # the name must be looked up: nothing knows it any more
-            await room.say(alice, "Bob Bee, again")
-            await room.checked()
-            assert room.last(bob) == (1, 1)
-        async with event_persister(postgres_module.dsn) as persister:
-            room.persister, room.alice = persister, persister.user("alice")
-            await room.say(room.alice, "and bob bee after a move")
-            await room.checked()
-            assert room.last(bob) == (1, 1)
-
-    run(test())
+async def test_display_names_and_sizes_of_rooms(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room = await Room.make(persister, carol=False)
+        alice, bob = room.alice, room.bob
+        two = [UserRule("two", [NOTIFY, HIGHLIGHT], conditions=[{"kind": "room_member_count", "is": "2"}])]
+        await room.rules(bob, NO_CHANGES.with_kind("override", two))
+        await room.say(alice)
+        await room.checked()
+        assert room.last(bob) == (1, 1)
+        await room.carol.act(room.room_id, "join")
+        await room.say(alice)
+        await room.checked()
+        assert room.last(bob) == (1, 0)
+        await room.rules(bob, own_name())
+        member = {"membership": "join", "displayname": "Bob Bee"}
+        await bob.put_state(room.room_id, "m.room.member", member, bob.user_id)
+        await room.say(alice, "where is bob bee?")
+        await room.checked()
+        assert room.last(bob) == (1, 1)
+        await room.rules(bob)
+        await room.rules(bob, own_name())  # the name must be looked up: nothing knows it any more
+        await room.say(alice, "Bob Bee, again")
+        await room.checked()
+        assert room.last(bob) == (1, 1)
+    async with event_persister(postgres_module.dsn) as persister:
+        room.persister, room.alice = persister, persister.user("alice")
+        await room.say(room.alice, "and bob bee after a move")
+        await room.checked()
+        assert room.last(bob) == (1, 1)
 
 
-def test_threads_by_three_hops(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room = await Room.make(persister)
-            alice, bob = room.alice, room.bob
-            root = await room.say(alice, "root")
-            reply = await room.say(bob, "in it", **related("m.thread", root))
-            edit = await room.say(bob, "* it", **related("m.replace", reply))
-            other = await room.say(bob, "about the edit", **related("m.reference", edit))
-            await send(alice, room.room_id, related("m.annotation", other, key="x"), "m.reaction")
-            await send(alice, room.room_id, related("m.annotation", root, key="x"), "m.reaction")
-            await room.say(alice, "of nothing", **related("m.reference", "$nothing"))
-            stored = await room.checked()
-            assert [row["thread_id"] for row in stored.rows[-7:]] == ["", root, root, root, root, "", ""]
-        async with event_persister(postgres_module.dsn) as persister:
-            # Not in memory any more, and one that says nothing of its thread itself.
-            room.persister, room.alice = persister, persister.user("alice")
-            await persister.sql("UPDATE events SET thread_id = NULL WHERE event_id = $1", other)
-            await send(room.alice, room.room_id, related("m.annotation", other, key="y"), "m.reaction")
-            await persister.sql("UPDATE events SET thread_id = $2 WHERE event_id = $1", other, root)
-            stored = await room.checked()
-            assert stored.rows[-1]["thread_id"] == root
-
-    run(test())
+async def test_threads_by_three_hops(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room = await Room.make(persister)
+        alice, bob = room.alice, room.bob
+        root = await room.say(alice, "root")
+        reply = await room.say(bob, "in it", **related("m.thread", root))
+        edit = await room.say(bob, "* it", **related("m.replace", reply))
+        other = await room.say(bob, "about the edit", **related("m.reference", edit))
+        await send(alice, room.room_id, related("m.annotation", other, key="x"), "m.reaction")
+        await send(alice, room.room_id, related("m.annotation", root, key="x"), "m.reaction")
+        await room.say(alice, "of nothing", **related("m.reference", "$nothing"))
+        stored = await room.checked()
+        assert [row["thread_id"] for row in stored.rows[-7:]] == ["", root, root, root, root, "", ""]
+    async with event_persister(postgres_module.dsn) as persister:
+        # Not in memory any more, and one that says nothing of its thread itself.
+        room.persister, room.alice = persister, persister.user("alice")
+        await persister.sql("UPDATE events SET thread_id = NULL WHERE event_id = $1", other)
+        await send(room.alice, room.room_id, related("m.annotation", other, key="y"), "m.reaction")
+        await persister.sql("UPDATE events SET thread_id = $2 WHERE event_id = $1", other, root)
+        stored = await room.checked()
+        assert stored.rows[-1]["thread_id"] == root
 
 
-def test_redactions_take_back_what_was_counted(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room = await Room.make(persister)
-            alice, bob, carol = room.alice, room.bob, room.carol
-            await room.rules(carol, mentions_only(room.room_id))
-            first = await room.say(bob, "for all", **mention(carol, room=True))
-            await room.say(bob)
-            redaction = (await bob.redact(room.room_id, first)).event_id
-            await alice.redact(room.room_id, first)
-            stored = await room.checked()
-            at = room.model.ordinals[first]
-            [row] = [row for row in stored.rows if row["event_id"] == redaction]
-            [(ordinal, thread, groups, users)] = row["push_redacted"]
-            assert (ordinal, thread, groups, users) == (at, "", ((DEFAULT_GROUP, 1, 0),), ((carol.user_id, 1, 1),))
-            assert stored.rows[-1]["push_redacted"] == [], "only the first takes anything back"
-            assert (at, carol.user_id) not in stored.exceptions
-            check_announced(persister, stored, room.room_id)
-            # An event and its redaction in one batch.
-            before = persister.bus.published[:]
-            sent = asyncio.create_task(room.say(bob, "too quick", **mention(carol)))
-            engine_busy = [asyncio.create_task(room.say(alice, str(n))) for n in range(3)]
-            event_id = await sent
-            await asyncio.gather(*engine_busy, bob.redact(room.room_id, event_id))
-            check_announced(persister, await room.checked(), room.room_id)
-            assert len(persister.bus.published) > len(before)
-
-    run(test())
+async def test_redactions_take_back_what_was_counted(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room = await Room.make(persister)
+        alice, bob, carol = room.alice, room.bob, room.carol
+        await room.rules(carol, mentions_only(room.room_id))
+        first = await room.say(bob, "for all", **mention(carol, room=True))
+        await room.say(bob)
+        redaction = (await bob.redact(room.room_id, first)).event_id
+        await alice.redact(room.room_id, first)
+        stored = await room.checked()
+        at = room.model.ordinals[first]
+        [row] = [row for row in stored.rows if row["event_id"] == redaction]
+        [(ordinal, thread, groups, users)] = row["push_redacted"]
+        assert (ordinal, thread, groups, users) == (at, "", ((DEFAULT_GROUP, 1, 0),), ((carol.user_id, 1, 1),))
+        assert stored.rows[-1]["push_redacted"] == [], "only the first takes anything back"
+        assert (at, carol.user_id) not in stored.exceptions
+        check_announced(persister, stored, room.room_id)
+        # An event and its redaction in one batch.
+        before = persister.bus.published[:]
+        sent = asyncio.create_task(room.say(bob, "too quick", **mention(carol)))
+        engine_busy = [asyncio.create_task(room.say(alice, str(n))) for n in range(3)]
+        event_id = await sent
+        await asyncio.gather(*engine_busy, bob.redact(room.room_id, event_id))
+        check_announced(persister, await room.checked(), room.room_id)
+        assert len(persister.bus.published) > len(before)
 
 
-def test_invites_joins_and_leaves(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            room = await Room.make(persister)
-            alice, bob, dan = room.alice, room.bob, room.dan
-            await room.rules(dan, keyword("dan"))
-            await alice.act(room.room_id, "invite", {"user_id": dan.user_id})
-            stored = await room.checked()
-            assert stored.rows[-1]["push_users"] == ((dan.user_id, 1, 0),)
-            await room.rules(bob, muted(room.room_id))
-            await dan.act(room.room_id, "join")
-            await room.say(alice, "dan!")
-            await room.checked()
-            assert room.last(dan) == (1, 1)
-            await bob.act(room.room_id, "leave")
-            await room.say(alice, "bob is gone")
-            await room.rules(bob)
-            await room.rules(dan, keyword("another"))
-            await bob.act(room.room_id, "join")
-            await room.say(alice, "bob is back, dan")
-            stored = await room.checked()
-            assert (room.last(bob), room.last(dan)) == ((1, 0), (1, 0))
-            groups = [group for _, group in stored.groups[bob.user_id]]
-            assert groups[-1] == DEFAULT_GROUP
-            await room.rules(dan, ignored=(alice.user_id,))
-            await dan.act(room.room_id, "leave")
-            await alice.act(room.room_id, "invite", {"user_id": dan.user_id})
-            stored = await room.checked()
-            assert stored.rows[-1]["push_users"] == [], "nobody hears of invites from whom he ignores"
-
-    run(test())
+async def test_invites_joins_and_leaves(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        room = await Room.make(persister)
+        alice, bob, dan = room.alice, room.bob, room.dan
+        await room.rules(dan, keyword("dan"))
+        await alice.act(room.room_id, "invite", {"user_id": dan.user_id})
+        stored = await room.checked()
+        assert stored.rows[-1]["push_users"] == ((dan.user_id, 1, 0),)
+        await room.rules(bob, muted(room.room_id))
+        await dan.act(room.room_id, "join")
+        await room.say(alice, "dan!")
+        await room.checked()
+        assert room.last(dan) == (1, 1)
+        await bob.act(room.room_id, "leave")
+        await room.say(alice, "bob is gone")
+        await room.rules(bob)
+        await room.rules(dan, keyword("another"))
+        await bob.act(room.room_id, "join")
+        await room.say(alice, "bob is back, dan")
+        stored = await room.checked()
+        assert (room.last(bob), room.last(dan)) == ((1, 0), (1, 0))
+        groups = [group for _, group in stored.groups[bob.user_id]]
+        assert groups[-1] == DEFAULT_GROUP
+        await room.rules(dan, ignored=(alice.user_id,))
+        await dan.act(room.room_id, "leave")
+        await alice.act(room.room_id, "invite", {"user_id": dan.user_id})
+        stored = await room.checked()
+        assert stored.rows[-1]["push_users"] == [], "nobody hears of invites from whom he ignores"
 
 
-def test_a_room_made_with_guests(postgres_module: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres_module.dsn) as persister:
-            alice, erin, frank = (persister.user(name) for name in ("alice", "erin", "frank"))
-            await set_rules(persister, erin.user_id, ignored=[alice.user_id])
-            room = Room(persister, await alice.create_room(invite=[erin.user_id, frank.user_id], room_version="11"))
-            room.model.rules[erin.user_id] = (NO_CHANGES, frozenset([alice.user_id]))
-            stored = await room.checked()
-            assert [row["push_users"] for row in stored.rows if row["push_users"]] == [((frank.user_id, 1, 0),)]
-
-    run(test())
+async def test_a_room_made_with_guests(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, erin, frank = (persister.user(name) for name in ("alice", "erin", "frank"))
+        await set_rules(persister, erin.user_id, ignored=[alice.user_id])
+        room = Room(persister, await alice.create_room(invite=[erin.user_id, frank.user_id], room_version="11"))
+        room.model.rules[erin.user_id] = (NO_CHANGES, frozenset([alice.user_id]))
+        stored = await room.checked()
+        assert [row["push_users"] for row in stored.rows if row["push_users"]] == [((frank.user_id, 1, 0),)]
 
 
-def test_what_fails_and_is_built_again_counts_once(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            room = await Room.make(persister)
-            await persister.foundation.database.execute(POISON)
-            room.dan = persister.user("dan")
-            await room.rules(room.bob, keyword("k"))
-            results = await asyncio.gather(
-                room.say(room.alice, "k 1", **mention(room.carol)),
-                send(room.alice, room.room_id, text("poison")),
-                room.dan.act(room.room_id, "join"),
-                room.say(room.alice, "k 2", **mention(room.carol)),
-                room.carol.act(room.room_id, "leave"),
-                room.say(room.alice, "k 3"),
-                return_exceptions=True,
-            )
-            assert sum(isinstance(result, BaseException) for result in results) <= 1
-            stored = await room.checked()
-            check_announced(persister, stored, room.room_id)
-            await room.say(room.alice, "k 4", **mention(room.carol, room.dan))
-            await room.checked()
-            assert (room.last(room.bob), room.last(room.dan)) == ((1, 1), (1, 1))
-
-    run(test())
+async def test_what_fails_and_is_built_again_counts_once(postgres: TestDatabase) -> None:
+    async with event_persister(postgres.dsn) as persister:
+        room = await Room.make(persister)
+        await persister.foundation.database.execute(POISON)
+        room.dan = persister.user("dan")
+        await room.rules(room.bob, keyword("k"))
+        results = await asyncio.gather(
+            room.say(room.alice, "k 1", **mention(room.carol)),
+            send(room.alice, room.room_id, text("poison")),
+            room.dan.act(room.room_id, "join"),
+            room.say(room.alice, "k 2", **mention(room.carol)),
+            room.carol.act(room.room_id, "leave"),
+            room.say(room.alice, "k 3"),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, BaseException) for result in results) <= 1
+        stored = await room.checked()
+        check_announced(persister, stored, room.room_id)
+        await room.say(room.alice, "k 4", **mention(room.carol, room.dan))
+        await room.checked()
+        assert (room.last(room.bob), room.last(room.dan)) == ((1, 1), (1, 1))
 
 
 def _changes(chance: random.Random, room_id: str, users: list[User]) -> RuleChanges:
@@ -374,7 +350,7 @@ async def _act(chance: random.Random, room: Room, users: list[User], sent: list[
 @pytest.mark.parametrize(
     ("seed", "steps"), [*((n, 6) for n in range(4)), *(pytest.param(n, 60, marks=pytest.mark.soak) for n in range(20))]
 )
-def test_random_events_and_rules(postgres: TestDatabase, seed: int, steps: int) -> None:
+async def test_random_events_and_rules(postgres: TestDatabase, seed: int, steps: int) -> None:
     """Everything at once: events, members, rules, refused writes, and the room on one persister after another."""
     chance = random.Random(seed)
 
@@ -400,12 +376,9 @@ def test_random_events_and_rules(postgres: TestDatabase, seed: int, steps: int) 
             check_announced(persister, stored, room.room_id)
             return room
 
-    async def test() -> None:
-        room = await part(None)
-        for _ in range(2):
-            room = await part(room)
-
-    run(test())
+    current = await part(None)
+    for _ in range(2):
+        current = await part(current)
 
 
 async def _poisoned(room: Room) -> None:
@@ -422,87 +395,73 @@ def _memory(persister: Persister, room_id: str) -> RoomEvaluator:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_members_in_memory_are_those_of_the_state(postgres: TestDatabase, seed: int) -> None:
+async def test_members_in_memory_are_those_of_the_state(postgres: TestDatabase, seed: int) -> None:
     """Also where forks and resolution decide who is in, and writes were taken back."""
-
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            await set_rules(persister, f"@alice:{SERVER}", mentions_only("!any:where"), [BOB])
-            graph = await random_room(persister, "11", seed, 40)
-            [[room_nid, room_id]] = await persister.sql("SELECT room_nid, room_id FROM rooms")
-            alice = persister.user("alice")
-            await set_rules(persister, alice.user_id, muted(room_id))
-            answer = await alice.send(room_id, "the room is in memory, whoever is in it")
-            joined = await persister.sql(
-                "SELECT user_id, is_local FROM memberships WHERE room_nid = $1 AND membership = 'join'", room_nid
-            )
-            gc.collect()  # copies of the room that were dropped before
-            judge = _memory(persister, room_id)
-            assert judge.joined == len(joined)
-            assert judge.local == sum(row["is_local"] for row in joined) == (answer.status == 200)
-            own = [count for _, count in judge._groups.values()]
-            assert own == [1] * judge.local, "Alice's own group"
-            assert len(graph.events) > 30
-            assert await get_wrong_totals(persister.foundation.database, room_nid, 10) == []
-
-    run(test())
+    async with event_persister(postgres.dsn) as persister:
+        await set_rules(persister, f"@alice:{SERVER}", mentions_only("!any:where"), [BOB])
+        graph = await random_room(persister, "11", seed, 40)
+        [[room_nid, room_id]] = await persister.sql("SELECT room_nid, room_id FROM rooms")
+        alice = persister.user("alice")
+        await set_rules(persister, alice.user_id, muted(room_id))
+        answer = await alice.send(room_id, "the room is in memory, whoever is in it")
+        joined = await persister.sql(
+            "SELECT user_id, is_local FROM memberships WHERE room_nid = $1 AND membership = 'join'", room_nid
+        )
+        gc.collect()  # copies of the room that were dropped before
+        judge = _memory(persister, room_id)
+        assert judge.joined == len(joined)
+        assert judge.local == sum(row["is_local"] for row in joined) == (answer.status == 200)
+        own = [count for _, count in judge._groups.values()]
+        assert own == [1] * judge.local, "Alice's own group"
+        assert len(graph.events) > 30
+        assert await get_wrong_totals(persister.foundation.database, room_nid, 10) == []
 
 
-def test_events_of_other_servers(postgres: TestDatabase) -> None:
+async def test_events_of_other_servers(postgres: TestDatabase) -> None:
     """Live ones are judged; those without a place in the timeline never, until they get one."""
-
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            room_id, graph, alice = await begin(persister, "11")
-            for sender in (BOB, CAROL):
-                joined = graph.make(sorted(graph.extremities), sender, "m.room.member", {"membership": "join"}, sender)
-                graph.arrive(joined)
-                assert set(outcomes(await deliver(persister, room_id, [joined])).values()) == {"accepted"}
-            mentions = mention(alice)
-            outlier = graph.make(sorted(graph.extremities), BOB, "m.room.message", text("later", **mentions))
-            await deliver(persister, room_id, [outlier], outlier=True)
-            counted = "SELECT count(*) FROM push_counters"
-            assert (await persister.sql(counted))[0][0] == 0
-            await deliver(persister, room_id, [outlier])
-            graph.arrive(outlier)
-            ban = graph.make([outlier.event_id], BOB, "m.room.member", {"membership": "ban"}, CAROL)
-            await deliver(persister, room_id, [ban])
-            failed = graph.make(
-                [outlier.event_id], CAROL, "m.room.message", text("too late", **mentions)
-            )  # beside the ban
-            assert set(outcomes(await deliver(persister, room_id, [failed])).values()) == {"soft_failed"}
-            rows = await persister.sql("SELECT ordinal, notifies, highlights FROM push_counters")
-            exceptions = await persister.sql("SELECT user_id, ordinal, notifies, highlights FROM push_exceptions")
-            [at] = {row["ordinal"] for row in await persister.timeline(room_id) if row["event_id"] == outlier.event_id}
-            assert [tuple(row) for row in rows] == [(at, 1, 0)]
-            assert [tuple(row) for row in exceptions] == [(alice.user_id, at, 0, 1)]
-
-    run(test())
+    async with event_persister(postgres.dsn) as persister:
+        room_id, graph, alice = await begin(persister, "11")
+        for sender in (BOB, CAROL):
+            joined = graph.make(sorted(graph.extremities), sender, "m.room.member", {"membership": "join"}, sender)
+            graph.arrive(joined)
+            assert set(outcomes(await deliver(persister, room_id, [joined])).values()) == {"accepted"}
+        mentions = mention(alice)
+        outlier = graph.make(sorted(graph.extremities), BOB, "m.room.message", text("later", **mentions))
+        await deliver(persister, room_id, [outlier], outlier=True)
+        counted = "SELECT count(*) FROM push_counters"
+        assert (await persister.sql(counted))[0][0] == 0
+        await deliver(persister, room_id, [outlier])
+        graph.arrive(outlier)
+        ban = graph.make([outlier.event_id], BOB, "m.room.member", {"membership": "ban"}, CAROL)
+        await deliver(persister, room_id, [ban])
+        failed = graph.make([outlier.event_id], CAROL, "m.room.message", text("too late", **mentions))  # beside the ban
+        assert set(outcomes(await deliver(persister, room_id, [failed])).values()) == {"soft_failed"}
+        rows = await persister.sql("SELECT ordinal, notifies, highlights FROM push_counters")
+        exceptions = await persister.sql("SELECT user_id, ordinal, notifies, highlights FROM push_exceptions")
+        [at] = {row["ordinal"] for row in await persister.timeline(room_id) if row["event_id"] == outlier.event_id}
+        assert [tuple(row) for row in rows] == [(at, 1, 0)]
+        assert [tuple(row) for row in exceptions] == [(alice.user_id, at, 0, 1)]
 
 
-def test_rules_that_change_while_a_room_is_read(postgres: TestDatabase) -> None:
+async def test_rules_that_change_while_a_room_is_read(postgres: TestDatabase) -> None:
     """What the stream brings during the reading is not lost, and what it brings late does no harm."""
-
-    async def test() -> None:
-        async with event_persister(postgres.dsn) as persister:
-            room = await Room.make(persister)
-            changes = muted(room.room_id)
-            await room.rules(room.bob, changes)
-            forget_rooms(persister)
-            sending = asyncio.create_task(room.say(room.alice, "read it"))
-            await asyncio.sleep(0)
-            await room.rules(room.bob, keyword("bee"))
-            await sending
-            await room.say(room.alice, "a bee")
-            await take_timeline(persister, room.room_id, room.model)
-            assert room.last(room.bob) == (1, 1)
-            stored = await Stored.read(persister, room.room_id)
-            last = max(room.model.counted)
-            assert stored.counted(last, "", room.bob.user_id, joined=True) == (1, 1)
-            [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
-            listener([PushRulesRow(1, 1, room.bob.user_id, changes_to_json(changes))])
-            await room.say(room.alice, "another bee")
-            stored = await Stored.read(persister, room.room_id)
-            assert stored.counted(last + 1, "", room.bob.user_id, joined=True) == (1, 1)
-
-    run(test())
+    async with event_persister(postgres.dsn) as persister:
+        room = await Room.make(persister)
+        changes = muted(room.room_id)
+        await room.rules(room.bob, changes)
+        forget_rooms(persister)
+        sending = asyncio.create_task(room.say(room.alice, "read it"))
+        await asyncio.sleep(0)
+        await room.rules(room.bob, keyword("bee"))
+        await sending
+        await room.say(room.alice, "a bee")
+        await take_timeline(persister, room.room_id, room.model)
+        assert room.last(room.bob) == (1, 1)
+        stored = await Stored.read(persister, room.room_id)
+        last = max(room.model.counted)
+        assert stored.counted(last, "", room.bob.user_id, joined=True) == (1, 1)
+        [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
+        listener([PushRulesRow(1, 1, room.bob.user_id, changes_to_json(changes))])
+        await room.say(room.alice, "another bee")
+        stored = await Stored.read(persister, room.room_id)
+        assert stored.counted(last + 1, "", room.bob.user_id, joined=True) == (1, 1)

@@ -17,7 +17,7 @@ from shared.core.events import Event, parse_event
 from shared.core.room_versions import get_room_version
 from shared.storage.engine.parameters import unescape
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Persister, event_persister, make_config, run
+from tests.workers.event_persister.rig import Persister, event_persister, make_config
 from tests.workers.event_persister.test_commits import POISON
 
 _NAMES = ("alice", "bob", "carol", "dan")
@@ -83,47 +83,44 @@ async def _act(chance: random.Random, persisters: list[Persister], room_id: str)
 
 
 @pytest.mark.parametrize(("version", "seed"), [("1", 1), ("6", 2), ("11", 3), ("12", 4)])
-def test_random_room(postgres: TestDatabase, version: str, seed: int) -> None:
-    async def test() -> None:
-        chance = random.Random(seed)
-        # Memory for hardly one room: they are dropped and read again all the time.
-        config = make_config(caches=Caches(rooms_bytes=20_000))
-        owner_of_odd = [0]
-        async with (
-            event_persister(postgres.dsn, takes=lambda slot: owner_of_odd[0] == 0, config=config) as one,
-            event_persister(postgres.dsn, takes=lambda slot: owner_of_odd[0] == 1, config=config) as two,
-        ):
-            one.router.other, two.router.other = two, one
-            alice = one.user("alice")
-            rooms = [await alice.create_room(preset="public_chat", room_version=version) for _ in range(3)]
-            await one.foundation.database.execute(POISON)
-            statuses: list[int] = []
+async def test_random_room(postgres: TestDatabase, version: str, seed: int) -> None:
+    chance = random.Random(seed)
+    # Memory for hardly one room: they are dropped and read again all the time.
+    config = make_config(caches=Caches(rooms_bytes=20_000))
+    owner_of_odd = [0]
+    async with (
+        event_persister(postgres.dsn, takes=lambda slot: owner_of_odd[0] == 0, config=config) as one,
+        event_persister(postgres.dsn, takes=lambda slot: owner_of_odd[0] == 1, config=config) as two,
+    ):
+        one.router.other, two.router.other = two, one
+        alice = one.user("alice")
+        rooms = [await alice.create_room(preset="public_chat", room_version=version) for _ in range(3)]
+        await one.foundation.database.execute(POISON)
+        statuses: list[int] = []
 
-            async def user() -> None:
-                for _ in range(40):
-                    statuses.append(await _act(chance, [one, two], chance.choice(rooms)))
+        async def user() -> None:
+            for _ in range(40):
+                statuses.append(await _act(chance, [one, two], chance.choice(rooms)))
 
-            async def move() -> None:
-                """The slots change hands; nobody parks anything, so requests may meet the wrong owner."""
-                for _ in range(10):
-                    await asyncio.sleep(0.04)
-                    owner_of_odd[0] = 1 - owner_of_odd[0]
-                    for persister in (one, two):
-                        for listener in persister.slots.listeners:
-                            listener("rooms", persister.slots.owned("rooms"))
+        async def move() -> None:
+            """The slots change hands; nobody parks anything, so requests may meet the wrong owner."""
+            for _ in range(10):
+                await asyncio.sleep(0.04)
+                owner_of_odd[0] = 1 - owner_of_odd[0]
+                for persister in (one, two):
+                    for listener in persister.slots.listeners:
+                        listener("rooms", persister.slots.owned("rooms"))
 
-            await asyncio.gather(*(user() for _ in range(10)), move())
-            assert set(statuses) <= {200, 400, 403, 503}, "nothing fails by a bug"
-            total = 0
-            for room_id in rooms:
-                total += await replay(one, room_id, version)
-            announced: list[Any] = sorted(one.bus.rows() + two.bus.rows(), key=lambda row: row.position)
-            assert len(announced) == total
-            for room_id in rooms:
-                mine = [row for row in announced if row.room_id == room_id]
-                for earlier, row in itertools.pairwise(mine):
-                    other = earlier.writer != row.writer
-                    prior = (earlier.writer, earlier.position) if other else (None, None)
-                    assert (row.prior_writer, row.prior_position) == prior
-
-    run(test())
+        await asyncio.gather(*(user() for _ in range(10)), move())
+        assert set(statuses) <= {200, 400, 403, 503}, "nothing fails by a bug"
+        total = 0
+        for room_id in rooms:
+            total += await replay(one, room_id, version)
+        announced: list[Any] = sorted(one.bus.rows() + two.bus.rows(), key=lambda row: row.position)
+        assert len(announced) == total
+        for room_id in rooms:
+            mine = [row for row in announced if row.room_id == room_id]
+            for earlier, row in itertools.pairwise(mine):
+                other = earlier.writer != row.writer
+                prior = (earlier.writer, earlier.position) if other else (None, None)
+                assert (row.prior_writer, row.prior_position) == prior

@@ -21,7 +21,6 @@ from shared.runtime.clock import SystemClock
 from shared.storage.engine.pool import Database, connector
 from shared.storage.events.auth_chains import ChainEvent, get_auth_chain_page
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.event_persister.stored_rooms import store_room
 from workers.event_persister.graph.resolver import Load, Resolver, ResolverBounds, RoomForResolution
 
@@ -91,88 +90,72 @@ def expected(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_from_the_database_as_from_memory(postgres: TestDatabase, version: str) -> None:
-    async def test() -> None:
-        room = made_up(version)
-        cases = [small(room, 0), overlays(room, 40), everything(room, 0)]
-        await store_room(postgres.dsn, room, 1)
-        for branches in cases:
-            async with loads(postgres) as load, resolver(load) as resolver_:
-                assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
-                assert load.pages <= 60
-                # Once more: all is at hand now.
-                pages = load.pages
-                assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
-                assert load.pages == pages
-
-    run(test())
-
-
-def test_many_forks_load_each_event_about_once(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        room = made_up("12", members=200, fights=100)
-        branches = overlays(room, 200)
-        await store_room(postgres.dsn, room, 1)
-        async with loads(postgres) as load, resolver(load) as resolver_:
-            for branch in branches:
-                pair = [branch, {}]
-                assert await resolver_.resolve(in_database(room), room.state, pair) == expected(room, pair)
-            assert load.events < 4 * len(room.events)  # 100 power levels in each of 200 chains
-
-    run(test())
-
-
-def test_small_conflict_loads_little_of_a_long_past(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        room = made_up("11", members=3000, changes=3, fights=30)
-        branches = small(room, 0)
-        await store_room(postgres.dsn, room, 1)
+async def test_from_the_database_as_from_memory(postgres: TestDatabase, version: str) -> None:
+    room = made_up(version)
+    cases = [small(room, 0), overlays(room, 40), everything(room, 0)]
+    await store_room(postgres.dsn, room, 1)
+    for branches in cases:
         async with loads(postgres) as load, resolver(load) as resolver_:
             assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
-            assert load.events < 300
-            assert load.pages < 20
+            assert load.pages <= 60
+            # Once more: all is at hand now.
+            pages = load.pages
+            assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
+            assert load.pages == pages
 
-    run(test())
+
+async def test_many_forks_load_each_event_about_once(postgres: TestDatabase) -> None:
+    room = made_up("12", members=200, fights=100)
+    branches = overlays(room, 200)
+    await store_room(postgres.dsn, room, 1)
+    async with loads(postgres) as load, resolver(load) as resolver_:
+        for branch in branches:
+            pair = [branch, {}]
+            assert await resolver_.resolve(in_database(room), room.state, pair) == expected(room, pair)
+        assert load.events < 4 * len(room.events)  # 100 power levels in each of 200 chains
+
+
+async def test_small_conflict_loads_little_of_a_long_past(postgres: TestDatabase) -> None:
+    room = made_up("11", members=3000, changes=3, fights=30)
+    branches = small(room, 0)
+    await store_room(postgres.dsn, room, 1)
+    async with loads(postgres) as load, resolver(load) as resolver_:
+        assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
+        assert load.events < 300
+        assert load.pages < 20
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_missing_and_rejected_events(postgres: TestDatabase, version: str) -> None:
-    async def test() -> None:
-        room = made_up(version, members=150, fights=20)
-        branches = small(room, 0)
-        levels = [event.event_id for event in room.events.values() if event.type == "m.room.power_levels"]
-        missing, rejected = frozenset(levels[3:5]), frozenset(levels[-1:])
-        branches[0]["m.room.name", ""] = EventId("$nobody has\x00 this")  # type: ignore[index]
-        await store_room(postgres.dsn, room, 1, missing=missing, rejected=rejected)
-        for gone in missing:
-            del room.events[EventId(gone)]
-        async with loads(postgres) as load, resolver(load) as resolver_:
-            result = await resolver_.resolve(in_database(room), room.state, branches)
-        assert result == expected(room, branches, rejected)
-
-    run(test())
+async def test_missing_and_rejected_events(postgres: TestDatabase, version: str) -> None:
+    room = made_up(version, members=150, fights=20)
+    branches = small(room, 0)
+    levels = [event.event_id for event in room.events.values() if event.type == "m.room.power_levels"]
+    missing, rejected = frozenset(levels[3:5]), frozenset(levels[-1:])
+    branches[0]["m.room.name", ""] = EventId("$nobody has\x00 this")  # type: ignore[index]
+    await store_room(postgres.dsn, room, 1, missing=missing, rejected=rejected)
+    for gone in missing:
+        del room.events[EventId(gone)]
+    async with loads(postgres) as load, resolver(load) as resolver_:
+        result = await resolver_.resolve(in_database(room), room.state, branches)
+    assert result == expected(room, branches, rejected)
 
 
-def test_redacted_events_are_judged_in_their_redacted_form(postgres: TestDatabase) -> None:
+async def test_redacted_events_are_judged_in_their_redacted_form(postgres: TestDatabase) -> None:
     """In version 10 a redacted power-levels event no longer says who may invite."""
-
-    async def test() -> None:
-        room = made_up("10", members=3)
-        levels = dict(room.events[room.state[POWER_LEVELS]].content)
-        strict = room.send(room.state, "m.room.power_levels", FOUNDER, "", {**levels, "invite": 75})
-        invited = ("m.room.member", "@late:m.example")
-        invite = room.send(dict(room.state), invited[0], room.users[0], invited[1], {"membership": "invite"})
-        branches: list[Overlay] = [{invited: invite.event_id}, {}]
-        await store_room(postgres.dsn, room, 1)
-        async with loads(postgres) as load, resolver(load) as resolver_:
-            target = in_database(room)
-            assert await resolver_.resolve(target, room.state, branches) == {}
-            await load.database.execute("UPDATE events SET redacted_by = 1 WHERE event_id = $1", strict.event_id)
-            assert await resolver_.resolve(target, room.state, branches) == {}, "it is kept until it is forgotten"
-            resolver_.forget([strict.event_id])
-            assert await resolver_.resolve(target, room.state, branches) == {invited: invite.event_id}
-
-    run(test())
+    room = made_up("10", members=3)
+    levels = dict(room.events[room.state[POWER_LEVELS]].content)
+    strict = room.send(room.state, "m.room.power_levels", FOUNDER, "", {**levels, "invite": 75})
+    invited = ("m.room.member", "@late:m.example")
+    invite = room.send(dict(room.state), invited[0], room.users[0], invited[1], {"membership": "invite"})
+    branches: list[Overlay] = [{invited: invite.event_id}, {}]
+    await store_room(postgres.dsn, room, 1)
+    async with loads(postgres) as load, resolver(load) as resolver_:
+        target = in_database(room)
+        assert await resolver_.resolve(target, room.state, branches) == {}
+        await load.database.execute("UPDATE events SET redacted_by = 1 WHERE event_id = $1", strict.event_id)
+        assert await resolver_.resolve(target, room.state, branches) == {}, "it is kept until it is forgotten"
+        resolver_.forget([strict.event_id])
+        assert await resolver_.resolve(target, room.state, branches) == {invited: invite.event_id}
 
 
 # --- threads -------------------------------------------------------------------------------------------------
@@ -217,127 +200,103 @@ async def big_beside_small(postgres: TestDatabase, big: MadeUpRoom) -> tuple[flo
         return pause, slowest
 
 
-def test_a_big_resolution_neither_holds_up_the_loop_nor_a_small_one(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        big = made_up("12", members=15_000, changes=1)
-        measured = []
-        for _ in range(8):  # other processes may take the CPU away from us
-            measured.append(await big_beside_small(postgres, big))
-            if measured[-1][0] < 0.05 and measured[-1][1] < 0.2:
-                return
-        raise AssertionError(f"pause of the loop and slowest small resolution, in seconds: {measured}")
-
-    run(test())
+async def test_a_big_resolution_neither_holds_up_the_loop_nor_a_small_one(postgres: TestDatabase) -> None:
+    big = made_up("12", members=15_000, changes=1)
+    measured = []
+    for _ in range(8):  # other processes may take the CPU away from us
+        measured.append(await big_beside_small(postgres, big))
+        if measured[-1][0] < 0.05 and measured[-1][1] < 0.2:
+            return
+    raise AssertionError(f"pause of the loop and slowest small resolution, in seconds: {measured}")
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("version", VERSIONS)
-def test_two_overlays_of_50000_entries_do_not_hold_up_the_loop(postgres: TestDatabase, version: str) -> None:
-    async def test() -> None:
-        big = made_up(version, members=50_000, changes=4, fights=200)
-        measured = [await big_beside_small(postgres, big) for _ in range(3)]
-        assert min(pause for pause, _ in measured) < 0.05, measured
-
-    run(test())
+async def test_two_overlays_of_50000_entries_do_not_hold_up_the_loop(postgres: TestDatabase, version: str) -> None:
+    big = made_up(version, members=50_000, changes=4, fights=200)
+    measured = [await big_beside_small(postgres, big) for _ in range(3)]
+    assert min(pause for pause, _ in measured) < 0.05, measured
 
 
-def test_what_grows_goes_on_in_the_big_lane_with_what_it_has(postgres: TestDatabase) -> None:
-    async def test() -> None:
-        room, registry = made_up("12"), CollectorRegistry()
-        few = small(room, 0)
-        await store_room(postgres.dsn, room, 1)
-        async with loads(postgres) as load:
-            bounds = ResolverBounds(quick_lookups=50, cache_bytes=0)
-            made = Resolver(load, SystemClock(), ResolutionMetrics(registry), bounds=bounds)
-            assert await made.resolve(in_database(room), room.state, few) == expected(room, few)
-            await made.close()
-            assert load.events < 200
-        seconds = "skep_state_resolution_seconds_count"
-        assert registry.get_sample_value(seconds, {"lane": "big"}) == 1
-        assert registry.get_sample_value(seconds, {"lane": "quick"}) is None
-
-    run(test())
+async def test_what_grows_goes_on_in_the_big_lane_with_what_it_has(postgres: TestDatabase) -> None:
+    room, registry = made_up("12"), CollectorRegistry()
+    few = small(room, 0)
+    await store_room(postgres.dsn, room, 1)
+    async with loads(postgres) as load:
+        bounds = ResolverBounds(quick_lookups=50, cache_bytes=0)
+        made = Resolver(load, SystemClock(), ResolutionMetrics(registry), bounds=bounds)
+        assert await made.resolve(in_database(room), room.state, few) == expected(room, few)
+        await made.close()
+        assert load.events < 200
+    seconds = "skep_state_resolution_seconds_count"
+    assert registry.get_sample_value(seconds, {"lane": "big"}) == 1
+    assert registry.get_sample_value(seconds, {"lane": "quick"}) is None
 
 
-def test_cancelling_ends_the_thread_and_lets_others_in() -> None:
-    async def test() -> None:
-        big, little = made_up("12", members=15_000, changes=1), made_up("11")
-        branches, few = everything(big, 0), small(little, 0)
-        async with resolver(never) as resolver_:
-            loading = asyncio.create_task(resolver_.resolve(in_database(little, 2), little.state, few))
-            working = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
-            queued = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
-            await asyncio.sleep(0.1)
-            assert (resolver_._quick.waiting, resolver_._big.waiting) == (1, 2)
-            for task in (loading, working, queued):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            assert (resolver_._quick.waiting, resolver_._big.waiting) == (0, 0)
-            async with asyncio.timeout(5):
-                assert await resolver_.resolve(in_memory(big), big.state, branches) == expected(big, branches)
-        assert sys.getswitchinterval() == pytest.approx(0.005)
-
-    run(test())
+async def test_cancelling_ends_the_thread_and_lets_others_in() -> None:
+    big, little = made_up("12", members=15_000, changes=1), made_up("11")
+    branches, few = everything(big, 0), small(little, 0)
+    async with resolver(never) as resolver_:
+        loading = asyncio.create_task(resolver_.resolve(in_database(little, 2), little.state, few))
+        working = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
+        queued = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
+        await asyncio.sleep(0.1)
+        assert (resolver_._quick.waiting, resolver_._big.waiting) == (1, 2)
+        for task in (loading, working, queued):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        assert (resolver_._quick.waiting, resolver_._big.waiting) == (0, 0)
+        async with asyncio.timeout(5):
+            assert await resolver_.resolve(in_memory(big), big.state, branches) == expected(big, branches)
+    assert sys.getswitchinterval() == pytest.approx(0.005)
 
 
-def test_closing_ends_what_waits() -> None:
-    async def test() -> None:
-        room = made_up("12")
-        few = small(room, 0)
-        made = Resolver(never, SystemClock(), ResolutionMetrics(CollectorRegistry()))
-        tasks = [asyncio.create_task(made.resolve(in_database(room), room.state, few)) for _ in range(5)]
-        await asyncio.sleep(0.05)
-        async with asyncio.timeout(2):
-            await made.close()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(result, Unavailable) for result in results)
-        with pytest.raises(Unavailable):
-            await made.resolve(in_database(room), room.state, few)
-
-    run(test())
+async def test_closing_ends_what_waits() -> None:
+    room = made_up("12")
+    few = small(room, 0)
+    made = Resolver(never, SystemClock(), ResolutionMetrics(CollectorRegistry()))
+    tasks = [asyncio.create_task(made.resolve(in_database(room), room.state, few)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(2):
+        await made.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, Unavailable) for result in results)
+    with pytest.raises(Unavailable):
+        await made.resolve(in_database(room), room.state, few)
 
 
 # --- bounds --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bounds", [ResolverBounds(max_events=500), ResolverBounds(max_bytes=200_000)])
-def test_too_much_to_load(postgres: TestDatabase, bounds: ResolverBounds) -> None:
-    async def test() -> None:
-        room = made_up("12")
-        branches, few = everything(room, 0), small(room, 0)
-        await store_room(postgres.dsn, room, 1)
-        async with loads(postgres) as load, resolver(load, bounds) as resolver_:
-            with pytest.raises(Unavailable):
-                await resolver_.resolve(in_database(room), room.state, branches)
-            assert load.events < 2000
-            assert await resolver_.resolve(in_database(room), room.state, few) == expected(room, few)
-
-    run(test())
+async def test_too_much_to_load(postgres: TestDatabase, bounds: ResolverBounds) -> None:
+    room = made_up("12")
+    branches, few = everything(room, 0), small(room, 0)
+    await store_room(postgres.dsn, room, 1)
+    async with loads(postgres) as load, resolver(load, bounds) as resolver_:
+        with pytest.raises(Unavailable):
+            await resolver_.resolve(in_database(room), room.state, branches)
+        assert load.events < 2000
+        assert await resolver_.resolve(in_database(room), room.state, few) == expected(room, few)
 
 
-def test_time_and_queue_are_bounded() -> None:
-    async def test() -> None:
-        room = made_up("12")
-        few = small(room, 0)
-        async with resolver(never, ResolverBounds(max_waiting=3, max_s=0.3)) as resolver_:
-            started = time.monotonic()
-            tasks = [resolver_.resolve(in_database(room), room.state, few) for _ in range(5)]
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(result) for result in results] == [Unavailable] * 5
-            assert time.monotonic() - started < 3
-
-    run(test())
+async def test_time_and_queue_are_bounded() -> None:
+    room = made_up("12")
+    few = small(room, 0)
+    async with resolver(never, ResolverBounds(max_waiting=3, max_s=0.3)) as resolver_:
+        started = time.monotonic()
+        tasks = [resolver_.resolve(in_database(room), room.state, few) for _ in range(5)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [Unavailable] * 5
+        assert time.monotonic() - started < 3
 
 
-def test_errors_of_the_database_reach_the_caller() -> None:
+async def test_errors_of_the_database_reach_the_caller() -> None:
     async def away(room_nid: int, event_ids: Sequence[EventId], max_events: int) -> Sequence[ChainEvent]:
         raise Unavailable("The database is not available just now")
 
-    async def test() -> None:
-        room = made_up("12")
-        async with resolver(away) as resolver_:
-            with pytest.raises(Unavailable, match="database"):
-                await resolver_.resolve(in_database(room), room.state, small(room, 0))
-
-    run(test())
+    room = made_up("12")
+    async with resolver(away) as resolver_:
+        with pytest.raises(Unavailable, match="database"):
+            await resolver_.resolve(in_database(room), room.state, small(room, 0))

@@ -1,6 +1,5 @@
 """Our published keys. Spec: server-server API, "Publishing Keys"."""
 
-import asyncio
 from typing import Any
 
 import orjson
@@ -24,7 +23,7 @@ class _Clock:
         return self.now / 1000
 
 
-def test_keys_are_signed_by_each_and_renewed() -> None:
+async def test_keys_are_signed_by_each_and_renewed() -> None:
     clock = _Clock()
     secret = Secret("".join(f"ed25519 k_{n} {seed}\n" for n, seed in enumerate(_SEEDS)))
     config = Signing(
@@ -33,13 +32,13 @@ def test_keys_are_signed_by_each_and_renewed() -> None:
     keys = OwnKeys("example.org", config, clock)
     nothing: Any = None
 
-    def get() -> dict[str, Any]:
-        body = asyncio.run(keys.get_server_keys(nothing)).body
+    async def get() -> dict[str, Any]:
+        body = (await keys.get_server_keys(nothing)).body
         assert isinstance(body, bytes)
         answer: dict[str, Any] = orjson.loads(body)
         return answer
 
-    answer = get()
+    answer = await get()
     assert answer["server_name"] == "example.org"
     assert answer["old_verify_keys"] == {"ed25519:old": {"key": "C" * 43, "expired_ts": 5}}
     assert set(answer["verify_keys"]) == {"ed25519:k_0", "ed25519:k_1"}
@@ -47,13 +46,13 @@ def test_keys_are_signed_by_each_and_renewed() -> None:
         verify_json(answer, "example.org", key_id, decode_unpadded(key["key"]))
     assert answer["valid_until_ts"] == clock.now + 3_600_000
     clock.now += 1_799_000
-    assert get() == answer
+    assert await get() == answer
     clock.now += 2_000
-    assert get()["valid_until_ts"] == clock.now + 3_600_000
+    assert (await get())["valid_until_ts"] == clock.now + 3_600_000
 
 
-def test_version() -> None:
+async def test_version() -> None:
     nothing: Any = None
-    body = asyncio.run(get_server_version(nothing)).body
+    body = (await get_server_version(nothing)).body
     assert isinstance(body, bytes)
     assert orjson.loads(body)["server"]["name"] == "Skep"

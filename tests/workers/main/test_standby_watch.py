@@ -50,10 +50,11 @@ async def until(database: Database, durability: Durability) -> None:
     raise AssertionError(f"it never came to be {durability.name}")
 
 
-def test_none_asynchronous_synchronous_and_back(caplog: pytest.LogCaptureFixture) -> None:
+async def test_none_asynchronous_synchronous_and_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
 
-    async def test(servers: Servers) -> None:
+    with running_servers() as servers:
+        servers.postgres_proxy.close()
         database = Database(connector(servers.dsn, pgbouncer=False), max_connections=1)
         conn = await asyncpg.connect(servers.dsn)
         leads = False
@@ -89,7 +90,3 @@ def test_none_asynchronous_synchronous_and_back(caplog: pytest.LogCaptureFixture
         assert await seen() == (0, [])
         await conn.close()
         await database.close()
-
-    with running_servers() as servers:
-        servers.postgres_proxy.close()
-        asyncio.run(test(servers))

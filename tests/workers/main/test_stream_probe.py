@@ -15,7 +15,6 @@ from shared.metrics.replication import ProbeMetrics, ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
 from shared.storage.fleet.leases import beat
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet
 from workers.main.stream_probe import STALLED_AFTER_S, Comparison, Place, StreamProbe
 
@@ -62,12 +61,12 @@ class _Clock:
 
 
 @pytest.mark.parametrize("stream", [EVENTS.name, RECEIPTS.name, TYPING.name])
-def test_a_writer_whose_frames_and_ticks_are_lost(
+async def test_a_writer_whose_frames_and_ticks_are_lost(
     postgres: TestDatabase, caplog: pytest.LogCaptureFixture, stream: str
 ) -> None:
     """Its heartbeats go on. The probe says so once, per stream, and says when it is over."""
 
-    async def scenario() -> None:
+    with caplog.at_level(logging.INFO):
         async with fleet(postgres.dsn) as world:
             persister, clock, registry, tasks = world.persisters[0], _Clock(), CollectorRegistry(), TaskGroup()
             anything: Any = world.bus
@@ -130,6 +129,3 @@ def test_a_writer_whose_frames_and_ticks_are_lost(
                 await live()
             assert stalled(stream) == 0 and lines("moves again") == 2
             await tasks.close()
-
-    with caplog.at_level(logging.INFO):
-        run(scenario())

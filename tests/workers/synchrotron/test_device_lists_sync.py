@@ -9,7 +9,6 @@ import pytest
 
 from tests.fix_servers import TestDatabase
 from tests.workers.client_api.keys import claim, identity_keys, one_time_keys, upload, upload_identity
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.devices import Person, lists, person, writers
 from tests.workers.synchrotron.rig import World, fleet, soon
 
@@ -30,119 +29,105 @@ async def _until_told(who: Person, token: str) -> tuple[Any, str]:
                 return lists(answer), token
 
 
-def test_new_keys_wake_those_who_share_a_room(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            alice, bob, carol = [await person(world, api, name) for name in ("alice", "bob", "carol")]
-            room_id = await alice.reads.writes.create_room(preset="public_chat")
-            await bob.reads.writes.act(room_id, "join")
-            tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, carol)}
-            waiting = {
-                each.user_id: asyncio.create_task(each.sync(tokens[each.user_id], timeout=10_000))
-                for each in (alice, bob, carol)
-            }
-            await soon(waiting[carol.user_id])
-            await upload_identity(bob.writes)
-            for each in (alice, bob):
-                answer = await waiting[each.user_id]
-                assert lists(answer) == ({bob.user_id}, set())
-                assert await _changes(each, tokens[each.user_id], answer["next_batch"]) == ({bob.user_id}, set())
-                tokens[each.user_id] = answer["next_batch"]
-            assert not waiting[carol.user_id].done()
-            waiting[carol.user_id].cancel()
-            # Nothing of it is told twice, and then nobody asks Postgres.
-            process = world.synchrotrons[0]
-            queries = process.metric("skep_sync_queries_total")
-            assert lists(await alice.sync(tokens[alice.user_id])) == (set(), set())
-            assert process.metric("skep_sync_queries_total") == queries
-            # His log-out is a change of his list.
-            assert (await bob.writes.call("POST", "/logout", {})).status == 200
-            told, _ = await _until_told(alice, tokens[alice.user_id])
-            assert told == ({bob.user_id}, set())
-
-    run(scenario())
+async def test_new_keys_wake_those_who_share_a_room(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        alice, bob, carol = [await person(world, api, name) for name in ("alice", "bob", "carol")]
+        room_id = await alice.reads.writes.create_room(preset="public_chat")
+        await bob.reads.writes.act(room_id, "join")
+        tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, carol)}
+        waiting = {
+            each.user_id: asyncio.create_task(each.sync(tokens[each.user_id], timeout=10_000))
+            for each in (alice, bob, carol)
+        }
+        await soon(waiting[carol.user_id])
+        await upload_identity(bob.writes)
+        for each in (alice, bob):
+            answer = await waiting[each.user_id]
+            assert lists(answer) == ({bob.user_id}, set())
+            assert await _changes(each, tokens[each.user_id], answer["next_batch"]) == ({bob.user_id}, set())
+            tokens[each.user_id] = answer["next_batch"]
+        assert not waiting[carol.user_id].done()
+        waiting[carol.user_id].cancel()
+        # Nothing of it is told twice, and then nobody asks Postgres.
+        process = world.synchrotrons[0]
+        queries = process.metric("skep_sync_queries_total")
+        assert lists(await alice.sync(tokens[alice.user_id])) == (set(), set())
+        assert process.metric("skep_sync_queries_total") == queries
+        # His log-out is a change of his list.
+        assert (await bob.writes.call("POST", "/logout", {})).status == 200
+        told, _ = await _until_told(alice, tokens[alice.user_id])
+        assert told == ({bob.user_id}, set())
 
 
-def test_an_initial_sync_names_nobody(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            alice = await person(world, api, "alice")
-            await upload_identity(alice.writes)
-            assert lists(await alice.sync()) == (set(), set())
-
-    run(scenario())
+async def test_an_initial_sync_names_nobody(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        alice = await person(world, api, "alice")
+        await upload_identity(alice.writes)
+        assert lists(await alice.sync()) == (set(), set())
 
 
 @pytest.mark.parametrize("cold", [False, True])
-def test_coming_and_going(postgres: TestDatabase, cold: bool) -> None:
+async def test_coming_and_going(postgres: TestDatabase, cold: bool) -> None:
     """cold: the process knows nothing of the tokens (they have a part of a stream of the future)."""
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        alice, bob, carol = [await person(world, api, name) for name in ("alice", "bob", "carol")]
+        first = await alice.reads.writes.create_room(preset="public_chat")
+        second = await alice.reads.writes.create_room(preset="public_chat")
+        await carol.reads.writes.act(first, "join")
+        tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, carol)}
 
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            alice, bob, carol = [await person(world, api, name) for name in ("alice", "bob", "carol")]
-            first = await alice.reads.writes.create_room(preset="public_chat")
-            second = await alice.reads.writes.create_room(preset="public_chat")
-            await carol.reads.writes.act(first, "join")
-            tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, carol)}
+        async def told(who: Person) -> tuple[set[str], set[str]]:
+            await world.settle()
+            since = tokens[who.user_id] + ("_z0.0" if cold else "")
+            answer = await who.sync(since)
+            assert await _changes(who, since, answer["next_batch"]) == lists(answer)
+            tokens[who.user_id] = answer["next_batch"]
+            return lists(answer)
 
-            async def told(who: Person) -> tuple[set[str], set[str]]:
-                await world.settle()
-                since = tokens[who.user_id] + ("_z0.0" if cold else "")
-                answer = await who.sync(since)
-                assert await _changes(who, since, answer["next_batch"]) == lists(answer)
-                tokens[who.user_id] = answer["next_batch"]
-                return lists(answer)
-
-            await bob.reads.writes.act(first, "join")
-            assert await told(bob) == ({alice.user_id, carol.user_id}, set())
-            assert await told(alice) == await told(carol) == ({bob.user_id}, set())
-            assert await told(alice) == (set(), set())
-            await alice.reads.writes.send(first, "nothing of it")
-            assert await told(bob) == (set(), set())
-            # Another room is left: alice is still there in the first.
-            await bob.reads.writes.act(second, "join")
-            await told(bob), await told(alice)
-            await bob.reads.writes.act(second, "leave")
-            assert await told(bob) == await told(alice) == (set(), set())
-            # From the last shared room.
-            await bob.reads.writes.act(first, "leave")
-            assert await told(bob) == (set(), {alice.user_id, carol.user_id})
-            assert await told(alice) == await told(carol) == (set(), {bob.user_id})
-            # Into one and out of the other between two answers.
-            await bob.reads.writes.act(first, "join")
-            await told(alice), await told(bob)
-            await bob.reads.writes.act(first, "leave")
-            await bob.reads.writes.act(second, "join")
-            assert await told(alice) == ({bob.user_id}, set())
-            assert await told(bob) == ({alice.user_id}, {carol.user_id})
-            # An invitation is nobody's business yet.
-            await alice.reads.writes.act(second, "invite", {"user_id": carol.user_id})
-            assert (await told(carol))[0] == set()
-
-    run(scenario())
+        await bob.reads.writes.act(first, "join")
+        assert await told(bob) == ({alice.user_id, carol.user_id}, set())
+        assert await told(alice) == await told(carol) == ({bob.user_id}, set())
+        assert await told(alice) == (set(), set())
+        await alice.reads.writes.send(first, "nothing of it")
+        assert await told(bob) == (set(), set())
+        # Another room is left: alice is still there in the first.
+        await bob.reads.writes.act(second, "join")
+        await told(bob), await told(alice)
+        await bob.reads.writes.act(second, "leave")
+        assert await told(bob) == await told(alice) == (set(), set())
+        # From the last shared room.
+        await bob.reads.writes.act(first, "leave")
+        assert await told(bob) == (set(), {alice.user_id, carol.user_id})
+        assert await told(alice) == await told(carol) == (set(), {bob.user_id})
+        # Into one and out of the other between two answers.
+        await bob.reads.writes.act(first, "join")
+        await told(alice), await told(bob)
+        await bob.reads.writes.act(first, "leave")
+        await bob.reads.writes.act(second, "join")
+        assert await told(alice) == ({bob.user_id}, set())
+        assert await told(bob) == ({alice.user_id}, {carol.user_id})
+        # An invitation is nobody's business yet.
+        await alice.reads.writes.act(second, "invite", {"user_id": carol.user_id})
+        assert (await told(carol))[0] == set()
 
 
-def test_who_was_told_of_new_keys_finds_them_at_any_process(postgres: TestDatabase) -> None:
+async def test_who_was_told_of_new_keys_finds_them_at_any_process(postgres: TestDatabase) -> None:
     """Protocol notes, A6: /keys/query carries no token; the process that is asked hears nothing of replication."""
-
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world, 2) as [one, deaf]:
-            alice, bob = await person(world, one, "alice"), await person(world, one, "bob")
-            room_id = await alice.reads.writes.create_room(preset="public_chat")
-            await bob.reads.writes.act(room_id, "join")
-            token = (await alice.sync())["next_batch"]
-            asking = alice.by(deaf)
-            body = {"device_keys": {bob.user_id: []}}
-            assert (await asking.call("POST", "/keys/query", body)).json["device_keys"] == {bob.user_id: {}}
-            await upload_identity(bob.writes)
-            await upload(bob.writes, one_time_keys=one_time_keys("a"))
-            (changed, _), _ = await _until_told(alice, token)
-            assert changed == {bob.user_id}
-            found = (await asking.call("POST", "/keys/query", body)).json["device_keys"]
-            assert set(found[bob.user_id]) == {bob.writes.device_id}
-            assert await claim(asking, bob.writes) == "a"
-
-    run(scenario())
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world, 2) as [one, deaf]:
+        alice, bob = await person(world, one, "alice"), await person(world, one, "bob")
+        room_id = await alice.reads.writes.create_room(preset="public_chat")
+        await bob.reads.writes.act(room_id, "join")
+        token = (await alice.sync())["next_batch"]
+        asking = alice.by(deaf)
+        body = {"device_keys": {bob.user_id: []}}
+        assert (await asking.call("POST", "/keys/query", body)).json["device_keys"] == {bob.user_id: {}}
+        await upload_identity(bob.writes)
+        await upload(bob.writes, one_time_keys=one_time_keys("a"))
+        (changed, _), _ = await _until_told(alice, token)
+        assert changed == {bob.user_id}
+        found = (await asking.call("POST", "/keys/query", body)).json["device_keys"]
+        assert set(found[bob.user_id]) == {bob.writes.device_id}
+        assert await claim(asking, bob.writes) == "a"
 
 
 @dataclass(slots=True)
@@ -155,49 +140,45 @@ class _Tracker:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_trackers_know_the_devices_of_all_with_whom_they_share_a_room(postgres: TestDatabase, seed: int) -> None:
+async def test_trackers_know_the_devices_of_all_with_whom_they_share_a_room(postgres: TestDatabase, seed: int) -> None:
     """Random joins, leaves, bans and changes of devices; answers are lost, come late, or from a cold process."""
     chance = random.Random(seed)
+    async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
+        people = [await person(world, api, name) for name in ("ann", "ben", "cat", "dan")]
+        versions = {each.user_id: 0 for each in people}
+        rooms = {await people[0].reads.writes.create_room(preset="public_chat"): {people[0].user_id} for _ in "123"}
 
-    async def scenario() -> None:
-        async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
-            people = [await person(world, api, name) for name in ("ann", "ben", "cat", "dan")]
-            versions = {each.user_id: 0 for each in people}
-            rooms = {await people[0].reads.writes.create_room(preset="public_chat"): {people[0].user_id} for _ in "123"}
+        def sharing(user_id: str) -> set[str]:
+            return {other for members in rooms.values() if user_id in members for other in members}
 
-            def sharing(user_id: str) -> set[str]:
-                return {other for members in rooms.values() if user_id in members for other in members}
-
-            trackers = [_Tracker(each, (await each.sync())["next_batch"]) for each in people]
-            for each in trackers:
-                each.known = {other: versions[other] for other in sharing(each.who.user_id)}
-            for _ in range(150):
-                who, (room_id, members) = chance.choice(people), chance.choice(list(rooms.items()))
-                step = chance.random()
-                if step < 0.2:
-                    versions[who.user_id] += 1
-                    keys = identity_keys(who.user_id, who.writes.device_id)
-                    keys["signatures"][who.user_id]["ed25519:more"] = str(versions[who.user_id])
-                    assert (await upload(who.writes, device_keys=keys)).status == 200
-                elif step < 0.3:
-                    await who.reads.writes.put_state(
-                        room_id, "m.room.member", {"membership": "join", "displayname": str(step)}, who.user_id
-                    ) if who.user_id in members else None
-                elif step < 0.5 and who.user_id not in members:
-                    if (await who.reads.writes.act(room_id, "join")).status == 200:
-                        members.add(who.user_id)
-                elif step < 0.7 and who.user_id in members and who is not people[0]:
-                    await who.reads.writes.act(room_id, "leave")
-                    members.discard(who.user_id)
-                else:
-                    tracker = chance.choice(trackers)
-                    await _track(world, tracker, chance, versions)
-                    mine = sharing(tracker.who.user_id)
-                    others = mine - {tracker.who.user_id}
-                    assert {user: tracker.known.get(user) for user in others} == {u: versions[u] for u in others}
-                    assert tracker.known.keys() - {tracker.who.user_id} <= mine
-
-    run(scenario())
+        trackers = [_Tracker(each, (await each.sync())["next_batch"]) for each in people]
+        for each in trackers:
+            each.known = {other: versions[other] for other in sharing(each.who.user_id)}
+        for _ in range(150):
+            who, (room_id, members) = chance.choice(people), chance.choice(list(rooms.items()))
+            step = chance.random()
+            if step < 0.2:
+                versions[who.user_id] += 1
+                keys = identity_keys(who.user_id, who.writes.device_id)
+                keys["signatures"][who.user_id]["ed25519:more"] = str(versions[who.user_id])
+                assert (await upload(who.writes, device_keys=keys)).status == 200
+            elif step < 0.3:
+                await who.reads.writes.put_state(
+                    room_id, "m.room.member", {"membership": "join", "displayname": str(step)}, who.user_id
+                ) if who.user_id in members else None
+            elif step < 0.5 and who.user_id not in members:
+                if (await who.reads.writes.act(room_id, "join")).status == 200:
+                    members.add(who.user_id)
+            elif step < 0.7 and who.user_id in members and who is not people[0]:
+                await who.reads.writes.act(room_id, "leave")
+                members.discard(who.user_id)
+            else:
+                tracker = chance.choice(trackers)
+                await _track(world, tracker, chance, versions)
+                mine = sharing(tracker.who.user_id)
+                others = mine - {tracker.who.user_id}
+                assert {user: tracker.known.get(user) for user in others} == {u: versions[u] for u in others}
+                assert tracker.known.keys() - {tracker.who.user_id} <= mine
 
 
 async def _track(world: World, tracker: _Tracker, chance: random.Random, versions: dict[str, int]) -> None:

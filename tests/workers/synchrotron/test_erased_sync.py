@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import Client, World, fleet
 from tests.workers.synchrotron.sliding_client import deployed
 
@@ -40,107 +39,95 @@ async def every_way(client: Client, room_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_whoever_joins_later_sees_erased_people_redacted(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
-            room_id = await alice.writes.create_room(preset="public_chat")
-            own = {"membership": "join", "displayname": "Bob", "org.x": 1}
-            await bob.writes.put_state(room_id, "m.room.member", own, bob.user_id)
-            await alice.writes.put_state(room_id, "m.room.power_levels", {"state_default": 0})
-            assert (await bob.writes.put_state(room_id, "m.room.topic", {"topic": "by Bob"})).status == 200
-            await bob.writes.put_state(room_id, "org.example", {"first": "by Bob"})
-            await alice.writes.put_state(room_id, "org.example", {"now": "by Alice"})
-            await bob.writes.send(room_id, "said by Bob")
-            await alice.writes.send(room_id, "said by Alice")
-            since = (await alice.sync())["next_batch"]
-            await bob.writes.act(room_id, "leave")
-            await erase(world, bob)
-            await eve.writes.act(room_id, "join")
-            await world.settle()
+async def test_whoever_joins_later_sees_erased_people_redacted(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
+        room_id = await alice.writes.create_room(preset="public_chat")
+        own = {"membership": "join", "displayname": "Bob", "org.x": 1}
+        await bob.writes.put_state(room_id, "m.room.member", own, bob.user_id)
+        await alice.writes.put_state(room_id, "m.room.power_levels", {"state_default": 0})
+        assert (await bob.writes.put_state(room_id, "m.room.topic", {"topic": "by Bob"})).status == 200
+        await bob.writes.put_state(room_id, "org.example", {"first": "by Bob"})
+        await alice.writes.put_state(room_id, "org.example", {"now": "by Alice"})
+        await bob.writes.send(room_id, "said by Bob")
+        await alice.writes.send(room_id, "said by Alice")
+        since = (await alice.sync())["next_batch"]
+        await bob.writes.act(room_id, "leave")
+        await erase(world, bob)
+        await eve.writes.act(room_id, "join")
+        await world.settle()
 
-            for place, answer in enumerate(await every_way(eve, room_id)):
+        for place, answer in enumerate(await every_way(eve, room_id)):
+            events = [*answer["state"], *answer["timeline"]]
+            told = by_sender(events, bob.user_id)
+            assert told["m.room.member"] == {"membership": "leave"}, place
+            for kind in ("m.room.topic", "org.example", "m.room.message"):
+                assert told.get(kind, {}) == {}, (place, kind)
+            assert "by Bob" not in str([event.get("unsigned", {}).get("prev_content") for event in events]), place
+            assert "by Bob" not in str(events) and "displayname" not in str(told), place
+            if answer["timeline"]:
+                assert by_sender(events, alice.user_id)["m.room.message"]["body"] == "said by Alice"
+        topic = await eve.room(room_id, "state/m.room.topic")
+        assert topic.json == {}
+        # Who was there keeps what he had, and is told no more than of his leaving.
+        for answer in await every_way(alice, room_id):
+            if answer["timeline"]:
                 events = [*answer["state"], *answer["timeline"]]
-                told = by_sender(events, bob.user_id)
-                assert told["m.room.member"] == {"membership": "leave"}, place
-                for kind in ("m.room.topic", "org.example", "m.room.message"):
-                    assert told.get(kind, {}) == {}, (place, kind)
-                assert "by Bob" not in str([event.get("unsigned", {}).get("prev_content") for event in events]), place
-                assert "by Bob" not in str(events) and "displayname" not in str(told), place
-                if answer["timeline"]:
-                    assert by_sender(events, alice.user_id)["m.room.message"]["body"] == "said by Alice"
-            topic = await eve.room(room_id, "state/m.room.topic")
-            assert topic.json == {}
-            # Who was there keeps what he had, and is told no more than of his leaving.
-            for answer in await every_way(alice, room_id):
-                if answer["timeline"]:
-                    events = [*answer["state"], *answer["timeline"]]
-                    assert by_sender(events, bob.user_id)["m.room.topic"] == {"topic": "by Bob"}
-                    assert by_sender(events, bob.user_id)["m.room.message"]["body"] == "said by Bob"
-            news = (await alice.sync(since))["rooms"]["join"][room_id]["timeline"]["events"]
-            assert [(event["sender"], event["type"]) for event in news] == [
-                (bob.user_id, "m.room.member"), (eve.user_id, "m.room.member"),
-            ]  # fmt: skip
-
-    run(scenario())
+                assert by_sender(events, bob.user_id)["m.room.topic"] == {"topic": "by Bob"}
+                assert by_sender(events, bob.user_id)["m.room.message"]["body"] == "said by Bob"
+        news = (await alice.sync(since))["rooms"]["join"][room_id]["timeline"]["events"]
+        assert [(event["sender"], event["type"]) for event in news] == [
+            (bob.user_id, "m.room.member"), (eve.user_id, "m.room.member"),
+        ]  # fmt: skip
 
 
-def test_a_latest_edit_and_reply_of_an_erased_sender(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
-            room_id = await alice.writes.create_room(preset="public_chat")
-            await bob.writes.act(room_id, "join")
-            root = (await alice.writes.send(room_id, "root")).event_id
-            content = {
-                "msgtype": "m.text",
-                "body": "by Bob",
-                "m.relates_to": {"rel_type": "m.thread", "event_id": root},
-            }
-            await bob.writes.call("PUT", f"/rooms/{room_id}/send/m.room.message/thread", content)
-            await erase(world, bob)
-            await eve.writes.act(room_id, "join")
-            await world.settle()
-            events = (await eve.sync())["rooms"]["join"][room_id]["timeline"]["events"]
-            [shown] = [event for event in events if event["event_id"] == root]
-            latest = shown["unsigned"]["m.relations"]["m.thread"]["latest_event"]
-            assert (latest["sender"], latest["content"].get("body")) == (bob.user_id, None)
-
-    run(scenario())
+async def test_a_latest_edit_and_reply_of_an_erased_sender(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        root = (await alice.writes.send(room_id, "root")).event_id
+        content = {
+            "msgtype": "m.text",
+            "body": "by Bob",
+            "m.relates_to": {"rel_type": "m.thread", "event_id": root},
+        }
+        await bob.writes.call("PUT", f"/rooms/{room_id}/send/m.room.message/thread", content)
+        await erase(world, bob)
+        await eve.writes.act(room_id, "join")
+        await world.settle()
+        events = (await eve.sync())["rooms"]["join"][room_id]["timeline"]["events"]
+        [shown] = [event for event in events if event["event_id"] == root]
+        latest = shown["unsigned"]["m.relations"]["m.thread"]["latest_event"]
+        assert (latest["sender"], latest["content"].get("body")) == (bob.user_id, None)
 
 
-def test_new_messages_ask_nobody_who_was_erased(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            room_id = await alice.writes.create_room(preset="public_chat")
-            await bob.writes.act(room_id, "join")
-            await erase(world, alice)
-            await bob.writes.send(room_id, "warm")
-            since = (await bob.sync())["next_batch"]
-            queries = world.synchrotrons[0].metric("skep_sync_queries_total")
-            await alice.writes.send(room_id, "hello")
-            answer = await bob.sync(since, timeout=5000)
-            assert answer["rooms"]["join"][room_id]["timeline"]["events"][0]["content"]["body"] == "hello"
-            assert world.synchrotrons[0].metric("skep_sync_queries_total") == queries
-
-    run(scenario())
+async def test_new_messages_ask_nobody_who_was_erased(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        await erase(world, alice)
+        await bob.writes.send(room_id, "warm")
+        since = (await bob.sync())["next_batch"]
+        queries = world.synchrotrons[0].metric("skep_sync_queries_total")
+        await alice.writes.send(room_id, "hello")
+        answer = await bob.sync(since, timeout=5000)
+        assert answer["rooms"]["join"][room_id]["timeline"]["events"][0]["content"]["body"] == "hello"
+        assert world.synchrotrons[0].metric("skep_sync_queries_total") == queries
 
 
-def test_invites_of_whoever_wants_none_are_not_told(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            first = await alice.writes.create_room(invite=[bob.user_id])
-            config = "m.invite_permission_config"
-            lists = {"lists": {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}}
-            for content, told in (({"default_action": "block"}, False), ({}, True), ({"default_action": "x"}, True)):
-                await world.set_account_data(bob.user_id, "", config, content)
-                answer = await bob.sync()
-                assert (first in answer["rooms"].get("invite", {})) is told, content
-                assert (first in (await deployed(bob, **lists))["rooms"]) is told, content
-                # What others read says it all the same.
-                state = await alice.room(first, f"state/m.room.member/{bob.user_id}")
-                assert state.json["membership"] == "invite"
-
-    run(scenario())
+async def test_invites_of_whoever_wants_none_are_not_told(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        first = await alice.writes.create_room(invite=[bob.user_id])
+        config = "m.invite_permission_config"
+        lists = {"lists": {"a": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}}
+        for content, told in (({"default_action": "block"}, False), ({}, True), ({"default_action": "x"}, True)):
+            await world.set_account_data(bob.user_id, "", config, content)
+            answer = await bob.sync()
+            assert (first in answer["rooms"].get("invite", {})) is told, content
+            assert (first in (await deployed(bob, **lists))["rooms"]) is told, content
+            # What others read says it all the same.
+            state = await alice.room(first, f"state/m.room.member/{bob.user_id}")
+            assert state.json["membership"] == "invite"

@@ -9,7 +9,6 @@ from shared.core.room_versions import get_room_version
 from shared.rooms.event_memory import EventMemory
 from shared.storage.events.timeline import TimelineRow
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.test_erased_sync import erase
 
@@ -70,28 +69,25 @@ async def _page(client: Client, room_id: str) -> dict[str, Any]:
     return {event["event_id"]: event for event in page.json["chunk"]}
 
 
-def test_pages_show_what_is_stored_now_to_each_his_own(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
-            room_id = await alice.writes.create_room(preset="public_chat")
-            await bob.writes.act(room_id, "join")
-            gone, said = [(await bob.writes.send(room_id, text)).event_id for text in ("gone", "said")]
-            before = await _page(alice, room_id)
-            assert before[gone]["content"]["body"] == "gone"
-            await bob.writes.redact(room_id, gone)
-            await alice.writes.call(
-                "PUT", f"/rooms/{room_id}/send/m.room.message/edit",
-                {"msgtype": "m.text", "body": "*", "m.relates_to": {"rel_type": "m.reference", "event_id": said}},
-            )  # fmt: skip
-            after = await _page(alice, room_id)
-            assert after[gone]["content"] == {} and "redacted_because" in after[gone]["unsigned"]
-            assert len(after[said]["unsigned"]["m.relations"]["m.reference"]["chunk"]) == 1
-            await bob.writes.act(room_id, "leave")
-            await erase(world, bob)
-            await eve.writes.act(room_id, "join")
-            await asyncio.gather(_page(alice, room_id), _page(eve, room_id))
-            assert (await _page(eve, room_id))[said]["content"] == {}
-            assert (await _page(alice, room_id))[said]["content"]["body"] == "said"
-
-    run(scenario())
+async def test_pages_show_what_is_stored_now_to_each_his_own(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        gone, said = [(await bob.writes.send(room_id, text)).event_id for text in ("gone", "said")]
+        before = await _page(alice, room_id)
+        assert before[gone]["content"]["body"] == "gone"
+        await bob.writes.redact(room_id, gone)
+        await alice.writes.call(
+            "PUT", f"/rooms/{room_id}/send/m.room.message/edit",
+            {"msgtype": "m.text", "body": "*", "m.relates_to": {"rel_type": "m.reference", "event_id": said}},
+        )  # fmt: skip
+        after = await _page(alice, room_id)
+        assert after[gone]["content"] == {} and "redacted_because" in after[gone]["unsigned"]
+        assert len(after[said]["unsigned"]["m.relations"]["m.reference"]["chunk"]) == 1
+        await bob.writes.act(room_id, "leave")
+        await erase(world, bob)
+        await eve.writes.act(room_id, "join")
+        await asyncio.gather(_page(alice, room_id), _page(eve, room_id))
+        assert (await _page(eve, room_id))[said]["content"] == {}
+        assert (await _page(alice, room_id))[said]["content"]["body"] == "said"

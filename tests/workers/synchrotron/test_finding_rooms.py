@@ -8,7 +8,7 @@ import orjson
 from shared.core.room_summary import SpaceChild, child_order
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
-from tests.workers.event_persister.rig import Answer, run
+from tests.workers.event_persister.rig import Answer
 from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.test_relations import v1
 
@@ -60,142 +60,133 @@ def test_children_are_ordered_as_the_spec_says() -> None:
     )
 
 
-def test_a_tree_with_loops_in_pages(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            root, inner = await space(alice, name="root"), await space(alice, name="inner")
-            rooms = [await alice.writes.create_room(name=f"room {n}") for n in range(4)]
-            await adopt(alice, root, rooms[0], order="b", suggested=True)
-            await adopt(alice, root, inner, order="a")
-            await adopt(alice, inner, root)
-            await adopt(alice, inner, rooms[1], order="1")
-            await adopt(alice, inner, rooms[2], order="0", suggested=True)
-            await adopt(alice, root, rooms[1], order="c")
-            await adopt(alice, root, rooms[3], order="d")
-            await adopt(alice, root, "!elsewhere:remote", order="e")
-            gone = (await alice.writes.put_state(root, "m.space.child", {}, rooms[3])).event_id
-            assert gone
-            whole = await hierarchy(alice, root)
-            expected = [root, inner, rooms[2], rooms[1], rooms[0]]
-            assert ids(whole) == expected
-            first = whole.json["rooms"][0]
-            assert (first["name"], first["room_type"], first["num_joined_members"]) == ("root", "m.space", 1)
-            assert [child["state_key"] for child in first["children_state"]] == [
-                inner,
-                rooms[0],
-                rooms[1],
-                "!elsewhere:remote",
-            ]
-            assert set(first["children_state"][0]) == {"type", "state_key", "content", "sender", "origin_server_ts"}
-            assert whole.json["rooms"][2]["children_state"] == [] and "next_batch" not in whole.json
-            found: list[str] = []
-            query: dict[str, Any] = {}
-            while True:
-                page = await hierarchy(alice, root, limit=2, **query)
-                found += ids(page)
-                if "next_batch" not in page.json:
-                    break
-                query = {"from": page.json["next_batch"]}
-            assert found == expected
-            assert ids(await hierarchy(alice, root, max_depth=0)) == [root]
-            assert ids(await hierarchy(alice, root, max_depth=1)) == [root, inner, rooms[0], rooms[1]]
-            assert ids(await hierarchy(alice, root, suggested_only=True)) == [root, rooms[0]]
-            for more in ({"max_depth": 1}, {"suggested_only": True}, {"from": "x"}):
-                assert (await hierarchy(alice, root, **{**query, **more})).errcode == "M_INVALID_PARAM"
-            assert (await hierarchy(alice, root, limit=0)).errcode == "M_INVALID_PARAM"
-            assert (await hierarchy(world.user("mallory"), root)).errcode == "M_FORBIDDEN"
-            assert (await hierarchy(alice, "!nothing:example.org")).errcode == "M_FORBIDDEN"
-
-    run(scenario())
+async def test_a_tree_with_loops_in_pages(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        root, inner = await space(alice, name="root"), await space(alice, name="inner")
+        rooms = [await alice.writes.create_room(name=f"room {n}") for n in range(4)]
+        await adopt(alice, root, rooms[0], order="b", suggested=True)
+        await adopt(alice, root, inner, order="a")
+        await adopt(alice, inner, root)
+        await adopt(alice, inner, rooms[1], order="1")
+        await adopt(alice, inner, rooms[2], order="0", suggested=True)
+        await adopt(alice, root, rooms[1], order="c")
+        await adopt(alice, root, rooms[3], order="d")
+        await adopt(alice, root, "!elsewhere:remote", order="e")
+        gone = (await alice.writes.put_state(root, "m.space.child", {}, rooms[3])).event_id
+        assert gone
+        whole = await hierarchy(alice, root)
+        expected = [root, inner, rooms[2], rooms[1], rooms[0]]
+        assert ids(whole) == expected
+        first = whole.json["rooms"][0]
+        assert (first["name"], first["room_type"], first["num_joined_members"]) == ("root", "m.space", 1)
+        assert [child["state_key"] for child in first["children_state"]] == [
+            inner,
+            rooms[0],
+            rooms[1],
+            "!elsewhere:remote",
+        ]
+        assert set(first["children_state"][0]) == {"type", "state_key", "content", "sender", "origin_server_ts"}
+        assert whole.json["rooms"][2]["children_state"] == [] and "next_batch" not in whole.json
+        found: list[str] = []
+        query: dict[str, Any] = {}
+        while True:
+            page = await hierarchy(alice, root, limit=2, **query)
+            found += ids(page)
+            if "next_batch" not in page.json:
+                break
+            query = {"from": page.json["next_batch"]}
+        assert found == expected
+        assert ids(await hierarchy(alice, root, max_depth=0)) == [root]
+        assert ids(await hierarchy(alice, root, max_depth=1)) == [root, inner, rooms[0], rooms[1]]
+        assert ids(await hierarchy(alice, root, suggested_only=True)) == [root, rooms[0]]
+        for more in ({"max_depth": 1}, {"suggested_only": True}, {"from": "x"}):
+            assert (await hierarchy(alice, root, **{**query, **more})).errcode == "M_INVALID_PARAM"
+        assert (await hierarchy(alice, root, limit=0)).errcode == "M_INVALID_PARAM"
+        assert (await hierarchy(world.user("mallory"), root)).errcode == "M_FORBIDDEN"
+        assert (await hierarchy(alice, "!nothing:example.org")).errcode == "M_FORBIDDEN"
 
 
-def test_who_may_find_a_room(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            club = await alice.writes.create_room(preset="public_chat")
-            rooms = {
-                "public": await alice.writes.create_room(preset="public_chat", topic="bees"),
-                "private": await alice.writes.create_room(),
-                "invited": await alice.writes.create_room(invite=[bob.user_id]),
-                "knock": await alice.writes.create_room(initial_state=[rules("knock")]),
-                "knock_restricted": await alice.writes.create_room(initial_state=[rules("knock_restricted", club)]),
-                "readable": await alice.writes.create_room(initial_state=[WORLD_READABLE]),
-                "restricted": await alice.writes.create_room(initial_state=[rules("restricted", club)]),
-                "old restricted": await alice.writes.create_room(
-                    room_version="6", initial_state=[rules("restricted", club)]
-                ),
-                "banned": await alice.writes.create_room(preset="public_chat"),
-            }
-            await alice.writes.act(rooms["banned"], "ban", {"user_id": bob.user_id})
-            root = await space(alice, preset="public_chat")
-            for room_id in rooms.values():
-                await adopt(alice, root, room_id)
-            names = {room_id: name for name, room_id in rooms.items()}
+async def test_who_may_find_a_room(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        club = await alice.writes.create_room(preset="public_chat")
+        rooms = {
+            "public": await alice.writes.create_room(preset="public_chat", topic="bees"),
+            "private": await alice.writes.create_room(),
+            "invited": await alice.writes.create_room(invite=[bob.user_id]),
+            "knock": await alice.writes.create_room(initial_state=[rules("knock")]),
+            "knock_restricted": await alice.writes.create_room(initial_state=[rules("knock_restricted", club)]),
+            "readable": await alice.writes.create_room(initial_state=[WORLD_READABLE]),
+            "restricted": await alice.writes.create_room(initial_state=[rules("restricted", club)]),
+            "old restricted": await alice.writes.create_room(
+                room_version="6", initial_state=[rules("restricted", club)]
+            ),
+            "banned": await alice.writes.create_room(preset="public_chat"),
+        }
+        await alice.writes.act(rooms["banned"], "ban", {"user_id": bob.user_id})
+        root = await space(alice, preset="public_chat")
+        for room_id in rooms.values():
+            await adopt(alice, root, room_id)
+        names = {room_id: name for name, room_id in rooms.items()}
 
-            async def seen() -> set[str]:
-                found = [names[room_id] for room_id in ids(await hierarchy(bob, root))[1:]]
-                for name, room_id in rooms.items():
-                    summary = await v1(bob, f"/room_summary/{quote(room_id)}")
-                    assert summary.status == (200 if name in found else 404), name
-                return set(found)
+        async def seen() -> set[str]:
+            found = [names[room_id] for room_id in ids(await hierarchy(bob, root))[1:]]
+            for name, room_id in rooms.items():
+                summary = await v1(bob, f"/room_summary/{quote(room_id)}")
+                assert summary.status == (200 if name in found else 404), name
+            return set(found)
 
-            open_to_all = {"public", "invited", "knock", "knock_restricted", "readable"}
-            assert await seen() == open_to_all
-            await bob.writes.act(club, "join")
-            assert await seen() == open_to_all | {"restricted"}
-            summary = (await v1(bob, f"/room_summary/{quote(rooms['restricted'])}")).json
-            assert (summary["allowed_room_ids"], summary["membership"], summary["join_rule"]) == (
-                [club],
-                "leave",
-                "restricted",
-            )
-            assert (await v1(bob, f"/room_summary/{quote(rooms['invited'])}")).json["membership"] == "invite"
-            # Nobody of this server is in it any more: what we know of it is old.
-            await alice.writes.act(rooms["readable"], "leave")
-            assert "readable" not in await seen()
-
-    run(scenario())
+        open_to_all = {"public", "invited", "knock", "knock_restricted", "readable"}
+        assert await seen() == open_to_all
+        await bob.writes.act(club, "join")
+        assert await seen() == open_to_all | {"restricted"}
+        summary = (await v1(bob, f"/room_summary/{quote(rooms['restricted'])}")).json
+        assert (summary["allowed_room_ids"], summary["membership"], summary["join_rule"]) == (
+            [club],
+            "leave",
+            "restricted",
+        )
+        assert (await v1(bob, f"/room_summary/{quote(rooms['invited'])}")).json["membership"] == "invite"
+        # Nobody of this server is in it any more: what we know of it is old.
+        await alice.writes.act(rooms["readable"], "leave")
+        assert "readable" not in await seen()
 
 
-def test_a_summary_tells_only_what_has_the_right_type(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            room_id = await alice.writes.create_room(preset="public_chat", room_alias_name="hive", name="n", topic="t")
-            await alice.writes.put_state(room_id, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
-            avatar = (await alice.writes.put_state(room_id, "m.room.avatar", {"url": "mxc://a/b"})).event_id
-            for base in (
-                "v1/room_summary/{}",
-                "unstable/im.nheko.summary/summary/{}",
-                "unstable/im.nheko.summary/rooms/{}/summary",
-            ):
-                path = "/_matrix/client/" + base.format(quote("#hive:example.org"))
-                summary = (await world.synchrotrons[0].get(path, {}, f"{alice.user_id}|D")).json
-                check_answer("room_summary.yaml", "/room_summary/{roomIdOrAlias}", "get", summary)
-                assert summary == {
-                    "room_id": room_id, "name": "n", "topic": "t", "avatar_url": "mxc://a/b", "join_rule": "public",
-                    "canonical_alias": "#hive:example.org", "encryption": "m.megolm.v1.aes-sha2", "membership": "join",
-                    "guest_can_join": False, "world_readable": False, "num_joined_members": 1,
-                    "room_version": summary["room_version"],
-                }  # fmt: skip
-            await alice.writes.redact(room_id, avatar)
-            for event_type, content in (
-                ("m.room.name", {"name": ["n"]}), ("m.room.topic", {"topic": {}}),
-                ("m.room.canonical_alias", {}), ("m.room.guest_access", {"guest_access": 1}),
-                ("m.room.history_visibility", {"history_visibility": []}),
-            ):  # fmt: skip
-                assert (await alice.writes.put_state(room_id, event_type, content)).status == 200
-            summary = (await v1(alice, f"/room_summary/{quote(room_id)}")).json
-            assert not {"name", "topic", "avatar_url", "canonical_alias", "room_type"} & set(summary)
-            for wrong, errcode in (
-                ("#none:example.org", "M_NOT_FOUND"), ("#hive:remote", "M_NOT_FOUND"), ("hive", "M_INVALID_PARAM"),
-                ("!none:example.org", "M_NOT_FOUND"),
-            ):  # fmt: skip
-                assert (await v1(alice, f"/room_summary/{quote(wrong)}")).errcode == errcode
-
-    run(scenario())
+async def test_a_summary_tells_only_what_has_the_right_type(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room(preset="public_chat", room_alias_name="hive", name="n", topic="t")
+        await alice.writes.put_state(room_id, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+        avatar = (await alice.writes.put_state(room_id, "m.room.avatar", {"url": "mxc://a/b"})).event_id
+        for base in (
+            "v1/room_summary/{}",
+            "unstable/im.nheko.summary/summary/{}",
+            "unstable/im.nheko.summary/rooms/{}/summary",
+        ):
+            path = "/_matrix/client/" + base.format(quote("#hive:example.org"))
+            summary = (await world.synchrotrons[0].get(path, {}, f"{alice.user_id}|D")).json
+            check_answer("room_summary.yaml", "/room_summary/{roomIdOrAlias}", "get", summary)
+            assert summary == {
+                "room_id": room_id, "name": "n", "topic": "t", "avatar_url": "mxc://a/b", "join_rule": "public",
+                "canonical_alias": "#hive:example.org", "encryption": "m.megolm.v1.aes-sha2", "membership": "join",
+                "guest_can_join": False, "world_readable": False, "num_joined_members": 1,
+                "room_version": summary["room_version"],
+            }  # fmt: skip
+        await alice.writes.redact(room_id, avatar)
+        for event_type, content in (
+            ("m.room.name", {"name": ["n"]}), ("m.room.topic", {"topic": {}}),
+            ("m.room.canonical_alias", {}), ("m.room.guest_access", {"guest_access": 1}),
+            ("m.room.history_visibility", {"history_visibility": []}),
+        ):  # fmt: skip
+            assert (await alice.writes.put_state(room_id, event_type, content)).status == 200
+        summary = (await v1(alice, f"/room_summary/{quote(room_id)}")).json
+        assert not {"name", "topic", "avatar_url", "canonical_alias", "room_type"} & set(summary)
+        for wrong, errcode in (
+            ("#none:example.org", "M_NOT_FOUND"), ("#hive:remote", "M_NOT_FOUND"), ("hive", "M_INVALID_PARAM"),
+            ("!none:example.org", "M_NOT_FOUND"),
+        ):  # fmt: skip
+            assert (await v1(alice, f"/room_summary/{quote(wrong)}")).errcode == errcode
 
 
 async def directory(client: Client, **query: Any) -> Any:
@@ -209,74 +200,68 @@ async def search(client: Client, **body: Any) -> Answer:
     return await client.post("/publicRooms", body)
 
 
-def test_the_directory_in_pages_both_ways(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, others = world.user("alice"), [world.user(f"u{n}") for n in range(3)]
-            create = alice.writes.create_room
-            rooms = [await create(preset="public_chat", visibility="public", name=f"Room {n}") for n in range(6)]
-            await create(preset="public_chat", name="not listed")
-            deserted = await create(preset="public_chat", visibility="public")
-            await alice.writes.act(deserted, "leave")
-            for room, members in ((4, 3), (2, 2), (5, 1)):
-                for other in others[:members]:
-                    await other.writes.act(rooms[room], "join")
-            expected = [rooms[n] for n in (4, 2, 5, 0, 1, 3)]
-            whole = await directory(alice)
-            assert [room["room_id"] for room in whole["chunk"]] == expected
-            assert [room["num_joined_members"] for room in whole["chunk"]] == [4, 3, 2, 1, 1, 1]
-            assert whole["chunk"][0]["name"] == "Room 4" and "prev_batch" not in whole
-            pages = [await directory(alice, limit=2)]
-            while "next_batch" in pages[-1]:
-                pages.append(await directory(alice, limit=2, since=pages[-1]["next_batch"]))
-            assert [room["room_id"] for page in pages for room in page["chunk"]] == expected
-            back = await directory(alice, limit=2, since=pages[-2]["prev_batch"])
-            assert back["chunk"] == pages[-3]["chunk"]
-            again = await directory(alice, limit=2, since=back["next_batch"])
-            assert again["chunk"] == pages[-2]["chunk"]
-            first = await directory(alice, limit=2, since=pages[1]["prev_batch"])
-            assert first["chunk"] == pages[0]["chunk"] and "prev_batch" not in first
-            for wrong in ({"since": "x"}, {"limit": "0"}, {"limit": "x"}):
-                assert (await alice.get("/publicRooms", **wrong)).errcode == "M_INVALID_PARAM"
-            assert (await alice.get("/publicRooms", server="elsewhere")).errcode == "M_NOT_FOUND"
-            assert (await directory(alice, server="example.org", limit=1))["chunk"] == whole["chunk"][:1]
-
-    run(scenario())
+async def test_the_directory_in_pages_both_ways(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, others = world.user("alice"), [world.user(f"u{n}") for n in range(3)]
+        create = alice.writes.create_room
+        rooms = [await create(preset="public_chat", visibility="public", name=f"Room {n}") for n in range(6)]
+        await create(preset="public_chat", name="not listed")
+        deserted = await create(preset="public_chat", visibility="public")
+        await alice.writes.act(deserted, "leave")
+        for room, members in ((4, 3), (2, 2), (5, 1)):
+            for other in others[:members]:
+                await other.writes.act(rooms[room], "join")
+        expected = [rooms[n] for n in (4, 2, 5, 0, 1, 3)]
+        whole = await directory(alice)
+        assert [room["room_id"] for room in whole["chunk"]] == expected
+        assert [room["num_joined_members"] for room in whole["chunk"]] == [4, 3, 2, 1, 1, 1]
+        assert whole["chunk"][0]["name"] == "Room 4" and "prev_batch" not in whole
+        pages = [await directory(alice, limit=2)]
+        while "next_batch" in pages[-1]:
+            pages.append(await directory(alice, limit=2, since=pages[-1]["next_batch"]))
+        assert [room["room_id"] for page in pages for room in page["chunk"]] == expected
+        back = await directory(alice, limit=2, since=pages[-2]["prev_batch"])
+        assert back["chunk"] == pages[-3]["chunk"]
+        again = await directory(alice, limit=2, since=back["next_batch"])
+        assert again["chunk"] == pages[-2]["chunk"]
+        first = await directory(alice, limit=2, since=pages[1]["prev_batch"])
+        assert first["chunk"] == pages[0]["chunk"] and "prev_batch" not in first
+        for wrong in ({"since": "x"}, {"limit": "0"}, {"limit": "x"}):
+            assert (await alice.get("/publicRooms", **wrong)).errcode == "M_INVALID_PARAM"
+        assert (await alice.get("/publicRooms", server="elsewhere")).errcode == "M_NOT_FOUND"
+        assert (await directory(alice, server="example.org", limit=1))["chunk"] == whole["chunk"][:1]
 
 
-def test_the_directory_is_searched(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            create = alice.writes.create_room
-            bees = await create(visibility="public", name="BEES", room_alias_name="hive")
-            wasps = await create(visibility="public", topic="no bees here")
-            a_space = await create(visibility="public", name="bees", creation_content={"type": "m.space"})
-            await create(name="hidden bees")
+async def test_the_directory_is_searched(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        create = alice.writes.create_room
+        bees = await create(visibility="public", name="BEES", room_alias_name="hive")
+        wasps = await create(visibility="public", topic="no bees here")
+        a_space = await create(visibility="public", name="bees", creation_content={"type": "m.space"})
+        await create(name="hidden bees")
 
-            async def found(**wanted: Any) -> set[str]:
-                answer = await search(alice, filter=wanted)
-                assert answer.status == 200, answer.body
-                check_answer("list_public_rooms.yaml", "/publicRooms", "post", answer.json)
-                return {room["room_id"] for room in answer.json["chunk"]}
+        async def found(**wanted: Any) -> set[str]:
+            answer = await search(alice, filter=wanted)
+            assert answer.status == 200, answer.body
+            check_answer("list_public_rooms.yaml", "/publicRooms", "post", answer.json)
+            return {room["room_id"] for room in answer.json["chunk"]}
 
-            assert await found(generic_search_term="Bees") == {bees, wasps, a_space}
-            assert await found(generic_search_term="#hive") == {bees}
-            assert await found(generic_search_term="nothing") == set()
-            assert await found(room_types=["m.space"]) == {a_space}
-            assert await found(room_types=[None], generic_search_term="bees") == {bees, wasps}
-            assert await found(room_types=[]) == set()
-            assert (await search(alice, third_party_instance_id="irc")).json["chunk"] == []
-            page = (await search(alice, limit=1, filter={"generic_search_term": "bees"})).json
-            rest = (await search(alice, since=page["next_batch"], filter={"generic_search_term": "bees"})).json
-            assert {room["room_id"] for room in page["chunk"] + rest["chunk"]} == {bees, wasps, a_space}
-            for wrong, errcode in (
-                ({"limit": 0}, "M_INVALID_PARAM"), ({"limit": "x"}, "M_BAD_JSON"), ({"filter": 1}, "M_BAD_JSON"),
-                ({"filter": {"room_types": "m.space"}}, "M_BAD_JSON"), ({"since": "x"}, "M_INVALID_PARAM"),
-                ({"filter": {"generic_search_term": "x" * 1001}}, "M_INVALID_PARAM"),
-            ):  # fmt: skip
-                answer = await search(alice, **wrong)
-                assert (answer.status, answer.errcode) == (400, errcode), wrong
-            assert orjson.loads((await alice.post("/publicRooms", None)).body)["chunk"]
-
-    run(scenario())
+        assert await found(generic_search_term="Bees") == {bees, wasps, a_space}
+        assert await found(generic_search_term="#hive") == {bees}
+        assert await found(generic_search_term="nothing") == set()
+        assert await found(room_types=["m.space"]) == {a_space}
+        assert await found(room_types=[None], generic_search_term="bees") == {bees, wasps}
+        assert await found(room_types=[]) == set()
+        assert (await search(alice, third_party_instance_id="irc")).json["chunk"] == []
+        page = (await search(alice, limit=1, filter={"generic_search_term": "bees"})).json
+        rest = (await search(alice, since=page["next_batch"], filter={"generic_search_term": "bees"})).json
+        assert {room["room_id"] for room in page["chunk"] + rest["chunk"]} == {bees, wasps, a_space}
+        for wrong, errcode in (
+            ({"limit": 0}, "M_INVALID_PARAM"), ({"limit": "x"}, "M_BAD_JSON"), ({"filter": 1}, "M_BAD_JSON"),
+            ({"filter": {"room_types": "m.space"}}, "M_BAD_JSON"), ({"since": "x"}, "M_INVALID_PARAM"),
+            ({"filter": {"generic_search_term": "x" * 1001}}, "M_INVALID_PARAM"),
+        ):  # fmt: skip
+            answer = await search(alice, **wrong)
+            assert (answer.status, answer.errcode) == (400, errcode), wrong
+        assert orjson.loads((await alice.post("/publicRooms", None)).body)["chunk"]

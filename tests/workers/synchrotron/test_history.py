@@ -1,8 +1,6 @@
 """A room's history in the order of places: tokens, pages in both directions, gaps, states of branches."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -30,14 +28,6 @@ places = st.builds(
     lambda ordinal, back: gap_start(ordinal) if back is None else HistoryPoint(ordinal, -back),
     st.integers(1, 10**18 - 1), st.one_of(st.none(), st.integers(0, 2**31 - 2)),
 )  # fmt: skip
-
-
-def run(test: Callable[[Store], Awaitable[None]], database: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with asyncio.timeout(60), store(database.dsn) as stored:
-            await test(stored)
-
-    asyncio.run(scenario())
 
 
 @given(places, places)
@@ -101,10 +91,10 @@ plans = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=plans, limit=st.integers(1, 7), only=st.sampled_from(("", "m.room.message", "m.*")), data=st.data())
-def test_pages_of_every_room_against_a_list(
+async def test_pages_of_every_room_against_a_list(
     postgres_module: TestDatabase, plan: list[tuple[str, Any]], limit: int, only: str, data: st.DataObject
 ) -> None:
-    async def scenario(stored: Store) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
         types = {room.ordered()[0]: MEMBER}
@@ -141,8 +131,6 @@ def test_pages_of_every_room_against_a_list(
             if (start is None or room.places[each] >= start) and (stop is None or room.places[each] < stop)
         ]  # fmt: skip
 
-    run(scenario, postgres_module)
-
 
 class Elsewhere:
     """Another server that has events which are missing here: anchor -> how many come each time it is asked."""
@@ -164,8 +152,8 @@ class Elsewhere:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
-def test_gaps_are_filled_while_a_page_goes_back(postgres_module: TestDatabase, limit: int) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_gaps_are_filled_while_a_page_goes_back(postgres_module: TestDatabase, limit: int) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
         for _ in range(9):
@@ -183,11 +171,9 @@ def test_gaps_are_filled_while_a_page_goes_back(postgres_module: TestDatabase, l
         assert await walk(stored, HistoryPages(stored.database, source), room, limit, back=False) == room.ordered()
         assert len(source.asked) == 6
 
-    run(scenario, postgres_module)
 
-
-def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: TestDatabase) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
         for _ in range(5):
@@ -212,11 +198,9 @@ def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: TestData
         await pages.back(view, HistoryPoint(5), 2, ALL)
         assert source.asked == []
 
-    run(scenario, postgres_module)
 
-
-def test_many_gaps_are_tried_some_at_a_time(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_many_gaps_are_tried_some_at_a_time(postgres_module: TestDatabase) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
         for _ in range(29):
@@ -233,11 +217,9 @@ def test_many_gaps_are_tried_some_at_a_time(postgres_module: TestDatabase) -> No
         assert found == room.ordered()[::-1]
         assert source.asked[5:] == list(range(30, 0, -1)), "each gap once on the way back"
 
-    run(scenario, postgres_module)
 
-
-def test_gaps_with_nothing_between_them_are_passed_as_well(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_gaps_with_nothing_between_them_are_passed_as_well(postgres_module: TestDatabase) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
         room.ordinal = 20  # as where nothing between is shown
@@ -249,11 +231,9 @@ def test_gaps_with_nothing_between_them_are_passed_as_well(postgres_module: Test
         assert await walk(stored, HistoryPages(stored.database, source), room, 10, back=True) == room.ordered()[::-1]
         assert source.asked == list(range(19, 0, -1))
 
-    run(scenario, postgres_module)
 
-
-def test_states_at_events(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_states_at_events(postgres_module: TestDatabase) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         create = room.live(type="m.room.create", state_key="", sender=BOB)
         first = room.live(type="m.room.name", state_key="", content={"name": "first"})
@@ -289,8 +269,6 @@ def test_states_at_events(postgres_module: TestDatabase) -> None:
         }
         assert {topic, second} <= set(room.places)
 
-    run(scenario, postgres_module)
-
 
 snapshot_steps = st.lists(
     st.tuples(st.integers(0, 30), st.sets(st.integers(0, 11), max_size=3), st.sets(st.integers(0, 3), max_size=2)),
@@ -300,12 +278,11 @@ snapshot_steps = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=st.lists(st.integers(0, 3), max_size=6), base=st.integers(1, 7), steps=snapshot_steps)
-def test_states_of_random_branches_against_a_dictionary(
+async def test_states_of_random_branches_against_a_dictionary(
     postgres_module: TestDatabase, line: list[int], base: int, steps: list[tuple[int, set[int], set[int]]]
 ) -> None:
     """steps: (which earlier snapshot is the parent, events to add by number, keys that leave)."""
-
-    async def scenario(stored: Store) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         state: dict[tuple[str, str], str] = {}
         for ordinal, key in enumerate(line, start=1):
@@ -330,11 +307,9 @@ def test_states_of_random_branches_against_a_dictionary(
             assert sorted(row.event_id for row in rows) == sorted(wanted.values())
             assert held[nid] == {key: room.nids[event] for key, event in wanted.items()}
 
-    run(scenario, postgres_module)
 
-
-def test_visibility_is_that_of_the_state_at_an_event(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_visibility_is_that_of_the_state_at_an_event(postgres_module: TestDatabase) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         room.live(type="m.room.create", state_key="", sender=BOB)
         members_only = room.live(type=VISIBILITY, state_key="", content={"history_visibility": "joined"})
@@ -367,11 +342,11 @@ def test_visibility_is_that_of_the_state_at_an_event(postgres_module: TestDataba
                 "leave" if event_id in unseen or room.places[event_id].ordinal == 3 else "join"
             )
 
-    run(scenario, postgres_module)
 
-
-def test_history_from_before_everything_known_is_no_more_open_than_the_room(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_history_from_before_everything_known_is_no_more_open_than_the_room(
+    postgres_module: TestDatabase,
+) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
         room.live(type=VISIBILITY, state_key="", content={"history_visibility": "joined"})
@@ -380,11 +355,9 @@ def test_history_from_before_everything_known_is_no_more_open_than_the_room(post
         found = await walk(stored, HistoryPages(stored.database, StoredHistory()), room, 10, back=True)
         assert early not in found and len(found) == 2
 
-    run(scenario, postgres_module)
 
-
-def test_who_left_sees_the_history_until_then(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_who_left_sees_the_history_until_then(postgres_module: TestDatabase) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
         room.live()
@@ -394,8 +367,6 @@ def test_who_left_sees_the_history_until_then(postgres_module: TestDatabase) -> 
         await room.save()
         found = await walk(stored, HistoryPages(stored.database, StoredHistory()), room, 2, back=True)
         assert before in found and after not in found and len(found) == 4
-
-    run(scenario, postgres_module)
 
 
 async def _plan(conn: Any, sql: str, *args: Any) -> list[dict[str, Any]]:
@@ -411,50 +382,46 @@ async def _plan(conn: Any, sql: str, *args: Any) -> list[dict[str, Any]]:
     return nodes(json.loads(row[0])[0]["Plan"])
 
 
-def test_pages_read_no_further_than_their_limit(postgres_module: TestDatabase) -> None:
+async def test_pages_read_no_further_than_their_limit(postgres_module: TestDatabase) -> None:
     """On a table of many rooms, one of which has all its history in one gap."""
-
-    async def scenario() -> None:
-        conn = await asyncpg.connect(postgres_module.dsn)
-        try:
-            await conn.execute(
-                """
-                INSERT INTO events (room_nid, event_nid, event_id, writer, position, ordinal, anchor, back, depth, type,
-                                    sender, origin_server_ts, prev_nids, auth_nids, json)
-                SELECT 900000 + r, r * 10000 + n, '$plan' || r || '_' || n, 1, 1,
-                       CASE WHEN n <= 40 THEN n END, CASE WHEN n > 40 THEN 20 END, CASE WHEN n > 40 THEN n - 40 END,
-                       n, 'm.room.message', '@a:x', n, '{}', '{}', '{}'
-                FROM generate_series(1, 200) AS r,
-                     LATERAL generate_series(1, CASE WHEN r = 7 THEN 5000 WHEN r % 3 = 0 THEN 60 ELSE 40 END) AS n
-                """
-            )
-            await conn.execute("INSERT INTO gaps SELECT 900000 + r, 20, '{$x}' FROM generate_series(1, 200, 3) AS r")
-            await conn.execute("ANALYZE events; ANALYZE gaps; SET plan_cache_mode = force_generic_plan")
-            room, limit = 900007, 10
-            for sql, args in (
-                (timeline._PLACES_BEFORE, (room, 30, 0, limit)),
-                (timeline._PLACES_BEFORE, (room, 20, 2500, limit)),
-                (timeline._PLACES_FROM, (room, 1, 0, limit)),
-                (timeline._PLACES_FROM, (room, 20, 2500, limit)),
-                (timeline._SINCE_TIME, (room, 100, limit, 0)),
-                (timeline._UNTIL_TIME, (room, 100, limit, 0)),
-                (timeline._GAPS, (room, 1, 30, limit)),
-                (for_reader._FOR_READER, ("'!nothing:x'", "'@a:x'")),
-            ):
-                for node in await _plan(conn, sql, *args):
-                    small = ("rooms", "gaps", "erased_users")
-                    assert node["Node Type"] != "Seq Scan" or node["Relation Name"] in small, sql
-                    if "Index Name" in node:
-                        assert node["Actual Rows"] <= limit, (sql, node)
-                        assert node.get("Rows Removed by Filter", 0) == 0, (sql, node)
-        finally:
-            await conn.close()
-
-    asyncio.run(scenario())
+    conn = await asyncpg.connect(postgres_module.dsn)
+    try:
+        await conn.execute(
+            """
+            INSERT INTO events (room_nid, event_nid, event_id, writer, position, ordinal, anchor, back, depth, type,
+                                sender, origin_server_ts, prev_nids, auth_nids, json)
+            SELECT 900000 + r, r * 10000 + n, '$plan' || r || '_' || n, 1, 1,
+                   CASE WHEN n <= 40 THEN n END, CASE WHEN n > 40 THEN 20 END, CASE WHEN n > 40 THEN n - 40 END,
+                   n, 'm.room.message', '@a:x', n, '{}', '{}', '{}'
+            FROM generate_series(1, 200) AS r,
+                 LATERAL generate_series(1, CASE WHEN r = 7 THEN 5000 WHEN r % 3 = 0 THEN 60 ELSE 40 END) AS n
+            """
+        )
+        await conn.execute("INSERT INTO gaps SELECT 900000 + r, 20, '{$x}' FROM generate_series(1, 200, 3) AS r")
+        await conn.execute("ANALYZE events; ANALYZE gaps; SET plan_cache_mode = force_generic_plan")
+        room, limit = 900007, 10
+        for sql, args in (
+            (timeline._PLACES_BEFORE, (room, 30, 0, limit)),
+            (timeline._PLACES_BEFORE, (room, 20, 2500, limit)),
+            (timeline._PLACES_FROM, (room, 1, 0, limit)),
+            (timeline._PLACES_FROM, (room, 20, 2500, limit)),
+            (timeline._SINCE_TIME, (room, 100, limit, 0)),
+            (timeline._UNTIL_TIME, (room, 100, limit, 0)),
+            (timeline._GAPS, (room, 1, 30, limit)),
+            (for_reader._FOR_READER, ("'!nothing:x'", "'@a:x'")),
+        ):
+            for node in await _plan(conn, sql, *args):
+                small = ("rooms", "gaps", "erased_users")
+                assert node["Node Type"] != "Seq Scan" or node["Relation Name"] in small, sql
+                if "Index Name" in node:
+                    assert node["Actual Rows"] <= limit, (sql, node)
+                    assert node.get("Rows Removed by Filter", 0) == 0, (sql, node)
+    finally:
+        await conn.close()
 
 
-def test_what_a_snapshot_costs_is_its_walk(postgres_module: TestDatabase) -> None:
-    async def scenario(stored: Store) -> None:
+async def test_what_a_snapshot_costs_is_its_walk(postgres_module: TestDatabase) -> None:
+    async with store(postgres_module.dsn) as stored:
         room = stored.room()
         room.live(type="m.room.create", state_key="")
         parent = room.snapshot(2, [room.outlier(type="k", state_key="0")])
@@ -468,5 +435,3 @@ def test_what_a_snapshot_costs_is_its_walk(postgres_module: TestDatabase) -> Non
             ):
                 for node in await _plan(conn, sql, *args):
                     assert node["Node Type"] != "Seq Scan" or node["Relation Name"] != "events", sql
-
-    run(scenario, postgres_module)

@@ -1,58 +1,51 @@
 """Who is ignored. Spec: client-server API, "Ignoring Users"."""
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet
 from tests.workers.synchrotron.sliding_client import SlidingClient, merged_list
 
 
-def test_invites_of_the_ignored_are_hidden(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            room_id = await bob.writes.create_room(invite=[alice.user_id])
-            since = (await alice.sync())["next_batch"]
-            assert room_id in (await alice.sync())["rooms"]["invite"]
-            ignored = {"ignored_users": {bob.user_id: {}}}
-            await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
-            assert room_id not in (await alice.sync())["rooms"]["invite"]
-            another = await bob.writes.create_room(invite=[alice.user_id])
-            answer = await alice.sync(since)
-            assert not {room_id, another} & answer["rooms"].get("invite", {}).keys()
-
-    run(scenario())
+async def test_invites_of_the_ignored_are_hidden(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await bob.writes.create_room(invite=[alice.user_id])
+        since = (await alice.sync())["next_batch"]
+        assert room_id in (await alice.sync())["rooms"]["invite"]
+        ignored = {"ignored_users": {bob.user_id: {}}}
+        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
+        assert room_id not in (await alice.sync())["rooms"]["invite"]
+        another = await bob.writes.create_room(invite=[alice.user_id])
+        answer = await alice.sync(since)
+        assert not {room_id, another} & answer["rooms"].get("invite", {}).keys()
 
 
-def test_who_is_invited_anew_by_the_ignored_is_told_that_he_left(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob, carol = world.user("alice"), world.user("bob"), world.user("carol")
-            anybody = {"invite": 0}
-            room_id = await bob.writes.create_room(preset="public_chat", power_level_content_override=anybody)
-            never_in = await bob.writes.create_room(preset="public_chat")
-            await alice.writes.act(room_id, "join")
-            await carol.writes.act(room_id, "join")
-            sliding = SlidingClient(alice, {"lists": {"all": merged_list(5)}})
-            await sliding.sync()
-            since = (await alice.sync())["next_batch"]
-            ignored = {"ignored_users": {bob.user_id: {}}}
-            await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
-            await alice.writes.act(room_id, "leave")
-            for room in (room_id, never_in):
-                await bob.writes.act(room, "invite", {"user_id": alice.user_id})
-            answer = await alice.sync(since)
-            section = answer["rooms"]["leave"][room_id]
-            assert section["timeline"]["events"][-1]["content"]["membership"] == "leave"
-            assert set(answer["rooms"]["leave"]) == {room_id} and not answer["rooms"]["invite"]
-            assert not (await alice.sync(answer["next_batch"]))["rooms"]["leave"]
-            told = (await sliding.sync())["rooms"]
-            assert set(told) == {room_id} and told[room_id]["membership"] == "leave"
-            assert told[room_id]["timeline"][-1]["content"]["membership"] == "leave"
-            assert not (await sliding.sync())["rooms"]
-            await alice.writes.act(room_id, "leave")
-            invited = await carol.writes.act(room_id, "invite", {"user_id": alice.user_id})
-            assert invited.status == 200, invited.body
-            assert set((await alice.sync(answer["next_batch"]))["rooms"]["invite"]) == {room_id}
-            assert (await sliding.sync(10_000))["rooms"][room_id]["membership"] == "invite"
-
-    run(scenario())
+async def test_who_is_invited_anew_by_the_ignored_is_told_that_he_left(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, carol = world.user("alice"), world.user("bob"), world.user("carol")
+        anybody = {"invite": 0}
+        room_id = await bob.writes.create_room(preset="public_chat", power_level_content_override=anybody)
+        never_in = await bob.writes.create_room(preset="public_chat")
+        await alice.writes.act(room_id, "join")
+        await carol.writes.act(room_id, "join")
+        sliding = SlidingClient(alice, {"lists": {"all": merged_list(5)}})
+        await sliding.sync()
+        since = (await alice.sync())["next_batch"]
+        ignored = {"ignored_users": {bob.user_id: {}}}
+        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
+        await alice.writes.act(room_id, "leave")
+        for room in (room_id, never_in):
+            await bob.writes.act(room, "invite", {"user_id": alice.user_id})
+        answer = await alice.sync(since)
+        section = answer["rooms"]["leave"][room_id]
+        assert section["timeline"]["events"][-1]["content"]["membership"] == "leave"
+        assert set(answer["rooms"]["leave"]) == {room_id} and not answer["rooms"]["invite"]
+        assert not (await alice.sync(answer["next_batch"]))["rooms"]["leave"]
+        told = (await sliding.sync())["rooms"]
+        assert set(told) == {room_id} and told[room_id]["membership"] == "leave"
+        assert told[room_id]["timeline"][-1]["content"]["membership"] == "leave"
+        assert not (await sliding.sync())["rooms"]
+        await alice.writes.act(room_id, "leave")
+        invited = await carol.writes.act(room_id, "invite", {"user_id": alice.user_id})
+        assert invited.status == 200, invited.body
+        assert set((await alice.sync(answer["next_batch"]))["rooms"]["invite"]) == {room_id}
+        assert (await sliding.sync(10_000))["rooms"][room_id]["membership"] == "invite"

@@ -15,7 +15,6 @@ from shared.http.asgi import send_response
 from shared.http.listener import HttpServer
 from shared.http.request import Response
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import World, fleet
 from workers.synchrotron.classic import answer_pieces
 from workers.synchrotron.classic.answer_pieces import KINDS, Section, body_pieces, whole_or_pieces
@@ -34,7 +33,7 @@ async def _sections(sections: Sequence[Section]) -> AsyncIterator[Section]:
 
 
 @given(st.lists(st.tuples(st.sampled_from(KINDS), _PARTS), max_size=12), st.integers(1, 80), st.integers(0, 400))
-def test_pieces_are_the_whole(rooms: list[tuple[str, list[str]]], piece: int, whole: int) -> None:
+async def test_pieces_are_the_whole(rooms: list[tuple[str, list[str]]], piece: int, whole: int) -> None:
     """Against a plain encoding, whatever the sizes at which pieces end and answers count as long."""
     rooms.sort(key=lambda room: KINDS.index(room[0]))
     plain: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
@@ -45,7 +44,9 @@ def test_pieces_are_the_whole(rooms: list[tuple[str, list[str]]], piece: int, wh
         cut = len(encoded) // 2
         sections.append(Section(kind, f"!{number}", (encoded[:cut], encoded[cut:])))
 
-    async def scenario() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer_pieces, "_PIECE_BYTES", piece)
+        patch.setattr(answer_pieces, "WHOLE_BYTES", whole)
         made = _sections(sections)
         pieces = body_pieces({"next_batch": "t"}, await anext(made, None), made)
         body = await whole_or_pieces(pieces)
@@ -58,59 +59,48 @@ def test_pieces_are_the_whole(rooms: list[tuple[str, list[str]]], piece: int, wh
             assert len(body) > whole
         assert orjson.loads(body) == {"next_batch": "t", "rooms": plain}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer_pieces, "_PIECE_BYTES", piece)
-        patch.setattr(answer_pieces, "WHOLE_BYTES", whole)
-        asyncio.run(scenario())
+
+async def test_each_user_has_his_turn() -> None:
+    turns = FairTurns(2)
+    order: list[str] = []
+    most = running = 0
+    begin = asyncio.Event()
+
+    async def work(user: str) -> None:
+        nonlocal most, running
+        async with turns.turn(user):
+            running += 1
+            most = max(most, running)
+            order.append(user)
+            await begin.wait()
+            running -= 1
+
+    tasks = [asyncio.create_task(work("greedy")) for _ in range(10)]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(work(user)) for user in ("a", "b", "a")]
+    await asyncio.sleep(0)
+    begin.set()
+    await asyncio.gather(*tasks)
+    assert most == 2
+    # Two of the ten were being served, and one stood before the others when they came; then each user in turn.
+    assert order[:9] == ["greedy", "greedy", "greedy", "a", "b", "greedy", "a", "greedy", "greedy"]
+    assert order.count("greedy") == 10
+    assert (turns._free, turns.waiting) == (2, 0)
 
 
-def test_each_user_has_his_turn() -> None:
-    async def scenario() -> None:
-        turns = FairTurns(2)
-        order: list[str] = []
-        most = running = 0
-        begin = asyncio.Event()
-
-        async def work(user: str) -> None:
-            nonlocal most, running
-            async with turns.turn(user):
-                running += 1
-                most = max(most, running)
-                order.append(user)
-                await begin.wait()
-                running -= 1
-
-        tasks = [asyncio.create_task(work("greedy")) for _ in range(10)]
+async def test_a_turn_that_nobody_waits_for_any_more_is_passed_on() -> None:
+    turns = FairTurns(1)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(turns.turn("first"))
+        waiting = [asyncio.create_task(_take(turns, "gone")) for _ in range(3)]
+        last = asyncio.create_task(_take(turns, "last"))
         await asyncio.sleep(0)
-        tasks += [asyncio.create_task(work(user)) for user in ("a", "b", "a")]
-        await asyncio.sleep(0)
-        begin.set()
-        await asyncio.gather(*tasks)
-        assert most == 2
-        # Two of the ten were being served, and one stood before the others when they came; then each user in turn.
-        assert order[:9] == ["greedy", "greedy", "greedy", "a", "b", "greedy", "a", "greedy", "greedy"]
-        assert order.count("greedy") == 10
-        assert (turns._free, turns.waiting) == (2, 0)
-
-    asyncio.run(scenario())
-
-
-def test_a_turn_that_nobody_waits_for_any_more_is_passed_on() -> None:
-    async def scenario() -> None:
-        turns = FairTurns(1)
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(turns.turn("first"))
-            waiting = [asyncio.create_task(_take(turns, "gone")) for _ in range(3)]
-            last = asyncio.create_task(_take(turns, "last"))
-            await asyncio.sleep(0)
-            waiting[0].cancel()
-            await stack.aclose()  # the turn is the second's now, who is cancelled before he knows
-            waiting[1].cancel()
-            waiting[2].cancel()
-            await asyncio.wait_for(last, 5)
-        assert (turns._free, turns.waiting) == (1, 0)
-
-    asyncio.run(scenario())
+        waiting[0].cancel()
+        await stack.aclose()  # the turn is the second's now, who is cancelled before he knows
+        waiting[1].cancel()
+        waiting[2].cancel()
+        await asyncio.wait_for(last, 5)
+    assert (turns._free, turns.waiting) == (1, 0)
 
 
 async def _take(turns: FairTurns, user: str) -> None:
@@ -118,7 +108,7 @@ async def _take(turns: FairTurns, user: str) -> None:
         pass
 
 
-def test_an_answer_that_fails_half_way_breaks_the_connection() -> None:
+async def test_an_answer_that_fails_half_way_breaks_the_connection() -> None:
     """Over a real socket: neither the end of the chunks nor a second answer comes."""
 
     async def pieces() -> AsyncGenerator[bytes, None]:
@@ -128,21 +118,18 @@ def test_an_answer_that_fails_half_way_breaks_the_connection() -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await send_response(send, Response(pieces()))
 
-    async def scenario() -> None:
-        listener = HttpServer(application, "127.0.0.1", 0)
-        host, _, port = (await listener.start()).rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 5)  # until it is closed
-        assert b"200 OK" in answer and b'{"rooms":{' in answer
-        assert b"\r\n0\r\n" not in answer
-        writer.close()
-        await listener.drain(0.1)
-
-    asyncio.run(scenario())
+    listener = HttpServer(application, "127.0.0.1", 0)
+    host, _, port = (await listener.start()).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 5)  # until it is closed
+    assert b"200 OK" in answer and b'{"rooms":{' in answer
+    assert b"\r\n0\r\n" not in answer
+    writer.close()
+    await listener.drain(0.1)
 
 
-def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asgi, "_STALLED_S", 0.05)
     closed: list[str] = []
 
@@ -154,19 +141,16 @@ def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
         if message.get("body"):
             await asyncio.Event().wait()
 
-    async def scenario() -> None:
-        limits = InitialSyncs(1, 1)
-        held = AsyncExitStack()
-        await held.enter_async_context(limits.under_way.turn("slow"))
-        held.callback(closed.append, "held")
-        answer = LongAnswer(endless(), limits.turns, "slow", held)
-        with pytest.raises(TimeoutError):
-            await send_response(send, Response(answer))
-        assert closed == ["held"]
-        assert limits.under_way.waiting == limits.turns.waiting == 0
-        await asyncio.wait_for(_take(limits.under_way, "next"), 5)
-
-    asyncio.run(scenario())
+    limits = InitialSyncs(1, 1)
+    held = AsyncExitStack()
+    await held.enter_async_context(limits.under_way.turn("slow"))
+    held.callback(closed.append, "held")
+    answer = LongAnswer(endless(), limits.turns, "slow", held)
+    with pytest.raises(TimeoutError):
+        await send_response(send, Response(answer))
+    assert closed == ["held"]
+    assert limits.under_way.waiting == limits.turns.waiting == 0
+    await asyncio.wait_for(_take(limits.under_way, "next"), 5)
 
 
 def test_what_each_device_was_sent_is_bounded() -> None:
@@ -190,39 +174,38 @@ _QUERIES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-def test_streamed_answers_equal_whole_ones(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn, synchrotrons=2, rooms_bytes=150_000) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            rooms = [await alice.writes.create_room(preset="public_chat", name=f"{n}") for n in range(12)]
-            for number, room_id in enumerate(rooms):
-                if number % 3:
-                    await bob.writes.act(room_id, "join")
-                if number == 4:
-                    await bob.writes.act(room_id, "leave")
-                for text in range(number):
-                    await alice.writes.send(room_id, f"{text}" * 40)
-            await alice.writes.act(rooms[0], "invite", {"user_id": bob.user_id})
-            await world.settle()
-            for query in _QUERIES:
-                for kept in (1 << 20, 0, 500):
-                    monkeypatch.setattr(answer_pieces, "WHOLE_BYTES", kept)
-                    monkeypatch.setattr(answer_pieces, "_PIECE_BYTES", max(1, kept // 4))
-                    answers = []
-                    for client in (bob, alice):
-                        client.synchrotron = 1 if kept == 500 else 0
-                        answers.append(_without_age(await client.sync(**query)))
-                    if kept == 1 << 20:
-                        whole = answers
-                    assert answers == whole, (query, kept)
-            assert len(whole[1]["rooms"]["join"]) == 12
-            for process in world.synchrotrons:
-                assert 0 < process.metric("skep_room_cache_bytes") <= 150_000
-
-    run(scenario())
+async def test_streamed_answers_equal_whole_ones(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fleet(postgres.dsn, synchrotrons=2, rooms_bytes=150_000) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        rooms = [await alice.writes.create_room(preset="public_chat", name=f"{n}") for n in range(12)]
+        for number, room_id in enumerate(rooms):
+            if number % 3:
+                await bob.writes.act(room_id, "join")
+            if number == 4:
+                await bob.writes.act(room_id, "leave")
+            for text in range(number):
+                await alice.writes.send(room_id, f"{text}" * 40)
+        await alice.writes.act(rooms[0], "invite", {"user_id": bob.user_id})
+        await world.settle()
+        for query in _QUERIES:
+            for kept in (1 << 20, 0, 500):
+                monkeypatch.setattr(answer_pieces, "WHOLE_BYTES", kept)
+                monkeypatch.setattr(answer_pieces, "_PIECE_BYTES", max(1, kept // 4))
+                answers = []
+                for client in (bob, alice):
+                    client.synchrotron = 1 if kept == 500 else 0
+                    answers.append(_without_age(await client.sync(**query)))
+                if kept == 1 << 20:
+                    whole = answers
+                assert answers == whole, (query, kept)
+        assert len(whole[1]["rooms"]["join"]) == 12
+        for process in world.synchrotrons:
+            assert 0 < process.metric("skep_room_cache_bytes") <= 150_000
 
 
-def test_a_failed_room_ends_the_answer_unfinished(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_room_ends_the_answer_unfinished(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     joined, failing = RoomSections.joined, "none"
 
     async def fails(self: RoomSections, user: Any, membership: Any, *rest: Any, **named: Any) -> Any:
@@ -233,27 +216,22 @@ def test_a_failed_room_ends_the_answer_unfinished(postgres: TestDatabase, monkey
     monkeypatch.setattr(RoomSections, "joined", fails)
     monkeypatch.setattr(answer_pieces, "WHOLE_BYTES", 2000)
     monkeypatch.setattr(answer_pieces, "_PIECE_BYTES", 500)
-
-    async def scenario() -> None:
-        nonlocal failing
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            rooms = [await alice.writes.create_room(preset="public_chat") for _ in range(4)]
-            order = list((await alice.sync())["rooms"]["join"])
-            failing = order[-1]
-            sent = await _sent_until_it_fails(world, alice)
-            assert sent[0]["status"] == 200
-            assert all(message.get("more_body") for message in sent[1:])
-            body = b"".join(message["body"] for message in sent[1:])
-            assert body.startswith(b'{"next_batch"') and order[0].encode() in body
-            with pytest.raises(orjson.JSONDecodeError):
-                orjson.loads(body)
-            failing = order[0]  # before anything was sent an error is an answer
-            assert (await alice.get("/sync")).status == 500
-            failing = "none"
-            assert set((await alice.sync())["rooms"]["join"]) == set(rooms)
-
-    run(scenario())
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        rooms = [await alice.writes.create_room(preset="public_chat") for _ in range(4)]
+        order = list((await alice.sync())["rooms"]["join"])
+        failing = order[-1]
+        sent = await _sent_until_it_fails(world, alice)
+        assert sent[0]["status"] == 200
+        assert all(message.get("more_body") for message in sent[1:])
+        body = b"".join(message["body"] for message in sent[1:])
+        assert body.startswith(b'{"next_batch"') and order[0].encode() in body
+        with pytest.raises(orjson.JSONDecodeError):
+            orjson.loads(body)
+        failing = order[0]  # before anything was sent an error is an answer
+        assert (await alice.get("/sync")).status == 500
+        failing = "none"
+        assert set((await alice.sync())["rooms"]["join"]) == set(rooms)
 
 
 async def _sent_until_it_fails(world: World, client: Any) -> list[dict[str, Any]]:
@@ -275,47 +253,41 @@ async def _sent_until_it_fails(world: World, client: Any) -> list[dict[str, Any]
     return sent
 
 
-def test_a_herd_reads_a_room_once(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            people = [world.user(f"user{number}") for number in range(8)]
-            room_id = await people[0].writes.create_room(preset="public_chat")
-            for each in people[1:]:
-                await each.writes.act(room_id, "join")
-            await world.settle()
-            process = world.synchrotrons[0]
-            first, before = _without_age(await people[0].sync()), process.metric("skep_sync_queries_total")
-            misses = process.metric("skep_room_cache_misses_total")
-            await people[1].sync()
-            one = process.metric("skep_sync_queries_total") - before
-            answers = await asyncio.gather(*(each.sync() for each in people))
-            assert process.metric("skep_room_cache_misses_total") == misses == 1
-            assert process.metric("skep_sync_queries_total") - before - one <= one * len(people)
-            for answer in answers:
-                state = _without_age(answer)["rooms"]["join"][room_id]["state"]
-                assert state == first["rooms"]["join"][room_id]["state"]
-
-    run(scenario())
+async def test_a_herd_reads_a_room_once(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        people = [world.user(f"user{number}") for number in range(8)]
+        room_id = await people[0].writes.create_room(preset="public_chat")
+        for each in people[1:]:
+            await each.writes.act(room_id, "join")
+        await world.settle()
+        process = world.synchrotrons[0]
+        first, before = _without_age(await people[0].sync()), process.metric("skep_sync_queries_total")
+        misses = process.metric("skep_room_cache_misses_total")
+        await people[1].sync()
+        one = process.metric("skep_sync_queries_total") - before
+        answers = await asyncio.gather(*(each.sync() for each in people))
+        assert process.metric("skep_room_cache_misses_total") == misses == 1
+        assert process.metric("skep_sync_queries_total") - before - one <= one * len(people)
+        for answer in answers:
+            state = _without_age(answer)["rooms"]["join"][room_id]["state"]
+            assert state == first["rooms"]["join"][room_id]["state"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
-def test_members_are_the_same_in_pages_of_any_size(
+async def test_members_are_the_same_in_pages_of_any_size(
     postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres_module.dsn) as world:
-            people = [world.user(f"{name}{size}") for name in ("alice", "bob", "carol", "dan")]
-            room_id = await people[0].writes.create_room(preset="public_chat")
-            for each in people[1:]:
-                await each.writes.act(room_id, "join")
-            await people[2].writes.act(room_id, "leave")
-            whole = (await people[0].room(room_id, "members")).json["chunk"]
-            monkeypatch.setattr(room_state, "_ROWS", size)
-            paged = (await people[0].room(room_id, "members")).json["chunk"]
-            assert _without_age({"state": {"events": paged}}) == _without_age({"state": {"events": whole}})
-            assert sorted(event["state_key"] for event in paged) == sorted(each.user_id for each in people)
-
-    run(scenario())
+    async with fleet(postgres_module.dsn) as world:
+        people = [world.user(f"{name}{size}") for name in ("alice", "bob", "carol", "dan")]
+        room_id = await people[0].writes.create_room(preset="public_chat")
+        for each in people[1:]:
+            await each.writes.act(room_id, "join")
+        await people[2].writes.act(room_id, "leave")
+        whole = (await people[0].room(room_id, "members")).json["chunk"]
+        monkeypatch.setattr(room_state, "_ROWS", size)
+        paged = (await people[0].room(room_id, "members")).json["chunk"]
+        assert _without_age({"state": {"events": paged}}) == _without_age({"state": {"events": whole}})
+        assert sorted(event["state_key"] for event in paged) == sorted(each.user_id for each in people)
 
 
 def _without_age(value: Any) -> Any:

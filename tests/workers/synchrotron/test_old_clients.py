@@ -5,7 +5,6 @@ from typing import Any
 
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import Client, fleet, soon
 
 
@@ -39,137 +38,126 @@ def _members(events: list[Any]) -> dict[str, str]:
     return {e["state_key"]: e["content"]["membership"] for e in events if e["type"] == "m.room.member"}
 
 
-def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn, synchrotrons=2) as world:
-            alice, bob, carol = world.user("alice"), world.user("bob"), world.user("carol")
-            bob.synchrotron = 1
-            room_id = await alice.writes.create_room(preset="public_chat", name="bees")
-            for number in range(4):
-                await alice.writes.send(room_id, f"before {number}")
-            invited_to = await alice.writes.create_room(invite=[bob.user_id])
-            left = await carol.writes.create_room(preset="public_chat")
-            await bob.writes.act(room_id, "join")
-            await bob.writes.act(left, "join")
-            await bob.writes.act(left, "leave")
-            await world.set_account_data(bob.user_id, room_id, "m.tag", {"tags": {}})
-            await world.set_account_data(bob.user_id, "", "m.x", {"y": 1})
+async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn, synchrotrons=2) as world:
+        alice, bob, carol = world.user("alice"), world.user("bob"), world.user("carol")
+        bob.synchrotron = 1
+        room_id = await alice.writes.create_room(preset="public_chat", name="bees")
+        for number in range(4):
+            await alice.writes.send(room_id, f"before {number}")
+        invited_to = await alice.writes.create_room(invite=[bob.user_id])
+        left = await carol.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        await bob.writes.act(left, "join")
+        await bob.writes.act(left, "leave")
+        await world.set_account_data(bob.user_id, room_id, "m.tag", {"tags": {}})
+        await world.set_account_data(bob.user_id, "", "m.x", {"y": 1})
 
-            start = await _initial(bob, limit=2)
-            rooms = {room["room_id"]: room for room in start["rooms"]}
-            assert {each: room["membership"] for each, room in rooms.items()} == {room_id: "join", invited_to: "invite"}
-            joined = rooms[room_id]
-            assert joined["visibility"] == "private" and joined["account_data"] == [
-                {"type": "m.tag", "content": {"tags": {}}}
-            ]
-            assert _bodies(joined["messages"]["chunk"]) == ["before 3"]  # and his own join
-            assert _members(joined["state"]) == {alice.user_id: "join", bob.user_id: "join"}
-            assert {e["type"] for e in joined["state"]} >= {"m.room.create", "m.room.name", "m.room.power_levels"}
-            assert rooms[invited_to]["invite"]["content"]["membership"] == "invite"
-            assert {"type": "m.x", "content": {"y": 1}} in start["account_data"]
-            older = (
-                await bob.room(room_id, "messages", dir="b", limit=2, **{"from": joined["messages"]["start"]})
-            ).json
-            assert _bodies(older["chunk"]) == ["before 2", "before 1"]
-            archived = await _initial(bob, archived=True)
-            assert {r["room_id"]: r["membership"] for r in archived["rooms"]}[left] == "leave"
+        start = await _initial(bob, limit=2)
+        rooms = {room["room_id"]: room for room in start["rooms"]}
+        assert {each: room["membership"] for each, room in rooms.items()} == {room_id: "join", invited_to: "invite"}
+        joined = rooms[room_id]
+        assert joined["visibility"] == "private" and joined["account_data"] == [
+            {"type": "m.tag", "content": {"tags": {}}}
+        ]
+        assert _bodies(joined["messages"]["chunk"]) == ["before 3"]  # and his own join
+        assert _members(joined["state"]) == {alice.user_id: "join", bob.user_id: "join"}
+        assert {e["type"] for e in joined["state"]} >= {"m.room.create", "m.room.name", "m.room.power_levels"}
+        assert rooms[invited_to]["invite"]["content"]["membership"] == "invite"
+        assert {"type": "m.x", "content": {"y": 1}} in start["account_data"]
+        older = (await bob.room(room_id, "messages", dir="b", limit=2, **{"from": joined["messages"]["start"]})).json
+        assert _bodies(older["chunk"]) == ["before 2", "before 1"]
+        archived = await _initial(bob, archived=True)
+        assert {r["room_id"]: r["membership"] for r in archived["rooms"]}[left] == "leave"
 
-            nothing = await _events(bob, timeout=0, **{"from": start["end"]})
-            assert nothing["chunk"] == [] and nothing["start"] == start["end"]
-            waiting = asyncio.create_task(_events(bob, timeout=20_000, **{"from": nothing["end"]}))
-            await soon(waiting)
-            await world.set_account_data(bob.user_id, "", "m.x", {"y": 2})  # /sync would answer now
-            await soon(waiting)
-            assert not waiting.done()
-            await alice.writes.send(room_id, "news")
-            news = await waiting
-            assert _bodies(news["chunk"]) == ["news"] and news["chunk"][0]["room_id"] == room_id
-            # A room joined: from the join on. An invite: itself. Tokens are those of /sync, at any process.
-            await bob.writes.act(invited_to, "join")
-            await alice.writes.send(invited_to, "welcome")
-            third = await alice.writes.create_room(invite=[bob.user_id])
-            bob.synchrotron = 0
-            more = await _events(bob, timeout=5_000, **{"from": news["end"]})
-            in_room = [event for event in more["chunk"] if event["room_id"] == invited_to]
-            assert _members(in_room) == {bob.user_id: "join"} and _bodies(in_room) == ["welcome"]
-            [invite] = [event for event in more["chunk"] if event["room_id"] == third]
-            assert invite["state_key"] == bob.user_id and invite["content"]["membership"] == "invite"
-            assert (await bob.sync(more["end"]))["rooms"]["join"] == {}
-            token = (await bob.sync())["next_batch"]
-            await alice.writes.send(room_id, "after a sync")
-            assert _bodies((await _events(bob, **{"from": token}))["chunk"]) == ["after a sync"]
-            # Without a token: from now on.
-            waiting = asyncio.create_task(_events(bob))
-            await soon(waiting)
-            await alice.writes.send(room_id, "now")
-            assert _bodies((await waiting)["chunk"]) == ["now"]
-            for query in ({"from": "nonsense"}, {"from": "p1-7"}, {"timeout": "x"}, {"room_id": "nonsense"}):
-                answer = await bob.get("/events", **query)
-                assert (answer.status, answer.json["errcode"]) == (400, "M_INVALID_PARAM"), query
-
-    run(scenario())
+        nothing = await _events(bob, timeout=0, **{"from": start["end"]})
+        assert nothing["chunk"] == [] and nothing["start"] == start["end"]
+        waiting = asyncio.create_task(_events(bob, timeout=20_000, **{"from": nothing["end"]}))
+        await soon(waiting)
+        await world.set_account_data(bob.user_id, "", "m.x", {"y": 2})  # /sync would answer now
+        await soon(waiting)
+        assert not waiting.done()
+        await alice.writes.send(room_id, "news")
+        news = await waiting
+        assert _bodies(news["chunk"]) == ["news"] and news["chunk"][0]["room_id"] == room_id
+        # A room joined: from the join on. An invite: itself. Tokens are those of /sync, at any process.
+        await bob.writes.act(invited_to, "join")
+        await alice.writes.send(invited_to, "welcome")
+        third = await alice.writes.create_room(invite=[bob.user_id])
+        bob.synchrotron = 0
+        more = await _events(bob, timeout=5_000, **{"from": news["end"]})
+        in_room = [event for event in more["chunk"] if event["room_id"] == invited_to]
+        assert _members(in_room) == {bob.user_id: "join"} and _bodies(in_room) == ["welcome"]
+        [invite] = [event for event in more["chunk"] if event["room_id"] == third]
+        assert invite["state_key"] == bob.user_id and invite["content"]["membership"] == "invite"
+        assert (await bob.sync(more["end"]))["rooms"]["join"] == {}
+        token = (await bob.sync())["next_batch"]
+        await alice.writes.send(room_id, "after a sync")
+        assert _bodies((await _events(bob, **{"from": token}))["chunk"]) == ["after a sync"]
+        # Without a token: from now on.
+        waiting = asyncio.create_task(_events(bob))
+        await soon(waiting)
+        await alice.writes.send(room_id, "now")
+        assert _bodies((await waiting)["chunk"]) == ["now"]
+        for query in ({"from": "nonsense"}, {"from": "p1-7"}, {"timeout": "x"}, {"room_id": "nonsense"}):
+            answer = await bob.get("/events", **query)
+            assert (answer.status, answer.json["errcode"]) == (400, "M_INVALID_PARAM"), query
 
 
-def test_more_than_fits_is_told_with_the_state(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            room_id = await alice.writes.create_room()
-            token = (await alice.sync())["next_batch"]
-            await alice.writes.put_state(room_id, "m.room.topic", {"topic": "honey"})
-            for number in range(101):
-                await alice.writes.send(room_id, str(number))
-            chunk = (await _events(alice, **{"from": token}))["chunk"]
-            assert chunk[0]["type"] == "m.room.topic" and _bodies(chunk) == [str(number) for number in range(1, 101)]
-            # Of one room alone nothing is left out: the next answer goes on.
-            first = await _events(alice, room_id=room_id, **{"from": token})
-            second = await _events(alice, room_id=room_id, **{"from": first["end"]})
-            assert _bodies(first["chunk"] + second["chunk"]) == [str(number) for number in range(101)]
-            assert (await _events(alice, room_id=room_id, timeout=0, **{"from": second["end"]}))["chunk"] == []
-
-    run(scenario())
+async def test_more_than_fits_is_told_with_the_state(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        token = (await alice.sync())["next_batch"]
+        await alice.writes.put_state(room_id, "m.room.topic", {"topic": "honey"})
+        for number in range(101):
+            await alice.writes.send(room_id, str(number))
+        chunk = (await _events(alice, **{"from": token}))["chunk"]
+        assert chunk[0]["type"] == "m.room.topic" and _bodies(chunk) == [str(number) for number in range(1, 101)]
+        # Of one room alone nothing is left out: the next answer goes on.
+        first = await _events(alice, room_id=room_id, **{"from": token})
+        second = await _events(alice, room_id=room_id, **{"from": first["end"]})
+        assert _bodies(first["chunk"] + second["chunk"]) == [str(number) for number in range(101)]
+        assert (await _events(alice, room_id=room_id, timeout=0, **{"from": second["end"]}))["chunk"] == []
 
 
-def test_looking_into_rooms(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, eve = world.user("alice"), world.user("eve")
-            room_id = await alice.writes.create_room(preset="public_chat")
-            for path, query in (("/events", {"room_id": room_id}), (f"/rooms/{room_id}/initialSync", {})):
-                answer = await eve.get(path, **query)
-                assert (answer.status, answer.json["errcode"]) == (403, "M_FORBIDDEN"), path
-            await alice.writes.send(room_id, "among ourselves")
-            await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "world_readable"})
-            await alice.writes.send(room_id, "to everybody")
-            peek = await _room_initial(eve, room_id, limit=20)
-            assert _bodies(peek["messages"]["chunk"]) == ["to everybody"] and "membership" not in peek
-            assert _members(peek["state"]) == {alice.user_id: "join"}
-            waiting = asyncio.create_task(
-                _events(eve, room_id=room_id, timeout=20_000, **{"from": peek["messages"]["end"]})
-            )
-            await soon(waiting)
-            elsewhere = await alice.writes.create_room()
-            await alice.writes.send(elsewhere, "not hers")
-            await soon(waiting)
-            assert not waiting.done()
-            await alice.writes.send(room_id, "live")
-            seen = await waiting
-            assert _bodies(seen["chunk"]) == ["live"]
-            nothing = await _events(eve, room_id=room_id, timeout=50, **{"from": seen["end"]})
-            assert nothing["chunk"] == []
-            # She may go on until it ends; not even who waits is told of what comes after.
-            waiting = asyncio.create_task(eve.get("/events", room_id=room_id, timeout=20_000, **{"from": seen["end"]}))
-            await soon(waiting)
-            await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
-            assert (await waiting).json["errcode"] == "M_FORBIDDEN"
-            # A member, and who was one, sees his room here as well.
-            mine = await _room_initial(alice, room_id)
-            assert mine["membership"] == "join" and _bodies(mine["messages"]["chunk"])[-1] == "live"
-            await eve.writes.act(room_id, "join")
-            await eve.writes.act(room_id, "leave")
-            await alice.writes.send(room_id, "when she had gone")
-            gone = await _room_initial(eve, room_id)
-            assert gone["membership"] == "leave" and "when she had gone" not in _bodies(gone["messages"]["chunk"])
-            assert _members(gone["state"])[eve.user_id] == "leave"
-
-    run(scenario())
+async def test_looking_into_rooms(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, eve = world.user("alice"), world.user("eve")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        for path, query in (("/events", {"room_id": room_id}), (f"/rooms/{room_id}/initialSync", {})):
+            answer = await eve.get(path, **query)
+            assert (answer.status, answer.json["errcode"]) == (403, "M_FORBIDDEN"), path
+        await alice.writes.send(room_id, "among ourselves")
+        await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "world_readable"})
+        await alice.writes.send(room_id, "to everybody")
+        peek = await _room_initial(eve, room_id, limit=20)
+        assert _bodies(peek["messages"]["chunk"]) == ["to everybody"] and "membership" not in peek
+        assert _members(peek["state"]) == {alice.user_id: "join"}
+        waiting = asyncio.create_task(
+            _events(eve, room_id=room_id, timeout=20_000, **{"from": peek["messages"]["end"]})
+        )
+        await soon(waiting)
+        elsewhere = await alice.writes.create_room()
+        await alice.writes.send(elsewhere, "not hers")
+        await soon(waiting)
+        assert not waiting.done()
+        await alice.writes.send(room_id, "live")
+        seen = await waiting
+        assert _bodies(seen["chunk"]) == ["live"]
+        nothing = await _events(eve, room_id=room_id, timeout=50, **{"from": seen["end"]})
+        assert nothing["chunk"] == []
+        # She may go on until it ends; not even who waits is told of what comes after.
+        waiting = asyncio.create_task(eve.get("/events", room_id=room_id, timeout=20_000, **{"from": seen["end"]}))
+        await soon(waiting)
+        await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+        assert (await waiting).json["errcode"] == "M_FORBIDDEN"
+        # A member, and who was one, sees his room here as well.
+        mine = await _room_initial(alice, room_id)
+        assert mine["membership"] == "join" and _bodies(mine["messages"]["chunk"])[-1] == "live"
+        await eve.writes.act(room_id, "join")
+        await eve.writes.act(room_id, "leave")
+        await alice.writes.send(room_id, "when she had gone")
+        gone = await _room_initial(eve, room_id)
+        assert gone["membership"] == "leave" and "when she had gone" not in _bodies(gone["messages"]["chunk"])
+        assert _members(gone["state"])[eve.user_id] == "leave"

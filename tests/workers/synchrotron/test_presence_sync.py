@@ -15,7 +15,6 @@ from shared.core.sync_tokens.stream_token import StreamToken
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
 from tests.workers.client_api.rig import Worker
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.devices import Person, person, writers
 from tests.workers.synchrotron.rig import World, fleet, soon
 from workers.synchrotron.presence.memory import ORPHANED_FOR_MS, PresenceMemory, presence_event
@@ -67,138 +66,123 @@ async def _until(who: Person, told: dict[str, str], since: str | None) -> None:
     raise AssertionError(f"{told} was never told")
 
 
-def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
-            await _know_one_another(world, api)
-            alice, bob, eve = [await person(world, api, name) for name in ("alice", "bob", "eve")]
-            room_id = await alice.reads.writes.create_room(preset="public_chat")
-            await bob.reads.writes.act(room_id, "join")
-            bob.reads.synchrotron = 1  # on which alice never syncs: her rooms are read from Postgres
-            tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, eve)}
-            waiting = [asyncio.create_task(each.sync(tokens[each.user_id], timeout=8_000)) for each in (bob, eve)]
-            await soon(waiting[1])
-            await _put(alice, "online", status_msg="at work")
-            answer = await waiting[0]
-            content = answer["presence"]["events"][0]["content"]
-            assert content.pop("last_active_ago") < 10_000_000_000  # the writers' clock is another one here
-            assert content == {"presence": "online", "currently_active": True, "status_msg": "at work"}
-            await _until(alice, {alice.user_id: "online"}, tokens[alice.user_id])  # her own devices too
-            assert not waiting[1].done()
-            # Told once; an initial sync tells who is present, those who are not aren't there.
-            assert _told(await bob.sync(answer["next_batch"])) == {}
-            assert _told(await bob.sync()) == {alice.user_id: "online"}
-            assert _told(await eve.sync()) == {}
-            # Who comes into the room learns of her; who ignores her does not.
-            await eve.reads.writes.act(room_id, "join")
-            async with asyncio.timeout(10):
-                while not (told := _told(answer := await waiting[1])):
-                    waiting[1] = asyncio.create_task(eve.sync(answer["next_batch"], timeout=5_000))
-            assert told == {alice.user_id: "online"}
-            await world.set_account_data(eve.user_id, "", "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
-            assert _told(await eve.sync()) == {}
-            # A process that knows nothing of the token tells all that it cannot be sure of.
-            bob.reads.synchrotron = 0
-            told, token = await _until_told(bob, tokens[bob.user_id])
-            assert told == {alice.user_id: "online"}
-            await _put(alice, "offline")
-            assert (await _until_told(bob, token))[0] == {alice.user_id: "offline"}
-            bob.reads.synchrotron = 1
-            await _until(bob, {alice.user_id: "offline"}, token)
-            assert _told(await bob.sync()) == {}
-
-    run(scenario())
+async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
+        await _know_one_another(world, api)
+        alice, bob, eve = [await person(world, api, name) for name in ("alice", "bob", "eve")]
+        room_id = await alice.reads.writes.create_room(preset="public_chat")
+        await bob.reads.writes.act(room_id, "join")
+        bob.reads.synchrotron = 1  # on which alice never syncs: her rooms are read from Postgres
+        tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, eve)}
+        waiting = [asyncio.create_task(each.sync(tokens[each.user_id], timeout=8_000)) for each in (bob, eve)]
+        await soon(waiting[1])
+        await _put(alice, "online", status_msg="at work")
+        answer = await waiting[0]
+        content = answer["presence"]["events"][0]["content"]
+        assert content.pop("last_active_ago") < 10_000_000_000  # the writers' clock is another one here
+        assert content == {"presence": "online", "currently_active": True, "status_msg": "at work"}
+        await _until(alice, {alice.user_id: "online"}, tokens[alice.user_id])  # her own devices too
+        assert not waiting[1].done()
+        # Told once; an initial sync tells who is present, those who are not aren't there.
+        assert _told(await bob.sync(answer["next_batch"])) == {}
+        assert _told(await bob.sync()) == {alice.user_id: "online"}
+        assert _told(await eve.sync()) == {}
+        # Who comes into the room learns of her; who ignores her does not.
+        await eve.reads.writes.act(room_id, "join")
+        async with asyncio.timeout(10):
+            while not (told := _told(answer := await waiting[1])):
+                waiting[1] = asyncio.create_task(eve.sync(answer["next_batch"], timeout=5_000))
+        assert told == {alice.user_id: "online"}
+        await world.set_account_data(eve.user_id, "", "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+        assert _told(await eve.sync()) == {}
+        # A process that knows nothing of the token tells all that it cannot be sure of.
+        bob.reads.synchrotron = 0
+        told, token = await _until_told(bob, tokens[bob.user_id])
+        assert told == {alice.user_id: "online"}
+        await _put(alice, "offline")
+        assert (await _until_told(bob, token))[0] == {alice.user_id: "offline"}
+        bob.reads.synchrotron = 1
+        await _until(bob, {alice.user_id: "offline"}, token)
+        assert _told(await bob.sync()) == {}
 
 
-def test_filters_and_limits(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            await _know_one_another(world, api)
-            people = [await person(world, api, f"p{number}") for number in range(4)]
-            reader = people[0]
-            room_id = await reader.reads.writes.create_room(preset="public_chat")
-            token = (await reader.sync())["next_batch"]
-            for each in people[1:]:
-                await each.reads.writes.act(room_id, "join")
-                await _put(each, "online")
-            ids = [each.user_id for each in people]
-            await _until(reader, dict.fromkeys(ids[1:], "online"), None)
+async def test_filters_and_limits(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        await _know_one_another(world, api)
+        people = [await person(world, api, f"p{number}") for number in range(4)]
+        reader = people[0]
+        room_id = await reader.reads.writes.create_room(preset="public_chat")
+        token = (await reader.sync())["next_batch"]
+        for each in people[1:]:
+            await each.reads.writes.act(room_id, "join")
+            await _put(each, "online")
+        ids = [each.user_id for each in people]
+        await _until(reader, dict.fromkeys(ids[1:], "online"), None)
 
-            async def filtered(since: str | None, **wanted: Any) -> set[str]:
-                return set(_told(await reader.sync(since, filter={"presence": wanted})))
+        async def filtered(since: str | None, **wanted: Any) -> set[str]:
+            return set(_told(await reader.sync(since, filter={"presence": wanted})))
 
-            for since in (token, None):
-                assert await filtered(since, senders=[ids[1]]) == {ids[1]}
-                assert await filtered(since, not_senders=[ids[1]]) == {ids[2], ids[3]}
-                assert await filtered(since, types=["m.presence"]) == set(ids[1:])
-                assert await filtered(since, types=["m.*"], limit=2) == {ids[2], ids[3]}  # those who changed last
-                assert await filtered(since, types=[]) == await filtered(since, limit=0) == set()
-
-    run(scenario())
+        for since in (token, None):
+            assert await filtered(since, senders=[ids[1]]) == {ids[1]}
+            assert await filtered(since, not_senders=[ids[1]]) == {ids[2], ids[3]}
+            assert await filtered(since, types=["m.presence"]) == set(ids[1:])
+            assert await filtered(since, types=["m.*"], limit=2) == {ids[2], ids[3]}  # those who changed last
+            assert await filtered(since, types=[]) == await filtered(since, limit=0) == set()
 
 
-def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a room with more readers than a change may wake, they learn of it with the next answer that they get."""
-
-    async def scenario() -> None:
-        monkeypatch.setattr("workers.synchrotron.presence.presence._MAX_WOKEN", 2)
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            await _know_one_another(world, api)
-            alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
-            crowd = await alice.reads.writes.create_room(preset="public_chat")
-            for each in (bob, carol, dan):
-                await each.reads.writes.act(crowd, "join")
-            friends = await alice.reads.writes.create_room(preset="public_chat")
-            await bob.reads.writes.act(friends, "join")
-            tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, carol, dan)}
-            process = world.synchrotrons[0]
-            near = asyncio.create_task(bob.sync(tokens[bob.user_id], timeout=10_000))
-            far = asyncio.create_task(carol.sync(tokens[carol.user_id], timeout=10_000))
-            until_its_end = asyncio.create_task(dan.sync(tokens[dan.user_id], timeout=2_500))
-            await soon(far)
-            await _put(alice, "online")
-            assert _told(await near) == {alice.user_id: "online"}
-            assert not far.done()
-            wake_ups = process.metric("skep_sync_wake_ups_total")
-            await world.set_account_data(carol.user_id, "", "m.x", {})
-            answer = await far
-            assert _told(answer) == {alice.user_id: "online"} and answer["account_data"]["events"]
-            assert _told(await carol.sync(answer["next_batch"])) == {}
-            assert _told(answer := await until_its_end) == {alice.user_id: "online"}
-            assert _told(await dan.sync(answer["next_batch"])) == {}
-            # What she does meanwhile changes a time, and wakes nobody.
-            waiting = asyncio.create_task(bob.sync((await near)["next_batch"], timeout=10_000))
-            await soon(waiting)
-            before = process.metric("skep_sync_wake_ups_total")
-            assert before == wake_ups + 1
-            position = api.foundation.announcer.next_ephemeral_position(PRESENCE)
-            lease = api.foundation.lease
-            api.foundation.announcer.announce(
-                PRESENCE, [PresenceRow(position, lease, alice.user_id, "online", 9, True)]
-            )
-            await soon(waiting)
-            assert process.metric("skep_sync_wake_ups_total") == before and not waiting.done()
-            waiting.cancel()
-
-    run(scenario())
+    monkeypatch.setattr("workers.synchrotron.presence.presence._MAX_WOKEN", 2)
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        await _know_one_another(world, api)
+        alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
+        crowd = await alice.reads.writes.create_room(preset="public_chat")
+        for each in (bob, carol, dan):
+            await each.reads.writes.act(crowd, "join")
+        friends = await alice.reads.writes.create_room(preset="public_chat")
+        await bob.reads.writes.act(friends, "join")
+        tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, carol, dan)}
+        process = world.synchrotrons[0]
+        near = asyncio.create_task(bob.sync(tokens[bob.user_id], timeout=10_000))
+        far = asyncio.create_task(carol.sync(tokens[carol.user_id], timeout=10_000))
+        until_its_end = asyncio.create_task(dan.sync(tokens[dan.user_id], timeout=2_500))
+        await soon(far)
+        await _put(alice, "online")
+        assert _told(await near) == {alice.user_id: "online"}
+        assert not far.done()
+        wake_ups = process.metric("skep_sync_wake_ups_total")
+        await world.set_account_data(carol.user_id, "", "m.x", {})
+        answer = await far
+        assert _told(answer) == {alice.user_id: "online"} and answer["account_data"]["events"]
+        assert _told(await carol.sync(answer["next_batch"])) == {}
+        assert _told(answer := await until_its_end) == {alice.user_id: "online"}
+        assert _told(await dan.sync(answer["next_batch"])) == {}
+        # What she does meanwhile changes a time, and wakes nobody.
+        waiting = asyncio.create_task(bob.sync((await near)["next_batch"], timeout=10_000))
+        await soon(waiting)
+        before = process.metric("skep_sync_wake_ups_total")
+        assert before == wake_ups + 1
+        position = api.foundation.announcer.next_ephemeral_position(PRESENCE)
+        lease = api.foundation.lease
+        api.foundation.announcer.announce(PRESENCE, [PresenceRow(position, lease, alice.user_id, "online", 9, True)])
+        await soon(waiting)
+        assert process.metric("skep_sync_wake_ups_total") == before and not waiting.done()
+        waiting.cancel()
 
 
-def test_what_is_lost_is_asked_for(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-            await _know_one_another(world, api)
-            alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
-            room_id = await alice.reads.writes.create_room(preset="public_chat")
-            await bob.reads.writes.act(room_id, "join")
-            token = (await bob.sync())["next_batch"]
-            world.bus.holding = True
-            await _put(alice, "online")
-            world.bus.drop_held()
-            api.foundation.announcer.tick([PRESENCE], lambda _: 0)
-            api.foundation.announcer.tell_all(PRESENCE)  # as `questions.Answers` does when it is asked
-            assert (await _until_told(bob, token))[0] == {alice.user_id: "online"}
-
-    run(scenario())
+async def test_what_is_lost_is_asked_for(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        await _know_one_another(world, api)
+        alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
+        room_id = await alice.reads.writes.create_room(preset="public_chat")
+        await bob.reads.writes.act(room_id, "join")
+        token = (await bob.sync())["next_batch"]
+        world.bus.holding = True
+        await _put(alice, "online")
+        world.bus.drop_held()
+        api.foundation.announcer.tick([PRESENCE], lambda _: 0)
+        api.foundation.announcer.tell_all(PRESENCE)  # as `questions.Answers` does when it is asked
+        assert (await _until_told(bob, token))[0] == {alice.user_id: "online"}
 
 
 def _row(user_id: str, state: str, position: int, writer: int = 1, status: str | None = None) -> PresenceRow:
@@ -229,14 +213,14 @@ def test_nobody_flickers_when_his_owner_goes() -> None:
     assert content == {"presence": "online", "last_active_ago": 60_000, "currently_active": True}
 
 
-def test_nothing_is_told_where_presence_is_off() -> None:
+async def test_nothing_is_told_where_presence_is_off() -> None:
     memory, user = PresenceMemory(), SyncUser("@a:x")
     memory.change(_row("@a:x", "online", 1), 1, [])
     span = Span(StreamToken({}), StreamToken({}), 0, False)
     nobody_asks: Any = None
     for enabled, told in ((True, 1), (False, 0)):
         sections = PresenceSections(memory, nobody_asks, enabled=enabled, max_events=9)
-        section = asyncio.run(sections.build(user, span, EventFilter(), 2_000))
+        section = await sections.build(user, span, EventFilter(), 2_000)
         assert len(section.events) == told and not section.urgent
 
 
@@ -274,73 +258,67 @@ class _Owners:
         return self.wrong
 
 
-def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
-    async def scenario() -> None:
-        clock, owners = _Clock(), _Owners()
-        reports = PresenceReports(owners, clock, enabled=True)
+async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
+    clock, owners = _Clock(), _Owners()
+    reports = PresenceReports(owners, clock, enabled=True)
 
-        async def due() -> list[tuple[str, str, str, int, int | None]]:
-            owners.reports.clear()
-            await reports.report_due()
-            return [
-                (address, one.user_id, one.told, one.seen_ago_ms, one.active_ago_ms)
-                for address, devices in owners.reports for one in devices
-            ]  # fmt: skip
-
-        with reports.syncing("@a:x", "D", ""):
-            assert await due() == [("one", "@a:x", "", 0, 0)]
-            for _ in range(24):
-                clock.now_s += 1
-                assert await due() == []
-            clock.now_s += 1
-            assert await due() == [("one", "@a:x", "", 0, 25_000)]  # it still waits
-            clock.now_s += 10
-        for _ in range(80):
-            with reports.syncing("@a:x", "D", ""):
-                clock.now_s += 0.125
-        assert await due() == []
-        clock.now_s += 5
-        assert await due() == [("one", "@a:x", "", 5_000, 50_000)]
-        # What he sends counts, but not each message.
-        for _ in range(10):
-            reports.acted("@a:x")
-        assert len(await due()) == 1
-        reports.acted("@a:x")
-        assert await due() == []
-        with reports.syncing("@a:x", "D", "unavailable"):
-            assert await due() == [("one", "@a:x", "unavailable", 0, 0)]
-        # An owner who is away, then one who is the wrong one, then the right one, who can't know of it.
-        owners.away = {"one"}
-        with reports.syncing("@a:x", "D", "offline"):
-            assert await due() == [] and owners.learned == 1
-        owners.away, owners.wrong = set(), frozenset({"@a:x"})
-        assert len(await due()) == 1 and owners.learned == 2
-        owners.wrong, owners.table = frozenset(), {slot_of("@a:x"): "two"}
-        assert [one[0] for one in await due()] == ["two"]
-        owners.table = {slot_of("@b:x"): "three"}
-        assert [one[0] for one in await due()] == ["one"]
-        assert await due() == []
-        clock.now_s += 26
-        assert await due() == [] and reports._count == 0  # gone, and forgotten
-        assert PresenceReports(owners, clock, enabled=False)._count == 0
-
-    asyncio.run(scenario())
-
-
-def test_reports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        monkeypatch.setattr("workers.synchrotron.presence.reports._MAX_DEVICES", 3)
-        monkeypatch.setattr("workers.synchrotron.presence.reports._BATCH", 2)
-        owners = _Owners()
-        reports = PresenceReports(owners, _Clock(), enabled=True)
-        for number in range(5):
-            with reports.syncing(f"@{number}:x", None, ""):
-                pass
+    async def due() -> list[tuple[str, str, str, int, int | None]]:
+        owners.reports.clear()
         await reports.report_due()
-        assert [len(devices) for _, devices in owners.reports] == [2, 1]
-        assert reports._count == 3
-        disabled = PresenceReports(owners, _Clock(), enabled=False)
-        with disabled.syncing("@a:x", "D", ""):
-            assert disabled._count == 0
+        return [
+            (address, one.user_id, one.told, one.seen_ago_ms, one.active_ago_ms)
+            for address, devices in owners.reports for one in devices
+        ]  # fmt: skip
 
-    asyncio.run(scenario())
+    with reports.syncing("@a:x", "D", ""):
+        assert await due() == [("one", "@a:x", "", 0, 0)]
+        for _ in range(24):
+            clock.now_s += 1
+            assert await due() == []
+        clock.now_s += 1
+        assert await due() == [("one", "@a:x", "", 0, 25_000)]  # it still waits
+        clock.now_s += 10
+    for _ in range(80):
+        with reports.syncing("@a:x", "D", ""):
+            clock.now_s += 0.125
+    assert await due() == []
+    clock.now_s += 5
+    assert await due() == [("one", "@a:x", "", 5_000, 50_000)]
+    # What he sends counts, but not each message.
+    for _ in range(10):
+        reports.acted("@a:x")
+    assert len(await due()) == 1
+    reports.acted("@a:x")
+    assert await due() == []
+    with reports.syncing("@a:x", "D", "unavailable"):
+        assert await due() == [("one", "@a:x", "unavailable", 0, 0)]
+    # An owner who is away, then one who is the wrong one, then the right one, who can't know of it.
+    owners.away = {"one"}
+    with reports.syncing("@a:x", "D", "offline"):
+        assert await due() == [] and owners.learned == 1
+    owners.away, owners.wrong = set(), frozenset({"@a:x"})
+    assert len(await due()) == 1 and owners.learned == 2
+    owners.wrong, owners.table = frozenset(), {slot_of("@a:x"): "two"}
+    assert [one[0] for one in await due()] == ["two"]
+    owners.table = {slot_of("@b:x"): "three"}
+    assert [one[0] for one in await due()] == ["one"]
+    assert await due() == []
+    clock.now_s += 26
+    assert await due() == [] and reports._count == 0  # gone, and forgotten
+    assert PresenceReports(owners, clock, enabled=False)._count == 0
+
+
+async def test_reports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.synchrotron.presence.reports._MAX_DEVICES", 3)
+    monkeypatch.setattr("workers.synchrotron.presence.reports._BATCH", 2)
+    owners = _Owners()
+    reports = PresenceReports(owners, _Clock(), enabled=True)
+    for number in range(5):
+        with reports.syncing(f"@{number}:x", None, ""):
+            pass
+    await reports.report_due()
+    assert [len(devices) for _, devices in owners.reports] == [2, 1]
+    assert reports._count == 3
+    disabled = PresenceReports(owners, _Clock(), enabled=False)
+    with disabled.syncing("@a:x", "D", ""):
+        assert disabled._count == 0

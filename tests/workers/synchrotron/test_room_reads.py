@@ -1,7 +1,7 @@
 """Reading rooms: /messages, /context, /event, /state, /members, /joined_members, /timestamp_to_event."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ from shared.rooms.place_tokens import format_place
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.events.statement import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Answer, run
+from tests.workers.event_persister.rig import Answer
 from tests.workers.synchrotron.rig import fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
 from workers.synchrotron.waiting.sync_tokens import format_sync_token
@@ -23,126 +23,117 @@ def bodies(events: Any) -> list[str]:
     return [event["content"].get("body", event["type"]) for event in events]
 
 
-def test_pages_in_both_directions(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, mallory = world.user("alice"), world.user("mallory")
-            room_id = await alice.writes.create_room()
-            sent = [(await alice.writes.send(room_id, str(n))).event_id for n in range(7)]
-            found: list[str] = []
-            query: dict[str, Any] = {}
-            while True:
-                page = (await alice.room(room_id, "messages", dir="b", limit=3, **query)).json
-                assert all(event["room_id"] == room_id for event in page["chunk"])
-                found += [event["event_id"] for event in page["chunk"]]
-                if "end" not in page:
-                    break
-                query = {"from": page["end"]}
-            assert found[:7] == sent[::-1]
-            forward: list[str] = []
-            query = {}
-            while True:
-                page = (await alice.room(room_id, "messages", dir="f", limit=4, **query)).json
-                forward += [event["event_id"] for event in page["chunk"]]
-                if "end" not in page:
-                    break
-                query = {"from": page["end"]}
-            assert forward == found[::-1]
-            only = {"types": ["m.room.message"], "lazy_load_members": True}
-            page = (await alice.room(room_id, "messages", dir="b", limit=100, filter=only)).json
-            assert bodies(page["chunk"]) == ["6", "5", "4", "3", "2", "1", "0"]
-            assert [event["state_key"] for event in page["state"]] == [alice.user_id]
-            for query, errcode in (
-                ({}, "M_MISSING_PARAM"),
-                ({"dir": "x"}, "M_INVALID_PARAM"),
-                ({"dir": "b", "from": "x"}, "M_INVALID_PARAM"),
-                ({"dir": "b", "limit": "-1"}, "M_INVALID_PARAM"),
-                ({"dir": "b", "filter": "{"}, "M_NOT_JSON"),
-                ({"dir": "b", "filter": '{"types": 1}'}, "M_BAD_JSON"),
-            ):
-                answer = await alice.room(room_id, "messages", **query)
-                assert (answer.status, answer.errcode) == (400, errcode), query
-            refused = await mallory.room(room_id, "messages", dir="b")
-            assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
-            unknown = await alice.room("!nothing:example.org", "messages", dir="b")
-            assert (unknown.status, unknown.errcode) == (403, "M_FORBIDDEN")
-
-    run(scenario())
+async def test_pages_in_both_directions(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, mallory = world.user("alice"), world.user("mallory")
+        room_id = await alice.writes.create_room()
+        sent = [(await alice.writes.send(room_id, str(n))).event_id for n in range(7)]
+        found: list[str] = []
+        query: dict[str, Any] = {}
+        while True:
+            page = (await alice.room(room_id, "messages", dir="b", limit=3, **query)).json
+            assert all(event["room_id"] == room_id for event in page["chunk"])
+            found += [event["event_id"] for event in page["chunk"]]
+            if "end" not in page:
+                break
+            query = {"from": page["end"]}
+        assert found[:7] == sent[::-1]
+        forward: list[str] = []
+        query = {}
+        while True:
+            page = (await alice.room(room_id, "messages", dir="f", limit=4, **query)).json
+            forward += [event["event_id"] for event in page["chunk"]]
+            if "end" not in page:
+                break
+            query = {"from": page["end"]}
+        assert forward == found[::-1]
+        only = {"types": ["m.room.message"], "lazy_load_members": True}
+        page = (await alice.room(room_id, "messages", dir="b", limit=100, filter=only)).json
+        assert bodies(page["chunk"]) == ["6", "5", "4", "3", "2", "1", "0"]
+        assert [event["state_key"] for event in page["state"]] == [alice.user_id]
+        for query, errcode in (
+            ({}, "M_MISSING_PARAM"),
+            ({"dir": "x"}, "M_INVALID_PARAM"),
+            ({"dir": "b", "from": "x"}, "M_INVALID_PARAM"),
+            ({"dir": "b", "limit": "-1"}, "M_INVALID_PARAM"),
+            ({"dir": "b", "filter": "{"}, "M_NOT_JSON"),
+            ({"dir": "b", "filter": '{"types": 1}'}, "M_BAD_JSON"),
+        ):
+            answer = await alice.room(room_id, "messages", **query)
+            assert (answer.status, answer.errcode) == (400, errcode), query
+        refused = await mallory.room(room_id, "messages", dir="b")
+        assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
+        unknown = await alice.room("!nothing:example.org", "messages", dir="b")
+        assert (unknown.status, unknown.errcode) == (403, "M_FORBIDDEN")
 
 
-def test_context_and_event(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, mallory = world.user("alice"), world.user("mallory")
-            room_id = await alice.writes.create_room()
-            sent = [(await alice.writes.send(room_id, str(n), txn=f"x{n}")).event_id for n in range(7)]
-            context = (await alice.room(room_id, f"context/{quote(sent[3])}", limit=4)).json
-            assert bodies(context["events_before"]) == ["2", "1"]
-            assert bodies(context["events_after"]) == ["4", "5"]
-            assert context["event"]["unsigned"]["transaction_id"] == "x3"
-            assert {event["type"] for event in context["state"]} >= {"m.room.create", "m.room.member"}
-            query = {"from": context["start"]}
-            page = (await alice.room(room_id, "messages", dir="b", limit=1, **query)).json
-            assert bodies(page["chunk"]) == ["0"]
-            query = {"from": context["end"]}
-            page = (await alice.room(room_id, "messages", dir="f", limit=5, **query)).json
-            assert bodies(page["chunk"]) == ["6"]
-            alone = (await alice.room(room_id, f"context/{quote(sent[3])}", limit=0)).json
-            assert alone["events_before"] == alone["events_after"] == []
-            assert (await alice.room(room_id, f"event/{quote(sent[3])}")).json["content"]["body"] == "3"
-            alone = (await alice.get(f"/events/{quote(sent[3])}")).json
-            assert alone["room_id"] == room_id and alone["content"]["body"] == "3"
-            for reader, event_id in ((mallory, sent[3]), (alice, "$nothing"), (alice, "\x00")):
-                assert (await reader.get(f"/events/{quote(event_id)}")).errcode == "M_NOT_FOUND"
-            for reader, path, status in (
-                (mallory, f"event/{quote(sent[3])}", 404),
-                (alice, "event/$nothing", 404),
-                (alice, "context/$nothing", 404),
-                (alice, "event/%00", 404),
-                (mallory, f"context/{quote(sent[3])}", 403),
-            ):
-                answer = await reader.room(room_id, path)
-                assert answer.status == status, path
-
-    run(scenario())
+async def test_context_and_event(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, mallory = world.user("alice"), world.user("mallory")
+        room_id = await alice.writes.create_room()
+        sent = [(await alice.writes.send(room_id, str(n), txn=f"x{n}")).event_id for n in range(7)]
+        context = (await alice.room(room_id, f"context/{quote(sent[3])}", limit=4)).json
+        assert bodies(context["events_before"]) == ["2", "1"]
+        assert bodies(context["events_after"]) == ["4", "5"]
+        assert context["event"]["unsigned"]["transaction_id"] == "x3"
+        assert {event["type"] for event in context["state"]} >= {"m.room.create", "m.room.member"}
+        query = {"from": context["start"]}
+        page = (await alice.room(room_id, "messages", dir="b", limit=1, **query)).json
+        assert bodies(page["chunk"]) == ["0"]
+        query = {"from": context["end"]}
+        page = (await alice.room(room_id, "messages", dir="f", limit=5, **query)).json
+        assert bodies(page["chunk"]) == ["6"]
+        alone = (await alice.room(room_id, f"context/{quote(sent[3])}", limit=0)).json
+        assert alone["events_before"] == alone["events_after"] == []
+        assert (await alice.room(room_id, f"event/{quote(sent[3])}")).json["content"]["body"] == "3"
+        alone = (await alice.get(f"/events/{quote(sent[3])}")).json
+        assert alone["room_id"] == room_id and alone["content"]["body"] == "3"
+        for reader, event_id in ((mallory, sent[3]), (alice, "$nothing"), (alice, "\x00")):
+            assert (await reader.get(f"/events/{quote(event_id)}")).errcode == "M_NOT_FOUND"
+        for reader, path, status in (
+            (mallory, f"event/{quote(sent[3])}", 404),
+            (alice, "event/$nothing", 404),
+            (alice, "context/$nothing", 404),
+            (alice, "event/%00", 404),
+            (mallory, f"context/{quote(sent[3])}", 403),
+        ):
+            answer = await reader.room(room_id, path)
+            assert answer.status == status, path
 
 
-def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob, mallory = (world.user(name) for name in ("alice", "bob", "mallory"))
-            room_id = await alice.writes.create_room(preset="public_chat", name="first")
-            early = (await alice.sync())["next_batch"]
-            await bob.writes.act(room_id, "join")
-            assert (await alice.room(room_id, "state/m.room.name")).json == {"name": "first"}
-            whole = (await alice.room(room_id, "state/m.room.name/", format="event")).json
-            assert whole["content"] == {"name": "first"} and whole["room_id"] == room_id
-            assert (await alice.room(room_id, "state/m.room.topic")).errcode == "M_NOT_FOUND"
-            assert (await mallory.room(room_id, "state")).errcode == "M_FORBIDDEN"
-            joined = (await bob.room(room_id, "joined_members")).json["joined"]
-            assert set(joined) == {alice.user_id, bob.user_id}
-            before = (await alice.room(room_id, "members", at=early)).json["chunk"]
-            assert [member["state_key"] for member in before] == [alice.user_id]
-            await bob.writes.act(room_id, "leave")
-            await alice.writes.put_state(room_id, "m.room.name", {"name": "second"})
-            await alice.writes.send(room_id, "after")
-            # Bob sees the room as he left it.
-            assert (await bob.room(room_id, "state/m.room.name")).json == {"name": "first"}
-            names = [e["content"] for e in (await bob.room(room_id, "state")).json if e["type"] == "m.room.name"]
-            assert names == [{"name": "first"}]
-            page = (await bob.room(room_id, "messages", dir="b", limit=1)).json
-            assert [event["content"]["membership"] for event in page["chunk"]] == ["leave"]
-            assert (await bob.room(room_id, "joined_members")).errcode == "M_FORBIDDEN"
-            gone = (await alice.room(room_id, "members", membership="leave")).json["chunk"]
-            assert [member["state_key"] for member in gone] == [bob.user_id]
-            here = (await alice.room(room_id, "members", not_membership="leave")).json["chunk"]
-            assert [member["state_key"] for member in here] == [alice.user_id]
-            await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "world_readable"})
-            await alice.writes.send(room_id, "for all")
-            page = (await mallory.room(room_id, "messages", dir="b")).json
-            assert bodies(page["chunk"]) == ["for all", "m.room.history_visibility"]
-
-    run(scenario())
+async def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, mallory = (world.user(name) for name in ("alice", "bob", "mallory"))
+        room_id = await alice.writes.create_room(preset="public_chat", name="first")
+        early = (await alice.sync())["next_batch"]
+        await bob.writes.act(room_id, "join")
+        assert (await alice.room(room_id, "state/m.room.name")).json == {"name": "first"}
+        whole = (await alice.room(room_id, "state/m.room.name/", format="event")).json
+        assert whole["content"] == {"name": "first"} and whole["room_id"] == room_id
+        assert (await alice.room(room_id, "state/m.room.topic")).errcode == "M_NOT_FOUND"
+        assert (await mallory.room(room_id, "state")).errcode == "M_FORBIDDEN"
+        joined = (await bob.room(room_id, "joined_members")).json["joined"]
+        assert set(joined) == {alice.user_id, bob.user_id}
+        before = (await alice.room(room_id, "members", at=early)).json["chunk"]
+        assert [member["state_key"] for member in before] == [alice.user_id]
+        await bob.writes.act(room_id, "leave")
+        await alice.writes.put_state(room_id, "m.room.name", {"name": "second"})
+        await alice.writes.send(room_id, "after")
+        # Bob sees the room as he left it.
+        assert (await bob.room(room_id, "state/m.room.name")).json == {"name": "first"}
+        names = [e["content"] for e in (await bob.room(room_id, "state")).json if e["type"] == "m.room.name"]
+        assert names == [{"name": "first"}]
+        page = (await bob.room(room_id, "messages", dir="b", limit=1)).json
+        assert [event["content"]["membership"] for event in page["chunk"]] == ["leave"]
+        assert (await bob.room(room_id, "joined_members")).errcode == "M_FORBIDDEN"
+        gone = (await alice.room(room_id, "members", membership="leave")).json["chunk"]
+        assert [member["state_key"] for member in gone] == [bob.user_id]
+        here = (await alice.room(room_id, "members", not_membership="leave")).json["chunk"]
+        assert [member["state_key"] for member in here] == [alice.user_id]
+        await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "world_readable"})
+        await alice.writes.send(room_id, "for all")
+        page = (await mallory.room(room_id, "messages", dir="b")).json
+        assert bodies(page["chunk"]) == ["for all", "m.room.history_visibility"]
 
 
 class Reads:
@@ -163,21 +154,18 @@ class Reads:
         return [event["event_id"] for event in answer.json["chunk"]]
 
 
-def reading(database: TestDatabase, test: Callable[[Reads], Awaitable[None]]) -> None:
-    async def scenario() -> None:
-        async with AsyncExitStack() as stack:
-            world = await stack.enter_async_context(fleet(database.dsn, persisters=0))
-            await test(Reads(world, await stack.enter_async_context(store(database.dsn))))
-
-    run(scenario())
+@asynccontextmanager
+async def reading(database: TestDatabase) -> AsyncIterator[Reads]:
+    async with fleet(database.dsn, persisters=0) as world, store(database.dsn) as stored:
+        yield Reads(world, stored)
 
 
 def states(events: Any) -> set[str]:
     return {event["event_id"] for event in events}
 
 
-def test_events_of_history_with_the_state_at_them(postgres_module: TestDatabase) -> None:
-    async def test(reads: Reads) -> None:
+async def test_events_of_history_with_the_state_at_them(postgres_module: TestDatabase) -> None:
+    async with reading(postgres_module) as reads:
         room = reads.stored.room()
         create = room.live(type="m.room.create", state_key="", sender=BOB)
         bob = room.live(**room.member(BOB, "join"))
@@ -221,11 +209,9 @@ def test_events_of_history_with_the_state_at_them(postgres_module: TestDatabase)
             assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {bob, mine}
         assert (await reads.get(room, "members", at="p2-5")).errcode == "M_INVALID_PARAM"
 
-    reading(postgres_module, test)
 
-
-def test_members_of_a_branch(postgres_module: TestDatabase) -> None:
-    async def test(reads: Reads) -> None:
+async def test_members_of_a_branch(postgres_module: TestDatabase) -> None:
+    async with reading(postgres_module) as reads:
         room = reads.stored.room()
         now = room.live(**room.member(BOB, "join"))
         mine = room.live(**room.member(ALICE, "join"))
@@ -243,11 +229,9 @@ def test_members_of_a_branch(postgres_module: TestDatabase) -> None:
         for at in (format_place(3, -2), format_place(3)):
             assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {now, mine}
 
-    reading(postgres_module, test)
 
-
-def test_tokens_of_sync_stand_right_behind_what_they_told(postgres_module: TestDatabase) -> None:
-    async def test(reads: Reads) -> None:
+async def test_tokens_of_sync_stand_right_behind_what_they_told(postgres_module: TestDatabase) -> None:
+    async with reading(postgres_module) as reads:
         room = reads.stored.room()
         told = [room.live(**room.member(ALICE, "join")), room.live(), room.live()]
         await room.save()
@@ -273,11 +257,9 @@ def test_tokens_of_sync_stand_right_behind_what_they_told(postgres_module: TestD
         future = format_sync_token(StreamToken({"events": Vector(lease, position + 10**6)}))
         assert (await reads.get(room, "messages", dir="b", **{"from": future})).errcode == "M_INVALID_PARAM"
 
-    reading(postgres_module, test)
 
-
-def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> None:
-    async def test(reads: Reads) -> None:
+async def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> None:
+    async with reading(postgres_module) as reads:
         room = reads.stored.room()
         room.live(type=VISIBILITY, state_key="", sender=BOB, content={"history_visibility": "joined"}, ts=100)
         early = [room.live(ts=200) for _ in range(130)]
@@ -320,11 +302,9 @@ def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> None:
             answer = await reads.get(room, "timestamp_to_event", version="v1", **query)
             assert (answer.status, answer.errcode) == (400, errcode), query
 
-    reading(postgres_module, test)
 
-
-def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
-    async def test(reads: Reads) -> None:
+async def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
+    async with reading(postgres_module) as reads:
         room, gone = reads.stored.room(), "@gone:example.org"
         room.live(type=VISIBILITY, state_key="", sender=BOB, content={"history_visibility": "world_readable"})
         before = room.live(sender=gone, content={"body": "secret"})
@@ -372,11 +352,9 @@ def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
         await room.save()
         assert (await bodies_of(CAROL))[after] == "secret"
 
-    reading(postgres_module, test)
 
-
-def test_who_left_reads_the_state_as_it_was_then(postgres_module: TestDatabase) -> None:
-    async def test(reads: Reads) -> None:
+async def test_who_left_reads_the_state_as_it_was_then(postgres_module: TestDatabase) -> None:
+    async with reading(postgres_module) as reads:
         room = reads.stored.room()
         bob = room.live(**room.member(BOB, "join"))
         room.live(**room.member(ALICE, "join"))
@@ -392,5 +370,3 @@ def test_who_left_reads_the_state_as_it_was_then(postgres_module: TestDatabase) 
             assert states((await reads.get(room, "members", **query)).json["chunk"]) == {bob, left}
         members = (await reads.get(room, "members", at=format_place(2))).json["chunk"]
         assert [each["type"] for each in members] == [MEMBER] and states(members) == {bob}
-
-    reading(postgres_module, test)

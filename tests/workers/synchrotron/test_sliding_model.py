@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.naive_rooms import NaiveRoom, read_naively
 from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.sliding_client import SlidingClient, merged, merged_list
@@ -135,12 +134,12 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
 
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(2))
-def test_what_clients_show_is_what_happened(postgres: TestDatabase, seed: int, forks: bool) -> None:
-    run(conversation(postgres.dsn, seed, forks=forks))
+async def test_what_clients_show_is_what_happened(postgres: TestDatabase, seed: int, forks: bool) -> None:
+    await conversation(postgres.dsn, seed, forks=forks)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(2, 40))
-def test_the_same_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
-    run(conversation(postgres.dsn, seed, forks=forks))
+async def test_the_same_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
+    await conversation(postgres.dsn, seed, forks=forks)

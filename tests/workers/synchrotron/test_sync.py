@@ -7,7 +7,6 @@ from urllib.parse import quote
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet, soon
 
 LIMIT_3 = {"room": {"timeline": {"limit": 3}}}
@@ -21,272 +20,242 @@ def keys(section: Any, part: str = "state") -> set[tuple[str, str]]:
     return {(event["type"], event["state_key"]) for event in section[part]["events"]}
 
 
-def test_a_message_wakes_the_members_and_costs_no_query(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
-            room_id = await alice.writes.create_room(preset="public_chat")
-            await bob.writes.act(room_id, "join")
-            await bob.writes.send(room_id, "warm")
-            tokens = {}
-            for client in (alice, bob, carol):
-                tokens[client.user_id] = (await client.sync())["next_batch"]
-            process = world.synchrotrons[0]
-            waiting = {
-                client.user_id: asyncio.create_task(client.sync(tokens[client.user_id], timeout=10_000))
-                for client in (alice, bob, carol)
-            }
-            for task in waiting.values():
-                await soon(task)
-            assert process.metric("skep_sync_waiting") == 3
-            queries = process.metric("skep_sync_queries_total")
-            sent = await alice.writes.send(room_id, "hello", txn="t")
-            for client in (alice, bob):
-                answer = await waiting[client.user_id]
-                (event,) = answer["rooms"]["join"][room_id]["timeline"]["events"]
-                assert event["event_id"] == sent.event_id
-                assert event["unsigned"].get("transaction_id") == ("t" if client is alice else None)
-            assert process.metric("skep_sync_queries_total") == queries
-            assert process.metric("skep_sync_wake_ups_total") == 2
-            assert not waiting[carol.user_id].done()
-            waiting[carol.user_id].cancel()
-
-    run(scenario())
+async def test_a_message_wakes_the_members_and_costs_no_query(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        await bob.writes.send(room_id, "warm")
+        tokens = {}
+        for client in (alice, bob, carol):
+            tokens[client.user_id] = (await client.sync())["next_batch"]
+        process = world.synchrotrons[0]
+        waiting = {
+            client.user_id: asyncio.create_task(client.sync(tokens[client.user_id], timeout=10_000))
+            for client in (alice, bob, carol)
+        }
+        for task in waiting.values():
+            await soon(task)
+        assert process.metric("skep_sync_waiting") == 3
+        queries = process.metric("skep_sync_queries_total")
+        sent = await alice.writes.send(room_id, "hello", txn="t")
+        for client in (alice, bob):
+            answer = await waiting[client.user_id]
+            (event,) = answer["rooms"]["join"][room_id]["timeline"]["events"]
+            assert event["event_id"] == sent.event_id
+            assert event["unsigned"].get("transaction_id") == ("t" if client is alice else None)
+        assert process.metric("skep_sync_queries_total") == queries
+        assert process.metric("skep_sync_wake_ups_total") == 2
+        assert not waiting[carol.user_id].done()
+        waiting[carol.user_id].cancel()
 
 
-def test_nothing_new_waits_for_the_whole_timeout(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            await alice.writes.create_room()
-            token = (await alice.sync())["next_batch"]
-            began = asyncio.get_running_loop().time()
-            answer = await alice.sync(token, timeout=300)
-            assert 0.29 < asyncio.get_running_loop().time() - began < 2
-            assert not any(answer["rooms"].values())
-            full = await alice.sync(answer["next_batch"], timeout=10_000, full_state=True)
-            assert len(full["rooms"]["join"]) == 1  # full_state never waits
-
-    run(scenario())
+async def test_nothing_new_waits_for_the_whole_timeout(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        await alice.writes.create_room()
+        token = (await alice.sync())["next_batch"]
+        began = asyncio.get_running_loop().time()
+        answer = await alice.sync(token, timeout=300)
+        assert 0.29 < asyncio.get_running_loop().time() - began < 2
+        assert not any(answer["rooms"].values())
+        full = await alice.sync(answer["next_batch"], timeout=10_000, full_state=True)
+        assert len(full["rooms"]["join"]) == 1  # full_state never waits
 
 
 @pytest.mark.parametrize("prefix", [None, "", "org.matrix.msc4222."])
-def test_gap_state_and_prev_batch(postgres: TestDatabase, prefix: str | None) -> None:
+async def test_gap_state_and_prev_batch(postgres: TestDatabase, prefix: str | None) -> None:
     """prefix: of the parameter, and then of the key too; None: without it."""
     wanted = {} if prefix is None else {f"{prefix}use_state_after": True}
-
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            room_id = await alice.writes.create_room()
-            token = (await alice.sync())["next_batch"]
-            await alice.writes.put_state(room_id, "m.room.name", {"name": "in the gap"})
-            for number in range(4):
-                await alice.writes.send(room_id, str(number))
-            await alice.writes.put_state(room_id, "m.room.topic", {"topic": "in the timeline"})
-            answer = await alice.sync(token, filter=LIMIT_3, **wanted)
-            section = answer["rooms"]["join"][room_id]
-            assert bodies(section) == ["2", "3", "m.room.topic"]
-            assert section["timeline"]["limited"]
-            if prefix is not None:
-                assert "state" not in section
-                assert keys(section, f"{prefix}state_after") == {("m.room.name", ""), ("m.room.topic", "")}
-            else:
-                assert not any("state_after" in key for key in section)
-                assert keys(section) == {("m.room.name", "")}
-            page = await alice.room(
-                room_id, "messages", dir="b", limit=3, **{"from": section["timeline"]["prev_batch"]}
-            )
-            assert [e["content"].get("body", e["type"]) for e in page.json["chunk"]] == [
-                "1",
-                "0",
-                "m.room.name",
-            ]
-            page = await alice.room(room_id, "messages", dir="b", limit=1, **{"from": answer["next_batch"]})
-            assert [e["type"] for e in page.json["chunk"]] == ["m.room.topic"]
-
-    run(scenario())
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        token = (await alice.sync())["next_batch"]
+        await alice.writes.put_state(room_id, "m.room.name", {"name": "in the gap"})
+        for number in range(4):
+            await alice.writes.send(room_id, str(number))
+        await alice.writes.put_state(room_id, "m.room.topic", {"topic": "in the timeline"})
+        answer = await alice.sync(token, filter=LIMIT_3, **wanted)
+        section = answer["rooms"]["join"][room_id]
+        assert bodies(section) == ["2", "3", "m.room.topic"]
+        assert section["timeline"]["limited"]
+        if prefix is not None:
+            assert "state" not in section
+            assert keys(section, f"{prefix}state_after") == {("m.room.name", ""), ("m.room.topic", "")}
+        else:
+            assert not any("state_after" in key for key in section)
+            assert keys(section) == {("m.room.name", "")}
+        page = await alice.room(room_id, "messages", dir="b", limit=3, **{"from": section["timeline"]["prev_batch"]})
+        assert [e["content"].get("body", e["type"]) for e in page.json["chunk"]] == [
+            "1",
+            "0",
+            "m.room.name",
+        ]
+        page = await alice.room(room_id, "messages", dir="b", limit=1, **{"from": answer["next_batch"]})
+        assert [e["type"] for e in page.json["chunk"]] == ["m.room.topic"]
 
 
-def test_lazy_members_are_sent_once_per_device(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
-        async with fleet(postgres.dsn) as world:
-            alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
-            room_id = await alice.writes.create_room(preset="public_chat", name="named")
-            await bob.writes.act(room_id, "join")
-            await carol.writes.act(room_id, "join")
-            await alice.writes.send(room_id, "1")
-            first = await alice.sync(filter=lazy)
-            section = first["rooms"]["join"][room_id]
-            assert section["summary"]["m.joined_member_count"] == 3
-            assert sorted(section["summary"]["m.heroes"]) == [bob.user_id, carol.user_id]
-            members = {key for kind, key in keys(section) if kind == "m.room.member"}
-            assert members == {alice.user_id, bob.user_id, carol.user_id}  # herself and the heroes
-            await bob.writes.send(room_id, "2")
-            second = await alice.sync(first["next_batch"], filter=lazy)
-            assert keys(second["rooms"]["join"][room_id]) == set()  # bob's was sent, and acknowledged
-            other = world.user("alice", "OTHER")
-            again = await other.sync(first["next_batch"], filter=lazy)
-            assert keys(again["rooms"]["join"][room_id]) == {("m.room.member", bob.user_id)}
-            everything = {"room": {"state": {"lazy_load_members": True, "include_redundant_members": True}}}
-            await bob.writes.send(room_id, "3")
-            third = await alice.sync(second["next_batch"], filter=everything)
-            assert keys(third["rooms"]["join"][room_id]) == {("m.room.member", bob.user_id)}
-
-    run(scenario())
+async def test_lazy_members_are_sent_once_per_device(postgres: TestDatabase) -> None:
+    lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    async with fleet(postgres.dsn) as world:
+        alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
+        room_id = await alice.writes.create_room(preset="public_chat", name="named")
+        await bob.writes.act(room_id, "join")
+        await carol.writes.act(room_id, "join")
+        await alice.writes.send(room_id, "1")
+        first = await alice.sync(filter=lazy)
+        section = first["rooms"]["join"][room_id]
+        assert section["summary"]["m.joined_member_count"] == 3
+        assert sorted(section["summary"]["m.heroes"]) == [bob.user_id, carol.user_id]
+        members = {key for kind, key in keys(section) if kind == "m.room.member"}
+        assert members == {alice.user_id, bob.user_id, carol.user_id}  # herself and the heroes
+        await bob.writes.send(room_id, "2")
+        second = await alice.sync(first["next_batch"], filter=lazy)
+        assert keys(second["rooms"]["join"][room_id]) == set()  # bob's was sent, and acknowledged
+        other = world.user("alice", "OTHER")
+        again = await other.sync(first["next_batch"], filter=lazy)
+        assert keys(again["rooms"]["join"][room_id]) == {("m.room.member", bob.user_id)}
+        everything = {"room": {"state": {"lazy_load_members": True, "include_redundant_members": True}}}
+        await bob.writes.send(room_id, "3")
+        third = await alice.sync(second["next_batch"], filter=everything)
+        assert keys(third["rooms"]["join"][room_id]) == {("m.room.member", bob.user_id)}
 
 
-def test_invite_reject_leave_kick_and_forget(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            start = (await bob.sync())["next_batch"]
-            room_id = await alice.writes.create_room(name="den", invite=[bob.user_id])
-            invited = await bob.sync(start)
-            stripped = invited["rooms"]["invite"][room_id]["invite_state"]["events"]
-            assert {event["type"] for event in stripped} >= {"m.room.create", "m.room.name", "m.room.member"}
-            assert all(set(event) == {"content", "sender", "state_key", "type"} for event in stripped)
-            await bob.writes.act(room_id, "leave")
-            rejected = await bob.sync(invited["next_batch"])
-            section = rejected["rooms"]["leave"][room_id]
-            after = await bob.sync(invited["next_batch"], use_state_after=True)
-            assert keys(after["rooms"]["leave"][room_id], "state_after") == {("m.room.member", bob.user_id)}
-            assert [event["state_key"] for event in section["timeline"]["events"]] == [bob.user_id]
-            assert section["state"] == {"events": []}  # he never was in: nothing of the room is his to see
-            await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})
-            await bob.writes.act(room_id, "join")
-            await alice.writes.send(room_id, "hello")
-            joined = await bob.sync(rejected["next_batch"], filter=LIMIT_3)
-            section = joined["rooms"]["join"][room_id]
-            assert ("m.room.create", "") in keys(section)  # new to him: the whole state
-            await alice.writes.act(room_id, "kick", {"user_id": bob.user_id})
-            await alice.writes.send(room_id, "secret")
-            kicked = await bob.sync(joined["next_batch"])
-            section = kicked["rooms"]["leave"][room_id]
-            assert section["timeline"]["events"][-1]["content"]["membership"] == "leave"
-            assert "secret" not in bodies(section)
-            after = await bob.sync(kicked["next_batch"])
-            assert not any(after["rooms"].values())  # told once
-            left = {"room": {"include_leave": True}}
-            assert room_id in (await bob.sync(filter=left))["rooms"]["leave"]
-            assert not (await bob.sync())["rooms"]["leave"]
-            await bob.writes.act(room_id, "forget")
-            assert not (await bob.sync(filter=left))["rooms"]["leave"]
-
-    run(scenario())
+async def test_invite_reject_leave_kick_and_forget(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        start = (await bob.sync())["next_batch"]
+        room_id = await alice.writes.create_room(name="den", invite=[bob.user_id])
+        invited = await bob.sync(start)
+        stripped = invited["rooms"]["invite"][room_id]["invite_state"]["events"]
+        assert {event["type"] for event in stripped} >= {"m.room.create", "m.room.name", "m.room.member"}
+        assert all(set(event) == {"content", "sender", "state_key", "type"} for event in stripped)
+        await bob.writes.act(room_id, "leave")
+        rejected = await bob.sync(invited["next_batch"])
+        section = rejected["rooms"]["leave"][room_id]
+        after = await bob.sync(invited["next_batch"], use_state_after=True)
+        assert keys(after["rooms"]["leave"][room_id], "state_after") == {("m.room.member", bob.user_id)}
+        assert [event["state_key"] for event in section["timeline"]["events"]] == [bob.user_id]
+        assert section["state"] == {"events": []}  # he never was in: nothing of the room is his to see
+        await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})
+        await bob.writes.act(room_id, "join")
+        await alice.writes.send(room_id, "hello")
+        joined = await bob.sync(rejected["next_batch"], filter=LIMIT_3)
+        section = joined["rooms"]["join"][room_id]
+        assert ("m.room.create", "") in keys(section)  # new to him: the whole state
+        await alice.writes.act(room_id, "kick", {"user_id": bob.user_id})
+        await alice.writes.send(room_id, "secret")
+        kicked = await bob.sync(joined["next_batch"])
+        section = kicked["rooms"]["leave"][room_id]
+        assert section["timeline"]["events"][-1]["content"]["membership"] == "leave"
+        assert "secret" not in bodies(section)
+        after = await bob.sync(kicked["next_batch"])
+        assert not any(after["rooms"].values())  # told once
+        left = {"room": {"include_leave": True}}
+        assert room_id in (await bob.sync(filter=left))["rooms"]["leave"]
+        assert not (await bob.sync())["rooms"]["leave"]
+        await bob.writes.act(room_id, "forget")
+        assert not (await bob.sync(filter=left))["rooms"]["leave"]
 
 
-def test_receipts_typing_and_account_data(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            room_id = await alice.writes.create_room(preset="public_chat")
-            await bob.writes.act(room_id, "join")
-            event_id = (await alice.writes.send(room_id, "read me")).event_id
-            initial = await alice.sync()
-            token = initial["next_batch"]
-            (rules,) = initial["account_data"]["events"]
-            assert rules["type"] == "m.push_rules"
-            await world.set_receipt(room_id, bob.user_id, event_id)
-            await world.set_receipt(room_id, bob.user_id, event_id, "m.read.private", "main")
-            answer = await alice.sync(token)
-            (receipt,) = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
-            assert receipt["content"] == {event_id: {"m.read": {bob.user_id: {"ts": 1000}}}}
-            mine = (await bob.sync())["rooms"]["join"][room_id]["ephemeral"]["events"]
-            assert {"m.read.private": {bob.user_id: {"ts": 1000, "thread_id": "main"}}} in [
-                each["content"][event_id] for each in mine
-            ]
-            now_ms = world.synchrotrons[0].foundation.clock.now_ms()
-            world.set_typing(room_id, bob.user_id, now_ms + 300)
-            typing = await alice.sync(answer["next_batch"], timeout=5000)
-            (event,) = typing["rooms"]["join"][room_id]["ephemeral"]["events"]
-            assert event == {"type": "m.typing", "content": {"user_ids": [bob.user_id]}}
-            ended = await alice.sync(typing["next_batch"], timeout=5000)  # its writer says nothing more
-            (event,) = ended["rooms"]["join"][room_id]["ephemeral"]["events"]
-            assert event["content"] == {"user_ids": []}
-            await world.set_account_data(alice.user_id, "", "x.global", {"a": 1})
-            await world.set_account_data(alice.user_id, room_id, "m.tag", {"tags": {"m.favourite": {}}})
-            answer = await alice.sync(ended["next_batch"])
-            assert answer["account_data"]["events"] == [{"type": "x.global", "content": {"a": 1}}]
-            assert [e["type"] for e in answer["rooms"]["join"][room_id]["account_data"]["events"]] == ["m.tag"]
-            await world.set_account_data(alice.user_id, "", "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}})
-            path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/spam"  # a notice: nobody is notified
-            assert (await bob.writes.call("PUT", path, {"msgtype": "m.notice", "body": "spam"})).status == 200
-            answer = await alice.sync(answer["next_batch"])
-            assert room_id not in answer["rooms"]["join"]
-
-    run(scenario())
+async def test_receipts_typing_and_account_data(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        event_id = (await alice.writes.send(room_id, "read me")).event_id
+        initial = await alice.sync()
+        token = initial["next_batch"]
+        (rules,) = initial["account_data"]["events"]
+        assert rules["type"] == "m.push_rules"
+        await world.set_receipt(room_id, bob.user_id, event_id)
+        await world.set_receipt(room_id, bob.user_id, event_id, "m.read.private", "main")
+        answer = await alice.sync(token)
+        (receipt,) = answer["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert receipt["content"] == {event_id: {"m.read": {bob.user_id: {"ts": 1000}}}}
+        mine = (await bob.sync())["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert {"m.read.private": {bob.user_id: {"ts": 1000, "thread_id": "main"}}} in [
+            each["content"][event_id] for each in mine
+        ]
+        now_ms = world.synchrotrons[0].foundation.clock.now_ms()
+        world.set_typing(room_id, bob.user_id, now_ms + 300)
+        typing = await alice.sync(answer["next_batch"], timeout=5000)
+        (event,) = typing["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert event == {"type": "m.typing", "content": {"user_ids": [bob.user_id]}}
+        ended = await alice.sync(typing["next_batch"], timeout=5000)  # its writer says nothing more
+        (event,) = ended["rooms"]["join"][room_id]["ephemeral"]["events"]
+        assert event["content"] == {"user_ids": []}
+        await world.set_account_data(alice.user_id, "", "x.global", {"a": 1})
+        await world.set_account_data(alice.user_id, room_id, "m.tag", {"tags": {"m.favourite": {}}})
+        answer = await alice.sync(ended["next_batch"])
+        assert answer["account_data"]["events"] == [{"type": "x.global", "content": {"a": 1}}]
+        assert [e["type"] for e in answer["rooms"]["join"][room_id]["account_data"]["events"]] == ["m.tag"]
+        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}})
+        path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/spam"  # a notice: nobody is notified
+        assert (await bob.writes.call("PUT", path, {"msgtype": "m.notice", "body": "spam"})).status == 200
+        answer = await alice.sync(answer["next_batch"])
+        assert room_id not in answer["rooms"]["join"]
 
 
-def test_redaction_reaches_the_memory(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            room_id = await alice.writes.create_room()
-            event_id = (await alice.writes.send(room_id, "regretted")).event_id
-            await alice.sync()
-            await alice.writes.redact(room_id, event_id, {"reason": "typo"})
-            section = (await alice.sync())["rooms"]["join"][room_id]
-            redacted = next(e for e in section["timeline"]["events"] if e["event_id"] == event_id)
-            assert redacted["content"] == {}
-            assert redacted["unsigned"]["redacted_because"]["content"]["reason"] == "typo"
-            read = await alice.room(room_id, f"event/{event_id}")
-            assert read.json["content"] == {}
-
-    run(scenario())
+async def test_redaction_reaches_the_memory(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        event_id = (await alice.writes.send(room_id, "regretted")).event_id
+        await alice.sync()
+        await alice.writes.redact(room_id, event_id, {"reason": "typo"})
+        section = (await alice.sync())["rooms"]["join"][room_id]
+        redacted = next(e for e in section["timeline"]["events"] if e["event_id"] == event_id)
+        assert redacted["content"] == {}
+        assert redacted["unsigned"]["redacted_because"]["content"]["reason"] == "typo"
+        read = await alice.room(room_id, f"event/{event_id}")
+        assert read.json["content"] == {}
 
 
-def test_tokens_malformed_from_the_future_and_ahead_of_us(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn, synchrotrons=2) as world:
-            alice = world.user("alice")
-            room_id = await alice.writes.create_room()
-            token = (await alice.sync())["next_batch"]
-            for bad in ("x", "s1_e", "s1_e999.1", "s1_e1.99999999", "p1-1", "s1_e1.1.2-", "s" * 20_000):
-                answer = await alice.get("/sync", since=bad)
-                assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM"), bad
-            # Frames are lost on the way to the second process: with the first one's token it reads Postgres.
-            first, second = world.user("alice"), world.user("alice")
-            second.synchrotron = 1
-            await second.sync()
-            subscribers = world.bus._subscribers
-            kept = subscribers.pop(1)
-            await alice.writes.send(room_id, "unheard")
-            ahead = await first.sync(token)
-            subscribers.append(kept)
-            answer = await second.sync(ahead["next_batch"])
-            assert not answer["rooms"]["join"]
-            old = await second.sync(token)
-            assert bodies(old["rooms"]["join"][room_id]) == ["unheard"]
-
-    run(scenario())
+async def test_tokens_malformed_from_the_future_and_ahead_of_us(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn, synchrotrons=2) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        token = (await alice.sync())["next_batch"]
+        for bad in ("x", "s1_e", "s1_e999.1", "s1_e1.99999999", "p1-1", "s1_e1.1.2-", "s" * 20_000):
+            answer = await alice.get("/sync", since=bad)
+            assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM"), bad
+        # Frames are lost on the way to the second process: with the first one's token it reads Postgres.
+        first, second = world.user("alice"), world.user("alice")
+        second.synchrotron = 1
+        await second.sync()
+        subscribers = world.bus._subscribers
+        kept = subscribers.pop(1)
+        await alice.writes.send(room_id, "unheard")
+        ahead = await first.sync(token)
+        subscribers.append(kept)
+        answer = await second.sync(ahead["next_batch"])
+        assert not answer["rooms"]["join"]
+        old = await second.sync(token)
+        assert bodies(old["rooms"]["join"][room_id]) == ["unheard"]
 
 
-def test_filters(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice = world.user("alice")
-            room_id = await alice.writes.create_room()
-            other_id = await alice.writes.create_room()
-            token = (await alice.sync())["next_batch"]
-            await alice.writes.send(room_id, "one")
-            await alice.writes.send(other_id, "two")
-            await alice.writes.put_state(room_id, "m.room.name", {"name": "held back"})
-            wanted = {
-                "room": {"rooms": [room_id], "timeline": {"types": ["m.room.message"]}},
-                "event_fields": ["type"],
-            }
-            rooms = (await alice.sync(token, filter=wanted))["rooms"]["join"]
-            assert list(rooms) == [room_id]
-            assert rooms[room_id]["timeline"]["events"] == [{"type": "m.room.message"}]
-            # The timeline filter holds the name back; the client's state is right all the same.
-            assert rooms[room_id]["state"]["events"] == [{"type": "m.room.name"}]
-            federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}
-            section = (await alice.sync(filter=federation))["rooms"]["join"][room_id]
-            for event in (*section["timeline"]["events"], *section["state"]["events"]):
-                assert {"auth_events", "hashes", "prev_events", "signatures", "unsigned"} <= set(event)
-            for bad in ("{", '{"room": 1}', "77", "x"):
-                assert (await alice.get("/sync", filter=bad)).status == 400
-
-    run(scenario())
+async def test_filters(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        other_id = await alice.writes.create_room()
+        token = (await alice.sync())["next_batch"]
+        await alice.writes.send(room_id, "one")
+        await alice.writes.send(other_id, "two")
+        await alice.writes.put_state(room_id, "m.room.name", {"name": "held back"})
+        wanted = {
+            "room": {"rooms": [room_id], "timeline": {"types": ["m.room.message"]}},
+            "event_fields": ["type"],
+        }
+        rooms = (await alice.sync(token, filter=wanted))["rooms"]["join"]
+        assert list(rooms) == [room_id]
+        assert rooms[room_id]["timeline"]["events"] == [{"type": "m.room.message"}]
+        # The timeline filter holds the name back; the client's state is right all the same.
+        assert rooms[room_id]["state"]["events"] == [{"type": "m.room.name"}]
+        federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}
+        section = (await alice.sync(filter=federation))["rooms"]["join"][room_id]
+        for event in (*section["timeline"]["events"], *section["state"]["events"]):
+            assert {"auth_events", "hashes", "prev_events", "signatures", "unsigned"} <= set(event)
+        for bad in ("{", '{"room": 1}', "77", "x"):
+            assert (await alice.get("/sync", filter=bad)).status == 400

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
 from tests.workers.synchrotron.model_client import ModelClient
 from tests.workers.synchrotron.naive_rooms import read_naively
@@ -173,12 +172,12 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
 
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_what_clients_put_together_is_what_happened(postgres: TestDatabase, seed: int, forks: bool) -> None:
-    run(conversation(postgres.dsn, seed, forks=forks))
+async def test_what_clients_put_together_is_what_happened(postgres: TestDatabase, seed: int, forks: bool) -> None:
+    await conversation(postgres.dsn, seed, forks=forks)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(4, 60))
-def test_the_same_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
-    run(conversation(postgres.dsn, seed, forks=forks))
+async def test_the_same_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
+    await conversation(postgres.dsn, seed, forks=forks)

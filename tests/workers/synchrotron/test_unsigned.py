@@ -3,52 +3,45 @@
 from urllib.parse import quote
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import run
 from tests.workers.synchrotron.rig import fleet
 
 
-def test_what_was_there_before_is_told_to_whoever_could_see_it(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            joined = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
-            room_id = await alice.writes.create_room(preset="public_chat", initial_state=[joined])
-            first = (await alice.writes.put_state(room_id, "m.room.topic", {"topic": "first"})).event_id
-            await bob.writes.act(room_id, "join")
-            second = (await alice.writes.put_state(room_id, "m.room.topic", {"topic": "second"})).event_id
-            third = (await alice.writes.put_state(room_id, "m.room.topic", {"topic": "third"})).event_id
-            for client, event_id, replaced, content in (
-                (alice, second, first, {"topic": "first"}),
-                (bob, second, first, None),
-                (bob, third, second, {"topic": "second"}),
-            ):
-                event = (await client.room(room_id, f"event/{quote(event_id)}")).json
-                timeline = (await client.sync())["rooms"]["join"][room_id]["timeline"]["events"]
-                synced = next(each for each in timeline if each["event_id"] == event_id)
-                for shown in (event, synced):
-                    assert shown["unsigned"]["replaces_state"] == replaced
-                    assert shown["unsigned"].get("prev_content") == content
-            assert "replaces_state" not in (await alice.room(room_id, f"event/{quote(first)}")).json["unsigned"]
-
-    run(scenario())
+async def test_what_was_there_before_is_told_to_whoever_could_see_it(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        joined = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+        room_id = await alice.writes.create_room(preset="public_chat", initial_state=[joined])
+        first = (await alice.writes.put_state(room_id, "m.room.topic", {"topic": "first"})).event_id
+        await bob.writes.act(room_id, "join")
+        second = (await alice.writes.put_state(room_id, "m.room.topic", {"topic": "second"})).event_id
+        third = (await alice.writes.put_state(room_id, "m.room.topic", {"topic": "third"})).event_id
+        for client, event_id, replaced, content in (
+            (alice, second, first, {"topic": "first"}),
+            (bob, second, first, None),
+            (bob, third, second, {"topic": "second"}),
+        ):
+            event = (await client.room(room_id, f"event/{quote(event_id)}")).json
+            timeline = (await client.sync())["rooms"]["join"][room_id]["timeline"]["events"]
+            synced = next(each for each in timeline if each["event_id"] == event_id)
+            for shown in (event, synced):
+                assert shown["unsigned"]["replaces_state"] == replaced
+                assert shown["unsigned"].get("prev_content") == content
+        assert "replaces_state" not in (await alice.room(room_id, f"event/{quote(first)}")).json["unsigned"]
 
 
-def test_membership_of_the_viewer_at_each_event(postgres: TestDatabase) -> None:
-    async def scenario() -> None:
-        async with fleet(postgres.dsn) as world:
-            alice, bob = world.user("alice"), world.user("bob")
-            room_id = await alice.writes.create_room(preset="public_chat")
-            before = (await alice.writes.send(room_id, "before")).event_id
-            await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})
-            invited = (await alice.writes.send(room_id, "invited")).event_id
-            await bob.writes.act(room_id, "join")
-            joined = (await alice.room(room_id, f"state/m.room.member/{bob.user_id}", format="event")).json["event_id"]
-            after = (await alice.writes.send(room_id, "after")).event_id
-            wanted = {before: "leave", invited: "invite", joined: "join", after: "join"}
-            timeline = (await bob.sync())["rooms"]["join"][room_id]["timeline"]["events"]
-            page = (await bob.room(room_id, "messages", dir="b", limit=100)).json["chunk"]
-            for events in (timeline, page):
-                told = {event["event_id"]: event["unsigned"]["membership"] for event in events}
-                assert {event_id: told[event_id] for event_id in wanted} == wanted
-
-    run(scenario())
+async def test_membership_of_the_viewer_at_each_event(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        before = (await alice.writes.send(room_id, "before")).event_id
+        await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})
+        invited = (await alice.writes.send(room_id, "invited")).event_id
+        await bob.writes.act(room_id, "join")
+        joined = (await alice.room(room_id, f"state/m.room.member/{bob.user_id}", format="event")).json["event_id"]
+        after = (await alice.writes.send(room_id, "after")).event_id
+        wanted = {before: "leave", invited: "invite", joined: "join", after: "join"}
+        timeline = (await bob.sync())["rooms"]["join"][room_id]["timeline"]["events"]
+        page = (await bob.room(room_id, "messages", dir="b", limit=100)).json["chunk"]
+        for events in (timeline, page):
+            told = {event["event_id"]: event["unsigned"]["membership"] for event in events}
+            assert {event_id: told[event_id] for event_id in wanted} == wanted

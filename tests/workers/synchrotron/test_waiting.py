@@ -12,28 +12,25 @@ from workers.synchrotron.users.sync_user import SyncUser
 from workers.synchrotron.waiting.notifier import Notifier
 
 
-def test_only_those_concerned_wake_and_no_news_is_lost() -> None:
-    async def scenario() -> None:
-        notifier = Notifier(SyncMetrics(CollectorRegistry()))
-        ann, ben = SyncUser("@ann:x"), SyncUser("@ben:x")
-        seen = ann.version
-        ann.note_change("!r", 1)  # between looking and waiting
-        assert await notifier.wait(ann, seen, 5.0)
-        first = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
-        second = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
-        other = asyncio.create_task(notifier.wait(ben, ben.version, 0.05))
-        await asyncio.sleep(0)
-        ann.note_change("!r", 2)
-        notifier.wake([ann.user_id])
-        assert await first and await second
-        assert not await other
-        assert notifier._waiting == {}
-        last = asyncio.create_task(notifier.wait(ben, ben.version, 5.0))
-        await asyncio.sleep(0)
-        notifier.close()
-        assert not await last
-
-    asyncio.run(scenario())
+async def test_only_those_concerned_wake_and_no_news_is_lost() -> None:
+    notifier = Notifier(SyncMetrics(CollectorRegistry()))
+    ann, ben = SyncUser("@ann:x"), SyncUser("@ben:x")
+    seen = ann.version
+    ann.note_change("!r", 1)  # between looking and waiting
+    assert await notifier.wait(ann, seen, 5.0)
+    first = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
+    second = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
+    other = asyncio.create_task(notifier.wait(ben, ben.version, 0.05))
+    await asyncio.sleep(0)
+    ann.note_change("!r", 2)
+    notifier.wake([ann.user_id])
+    assert await first and await second
+    assert not await other
+    assert notifier._waiting == {}
+    last = asyncio.create_task(notifier.wait(ben, ben.version, 5.0))
+    await asyncio.sleep(0)
+    notifier.close()
+    assert not await last
 
 
 def test_a_user_knows_which_rooms_have_news() -> None:

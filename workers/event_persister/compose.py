@@ -11,7 +11,7 @@ from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.members.member_changes import MemberChanges
 from workers.event_persister.members.member_profile import MemberProfileHandler
 from workers.event_persister.receiving.receive_events import ReceiveHandler
-from workers.event_persister.room.live_room import Identity
+from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room_engine import compose_engine
 from workers.event_persister.upgrades.runs import UpgradeRuns
 from workers.event_persister.upgrades.successor import UpgradeSuccessor

@@ -21,7 +21,8 @@ from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.loading.rooms_in_memory import RoomsInMemory
 from workers.event_persister.receiving.delivery import Receiving
 from workers.event_persister.receiving.history_events import HistoryPlacing
-from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room.event_builder import Identity
+from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
 
 _MAX_PAGE_BYTES = 8 << 20  # of JSON, read at once for a resolution

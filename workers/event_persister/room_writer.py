@@ -86,7 +86,7 @@ class RoomWriter:
                 continue
             if self._slow_sends.concerns(room):
                 return [await self._write_asked(room, draft, key) for draft in drafts]
-            missing, lacking = room.missing(drafts), room.push.lacking(drafts)
+            missing, lacking = room.builder.missing(drafts), room.state.push.lacking(drafts)
             if not missing and lacking is None:
                 break
             if missing:
@@ -126,7 +126,7 @@ class RoomWriter:
         answered = self.answer_of(room, key)
         if answered is not None:
             return await answered
-        asked = room.asked[key] = asyncio.get_running_loop().create_future()
+        asked = room.slow_sends[key] = asyncio.get_running_loop().create_future()
         try:
             event_id = await self._ask_and_place(room, draft, key)
         except BaseException as error:
@@ -138,7 +138,7 @@ class RoomWriter:
             asked.set_result(event_id)
             return event_id
         finally:
-            del room.asked[key]
+            del room.slow_sends[key]
 
     async def _ask_and_place(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
         for _ in range(_TRIES):
@@ -158,8 +158,8 @@ class RoomWriter:
         """
         self._committer.check_room_for_more()
         await self._numbers.reserve(len(drafts))
-        self._push_rules.follow(room.push)
-        while (lacking := room.push.lacking(drafts)) is not None:
+        self._push_rules.follow(room.state.push)
+        while (lacking := room.state.push.lacking(drafts)) is not None:
             await self._push_rules.load(room, lacking)
         write = Write(
             room,
@@ -185,7 +185,7 @@ class RoomWriter:
         write = room.under_way.get(key)
         if write is not None:
             return _last_of(write)
-        asked = room.asked.get(key)
+        asked = room.slow_sends.get(key)
         return None if asked is None else asyncio.shield(asked)
 
     async def first_answer(self, room: LiveRoom, key: bytes) -> str | None:
@@ -205,11 +205,11 @@ class RoomWriter:
 
     async def state_event(self, room: LiveRoom, entry: StateEntry) -> Event:
         """Return the whole event of a state entry, from memory or from the database."""
-        event = room.event_of(entry)
+        event = room.state.event_of(entry)
         if event is None:
             [stored] = await get_events(self._database, room.room_nid, [entry.event_nid])
             event = _event_of(room, stored)
-            room.keep(entry.event_nid, event)
+            room.state.keep(entry.event_nid, event)
         return event
 
     async def _load(self, room: LiveRoom, event_nids: set[int]) -> None:
@@ -217,7 +217,7 @@ class RoomWriter:
         if len(stored) < len(event_nids):
             raise RoomLost("State of the room is not in the database")
         for event in stored:
-            room.keep(event.event_nid, _event_of(room, event))
+            room.state.keep(event.event_nid, _event_of(room, event))
 
 
 def _event_of(room: LiveRoom, stored: StoredEvent) -> Event:

@@ -12,7 +12,7 @@ from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import SERVER, event_persister
 from workers.event_persister.graph.policy_signatures import ask_nobody
 from workers.event_persister.room.drafts import Draft
-from workers.event_persister.room.live_room import Identity
+from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room_engine import compose_engine
 
 
@@ -162,7 +162,7 @@ async def test_redaction_in_the_batch_of_its_target(postgres_module: TestDatabas
         )
         await asyncio.sleep(0)
         [waiting] = room.writes
-        target = room.pending_target(waiting.built[0].event.event_id)
+        target = room.state.pending_target(waiting.built[0].event.event_id)
         assert target is not None
         redaction = Draft(alice.user_id, "m.room.redaction", None, {}, redacts=target.event_id, target=target)
         [redaction_id] = await writer.write(room, [redaction])

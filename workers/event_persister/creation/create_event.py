@@ -9,7 +9,7 @@ from shared.core.event_auth import check_auth
 from shared.core.events import Event, build_event
 from shared.core.identifiers import is_user_id
 from shared.core.room_versions import RoomVersion
-from workers.event_persister.room.live_room import Identity
+from workers.event_persister.room.event_builder import Identity
 
 
 def new_room_id(version: RoomVersion, server_name: str) -> str | None:

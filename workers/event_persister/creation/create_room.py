@@ -24,8 +24,9 @@ from workers.event_persister.creation.create_event import build_create_event, ch
 from workers.event_persister.creation.first_events import CreateRoomBody, create_content, first_events
 from workers.event_persister.members.change_membership import no_identity_server
 from workers.event_persister.members.member_changes import MemberChanges
-from workers.event_persister.room.drafts import Head, NewRoom
-from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room.drafts import NewRoom
+from workers.event_persister.room.event_builder import Identity
+from workers.event_persister.room.live_room import new_live_room
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content
 
@@ -82,7 +83,7 @@ class CreateRoomHandler:
         await self._room_numbers.reserve(1)
         room_nid = self._room_numbers.take()
         create_nid = await self._writer.take_event_number()
-        room = LiveRoom(self._identity, version, room_nid, create, Head((), 0, 0), {}, {})
+        room = new_live_room(self._identity, version, room_nid, create)
         new_room = NewRoom(creator, body.visibility == "public", create.origin_server_ts, alias)
         creators = creators_of(version, create)
         drafts = first_events(version, body, creator, creators, alias, invited, profiles)

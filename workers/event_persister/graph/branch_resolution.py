@@ -30,11 +30,11 @@ class RoomResolution:
         candidate: an event in them that has no place yet. The result is of worth only while the room's head has not
         changed. Raises Unavailable (`Resolver.resolve`), RoomChanged.
         """
-        head = room.head
+        head = room.state.head
         distinct = list(dict.fromkeys(overlays))
         if len(distinct) == 1:
             return distinct[0]
-        events = room.events_in_memory()
+        events = room.state.events_in_memory()
         if candidate is not None:
             events[candidate.event_id] = candidate
 
@@ -52,7 +52,7 @@ class RoomResolution:
                 RoomForResolution(room.room_nid, room.version, room.create, find), CurrentIds(room), ids
             )
         except (RuntimeError, KeyError) as error:
-            if room.head is head:
+            if room.state.head is head:
                 raise
             # A thread walked the current state while a write of the room changed it.
             raise RoomChanged from error
@@ -75,7 +75,7 @@ class RoomResolution:
             if not nids:
                 return
             for nid, found in (await known.entries(list(nids))).items():
-                room.keep(nid, found.event)
+                room.state.keep(nid, found.event)
         raise RoomChanged
 
 
@@ -86,7 +86,7 @@ class CurrentIds(Mapping[StateKey, EventId]):
         self._room = room
 
     def __getitem__(self, key: StateKey) -> EventId:
-        entry = self._room.entry(*key)
+        entry = self._room.state.entry(*key)
         if entry is None:
             raise KeyError(key)
         return EventId(entry.event_id)
@@ -97,14 +97,14 @@ class CurrentIds(Mapping[StateKey, EventId]):
     def get(self, key: StateKey, /, default: EventId | T) -> EventId | T: ...
     def get(self, key: StateKey, /, default: EventId | T | None = None) -> EventId | T | None:
         # Most look-ups miss: the inherited one would raise for each and catch it again.
-        entry = self._room.entry(*key)
+        entry = self._room.state.entry(*key)
         return default if entry is None else EventId(entry.event_id)
 
     def __iter__(self) -> Iterator[StateKey]:
-        return self._room.keys_now()
+        return self._room.state.keys_now()
 
     def __len__(self) -> int:
-        return self._room.state_size
+        return self._room.state.size
 
 
 def _entries_in(overlays: Sequence[Overlay], resolved: Mapping[StateKey, EventId | None]) -> dict[str, StateEntry]:
@@ -133,6 +133,6 @@ def _entries_of(
             if found is None:
                 raise RoomChanged  # it was purged meanwhile
             entry = found.entry()
-        if not same_entry(entry, room.entry(*key)):
+        if not same_entry(entry, room.state.entry(*key)):
             overlay[key] = entry
     return Overlay(overlay)

@@ -40,9 +40,9 @@ class DummyEvents:
         All of it beside everything else where a policy server must be asked about each event: nobody holds a room's
         turn while another server takes its time. The caller holds the room's turn. Raises nothing.
         """
-        many = len(room.head.extremities) >= MAX_EXTREMITIES
+        many = len(room.state.head.extremities) >= MAX_EXTREMITIES
         for _ in range(_MAX_IN_A_ROW):
-            if room.lost or room.names_all_extremities or room.policy_server() is not None:
+            if room.lost or room.state.names_all_extremities or room.state.policy_server() is not None:
                 break
             if not await self._send_one(room, lambda draft: self._slow_sends.place_unasked(room, draft)):
                 return
@@ -63,9 +63,9 @@ class DummyEvents:
         async def write(draft: Draft) -> None:
             await self._writer.write(room, [draft])
 
-        if not room.names_all_extremities and room.policy_server() is None:
+        if not room.state.names_all_extremities and room.state.policy_server() is None:
             return False  # whoever has just brought in so many ties them
-        return len(room.head.extremities) > 1 and await self._send_one(room, write)
+        return len(room.state.head.extremities) > 1 and await self._send_one(room, write)
 
     async def _send_one(self, room: LiveRoom, send: Callable[[Draft], Awaitable[None]]) -> bool:
         """Send one, if there is anybody who may."""
@@ -80,7 +80,7 @@ class DummyEvents:
         return False
 
     def _senders(self, room: LiveRoom) -> list[str]:
-        levels = room.power_levels
+        levels = room.state.power_levels
         needed = levels.event_level(DUMMY, False)
-        local = (user_id for user_id in room.walk_members("join") if server_of(user_id) == self._server_name)
+        local = (user_id for user_id in room.state.walk_members("join") if server_of(user_id) == self._server_name)
         return list(itertools.islice((one for one in local if levels.user_level(one) >= needed), _MAX_SENDERS))

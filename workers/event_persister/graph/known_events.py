@@ -107,7 +107,7 @@ class KnownEvents:
 
         One whose write has failed is here no more.
         """
-        built = self._room.built_event(event_id)
+        built = self._room.state.built_event(event_id)
         if built is not None:
             return known_from_built(built)
         if event_id in self._placed:
@@ -137,7 +137,7 @@ class KnownEvents:
         """Find these events."""
         missing = []
         for event_id in dict.fromkeys(event_ids):
-            built = self._room.built_event(event_id)
+            built = self._room.state.built_event(event_id)
             if built is None:
                 if self.get(event_id) is None:
                     missing.append(event_id)
@@ -169,7 +169,7 @@ class KnownEvents:
 
     def previous(self, event: Event) -> list[int]:
         """Return the numbers of the event's predecessors, as far as they are here."""
-        at_the_end = {event_id: nid for nid, event_id in self._room.head.extremities}
+        at_the_end = {event_id: nid for nid, event_id in self._room.state.head.extremities}
         nids = []
         for event_id in event.prev_event_ids:
             found = self.get(event_id)
@@ -183,7 +183,7 @@ class KnownEvents:
         own = RedactionTarget(0, event.event_id, event.sender)
         for redaction in self._redactions.get(event.event_id, ()):
             is_here = self.get(redaction.event.event_id) is not None  # else its write has failed
-            if is_here and self._room.applies_redaction(redaction.event, own):
+            if is_here and self._room.builder.applies_redaction(redaction.event, own):
                 return redaction.event_nid
         return None
 
@@ -199,13 +199,13 @@ class KnownEvents:
         if found is None:
             return None, event.redacts
         target = RedactionTarget(found.event_nid, found.event.event_id, found.event.sender)
-        return (target if self._room.applies_redaction(event, target, levels) else None), None
+        return (target if self._room.builder.applies_redaction(event, target, levels) else None), None
 
     async def entries(self, event_nids: Sequence[int]) -> dict[int, KnownEvent]:
         """Return events by number. Raises RoomChanged when one is gone."""
         found: dict[int, KnownEvent] = {}
         for nid in event_nids:
-            if (built := self._room.built_with(nid)) is not None:
+            if (built := self._room.state.built_with(nid)) is not None:
                 found[nid] = known_from_built(built)
         stored = list({nid for nid in event_nids if nid not in found})
         for first in range(0, len(stored), _PAGE):
@@ -231,9 +231,9 @@ class KnownEvents:
             state_key=event.state_key,
             content=event.content,
         )
-        at_hand = [key for key in keys if not room.missing_of([key], NO_CHANGE)]
-        for key, auth_event in room.auth_state(NO_CHANGE, at_hand).items():
-            entry = room.entry(*key)
+        at_hand = [key for key in keys if not room.state.missing_of([key], NO_CHANGE)]
+        for key, auth_event in room.state.auth_state(NO_CHANGE, at_hand).items():
+            entry = room.state.entry(*key)
             assert entry is not None
             current[entry.event_id] = (entry.event_nid, auth_event)
         events: list[Event] = []
@@ -242,8 +242,8 @@ class KnownEvents:
         for event_id in event.auth_event_ids:
             if event_id in current:
                 nid, auth_event = current[event_id]
-            elif event_id == room.create.event_id and room.create_nid is not None:
-                nid, auth_event = room.create_nid, room.create
+            elif event_id == room.create.event_id and room.state.create_nid is not None:
+                nid, auth_event = room.state.create_nid, room.create
             elif (known := self.get(event_id)) is not None:
                 nid, auth_event = known.event_nid, known.event
                 if known.is_rejected:
@@ -285,4 +285,4 @@ class KnownEvents:
         ]
 
     def _extremities(self) -> set[str]:
-        return {event_id for _, event_id in self._room.head.extremities}
+        return {event_id for _, event_id in self._room.state.head.extremities}

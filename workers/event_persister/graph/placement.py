@@ -136,7 +136,7 @@ class Placing:
 
     async def _try(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
         event = candidate.event
-        head = room.head
+        head = room.state.head
         before = await self._state_before(room, candidate, known)
         verdict, auth_nids, levels = await self._judge(room, candidate, before, known)
         if verdict.outcome is Outcome.DROP or (candidate.draft is not None and not verdict.passed):
@@ -150,21 +150,21 @@ class Placing:
             graph = replace(graph, was_awaited=True, redacted_by=known.redaction_of(event))
         if verdict.passed:
             await asyncio.sleep(0)  # each of these steps may walk a whole state
-            if room.head is not head:
+            if room.state.head is not head:
                 raise RoomChanged
             after = await self._current_after(room, event, nid, before, known)
             target, graph = await _redaction(event, levels, known, graph)
             brought = await self._brought(after[0], nid, known)
-            if room.head is not head:
+            if room.state.head is not head:
                 raise RoomChanged
             graph = replace(graph, brought=brought) if brought else graph
             built = self._live(room, candidate, nid, before, auth_nids, graph, after, target, known)
-            while (lacking := room.push.lacking_for(built)) is not None:
+            while (lacking := room.state.push.lacking_for(built)) is not None:
                 await self._push_rules.load(room, lacking)
-                if room.head is not head:
+                if room.state.head is not head:
                     raise RoomChanged
         else:
-            if room.head is not head:
+            if room.state.head is not head:
                 raise RoomChanged
             built = self._unplaced(room, event, nid, auth_nids, graph, known)
         write = Write(room, (), (), asyncio.get_running_loop().create_future(), candidate.key, built=[built])
@@ -176,7 +176,7 @@ class Placing:
     # -- the state before
 
     async def _state_before(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> _Before:
-        event, head = candidate.event, room.head
+        event, head = candidate.event, room.state.head
         if {event_id for _, event_id in head.extremities} == set(event.prev_event_ids):
             return _Before(NO_CHANGE, is_line=True)
         previous = [known.get(event_id) for event_id in event.prev_event_ids]
@@ -193,7 +193,7 @@ class Placing:
         if candidate.state_before is not None and absent:
             given = await entries_of(candidate.state_before, known)
         await asyncio.sleep(0)
-        if room.head is not head:
+        if room.state.head is not head:
             raise RoomChanged
         branches = [
             head.branches[one.event_nid]
@@ -204,7 +204,7 @@ class Placing:
         if given is not None:
             branches.append(Branch(upon_current_state(room, given)))
         overlay = await self._resolution.resolve(room, [branch.overlay for branch in branches], known)
-        if room.head is not head:
+        if room.state.head is not head:
             raise RoomChanged
         only = stored[0] if len(branches) == 1 and given is None else None
         ref = None if only is None else refs.get(only.event_nid)
@@ -216,11 +216,11 @@ class Placing:
         self, room: LiveRoom, candidate: Candidate, before: _Before, known: KnownEvents
     ) -> tuple[Verdict, list[int], PowerLevels]:
         """Return the verdict, the numbers of the auth events, and the power levels at the event."""
-        event, head = candidate.event, room.head
+        event, head = candidate.event, room.state.head
         auth_events, auth_nids, rejected = known.auth_events(event)
         verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
         if not verdict.passed:
-            return verdict, auth_nids, room.power_levels
+            return verdict, auth_nids, room.state.power_levels
         keys = auth_types_for(
             room.version,
             type=event.type,
@@ -229,18 +229,18 @@ class Placing:
             content=event.content,
         )
         await self._resolution.load(
-            room, lambda: room.missing_of(keys, before.overlay) | room.missing_of(keys, NO_CHANGE), known
+            room, lambda: room.state.missing_of(keys, before.overlay) | room.state.missing_of(keys, NO_CHANGE), known
         )
-        if room.head is not head:
+        if room.state.head is not head:
             raise RoomChanged
-        levels = room.power_levels_in(before.overlay)
-        state = room.auth_state(before.overlay, keys)
+        levels = room.state.power_levels_in(before.overlay)
+        state = room.state.auth_state(before.overlay, keys)
         verdict = check_state_before(room.version, event, state, room.create, power_levels=levels)
         if verdict.passed and not before.is_line:
-            state = room.auth_state(NO_CHANGE, keys)
-            verdict = check_current_state(room.version, event, state, room.create, power_levels=room.power_levels)
+            state = room.state.auth_state(NO_CHANGE, keys)
+            verdict = check_current_state(room.version, event, state, room.create, power_levels=room.state.power_levels)
         if verdict.passed:
-            verdict = check_policy_signature(room.version, event, room.policy_server())
+            verdict = check_policy_signature(room.version, event, room.state.policy_server())
         return verdict, auth_nids, levels
 
     # -- the state after
@@ -250,7 +250,7 @@ class Placing:
     ) -> tuple[Overlay, dict[int, Branch]]:
         """Return the room's state after the event, as an overlay upon the present one, and the branches upon it."""
         own = branch_after(Branch(before.overlay, before.snapshot_nid), nid, event)
-        head = room.head
+        head = room.state.head
         named = set(event.prev_event_ids)
         others = [ext for ext in head.extremities if ext[1] not in named]
         if not others:
@@ -265,7 +265,7 @@ class Placing:
     ) -> Overlay:
         states = {branch.overlay: None for branch in branches.values()}
         states[own.overlay] = None
-        former = {branch.overlay for branch in room.head.branches.values()} or {NO_CHANGE}
+        former = {branch.overlay for branch in room.state.head.branches.values()} or {NO_CHANGE}
         if states.keys() == former:
             return NO_CHANGE  # the same states as before have the same resolution
         return await self._resolution.resolve(room, list(states), known, candidate=event)
@@ -278,7 +278,7 @@ class Placing:
             return Graph()
         if before.snapshot_nid is not None:
             return Graph(status, state_nid=before.snapshot_nid)
-        head = room.head
+        head = room.state.head
         snapshot = None
         previous = before.previous
         if len(before.overlay) > SMALL_OVERLAY and previous is not None and previous.may_be_followed_by_a_step:
@@ -287,7 +287,7 @@ class Placing:
             found = await known.entries([added for one in walk for added in one.added])
             keys = {added: one.key for added, one in found.items() if one.key is not None}
             snapshot = step_snapshot(nid, walk, keys, previous.key, previous.event_nid)
-        if room.head is not head:
+        if room.state.head is not head:
             raise RoomChanged
         return Graph(status, state_nid=nid, snapshot=snapshot or root_snapshot(room, nid, before.overlay, before.ref))
 
@@ -297,7 +297,7 @@ class Placing:
         """A rejected or soft-failed event: nothing of the room changes."""
         return BuiltEvent(
             event, nid, None, known.previous(event), auth_nids, None, None,
-            entry_of(nid, event).membership if event.is_state else None, room.head, graph=graph,
+            entry_of(nid, event).membership if event.is_state else None, room.state.head, graph=graph,
         )  # fmt: skip
 
     def _live(
@@ -312,9 +312,9 @@ class Placing:
         target: RedactionTarget | None,
         known: KnownEvents,
     ) -> BuiltEvent:
-        event, head = candidate.event, room.head
+        event, head = candidate.event, room.state.head
         overlay, branches = after
-        changes = tuple(EntryChange(key, room.entry(*key), entry) for key, entry in sorted(overlay.items()))
+        changes = tuple(EntryChange(key, room.state.entry(*key), entry) for key, entry in sorted(overlay.items()))
         ordinal = head.ordinal + 1
         named = set(event.prev_event_ids)
         extremities = (*(ext for ext in head.extremities if ext[1] not in named), (nid, event.event_id))
@@ -345,8 +345,8 @@ class Placing:
 
 async def _upon(room: LiveRoom, changed: Overlay, branches: Mapping[int, Branch]) -> dict[int, Branch]:
     """Return the branches as overlays upon the current state after it has changed. Raises RoomChanged."""
-    head = room.head
-    changes = {key: (room.entry(*key), entry) for key, entry in changed.items()}
+    head = room.state.head
+    changes = {key: (room.state.entry(*key), entry) for key, entry in changed.items()}
     rebased: dict[Overlay, Overlay] = {}
     entries = 0
     for branch in branches.values():
@@ -357,7 +357,7 @@ async def _upon(room: LiveRoom, changed: Overlay, branches: Mapping[int, Branch]
         if entries > _AT_ONCE:
             entries = 0
             await asyncio.sleep(0)
-            if room.head is not head:
+            if room.state.head is not head:
                 raise RoomChanged
     return {nid: Branch(rebased[branch.overlay], branch.snapshot_nid) for nid, branch in branches.items()}
 

@@ -42,7 +42,7 @@ class SlowSends:
     @staticmethod
     def concerns(room: LiveRoom) -> bool:
         """Whether events of this room go this way now. Costs the usual send two look-ups."""
-        return not room.names_all_extremities or room.policy_server() is not None
+        return not room.state.names_all_extremities or room.state.policy_server() is not None
 
     async def write(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
         """Store one event and return its id.
@@ -51,7 +51,7 @@ class SlowSends:
         """
         async with room.turns.take("sends"):
             event = await self._build(room, draft)
-            policy = room.policy_server() if needs_policy_signature(event) else None
+            policy = room.state.policy_server() if needs_policy_signature(event) else None
         if policy is not None:
             event = await self._signatures.signed(room, event, policy)
         async with room.turns.take("sends"):
@@ -90,13 +90,13 @@ class SlowSends:
         """Return None when a write of the room was faster."""
         if room.lost:
             raise RoomLost("The room is moving")
-        head = room.head
+        head = room.state.head
         known = KnownEvents(room, self._database)
         named = head.extremities[-MAX_PREV_EVENTS:]
         overlay = NO_CHANGE
         if len(named) < len(head.extremities):
             overlay = await self._resolution.resolve(room, [head.branches[nid].overlay for nid, _ in named], known)
-        await self._resolution.load(room, lambda: room.missing([draft], overlay, named), known)
-        if room.head is not head:
+        await self._resolution.load(room, lambda: room.builder.missing([draft], overlay, named), known)
+        if room.state.head is not head:
             return None
-        return room.make_event(draft, self._clock.now_ms(), named, overlay)[0]
+        return room.builder.make_event(draft, self._clock.now_ms(), named, overlay)[0]

@@ -58,7 +58,7 @@ class GraphStates:
         """Return a snapshot and its ancestors. Raises RoomChanged when it is gone."""
         walk: list[Snapshot] = []
         at: int | None = nid
-        while at is not None and (pending := room.pending_snapshot(at)) is not None:
+        while at is not None and (pending := room.state.pending_snapshot(at)) is not None:
             walk.append(pending)
             at = pending.parent
         if at is not None:
@@ -76,7 +76,7 @@ class GraphStates:
         return base, await changes_of(walk, events)
 
     async def _on_line(self, room: LiveRoom, base: int, changes: Mapping[StateKey, StateEntry | None]) -> StateRef:
-        end = room.line_from
+        end = room.state.line_from
         if base >= end:
             return StateRef(base, changes, NO_CHANGE, 0)
         rows = await get_line_changes(self._database, room.room_nid, base, end)
@@ -109,10 +109,10 @@ def upon_current(room: LiveRoom, ref: StateRef) -> Overlay:
     Raises RoomChanged when the room's memory has become shorter since the state was looked up.
     """
     start = max(ref.base, ref.older_end)
-    if start < room.line_from:
+    if start < room.state.line_from:
         raise RoomChanged
-    overlay: dict[StateKey, StateEntry | None] = {**room.line_before(start), **ref.older, **ref.changes}
-    return Overlay((key, entry) for key, entry in overlay.items() if not same_entry(entry, room.entry(*key)))
+    overlay: dict[StateKey, StateEntry | None] = {**room.state.line_before(start), **ref.older, **ref.changes}
+    return Overlay((key, entry) for key, entry in overlay.items() if not same_entry(entry, room.state.entry(*key)))
 
 
 def same_entry(one: StateEntry | None, other: StateEntry | None) -> bool:
@@ -132,9 +132,9 @@ def root_snapshot(room: LiveRoom, nid: int, overlay: Overlay, ref: StateRef | No
         if len(entries) == len(ref.changes):
             return Snapshot(nid, None, ref.base, 0, tuple(sorted(entry.event_nid for entry in entries)), ())
     added = tuple(sorted(entry.event_nid for entry in overlay.values() if entry is not None))
-    leaving = [room.entry(*key) for key, entry in overlay.items() if entry is None]
+    leaving = [room.state.entry(*key) for key, entry in overlay.items() if entry is None]
     removed = tuple(sorted(entry.event_nid for entry in leaving if entry is not None))
-    return Snapshot(nid, None, room.head.ordinal + 1, 0, added, removed)
+    return Snapshot(nid, None, room.state.head.ordinal + 1, 0, added, removed)
 
 
 def step_snapshot(
@@ -180,8 +180,8 @@ async def entries_of(event_ids: Sequence[str], known: KnownEvents) -> dict[State
 
 def upon_current_state(room: LiveRoom, given: Mapping[StateKey, StateEntry]) -> Overlay:
     """Return a written-out state as an overlay upon the current one."""
-    overlay: dict[StateKey, StateEntry | None] = {key: None for key, _ in room.entries() if key not in given}
-    overlay.update((key, entry) for key, entry in given.items() if not same_entry(room.entry(*key), entry))
+    overlay: dict[StateKey, StateEntry | None] = {key: None for key, _ in room.state.entries() if key not in given}
+    overlay.update((key, entry) for key, entry in given.items() if not same_entry(room.state.entry(*key), entry))
     return Overlay(overlay)
 
 

@@ -65,7 +65,7 @@ class PushRules:
 
     async def load(self, room: LiveRoom, lacking: Lacking) -> None:
         """Read what must be known before events are built."""
-        push = room.push
+        push = room.state.push
         if lacking.users:
             read = {user_id: self._known(PushRulesOfUser(user_id)) for user_id in lacking.users}
             push.begin_reading()
@@ -89,15 +89,15 @@ class PushRules:
 
     async def _load_names(self, room: LiveRoom, user_ids: Iterable[str]) -> None:
         """Read under which names members are shown. A member event that comes meanwhile is asked for once more."""
-        entries = {user_id: room.entry(MEMBER, user_id) for user_id in user_ids}
+        entries = {user_id: room.state.entry(MEMBER, user_id) for user_id in user_ids}
         nids = [entry.event_nid for entry in entries.values() if entry is not None]
-        contents = {nid: event.content for nid in nids if (event := room.event_in_memory(nid)) is not None}
+        contents = {nid: event.content for nid in nids if (event := room.state.event_in_memory(nid)) is not None}
         wanted = [nid for nid in nids if nid not in contents]
         for stored in await get_events(self._database, room.room_nid, wanted) if wanted else ():
             contents[stored.event_nid] = {} if stored.redacted_by else orjson.loads(stored.json)["content"]
         for user_id, entry in entries.items():
-            if entry == room.entry(MEMBER, user_id):
-                room.push.take_name(
+            if entry == room.state.entry(MEMBER, user_id):
+                room.state.push.take_name(
                     user_id, "" if entry is None else display_name_in(contents.get(entry.event_nid, {}))
                 )
 

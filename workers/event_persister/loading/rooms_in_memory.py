@@ -23,10 +23,12 @@ from workers.event_persister.graph.known_events import KnownEvents
 from workers.event_persister.graph.states import GraphStates, upon_current
 from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.room.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
+from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room.event_forms import redacted
-from workers.event_persister.room.live_room import KEPT_TYPES, Identity, LiveRoom
+from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.recent_transactions import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS
 from workers.event_persister.room.room_push import RoomPush
+from workers.event_persister.room.room_state import KEPT_TYPES, RoomState
 
 _ROWS_AT_ONCE = 2000
 _MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring walks its state events
@@ -161,23 +163,22 @@ async def load_room(
         if row.json is not None:
             event = event_from_storage(version, row.json, row.event_id)
             events[row.event_nid] = redacted(version, event) if row.redacted else event
+    create = events[state["m.room.create", ""].event_nid]
+    head = Head(tuple((e.event_nid, e.event_id) for e in last_events), end.depth, end.last_ordinal)
     room = LiveRoom(
         identity,
         version,
         end.room_nid,
-        events[state["m.room.create", ""].event_nid],
-        Head(tuple((e.event_nid, e.event_id) for e in last_events), end.depth, end.last_ordinal),
-        state,
-        events,
+        create,
+        RoomState(version, create, head=head, entries=state, events=events, push=push),
         last_writer=end.last_writer,
         last_position=end.last_position,
         transactions=transactions,
-        push=push,
     )
     push.end_reading(rules)
     push.evaluator.set_recorded(groups)
     for last in last_events:
-        room.keep_hash(event_from_storage(version, last.json, last.event_id))
+        room.state.keep_hash(event_from_storage(version, last.json, last.event_id))
     if len(last_events) > 1:
         try:
             await _load_branches(database, room)
@@ -189,11 +190,11 @@ async def load_room(
 async def _load_branches(database: Database, room: LiveRoom) -> None:
     """Bring the states after several extremities into memory."""
     states, known = GraphStates(database), KnownEvents(room, database)
-    await known.look_up([event_id for _, event_id in room.head.extremities])
+    await known.look_up([event_id for _, event_id in room.state.head.extremities])
     branches: dict[int, Branch] = {}
-    for nid, event_id in room.head.extremities:
+    for nid, event_id in room.state.head.extremities:
         extremity = known.get(event_id)
         assert extremity is not None
         after = await states.after(room, extremity, known)
         branches[nid] = Branch(upon_current(room, after), extremity.state_nid if extremity.key is None else None)
-    room.set_branches(branches)
+    room.state.set_branches(branches)

@@ -115,7 +115,7 @@ class MembershipHandlers:
         user_id = request.user.user_id
 
         async def forget(room: LiveRoom) -> None:
-            entry = room.entry("m.room.member", user_id)
+            entry = room.state.entry("m.room.member", user_id)
             if entry is None:
                 raise forbidden("You were never in this room")
             await self._writer.settled(room, entry)
@@ -157,7 +157,7 @@ class MembershipHandlers:
         user_id = leaving.user_id
 
         async def leave(room: LiveRoom) -> None:
-            if room.membership(user_id) in ("join", "invite", "knock"):
+            if room.state.membership(user_id) in ("join", "invite", "knock"):
                 await self._changes.leave(room, user_id, None)
 
         await self._writer.in_room(room_id, leave, absent=_unknown_room())

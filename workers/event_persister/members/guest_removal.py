@@ -68,6 +68,6 @@ class GuestRemoval:
         guests = await get_joined_guests(self._database, room.room_nid)
         for start in range(0, len(guests), _GUESTS_AT_A_TIME):
             some = guests[start : start + _GUESTS_AT_A_TIME]
-            present = [guest for guest in some if room.membership(guest) == "join"]
+            present = [guest for guest in some if room.state.membership(guest) == "join"]
             if present:
                 await self._writer.write(room, [member_draft(guest, guest, "leave", {}) for guest in present])

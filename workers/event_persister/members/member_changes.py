@@ -18,7 +18,8 @@ from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles, get_users_blocking_invites, is_joined_to_any
 from shared.storage.rooms.upgrades import remember_settings
 from workers.event_persister.room.drafts import Draft
-from workers.event_persister.room.live_room import GUEST_ACCESS, JOIN_RULES, LiveRoom
+from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.room_state import GUEST_ACCESS, JOIN_RULES
 from workers.event_persister.room_writer import RoomWriter
 
 MEMBER = "m.room.member"
@@ -88,7 +89,7 @@ class MemberChanges:
         self.check_member(room, sender)
         await self.check_can_be_invited([target])
         profile = (await get_member_profiles(self._database, [target])).get(target, {})
-        if room.power_levels.user_level(sender) >= room.power_levels.invite and await self._is_already(
+        if room.state.power_levels.user_level(sender) >= room.state.power_levels.invite and await self._is_already(
             room, target, "invite"
         ):
             return
@@ -97,7 +98,7 @@ class MemberChanges:
     async def kick(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
         """Make a member leave, or take back an invite or a knock. Raises M_FORBIDDEN."""
         self.check_member(room, requester.user_id)
-        if room.membership(target) not in ("join", "invite", "knock"):
+        if room.state.membership(target) not in ("join", "invite", "knock"):
             raise forbidden("That user is not in this room")
         await self._writer.write(room, [member_draft(requester.user_id, target, "leave", {"reason": reason})])
 
@@ -108,7 +109,7 @@ class MemberChanges:
     async def unban(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
         """Lift a ban: the user may be invited, or join, again. Raises M_FORBIDDEN."""
         self.check_member(room, requester.user_id)
-        if room.membership(target) != "ban":
+        if room.state.membership(target) != "ban":
             raise forbidden("That user is not banned from this room")
         await self._writer.write(room, [member_draft(requester.user_id, target, "leave", {"reason": reason})])
 
@@ -125,7 +126,7 @@ class MemberChanges:
         if membership not in _MEMBERSHIPS:
             raise bad_json("membership must be one of: " + ", ".join(_MEMBERSHIPS))
         if membership in ("join", "knock") and target == requester.user_id:
-            if room.membership(target) == membership:
+            if room.state.membership(target) == membership:
                 return content  # a member changes how he is shown in this room
             self.check_guest(room, requester)
             authorisation = await self._authorisation(room, target) if membership == "join" else {}
@@ -149,7 +150,7 @@ class MemberChanges:
 
     def check_member(self, room: LiveRoom, user_id: str) -> None:
         """Raise M_FORBIDDEN unless the user is in the room. Before an answer that could tell strangers about it."""
-        if room.membership(user_id) != "join":
+        if room.state.membership(user_id) != "join":
             raise forbidden("You are not in this room")
 
     def check_guest(self, room: LiveRoom, requester: Requester) -> None:
@@ -167,7 +168,7 @@ class MemberChanges:
             await remember_settings(self._database, user_id, predecessor, room.room_id)
 
     async def _is_already(self, room: LiveRoom, user_id: str, membership: str) -> bool:
-        entry = room.entry(MEMBER, user_id)
+        entry = room.state.entry(MEMBER, user_id)
         if entry is None or entry.membership != membership:
             return False
         await self._writer.settled(room, entry)
@@ -178,18 +179,18 @@ class MemberChanges:
 
         We vouch with a member of ours who may invite. Spec: client-server API, "Restricted rooms".
         """
-        rules = room.event(*JOIN_RULES)
+        rules = room.state.event(*JOIN_RULES)
         rule = join_rule_of(rules)
         restricted = (rule == "restricted" and room.version.restricted) or (
             rule == "knock_restricted" and room.version.knock_restricted
         )
-        if not restricted or room.membership(user_id) in ("invite", "join", "ban"):
+        if not restricted or room.state.membership(user_id) in ("invite", "join", "ban"):
             return {}
         rooms = allowed_rooms(rules)
         if not rooms or not await is_joined_to_any(self._database, user_id, rooms):
             raise forbidden("You are in none of the rooms whose members may join this one")
-        levels = room.power_levels
-        own = [member for member in room.members("join") if server_of(member) == self._server_name]
+        levels = room.state.power_levels
+        own = [member for member in room.state.members("join") if server_of(member) == self._server_name]
         voucher = max(own, key=levels.user_level, default=None)
         if voucher is None or levels.user_level(voucher) < levels.invite:
             raise forbidden("Nobody on this server may let you into this room")
@@ -198,7 +199,7 @@ class MemberChanges:
     async def _third_party_invite(self, room: LiveRoom, user_id: str, signed: Mapping[str, Any]) -> Draft:
         """Return the invite that a signature of an identity server stands for; the room's rules verify it."""
         token = signed.get("token")
-        entry = room.entry("m.room.third_party_invite", token) if isinstance(token, str) else None
+        entry = room.state.entry("m.room.third_party_invite", token) if isinstance(token, str) else None
         if entry is None:
             raise forbidden("There is no such third-party invite in this room")
         original = await self._writer.state_event(room, entry)
@@ -211,7 +212,7 @@ class MemberChanges:
 
 def guests_can_join(room: LiveRoom) -> bool:
     """Spec: client-server API, "Guest Access": only where the event is present and says so."""
-    access = room.event(*GUEST_ACCESS)
+    access = room.state.event(*GUEST_ACCESS)
     return access is not None and access.content.get("guest_access") == "can_join"
 
 

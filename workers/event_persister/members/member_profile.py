@@ -31,7 +31,7 @@ class MemberProfileHandler:
 
         async def show(room: LiveRoom) -> str | None:
             profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
-            entry = room.entry(MEMBER, user_id)
+            entry = room.state.entry(MEMBER, user_id)
             if entry is None or entry.membership != "join":
                 return None
             present = (await self._writer.state_event(room, entry)).content

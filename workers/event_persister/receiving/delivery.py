@@ -124,7 +124,7 @@ class Receiving:
         for number, one in enumerate(ordered):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
-                if not room.names_all_extremities:
+                if not room.state.names_all_extremities:
                     await room.finish_writes()  # each that is under way holds the states of all branches
             event_id = one.event.event_id
             if self._is_here(room, one, known, answers):
@@ -153,7 +153,7 @@ class Receiving:
 
     async def _ask_for_signatures(self, room: LiveRoom, incoming: dict[str, _Incoming]) -> None:
         """Ask the room's policy server, where it has one, about events that shall go into the live timeline."""
-        policy = room.policy_server()
+        policy = room.state.policy_server()
         if policy is None:
             return
         known = KnownEvents(room, self._database)
@@ -220,7 +220,7 @@ class Receiving:
             was_awaited=known.was_awaited(event),
         )
         built = BuiltEvent(
-            event, nid, None, known.previous(event), auth_nids, None, None, membership, room.head, graph=graph
+            event, nid, None, known.previous(event), auth_nids, None, None, membership, room.state.head, graph=graph
         )
         write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=[built])
         room.take(write)

@@ -168,7 +168,7 @@ class HistoryPlacing:
         auth_events, auth_nids, rejected = known.auth_events(event)
         verdict = check_auth_events_of(room.version, event, auth_events, rejected=rejected, create=room.create)
         before = await self._before(room, event, state_before, known, chunk.after)
-        levels = room.power_levels
+        levels = room.state.power_levels
         if verdict.passed and before is not None:
             verdict, levels = await self._check_state(room, event, before.overlay, known)
         snapshot = None
@@ -191,9 +191,9 @@ class HistoryPlacing:
             state_key=event.state_key,
             content=event.content,
         )
-        await self._resolution.load(room, lambda: room.missing_of(keys, before), known)
-        levels = room.power_levels_in(before)
-        state = room.auth_state(before, keys)
+        await self._resolution.load(room, lambda: room.state.missing_of(keys, before), known)
+        levels = room.state.power_levels_in(before)
+        state = room.state.auth_state(before, keys)
         return check_state_before(room.version, event, state, room.create, power_levels=levels), levels
 
     async def _before(
@@ -233,10 +233,10 @@ class HistoryPlacing:
         judged: Sequence[_Judged],
         known: KnownEvents,
     ) -> Write:
-        head = room.head
+        head = room.state.head
         last_back = await get_last_back(self._database, room.room_nid, anchor)
         ends = await self._ends(room, gaps[anchor], judged, known)
-        if room.head is not head:
+        if room.state.head is not head:
             raise RoomChanged
         shown = sum(one.verdict.passed for one in judged)
         built: list[BuiltEvent] = []
@@ -261,7 +261,7 @@ class HistoryPlacing:
         Only where that leaves the current state as it is, which changes at live events alone; else the next event of
         the live timeline, which names all extremities, makes an end of them.
         """
-        head, reached, followed = room.head, set(missing), set[str]()
+        head, reached, followed = room.state.head, set(missing), set[str]()
         for one in reversed(judged):
             if one.event.event_id in reached:
                 reached.update(one.event.prev_event_ids)

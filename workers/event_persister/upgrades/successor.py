@@ -28,9 +28,10 @@ from shared.storage.rooms.upgrades import (
     get_upgrade_into,
 )
 from workers.event_persister.members.member_changes import MEMBER, same_json
-from workers.event_persister.room.drafts import Draft, Head, NewRoom
+from workers.event_persister.room.drafts import Draft, NewRoom
+from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room.event_forms import stub
-from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room.live_room import LiveRoom, new_live_room
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.upgrades import carried_state
 from workers.event_persister.upgrades.runs import UpgradeRuns
@@ -111,7 +112,7 @@ class UpgradeSuccessor:
         await self._room_numbers.reserve(1)
         room_nid = self._room_numbers.take()
         create_nid = await self._writer.take_event_number()
-        room = LiveRoom(self._identity, version, room_nid, create, Head((), 0, 0), {}, {})
+        room = new_live_room(self._identity, version, room_nid, create)
         new_room = NewRoom(upgrader, False, create.origin_server_ts, None)
         await self._writer.write_new_room(room, create_nid, drafts, new_room)
 
@@ -129,7 +130,7 @@ class UpgradeSuccessor:
 
     async def _settle(self, room: LiveRoom, upgrader: str, levels: dict[str, object]) -> None:
         """Give the room its final power levels."""
-        entry = room.entry(carried_state.POWER_LEVELS)
+        entry = room.state.entry(carried_state.POWER_LEVELS)
         assert entry is not None
         present = await self._writer.state_event(room, entry)
         if same_json(present.content, levels):
@@ -159,7 +160,7 @@ def _levels_event(create: Event, content: Mapping[str, object]) -> Event:
 
 def _lacks(room: LiveRoom, draft: Draft) -> bool:
     assert draft.state_key is not None
-    entry = room.entry(draft.type, draft.state_key)
+    entry = room.state.entry(draft.type, draft.state_key)
     if entry is None:
         return True
     # Somebody may have been invited, or have joined, before his ban came over; those who left stay unbanned then.

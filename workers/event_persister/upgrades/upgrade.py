@@ -34,7 +34,8 @@ from shared.storage.rooms.upgrades import (
 )
 from workers.event_persister.creation.create_event import build_create_event, check_additional_creators, new_room_id
 from workers.event_persister.members.member_changes import MemberChanges
-from workers.event_persister.room.live_room import Identity, LiveRoom
+from workers.event_persister.room.event_builder import Identity
+from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.upgrades import carried_state
 from workers.event_persister.upgrades.runs import UpgradeRuns
@@ -102,7 +103,7 @@ class Upgrades:
             if tombstone.get("replacement_room") == known.new_room_id:
                 return known
         content = carried_state.create_content(
-            version, room.create, room.head.extremities[-1][1], user_id, creators
+            version, room.create, room.state.head.extremities[-1][1], user_id, creators
         )  # fmt: skip
         room_id = new_room_id(version, self._identity.server_name)
         create = build_create_event(self._identity, version, room_id, user_id, content, self._clock.now_ms())
@@ -136,7 +137,7 @@ class Upgrades:
         upgrader = upgrade.upgrader
         tombstone = await self._content(room, carried_state.TOMBSTONE)
         is_closed = tombstone.get("replacement_room") == upgrade.new_room_id
-        if is_closed and room.membership(upgrader) != "join":
+        if is_closed and room.state.membership(upgrader) != "join":
             return  # he sent it, and left: nobody is there for the rest
         if not is_closed:
             self._check_may_upgrade(room, upgrader)
@@ -147,7 +148,7 @@ class Upgrades:
         moved = await get_local_aliases(self._database, upgrade.new_room_id)
         levels = await self._content(room, carried_state.POWER_LEVELS)
         named = await self._content(room, carried_state.CANONICAL_ALIAS)
-        drafts = carried_state.closing_drafts(upgrader, room.power_levels, levels, named, moved)
+        drafts = carried_state.closing_drafts(upgrader, room.state.power_levels, levels, named, moved)
         if not is_closed:
             drafts.insert(0, carried_state.tombstone_draft(upgrader, upgrade.new_room_id))
         if drafts:
@@ -164,13 +165,13 @@ class Upgrades:
     def _check_may_upgrade(self, room: LiveRoom, user_id: str) -> None:
         """Raise M_FORBIDDEN. Spec: whoever may send the tombstone."""
         self._changes.check_member(room, user_id)
-        levels = room.power_levels
+        levels = room.state.power_levels
         if levels.user_level(user_id) < levels.event_level(carried_state.TOMBSTONE, is_state=True):
             raise forbidden("Your power level is too low to upgrade this room")
 
     async def _content(self, room: LiveRoom, kind: str) -> Mapping[str, Any]:
         """Return the content of a state event with an empty key; empty where there is none."""
-        entry = room.entry(kind)
+        entry = room.state.entry(kind)
         return {} if entry is None else (await self._writer.state_event(room, entry)).content
 
 

@@ -71,7 +71,7 @@ class RelationRefusals:
         something. Usual messages relate to nothing, and cost nothing here.
         """
         relation = relation_of(content)
-        if relation is None or room.membership(sender) != "join":
+        if relation is None or room.state.membership(sender) != "join":
             return None  # a stranger learns nothing: the room's rules refuse him
         if relation.rel_type == THREAD:
             root = await get_event_by_id(self._database, room.room_nid, relation.event_id)

@@ -12,7 +12,8 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.batch import get_event_by_id
 from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.room.drafts import Draft, RedactionTarget
-from workers.event_persister.room.live_room import GUEST_ACCESS, LiveRoom
+from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.room_state import GUEST_ACCESS
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.delayed_events import Scheduling
 from workers.event_persister.writing.refusals import RelationRefusals, check_content
@@ -97,7 +98,7 @@ class SendHandlers:
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], redact)})
 
     async def _write(self, room: LiveRoom, draft: Draft, key: bytes) -> str:
-        access = room.entry(*GUEST_ACCESS)
+        access = room.state.entry(*GUEST_ACCESS)
         if draft.target is not None and access is not None and draft.target.event_nid == access.event_nid:
             return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
         return (await self._writer.write(room, [draft], key))[-1]
@@ -108,15 +109,15 @@ class SendHandlers:
         The rules let a whole server redact its users' events; the client API lets a user redact his own, and
         others' with the power level `redact`.
         """
-        if room.membership(user.user_id) != "join":
+        if room.state.membership(user.user_id) != "join":
             raise forbidden("You are not in this room")
-        target = room.pending_target(event_id)
+        target = room.state.pending_target(event_id)
         if target is None:
             stored = await get_event_by_id(self._database, room.room_nid, event_id)
             if stored is None:
                 raise not_found("There is no such event in this room")
             target = RedactionTarget(stored.event_nid, EventId(stored.event_id), stored.sender)
-        levels = room.power_levels
+        levels = room.state.power_levels
         if target.sender != user.user_id and levels.user_level(user.user_id) < levels.redact:
             raise forbidden("Your power level is too low to redact other people's events")
         return target

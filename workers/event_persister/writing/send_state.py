@@ -13,7 +13,8 @@ from workers.event_persister.members.member_changes import (
     same_json,
 )
 from workers.event_persister.room.drafts import Draft
-from workers.event_persister.room.live_room import GUEST_ACCESS, LiveRoom
+from workers.event_persister.room.live_room import LiveRoom
+from workers.event_persister.room.room_state import GUEST_ACCESS
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.delayed_events import Scheduling
 from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content
@@ -79,7 +80,7 @@ class StateHandlers:
     async def _unchanged(
         self, room: LiveRoom, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]
     ) -> str | None:
-        entry = room.entry(event_type, state_key)
+        entry = room.state.entry(event_type, state_key)
         if entry is None:
             return None
         event = await self._writer.state_event(room, entry)
@@ -93,7 +94,7 @@ class StateHandlers:
 
         Only those that are new are looked at: who changes one need not mend all.
         """
-        entry = room.entry("m.room.canonical_alias")
+        entry = room.state.entry("m.room.canonical_alias")
         present = (await self._writer.state_event(room, entry)).content if entry is not None else {}
         new = aliases_in(content) - aliases_in(present, lenient=True)
         check_aliases(new, await get_aliases_pointing_to(self._database, room.room_nid, new) if new else ())

@@ -16,7 +16,8 @@ from workers.event_persister.room_engine import compose_engine
 from workers.event_persister.upgrades.runs import UpgradeRuns
 from workers.event_persister.upgrades.successor import UpgradeSuccessor
 from workers.event_persister.upgrades.upgrade import Upgrades
-from workers.event_persister.writing.delayed_events import DelayedSending, Scheduling
+from workers.event_persister.writing.delayed_sending import DelayedSending
+from workers.event_persister.writing.scheduling import Scheduling
 from workers.event_persister.writing.send import SendHandlers
 from workers.event_persister.writing.send_state import StateHandlers
 

@@ -8,7 +8,7 @@ from workers.event_persister.members.member_profile import MemberProfileHandler
 from workers.event_persister.receiving.receive_events import ReceiveHandler
 from workers.event_persister.upgrades.successor import UpgradeSuccessor
 from workers.event_persister.upgrades.upgrade import Upgrades
-from workers.event_persister.writing.delayed_events import DelayedSending
+from workers.event_persister.writing.delayed_sending import DelayedSending
 
 POOLS = (Pool("rooms", worker="event_persister", slot_kind="rooms"),)
 

@@ -79,20 +79,15 @@ class RoomWriter:
         if key is not None and (answered := self.answer_of(room, key)) is not None:
             return [await answered]
         self._committer.check_room_for_more()
-        while True:
-            await self._numbers.reserve(len(drafts))
+        await self._numbers.reserve(len(drafts))
+        while not self._can_build(room, drafts):
             if room.held is not None:
                 await asyncio.shield(room.held)
-                continue
-            if self._slow_sends.concerns(room):
-                return [await self._write_asked(room, draft, key) for draft in drafts]
-            missing, lacking = room.builder.missing(drafts), room.state.push.lacking(drafts)
-            if not missing and lacking is None:
-                break
-            if missing:
-                await self._load(room, missing)
-            if lacking is not None:
-                await self._push_rules.load(room, lacking)
+            elif self._slow_sends.concerns(room):
+                return [await self._send_slowly(room, draft, key) for draft in drafts]
+            else:
+                await self._load_missing(room, drafts)
+            await self._numbers.reserve(len(drafts))
         # From here to `submit` nothing waits: the state that was looked at is the state that is built on.
         if room.lost:
             raise RoomLost("The room is moving")
@@ -113,22 +108,37 @@ class RoomWriter:
             assert key is not None
             return [await self._first_answer(room, key)]
 
+    def _can_build(self, room: LiveRoom, drafts: Sequence[Draft]) -> bool:
+        """Return True in the usual case: all that building needs is in memory, and nothing else has its turn."""
+        return (
+            room.held is None
+            and not self._slow_sends.concerns(room)
+            and not room.builder.missing(drafts)
+            and room.state.push.lacking(drafts) is None
+        )
+
+    async def _load_missing(self, room: LiveRoom, drafts: Sequence[Draft]) -> None:
+        if missing := room.builder.missing(drafts):
+            await self._load(room, missing)
+        if (lacking := room.state.push.lacking(drafts)) is not None:
+            await self._push_rules.load(room, lacking)
+
     async def _first_answer(self, room: LiveRoom, key: bytes) -> str:
         event_id = await get_transaction(self._database, room.room_nid, key)
         if event_id is None:
             raise Unavailable("The transaction's first answer is gone")
         return event_id
 
-    async def _write_asked(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+    async def _send_slowly(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
         """Ask about one event and store it. Whoever comes with the same transaction meanwhile gets its answer."""
         if key is None:
-            return await self._ask_and_place(room, draft, None)
+            return await self._place_slowly(room, draft, None)
         answered = self.answer_of(room, key)
         if answered is not None:
             return await answered
         asked = room.slow_sends[key] = asyncio.get_running_loop().create_future()
         try:
-            event_id = await self._ask_and_place(room, draft, key)
+            event_id = await self._place_slowly(room, draft, key)
         except BaseException as error:
             # A client that went away has no answer for the others: they shall try again.
             asked.set_exception(error if isinstance(error, Exception) else Unavailable("It was not sent"))
@@ -140,7 +150,7 @@ class RoomWriter:
         finally:
             del room.slow_sends[key]
 
-    async def _ask_and_place(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+    async def _place_slowly(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
         for _ in range(_TRIES):
             try:
                 return await self._slow_sends.write(room, draft, key)

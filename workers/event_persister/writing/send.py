@@ -15,8 +15,8 @@ from workers.event_persister.room.drafts import Draft, RedactionTarget
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.room_state import GUEST_ACCESS
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.writing.delayed_events import Scheduling
 from workers.event_persister.writing.refusals import RelationRefusals, check_content
+from workers.event_persister.writing.scheduling import DELAY, Scheduling
 
 REDACTION = "m.room.redaction"
 
@@ -34,43 +34,57 @@ class SendHandlers:
         self._database = database
 
     async def send_event(self, request: Request) -> Response:
-        """PUT /rooms/{roomId}/send/{eventType}/{txnId}. Guests may send (since v1.2: any type).
-
-        With a delay in its query it is only scheduled (MSC4140).
-        """
-        content, key = request.json_object(), transaction_key(request)
-        if (scheduled := await self._scheduling.instead_of_sending(request, content, key)) is not None:
-            return scheduled
+        """PUT /rooms/{roomId}/send/{eventType}/{txnId}. Guests may send (since v1.2: any type)."""
+        if DELAY in request.query:
+            return await self._scheduling.schedule_message(request)
         user, event_type = request.user, request.params["eventType"]
-        shown_to, sticky_ms = (user.device_id, request.params["txnId"]), self._scheduling.sticky_of(request)
+        content, key = request.json_object(), transaction_key(request)
+        shown_to, sticky_ms = (user.device_id, request.params["txnId"]), self._scheduling.sticky_ms(request)
 
         async def send(room: LiveRoom) -> str:
-            return await self.put(room, user, event_type, content, key, shown_to, sticky_ms)
+            return await self.put(room, user, event_type, content, key=key, shown_to=shown_to, sticky_ms=sticky_ms)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], send)})
 
     async def put(
-        self, room: LiveRoom, user: Requester, event_type: str, content: dict[str, Any], key: bytes,
-        shown_to: tuple[str | None, str], sticky_ms: int | None,
-    ) -> str:  # fmt: skip
-        """Send a message event, which may be a redaction, and return its id. shown_to: device and transaction id."""
-        redacts, target = None, None
+        self,
+        room: LiveRoom,
+        user: Requester,
+        event_type: str,
+        content: dict[str, Any],
+        *,
+        key: bytes,
+        shown_to: tuple[str | None, str],
+        sticky_ms: int | None,
+    ) -> str:
+        """Send a message event, which may be a redaction, and return its id.
+
+        key: of the client's transaction. shown_to: device and transaction id.
+        """
         if event_type == REDACTION:
             if (answered := self._writer.answer_of(room, key)) is not None:
                 return await answered
             redacts = content.get("redacts")
             if not isinstance(redacts, str):
                 raise missing_param("A redaction names the event that it redacts, in redacts")
-            target = await self._target(room, user, redacts)
-        else:
-            check_content(event_type, content)
-            if (answered := self._writer.answer_of(room, key)) is not None:
-                return await answered
-            before = await self._relations.check(room, user.user_id, event_type, content, key)
-            if before is not None:
-                return before
-        draft = Draft(user.user_id, event_type, None, content, *shown_to, redacts, target, sticky_ms)
-        return await self._write(room, draft, key)
+            return await self._redact(room, user, redacts, content, key=key, shown_to=shown_to, sticky_ms=sticky_ms)
+        check_content(event_type, content)
+        if (answered := self._writer.answer_of(room, key)) is not None:
+            return await answered
+        before = await self._relations.check(room, user.user_id, event_type, content, key)
+        if before is not None:
+            return before
+        device, txn_id = shown_to
+        draft = Draft(
+            sender=user.user_id,
+            type=event_type,
+            state_key=None,
+            content=content,
+            device=device,
+            txn_id=txn_id,
+            sticky_ms=sticky_ms,
+        )
+        return (await self._writer.write(room, [draft], key))[-1]
 
     async def redact_event(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""
@@ -79,35 +93,49 @@ class SendHandlers:
         event_id = request.params["eventId"]
         content = {} if body.reason is None else {"reason": body.reason}
 
+        shown_to = (user.device_id, request.params["txnId"])
+
         async def redact(room: LiveRoom) -> str:
             if (answered := self._writer.answer_of(room, key)) is not None:
                 return await answered
-            target = await self._target(room, user, event_id)
-            draft = Draft(
-                user.user_id,
-                REDACTION,
-                None,
-                content,
-                user.device_id,
-                request.params["txnId"],
-                event_id,
-                target,
-            )
-            return await self._write(room, draft, key)
+            return await self._redact(room, user, event_id, content, key=key, shown_to=shown_to, sticky_ms=None)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], redact)})
 
-    async def _write(self, room: LiveRoom, draft: Draft, key: bytes) -> str:
+    async def _redact(
+        self,
+        room: LiveRoom,
+        user: Requester,
+        event_id: str,
+        content: dict[str, Any],
+        *,
+        key: bytes,
+        shown_to: tuple[str | None, str],
+        sticky_ms: int | None,
+    ) -> str:
+        target = await self._target(room, user, event_id)
+        device, txn_id = shown_to
+        draft = Draft(
+            sender=user.user_id,
+            type=REDACTION,
+            state_key=None,
+            content=content,
+            device=device,
+            txn_id=txn_id,
+            redacts=event_id,
+            target=target,
+            sticky_ms=sticky_ms,
+        )
         access = room.state.entry(*GUEST_ACCESS)
-        if draft.target is not None and access is not None and draft.target.event_nid == access.event_nid:
+        if access is not None and target.event_nid == access.event_nid:
             return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
         return (await self._writer.write(room, [draft], key))[-1]
 
     async def _target(self, room: LiveRoom, user: Requester, event_id: str) -> RedactionTarget:
         """Return the event to redact. Raises M_FORBIDDEN, M_NOT_FOUND.
 
-        The rules let a whole server redact its users' events; the client API lets a user redact his own, and
-        others' with the power level `redact`.
+        The rules let a whole server redact its users' events. The client API lets a user redact their own events, and
+        those of others with the power level `redact`.
         """
         if room.state.membership(user.user_id) != "join":
             raise forbidden("You are not in this room")

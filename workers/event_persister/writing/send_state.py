@@ -16,8 +16,8 @@ from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.room_state import GUEST_ACCESS
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.writing.delayed_events import Scheduling
 from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content
+from workers.event_persister.writing.scheduling import DELAY, Scheduling
 
 
 class StateHandlers:
@@ -39,13 +39,12 @@ class StateHandlers:
         """PUT /rooms/{roomId}/state/{eventType}/{stateKey}, also without the key (then it is "").
 
         Content equal to that of the present event, from the same sender, changes nothing: its id is the answer, which
-        is what makes a retransmission harmless. With a delay in its query it is only scheduled (MSC4140).
+        makes a retransmission harmless.
         """
+        if DELAY in request.query:
+            return await self._scheduling.schedule_state(request)
         event_type, state_key = request.params["eventType"], request.params["stateKey"]
-        content, sticky_ms = request.json_object(), self._scheduling.sticky_of(request)
-        # Its path has no transaction: scheduling twice makes two.
-        if (scheduled := await self._scheduling.instead_of_sending(request, content, None)) is not None:
-            return scheduled
+        content, sticky_ms = request.json_object(), self._scheduling.sticky_ms(request)
 
         async def put(room: LiveRoom) -> str:
             return await self.put(room, request.user, event_type, state_key, content, sticky_ms=sticky_ms)
@@ -53,12 +52,21 @@ class StateHandlers:
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], put)})
 
     async def put(
-        self, room: LiveRoom, user: Requester, event_type: str, state_key: str, content: Mapping[str, Any], *,
-        key: bytes | None = None, shown_to: tuple[str | None, str] | None = None, sticky_ms: int | None = None,
-    ) -> str:  # fmt: skip
-        """Set the state and return its event's id. key: of a transaction; shown_to: device and transaction id.
+        self,
+        room: LiveRoom,
+        user: Requester,
+        event_type: str,
+        state_key: str,
+        content: Mapping[str, Any],
+        *,
+        key: bytes | None = None,
+        shown_to: tuple[str | None, str] | None = None,
+        sticky_ms: int | None = None,
+    ) -> str:
+        """Set the state and return its event's id.
 
-        A sticky event is always a new one: sending it again is how it stays sticky.
+        key: of a transaction. shown_to: device and transaction id. A sticky event is always a new one: sending it
+        again is how it stays sticky.
         """
         if not (event_type == MEMBER and state_key == user.user_id):
             self._changes.check_member(room, user.user_id)
@@ -72,7 +80,15 @@ class StateHandlers:
         elif event_type == "m.room.canonical_alias":
             await self._check_aliases(room, content)
         device, txn_id = shown_to or (None, None)
-        draft = Draft(user.user_id, event_type, state_key, content, device, txn_id, sticky_ms=sticky_ms)
+        draft = Draft(
+            sender=user.user_id,
+            type=event_type,
+            state_key=state_key,
+            content=content,
+            device=device,
+            txn_id=txn_id,
+            sticky_ms=sticky_ms,
+        )
         if event_type == GUEST_ACCESS[0]:
             return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
         return (await self._writer.write(room, [draft], key))[-1]
@@ -92,7 +108,7 @@ class StateHandlers:
     async def _check_aliases(self, room: LiveRoom, content: Mapping[str, Any]) -> None:
         """Raise M_INVALID_PARAM for an ill-formed alias, M_BAD_ALIAS for one that does not point to this room.
 
-        Only those that are new are looked at: who changes one need not mend all.
+        Only new aliases are checked: a client that changes one need not mend the others.
         """
         entry = room.state.entry("m.room.canonical_alias")
         present = (await self._writer.state_event(room, entry)).content if entry is not None else {}

@@ -296,9 +296,17 @@ class Placing:
     ) -> BuiltEvent:
         """A rejected or soft-failed event: nothing of the room changes."""
         return BuiltEvent(
-            event, nid, None, known.previous(event), auth_nids, None, None,
-            entry_of(nid, event).membership if event.is_state else None, room.state.head, graph=graph,
-        )  # fmt: skip
+            event=event,
+            event_nid=nid,
+            ordinal=None,
+            prev_nids=known.previous(event),
+            auth_nids=auth_nids,
+            replaces_nid=None,
+            redacts_nid=None,
+            membership=entry_of(nid, event).membership if event.is_state else None,
+            head=room.state.head,
+            graph=graph,
+        )
 
     def _live(
         self,
@@ -326,16 +334,20 @@ class Placing:
             graph = replace(graph, promotes=True)
         draft = candidate.draft
         return BuiltEvent(
-            event, nid, ordinal, known.previous(event), auth_nids,
-            None if replaced is None else replaced.event_nid,
-            None if target is None else target.event_nid,
-            entry_of(nid, event).membership if event.is_state else None,
-            Head(extremities, max(head.depth, event.depth), ordinal, branches if len(extremities) > 1 else {}),
-            changes,
-            None if draft is None else draft.device,
-            None if draft is None else draft.txn_id,
-            graph,
-        )  # fmt: skip
+            event=event,
+            event_nid=nid,
+            ordinal=ordinal,
+            prev_nids=known.previous(event),
+            auth_nids=auth_nids,
+            replaces_nid=None if replaced is None else replaced.event_nid,
+            redacts_nid=None if target is None else target.event_nid,
+            membership=entry_of(nid, event).membership if event.is_state else None,
+            head=Head(extremities, max(head.depth, event.depth), ordinal, branches if len(extremities) > 1 else {}),
+            changes=changes,
+            device=None if draft is None else draft.device,
+            txn_id=None if draft is None else draft.txn_id,
+            graph=graph,
+        )
 
     async def _brought(self, changed: Overlay, nid: int, known: KnownEvents) -> dict[int, Event]:
         """Return the events that come into the state with this one."""

@@ -220,7 +220,16 @@ class Receiving:
             was_awaited=known.was_awaited(event),
         )
         built = BuiltEvent(
-            event, nid, None, known.previous(event), auth_nids, None, None, membership, room.state.head, graph=graph
+            event=event,
+            event_nid=nid,
+            ordinal=None,
+            prev_nids=known.previous(event),
+            auth_nids=auth_nids,
+            replaces_nid=None,
+            redacts_nid=None,
+            membership=membership,
+            head=room.state.head,
+            graph=graph,
         )
         write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=[built])
         room.take(write)

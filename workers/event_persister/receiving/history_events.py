@@ -286,21 +286,29 @@ class HistoryPlacing:
         anchor, back = place
         graph = Graph(
             ACCEPTED if one.verdict.passed else REJECTED,
-            None if back is None else anchor,
-            back,
-            None if one.before is None else one.before.snapshot_nid,
-            one.snapshot,
-            gaps,
-            back is None and bool(known.missing(event.prev_event_ids)),  # it lies in no gap that will be filled
+            anchor=None if back is None else anchor,
+            back=back,
+            state_nid=None if one.before is None else one.before.snapshot_nid,
+            snapshot=one.snapshot,
+            gaps=gaps,
+            # An event without a place in the history lies in no gap that will be filled.
+            is_after_gap=back is None and bool(known.missing(event.prev_event_ids)),
             redacted_by=known.redaction_of(event),
             awaited=one.awaited,
             was_awaited=known.was_awaited(event),
             promotes=one.promotes,
         )
-        membership = entry_of(one.nid, event).membership if event.is_state else None
-        previous = known.previous(event)
         return BuiltEvent(
-            event, one.nid, None, previous, one.auth_nids, None, one.redacts, membership, head, graph=graph
+            event=event,
+            event_nid=one.nid,
+            ordinal=None,
+            prev_nids=known.previous(event),
+            auth_nids=one.auth_nids,
+            replaces_nid=None,
+            redacts_nid=one.redacts,
+            membership=entry_of(one.nid, event).membership if event.is_state else None,
+            head=head,
+            graph=graph,
         )
 
 

@@ -1,7 +1,7 @@
 """What is to be written into a room, before and after it became events with their places."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -132,7 +132,7 @@ class RedactionTarget(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event without its place in the room: it can be built again, on other events, should that be needed.
+    """An event without its place in the room. It can be built again, on other previous events, if needed.
 
     device, txn_id: shown to that device of the sender only; for a delayed event DELAYED_TXN_DEVICE and the delay id.
     target: of a redaction.
@@ -143,6 +143,7 @@ class Draft:
     type: str
     state_key: str | None
     content: Mapping[str, Any]
+    _: KW_ONLY
     device: str | None = None
     txn_id: str | None = None
     redacts: str | None = None
@@ -152,17 +153,21 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What an event's place in the room's graph has beyond the usual: for events that are not simply the next one.
+    """The place in the room's graph of an event that is not simply the next one.
 
-    status, anchor, back, state_nid: as in the table `events`. snapshot: to be stored with it. gaps: anchor -> ids that
-    are missing there from now on (none: the gap is closed); is_after_gap: whether something before it is missing.
-    redacted_by: of an event whose redaction came first; was_awaited: redactions came first, in effect or not.
-    awaited: the id that this redaction names and nobody has.
-    brought: state events that come into the current state with it and are not the event itself. promotes: the event is
-    stored already, as an outlier.
+    status, anchor, back, state_nid: as in the table `events`.
+    snapshot: to be stored with the event.
+    gaps: anchor -> ids that are missing there from now on; none if the gap is closed.
+    is_after_gap: True if events before it are missing.
+    redacted_by: the redaction, if it arrived before the event.
+    awaited: the event id that this redaction names, if that event is unknown.
+    was_awaited: True if redactions arrived before the event, in effect or not.
+    brought: other state events that enter the current state with it.
+    promotes: True if the event is stored already, as an outlier.
     """
 
     status: int = ACCEPTED
+    _: KW_ONLY
     anchor: int | None = None
     back: int | None = None
     state_nid: int | None = None
@@ -179,13 +184,18 @@ class Graph:
 USUAL = Graph()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltEvent:
-    """An event with its place in the room. ordinal: dense, from 1; None: it is not in the live timeline.
+    """An event with its place in the room.
 
-    prev_nids, auth_nids: what it names, as far as it is stored. replaces_nid: the state event whose place it takes;
-    redacts_nid: the event that it redacts; membership: of a member event. head: the room's head after it.
-    changes: of the current state. push: what it counts, set when it takes its place.
+    ordinal: dense, from 1, or None if the event is not in the live timeline.
+    prev_nids, auth_nids: the stored events that it names.
+    replaces_nid: the state event that it replaces.
+    redacts_nid: the event that it redacts.
+    membership: of a member event.
+    head: the room's head after the event.
+    changes: of the current state.
+    push: its unread counts, set when it takes its place.
     """
 
     event: Event
@@ -204,11 +214,23 @@ class BuiltEvent:
     push: EventOutcome = COUNTS_NOTHING
 
     def counting(self, push: EventOutcome) -> "BuiltEvent":
-        """Return it with what it counts. Written out: `dataclasses.replace` takes four times as long."""
+        """Return the event with its unread counts. `dataclasses.replace` would take four times as long."""
         return BuiltEvent(
-            self.event, self.event_nid, self.ordinal, self.prev_nids, self.auth_nids, self.replaces_nid,
-            self.redacts_nid, self.membership, self.head, self.changes, self.device, self.txn_id, self.graph, push,
-        )  # fmt: skip
+            event=self.event,
+            event_nid=self.event_nid,
+            ordinal=self.ordinal,
+            prev_nids=self.prev_nids,
+            auth_nids=self.auth_nids,
+            replaces_nid=self.replaces_nid,
+            redacts_nid=self.redacts_nid,
+            membership=self.membership,
+            head=self.head,
+            changes=self.changes,
+            device=self.device,
+            txn_id=self.txn_id,
+            graph=self.graph,
+            push=push,
+        )
 
     @property
     def is_resolved(self) -> bool:

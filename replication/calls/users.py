@@ -12,13 +12,19 @@ class RoomSettings(msgspec.Struct, frozen=True):
     new_room_id: str
 
 
+class SettingsCopied(msgspec.Struct, frozen=True):
+    """copied: False while the old room does not name the new one as its successor."""
+
+    copied: bool
+
+
 #: Copy a user's settings for a room to the room that replaced it.
 COPY_ROOM_SETTINGS = OwnerCall(
     name="copy_room_settings",
     path="/_skep/users/{userId}/room_settings",
     pool="client",
     takes=RoomSettings,
-    returns=Empty,
+    returns=SettingsCopied,
 )
 
 

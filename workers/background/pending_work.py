@@ -62,10 +62,15 @@ class PendingWork:
         )
 
     async def _copy(self, settings: SettingsToCopy) -> None:
+        """Copy the settings when the user has joined and the old room names the new one; give up after ten minutes.
+
+        Clients that upgrade a room by themselves make the new room first and send the tombstone afterwards.
+        """
+        copied = False
         if settings.has_joined:
             rooms = RoomSettings(settings.old_room_id, settings.new_room_id)
-            await self._calls.ask(COPY_ROOM_SETTINGS, settings.user_id, rooms)
-        if settings.has_joined or settings.is_old:
+            copied = (await self._calls.ask(COPY_ROOM_SETTINGS, settings.user_id, rooms)).copied
+        if copied or settings.is_old:
             await settings_done(self._database, settings.user_id, settings.new_room_id)
 
     async def _clear(self, account: Deactivation) -> None:

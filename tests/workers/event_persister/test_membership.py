@@ -276,3 +276,46 @@ async def test_invites_that_cannot_be(postgres_module: TestDatabase) -> None:
         }  # fmt: skip
         assert (await alice.act(room_id, "invite", by_mail)).errcode == "M_SERVER_NOT_TRUSTED"
         assert (await alice.call("POST", "/createRoom", {"invite_3pid": [by_mail]})).errcode == "M_SERVER_NOT_TRUSTED"
+
+
+async def test_join_carries_further_keys(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(preset="public_chat")
+        body = {"reason": "hi", "org.example.bridge": {"a": 1}, "displayname": "Bob the bridge", "membership": "ban",
+                "join_authorised_via_users_server": alice.user_id}  # fmt: skip
+        assert (await bob.act(room_id, "join", body)).status == 200
+        assert await persister.content(room_id, "m.room.member", bob.user_id) == {
+            "membership": "join", "reason": "hi", "displayname": "Bob the bridge", "org.example.bridge": {"a": 1},
+        }  # fmt: skip
+
+
+async def test_member_event_sent_again_drops_the_authorising_user(postgres_module: TestDatabase) -> None:
+    """Clients change a name by sending their whole member event again, with the key of a restricted join."""
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        space = await alice.create_room(preset="public_chat")
+        await bob.act(space, "join")
+        rule = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": space}]}
+        room_id = await alice.create_room(
+            initial_state=[{"type": "m.room.join_rules", "content": rule}], power_level_content_override={"invite": 0}
+        )
+        assert (await bob.act(room_id, "join")).status == 200
+        joined = await persister.content(room_id, "m.room.member", bob.user_id)
+        assert joined is not None and joined["join_authorised_via_users_server"] == alice.user_id
+        renamed = {**joined, "displayname": "Robert"}
+        assert (await bob.put_state(room_id, "m.room.member", renamed, bob.user_id)).status == 200
+        assert await persister.content(room_id, "m.room.member", bob.user_id) == {
+            "membership": "join",
+            "displayname": "Robert",
+        }
+
+
+async def test_settings_follow_the_creator_of_a_successor(postgres_module: TestDatabase) -> None:
+    """A client that upgrades a room by itself makes the new one with a `predecessor`; the persister notes it."""
+    async with event_persister(postgres_module.dsn) as persister:
+        alice = persister.user("alice")
+        old = await alice.create_room()
+        new = await alice.create_room(creation_content={"predecessor": {"room_id": old, "event_id": "$x"}})
+        rows = await persister.sql("SELECT user_id, old_room_id, new_room_id FROM settings_to_copy")
+        assert (alice.user_id, old, new) in {tuple(row) for row in rows}

@@ -104,3 +104,18 @@ async def test_no_thread_in_a_thread(postgres_module: TestDatabase) -> None:
         # What a redaction took the relation from relates to nothing.
         await alice.redact(room_id, reply.event_id)
         assert (await put(alice, room_id, "t6", about("m.thread", reply.event_id))).status == 200
+
+
+async def test_state_that_nobody_may_set_is_a_wrong_request(postgres_module: TestDatabase) -> None:
+    """A second create event, and power levels of version 12 that name a creator: 400, as other servers answer."""
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(room_version="12", preset="public_chat")
+        named = {"users": {alice.user_id: 100}}
+        for kind, content in (("m.room.create", {}), ("m.room.power_levels", named)):
+            answer = await alice.put_state(room_id, kind, content)
+            assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
+        assert f"creator {alice.user_id} must not appear" in answer.json["error"]
+        assert (await bob.put_state(room_id, "m.room.power_levels", named)).status == 403, "strangers learn nothing"
+        room_id = await alice.create_room(room_version="11")
+        assert (await alice.put_state(room_id, "m.room.power_levels", named)).status == 200

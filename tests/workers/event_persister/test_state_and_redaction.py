@@ -30,7 +30,7 @@ async def test_put_state(postgres_module: TestDatabase) -> None:
         assert (await bob.put_state(room_id, "org.example", {"a": True})).status == 403
         stranger = persister.user("stranger")
         assert (await stranger.put_state(room_id, "org.example", {"a": True})).status == 403
-        assert (await alice.put_state(room_id, "m.room.create", {})).status == 403
+        assert (await alice.put_state(room_id, "m.room.create", {})).status == 400
         assert (await alice.put_state(room_id, "x", {}, bob.user_id)).status == 403
         answer = await alice.call("PUT", f"/rooms/{room_id}/state/x", raw=b"[]")
         assert answer.errcode == "M_BAD_JSON"

@@ -199,7 +199,7 @@ async def test_refusals(postgres_module: TestDatabase) -> None:
             answer = await user.act(room_id, "upgrade", body)
             assert answer.errcode == errcode, (body, answer.body)
         nowhere = await alice.act("!nowhere:example.org", "upgrade", {"new_version": "12"})
-        assert (nowhere.status, nowhere.errcode) == (403, "M_FORBIDDEN")
+        assert (nowhere.status, nowhere.errcode) == (404, "M_NOT_FOUND")
         assert await persister.content(room_id, "m.room.tombstone") is None
         assert not await persister.sql("SELECT 1 FROM room_upgrades WHERE old_room_id = $1", room_id)
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import orjson
 
-from replication.calls.users import COPY_ROOM_SETTINGS, RoomSettings
-from shared.http.internal_calls import EMPTY, Empty
+from replication.calls.users import COPY_ROOM_SETTINGS, RoomSettings, SettingsCopied
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.upgrades import is_successor
 from workers.client_api.user_data.account_data_writer import AccountDataWriter
@@ -24,7 +23,7 @@ class RoomSettingsCopy:
         self._rules = rules
 
     @COPY_ROOM_SETTINGS.handler
-    async def copy_room_settings(self, user_id: str, rooms: RoomSettings) -> Empty:
+    async def copy_room_settings(self, user_id: str, rooms: RoomSettings) -> SettingsCopied:
         """Copy a user's settings to the room that replaced another one.
 
         Nothing happens unless the old room names the new one, since anybody can make a room that claims to be a
@@ -33,13 +32,13 @@ class RoomSettingsCopy:
         """
         old, new = rooms.old_room_id, rooms.new_room_id
         if not await is_successor(self._database, old, new):
-            return EMPTY
+            return SettingsCopied(copied=False)
         tags = await self._writer.get(user_id, old, _TAGS)
         if tags is not None:
             await self._writer.change(user_id, new, _TAGS, lambda present: tags if present is None else None)
         await self._writer.change(user_id, "", _DIRECT, lambda present: _with_room(present, old, new))
         await self._rules.copy_room_rules(user_id, old, new)
-        return EMPTY
+        return SettingsCopied(copied=True)
 
 
 def _with_room(present: bytes | None, old: str, new: str) -> bytes | None:

@@ -89,6 +89,7 @@ class CreateRoomHandler:
         drafts = first_events(version, body, creator, creators, alias, invited, profiles)
         for draft in drafts:
             check_content(draft.type, draft.content)
+        await self._changes.expect_settings(create, creator)
         try:
             await self._writer.write_new_room(room, create_nid, drafts, new_room)
         except AuthRuleViolation as violation:

@@ -16,7 +16,7 @@ from shared.storage.engine.fenced import FencedWrite
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_room_of_alias
 from shared.storage.rooms.memberships import forget_room
-from workers.event_persister.members.member_changes import MemberChanges
+from workers.event_persister.members.member_changes import AUTHORISED_VIA, MemberChanges
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
 
@@ -60,6 +60,10 @@ class Forward(Protocol):
         """Pass the request on to the slot's owner; None when that is this process."""
         ...
 
+
+#: Keys of a join's request that are not copied into the member event: they have a meaning of their own, or only a
+#: server may set them. All others are: bots and bridges mark their joins that way.
+_NOT_OF_CLIENTS = frozenset({"reason", "third_party_signed", "third_party_invite", "membership", AUTHORISED_VIA})
 
 #: A change of somebody's membership by somebody: (room, requester, target, reason).
 Change = Callable[[LiveRoom, Requester, str, str | None], Awaitable[None]]
@@ -177,9 +181,11 @@ class MembershipHandlers:
         if body.third_party_signed is not None:
             signed = request.json_object()["third_party_signed"]
             signed = {key: value for key, value in signed.items() if key != "sender"}  # not among what is signed
+        given = request.json_object(empty_ok=True)
+        further = {key: value for key, value in given.items() if key not in _NOT_OF_CLIENTS}
         await self._writer.in_room(
             room_id,
-            lambda room: self._changes.join(room, request.user, body.reason, signed),
+            lambda room: self._changes.join(room, request.user, reason=body.reason, signed=signed, further=further),
             absent=_unknown_room(),
         )
         return json_response({"room_id": room_id})

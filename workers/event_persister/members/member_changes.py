@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.core.canonical_json import encode_canonical
 from shared.core.errors import MatrixError, RemoteServerError, bad_json, forbidden
+from shared.core.events import Event
 from shared.core.events.readers import allowed_rooms, join_rule_of
 from shared.core.events.readers.create import predecessor_of
 from shared.core.identifiers import check_user_id, server_of
@@ -23,6 +24,7 @@ from workers.event_persister.room.room_state import GUEST_ACCESS, JOIN_RULES
 from workers.event_persister.room_writer import RoomWriter
 
 MEMBER = "m.room.member"
+AUTHORISED_VIA = "join_authorised_via_users_server"
 _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
 
 
@@ -41,10 +43,17 @@ class MemberChanges:
         self._server_name = server_name
 
     async def join(
-        self, room: LiveRoom, requester: Requester, reason: str | None, signed: Mapping[str, Any] | None
+        self,
+        room: LiveRoom,
+        requester: Requester,
+        *,
+        reason: str | None,
+        signed: Mapping[str, Any] | None,
+        further: Mapping[str, Any],
     ) -> None:
         """Let the requester in; nothing changes when he is in already.
 
+        further: more keys for the member event.
         signed: `third_party_signed` of the request, the proof that an invite to an e-mail address is for him.
         Raises M_FORBIDDEN, M_GUEST_ACCESS_FORBIDDEN.
         """
@@ -56,11 +65,12 @@ class MemberChanges:
         profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
         content = {
             **profile,
+            **further,
             "reason": reason,
             # The signed invite above is as good as an invite: it needs nobody's leave besides.
             **(await self._authorisation(room, user_id) if signed is None else {}),
         }
-        await self._expect_settings(room, user_id)
+        await self.expect_settings(room.create, user_id)
         drafts.append(member_draft(user_id, user_id, "join", content))
         await self._writer.write(room, drafts)
 
@@ -125,13 +135,16 @@ class MemberChanges:
         membership = content.get("membership")
         if membership not in _MEMBERSHIPS:
             raise bad_json("membership must be one of: " + ", ".join(_MEMBERSHIPS))
+        # Clients send their whole member event again to change their name. Its key of the join came from a server, and
+        # only a server may set it.
+        content = {key: value for key, value in content.items() if key != AUTHORISED_VIA}
         if membership in ("join", "knock") and target == requester.user_id:
             if room.state.membership(target) == membership:
-                return content  # a member changes how he is shown in this room
+                return content  # a member changes how they are shown in this room
             self.check_guest(room, requester)
             authorisation = await self._authorisation(room, target) if membership == "join" else {}
             if membership == "join":
-                await self._expect_settings(room, target)
+                await self.expect_settings(room.create, target)
         elif membership == "invite":
             await self.check_can_be_invited([target])
             authorisation = {}
@@ -158,14 +171,14 @@ class MemberChanges:
         if requester.is_guest and not guests_can_join(room):
             raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests cannot join this room", 403)
 
-    async def _expect_settings(self, room: LiveRoom, user_id: str) -> None:
+    async def expect_settings(self, create: Event, user_id: str) -> None:
         """Note that what the user has set for the room's predecessor is to follow him, should he join.
 
         Before the join is stored: a job looks whether it was. Spec: client-server API, "Room Upgrades".
         """
-        predecessor = predecessor_of(room.create)
+        predecessor = predecessor_of(create)
         if predecessor is not None:
-            await remember_settings(self._database, user_id, predecessor, room.room_id)
+            await remember_settings(self._database, user_id, predecessor, create.room_id)
 
     async def _is_already(self, room: LiveRoom, user_id: str, membership: str) -> bool:
         entry = room.state.entry(MEMBER, user_id)
@@ -194,7 +207,7 @@ class MemberChanges:
         voucher = max(own, key=levels.user_level, default=None)
         if voucher is None or levels.user_level(voucher) < levels.invite:
             raise forbidden("Nobody on this server may let you into this room")
-        return {"join_authorised_via_users_server": voucher}
+        return {AUTHORISED_VIA: voucher}
 
     async def _third_party_invite(self, room: LiveRoom, user_id: str, signed: Mapping[str, Any]) -> Draft:
         """Return the invite that a signature of an identity server stands for; the room's rules verify it."""

@@ -14,7 +14,7 @@ import msgspec
 
 from replication.calls.owner_calls import OwnerCalls
 from replication.calls.rooms import COMPLETE_SUCCESSOR, RESUME_UPGRADE
-from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable, forbidden
+from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable, forbidden, not_found
 from shared.core.events import event_from_storage
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.http.internal_calls import EMPTY, Empty
@@ -81,7 +81,8 @@ class Upgrades:
         async def begin(room: LiveRoom) -> RoomUpgrade:
             return await self._begin(room, user_id, version, creators)
 
-        upgrade = await self._writer.in_room(request.params["roomId"], begin)
+        absent = not_found("There is no such room")
+        upgrade = await self._writer.in_room(request.params["roomId"], begin, absent=absent)
         await self._runs.run(upgrade.old_room_id, lambda: self._carry_out(upgrade.old_room_id))
         return json_response({"replacement_room": upgrade.new_room_id})
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared.core.errors import MatrixError, bad_json, invalid_param
+from shared.core.events.readers.create import creators_of
 from shared.core.events.readers.power_levels import DEFAULT_LEVELS
 from shared.core.events.relation import THREAD, relation_of, relation_of_json
 from shared.core.identifiers import is_room_alias
@@ -32,6 +33,24 @@ def check_content(event_type: str, content: Mapping[str, Any]) -> None:
         values = [*(content.get(name) for name in DEFAULT_LEVELS), *(level for each in maps for level in each.values())]
         if any(isinstance(value, str) for value in values):
             raise bad_json("Power levels are integers")
+
+
+def check_state(room: LiveRoom, sender: str, event_type: str, content: Mapping[str, Any]) -> None:
+    """Raise M_INVALID_PARAM for state that nobody may ever set: the request is wrong, whatever the sender's power.
+
+    Only members learn who the creators are.
+    """
+    if event_type == "m.room.create":
+        raise invalid_param("A room has one m.room.create event, which is its first")
+    if (
+        event_type == "m.room.power_levels"
+        and room.version.creators_outrank_all
+        and room.state.membership(sender) == "join"
+    ):
+        users = content.get("users")
+        for creator in creators_of(room.version, room.create):
+            if isinstance(users, dict) and creator in users:
+                raise invalid_param(f"creator {creator} must not appear in users of m.room.power_levels")
 
 
 def check_aliases(new: Collection[str], pointing_here: Collection[str]) -> None:

@@ -16,7 +16,7 @@ from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.room_state import GUEST_ACCESS
 from workers.event_persister.room_writer import RoomWriter
-from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content
+from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content, check_state
 from workers.event_persister.writing.scheduling import DELAY, Scheduling
 
 
@@ -71,6 +71,7 @@ class StateHandlers:
         if not (event_type == MEMBER and state_key == user.user_id):
             self._changes.check_member(room, user.user_id)
         check_content(event_type, content)
+        check_state(room, user.user_id, event_type, content)
         if sticky_ms is None:
             unchanged = await self._unchanged(room, user.user_id, event_type, state_key, content)
             if unchanged is not None:

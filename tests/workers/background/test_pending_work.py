@@ -1,0 +1,53 @@
+"""What was begun and waits for others: the rows stay until their owners have done it."""
+
+from typing import Any
+
+from replication.calls.users import COPY_ROOM_SETTINGS, SettingsCopied
+from shared.storage.engine.pool import Database, connector
+from shared.storage.rooms.upgrades import remember_settings
+from tests.fix_servers import TestDatabase
+from workers.background.pending_work import PendingWork
+
+_NOW = "UPDATE settings_to_copy SET look_at = now() - interval '1 second'"
+_COUNT = "SELECT count(*) FROM settings_to_copy"
+
+
+class _Owner:
+    """Answers in place of the user's owner. names_successor: the old room has its tombstone."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.names_successor = False
+
+    async def ask(self, call: Any, key: str, body: Any) -> SettingsCopied:
+        assert call is COPY_ROOM_SETTINGS and key == "@a:b"
+        self.asked += 1
+        return SettingsCopied(self.names_successor)
+
+
+async def test_settings_wait_for_the_tombstone(postgres: TestDatabase) -> None:
+    """A client that upgrades a room by itself makes the new room first."""
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    try:
+        owner: Any = _Owner()
+        job = PendingWork(database, owner)
+        await remember_settings(database, "@a:b", "!old:b", "!new:b")
+        await database.execute("INSERT INTO rooms VALUES (1, '!new:b', '12', '@x:b', false, 1)")
+        await database.execute("INSERT INTO memberships VALUES (1, '@a:b', 'join', 1, '@a:b', 1, 1, 1, true)")
+        for _ in range(2):
+            await database.execute(_NOW)
+            await job.once()
+        assert (owner.asked, await database.fetchval(_COUNT)) == (2, 1)
+        owner.names_successor = True
+        await database.execute(_NOW)
+        await job.once()
+        assert (owner.asked, await database.fetchval(_COUNT)) == (3, 0)
+
+        await remember_settings(database, "@a:b", "!old:b", "!new:b")
+        owner.names_successor = False
+        await database.execute("UPDATE settings_to_copy SET created_at = now() - interval '11 minutes'")
+        await database.execute(_NOW)
+        await job.once()
+        assert await database.fetchval(_COUNT) == 0, "given up after ten minutes"
+    finally:
+        await database.close()

@@ -19,7 +19,7 @@ Calls carry the fleet's secret, and haproxy lets none in. An `OwnerCall` goes to
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -35,6 +35,7 @@ from shared.runtime.context import request_id
 
 Takes = TypeVar("Takes")
 Returns = TypeVar("Returns")
+Key = TypeVar("Key", bound=str)  # RoomId or UserId
 
 
 class Empty(msgspec.Struct, frozen=True):
@@ -115,14 +116,14 @@ class OwnerCall(InternalCall[Takes, Returns]):
         return self.path.replace("{" + self.routing_key.value + "}", quote(key, safe=""))
 
     def handler(
-        self, method: Callable[[Any, str, Takes], Awaitable[Returns]]
-    ) -> Callable[[Any, str, Takes], Awaitable[Returns]]:
+        self, method: Callable[[Any, Key, Takes], Awaitable[Returns]]
+    ) -> Callable[[Any, Key, Takes], Awaitable[Returns]]:
         """Declare that this method of a feature answers the call: room id or user id, and body, to answer."""
         key = self.routing_key.value
 
-        def adapt(bound: Callable[[str, Takes], Awaitable[Returns]]) -> Handler:
+        def adapt(bound: Callable[[Key, Takes], Awaitable[Returns]]) -> Handler:
             async def handle(request: Request) -> Response:
-                answer = await bound(request.params[key], self.decode(request.body))
+                answer = await bound(cast(Key, request.params[key]), self.decode(request.body))
                 return Response(msgspec.json.encode(answer))
 
             return handle

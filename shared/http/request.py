@@ -13,6 +13,7 @@ import orjson
 
 from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError, bad_json, invalid_param, missing_param
+from shared.core.identifiers import UserId
 from shared.http.endpoint import Endpoint
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class Requester:
     user_id: the acting user; device_id: None for tokens without one; token_hash: SHA-256 of the access token.
     """
 
-    user_id: str
+    user_id: UserId
     device_id: str | None
     token_hash: bytes
     is_guest: bool = False

@@ -1,4 +1,4 @@
-"""Puts a client_api worker together. Reads from top to bottom; nothing else constructs its objects."""
+"""Constructs the objects of a client_api worker."""
 
 from replication.calls.rooms import SEND_DELAYED_EVENT, SET_MEMBER_PROFILE
 from replication.process.foundation import Foundation, Worker
@@ -16,10 +16,10 @@ from workers.client_api.accounts.sessions import Sessions
 from workers.client_api.accounts.shared_secret import SharedSecretRegistration
 from workers.client_api.encryption.device_keys import DeviceKeys
 from workers.client_api.encryption.to_device import SendToDevice
-from workers.client_api.people.guests import only_the_name
+from workers.client_api.people.guests import guests_change_only_displayname
 from workers.client_api.people.member_profiles import MemberProfileSender
 from workers.client_api.people.presence import Presence
-from workers.client_api.people.presence_people import PresencePeople
+from workers.client_api.people.present_users import PresentUsers
 from workers.client_api.people.profiles import Profiles
 from workers.client_api.people.user_directory import UserDirectory
 from workers.client_api.rate_limit_owner import RateLimitOwner
@@ -74,8 +74,8 @@ def compose(foundation: Foundation) -> Worker:
     push_rules = PushRules(rules)
     receipts = Receipts(database, foundation.writer, foundation.announcer, writer, clock)
     typing = TypingNotices(database, foundation.announcer, clock)
-    people = PresencePeople(database, foundation.announcer, foundation.slots, clock)
-    presence = Presence(people, database, clock, enabled=config.presence.enabled)
+    present_users = PresentUsers(database, foundation.announcer, foundation.slots, clock)
+    presence = Presence(present_users, database, clock, enabled=config.presence.enabled)
     to_device = SendToDevice(server_name, foundation.writer, foundation.announcer, clock)
     keys = DeviceKeys(server_name, database, foundation.writer, foundation.announcer, clock)
     directory = Directory(server_name, database, clock)
@@ -108,8 +108,8 @@ def compose(foundation: Foundation) -> Worker:
         "get_whoami": login.get_whoami,
         "get_profile": profiles.get_profile,
         "get_profile_field": profiles.get_profile_field,
-        "set_profile_field": only_the_name(profiles.set_profile_field),
-        "delete_profile_field": only_the_name(profiles.delete_profile_field),
+        "set_profile_field": guests_change_only_displayname(profiles.set_profile_field),
+        "delete_profile_field": guests_change_only_displayname(profiles.delete_profile_field),
         "change_password": password_change.change_password,
         "deactivate_account": deactivation.deactivate_account,
         "list_devices": devices.list_devices,
@@ -135,9 +135,9 @@ def compose(foundation: Foundation) -> Worker:
         "delete_push_rule": push_rules.delete_push_rule,
         "set_push_rule_enabled": push_rules.set_push_rule_enabled,
         "set_push_rule_actions": push_rules.set_push_rule_actions,
-        "send_receipt": presence.counting(receipts.send_receipt),
-        "set_read_markers": presence.counting(receipts.set_read_markers),
-        "set_typing": presence.counting(typing.set_typing),
+        "send_receipt": presence.counting_as_activity(receipts.send_receipt),
+        "set_read_markers": presence.counting_as_activity(receipts.set_read_markers),
+        "set_typing": presence.counting_as_activity(typing.set_typing),
         "set_presence": presence.set_presence,
         "get_presence": presence.get_presence,
         "send_to_device": to_device.send_to_device,
@@ -170,11 +170,11 @@ def compose(foundation: Foundation) -> Worker:
 
     async def start() -> None:
         if config.presence.enabled:
-            foundation.tasks.forever(people.run, "presence")
+            foundation.tasks.forever(present_users.run, "presence")
 
     async def drain() -> None:
         typing.stop_all()
-        await people.save()
+        await present_users.save()
         await foundation.authenticator.store_last_seen()
 
     return Worker(handlers=handlers, start=start, drain=drain)

@@ -1,4 +1,4 @@
-"""The internal call by which other processes take their share of a user's rate limit."""
+"""The internal endpoint at which other processes take their share of a user's rate limit."""
 
 from shared.core.errors import invalid_param
 from shared.operations.rate_limits import TAKE_RATE_LIMIT, FleetRateLimiter, TakeAnswer, TakeRequest
@@ -14,4 +14,4 @@ class RateLimitOwner:
         try:
             return self._limiter.answer(request)
         except ValueError as error:
-            raise invalid_param("No such class of rate limits") from error
+            raise invalid_param("Unknown class of rate limits") from error

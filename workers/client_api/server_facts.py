@@ -1,4 +1,4 @@
-"""What the server says of itself: versions, capabilities, well-known documents. All of it is fixed at start."""
+"""Documents about this server: versions, capabilities, well-known documents. They are fixed at start."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from shared.core.errors import not_found
 from shared.core.room_versions import ROOM_VERSIONS
 from shared.http.request import Request, Response, json_response
 
-#: The versions whose endpoints, as far as clients switch by them, are all here. What is missing of later ones:
-#: asynchronous uploads (v1.7), authenticated media (v1.11) and so on: advertised when they are true.
+#: The spec versions whose features this server has, as far as clients switch by them. Later versions need
+#: asynchronous uploads (v1.7), authenticated media (v1.11) and more.
 SPEC_VERSIONS = ("v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6")
-#: Features of later versions that work already, under the names by which clients look for them.
+#: Implemented features of later versions, under the names that clients check.
 UNSTABLE_FEATURES = {
     "org.matrix.msc2285.stable": True,  # private read receipts (v1.4)
     "org.matrix.simplified_msc3575": True,  # sliding sync in its deployed form; the merged one is at /v4/sync
     "uk.tcpip.msc4133.stable": True,  # profile fields by their stable names (v1.16)
-    "org.matrix.msc3981": True,  # relations of relations (v1.10), whose parameter then has the unstable name
+    "org.matrix.msc3981": True,  # relations of relations (v1.10); clients then use the parameter's unstable name
     "org.matrix.msc3874": True,  # filters by relationship
     "com.beeper.msc4169": True,  # redactions by /send in every room version (v1.18)
 }
@@ -24,7 +24,7 @@ UNSTABLE_FEATURES = {
 class ServerFacts:
     def __init__(self, config: Config) -> None:
         delays = config.delayed_events.max_scheduled > 0
-        # ".stable": the MSC was accepted, so its stable paths may be used; no version of the spec has it yet.
+        # ".stable": the MSC is accepted, so clients may use its stable paths. No spec version has it yet.
         delayed = dict.fromkeys(("org.matrix.msc4140", "org.matrix.msc4140.stable"), delays)
         switched = {
             "org.matrix.msc4306": config.experimental.msc4306_thread_subscriptions,
@@ -33,7 +33,7 @@ class ServerFacts:
         features = {**UNSTABLE_FEATURES, **delayed, **switched}
         self._versions = {"versions": list(SPEC_VERSIONS), "unstable_features": features}
         self._capabilities = _capabilities(config.rooms.default_version, config.delayed_events)
-        # The spec wants no slash at the end where clients append paths.
+        # Clients append paths to the base URL, so it has no slash at the end.
         self._client = {"m.homeserver": {"base_url": config.public_base_url.rstrip("/")}}
         delegate = config.federation.well_known_server
         self._server = {"m.server": delegate} if delegate is not None else None
@@ -56,11 +56,11 @@ class ServerFacts:
         return _or_not_found(self._server)
 
     async def get_well_known_support(self, request: Request) -> Response:
-        """GET /.well-known/matrix/support. Raises M_NOT_FOUND where nothing is configured."""
+        """GET /.well-known/matrix/support. Raises M_NOT_FOUND if it is not configured."""
         return _or_not_found(self._support)
 
     async def get_turn_server(self, request: Request) -> Response:
-        """GET /voip/turnServer: an empty object where there is none."""
+        """GET /voip/turnServer: an empty object, since there is no TURN server."""
         return json_response({})
 
     async def list_third_party_protocols(self, request: Request) -> Response:
@@ -103,5 +103,5 @@ def _contact(contact: Contact) -> dict[str, str]:
 
 def _or_not_found(document: dict[str, Any] | None) -> Response:
     if document is None:
-        raise not_found("Not configured on this server")
+        raise not_found("This document is not configured on this server")
     return json_response(document)

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.storage.encryption.device_lists import CHANGE_PART
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
@@ -193,7 +194,7 @@ class Session:
     that this pair replaced is still valid, because neither of the pair was used yet.
     """
 
-    user_id: str
+    user_id: UserId
     device_id: str | None
     expires_ms: int | None
     refresh_hash: bytes | None
@@ -207,7 +208,7 @@ class Session:
 class RefreshSession:
     """What a refresh token stands for. created_ms: when it was issued."""
 
-    user_id: str
+    user_id: UserId
     device_id: str
     created_ms: int
 

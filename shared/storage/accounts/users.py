@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database
 
 # All use the primary key of users.
@@ -43,36 +44,34 @@ _CREATE_ACCOUNT = """
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """password_hash: None: no log-in by password."""
-
-    user_id: str
-    password_hash: str | None
+    user_id: UserId
+    password_hash: str | None  # None: no log-in by password
     kind: str
     is_admin: bool
     deactivated: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewAccount:
-    """registration_token: counted and checked in the same statement; None: none is needed."""
+    """An account to create. The same statement checks and counts its registration token."""
 
-    user_id: str
+    user_id: UserId
     password_hash: str | None
     kind: str
     is_admin: bool
     created_ms: int
-    registration_token: str | None = None
+    registration_token: str | None = None  # None: registration needs no token
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """The hashes of tokens that were just made. display_name: escaped; refresh_hash None: no refresh token."""
+    """A session to create, with the hashes of its tokens."""
 
     device_id: str
-    display_name: str | None
+    display_name: str | None  # escaped
     access_hash: bytes
     expires_ms: int | None
-    refresh_hash: bytes | None
+    refresh_hash: bytes | None  # None: no refresh token
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
-"""POST /account/deactivate. The account ends at once; what it leaves behind is cleared by a job, however long it takes.
+"""Account deactivation: the account closes at once, and a background job removes its data and leaves its rooms.
 
-Spec: client-server API, "Account deactivation". The rooms are left by their owners, asked by a background worker.
+Spec: client-server API, "Account deactivation". The job (`workers/background/`) asks the owner of each room to write
+the leave event.
 """
 
 import msgspec
 
 from replication.calls.users import CLEAR_ACCOUNT, ClosedAccount
 from replication.streams.fenced_writer import FencedWriter
+from shared.core.identifiers import UserId
 from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Response, convert, json_response
 from shared.runtime.clock import Clock
@@ -25,9 +27,14 @@ class DeactivationBody(msgspec.Struct):
 
 class Deactivation:
     def __init__(
-        self, database: Database, writer: FencedWriter, sessions: Sessions, auth: InteractiveAuth,
-        demand: PasswordDemand, clock: Clock,
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        writer: FencedWriter,
+        sessions: Sessions,
+        auth: InteractiveAuth,
+        demand: PasswordDemand,
+        clock: Clock,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._sessions = sessions
@@ -38,13 +45,13 @@ class Deactivation:
     async def deactivate_account(self, request: Request) -> Response:
         """POST /account/deactivate, after user-interactive authentication, with a token or by naming the account.
 
-        Nobody logs in from the answer on, and no session is left. We know no identity server, so that nothing has to
-        be unbound there.
+        Once this has answered, the account has no session and cannot log in. This server uses no identity server, so
+        there is nothing to unbind.
         """
         body = request.json_object()
         convert({key: value for key, value in body.items() if key != "auth"}, DeactivationBody)
         passed = await self._auth.check(self._demand.of_account(request, "deactivate_account"), body)
-        user_id = request.user.user_id if request.requester is not None else passed.results[PASSWORD]
+        user_id = request.user.user_id if request.requester is not None else UserId(passed.results[PASSWORD])
         erase = convert(passed.request, DeactivationBody).erase
         with passing_as_unavailable():
             await self._writer.write(CLOSE_ACCOUNT, user_id, erase, self._clock.now_ms())
@@ -53,10 +60,10 @@ class Deactivation:
         return json_response({"id_server_unbind_result": "success"})
 
     @CLEAR_ACCOUNT.handler
-    async def clear_account(self, user_id: str, account: ClosedAccount) -> Empty:
-        """Remove what a closed account leaves behind. The call is repeated until all is done.
+    async def clear_account(self, user_id: UserId, account: ClosedAccount) -> Empty:
+        """Remove the data of a closed account. The background job repeats the call until it succeeds.
 
-        Sessions are ended again, since one may have begun while the account was being closed.
+        This ends the sessions again, because one may have begun while the account was being closed.
         """
         await self._sessions.end_all(user_id)
         await clear_account(self._database, user_id, account.erase)

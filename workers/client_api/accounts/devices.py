@@ -1,4 +1,4 @@
-"""A user's own devices. Spec: client-server API, "Device Management"."""
+"""Device management. Spec: client-server API, "Device Management"."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from workers.client_api.accounts.interactive_auth import InteractiveAuth
 from workers.client_api.accounts.passwords import PasswordDemand
 from workers.client_api.accounts.sessions import MAX_DEVICE_NAME_CHARS, Sessions
 
-_MAX_DEVICES = 1000  # in one request to delete some
+_MAX_DEVICES = 1000  # in one deletion request
 
 
 class DeviceBody(msgspec.Struct):
@@ -33,7 +33,7 @@ class Devices:
     async def list_devices(self, request: Request) -> Response:
         """GET /devices."""
         devices = await list_devices(self._database, request.user.user_id)
-        return json_response({"devices": [_shown(device) for device in devices]})
+        return json_response({"devices": [_to_json(device) for device in devices]})
 
     async def get_device(self, request: Request) -> Response:
         """GET /devices/{deviceId}. Raises M_NOT_FOUND."""
@@ -43,14 +43,14 @@ class Devices:
             device = await get_device(self._database, request.user.user_id, device_id)
         if device is None:
             raise _no_such_device()
-        return json_response(_shown(device))
+        return json_response(_to_json(device))
 
     async def set_device(self, request: Request) -> Response:
-        """PUT /devices/{deviceId}: its display name; absent: nothing changes. Raises M_NOT_FOUND."""
+        """PUT /devices/{deviceId}: set the display name. Without one, nothing changes. Raises M_NOT_FOUND."""
         device_id = request.params["deviceId"]
         name = request.decode(DeviceBody).display_name
         if name is not None and len(name) > MAX_DEVICE_NAME_CHARS:
-            raise invalid_param(f"A device's name may have {MAX_DEVICE_NAME_CHARS} characters at most")
+            raise invalid_param(f"display_name must have at most {MAX_DEVICE_NAME_CHARS} characters")
         user_id = request.user.user_id
         if "\x00" in device_id:
             raise _no_such_device()
@@ -64,12 +64,12 @@ class Devices:
         return empty_response()
 
     async def delete_device(self, request: Request) -> Response:
-        """DELETE /devices/{deviceId}, after user-interactive authentication; also when there is no such device."""
+        """DELETE /devices/{deviceId}, after user-interactive authentication. Unknown devices are no error."""
         body = request.json_object(empty_ok=True)
         return await self._delete(request, f"delete_device {request.params['deviceId']}", body)
 
     async def delete_devices(self, request: Request) -> Response:
-        """POST /delete_devices, after user-interactive authentication."""
+        """POST /delete_devices, after user-interactive authentication. Unknown devices are no error."""
         body = request.json_object()
         convert(body, DeleteDevicesBody)
         return await self._delete(request, "delete_devices", body)
@@ -81,14 +81,14 @@ class Devices:
         else:
             devices = [request.params["deviceId"]]
         if len(devices) > _MAX_DEVICES:
-            raise bad_json(f"At most {_MAX_DEVICES} devices at a time")
+            raise bad_json(f"devices must name at most {_MAX_DEVICES} devices")
         known = {device_id for device_id in devices if "\x00" not in device_id}
         await self._sessions.end_devices(request.user.user_id, sorted(known))
         await self._auth.end(passed)
         return empty_response()
 
 
-def _shown(device: Device) -> dict[str, Any]:
+def _to_json(device: Device) -> dict[str, Any]:
     shown: dict[str, Any] = {"device_id": device.device_id}
     if device.display_name is not None:
         shown["display_name"] = device.display_name

@@ -1,7 +1,7 @@
 """User-interactive authentication. Spec: client-server API, "User-Interactive Authentication API".
 
-A request names the flows that it accepts; a session in the database remembers which stages were passed, so that any
-worker continues it. A request without `auth` always gets 401.
+Each request demands one of several flows. A session in the database holds the stages that are complete, so any worker
+can continue it. A request without `auth` always gets 401.
 """
 
 import secrets
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from shared.core.errors import InteractiveAuthNeeded, MatrixError, bad_json, forbidden
+from shared.core.identifiers import UserId
 from shared.runtime.clock import Clock
 from shared.storage.accounts.interactive_auth import (
     UiaSession,
@@ -20,54 +21,51 @@ from shared.storage.accounts.interactive_auth import (
 )
 from shared.storage.engine.pool import Database
 
-#: Checks one stage's `auth` object; returns what is to be remembered of it. Raises MatrixError: 401 and 403 mean that
-#: the client may try again, anything else ends the request.
+#: Checks the `auth` object of one stage and returns the result to store. Raises MatrixError: after 401 and 403 the
+#: client may try again, every other status ends the request.
 Stage: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[str]]
-#: Returns the body as it may be stored, without secrets.
+#: Returns the request body without secrets, as it may be stored.
 Conceal: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 _MAX_SESSION_CHARS = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a request must bring.
+    """The authentication that a request needs."""
 
-    operation: what the session serves, such as "register" or "delete_device ABC"; user_id: whose, None before there
-    is a user; flows: each a list of stages; stages: the check of each; params: for the client, by stage.
-    may_change: a later request may differ from the first (registration, where clients ask for the flows first).
-    """
-
-    operation: str
-    user_id: str | None
-    flows: Sequence[Sequence[str]]
-    stages: Mapping[str, Stage]
-    params: Mapping[str, Any] = field(default_factory=dict)
+    operation: str  # the operation that the session is for, such as "register" or "delete_device ABC"
+    user_id: UserId | None  # None if there is no user yet
+    flows: Sequence[Sequence[str]]  # a list of stages each
+    stages: Mapping[str, Stage]  # the check of each stage
+    params: Mapping[str, Any] = field(default_factory=dict)  # for the client, by stage
+    #: True if a later request may differ from the first. At registration, clients request the flows first.
     may_change: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """request: the first request's body, completed by this one's, without `auth`; results: by stage."""
+    """A complete authentication."""
 
-    request: dict[str, Any]
-    results: Mapping[str, str]
+    request: dict[str, Any]  # the body of the first request updated by this one, without `auth`
+    results: Mapping[str, str]  # by stage
     session_id: str | None
 
 
 class InteractiveAuth:
-    """lifetime_s: how long a session may stay unfinished."""
+    """Sessions of user-interactive authentication."""
 
     def __init__(self, database: Database, clock: Clock, lifetime_s: int) -> None:
+        """lifetime_s: the age at which an unfinished session expires."""
         self._database = database
         self._clock = clock
         self._lifetime_ms = lifetime_s * 1000
 
     async def check(self, demand: Demand, body: dict[str, Any], conceal: Conceal | None = None) -> Passed:
-        """Return when one of the flows is complete; the caller then acts, and ends the session with `end`.
+        """Return once one of the flows is complete. The caller then acts, and ends the session with `end`.
 
-        Raises InteractiveAuthNeeded (401), M_BAD_JSON, M_UNRECOGNIZED for a type that no flow has, M_FORBIDDEN when
-        the request is not the one that the session was begun for.
+        Raises InteractiveAuthNeeded (401), M_BAD_JSON, M_UNRECOGNIZED for a type that is in no flow, and M_FORBIDDEN
+        if the request differs from the one that the session was begun for.
         """
         given = {key: value for key, value in body.items() if key != "auth"}
         auth = body.get("auth")
@@ -82,7 +80,7 @@ class InteractiveAuth:
         if session_id is not None:
             session = await self._find(demand, session_id)
             if session is None:
-                error = MatrixError("M_UNKNOWN", "This session is unknown, has expired or is of another request")
+                error = MatrixError("M_UNKNOWN", "The session is unknown, has expired or belongs to another request")
                 raise self._needed(demand, await self._begin(demand, given, conceal), error)
             if not demand.may_change and any(
                 given[key] != value for key, value in session.request.items() if key in given
@@ -91,20 +89,25 @@ class InteractiveAuth:
         return await self._continue(demand, session, given, stage, auth, conceal)
 
     async def end(self, passed: Passed) -> None:
-        """Forget the session: it has served its one request."""
+        """Delete the session. A session serves one request only."""
         if passed.session_id is not None:
             await end_uia_session(self._database, passed.session_id)
 
     async def _continue(
-        self, demand: Demand, session: UiaSession | None, given: dict[str, Any], stage: str | None,
-        auth: Mapping[str, Any], conceal: Conceal | None,
-    ) -> Passed:  # fmt: skip
+        self,
+        demand: Demand,
+        session: UiaSession | None,
+        given: dict[str, Any],
+        stage: str | None,
+        auth: Mapping[str, Any],
+        conceal: Conceal | None,
+    ) -> Passed:
         completed = dict(session.completed) if session is not None else {}
         failure: MatrixError | None = None
         newly_passed = False
         if stage is not None and stage not in completed:
             if not any(stage in flow for flow in demand.flows):
-                raise MatrixError("M_UNRECOGNIZED", "This authentication type is not part of any flow here")
+                raise MatrixError("M_UNRECOGNIZED", "auth.type is in none of the flows that this request accepts")
             try:
                 completed[stage] = await demand.stages[stage](auth)
                 newly_passed = True
@@ -123,7 +126,13 @@ class InteractiveAuth:
 
     async def _begin(self, demand: Demand, given: dict[str, Any], conceal: Conceal | None) -> UiaSession:
         request = await conceal(given) if conceal is not None else given
-        session = UiaSession(secrets.token_urlsafe(24), demand.user_id, demand.operation, request, {})
+        session = UiaSession(
+            session_id=secrets.token_urlsafe(24),
+            user_id=demand.user_id,
+            operation=demand.operation,
+            request=request,
+            completed={},
+        )
         await create_uia_session(self._database, session, self._clock.now_ms())
         return session
 
@@ -137,9 +146,12 @@ class InteractiveAuth:
         return session
 
     def _needed(
-        self, demand: Demand, session: UiaSession, failure: MatrixError | None = None,
+        self,
+        demand: Demand,
+        session: UiaSession,
+        failure: MatrixError | None = None,
         completed: Mapping[str, str] | None = None,
-    ) -> InteractiveAuthNeeded:  # fmt: skip
+    ) -> InteractiveAuthNeeded:
         body: dict[str, Any] = {
             "session": session.session_id,
             "flows": [{"stages": list(flow)} for flow in demand.flows],
@@ -152,7 +164,7 @@ class InteractiveAuth:
 
 
 async def pass_dummy(auth: Mapping[str, Any]) -> str:
-    """The stage `m.login.dummy`: always passed."""
+    """Pass the stage `m.login.dummy`, which needs nothing."""
     return "true"
 
 

@@ -1,4 +1,4 @@
-"""Logging in and out, and who one is. Spec: client-server API, "Client Authentication"."""
+"""Log-in and log-out. Spec: client-server API, "Client Authentication"."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import msgspec
 
 from shared.config.sections import Rate
 from shared.core.errors import MatrixError, forbidden, missing_param
-from shared.core.identifiers import is_user_id
+from shared.core.identifiers import UserId, is_user_id
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rate_limits import limit_exceeded
@@ -19,7 +19,7 @@ PASSWORD = "m.login.password"  # noqa: S105 - the name of a login type
 
 
 class UserIdentifier(msgspec.Struct):
-    """Spec: client-server API, "Identifier types". Only `m.id.user` is known here."""
+    """The identifier of a user. Only `m.id.user` is supported. Spec: client-server API, "Identifier types"."""
 
     type: str
     user: str | None = None
@@ -28,7 +28,7 @@ class UserIdentifier(msgspec.Struct):
 class LoginBody(msgspec.Struct):
     type: str
     identifier: UserIdentifier | None = None
-    user: str | None = None  # deprecated, and still sent
+    user: str | None = None  # deprecated, but clients still send it
     medium: str | None = None
     address: str | None = None
     password: str | None = None
@@ -42,12 +42,10 @@ class RefreshBody(msgspec.Struct):
 
 
 class PasswordCheck:
-    """Whether this is a local user's password; counts attempts, and takes equally long for unknown users.
-
-    rate: of attempts, per account and per address; None: no limit.
-    """
+    """Checks the passwords of local users and counts the attempts. A check takes equally long for unknown users."""
 
     def __init__(self, server_name: str, database: Database, hasher: PasswordHasher, rate: Rate | None) -> None:
+        """rate: the limit of attempts per account and per address; None: no limit."""
         self._server_name = server_name
         self._database = database
         self._hasher = hasher
@@ -56,10 +54,10 @@ class PasswordCheck:
     async def check(self, identifier: UserIdentifier, password: str, address: str) -> Account:
         """Return the account. Raises MatrixError M_FORBIDDEN, M_USER_DEACTIVATED (403), M_LIMIT_EXCEEDED (429)."""
         if identifier.type != "m.id.user":
-            # We keep no e-mail addresses or phone numbers, so none is anybody's; said as for a wrong password.
+            # This server stores no e-mail addresses and phone numbers, so each is unknown: as for a wrong password.
             if identifier.type in ("m.id.thirdparty", "m.id.phone"):
-                raise _wrong()
-            raise MatrixError("M_UNKNOWN", "This type of identifier is not known here")
+                raise _wrong_password()
+            raise MatrixError("M_UNKNOWN", "identifier.type must be m.id.user")
         if identifier.user is None:
             raise missing_param("Missing key: identifier.user")
         user_id = self._local_user_id(identifier.user)
@@ -67,30 +65,30 @@ class PasswordCheck:
         account = await self._find(user_id) if user_id is not None else None
         matches = await self._hasher.verify(account.password_hash if account is not None else None, password)
         if account is not None and account.deactivated:
-            raise MatrixError("M_USER_DEACTIVATED", "This account was deactivated", 403)
+            raise MatrixError("M_USER_DEACTIVATED", "This account has been deactivated", 403)
         if account is None or not matches:
-            raise _wrong()
+            raise _wrong_password()
         if account.password_hash is not None and self._hasher.needs_rehash(account.password_hash):
-            anew = await self._hasher.hash(password)
-            await replace_password_hash(self._database, account.user_id, account.password_hash, anew)
+            new_hash = await self._hasher.hash(password)
+            await replace_password_hash(self._database, account.user_id, account.password_hash, new_hash)
         return account
 
-    def _local_user_id(self, user: str) -> str | None:
-        """Return the user id for a localpart or user id; None when it cannot be one of ours."""
+    def _local_user_id(self, user: str) -> UserId | None:
+        """Return the user id for a localpart or user id; None if it cannot be a local user."""
         user_id = user if user.startswith("@") else f"@{user}:{self._server_name}"
         if not is_user_id(user_id) or user_id.partition(":")[2] != self._server_name:
             return None
-        return user_id
+        return UserId(user_id)
 
-    async def _find(self, user_id: str) -> Account | None:
+    async def _find(self, user_id: UserId) -> Account | None:
         account = await get_account(self._database, user_id)
         if account is None and user_id != user_id.lower():
-            # People type their name with a capital; new accounts have none.
+            # People capitalise their names. Registered names are lower case.
             localpart = user_id.partition(":")[0].lower()
             account = await get_account(self._database, f"{localpart}:{self._server_name}")
         return account
 
-    async def _count(self, user_id: str | None, address: str) -> None:
+    async def _count(self, user_id: UserId | None, address: str) -> None:
         if self._rate is None:
             return
         keys = [f"address:{address}"]
@@ -102,9 +100,8 @@ class PasswordCheck:
 
 
 class Login:
-    """server_name, base_url: what clients are told besides their tokens."""
-
     def __init__(self, server_name: str, base_url: str, passwords: PasswordCheck, sessions: Sessions) -> None:
+        """base_url: the client-server URL that log-in answers name."""
         self._server_name = server_name
         self._base_url = base_url
         self._passwords = passwords
@@ -118,7 +115,7 @@ class Login:
         """POST /login. Raises M_FORBIDDEN, M_USER_DEACTIVATED, M_UNKNOWN for another type, M_LIMIT_EXCEEDED."""
         body = request.decode(LoginBody)
         if body.type != PASSWORD:
-            raise MatrixError("M_UNKNOWN", "This login type is not offered here")
+            raise MatrixError("M_UNKNOWN", f"type must be {PASSWORD}")
         if body.password is None:
             raise missing_param("Missing key: password")
         account = await self._passwords.check(_identifier(body), body.password, request.client_address)
@@ -173,5 +170,5 @@ def _identifier(body: LoginBody) -> UserIdentifier:
     raise missing_param("Missing key: identifier")
 
 
-def _wrong() -> MatrixError:
+def _wrong_password() -> MatrixError:
     return forbidden("The user name or the password is wrong")

@@ -1,4 +1,4 @@
-"""Changing the password, and proving oneself by it. Spec: client-server API, "Password management"."""
+"""Password changes, and authentication by password. Spec: client-server API, "Password management"."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,22 +6,25 @@ from typing import Any
 import msgspec
 
 from shared.core.errors import bad_json, forbidden, missing_param
+from shared.core.identifiers import UserId
 from shared.http.request import Request, Response, convert, empty_response
 from shared.operations.passwords import PasswordHasher
 from shared.storage.accounts.users import set_password_hash
 from shared.storage.engine.pool import Database
-from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth
+from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth, Stage
 from workers.client_api.accounts.login import PASSWORD, PasswordCheck, UserIdentifier
 from workers.client_api.accounts.sessions import Sessions
 
 
 class PasswordDemand:
-    """Makes the demand that a user who is logged in proves himself by his password."""
+    """Makes the demand that users authenticate with their password."""
 
     def __init__(self, passwords: PasswordCheck) -> None:
         self._passwords = passwords
 
     def of(self, request: Request, operation: str) -> Demand:
+        """Return the demand for the password of the logged-in user."""
+
         async def pass_password(auth: Mapping[str, Any]) -> str:
             password = auth.get("password")
             if password is None:
@@ -31,13 +34,16 @@ class PasswordDemand:
             identifier = _identifier(auth, request.user.user_id)
             account = await self._passwords.check(identifier, password, request.client_address)
             if account.user_id != request.user.user_id:
-                raise forbidden("This is the password of another user")
+                raise forbidden("auth names another user")
             return "true"
 
-        return Demand(operation, request.user.user_id, [[PASSWORD]], {PASSWORD: pass_password})
+        return _demand(operation, request.user.user_id, pass_password)
 
     def of_account(self, request: Request, operation: str) -> Demand:
-        """The same where a token may be missing: then `auth` names the account, whose id is the stage's result."""
+        """Return the demand for a password where the access token is optional.
+
+        Without a token, `auth` names the account. The result of the stage is the user id.
+        """
         if request.requester is not None:
             return self.of(request, operation)
 
@@ -50,20 +56,28 @@ class PasswordDemand:
             account = await self._passwords.check(_identifier(auth, ""), password, request.client_address)
             return account.user_id
 
-        return Demand(operation, None, [[PASSWORD]], {PASSWORD: pass_password})
+        return _demand(operation, None, pass_password)
+
+
+def _demand(operation: str, user_id: UserId | None, pass_password: Stage) -> Demand:
+    return Demand(operation=operation, user_id=user_id, flows=[[PASSWORD]], stages={PASSWORD: pass_password})
 
 
 class PasswordBody(msgspec.Struct):
     new_password: str | None = None
-    new_password_hash: str | None = None  # ours, in the stored request only
+    new_password_hash: str | None = None  # set by the server, in the stored request only
     logout_devices: bool = True
 
 
 class PasswordChange:
     def __init__(
-        self, database: Database, hasher: PasswordHasher, sessions: Sessions, auth: InteractiveAuth,
+        self,
+        database: Database,
+        hasher: PasswordHasher,
+        sessions: Sessions,
+        auth: InteractiveAuth,
         demand: PasswordDemand,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._hasher = hasher
         self._sessions = sessions
@@ -71,7 +85,7 @@ class PasswordChange:
         self._demand = demand
 
     async def change_password(self, request: Request) -> Response:
-        """POST /account/password. The session that asks stays; all others end unless `logout_devices` is false."""
+        """POST /account/password. All other sessions end unless `logout_devices` is false."""
         user = request.user
         body = request.json_object()
         body.pop("new_password_hash", None)
@@ -99,7 +113,7 @@ class PasswordChange:
 
 
 def _identifier(auth: Mapping[str, Any], user_id: str) -> UserIdentifier:
-    """Whom the `auth` object names: old clients say `user`, some say nothing, and mean themselves."""
+    """Return the user that the `auth` object names. Old clients send `user`, some send nothing and mean themselves."""
     if "identifier" in auth:
         return convert(auth["identifier"], UserIdentifier)
     user = auth.get("user", user_id)

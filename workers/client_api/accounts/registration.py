@@ -1,4 +1,4 @@
-"""Making accounts: by anyone where registration is open, by registration token, as guest.
+"""Registration: open, by registration token, and of guests.
 
 Spec: client-server API, "Account registration and management".
 """
@@ -12,7 +12,7 @@ import msgspec
 
 from shared.config.sections import Registration as RegistrationConfig
 from shared.core.errors import MatrixError, bad_json, forbidden, missing_param
-from shared.core.identifiers import is_user_id, is_valid_localpart_for_registration
+from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration
 from shared.http.request import Request, Response, convert, json_response
 from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
@@ -30,7 +30,7 @@ _RANDOM_LETTERS = string.ascii_lowercase + string.digits
 class RegisterBody(msgspec.Struct):
     username: str | None = None
     password: str | None = None
-    password_hash: str | None = None  # ours, in the stored request only
+    password_hash: str | None = None  # set by the server, in the stored request only
     device_id: str | None = None
     initial_device_display_name: str | None = None
     inhibit_login: bool = False
@@ -39,9 +39,15 @@ class RegisterBody(msgspec.Struct):
 
 class Registration:
     def __init__(
-        self, server_name: str, config: RegistrationConfig, database: Database, hasher: PasswordHasher,
-        auth: InteractiveAuth, sessions: Sessions, clock: Clock,
-    ) -> None:  # fmt: skip
+        self,
+        server_name: str,
+        config: RegistrationConfig,
+        database: Database,
+        hasher: PasswordHasher,
+        auth: InteractiveAuth,
+        sessions: Sessions,
+        clock: Clock,
+    ) -> None:
         self._server_name = server_name
         self._config = config
         self._database = database
@@ -58,7 +64,7 @@ class Registration:
         body = request.json_object()
         body.pop("password_hash", None)
         first = convert({key: value for key, value in body.items() if key != "auth"}, RegisterBody)
-        # These errors come before any authentication (the spec's words on 400).
+        # The spec says of these errors (400) that they come before any authentication.
         if first.username is not None:
             await self._check_available(first.username)
         if first.password is not None:
@@ -96,7 +102,7 @@ class Registration:
     def _demand(self) -> Demand:
         stages = {_DUMMY: pass_dummy, REGISTRATION_TOKEN: self._pass_token}
         flow = [REGISTRATION_TOKEN] if self._config.require_token else [_DUMMY]
-        return Demand("register", None, [flow], stages, may_change=True)
+        return Demand(operation="register", user_id=None, flows=[flow], stages=stages, may_change=True)
 
     async def _pass_token(self, auth: Mapping[str, Any]) -> str:
         token = auth.get("token")
@@ -109,7 +115,7 @@ class Registration:
         return token
 
     async def _conceal(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The password is stored hashed, as everywhere else."""
+        """Return the request with the hash of the password instead of the password."""
         kept = {key: value for key, value in body.items() if key != "password"}
         if isinstance(body.get("password"), str):
             kept["password_hash"] = await self._hasher.hash(body["password"])
@@ -119,19 +125,27 @@ class Registration:
         if await is_taken(self._database, self._user_id(localpart)):
             raise _in_use()
 
-    def _user_id(self, localpart: str) -> str:
+    def _user_id(self, localpart: str) -> UserId:
         user_id = f"@{localpart}:{self._server_name}"
         if not (is_valid_localpart_for_registration(localpart) and is_user_id(user_id)):
             raise MatrixError(
                 "M_INVALID_USERNAME",
-                "A user name has only a-z, 0-9, '.', '_', '=', '-', '/', '+', and at most 255 bytes with its server",
+                "A user name may only have a-z, 0-9, '.', '_', '=', '-', '/' and '+', and at most 255 bytes together"
+                " with its server name",
             )
-        return user_id
+        return UserId(user_id)
 
     async def _create(self, wanted: RegisterBody, password_hash: str, token: str | None) -> Response:
         localpart = wanted.username if wanted.username is not None else _random_localpart()
         user_id = self._user_id(localpart)
-        account = NewAccount(user_id, password_hash, "user", False, self._clock.now_ms(), token)
+        account = NewAccount(
+            user_id=user_id,
+            password_hash=password_hash,
+            kind="user",
+            is_admin=False,
+            created_ms=self._clock.now_ms(),
+            registration_token=token,
+        )
         issued = (
             None
             if wanted.inhibit_login
@@ -143,8 +157,8 @@ class Registration:
             )
         )
         creation = await create_account(self._database, account, issued.stored if issued is not None else None)
-        if not creation.token_accepted:  # somebody used it up since the stage was passed
-            raise MatrixError("M_UNAUTHORIZED", "This registration token is not valid any more", 401)
+        if not creation.token_accepted:  # the token was used up since the stage was passed
+            raise MatrixError("M_UNAUTHORIZED", "This registration token is no longer valid", 401)
         if not creation.created:
             raise _in_use()
         answer: dict[str, Any] = {"user_id": user_id, "home_server": self._server_name}
@@ -153,15 +167,17 @@ class Registration:
         return json_response(answer)
 
     async def _register_guest(self, request: Request) -> Response:
-        """All of the body but the device's name is ignored, as the spec wants it."""
+        """Register a guest. As the spec demands, everything in the body but the device's name is ignored."""
         if not self._config.allow_guests:
-            raise forbidden("Guests are not admitted on this server")
+            raise forbidden("This server does not allow guests")
         name = request.json_object(empty_ok=True).get("initial_device_display_name")
         if name is not None and not isinstance(name, str):
             raise bad_json("initial_device_display_name must be a string")
         user_id = self._user_id(f"guest-{_random_localpart()}")
         issued = self._sessions.issue(user_id, None, name, refreshable=False)
-        account = NewAccount(user_id, None, "guest", False, self._clock.now_ms())
+        account = NewAccount(
+            user_id=user_id, password_hash=None, kind="guest", is_admin=False, created_ms=self._clock.now_ms()
+        )
         if not (await create_account(self._database, account, issued.stored)).created:
             raise _in_use()
         return json_response(

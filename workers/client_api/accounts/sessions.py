@@ -1,4 +1,4 @@
-"""Sessions of devices: tokens are made here, stored as hashes, and ended with a row of the stream `sessions`."""
+"""Sessions of devices: makes tokens, stores their hashes, and ends them with a row of the stream `sessions`."""
 
 import secrets
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.config.sections import Accounts
 from shared.core.access_tokens import format_access_token
 from shared.core.errors import MatrixError, invalid_param
-from shared.core.identifiers import within_bytes
+from shared.core.identifiers import UserId, within_bytes
 from shared.core.rows import DeviceListRow, SessionRow
 from shared.core.slots import slot_of
 from shared.http.request import Requester
@@ -31,7 +31,7 @@ _DEVICE_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A new session with its tokens in the clear: they are shown once, in the answer, and stored nowhere."""
+    """A new session with its tokens in the clear. They go into one answer and are stored nowhere."""
 
     stored: NewSession
     access_token: str
@@ -39,7 +39,7 @@ class Issued:
     expires_in_ms: int | None
 
     def answer(self) -> dict[str, Any]:
-        """The keys that log-in, registration and refresh answers share."""
+        """Return the keys that answers to log-in, registration and refresh share."""
         keys: dict[str, Any] = {"access_token": self.access_token}
         if self.refresh_token is not None:
             keys["refresh_token"] = self.refresh_token
@@ -49,12 +49,17 @@ class Issued:
 
 
 class Sessions:
-    """Makes and ends sessions of local users."""
+    """Begins and ends sessions of local users."""
 
     def __init__(
-        self, database: Database, writer: FencedWriter, announcer: Announcer, authenticator: TokenAuthenticator,
-        clock: Clock, config: Accounts,
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        writer: FencedWriter,
+        announcer: Announcer,
+        authenticator: TokenAuthenticator,
+        clock: Clock,
+        config: Accounts,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._announcer = announcer
@@ -62,39 +67,47 @@ class Sessions:
         self._clock = clock
         self._config = config
 
-    def issue(self, user_id: str, device_id: str | None, display_name: str | None, *, refreshable: bool) -> Issued:
-        """Make the tokens of a new session; nothing is stored yet.
+    def issue(self, user_id: UserId, device_id: str | None, display_name: str | None, *, refreshable: bool) -> Issued:
+        """Make the tokens of a new session, without storing anything.
 
-        device_id: None: one is made up. Raises MatrixError M_INVALID_PARAM for a device id or name that cannot be.
+        device_id: None: a random one. Raises MatrixError M_INVALID_PARAM for an invalid device id or name.
         """
         if device_id is None:
             device_id = "".join(secrets.choice(_DEVICE_ID_LETTERS) for _ in range(10))
         elif not device_id or "\x00" in device_id or not within_bytes(device_id):
-            raise invalid_param("device_id must be a text of 1 to 255 bytes")
+            raise invalid_param("device_id must have 1 to 255 bytes")
         if display_name is not None and len(display_name) > MAX_DEVICE_NAME_CHARS:
-            raise invalid_param(f"A device's name may have {MAX_DEVICE_NAME_CHARS} characters at most")
+            raise invalid_param(f"initial_device_display_name must have at most {MAX_DEVICE_NAME_CHARS} characters")
         lifetime_s = (
             self._config.refreshable_access_token_lifetime_s if refreshable else self._config.access_token_lifetime_s
         )
         access = format_access_token(slot_of(user_id), secrets.token_urlsafe(32))
         refresh = f"skr_{secrets.token_urlsafe(32)}" if refreshable else None
         stored = NewSession(
-            device_id,
-            escape(display_name) if display_name is not None else None,
-            tokens.hash_token(access),
-            self._clock.now_ms() + lifetime_s * 1000 if lifetime_s is not None else None,
-            tokens.hash_token(refresh) if refresh is not None else None,
+            device_id=device_id,
+            display_name=escape(display_name) if display_name is not None else None,
+            access_hash=tokens.hash_token(access),
+            expires_ms=self._clock.now_ms() + lifetime_s * 1000 if lifetime_s is not None else None,
+            refresh_hash=tokens.hash_token(refresh) if refresh is not None else None,
         )
         return Issued(stored, access, refresh, lifetime_s * 1000 if lifetime_s is not None else None)
 
-    async def start(self, user_id: str, issued: Issued) -> None:
-        """Store a session; former tokens of the same device end. Spec: "Relationship between access tokens and
-        devices"."""
+    async def start(self, user_id: UserId, issued: Issued) -> None:
+        """Store a session, and end the earlier tokens of the same device.
+
+        Spec: client-server API, "Relationship between access tokens and devices".
+        """
         session = issued.stored
         row = await self._write(
-            tokens.START_SESSION, user_id, session.device_id, session.display_name, session.access_hash,
-            session.expires_ms, session.refresh_hash, self._clock.now_ms(),
-        )  # fmt: skip
+            tokens.START_SESSION,
+            user_id,
+            session.device_id,
+            session.display_name,
+            session.access_hash,
+            session.expires_ms,
+            session.refresh_hash,
+            self._clock.now_ms(),
+        )
         if row["position"] is not None:
             self._announce([(row["position"], user_id, session.device_id)])
 
@@ -108,49 +121,51 @@ class Sessions:
             raise _unknown_refresh_token()
         issued = self.issue(session.user_id, session.device_id, None, refreshable=True)
         row = await self._write(
-            tokens.REFRESH_SESSION, session.user_id, session.device_id, shown, issued.stored.access_hash,
-            issued.stored.expires_ms, issued.stored.refresh_hash, now_ms,
-        )  # fmt: skip
-        if row["refreshed"] == 0:  # ended since we looked
+            tokens.REFRESH_SESSION,
+            session.user_id,
+            session.device_id,
+            shown,
+            issued.stored.access_hash,
+            issued.stored.expires_ms,
+            issued.stored.refresh_hash,
+            now_ms,
+        )
+        if row["refreshed"] == 0:  # the session ended since it was read
             raise _unknown_refresh_token()
         if row["position"] is not None:
             self._announce([(row["position"], session.user_id, session.device_id)])
         return issued
 
     async def end(self, requester: Requester) -> None:
-        """Log out: the token's device goes with all its tokens; a token without a device goes alone."""
+        """Log out: delete the device of the token with all its tokens. A token without a device is deleted alone."""
         if requester.device_id is not None:
             await self.end_devices(requester.user_id, [requester.device_id])
             return
-        row = await self._write(
-            tokens.END_TOKEN, requester.user_id, requester.token_hash, self._clock.now_ms(),
-        )  # fmt: skip
+        row = await self._write(tokens.END_TOKEN, requester.user_id, requester.token_hash, self._clock.now_ms())
         self._announce([(row["position"], requester.user_id, None)])
 
-    async def end_devices(self, user_id: str, device_ids: Sequence[str]) -> None:
-        """Delete devices with their tokens, keys and messages. Devices that do not exist are passed over."""
+    async def end_devices(self, user_id: UserId, device_ids: Sequence[str]) -> None:
+        """Delete devices with their tokens, keys and messages. Skip devices that do not exist."""
         if not device_ids:
             return
-        row = await self._write(
-            tokens.END_DEVICES,
-            user_id,
-            list(device_ids),
-            self._clock.now_ms(),
-        )
+        row = await self._write(tokens.END_DEVICES, user_id, list(device_ids), self._clock.now_ms())
         self._announce([(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)])
         self._announce_device_list(user_id, row["list_position"])
 
-    async def end_all(self, user_id: str, *, but: Requester | None = None) -> None:
-        """Delete all devices and tokens of a user, apart from those of the session `but`."""
+    async def end_all(self, user_id: UserId, *, but: Requester | None = None) -> None:
+        """Delete all devices and tokens of a user, except those of the session `but`."""
         row = await self._write(
-            tokens.END_ALL_SESSIONS, user_id, but.device_id if but else None, but.token_hash if but else None,
+            tokens.END_ALL_SESSIONS,
+            user_id,
+            but.device_id if but else None,
+            but.token_hash if but else None,
             self._clock.now_ms(),
-        )  # fmt: skip
+        )
         self._announce([(row["position"], user_id, None)])
         self._announce_device_list(user_id, row["list_position"])
 
-    async def rename_device(self, user_id: str, device_id: str, name: str) -> bool:
-        """Give a device another name; False when there is no such device."""
+    async def rename_device(self, user_id: UserId, device_id: str, name: str) -> bool:
+        """Set the display name of a device. Return False if there is no such device."""
         row = await self._write(tokens.RENAME_DEVICE, user_id, device_id, escape(name), self._clock.now_ms())
         self._announce_device_list(user_id, row["list_position"])
         return bool(row["found"])
@@ -161,15 +176,15 @@ class Sessions:
 
     def _announce(self, changes: Sequence[tuple[int, str, str | None]]) -> None:
         rows = [SessionRow(at, self._writer.lease, user_id, device) for at, user_id, device in changes]
-        # Our own cache at once, the others' by replication: an answered log-out holds here from this moment on.
+        # This process forgets the token at once, the others by replication.
         self._authenticator.apply_sessions(rows)
         self._announcer.announce(SESSIONS, rows)
 
-    def _announce_device_list(self, user_id: str, position: int | None) -> None:
-        """position: None when nothing changed of what others see."""
+    def _announce_device_list(self, user_id: UserId, position: int | None) -> None:
+        """position: None if nothing changed that others see."""
         if position is not None:
             self._announcer.announce(DEVICE_LISTS, [DeviceListRow(position, self._writer.lease, user_id)])
 
 
 def _unknown_refresh_token() -> MatrixError:
-    return MatrixError("M_UNKNOWN_TOKEN", "The refresh token is not recognised or has expired", 401)
+    return MatrixError("M_UNKNOWN_TOKEN", "The refresh token is unknown or has expired", 401)

@@ -1,7 +1,7 @@
-"""Registration by whoever knows the configuration's shared secret: `skep user register` and existing tools.
+"""Registration by the shared secret of the configuration, for `skep user register` and existing tools.
 
-GET gives a nonce; POST brings HMAC-SHA1(secret, nonce NUL user NUL password NUL "admin"|"notadmin" [NUL user type]).
-The form is the one that existing tools speak, so SHA-1 is not ours to choose; an HMAC of it is still sound.
+GET returns a nonce. POST carries HMAC-SHA1(secret, nonce NUL user NUL password NUL "admin"|"notadmin" [NUL user type]).
+Existing tools demand this form with SHA-1. An HMAC with SHA-1 is still secure.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from shared.core.errors import MatrixError, forbidden, invalid_param
-from shared.core.identifiers import is_user_id, is_valid_localpart_for_registration
+from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration
 from shared.http.request import Request, Response, json_response
 from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
@@ -39,12 +39,16 @@ class SharedSecretBody(msgspec.Struct):
 
 
 class SharedSecretRegistration:
-    """secret: None: the endpoints refuse."""
-
     def __init__(
-        self, server_name: str, secret: str | None, database: Database, hasher: PasswordHasher, sessions: Sessions,
+        self,
+        server_name: str,
+        secret: str | None,
+        database: Database,
+        hasher: PasswordHasher,
+        sessions: Sessions,
         clock: Clock,
-    ) -> None:  # fmt: skip
+    ) -> None:
+        """secret: None: the endpoints answer with an error."""
         self._server_name = server_name
         self._secret = secret.encode() if secret is not None else None
         self._database = database
@@ -54,23 +58,28 @@ class SharedSecretRegistration:
 
     async def get_nonce(self, request: Request) -> Response:
         """GET /_synapse/admin/v1/register."""
-        self._enabled()
+        self._required_secret()
         nonce = secrets.token_hex(32)
         await create_nonce(self._database, nonce, self._clock.now_ms())
         return json_response({"nonce": nonce})
 
     async def register(self, request: Request) -> Response:
-        """POST /_synapse/admin/v1/register. Raises M_FORBIDDEN for a wrong mac, M_UNKNOWN for a dead nonce."""
-        secret = self._enabled()
+        """POST /_synapse/admin/v1/register. Raises M_FORBIDDEN for a wrong mac, M_UNKNOWN for an invalid nonce."""
+        secret = self._required_secret()
         body = request.decode(SharedSecretBody)
         user_id = self._check(body)
         newer_than_ms = self._clock.now_ms() - _NONCE_LIFETIME_MS
         if "\x00" in body.nonce or not await take_nonce(self._database, body.nonce, newer_than_ms):
-            raise MatrixError("M_UNKNOWN", "unrecognised nonce")
+            raise MatrixError("M_UNKNOWN", "The nonce is unknown, has been used or has expired")
         if not hmac.compare_digest(_mac(secret, body).encode(), body.mac.lower().encode("utf-8", "replace")):
-            raise forbidden("HMAC incorrect")
-        kind = body.user_type or "user"
-        account = NewAccount(user_id, await self._hasher.hash(body.password), kind, body.admin, self._clock.now_ms())
+            raise forbidden("The mac does not match the request and the shared secret")
+        account = NewAccount(
+            user_id=user_id,
+            password_hash=await self._hasher.hash(body.password),
+            kind=body.user_type or "user",
+            is_admin=body.admin,
+            created_ms=self._clock.now_ms(),
+        )
         issued = None if body.inhibit_login else self._sessions.issue(user_id, None, None, refreshable=False)
         if not (await create_account(self._database, account, issued.stored if issued else None)).created:
             raise MatrixError("M_USER_IN_USE", "This user name is taken")
@@ -82,25 +91,25 @@ class SharedSecretRegistration:
             answer |= {"device_id": issued.stored.device_id, **issued.answer()}
         return json_response(answer)
 
-    def _enabled(self) -> bytes:
+    def _required_secret(self) -> bytes:
         if self._secret is None:
             raise MatrixError("M_UNKNOWN", "Registration by shared secret is not enabled")
         return self._secret
 
-    def _check(self, body: SharedSecretBody) -> str:
-        """Return the user id to make. The name is taken as it was typed, but for capitals."""
+    def _check(self, body: SharedSecretBody) -> UserId:
+        """Return the user id to register, in lower case."""
         localpart = body.username.lower()
         user_id = f"@{localpart}:{self._server_name}"
         if not (is_valid_localpart_for_registration(localpart) and is_user_id(user_id)):
-            raise MatrixError("M_INVALID_USERNAME", "This is no valid user name")
+            raise MatrixError("M_INVALID_USERNAME", "The user name is not valid")
         if "\x00" in body.password:
-            raise invalid_param("Invalid password")  # the mac could not tell where it ends
+            raise invalid_param("The password must not contain NUL")  # the mac could not tell where it ends
         self._hasher.check_strength(body.password)
         if body.user_type is not None and body.user_type not in _USER_TYPES:
-            raise invalid_param("Invalid user type")
+            raise invalid_param(f"user_type must be one of: {', '.join(_USER_TYPES)}")
         if body.displayname is not None and len(body.displayname) > MAX_DISPLAY_NAME_CHARS:
-            raise invalid_param(f"A display name may have {MAX_DISPLAY_NAME_CHARS} characters at most")
-        return user_id
+            raise invalid_param(f"displayname must have at most {MAX_DISPLAY_NAME_CHARS} characters")
+        return UserId(user_id)
 
 
 def _mac(secret: bytes, body: SharedSecretBody) -> str:

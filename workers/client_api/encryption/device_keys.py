@@ -1,7 +1,7 @@
 """End-to-end keys of devices: upload, query, claim, changes. Spec: client-server API, "Key Distribution".
 
-Reads go to the primary database, never to memory: what a client was told by another process must be here (protocol
-notes, A6). Keys of users of other servers wait for federation: their servers are named as failures.
+Reads go to the primary database, never to memory, so that they cover everything that any process has answered
+(protocol notes, A6). Keys of remote users need federation: until then, their servers are listed under `failures`.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from replication.streams import DEVICE_LISTS, EVENTS, ONE_TIME_KEYS, TOKEN_LETTE
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import MatrixError, Unavailable, invalid_param
-from shared.core.identifiers import check_user_id, server_of
+from shared.core.identifiers import UserId, check_user_id, server_of
 from shared.core.rows import DeviceListRow, OneTimeKeyRow
 from shared.core.sync_tokens.stream_token import StreamToken, parse_token
 from shared.http.request import Request, Response, json_response
@@ -26,7 +26,7 @@ from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.streams.ends import get_stream_ends
 from workers.client_api.encryption.key_upload import KeyUploadBody, check_identity_keys, parse_keys
 
-#: Unclaimed keys of a device, all algorithms together: ten times what a client has by itself.
+#: Unclaimed keys of a device, all algorithms together: ten times as many as a client keeps by itself.
 MAX_ONE_TIME_KEYS = 1000
 _MAX_USERS = 10_000  # in one query or claim
 _ATTEMPTS = 5
@@ -53,44 +53,52 @@ class DeviceKeys:
         self._clock = clock
 
     async def upload_keys(self, request: Request) -> Response:
-        """POST /keys/upload. Nothing is stored of an upload that is refused.
+        """POST /keys/upload. An upload is stored whole or not at all.
 
-        Raises M_INVALID_PARAM for keys of another device, identity keys that differ from those there, a key id that
-        was uploaded with another content, and more keys than fit.
+        Raises M_INVALID_PARAM for keys of another device, identity keys that differ from the stored ones, a key id
+        that was uploaded before with another key, and too many keys.
         """
         user, body = request.user, request.decode(KeyUploadBody)
         if user.device_id is None:
-            raise invalid_param("This access token has no device that could have keys")
+            raise invalid_param("This access token has no device, so it cannot upload keys")
         one_time, fallback = parse_keys(body.one_time_keys or {}), parse_keys(body.fallback_keys or {})
         if len({key.algorithm for key in fallback}) < len(fallback):
-            raise invalid_param("There is one fallback key of each algorithm")
+            raise invalid_param("fallback_keys may have one key of each algorithm")
         for _ in range(_ATTEMPTS):
-            # The device's keys may change between the two: then the statement does nothing, and we look again.
+            # The keys may change between the read and the statement. The statement then does nothing: try again.
             known = await storage.get_identity_keys(self._database, user.user_id, user.device_id)
             identity = check_identity_keys(body.device_keys, known, user.user_id, user.device_id)
             with passing_as_unavailable():
                 row = await self._writer.write(
-                    storage.UPLOAD_KEYS, user.user_id, user.device_id, identity, known, self._clock.now_ms(),
+                    storage.UPLOAD_KEYS,
+                    user.user_id,
+                    user.device_id,
+                    identity,
+                    known,
+                    self._clock.now_ms(),
                     storage.escaped([key.algorithm for key in one_time]),
                     storage.escaped([key.key_id for key in one_time]),
-                    [key.hash for key in one_time], [key.json for key in one_time],
+                    [key.hash for key in one_time],
+                    [key.json for key in one_time],
                     storage.escaped([key.algorithm for key in fallback]),
-                    storage.escaped([key.key_id for key in fallback]), [key.json for key in fallback],
-                    MAX_ONE_TIME_KEYS, streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name),
-                )  # fmt: skip
+                    storage.escaped([key.key_id for key in fallback]),
+                    [key.json for key in fallback],
+                    MAX_ONE_TIME_KEYS,
+                    streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name),
+                )
             if row["devices"] == 0:
-                raise MatrixError("M_UNKNOWN_TOKEN", "The device was deleted", 401)
+                raise MatrixError("M_UNKNOWN_TOKEN", "The device has been deleted", 401)
             if row["clash"] is not None:
-                raise invalid_param("A key id was uploaded before, with another key")
+                raise invalid_param("A key id was uploaded before with another key")
             if row["crowded"]:
-                raise invalid_param(f"A device has {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
+                raise invalid_param(f"A device may have at most {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
             if row["same"] and (identity is None or row["list_position"] is not None):
                 self._announce(user.user_id, user.device_id, row["list_position"], row["key_position"])
                 counts = await storage.get_key_counts(self._database, user.user_id, user.device_id)
                 return json_response({"one_time_key_counts": counts.one_time})
-        raise Unavailable("The device's keys were changed too often at the same time")
+        raise Unavailable("Other requests keep changing the keys of this device")
 
-    def _announce(self, user_id: str, device_id: str, list_position: int | None, key_position: int | None) -> None:
+    def _announce(self, user_id: UserId, device_id: str, list_position: int | None, key_position: int | None) -> None:
         lease = self._writer.lease
         if list_position is not None:
             self._announcer.announce(DEVICE_LISTS, [DeviceListRow(list_position, lease, user_id)])
@@ -106,14 +114,14 @@ class DeviceKeys:
             found[user_id] = {}
         for stored in await storage.get_device_keys(self._database, local):
             if not wanted[stored.user_id] or stored.device_id in wanted[stored.user_id]:
-                found.setdefault(stored.user_id, {})[stored.device_id] = _shown(stored)
+                found.setdefault(stored.user_id, {})[stored.device_id] = _to_json(stored)
         return json_response({"device_keys": found, "failures": failures})
 
     async def claim_keys(self, request: Request) -> Response:
-        """POST /keys/claim. One statement takes all keys and remembers that they are taken. Raises M_INVALID_PARAM."""
+        """POST /keys/claim. One statement takes all keys and marks them as claimed. Raises M_INVALID_PARAM."""
         wanted = request.decode(KeyClaimBody).one_time_keys
         local, failures = self._split(wanted)
-        # In one order everywhere, so that two claims of the same devices don't wait for one another in a circle.
+        # Sorted, so that two claims of the same devices cannot deadlock.
         triples = sorted(
             (user_id, device_id, algorithm)
             for user_id in local
@@ -124,10 +132,13 @@ class DeviceKeys:
         if triples:
             with passing_as_unavailable():
                 row = await self._writer.write(
-                    storage.CLAIM_KEYS, [user_id for user_id, _, _ in triples], [device for _, device, _ in triples],
-                    storage.escaped([algorithm for _, _, algorithm in triples]), self._clock.now_ms(),
+                    storage.CLAIM_KEYS,
+                    [user_id for user_id, _, _ in triples],
+                    [device for _, device, _ in triples],
+                    storage.escaped([algorithm for _, _, algorithm in triples]),
+                    self._clock.now_ms(),
                     streams=(ONE_TIME_KEYS.name,),
-                )  # fmt: skip
+                )
             columns = (row[name] or () for name in ("users", "devices", "algorithms", "key_ids", "jsons"))
             for user_id, device_id, algorithm, key_id, json in zip(*columns, strict=True):
                 name = f"{unescape(algorithm)}:{unescape(key_id)}"
@@ -141,9 +152,9 @@ class DeviceKeys:
         return json_response({"one_time_keys": claimed, "failures": failures})
 
     async def get_key_changes(self, request: Request) -> Response:
-        """GET /keys/changes: from Postgres, which is ahead of every token. `to` tells nothing that it does not know.
+        """GET /keys/changes. The answer comes from Postgres, which is ahead of every token, so `to` is only checked.
 
-        Raises M_INVALID_PARAM, also for a token from the future, M_MISSING_PARAM.
+        Raises M_MISSING_PARAM, and M_INVALID_PARAM for an invalid token or one from the future.
         """
         since = await self._parse(request.query_required("from"))
         await self._parse(request.query_required("to"))
@@ -163,12 +174,12 @@ class DeviceKeys:
         return token
 
     def _split(self, user_ids: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
-        """Return our own users, and the servers of the others as failures. Raises M_INVALID_PARAM."""
+        """Return the local users, and the servers of the others as `failures`. Raises M_INVALID_PARAM."""
         local: list[str] = []
         failures: dict[str, Any] = {}
         for number, user_id in enumerate(user_ids, start=1):
             if number > _MAX_USERS:
-                raise invalid_param(f"At most {_MAX_USERS} users at a time")
+                raise invalid_param(f"A request may name at most {_MAX_USERS} users")
             server = server_of(check_user_id(user_id))
             if server == self._server_name:
                 local.append(user_id)
@@ -177,7 +188,7 @@ class DeviceKeys:
         return local, failures
 
 
-def _shown(stored: storage.StoredDeviceKeys) -> dict[str, Any]:
+def _to_json(stored: storage.StoredDeviceKeys) -> dict[str, Any]:
     keys: dict[str, Any] = orjson.loads(stored.json)
     keys["unsigned"] = {"device_display_name": stored.display_name} if stored.display_name is not None else {}
     return keys

@@ -1,6 +1,6 @@
-"""PUT /sendToDevice. Spec: client-server API, "Send-to-Device messaging".
+"""Send-to-device messages. Spec: client-server API, "Send-to-Device messaging".
 
-Messages for users of other servers wait for federation: none are sent yet.
+Messages for remote users need federation: until then, they are dropped.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ from shared.storage.encryption.to_device import MessageToSend, SentMessages, sen
 from shared.storage.engine.pool import passing_as_unavailable
 
 _MAX_TYPE_BYTES = 255
-_MAX_MESSAGES = 10_000  # of one request, before "*" is spelt out
-_MAX_CONTENT_BYTES = 65_536  # of one message: what an event may have
+_MAX_MESSAGES = 10_000  # in one request, before "*" is expanded
+_MAX_CONTENT_BYTES = 65_536  # of one message: the limit of an event
 
 
 class SendToDeviceBody(msgspec.Struct):
@@ -37,37 +37,43 @@ class SendToDevice:
         self._clock = clock
 
     async def send_to_device(self, request: Request) -> Response:
-        """PUT /sendToDevice/{eventType}/{txnId}. A retransmission sends nothing again. Raises M_INVALID_PARAM."""
+        """PUT /sendToDevice/{eventType}/{txnId}. A retry with the same id sends nothing. Raises M_INVALID_PARAM."""
         event_type = request.params["eventType"]
         if not within_bytes(event_type, _MAX_TYPE_BYTES):
-            raise invalid_param(f"A type has {_MAX_TYPE_BYTES} bytes at most")
-        messages = self._for_us(request.decode(SendToDeviceBody))
+            raise invalid_param(f"The event type must have at most {_MAX_TYPE_BYTES} bytes")
+        messages = self._local_messages(request.decode(SendToDeviceBody))
         user = request.user
         with passing_as_unavailable():
             sent = await send_to_device(
-                self._writer.write, user.user_id, user.device_id or "", transaction_key(request), event_type,
-                messages, self._clock.now_ms(), (TO_DEVICE.name,),
-            )  # fmt: skip
+                self._writer.write,
+                sender=user.user_id,
+                sender_device=user.device_id or "",
+                key=transaction_key(request),
+                type_=event_type,
+                messages=messages,
+                now_ms=self._clock.now_ms(),
+                streams=(TO_DEVICE.name,),
+            )
         self._announcer.announce(TO_DEVICE, self._rows(sent))
         return empty_response()
 
-    def _for_us(self, body: SendToDeviceBody) -> list[MessageToSend]:
+    def _local_messages(self, body: SendToDeviceBody) -> list[MessageToSend]:
         if sum(map(len, body.messages.values())) > _MAX_MESSAGES:
-            raise invalid_param(f"At most {_MAX_MESSAGES} messages at a time")
-        ours = []
+            raise invalid_param(f"A request may have at most {_MAX_MESSAGES} messages")
+        messages = []
         for user_id, devices in body.messages.items():
             local = server_of(check_user_id(user_id)) == self._server_name
             for device_id, content in devices.items():
                 encoded = orjson.dumps(content)
                 if len(encoded) > _MAX_CONTENT_BYTES:
-                    raise invalid_param(f"A message has {_MAX_CONTENT_BYTES} bytes at most")
+                    raise invalid_param(f"A message must have at most {_MAX_CONTENT_BYTES} bytes")
                 if local and "\x00" not in device_id:
-                    ours.append(MessageToSend(user_id, device_id, encoded))
-        return ours
+                    messages.append(MessageToSend(user_id, device_id, encoded))
+        return messages
 
     def _rows(self, sent: SentMessages) -> list[ToDeviceRow]:
         lease = self._writer.lease
-        # Our own earlier messages come before these anyway.
-        foreign = sent.prior_writer is not None and sent.prior_writer != lease
-        prior = (sent.prior_writer, sent.prior_position) if foreign else (None, None)
+        # Rows of one writer are in order anyway, so only a prior message of another writer is named.
+        other_writer = sent.prior_writer is not None and sent.prior_writer != lease
+        prior = (sent.prior_writer, sent.prior_position) if other_writer else (None, None)
         return [ToDeviceRow(position, lease, user, device, *prior) for position, user, device in sent.stored]

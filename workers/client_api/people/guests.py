@@ -1,14 +1,14 @@
-"""What of their profiles guest accounts may change. Spec: client-server API, "Guest Access": the display name only.
+"""Limits on the profile changes of guests. Spec: client-server API, "Guest Access".
 
-Which endpoints they may call at all: `shared/http/guests.py`.
+The list of endpoints that guests may call is `shared/http/guests.py`.
 """
 
 from shared.http.guests import guest_refused
 from shared.http.request import Handler, Request, Response
 
 
-def only_the_name(handler: Handler) -> Handler:
-    """Return a handler of profile fields that refuses guests all but `displayname`."""
+def guests_change_only_displayname(handler: Handler) -> Handler:
+    """Return a handler of profile fields that lets guests change `displayname` only."""
 
     async def handle(request: Request) -> Response:
         if request.user.is_guest and request.params["keyName"] != "displayname":

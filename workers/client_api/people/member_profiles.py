@@ -1,4 +1,4 @@
-"""Brings a user's new name and avatar into the rooms that he is in: the owner of each room sends the member event.
+"""Updates the member events of a user after a profile change. The owner of each room sends the event.
 
 Spec: client-server API, "Events on Change of Profile Information".
 """
@@ -9,19 +9,20 @@ import logging
 from replication.calls.owner_calls import Ask
 from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import RemoteServerError, Unavailable
+from shared.core.identifiers import UserId
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import list_joined_rooms
 
 logger = logging.getLogger(__name__)
 
-_ROOMS_AT_A_TIME = 8  # of one user: a user in a thousand rooms must not fill the persisters' queues
-_ANSWER_AFTER_S = 1.0  # most users are in few rooms, and see their new name there as soon as they are answered
+_ROOMS_AT_A_TIME = 8  # per user: a user in a thousand rooms must not fill the persisters' queues
+_ANSWER_AFTER_S = 1.0  # most users are in few rooms, and see their new name there once the request is answered
 _ATTEMPTS = 3
 
 
 class MemberProfileSender:
-    """At most one run per user at a time; a change during a run is followed by one more run with what is newest."""
+    """Runs at most one update per user at a time. Changes during a run lead to one more run."""
 
     def __init__(
         self, database: Database, set_profile: Ask[MemberProfileChange, MemberProfileAnswer], tasks: TaskGroup
@@ -30,41 +31,41 @@ class MemberProfileSender:
         self._set_profile = set_profile
         self._tasks = tasks
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._again: set[str] = set()
+        self._changed_meanwhile: set[str] = set()
 
-    async def profile_changed(self, user_id: str) -> None:
-        """Begin to bring the user's profile, as it is stored now, into his rooms; wait for it a second at most."""
+    async def profile_changed(self, user_id: UserId) -> None:
+        """Begin to update the user's member events from the stored profile, and wait at most a second."""
         run = self._running.get(user_id)
         if run is not None:
-            self._again.add(user_id)
+            self._changed_meanwhile.add(user_id)
         else:
-            run = self._tasks.spawn(self._run(user_id), "bring a profile into its rooms")
+            run = self._tasks.spawn(self._run(user_id), "update member events after a profile change")
             self._running[user_id] = run
         await asyncio.wait({run}, timeout=_ANSWER_AFTER_S)
 
-    async def finished(self, user_id: str) -> None:
-        """Wait until the user's profile is in all of his rooms, as far as their owners can be reached."""
+    async def finished(self, user_id: UserId) -> None:
+        """Wait until the user's profile is in all their rooms, except those whose owners cannot be reached."""
         if (run := self._running.get(user_id)) is not None:
             await asyncio.wait({run})
 
-    async def _run(self, user_id: str) -> None:
+    async def _run(self, user_id: UserId) -> None:
         try:
             while True:
-                self._again.discard(user_id)
+                self._changed_meanwhile.discard(user_id)
                 await self._send_to_all(user_id)
-                if user_id not in self._again:
+                if user_id not in self._changed_meanwhile:
                     return
         finally:
             del self._running[user_id]
-            self._again.discard(user_id)
+            self._changed_meanwhile.discard(user_id)
 
-    async def _send_to_all(self, user_id: str) -> None:
-        change = MemberProfileChange(user_id)  # the owner of each room reads what is stored by then
+    async def _send_to_all(self, user_id: UserId) -> None:
+        change = MemberProfileChange(user_id)  # the owner of each room reads the stored profile
         turns = asyncio.Semaphore(_ROOMS_AT_A_TIME)
 
         async def send(room_id: str) -> None:
             async with turns:
-                if user_id not in self._again:  # else a newer profile is on its way to this room anyway
+                if user_id not in self._changed_meanwhile:  # else the next run brings a newer profile to this room
                     await self._send(room_id, change)
 
         async with asyncio.TaskGroup() as group:
@@ -77,4 +78,4 @@ class MemberProfileSender:
                 await self._set_profile(room_id, change)
                 return
             except (Unavailable, RemoteServerError) as error:
-                logger.warning("A profile did not reach a room (attempt %d): %s", attempt, error)
+                logger.warning("A profile change did not reach a room (attempt %d): %s", attempt, error)

@@ -1,4 +1,4 @@
-"""Presence at its owner: who sets and asks for it, and the synchrotrons' reports of who syncs.
+"""The presence API, and the reports of synchrotrons on the users who sync. The owner of the user's slot serves them.
 
 Spec: client-server API, "Presence".
 """
@@ -14,24 +14,22 @@ from shared.runtime.clock import Clock
 from shared.storage.encryption.device_lists import get_users_sharing
 from shared.storage.engine.pool import Database
 from shared.storage.user_data.presence import get_presence
-from workers.client_api.people.presence_people import PresencePeople
+from workers.client_api.people.present_users import PresentUsers
 from workers.client_api.user_data.account_data import own_user_id
 
 MAX_STATUS_CHARS = 512
 
 
 class StatusBody(msgspec.Struct):
-    """status_msg: absent: as it was; null or "": none any more."""
-
     presence: str
+    #: Absent: keep the status message. null or "": remove it.
     status_msg: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Presence:
-    """enabled: false: PUT changes nothing, and nobody's presence is known."""
-
-    def __init__(self, people: PresencePeople, database: Database, clock: Clock, *, enabled: bool) -> None:
-        self._people = people
+    def __init__(self, users: PresentUsers, database: Database, clock: Clock, *, enabled: bool) -> None:
+        """enabled: False: PUT changes nothing, and GET finds no presence."""
+        self._users = users
         self._database = database
         self._clock = clock
         self._enabled = enabled
@@ -39,71 +37,70 @@ class Presence:
     async def set_presence(self, request: Request) -> Response:
         """PUT /presence/{userId}/status.
 
-        Raises M_FORBIDDEN for another user, M_INVALID_PARAM for an unknown state or a status message that is too long.
+        Raises M_FORBIDDEN for another user, M_INVALID_PARAM for an unknown state or a long status message.
         """
         user_id = own_user_id(request)
         body = request.decode(StatusBody)
         if body.presence not in STATES:
             raise invalid_param(f"presence must be one of: {', '.join(STATES)}")
         if isinstance(body.status_msg, str) and len(body.status_msg) > MAX_STATUS_CHARS:
-            raise invalid_param(f"A status message has {MAX_STATUS_CHARS} characters at most")
+            raise invalid_param(f"status_msg must have at most {MAX_STATUS_CHARS} characters")
         if not self._enabled:
             return empty_response()
-        await self._people.bring([user_id])
-        person = self._people.get(user_id)
-        if person is None:
-            raise Unavailable("Too many people are present at the same time")
-        person.note_put(request.user.device_id or "", body.presence, self._clock.now_ms())
-        said = person.status_msg if body.status_msg is msgspec.UNSET else body.status_msg or None
-        is_new, person.status_msg = said != person.status_msg, said
-        self._people.changed([user_id])
+        await self._users.load([user_id])
+        user = self._users.get(user_id)
+        if user is None:
+            raise Unavailable("Too many users are present on this process")
+        user.note_put(request.user.device_id or "", body.presence, self._clock.now_ms())
+        status = user.status_msg if body.status_msg is msgspec.UNSET else body.status_msg or None
+        is_new, user.status_msg = status != user.status_msg, status
+        self._users.announce_changes([user_id])
         if is_new:
-            # What somebody wrote, and was told that we have it, is not lost with this process.
-            await self._people.save_now(user_id)
+            # The message must outlive this process once the request is answered.
+            await self._users.save_now(user_id)
         return empty_response()
 
     async def get_presence(self, request: Request) -> Response:
-        """GET /presence/{userId}/status. Raises M_FORBIDDEN where no room is shared, M_NOT_FOUND without presence."""
+        """GET /presence/{userId}/status. Raises M_FORBIDDEN if no room is shared, M_NOT_FOUND without presence."""
         user_id, reader = check_user_id(request.params["userId"]), request.user.user_id
         if user_id != reader and not await get_users_sharing(self._database, reader, {user_id}):
-            raise forbidden("You are not allowed to see their presence")
+            raise forbidden("You share no room with this user")
         if not self._enabled:
-            raise not_found("This server keeps no presence")
+            raise not_found("Presence is disabled on this server")
         now_ms = self._clock.now_ms()
-        person = self._people.get(user_id)
-        if person is not None:
-            return json_response(_content(person.visible(now_ms), now_ms))
+        user = self._users.get(user_id)
+        if user is not None:
+            return json_response(_content(user.visible(now_ms), now_ms))
         saved = (await get_presence(self._database, [user_id])).get(user_id)
         status, last_active_ms = (saved.status_msg, saved.last_active_ms) if saved is not None else (None, 0)
         return json_response(_content(VisiblePresence(OFFLINE, False, status, last_active_ms), now_ms))
 
     @REPORT_PRESENCE.handler
     async def report_presence(self, report: PresenceReport) -> PresenceAnswer:
-        """Take in the syncing devices of a synchrotron. Return the users that another process owns."""
+        """Note the devices that sync on a synchrotron. Return the users that another process owns."""
         now_ms = self._clock.now_ms()
         if self._enabled:
-            # Who hides from the start has nothing to be kept.
-            told = [one for one in report.devices if one.told != OFFLINE or one.user_id in self._people]
-            await self._people.bring({one.user_id for one in told if self._people.owns(one.user_id)})
+            # A device that syncs as offline from the start needs no entry.
+            devices = [device for device in report.devices if device.told != OFFLINE or device.user_id in self._users]
+            await self._users.load({device.user_id for device in devices if self._users.owns(device.user_id)})
             changed: dict[str, None] = {}
-            for one in told:
-                person = self._people.get(one.user_id)
-                if person is not None and self._people.owns(one.user_id) and one.told in (UNSET, *STATES):
-                    active_ms = 0 if one.active_ago_ms is None else now_ms - one.active_ago_ms
-                    person.note_sync(one.device_id, one.told, now_ms - one.seen_ago_ms, active_ms)
-                    changed[one.user_id] = None
-            self._people.changed(changed)
-        return PresenceAnswer(sorted({one.user_id for one in report.devices if not self._people.owns(one.user_id)}))
+            for device in devices:
+                user = self._users.get(device.user_id)
+                if user is not None and self._users.owns(device.user_id) and device.told in (UNSET, *STATES):
+                    active_ms = 0 if device.active_ago_ms is None else now_ms - device.active_ago_ms
+                    user.note_sync(device.device_id, device.told, now_ms - device.seen_ago_ms, active_ms)
+                    changed[device.user_id] = None
+            self._users.announce_changes(changed)
+        return PresenceAnswer(sorted({one.user_id for one in report.devices if not self._users.owns(one.user_id)}))
 
-    def counting(self, handler: Handler) -> Handler:
-        """Return a handler of the user's owner whose requests count as activity (typing, receipts)."""
+    def counting_as_activity(self, handler: Handler) -> Handler:
+        """Return a handler, served by the user's owner, whose requests count as activity (typing, receipts)."""
 
         async def handle(request: Request) -> Response:
             response = await handler(request)
-            user = request.user
-            person = self._people.get(user.user_id)
-            if person is not None and person.note_activity(user.device_id or "", self._clock.now_ms()):
-                self._people.changed([user.user_id])
+            user = self._users.get(request.user.user_id)
+            if user is not None and user.note_activity(request.user.device_id or "", self._clock.now_ms()):
+                self._users.announce_changes([request.user.user_id])
             return response
 
         return handle

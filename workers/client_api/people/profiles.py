@@ -1,7 +1,6 @@
 """Profiles of local users. Spec: client-server API, "Profiles".
 
-A new display name or avatar also goes into the user's member event of every room he is in; the rooms' persisters send
-those, told by `MemberProfiles`.
+A change of the display name or avatar also updates the user's member event in every joined room (`MemberProfiles`).
 """
 
 import re
@@ -11,27 +10,25 @@ from typing import Any, Protocol
 import orjson
 
 from shared.core.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param, not_found
-from shared.core.identifiers import check_user_id, within_bytes
+from shared.core.identifiers import UserId, check_user_id, within_bytes
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.storage.accounts.profiles import delete_profile_field, get_profile, set_profile_field
 from shared.storage.engine.pool import Database
 
-MAX_PROFILE_BYTES = 65_535  # the spec: the whole must be under 64 KiB
+MAX_PROFILE_BYTES = 65_535  # the spec: the whole profile must be under 64 KiB
 MAX_DISPLAY_NAME_CHARS = 256
 MAX_AVATAR_URL_CHARS = 1000
 MAX_KEY_BYTES = 255
 #: Fields that member events repeat.
 _IN_MEMBER_EVENTS = ("displayname", "avatar_url")
-# The two old fields, and what the appendices' "Common Namespaced Identifier Grammar" makes of a namespaced name.
+# The two old fields, or a namespaced name. Spec: appendices, "Common Namespaced Identifier Grammar".
 _KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
 
 
 class MemberProfiles(Protocol):
-    """Brings a user's new name and avatar into his rooms."""
+    """The part of MemberProfileSender used here."""
 
-    async def profile_changed(self, user_id: str) -> None:
-        """Begin to bring the user's profile, as it is stored now, into his member events."""
-        ...
+    async def profile_changed(self, user_id: UserId) -> None: ...
 
 
 class Profiles:
@@ -45,7 +42,7 @@ class Profiles:
         return json_response(await self._profile(request.params["userId"]))
 
     async def get_profile_field(self, request: Request) -> Response:
-        """GET /profile/{userId}/{keyName}. Raises M_NOT_FOUND when the user or the field is not there."""
+        """GET /profile/{userId}/{keyName}. Raises M_NOT_FOUND if there is no such user or field."""
         key = _check_key(request.params["keyName"])
         profile = await self._profile(request.params["userId"])
         if key not in profile:
@@ -55,7 +52,7 @@ class Profiles:
     async def set_profile_field(self, request: Request) -> Response:
         """PUT /profile/{userId}/{keyName}.
 
-        Raises M_FORBIDDEN for somebody else's, M_MISSING_PARAM, M_BAD_JSON, M_INVALID_PARAM, M_KEY_TOO_LARGE,
+        Raises M_FORBIDDEN for another user's profile, M_MISSING_PARAM, M_BAD_JSON, M_INVALID_PARAM, M_KEY_TOO_LARGE,
         M_PROFILE_TOO_LARGE.
         """
         user_id = _own_user_id(request)
@@ -68,20 +65,20 @@ class Profiles:
             return await self._delete(user_id, key)
         stored = await set_profile_field(self._database, user_id, key, orjson.dumps(value), MAX_PROFILE_BYTES)
         if not stored:
-            raise MatrixError("M_PROFILE_TOO_LARGE", "The whole profile must stay below 64 KiB")
-        await self._tell_rooms(user_id, key)
+            raise MatrixError("M_PROFILE_TOO_LARGE", "The whole profile must be under 64 KiB")
+        await self._update_rooms(user_id, key)
         return empty_response()
 
     async def delete_profile_field(self, request: Request) -> Response:
-        """DELETE /profile/{userId}/{keyName}: also when it is not set."""
+        """DELETE /profile/{userId}/{keyName}. A field that is not set is no error."""
         return await self._delete(_own_user_id(request), _check_key(request.params["keyName"]))
 
-    async def _delete(self, user_id: str, key: str) -> Response:
+    async def _delete(self, user_id: UserId, key: str) -> Response:
         await delete_profile_field(self._database, user_id, key)
-        await self._tell_rooms(user_id, key)
+        await self._update_rooms(user_id, key)
         return empty_response()
 
-    async def _tell_rooms(self, user_id: str, key: str) -> None:
+    async def _update_rooms(self, user_id: UserId, key: str) -> None:
         if key in _IN_MEMBER_EVENTS:
             await self._members.profile_changed(user_id)
 
@@ -93,27 +90,27 @@ class Profiles:
         return profile
 
 
-def _own_user_id(request: Request) -> str:
+def _own_user_id(request: Request) -> UserId:
     if request.params["userId"] != request.user.user_id:
-        raise forbidden("A profile can only be changed by its owner")
+        raise forbidden("Only the user themselves can change this profile")
     return request.user.user_id
 
 
 def _check_key(key: str) -> str:
     if not within_bytes(key, MAX_KEY_BYTES):
-        raise MatrixError("M_KEY_TOO_LARGE", f"The name of a profile field has {MAX_KEY_BYTES} bytes at most")
+        raise MatrixError("M_KEY_TOO_LARGE", f"The name of a profile field must have at most {MAX_KEY_BYTES} bytes")
     if not _KEY.fullmatch(key):
-        raise invalid_param("This cannot be the name of a profile field")
+        raise invalid_param("The name of a profile field must be displayname, avatar_url or a namespaced name")
     return key
 
 
 def _check_value(key: str, value: Any) -> Any:
-    """Return the value to store; None for a name or avatar that is to go (clients send "" or null for that)."""
+    """Return the value to store; None to delete the name or avatar, for which clients send "" or null."""
     if key == "displayname":
         if value is not None and not isinstance(value, str):
             raise bad_json("displayname must be a string")
         if value is not None and len(value) > MAX_DISPLAY_NAME_CHARS:
-            raise invalid_param(f"A display name may have {MAX_DISPLAY_NAME_CHARS} characters at most")
+            raise invalid_param(f"displayname must have at most {MAX_DISPLAY_NAME_CHARS} characters")
         return value or None
     if key == "avatar_url":
         if value is not None and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""POST /user_directory/search. Spec: client-server API, "User Directory"."""
+"""The search of the user directory. Spec: client-server API, "User Directory"."""
 
 import msgspec
 
@@ -18,17 +18,16 @@ class SearchBody(msgspec.Struct):
 
 
 class UserDirectory:
-    """search_all_users: everybody finds all users of this server, and not only those visible to him by rooms."""
-
     def __init__(self, database: Database, *, search_all_users: bool) -> None:
+        """search_all_users: find all users of this server, not only those visible to the searcher through rooms."""
         self._database = database
         self._search_all_users = search_all_users
 
     async def search_users(self, request: Request) -> Response:
-        """Raises M_BAD_JSON, M_INVALID_PARAM for a term that is too long or a limit below 1."""
+        """POST /user_directory/search. Raises M_BAD_JSON, M_INVALID_PARAM for a long term or a limit below 1."""
         body = request.decode(SearchBody)
         if len(body.search_term) > MAX_TERM_CHARS:
-            raise invalid_param(f"A search term has {MAX_TERM_CHARS} characters at most")
+            raise invalid_param(f"search_term must have at most {MAX_TERM_CHARS} characters")
         if body.limit < 1:
             raise invalid_param("limit must be at least 1")
         limit = min(body.limit, _MAX_LIMIT)
@@ -36,11 +35,15 @@ class UserDirectory:
         found = []
         if words:
             found = await search_directory(
-                self._database, request.user.user_id, words, user_id_prefix(body.search_term), limit + 1,
+                self._database,
+                request.user.user_id,
+                words,
+                user_id_prefix(body.search_term),
+                limit + 1,
                 all_users=self._search_all_users,
-            )  # fmt: skip
+            )
         results = []
         for user in found[:limit]:
-            shown = {"user_id": user.user_id, "display_name": user.display_name, "avatar_url": user.avatar_url}
-            results.append({key: value for key, value in shown.items() if value is not None})
+            fields = {"user_id": user.user_id, "display_name": user.display_name, "avatar_url": user.avatar_url}
+            results.append({key: value for key, value in fields.items() if value is not None})
         return json_response({"results": results, "limited": len(found) > limit})

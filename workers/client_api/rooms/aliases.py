@@ -1,4 +1,7 @@
-"""Room aliases of this server, and the rooms that one is in. Spec: client-server API, "Room aliases"."""
+"""Room aliases of this server, published rooms, and the list of joined rooms.
+
+Spec: client-server API, "Room aliases", "Published room directory".
+"""
 
 from typing import Literal
 
@@ -8,7 +11,7 @@ import orjson
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
 from shared.core.events.event import parse_event
 from shared.core.events.readers import power_levels_of
-from shared.core.identifiers import check_room_id, parse_room_alias
+from shared.core.identifiers import UserId, check_room_id, parse_room_alias
 from shared.core.room_versions import get_room_version
 from shared.http.request import Request, Requester, Response, empty_response, json_response
 from shared.runtime.clock import Clock
@@ -18,7 +21,7 @@ from shared.storage.rooms.aliases import Alias, RoomMembership
 
 _CANONICAL_ALIAS, _CREATE, _POWER_LEVELS = "m.room.canonical_alias", "m.room.create", "m.room.power_levels"
 _HISTORY_VISIBILITY = "m.room.history_visibility"
-_MAX_SERVERS = 20  # told to who wants to join: a few are enough
+_MAX_SERVERS = 20  # in an answer: to join, a client needs few
 
 
 class SetAliasBody(msgspec.Struct):
@@ -46,19 +49,19 @@ class Directory:
         text = request.params["roomAlias"]
         localpart, server = parse_room_alias(text)
         if server != self._server_name or not localpart:
-            raise invalid_param("An alias can only be made on the user's own server")
+            raise invalid_param(f"The alias must be #name:{self._server_name}")
         user_id = request.user.user_id
         room_id = check_room_id(request.decode(SetAliasBody).room_id)
         room = await aliases.get_room_membership(self._database, room_id, user_id)
         if room is None or room.membership != "join":
-            raise forbidden("Only a member of the room can give it an alias")
+            raise forbidden("Only members of the room can create an alias for it")
         now_ms = self._clock.now_ms()
         if not await aliases.create_alias(self._database, text, room.room_nid, user_id, now_ms):
-            raise MatrixError("M_UNKNOWN", "This alias exists already", 409)
+            raise MatrixError("M_UNKNOWN", "The alias already exists", 409)
         return empty_response()
 
     async def delete_room_alias(self, request: Request) -> Response:
-        """DELETE /directory/room/{roomAlias}: by who made it, who may set the canonical alias, or an administrator."""
+        """DELETE /directory/room/{roomAlias}, by its creator, members who may set the canonical alias, and admins."""
         text = request.params["roomAlias"]
         alias = await self._find(text)
         if not await self._may_delete(request.user, alias):
@@ -67,7 +70,7 @@ class Directory:
         return empty_response()
 
     async def list_room_aliases(self, request: Request) -> Response:
-        """GET /rooms/{roomId}/aliases: for members, and for all where the history is world-readable."""
+        """GET /rooms/{roomId}/aliases, for members, and for everyone if the history is world-readable."""
         room_id = check_room_id(request.params["roomId"])
         room = await aliases.get_room_membership(self._database, room_id, request.user.user_id)
         if room is None or not (room.membership == "join" or await self._world_readable(room.room_nid)):
@@ -82,14 +85,14 @@ class Directory:
         return json_response({"visibility": "public" if published else "private"})
 
     async def set_room_visibility(self, request: Request) -> Response:
-        """PUT /directory/list/room/{roomId}: by members who may set its canonical alias, and administrators."""
+        """PUT /directory/list/room/{roomId}, by members who may set the canonical alias, and admins."""
         room_id = check_room_id(request.params["roomId"])
         published = request.decode(VisibilityBody, empty_ok=True).visibility == "public"
         room = await aliases.get_room_membership(self._database, room_id, request.user.user_id)
         if room is None:
             raise not_found("There is no such room")
-        if not request.user.is_admin and not await self._may_name(request.user.user_id, room):
-            raise forbidden("You may not publish this room, or take it out of the directory")
+        if not request.user.is_admin and not await self._may_set_canonical_alias(request.user.user_id, room):
+            raise forbidden("You may not change whether this room is in the directory")
         await aliases.set_published(self._database, room.room_nid, published)
         return empty_response()
 
@@ -109,10 +112,10 @@ class Directory:
         if user.user_id == alias.creator or user.is_admin:
             return True
         room = await aliases.get_room_membership(self._database, alias.room_id, user.user_id)
-        return room is not None and await self._may_name(user.user_id, room)
+        return room is not None and await self._may_set_canonical_alias(user.user_id, room)
 
-    async def _may_name(self, user_id: str, room: RoomMembership) -> bool:
-        """Return whether the user is in the room and may say which of its aliases is the canonical one."""
+    async def _may_set_canonical_alias(self, user_id: UserId, room: RoomMembership) -> bool:
+        """Return True if the user is in the room and may set its canonical alias."""
         if room.membership != "join":
             return False
         state = await aliases.get_state_with_empty_key(self._database, room.room_nid, (_CREATE, _POWER_LEVELS))

@@ -1,7 +1,7 @@
-"""Delayed events (MSC4140) as their owners manage and see them. They are scheduled at the room's owner, and sent there.
+"""Management of delayed events (MSC4140). The owner of the room schedules and sends them.
 
-The stable paths ask for a token. Under the unstable ones the id, which nobody can guess, is enough: so a call's media
-server, to which a client gave it, may restart or send the event for a client that vanished.
+The stable paths need an access token. Under the unstable paths the id is enough, which nobody can guess: a call's media
+server that has it from a client can restart or send the event after the client has vanished.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from replication.calls.owner_calls import Ask
 from replication.calls.rooms import DelayedEventAnswer, DelayedEventToSend
 from shared.core.delayed_events import ACTIONS, Action, DelayedEvent, action_result, delayed_event_to_json
 from shared.core.errors import MatrixError, Unavailable, not_found, unrecognized
+from shared.core.identifiers import UserId
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.storage.engine.pool import Database
 from shared.storage.events.delayed import (
@@ -24,8 +25,8 @@ from shared.storage.events.delayed import (
     restart,
 )
 
-_LOOK_AGAIN_AFTER_S = 0.1
-_LOOKS = 50  # 5 s: whoever sends it has finished by then, or has died
+_RETRY_AFTER_S = 0.1
+_ATTEMPTS = 50  # 5 s: by then the process that is sending the event has finished or died
 
 
 class ActionBody(msgspec.Struct):
@@ -38,20 +39,21 @@ class DelayedEvents:
         self._send_now = send
 
     async def list_delayed_events(self, request: Request) -> Response:
-        """GET /delayed_events: the requester's, those that are still scheduled."""
-        older = _older_names(request)
+        """GET /delayed_events: the requester's events that are still scheduled."""
+        older_names = _uses_older_names(request)
         events = await list_scheduled(self._database, request.user.user_id)
-        return json_response({"delayed_events": [delayed_event_to_json(each, older_names=older) for each in events]})
+        shown = [delayed_event_to_json(event, older_names=older_names) for event in events]
+        return json_response({"delayed_events": shown})
 
     async def get_delayed_event(self, request: Request) -> Response:
-        """GET /delayed_events/{delayId}, also a finalised one, while it is kept. Raises M_NOT_FOUND."""
+        """GET /delayed_events/{delayId}. Finalised events are found while they are kept. Raises M_NOT_FOUND."""
         event = await self._find(request.params["delayId"], request.user.user_id)
-        return json_response(delayed_event_to_json(event, older_names=_older_names(request)))
+        return json_response(delayed_event_to_json(event, older_names=_uses_older_names(request)))
 
     async def update_delayed_event(self, request: Request) -> Response:
         """POST /delayed_events/{delayId}/{action}.
 
-        Raises M_NOT_FOUND, M_UNKNOWN (409) for one that was finalised otherwise, what keeps it from being sent.
+        Raises M_NOT_FOUND, M_UNKNOWN (409) if it was finalised by another action, and the error of a failed send.
         """
         action = next((action for action in ACTIONS if action == request.params["action"]), None)
         if action is None:
@@ -59,25 +61,25 @@ class DelayedEvents:
         return await self._update(request, action)
 
     async def update_delayed_event_by_body(self, request: Request) -> Response:
-        """POST /delayed_events/{delayId} with the action in the body, as former drafts had it."""
+        """POST /delayed_events/{delayId}, with the action in the body as in earlier drafts."""
         return await self._update(request, request.decode(ActionBody).action)
 
     async def _update(self, request: Request, action: Action) -> Response:
         delay_id = request.params["delayId"]
         user_id = None if request.requester is None else request.requester.user_id
-        for _ in range(_LOOKS):
+        for _ in range(_ATTEMPTS):
             if await self._try(action, delay_id, user_id):
                 return empty_response()
             verdict = action_result(await self._find(delay_id, user_id), action)
             if verdict == "done":
                 return empty_response()
             if verdict == "conflict":
-                raise MatrixError("M_UNKNOWN", "The delayed event was finalised otherwise already", 409)
-            await asyncio.sleep(_LOOK_AGAIN_AFTER_S)
-        raise Unavailable("The delayed event is being sent just now")
+                raise MatrixError("M_UNKNOWN", "Another action has finalised the delayed event", 409)
+            await asyncio.sleep(_RETRY_AFTER_S)
+        raise Unavailable("The delayed event is being sent")
 
-    async def _try(self, action: Action, delay_id: str, user_id: str | None) -> bool:
-        """Do it if the event is scheduled and nobody sends it just now."""
+    async def _try(self, action: Action, delay_id: str, user_id: UserId | None) -> bool:
+        """Perform the action and return True if the event is scheduled and no process is sending it."""
         if action == "restart":
             return await restart(self._database, delay_id, user_id)
         if action == "cancel":
@@ -89,7 +91,10 @@ class DelayedEvents:
         return True
 
     async def _send(self, event: DelayedEvent, mark: int) -> None:
-        """Send it before its time. What can't be sent now stays scheduled; a claim that we leave the job takes up."""
+        """Send the event now.
+
+        If that fails, it stays scheduled. If this process dies, the background job takes over the claim.
+        """
         to_send = DelayedEventToSend(
             delay_id=event.delay_id,
             sender=event.user_id,
@@ -103,16 +108,16 @@ class DelayedEvents:
             await finalise(self._database, event.delay_id, answer.event_id, None)
             return
         await give_up_claim(self._database, event.delay_id, mark)
-        why = msgspec.json.decode(answer.error, type=dict[str, object])
-        errcode, message = str(why.pop("errcode")), str(why.pop("error"))
-        raise MatrixError(errcode, message, answer.status, why)
+        error = msgspec.json.decode(answer.error, type=dict[str, object])
+        errcode, message = str(error.pop("errcode")), str(error.pop("error"))
+        raise MatrixError(errcode, message, answer.status, error)
 
-    async def _find(self, delay_id: str, user_id: str | None) -> DelayedEvent:
+    async def _find(self, delay_id: str, user_id: UserId | None) -> DelayedEvent:
         event = await get_delayed_event(self._database, delay_id)
         if event is None or user_id not in (None, event.user_id):
             raise not_found("There is no such delayed event")
         return event
 
 
-def _older_names(request: Request) -> bool:
+def _uses_older_names(request: Request) -> bool:
     return b"/unstable/" in request.path

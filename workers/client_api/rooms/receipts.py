@@ -9,7 +9,7 @@ from replication.streams import RECEIPTS
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import forbidden, invalid_param, not_found
-from shared.core.identifiers import check_event_id, check_room_id
+from shared.core.identifiers import RoomId, UserId, check_event_id, check_room_id
 from shared.core.rows import ReceiptRow
 from shared.http.request import Request, Response, empty_response
 from shared.rooms.room_view import get_visible_event, open_room
@@ -32,9 +32,13 @@ class ReadMarkersBody(msgspec.Struct, rename={"fully_read": FULLY_READ, "read": 
 
 class Receipts:
     def __init__(
-        self, database: Database, writer: FencedWriter, announcer: Announcer, account_data: AccountDataWriter,
+        self,
+        database: Database,
+        writer: FencedWriter,
+        announcer: Announcer,
+        account_data: AccountDataWriter,
         clock: Clock,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._writer = writer
         self._announcer = announcer
@@ -44,12 +48,12 @@ class Receipts:
     async def send_receipt(self, request: Request) -> Response:
         """POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.
 
-        Raises M_FORBIDDEN for who is not in the room, M_NOT_FOUND for an event that is not there or not his to see,
-        M_INVALID_PARAM for another type and for a `thread_id` that does not fit.
+        Raises M_FORBIDDEN for users who are not in the room, M_NOT_FOUND for an event that the user cannot see, and
+        M_INVALID_PARAM for an unknown type or a wrong `thread_id`.
         """
         kind = request.params["receiptType"]
         if kind not in (PUBLIC, PRIVATE, FULLY_READ):
-            raise invalid_param("This type of receipt is not known")
+            raise invalid_param(f"The receipt type must be one of: {PUBLIC}, {PRIVATE}, {FULLY_READ}")
         thread_id = _thread_id(request.json_object(empty_ok=True), kind)
         user_id, room_id = request.user.user_id, check_room_id(request.params["roomId"])
         target = await self._target(room_id, user_id, request.params["eventId"])
@@ -59,7 +63,7 @@ class Receipts:
         return empty_response()
 
     async def set_read_markers(self, request: Request) -> Response:
-        """POST /rooms/{roomId}/read_markers. Nothing is set unless all events named are there."""
+        """POST /rooms/{roomId}/read_markers. All markers are set, or none if one of the events is not found."""
         body = request.decode(ReadMarkersBody)
         user_id, room_id = request.user.user_id, check_room_id(request.params["roomId"])
         wanted = ((FULLY_READ, body.fully_read), (PUBLIC, body.read), (PRIVATE, body.private))
@@ -68,7 +72,7 @@ class Receipts:
             await self._set(user_id, room_id, kind, "", target)
         return empty_response()
 
-    async def _target(self, room_id: str, user_id: str, event_id: str) -> ReceiptTarget:
+    async def _target(self, room_id: RoomId, user_id: UserId, event_id: str) -> ReceiptTarget:
         target = await get_receipt_target(self._database, room_id, user_id, check_event_id(event_id))
         if target is None or target.membership != "join":
             raise forbidden("You are not in this room")
@@ -79,7 +83,7 @@ class Receipts:
             await get_visible_event(self._database, await open_room(self._database, room_id, user_id), target.event_id)
         return target
 
-    async def _set(self, user_id: str, room_id: str, kind: str, thread_id: str, target: ReceiptTarget) -> None:
+    async def _set(self, user_id: UserId, room_id: RoomId, kind: str, thread_id: str, target: ReceiptTarget) -> None:
         assert target.event_id is not None
         if kind == FULLY_READ:
             await self._set_fully_read(user_id, room_id, target.event_id, target.ordinal)
@@ -87,25 +91,40 @@ class Receipts:
         now_ms = self._clock.now_ms()
         with passing_as_unavailable():
             row = await self._writer.write(
-                SET_RECEIPT, target.room_nid, user_id, kind, thread_id, target.event_id, target.ordinal, now_ms,
+                SET_RECEIPT,
+                target.room_nid,
+                user_id,
+                kind,
+                thread_id,
+                target.event_id,
+                target.ordinal,
+                now_ms,
                 streams=(RECEIPTS.name,),
-            )  # fmt: skip
+            )
         if row["position"] is None:
-            return  # behind the present one, or it again: nothing changed, so there is nothing to tell
+            return  # not ahead of the present receipt, so nothing changed
         receipt = ReceiptRow(
-            row["position"], self._writer.lease, target.room_nid, room_id, user_id, kind, thread_id, target.event_id,
-            target.ordinal, now_ms,
-        )  # fmt: skip
+            position=row["position"],
+            writer=self._writer.lease,
+            room_nid=target.room_nid,
+            room_id=room_id,
+            user_id=user_id,
+            kind=kind,
+            thread_id=thread_id,
+            event_id=target.event_id,
+            ordinal=target.ordinal,
+            ts_ms=now_ms,
+        )
         self._announcer.announce(RECEIPTS, [receipt])
 
-    async def _set_fully_read(self, user_id: str, room_id: str, event_id: str, ordinal: int) -> None:
-        """Set the marker. Several devices of a user send theirs, so it only moves on."""
+    async def _set_fully_read(self, user_id: UserId, room_id: RoomId, event_id: str, ordinal: int) -> None:
+        """Set the marker. It only moves forward, because each device of the user sends its own."""
         present = await self._present_marker(user_id, room_id)
         if present is not None and present.ordinal >= ordinal:
             return
         await self._account_data.set(user_id, room_id, FULLY_READ, orjson.dumps({"event_id": event_id}))
 
-    async def _present_marker(self, user_id: str, room_id: str) -> ReceiptTarget | None:
+    async def _present_marker(self, user_id: UserId, room_id: RoomId) -> ReceiptTarget | None:
         json = await self._account_data.get(user_id, room_id, FULLY_READ)
         event_id = orjson.loads(json).get("event_id") if json is not None else None
         if not isinstance(event_id, str) or "\x00" in event_id:
@@ -114,22 +133,22 @@ class Receipts:
         return target if target is not None and target.event_id is not None else None
 
     async def _check_thread(self, target: ReceiptTarget, thread_id: str) -> None:
-        """Raise M_INVALID_PARAM unless the event is in the thread. A thread's root counts as in both."""
+        """Raise M_INVALID_PARAM unless the event is in the thread. A thread's root is in its thread and in "main"."""
         event_id = target.event_id
         if event_id is None or event_id == thread_id:
             return
         threads = await get_event_threads(self._database, target.room_nid, [event_id])
         if threads.get(event_id, MAIN_THREAD) != thread_id:
-            raise invalid_param("The event is not related to thread_id")
+            raise invalid_param("The event is not in the thread that thread_id names")
 
 
 def _thread_id(body: dict[str, Any], kind: str) -> str:
-    """Return the thread that the body names, "" for none."""
+    """Return the thread that the body names; "" if it names none."""
     if "thread_id" not in body:
         return ""
     thread_id = body["thread_id"]
     if not isinstance(thread_id, str) or not thread_id:
         raise invalid_param("thread_id must be a non-empty string")
     if kind == FULLY_READ:
-        raise invalid_param("m.fully_read has no thread")
+        raise invalid_param("m.fully_read takes no thread_id")
     return thread_id if thread_id == MAIN_THREAD else check_event_id(thread_id)

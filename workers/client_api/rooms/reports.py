@@ -1,10 +1,11 @@
-"""Reporting rooms, events and users, and the rooms that one shares with somebody.
+"""Reports of rooms, events and users, and the list of mutual rooms.
 
 Spec: client-server API, "Reporting Content", "Mutual Rooms".
 """
 
 import logging
 import re
+from dataclasses import replace
 
 import msgspec
 
@@ -24,7 +25,7 @@ from shared.storage.rooms.reports import (
 
 logger = logging.getLogger(__name__)
 
-_MAX_REASON_CHARS = 2_000  # what is longer is cut
+_MAX_REASON_CHARS = 2_000  # the rest is cut off
 _ROOMS_PER_PAGE = 100
 _TOKEN = re.compile(r"m1-([0-9]{1,18})", re.ASCII)
 
@@ -43,26 +44,34 @@ class Reports:
         self._clock = clock
 
     async def report_event(self, request: Request) -> Response:
-        """POST /rooms/{roomId}/report/{eventId}, by members. Raises M_NOT_FOUND, M_BAD_JSON."""
+        """POST /rooms/{roomId}/report/{eventId}, by members of the room. Raises M_NOT_FOUND, M_BAD_JSON."""
         reason = request.decode(EventReportBody, empty_ok=True).reason
         room_id, event_id, user_id = request.params["roomId"], request.params["eventId"], request.user.user_id
         if not await may_report_event(self._database, room_id, event_id, user_id):
             raise not_found("There is no such event, or you are not in its room")
-        await self._store(Report(user_id, room_id, event_id, None, reason))
+        await self._store(
+            Report(reporter=user_id, about_room=room_id, event_id=event_id, about_user=None, reason=reason)
+        )
         return empty_response()
 
     async def report_room(self, request: Request) -> Response:
-        """POST /rooms/{roomId}/report, by anybody; whether there is such a room is not told. Raises M_BAD_JSON."""
+        """POST /rooms/{roomId}/report, by everyone. An unknown room gets the same answer. Raises M_BAD_JSON."""
         reason, room_id = request.decode(ReportBody).reason, request.params["roomId"]
         if await is_known_room(self._database, room_id):
-            await self._store(Report(request.user.user_id, room_id, None, None, reason))
+            reporter = request.user.user_id
+            await self._store(
+                Report(reporter=reporter, about_room=room_id, event_id=None, about_user=None, reason=reason)
+            )
         return empty_response()
 
     async def report_user(self, request: Request) -> Response:
-        """POST /users/{userId}/report, by anybody; whether there is such a user is not told. Raises M_BAD_JSON."""
+        """POST /users/{userId}/report, by everyone. An unknown user gets the same answer. Raises M_BAD_JSON."""
         reason, about = request.decode(ReportBody).reason, request.params["userId"]
         if is_user_id(about) and await is_known_user(self._database, about):
-            await self._store(Report(request.user.user_id, None, None, about, reason))
+            reporter = request.user.user_id
+            await self._store(
+                Report(reporter=reporter, about_room=None, event_id=None, about_user=about, reason=reason)
+            )
         return empty_response()
 
     async def list_mutual_rooms(self, request: Request) -> Response:
@@ -72,7 +81,7 @@ class Reports:
             raise invalid_param("user_id must be the id of another user")
         match = None if token is None else _TOKEN.fullmatch(token)
         if token is not None and match is None:
-            raise invalid_param("The token is unknown")
+            raise invalid_param("from must be a next_batch token of an earlier answer")
         rooms = await get_mutual_rooms(self._database, request.user.user_id, other)
         after = 0 if match is None else int(match[1])
         ahead = [(nid, room_id) for nid, room_id in rooms if nid > after]
@@ -83,8 +92,6 @@ class Reports:
         return json_response(answer)
 
     async def _store(self, report: Report) -> None:
-        short = Report(
-            report.reporter, report.about_room, report.event_id, report.about_user, report.reason[:_MAX_REASON_CHARS]
-        )
-        await store_report(self._database, short, self._clock.now_ms())
-        logger.warning("A user reported a room, an event or a user: see the table of reports")
+        shortened = replace(report, reason=report.reason[:_MAX_REASON_CHARS])
+        await store_report(self._database, shortened, self._clock.now_ms())
+        logger.warning("A user reported a room, an event or a user: see the table `reports`")

@@ -1,7 +1,8 @@
-"""Typing notices: only in memory and on the ephemeral stream `typing`. Spec: client-server API, "Typing Notifications".
+"""Typing notices. They exist in memory and on the ephemeral stream `typing` only.
 
-A row says until when somebody types; readers drop what has ended, and a stop is sent as well, so that it is shown at
-once. One process keeps a user's notices, so a stop never overtakes its start.
+A row carries the time at which typing ends, after which readers drop it. A stop is announced too, so that readers see
+it at once. One process keeps all notices of a user, so a stop never overtakes its start.
+Spec: client-server API, "Typing Notifications".
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import msgspec
 from replication.streams import TYPING
 from replication.streams.announcer import Announcer
 from shared.core.errors import Unavailable, forbidden
-from shared.core.identifiers import check_room_id
+from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.rows import TypingRow
 from shared.http.request import Request, Response, empty_response
 from shared.runtime.clock import Clock
@@ -22,7 +23,7 @@ from workers.client_api.user_data.account_data import own_user_id
 
 DEFAULT_TIMEOUT_MS = 30_000
 MAX_TIMEOUT_MS = 120_000
-_MAX_NOTICES = 20_000  # who types at a time in one process; some 500 bytes each
+_MAX_NOTICES = 20_000  # at a time in one process; some 500 bytes each
 
 
 class TypingBody(msgspec.Struct):
@@ -31,9 +32,7 @@ class TypingBody(msgspec.Struct):
 
 
 class _Notice(NamedTuple):
-    """timer: what will end it."""
-
-    timer: asyncio.TimerHandle
+    timer: asyncio.TimerHandle  # ends the notice
     until_ms: int
 
 
@@ -42,11 +41,11 @@ class TypingNotices:
         self._database = database
         self._announcer = announcer
         self._clock = clock
-        self._notices: dict[tuple[str, str], _Notice] = {}  # by (room, user)
-        announcer.keep(TYPING, self._all)
+        self._notices: dict[tuple[RoomId, UserId], _Notice] = {}
+        announcer.keep(TYPING, self._all_rows)
 
     async def set_typing(self, request: Request) -> Response:
-        """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for who is not in the room, or for another user."""
+        """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for another user, or outside of the room."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
         body = request.decode(TypingBody)
         room = await get_room_membership(self._database, room_id, user_id)
@@ -60,30 +59,30 @@ class TypingNotices:
         return empty_response()
 
     def stop_all(self) -> None:
-        """End all notices: this process goes away, and nobody would."""
+        """End all notices. No other process would end them after this one has stopped."""
         for room_id, user_id in list(self._notices):
             self._stop(room_id, user_id)
 
-    def _start(self, room_id: str, user_id: str, timeout_ms: int) -> None:
+    def _start(self, room_id: RoomId, user_id: UserId, timeout_ms: int) -> None:
         key = room_id, user_id
         if (running := self._notices.pop(key, None)) is not None:
             running.timer.cancel()
         elif len(self._notices) >= _MAX_NOTICES:
-            raise Unavailable("Too many people type at the same time")
+            raise Unavailable("Too many users are typing on this process")
         timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, self._stop, *key)
         notice = self._notices[key] = _Notice(timer, self._clock.now_ms() + timeout_ms)
         self._announcer.announce(TYPING, [self._row(room_id, user_id, notice.until_ms)])
 
-    def _stop(self, room_id: str, user_id: str) -> None:
+    def _stop(self, room_id: RoomId, user_id: UserId) -> None:
         running = self._notices.pop((room_id, user_id), None)
         if running is not None:
             running.timer.cancel()
-        # Also where we know of none: the user's slot was perhaps another process's when he began.
+        # Even without a notice here: another process may have owned the user's slot when typing began.
         self._announcer.announce(TYPING, [self._row(room_id, user_id, 0)])
 
-    def _all(self) -> list[TypingRow]:
+    def _all_rows(self) -> list[TypingRow]:
         return [self._row(*key, notice.until_ms) for key, notice in self._notices.items()]
 
-    def _row(self, room_id: str, user_id: str, until_ms: int) -> TypingRow:
+    def _row(self, room_id: RoomId, user_id: UserId, until_ms: int) -> TypingRow:
         position = self._announcer.next_ephemeral_position(TYPING)
         return TypingRow(position, self._announcer.lease, room_id, user_id, until_ms)

@@ -1,9 +1,11 @@
 """Account data, global and per room. Spec: client-server API, "Client Config"."""
 
+from typing import Literal
+
 import orjson
 
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
-from shared.core.identifiers import check_room_id, within_bytes
+from shared.core.identifiers import RoomId, UserId, check_room_id, within_bytes
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.storage.engine.pool import Database
 from shared.storage.user_data.account_data import get_account_data
@@ -13,7 +15,7 @@ from workers.client_api.user_data.push_rules_writer import PushRulesWriter
 PUSH_RULES = "m.push_rules"
 FULLY_READ = "m.fully_read"
 _MAX_TYPE_BYTES = 255
-#: Types that the server manages: read as any other, never written here.
+#: Types that only the server writes.
 _MANAGED = (FULLY_READ, PUSH_RULES)
 
 
@@ -42,24 +44,24 @@ class AccountData:
         """PUT /user/{userId}/rooms/{roomId}/account_data/{type}."""
         return await self._set(request, check_room_id(request.params["roomId"]))
 
-    async def _get(self, user_id: str, room_id: str, type_: str) -> Response:
+    async def _get(self, user_id: UserId, room_id: RoomId | Literal[""], type_: str) -> Response:
         entry = await get_account_data(self._database, user_id, room_id, type_)
         if entry.json is None:
-            raise not_found("Account data not found")
+            raise not_found("There is no account data of this type")
         return Response(entry.json)
 
-    async def _set(self, request: Request, room_id: str) -> Response:
+    async def _set(self, request: Request, room_id: RoomId | Literal[""]) -> Response:
         user_id, type_ = own_user_id(request), request.params["type"]
         if type_ in _MANAGED:
             raise MatrixError("M_BAD_JSON", f"{type_} cannot be set through this endpoint", 405)
         if not within_bytes(type_, _MAX_TYPE_BYTES):
-            raise invalid_param(f"A type has {_MAX_TYPE_BYTES} bytes at most")
+            raise invalid_param(f"The type must have at most {_MAX_TYPE_BYTES} bytes")
         await self._writer.set(user_id, room_id, type_, orjson.dumps(request.json_object()))
         return empty_response()
 
 
-def own_user_id(request: Request) -> str:
-    """Return the user id of the path. Raises M_FORBIDDEN when it is not the requester's."""
+def own_user_id(request: Request) -> UserId:
+    """Return the user id of the path. Raises M_FORBIDDEN if it is not the requester's."""
     if request.params["userId"] != request.user.user_id:
-        raise forbidden("This belongs to another user")
+        raise forbidden("The path names another user")
     return request.user.user_id

@@ -1,12 +1,13 @@
-"""The one way in which account data is written here: a fenced statement, then its row on the stream."""
+"""The writer of account data: a fenced statement, then its row on the stream."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Unavailable
-from shared.core.identifiers import is_user_id
+from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.rows import AccountDataRow, PushRulesRow
 from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Database, passing_as_unavailable
@@ -23,28 +24,30 @@ class AccountDataWriter:
         self._writer = writer
         self._announcer = announcer
 
-    async def get(self, user_id: str, room_id: str, type_: str) -> bytes | None:
-        """Return an entry's JSON, None when there is none."""
+    async def get(self, user_id: UserId, room_id: RoomId | Literal[""], type_: str) -> bytes | None:
+        """Return an entry's JSON; None if there is no entry. room_id: "": global account data."""
         return (await get_account_data(self._database, user_id, room_id, type_)).json
 
     async def set(
-        self, user_id: str, room_id: str, type_: str, json: bytes | None, *, expected: int | None = None
+        self,
+        user_id: UserId,
+        room_id: RoomId | Literal[""],
+        type_: str,
+        json: bytes | None,
+        *,
+        expected: int | None = None,
     ) -> bool:
-        """Store and announce. room_id: "" for global; json None: delete.
+        """Store and announce an entry. Return False if it was changed meanwhile.
 
-        expected: write only if the entry's position is still this one (0: there is none); False when it is not.
+        room_id: "": global account data.
+        json: None: delete the entry.
+        expected: write only if the entry still has this position; 0: only if there is no entry.
         """
         if room_id == "" and type_ == IGNORED_USERS:
             return await self._set_ignored_users(user_id, json, expected)
         with passing_as_unavailable():
             row = await self._writer.write(
-                SET_ACCOUNT_DATA,
-                user_id,
-                room_id,
-                escape(type_),
-                json,
-                expected,
-                streams=(ACCOUNT_DATA.name,),
+                SET_ACCOUNT_DATA, user_id, room_id, escape(type_), json, expected, streams=(ACCOUNT_DATA.name,)
             )
         if row["position"] is None:
             return False
@@ -53,8 +56,8 @@ class AccountDataWriter:
         )
         return True
 
-    async def _set_ignored_users(self, user_id: str, json: bytes | None, expected: int | None) -> bool:
-        """The same, and the writers of rooms learn of it: whoever is ignored notifies of nothing."""
+    async def _set_ignored_users(self, user_id: UserId, json: bytes | None, expected: int | None) -> bool:
+        """Store and announce the list of ignored users. Persisters learn of it too: ignored users do not notify."""
         ignored = sorted({other for other in ignored_in(json or b"{}") if is_user_id(other)})
         with passing_as_unavailable():
             row = await self._writer.write(
@@ -75,15 +78,19 @@ class AccountDataWriter:
         return True
 
     async def change(
-        self, user_id: str, room_id: str, type_: str, new_value: Callable[[bytes | None], bytes | None]
+        self,
+        user_id: UserId,
+        room_id: RoomId | Literal[""],
+        type_: str,
+        new_value: Callable[[bytes | None], bytes | None],
     ) -> None:
-        """Replace an entry by what `new_value` makes of it; should it change in between, by what it makes of that.
+        """Replace an entry by the result of `new_value`, and retry if it is changed meanwhile.
 
-        new_value: returns None to leave all as it is. Raises Unavailable when others kept changing it.
+        new_value: returns None to leave the entry as it is. Raises Unavailable after five attempts.
         """
         for _ in range(_ATTEMPTS):
             entry = await get_account_data(self._database, user_id, room_id, type_)
             json = new_value(entry.json)
             if json is None or await self.set(user_id, room_id, type_, json, expected=entry.position):
                 return
-        raise Unavailable("This was changed too often at the same time")
+        raise Unavailable("Other requests keep changing this account data")

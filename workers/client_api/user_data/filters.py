@@ -16,7 +16,7 @@ class Filters:
         self._database = database
 
     async def create_filter(self, request: Request) -> Response:
-        """POST /user/{userId}/filter. Raises M_BAD_JSON for what is no filter."""
+        """POST /user/{userId}/filter. Raises M_BAD_JSON for an invalid filter."""
         user_id = own_user_id(request)
         body = request.json_object()
         parse_filter(body)

@@ -1,4 +1,4 @@
-"""Push rules: read, made, changed and removed. Spec: client-server API, "Push Rules: API"."""
+"""The API of push rules. Spec: client-server API, "Push Rules: API"."""
 
 from collections.abc import Callable
 
@@ -25,21 +25,21 @@ class PushRules:
     async def get_push_rule(self, request: Request) -> Response:
         """GET /pushrules/global/{kind}/{ruleId}. Raises M_NOT_FOUND."""
         changes, user_id = await self._rules.get(request.user.user_id), request.user.user_id
-        return json_response(find_rule(changes, *_named(request), user_id, self._switches))
+        return json_response(find_rule(changes, *_rule_of(request), user_id, self._switches))
 
     async def get_push_rule_enabled(self, request: Request) -> Response:
         """GET /pushrules/global/{kind}/{ruleId}/enabled. Raises M_NOT_FOUND."""
         changes, user_id = await self._rules.get(request.user.user_id), request.user.user_id
-        return json_response({"enabled": find_rule(changes, *_named(request), user_id, self._switches)["enabled"]})
+        return json_response({"enabled": find_rule(changes, *_rule_of(request), user_id, self._switches)["enabled"]})
 
     async def get_push_rule_actions(self, request: Request) -> Response:
         """GET /pushrules/global/{kind}/{ruleId}/actions. Raises M_NOT_FOUND."""
         changes, user_id = await self._rules.get(request.user.user_id), request.user.user_id
-        return json_response({"actions": find_rule(changes, *_named(request), user_id, self._switches)["actions"]})
+        return json_response({"actions": find_rule(changes, *_rule_of(request), user_id, self._switches)["actions"]})
 
     async def set_push_rule(self, request: Request) -> Response:
         """PUT /pushrules/global/{kind}/{ruleId}. Raises M_INVALID_PARAM, M_MISSING_PARAM, M_UNKNOWN."""
-        kind, rule_id = _named(request)
+        kind, rule_id = _rule_of(request)
         check_kind(kind, self._switches)
         rule = read_rule(kind, check_new_id(rule_id), request.json_object())
         before, after = request.query_text("before"), request.query_text("after")
@@ -47,23 +47,24 @@ class PushRules:
 
     async def delete_push_rule(self, request: Request) -> Response:
         """DELETE /pushrules/global/{kind}/{ruleId}. Raises M_NOT_FOUND, also for default rules."""
-        named = _named(request)
-        return await self._change(request, lambda changes: delete_rule(changes, *named))
+        kind, rule_id = _rule_of(request)
+        return await self._change(request, lambda changes: delete_rule(changes, kind, rule_id))
 
     async def set_push_rule_enabled(self, request: Request) -> Response:
         """PUT /pushrules/global/{kind}/{ruleId}/enabled. Raises M_NOT_FOUND, M_INVALID_PARAM, M_MISSING_PARAM."""
-        named, enabled = _named(request), read_enabled(request.json_object())
-        return await self._change(request, lambda changes: set_enabled(changes, *named, enabled, self._switches))
+        rule, enabled = _rule_of(request), read_enabled(request.json_object())
+        return await self._change(request, lambda changes: set_enabled(changes, *rule, enabled, self._switches))
 
     async def set_push_rule_actions(self, request: Request) -> Response:
         """PUT /pushrules/global/{kind}/{ruleId}/actions. Raises M_NOT_FOUND, M_INVALID_PARAM, M_MISSING_PARAM."""
-        named, actions = _named(request), read_actions(request.json_object())
-        return await self._change(request, lambda changes: set_actions(changes, *named, actions, self._switches))
+        rule, actions = _rule_of(request), read_actions(request.json_object())
+        return await self._change(request, lambda changes: set_actions(changes, *rule, actions, self._switches))
 
     async def _change(self, request: Request, edit: Callable[[RuleChanges], RuleChanges]) -> Response:
         await self._rules.change(request.user.user_id, edit)
         return empty_response()
 
 
-def _named(request: Request) -> tuple[str, str]:
+def _rule_of(request: Request) -> tuple[str, str]:
+    """Return the kind and the id of the rule that the path names."""
     return request.params["kind"], request.params["ruleId"]

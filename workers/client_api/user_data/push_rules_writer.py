@@ -1,4 +1,4 @@
-"""The one way in which a user's push rules are read and written here. Only the owner of the user's slot writes."""
+"""The reader and writer of push rules. Only the owner of the user's slot writes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ from replication.streams import PUSH_RULES
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Unavailable
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import (
     RuleChanges,
     RuleSwitches,
@@ -31,18 +32,19 @@ class PushRulesWriter:
         self._writer = writer
         self._announcer = announcer
 
-    async def get(self, user_id: str) -> RuleChanges:
-        """Return what the user changed."""
+    async def get(self, user_id: UserId) -> RuleChanges:
+        """Return the user's changes to the default rules."""
         return changes_from_json((await get_push_rules(self._database, user_id)).rules)
 
-    async def get_ruleset(self, user_id: str) -> dict[str, Any]:
+    async def get_ruleset(self, user_id: UserId) -> dict[str, Any]:
         """Return all rules of the user, as GET /pushrules/ answers them."""
         return full_ruleset(await self.get(user_id), user_id, self.switches)
 
-    async def change(self, user_id: str, edit: Callable[[RuleChanges], RuleChanges]) -> None:
-        """Replace what the user changed by what `edit` makes of it; of what it is by then, should others change it.
+    async def change(self, user_id: UserId, edit: Callable[[RuleChanges], RuleChanges]) -> None:
+        """Replace the user's changes by the result of `edit`, and retry if they are changed meanwhile.
 
-        Nothing is written, and nobody told, when that is the same. Raises what `edit` does, and Unavailable.
+        If the result is the same, nothing is written or announced. Raises the errors of `edit`, and Unavailable after
+        five attempts.
         """
         for _ in range(_ATTEMPTS):
             record = await get_push_rules(self._database, user_id)
@@ -50,28 +52,24 @@ class PushRulesWriter:
             json = changes_to_json(changes)
             if json == record.rules or await self._store(user_id, record, changes, json):
                 return
-        raise Unavailable("The push rules were changed too often at the same time")
+        raise Unavailable("Other requests keep changing these push rules")
 
-    async def copy_room_rules(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
-        """Give a user's rules about a room to the one that replaces it. It may be asked again."""
+    async def copy_room_rules(self, user_id: UserId, old_room_id: RoomId, new_room_id: RoomId) -> None:
+        """Copy a user's rules about a room to the room that replaces it. A repeated call changes nothing."""
         await self.change(user_id, lambda changes: copy_room_rules(changes, old_room_id, new_room_id))
 
-    async def _store(self, user_id: str, record: PushRulesRecord, changes: RuleChanges, json: bytes) -> bool:
-        """Write and announce. False: another change came first."""
+    async def _store(self, user_id: UserId, record: PushRulesRecord, changes: RuleChanges, json: bytes) -> bool:
+        """Write and announce. Return False if another change came first."""
         everywhere, rooms = affected_rooms(changes, self.switches)
+        rooms_column = as_column(rooms)
         with passing_as_unavailable():
             row = await self._writer.write(
-                SET_PUSH_RULES,
-                user_id,
-                json,
-                everywhere,
-                as_column(rooms),
-                record.position,
-                streams=(PUSH_RULES.name,),
+                SET_PUSH_RULES, user_id, json, everywhere, rooms_column, record.position, streams=(PUSH_RULES.name,)
             )
         if row["position"] is None:
             return False
         ignored = tuple(map(unescape, row["ignored"]))
-        told = PushRulesRow(row["position"], self._writer.lease, user_id, json, ignored)
-        self._announcer.announce(PUSH_RULES, [told])
+        self._announcer.announce(
+            PUSH_RULES, [PushRulesRow(row["position"], self._writer.lease, user_id, json, ignored)]
+        )
         return True

@@ -1,6 +1,6 @@
-"""What a user has set for a room holds for the room that it was upgraded to: tags, push rules, direct chats.
+"""Copies a user's settings for a room (tags, push rules, direct chats) to the room that replaces it.
 
-A background worker asks for it once he has joined the new room. Spec: client-server API, "Room Upgrades".
+A background worker calls this once the user has joined the new room. Spec: client-server API, "Room Upgrades".
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from replication.calls.users import COPY_ROOM_SETTINGS, RoomSettings, SettingsCopied
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.upgrades import is_successor
 from workers.client_api.user_data.account_data_writer import AccountDataWriter
@@ -23,14 +24,14 @@ class RoomSettingsCopy:
         self._rules = rules
 
     @COPY_ROOM_SETTINGS.handler
-    async def copy_room_settings(self, user_id: str, rooms: RoomSettings) -> SettingsCopied:
+    async def copy_room_settings(self, user_id: UserId, rooms: RoomSettings) -> SettingsCopied:
         """Copy a user's settings to the room that replaced another one.
 
-        Nothing happens unless the old room names the new one, since anybody can make a room that claims to be a
-        successor. Settings that the user made since stay. A rule that they deleted since comes back when they join
+        Nothing changes unless the old room itself names the new one: anybody can create a room that claims to be a
+        successor. Newer settings of the user stay. A rule that they have deleted since comes back when they join
         again.
         """
-        old, new = rooms.old_room_id, rooms.new_room_id
+        old, new = RoomId(rooms.old_room_id), RoomId(rooms.new_room_id)
         if not await is_successor(self._database, old, new):
             return SettingsCopied(copied=False)
         tags = await self._writer.get(user_id, old, _TAGS)
@@ -41,8 +42,8 @@ class RoomSettingsCopy:
         return SettingsCopied(copied=True)
 
 
-def _with_room(present: bytes | None, old: str, new: str) -> bytes | None:
-    """Return m.direct with the new room beside the old one; None when nothing has to change."""
+def _with_room(present: bytes | None, old: RoomId, new: RoomId) -> bytes | None:
+    """Return m.direct with the new room after the old one; None if nothing has to change."""
     content: Any = orjson.loads(present) if present is not None else None
     if not isinstance(content, dict):
         return None

@@ -14,7 +14,7 @@ from workers.client_api.user_data.account_data_writer import AccountDataWriter
 
 _TYPE = "m.tag"
 _MAX_TAG_BYTES = 255  # the spec's limit
-_MAX_TAGS = 1000  # of one room
+_MAX_TAGS = 1000  # in one room
 
 
 class Tags:
@@ -29,11 +29,11 @@ class Tags:
         return json_response({"tags": _tags(entry.json)})
 
     async def set_tag(self, request: Request) -> Response:
-        """PUT /user/{userId}/rooms/{roomId}/tags/{tag}. Raises M_BAD_JSON for an order that is no number."""
+        """PUT /user/{userId}/rooms/{roomId}/tags/{tag}. Raises M_BAD_JSON for an order that is not a number."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
         tag = request.params["tag"]
         if not within_bytes(tag, _MAX_TAG_BYTES):
-            raise invalid_param(f"A tag has {_MAX_TAG_BYTES} bytes at most")
+            raise invalid_param(f"A tag must have at most {_MAX_TAG_BYTES} bytes")
         body = request.json_object(empty_ok=True)
         order = body.get("order")
         if order is not None and (isinstance(order, bool) or not isinstance(order, int | float)):
@@ -42,14 +42,14 @@ class Tags:
         def with_tag(present: bytes | None) -> bytes | None:
             tags = {**_tags(present), tag: body}
             if len(tags) > _MAX_TAGS:
-                raise invalid_param(f"A room has {_MAX_TAGS} tags at most")
+                raise invalid_param(f"A room may have at most {_MAX_TAGS} tags")
             return orjson.dumps({"tags": tags})
 
         await self._writer.change(user_id, room_id, _TYPE, with_tag)
         return empty_response()
 
     async def delete_tag(self, request: Request) -> Response:
-        """DELETE /user/{userId}/rooms/{roomId}/tags/{tag}: also when it is not set."""
+        """DELETE /user/{userId}/rooms/{roomId}/tags/{tag}. An unknown tag is no error."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
         tag = request.params["tag"]
 
@@ -64,6 +64,6 @@ class Tags:
 
 
 def _tags(json: bytes | None) -> dict[str, Any]:
-    """The tags of an `m.tag` entry; clients may have stored anything there through the account data endpoint."""
+    """Return the tags of an `m.tag` entry. Clients can store anything there through the account data endpoint."""
     tags = orjson.loads(json).get("tags") if json is not None else None
     return tags if isinstance(tags, dict) else {}

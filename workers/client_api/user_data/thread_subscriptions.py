@@ -1,4 +1,4 @@
-"""Subscriptions to threads. Proposal: MSC4306, under its unstable names."""
+"""Thread subscriptions (MSC4306, under its unstable names)."""
 
 import msgspec
 
@@ -21,16 +21,15 @@ class SubscriptionBody(msgspec.Struct):
 
 
 class ThreadSubscriptions:
-    """enabled: whether this server has them at all."""
-
     def __init__(self, database: Database, writer: FencedWriter, announcer: Announcer, *, enabled: bool) -> None:
+        """enabled: False: the endpoints are unknown."""
         self._database = database
         self._writer = writer
         self._announcer = announcer
         self._enabled = enabled
 
     async def set_thread_subscription(self, request: Request) -> Response:
-        """PUT /rooms/{roomId}/thread/{threadRootId}/subscription. Guests may: it tells nobody anything.
+        """PUT /rooms/{roomId}/thread/{threadRootId}/subscription. Guests may subscribe: nobody else sees it.
 
         Raises M_NOT_FOUND, M_NOT_IN_THREAD (400), M_CONFLICTING_UNSUBSCRIPTION (409).
         """
@@ -39,7 +38,7 @@ class ThreadSubscriptions:
             raise bad_json("automatic must name the event that caused the subscription")
         thread = await self._thread(request, automatic or None)
         if automatic and thread.cause is None:
-            raise MatrixError(_NOT_IN_THREAD, "The event that caused this is not in the thread", 400)
+            raise MatrixError(_NOT_IN_THREAD, "The event that `automatic` names is not in the thread", 400)
         cause = thread.cause if automatic else None
         user_id, thread_id = request.user.user_id, request.params["threadRootId"]
         with passing_as_unavailable():
@@ -51,14 +50,17 @@ class ThreadSubscriptions:
         return empty_response()
 
     async def get_thread_subscription(self, request: Request) -> Response:
-        """GET the same. Raises M_NOT_FOUND."""
+        """GET /rooms/{roomId}/thread/{threadRootId}/subscription. Raises M_NOT_FOUND."""
         thread = await self._thread(request)
         if thread.automatic is None:
             raise not_found("You are not subscribed to this thread")
         return json_response({"automatic": thread.automatic})
 
     async def delete_thread_subscription(self, request: Request) -> Response:
-        """DELETE the same; nothing changes where there is none. Raises M_NOT_FOUND."""
+        """DELETE /rooms/{roomId}/thread/{threadRootId}/subscription. No subscription is no error.
+
+        Raises M_NOT_FOUND.
+        """
         thread = await self._thread(request)
         user_id, thread_id = request.user.user_id, request.params["threadRootId"]
         with passing_as_unavailable():
@@ -76,11 +78,15 @@ class ThreadSubscriptions:
             raise not_found("There is no such thread, or you are not in its room")
         return thread
 
-    def _announce(
-        self, request: Request, thread: Thread, position: int, *, subscribed: bool, automatic: bool
-    ) -> None:  # fmt: skip
+    def _announce(self, request: Request, thread: Thread, position: int, *, subscribed: bool, automatic: bool) -> None:
         row = ThreadSubscriptionRow(
-            position, self._writer.lease, request.user.user_id, thread.room_nid, request.params["roomId"],
-            request.params["threadRootId"], subscribed, automatic,
-        )  # fmt: skip
+            position=position,
+            writer=self._writer.lease,
+            user_id=request.user.user_id,
+            room_nid=thread.room_nid,
+            room_id=request.params["roomId"],
+            thread_id=request.params["threadRootId"],
+            subscribed=subscribed,
+            automatic=automatic,
+        )
         self._announcer.announce(THREAD_SUBSCRIPTIONS, [row])

@@ -8,6 +8,7 @@ import orjson
 from replication.calls.rooms import SEND_DELAYED_EVENT, DelayedEventAnswer, DelayedEventToSend
 from shared.core.delayed_events import DELAYED_TXN_DEVICE, sending_key
 from shared.core.errors import AuthRuleViolation, EventFormatError, MatrixError, RemoteServerError
+from shared.core.identifiers import UserId
 from shared.http.endpoint import RateLimit
 from shared.http.errors_to_json import response_for
 from shared.http.request import Requester
@@ -47,7 +48,7 @@ class DelayedSending:
 
     async def _send(self, room_id: str, event: DelayedEventToSend) -> str:
         account = await get_account(self._database, event.sender)
-        user = Requester(event.sender, None, b"", account is not None and account.kind == "guest")
+        user = Requester(UserId(event.sender), None, b"", account is not None and account.kind == "guest")
         content: dict[str, Any] = orjson.loads(bytes(event.content))
         key, shown_to = sending_key(event.delay_id), (DELAYED_TXN_DEVICE, event.delay_id)
         if not event.again:

@@ -1,0 +1,172 @@
+"""The present users of this process's slots: kept in memory, announced on the stream, saved every few seconds.
+
+The owner of a user's slot keeps their presence. A new owner learns it from the synchrotrons, which report every device
+that syncs, and reads the status message from Postgres. When a slot moves away, its users are dropped without an
+announcement. Readers wait for the rows of the new owner (`workers/synchrotron/presence/presence.py`).
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from replication.streams import PRESENCE
+from replication.streams.announcer import Announcer
+from shared.core.errors import Unavailable
+from shared.core.presence import UserPresence, VisiblePresence
+from shared.core.rows import PresenceRow
+from shared.core.slots import slot_of
+from shared.runtime.clock import Clock
+from shared.storage.engine.pool import Database
+from shared.storage.user_data.presence import StoredPresence, get_presence, save_presence
+
+_MAX_USERS = 50_000  # present at a time in one process, some 1 KB each; further users stay invisible
+_EXPIRE_EVERY_S = 1.0  # how late a state that lapses (idle, offline) is announced
+_EXPIRE_BATCH = 500  # users, some 10 us each; then other tasks run
+_SAVE_EVERY_S = 5.0
+_SAVE_BATCH = 1000
+
+
+class UserSlots(Protocol):
+    """The part of the slot table used here."""
+
+    def owns(self, kind: str, slot: int) -> bool: ...
+    def on_change(self, listener: Callable[[str, set[int]], None]) -> None: ...
+
+
+@dataclass(slots=True)
+class _Kept:
+    presence: UserPresence = field(default_factory=UserPresence)
+    announced: VisiblePresence | None = None  # the last announced state
+    due_ms: int | None = None  # the time of the next check: the user's earliest entry in the heap
+
+
+class PresentUsers:
+    def __init__(self, database: Database, announcer: Announcer, slots: UserSlots, clock: Clock) -> None:
+        self._database = database
+        self._announcer = announcer
+        self._slots = slots
+        self._clock = clock
+        self._users: dict[str, _Kept] = {}
+        self._due: list[tuple[int, str]] = []
+        self._unsaved: dict[str, StoredPresence] = {}
+        announcer.keep(PRESENCE, self._all_rows)
+        slots.on_change(self._slots_changed)
+
+    def owns(self, user_id: str) -> bool:
+        return self._slots.owns("users", slot_of(user_id))
+
+    def __contains__(self, user_id: str) -> bool:
+        return user_id in self._users
+
+    def get(self, user_id: str) -> UserPresence | None:
+        """Return the presence of a user who is present, or was a short time ago."""
+        kept = self._users.get(user_id)
+        return None if kept is None else kept.presence
+
+    async def load(self, user_ids: Collection[str]) -> None:
+        """Load these users into memory, up to its limit. Raises Unavailable."""
+        missing = [user_id for user_id in user_ids if user_id not in self._users]
+        if not missing:
+            return
+        saved = await get_presence(self._database, missing)
+        for user_id in missing:
+            if user_id in self._users or len(self._users) >= _MAX_USERS:
+                continue
+            kept = self._users[user_id] = _Kept()
+            if (last := saved.get(user_id)) is not None:
+                kept.presence.status_msg, kept.presence.last_active_ms = last.status_msg, last.last_active_ms
+
+    def announce_changes(self, user_ids: Iterable[str]) -> None:
+        """Announce the presence of those users for whom it differs from the last announcement."""
+        now_ms = self._clock.now_ms()
+        rows = [row for user_id in user_ids if (row := self._updated(user_id, now_ms)) is not None]
+        self._announcer.announce(PRESENCE, rows)
+
+    async def run(self) -> None:
+        """Announce lapsed states, and save. Runs until it is cancelled."""
+        save_at_s = 0.0
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY_S)
+            while due := self._take_due():
+                self.announce_changes(due)
+                await asyncio.sleep(0)
+            if self._clock.monotonic_s() >= save_at_s:
+                await self.save()
+                save_at_s = self._clock.monotonic_s() + _SAVE_EVERY_S
+
+    def _take_due(self) -> list[str]:
+        """Return a batch of users whose presence is due for a check."""
+        now_ms = self._clock.now_ms()
+        due: list[str] = []
+        while self._due and self._due[0][0] <= now_ms and len(due) < _EXPIRE_BATCH:
+            at_ms, user_id = heapq.heappop(self._due)
+            kept = self._users.get(user_id)
+            if kept is not None and kept.due_ms == at_ms:
+                kept.due_ms = None
+                due.append(user_id)
+        return due
+
+    async def save(self) -> None:
+        """Save the changes since the last time. During an outage of the database they are kept for later."""
+        try:
+            while self._unsaved:
+                batch = list(self._unsaved.values())[:_SAVE_BATCH]
+                await save_presence(self._database, batch)
+                for saved in batch:
+                    if self._unsaved.get(saved.user_id) is saved:
+                        del self._unsaved[saved.user_id]
+        except Unavailable:
+            return
+
+    async def save_now(self, user_id: str) -> None:
+        """Save the changes of one user. Raises Unavailable; they are then saved later."""
+        unsaved = self._unsaved.get(user_id)
+        if unsaved is not None:
+            await save_presence(self._database, [unsaved])
+            if self._unsaved.get(user_id) is unsaved:
+                del self._unsaved[user_id]
+
+    def _updated(self, user_id: str, now_ms: int) -> PresenceRow | None:
+        """Return the row to announce; None if the presence is as announced. Schedules the next check."""
+        kept = self._users.get(user_id)
+        if kept is None:
+            return None
+        kept.presence.forget_lapsed(now_ms)
+        visible, before = kept.presence.visible(now_ms), kept.announced
+        kept.announced = visible
+        next_ms = kept.presence.next_change_ms(now_ms)
+        if next_ms is None:
+            del self._users[user_id]
+        elif kept.due_ms is None or next_ms < kept.due_ms:
+            kept.due_ms = next_ms
+            heapq.heappush(self._due, (next_ms, user_id))
+        if visible.same_except_last_active(before):
+            return None
+        if len(self._unsaved) < _MAX_USERS:
+            self._unsaved[user_id] = StoredPresence(
+                user_id, visible.state, visible.status_msg, visible.last_active_ms, now_ms
+            )
+        return self._row(user_id, visible)
+
+    def _slots_changed(self, kind: str, now: set[int]) -> None:
+        if kind == "users":
+            for user_id in [user_id for user_id in self._users if slot_of(user_id) not in now]:
+                del self._users[user_id]
+
+    def _all_rows(self) -> list[PresenceRow]:
+        return [
+            self._row(user_id, kept.announced) for user_id, kept in self._users.items() if kept.announced is not None
+        ]
+
+    def _row(self, user_id: str, visible: VisiblePresence) -> PresenceRow:
+        return PresenceRow(
+            position=self._announcer.next_ephemeral_position(PRESENCE),
+            writer=self._announcer.lease,
+            user_id=user_id,
+            state=visible.state,
+            last_active_ms=visible.last_active_ms,
+            currently_active=visible.currently_active,
+            status_msg=visible.status_msg,
+        )

@@ -217,6 +217,9 @@ VALID: dict[str, Valid] = {
     "send_event": Valid(
         {**_ROOM, "eventType": "m.room.message", "txnId": "one"}, body={"msgtype": "m.text", "body": "hum"}, free=True
     ),
+    "send_event_without_transaction": Valid(
+        {**_ROOM, "eventType": "m.room.message"}, body={"msgtype": "m.text", "body": "hum"}, free=True
+    ),
     "schedule_delayed_event": Valid(
         {**_ROOM, "eventType": "m.room.message", "txnId": "later"},
         query={"org.matrix.msc4354.sticky_duration_ms": "1000"},

@@ -61,6 +61,7 @@ def compose(foundation: Foundation) -> Worker:
         handlers={
             "create_room": creation.create_room,
             "send_event": send.send_event,
+            "send_event_without_transaction": send.send_event_without_transaction,
             "redact_event": send.redact_event,
             "schedule_delayed_event": scheduling.schedule_delayed_event,
             "set_state": state.set_state,

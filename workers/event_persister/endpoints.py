@@ -35,6 +35,10 @@ ENDPOINTS = (
         spec="client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid",
     ),
     Endpoint(
+        "send_event_without_transaction", ("POST",), f"{_ROOM}/send/{{eventType}}", "rooms", RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE, api_v1=True, spec="deployed: bots written for the api/v1",
+    ),
+    Endpoint(
         "redact_event", ("PUT",), f"{_ROOM}/redact/{{eventId}}/{{txnId}}", "rooms", RoutingKey.ROOM,
         rate_limit=RateLimit.MESSAGE, idempotent=True, api_v1=True,
         spec="client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid",

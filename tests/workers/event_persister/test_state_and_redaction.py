@@ -186,3 +186,30 @@ async def test_redacted_state_counts_as_redacted(postgres_module: TestDatabase) 
             second.tokens.guests.add(guest.user_id)
             joined = await second.user("guest").act(room_id, "join")
             assert joined.errcode == "M_GUEST_ACCESS_FORBIDDEN"
+
+
+async def test_redaction_of_another_rooms_event_is_a_wrong_request(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice = persister.user("alice")
+        room_id, other = await alice.create_room(), await alice.create_room()
+        event_id = (await alice.send(other, "there")).json["event_id"]
+        answer = await alice.redact(room_id, event_id)
+        assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
+        answer = await alice.redact(room_id, "$" + "x" * 43)
+        assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+        assert (await alice.redact(other, event_id)).status == 200
+
+
+async def test_send_without_a_transaction(postgres_module: TestDatabase) -> None:
+    """Old bots post their messages; each request sends one more."""
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room()
+        path, content = f"/rooms/{room_id}/send/m.room.message", {"msgtype": "m.text", "body": "hum"}
+        sent = {(await alice.call("POST", path, content)).json["event_id"] for _ in range(2)}
+        assert len(sent) == 2
+        assert len([row for row in await persister.timeline(room_id) if row["type"] == "m.room.message"]) == 2
+        assert (await alice.call("POST", path, {"body": "hum"})).errcode == "M_BAD_JSON"
+        assert (await bob.call("POST", path, content)).status == 403
+        redaction = await alice.call("POST", f"/rooms/{room_id}/send/m.room.redaction", {"redacts": sent.pop()})
+        assert redaction.status == 200

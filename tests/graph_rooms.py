@@ -220,11 +220,29 @@ class GraphRoom:
 
     def _row(self, event: Event, nid: int, status: int, state_nid: int | None) -> EventColumns:
         return EventColumns(
-            nid, event.event_id, 1, nid, None, event.depth, event.type, event.state_key, event.sender,
-            event.origin_server_ts, status, [self.nids[e] for e in event.prev_event_ids if e in self.nids],
-            [self.nids[e] for e in event.auth_event_ids if e in self.nids], None, None, None, None, None, state_nid,
-            False, False, event.encoded,
-        )  # fmt: skip
+            event_nid=nid,
+            event_id=event.event_id,
+            writer=1,
+            position=nid,
+            ordinal=None,
+            depth=event.depth,
+            type=event.type,
+            state_key=event.state_key,
+            sender=event.sender,
+            origin_server_ts=event.origin_server_ts,
+            status=status,
+            prev_nids=[self.nids[e] for e in event.prev_event_ids if e in self.nids],
+            auth_nids=[self.nids[e] for e in event.auth_event_ids if e in self.nids],
+            replaces_nid=None,
+            redacted_by=None,
+            redacts_nid=None,
+            anchor=None,
+            back=None,
+            state_nid=state_nid,
+            resolved=False,
+            gap=False,
+            json=event.encoded,
+        )
 
     def _advance(self, event: Event, nid: int) -> None:
         """Let an accepted event be the latest of the timeline."""
@@ -236,7 +254,17 @@ class GraphRoom:
             was, entry = self.current.get(key), now.get(key)
             was_nid = None if was is None else self.nids[was.event_id]
             now_nid = None if entry is None else self.nids[entry.event_id]
-            self.line.append(LineRow(*key, self.ordinal, now_nid, was_nid, 1, nid))
+            self.line.append(
+                LineRow(
+                    type=key[0],
+                    state_key=key[1],
+                    ordinal=self.ordinal,
+                    event_nid=now_nid,
+                    prev_nid=was_nid,
+                    writer=1,
+                    position=nid,
+                )
+            )
             replaces = was_nid if now_nid == nid else replaces
             if key[0] == "m.room.member":
                 self._set_member(key[1], entry, was)

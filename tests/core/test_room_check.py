@@ -57,11 +57,19 @@ def _drop_line_row(room: GraphRoom, names: Names) -> None:
 
 
 def _strange_line_row(room: GraphRoom, names: Names) -> None:
-    room.line.append(LineRow("m.room.canonical_alias", "", 2, None, None, 1, 2))
+    room.line.append(
+        LineRow(
+            type="m.room.canonical_alias", state_key="", ordinal=2, event_nid=None, prev_nid=None, writer=1, position=2
+        )
+    )
 
 
 def _line_row_without_event(room: GraphRoom, names: Names) -> None:
-    room.line.append(LineRow("m.room.canonical_alias", "", 99, None, None, 1, 2))
+    room.line.append(
+        LineRow(
+            type="m.room.canonical_alias", state_key="", ordinal=99, event_nid=None, prev_nid=None, writer=1, position=2
+        )
+    )
 
 
 def _as_if_on_the_line(room: GraphRoom, names: Names) -> None:

@@ -45,7 +45,13 @@ class _Writer:
         self.announcer.announce(TYPING, [self._row(key, value)])
 
     def _row(self, key: str, value: int) -> TypingRow:
-        return TypingRow(self.announcer.next_ephemeral_position(TYPING), self.lease, "!r", key, value)
+        return TypingRow(
+            position=self.announcer.next_ephemeral_position(TYPING),
+            writer=self.lease,
+            room_id="!r",
+            user_id=key,
+            until_ms=value,
+        )
 
 
 class _Reader:
@@ -256,4 +262,6 @@ async def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestData
 
 def _row(world: World, room_id: str, user_id: str, until_ms: int) -> TypingRow:
     position = world.announcer.next_ephemeral_position(TYPING)
-    return TypingRow(position, world.announcer.lease, room_id, user_id, until_ms)
+    return TypingRow(
+        position=position, writer=world.announcer.lease, room_id=room_id, user_id=user_id, until_ms=until_ms
+    )

@@ -8,7 +8,7 @@ from shared.core import rows
 
 
 def test_rows_of_a_frame_survive_the_wire() -> None:
-    row = rows.SessionRow(7, 3, "@a:b", None)
+    row = rows.SessionRow(position=7, writer=3, user_id="@a:b", device_id=None)
     (message,) = wire.encode_frames("sessions", 3, "sessions", 5, [(7, wire.encode_row(row))])
     frame = wire.decode_frame(message)
     assert (frame.previous, frame.current) == (5, 7)

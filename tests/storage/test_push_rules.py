@@ -41,7 +41,9 @@ async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: Tes
         assert again["ignored"] == as_column([ODD, "@b:x"])
         [row] = await first_page(writer.conn, PUSH_RULES, 0, 10)
         read = PushRulesRow(**row)
-        assert read == PushRulesRow(again["position"], read.writer, _ME, b"", (ODD, "@b:x"))
+        assert read == PushRulesRow(
+            position=again["position"], writer=read.writer, user_id=_ME, rules=b"", ignored=(ODD, "@b:x")
+        )
 
 
 async def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -> None:

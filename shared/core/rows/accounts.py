@@ -3,7 +3,7 @@
 import msgspec
 
 
-class AccountDataRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class AccountDataRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """The current content of one type of account data."""
 
     position: int
@@ -16,7 +16,7 @@ class AccountDataRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     json: bytes | None
 
 
-class PushRulesRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class PushRulesRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """The current push rules and ignore list of a user."""
 
     position: int
@@ -28,7 +28,7 @@ class PushRulesRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ignored: tuple[str, ...] = ()
 
 
-class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """A change of access tokens: caches drop the tokens of this device and look them up again."""
 
     position: int
@@ -38,7 +38,7 @@ class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     device_id: str | None
 
 
-class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """The latest receipt of one kind of a user in a room or thread."""
 
     position: int
@@ -55,7 +55,7 @@ class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ts_ms: int
 
 
-class ThreadSubscriptionRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class ThreadSubscriptionRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """The current subscription of a user to a thread."""
 
     position: int

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class ToDeviceRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class ToDeviceRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """A new message in the inbox of a device."""
 
     position: int
@@ -16,7 +16,7 @@ class ToDeviceRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     prior_position: int | None = None
 
 
-class DeviceListRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class DeviceListRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """A change of a user's devices or of their identity keys."""
 
     position: int
@@ -24,7 +24,7 @@ class DeviceListRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     user_id: str
 
 
-class OneTimeKeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class OneTimeKeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """An upload or claim of one-time or fallback keys of a device."""
 
     position: int

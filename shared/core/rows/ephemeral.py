@@ -3,7 +3,7 @@
 import msgspec
 
 
-class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """The typing state of a user in a room."""
 
     position: int
@@ -14,7 +14,7 @@ class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     until_ms: int
 
 
-class PresenceRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class PresenceRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """The whole presence of a user."""
 
     position: int

@@ -9,7 +9,7 @@ import msgspec
 PushRedacted: TypeAlias = tuple[int, str, tuple[tuple[int, int, int], ...], tuple[tuple[str, int, int], ...]]
 
 
-class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """One live timeline event with its JSON, so that a reader needs no query for a new message.
 
     A state event with status 0 is the current state of its key from here on, unless the row is `resolved`.

@@ -72,7 +72,10 @@ async def test_many_at_once_load_once() -> None:
 
 async def test_a_log_out_during_the_load_is_not_overlooked() -> None:
     """The look-up saw the token, then it was ended: what was read must not stay in the cache."""
-    for row in (SessionRow(0, 0, "@a:b", "D"), SessionRow(0, 0, "@a:b", None)):
+    for row in (
+        SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"),
+        SessionRow(position=0, writer=0, user_id="@a:b", device_id=None),
+    ):
         database = _Database()
         database.go.clear()
         authenticator = _make(database)
@@ -91,10 +94,15 @@ async def test_other_devices_stay_cached() -> None:
     database = _Database()
     authenticator = _make(database)
     await authenticator.authenticate("t", _REQUEST)
-    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "OTHER"), SessionRow(0, 0, "@x:y", None)])
+    authenticator.apply_sessions(
+        [
+            SessionRow(position=0, writer=0, user_id="@a:b", device_id="OTHER"),
+            SessionRow(position=0, writer=0, user_id="@x:y", device_id=None),
+        ]
+    )
     await authenticator.authenticate("t", _REQUEST)
     assert database.asked == 1
-    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
+    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id="D")])
     await authenticator.authenticate("t", _REQUEST)
     assert database.asked == 2
 
@@ -115,7 +123,7 @@ async def test_the_budget_is_honoured() -> None:
     for number in range(100):
         await authenticator.authenticate(f"t{number}", _REQUEST)
     assert 5 <= await remembered() <= 12
-    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", None)])
+    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id=None)])
     assert await remembered() == 0
 
 
@@ -160,7 +168,7 @@ async def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pyt
             await authenticator.authenticate("t", _REQUEST)
         assert database.asked == 1
         database.ended = True
-        log.rows.append(SessionRow(0, 0, "@a:b", "D"))
+        log.rows.append(SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"))
         await asyncio.sleep(0.05)
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
@@ -197,7 +205,7 @@ async def test_nobody_joins_a_look_up_that_is_older_than_a_log_out() -> None:
     early = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
     await asyncio.sleep(0.01)
     database.ended = True
-    authenticator.apply_sessions([SessionRow(0, 0, "@a:b", "D")])
+    authenticator.apply_sessions([SessionRow(position=0, writer=0, user_id="@a:b", device_id="D")])
     late = asyncio.ensure_future(authenticator.authenticate("t", _REQUEST))
     await asyncio.sleep(0.01)
     database.go.set()
@@ -223,13 +231,13 @@ async def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -
         held = asyncio.ensure_future(wait())
         await asyncio.sleep(0.02)
         log.rows += [
-            SessionRow(0, 0, "@a:b", "OTHER"),
-            SessionRow(0, 0, "@x:y", None),
-            SessionRow(0, 0, "@a:b", None),
+            SessionRow(position=0, writer=0, user_id="@a:b", device_id="OTHER"),
+            SessionRow(position=0, writer=0, user_id="@x:y", device_id=None),
+            SessionRow(position=0, writer=0, user_id="@a:b", device_id=None),
         ]  # the last leaves this one
         await asyncio.sleep(0.05)
         assert not held.done()
-        log.rows.append(SessionRow(0, 0, "@a:b", "D"))
+        log.rows.append(SessionRow(position=0, writer=0, user_id="@a:b", device_id="D"))
         database.ended = True
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             async with asyncio.timeout(1):

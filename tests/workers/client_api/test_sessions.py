@@ -160,7 +160,9 @@ async def test_another_worker_forgets(postgres: TestDatabase) -> None:
         await alice.call("POST", "/logout")
         assert (await two.call("GET", "/account/whoami", token=alice.token)).status == 200  # not told yet
         rows = await two.sql("SELECT position, writer, user_id, device_id FROM session_changes")
-        two.foundation.authenticator.apply_sessions([SessionRow(0, 0, r["user_id"], r["device_id"]) for r in rows])
+        two.foundation.authenticator.apply_sessions(
+            [SessionRow(position=0, writer=0, user_id=r["user_id"], device_id=r["device_id"]) for r in rows]
+        )
         assert (await two.call("GET", "/account/whoami", token=alice.token)).status == 401
 
 

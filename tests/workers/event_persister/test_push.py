@@ -461,7 +461,7 @@ async def test_rules_that_change_while_a_room_is_read(postgres: TestDatabase) ->
         last = max(room.model.counted)
         assert stored.counted(last, "", room.bob.user_id, joined=True) == (1, 1)
         [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
-        listener([PushRulesRow(1, 1, room.bob.user_id, changes_to_json(changes))])
+        listener([PushRulesRow(position=1, writer=1, user_id=room.bob.user_id, rules=changes_to_json(changes))])
         await room.say(room.alice, "another bee")
         stored = await Stored.read(persister, room.room_id)
         assert stored.counted(last + 1, "", room.bob.user_id, joined=True) == (1, 1)

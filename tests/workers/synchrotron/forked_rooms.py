@@ -102,13 +102,30 @@ class ForkedRoom:
             EVENTS,
             [
                 EventRow(
-                    position, foundation.lease, event.room_nid, self.room_id, version, event.event_nid, event.event_id,
-                    event.ordinal, event.type, event.state_key, event.sender, event.origin_server_ts, 0,
-                    event.replaces_nid, None, None, None, event.json, resolved=event.resolved, gap=event.gap,
+                    position=position,
+                    writer=foundation.lease,
+                    room_nid=event.room_nid,
+                    room_id=self.room_id,
+                    room_version=version,
+                    event_nid=event.event_nid,
+                    event_id=event.event_id,
+                    ordinal=event.ordinal,
+                    type=event.type,
+                    state_key=event.state_key,
+                    sender=event.sender,
+                    origin_server_ts=event.origin_server_ts,
+                    status=0,
+                    replaces_nid=event.replaces_nid,
+                    redacted_by=None,
+                    txn_device=None,
+                    txn_id=None,
+                    json=event.json,
+                    resolved=event.resolved,
+                    gap=event.gap,
                     members=members if event.resolved else (),
                 )
             ],
-        )  # fmt: skip
+        )
         takes = self._persister.slots.takes
         self._persister.slots.takes = lambda slot: False
         for listener in self._persister.slots.listeners:

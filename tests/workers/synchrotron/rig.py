@@ -177,11 +177,19 @@ class World:
             RECEIPTS,
             [
                 ReceiptRow(
-                    row["position"], self.announcer.lease, row["room_nid"], room_id, user_id, kind, thread_id,
-                    event_id, row["ordinal"], 1000,
+                    position=row["position"],
+                    writer=self.announcer.lease,
+                    room_nid=row["room_nid"],
+                    room_id=room_id,
+                    user_id=user_id,
+                    kind=kind,
+                    thread_id=thread_id,
+                    event_id=event_id,
+                    ordinal=row["ordinal"],
+                    ts_ms=1000,
                 )
             ],
-        )  # fmt: skip
+        )
 
     async def set_account_data(self, user_id: str, room_id: str, event_type: str, content: Any) -> None:
         json = None if content is None else orjson.dumps(content)
@@ -194,7 +202,9 @@ class World:
             """,
             user_id, room_id, event_type, json, self.announcer.lease,
         )  # fmt: skip
-        row = AccountDataRow(position, self.announcer.lease, user_id, room_id, event_type, json)
+        row = AccountDataRow(
+            position=position, writer=self.announcer.lease, user_id=user_id, room_id=room_id, type=event_type, json=json
+        )
         self.announcer.announce(ACCOUNT_DATA, [row])
         if (room_id, event_type) == ("", "m.ignored_user_list"):
             stored = await get_push_rules(self.database, user_id)
@@ -213,12 +223,21 @@ class World:
             """,
             user_id, rules, list(ignored), self.announcer.lease,
         )  # fmt: skip
-        row = PushRulesRow(position, self.announcer.lease, user_id, rules, tuple(ignored))
+        row = PushRulesRow(
+            position=position, writer=self.announcer.lease, user_id=user_id, rules=rules, ignored=tuple(ignored)
+        )
         self.announcer.announce(PUSH_RULES, [row])
 
     def set_typing(self, room_id: str, user_id: str, until_ms: int) -> None:
         position = self.announcer.next_ephemeral_position(TYPING)
-        self.announcer.announce(TYPING, [TypingRow(position, self.announcer.lease, room_id, user_id, until_ms)])
+        self.announcer.announce(
+            TYPING,
+            [
+                TypingRow(
+                    position=position, writer=self.announcer.lease, room_id=room_id, user_id=user_id, until_ms=until_ms
+                )
+            ],
+        )
 
 
 @dataclass(slots=True)

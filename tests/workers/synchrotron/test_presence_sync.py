@@ -164,7 +164,19 @@ async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monk
         assert before == wake_ups + 1
         position = api.foundation.announcer.next_ephemeral_position(PRESENCE)
         lease = api.foundation.lease
-        api.foundation.announcer.announce(PRESENCE, [PresenceRow(position, lease, alice.user_id, "online", 9, True)])
+        api.foundation.announcer.announce(
+            PRESENCE,
+            [
+                PresenceRow(
+                    position=position,
+                    writer=lease,
+                    user_id=alice.user_id,
+                    state="online",
+                    last_active_ms=9,
+                    currently_active=True,
+                )
+            ],
+        )
         await soon(waiting)
         assert process.metric("skep_sync_wake_ups_total") == before and not waiting.done()
         waiting.cancel()
@@ -186,7 +198,15 @@ async def test_what_is_lost_is_asked_for(postgres: TestDatabase) -> None:
 
 
 def _row(user_id: str, state: str, position: int, writer: int = 1, status: str | None = None) -> PresenceRow:
-    return PresenceRow(position, writer, user_id, state, 1000, False, status)
+    return PresenceRow(
+        position=position,
+        writer=writer,
+        user_id=user_id,
+        state=state,
+        last_active_ms=1000,
+        currently_active=False,
+        status_msg=status,
+    )
 
 
 def test_nobody_flickers_when_his_owner_goes() -> None:
@@ -209,7 +229,10 @@ def test_nobody_flickers_when_his_owner_goes() -> None:
     assert [(seen.row.user_id, seen.rooms) for seen in memory.changed_since(2)] == [
         ("@a:x", ("!r", "!other")), ("@c:x", ()),
     ]  # fmt: skip
-    content = presence_event(PresenceRow(1, 1, "@a:x", "online", 1, True), 10_000_000)["content"]
+    content = presence_event(
+        PresenceRow(position=1, writer=1, user_id="@a:x", state="online", last_active_ms=1, currently_active=True),
+        10_000_000,
+    )["content"]
     assert content == {"presence": "online", "last_active_ago": 60_000, "currently_active": True}
 
 

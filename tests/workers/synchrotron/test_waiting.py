@@ -49,7 +49,7 @@ def test_typing_ends_by_itself() -> None:
     typing = TypingRooms()
 
     def row(user_id: str, until_ms: int) -> TypingRow:
-        return TypingRow(1, 1, "!r", user_id, until_ms)
+        return TypingRow(position=1, writer=1, room_id="!r", user_id=user_id, until_ms=until_ms)
 
     assert typing.apply(row("@a:x", 500), 100, 1)
     assert not typing.apply(row("@a:x", 900), 200, 2)  # only longer

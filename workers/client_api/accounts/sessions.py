@@ -175,7 +175,10 @@ class Sessions:
             return await self._writer.write(statement, *args, streams=(SESSIONS.name, DEVICE_LISTS.name))
 
     def _announce(self, changes: Sequence[tuple[int, str, str | None]]) -> None:
-        rows = [SessionRow(at, self._writer.lease, user_id, device) for at, user_id, device in changes]
+        rows = [
+            SessionRow(position=at, writer=self._writer.lease, user_id=user_id, device_id=device)
+            for at, user_id, device in changes
+        ]
         # This process forgets the token at once, the others by replication.
         self._authenticator.apply_sessions(rows)
         self._announcer.announce(SESSIONS, rows)
@@ -183,7 +186,9 @@ class Sessions:
     def _announce_device_list(self, user_id: UserId, position: int | None) -> None:
         """position: None if nothing changed that others see."""
         if position is not None:
-            self._announcer.announce(DEVICE_LISTS, [DeviceListRow(position, self._writer.lease, user_id)])
+            self._announcer.announce(
+                DEVICE_LISTS, [DeviceListRow(position=position, writer=self._writer.lease, user_id=user_id)]
+            )
 
 
 def _unknown_refresh_token() -> MatrixError:

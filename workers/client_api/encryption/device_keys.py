@@ -101,9 +101,14 @@ class DeviceKeys:
     def _announce(self, user_id: UserId, device_id: str, list_position: int | None, key_position: int | None) -> None:
         lease = self._writer.lease
         if list_position is not None:
-            self._announcer.announce(DEVICE_LISTS, [DeviceListRow(list_position, lease, user_id)])
+            self._announcer.announce(
+                DEVICE_LISTS, [DeviceListRow(position=list_position, writer=lease, user_id=user_id)]
+            )
         if key_position is not None:
-            self._announcer.announce(ONE_TIME_KEYS, [OneTimeKeyRow(key_position, lease, user_id, device_id)])
+            self._announcer.announce(
+                ONE_TIME_KEYS,
+                [OneTimeKeyRow(position=key_position, writer=lease, user_id=user_id, device_id=device_id)],
+            )
 
     async def query_keys(self, request: Request) -> Response:
         """POST /keys/query. Raises M_INVALID_PARAM."""
@@ -147,7 +152,10 @@ class DeviceKeys:
             lease = self._writer.lease
             self._announcer.announce(
                 ONE_TIME_KEYS,
-                [OneTimeKeyRow(at, lease, user, device) for at, user, device in zip(*changes, strict=True)],
+                [
+                    OneTimeKeyRow(position=at, writer=lease, user_id=user, device_id=device)
+                    for at, user, device in zip(*changes, strict=True)
+                ],
             )
         return json_response({"one_time_keys": claimed, "failures": failures})
 

@@ -75,5 +75,14 @@ class SendToDevice:
         lease = self._writer.lease
         # Rows of one writer are in order anyway, so only a prior message of another writer is named.
         other_writer = sent.prior_writer is not None and sent.prior_writer != lease
-        prior = (sent.prior_writer, sent.prior_position) if other_writer else (None, None)
-        return [ToDeviceRow(position, lease, user, device, *prior) for position, user, device in sent.stored]
+        return [
+            ToDeviceRow(
+                position=position,
+                writer=lease,
+                user_id=user_id,
+                device_id=device_id,
+                prior_writer=sent.prior_writer if other_writer else None,
+                prior_position=sent.prior_position if other_writer else None,
+            )
+            for position, user_id, device_id in sent.stored
+        ]

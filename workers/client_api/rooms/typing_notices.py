@@ -85,4 +85,6 @@ class TypingNotices:
 
     def _row(self, room_id: RoomId, user_id: UserId, until_ms: int) -> TypingRow:
         position = self._announcer.next_ephemeral_position(TYPING)
-        return TypingRow(position, self._announcer.lease, room_id, user_id, until_ms)
+        return TypingRow(
+            position=position, writer=self._announcer.lease, room_id=room_id, user_id=user_id, until_ms=until_ms
+        )

@@ -52,7 +52,17 @@ class AccountDataWriter:
         if row["position"] is None:
             return False
         self._announcer.announce(
-            ACCOUNT_DATA, [AccountDataRow(row["position"], self._writer.lease, user_id, room_id, type_, json)]
+            ACCOUNT_DATA,
+            [
+                AccountDataRow(
+                    position=row["position"],
+                    writer=self._writer.lease,
+                    user_id=user_id,
+                    room_id=room_id,
+                    type=type_,
+                    json=json,
+                )
+            ],
         )
         return True
 
@@ -71,8 +81,12 @@ class AccountDataWriter:
         if row["position"] is None:
             return False
         lease = self._writer.lease
-        data = AccountDataRow(row["position"], lease, user_id, "", IGNORED_USERS, json)
-        rules = PushRulesRow(row["rules_position"], lease, user_id, row["rules"], tuple(ignored))
+        data = AccountDataRow(
+            position=row["position"], writer=lease, user_id=user_id, room_id="", type=IGNORED_USERS, json=json
+        )
+        rules = PushRulesRow(
+            position=row["rules_position"], writer=lease, user_id=user_id, rules=row["rules"], ignored=tuple(ignored)
+        )
         self._announcer.announce(ACCOUNT_DATA, [data])
         self._announcer.announce(PUSH_RULES, [rules])
         return True

@@ -70,6 +70,11 @@ class PushRulesWriter:
             return False
         ignored = tuple(map(unescape, row["ignored"]))
         self._announcer.announce(
-            PUSH_RULES, [PushRulesRow(row["position"], self._writer.lease, user_id, json, ignored)]
+            PUSH_RULES,
+            [
+                PushRulesRow(
+                    position=row["position"], writer=self._writer.lease, user_id=user_id, rules=json, ignored=ignored
+                )
+            ],
         )
         return True

@@ -28,18 +28,36 @@ def rows_of(
         if event.ordinal is None:
             continue  # no part of the timeline: nobody follows these
         yield EventRow(
-            position=position, writer=writer, room_nid=event.room_nid, room_id=room.room_id,
-            room_version=room.version.name, event_nid=event.event_nid, event_id=event.event_id,
-            ordinal=event.ordinal, type=event.type, state_key=event.state_key, sender=event.sender,
-            origin_server_ts=event.origin_server_ts, status=ACCEPTED, replaces_nid=event.replaces_nid,
-            redacted_by=event.redacted_by, txn_device=event.txn_device, txn_id=event.txn_id, json=event.json,
-            prior_writer=prior[0], prior_position=prior[1], redacts_nid=event.redacts_nid,
-            resolved=event.resolved, gap=event.gap,
+            position=position,
+            writer=writer,
+            room_nid=event.room_nid,
+            room_id=room.room_id,
+            room_version=room.version.name,
+            event_nid=event.event_nid,
+            event_id=event.event_id,
+            ordinal=event.ordinal,
+            type=event.type,
+            state_key=event.state_key,
+            sender=event.sender,
+            origin_server_ts=event.origin_server_ts,
+            status=ACCEPTED,
+            replaces_nid=event.replaces_nid,
+            redacted_by=event.redacted_by,
+            txn_device=event.txn_device,
+            txn_id=event.txn_id,
+            json=event.json,
+            prior_writer=prior[0],
+            prior_position=prior[1],
+            redacts_nid=event.redacts_nid,
+            resolved=event.resolved,
+            gap=event.gap,
             members=_members_of(event, memberships) if event.resolved else (),
-            thread_id=event.push.thread_id, push=counts.totals.get(event.event_nid, ()), push_users=event.push.users,
+            thread_id=event.push.thread_id,
+            push=counts.totals.get(event.event_nid, ()),
+            push_users=event.push.users,
             push_groups=event.push.group_changes,
             push_redacted=counts.taken_back.get((event.room_nid, event.ordinal), ()) if counts.taken_back else (),
-        )  # fmt: skip
+        )
         prior = (None, None)
 
 

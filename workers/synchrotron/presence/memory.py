@@ -95,7 +95,14 @@ class PresenceMemory:
             del self._orphans[user_id]
             was = self._people[user_id].row
             rows.append(
-                PresenceRow(was.position, was.writer, user_id, OFFLINE, was.last_active_ms, status_msg=was.status_msg)
+                PresenceRow(
+                    position=was.position,
+                    writer=was.writer,
+                    user_id=user_id,
+                    state=OFFLINE,
+                    last_active_ms=was.last_active_ms,
+                    status_msg=was.status_msg,
+                )
             )
         return rows
 

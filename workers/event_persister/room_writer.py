@@ -5,6 +5,7 @@ The usual path awaits nothing but the commit: the room is in memory and numbers 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from shared.core.errors import MatrixError, Unavailable, forbidden
@@ -159,6 +160,24 @@ class RoomWriter:
             except AlreadySent:
                 assert key is not None
                 return await self._first_answer(room, key)
+        raise Unavailable("The room changes too quickly")
+
+    async def build_ahead(self, room: LiveRoom, draft: Draft) -> Event:
+        """Build and sign an event whose id must be known before it can be stored; `write_built` stores it."""
+        for _ in range(_TRIES):
+            with suppress(RoomChanged):
+                return await self._slow_sends.build(room, draft)
+        raise Unavailable("The room changes too quickly")
+
+    async def write_built(self, room: LiveRoom, event: Event, draft: Draft) -> None:
+        """Store an event of `build_ahead`, authorised again. What came since lies beside it in the room's graph.
+
+        Raises as `write`.
+        """
+        for _ in range(_TRIES):
+            with suppress(RoomChanged):
+                await self._slow_sends.place(room, event, draft, None)
+                return
         raise Unavailable("The room changes too quickly")
 
     async def write_new_room(self, room: LiveRoom, create_nid: int, drafts: Sequence[Draft], new_room: NewRoom) -> None:

@@ -13,21 +13,25 @@ from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Database
 
-_COLUMNS = "old_room_id, new_room_id, new_version, upgrader, create_event_id, create_event, ended"
+_COLUMNS = (
+    "old_room_id, new_room_id, new_version, upgrader, create_event_id, create_event, tombstone_event_id, tombstone,"
+    " ended"
+)
 #: Uses the primary key, and room_upgrades_new_room_id_key.
 _GET = f"SELECT {_COLUMNS} FROM room_upgrades WHERE old_room_id = $1"
 _GET_BY_NEW = f"SELECT {_COLUMNS} FROM room_upgrades WHERE new_room_id = $1"
 
-#: $2 to $7 as the columns, without `ended`. An upgrade that is under way stays; one that ended gives way.
+#: $2 to $9 as the columns, without `ended`. An upgrade that is under way stays; one that ended gives way.
 BEGIN_UPGRADE = fenced_statement(
     "begin_room_upgrade",
     {
         "begun": f"""
             INSERT INTO room_upgrades ({_COLUMNS}, look_at)
-            SELECT $2, $3, $4, $5, $6, $7, false, clock_timestamp() + interval '10 seconds' FROM fence
+            SELECT $2, $3, $4, $5, $6, $7, $8, $9, false, clock_timestamp() + interval '10 seconds' FROM fence
             ON CONFLICT (old_room_id) DO UPDATE
             SET new_room_id = excluded.new_room_id, new_version = excluded.new_version, upgrader = excluded.upgrader,
-                create_event_id = excluded.create_event_id, create_event = excluded.create_event, ended = false,
+                create_event_id = excluded.create_event_id, create_event = excluded.create_event,
+                tombstone_event_id = excluded.tombstone_event_id, tombstone = excluded.tombstone, ended = false,
                 created_at = excluded.created_at, look_at = excluded.look_at, looks = 0
             WHERE room_upgrades.ended RETURNING 1
         """
@@ -104,9 +108,14 @@ _IS_SUCCESSOR = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomUpgrade:
-    """create_event: the new room's, as signed. ended: everything is done."""
+    """An upgrade of a room.
+
+    create_event: the new room's, signed
+    tombstone: the old room's, signed; None where its id could not be known before the new room's
+    ended: True when everything is done
+    """
 
     old_room_id: str
     new_room_id: str
@@ -114,6 +123,8 @@ class RoomUpgrade:
     upgrader: str
     create_event_id: str
     create_event: bytes
+    tombstone_event_id: str | None
+    tombstone: bytes | None
     ended: bool
 
 
@@ -142,7 +153,7 @@ async def begin_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> bool:
     """Store a new upgrade; False while another one of this room is under way."""
     row = await write(
         BEGIN_UPGRADE, upgrade.old_room_id, upgrade.new_room_id, upgrade.new_version, upgrade.upgrader,
-        upgrade.create_event_id, upgrade.create_event,
+        upgrade.create_event_id, upgrade.create_event, upgrade.tombstone_event_id, upgrade.tombstone,
     )  # fmt: skip
     return bool(row["begun"])
 

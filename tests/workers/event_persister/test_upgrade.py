@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import pytest
 
 from replication.streams.fenced_writer import FencedWriter
@@ -63,6 +64,8 @@ async def test_what_the_new_room_takes_over(postgres: TestDatabase, old: str, ne
         room_id = await furnished_room(persister, alice, old)
         last = (await persister.timeline(room_id))[-1]["event_id"]
         new_id = await upgrade(alice, room_id, new)
+        if new != "12":  # there the tombstone names the new room by its create event's hash
+            [last] = [row["event_id"] for row in await persister.timeline(room_id) if row["type"] == "m.room.tombstone"]
 
         create = await persister.content(new_id, "m.room.create")
         assert create["room_version"] == new
@@ -395,3 +398,27 @@ async def test_the_other_side_breaks_off(postgres: TestDatabase) -> None:
         await upgrade(alice, room_id)
         assert len(calls) == 2
         assert (await persister.sql("SELECT count(*) FROM rooms"))[0][0] == 2
+
+
+async def test_tombstone_is_stored_on_what_it_was_built_on(postgres: TestDatabase) -> None:
+    """Its id is in the new room before it is sent. What is sent to the old room meanwhile lies beside it."""
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        room_id = await alice.create_room(room_version="11")
+        client: Any = persister.foundation.http_client
+        request, sent = client.request, []
+
+        async def sends(*args: Any, **more: Any) -> Any:
+            sent.append((await alice.send(room_id, "meanwhile")).json["event_id"])
+            return await request(*args, **more)
+
+        client.request = sends
+        new_id = await upgrade(alice, room_id, "11")
+        rows = await persister.timeline(room_id)
+        [tombstone] = [row for row in rows if row["type"] == "m.room.tombstone"]
+        create = await persister.content(new_id, "m.room.create")
+        assert create is not None and create["predecessor"]["event_id"] == tombstone["event_id"]
+        assert sent[0] in [row["event_id"] for row in rows]
+        assert sent[0] not in orjson.loads(tombstone["json"])["prev_events"]
+        assert (await persister.content(room_id, "m.room.tombstone") or {})["replacement_room"] == new_id
+        assert (await persister.user("bob").send(room_id, "x")).status == 403

@@ -49,9 +49,19 @@ class SlowSends:
 
         Raises AuthRuleViolation, MatrixError, Unavailable, RoomLost, RoomChanged.
         """
+        return await self.place(room, await self.build(room, draft), draft, key)
+
+    async def build(self, room: LiveRoom, draft: Draft) -> Event:
+        """Build one event on the room's latest extremities, for `place` to store, at once or much later."""
         async with room.turns.take("sends"):
-            event = await self._build(room, draft)
-            policy = room.state.policy_server() if needs_policy_signature(event) else None
+            return await self._build(room, draft)
+
+    async def place(self, room: LiveRoom, event: Event, draft: Draft, key: bytes | None) -> str:
+        """Store an event that `build` made, on the predecessors that it was built on, and return its id.
+
+        Raises as `write`.
+        """
+        policy = room.state.policy_server() if needs_policy_signature(event) else None
         if policy is not None:
             event = await self._signatures.signed(room, event, policy)
         async with room.turns.take("sends"):

@@ -39,8 +39,8 @@ def create_content(
 ) -> dict[str, Any]:
     """Return the content of the new room's m.room.create.
 
-    last_event_id: the last known event of the old room. A new room's id can be the hash of this event, so that the
-    tombstone, which names it, comes later.
+    last_event_id: the old room's tombstone, to which clients jump. From version 12 on the new room's id is the hash of
+        this event, and the tombstone names that id: there it is the last event before the tombstone.
     """
     content: dict[str, Any] = {
         "room_version": version.name,

@@ -15,7 +15,7 @@ import msgspec
 from replication.calls.owner_calls import OwnerCalls
 from replication.calls.rooms import COMPLETE_SUCCESSOR, RESUME_UPGRADE
 from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable, forbidden, not_found
-from shared.core.events import event_from_storage
+from shared.core.events import Event, event_from_storage
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Response, json_response
@@ -103,13 +103,24 @@ class Upgrades:
             tombstone = await self._content(room, carried_state.TOMBSTONE)
             if tombstone.get("replacement_room") == known.new_room_id:
                 return known
-        content = carried_state.create_content(
-            version, room.create, room.state.head.extremities[-1][1], user_id, creators
-        )  # fmt: skip
         room_id = new_room_id(version, self._identity.server_name)
+        ahead: Event | None = None
+        last_event_id = room.state.head.extremities[-1][1]
+        if room_id is not None:
+            ahead = await self._writer.build_ahead(room, carried_state.tombstone_draft(user_id, room_id))
+            last_event_id = ahead.event_id
+        content = carried_state.create_content(version, room.create, last_event_id, user_id, creators)
         create = build_create_event(self._identity, version, room_id, user_id, content, self._clock.now_ms())
         upgrade = RoomUpgrade(
-            room.room_id, create.room_id, version.name, user_id, create.event_id, create.encoded, ended=False
+            old_room_id=room.room_id,
+            new_room_id=create.room_id,
+            new_version=version.name,
+            upgrader=user_id,
+            create_event_id=create.event_id,
+            create_event=create.encoded,
+            tombstone_event_id=None if ahead is None else ahead.event_id,
+            tombstone=None if ahead is None else ahead.encoded,
+            ended=False,
         )
         if await begin_upgrade(self._write, upgrade):
             return upgrade
@@ -151,7 +162,12 @@ class Upgrades:
         named = await self._content(room, carried_state.CANONICAL_ALIAS)
         drafts = carried_state.closing_drafts(upgrader, room.state.power_levels, levels, named, moved)
         if not is_closed:
-            drafts.insert(0, carried_state.tombstone_draft(upgrader, upgrade.new_room_id))
+            closing = carried_state.tombstone_draft(upgrader, upgrade.new_room_id)
+            if upgrade.tombstone is None or upgrade.tombstone_event_id is None:
+                drafts.insert(0, closing)
+            else:
+                built = event_from_storage(room.version, upgrade.tombstone, upgrade.tombstone_event_id)
+                await self._writer.write_built(room, built, closing)
         if drafts:
             await self._writer.write(room, drafts)
 

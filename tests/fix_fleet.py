@@ -8,11 +8,9 @@ When a test that uses one fails, the ends of the fleet's logs are part of its re
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +22,8 @@ import yaml
 from deploy.local.identity import pick_port
 from deploy.local.servers.program import tail_of
 from shared.config.generate import development_yaml, write_secrets
+from tests.rigs.clusters import copy_cluster
+from tests.rigs.directories import server_directory
 
 ROOT = Path(__file__).parents[1]
 _READY_LIMIT_S = 60.0
@@ -131,18 +131,20 @@ class RunningFleet:
 StartFleet = Callable[..., RunningFleet]
 
 
-def run_fleet(settings: Mapping[str, Mapping[str, Any]]) -> Generator[RunningFleet]:
-    """Body of a fixture: a fleet in a directory of its own, ended and removed afterwards."""
-    # Short, and open to the user that PostgreSQL runs as when we are root: pytest's own directories are neither.
-    directory = Path(tempfile.mkdtemp(prefix="skep-fleet-"))
-    directory.chmod(0o755)
-    running = RunningFleet(directory, settings)
-    try:
-        running.wait_until_ready()
-        yield running
-    finally:
-        running.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+def run_fleet(settings: Mapping[str, Mapping[str, Any]], *, makes_database: bool = False) -> Generator[RunningFleet]:
+    """Body of a fixture: a fleet in a directory of its own, ended and removed afterwards.
+
+    makes_database: True if `skep up` makes the cluster and migrates the database, instead of finding them there.
+    """
+    with server_directory("fleet") as directory:
+        if not makes_database and "database" not in settings:
+            copy_cluster(directory)
+        running = RunningFleet(directory, settings)
+        try:
+            running.wait_until_ready()
+            yield running
+        finally:
+            running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -156,8 +158,8 @@ def start_fleet() -> Iterator[StartFleet]:
     running: list[Generator[RunningFleet]] = []
     started: list[RunningFleet] = []
 
-    def start(**settings: Mapping[str, Any]) -> RunningFleet:
-        running.append(run_fleet(settings))
+    def start(*, makes_database: bool = False, **settings: Mapping[str, Any]) -> RunningFleet:
+        running.append(run_fleet(settings, makes_database=makes_database))
         started.append(next(running[-1]))
         return started[-1]
 

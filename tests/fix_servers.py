@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis for tests, from the wheels, started once for the session and only if a test asks.
+"""PostgreSQL and Redis for tests, from the wheels. Each starts once for a test process, if a test uses it.
 
 postgres          a fresh, migrated, empty database for one test
 postgres_module   the same for a module
@@ -6,13 +6,14 @@ redis             the settings of a running Redis, with a channel prefix that no
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
-import shutil
-import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -22,49 +23,79 @@ from deploy.local.servers.program import running
 from deploy.local.servers.redis import prepare_redis
 from shared.config.addresses import database_dsn
 from shared.config.sections import Database, Redis
-from shared.storage.engine.schema_version import migrate
+from tests.rigs.clusters import QUICK, copy_cluster
+from tests.rigs.directories import server_directory as make_server_directory
 
-_TEMPLATE = "migrated"
 _numbers = itertools.count(1)
+_STATEMENT_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class TestDatabase:
-    """section: as in the configuration; dsn: for asyncpg.connect and `shared.storage.engine.pool.connector`."""
+    """section: as in the configuration. dsn: for asyncpg.connect and `shared.storage.engine.pool.connector`."""
 
     __test__ = False
     section: Database
     dsn: str
 
 
+class PostgresServer:
+    """A running cluster. Its database `skep` is the template of all others, so nobody may be connected to it."""
+
+    def __init__(self, section: Database) -> None:
+        self._section = section
+        # asyncio.run would make a loop and a connection for each statement. Tests have loops of their own.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        dsn = database_dsn(dataclasses.replace(section, name="postgres"))
+        self._connection: asyncpg.Connection = self._wait_for(asyncpg.connect(dsn))
+
+    @contextlib.contextmanager
+    def new_database(self) -> Iterator[TestDatabase]:
+        section = dataclasses.replace(self._section, name=f"test_{next(_numbers)}")
+        self._execute(f"CREATE DATABASE {section.name} TEMPLATE {self._section.name} STRATEGY file_copy")
+        yield TestDatabase(section, database_dsn(section))
+        # Autovacuum visits every database there is.
+        self._execute(f"DROP DATABASE {section.name} WITH (FORCE)")
+
+    def close(self) -> None:
+        self._wait_for(self._connection.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _execute(self, sql: str) -> None:
+        self._wait_for(self._connection.execute(sql))
+
+    def _wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_STATEMENT_LIMIT_S)
+
+
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Path]:
-    """A short directory that PostgreSQL can enter as another user (pytest's own are closed to all others)."""
-    path = Path(tempfile.mkdtemp(prefix="skep-test-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    with make_server_directory("servers") as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
-def postgres_server(server_directory: Path) -> Iterator[Database]:
-    """A running cluster, without durability; its database `migrated` is the template of all others."""
-    settings = ("fsync=off", "full_page_writes=off", "max_wal_size=512MB", "shared_buffers=64MB")
-    program, section = prepare_postgres(server_directory, server_directory, settings)
-    with running(program, server_directory / "postgres.log"):
-        asyncio.run(_create(section, _TEMPLATE, "template0"))
-        asyncio.run(_migrate(dataclasses.replace(section, name=_TEMPLATE)))
-        yield section
+def postgres_server(server_directory: Path) -> Iterator[PostgresServer]:
+    copy_cluster(server_directory)
+    program, section = prepare_postgres(server_directory, server_directory, QUICK)
+    with running(program, server_directory / "postgres.log"), contextlib.closing(PostgresServer(section)) as server:
+        yield server
 
 
 @pytest.fixture
-def postgres(postgres_server: Database) -> TestDatabase:
-    return _fresh(postgres_server)
+def postgres(postgres_server: PostgresServer) -> Iterator[TestDatabase]:
+    with postgres_server.new_database() as database:
+        yield database
 
 
 @pytest.fixture(scope="module")
-def postgres_module(postgres_server: Database) -> TestDatabase:
-    return _fresh(postgres_server)
+def postgres_module(postgres_server: PostgresServer) -> Iterator[TestDatabase]:
+    with postgres_server.new_database() as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
@@ -77,26 +108,3 @@ def redis_server(server_directory: Path) -> Iterator[Redis]:
 @pytest.fixture
 def redis(redis_server: Redis) -> Redis:
     return dataclasses.replace(redis_server, channel_prefix=f"test{next(_numbers)}")
-
-
-def _fresh(server: Database) -> TestDatabase:
-    name = f"test_{next(_numbers)}"
-    asyncio.run(_create(server, name, _TEMPLATE))
-    section = dataclasses.replace(server, name=name)
-    return TestDatabase(section, database_dsn(section))
-
-
-async def _create(server: Database, name: str, template: str) -> None:
-    connection = await asyncpg.connect(database_dsn(server))
-    try:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    finally:
-        await connection.close()
-
-
-async def _migrate(section: Database) -> None:
-    connection = await asyncpg.connect(database_dsn(section))
-    try:
-        await migrate(connection)
-    finally:
-        await connection.close()

@@ -1,10 +1,8 @@
 """PostgreSQL and Redis of a test's own, which it may stop and start under a fleet, each behind a proxy that faults."""
 
 import contextlib
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +17,9 @@ from shared.config.addresses import database_dsn
 from shared.config.sections import Database
 from tests.faults.redis_proxy import RedisProxy
 from tests.replication.postgres_proxy import PostgresProxy
+from tests.rigs.clusters import QUICK, copy_cluster
+from tests.rigs.directories import server_directory
 
-#: Durable against a crash of the server's processes, which is all that the tests cause; not against one of the machine.
-_QUICK = ("fsync=off", "full_page_writes=off", "max_wal_size=512MB", "shared_buffers=64MB")
 _START_LIMIT_S = 30.0
 
 
@@ -77,13 +75,11 @@ class Servers:
 
 
 @contextmanager
-def running_servers(seed: int = 1, postgres_settings: tuple[str, ...] = _QUICK) -> Iterator[Servers]:
+def running_servers(seed: int = 1, postgres_settings: tuple[str, ...] = QUICK) -> Iterator[Servers]:
     """Run both, with their proxies, in a directory of their own. seed: of what happens to messages."""
-    # Short, and open to the user that PostgreSQL runs as when we are root.
-    directory = Path(tempfile.mkdtemp(prefix="skep-faults-"))
-    directory.chmod(0o755)
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        directory = stack.enter_context(server_directory("faults"))
+        copy_cluster(directory)
         program, database = prepare_postgres(directory, directory, postgres_settings)
         postgres = Server(program, directory / "postgres.log")
         program, found = prepare_redis(directory)

@@ -41,7 +41,7 @@ def skep(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_it_ends_within_ten_seconds_and_goes_on_with_the_same_data(start_fleet: StartFleet) -> None:
-    fleet = start_fleet()
+    fleet = start_fleet(makes_database=True)
     words = ("user", "register", "alice", "--password", "wonderland", "--config", str(fleet.config))
     assert skep(*words).stdout == f"registered @alice:{fleet.server_name}\n"
     pids = [each["pid"] for each in fleet.processes().values()]

@@ -1,0 +1,1 @@
+"""Parts that tests are built from: directories, servers, fleets in memory."""

@@ -1,0 +1,24 @@
+"""Documents name files that exist."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_TOP = "shared|replication|workers|deploy|tests|load|docs"
+_PATH = re.compile(rf"`((?:{_TOP})/[\w./-]*)`")
+
+
+def _documents() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split() if name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("document", _documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_exist(document: Path) -> None:
+    """A path in backticks, from the project's root or from the document's own folder."""
+    named = set(_PATH.findall(document.read_text()))
+    missing = sorted(name for name in named if not (ROOT / name).exists() and not (document.parent / name).exists())
+    assert not missing

@@ -20,6 +20,7 @@ from replication.streams.fenced_writer import SeenPositions
 from replication.streams.questions import Asker
 from replication.streams.session import Outcome, StreamSession, WriterState
 from shared.config.sections import Replication as ReplicationConfig
+from shared.core.errors import Unavailable
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.clock import Clock
@@ -258,7 +259,12 @@ class Follower:
         followed.repair_again = True
         while followed.repair_again:
             followed.repair_again = False
-            await self._repair(followed)
+            try:
+                await self._repair(followed)
+            except Unavailable as error:
+                logger.warning("The repair of stream %s waits for the database: %s", followed.stream.name, error)
+                followed.repair_again = True
+                await asyncio.sleep(self._config.tick_s)
 
     async def _repair(self, followed: _Followed) -> None:
         """Read all writers' rows above the session's least position, page by page, and take in idle writers."""

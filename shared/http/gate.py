@@ -7,6 +7,7 @@ learns of its lost lease only some time after the first requests.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,19 +20,39 @@ from shared.http.errors_to_json import response_for
 from shared.http.process_pages import PAGES
 from shared.http.request import Response
 
+logger = logging.getLogger(__name__)
+
+_JOINING = "This process is joining the fleet"
+_UNCONFIRMED = "The database has not confirmed the lease of this process in time: it may not answer until it does"
+
 
 @dataclass(slots=True, eq=False)
 class _Behind:
-    """Who serves now. under_way: the tasks of its requests."""
+    """The application that serves now.
+
+    under_way: the tasks of its requests.
+    refused: requests refused since the lease was last confirmed in time.
+    """
 
     application: AsgiApplication
     may_answer: Callable[[], bool]
     under_way: set["asyncio.Task[Any]"] = field(default_factory=set)
     closed: bool = False
+    refused: int = 0
 
-    @property
-    def speaks(self) -> bool:
-        return not self.closed and self.may_answer()
+    def refusal(self) -> str | None:
+        """Return why nothing may be answered now, or None."""
+        if self.closed:
+            return _JOINING
+        if self.may_answer():
+            if self.refused:
+                logger.info("The lease is confirmed again; %d requests were refused with 503 meanwhile", self.refused)
+                self.refused = 0
+            return None
+        if not self.refused:
+            logger.warning("Requests are refused with 503: the database has not confirmed this process's lease in time")
+        self.refused += 1
+        return _UNCONFIRMED
 
 
 class Gate:
@@ -67,8 +88,9 @@ class Gate:
                 await send_response(send, _page_of_nobody(scope["raw_path"]))
             return
         self.last_request_s = asyncio.get_running_loop().time()
-        if behind is None or not behind.speaks:
-            await send_response(send, _not_now())
+        refusal = _JOINING if behind is None else behind.refusal()
+        if behind is None or refusal is not None:
+            await send_response(send, _not_now(refusal or _JOINING))
             return
         answer = _Answer(behind, send)
         task = asyncio.current_task()
@@ -80,7 +102,7 @@ class Gate:
             if not behind.closed or answer.begun:
                 raise  # the client went away, or half an answer is out: the connection ends
             task.uncancel()
-            await send_response(send, _not_now())
+            await send_response(send, _not_now(_JOINING))
         finally:
             behind.under_way.discard(task)
 
@@ -97,15 +119,16 @@ class _Answer:
     async def send(self, message: dict[str, Any]) -> None:
         if not self.begun:
             self.begun = True
-            self._swallowed = not self._behind.speaks
-            if self._swallowed:
-                await send_response(self._send, _not_now())
+            refusal = self._behind.refusal()
+            self._swallowed = refusal is not None
+            if refusal is not None:
+                await send_response(self._send, _not_now(refusal))
         if not self._swallowed:
             await self._send(message)
 
 
-def _not_now() -> Response:
-    return response_for(Unavailable("This process is joining the fleet"))
+def _not_now(why: str) -> Response:
+    return response_for(Unavailable(why))
 
 
 def _page_of_nobody(path: bytes) -> Response:

@@ -1,4 +1,4 @@
-"""A lease of a command's own, so that it writes as any process of the fleet does: fenced, and seen by `skep status`."""
+"""A command's own lease: it writes as any process of the fleet does, fenced and visible in `skep status`."""
 
 import asyncio
 import os
@@ -15,25 +15,30 @@ from shared.core.errors import Unavailable
 from shared.runtime.clock import SystemClock
 from shared.storage.engine.pool import CONNECTION_ERRORS, SESSION_LIMITS, connector
 
-_TYPE = "command"  # no worker's type: it never gets slots or requests
+_TYPE = "command"  # no worker's type, so it never gets slots or requests
 _NO_ADDRESS = "none:0"
 
 
 @asynccontextmanager
 async def own_writer(config: Config, name: str) -> AsyncIterator[FencedWriter]:
-    """Lend a writer under a lease that is given back at the end. Should the command be killed, the leader ends it.
+    """Lend a writer under a lease that is returned at the end. If the command is killed, the leader ends the lease.
 
-    name: of the command. The writer raises Fenced once the lease is lost. Raises Unavailable without a database.
+    name: of the command.
+    Raises Unavailable without a database. The writer raises Fenced once the lease is lost.
     """
     pgbouncer = config.database.pgbouncer
-    connect = connector(
-        database_dsn(config.database), pgbouncer=pgbouncer, settings=() if pgbouncer else SESSION_LIMITS
-    )
+    settings = () if pgbouncer else SESSION_LIMITS
+    connect = connector(database_dsn(config.database), pgbouncer=pgbouncer, settings=settings)
     membership = Membership(
-        connect, config.replication, SystemClock(),
-        name=f"{name}-{socket.gethostname()}-{os.getpid()}", worker_type=_TYPE, address=_NO_ADDRESS,
-        version=version("skep"), streams=(),
-    )  # fmt: skip
+        connect,
+        config.replication,
+        SystemClock(),
+        name=f"{name}-{socket.gethostname()}-{os.getpid()}",
+        worker_type=_TYPE,
+        address=_NO_ADDRESS,
+        version=version("skep"),
+        streams=(),
+    )
     try:
         lease = await membership.join()
     except CONNECTION_ERRORS as error:

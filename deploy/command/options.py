@@ -1,7 +1,10 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 import argparse
+import math
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from shared.config.load import load_config
@@ -10,11 +13,13 @@ from shared.core.errors import SkepError
 
 
 class UsageError(SkepError):
-    """The command cannot do what it was asked; the message says what to do instead."""
+    """The command cannot do what was asked. The message says what to do instead."""
 
 
-#: Where the configuration is looked for when nothing names it: a file here, then the fleet of `skep up`.
+#: Places of the configuration when nothing names it: a file here, then the fleet of `skep up`.
 _USUAL_PLACES = (Path("skep.yaml"), Path("data/run/skep.yaml"))
+#: Names of processes are part of haproxy's server names and of log lines.
+_PROCESS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +32,7 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def config_path(arguments: argparse.Namespace) -> Path:
-    """Return the file that --config, the environment or the usual places name. Raises UsageError for none."""
+    """Return the file that --config, the environment or the usual places name. Raises UsageError if there is none."""
     named: Path | None = arguments.config
     if named is None and os.environ.get("SKEP_CONFIG"):
         named = Path(os.environ["SKEP_CONFIG"])
@@ -45,3 +50,41 @@ def config_path(arguments: argparse.Namespace) -> Path:
 def load_named_config(arguments: argparse.Namespace) -> Config:
     """Load the configuration that the command line names. Raises UsageError, ConfigurationError."""
     return load_config(config_path(arguments))
+
+
+def whole_number(least: int, greatest: int) -> Callable[[str], int]:
+    """Return the type of an argument that is a whole number within these limits."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text) if text.isascii() and len(text) < 20 else None
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= greatest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {greatest}")
+        return value
+
+    return parse
+
+
+def days(text: str) -> float:
+    """Parse an argument that is a number of days, up to a century."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 36_525:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 0 to 36525")
+    return value
+
+
+def process_name(text: str) -> str:
+    """Parse an argument that is the name of a process."""
+    if not _PROCESS_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be the name of a process: use 1 to 100 letters, digits and . _ -, and no . _ - at first"
+        )
+    return text
+
+
+tcp_port = whole_number(1, 65535)

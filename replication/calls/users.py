@@ -42,3 +42,43 @@ CLEAR_ACCOUNT = OwnerCall(
     takes=ClosedAccount,
     returns=Empty,
 )
+
+
+class NewPassword(msgspec.Struct, frozen=True):
+    """logout_devices: True if all of the user's sessions end."""
+
+    password: str
+    logout_devices: bool = True
+
+
+#: Set the password of an account, as an operator does. Raises M_NOT_FOUND, M_WEAK_PASSWORD.
+RESET_PASSWORD = OwnerCall(
+    name="reset_password",
+    path="/_skep/users/{userId}/password",
+    pool="client",
+    takes=NewPassword,
+    returns=Empty,
+)
+
+#: Close an account at once, as an operator does. A background job leaves its rooms. Raises M_NOT_FOUND.
+CLOSE_ACCOUNT = OwnerCall(
+    name="close_account",
+    path="/_skep/users/{userId}/deactivation",
+    pool="client",
+    takes=ClosedAccount,
+    returns=Empty,
+)
+
+
+class AdminRights(msgspec.Struct, frozen=True):
+    admin: bool
+
+
+#: Make an account an administrator, or take the rights away. Raises M_NOT_FOUND.
+SET_ADMIN = OwnerCall(
+    name="set_admin",
+    path="/_skep/users/{userId}/admin",
+    pool="client",
+    takes=AdminRights,
+    returns=Empty,
+)

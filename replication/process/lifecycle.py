@@ -17,6 +17,7 @@ from replication.process.draining import DRAINED
 from replication.process.foundation import Compose
 from replication.process.incarnation import Ended, Process, live
 from replication.streams.checks import check_registry
+from shared.config.hosts import with_port
 from shared.config.sections import Config
 from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
@@ -62,9 +63,13 @@ async def run_worker(
     gate = Gate()
     port = config.workers.listen_port if listen_port is None else listen_port
     server = HttpServer(gate, config.workers.listen_host, port)
-    address = await server.start()
+    try:
+        address = await server.start()
+    except OSError as error:
+        logger.error("%s cannot listen at %s: %s", name, with_port(config.workers.listen_host, port), error)
+        return 1
     if config.workers.advertise_host is not None:
-        address = f"{config.workers.advertise_host}:{address.rpartition(':')[2]}"
+        address = with_port(config.workers.advertise_host, int(address.rpartition(":")[2]))
     process = Process(
         worker_type=worker_type,
         name=name,

@@ -6,6 +6,7 @@ from shared.http.request import Handler
 from shared.http.serving import handlers_of
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rule_switches import rule_switches
+from workers.client_api.accounts.administration import AccountAdministration
 from workers.client_api.accounts.deactivation import Deactivation
 from workers.client_api.accounts.devices import Devices
 from workers.client_api.accounts.interactive_auth import InteractiveAuth
@@ -59,6 +60,7 @@ def compose(foundation: Foundation) -> Worker:
     demand = PasswordDemand(passwords)
     password_change = PasswordChange(database, hasher, sessions, auth, demand)
     deactivation = Deactivation(database, foundation.writer, sessions, auth, demand, clock)
+    administration = AccountAdministration(foundation.writer, hasher, sessions, clock)
     devices = Devices(database, sessions, auth, demand)
 
     calls = foundation.calls
@@ -165,7 +167,7 @@ def compose(foundation: Foundation) -> Worker:
         "update_delayed_event": delayed_events.update_delayed_event,
         "update_delayed_event_unstable": delayed_events.update_delayed_event,
         "update_delayed_event_by_body": delayed_events.update_delayed_event_by_body,
-        **handlers_of(deactivation, room_settings, presence, limits),
+        **handlers_of(administration, deactivation, room_settings, presence, limits),
     }
 
     async def start() -> None:

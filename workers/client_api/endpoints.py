@@ -6,6 +6,7 @@ Routing: what writes a stream that belongs to one user alone goes to the owner o
 
 from shared.http.endpoint import CLIENT_V1, Auth, Endpoint, Pool, RateLimit, RoutingKey
 from shared.http.serving import endpoints_of
+from workers.client_api.accounts.administration import AccountAdministration
 from workers.client_api.accounts.deactivation import Deactivation
 from workers.client_api.people.presence import Presence
 from workers.client_api.rate_limit_owner import RateLimitOwner
@@ -375,7 +376,7 @@ _THREADS = (
     _thread_subscription("delete_thread_subscription", "DELETE"),
 )
 
-_INTERNAL = endpoints_of(Deactivation, RoomSettingsCopy, Presence, RateLimitOwner)
+_INTERNAL = endpoints_of(AccountAdministration, Deactivation, RoomSettingsCopy, Presence, RateLimitOwner)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *_SERVER,

@@ -1,20 +1,21 @@
-"""Show processes, who owns which slots, how far each stream has come, and who lags."""
+"""Show the processes of the fleet, the owners of slots, and the position and lag of each stream."""
 
 import argparse
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 
+from deploy.command.opened_database import opened_database
 from deploy.command.options import add_config_option, config_path
 from deploy.local.data_directory import FleetRecord, read_fleet_beside
 from replication.streams import STREAMS, Kind
-from shared.config.addresses import database_dsn, database_dsn_without_password
+from shared.config.addresses import database_dsn_without_password
 from shared.config.load import load_config
 from shared.config.sections import Config
-from shared.storage.engine.pool import Database, connector
 from shared.storage.fleet.status import FleetStatus, get_fleet_status
 
 #: Process types of `skep up` that hold no lease.
@@ -23,34 +24,30 @@ _PROGRAMS = ("postgres", "redis", "haproxy")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_config_option(parser)
-    parser.add_argument("--json", action="store_true", help="for programs; the same, and more")
+    parser.add_argument("--json", action="store_true", help="print JSON, with more detail")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Raises ConfigurationError, UsageError, Unavailable."""
+    """Raises ConfigurationError, and UsageError if the database cannot be used."""
     path = config_path(arguments)
-    status = asyncio.run(fleet_status(load_config(path), read_fleet_beside(path)))
+    status = asyncio.run(fleet_status(load_config(path), path))
     print(status_json(status) if arguments.json else status_text(status))
     return 0
 
 
-async def fleet_status(config: Config, local: FleetRecord | None) -> dict[str, Any]:
+async def fleet_status(config: Config, path: Path) -> dict[str, Any]:
     """Return the status as plain values, as `--json` prints it.
 
-    local: what `skep up` wrote of the fleet on this host, for the programs that have no lease.
-    Raises Unavailable when the database is away.
+    path: the file of the configuration. The record of `skep up` beside it has the programs without a lease.
+    Raises UsageError if the database cannot be used.
     """
-    database = Database(connector(database_dsn(config.database), pgbouncer=True), max_connections=1)
-    try:
-        status = await get_fleet_status(
-            database, {s.name: s.sequence for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
-        )
-    finally:
-        await database.close()
+    sequences = {s.name: s.sequence for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
+    async with opened_database(config, path) as database:
+        status = await get_fleet_status(database, sequences)
     return {
         "server_name": config.server_name,
         "database": database_dsn_without_password(config.database),
-        "processes": [*_processes(status, config.replication.dead_after_s), *_programs(local)],
+        "processes": [*_processes(status, config.replication.dead_after_s), *_programs(read_fleet_beside(path))],
         "slots": _slots(status),
         "pinned": _pinned(status),
         "streams": _streams(status),
@@ -101,7 +98,7 @@ def _programs(local: FleetRecord | None) -> list[dict[str, Any]]:
 
 
 def _slots(status: FleetStatus) -> dict[str, list[dict[str, Any]]]:
-    """Each kind's slots as ranges of one owner."""
+    """Return each kind's slots as ranges with one owner."""
     names = {p.lease: p.process for p in status.processes}
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in status.slots:
@@ -115,7 +112,7 @@ def _slots(status: FleetStatus) -> dict[str, list[dict[str, Any]]]:
 
 
 def _pinned(status: FleetStatus) -> list[dict[str, Any]]:
-    """What operators placed with `skep move`."""
+    """Return the slots that operators placed with `skep move`."""
     names = {p.lease: p.process for p in status.processes}
     return [
         {"kind": row.kind, "slot": row.slot, "owner": None if row.owner is None else names.get(row.owner)}
@@ -125,7 +122,7 @@ def _pinned(status: FleetStatus) -> list[dict[str, Any]]:
 
 
 def _streams(status: FleetStatus) -> list[dict[str, Any]]:
-    """position: the last that Postgres gave; lag: of the writer that has announced least."""
+    """Return each stream's last position in Postgres, and the lag of the writer that has announced least."""
     streams = []
     for name, last in status.sequences.items():
         writers: list[dict[str, Any]] = [
@@ -144,7 +141,7 @@ def status_json(status: dict[str, Any]) -> str:
 
 
 def status_text(status: dict[str, Any]) -> str:
-    """The status for people."""
+    """Return the status for people."""
     blocks = [
         f"{status['server_name']}  ({status['database']})",
         _table(
@@ -156,14 +153,10 @@ def status_text(status: dict[str, Any]) -> str:
         ),
         _table(
             ("STREAM", "POSITION", "LAG", "WRITERS (complete up to)"),
-            [
-                (s["name"], s["position"], s["lag"],
-                 ", ".join(f"{w['name']} {w['complete_up_to']}" for w in s["writers"]) or "none")
-                for s in status["streams"]
-            ],
+            [(s["name"], s["position"], s["lag"], _writers(s)) for s in status["streams"]],
         ),
         _table(("SLOTS OF", "OWNED BY", "SLOTS"), list(_owners(status["slots"]))),
-    ]  # fmt: skip
+    ]
     if status["pinned"]:
         rows = [(p["kind"], p["slot"], p["owner"] or "nobody") for p in status["pinned"]]
         blocks.append(_table(("PINNED", "SLOT", "OWNED BY"), rows))
@@ -175,6 +168,10 @@ def _state(process: dict[str, Any]) -> str:
         return "draining" if process.get("slots") else "drained"
     state = "ready" if process["ready"] else "not ready"
     return state + ", leads" if process.get("leads") else state
+
+
+def _writers(stream: dict[str, Any]) -> str:
+    return ", ".join(f"{writer['name']} {writer['complete_up_to']}" for writer in stream["writers"]) or "none"
 
 
 def _slot_count(process: dict[str, Any]) -> str:

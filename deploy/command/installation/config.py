@@ -1,4 +1,9 @@
-"""Generate, check or describe the configuration: one YAML file for the whole fleet."""
+"""Generate, check or describe the configuration: one YAML file for the whole fleet.
+
+skep config generate --server-name example.org --directory /etc/skep
+skep config check /etc/skep/skep.yaml
+skep config schema --markdown
+"""
 
 import argparse
 import json
@@ -8,6 +13,7 @@ from deploy.command.options import UsageError
 from shared.config.generate import production_sample, write_private, write_secrets
 from shared.config.load import load_config
 from shared.config.schema import documentation, json_schema
+from shared.core.identifiers import is_server_name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,18 +21,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     generate = commands.add_parser(
         "generate",
-        help="write a configuration for production with fresh keys and secrets",
-        description="Writes DIRECTORY/skep.yaml, and keys and secrets below DIRECTORY/secrets (mode 0600)."
-        " Nothing that exists is touched.",
+        help="write a configuration for production with new keys and secrets",
+        description="Write DIRECTORY/skep.yaml, and keys and secrets below DIRECTORY/secrets (mode 0600)."
+        " Existing files are never changed.",
     )
     generate.add_argument(
         "--server-name", metavar="NAME", default="example.org", help="the part after the colon in user ids"
     )
     generate.add_argument("--directory", type=Path, metavar="DIRECTORY", help="where to write")
-    generate.add_argument("--sample", action="store_true", help="only print the file, with no secrets")
+    generate.add_argument("--sample", action="store_true", help="only print the file, without secrets")
 
     check = commands.add_parser("check", help="list everything that is wrong with a configuration")
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", type=Path, metavar="FILE", help="the configuration")
 
     schema = commands.add_parser("schema", help="print the JSON schema, for editors and other tools")
     schema.add_argument("--markdown", action="store_true", help="print docs/configuration.md instead")
@@ -39,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             return _generate(arguments)
         case "check":
             config = load_config(arguments.file)
-            print(f"{arguments.file}: nothing is wrong. Server name: {config.server_name}")
+            print(f"{arguments.file}: no problem found. Server name: {config.server_name}")
         case "schema" if arguments.markdown:
             print(documentation(), end="")
         case "schema":
@@ -48,18 +54,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    if not is_server_name(arguments.server_name):
+        raise UsageError(f"{arguments.server_name!r} is no server name. Use a name such as example.org.")
     text = production_sample(arguments.server_name)
     if arguments.sample:
         print(text, end="")
         return 0
     directory: Path | None = arguments.directory
     if directory is None:
-        raise UsageError("Where to? Name a --directory, or ask for --sample to have the file printed.")
+        raise UsageError("Where to? Name a --directory, or print the file with --sample.")
     directory.mkdir(parents=True, exist_ok=True)
     if not write_private(directory / "skep.yaml", text):
-        raise UsageError(f"{directory / 'skep.yaml'} exists already and is left as it is.")
+        raise UsageError(f"{directory / 'skep.yaml'} exists already, and is left unchanged.")
     for path in (directory / "skep.yaml", *write_secrets(directory)):
         print(f"wrote {path}")
     password = directory / "secrets" / "database_password"
-    print(f"Still to do: write the database's password into {password}, then `skep config check`.")
+    print(f"Next: write the database's password into {password}, then run `skep config check`.")
     return 0

@@ -1,4 +1,4 @@
-"""Run the orchestrator, until SIGTERM. Several may run: one leads, the others stand by."""
+"""Run the orchestrator until SIGTERM. Several may run: one leads, the others stand by."""
 
 import argparse
 

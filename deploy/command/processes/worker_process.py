@@ -1,4 +1,4 @@
-"""`skep worker TYPE` and `skep main`: one process of the fleet, until it is told to stop."""
+"""One process of the fleet, as `skep worker TYPE`, `skep main` and `skep up` run it."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from shared.config.sections import Config
 from shared.runtime.logs import configure_logging
 from shared.runtime.reactor import run_until_stopped
 
-#: Worker type -> the module whose `compose` puts it together.
+#: Worker type -> the module whose `compose` constructs it.
 WORKER_TYPES = {
     name: f"workers.{name}.compose"
     for name in (
@@ -28,15 +28,15 @@ WORKER_TYPES = {
 
 
 def default_name(worker_type: str) -> str:
-    """A name that no other living process has: type, host and pid."""
+    """Return a name that no other living process has: type, host and pid."""
     return f"{worker_type}-{socket.gethostname()}-{os.getpid()}"
 
 
 def run_worker(worker_type: str, name: str, config: Config, listen_port: int | None = None) -> int:
-    """Run one worker process in this process; return its exit code.
+    """Run one worker in this process; return its exit code.
 
-    name: unique in the fleet; a process that comes back under the name of a dead one gets its slots again.
-    listen_port: overrides `workers.listen_port` (0: picked).
+    name: unique in the fleet. A process that starts under the name of a dead one gets its slots again.
+    listen_port: overrides `workers.listen_port`; 0: the system picks one.
     """
     setproctitle(f"skep: {name}")
     configure_logging(name, json=config.logging.format == "json", level=config.logging.level.upper())
@@ -45,7 +45,7 @@ def run_worker(worker_type: str, name: str, config: Config, listen_port: int | N
     pools = {pool.name: pool for pool in all_pools()}
 
     async def main(stop):  # type: ignore[no-untyped-def]
-        # Imports the reactor through txredisapi: only now, after run_until_stopped installed it.
+        # Imported here, after run_until_stopped installed the reactor: it imports the reactor through txredisapi.
         from replication.process.lifecycle import run_worker as run  # noqa: PLC0415
 
         return await run(worker_type, name, config, compose, endpoints, pools, stop, listen_port=listen_port)

@@ -1,9 +1,12 @@
-"""Compare what is stored with what it should be. Reads only, also beside a running fleet; ends with 1 when something
+"""Compare stored rooms with their event graphs. Only reads, also while the fleet runs; the exit code is 1 if a room
 is wrong.
 
-`skep check rooms` replays each room's event graph: its state, its forward extremities, and that every event was let
-in by the rules. It takes about a second for 7,000 events, and some 2 KiB of memory for each event of the room at hand;
-rooms of more than a million events are left alone. What was written while a room was read is not seen.
+`skep check rooms` replays each room's event graph: its state, its forward extremities, and that the rules allow every
+event. It takes about a second for 7,000 events, and some 2 KiB of memory for each event of the present room. It skips
+rooms of more than a million events, and does not see events written while it reads their room.
+
+  skep check rooms --sample 100
+  skep check rooms '!busy:example.org' --verbose
 """
 
 import argparse
@@ -16,13 +19,14 @@ from typing import TextIO
 
 import orjson
 
-from deploy.command.options import add_config_option, load_named_config
-from shared.config.addresses import database_dsn
+from deploy.command.opened_database import opened_database
+from deploy.command.options import add_config_option, config_path, whole_number
+from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.core.room_check import Finding
 from shared.core.signing import parse_signing_key, parse_verify_key
 from shared.operations.check_rooms import check_room
-from shared.storage.engine.pool import Database, connector
+from shared.storage.engine.pool import Database
 from shared.storage.rooms.whole_rooms import get_room_ids, get_some_room_ids
 
 _ROOMS_AT_A_TIME = 1000
@@ -31,40 +35,38 @@ _SHOW_EVERY_S = 1.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="check_command", required=True, metavar="COMMAND")
-    rooms = commands.add_parser("rooms", help="replay rooms; all of them when none is named")
+    rooms = commands.add_parser("rooms", help="replay rooms, by default all")
     rooms.add_argument("room_ids", nargs="*", metavar="ROOM_ID", help="the rooms to check")
-    rooms.add_argument("--sample", type=int, metavar="N", help="check so many rooms, drawn by chance")
+    rooms.add_argument("--sample", type=whole_number(1, 10**9), metavar="N", help="check N rooms, chosen at random")
     rooms.add_argument("--signatures", action="store_true", help="also verify our own signatures (slower)")
-    rooms.add_argument("--json", action="store_true", help="for programs: one object for each room with findings")
-    rooms.add_argument("--verbose", action="store_true", help="name every room, and show notes")
+    rooms.add_argument("--json", action="store_true", help="print a JSON object for each room with findings")
+    rooms.add_argument("--verbose", action="store_true", help="show every room, and notes")
     add_config_option(rooms)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Raises ConfigurationError, UsageError, Unavailable, MatrixError for a room that is not here."""
-    config = load_named_config(arguments)
-    return asyncio.run(_check(config, arguments))
+    """Raises ConfigurationError, UsageError, and MatrixError for a room that is not here."""
+    return asyncio.run(_check(arguments))
 
 
-async def _check(config: Config, arguments: argparse.Namespace) -> int:
-    database = Database(connector(database_dsn(config.database), pgbouncer=True), max_connections=1)
+async def _check(arguments: argparse.Namespace) -> int:
+    path = config_path(arguments)
+    config = load_config(path)
     keys = our_verify_keys(config) if arguments.signatures else None
     shown = _Shown(sys.stdout, sys.stderr, as_json=arguments.json, verbose=arguments.verbose)
-    try:
+    async with opened_database(config, path) as database:
         async for room_id in _rooms(database, arguments.room_ids, arguments.sample):
             shown.begin(room_id)
             found = await check_room(
                 database, room_id, server_name=config.server_name, verify_keys=keys, progress=shown.progress
             )
             shown.room(room_id, found)
-    finally:
-        await database.close()
     shown.end()
     return 1 if shown.wrong_rooms else 0
 
 
 def our_verify_keys(config: Config) -> dict[str, bytes]:
-    """Return key id -> public key of every key that we sign with or have signed with."""
+    """Return key id -> public key of every present and former signing key of ours."""
     lines = [line for line in config.signing.key.reveal().splitlines() if line.strip()]
     keys = {key.key_id: key.verify_key for key in map(parse_signing_key, lines)}
     return keys | {old.key_id: parse_verify_key(old.public_key) for old in config.signing.old_keys}
@@ -83,7 +85,7 @@ async def _rooms(database: Database, named: Sequence[str], sample: int | None) -
 
 
 class _Shown:
-    """Findings on `output`, how far it is on `errors` where that is a terminal."""
+    """Print findings to `output`, and the progress to `errors` if that is a terminal."""
 
     def __init__(self, output: TextIO, errors: TextIO, *, as_json: bool, verbose: bool) -> None:
         self._output = output

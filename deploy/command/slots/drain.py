@@ -1,39 +1,46 @@
-"""Drain a process: its slots move to the others of its type, haproxy sends it nothing new, and it ends.
+"""Drain a process: move its slots to the others of its type, stop new requests to it, and end it.
 
-No request fails meanwhile. The process ends with code 85, by which its supervisor knows not to start it again (`skep
-up` does; systemd: RestartPreventExitStatus=85). With --keep-running it stays, without slots, until `skep undrain`,
-also when it is started again under the same name.
+No request fails meanwhile. The process ends with code 85, which tells its supervisor not to start it again (`skep up`
+understands it; systemd needs RestartPreventExitStatus=85). With --keep-running it stays without slots until
+`skep undrain`, also when it restarts under the same name.
+
+  skep drain event_persister-2
+  skep drain synchrotron-1 --keep-running
 """
 
 import argparse
 import asyncio
+from pathlib import Path
 
 from deploy.command.command_lease import own_writer
-from deploy.command.options import UsageError, add_config_option, load_named_config
+from deploy.command.options import UsageError, add_config_option, config_path, process_name
 from deploy.command.slots.fleet_reader import Fleet, FleetReader, fleet_reader, kind_owned_by
+from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.storage.fleet.drains import ASK_DRAIN
 from shared.storage.fleet.leases import ProcessRow
 
-#: A process notices within a heartbeat and ends within its drain limit; this much more is allowed.
+#: Seconds beyond one heartbeat, in which a process notices the drain, and its drain limit.
 _GRACE_S = 10.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the process, as `skep status` shows it")
-    parser.add_argument("--keep-running", action="store_true", help="without slots, until `skep undrain NAME`")
+    parser.add_argument("name", type=process_name, metavar="NAME", help="the process, as `skep status` names it")
+    parser.add_argument(
+        "--keep-running", action="store_true", help="leave it running without slots until `skep undrain NAME`"
+    )
     add_config_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises ConfigurationError, UsageError."""
-    config = load_named_config(arguments)
-    return asyncio.run(drain(config, arguments.name, keep_running=arguments.keep_running))
+    path = config_path(arguments)
+    return asyncio.run(drain(load_config(path), path, arguments.name, keep_running=arguments.keep_running))
 
 
-async def drain(config: Config, name: str, *, keep_running: bool) -> int:
+async def drain(config: Config, path: Path, name: str, *, keep_running: bool) -> int:
     """Drain a process and wait until it is done; return the exit code."""
-    async with fleet_reader(config) as reader:
+    async with fleet_reader(config, path) as reader:
         fleet = await reader.read()
         process = fleet.find(name)
         _check(fleet, process, keep_running)
@@ -46,12 +53,12 @@ async def drain(config: Config, name: str, *, keep_running: bool) -> int:
 def _check(fleet: Fleet, process: ProcessRow, keep_running: bool) -> None:
     name, worker_type = process.process, process.type
     if keep_running and worker_type == "main":
-        raise UsageError(f"{name} owns no slots, so there is nothing to keep it from: leave out --keep-running.")
+        raise UsageError(f"{name} owns no slots, so --keep-running has no meaning for it: leave it out.")
     if not fleet.others(process):
         start = "skep main" if worker_type == "main" else f"skep worker {worker_type}"
         raise UsageError(
-            f"{name} is the only {worker_type} that serves: nobody could take over. Start another one first ({start})."
-            f" To stop it all the same: kill -TERM {process.pid} on {process.host}."
+            f"{name} is the only {worker_type} that serves, so no other could take over. Start one first ({start})."
+            f" To stop it anyway: kill -TERM {process.pid} on {process.host}."
         )
     if worker_type != "main":
         fleet.must_be_led()
@@ -66,7 +73,7 @@ async def _wait(reader: FleetReader, process: ProcessRow, keep_running: bool, li
             print(f"{name} has ended{'' if keep_running or not left else f'; {left} slots wait for the leader'}.")
             return 0
         if keep_running and now.draining and not left:
-            print(f"{name} is drained and goes on running. Give it slots again with: skep undrain {name}")
+            print(f"{name} is drained and keeps running. Give it slots again with: skep undrain {name}")
             return 0
         if left != shown and kind_owned_by(process.type):
             print(f"{name}: {left} slots left", flush=True)
@@ -74,5 +81,5 @@ async def _wait(reader: FleetReader, process: ProcessRow, keep_running: bool, li
     raise UsageError(
         f"{name} still runs after {limit_s:g} s"
         + (f" and owns {left} slots, whose requests take long" if left else "")
-        + f". It goes on by itself: look with `skep status`, in its log, or take it back with `skep undrain {name}`."
+        + f". The drain continues: look with `skep status` and in its log, or cancel it with `skep undrain {name}`."
     )

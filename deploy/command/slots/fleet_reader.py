@@ -1,16 +1,16 @@
-"""What the commands that move slots have in common: the fleet as it is now, and sentences for operators' mistakes."""
+"""The present fleet, for the commands that move slots, with sentences for operators' mistakes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from deploy.command.opened_database import opened_database
 from deploy.command.options import UsageError
-from shared.config.addresses import database_dsn, database_dsn_without_password
 from shared.config.sections import Config
-from shared.core.errors import Unavailable
 from shared.core.slots import SLOT_KINDS
-from shared.storage.engine.pool import Database, connector
+from shared.storage.engine.pool import Database
 from shared.storage.fleet.leases import ProcessRow
 from shared.storage.fleet.slots import SlotRow
 from shared.storage.fleet.status import FleetStatus, get_fleet_status
@@ -20,7 +20,11 @@ _LOOK_EVERY_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """living: with a heartbeat of late; leader: the leading main, None while nobody leads."""
+    """The fleet at one moment.
+
+    living: processes with a recent heartbeat.
+    leader: the leading main; None while none leads.
+    """
 
     living: Sequence[ProcessRow]
     slots: Sequence[SlotRow]
@@ -36,29 +40,27 @@ class Fleet:
         return next((p.process for p in self.living if p.lease == lease), "nobody")
 
     def find(self, name: str) -> ProcessRow:
-        """Return the living worker with this name; raises UsageError, which names those there are."""
+        """Return the living worker with this name. Raises UsageError, which lists the living ones."""
         workers = [p for p in self.living if p.type == "main" or p.ready or p.draining]
         for process in workers:
             if process.process == name:
                 return process
-        names = ", ".join(sorted(p.process for p in workers)) or "none at all"
-        raise UsageError(f"No process {name!r} is alive. These are: {names}.")
+        names = ", ".join(sorted(p.process for p in workers))
+        raise UsageError(f"No process {name!r} is alive. " + (f"These are: {names}." if names else "None is."))
 
     def others(self, process: ProcessRow) -> list[ProcessRow]:
-        """Return those that could take over from this process."""
-        return [
-            p for p in self.living
-            if p.type == process.type and p.lease != process.lease and p.ready and not p.draining
-        ]  # fmt: skip
+        """Return the processes that could take over from this one."""
+        same_type = [p for p in self.living if p.type == process.type and p.lease != process.lease]
+        return [p for p in same_type if p.ready and not p.draining]
 
     def must_be_led(self) -> None:
-        """Raise UsageError where no main leads: nobody would name next owners."""
+        """Raise UsageError if no main leads, since only the leader names next owners."""
         if self.leader is None:
             raise UsageError("No main leads the fleet, so nothing moves. Start one (skep main), then try again.")
 
 
 class FleetReader:
-    """Reads the fleet from Postgres, over and over. See `fleet_reader`."""
+    """Read the fleet from Postgres, any number of times. See `fleet_reader`."""
 
     def __init__(self, database: Database, dead_after_s: float) -> None:
         self.database = database
@@ -68,7 +70,7 @@ class FleetReader:
         return fleet_of(await get_fleet_status(self.database, {}), self._dead_after_s)
 
     async def looks(self, limit_s: float) -> AsyncIterator[Fleet]:
-        """Yield the fleet four times a second until the limit is over."""
+        """Yield the fleet four times a second until the time limit."""
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_s
         while loop.time() < end:
@@ -77,19 +79,10 @@ class FleetReader:
 
 
 @asynccontextmanager
-async def fleet_reader(config: Config) -> AsyncIterator[FleetReader]:
-    """Lend a reader. Raises UsageError when the database is, or goes, away."""
-    database = Database(connector(database_dsn(config.database), pgbouncer=True), max_connections=1)
-    try:
+async def fleet_reader(config: Config, path: Path) -> AsyncIterator[FleetReader]:
+    """Lend a reader. path: the file of the configuration. Raises UsageError if the database cannot be used."""
+    async with opened_database(config, path) as database:
         yield FleetReader(database, config.replication.dead_after_s)
-    except Unavailable as error:
-        where = database_dsn_without_password(config.database)
-        raise UsageError(
-            f"The database at {where} does not answer. What was asked for before goes on by itself; try again when it"
-            " is back (skep status tells)."
-        ) from error
-    finally:
-        await database.close()
 
 
 def fleet_of(status: FleetStatus, dead_after_s: float) -> Fleet:

@@ -1,17 +1,19 @@
-"""Even the slots of all processes, those too that an operator placed with `skep move`.
+"""Even out the slots of all processes, including those that an operator placed with `skep move`.
 
-The leader evens the load by itself, two seconds after a process came or went. What this adds: it says what would move
-and why (--dry-run), takes back every pin, and waits until it is done. No request fails meanwhile.
+The leader evens the load by itself, two seconds after a process starts or ends. This command also shows what would move
+and why (--dry-run), removes every pin, and waits until all is done. No request fails meanwhile.
 """
 
 import argparse
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from deploy.command.command_lease import own_writer
-from deploy.command.options import UsageError, add_config_option, load_named_config
+from deploy.command.options import UsageError, add_config_option, config_path
 from deploy.command.slots.fleet_reader import Fleet, fleet_reader
+from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS
 from shared.storage.fleet.slots import UNPIN_SLOTS
@@ -21,18 +23,19 @@ _LIMIT_S = 60.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="only say what would move and why")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would move, and why")
     add_config_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises ConfigurationError, UsageError."""
-    return asyncio.run(rebalance(load_named_config(arguments), dry_run=arguments.dry_run))
+    path = config_path(arguments)
+    return asyncio.run(rebalance(load_config(path), path, dry_run=arguments.dry_run))
 
 
-async def rebalance(config: Config, *, dry_run: bool) -> int:
-    """Say what moves, do it, and wait until it is done; return the exit code."""
-    async with fleet_reader(config) as reader:
+async def rebalance(config: Config, path: Path, *, dry_run: bool) -> int:
+    """Show what moves, do it, and wait until it is done; return the exit code."""
+    async with fleet_reader(config, path) as reader:
         fleet = await reader.read()
         print("\n".join(plan_text(fleet)))
         if dry_run:
@@ -52,13 +55,13 @@ async def rebalance(config: Config, *, dry_run: bool) -> int:
                 print(f"{left} slots to move", flush=True)
                 shown = left
     raise UsageError(
-        f"{left} slots still have to move after {_LIMIT_S:g} s. The leader goes on by itself: look with `skep status`,"
-        " and in the logs of main for moves that are withdrawn."
+        f"{left} slots still have to move after {_LIMIT_S:g} s. The leader continues: look with `skep status`, and in"
+        " the logs of main for moves that were withdrawn."
     )
 
 
 def plan_text(fleet: Fleet) -> Iterator[str]:
-    """Yield lines that say, for each kind of slots, who has how many, what moves, and what stands in the way."""
+    """Yield lines that show, for each kind of slots, the counts of all processes, the moves, and why nothing moves."""
     for kind, worker_type in SLOT_KINDS.items():
         rows = fleet.rows(kind)
         owned = Counter(row.owner for row in rows)
@@ -66,7 +69,7 @@ def plan_text(fleet: Fleet) -> Iterator[str]:
         has = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         pinned = [row for row in rows if row.pinned]
         for row in pinned:
-            yield f"{kind}: slot {row.slot} is pinned to {fleet.name(row.owner)}; the pin is taken back"
+            yield f"{kind}: slot {row.slot} is pinned to {fleet.name(row.owner)}; the pin is removed"
         moves = Counter((fleet.name(rows[slot].owner), fleet.name(to)) for slot, to in _moves(fleet, kind).items())
         for (source, target), count in sorted(moves.items()):
             yield f"{kind}: {count} slots from {source} to {target}, since they have {has}"

@@ -20,6 +20,7 @@ CLOSE_ACCOUNT = fenced_statement(
             ON CONFLICT (user_id) DO NOTHING
         """,
     },
+    "(SELECT count(*) FROM closed) AS closed",
 )
 #: $1 user. Always: what others could see of the account. Uses the primary keys.
 _CLEAR = (

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from shared.core.identifiers import UserId
+from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
 
 # All use the primary key of users.
@@ -10,6 +11,42 @@ _GET_ACCOUNT = "SELECT user_id, password_hash, kind, is_admin, deactivated FROM 
 _IS_TAKEN = "SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1)"
 _REHASH = "UPDATE users SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 _SET_HASH = "UPDATE users SET password_hash = $2 WHERE user_id = $1 AND NOT deactivated"
+# $1 the last user id of the page before, $2 the greatest number of rows. last_seen_ms is that of any device.
+_LIST_ACCOUNTS = """
+    SELECT user_id, kind, is_admin, deactivated, created_ms,
+           (SELECT max(last_seen_ms) FROM devices d WHERE d.user_id = u.user_id) AS last_seen_ms
+    FROM users u WHERE user_id > $1 ORDER BY user_id LIMIT $2
+"""
+
+#: $2 user, $3 the new password hash. Guests and deactivated accounts have no password.
+SET_PASSWORD = fenced_statement(
+    "set_password",
+    {
+        "changed": """
+            UPDATE users SET password_hash = $3 FROM fence
+            WHERE user_id = $2 AND NOT deactivated AND kind <> 'guest' RETURNING 1
+        """,
+    },
+    "(SELECT count(*) FROM changed) AS changed",
+)
+
+#: $2 user, $3 true for an administrator, $4 now. The row of the stream `sessions` lets every process read the account
+#: again, since authenticated sessions remember it.
+SET_ADMIN = fenced_statement(
+    "set_admin",
+    {
+        "changed": """
+            UPDATE users SET is_admin = $3 FROM fence
+            WHERE user_id = $2 AND NOT deactivated AND kind <> 'guest' RETURNING 1
+        """,
+        "change": """
+            INSERT INTO session_changes (writer, position, user_id, device_id, changed_ms)
+            SELECT $1, nextval('stream_sessions'), $2, NULL, $4 FROM fence WHERE EXISTS (SELECT 1 FROM changed)
+            RETURNING position
+        """,
+    },
+    "(SELECT position FROM change) AS position",
+)
 
 # One statement: two workers cannot make one user twice, and no user is made without the session that was asked for.
 # The registration token is locked and counted with it. $1 user, $2 password hash, $3 kind, $4 admin, $5 now,
@@ -52,6 +89,18 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedAccount:
+    """An account in the list for operators. last_seen_ms: the latest request of any of its devices, if known."""
+
+    user_id: UserId
+    kind: str
+    is_admin: bool
+    deactivated: bool
+    created_ms: int
+    last_seen_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewAccount:
     """An account to create. The same statement checks and counts its registration token."""
 
@@ -85,6 +134,11 @@ class Creation:
 async def get_account(database: Database, user_id: str) -> Account | None:
     row = await database.fetchrow(_GET_ACCOUNT, user_id)
     return Account(**row) if row is not None else None
+
+
+async def list_accounts(database: Database, after: str, limit: int) -> list[ListedAccount]:
+    """Return a page of accounts by user id. after: the last user id of the page before; "" for the first page."""
+    return [ListedAccount(**row) for row in await database.fetch(_LIST_ACCOUNTS, after, limit)]
 
 
 async def is_taken(database: Database, user_id: str) -> bool:

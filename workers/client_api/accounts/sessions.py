@@ -20,7 +20,7 @@ from shared.http.request import Requester
 from shared.operations.authenticate import TokenAuthenticator
 from shared.runtime.clock import Clock
 from shared.storage.accounts import tokens
-from shared.storage.accounts.users import NewSession
+from shared.storage.accounts.users import SET_ADMIN, NewSession
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Database, passing_as_unavailable
@@ -163,6 +163,14 @@ class Sessions:
         )
         self._announce([(row["position"], user_id, None)])
         self._announce_device_list(user_id, row["list_position"])
+
+    async def set_admin(self, user_id: UserId, *, admin: bool) -> bool:
+        """Change whether a user is an administrator, also for present sessions; False if there is no such account."""
+        row = await self._write(SET_ADMIN, user_id, admin, self._clock.now_ms())
+        if row["position"] is None:
+            return False
+        self._announce([(row["position"], user_id, None)])
+        return True
 
     async def rename_device(self, user_id: UserId, device_id: str, name: str) -> bool:
         """Set the display name of a device. Return False if there is no such device."""

@@ -1,6 +1,7 @@
-"""Bundled aggregations: what relates to the events of an answer, for its reader, under `m.relations`.
+"""Bundled aggregations: the children of the events in an answer, summed up under `m.relations`.
 
-Spec: client-server API, "Aggregations of child events". Whoever reads gets only what he may see and wants to see of it.
+A reader gets only children that they may see and whose senders they do not ignore.
+Spec: client-server API, "Aggregations of child events".
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD
-from shared.rooms.bundles import Child, Chosen, choose, has_new_content
+from shared.rooms.child_groups import Child, ChildGroups, group_children, has_new_content
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches
 from shared.rooms.shown_event import Reader, shown_event
@@ -19,85 +20,88 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.relations import RelatedRow, get_related, get_thread_size
 from shared.storage.events.timeline import get_events_by_nid
 
-#: Children looked at for each event. A longer thread is counted by the database.
+#: Children loaded for each event. The database counts the replies of longer threads.
 MAX_CHILDREN = 500
 Bundles = Mapping[int, Mapping[str, Any]]
 
 
-class Relatives(Protocol):
-    """Where what relates to events is looked up, for one room and reader. room_id: None where answers leave it out."""
+class ChildEvents(Protocol):
+    """The source of child events, for one room and reader."""
 
     @property
-    def room_id(self) -> str | None: ...
+    def room_id(self) -> str | None: ...  # None in answers whose events have no room id (/sync)
     @property
     def view(self) -> Viewpoint: ...
     @property
     def ignored(self) -> frozenset[str]: ...
 
     async def of(self, event_ids: Sequence[str]) -> Mapping[str, Sequence[Child]]:
-        """Return the children of those that have any."""
+        """Return the children of those events that have any."""
 
     async def load(self, children: Sequence[Child]) -> Mapping[int, TimelineEvent]:
-        """Return the whole events, by number, as the reader may see them."""
+        """Return the whole events by number, in the form that the reader may see."""
 
     async def thread_size(self, root: TimelineEvent, user_id: str, replies: Sequence[Child]) -> tuple[int, bool]:
-        """Return how many replies there are, and whether one is the user's. replies: those that were found."""
+        """Return the number of replies, and True if one is the user's. replies: those that `of` returned."""
 
 
 async def bundle(
-    events: Sequence[TimelineEvent], relatives: Relatives, reader: Reader, *, in_thread: bool = False
+    events: Sequence[TimelineEvent], children: ChildEvents, reader: Reader, *, in_thread: bool = False
 ) -> Bundles:
-    """Return `m.relations` of those of the events that have any, by number; of state events never.
+    """Return `m.relations` of those events that have any, by number. State events have none.
 
-    in_thread: they are shown as the latest of their threads, which ends the descent.
+    in_thread: True if the events are the latest of their threads. Their own threads are not summed up.
     """
     parents = [event for event in events if event.state_key is None]
-    related = await relatives.of([parent.event_id for parent in parents])
-    if not related:
+    children_of = await children.of([parent.event_id for parent in parents])
+    if not children_of:
         return {}
-    chosen: dict[int, Chosen] = {}
+    groups_of: dict[int, ChildGroups] = {}
     for parent in parents:
-        children = related.get(parent.event_id, ())
-        shown = [one for one in children if one.sender not in relatives.ignored and relatives.view.may_see(one)]
+        shown = [
+            child
+            for child in children_of.get(parent.event_id, ())
+            if child.sender not in children.ignored and children.view.may_see(child)
+        ]
         if shown:
-            chosen[parent.event_nid] = choose(parent, shown)
-    latest = [] if in_thread else [each.replies[0] for each in chosen.values() if each.replies]
-    loaded = await relatives.load([*latest, *(edit for each in chosen.values() for edit in each.edits)])
+            groups_of[parent.event_nid] = group_children(parent, shown)
+    latest = [] if in_thread else [groups.replies[0] for groups in groups_of.values() if groups.replies]
+    loaded = await children.load([*latest, *(edit for groups in groups_of.values() for edit in groups.edits)])
     last_replies = [loaded[reply.event_nid] for reply in latest if reply.event_nid in loaded]
-    inner = await bundle(last_replies, relatives, reader, in_thread=True) if last_replies else {}
+    inner = await bundle(last_replies, children, reader, in_thread=True) if last_replies else {}
     sizes = {}
     for parent in parents:
-        if (one := chosen.get(parent.event_nid)) is not None and one.replies and not in_thread:
-            sizes[parent.event_nid] = await relatives.thread_size(parent, reader.user_id, one.replies)
+        if (groups := groups_of.get(parent.event_nid)) is not None and groups.replies and not in_thread:
+            sizes[parent.event_nid] = await children.thread_size(parent, reader.user_id, groups.replies)
 
     def show(event: TimelineEvent) -> Any:
         relations = inner.get(event.event_nid)
-        return shown_event(event, reader, relatives.view, room_id=relatives.room_id, relations=relations)
+        return shown_event(event, reader, children.view, room_id=children.room_id, relations=relations)
 
     bundles: dict[int, Mapping[str, Any]] = {}
     for parent in parents:
-        if (one := chosen.get(parent.event_nid)) is None:
+        if (groups := groups_of.get(parent.event_nid)) is None:
             continue
-        told: dict[str, Any] = {}
-        edits = (loaded[edit.event_nid] for edit in one.edits if edit.event_nid in loaded)
+        relations: dict[str, Any] = {}
+        edits = (loaded[edit.event_nid] for edit in groups.edits if edit.event_nid in loaded)
         if (edit := next(filter(has_new_content, edits), None)) is not None:
-            told[REPLACE] = show(edit)
-        if parent.event_nid in sizes and one.replies[0].event_nid in loaded:
-            count, took_part = sizes[parent.event_nid]
-            told[THREAD] = {
-                "latest_event": show(loaded[one.replies[0].event_nid]),
+            relations[REPLACE] = show(edit)
+        if parent.event_nid in sizes and groups.replies[0].event_nid in loaded:
+            count, participated = sizes[parent.event_nid]
+            relations[THREAD] = {
+                "latest_event": show(loaded[groups.replies[0].event_nid]),
                 "count": count,
-                "current_user_participated": took_part or parent.sender == reader.user_id,
+                "current_user_participated": participated or parent.sender == reader.user_id,
             }
-        if one.references:
-            told[REFERENCE] = {"chunk": [{"event_id": event_id} for event_id in one.references]}
-        if told:
-            bundles[parent.event_nid] = told
+        if groups.references:
+            relations[REFERENCE] = {"chunk": [{"event_id": event_id} for event_id in groups.references]}
+        if relations:
+            bundles[parent.event_nid] = relations
     return bundles
 
 
-class StoredRelatives:
-    """What Postgres has: for the reading of rooms."""
+class StoredChildEvents:
+    """Child events in Postgres, for room reads."""
 
     def __init__(self, database: Database, room: RoomView) -> None:
         self._database = database
@@ -128,15 +132,19 @@ class StoredRelatives:
 
 
 async def shown_events(
-    database: Database, room: RoomView, events: Sequence[TimelineEvent], reader: Reader, *,
+    database: Database,
+    room: RoomView,
+    events: Sequence[TimelineEvent],
+    reader: Reader,
+    *,
     parents: Set[int] | None = None,
-) -> list[orjson.Fragment]:  # fmt: skip
-    """Return events of the room as the reader gets them, with what relates to them summed up.
+) -> list[orjson.Fragment]:
+    """Return events of the room as the reader gets them, with their bundled aggregations.
 
-    parents: numbers of those that have anything to sum up; None: that has not been asked.
+    parents: the numbers of the events that have children; None: unknown.
     """
-    summed_up = events if parents is None else [event for event in events if event.event_nid in parents]
-    bundles = await bundle(summed_up, StoredRelatives(database, room), reader)
+    with_children = events if parents is None else [event for event in events if event.event_nid in parents]
+    bundles = await bundle(with_children, StoredChildEvents(database, room), reader)
     return [
         shown_event(event, reader, room.view, room_id=room.room_id, relations=bundles.get(event.event_nid))
         for event in events

@@ -1,6 +1,6 @@
-"""Events of senders whose account was erased, as whoever was not there gets to see them: stripped as if redacted.
+"""Events of erased senders: readers who were not joined at the event get them stripped, as if redacted.
 
-Spec: client-server API, POST /account/deactivate, `erase`. Whether a reader may see an event at all was decided before.
+These functions take events that the reader may see. Spec: client-server API, POST /account/deactivate, `erase`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from shared.storage.engine.pool import Database
 
 
 async def strip_erased(database: Database, room: RoomView, events: Sequence[TimelineEvent]) -> Sequence[TimelineEvent]:
-    """Return the events, all of them visible to the reader, those that he may see in the redacted form only as copies.
+    """Return the events with stripped copies of those that the reader may see in redacted form only.
 
-    What an event replaced (`prev_content`) is stripped likewise. Asks the database only where the reader was not
-    joined at an event: who was there sees everything whole.
+    `prev_content` is stripped in the same way. Reads the database only if the reader was not joined at one of the
+    events.
     """
     view, since = room.view, room.view.joined_throughout_from
-    doubtful = [
+    seen_from_outside = [
         event
         for event in events
         if (event.state_nid is not None or since is None or event.ordinal <= since)
@@ -34,12 +34,12 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
         and (since is None or event.previous.ordinal <= since)
         and value_before(view.memberships, event.previous.ordinal) != "join"
     ]
-    senders = {event.sender for event in doubtful} | {previous.sender for _, previous in replaced}
+    senders = {event.sender for event in seen_from_outside} | {previous.sender for _, previous in replaced}
     erased = await get_erased_users(database, senders)
     if not erased:
         return events
     copies: dict[int, TimelineEvent] = {}
-    for event in doubtful:
+    for event in seen_from_outside:
         if event.sender in erased:
             own = event.type == MEMBER and event.state_key == view.user_id
             after = event.membership if own else None
@@ -54,12 +54,12 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
 
 
 async def erased_in(database: Database, room: RoomView) -> dict[str, int]:
-    """Return user id -> when he was erased, of all who may have sent what a reader of the room's state gets."""
+    """Return the erasure times (ms) of all erased users who may have sent state of the room, by user id."""
     return await get_erased_of_room(database, room.room_nid)
 
 
 def strip_state(room: RoomView, erased: Mapping[str, int], event: TimelineEvent) -> TimelineEvent:
-    """Strip an event of the room's state, of which there may be many: see `strip_erased`. erased: of `erased_in`."""
+    """Strip an event of the room's state in place, by the rules of `strip_erased`. erased: from `erased_in`."""
     if event.sender in erased:
         own = event.type == MEMBER and event.state_key == room.view.user_id
         before = value_before(room.view.memberships, event.ordinal)
@@ -74,9 +74,13 @@ def strip_state(room: RoomView, erased: Mapping[str, int], event: TimelineEvent)
 
 
 def _is_redacted(room: RoomView, ordinal: int, before: str | None, after: str | None, erased_ms: int) -> bool:
-    """before, after: the reader's membership in the state before an event of an erased sender, and by the event."""
+    """Return True if the reader gets an event of an erased sender in redacted form.
+
+    before: the reader's membership in the state before the event.
+    after: the membership that the event itself gives them.
+    """
     form = shown_form(
-        "world_readable",  # visible to him, by whichever rule
+        "world_readable",  # the reader may see the event, by whichever rule
         before,
         False,
         sender_erased=True,

@@ -1,7 +1,7 @@
-"""PURE: events read from Postgres, kept in the form in which clients get them, for who reads the same page next.
+"""PURE: a cache of decoded events, for readers of the same page of history.
 
-What is stored of an event can change (it is redacted, or what it replaced is). So nothing is taken from here but for
-the very row that it was made of: what was just read decides, and only the decoding is saved.
+A stored event can change: it is redacted, or the event that it replaced is. So a lookup takes the row that was just
+read, and finds only an event decoded from an equal row. The cache saves the decoding, not the read.
 """
 
 from collections import OrderedDict
@@ -14,15 +14,16 @@ _ROW_BYTES = 500
 
 
 class EventMemory:
-    """At most so many bytes, estimated; who was read longest ago goes."""
+    """Decoded events, evicted least recently used first."""
 
     def __init__(self, budget_bytes: int) -> None:
+        """budget_bytes: the limit of the estimated size."""
         self._budget = budget_bytes
         self._bytes = 0
         self._events: OrderedDict[int, tuple[TimelineRow, TimelineEvent]] = OrderedDict()
 
     def event(self, version: RoomVersion, row: TimelineRow) -> TimelineEvent:
-        """Return the event of a row, as `event_from_row`. It is shared: not to be changed."""
+        """Return the event of a row, as `event_from_row` does. It is shared, so callers must not change it."""
         known = self._events.get(row.event_nid)
         if known is not None:
             if known[0] == row:

@@ -1,4 +1,4 @@
-"""Paging through what a user may see of a room, in either direction: live events and history in one order."""
+"""Pages of the part of a room's timeline that a user may see, in either direction, live events and history together."""
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import PageRows, RoomRecord, TimelineRow, get_gap_anchors, get_page
 
 _PAGE = 100
-_MAX_PAGES = 5  # looked through for one answer; the client asks on from where we stopped
-_MAX_FILLS = 5  # gaps tried for one answer, for the same reason: each may ask other servers
+_MAX_PAGES = 5  # read for one answer; the client continues from its end
+_MAX_FILLS = 5  # gaps tried for one answer, since each may need requests to other servers
 
 
 class HistorySource(Protocol):
     async def fill(self, room: RoomRecord, anchor: int) -> bool:
-        """Fetch events that are missing just before live event `anchor`, or before the history that we have there.
+        """Fetch events missing before the live event `anchor`, or before the stored history in that gap.
 
-        Return whether there are more now than before: the page is then read on from where it was. When there are not,
-        it goes on behind the gap, to the older events that we do have.
+        Return True if there are more events than before: the caller reads the page again. Otherwise it continues with
+        the older events on the far side of the gap.
         """
         ...
 
 
 class StoredHistory:
-    """There is no more than what is stored: no other server is asked."""
+    """The stored history only. No other server is asked."""
 
     async def fill(self, room: RoomRecord, anchor: int) -> bool:
         return False
@@ -40,21 +40,17 @@ class StoredHistory:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """events: in the direction of reading, shared with other answers: not to be changed.
+    """One page of a room's timeline. The events are shared with other answers, so callers must not change them."""
 
-    place: where to read on; more: whether there is anything. parents: numbers of those to which something relates that
-    is summed up. erased: whether any of them may have to be shown in its redacted form (`erased_events.py`).
-    """
-
-    events: list[TimelineEvent]
-    place: HistoryPoint
-    more: bool
-    parents: Set[int]
-    erased: bool
+    events: list[TimelineEvent]  # in the direction of reading
+    place: HistoryPoint  # the start of the next page
+    more: bool  # True if there is a next page
+    parents: Set[int]  # the numbers of the events that have bundled children
+    erased: bool  # True if some events may need their redacted form (`erased_events.py`)
 
 
 class _Read:
-    """What was read so far for one page."""
+    """The events read so far for one page."""
 
     def __init__(self) -> None:
         self.events: list[TimelineEvent] = []
@@ -80,14 +76,15 @@ def parse_event_filter(text: str | None) -> EventFilter:
 
 
 def passes(room: RoomView, wanted: EventFilter) -> Callable[[TimelineEvent], bool]:
-    """Return what decides whether an event is shown."""
+    """Return a function that is True for the events to show."""
     return lambda event: matches(wanted, event, room.room_id) and room.shows(event)
 
 
 class HistoryPages:
-    """source: what is asked for more where a page going back comes to a gap. memory_bytes: for events decoded once."""
+    """Reads pages. A page that goes backwards into a gap asks the source for the missing events."""
 
     def __init__(self, database: Database, source: HistorySource, memory_bytes: int = 1 << 20) -> None:
+        """memory_bytes: the size of the cache of decoded events."""
         self._database = database
         self._source = source
         self._memory = EventMemory(memory_bytes)
@@ -95,7 +92,7 @@ class HistoryPages:
     async def back(
         self, room: RoomView, place: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint = START
     ) -> Page:
-        """Return at most `limit` events before a place, latest first. stop: none before it."""
+        """Return at most `limit` events before a point, latest first. stop: the page ends there."""
         shows = passes(room, wanted)
         place, stop = min(place, room.end_place), max(stop, room.start_place)
         size = _page_size(limit, wanted)
@@ -137,7 +134,7 @@ class HistoryPages:
     async def forward(
         self, room: RoomView, place: HistoryPoint, limit: int, wanted: EventFilter, *, stop: HistoryPoint | None = None
     ) -> Page:
-        """Return at most `limit` events from a place on, earliest first. stop: none from there on."""
+        """Return at most `limit` events from a point on, earliest first. stop: the page ends before it."""
         shows = passes(room, wanted)
         end = room.end_place if stop is None else min(room.end_place, stop)
         size = _page_size(limit, wanted)
@@ -174,13 +171,13 @@ class HistoryPages:
 
 
 class _Crossing(Enum):
-    DONE = 1  # nothing more to be had from the gaps on the way
-    FILLED = 2  # there are events now that were not there when the rows were read
-    ENOUGH = 3  # no more gaps for this answer
+    DONE = 1  # all gaps up to the point were tried
+    FILLED = 2  # there are new events since the rows were read
+    ENOUGH = 3  # this answer has tried its number of gaps
 
 
 class _Gaps:
-    """The gaps that a page going back comes to. ahead: those before the place reached, not tried yet, latest first."""
+    """The gaps on the way of a page that goes back."""
 
     def __init__(self, database: Database, source: HistorySource, room: RoomView) -> None:
         self._database = database
@@ -188,19 +185,19 @@ class _Gaps:
         self._room = room
         self._refused: set[int] = set()
         self._left = _MAX_FILLS
-        self.ahead: list[int] = []
+        self.ahead: list[int] = []  # anchors of gaps that were not tried yet, latest first
 
     async def look_ahead(self, low: HistoryPoint, place: HistoryPoint) -> None:
-        """Look for gaps between two places. Ordinals are dense: a page has few more gaps than live events."""
+        """Find the gaps between two points. Ordinals are dense, so a page has at most one gap per live event."""
         if self._room.record.last_anchor is None:
             return
         anchors = await get_gap_anchors(self._database, self._room.room_nid, low.ordinal, place.ordinal, _PAGE + 1)
         self.ahead = [anchor for anchor in anchors if gap_start(anchor) < place and anchor not in self._refused]
 
     async def cross(self, place: HistoryPoint, low: HistoryPoint) -> tuple[HistoryPoint, _Crossing]:
-        """Try the gaps whose open edge lies from `low` on, going back; return how far that came.
+        """Try the gaps whose open edge lies between `low` and `place`, going back. Return the point reached.
 
-        `place` moves to the far side of a gap that nobody can fill, so that no later page tries it again.
+        The point moves to the far side of a gap that cannot be filled, so that no later page tries it again.
         """
         while self.ahead and gap_start(self.ahead[0]) >= low:
             if not self._left:
@@ -215,5 +212,5 @@ class _Gaps:
 
 
 def _page_size(limit: int, wanted: EventFilter) -> int:
-    # Without a filter nearly everything passes: read no more than is asked for.
+    # Without a filter nearly every event passes, so reading more than the limit is wasted.
     return min(_PAGE, max(limit, 1)) if wanted.passes_all else _PAGE

@@ -1,7 +1,8 @@
-"""PURE: tokens that name a place in one room's history. Clients may give these, and tokens of /sync.
+"""PURE: tokens that name a point in one room's timeline. Endpoints take these and tokens of /sync.
 
-"p1-417" stands just before the live event with ordinal 417, behind the history in the gap before it; "p2-417-5" before
-the event of history 5 steps back from there; "p2-417-0" before all of that gap's history, right behind live event 416.
+"p1-417": just before the live event with ordinal 417, after the history in the gap before it.
+"p2-417-5": before the history event 5 steps back from there.
+"p2-417-0": before all of that gap's history, right after live event 416.
 """
 
 import re
@@ -15,7 +16,7 @@ _HISTORY = re.compile(r"p2-([1-9][0-9]{0,17})-(0|[1-9][0-9]{0,9})", re.ASCII)
 
 
 def format_place(ordinal: int, step: int = 0) -> str:
-    """Return the token of a place, given its parts."""
+    """Return the token of a point in the timeline."""
     if step == 0:
         return f"p1-{ordinal}"
     return f"p2-{ordinal}-{0 if HistoryPoint(ordinal, step).starts_gap else -step}"
@@ -26,7 +27,7 @@ def is_place(token: str) -> bool:
 
 
 def parse_place(token: str) -> HistoryPoint:
-    """Inverse of format_place. Raises M_INVALID_PARAM for anything that it would not have written."""
+    """Return the point of a token. Raises M_INVALID_PARAM for anything that `format_place` does not write."""
     if live := _LIVE.fullmatch(token):
         return HistoryPoint(int(live[1]))
     if history := _HISTORY.fullmatch(token):

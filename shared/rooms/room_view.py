@@ -1,7 +1,7 @@
-"""Opening a room for one user who reads it: what he is there, and how far his view reaches. From Postgres' truth.
+"""A room as one user may read it: their membership, and the part of the timeline that they may see.
 
-These reads carry no token, so memory that follows the streams might not have what the user was just told; the
-database has.
+It is read from Postgres. These requests carry no token, so caches that follow the streams may lack what the user has
+been told already.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Protocol
 
 from shared.core.errors import forbidden, not_found
 from shared.core.history_point import START, HistoryPoint, point_after
+from shared.core.identifiers import RoomId
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.rooms.state_history import history, joined_by
 from shared.rooms.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
@@ -20,36 +21,31 @@ from shared.storage.rooms.for_reader import get_room_for_reader
 from shared.storage.rooms.snapshots import get_keys_at_snapshots
 from shared.storage.rooms.state import KeyChange
 
-#: Before everything in a room all of which is live.
+#: The start of a room that has live events only.
 _FIRST_LIVE = HistoryPoint(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomView:
-    """A room as one user may read it.
-
-    end: the ordinal of the last place that is his: the room's end, or where he left. is_member: joined now.
-    follows: his view goes to the room's end, so that its current state is his state. own_changes: of his membership.
-    ignored: whose messages he does not want.
-    """
+    """A room as one user may read it."""
 
     record: RoomRecord
     version: RoomVersion
     view: Viewpoint
-    is_member: bool
-    follows: bool
-    end: int
-    own_changes: Sequence[KeyChange]
-    ignored: frozenset[str] = frozenset()
+    is_member: bool  # True if the user is joined now
+    follows: bool  # True if the view has no end, so that the current state is the user's state
+    end: int  # the last ordinal in the view: the end of the room, or the point where the user left
+    own_changes: Sequence[KeyChange]  # of the user's membership
+    ignored: frozenset[str] = frozenset()  # users whose messages the user ignores
 
     @property
     def start_place(self) -> HistoryPoint:
-        """Before everything that there may be."""
+        """The point before the first event that the room may have."""
         return _FIRST_LIVE if self.record.last_anchor is None else START
 
     @property
     def end_place(self) -> HistoryPoint:
-        """Behind everything that is his."""
+        """The point after the last event in the view."""
         return point_after(HistoryPoint(self.end))
 
     @property
@@ -57,25 +53,28 @@ class RoomView:
         return self.record.room_nid
 
     @property
-    def room_id(self) -> str:
-        return self.record.room_id
+    def room_id(self) -> RoomId:
+        return RoomId(self.record.room_id)
 
     def event(self, row: TimelineRow) -> TimelineEvent:
         return event_from_row(self.version, row)
 
     def shows(self, event: TimelineEvent) -> bool:
-        """Return whether he may and wants to see the event among others. Spec: "Ignoring Users"."""
+        """Return True for events to list: those that the user may see, from senders that they do not ignore.
+
+        Spec: client-server API, "Ignoring Users".
+        """
         return not (event.sender in self.ignored and event.state_key is None) and self.view.may_see(event)
 
     def joined_by(self, ordinal: int, time_ms: int) -> bool:
-        """Return whether he joined at an ordinal or later, and not after that time."""
+        """Return True if the user joined at an ordinal or later, but not after that time."""
         return joined_by(self.version, self.own_changes, ordinal, time_ms)
 
 
 async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
-    """Return the room for a member, for whoever was one, or for anybody while it is world readable.
+    """Return the room for a member, a former member, or anybody while it is world-readable.
 
-    Raises M_FORBIDDEN for everyone else, and for rooms that do not exist or that the user forgot.
+    Raises M_FORBIDDEN for everyone else, and for rooms that do not exist or that the user has forgotten.
     """
     found = await get_room_for_reader(database, room_id, user_id)
     if found is None:
@@ -86,22 +85,31 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
     memberships = history(own_changes, "membership")
     is_member = bool(memberships) and memberships[-1][1] == "join"
     world_readable = bool(visibility) and visibility[-1][1] == "world_readable"
-    version = get_room_version(record.room_version)
-    if is_member or world_readable:
-        view = Viewpoint(
-            user_id, visibility, memberships,
+    end: int | None = None
+    if not (is_member or world_readable):
+        end = last_left(memberships)
+        if end is None or found.membership is None or found.forgotten:
+            raise forbidden("You aren't a member of the room")
+    return RoomView(
+        record=record,
+        version=get_room_version(record.room_version),
+        view=Viewpoint(
+            user_id,
+            visibility,
+            memberships,
             joined_throughout_from=memberships[-1][0] if is_member else None,
-        )  # fmt: skip
-        return RoomView(record, version, view, is_member, True, record.last_ordinal, own_changes, ignored)
-    left_at = last_left(memberships)
-    if left_at is None or found.membership is None or found.forgotten:
-        raise forbidden("You aren't a member of the room")
-    view = Viewpoint(user_id, visibility, memberships, end=left_at)
-    return RoomView(record, version, view, False, False, left_at, own_changes, ignored)
+            end=end,
+        ),
+        is_member=is_member,
+        follows=end is None,
+        end=record.last_ordinal if end is None else end,
+        own_changes=own_changes,
+        ignored=ignored,
+    )
 
 
 async def get_visible_event(database: Database, room: RoomView, event_id: str) -> TimelineEvent:
-    """Return one event of the room. Raises M_NOT_FOUND for one that isn't there or that the user may not see."""
+    """Return one event of the room. Raises M_NOT_FOUND if the user may not see it, or if there is none."""
     row = await get_timeline_event(database, room.room_nid, event_id)
     if row is not None:
         await load_branches(database, room, [row])
@@ -111,13 +119,13 @@ async def get_visible_event(database: Database, room: RoomView, event_id: str) -
     return event
 
 
-class _OfState(Protocol):
+class _WithState(Protocol):
     @property
     def state_nid(self) -> int | None: ...
 
 
-async def load_branches(database: Database, room: RoomView, rows: Sequence[_OfState]) -> None:
-    """Look up what decides in the states before those of these events that have states of their own."""
+async def load_branches(database: Database, room: RoomView, rows: Sequence[_WithState]) -> None:
+    """Load the visibility and the user's membership before those of these events that have a state snapshot."""
     missing = {row.state_nid for row in rows if row.state_nid is not None} - room.view.branches.keys()
     if not missing:
         return
@@ -133,7 +141,7 @@ async def load_branches(database: Database, room: RoomView, rows: Sequence[_OfSt
 
 
 def last_left(memberships: History) -> int | None:
-    """PURE: return the ordinal at which the user's last time in the room ended; None when he never was joined."""
+    """Return the ordinal at which the user last left the room; None if they never were joined."""
     left_at = None
     previous = ""
     for ordinal, membership in memberships:

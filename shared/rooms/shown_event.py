@@ -1,4 +1,4 @@
-"""PURE: an event as one client gets it, in one answer."""
+"""PURE: the form of an event in one answer to one client."""
 
 import functools
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ from shared.rooms.viewpoint import Viewpoint
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who reads, and how he wants events. event_fields: paths to keep; None: all."""
+    """The user and device that get the answer."""
 
     user_id: str
     device_id: str | None
     now_ms: int
-    event_fields: tuple[tuple[str, ...], ...] | None = None
+    event_fields: tuple[tuple[str, ...], ...] | None = None  # the paths to keep; None: all
 
 
 def shown_event(
@@ -34,11 +34,12 @@ def shown_event(
     pdu: Mapping[str, Any] | None = None,
     relations: Mapping[str, Any] | None = None,
 ) -> orjson.Fragment:
-    """Return the event for this reader. room_id: None where the answer leaves it out (/sync).
+    """Return the event for this reader.
 
-    in_state: it is shown as a part of the room's state, where `membership` at that time says nothing.
-    pdu: what to show instead of the client's form: the event as it goes between servers (event_format).
-    relations: what relates to it, summed up for this reader (`m.relations`).
+    room_id: None where events have no room id (/sync).
+    in_state: True for an event of the room's state. It gets no `unsigned.membership`.
+    pdu: the federation format, to show instead of the client format (`event_format`).
+    relations: the bundled aggregations for this reader (`m.relations`).
     Spec: client-server API, "Room event format", UnsignedData.
     """
     unsigned: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def shown_event(
         unsigned["redacted_because"] = orjson.Fragment(join_client_event(because, room_id=room_id, unsigned=None))
     if relations:
         unsigned["m.relations"] = relations
-    # Nearly every event has these two and no more: what there is beside them is appended.
+    # Nearly every event has these two fields only, so they are written without orjson.
     encoded = b'{"age":%d' % max(0, reader.now_ms - event.origin_server_ts)
     if not in_state:
         encoded += _membership(view.membership_after(event))
@@ -80,7 +81,7 @@ def _membership(value: str) -> bytes:
 
 
 def _keep_fields(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
-    """Return only what the paths name. Spec: client-server API, "Filtering", event_fields."""
+    """Return the fields that the paths name. Spec: client-server API, "Filtering", event_fields."""
     kept: dict[str, Any] = {}
     for path in paths:
         source: Any = event
@@ -101,7 +102,7 @@ def _keep_fields(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> d
 
 
 def matches(wanted: EventFilter, event: TimelineEvent, room_id: str) -> bool:
-    """Return whether a client's filter lets the event through; its content is decoded only where that matters."""
+    """Return True if the event passes a client's filter. The content is decoded only if the filter needs it."""
     if wanted.passes_all:
         return True
     content: Mapping[str, Any] | None = event.content() if wanted.contains_url is not None else None

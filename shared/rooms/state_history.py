@@ -1,4 +1,4 @@
-"""PURE: what one key of a room's state said over time, and when a user joined by it."""
+"""PURE: the values of one key of a room's state over time, and the user's joins among them."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from shared.storage.rooms.state import KeyChange
 
 
 def history(changes: Sequence[KeyChange], field: str) -> list[tuple[int, str]]:
-    """Return (ordinal, value of a content field) of a state key's history. A value that is no text is the default."""
+    """Return (ordinal, value of a content field) for each change. The default replaces a value that is not text."""
     default = "shared" if field == "history_visibility" else "leave"
     return [(change.ordinal, _content_text(change.json, field, default)) for change in changes]
 
@@ -21,16 +21,17 @@ def _content_text(pdu: bytes | None, field: str, default: str) -> str:
         return default
     try:
         content = orjson.loads(pdu)["content"]
-    except orjson.JSONDecodeError:  # old room versions allow integers of any size, and lone surrogates
+    except orjson.JSONDecodeError:  # old room versions allow integers of any size and lone surrogates
         content = decode_json_exactly(pdu)["content"]
     value = content.get(field)
     return value if isinstance(value, str) else default
 
 
 def joined_by(version: RoomVersion, changes: Sequence[KeyChange], ordinal: int, time_ms: int) -> bool:
-    """Return whether he joined at an ordinal or later, and not after that time. changes: of his membership.
+    """Return True if the user joined at an ordinal or later, but not after a time (ms).
 
-    By the time in his own join: of our users it is our clock's, as is that of an erasure.
+    changes: of the user's membership. The time of a join is its `origin_server_ts`: for local users this server's
+    clock, which also gives the times of erasures.
     """
     own = (
         event_from_storage(version, change.json, "$")

@@ -1,6 +1,6 @@
-"""One event as a synchrotron keeps it: encoded once for all clients, with the parts of `unsigned` beside it.
+"""An event of a timeline in memory: encoded once for all clients, with the parts of `unsigned` beside it.
 
-Architecture page, section 6: what is the same for everyone is bytes; `unsigned` is put together per answer.
+The part that is the same for everyone is bytes. `unsigned` is made for each answer (`shown_event.py`).
 """
 
 from collections.abc import Mapping
@@ -22,55 +22,47 @@ from shared.storage.events.timeline import TimelineRow
 
 MEMBER = "m.room.member"
 HISTORY_VISIBILITY = "m.room.history_visibility"
-#: An event's objects without its texts, by tracemalloc; the texts' lengths come on top.
+#: The size of an event's objects without its texts, measured with tracemalloc.
 _EVENT_BYTES = 900
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The state event that another one replaced. content: its JSON, encoded. ordinal 0: it is in no timeline."""
+    """The state event that another one replaced."""
 
     event_id: str
-    ordinal: int
+    ordinal: int  # 0: it is in no timeline
     sender: str
-    content: bytes
+    content: bytes  # JSON
     membership: str | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class TimelineEvent:
-    """Shared by every answer; only `redact` changes it.
-
-    ordinal, back: its place; of history the anchor and the steps back from it, for live events (ordinal, 0).
-    ordinal 0: it is in no timeline, only in the state. gap: when it came, events before it were missing.
-    state_nid: snapshot of the state before it, if it was read from Postgres and has one.
-    body: the client event without `room_id` and `unsigned`. membership: of an m.room.member event only.
-    redacted_because: the redaction as a client event, encoded. previous: what it replaced, for `unsigned`.
-    sticky_ms: for how long, of a sticky event (MSC4354).
-    """
+    """An event, shared by all answers. Only a redaction changes it."""
 
     event_nid: int
     event_id: str
     writer: int
     position: int
-    ordinal: int
+    ordinal: int  # of history events the anchor; 0: it is in the state, but in no timeline
     type: str
     state_key: str | None
     sender: str
     origin_server_ts: int
-    body: bytes
+    body: bytes  # the client event as JSON, without `room_id` and `unsigned`
     replaces_nid: int | None
     txn_device: str | None
     txn_id: str | None
-    membership: str | None
-    visibility: str | None
-    gap: bool = False
-    redacted_because: bytes | None = None
+    membership: str | None  # of m.room.member events only
+    visibility: str | None  # of m.room.history_visibility events only
+    gap: bool = False  # True if earlier events were missing when it arrived
+    redacted_because: bytes | None = None  # the redaction as client event, JSON
     previous: Previous | None = None
-    back: int = 0
-    state_nid: int | None = None
+    back: int = 0  # of history events the steps back from the anchor
+    state_nid: int | None = None  # the snapshot of the state before it, if it has one and was read from Postgres
     relation: Relation | None = None
-    sticky_ms: int | None = None
+    sticky_ms: int | None = None  # the duration of a sticky event (MSC4354)
 
     @property
     def place(self) -> HistoryPoint:
@@ -88,19 +80,19 @@ class TimelineEvent:
         return _EVENT_BYTES + len(self.body) + redaction + previous
 
     def content(self) -> Any:
-        """The content, decoded: for filters that look into it."""
+        """Return the decoded content, for filters that need it."""
         return orjson.loads(self.body)["content"]
 
     def as_previous(self) -> Previous:
         return Previous(self.event_id, self.ordinal, self.sender, orjson.dumps(self.content()), self.membership)
 
     def redact(self, version: RoomVersion, redaction: bytes) -> None:
-        """Take away what the redaction takes away. redaction: its client event, encoded, without room_id."""
+        """Redact the event. redaction: the redaction as client event, JSON without `room_id`."""
         self.strip(version)
         self.redacted_because = redaction
 
     def strip(self, version: RoomVersion) -> None:
-        """Take away what a redaction would, as for a sender who was erased."""
+        """Remove the fields that a redaction removes."""
         fields = redacted_fields(orjson.loads(self.body), version)
         self.body = _dump(fields)
         self.membership, self.visibility = _readings(self.type, fields["content"])
@@ -108,7 +100,7 @@ class TimelineEvent:
         self.sticky_ms = None
 
     def strip_previous(self, version: RoomVersion) -> None:
-        """The same of what it replaced."""
+        """Remove the fields that a redaction removes from the content of the replaced event."""
         if self.previous is not None:
             fields = {"type": self.type, "content": orjson.loads(self.previous.content)}
             content = _dump(redacted_fields(fields, version)["content"])
@@ -116,12 +108,12 @@ class TimelineEvent:
 
 
 def event_from_stream(version: RoomVersion, row: EventRow) -> TimelineEvent:
-    """Return the event of a row that came through replication; what it replaced is not known yet."""
+    """Return the event of a row that came by replication. It lacks the event that it replaced."""
     return _build(version, event_from_storage(version, row.json, row.event_id), row)
 
 
 def event_from_row(version: RoomVersion, row: TimelineRow) -> TimelineEvent:
-    """Return the event that was read from Postgres, redacted where a redaction applies."""
+    """Return the event of a row of Postgres, with its redaction applied."""
     event = _build(version, event_from_storage(version, row.json, row.event_id), row)
     event.back, event.state_nid = row.back, row.state_nid
     if row.redaction_id is not None and row.redaction_json is not None:
@@ -133,13 +125,17 @@ def event_from_row(version: RoomVersion, row: TimelineRow) -> TimelineEvent:
         if row.previous_redacted:
             content = redact_pdu(version, pdu.pdu)["content"]
         event.previous = Previous(
-            row.previous_id, row.previous_ordinal or 0, pdu.sender, _dump(content), _readings(pdu.type, content)[0]
+            event_id=row.previous_id,
+            ordinal=row.previous_ordinal or 0,
+            sender=pdu.sender,
+            content=_dump(content),
+            membership=_readings(pdu.type, content)[0],
         )
     return event
 
 
 def event_of(version: RoomVersion, row: TimelineRow | EventRow) -> Event:
-    """Return the whole event, for the slow ways (federation format, stripped state)."""
+    """Return the whole event, for forms that are rarely needed (federation format, stripped state)."""
     return event_from_storage(version, row.json, row.event_id)
 
 
@@ -147,14 +143,29 @@ def _build(version: RoomVersion, event: Event, row: EventRow | TimelineRow) -> T
     membership, visibility = _readings(event.type, event.content) if event.is_state else (None, None)
     sticky_ms = None if (sticky := sticky_of_pdu(event.pdu)) is None else sticky["duration_ms"]
     return TimelineEvent(
-        row.event_nid, row.event_id, row.writer, row.position, row.ordinal, event.type, event.state_key, event.sender,
-        event.origin_server_ts, client_body(event, version), row.replaces_nid, row.txn_device, row.txn_id,
-        membership, visibility, row.gap, relation=relation_of(event.content), sticky_ms=sticky_ms,
-    )  # fmt: skip
+        event_nid=row.event_nid,
+        event_id=row.event_id,
+        writer=row.writer,
+        position=row.position,
+        ordinal=row.ordinal,
+        type=event.type,
+        state_key=event.state_key,
+        sender=event.sender,
+        origin_server_ts=event.origin_server_ts,
+        body=client_body(event, version),
+        replaces_nid=row.replaces_nid,
+        txn_device=row.txn_device,
+        txn_id=row.txn_id,
+        membership=membership,
+        visibility=visibility,
+        gap=row.gap,
+        relation=relation_of(event.content),
+        sticky_ms=sticky_ms,
+    )
 
 
 def _readings(event_type: str, content: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return (membership, history visibility) of the content, each for its own event type only."""
+    """Return (membership, history visibility) of the content. Each is None for other event types."""
     if event_type == MEMBER:
         value = content.get("membership")
         return (value if isinstance(value, str) else "leave"), None

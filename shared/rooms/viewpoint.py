@@ -1,8 +1,9 @@
-"""PURE: what one user may see of one room's timeline.
+"""PURE: the part of a room's timeline that one user may see.
 
-Spec: client-server API, "Room history visibility". The state that decides is that *before* an event; for the user's
-own membership events and for changes of the visibility, what they set counts as well. Most events have the room's
-line before them; of those on forks and in history the states are looked up first (`branches`).
+The state *before* an event decides. For the user's own membership events and for changes of the visibility, their own
+values count too. Most events have the room's line before them. Events on forks and in history have other states, which
+are loaded first (`branches`).
+Spec: client-server API, "Room history visibility".
 """
 
 from bisect import bisect_left
@@ -13,15 +14,15 @@ from typing import NamedTuple, Protocol, TypeAlias
 from shared.core.visibility import may_see
 from shared.rooms.timeline_event import HISTORY_VISIBILITY, MEMBER
 
-#: (ordinal from which it holds, value), ordinals ascending.
+#: (ordinal from which the value holds, value), ordinals ascending.
 History: TypeAlias = Sequence[tuple[int, str]]
 
-#: Values by which whoever joins sees what was before.
+#: The visibilities that let new members see earlier events.
 _OPEN = frozenset({"shared", "world_readable"})
 
 
 class Placed(Protocol):
-    """What of an event decides who may see it: a `TimelineEvent`, or a row without its content."""
+    """The parts of an event that decide its visibility. A `TimelineEvent` has them, as have rows without content."""
 
     @property
     def type(self) -> str: ...
@@ -40,47 +41,45 @@ class Placed(Protocol):
 
 
 class BranchState(NamedTuple):
-    """What decides of a state that is not the line's. None: the state has no such event."""
+    """The deciding values of a state other than the room's line. None: the state has no such event."""
 
     visibility: str | None
     membership: str | None
 
 
 def value_before(history: History, ordinal: int) -> str | None:
-    """Return the value in force just before an ordinal."""
+    """Return the value that holds just before an ordinal."""
     place = bisect_left(history, (ordinal, ""))
     return history[place - 1][1] if place else None
 
 
 @dataclass(frozen=True, slots=True)
 class Viewpoint:
-    """One user's view of one room.
-
-    visibility: the room's history visibility over time; "shared" before its first entry.
-    memberships: the user's membership over time; for a fast path its last entry is enough when `joined_throughout`.
-    joined_throughout_from: the user has been joined, without a break, from before this ordinal until now; None when
-        he is not joined.
-    end: nothing above this ordinal is his to see (he left there); None: no end.
-    branches: snapshot -> what it holds; the reader of events adds to it. An event whose snapshot is not in it is
-        judged by the line.
-    """
+    """One user's view of one room."""
 
     user_id: str
+    #: The room's history visibility over time; "shared" before its first entry.
     visibility: History
+    #: The user's membership over time. With `joined_throughout_from`, the last entry is enough for later events.
     memberships: History
+    #: The user has been joined without a break since the event at this ordinal. None: they are not joined.
     joined_throughout_from: int | None = None
+    #: The ordinal at which the user left: they see nothing above it. None: no end.
     end: int | None = None
+    #: The deciding values by state snapshot, added by the readers of events. Without its snapshot here, an event is
+    #: judged by the room's line.
     branches: dict[int, BranchState] = field(default_factory=dict)
 
     def may_see(self, event: Placed) -> bool:
+        """Return True if the user may see the event."""
         branch = self.branches.get(event.state_nid) if event.state_nid is not None else None
         ordinal = event.ordinal
-        # Not *at* that ordinal: where state resolution made him joined, the event there isn't his.
+        # Not *at* that ordinal: if state resolution made the user joined, the event there is somebody else's.
         if branch is None and self.joined_throughout_from is not None and ordinal > self.joined_throughout_from:
             return True
         own = event.type == MEMBER and event.state_key == self.user_id
         if self.end is not None and (ordinal > self.end or (ordinal == self.end and not event.back)):
-            # How it ended he is told in any case: an invite withdrawn, a ban after he left. If state resolution
+            # The user always sees the event that ended it, such as a withdrawn invite or a ban. If state resolution
             # ended it, the event there is somebody else's, and the state before it decides.
             if ordinal > self.end:
                 return False
@@ -102,7 +101,7 @@ class Viewpoint:
         return value_before(self.memberships, ordinal + 1) or "leave"
 
     def membership_after(self, event: Placed) -> str:
-        """Return the user's membership after an event: `unsigned.membership`."""
+        """Return the user's membership after an event, for `unsigned.membership`."""
         if not event.back and event.state_nid not in self.branches:
             return self.membership_at(event.ordinal)
         if event.type == MEMBER and event.state_key == self.user_id:
@@ -119,7 +118,7 @@ class Viewpoint:
         return value_before(self.memberships, event.ordinal)
 
     def may_see_place(self, ordinal: int) -> bool:
-        """Return whether an ordinary event at an ordinal would be shown."""
+        """Return True if the user may see an ordinary event at an ordinal."""
         if self._is_while_joined(ordinal, 0):
             return True
         if self.end is not None and ordinal > self.end:
@@ -132,32 +131,32 @@ class Viewpoint:
 
     @property
     def state_is_open(self) -> bool:
-        """Return whether the state at the end of the view is his to see: he is, or was until then, joined."""
+        """Return True if the user may see the state at the end of the view: they are joined, or were until then."""
         if self.end is None:
             return self.joined_throughout_from is not None
         return value_before(self.memberships, self.end) == "join"
 
     def _is_while_joined(self, ordinal: int, back: int) -> bool:
-        """Return whether the line before a place, or the event there, has him joined for good."""
+        """Return True if the user has been joined without a break since before this point or by the event there."""
         since = self.joined_throughout_from
         return since is not None and (ordinal > since or (ordinal == since and not back))
 
     def _line_before(self, event: Placed) -> BranchState:
         visibility = value_before(self.visibility, event.ordinal)
         if visibility is None and event.back and self.visibility:
-            # History from before everything we know of the room: the default would show more than what was set later.
+            # History from before the first known state: the default would show more than the later setting.
             visibility = self.visibility[0][1]
         return BranchState(visibility, value_before(self.memberships, event.ordinal))
 
     @property
     def sees_everything(self) -> bool:
-        """Return whether all of the room's line was ever open to those who are joined now, as he is."""
+        """Return True if the user is joined and the room's line was always visible to new members."""
         return self.joined_throughout_from is not None and all(value in _OPEN for _, value in self.visibility)
 
     def _joined_from(self, ordinal: int) -> bool:
-        """Return whether the user was joined at any time from an ordinal on."""
+        """Return True if the user was joined at any time from an ordinal on."""
         if self.joined_throughout_from is not None:
-            return True  # he is now; of what was before, `memberships` perhaps does not tell
+            return True  # joined now; `memberships` may be incomplete for earlier times
         if value_before(self.memberships, ordinal) == "join":
             return True
         place = bisect_left(self.memberships, (ordinal, ""))

@@ -17,7 +17,7 @@ from shared.core.push_rules import PushEvent, Recipient, RuleSwitches, UserRules
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import UnreadSnapshot
 from shared.http.request import Request, Response, json_response
-from shared.rooms.aggregations import StoredRelatives, bundle
+from shared.rooms.aggregations import StoredChildEvents, bundle
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches, open_room
 from shared.rooms.shown_event import Reader, shown_event
@@ -159,7 +159,7 @@ class Notifications:
         }
         whole = await strip_erased(self._database, room, list(events.values()))
         events = {event.event_nid: event for event in whole}
-        bundles = await bundle(whole, StoredRelatives(self._database, room), reader)
+        bundles = await bundle(whole, StoredChildEvents(self._database, room), reader)
         judge = await _Judge.of(self._database, room, rules, joined, reader.user_id)
         shown = {}
         for one in found:

@@ -10,7 +10,7 @@ from shared.core.errors import MatrixError, invalid_param, not_found
 from shared.core.events.relation import THREAD
 from shared.core.history_point import HistoryPoint, point_after
 from shared.http.request import Request, Response, json_response
-from shared.rooms.aggregations import StoredRelatives, bundle, shown_events
+from shared.rooms.aggregations import StoredChildEvents, bundle, shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.place_tokens import format_place, parse_place
 from shared.rooms.room_view import RoomView, get_visible_event, load_branches, open_room
@@ -150,7 +150,7 @@ class Relations:
         await load_branches(self._database, room, rows)
         roots = [root for root in map(room.event, rows) if room.view.may_see(root)]
         roots = list(await strip_erased(self._database, room, roots))
-        bundles = await bundle(roots, StoredRelatives(self._database, room), reader)
+        bundles = await bundle(roots, StoredChildEvents(self._database, room), reader)
         shown = []
         for root in roots:
             relations = bundles.get(root.event_nid, {})

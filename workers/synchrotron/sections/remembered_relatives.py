@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from shared.rooms.aggregations import MAX_CHILDREN
-from shared.rooms.bundles import Child
+from shared.rooms.child_groups import Child
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
 from workers.synchrotron.rooms.cached_room import CachedRoom

@@ -1,6 +1,6 @@
-"""PURE: what relates to an event, summed up: which children count, and what of them is told.
+"""PURE: the children of an event, grouped by relation: `m.replace`, `m.thread` and `m.reference`.
 
-Spec: client-server API, "Aggregations of child events"; of `m.replace`, `m.thread` and `m.reference`.
+Spec: client-server API, "Aggregations of child events".
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Placed
 
 _ENCRYPTED = "m.room.encrypted"
-_EDITS_TRIED = 3  # that turn out not to have new content
+_EDITS_TRIED = 3  # the latest edits may lack new content, which shows only once they are loaded
 
 
 class Child(Placed, Protocol):
-    """An event that relates to another: whole, or a row without its content."""
+    """An event that relates to another: a whole event, or a row without its content."""
 
     @property
     def relation(self) -> Relation | None: ...
@@ -31,31 +31,26 @@ class Child(Placed, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """edits: those that may be the latest valid one, that first. replies: of its thread, latest first.
-
-    references: ids in the room's order.
-    """
-
-    edits: Sequence[Child]
-    replies: Sequence[Child]
-    references: Sequence[str]
+class ChildGroups:
+    edits: Sequence[Child]  # candidates for the latest valid edit, latest first
+    replies: Sequence[Child]  # of its thread, latest first
+    references: Sequence[str]  # event ids in timeline order
 
 
-def choose(parent: TimelineEvent, children: Iterable[Child]) -> Chosen:
-    """Sort out what relates to an event. children: those that the reader may and wants to see."""
+def group_children(parent: TimelineEvent, children: Iterable[Child]) -> ChildGroups:
+    """Group the children of an event. children: those that are visible to the reader and not ignored."""
     ordered = sorted(children, key=lambda child: (child.ordinal, -child.back), reverse=True)
     edits = [child for child in ordered if _rel_type(child) == REPLACE] if _takes_edits(parent) else []
     edits = [edit for edit in edits if _edits(parent, edit)]
     edits.sort(key=lambda edit: (edit.origin_server_ts, edit.event_id), reverse=True)
-    # No thread begins with an event that itself relates to another: so nothing goes round in a circle.
+    # An event that relates to another is never the root of a thread, so there are no circles.
     replies = [child for child in ordered if _rel_type(child) == THREAD] if parent.relation is None else []
     references = [child.event_id for child in reversed(ordered) if _rel_type(child) == REFERENCE]
-    return Chosen(edits[:_EDITS_TRIED], replies, references)
+    return ChildGroups(edits[:_EDITS_TRIED], replies, references)
 
 
 def has_new_content(edit: TimelineEvent) -> bool:
-    """Return whether an edit says what replaces the content; of an encrypted one only its readers know."""
+    """Return True if an edit has the new content. The content of an encrypted edit is unknown and passes."""
     return edit.type == _ENCRYPTED or isinstance(edit.content().get("m.new_content"), dict)
 
 
@@ -65,7 +60,7 @@ def _takes_edits(parent: TimelineEvent) -> bool:
 
 
 def _edits(parent: TimelineEvent, edit: Child) -> bool:
-    """Spec: "Validity of replacement events", without what concerns the content."""
+    """Return True for a valid edit. Spec: "Validity of replacement events", except the rules about the content."""
     return edit.sender == parent.sender and edit.type == parent.type and edit.state_key is None
 
 

@@ -195,9 +195,20 @@ def _event(
         "hashes": {"sha256": "x" * 43}, "signatures": {sender.partition(":")[2]: {"ed25519:a": "x" * 86}},
     }  # fmt: skip
     return EventToStore(
-        room_nid, nid, event_id, ordinal, depth, pdu["type"], None, sender, pdu["origin_server_ts"], [previous], [],
-        None, None, None, None, None, encode_canonical(pdu), push=_NOTIFIES,
-    )  # fmt: skip
+        room_nid=room_nid,
+        event_nid=nid,
+        event_id=event_id,
+        ordinal=ordinal,
+        depth=depth,
+        type=pdu["type"],
+        state_key=None,
+        sender=sender,
+        origin_server_ts=pdu["origin_server_ts"],
+        prev_nids=[previous],
+        auth_nids=[],
+        json=encode_canonical(pdu),
+        push=_NOTIFIES,
+    )
 
 
 @asynccontextmanager

@@ -360,10 +360,28 @@ def key_of(event: Event) -> Key:
 
 def _to_store(room_nid: int, row: EventColumns) -> EventToStore:
     return EventToStore(
-        room_nid, row.event_nid, row.event_id, row.ordinal, row.depth, row.type, row.state_key, row.sender,
-        row.origin_server_ts, row.prev_nids, row.auth_nids, row.replaces_nid, row.redacted_by, row.redacts_nid,
-        None, None, row.json, row.status, row.anchor, row.back, row.state_nid, row.resolved, row.gap,
-    )  # fmt: skip
+        room_nid=room_nid,
+        event_nid=row.event_nid,
+        event_id=row.event_id,
+        ordinal=row.ordinal,
+        depth=row.depth,
+        type=row.type,
+        state_key=row.state_key,
+        sender=row.sender,
+        origin_server_ts=row.origin_server_ts,
+        prev_nids=row.prev_nids,
+        auth_nids=row.auth_nids,
+        replaces_nid=row.replaces_nid,
+        redacted_by=row.redacted_by,
+        redacts_nid=row.redacts_nid,
+        json=row.json,
+        status=row.status,
+        anchor=row.anchor,
+        back=row.back,
+        state_nid=row.state_nid,
+        resolved=row.resolved,
+        gap=row.gap,
+    )
 
 
 def forked_room(version_name: str = "10") -> tuple[GraphRoom, dict[str, str]]:

@@ -37,24 +37,41 @@ def compose(foundation: Foundation) -> Worker:
     state = StateHandlers(writer, scheduling, changes, guests, database)
     delayed = DelayedSending(writer, send, state, foundation.rate_limiter, database)
     membership = MembershipHandlers(
-        writer, changes, foundation.forwarder.forward, database, foundation.writer.write, server_name
+        writer=writer,
+        changes=changes,
+        forward=foundation.forwarder.forward,
+        database=database,
+        write=foundation.writer.write,
+        server_name=server_name,
     )
     room_numbers = NumberBlock(database, "room_nids")
     upgrades = Upgrades(
-        writer, changes, foundation.calls, UpgradeRuns(), identity, database, foundation.writer.write, clock
-    )  # fmt: skip
+        writer=writer,
+        changes=changes,
+        calls=foundation.calls,
+        runs=UpgradeRuns(),
+        identity=identity,
+        database=database,
+        write=foundation.writer.write,
+        clock=clock,
+    )
     successor = UpgradeSuccessor(
-        writer, identity, room_numbers, database, UpgradeRuns(), config.rooms.upgrade_copies_bans
-    )  # fmt: skip
+        writer=writer,
+        identity=identity,
+        room_numbers=room_numbers,
+        database=database,
+        runs=UpgradeRuns(),
+        copies_bans=config.rooms.upgrade_copies_bans,
+    )
     creation = CreateRoomHandler(
-        writer,
-        changes,
-        identity,
-        config.rooms.default_version,
-        foundation.forwarder,
-        room_numbers,
-        database,
-        clock,
+        writer=writer,
+        changes=changes,
+        identity=identity,
+        default_version=config.rooms.default_version,
+        slots=foundation.forwarder,
+        room_numbers=room_numbers,
+        database=database,
+        clock=clock,
     )
 
     return Worker(

@@ -67,8 +67,14 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     foundation.follower.follow(PUSH_RULES, push_rules.apply)
     foundation.follower.follow(THREAD_SUBSCRIPTIONS, push_rules.apply_subscriptions)
     rooms = RoomsInMemory(
-        database, identity, clock, config.caches.rooms_bytes, metrics, resolution.forget, push_rules
-    )  # fmt: skip
+        database=database,
+        identity=identity,
+        clock=clock,
+        budget_bytes=config.caches.rooms_bytes,
+        metrics=metrics,
+        on_redacted=resolution.forget,
+        push_rules=push_rules,
+    )
 
     def lost_room(room: LiveRoom) -> None:
         rooms.drop(room)
@@ -77,24 +83,40 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
     if not config.database.pgbouncer:  # there the role's lock_timeout stands
         foundation.writer.limit_lock_wait(LOCK_WAIT_MS)
     committer = Committer(
-        foundation.writer.write,
-        foundation.lease,
-        lambda rows: foundation.announcer.announce(EVENTS, rows),
-        lost_room,
-        clock,
-        tasks,
-        metrics,
-        server_name,
-        database,
+        write=foundation.writer.write,
+        lease=foundation.lease,
+        announce=lambda rows: foundation.announcer.announce(EVENTS, rows),
+        lost_room=lost_room,
+        clock=clock,
+        tasks=tasks,
+        metrics=metrics,
+        server_name=server_name,
+        database=database,
     )
     numbers = NumberBlock(database, "event_nids")
     placing = Placing(database, committer, numbers, resolution, push_rules)
     signatures = PolicySignatures(ask)
     asked = SlowSends(placing, resolution, signatures, database, clock)
-    writer = RoomWriter(rooms, committer, numbers, asked, push_rules, database, clock)
+    writer = RoomWriter(
+        rooms=rooms,
+        committer=committer,
+        event_numbers=numbers,
+        slow_sends=asked,
+        push_rules=push_rules,
+        database=database,
+        clock=clock,
+    )
     dummies = DummyEvents(writer, asked, tasks, server_name)
     history = HistoryPlacing(database, committer, numbers, resolution)
-    receiving = Receiving(database, committer, numbers, placing, history, signatures, dummies)
+    receiving = Receiving(
+        database=database,
+        committer=committer,
+        numbers=numbers,
+        placing=placing,
+        history=history,
+        signatures=signatures,
+        dummies=dummies,
+    )
     slots.on_change(_drop_foreign(rooms))
     return RoomEngine(rooms, committer, numbers, resolver, writer, receiving)
 

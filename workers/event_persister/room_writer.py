@@ -34,6 +34,7 @@ class RoomWriter:
 
     def __init__(
         self,
+        *,
         rooms: RoomsInMemory,
         committer: Committer,
         event_numbers: NumberBlock,
@@ -95,11 +96,11 @@ class RoomWriter:
         if key is not None and (answered := self.answer_of(room, key)) is not None:
             return [await answered]
         write = Write(
-            room,
-            drafts,
-            [self._numbers.take() for _ in drafts],
-            asyncio.get_running_loop().create_future(),
-            key,
+            room=room,
+            drafts=drafts,
+            event_nids=[self._numbers.take() for _ in drafts],
+            done=asyncio.get_running_loop().create_future(),
+            key=key,
         )
         room.build(write, self._clock.now_ms())
         self._committer.submit(write)
@@ -191,10 +192,10 @@ class RoomWriter:
         while (lacking := room.state.push.lacking(drafts)) is not None:
             await self._push_rules.load(room, lacking)
         write = Write(
-            room,
-            drafts,
-            [self._numbers.take() for _ in drafts],
-            asyncio.get_running_loop().create_future(),
+            room=room,
+            drafts=drafts,
+            event_nids=[self._numbers.take() for _ in drafts],
+            done=asyncio.get_running_loop().create_future(),
             new_room=new_room,
         )
         room.build(write, self._clock.now_ms(), create_nid=create_nid)

@@ -36,14 +36,17 @@ _BY_NIDS = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventToStore:
-    """One event. Text is as in the event (escaped here); json: the PDU, canonical.
+    """One event. Text is as in the event: it is escaped here.
 
-    ordinal: its place in the live timeline, None for all others; anchor, back: its place in history; state_nid:
-    snapshot of the state before it, None where that is the room's line before its ordinal; resolved, gap: see
-    `shared/core/rows/`; promotes: it is stored already, as an outlier, which gets its place now. push: what it
-    counts, of live events only.
+    ordinal: its place in the live timeline. None: it is not in it.
+    json: the PDU, canonical.
+    anchor, back: its place in history.
+    state_nid: snapshot of the state before it. None: that state is the room's line before its ordinal.
+    resolved, gap: see `shared/core/rows/`.
+    promotes: True if it is stored already, as an outlier, and gets its place now.
+    push: what it counts. Of live events only.
     """
 
     room_nid: int
@@ -57,12 +60,12 @@ class EventToStore:
     origin_server_ts: int
     prev_nids: Sequence[int]
     auth_nids: Sequence[int]
-    replaces_nid: int | None
-    redacted_by: int | None
-    redacts_nid: int | None
-    txn_device: str | None
-    txn_id: str | None
     json: bytes
+    replaces_nid: int | None = None
+    redacted_by: int | None = None
+    redacts_nid: int | None = None
+    txn_device: str | None = None
+    txn_id: str | None = None
     status: int = ACCEPTED
     anchor: int | None = None
     back: int | None = None
@@ -158,7 +161,7 @@ class StatementRefused(SkepError):
         self.passing = passing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent:
     """An event as stored; redacted_by: the redaction that applies to it."""
 
@@ -247,9 +250,14 @@ async def get_events(source: Database | Connection, room_nid: int, event_nids: S
 def _stored(row: asyncpg.Record) -> StoredEvent:
     nid, event_id, kind, state_key, sender, redacted_by, json = row
     return StoredEvent(
-        nid, event_id, unescape(kind), None if state_key is None else unescape(state_key), unescape(sender),
-        redacted_by, json,
-    )  # fmt: skip
+        event_nid=nid,
+        event_id=event_id,
+        type=unescape(kind),
+        state_key=None if state_key is None else unescape(state_key),
+        sender=unescape(sender),
+        redacted_by=redacted_by,
+        json=json,
+    )
 
 
 def _escaped(relation: Relation | None) -> Relation | None:

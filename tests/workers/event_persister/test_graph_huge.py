@@ -66,10 +66,22 @@ async def fill(persister: Persister, room_id: str, graph: Graph, users: Sequence
                 content={"membership": "join"}, prev_event_ids=[prev], auth_event_ids=auth, depth=depth,
                 origin_server_ts=1, signing_key=OTHER_KEY, server_name="b.example",
             )  # fmt: skip
-            batch.events.append(EventToStore(
-                room_nid, nid, event.event_id, ordinal, depth, event.type, user_id, user_id, 1, [prev_nid], [],
-                None, None, None, None, None, event.encoded,
-            ))  # fmt: skip
+            batch.events.append(
+                EventToStore(
+                    room_nid=room_nid,
+                    event_nid=nid,
+                    event_id=event.event_id,
+                    ordinal=ordinal,
+                    depth=depth,
+                    type=event.type,
+                    state_key=user_id,
+                    sender=user_id,
+                    origin_server_ts=1,
+                    prev_nids=[prev_nid],
+                    auth_nids=[],
+                    json=event.encoded,
+                )
+            )
             batch.changes.append(ChangeToStore(nid, ordinal, "m.room.member", user_id, nid, None))
             batch.memberships.append(MembershipToStore(nid, user_id, "join", nid, user_id, False))
             prev, prev_nid = event.event_id, nid

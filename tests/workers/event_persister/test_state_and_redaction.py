@@ -158,13 +158,22 @@ async def test_redaction_in_the_batch_of_its_target(postgres_module: TestDatabas
         room = await writer.find(room_id)
         assert room is not None
         sending = asyncio.create_task(
-            writer.write(room, [Draft(alice.user_id, "m.room.message", None, {"body": "oops"})])
+            writer.write(
+                room, [Draft(sender=alice.user_id, type="m.room.message", state_key=None, content={"body": "oops"})]
+            )
         )
         await asyncio.sleep(0)
         [waiting] = room.writes
         target = room.state.pending_target(waiting.built[0].event.event_id)
         assert target is not None
-        redaction = Draft(alice.user_id, "m.room.redaction", None, {}, redacts=target.event_id, target=target)
+        redaction = Draft(
+            sender=alice.user_id,
+            type="m.room.redaction",
+            state_key=None,
+            content={},
+            redacts=target.event_id,
+            target=target,
+        )
         [redaction_id] = await writer.write(room, [redaction])
         [target_id] = await sending
         rows = {row["event_id"]: row for row in await persister.timeline(room_id)}

@@ -163,10 +163,23 @@ class ForkedRoom:
         if state_key is not None:
             pdu["state_key"] = state_key
         return EventToStore(
-            room_nid, nid, f"$forked{nid}", ordinal, depth + 1, event_type, state_key, sender, 1000, (), (),
-            replaces_nid, None, None, None, None, orjson.dumps(pdu, option=orjson.OPT_SORT_KEYS), status,
-            resolved=resolved, gap=gap,
-        )  # fmt: skip
+            room_nid=room_nid,
+            event_nid=nid,
+            event_id=f"$forked{nid}",
+            ordinal=ordinal,
+            depth=depth + 1,
+            type=event_type,
+            state_key=state_key,
+            sender=sender,
+            origin_server_ts=1000,
+            prev_nids=(),
+            auth_nids=(),
+            replaces_nid=replaces_nid,
+            json=orjson.dumps(pdu, option=orjson.OPT_SORT_KEYS),
+            status=status,
+            resolved=resolved,
+            gap=gap,
+        )
 
 
 def _membership(

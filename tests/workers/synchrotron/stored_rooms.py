@@ -112,10 +112,19 @@ class StoredRoom:
             pdu["state_key"] = state_key
         given: dict[str, Any] = {"ordinal": None, "replaces_nid": None, **stored}
         event = EventToStore(
-            self.room_nid, nid, event_id, depth=nid, type=type, state_key=state_key, sender=sender,
-            json=orjson.dumps(pdu), origin_server_ts=ts, prev_nids=(), auth_nids=(),
-            redacted_by=None, redacts_nid=None, txn_device=None, txn_id=None, **given,
-        )  # fmt: skip
+            room_nid=self.room_nid,
+            event_nid=nid,
+            event_id=event_id,
+            depth=nid,
+            type=type,
+            state_key=state_key,
+            sender=sender,
+            json=orjson.dumps(pdu),
+            origin_server_ts=ts,
+            prev_nids=(),
+            auth_nids=(),
+            **given,
+        )
         self.batch.events.append(event)
         self.nids[event_id] = nid
         return event

@@ -1,4 +1,4 @@
-"""From built writes to what one statement stores, and from what it stored to the rows that are announced. Pure."""
+"""PURE: the batch that one statement stores for built writes, and the stream rows of what it stored."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,15 +18,16 @@ def rows_of(
     memberships: Sequence[MembershipToStore],
     counts: StoredCounts,
 ) -> Iterator[EventRow]:
-    """Yield what the fleet is told of a room's stored events and their positions.
+    """Yield the stream rows of a room's stored events.
 
-    memberships, counts: stored with them, perhaps those of other events too.
+    stored: the events with their positions.
+    memberships, counts: of the whole statement, perhaps those of other events too.
     """
-    # Only the first event after another writer's names it: from then on the predecessor is ours.
+    # Only the first event after one of another writer names it: from then on the predecessor is ours.
     prior = (room.last_writer, room.last_position) if room.last_writer not in (0, writer) else (None, None)
     for event, position in stored:
         if event.ordinal is None:
-            continue  # no part of the timeline: nobody follows these
+            continue  # not in the timeline: no reader follows these
         yield EventRow(
             position=position,
             writer=writer,
@@ -67,7 +68,7 @@ def _members_of(event: EventToStore, memberships: Sequence[MembershipToStore]) -
 
 
 def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
-    """Return what stores all of these writes, in their order."""
+    """Return the batch that stores all of these writes, in their order."""
     batch = EventBatch()
     redacted: dict[int, tuple[int, int]] = {}  # redacted event -> (its room, the first redaction of it)
     for write in writes:
@@ -121,7 +122,7 @@ def _add_change(batch: EventBatch, built: BuiltEvent, change: EntryChange, serve
             built.event_nid, key, now.membership or "leave", now.event_nid, event.sender, is_local
         )
     else:
-        # Resolution took the user's membership away altogether: he is as one who left, by nobody's doing.
+        # Resolution removed the user's membership altogether: they count as having left by themselves.
         assert before is not None
         member = MembershipToStore(built.event_nid, key, "leave", before.event_nid, key, is_local)
     batch.memberships.append(member)
@@ -136,7 +137,7 @@ def _add_graph(batch: EventBatch, room_nid: int, built: BuiltEvent) -> None:
     if graph.awaited is not None:
         batch.awaited.append((room_nid, graph.awaited, built.event_nid))
     if graph.was_awaited:
-        # What this batch itself stores of it cannot be deleted by the same statement.
+        # The statement cannot delete what it inserts itself, so nothing of it may be in this batch.
         event_id = built.event.event_id
         batch.arrived.append((room_nid, event_id))
         batch.awaited = [one for one in batch.awaited if one[:2] != (room_nid, event_id)]
@@ -152,9 +153,29 @@ def _add_room(batch: EventBatch, room: LiveRoom, new: NewRoom) -> None:
 def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> EventToStore:
     event, graph = built.event, built.graph
     return EventToStore(
-        room.room_nid, built.event_nid, event.event_id, built.ordinal, event.depth, event.type, event.state_key,
-        event.sender, event.origin_server_ts, built.prev_nids, built.auth_nids, built.replaces_nid, redacted_by,
-        built.redacts_nid, built.device, built.txn_id, event.encoded,
-        graph.status, graph.anchor, graph.back, graph.state_nid, built.is_resolved, graph.is_after_gap,
-        graph.promotes, built.push,
-    )  # fmt: skip
+        room_nid=room.room_nid,
+        event_nid=built.event_nid,
+        event_id=event.event_id,
+        ordinal=built.ordinal,
+        depth=event.depth,
+        type=event.type,
+        state_key=event.state_key,
+        sender=event.sender,
+        origin_server_ts=event.origin_server_ts,
+        prev_nids=built.prev_nids,
+        auth_nids=built.auth_nids,
+        replaces_nid=built.replaces_nid,
+        redacted_by=redacted_by,
+        redacts_nid=built.redacts_nid,
+        txn_device=built.device,
+        txn_id=built.txn_id,
+        json=event.encoded,
+        status=graph.status,
+        anchor=graph.anchor,
+        back=graph.back,
+        state_nid=graph.state_nid,
+        resolved=built.is_resolved,
+        gap=graph.is_after_gap,
+        promotes=graph.promotes,
+        push=built.push,
+    )

@@ -1,15 +1,17 @@
 """Grouped commits: while one statement is under way, the next batch gathers.
 
-An idle server adds no delay to a write; a busy one stores dozens of events with one statement. One statement is under
+An idle server adds no delay to a write. A busy one stores dozens of events with one statement. One statement is under
 way at a time (`FencedWriter`), so the position order of this process is its commit order.
 
-A batch that the database refuses is halved until the offending write is alone; that one fails, and the writes of its
+A batch that the database refuses is halved until the offending write is alone. That one fails, and the writes of its
 room that were built above it are built again. Halving n writes of which k are refused takes fewer than 2n statements,
 and fewer than 2k(1 + log2(n/k)) + 1.
 
-A batch that meets a row which somebody holds locked loses the rooms concerned, and the rest is stored at once; they
-wait apart (`locked_rooms.py`) until their rows are free. A lost lease, or a statement of which nobody knows how it
-ended, fails everything: the process drops its memory and begins anew.
+If another transaction holds a row of a batch locked, the rooms concerned leave the batch and the rest is stored at
+once. These rooms wait in `locked_rooms.py` until their rows are free.
+
+A lost lease, or a statement with an unknown outcome, fails everything. The process then drops its memory and rejoins
+the fleet.
 """
 
 import asyncio
@@ -36,14 +38,14 @@ from workers.event_persister.room.live_room import LiveRoom, Write
 
 logger = logging.getLogger(__name__)
 
-_MAX_BATCH_EVENTS = 256  # one statement's worth: more only makes the next batch wait
+_MAX_BATCH_EVENTS = 256  # of one statement: more only makes the next batch wait
 _MAX_BATCH_BYTES = 4 << 20
-_MAX_WAITING_EVENTS = 20_000  # some seconds of a busy server; more get 503, which tells clients to slow down
-#: How long a statement waits for a row. In normal operation nobody else writes a room's rows, and all others wait too.
+_MAX_WAITING_EVENTS = 20_000  # some seconds of a busy server. More get 503, which tells clients to slow down
+#: How long a statement waits for a row. Normally no other transaction writes a room's rows, and all rooms wait too.
 LOCK_WAIT_MS = 100
-_MAX_LOCK_WAITS = 10  # of one batch; what is left of it then waits apart
+_MAX_LOCK_WAITS = 10  # of one batch. What is left of it then waits apart
 
-#: Constraints that a write built on an old copy of its room violates.
+#: Constraints that a write violates if it was built on an old copy of its room.
 _OLD_COPY = (
     "events_room_nid_ordinal_key",
     "rooms_room_id_key",
@@ -53,23 +55,26 @@ _OLD_COPY = (
 
 
 class AlreadySent(SkepError):
-    """The write's transaction id was used before, longer ago than memory reaches: ask the database for its answer."""
+    """The write's transaction id was used longer ago than memory reaches. The database has its answer."""
 
 
 class Announce(Protocol):
     def __call__(self, rows: Sequence[EventRow]) -> None:
-        """Tell the fleet of committed rows, positions ascending."""
+        """Announce committed rows, positions ascending."""
         ...
 
 
 class Committer:
-    """lease: under which `write` writes. lost_room: called with a room whose copy in memory is worth nothing any more.
+    """Stores the writes of all rooms, batch by batch.
 
-    database: to look for locked rows.
+    lease: the lease under which `write` writes.
+    lost_room: called with a room whose copy in memory is of no use any more.
+    database: for finding locked rows.
     """
 
     def __init__(
         self,
+        *,
         write: FencedWrite,
         lease: int,
         announce: Announce,
@@ -91,12 +96,12 @@ class Committer:
         self._queue: deque[Write] = deque()
         self._waiting_events = 0
         self._running: asyncio.Task[None] | None = None
-        self._apart = LockedRooms(database, clock, metrics, server_name, self._lose)
+        self._locked_rooms = LockedRooms(database, clock, metrics, server_name, self._lose)
         self._probing: asyncio.Task[None] | None = None
         self._lock_waits = 0  # of the batch under way
 
     def submit(self, write: Write) -> None:
-        """Take a built write. Its `done` is set once it is stored and announced, or has failed.
+        """Queue a built write. Its `done` is set once it is stored and announced, or has failed.
 
         Writes of one room must come in the order in which they were built.
         """
@@ -108,45 +113,45 @@ class Committer:
         fault_points.reach("submitted")
 
     def check_room_for_more(self) -> None:
-        """Raise Unavailable when too many events wait already."""
+        """Raise Unavailable if too many events wait already."""
         if self._waiting_events >= _MAX_WAITING_EVENTS:
-            raise Unavailable("Too many events wait to be stored")
+            raise Unavailable("The server has too many events to store. Try again later")
 
     async def finish(self) -> None:
-        """Wait until everything that was submitted is stored or has failed. What waits for locked rows fails now."""
-        self._apart.give_up_all()
+        """Wait until all submitted writes are stored or have failed. Those that wait for locked rows fail now."""
+        self._locked_rooms.give_up_all()
         while self._running is not None and not self._running.done():
             await asyncio.wait([self._running])
-            self._apart.give_up_all()
+            self._locked_rooms.give_up_all()
 
     def _start(self) -> None:
         if self._running is None or self._running.done():
             self._running = self._tasks.spawn(self._run(), "commit events")
 
     async def _run(self) -> None:
-        while self._queue or self._apart.free:
+        while self._queue or self._locked_rooms.free:
             if self._queue:
                 await self._commit_or_fail(self._take_batch())
-            if self._apart.free:
-                await self._try(self._apart.free.popleft())
+            if self._locked_rooms.free:
+                await self._try(self._locked_rooms.free.popleft())
 
     async def _try(self, room_nid: int) -> None:
-        """Store what waits of a room whose rows were seen free."""
-        writes = self._apart.begin_try(room_nid)
+        """Store the waiting writes of a room whose rows were seen free."""
+        writes = self._locked_rooms.begin_try(room_nid)
         try:
             for first in range(0, len(writes), _MAX_BATCH_EVENTS):
                 await self._commit_or_fail(writes[first : first + _MAX_BATCH_EVENTS], again=True)
         finally:
-            self._apart.end_try(room_nid)
+            self._locked_rooms.end_try(room_nid)
 
     async def _probe(self) -> None:
-        while self._apart:
+        while self._locked_rooms:
             await asyncio.sleep(PROBE_EVERY_S)
             try:
-                await self._apart.probe()
+                await self._locked_rooms.probe()
             except Unavailable:
                 continue  # a whole table is locked, or the database is away
-            if self._apart.free:
+            if self._locked_rooms.free:
                 self._start()
 
     async def _commit_or_fail(self, batch: Sequence[Write], *, again: bool = False) -> None:
@@ -154,7 +159,7 @@ class Committer:
         try:
             await self._commit(batch, again=again)
         except Exception as error:
-            # Fenced, or a fault of ours after the database had answered: what is stored is unknown to us now.
+            # Fenced, or a fault of ours after the database had answered: it is unknown what is stored.
             self._fail_all(batch, error)
             if not isinstance(error, Unavailable):
                 raise
@@ -173,9 +178,9 @@ class Committer:
         return batch
 
     async def _commit(self, writes: Sequence[Write], *, again: bool = False) -> None:
-        """Store the writes, those that are refused excepted. again: they met a lock before that could not be found."""
-        # Those that could not be built again after another one failed have nothing left to store.
-        writes = [write for write in self._apart.keep_back(writes) if write.built]
+        """Store the writes except those that are refused. again: True if they met a lock that could not be found."""
+        # Writes that could not be built again after another one failed have nothing left to store.
+        writes = [write for write in self._locked_rooms.keep_back(writes) if write.built]
         if not writes:
             return
         batch = batch_of(writes, self._server_name)
@@ -187,7 +192,7 @@ class Committer:
         except StatementRefused as refused:
             self._metrics.refused.inc()
             if refused.passing:
-                await self._locked(writes, batch, again)
+                await self._commit_unlocked(writes, batch, again)
             elif len(writes) == 1:
                 self._refused(writes[0], refused)
             else:
@@ -203,25 +208,25 @@ class Committer:
         await self._commit(writes[:middle], again=again)
         await self._commit(writes[middle:], again=again)
 
-    async def _locked(self, writes: Sequence[Write], batch: EventBatch, again: bool) -> None:
-        """Somebody holds a row that these writes change: set its room apart, store the others at once."""
+    async def _commit_unlocked(self, writes: Sequence[Write], batch: EventBatch, again: bool) -> None:
+        """Set the rooms with locked rows apart, and store the other writes at once."""
         self._metrics.lock_timeouts.inc()
         self._lock_waits += 1
-        locked = await self._apart.find_locked(batch)
+        locked = await self._locked_rooms.find_locked(batch)
         if locked:
-            self._set_apart([write for write in writes if write.room.room_nid in locked], seen=True)
+            self._wait_for_locks([write for write in writes if write.room.room_nid in locked], seen=True)
             await self._commit([write for write in writes if write.room.room_nid not in locked])
         elif not again:
-            await self._commit(writes, again=True)  # it was let go meanwhile, as a rule
+            await self._commit(writes, again=True)  # usually the lock was released meanwhile
         elif len(writes) == 1 or self._lock_waits >= _MAX_LOCK_WAITS or _one_room(writes):
-            self._set_apart(writes, seen=False)
+            self._wait_for_locks(writes, seen=False)
         else:
             await self._commit_halves(writes, again)
 
-    def _set_apart(self, writes: Sequence[Write], *, seen: bool) -> None:
+    def _wait_for_locks(self, writes: Sequence[Write], *, seen: bool) -> None:
         for room_id in {write.room.room_id for write in writes}:
-            logger.warning("Rows of room %s are locked by somebody else: its events wait", room_id)
-        self._apart.put(writes, seen=seen)
+            logger.warning("Rows of room %s are locked by another transaction: its events wait", room_id)
+        self._locked_rooms.put(writes, seen=seen)
         if self._probing is None or self._probing.done():
             self._probing = self._tasks.spawn(self._probe(), "look for locked rows")
 
@@ -241,17 +246,17 @@ class Committer:
                 write.done.set_result([built.event.event_id for built in write.built])
 
     def _refused(self, write: Write, refused: StatementRefused) -> None:
-        """This write alone was refused: nothing of it was stored."""
+        """Fail a write that was refused alone. Nothing of it was stored."""
         room = write.room
         if refused.constraint in _OLD_COPY:
-            # Somebody else wrote into the room, or purged it: our copy is old, perhaps our view of its owner too.
+            # Another process wrote into the room, or purged it. Our copy is old, and perhaps our view of its owner.
             logger.warning("Room %s was changed by another process", room.room_id)
-            self._lose(room, Unavailable("The room is being read again"))
+            self._lose(room, Unavailable("The room was changed and is being read again. Try again"))
             return
         if refused.constraint == client_transactions.PRIMARY_KEY:
             error: Exception = AlreadySent()
         elif refused.constraint == "room_aliases_pkey":
-            error = MatrixError("M_ROOM_IN_USE", "This room alias is taken already", 400)
+            error = MatrixError("M_ROOM_IN_USE", "This room alias is already in use", 400)
         else:
             logger.error("An event of room %s cannot be stored: %s", room.room_id, refused)
             error = MatrixError("M_UNKNOWN", "The event cannot be stored", 400)
@@ -270,7 +275,7 @@ class Committer:
             write.fail(shown)
         self._queue.clear()
         self._waiting_events = 0
-        self._apart.give_up_all()
+        self._locked_rooms.give_up_all()
 
 
 def _one_room(writes: Sequence[Write]) -> bool:

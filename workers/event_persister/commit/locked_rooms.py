@@ -1,12 +1,12 @@
-"""Rooms whose rows somebody holds locked: their writes wait here, in their order, while all others are stored.
+"""Rooms with rows that another transaction holds locked. Their writes wait here, in order, while others are stored.
 
-Nobody but its persister writes a room's rows, so such a lock is a purge, an operator's transaction, or a statement of
-a process that died. The architecture page gives these rooms a second lane, with a lease of its own. This does without:
-a second lease would be one more writer in every vector and token, and the rows it writes would need the other lane's
-as their `prior`, to and fro. And nothing is tried blindly here: a room is asked for without waiting (SKIP LOCKED)
-until its rows are free; only then it goes into a statement, alone.
+Only its persister writes a room's rows. So such a lock is a purge, an operator's transaction, or a statement of a
+process that died. The architecture page gives these rooms a second lane with a lease of its own. It is not needed: a
+second lease would be one more writer in every vector and token, and its rows and those of the other lane would have to
+name each other as `prior`. Also, nothing is tried blindly here. A room's rows are probed without waiting (SKIP LOCKED)
+until they are free. Only then its writes go into a statement of their own.
 
-Bounded: by events per room and in all, by rooms, and by time; a room beyond that is given up, its clients get 503.
+Limits: events per room and in all, rooms, and time. A room beyond them is given up, and its clients get 503.
 """
 
 from collections import deque
@@ -23,29 +23,32 @@ from workers.event_persister.commit.batches import batch_of
 from workers.event_persister.room.live_room import LiveRoom, Write
 
 PROBE_EVERY_S = 0.1
-#: How long a write waits for its room's rows; a client that got 503 comes again.
+#: How long a write waits for its room's rows. Clients that get 503 retry.
 GIVE_UP_AFTER_S = 10.0
 _RETRY_AFTER_S = 5.0
 _MAX_EVENTS_OF_ROOM = 1000
 _MAX_EVENTS = 10_000
 _MAX_ROOMS = 1000
-#: A room that is still locked is asked for again after this part of the time that it has waited, at most a second:
-#: each look is a statement with a commit of its own, beside everybody's writes.
+#: A room that is still locked is probed again after this part of the time that it has waited, at most a second: each
+#: probe is a statement with a commit of its own, beside all other writes.
 _WAITED_PART = 0.1
 _LONGEST_LOOK_S = 1.0
-_PROBED_WRITES = 64  # whose rows are asked for; a lock further behind is met when the room is tried
-#: A lock that cannot be seen costs everybody a time-out at each try: the tries become rare.
+_PROBED_WRITES = 64  # the rows of so many writes are probed. A lock further behind is met when the room is tried
+#: A lock that the probe cannot see costs all rooms a time-out at each try, so the tries become rare.
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 3.0
-#: A room that was given up stays known while it is locked: its next write must not stop a batch again.
+#: A room that was given up stays known while it is locked, so that its next write does not stop a batch again.
 _KNOWN_FOR_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
-class _Apart:
-    """rows: what is asked for. since: when the oldest write began to wait, or the room was given up.
+class _LockedRoom:
+    """One room that waits.
 
-    trying: its writes are in a statement of their own just now. pause_s, not_before: of locks that cannot be seen.
+    rows: the rows that are probed.
+    since: when the oldest write began to wait, or the room was given up.
+    trying: True while its writes are in a statement of their own.
+    pause_s, not_before: for locks that the probe cannot see.
     """
 
     rows: EventBatch
@@ -58,7 +61,7 @@ class _Apart:
 
 
 class LockedRooms:
-    """give_up: called with a room whose writes are to fail."""
+    """The waiting rooms, with limits. give_up: called with a room whose writes must fail."""
 
     def __init__(
         self,
@@ -73,9 +76,9 @@ class LockedRooms:
         self._metrics = metrics
         self._server_name = server_name
         self._give_up = give_up
-        self._rooms: dict[int, _Apart] = {}
+        self._rooms: dict[int, _LockedRoom] = {}
         self._events = 0
-        self.free: deque[int] = deque()  # rooms whose rows were seen free: to be tried
+        self.free: deque[int] = deque()  # rooms whose rows were seen free, to be tried
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -85,21 +88,21 @@ class LockedRooms:
         return self._events
 
     async def find_locked(self, batch: EventBatch) -> set[int]:
-        """Return the locked rooms of a batch that met a lock; all of them when that cannot be asked."""
+        """Return the locked rooms of a batch that met a lock; all of its rooms if the probe fails."""
         try:
             return await find_locked_rooms(self._database, [batch])
         except Unavailable:
             return set(batch.extremities)
 
     def put(self, writes: Sequence[Write], *, seen: bool) -> None:
-        """Set the rooms of these writes apart. seen: whether their lock is one that `probe` sees."""
+        """Set the rooms of these writes apart. seen: True if `probe` sees their lock."""
         now = self._clock.monotonic_s()
         by_room: dict[int, list[Write]] = {}
         for write in writes:
             by_room.setdefault(write.room.room_nid, []).append(write)
         for room_nid, mine in by_room.items():
             rows = batch_of(mine[:_PROBED_WRITES], self._server_name)
-            apart = self._rooms.setdefault(room_nid, _Apart(rows, now))
+            apart = self._rooms.setdefault(room_nid, _LockedRoom(rows, now))
             apart.rows, apart.trying = rows, False
             if not seen:
                 apart.pause_s = min(max(2 * apart.pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
@@ -107,12 +110,12 @@ class LockedRooms:
             for write in mine:
                 self._append(apart, write)
             if len(self._rooms) > _MAX_ROOMS:
-                self._fail(apart, "Too many rooms are busy in the database")
+                self._fail(apart, "Too many rooms are locked in the database. Try again later")
                 del self._rooms[room_nid]
         self._measure()
 
     def keep_back(self, writes: Sequence[Write]) -> list[Write]:
-        """Take in the writes whose rooms are apart; return the others."""
+        """Keep the writes whose rooms are apart, and return the others."""
         if not self._rooms:
             return list(writes)
         others = []
@@ -124,23 +127,23 @@ class LockedRooms:
                 self._append(apart, write)
         return others
 
-    def _append(self, apart: _Apart, write: Write) -> None:
+    def _append(self, apart: _LockedRoom, write: Write) -> None:
         if not apart.writes:
             apart.since = self._clock.monotonic_s()
         apart.writes.append(write)
         apart.events += len(write.built)
         self._events += len(write.built)
         if apart.events > _MAX_EVENTS_OF_ROOM or self._events > _MAX_EVENTS:
-            self._fail(apart, "Too many events wait for this room")
+            self._fail(apart, "Too many events of this room wait to be stored. Try again later")
 
     async def probe(self) -> None:
-        """Give up who waited for too long, and find out whose rows are free. Raises Unavailable."""
+        """Give up the rooms that waited for too long, and find those whose rows are free. Raises Unavailable."""
         now = self._clock.monotonic_s()
         for room_nid, apart in list(self._rooms.items()):
             if apart.trying:
                 continue
             if apart.writes and now - apart.since > GIVE_UP_AFTER_S:
-                self._fail(apart, "The room is busy in the database")
+                self._fail(apart, "The room is locked in the database. Try again later")
             elif not apart.writes and now - apart.since > _KNOWN_FOR_S:
                 del self._rooms[room_nid]
         asked = {
@@ -157,7 +160,7 @@ class LockedRooms:
         self._measure()
 
     def begin_try(self, room_nid: int) -> list[Write]:
-        """Return what waits of a room, in order: the caller stores it. Until `end_try` nothing of it is kept back."""
+        """Return the waiting writes of a room, in order, to be stored. Until `end_try` none of them are kept back."""
         apart = self._rooms.get(room_nid)
         if apart is None:
             return []
@@ -169,21 +172,21 @@ class LockedRooms:
         return writes
 
     def end_try(self, room_nid: int) -> None:
-        """Forget the room, unless it was put apart again."""
+        """Forget the room unless it was set apart again."""
         apart = self._rooms.get(room_nid)
         if apart is not None and apart.trying:
             del self._rooms[room_nid]
         self._measure()
 
     def give_up_all(self) -> None:
-        """Fail everything that waits here."""
+        """Fail all writes that wait here."""
         for apart in self._rooms.values():
-            self._fail(apart, "The process ends, and the room is busy in the database")
+            self._fail(apart, "The server process is ending, and the room is locked in the database. Try again")
         self._rooms = {room_nid: apart for room_nid, apart in self._rooms.items() if apart.trying}
         self.free.clear()
         self._measure()
 
-    def _fail(self, apart: _Apart, why: str) -> None:
+    def _fail(self, apart: _LockedRoom, why: str) -> None:
         rooms = {write.room for write in apart.writes}
         self._events -= apart.events
         apart.writes.clear()

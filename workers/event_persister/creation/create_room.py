@@ -39,6 +39,7 @@ class CreateRoomHandler:
 
     def __init__(
         self,
+        *,
         writer: RoomWriter,
         changes: MemberChanges,
         identity: Identity,
@@ -84,7 +85,9 @@ class CreateRoomHandler:
         room_nid = self._room_numbers.take()
         create_nid = await self._writer.take_event_number()
         room = new_live_room(self._identity, version, room_nid, create)
-        new_room = NewRoom(creator, body.visibility == "public", create.origin_server_ts, alias)
+        new_room = NewRoom(
+            creator=creator, is_public=body.visibility == "public", created_ms=create.origin_server_ts, alias=alias
+        )
         creators = creators_of(version, create)
         drafts = first_events(version, body, creator, creators, alias, invited, profiles)
         for draft in drafts:

@@ -118,7 +118,10 @@ def first_events(
     direct = True if body.is_direct else None
     return [
         member_draft(creator, creator, "join", profiles.get(creator, {})),
-        *(Draft(creator, kind, state_key, content) for (kind, state_key), content in states),
+        *(
+            Draft(sender=creator, type=kind, state_key=state_key, content=content)
+            for (kind, state_key), content in states
+        ),
         *(
             member_draft(creator, user_id, "invite", {**profiles.get(user_id, {}), "is_direct": direct})
             for user_id in invited

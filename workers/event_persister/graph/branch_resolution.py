@@ -1,4 +1,4 @@
-"""The resolution of a room's branches: from overlays of entries to event ids for the resolver, and back."""
+"""Resolve the states of a room's branches, which are overlays. The resolver works on event ids."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from workers.event_persister.room.live_room import LiveRoom
 T = TypeVar("T")
 
 _MAX_LOADS = 5
-_MANY = 1000  # entries of a state, whose walk takes a millisecond
+_MANY = 1000  # entries of a state. Walking so many takes a millisecond
 
 
 class RoomResolution:
@@ -27,8 +27,9 @@ class RoomResolution:
     ) -> Overlay:
         """Return the resolution of states, all of them overlays upon the room's current state.
 
-        candidate: an event in them that has no place yet. The result is of worth only while the room's head has not
-        changed. Raises Unavailable (`Resolver.resolve`), RoomChanged.
+        candidate: an event in the states that has no place yet.
+        The result is valid only while the room's head has not changed.
+        Raises Unavailable (`Resolver.resolve`), RoomChanged.
         """
         head = room.state.head
         distinct = list(dict.fromkeys(overlays))
@@ -62,13 +63,13 @@ class RoomResolution:
         return _entries_of(room, resolved, entries, known)
 
     def forget(self, event_id: str) -> None:
-        """This event was redacted: what is kept of it is not what counts now."""
+        """Drop an event that was redacted from the cache."""
         self._resolver.forget([EventId(event_id)])
 
     async def load(self, room: LiveRoom, missing: Callable[[], set[int]], known: KnownEvents) -> None:
-        """Bring events into the room's memory until nothing is missing, so that the rules can look at them.
+        """Load events into the room's memory until the rules miss none.
 
-        What is being stored may leave the memory while others are loaded. Raises RoomChanged when one is gone.
+        An event that is being stored may leave the memory while others are loaded. Raises RoomChanged if one is gone.
         """
         for _ in range(_MAX_LOADS):
             nids = missing()
@@ -80,7 +81,7 @@ class RoomResolution:
 
 
 class CurrentIds(Mapping[StateKey, EventId]):
-    """A room's current state as event ids, without a copy."""
+    """A view of a room's current state as event ids, without a copy."""
 
     def __init__(self, room: LiveRoom) -> None:
         self._room = room
@@ -96,7 +97,7 @@ class CurrentIds(Mapping[StateKey, EventId]):
     @overload
     def get(self, key: StateKey, /, default: EventId | T) -> EventId | T: ...
     def get(self, key: StateKey, /, default: EventId | T | None = None) -> EventId | T | None:
-        # Most look-ups miss: the inherited one would raise for each and catch it again.
+        # Most look-ups miss. The inherited method would raise and catch an exception for each.
         entry = self._room.state.entry(*key)
         return default if entry is None else EventId(entry.event_id)
 
@@ -108,7 +109,7 @@ class CurrentIds(Mapping[StateKey, EventId]):
 
 
 def _entries_in(overlays: Sequence[Overlay], resolved: Mapping[StateKey, EventId | None]) -> dict[str, StateEntry]:
-    """Return, by event id, those entries of the overlays that the resolution has chosen."""
+    """Return by event id those entries of the overlays that the resolution has chosen."""
     chosen = {event_id: key for key, event_id in resolved.items() if event_id is not None}
     entries: dict[str, StateEntry] = {}
     for overlay in overlays:

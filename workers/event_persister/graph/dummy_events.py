@@ -1,10 +1,10 @@
-"""Dummy events: they tie many forward extremities together again, where nobody is about to send anything else.
+"""Dummy events, which reduce the number of a room's forward extremities.
 
-An event may name 20 predecessors, and every further extremity makes resolution dearer. A dummy event needs a local
-user who may send one; where there is none, the room waits for the next event of anybody.
+An event may name 20 predecessors, and every further extremity makes resolution more expensive. A dummy event needs a
+local user with the right to send it. A room without one waits for its next event.
 
-Whoever has brought in more extremities than one event may name ties them at once, before others may add more. What is
-left after that is tied beside everything else, if nobody else has sent an event by then: it will name them all.
+A call that brought in more extremities than one event may name ties them at once, before another call can add more.
+The rest is tied in the background, unless another event, which names them all, was sent by then.
 """
 
 import itertools
@@ -19,10 +19,10 @@ from workers.event_persister.room.drafts import Draft, RoomChanged
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
 
-#: Below that, the next usual event names them all soon enough.
+#: Below this number, waiting for the next usual event is good enough.
 MAX_EXTREMITIES = 10
 _MAX_IN_A_ROW = 100
-#: Who may send by the current state may not by the state of some branches: then another is tried.
+#: A user who may send by the current state may not by the state of some branches. Then another user is tried.
 _MAX_SENDERS = 3
 
 
@@ -35,9 +35,9 @@ class DummyEvents:
         self._under_way: set[str] = set()
 
     async def tie(self, room: LiveRoom) -> None:
-        """Tie extremities together until one event can name what is left; the rest beside everything else.
+        """Tie extremities together until one event can name those that are left. The rest is done in the background.
 
-        All of it beside everything else where a policy server must be asked about each event: nobody holds a room's
+        If a policy server must sign each event, all of it is done in the background, since nothing may hold a room's
         turn while another server takes its time. The caller holds the room's turn. Raises nothing.
         """
         many = len(room.state.head.extremities) >= MAX_EXTREMITIES
@@ -64,18 +64,18 @@ class DummyEvents:
             await self._writer.write(room, [draft])
 
         if not room.state.names_all_extremities and room.state.policy_server() is None:
-            return False  # whoever has just brought in so many ties them
+            return False  # the call that has just brought in so many ties them
         return len(room.state.head.extremities) > 1 and await self._send_one(room, write)
 
     async def _send_one(self, room: LiveRoom, send: Callable[[Draft], Awaitable[None]]) -> bool:
-        """Send one, if there is anybody who may."""
+        """Send one dummy event if there is a user with the right to. Return whether it was sent."""
         for sender in self._senders(room):
             try:
-                await send(Draft(sender, DUMMY, None, {}))
+                await send(Draft(sender=sender, type=DUMMY, state_key=None, content={}))
             except (AuthRuleViolation, MatrixError):
                 continue
             except (Unavailable, RemoteServerError, RoomChanged):
-                return False  # as if nobody might: the next event of anybody does it
+                return False  # the next event of the room does it
             return True
         return False
 

@@ -54,7 +54,7 @@ from workers.event_persister.room.drafts import (
     RedactionTarget,
     RoomChanged,
 )
-from workers.event_persister.room.live_room import LiveRoom, Write
+from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
 
 #: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
 _FREE_TRIES = 3
@@ -64,7 +64,7 @@ _AT_ONCE = 20_000  # entries of states that are copied before others get a turn
 _STATUS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """An event that wants a place. draft: of our own one, which is refused rather than soft-failed; key: of its
     client's transaction. state_before: ids of the whole state before it, where its predecessors are not all here."""
@@ -167,7 +167,7 @@ class Placing:
             if room.state.head is not head:
                 raise RoomChanged
             built = self._unplaced(room, event, nid, auth_nids, graph, known)
-        write = Write(room, (), (), asyncio.get_running_loop().create_future(), candidate.key, built=[built])
+        write = placed_write(room, [built], candidate.key)
         room.take(write)
         known.note(write)
         self._committer.submit(write)
@@ -277,7 +277,7 @@ class Placing:
         if before.is_line and status == ACCEPTED:
             return Graph()
         if before.snapshot_nid is not None:
-            return Graph(status, state_nid=before.snapshot_nid)
+            return Graph(status=status, state_nid=before.snapshot_nid)
         head = room.state.head
         snapshot = None
         previous = before.previous
@@ -289,7 +289,9 @@ class Placing:
             snapshot = step_snapshot(nid, walk, keys, previous.key, previous.event_nid)
         if room.state.head is not head:
             raise RoomChanged
-        return Graph(status, state_nid=nid, snapshot=snapshot or root_snapshot(room, nid, before.overlay, before.ref))
+        return Graph(
+            status=status, state_nid=nid, snapshot=snapshot or root_snapshot(room, nid, before.overlay, before.ref)
+        )
 
     def _unplaced(
         self, room: LiveRoom, event: Event, nid: int, auth_nids: Sequence[int], graph: Graph, known: KnownEvents
@@ -301,8 +303,6 @@ class Placing:
             ordinal=None,
             prev_nids=known.previous(event),
             auth_nids=auth_nids,
-            replaces_nid=None,
-            redacts_nid=None,
             membership=entry_of(nid, event).membership if event.is_state else None,
             head=room.state.head,
             graph=graph,

@@ -79,7 +79,7 @@ class SlowSends:
     async def _place(self, room: LiveRoom, event: Event, draft: Draft, key: bytes | None) -> Write:
         known = KnownEvents(room, self._database)
         await known.look_up([*event.prev_event_ids, *event.auth_event_ids])
-        placed = await self._placing.place(room, Candidate(event, draft, key), known)
+        placed = await self._placing.place(room, Candidate(event=event, draft=draft, key=key), known)
         if placed.write is None:
             verdict = placed.verdict
             if verdict.rule:

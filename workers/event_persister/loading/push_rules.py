@@ -1,7 +1,7 @@
-"""Users' push rules and ignore lists, as far as the rooms in memory ask for them.
+"""The push rules and ignore lists of users, as far as the rooms in memory need them.
 
-They come with a room when it is read, with a user before he comes in, and from the stream `push_rules`. Which of the
-two is later their positions say: the rules of one user are written in order.
+They are read with a room, and with a user before they join it. Changes come from the stream `push_rules`. Positions
+tell which is later: the rules of one user are written in order.
 """
 
 import weakref
@@ -24,29 +24,31 @@ from shared.storage.user_data.thread_subscriptions import subscribers_of
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.room_push import MEMBER, KnownRules, Lacking, RoomPush, display_name_in
 
-#: Rule sets kept compiled: many users have the same, and all rooms of a user have his.
+#: Compiled rule sets. Many users have the same, and all rooms of a user share theirs.
 _MAX_COMPILED = 5000
 
 
 class PushRules:
+    """switches: which experimental rules are on."""
+
     def __init__(self, database: Database, switches: RuleSwitches) -> None:
         self._database = database
         self._switches = switches
         self._compiled: OrderedDict[bytes, UserRules] = OrderedDict()
         self._rooms: weakref.WeakSet[RoomPush] = weakref.WeakSet()
-        #: The latest copy of each: an older one is written into no more.
+        #: The latest copy of each room. Nothing is written into an older one any more.
         self._by_id: weakref.WeakValueDictionary[str, RoomPush] = weakref.WeakValueDictionary()
 
     def apply(self, rows: Sequence[PushRulesRow]) -> None:
         """Take in rows of the stream."""
         for row in rows:
             known = KnownRules(self._rules(row.rules), row.ignored, row.position)
-            # Each change looks at each room in memory: one look-up apiece, and users seldom change their rules.
+            # Each change looks at each room in memory. That is one look-up per room, and rules seldom change.
             for room in list(self._rooms):
                 room.take_row(row.user_id, known)
 
     def follow(self, push: RoomPush) -> None:
-        """Let a room know of changes as long as it is in memory."""
+        """Pass changes to a room as long as it is in memory."""
         push.use(self._switches)
         self._rooms.add(push)
         self._by_id[push.evaluator.room_id] = push
@@ -59,12 +61,12 @@ class PushRules:
                 push.subscribers.take(row.thread_id, row.user_id, row.position, subscribed=row.subscribed)
 
     async def read_room(self, snapshot: Connection, room_nid: int, room_id: str) -> dict[str, KnownRules]:
-        """Return the rules of a room's members that say something of their own there."""
+        """Return the rules of a room's members, of those whose rules may differ from the default ones there."""
         rows = await get_rules_that_matter(snapshot, room_nid, room_id)
         return {row.user_id: self._known(row) for row in rows}
 
     async def load(self, room: LiveRoom, lacking: Lacking) -> None:
-        """Read what must be known before events are built."""
+        """Read what a room lacks before events can be built."""
         push = room.state.push
         if lacking.users:
             read = {user_id: self._known(PushRulesOfUser(user_id)) for user_id in lacking.users}
@@ -88,7 +90,7 @@ class PushRules:
             await self._load_names(room, list(lacking.names))
 
     async def _load_names(self, room: LiveRoom, user_ids: Iterable[str]) -> None:
-        """Read under which names members are shown. A member event that comes meanwhile is asked for once more."""
+        """Read the display names of members. If a member event comes meanwhile, its name stays lacking."""
         entries = {user_id: room.state.entry(MEMBER, user_id) for user_id in user_ids}
         nids = [entry.event_nid for entry in entries.values() if entry is not None]
         contents = {nid: event.content for nid in nids if (event := room.state.event_in_memory(nid)) is not None}

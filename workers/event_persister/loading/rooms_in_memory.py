@@ -1,7 +1,7 @@
-"""The rooms that this process keeps in memory: read when they are first needed, dropped when memory is short, when
-their slot is no longer ours, or when another process was seen writing into them.
+"""The rooms that this process keeps in memory.
 
-Only what is stored may be dropped: a room with writes under way stays until they are done.
+A room is read when it is first needed. It is dropped when memory is short, when its slot is not ours any more, or when
+another process was seen writing into it. A room with writes under way is not evicted.
 """
 
 import asyncio
@@ -31,14 +31,19 @@ from workers.event_persister.room.room_push import RoomPush
 from workers.event_persister.room.room_state import KEPT_TYPES, RoomState
 
 _ROWS_AT_ONCE = 2000
-_MEASURE_EVERY = 64  # look-ups between two measurements of a room: measuring walks its state events
+_MEASURE_EVERY = 64  # look-ups between two measurements of a room, which walk its state events
 
 
 class RoomsInMemory:
-    """budget_bytes: about so much is kept; the rooms unused for longest go first. on_redacted: see `LiveRoom`."""
+    """A cache of rooms. Idle rooms are evicted least recently used first.
+
+    budget_bytes: about how much memory the rooms may take.
+    on_redacted: see `LiveRoom`.
+    """
 
     def __init__(
         self,
+        *,
         database: Database,
         identity: Identity,
         clock: Clock,
@@ -60,7 +65,7 @@ class RoomsInMemory:
         self._lookups = 0
 
     async def get(self, room_id: str) -> LiveRoom | None:
-        """Return the room; None when we do not have it. Callers at the same time share one reading."""
+        """Return the room, None if it does not exist here. Callers at the same time share one load."""
         known = self._rooms.get(room_id)
         if known is not None:
             self._rooms.move_to_end(room_id)
@@ -72,11 +77,11 @@ class RoomsInMemory:
         if load is None:
             load = self._loads[room_id] = asyncio.get_running_loop().create_task(self._load(room_id))
             load.add_done_callback(lambda done: self._loads.pop(room_id, None) if done is load else None)
-        # Shielded: a client that goes away must not fail the others who wait for the same room.
+        # Shielded: a client that goes away must not fail the others that wait for the same room.
         return await asyncio.shield(load)
 
     def put(self, room: LiveRoom) -> None:
-        """Keep a room, or measure it again."""
+        """Keep a room, or measure one that is kept."""
         if room.lost:
             return
         room.on_redacted = self._on_redacted
@@ -88,7 +93,7 @@ class RoomsInMemory:
         self._measure()
 
     def drop(self, room: LiveRoom) -> None:
-        """Forget this copy of a room: the next look-up reads it again."""
+        """Drop this copy of a room. The next look-up reads it again."""
         room.lost = True
         known = self._rooms.get(room.room_id)
         if known is not None and known[0] is room:
@@ -97,11 +102,11 @@ class RoomsInMemory:
             self._measure()
 
     def drop_foreign(self, owned: Callable[[int], bool]) -> None:
-        """Forget the rooms whose slot is not ours. Their writes under way end by themselves: stored or refused."""
+        """Drop the rooms whose slot is not ours. Their writes under way end by themselves, stored or refused."""
         for room, _ in list(self._rooms.values()):
             if not owned(slot_of(room.room_id)):
                 self.drop(room)
-        # What is being read now would be as old as the slot table that allowed it.
+        # A room that is being read now would be as old as the slot table that allowed it.
         self._loads.clear()
 
     def _make_space(self) -> None:
@@ -127,16 +132,16 @@ class RoomsInMemory:
         if self._loads.get(room_id) is asyncio.current_task():
             self.put(room)
         else:
-            room.lost = True  # our slots changed meanwhile: whoever asked looks again
+            room.lost = True  # our slots changed meanwhile: callers look the room up again
         return room
 
 
 async def load_room(
     database: Database, identity: Identity, room_id: str, now_ms: int, push_rules: PushRules
 ) -> LiveRoom | None:
-    """Read a room; None when we do not have it."""
+    """Read a room from the database, None if it does not exist here."""
     if "\x00" in room_id:
-        return None  # no room has it, and PostgreSQL would refuse the parameter
+        return None  # no room has such an id, and PostgreSQL would refuse the parameter
     push = RoomPush(room_id, identity.server_name)
     push_rules.follow(push)
     push.begin_reading()
@@ -183,12 +188,12 @@ async def load_room(
         try:
             await _load_branches(database, room)
         except RoomChanged:
-            raise Unavailable("The room was changed while it was read") from None
+            raise Unavailable("The room changed while it was read. Try again") from None
     return room
 
 
 async def _load_branches(database: Database, room: LiveRoom) -> None:
-    """Bring the states after several extremities into memory."""
+    """Load the states after several extremities."""
     states, known = GraphStates(database), KnownEvents(room, database)
     await known.look_up([event_id for _, event_id in room.state.head.extremities])
     branches: dict[int, Branch] = {}

@@ -72,6 +72,7 @@ Change = Callable[[LiveRoom, Requester, str, str | None], Awaitable[None]]
 class MembershipHandlers:
     def __init__(
         self,
+        *,
         writer: RoomWriter,
         changes: MemberChanges,
         forward: Forward,

@@ -31,7 +31,7 @@ _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
 def member_draft(sender: str, target: str, membership: str, content: Mapping[str, Any]) -> Draft:
     """content: further keys; those that are None are left out."""
     filled = {key: value for key, value in content.items() if value is not None}
-    return Draft(sender, MEMBER, target, {**filled, "membership": membership})
+    return Draft(sender=sender, type=MEMBER, state_key=target, content={**filled, "membership": membership})
 
 
 class MemberChanges:

@@ -25,7 +25,7 @@ from workers.event_persister.graph.placement import Candidate, Placing
 from workers.event_persister.graph.policy_signatures import PolicySignatures
 from workers.event_persister.receiving.history_events import HistoryPlacing
 from workers.event_persister.room.drafts import BuiltEvent, Graph, RoomChanged
-from workers.event_persister.room.live_room import LiveRoom, Write
+from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
 
 _TRIES = 4
 _PARSED_AT_ONCE = 20  # of up to 64 KiB each
@@ -56,6 +56,7 @@ class Receiving:
 
     def __init__(
         self,
+        *,
         database: Database,
         committer: Committer,
         numbers: NumberBlock,
@@ -193,7 +194,7 @@ class Receiving:
         unknown_state = known.missing(one.pdu.state_before or ())
         if missing and unknown_state:
             return Received("missing", "events of the state before it are missing", unknown_state)
-        placed = await self._placing.place(room, Candidate(event, state_before=one.pdu.state_before), known)
+        placed = await self._placing.place(room, Candidate(event=event, state_before=one.pdu.state_before), known)
         if placed.write is None:
             return received(placed.verdict)
         writes[event.event_id] = (placed.verdict, placed.write)
@@ -214,7 +215,7 @@ class Receiving:
         nid = self._numbers.take()
         membership = entry_of(nid, event).membership if event.is_state else None
         graph = Graph(
-            OUTLIER if verdict.passed else REJECTED,
+            status=OUTLIER if verdict.passed else REJECTED,
             is_after_gap=not verdict.passed and bool(known.missing(event.prev_event_ids)),
             redacted_by=known.redaction_of(event),
             was_awaited=known.was_awaited(event),
@@ -225,13 +226,11 @@ class Receiving:
             ordinal=None,
             prev_nids=known.previous(event),
             auth_nids=auth_nids,
-            replaces_nid=None,
-            redacts_nid=None,
             membership=membership,
             head=room.state.head,
             graph=graph,
         )
-        write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=[built])
+        write = placed_write(room, [built])
         room.take(write)
         known.note(write)
         self._committer.submit(write)

@@ -4,7 +4,6 @@ They change nothing of the current state, and of the extremities only that those
 the place just before what is known there already, and a snapshot of the state before it, as far as that can be known.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,7 +32,7 @@ from workers.event_persister.graph.states import (
     upon_current_state,
 )
 from workers.event_persister.room.drafts import Branch, BuiltEvent, Graph, Head, Overlay, RoomChanged, StateKey
-from workers.event_persister.room.live_room import LiveRoom, Write
+from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class PlacedHistory:
     gaps: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
     """before: the state before the event, None: unknown. redacts: what it redacts; awaited: see `Graph`."""
 
@@ -179,7 +178,17 @@ class HistoryPlacing:
             before = Branch(before.overlay, nid)
         target, awaited = await known.redacted_by(event, levels) if verdict.passed else (None, None)
         redacts = None if target is None else target.event_nid
-        return _Judged(event, nid, auth_nids, verdict, before, snapshot, redacts, awaited, former is not None)
+        return _Judged(
+            event=event,
+            nid=nid,
+            auth_nids=auth_nids,
+            verdict=verdict,
+            before=before,
+            snapshot=snapshot,
+            redacts=redacts,
+            awaited=awaited,
+            promotes=former is not None,
+        )
 
     async def _check_state(
         self, room: LiveRoom, event: Event, before: Overlay, known: KnownEvents
@@ -247,7 +256,7 @@ class HistoryPlacing:
                 shown -= 1
             now_missing = _missing_now(anchor, gaps, judged, known) if one is judged[-1] else {}
             built.append(self._built(one, ends, (anchor, back), now_missing, known))
-        write = Write(room, (), (), asyncio.get_running_loop().create_future(), built=built)
+        write = placed_write(room, built)
         room.take(write)
         known.note(write)
         self._committer.submit(write)
@@ -285,7 +294,7 @@ class HistoryPlacing:
         event = one.event
         anchor, back = place
         graph = Graph(
-            ACCEPTED if one.verdict.passed else REJECTED,
+            status=ACCEPTED if one.verdict.passed else REJECTED,
             anchor=None if back is None else anchor,
             back=back,
             state_nid=None if one.before is None else one.before.snapshot_nid,
@@ -304,7 +313,6 @@ class HistoryPlacing:
             ordinal=None,
             prev_nids=known.previous(event),
             auth_nids=one.auth_nids,
-            replaces_nid=None,
             redacts_nid=one.redacts,
             membership=entry_of(one.nid, event).membership if event.is_state else None,
             head=head,

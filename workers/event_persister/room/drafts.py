@@ -130,7 +130,7 @@ class RedactionTarget(NamedTuple):
     sender: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """An event without its place in the room. It can be built again, on other previous events, if needed.
 
@@ -151,7 +151,7 @@ class Draft:
     sticky_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
     """The place in the room's graph of an event that is not simply the next one.
 
@@ -203,10 +203,10 @@ class BuiltEvent:
     ordinal: int | None
     prev_nids: Sequence[int]
     auth_nids: Sequence[int]
-    replaces_nid: int | None
-    redacts_nid: int | None
-    membership: str | None
     head: Head
+    replaces_nid: int | None = None
+    redacts_nid: int | None = None
+    membership: str | None = None
     changes: Sequence[EntryChange] = ()
     device: str | None = None
     txn_id: str | None = None
@@ -243,7 +243,7 @@ class BuiltEvent:
         return now is None or now.event_nid != self.event_nid
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewRoom:
     """What is stored with a room's first events. alias: its first alias, or None."""
 

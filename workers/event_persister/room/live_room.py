@@ -23,7 +23,7 @@ _ROOM_BYTES = 2000
 _TRANSACTION_BYTES = 250
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Write:
     """Events that are stored together, or not at all.
 
@@ -192,6 +192,12 @@ class LiveRoom:
     def size_bytes(self) -> int:
         """About how much memory the room takes."""
         return _ROOM_BYTES + _TRANSACTION_BYTES * len(self.transactions) + self.state.size_bytes
+
+
+def placed_write(room: LiveRoom, built: list[BuiltEvent], key: bytes | None = None) -> Write:
+    """Return the write of events whose places were worked out for them. It cannot be built again."""
+    done = asyncio.get_running_loop().create_future()
+    return Write(room=room, drafts=(), event_nids=(), done=done, key=key, built=built)
 
 
 def new_live_room(identity: Identity, version: RoomVersion, room_nid: int, create: Event) -> LiveRoom:

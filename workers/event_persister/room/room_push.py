@@ -218,9 +218,7 @@ class RoomPush:
         event = built.event
         thread_id = self._thread_of(event)
         self._note_thread(event.event_id, thread_id)
-        judged = PushEvent(
-            event.pdu, self.evaluator.room_id, self.evaluator.joined, levels, in_thread=bool(thread_id)
-        )  # fmt: skip
+        judged = PushEvent(event.pdu, self.evaluator.room_id, self.evaluator.joined, levels, in_thread=bool(thread_id))
         subscribers = self._subscribers.of(thread_id) if self._subscribers is not None and thread_id else ()
         outcome = self.evaluator.evaluate(built.ordinal, judged, thread_id, self._local_membership, subscribers)
         if outcome.groups or outcome.users:

@@ -23,9 +23,16 @@ from workers.event_persister.writing.refusals import aliases_in
 TOMBSTONE, POWER_LEVELS, CANONICAL_ALIAS = "m.room.tombstone", "m.room.power_levels", "m.room.canonical_alias"
 #: State with an empty key that the new room has from its beginning.
 SINGLE_TYPES = (
-    "m.room.history_visibility", "m.room.join_rules", "m.room.guest_access", "m.room.encryption", "m.room.name",
-    "m.room.topic", "m.room.avatar", "m.room.server_acl", "m.room.policy",
-)  # fmt: skip
+    "m.room.history_visibility",
+    "m.room.join_rules",
+    "m.room.guest_access",
+    "m.room.encryption",
+    "m.room.name",
+    "m.room.topic",
+    "m.room.avatar",
+    "m.room.server_acl",
+    "m.room.policy",
+)
 #: State with a key for each thing: it may be much, and comes afterwards.
 KEYED_TYPES = ("m.space.child", "m.space.parent")
 #: Of rooms whose creators outrank all. Spec: m.room.power_levels, `events`.
@@ -112,14 +119,24 @@ def first_drafts(
 
     state: SINGLE_TYPES and the canonical alias of the old room; aliases: of this server, which point to the old room.
     """
-    drafts = [member_draft(upgrader, upgrader, "join", profile), Draft(upgrader, POWER_LEVELS, "", levels)]
+    drafts = [
+        member_draft(upgrader, upgrader, "join", profile),
+        Draft(sender=upgrader, type=POWER_LEVELS, state_key="", content=levels),
+    ]
     contents = {each.type: each.content for each in state if each.state_key == ""}
     if named := kept_aliases(contents.get(CANONICAL_ALIAS, {}), aliases):
-        drafts.append(Draft(upgrader, CANONICAL_ALIAS, "", named))
+        drafts.append(Draft(sender=upgrader, type=CANONICAL_ALIAS, state_key="", content=named))
     for kind in SINGLE_TYPES:
         if kind in contents:
             content = fit(contents[kind])
-            drafts.append(Draft(upgrader, kind, "", _join_rules(version, content) if kind == _JOIN_RULES else content))
+            drafts.append(
+                Draft(
+                    sender=upgrader,
+                    type=kind,
+                    state_key="",
+                    content=_join_rules(version, content) if kind == _JOIN_RULES else content,
+                )
+            )
     return drafts
 
 
@@ -146,7 +163,11 @@ def kept_aliases(content: Mapping[str, Any], kept: Collection[str]) -> dict[str,
 
 def keyed_drafts(upgrader: str, state: Iterable[StateContent]) -> list[Draft]:
     """Return the drafts of KEYED_TYPES. A child or parent without servers to ask is none: it is not copied."""
-    return [Draft(upgrader, each.type, each.state_key, fit(each.content)) for each in state if each.content]
+    return [
+        Draft(sender=upgrader, type=each.type, state_key=each.state_key, content=fit(each.content))
+        for each in state
+        if each.content
+    ]
 
 
 def ban_drafts(upgrader: str, bans: Mapping[str, str | None], levels: PowerLevels) -> list[Draft]:
@@ -163,7 +184,7 @@ def ban_drafts(upgrader: str, bans: Mapping[str, str | None], levels: PowerLevel
 
 def tombstone_draft(upgrader: str, new_room_id: str) -> Draft:
     content = {"body": "This room has been replaced", "replacement_room": new_room_id}
-    return Draft(upgrader, TOMBSTONE, "", content)
+    return Draft(sender=upgrader, type=TOMBSTONE, state_key="", content=content)
 
 
 def closing_drafts(
@@ -181,11 +202,18 @@ def closing_drafts(
     own = levels.user_level(upgrader)
     named = aliases_in(alias_content, lenient=True)
     if named & set(moved) and own >= levels.event_level(CANONICAL_ALIAS, is_state=True):
-        drafts.append(Draft(upgrader, CANONICAL_ALIAS, "", kept_aliases(alias_content, named - set(moved))))
+        drafts.append(
+            Draft(
+                sender=upgrader,
+                type=CANONICAL_ALIAS,
+                state_key="",
+                content=kept_aliases(alias_content, named - set(moved)),
+            )
+        )
     muted = muted_levels(levels)
     if muted and own >= max(levels.event_level(POWER_LEVELS, is_state=True), *muted.values()):
         content = power_content or {"users": dict(levels.users)}
-        drafts.append(Draft(upgrader, POWER_LEVELS, "", {**content, **muted}))
+        drafts.append(Draft(sender=upgrader, type=POWER_LEVELS, state_key="", content={**content, **muted}))
     return drafts
 
 

@@ -49,6 +49,7 @@ class UpgradeSuccessor:
 
     def __init__(
         self,
+        *,
         writer: RoomWriter,
         identity: Identity,
         room_numbers: NumberBlock,
@@ -90,9 +91,7 @@ class UpgradeSuccessor:
         levels = await self._final_levels(upgrade, create, state)
         if await self._writer.find(upgrade.new_room_id) is None:
             await self._begin(upgrade, create, state, levels)
-        keyed = await get_state_contents(
-            self._database, upgrade.old_room_id, carried_state.KEYED_TYPES, _MAX_KEYED
-        )  # fmt: skip
+        keyed = await get_state_contents(self._database, upgrade.old_room_id, carried_state.KEYED_TYPES, _MAX_KEYED)
         drafts = carried_state.keyed_drafts(upgrade.upgrader, keyed)
         if self._copies_bans:
             bans = await get_bans(self._database, upgrade.old_room_id, _MAX_BANS)
@@ -113,7 +112,7 @@ class UpgradeSuccessor:
         room_nid = self._room_numbers.take()
         create_nid = await self._writer.take_event_number()
         room = new_live_room(self._identity, version, room_nid, create)
-        new_room = NewRoom(upgrader, False, create.origin_server_ts, None)
+        new_room = NewRoom(creator=upgrader, is_public=False, created_ms=create.origin_server_ts, alias=None)
         await self._writer.write_new_room(room, create_nid, drafts, new_room)
 
     async def _write_missing(self, room_id: str, drafts: Sequence[Draft]) -> None:
@@ -136,7 +135,9 @@ class UpgradeSuccessor:
         if same_json(present.content, levels):
             await self._writer.settled(room, entry)
         else:
-            await self._writer.write(room, [Draft(upgrader, carried_state.POWER_LEVELS, "", levels)])
+            await self._writer.write(
+                room, [Draft(sender=upgrader, type=carried_state.POWER_LEVELS, state_key="", content=levels)]
+            )
 
     async def _final_levels(
         self, upgrade: RoomUpgrade, create: Event, state: Sequence[StateContent]

@@ -49,6 +49,7 @@ class UpgradeBody(msgspec.Struct):
 class Upgrades:
     def __init__(
         self,
+        *,
         writer: RoomWriter,
         changes: MemberChanges,
         calls: OwnerCalls,

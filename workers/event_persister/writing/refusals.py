@@ -100,9 +100,7 @@ class RelationRefusals:
             mark = content["m.relates_to"].get("key")
             if not isinstance(mark, str):
                 return None
-            stored = await get_annotation_keys(
-                self._database, room.room_nid, relation.event_id, sender, event_type
-            )  # fmt: skip
+            stored = await get_annotation_keys(self._database, room.room_nid, relation.event_id, sender, event_type)
             if mark in stored or _is_under_way(room, sender, event_type, relation.event_id, mark):
                 answer = None if key is None else await get_transaction(self._database, room.room_nid, key)
                 if answer is None:

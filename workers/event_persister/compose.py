@@ -1,4 +1,4 @@
-"""What an event persister is made of."""
+"""The parts of an event persister."""
 
 from replication.process.foundation import Foundation, Worker
 from shared.core.signing import parse_signing_key

@@ -1,4 +1,4 @@
-"""What the event persister serves: all that writes into a room, at the owner of the room's slot."""
+"""The endpoints of the event persister: all that write into a room, at the owner of the room's slot."""
 
 from shared.http.endpoint import Endpoint, Pool, RateLimit, RoutingKey
 from shared.http.serving import endpoints_of
@@ -48,7 +48,7 @@ ENDPOINTS = (
         RoutingKey.ROOM, rate_limit=RateLimit.MESSAGE, idempotent=True, versions=("v3",), spec="MSC4140",
         aliases=("/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}",),
     ),
-    # Not idempotent for the proxy: between two tries somebody else may have set the state.
+    # Not idempotent for the proxy: another user may set the state between two tries.
     Endpoint(
         "set_state", ("PUT",), f"{_ROOM}/state/{{eventType}}/{{stateKey?}}", "rooms", RoutingKey.ROOM,
         rate_limit=RateLimit.MESSAGE, api_v1=True,

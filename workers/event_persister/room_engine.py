@@ -1,4 +1,4 @@
-"""The parts that write into rooms, put together: what every handler of the persister uses."""
+"""The parts that write into rooms, which every handler of the persister uses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _MAX_PAGE_BYTES = 8 << 20  # of JSON, read at once for a resolution
 
 @dataclass(frozen=True, slots=True)
 class RoomEngine:
-    """writer: for events of our own users; receiving: for those of other servers."""
+    """writer: for events of our own users. receiving: for events of other servers."""
 
     rooms: RoomsInMemory
     committer: Committer
@@ -40,17 +40,17 @@ class RoomEngine:
     receiving: Receiving
 
     async def start(self) -> None:
-        # The first send should not be the one that waits for numbers.
+        # So that the first send need not wait for numbers.
         await self.event_numbers.reserve(1)
 
     async def drain(self) -> None:
-        """Let everything that was submitted be stored."""
+        """Wait until everything that was submitted is stored."""
         await self.committer.finish()
         await self.resolver.close()
 
 
 def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicyServer) -> RoomEngine:
-    """identity: who we are; ask: asks the policy servers of rooms."""
+    """Put the engine together. ask: gets signatures from the policy servers of rooms."""
     config, database, clock = foundation.config, foundation.database, foundation.clock
     slots, tasks = foundation.slots, foundation.tasks
     server_name = config.server_name
@@ -80,7 +80,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         rooms.drop(room)
         tasks.spawn(slots.refresh(), "read the slots")
 
-    if not config.database.pgbouncer:  # there the role's lock_timeout stands
+    if not config.database.pgbouncer:  # with pgbouncer the role's lock_timeout holds
         foundation.writer.limit_lock_wait(LOCK_WAIT_MS)
     committer = Committer(
         write=foundation.writer.write,

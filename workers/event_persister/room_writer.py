@@ -1,4 +1,4 @@
-"""How the handlers write: find the room, build on it, hand over to the committer, wait.
+"""Write events into rooms for the handlers: find the room, build the events, commit them, wait.
 
 The usual path awaits nothing but the commit: the room is in memory and numbers were reserved ahead.
 """
@@ -26,7 +26,7 @@ from workers.event_persister.room.live_room import LiveRoom, Write
 
 T = TypeVar("T")
 
-_TRIES = 3  # a room that is lost again and again is not ours
+_TRIES = 3  # a room that is lost so often is not ours
 
 
 class RoomWriter:
@@ -52,15 +52,16 @@ class RoomWriter:
         self._clock = clock
 
     async def find(self, room_id: str) -> LiveRoom | None:
-        """Return the room, None when we do not have it. Raises M_INVALID_PARAM for what is no room id."""
+        """Return the room, None if it does not exist here. Raises M_INVALID_PARAM if it is no room id."""
         return await self._rooms.get(check_room_id(room_id))
 
     async def in_room(
         self, room_id: str, action: Callable[[LiveRoom], Awaitable[T]], *, absent: MatrixError | None = None
     ) -> T:
-        """Run an action in a room; again when the room was dropped from memory before anything was built.
+        """Run an action in a room. Run it again if the room was dropped from memory before anything was built.
 
-        absent: raised for a room that we do not have; None: M_FORBIDDEN, as for one that the requester is not in.
+        absent: the error for a room that does not exist here. None: M_FORBIDDEN, as for a room that the requester is
+            not in.
         """
         for _ in range(_TRIES):
             room = await self.find(room_id)
@@ -70,12 +71,12 @@ class RoomWriter:
                 return await action(room)
             except RoomLost:
                 continue
-        raise Unavailable("The room is moving to another process")
+        raise Unavailable("The room is moving to another process. Try again")
 
     async def write(self, room: LiveRoom, drafts: Sequence[Draft], key: bytes | None = None) -> list[str]:
         """Build events on the room's pending layer, store them (all or none) and return their ids.
 
-        key: of the client's transaction; it gets the answer of the first event with this key, if there was one.
+        key: of the client's transaction. If it was used before, the id of its event is returned.
         Raises AuthRuleViolation, MatrixError (M_TOO_LARGE, M_BAD_JSON ...), Unavailable, RoomLost.
         """
         if key is not None and (answered := self.answer_of(room, key)) is not None:
@@ -90,7 +91,7 @@ class RoomWriter:
             else:
                 await self._load_missing(room, drafts)
             await self._numbers.reserve(len(drafts))
-        # From here to `submit` nothing waits: the state that was looked at is the state that is built on.
+        # From here to `submit` nothing waits, so the state that was checked is the state that is built on.
         if room.lost:
             raise RoomLost("The room is moving")
         if key is not None and (answered := self.answer_of(room, key)) is not None:
@@ -111,7 +112,7 @@ class RoomWriter:
             return [await self._first_answer(room, key)]
 
     def _can_build(self, room: LiveRoom, drafts: Sequence[Draft]) -> bool:
-        """Return True in the usual case: all that building needs is in memory, and nothing else has its turn."""
+        """Return True in the usual case: all that building needs is in memory, and nothing else comes first."""
         return (
             room.held is None
             and not self._slow_sends.concerns(room)
@@ -128,11 +129,11 @@ class RoomWriter:
     async def _first_answer(self, room: LiveRoom, key: bytes) -> str:
         event_id = await get_transaction(self._database, room.room_nid, key)
         if event_id is None:
-            raise Unavailable("The transaction's first answer is gone")
+            raise Unavailable("The event of this transaction is not known any more")
         return event_id
 
     async def _send_slowly(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
-        """Ask about one event and store it. Whoever comes with the same transaction meanwhile gets its answer."""
+        """Send one event by the slow path. Calls with the same transaction meanwhile share its result."""
         if key is None:
             return await self._place_slowly(room, draft, None)
         answered = self.answer_of(room, key)
@@ -142,8 +143,8 @@ class RoomWriter:
         try:
             event_id = await self._place_slowly(room, draft, key)
         except BaseException as error:
-            # A client that went away has no answer for the others: they shall try again.
-            asked.set_exception(error if isinstance(error, Exception) else Unavailable("It was not sent"))
+            # The client went away before there was a result: the others must try again.
+            asked.set_exception(error if isinstance(error, Exception) else Unavailable("It was not sent. Try again"))
             asked.exception()
             raise
         else:
@@ -161,7 +162,7 @@ class RoomWriter:
             except AlreadySent:
                 assert key is not None
                 return await self._first_answer(room, key)
-        raise Unavailable("The room changes too quickly")
+        raise Unavailable("The room changes too quickly. Try again")
 
     async def build_ahead(self, room: LiveRoom, draft: Draft) -> Event:
         """Build and sign an event whose id must be known before it can be stored; `write_built` stores it."""
@@ -182,9 +183,9 @@ class RoomWriter:
         raise Unavailable("The room changes too quickly")
 
     async def write_new_room(self, room: LiveRoom, create_nid: int, drafts: Sequence[Draft], new_room: NewRoom) -> None:
-        """Store a room that did not exist, all of its first events at once, and keep it in memory.
+        """Store a new room, with all of its first events at once, and keep it in memory.
 
-        Raises as `write`; M_ROOM_IN_USE when its alias is taken.
+        Raises as `write`, and M_ROOM_IN_USE if its alias is in use.
         """
         self._committer.check_room_for_more()
         await self._numbers.reserve(len(drafts))
@@ -208,7 +209,7 @@ class RoomWriter:
         return self._numbers.take()
 
     def answer_of(self, room: LiveRoom, key: bytes) -> Awaitable[str] | None:
-        """Return what gives the event id of the client's transaction, if memory knows it or it is under way."""
+        """Return an awaitable of the event id of a client's transaction, None if memory does not know it."""
         answered = room.transactions.get(key)
         if answered is not None:
             return _now(answered[0])
@@ -219,15 +220,15 @@ class RoomWriter:
         return None if asked is None else asyncio.shield(asked)
 
     async def first_answer(self, room: LiveRoom, key: bytes) -> str | None:
-        """The same, and what only the database knows any more; None: nothing was ever sent with this key."""
+        """Return the event id of a client's transaction, from memory or the database. None: it was never used."""
         if (answered := self.answer_of(room, key)) is not None:
             return await answered
         return await get_transaction(self._database, room.room_nid, key)
 
     async def settled(self, room: LiveRoom, entry: StateEntry) -> None:
-        """Wait until this state is stored: what is answered from it must not be taken back.
+        """Wait until this state is stored, so that an answer from it cannot be taken back.
 
-        Raises what its writer was told when it was not stored.
+        Raises the error of its write if it was not stored.
         """
         write = room.write_of(entry.event_nid)
         if write is not None:
@@ -263,4 +264,4 @@ async def _last_of(write: Write) -> str:
     try:
         return (await asyncio.shield(write.done))[-1]
     except RoomChanged:
-        raise Unavailable("The room changes too quickly") from None
+        raise Unavailable("The room changes too quickly. Try again") from None

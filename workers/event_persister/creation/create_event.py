@@ -13,7 +13,7 @@ from workers.event_persister.room.event_builder import Identity
 
 
 def new_room_id(version: RoomVersion, server_name: str) -> str | None:
-    """Return a room id; None where the create event's hash will be it."""
+    """Return a room id, None if it will be the create event's hash."""
     return None if version.room_id_is_create_hash else f"!{secrets.token_urlsafe(15)}:{server_name}"
 
 

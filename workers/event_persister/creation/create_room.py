@@ -1,8 +1,8 @@
-"""POST /createRoom: a room whose slot is ours, all of its first events in one statement.
+"""POST /createRoom: a new room in a slot of ours, with all of its first events in one statement.
 
-The room id is varied until its slot is ours, so no other process takes part: before version 12 it is random; from
-then on it is the hash of the create event, whose `origin_server_ts` is moved by milliseconds (some two tries with two
-persisters). Spec: client-server API, "Creation"; rooms/v12, "Room IDs".
+Room ids are tried until one is in a slot of ours, so no other process takes part. Before version 12 the id is random.
+From then on it is the hash of the create event, whose `origin_server_ts` is moved by milliseconds (some two tries with
+two persisters). Spec: client-server API, "Creation"; rooms/v12, "Room IDs".
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ from workers.event_persister.room.live_room import new_live_room
 from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.writing.refusals import aliases_in, check_aliases, check_content
 
-_MAX_EVENTS = 900  # of a new room; they go into one statement
-_MAX_TRIES = 3000  # with 64 persisters all of these miss once in 10^20 rooms
+_MAX_EVENTS = 900  # of a new room: they go into one statement
+_MAX_TRIES = 3000  # with 64 persisters all of them fail once in 10^20 rooms
 
 
 class CreateRoomHandler:
@@ -68,7 +68,7 @@ class CreateRoomHandler:
             raise no_identity_server()
         invited = [user_id for user_id in dict.fromkeys(body.invite or []) if user_id != creator]
         if len(invited) + len(body.initial_state or []) > _MAX_EVENTS:
-            raise invalid_param("Too many invites and state events for one request")
+            raise invalid_param(f"Too many invites and state events for one request: at most {_MAX_EVENTS} are allowed")
         await self._changes.check_can_be_invited(invited)
         alias = await self._check_alias(body.room_alias_name)
         for state in body.initial_state or []:
@@ -96,7 +96,7 @@ class CreateRoomHandler:
         try:
             await self._writer.write_new_room(room, create_nid, drafts, new_room)
         except AuthRuleViolation as violation:
-            raise MatrixError("M_INVALID_ROOM_STATE", f"The room cannot begin so: {violation.message}") from None
+            raise MatrixError("M_INVALID_ROOM_STATE", f"The room cannot be created: {violation.message}") from None
         return json_response({"room_id": room.room_id})
 
     async def _check_alias(self, localpart: str | None) -> str | None:
@@ -106,9 +106,9 @@ class CreateRoomHandler:
         alias = f"#{localpart}:{self._identity.server_name}"
         if not localpart or ":" in localpart or not is_room_alias(alias):
             raise invalid_param("room_alias_name cannot be the local part of a room alias")
-        # Whoever takes it between this look and the commit makes the statement fail with the same answer.
+        # If another request takes it before the commit, the statement fails with the same answer.
         if await get_room_of_alias(self._database, alias) is not None:
-            raise MatrixError("M_ROOM_IN_USE", "This room alias is taken already", 400)
+            raise MatrixError("M_ROOM_IN_USE", "This room alias is already in use", 400)
         return alias
 
     def _create_event(self, version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> Event:
@@ -120,9 +120,9 @@ class CreateRoomHandler:
             room_id = new_room_id(version, self._identity.server_name)
             if room_id is not None and slot_of(room_id) not in ours:
                 continue
-            # Never the same twice: a create event is told from another one by nothing else.
+            # Never the same twice: nothing else distinguishes two create events.
             self._last_ts = max(self._clock.now_ms(), self._last_ts + 1)
             create = build_create_event(self._identity, version, room_id, creator, content, self._last_ts)
             if slot_of(create.room_id) in ours:
                 return create
-        raise Unavailable("This process owns too few rooms just now")
+        raise Unavailable("This process owns too few room slots. Try again")

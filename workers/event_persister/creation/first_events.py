@@ -1,4 +1,4 @@
-"""The first events of a room, from the request that asks for it. Pure.
+"""PURE: the first events of a room, from the request that creates it.
 
 Spec: client-server API, POST /createRoom: the order of the events, the presets, what overrides what.
 """
@@ -37,7 +37,7 @@ class Invite3pid(msgspec.Struct):
 
 
 class CreateRoomBody(msgspec.Struct):
-    """The request; a key that is null reads as absent."""
+    """The request's body. A key that is null reads as absent."""
 
     visibility: Literal["public", "private"] | None = None
     room_alias_name: str | None = None
@@ -54,7 +54,7 @@ class CreateRoomBody(msgspec.Struct):
 
     @property
     def effective_preset(self) -> Preset:
-        """Unless it is named, the visibility decides."""
+        """The preset of the request. Without one the visibility decides."""
         return self.preset or ("public_chat" if self.visibility == "public" else "private_chat")
 
 
@@ -66,7 +66,7 @@ def create_content(version: RoomVersion, body: CreateRoomBody, creator: str, inv
         content["creator"] = creator
     if version.additional_creators and body.effective_preset == "trusted_private_chat" and invited:
         named = content.get("additional_creators", [])
-        # What is no list of ids is left as it is: it is refused like everybody's.
+        # A value that is no list of ids stays, and is refused later.
         if isinstance(named, list) and all(isinstance(user_id, str) for user_id in named):
             content["additional_creators"] = list(dict.fromkeys([*named, *invited]))
     return content
@@ -148,7 +148,10 @@ def _override(version: RoomVersion, body: CreateRoomBody, creators: Collection[s
 
 
 def _power_levels(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:
-    """The default: the creator may do all, others talk; where creators outrank all they are not named."""
+    """Return the default levels: creators may do everything, others may talk.
+
+    Creators are not named if the room version lets them outrank all.
+    """
     preset = body.effective_preset
     trusted = invited if preset == "trusted_private_chat" else ()
     users = {} if version.creators_outrank_all else dict.fromkeys([creator, *trusted], _CREATOR_LEVEL)

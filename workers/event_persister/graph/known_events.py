@@ -1,4 +1,4 @@
-"""The events that a received one names, wherever they are: not stored yet, in memory, or in the database."""
+"""The events that other events name, whether they are stored, in memory, or still being written."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -23,14 +23,18 @@ from workers.event_persister.room.drafts import (
 from workers.event_persister.room.event_forms import redacted
 from workers.event_persister.room.live_room import LiveRoom, Write
 
-#: Read and parsed at once: some 10 ms.
+#: Events that are read and parsed at once: some 10 ms.
 _PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class KnownEvent:
-    """An event of the room. event: in its redacted form where it is redacted. status, ordinal, anchor, state_nid: as
-    in the table `events`. is_stored: whether the database has it already."""
+    """An event of the room.
+
+    event: the redacted form if it is redacted.
+    status, ordinal, anchor, state_nid: as in the table `events`.
+    is_stored: True if the database has it already.
+    """
 
     event_nid: int
     event: Event
@@ -46,21 +50,21 @@ class KnownEvent:
 
     @property
     def is_placed(self) -> bool:
-        """Whether the state before it is known: it is no mere outlier, and was not purged from the timeline.
+        """True if the state before it is known: it is no mere outlier, and was not purged from the timeline.
 
-        A purged one keeps its ordinal, but the line there holds no more what it held then.
+        A purged event keeps its ordinal, but the room's line does not have the state of that time any more.
         """
         in_timeline = self.status not in (OUTLIER, RETIRED)
         return in_timeline and (self.ordinal is not None or self.state_nid is not None)
 
     @property
     def lacks_place(self) -> bool:
-        """Whether it may still get a place in the graph: it was only ever needed for its content."""
+        """True if it may still get a place in the graph, since it was only stored for its content."""
         return self.status in (OUTLIER, REJECTED) and not self.is_placed and self.anchor is None
 
     @property
     def may_be_followed_by_a_step(self) -> bool:
-        """Whether the state after it is a snapshot and its own change."""
+        """True if the state after it is a snapshot and its own change."""
         return self.state_nid is not None and self.key is not None and not self.is_rejected
 
     @property
@@ -92,7 +96,7 @@ def known_from_built(built: BuiltEvent) -> KnownEvent:
 
 
 class KnownEvents:
-    """What one call has found of a room's events, by id. Memory is asked first, the database once per `look_up`."""
+    """The events of a room that one call has found, by id. `look_up` tries memory first, then makes one query."""
 
     def __init__(self, room: LiveRoom, source: Source) -> None:
         self._room = room
@@ -103,22 +107,19 @@ class KnownEvents:
         self._redactions: dict[str, list[KnownEvent]] = {}  # event id -> redactions that came before it
 
     def get(self, event_id: str) -> KnownEvent | None:
-        """Return the event, if it was looked up or is being stored, with the latest place that it has got.
-
-        One whose write has failed is here no more.
-        """
+        """Return the event with its latest place, None if it was not found. Events of failed writes are not found."""
         built = self._room.state.built_event(event_id)
         if built is not None:
             return known_from_built(built)
         if event_id in self._placed:
             built, write = self._placed[event_id]
-            # Our own events may have been built again, as others.
+            # Our own events may have been built again with other ids.
             if write.is_stored and (not write.drafts or any(one is built for one in write.built)):
                 return replace(known_from_built(built), is_stored=True)
         return self._proposed.get(event_id) or self._found.get(event_id)
 
     def propose(self, known: KnownEvent, awaited: str | None) -> None:
-        """Take in an event that is about to get its place. awaited: the id of what it redacts and nobody has."""
+        """Add an event that is about to get its place. awaited: the id of the event that it redacts, if unknown."""
         self._proposed[known.event.event_id] = known
         if awaited is not None:
             self._redactions.setdefault(awaited, []).append(known)
@@ -127,7 +128,7 @@ class KnownEvents:
         self._proposed.clear()
 
     def note(self, write: Write) -> None:
-        """Take in events that have just got their places."""
+        """Add events that have just got their places."""
         for built in write.built:
             self._placed[built.event.event_id] = (built, write)
             if built.graph.awaited is not None:
@@ -142,7 +143,7 @@ class KnownEvents:
                 if self.get(event_id) is None:
                     missing.append(event_id)
             elif event_id not in self._placed and (write := self._room.write_of(built.event_nid)) is not None:
-                self._placed[event_id] = (built, write)  # by the time that we ask for it, it may be stored
+                self._placed[event_id] = (built, write)  # it may be stored by the time that `get` is called
         for first in range(0, len(missing), _PAGE):
             page = missing[first : first + _PAGE]
             for row in await get_graph_events(self._source, self._room.room_nid, page):
@@ -150,7 +151,7 @@ class KnownEvents:
             await asyncio.sleep(0)
 
     def accepted(self, event_id: str) -> Event | None:
-        """Return an event that was looked up and not rejected. May be called from other threads."""
+        """Return an event that was looked up and not rejected. Any thread may call this."""
         known = self.get(event_id)
         return None if known is None or known.is_rejected else known.event
 
@@ -164,11 +165,11 @@ class KnownEvents:
                 self._found.update((redactions[nid].event.event_id, redactions[nid]) for nid in nids)
 
     def was_awaited(self, event: Event) -> bool:
-        """Whether redactions of the event came before it."""
+        """Return True if redactions of the event came before it."""
         return event.event_id in self._redactions
 
     def previous(self, event: Event) -> list[int]:
-        """Return the numbers of the event's predecessors, as far as they are here."""
+        """Return the numbers of the event's previous events, as far as they are known here."""
         at_the_end = {event_id: nid for nid, event_id in self._room.state.head.extremities}
         nids = []
         for event_id in event.prev_event_ids:
@@ -179,10 +180,10 @@ class KnownEvents:
         return nids
 
     def redaction_of(self, event: Event) -> int | None:
-        """Return the redaction that came before the event and has its effect on it."""
+        """Return the number of the redaction that came before the event and takes effect on it."""
         own = RedactionTarget(0, event.event_id, event.sender)
         for redaction in self._redactions.get(event.event_id, ()):
-            is_here = self.get(redaction.event.event_id) is not None  # else its write has failed
+            is_here = self.get(redaction.event.event_id) is not None  # if not, its write has failed
             if is_here and self._room.builder.applies_redaction(redaction.event, own):
                 return redaction.event_nid
         return None
@@ -202,7 +203,7 @@ class KnownEvents:
         return (target if self._room.builder.applies_redaction(event, target, levels) else None), None
 
     async def entries(self, event_nids: Sequence[int]) -> dict[int, KnownEvent]:
-        """Return events by number. Raises RoomChanged when one is gone."""
+        """Return events by number. Raises RoomChanged if one is gone."""
         found: dict[int, KnownEvent] = {}
         for nid in event_nids:
             if (built := self._room.state.built_with(nid)) is not None:
@@ -220,7 +221,8 @@ class KnownEvents:
     def auth_events(self, event: Event) -> tuple[list[Event], list[int], set[str]]:
         """Return the event's auth events, their numbers, and the ids of those that were rejected.
 
-        What is not found is left out. Members of the current state come as stubs: the rules read no more of them.
+        Events that are not found are left out. Members of the current state come as stubs, which is all that the rules
+        read of them.
         """
         room = self._room
         current: dict[str, tuple[int, Event]] = {}
@@ -255,12 +257,12 @@ class KnownEvents:
         return events, nids, rejected
 
     def missing(self, event_ids: Iterable[str]) -> list[str]:
-        """Return those of the ids that the room does not have, as far as was looked up."""
+        """Return those of the ids that were not found."""
         extremities, create = self._extremities(), self._room.create.event_id
         return [e for e in event_ids if e not in extremities and e != create and self.get(e) is None]
 
     def without_place(self, event_ids: Iterable[str]) -> list[str]:
-        """Return those of the ids that have no place in the graph: not here, or only for their content."""
+        """Return those of the ids that have no place in the graph: not found, or stored for their content only."""
         extremities, create = self._extremities(), self._room.create.event_id
         return [
             event_id
@@ -271,12 +273,12 @@ class KnownEvents:
         ]
 
     def missing_auth(self, event: Event) -> list[str]:
-        """Return those of the event's auth events that the room does not have, as far as was looked up."""
+        """Return those of the event's auth events that were not found."""
         found = {auth_event.event_id for auth_event in self.auth_events(event)[0]}
         return [event_id for event_id in event.auth_event_ids if event_id not in found]
 
     def missing_previous(self, event: Event) -> list[str]:
-        """Return those of the event's predecessors of which the state after them cannot be known here."""
+        """Return those of the event's previous events after which the state is unknown here."""
         extremities = self._extremities()
         return [
             event_id

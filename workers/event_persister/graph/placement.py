@@ -1,9 +1,9 @@
-"""Where events go that are not simply the next one: events of other servers, and our own that were built earlier.
+"""Places for events that are not simply the next one: events of other servers, and our own that were built earlier.
 
-An event that names everything that nothing follows yet has the room's current state before itself. Any other is on a
-branch: the state before it is worked out, it is judged there and in the current state, and what the room's state is
-then is resolved over all branches. All of that happens beside the room's own writes, which go on; when one of them
-was faster, the work is done again, and after some tries the room's writes wait for it.
+An event that names all forward extremities has the room's current state before it. Any other event is on a branch. The
+state before it is found, the event is checked against that state and the current one, and the room's new state is
+resolved over all branches. Meanwhile the room's own writes go on. If one of them was faster, the work is done again.
+After some tries the room's writes wait for it.
 
 Spec: server-server API, "Checks performed on receipt of a PDU", 4 to 7; "Rejection"; "Soft failure".
 """
@@ -56,18 +56,22 @@ from workers.event_persister.room.drafts import (
 )
 from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
 
-#: Tries beside the room's writes; then these wait. Each try was overtaken by a write of the room.
+#: Tries beside the room's writes. After so many were overtaken by a write, the room's writes wait.
 _FREE_TRIES = 3
 _MAX_TRIES = 8
-_AT_ONCE = 20_000  # entries of states that are copied before others get a turn
+_AT_ONCE = 20_000  # entries of states that are copied before other tasks get a turn
 
 _STATUS = {Outcome.ACCEPT: ACCEPTED, Outcome.SOFT_FAIL: SOFT_FAILED, Outcome.REJECT: REJECTED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An event that wants a place. draft: of our own one, which is refused rather than soft-failed; key: of its
-    client's transaction. state_before: ids of the whole state before it, where its predecessors are not all here."""
+    """An event that needs a place.
+
+    draft: the draft of an event of ours, which is refused rather than soft-failed.
+    key: the client's transaction of an event of ours.
+    state_before: ids of the whole state before it, if its previous events are not all known.
+    """
 
     event: Event
     draft: Draft | None = None
@@ -77,7 +81,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """verdict: of the checks. write: what stores it; None: it is stored already, or must not be."""
+    """verdict: of the checks. write: the write that stores it, None if it is not to be stored."""
 
     verdict: Verdict
     write: Write | None = None
@@ -85,9 +89,14 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """The state before an event. overlay: upon the current state. is_line: it is the current state, by the event's
-    predecessors. snapshot_nid: where that state is stored already. previous: the only predecessor; ref: the state
-    after it, unless it is an extremity. missing: predecessors that have no place here.
+    """The state before an event.
+
+    overlay: upon the current state.
+    is_line: True if the event names all extremities, so that it is the current state.
+    snapshot_nid: the snapshot of that state, if it is stored already.
+    previous: the only previous event, if there is one.
+    ref: the state after `previous`, unless that is an extremity.
+    missing: previous events that have no place here.
     """
 
     overlay: Overlay
@@ -99,7 +108,7 @@ class _Before:
 
 
 class Placing:
-    """database: for reads; resolution: of branches; numbers: for events; push_rules: of those who come in."""
+    """Gives events their places. push_rules: loads the rules of users who come in."""
 
     def __init__(
         self,
@@ -117,11 +126,11 @@ class Placing:
         self._states = GraphStates(database)
 
     async def place(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
-        """Judge an event and give it its place; its write is under way when this returns.
+        """Check an event and give it its place. Its write is under way when this returns.
 
-        known: has looked up the event itself, its predecessors, auth events and given state. The caller holds the
-        room's intake, so that only the room's own writes may come in between.
-        Raises Unavailable, RoomLost by way of the committer; RoomChanged when the room changed again and again.
+        known: has looked up the event itself, its previous events, auth events and given state.
+        The caller holds the room's turn, so that only the room's own writes may come in between.
+        Raises Unavailable, RoomLost (from the committer), RoomChanged if the room changed again and again.
         """
         for tries in range(_MAX_TRIES):
             await self._numbers.reserve(1)
@@ -131,7 +140,7 @@ class Placing:
                 async with room.hold():
                     return await self._try(room, candidate, known)
             except RoomChanged:
-                await room.finish_writes()  # what is needed may just be on its way to the database
+                await room.finish_writes()  # an event that is needed may be on its way to the database
         raise RoomChanged
 
     async def _try(self, room: LiveRoom, candidate: Candidate, known: KnownEvents) -> Placed:
@@ -183,7 +192,7 @@ class Placing:
         stored = [one for one in previous if one is not None and one.is_placed]
         absent = [e for e, one in zip(event.prev_event_ids, previous, strict=True) if one is None or not one.is_placed]
         if absent and candidate.state_before is None:
-            raise RoomChanged  # a predecessor could not be stored
+            raise RoomChanged  # a previous event could not be stored
         refs = {
             one.event_nid: await self._states.after(room, one, known)
             for one in stored
@@ -248,7 +257,7 @@ class Placing:
     async def _current_after(
         self, room: LiveRoom, event: Event, nid: int, before: _Before, known: KnownEvents
     ) -> tuple[Overlay, dict[int, Branch]]:
-        """Return the room's state after the event, as an overlay upon the present one, and the branches upon it."""
+        """Return the room's state after the event, as an overlay upon the current one, and the branches upon it."""
         own = branch_after(Branch(before.overlay, before.snapshot_nid), nid, event)
         head = room.state.head
         named = set(event.prev_event_ids)
@@ -296,7 +305,7 @@ class Placing:
     def _unplaced(
         self, room: LiveRoom, event: Event, nid: int, auth_nids: Sequence[int], graph: Graph, known: KnownEvents
     ) -> BuiltEvent:
-        """A rejected or soft-failed event: nothing of the room changes."""
+        """Return a rejected or soft-failed event. It changes nothing in the room."""
         return BuiltEvent(
             event=event,
             event_nid=nid,
@@ -350,7 +359,7 @@ class Placing:
         )
 
     async def _brought(self, changed: Overlay, nid: int, known: KnownEvents) -> dict[int, Event]:
-        """Return the events that come into the state with this one."""
+        """Return the events that enter the state together with this one."""
         nids = [entry.event_nid for entry in changed.values() if entry is not None and entry.event_nid != nid]
         return {number: found.event for number, found in (await known.entries(nids)).items()} if nids else {}
 
@@ -377,6 +386,6 @@ async def _upon(room: LiveRoom, changed: Overlay, branches: Mapping[int, Branch]
 async def _redaction(
     event: Event, levels: PowerLevels, known: KnownEvents, graph: Graph
 ) -> tuple[RedactionTarget | None, Graph]:
-    """Return what the event redacts, and, in the graph, what it will redact when that comes."""
+    """Return the event that this one redacts. If that is unknown yet, the graph gets its id."""
     target, awaited = await known.redacted_by(event, levels)
     return target, graph if awaited is None else replace(graph, awaited=awaited)

@@ -1,6 +1,6 @@
-"""Signatures of policy servers, asked for where they are needed. Spec: server-server API, "Policy Servers".
+"""Signatures of policy servers. Spec: server-server API, "Policy Servers".
 
-Asking takes as long as another server likes: nobody holds the room's turn meanwhile.
+A request takes as long as another server likes, so the room's turn is not held meanwhile.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from shared.core.events import Event, parse_event
 from workers.event_persister.room.live_room import LiveRoom
 
 _MAX_SIGNATURE_CHARS = 100  # 64 bytes in base64
-#: For events of other servers that came without one: what is not signed by then is soft-failed.
+#: For events of other servers that came without a signature. If they are not signed by then, they are soft-failed.
 _MAX_S = 10.0
 _AT_ONCE = 10
 
@@ -23,8 +23,8 @@ class AskPolicyServer(Protocol):
     async def __call__(self, server_name: str, pdu: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
         """Return the signatures that the policy server puts on an event: server -> key id -> signature.
 
-        Raises MatrixError with the policy server's own error when it refuses, Unavailable or RemoteServerError when it
-        cannot be asked.
+        Raises MatrixError with the policy server's own error if it refuses, Unavailable or RemoteServerError if it
+        cannot be reached.
         """
         ...
 
@@ -34,7 +34,7 @@ class PolicySignatures:
         self._ask = ask
 
     async def signed(self, room: LiveRoom, event: Event, policy: PolicyServer) -> Event:
-        """Return the event with the policy server's signature, which nobody has verified yet.
+        """Return the event with the policy server's signature, which is not verified yet.
 
         Raises MatrixError, Unavailable, RemoteServerError.
         """
@@ -46,7 +46,7 @@ class PolicySignatures:
         if not isinstance(signature, str) or len(signature) > _MAX_SIGNATURE_CHARS:
             raise forbidden("The room's policy server has not signed the event")
         signatures = {server: dict(keys) for server, keys in event.pdu["signatures"].items()}
-        # The policy server may be the sender's own server: its other signatures stay.
+        # The policy server may be the sender's own server. Its other signatures stay.
         signatures.setdefault(policy.server_name, {})[POLICY_KEY_ID] = signature
         try:
             return parse_event(room.version, {**event.pdu, "signatures": signatures}, event_id=event.event_id)
@@ -56,9 +56,9 @@ class PolicySignatures:
             ) from error
 
     async def signed_ones(self, room: LiveRoom, events: Sequence[Event], policy: PolicyServer) -> dict[str, Event]:
-        """Return those of the events, by id, that could be signed, or were, within some seconds.
+        """Return by id those of the events that are signed, or were signed within some seconds.
 
-        Spec: "Validating Policy Server signatures": a missing or invalid one is asked for once, since the policy
+        Spec: "Validating Policy Server signatures": a missing or invalid signature is requested once, since the policy
         server's key may have changed.
         """
         places = asyncio.Semaphore(_AT_ONCE)
@@ -69,7 +69,7 @@ class PolicySignatures:
                 try:
                     signed[event.event_id] = await self.signed(room, event, policy)
                 except (MatrixError, Unavailable, RemoteServerError):
-                    return  # soft-failed for want of a signature
+                    return  # it will be soft-failed for lack of a signature
 
         tasks = [asyncio.ensure_future(sign(event)) for event in events]
         try:
@@ -82,5 +82,5 @@ class PolicySignatures:
 
 
 async def ask_nobody(server_name: str, pdu: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
-    """The answer while this server cannot reach others yet."""
-    raise Unavailable(f"The room's policy server, {server_name}, cannot be asked")
+    """Raise Unavailable: this server cannot send requests to other servers yet."""
+    raise Unavailable(f"The room's policy server, {server_name}, cannot be reached")

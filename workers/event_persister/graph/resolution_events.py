@@ -1,7 +1,7 @@
-"""The events that a state resolution looks at: from the room's memory, from a cache, from the database.
+"""The events that a state resolution reads: from the room's memory, a cache, or the database.
 
-What is loaded is kept lean: of the PDU only what authorization rules may ask for. The engine holds all events that it
-replays, perhaps 100,000 of them.
+Loaded events are lean: of the PDU they keep only what the authorization rules may read. The engine holds all events
+that it replays, perhaps 100,000 of them.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from shared.core.room_versions import RoomVersion
 from shared.storage.events.auth_chains import ChainEvent
 from workers.event_persister.room.event_forms import redacted
 
-#: (event ids, how many events in all, chains included) -> rows, as `get_auth_chain_page`.
+#: (event ids, number of events including their chains) -> rows, as `get_auth_chain_page`.
 Fetch = Callable[[Sequence[EventId], int], Sequence[ChainEvent]]
 
-_PAGE_EVENTS = 500  # asked for by id at once; as many again of their chains
+_PAGE_EVENTS = 500  # read by id at once, and as many again of their chains
 _MIN_REACH = 4
 
 
 class NotAtHand(Exception):
-    """An event must be loaded, or there is more to do than may be done here: go on elsewhere."""
+    """An event must be loaded, or the run is too long for this place. It goes on in another one."""
 
 
 class TooMuch(Unavailable):
@@ -36,15 +36,15 @@ class TooMuch(Unavailable):
 
 
 class Stopped(Exception):
-    """Nobody waits for the result any more."""
+    """The caller does not wait for the result any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoomForResolution:
     """A room whose states are to be resolved.
 
-    known: returns an event that the room has in memory, in redacted form where it is redacted, never a rejected one.
-        It is called from other threads: a look-up in a dictionary and nothing else.
+    known: returns an event that the room has in memory, redacted if it is redacted, and never a rejected one. It is
+        called from other threads, so it is a look-up in a dictionary and nothing else.
     """
 
     room_nid: int
@@ -60,10 +60,10 @@ class LoadedEvent(NamedTuple):
 
 
 class EventCache:
-    """Loaded events of all rooms, within a budget; used by several threads.
+    """Loaded events of all rooms, within a budget. Several threads use it.
 
-    Redacting an event changes it: whoever applies redactions calls `forget`. What was being loaded meanwhile is not
-    kept (`generation`).
+    A redaction changes an event, so `forget` must be called with its id. Events that were being loaded meanwhile are
+    not kept (`generation`).
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -76,7 +76,7 @@ class EventCache:
             return self._cache.get(event_id)
 
     def put(self, loaded: Iterable[LoadedEvent], generation: int) -> None:
-        """Keep events that were read while this was the generation."""
+        """Keep events that were read in this generation."""
         for entry in loaded:
             with self._lock:
                 if self.generation == generation:
@@ -92,8 +92,8 @@ class EventCache:
 class RoomEvents:
     """Answers the engine's questions in one resolution: `find`, `rejected`, `expect`.
 
-    Where it runs is set by `move`; what was found stays. max_events, max_bytes: of what is taken from cache and
-    database; beyond it TooMuch is raised.
+    `move` says where it runs; events that were found stay.
+    max_events, max_bytes: of events taken from cache and database. Beyond them TooMuch is raised.
     """
 
     def __init__(self, room: RoomForResolution, cache: EventCache, *, max_events: int, max_bytes: int) -> None:
@@ -116,8 +116,8 @@ class RoomEvents:
     def move(self, check: Callable[[int], None], fetch: Fetch | None) -> None:
         """Say where the resolution runs now.
 
-        check: called with the number of look-ups, at each; it raises what shall end the run. fetch: None where
-        nothing may wait: a miss raises NotAtHand then.
+        check: called at each look-up with their number. It raises an exception to end the run.
+        fetch: None where waiting is not allowed. A miss then raises NotAtHand.
         """
         self._check, self._fetch = check, fetch
         self._lookups = 0
@@ -135,7 +135,7 @@ class RoomEvents:
         return self._found[event_id]
 
     def release(self) -> None:
-        """Let go of all events, one by one: at once, 300,000 of them would hold up the other threads for 0.1 s."""
+        """Release all events one by one. Freeing 300,000 at once would hold up the other threads for 0.1 s."""
         while self._found:
             self._found.popitem()
         while self._soon:
@@ -145,13 +145,13 @@ class RoomEvents:
         return event_id in self._rejected
 
     def expect(self, event_ids: Sequence[EventId]) -> None:
-        # Before what was noted earlier: the engine says it just before it asks.
+        # Before those noted earlier: the engine names events just before it reads them.
         for event_id in reversed(event_ids):
             self._soon[event_id] = None
             self._soon.move_to_end(event_id, last=False)
 
     def _take(self, event_id: EventId) -> bool:
-        """Return whether the event is at hand, from now on in `_found`."""
+        """Move the event to `_found` if it is at hand. Return whether it is."""
         event = self._room.known(event_id)
         if event is not None:
             self._found[event_id] = event
@@ -178,12 +178,12 @@ class RoomEvents:
             elif asked not in self._found:
                 self._soon[asked] = None  # no room in the page
         self._cache.put(loaded, generation)
-        # More of the chains where they brought news, so that a long one takes few pages; less where all is known.
+        # More of the chains if they brought new events, so that a long one takes few pages; less if all were known.
         along, new = len(rows) - len(there.intersection(wanted)), len(loaded) - len(wanted)
         self._reach = min(_PAGE_EVENTS, self._reach * 2) if 2 * new >= along else max(_MIN_REACH, self._reach // 2)
 
     def _not_at_hand(self, but: EventId) -> Iterable[EventId]:
-        """Yield what will be needed soon and must be loaded, taking it from `_soon`."""
+        """Take from `_soon` and yield the events that must be loaded."""
         while self._soon:
             event_id, _ = self._soon.popitem(last=False)
             if event_id != but and event_id not in self._found and not self._take(event_id):
@@ -204,7 +204,7 @@ class RoomEvents:
 
 
 def _no_check(lookups: int) -> None:
-    """Nothing ends the run."""
+    """Let the run go on."""
 
 
 def _loaded(version: RoomVersion, row: ChainEvent, json: bytes) -> LoadedEvent:
@@ -215,14 +215,16 @@ def _loaded(version: RoomVersion, row: ChainEvent, json: bytes) -> LoadedEvent:
 
 
 def _lean(event: Event) -> Event:
-    """Return the event without what resolution never reads. The rules on create events and on restricted joins read
-    the PDU itself."""
+    """Return the event without the parts that resolution never reads.
+
+    The rules on create events and on restricted joins read the PDU itself.
+    """
     if event.type == "m.room.create" or "join_authorised_via_users_server" in event.content:
         return event
     return dataclasses.replace(event, pdu={}, encoded=b"")
 
 
 def _size_bytes(json: bytes) -> int:
-    # An upper estimate, since others choose what is in there: every value may be an object of its own. The lean event
-    # keeps some two thirds of a usual one.
+    # An upper estimate, since other servers choose the content: every value may be an object of its own. The lean
+    # event keeps some two thirds of a usual one.
     return 700 + len(json) + 60 * (json.count(b",") + json.count(b"{") + json.count(b"["))

@@ -1,9 +1,9 @@
-"""Resolves states beside the loop: small conflicts right where they are, all others in threads.
+"""State resolution: small conflicts on the event loop, all others in threads.
 
-Three places, tried in this order. On the loop itself, if all events are at hand and it takes a few milliseconds. In
-the quick lane's threads, which load what is missing. In the big lane, one thread for those that grew out of the quick
-lane or are known to be big: it may work for seconds, and the quick ones never wait for it. What a resolution has
-loaded moves on with it.
+There are three places, tried in this order. On the loop itself, if all events are at hand and it takes a few
+milliseconds. In the threads of the quick lane, which load missing events. In the big lane: one thread for resolutions
+that grew out of the quick lane or are known to be big. It may work for seconds, and the quick lane never waits for it.
+Loaded events move on with their resolution.
 """
 
 import asyncio
@@ -34,22 +34,26 @@ from workers.event_persister.graph.resolution_events import (
 
 __all__ = ["Load", "Resolver", "ResolverBounds", "RoomForResolution"]
 
-#: (room, event ids, how many events in all) -> rows, as `get_auth_chain_page`.
+#: (room, event ids, number of events) -> rows, as `get_auth_chain_page`.
 Load: TypeAlias = Callable[[int, Sequence[EventId], int], Awaitable[Sequence[ChainEvent]]]
 Resolution: TypeAlias = dict[StateKey, EventId | None]
 
 _LOOP_S = 0.005
 _LOOP_ENTRIES = 200  # of overlays: a few milliseconds at most before the first look-up
 _QUICK_ENTRIES = 2000
-_SWITCH_S = 0.0005  # how long a thread may hold the interpreter while the loop wants it
+_SWITCH_S = 0.0005  # how long a thread may hold the interpreter while the loop needs it
 _NO_FULL_COLLECTION = 1_000_000  # younger collections before the next full one
 
 
 @dataclass(frozen=True, slots=True)
 class ResolverBounds:
-    """cache_bytes: loaded events of all rooms that are kept. max_waiting: resolutions that wait for a thread, per lane.
-    quick_lookups: of events, in the quick lane: some 0.2 s of CPU. max_events, max_bytes, max_s: of one resolution, its
-    waiting included."""
+    """Limits of resolution.
+
+    cache_bytes: of loaded events of all rooms that are kept.
+    max_waiting: resolutions that wait for a thread, per lane.
+    quick_lookups: look-ups of events in the quick lane: some 0.2 s of CPU.
+    max_events, max_bytes, max_s: of one resolution, its waiting included.
+    """
 
     cache_bytes: int = 64 << 20
     max_waiting: int = 200
@@ -60,7 +64,7 @@ class ResolverBounds:
 
 
 class _Lane:
-    """Threads with a bounded queue. name: also the metrics' label."""
+    """Threads with a bounded queue. name: of the lane, and its label in metrics."""
 
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
@@ -70,11 +74,11 @@ class _Lane:
 
 
 class _ThreadsAtWork:
-    """What the process does otherwise while threads resolve, for the sake of the loop.
+    """Settings of the process while threads resolve, which keep the loop responsive.
 
-    Threads give way to each other more often than usual, or the loop would wait for 5 ms each time that it comes back
-    from the network. And no full garbage collection comes in between: it would walk through all events that a
-    resolution holds, 0.1 s for 300,000, to find that none is garbage; later they are gone.
+    Threads give way to each other more often than usual. If not, the loop would wait for 5 ms each time that it comes
+    back from the network. Full garbage collection is off: it would walk all events that a resolution holds, 0.1 s for
+    300,000, and find no garbage among them.
     """
 
     def __init__(self) -> None:
@@ -104,18 +108,18 @@ class _Job:
         self.loading: Future[Sequence[ChainEvent]] | None = None
 
     def stop(self) -> None:
-        """Let the thread end at its next look-up; called on the loop."""
+        """Let the thread end at its next look-up. Called on the loop."""
         self.stopped = True
         if self.loading is not None:
             self.loading.cancel()
 
 
 def _run_and_release(run: Callable[[], Resolution], events: RoomEvents) -> Resolution:
-    """Run in the thread, and free there what the loop should not have to free."""
+    """Run in the thread, and free the events there, so that the loop need not."""
     try:
         result = run()
     except NotAtHand:
-        raise  # goes on elsewhere with the events that it has
+        raise  # it goes on in another place with the events that it has
     except Exception as error:
         traceback.clear_frames(error.__traceback__)
         events.release()
@@ -125,8 +129,10 @@ def _run_and_release(run: Callable[[], Resolution], events: RoomEvents) -> Resol
 
 
 class Resolver:
-    """load: reads events with their chains; the loop awaits it. threads: at least 2, one of them for big ones.
+    """Resolves states.
 
+    load: reads events with their chains. The loop awaits it.
+    threads: at least 2, one of them for big resolutions.
     `forget` must be called with the ids of events that were redacted or otherwise changed, and `close` at the end.
     """
 
@@ -155,9 +161,9 @@ class Resolver:
     ) -> Resolution:
         """Return the resolution of the states, as an overlay upon base (`resolve_overlays`).
 
-        base, overlays: must stay as they are until this returns, since threads read them.
-        Raises Unavailable: too many wait, the forks need more events, bytes or time than is allowed, the database is
-        away, or this process ends.
+        base, overlays: must not change until this returns, since threads read them.
+        Raises Unavailable if too many wait, if the forks need more events, bytes or time than is allowed, if the
+        database is away, or if this process ends.
         """
         events = RoomEvents(room, self._cache, max_events=self._bounds.max_events, max_bytes=self._bounds.max_bytes)
         started_s = self._clock.monotonic_s()
@@ -187,7 +193,7 @@ class Resolver:
                         try:
                             return await self._in_thread(self._quick, room, events, run)
                         except NotAtHand:
-                            pass  # it grew
+                            pass  # it grew too big for this place
                     lane = "big"
                     return await self._in_thread(self._big, room, events, run)
         except TimeoutError:
@@ -197,11 +203,11 @@ class Resolver:
             self._metrics.seconds.labels(lane).observe(self._clock.monotonic_s() - started_s)
 
     def forget(self, event_ids: Sequence[EventId]) -> None:
-        """Load these events anew when they are needed again: they were redacted."""
+        """Drop events that were redacted. They are loaded again when they are needed."""
         self._cache.forget(event_ids)
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """End all resolutions; those who wait for them get Unavailable. Waits for the threads, at most so long."""
+        """End all resolutions. Their callers get Unavailable. Waits for the threads, but not for ever."""
         self._closed = True
         for job in self._jobs:
             job.stop()
@@ -259,7 +265,7 @@ class Resolver:
             return rows
 
         def fetch(event_ids: Sequence[EventId], max_events: int) -> Sequence[ChainEvent]:
-            # No time limit here: whoever waits has one, and cancels this.
+            # No time limit here: the caller has one, and cancels this.
             job.loading = asyncio.run_coroutine_threadsafe(load(event_ids, max_events), loop)
             if job.stopped:
                 job.loading.cancel()
@@ -275,7 +281,7 @@ class Resolver:
         """Wait for a free thread."""
         if lane.waiting >= self._bounds.max_waiting:
             self._metrics.refused.labels("queue").inc()
-            raise Unavailable("Too many state resolutions wait")
+            raise Unavailable("Too many state resolutions wait. Try again later")
         lane.waiting += 1
         self._metrics.waiting.labels(lane.name).inc()
         try:

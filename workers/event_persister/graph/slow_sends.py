@@ -1,8 +1,8 @@
-"""Our own events that cannot simply be the next one: a policy server is asked about them first, or the room has more
-extremities than an event may name.
+"""The slow path of our own events.
 
-Asking takes as long as another server likes. So it happens outside the room's turn: the event is built, hashed and
-signed, others go on writing, and then it is placed on the predecessors that it was built on, authorised again.
+It is for rooms whose policy server must sign an event first, and for rooms with more extremities than an event may
+name. A policy server may take as long as it likes, so the room's turn is not held meanwhile. The event is built, hashed
+and signed while other writes go on. Then it is placed behind the previous events that it names, and authorised again.
 Spec: server-server API, "Policy Servers".
 """
 
@@ -41,7 +41,7 @@ class SlowSends:
 
     @staticmethod
     def concerns(room: LiveRoom) -> bool:
-        """Whether events of this room go this way now. Costs the usual send two look-ups."""
+        """Return True if events of this room take the slow path now. Costs the usual send two look-ups."""
         return not room.state.names_all_extremities or room.state.policy_server() is not None
 
     async def write(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
@@ -69,9 +69,9 @@ class SlowSends:
         return (await write.wait())[-1]
 
     async def place_unasked(self, room: LiveRoom, draft: Draft) -> None:
-        """Give one event its place, on extremities of which there are more than it may name; its write is under way.
+        """Give one event its place in a room with more extremities than it may name. Its write is then under way.
 
-        The caller holds the room's turn; the room has no policy server. Raises as `write`.
+        The caller holds the room's turn. The room has no policy server. Raises as `write`.
         """
         event = await self._build(room, draft)
         await self._place(room, event, draft, None)
@@ -88,7 +88,7 @@ class SlowSends:
         return placed.write
 
     async def _build(self, room: LiveRoom, draft: Draft) -> Event:
-        """Build an event on the latest extremities that it may name, in the state that they make."""
+        """Build an event behind the latest extremities that it may name, in the state that they resolve to."""
         for tries in range(_TRIES):
             async with room.hold() if tries == _TRIES - 1 else nullcontext():
                 event = await self._try_to_build(room, draft)
@@ -97,7 +97,7 @@ class SlowSends:
         raise RoomChanged
 
     async def _try_to_build(self, room: LiveRoom, draft: Draft) -> Event | None:
-        """Return None when a write of the room was faster."""
+        """Return None if a write of the room was faster."""
         if room.lost:
             raise RoomLost("The room is moving")
         head = room.state.head

@@ -1,8 +1,8 @@
-"""The state before and after events that are not simply the latest one.
+"""The states before and after events that are not simply the latest one.
 
-A state is found in two steps. First, with the database: a `StateRef`, which names it by a place of the room's line and
-what differs from the line there. Then, without waiting, an overlay upon the current state, which the room's own
-writes may have moved on meanwhile.
+A state is found in two steps. The first one reads the database: a `StateRef` names the state by a point of the room's
+line and the differences from the line there. The second one does not wait: it makes an overlay upon the current state,
+which the room's own writes may have changed meanwhile.
 """
 
 import asyncio
@@ -19,16 +19,19 @@ from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, 
 from workers.event_persister.room.drafts import NO_CHANGE, Branch, Overlay, RoomChanged, StateEntry, StateKey
 from workers.event_persister.room.live_room import LiveRoom
 
-#: A branch that differs from the line in no more entries gets a snapshot of these; a longer one goes on from its
+#: A branch that differs from the line in no more entries gets a snapshot of these. A longer one continues its
 #: predecessor's snapshot, which costs a walk.
 SMALL_OVERLAY = 16
-_AT_ONCE = 200  # entries that are looked at before others get a turn
+_AT_ONCE = 200  # entries that are read before other tasks get a turn
 
 
 @dataclass(frozen=True, slots=True)
 class StateRef:
-    """A state: the line before `base`, with `changes` upon it. older: what the line held there of the keys that have
-    changed before `older_end`, read because the room's memory does not reach so far back."""
+    """A state: the line before `base`, with `changes` upon it.
+
+    older: the values that the line had there for the keys that have changed before `older_end`. They are read because
+        the room's memory does not reach so far back.
+    """
 
     base: int
     changes: Mapping[StateKey, StateEntry | None]
@@ -46,7 +49,7 @@ class GraphStates:
         if known.state_nid is not None:
             base, changes = await self._snapshot(room, known.state_nid, events)
         elif known.ordinal is not None:
-            # An event with the line before itself has the line after itself too, its own change included.
+            # If the state before an event is the line, so is the state after it, with its own change.
             return await self._on_line(room, known.ordinal + 1, {})
         else:
             raise RoomChanged
@@ -55,7 +58,7 @@ class GraphStates:
         return await self._on_line(room, base, changes)
 
     async def walk(self, room: LiveRoom, nid: int) -> list[Snapshot]:
-        """Return a snapshot and its ancestors. Raises RoomChanged when it is gone."""
+        """Return a snapshot and its ancestors. Raises RoomChanged if it is gone."""
         walk: list[Snapshot] = []
         at: int | None = nid
         while at is not None and (pending := room.state.pending_snapshot(at)) is not None:
@@ -89,7 +92,7 @@ class GraphStates:
 
 
 async def changes_of(walk: Sequence[Snapshot], events: KnownEvents) -> dict[StateKey, StateEntry | None]:
-    """Return what the snapshots of a walk (latest first) change altogether, upon their root's base."""
+    """Return all changes of the snapshots of a walk (latest first), upon their root's base."""
     nids = {nid for snapshot in walk for nid in (*snapshot.added, *snapshot.removed)}
     found = await events.entries(list(nids))
     changes: dict[StateKey, StateEntry | None] = {}
@@ -106,7 +109,7 @@ async def changes_of(walk: Sequence[Snapshot], events: KnownEvents) -> dict[Stat
 def upon_current(room: LiveRoom, ref: StateRef) -> Overlay:
     """Return a state as an overlay upon the room's current state.
 
-    Raises RoomChanged when the room's memory has become shorter since the state was looked up.
+    Raises RoomChanged if the room's memory has become shorter since the state was looked up.
     """
     start = max(ref.base, ref.older_end)
     if start < room.state.line_from:
@@ -116,7 +119,7 @@ def upon_current(room: LiveRoom, ref: StateRef) -> Overlay:
 
 
 def same_entry(one: StateEntry | None, other: StateEntry | None) -> bool:
-    """Whether two entries are of the same event."""
+    """Return True if two entries are of the same event."""
     if one is None or other is None:
         return one is other
     return one.event_nid == other.event_nid
@@ -125,7 +128,7 @@ def same_entry(one: StateEntry | None, other: StateEntry | None) -> bool:
 def root_snapshot(room: LiveRoom, nid: int, overlay: Overlay, ref: StateRef | None = None) -> Snapshot:
     """Return the snapshot, for event `nid`, of a state that is an overlay upon the room's current one.
 
-    ref: the same state, where it is known: the line may have gone far since a branch has left it.
+    ref: the same state, if it is known. The line may have changed a lot since the branch left it.
     """
     if ref is not None and len(ref.changes) < len(overlay):
         entries = [entry for entry in ref.changes.values() if entry is not None]
@@ -142,8 +145,10 @@ def step_snapshot(
 ) -> Snapshot:
     """Return the snapshot, for event `nid`, of the state after one event whose state before has a snapshot.
 
-    walk: of that snapshot; keys: of the events that its rows add; key, event_nid: what the one event sets. Steps only
-    ever add: a state with keys that left came from a resolution, and got a root.
+    walk: of that snapshot.
+    keys: of the events that its rows add.
+    key, event_nid: the entry that the one event sets.
+    Steps only add entries: a state from which keys are gone came from a resolution, and has a root.
     """
     index = find_parent(walk)
     holds = {keys[added]: added for snapshot in reversed(walk[:index]) for added in snapshot.added}
@@ -152,7 +157,7 @@ def step_snapshot(
 
 
 def branch_after(before: Branch, event_nid: int, event: Event) -> Branch:
-    """Return the state after an event, of which the state before it is known."""
+    """Return the state after an event, given the state before it."""
     if event.state_key is None:
         return before
     return Branch(before.overlay.replaced((event.type, event.state_key), entry_of(event_nid, event)))
@@ -167,7 +172,7 @@ def _entry(room: LiveRoom, event: tuple[int, str, bytes | None] | None) -> State
 
 
 async def entries_of(event_ids: Sequence[str], known: KnownEvents) -> dict[StateKey, StateEntry]:
-    """Return a state that another server has named."""
+    """Return the entries of a state that another server has listed by event ids."""
     given: dict[StateKey, StateEntry] = {}
     for number, event_id in enumerate(event_ids):
         found = known.get(event_id)
@@ -179,13 +184,13 @@ async def entries_of(event_ids: Sequence[str], known: KnownEvents) -> dict[State
 
 
 def upon_current_state(room: LiveRoom, given: Mapping[StateKey, StateEntry]) -> Overlay:
-    """Return a written-out state as an overlay upon the current one."""
+    """Return a state, given as a whole, as an overlay upon the current one."""
     overlay: dict[StateKey, StateEntry | None] = {key: None for key, _ in room.state.entries() if key not in given}
     overlay.update((key, entry) for key, entry in given.items() if not same_entry(room.state.entry(*key), entry))
     return Overlay(overlay)
 
 
 def snapshot_of(overlay: Overlay, branches: Sequence[Branch]) -> int | None:
-    """Return the snapshot of a state where one of these has the same and is stored."""
+    """Return the snapshot of a state if one of the branches has the same state and is stored."""
     stored = [branch for branch in branches if branch.snapshot_nid is not None and len(branch.overlay) == len(overlay)]
     return next((one.snapshot_nid for one in stored if one.overlay == overlay), None)

@@ -26,7 +26,7 @@ class ReasonBody(msgspec.Struct):
 
 
 class ThirdPartySigned(msgspec.Struct):
-    """Spec: the JSON as signed is needed, so this only checks that it is whole."""
+    """The proof of a third-party invite. The JSON is used as it was signed: this only checks that it is complete."""
 
     sender: str
     mxid: str
@@ -57,7 +57,7 @@ class Forward(Protocol):
     def __call__(
         self, request: Request, kind: str, slot: int, *, path: bytes | None = None
     ) -> Awaitable[Response | None]:
-        """Pass the request on to the slot's owner; None when that is this process."""
+        """Pass the request on to the slot's owner. None: this process is the owner."""
         ...
 
 
@@ -65,7 +65,7 @@ class Forward(Protocol):
 #: server may set them. All others are: bots and bridges mark their joins that way.
 _NOT_OF_CLIENTS = frozenset({"reason", "third_party_signed", "third_party_invite", "membership", AUTHORISED_VIA})
 
-#: A change of somebody's membership by somebody: (room, requester, target, reason).
+#: A change of a user's membership: (room, requester, target, reason).
 Change = Callable[[LiveRoom, Requester, str, str | None], Awaitable[None]]
 
 
@@ -116,7 +116,7 @@ class MembershipHandlers:
         return empty_response()
 
     async def forget_room(self, request: Request) -> Response:
-        """POST /rooms/{roomId}/forget: the room must have been left, by oneself or not."""
+        """POST /rooms/{roomId}/forget. The user must have left the room, or been removed from it."""
         user_id = request.user.user_id
 
         async def forget(room: LiveRoom) -> None:
@@ -135,7 +135,7 @@ class MembershipHandlers:
         body = request.decode(InviteBody)
         if body.user_id is None:
             if body.medium is None or body.address is None or body.id_server is None:
-                raise missing_param("Whom to invite: user_id, or id_server, medium and address")
+                raise missing_param("Name the user to invite: user_id, or id_server, medium and address")
             raise no_identity_server()
         target = check_user_id(body.user_id)
         await self._writer.in_room(
@@ -181,7 +181,7 @@ class MembershipHandlers:
         signed = None
         if body.third_party_signed is not None:
             signed = request.json_object()["third_party_signed"]
-            signed = {key: value for key, value in signed.items() if key != "sender"}  # not among what is signed
+            signed = {key: value for key, value in signed.items() if key != "sender"}  # not part of the signed object
         given = request.json_object(empty_ok=True)
         further = {key: value for key, value in given.items() if key not in _NOT_OF_CLIENTS}
         await self._writer.in_room(
@@ -192,9 +192,9 @@ class MembershipHandlers:
         return json_response({"room_id": room_id})
 
     async def _resolve(self, request: Request, operation: bytes) -> tuple[str, Response | None]:
-        """Return the room id, and the owner's answer where the room is not ours.
+        """Return the room id, and the owner's answer if the room is not ours.
 
-        A room id in the path was routed by its slot already; an alias reaches any persister.
+        A room id in the path was routed by its slot already. An alias reaches any persister.
         """
         text = request.params["roomIdOrAlias"]
         if not text.startswith("#"):
@@ -204,15 +204,15 @@ class MembershipHandlers:
         if server_of(alias) == self._server_name:
             room_id = await get_room_of_alias(self._database, alias)
         if room_id is None:
-            raise not_found("This room alias is not known here")
+            raise not_found("There is no such room alias on this server")
         path = b"/_matrix/client/v3/" + operation + b"/" + quote(room_id, safe="").encode()
         return room_id, await self._forward(request, "rooms", slot_of(room_id), path=path)
 
 
 def no_identity_server() -> MatrixError:
-    """Spec: client-server API, "Third-party invites": the client names a server that we do not use."""
+    """Return the error for invites by third-party identifier. Spec: client-server API, "Third-party invites"."""
     return MatrixError("M_SERVER_NOT_TRUSTED", "This server uses no identity server", 400)
 
 
 def _unknown_room() -> MatrixError:
-    return not_found("This room is not known here, and other servers cannot be asked")
+    return not_found("There is no such room on this server, and it cannot join rooms of other servers yet")

@@ -1,7 +1,7 @@
-"""Guests leave a room that admits none any more. Spec: client-server API, "Guest Access", server behaviour.
+"""Remove the guests of a room that does not admit guests any more.
 
-Before what may end their access is stored, a row says that somebody must look afterwards: should this process die in
-between, a background worker asks the room's next owner to go on.
+Before a change that may end their access, a row is stored. If this process dies after the change, a background worker
+lets the room's next owner continue. Spec: client-server API, "Guest Access", server behaviour.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,10 +28,7 @@ class GuestRemoval:
         self._database = database
 
     async def around(self, room: LiveRoom, change: Callable[[], Awaitable[T]]) -> T:
-        """Make a change of a room that may end its guests' access, and return what it returns.
-
-        It does not wait for the guests to be gone.
-        """
+        """Make a change that may end the guests' access, and return its result. The guests may leave later."""
         if not guests_can_join(room):
             return await change()
         await expect_removal(self._database, room.room_id)
@@ -41,7 +38,7 @@ class GuestRemoval:
         return changed
 
     async def begin(self, room: LiveRoom) -> None:
-        """The same, after a change that usually is none: of another server, or by state resolution."""
+        """Remove the guests after another server's event, or state resolution, has ended their access."""
         await expect_removal(self._database, room.room_id)
         self._start(room.room_id)
 
@@ -52,17 +49,17 @@ class GuestRemoval:
         return EMPTY
 
     def _start(self, room_id: str) -> None:
-        self._tasks.spawn(self._remove(room_id), "turn out guests")
+        self._tasks.spawn(self._remove(room_id), "remove guests")
 
     async def _remove(self, room_id: str) -> None:
         number = await get_removal(self._database, room_id)
         if number is None:
             return
         if await self._writer.find(room_id) is not None:
-            await self._writer.in_room(room_id, self._turn_out)
+            await self._writer.in_room(room_id, self._remove_from)
         await removal_done(self._database, room_id, number)
 
-    async def _turn_out(self, room: LiveRoom) -> None:
+    async def _remove_from(self, room: LiveRoom) -> None:
         if guests_can_join(room):
             return
         guests = await get_joined_guests(self._database, room.room_nid)

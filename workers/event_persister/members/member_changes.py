@@ -1,8 +1,8 @@
-"""Changes of membership: what goes into the events, and what is asked before the room's own rules.
+"""Changes of membership: their events, and checks beyond the room's own rules.
 
-The rules themselves (who may kick, join ...) are the pure core's: an event that breaks one is refused when it is
-built. Here stands what the rules do not know: profiles, guests, people who want no invites, rooms whose members may
-join another one. Spec: client-server API, "Room membership", "Guest Access", "Invite permission", "Restricted rooms".
+The authorization rules (who may kick, join ...) are in the pure core: an event that breaks one is refused when it is
+built. This module has what they do not cover: profiles, guests, users who block invites, and restricted rooms.
+Spec: client-server API, "Room membership", "Guest Access", "Invite permission", "Restricted rooms".
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
 
 
 def member_draft(sender: str, target: str, membership: str, content: Mapping[str, Any]) -> Draft:
-    """content: further keys; those that are None are left out."""
+    """Return the draft of a member event. content: further keys. Those that are None are left out."""
     filled = {key: value for key, value in content.items() if value is not None}
     return Draft(sender=sender, type=MEMBER, state_key=target, content={**filled, "membership": membership})
 
 
 class MemberChanges:
-    """server_name: ours; other servers' users cannot be reached yet."""
+    """server_name: ours. Users of other servers cannot be reached yet."""
 
     def __init__(self, writer: RoomWriter, database: Database, server_name: str) -> None:
         self._writer = writer
@@ -51,10 +51,10 @@ class MemberChanges:
         signed: Mapping[str, Any] | None,
         further: Mapping[str, Any],
     ) -> None:
-        """Let the requester in; nothing changes when he is in already.
+        """Let the requester join. Nothing changes if they are joined already.
 
         further: more keys for the member event.
-        signed: `third_party_signed` of the request, the proof that an invite to an e-mail address is for him.
+        signed: `third_party_signed` of the request, the proof that an invite to an e-mail address is theirs.
         Raises M_FORBIDDEN, M_GUEST_ACCESS_FORBIDDEN.
         """
         user_id = requester.user_id
@@ -67,7 +67,7 @@ class MemberChanges:
             **profile,
             **further,
             "reason": reason,
-            # The signed invite above is as good as an invite: it needs nobody's leave besides.
+            # The signed invite above is as good as an invite: no authorising user is needed.
             **(await self._authorisation(room, user_id) if signed is None else {}),
         }
         await self.expect_settings(room.create, user_id)
@@ -75,23 +75,23 @@ class MemberChanges:
         await self._writer.write(room, drafts)
 
     async def knock(self, room: LiveRoom, requester: Requester, reason: str | None) -> None:
-        """Ask to be let in. Raises M_FORBIDDEN where the room takes no knocks, or the user is in, invited or banned."""
+        """Knock. Raises M_FORBIDDEN if the room allows no knocks, or the user is joined, invited or banned."""
         user_id = requester.user_id
         if not room.version.knocking:
-            raise forbidden("This room's version knows no knocking")
+            raise forbidden("This room's version has no knocking")
         profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
         if await self._is_already(room, user_id, "knock"):
             return
         await self._writer.write(room, [member_draft(user_id, user_id, "knock", {**profile, "reason": reason})])
 
     async def leave(self, room: LiveRoom, user_id: str, reason: str | None) -> None:
-        """Leave, or reject an invite, or take back a knock; nothing changes for one who has left already."""
+        """Leave, reject an invite, or take back a knock. Nothing changes for a user who has left already."""
         if await self._is_already(room, user_id, "leave"):
             return
         await self._writer.write(room, [member_draft(user_id, user_id, "leave", {"reason": reason})])
 
     async def invite(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
-        """Invite a user of this server; nothing changes for one who is invited already.
+        """Invite a user of this server. Nothing changes for a user who is invited already.
 
         Raises M_FORBIDDEN, M_INVITE_BLOCKED, RemoteServerError for users of other servers.
         """
@@ -106,18 +106,18 @@ class MemberChanges:
         await self._writer.write(room, [member_draft(sender, target, "invite", {**profile, "reason": reason})])
 
     async def kick(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
-        """Make a member leave, or take back an invite or a knock. Raises M_FORBIDDEN."""
+        """Remove a member, or take back an invite or a knock. Raises M_FORBIDDEN."""
         self.check_member(room, requester.user_id)
         if room.state.membership(target) not in ("join", "invite", "knock"):
             raise forbidden("That user is not in this room")
         await self._writer.write(room, [member_draft(requester.user_id, target, "leave", {"reason": reason})])
 
     async def ban(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
-        """Ban a user, in the room or not. Raises M_FORBIDDEN."""
+        """Ban a user, joined or not. Raises M_FORBIDDEN."""
         await self._writer.write(room, [member_draft(requester.user_id, target, "ban", {"reason": reason})])
 
     async def unban(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
-        """Lift a ban: the user may be invited, or join, again. Raises M_FORBIDDEN."""
+        """Lift a ban, so that the user may join or be invited again. Raises M_FORBIDDEN."""
         self.check_member(room, requester.user_id)
         if room.state.membership(target) != "ban":
             raise forbidden("That user is not banned from this room")
@@ -128,8 +128,8 @@ class MemberChanges:
     ) -> Mapping[str, Any]:
         """Return the content for an m.room.member event that a client sets as state, after the checks of its kind.
 
-        Raises M_BAD_JSON for an unknown membership, M_INVALID_PARAM for a state key that is no user id, and what the
-        ordinary way to this membership raises.
+        Raises M_BAD_JSON for an unknown membership, M_INVALID_PARAM for a state key that is no user id, and the errors
+        of the usual way to this membership.
         """
         check_user_id(target)
         membership = content.get("membership")
@@ -154,27 +154,27 @@ class MemberChanges:
         return {**profile, **authorisation, **content}
 
     async def check_can_be_invited(self, user_ids: list[str]) -> None:
-        """Raise M_INVITE_BLOCKED (403), or RemoteServerError where a user is of another server."""
+        """Raise M_INVITE_BLOCKED (403), or RemoteServerError if a user is of another server."""
         for user_id in user_ids:
             if server_of(check_user_id(user_id)) != self._server_name:
                 raise RemoteServerError("Users of other servers cannot be reached")
         if await get_users_blocking_invites(self._database, user_ids):
-            raise MatrixError("M_INVITE_BLOCKED", "A user does not wish to be invited", 403)
+            raise MatrixError("M_INVITE_BLOCKED", "An invited user blocks invites", 403)
 
     def check_member(self, room: LiveRoom, user_id: str) -> None:
-        """Raise M_FORBIDDEN unless the user is in the room. Before an answer that could tell strangers about it."""
+        """Raise M_FORBIDDEN unless the user is in the room, before an answer that could tell strangers about it."""
         if room.state.membership(user_id) != "join":
             raise forbidden("You are not in this room")
 
     def check_guest(self, room: LiveRoom, requester: Requester) -> None:
-        """Raise M_GUEST_ACCESS_FORBIDDEN for a guest at a room that does not let guests in."""
+        """Raise M_GUEST_ACCESS_FORBIDDEN for a guest if the room does not admit guests."""
         if requester.is_guest and not guests_can_join(room):
             raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests cannot join this room", 403)
 
     async def expect_settings(self, create: Event, user_id: str) -> None:
-        """Note that what the user has set for the room's predecessor is to follow him, should he join.
+        """Note that the user's settings for the room's predecessor must follow them if they join.
 
-        Before the join is stored: a job looks whether it was. Spec: client-server API, "Room Upgrades".
+        This is stored before the join: a job looks whether the join was. Spec: client-server API, "Room Upgrades".
         """
         predecessor = predecessor_of(create)
         if predecessor is not None:
@@ -188,9 +188,9 @@ class MemberChanges:
         return True
 
     async def _authorisation(self, room: LiveRoom, user_id: str) -> dict[str, str]:
-        """Return the key that a join of a restricted room needs; nothing where none is needed or to be had.
+        """Return the key that the join of a restricted room needs, empty if none is needed or available.
 
-        We vouch with a member of ours who may invite. Spec: client-server API, "Restricted rooms".
+        A member of ours who may invite vouches for the join. Spec: client-server API, "Restricted rooms".
         """
         rules = room.state.event(*JOIN_RULES)
         rule = join_rule_of(rules)
@@ -201,16 +201,16 @@ class MemberChanges:
             return {}
         rooms = allowed_rooms(rules)
         if not rooms or not await is_joined_to_any(self._database, user_id, rooms):
-            raise forbidden("You are in none of the rooms whose members may join this one")
+            raise forbidden("You must be in one of the rooms whose members may join this one")
         levels = room.state.power_levels
         own = [member for member in room.state.members("join") if server_of(member) == self._server_name]
         voucher = max(own, key=levels.user_level, default=None)
         if voucher is None or levels.user_level(voucher) < levels.invite:
-            raise forbidden("Nobody on this server may let you into this room")
+            raise forbidden("No user of this server can authorise your join to this room")
         return {AUTHORISED_VIA: voucher}
 
     async def _third_party_invite(self, room: LiveRoom, user_id: str, signed: Mapping[str, Any]) -> Draft:
-        """Return the invite that a signature of an identity server stands for; the room's rules verify it."""
+        """Return the invite that an identity server has signed. The room's rules verify it."""
         token = signed.get("token")
         entry = room.state.entry("m.room.third_party_invite", token) if isinstance(token, str) else None
         if entry is None:
@@ -224,11 +224,11 @@ class MemberChanges:
 
 
 def guests_can_join(room: LiveRoom) -> bool:
-    """Spec: client-server API, "Guest Access": only where the event is present and says so."""
+    """Return True if guests may join: m.room.guest_access must say so. Spec: client-server API, "Guest Access"."""
     access = room.state.event(*GUEST_ACCESS)
     return access is not None and access.content.get("guest_access") == "can_join"
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Compare as JSON: Python holds true and 1 for equal."""
+    """Return True if two values are equal as JSON. In Python, True equals 1."""
     return encode_canonical(one) == encode_canonical(other)

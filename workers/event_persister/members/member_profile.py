@@ -1,4 +1,4 @@
-"""A user's new name or picture goes into his membership of each room: asked for by client_api, room by room.
+"""Put a user's new name or picture into their member event of a room. client_api calls this room by room.
 
 Spec: client-server API, "Profiles", "Events on Change of Profile Information".
 """
@@ -11,7 +11,7 @@ from workers.event_persister.members.member_changes import MEMBER, member_draft,
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
 
-#: What a membership says of one occasion only: it is not repeated when the profile changes.
+#: Keys of a member event that belong to one occasion. They are not repeated when the profile changes.
 _OF_THE_OCCASION = ("reason", "join_authorised_via_users_server", "third_party_invite")
 
 

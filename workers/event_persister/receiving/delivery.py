@@ -1,7 +1,7 @@
-"""Taking in events of other servers: which of them get a place in the timeline, in history, or none.
+"""Receive events of other servers, and decide which get a place in the timeline, in history, or none.
 
-Formats, signatures and hashes (checks 1 to 3) are the caller's; here they are judged by the room's rules, stored, and
-the caller is told what became of each. Asking again is harmless: an event that is stored gets the same answer.
+The caller has checked formats, signatures and hashes (checks 1 to 3). Here events are checked against the room's rules
+and stored. The answer says what became of each. A call can be repeated: an event that is stored gets the same answer.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
 
 _TRIES = 4
 _PARSED_AT_ONCE = 20  # of up to 64 KiB each
-_AT_ONCE = 20  # events that are taken in before others get a turn: some 5 ms
+_AT_ONCE = 20  # events that are handled before other tasks get a turn: some 5 ms
 _OUTCOMES: Mapping[Outcome, ReceivedAs] = {
     Outcome.ACCEPT: "accepted",
     Outcome.SOFT_FAIL: "soft_failed",
@@ -52,7 +52,7 @@ class _Incoming:
 
 
 class Receiving:
-    """dummies: tie together what comes in on many branches."""
+    """dummies: tie extremities together if events came in on many branches."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class Receiving:
         self._signatures = signatures
 
     async def receive(self, room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, Received]:
-        """Take in events; return event id -> what became of it, once that is stored.
+        """Store events, and return event id -> what became of it.
 
-        Raises Unavailable, RoomLost. A PDU that has no valid form is left out of the answer: it has no id.
+        A PDU without a valid form is left out of the answer: it has no id. Raises Unavailable, RoomLost.
         """
         incoming = await _parsed(room, pdus)
         answers: dict[str, Received] = {}
@@ -93,26 +93,28 @@ class Receiving:
                     await room.finish_writes()
                     continue
                 if len(found) < len(left):
-                    # What was missing may have been one of those that must be worked out again.
+                    # A missing event may have been one of those that must be placed again.
                     found = {event_id: answer for event_id, answer in found.items() if answer.outcome != "missing"}
                 answers.update(found)
             if any(event_id not in answers for event_id in incoming):
-                raise Unavailable("The room changes too quickly")
+                raise Unavailable("The room changes too quickly. Try again")
             await self._dummies.tie(room)  # before the next call adds more
         return answers
 
     async def _receive(
         self, room: LiveRoom, incoming: Mapping[str, _Incoming], *, one_by_one: bool
     ) -> dict[str, Received]:
-        """Take in events once; what must be worked out again is left out of the answer.
+        """Try to place and store events. Those that must be placed again are left out of the answer.
 
-        one_by_one: wait for each to be stored before the next: one that the database refuses takes no other along.
+        one_by_one: True to store each event before the next. One that the database refuses then fails alone.
         """
         known = KnownEvents(room, self._database)
         await known.look_up([*incoming, *(event_id for one in incoming.values() for event_id in _names(one))])
         await known.look_up_redactions(list(incoming))
         ordered, circular = _in_order(incoming)
-        answers = {event_id: Received("dropped", "it names itself, by way of others") for event_id in circular}
+        answers = {
+            event_id: Received("dropped", "it is among its own previous or auth events") for event_id in circular
+        }
         gaps: Mapping[int, Sequence[str]] = await get_gaps_of(
             self._database,
             room.room_nid,
@@ -126,7 +128,7 @@ class Receiving:
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
                 if not room.state.names_all_extremities:
-                    await room.finish_writes()  # each that is under way holds the states of all branches
+                    await room.finish_writes()  # each write under way holds the states of all branches
             event_id = one.event.event_id
             if self._is_here(room, one, known, answers):
                 continue
@@ -153,7 +155,7 @@ class Receiving:
         return answers
 
     async def _ask_for_signatures(self, room: LiveRoom, incoming: dict[str, _Incoming]) -> None:
-        """Ask the room's policy server, where it has one, about events that shall go into the live timeline."""
+        """Get the signatures of the room's policy server, if it has one, for events of the live timeline."""
         policy = room.state.policy_server()
         if policy is None:
             return
@@ -169,7 +171,7 @@ class Receiving:
             incoming[event_id] = _Incoming(event, incoming[event_id].pdu)
 
     def _is_here(self, room: LiveRoom, one: _Incoming, known: KnownEvents, answers: dict[str, Received]) -> bool:
-        """Say what became of an event that is here already. One that is not stored yet gets no answer in this round."""
+        """Return True if the event is known. Adds its answer, unless it is not stored yet: then this round has none."""
         former = known.get(one.event.event_id)
         if former is None or (former.lacks_place and not one.pdu.outlier and one.event.prev_event_ids):
             return False
@@ -180,7 +182,7 @@ class Receiving:
     async def _take(
         self, room: LiveRoom, one: _Incoming, known: KnownEvents, writes: dict[str, tuple[Verdict, Write]]
     ) -> Received | None:
-        """Give an event its place. Returns what became of it where nothing is under way to the database."""
+        """Give an event its place. Returns its answer if no write is needed."""
         event = one.event
         missing_auth = known.missing_auth(event)
         if missing_auth:
@@ -203,9 +205,9 @@ class Receiving:
     async def _take_outlier(
         self, room: LiveRoom, event: Event, known: KnownEvents, *, is_outlier: bool
     ) -> tuple[Verdict, Write]:
-        """Store an event without a place: some other event's auth event, or part of a state.
+        """Store an event without a place: another event's auth event, or part of a state.
 
-        Not is_outlier: it follows nothing and is not the room's create event, so nobody was in the room before it.
+        is_outlier: False for an event without previous events that is not the room's create event. It is rejected.
         """
         await self._numbers.reserve(1)
         auth_events, auth_nids, rejected = known.auth_events(event)
@@ -244,7 +246,7 @@ async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, _Inc
             event = parse_event(room.version, bytes(pdu.pdu))
         except EventFormatError:
             continue
-        # Somebody may have it both ways: for its content, and as an event that wants its place.
+        # A call may have an event twice: as an outlier, and as an event that needs its place.
         if event.room_id == room.room_id and not (pdu.outlier and event.event_id in incoming):
             incoming[event.event_id] = _Incoming(event, pdu)
         if number % _PARSED_AT_ONCE == _PARSED_AT_ONCE - 1:
@@ -257,9 +259,9 @@ def _names(one: _Incoming) -> Sequence[str]:
 
 
 def _anchors(ordered: Sequence[_Incoming], gaps: Mapping[int, Sequence[str]], known: KnownEvents) -> dict[str, int]:
-    """Return, for events of history, the live event whose gap they lie in; the earliest where there are several.
+    """Return event id -> the live event in whose gap it lies, for events of history. The earliest if there are several.
 
-    What precedes such an event, and is not here, is history too.
+    Events that precede such an event, and are not known, are history too.
     """
     anchors: dict[str, int] = {}
     for anchor in sorted(gaps, reverse=True):
@@ -282,13 +284,13 @@ async def _finished(write: Write) -> None:
 
 
 def _in_order(incoming: Mapping[str, _Incoming]) -> tuple[list[_Incoming], set[str]]:
-    """Return the events as they came, but each after those of the batch that it names.
+    """Return the events as they came, but each after those of the call that it names.
 
-    Apart: those in a circle, and those that name one of them.
+    Events in a circle, and those that name one of these, are returned apart.
     """
     names = {event_id: [name for name in _names(one) if name in incoming] for event_id, one in incoming.items()}
     ordered: list[_Incoming] = []
-    done: dict[str, bool] = {}  # False: under way
+    done: dict[str, bool] = {}  # False: not finished
     for first in incoming:
         pending = [first]
         while pending:
@@ -305,7 +307,7 @@ def _in_order(incoming: Mapping[str, _Incoming]) -> tuple[list[_Incoming], set[s
 
 
 async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Received]:
-    """Wait for the database. What must be worked out again is left out of the answer."""
+    """Wait for the database. Events that must be placed again are left out of the answer."""
     answers: dict[str, Received] = {}
     for event_id, (verdict, write) in writes.items():
         try:
@@ -316,8 +318,8 @@ async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Rece
             raise
         except MatrixError as error:
             if len(write.built) > 1:
-                continue  # one of them is to blame: they are taken one by one
-            # The database refuses it: in room versions 1 and 2 another room's event may have its id.
+                continue  # one event of the write is at fault: they are stored one by one
+            # The database refuses it. In room versions 1 and 2 an event of another room may have the same id.
             answers[event_id] = Received("dropped", error.message)
             continue
         answers[event_id] = received(verdict)
@@ -325,7 +327,7 @@ async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Rece
 
 
 def received(verdict: Verdict) -> Received:
-    """Return the answer for an event that was judged."""
+    """Return the answer for an event that was checked."""
     return Received(_OUTCOMES[verdict.outcome], " ".join(part for part in (verdict.rule, verdict.reason) if part))
 
 

@@ -1,7 +1,7 @@
-"""Placing events of history: what lies in a gap before a live event and was fetched later.
+"""Place events of history, which lie in a gap before a live event and were fetched later.
 
-They change nothing of the current state, and of the extremities only that those which they follow are none. Each gets
-the place just before what is known there already, and a snapshot of the state before it, as far as that can be known.
+They do not change the current state. Extremities that accepted history follows are extremities no more. Each event
+gets the place just before the history that is known there, and a snapshot of the state before it if that is known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,8 +37,12 @@ from workers.event_persister.room.live_room import LiveRoom, Write, placed_write
 
 @dataclass(slots=True)
 class PlacedHistory:
-    """writes: what stores the events, by their ids; answers: for those that cannot be judged yet; gaps: what they lack
-    then."""
+    """Events of history after placing.
+
+    writes: event id -> the verdict, and the write that stores the event.
+    answers: for events that cannot be checked yet.
+    gaps: anchor -> ids that are still missing.
+    """
 
     writes: dict[str, tuple[Verdict, Write]] = field(default_factory=dict)
     answers: dict[str, Received] = field(default_factory=dict)
@@ -47,7 +51,12 @@ class PlacedHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
-    """before: the state before the event, None: unknown. redacts: what it redacts; awaited: see `Graph`."""
+    """An event of history that was checked.
+
+    before: the state before the event, None if unknown.
+    redacts: the number of the event that it redacts.
+    awaited: see `Graph`.
+    """
 
     event: Event
     nid: int
@@ -67,7 +76,7 @@ class _Judged:
 
 
 class _Chunk:
-    """What is known of the events of one chunk that are not under way yet."""
+    """The events of one chunk that are not being written yet."""
 
     def __init__(self) -> None:
         self.judged: list[_Judged] = []
@@ -88,7 +97,7 @@ class _Chunk:
     async def step(
         self, room: LiveRoom, nid: int, event: Event, states: GraphStates, known: KnownEvents
     ) -> Snapshot | None:
-        """Return the snapshot for an event whose only predecessor, of this chunk, is an accepted state event."""
+        """Return the snapshot for an event whose only previous event is an accepted state event of this chunk."""
         if len(event.prev_event_ids) != 1:
             return None
         previous = next((one for one in self.judged if one.event.event_id == event.prev_event_ids[0]), None)
@@ -127,16 +136,16 @@ class HistoryPlacing:
         events: Sequence[tuple[Event, Sequence[str] | None]],
         known: KnownEvents,
     ) -> PlacedHistory:
-        """Place events in the gap before a live event; their write is under way when this returns.
+        """Place events in the gap before a live event. Their write is under way when this returns.
 
-        gaps: this one, and others in which some of the events are missing: anchor -> ids. events: (event, ids of the
-        state before it where the caller has them), earliest first. The caller holds the room's turn.
-        Raises RoomChanged.
+        gaps: anchor -> missing ids, of this gap and of others in which some of the events are missing.
+        events: (event, ids of the state before it if the caller has them), earliest first.
+        The caller holds the room's turn. Raises RoomChanged.
         """
         placed = PlacedHistory()
         chunk = _Chunk()
         try:
-            async with room.hold():  # overlays of the whole chunk are upon one current state
+            async with room.hold():  # so the overlays of the whole chunk are upon one current state
                 for event, state_before in events:
                     absent = known.missing_auth(event)
                     if absent:
@@ -213,7 +222,7 @@ class HistoryPlacing:
         known: KnownEvents,
         after: Mapping[str, Branch],
     ) -> Branch | None:
-        """Return the state before an event of history, None where too little of what precedes it is known."""
+        """Return the state before an event of history, None if too few of the events before it are known."""
         branches: list[Branch] = []
         complete = bool(event.prev_event_ids)
         for event_id in event.prev_event_ids:
@@ -265,10 +274,10 @@ class HistoryPlacing:
     async def _ends(
         self, room: LiveRoom, missing: Sequence[str], judged: Sequence[_Judged], known: KnownEvents
     ) -> Head:
-        """Return the room's head without the extremities that accepted history follows, which live events follow.
+        """Return the room's head without the extremities that accepted history follows, since live events follow it.
 
-        Only where that leaves the current state as it is, which changes at live events alone; else the next event of
-        the live timeline, which names all extremities, makes an end of them.
+        If the current state would change by that, they stay: it changes at live events only. The next live event
+        names all extremities and so ends them.
         """
         head, reached, followed = room.state.head, set(missing), set[str]()
         for one in reversed(judged):
@@ -323,7 +332,7 @@ class HistoryPlacing:
 def _missing_now(
     anchor: int, gaps: Mapping[int, Sequence[str]], judged: Sequence[_Judged], known: KnownEvents
 ) -> dict[int, list[str]]:
-    """Return what the gaps lack when these events are stored: this one what they name, others they themselves."""
+    """Return the ids that the gaps lack once these events are stored: of this gap the ids that they name too."""
     here = {one.event.event_id for one in judged}
     named = sorted({event_id for one in judged for event_id in one.event.prev_event_ids})
     missing = {anchor: known.without_place([*gaps[anchor], *named])}

@@ -1,4 +1,4 @@
-"""What is to be written into a room, before and after it became events with their places."""
+"""Events of a room before and after they have their places, and the states between them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -16,15 +16,15 @@ StateKey: TypeAlias = tuple[str, str]
 
 
 class RoomLost(Unavailable):
-    """This copy of the room was dropped before anything was built on it: look the room up again."""
+    """This copy of the room was dropped before anything was built on it. Look the room up again."""
 
 
 class RoomChanged(SkepError):
-    """The room has gone on, or a write below this one failed: work the place out again."""
+    """The room has changed, or a write below this one failed. Find the event's place again."""
 
 
 class StateEntry(NamedTuple):
-    """One entry of the room's state. membership: of a member event."""
+    """One entry of the room's state. membership: of member events only."""
 
     event_nid: int
     event_id: str
@@ -32,20 +32,20 @@ class StateEntry(NamedTuple):
 
 
 class EntryChange(NamedTuple):
-    """One key of the room's state has changed. None: it is not in the state."""
+    """A change of one key of the room's state. None: the key is not in the state."""
 
     key: StateKey
     before: StateEntry | None
     now: StateEntry | None
 
 
-_KEPT_IDS = 1000  # per overlay: more take more memory than they are worth
+_KEPT_IDS = 1000  # per overlay: more are not worth their memory
 
 
 class Overlay(dict[StateKey, StateEntry | None]):
-    """A state as what it has otherwise than the room's current state; None: the key is absent.
+    """A state as its differences from the room's current state. None: the key is absent.
 
-    Never changed once it is made: equal ones are found by hash, which, like the ids, is worked out once.
+    An overlay never changes, so its hash, by which equal ones are found, and its ids are computed once.
     """
 
     __slots__ = ("_hash", "_ids")
@@ -82,7 +82,7 @@ class Overlay(dict[StateKey, StateEntry | None]):
         return overlay
 
     def rebased(self, changes: Mapping[StateKey, tuple[StateEntry | None, StateEntry | None]]) -> "Overlay":
-        """Return the same state upon a base that has changed: key -> (entry before, now). See `rebase`."""
+        """Return the same state upon a changed base. changes: key -> (entry before, now). See `rebase`."""
         overlay = Overlay(rebase(self, changes))
         value = hash(self)
         for key in changes:
@@ -102,18 +102,20 @@ NO_CHANGE = Overlay()
 
 
 class Branch(NamedTuple):
-    """The state after one of several forward extremities. snapshot_nid: where it is stored already, None: nowhere."""
+    """The state after one of several forward extremities. snapshot_nid: its snapshot, None if it is not stored."""
 
     overlay: Overlay
     snapshot_nid: int | None = None
 
 
 class Head(NamedTuple):
-    """Where the timeline ends. extremities: (nid, id) of the events that nothing follows; depth: the greatest among
-    them; ordinal: of the latest live event, 0 before the first.
+    """The end of a room's timeline.
 
-    branches: extremity's nid -> the state after it, upon the current state, which is the resolution of all of them;
-    empty with one extremity, whose state is the current one.
+    extremities: (number, id) of the forward extremities.
+    depth: the greatest depth among them.
+    ordinal: of the latest live event, 0 before the first.
+    branches: extremity's number -> the state after it, upon the current state, which is the resolution of them all.
+        Empty if there is one extremity: the state after it is the current one.
     """
 
     extremities: tuple[tuple[int, str], ...]
@@ -123,7 +125,7 @@ class Head(NamedTuple):
 
 
 class RedactionTarget(NamedTuple):
-    """The event that a redaction names, as far as the rules ask for it."""
+    """The parts of a redacted event that the rules read."""
 
     event_nid: int
     event_id: str
@@ -134,7 +136,7 @@ class RedactionTarget(NamedTuple):
 class Draft:
     """An event without its place in the room. It can be built again, on other previous events, if needed.
 
-    device, txn_id: shown to that device of the sender only; for a delayed event DELAYED_TXN_DEVICE and the delay id.
+    device, txn_id: shown to that device of the sender only. For a delayed event DELAYED_TXN_DEVICE and the delay id.
     target: of a redaction.
     sticky_ms: how long it is sticky (MSC4354), or None if it is not.
     """
@@ -234,7 +236,7 @@ class BuiltEvent:
 
     @property
     def is_resolved(self) -> bool:
-        """Whether it changes the state otherwise than by becoming the state of its key."""
+        """True if it changes the state in another way than by becoming the state of its key."""
         if self.ordinal is None:
             return False
         if self.event.state_key is None:
@@ -245,7 +247,7 @@ class BuiltEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRoom:
-    """What is stored with a room's first events. alias: its first alias, or None."""
+    """A room that is stored with its first events. alias: its first alias, or None."""
 
     creator: str
     is_public: bool

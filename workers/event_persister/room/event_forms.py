@@ -1,4 +1,4 @@
-"""Other forms of events: redacted ones, and stubs that have only what the rules ask for."""
+"""Other forms of events: redacted ones, and stubs that have only what the rules read."""
 
 from collections.abc import Mapping
 
@@ -10,19 +10,19 @@ from shared.core.room_versions import RoomVersion
 
 
 def redacted(version: RoomVersion, event: Event) -> Event:
-    """Return what its redaction leaves of an event."""
+    """Return the redacted form of an event."""
     return event_from_storage(version, encode_canonical(redact_pdu(version, event.pdu)), event.event_id)
 
 
 def membership_in(event: Event) -> str | None:
-    """Return the membership that the event sets; None for all that is no member event."""
+    """Return the membership that the event sets, None if it is no member event."""
     return membership_of(event) if event.is_state and event.type == "m.room.member" else None
 
 
 def stub(
     room_id: str, event_id: str, user_id: str, type: str = "", content: Mapping[str, object] | None = None
 ) -> Event:
-    """Return an event that has an id, a sender who is its state key too, and perhaps a content."""
+    """Return an event that has only an id, a sender, who is its state key too, and perhaps a content."""
     return Event(
         event_id=EventId(event_id),
         room_id=RoomId(room_id),

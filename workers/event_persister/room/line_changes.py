@@ -1,4 +1,4 @@
-"""The latest changes of a room's current state: the state at a recent event is the current one with these undone."""
+"""The latest changes of a room's current state. Undoing them gives the state at a recent event."""
 
 from collections import deque
 from collections.abc import Callable
@@ -9,7 +9,7 @@ _MAX_CHANGES = 1000
 
 
 class LineChanges:
-    """All changes from the ordinal `first` on, those of events that are not stored yet too."""
+    """All changes from the ordinal `first` on, with those of events that are not stored yet."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -19,13 +19,13 @@ class LineChanges:
         return len(self._changes)
 
     def note(self, ordinal: int, change: EntryChange) -> None:
-        """Take in the change that the latest event makes."""
+        """Add a change that the latest event makes."""
         self._changes.append((ordinal, change))
         while len(self._changes) > _MAX_CHANGES:
             self.first = self._changes.popleft()[0] + 1
 
     def forget_after(self, ordinal: int) -> None:
-        """The events after this one were taken back."""
+        """Drop the changes of the events after this one."""
         while self._changes and self._changes[-1][0] > ordinal:
             self._changes.pop()
         self.first = min(self.first, ordinal + 1)
@@ -33,7 +33,7 @@ class LineChanges:
     def before(
         self, ordinal: int, current: Callable[[StateKey], StateEntry | None]
     ) -> dict[StateKey, StateEntry | None]:
-        """Return the state before an ordinal, at least `first`, as what it has otherwise than the current one."""
+        """Return the state before an ordinal, at least `first`, as its differences from the current one."""
         overlay: dict[StateKey, StateEntry | None] = {}
         for at, change in reversed(self._changes):
             if at < ordinal:

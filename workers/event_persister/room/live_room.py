@@ -54,7 +54,7 @@ class Write:
         """Tell those who wait that nothing of it was stored."""
         if not self.done.done():
             self.done.set_exception(error)
-            # A client that went away leaves a future that nobody reads: that is no fault.
+            # A client that went away leaves a future that is never read: that is no fault.
             self.done.exception()
 
 

@@ -1,14 +1,14 @@
-"""Clients' transactions of a room in memory. An older one is found by the database when it is stored again."""
+"""The latest transactions of clients in a room. The database finds an older one when it is stored again."""
 
 TRANSACTIONS_KEPT_MS = 3_600_000
 MAX_TRANSACTIONS = 5000  # per room
 
 
 class RecentTransactions(dict[bytes, tuple[str, int]]):
-    """key -> (event id, when)."""
+    """key -> (event id, time in ms)."""
 
     def note(self, key: bytes, event_id: str, now_ms: int) -> None:
-        """Take in one that was just stored, and forget what is too old or too much."""
+        """Add a transaction that was just stored, and drop those beyond the limits of age and number."""
         self[key] = (event_id, now_ms)
         while True:  # insertion order is age
             oldest = next(iter(self))

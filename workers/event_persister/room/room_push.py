@@ -1,4 +1,4 @@
-"""What a room's events count, as far as memory goes: whose rules are known, and in which threads events are.
+"""The push rules of a room's members and the threads of its latest events: what counting an event needs.
 
 `loading/push_rules.py` reads what is not known before an event is built, so that building never waits: the rules of a
 user who comes in, the thread of an event to which a new one relates, a display name that some user's rules look for.
@@ -21,9 +21,9 @@ from workers.event_persister.room.drafts import BuiltEvent, EntryChange, StateEn
 from workers.event_persister.room.thread_subscribers import ThreadSubscribers
 
 MEMBER = "m.room.member"
-#: Events whose threads are remembered: reactions and edits mostly relate to one of the latest.
+#: Events whose threads are remembered. Reactions and edits mostly relate to one of the latest.
 _MAX_THREADS = 20
-#: Users who changed nothing, known while they are about to come in. A new room may invite 900 at once.
+#: Users with default rules who are about to come in. A new room may invite 900 at once.
 _MAX_GUESTS = 2000
 _MAX_MARKED = 100
 _USER_BYTES = 1500
@@ -31,7 +31,7 @@ _THREAD_BYTES = 150
 
 
 class KnownRules(NamedTuple):
-    """A user's rules and whom he ignores, of a position in the stream `push_rules`; 0: he never changed anything."""
+    """A user's rules and ignored users, with their position in the stream `push_rules`, 0 if they never changed."""
 
     rules: UserRules
     ignored: tuple[str, ...]
@@ -40,8 +40,12 @@ class KnownRules(NamedTuple):
 
 @dataclass(slots=True)
 class Lacking:
-    """What must be read first. users: their rules; names: their display names here; events: their threads;
-    threads: who is subscribed to them.
+    """The rules, names and threads that must be read before an event can be built.
+
+    users: those whose rules are needed.
+    names: members whose display names here are needed.
+    events: those whose threads are needed.
+    threads: those whose subscribers are needed.
     """
 
     users: set[str] = field(default_factory=set)
@@ -54,7 +58,7 @@ class Lacking:
 
 
 class RoomSeen(Protocol):
-    """What this asks of the room that it belongs to."""
+    """The part of `RoomState` used here, which imports this module."""
 
     def membership(self, user_id: str) -> str | None: ...
 
@@ -70,9 +74,9 @@ class RoomPush:
         self._guests: OrderedDict[str, None] = OrderedDict()
         self._threads: OrderedDict[str, str] = OrderedDict()
         self._subscribers: ThreadSubscribers | None = None
-        self._arrived: dict[str, KnownRules] = {}  # while something is being read
+        self._arrived: dict[str, KnownRules] = {}  # while rules are being read
         self._reading = 0
-        #: Whose own events, in which threads, were noted since anything was counted: further ones change nothing.
+        #: (sender, thread) of own events since any event was counted. Further ones change nothing.
         self._marked: set[tuple[str, str]] = set()
 
     @property
@@ -82,28 +86,28 @@ class RoomPush:
 
     @property
     def subscribers(self) -> ThreadSubscribers | None:
-        """Of the room's threads; None: nobody subscribes to threads here (MSC4306 is off)."""
+        """The subscribers of the room's threads, None if MSC4306 is off."""
         return self._subscribers
 
     def use(self, switches: RuleSwitches) -> None:
-        """Judge by the default rules that these add. To be called before anything is judged."""
+        """Set the experimental rules. Must be called before any event is counted."""
         self.evaluator.use(switches)
         if switches.thread_subscriptions:
             self._subscribers = ThreadSubscribers()
 
     def belong_to(self, room: RoomSeen) -> None:
-        """From now on this is the room's."""
-        self._room = weakref.ref(room)  # who drops the room drops this with it, at once
+        """Attach this to its room."""
+        self._room = weakref.ref(room)  # a strong reference would keep a dropped room until garbage collection
 
     def count_member(self, user_id: str) -> None:
-        """Take in one who is joined, of a room that is being read."""
+        """Add a joined member of a room that is being read."""
         self.evaluator.joined += 1
         self.evaluator.local += user_id.endswith(self._suffix)
 
     # -- what must be read before
 
     def lacking(self, drafts: Iterable[Any]) -> Lacking | None:
-        """Return what must be read before these can be built, None for nothing. drafts: or received events."""
+        """Return what must be read before these drafts, or received events, can be built. None: nothing."""
         lacking = Lacking(names=self.evaluator.unnamed)
         for draft in drafts:
             if draft.type == MEMBER:
@@ -124,7 +128,7 @@ class RoomPush:
             lacking.threads.add(thread_id)
 
     def lacking_for(self, built: BuiltEvent) -> Lacking | None:
-        """The same for an event whose place, and what it changes, is known."""
+        """Return the same for an event whose place and changes are known."""
         lacking = self.lacking((built.event,)) or Lacking()
         for (kind, user_id), _, now in built.changes:
             if kind == MEMBER and now is not None:
@@ -141,11 +145,11 @@ class RoomPush:
     # -- rules
 
     def begin_reading(self) -> None:
-        """From now on until `end_reading` nothing that the stream brings is lost on those who are being read."""
+        """Keep what the stream brings until `end_reading`, for the users who are being read."""
         self._reading += 1
 
     def end_reading(self, read: Mapping[str, KnownRules]) -> None:
-        """Take in what was read of users, and what the stream brought meanwhile."""
+        """Add the rules that were read, and those that the stream brought meanwhile."""
         for user_id, known in read.items():
             if known.position >= self._positions.get(user_id, 0):
                 self._set(user_id, known)
@@ -156,7 +160,7 @@ class RoomPush:
             self._arrived.clear()
 
     def take_row(self, user_id: str, known: KnownRules) -> None:
-        """Take in what the stream says of a user, who may have nothing to do with this room."""
+        """Take in a stream row of a user, who may have nothing to do with this room."""
         if self._reading:
             self._arrived[user_id] = known
         self._take(user_id, known)
@@ -183,11 +187,11 @@ class RoomPush:
     # -- display names, threads
 
     def take_name(self, user_id: str, name: str) -> None:
-        """Take in the display name of a joined member."""
+        """Set the display name of a joined member."""
         self.evaluator.rename(user_id, name)
 
     def take_threads(self, event_ids: Iterable[str], threads: Mapping[str, str]) -> None:
-        """Take in the threads of events that were looked for; those without one are in the main timeline."""
+        """Set the threads of events that were looked up. Those without one are in the main timeline."""
         for event_id in event_ids:
             self._note_thread(event_id, threads.get(event_id, ""))
 
@@ -199,22 +203,22 @@ class RoomPush:
     # -- events that take their places
 
     def member_changed(self, built: BuiltEvent, change: EntryChange) -> None:
-        """Take in that the event changes a membership."""
+        """Take in a change of a membership by an event."""
         assert built.ordinal is not None
         user_id, before, now = change.key[1], change.before, change.now
         local = user_id.endswith(self._suffix)
         was = None if before is None else before.membership
         if local and was == "join" and (now is None or now.membership != "join") and not self.evaluator.has(user_id):
-            self._note_guest(user_id)  # should that be taken back, he is a member about whom nothing was missed
+            self._note_guest(user_id)  # if the change is taken back, they are a member whose rules are known
         self.evaluator.member_changed(
             built.ordinal, user_id, was, None if now is None else now.membership, local=local, name=_name(built, now)
         )
 
     def judged(self, built: BuiltEvent, levels: PowerLevels) -> EventOutcome:
-        """Return what a live event counts, its changes of the state applied. levels: before it."""
+        """Return what a live event counts, after its changes of the state. levels: the power levels before it."""
         assert built.ordinal is not None
         if built.graph.redacted_by is not None:
-            return COUNTS_NOTHING  # its redaction came first
+            return COUNTS_NOTHING  # its redaction came before it
         event = built.event
         thread_id = self._thread_of(event)
         self._note_thread(event.event_id, thread_id)
@@ -238,7 +242,7 @@ class RoomPush:
         )
 
     def take_back(self, ordinal: int) -> None:
-        """The events after this one were taken back."""
+        """Take back the events after an ordinal."""
         self.evaluator.take_back(ordinal)
         self._marked.clear()
 
@@ -252,7 +256,7 @@ class RoomPush:
         return relation.event_id if relation.rel_type == THREAD else self._known_thread(relation.event_id) or ""
 
     def _known_thread(self, event_id: str) -> str | None:
-        """Return the thread in which an event counts; None where that is not in memory."""
+        """Return the thread in which an event counts, None if that is not in memory."""
         thread_id = self._threads.get(event_id)
         if thread_id is None and (room := self._room()) is not None:
             pending = room.built_event(event_id)
@@ -282,4 +286,4 @@ def display_name_in(content: Mapping[str, Any]) -> str:
 
 
 def _no_room() -> None:
-    """It is being read."""
+    """Return None: the room is still being read."""

@@ -1,13 +1,13 @@
-"""PURE: who is subscribed to the threads of a room in which something was said lately. Proposal: MSC4306.
+"""PURE: the subscribers of the recently used threads of a room. Proposal: MSC4306.
 
-What was read from the database and what the stream brings meet here; of both the later position counts.
+Rows come from the database and from the stream. The later position counts.
 """
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
-#: Threads of one room: one more is read again.
+#: Threads of one room. The rest are read again when they are used.
 _MAX_THREADS = 20
 
 #: user id -> (position, subscribed)
@@ -17,22 +17,22 @@ _Known: TypeAlias = dict[str, tuple[int, bool]]
 class ThreadSubscribers:
     def __init__(self) -> None:
         self._threads: OrderedDict[str, _Known] = OrderedDict()
-        self._arriving: dict[str, _Known] = {}  # what came while a thread was being read
+        self._arriving: dict[str, _Known] = {}  # rows of the stream while a thread is being read
 
     def knows(self, thread_id: str) -> bool:
-        """Return whether nothing must be read before an event of the thread is judged."""
+        """Return True if an event of the thread can be counted without reading."""
         return thread_id in self._threads
 
     def of(self, thread_id: str) -> Collection[str]:
-        """Return the subscribers; nobody where that is not known any more."""
+        """Return the subscribers, none if they are not known any more."""
         return {user_id for user_id, (_, subscribed) in self._threads.get(thread_id, {}).items() if subscribed}
 
     def begin_reading(self, thread_id: str) -> None:
-        """From now on nothing that the stream brings is lost on this thread."""
+        """Keep what the stream brings for this thread until `end_reading`."""
         self._arriving.setdefault(thread_id, {})
 
     def end_reading(self, thread_id: str, subscribers: Iterable[tuple[str, int]]) -> None:
-        """Take in (user id, position) of those whom the database named."""
+        """Set the subscribers that were read: (user id, position)."""
         arrived = self._arriving.pop(thread_id, {})
         known = self._threads.setdefault(thread_id, {})
         self._threads.move_to_end(thread_id)
@@ -44,7 +44,7 @@ class ThreadSubscribers:
             self._threads.popitem(last=False)
 
     def take(self, thread_id: str, user_id: str, position: int, *, subscribed: bool) -> None:
-        """Take in what the stream says."""
+        """Take in a row of the stream."""
         for threads in (self._threads, self._arriving):
             if (known := threads.get(thread_id)) is not None:
                 _take(known, user_id, position, subscribed=subscribed)

@@ -1,4 +1,4 @@
-"""The turn of those who work out places in a room: one after another, and only so many may wait."""
+"""Turns for finding places in a room: one task after another, with a limit on those that wait."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,13 +7,13 @@ from typing import Literal
 
 from shared.core.errors import Unavailable
 
-#: deliveries: of other servers' events, each with up to 32 MiB; who sends them keeps them and asks again.
-#: sends: of our own users' events.
+#: deliveries: of events of other servers, each with up to 32 MiB. The sender keeps them and tries again.
+#: sends: of events of our own users.
 _LIMITS = {"deliveries": 20, "sends": 500}
 
 
 class PlacementTurns:
-    """Of one room."""
+    """The turns of one room."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -21,9 +21,9 @@ class PlacementTurns:
 
     @asynccontextmanager
     async def take(self, of: Literal["deliveries", "sends"]) -> AsyncIterator[None]:
-        """Wait for the turn. Raises Unavailable when too many wait already, the one who has it included."""
+        """Wait for a turn. Raises Unavailable if too many wait already, including the one that has it."""
         if self._waiting[of] >= _LIMITS[of]:
-            raise Unavailable("Too many wait to write into this room")
+            raise Unavailable("Too many requests wait to write into this room. Try again later")
         self._waiting[of] += 1
         try:
             async with self._lock:

@@ -1,7 +1,7 @@
-"""PURE: what the new room of an upgrade takes over from the old one, and what becomes of the old one's power levels.
+"""PURE: the state that the new room of an upgrade takes over from the old one, and the old one's last power levels.
 
-Spec: client-server API, "Room Upgrades", server behaviour. Beyond the list that it recommends we copy what belongs to
-spaces, and the policy server. Pinned events name events of the old room: they stay there, as do memberships.
+Spec: client-server API, "Room Upgrades", server behaviour. Beyond its list, the state of spaces and the policy server
+are copied. Pinned events name events of the old room, so they stay there, as do memberships.
 """
 
 import math
@@ -33,9 +33,9 @@ SINGLE_TYPES = (
     "m.room.server_acl",
     "m.room.policy",
 )
-#: State with a key for each thing: it may be much, and comes afterwards.
+#: State with many keys. It may be large, and is written afterwards.
 KEYED_TYPES = ("m.space.child", "m.space.parent")
-#: Of rooms whose creators outrank all. Spec: m.room.power_levels, `events`.
+#: In rooms whose creators outrank all. Spec: m.room.power_levels, `events`.
 _CREATORS_ONLY = 150
 _RESTRICTED = 50
 _JOIN_RULES = "m.room.join_rules"
@@ -68,10 +68,10 @@ def create_content(
 def final_levels(
     version: RoomVersion, old: PowerLevels, content: Mapping[str, Any], creators: Collection[str], upgrader: str
 ) -> dict[str, Any]:
-    """Return the content of the new room's power levels as they are to be in the end.
+    """Return the content of the new room's final power levels.
 
-    old, content: those of the old room, read by its version and as they stand (empty: it has none); creators: of the
-    new room.
+    old, content: those of the old room, as read by its version and as written (empty if it has none).
+    creators: of the new room.
     """
     named = {*DEFAULT_LEVELS, "users", "events", "notifications"}
     levels: dict[str, Any] = {key: fit(value) for key, value in content.items() if key not in named}
@@ -88,20 +88,20 @@ def final_levels(
             least = max(_CREATORS_ONLY, levels["state_default"] + 1)
             levels["events"][TOMBSTONE] = _within(max(least, levels["events"].get(TOMBSTONE, 0)))
     elif old.creators:
-        # They had no number: here they have the greatest.
+        # They had no level: here they have the greatest.
         users.update(dict.fromkeys(filter(is_user_id, [*old.creators, upgrader]), highest_level(levels)))
     return levels
 
 
 def first_levels(version: RoomVersion, final: Mapping[str, Any], upgrader: str) -> Mapping[str, Any]:
-    """Return the levels under which the upgrader may write all that is copied: he sets the final ones at the end."""
+    """Return the levels under which the upgrader may write all copied state. The final ones are set at the end."""
     if version.creators_outrank_all:
         return final
     return {**final, "users": {**final["users"], upgrader: highest_level(final)}}
 
 
 def highest_level(levels: Mapping[str, Any]) -> int:
-    """Return the greatest level that anything in a power levels content needs or gives, 100 at least."""
+    """Return the greatest level in a power levels content, at least 100."""
     maps = (levels["events"], levels["users"], levels.get("notifications", {}))
     greatest: int = max(100, *(levels[name] for name in DEFAULT_LEVELS), *(n for each in maps for n in each.values()))
     return greatest
@@ -117,7 +117,8 @@ def first_drafts(
 ) -> list[Draft]:
     """Return the new room's events after m.room.create.
 
-    state: SINGLE_TYPES and the canonical alias of the old room; aliases: of this server, which point to the old room.
+    state: SINGLE_TYPES and the canonical alias of the old room.
+    aliases: of this server, which point to the old room.
     """
     drafts = [
         member_draft(upgrader, upgrader, "join", profile),
@@ -141,7 +142,7 @@ def first_drafts(
 
 
 def _join_rules(version: RoomVersion, content: dict[str, Any]) -> dict[str, Any]:
-    """Return join rules that mean something in this version, and let in nobody whom the old ones keep out."""
+    """Return join rules that this version knows, which let no user in whom the old ones keep out."""
     rule = content.get("join_rule")
     if rule == "knock_restricted" and not version.knock_restricted:
         rule = "restricted" if version.restricted else "knock"
@@ -151,7 +152,7 @@ def _join_rules(version: RoomVersion, content: dict[str, Any]) -> dict[str, Any]
 
 
 def kept_aliases(content: Mapping[str, Any], kept: Collection[str]) -> dict[str, Any]:
-    """Return a canonical alias content with only those aliases; empty when none is left."""
+    """Return a canonical alias content with only those aliases, empty if none is left."""
     alias, listed = content.get("alias"), content.get("alt_aliases")
     named: dict[str, Any] = {}
     if isinstance(alias, str) and alias in kept:
@@ -162,7 +163,7 @@ def kept_aliases(content: Mapping[str, Any], kept: Collection[str]) -> dict[str,
 
 
 def keyed_drafts(upgrader: str, state: Iterable[StateContent]) -> list[Draft]:
-    """Return the drafts of KEYED_TYPES. A child or parent without servers to ask is none: it is not copied."""
+    """Return the drafts of KEYED_TYPES. A child or parent without `via` counts as removed, and is not copied."""
     return [
         Draft(sender=upgrader, type=each.type, state_key=each.state_key, content=fit(each.content))
         for each in state
@@ -171,7 +172,7 @@ def keyed_drafts(upgrader: str, state: Iterable[StateContent]) -> list[Draft]:
 
 
 def ban_drafts(upgrader: str, bans: Mapping[str, str | None], levels: PowerLevels) -> list[Draft]:
-    """Return the bans that the upgrader may pronounce in a room with these levels. bans: user id -> reason."""
+    """Return the bans that the upgrader may set in a room with these levels. bans: user id -> reason."""
     own = levels.user_level(upgrader)
     if own < levels.ban:
         return []
@@ -194,9 +195,10 @@ def closing_drafts(
     alias_content: Mapping[str, Any],
     moved: Collection[str],
 ) -> list[Draft]:
-    """Return what closes the old room behind the tombstone, as far as the upgrader may and it is not so yet.
+    """Return the events that close the old room after the tombstone, as far as they are needed and allowed.
 
-    levels, power_content, alias_content: of the old room; moved: aliases that point to the new room now.
+    levels, power_content, alias_content: of the old room.
+    moved: aliases that point to the new room now.
     """
     drafts: list[Draft] = []
     own = levels.user_level(upgrader)
@@ -218,14 +220,14 @@ def closing_drafts(
 
 
 def muted_levels(levels: PowerLevels) -> dict[str, int]:
-    """Return the levels to raise so that ordinary members neither talk in the old room nor invite. Never lower ones."""
+    """Return the levels to raise, so that ordinary members can neither talk nor invite in the old room."""
     least = max(_RESTRICTED, levels.users_default + 1)
     now = {"events_default": levels.events_default, "invite": levels.invite}
     return {name: least for name, level in now.items() if level < least}
 
 
 def fit(value: Any) -> Any:
-    """Return a JSON value that every room version takes: numbers are integers, cut at the point, within 53 bits."""
+    """Return a JSON value that every room version accepts: numbers are truncated to integers within 53 bits."""
     if isinstance(value, dict):
         return {key: fit(each) for key, each in value.items()}
     if isinstance(value, list):

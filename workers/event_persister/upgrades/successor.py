@@ -1,8 +1,8 @@
-"""The new room of an upgrade, at the owner of its slot: made, filled and finished, as far as that is still to be done.
+"""Make, fill and finish the new room of an upgrade, at the owner of its slot.
 
-What is there already is seen in the room itself, so this may be begun again at any point. The room begins with one
-statement. Its power levels are set last, if the upgrader must have more power than he keeps: while they are not the
-final ones the room is not complete.
+The room itself shows what is done already, so this can be repeated at any point. The room begins with one statement.
+The upgrader may need more power for copying than they keep afterwards. So the final power levels are set last, and the
+room is complete with them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +36,13 @@ from workers.event_persister.room_writer import RoomWriter
 from workers.event_persister.upgrades import carried_state
 from workers.event_persister.upgrades.runs import UpgradeRuns
 
-_AT_A_TIME = 100  # events of one write: others get their turn in between
+_AT_A_TIME = 100  # events of one write, so that others get their turn in between
 _MAX_KEYED = 5000  # of a space's rooms
 _MAX_BANS = 20_000
 
 
 class UpgradeSuccessor:
-    """copies_bans: whether those who are banned from the old room are banned from the new one too.
+    """copies_bans: True if users who are banned from the old room are banned from the new one too.
 
     room_numbers: of the sequence `room_nids`.
     """
@@ -116,7 +116,7 @@ class UpgradeSuccessor:
         await self._writer.write_new_room(room, create_nid, drafts, new_room)
 
     async def _write_missing(self, room_id: str, drafts: Sequence[Draft]) -> None:
-        """Write what the room does not have yet, a part at a time."""
+        """Write the drafts that the room lacks, a part at a time."""
 
         async def write(room: LiveRoom) -> bool:
             missing = list(islice((draft for draft in drafts if _lacks(room, draft)), _AT_A_TIME))
@@ -155,7 +155,7 @@ class UpgradeSuccessor:
 
 
 def _levels_event(create: Event, content: Mapping[str, object]) -> Event:
-    """Return these power levels as what the rules of a room read."""
+    """Return these power levels as an event that the rules can read."""
     return stub(create.room_id, "$levels", create.sender, carried_state.POWER_LEVELS, content)
 
 
@@ -164,5 +164,5 @@ def _lacks(room: LiveRoom, draft: Draft) -> bool:
     entry = room.state.entry(draft.type, draft.state_key)
     if entry is None:
         return True
-    # Somebody may have been invited, or have joined, before his ban came over; those who left stay unbanned then.
+    # A user may have joined, or been invited, before the ban was copied. Users who left stay unbanned then.
     return draft.type == MEMBER and entry.membership in ("join", "invite", "knock")

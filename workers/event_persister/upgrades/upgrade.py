@@ -1,9 +1,9 @@
-"""POST /rooms/{roomId}/upgrade: a room is replaced by a new one of another version.
+"""POST /rooms/{roomId}/upgrade: replace a room by a new one of another version.
 
-Two steps, either of which can be begun again: the new room, complete, at the owner of its slot
-(`successor.py`); then, at the owner of the old room, its names move over and the tombstone is sent. A row
-that is written first says which room the new one is (`shared/storage/rooms/upgrades.py`). A client that asks again, and
-a job of the background workers, go on with what a dead process left.
+There are two steps, and each can be repeated. First the owner of the new room's slot makes the whole new room
+(`successor.py`). Then the owner of the old room moves its names and sends the tombstone. A row that is written first
+says which room the new one is (`shared/storage/rooms/upgrades.py`). If a process dies, a client's next request or a
+background job continues.
 Spec: client-server API, "Room Upgrades".
 """
 
@@ -96,7 +96,7 @@ class Upgrades:
     async def _begin(self, room: LiveRoom, user_id: str, version: RoomVersion, creators: list[str]) -> RoomUpgrade:
         """Return the upgrade that is under way, was asked for before, or is begun now."""
         self._check_may_upgrade(room, user_id)
-        await room.finish_writes()  # what was answered belongs into the new room
+        await room.finish_writes()  # events that clients have ids of belong into the new room
         known = await get_room_upgrade(self._database, room.room_id)
         if known is not None and not known.ended:
             return _joined(known, version)
@@ -125,10 +125,10 @@ class Upgrades:
         )
         if await begin_upgrade(self._write, upgrade):
             return upgrade
-        return _joined(await get_room_upgrade(self._database, room.room_id), version)  # somebody was faster
+        return _joined(await get_room_upgrade(self._database, room.room_id), version)  # another request was faster
 
     async def _carry_out(self, room_id: str) -> None:
-        """Do what is left of the room's upgrade. Raises what makes it impossible: then it is forgotten."""
+        """Do the rest of the room's upgrade. An upgrade that turns out impossible is dropped, and its error raised."""
         upgrade = await get_room_upgrade(self._database, room_id)
         if upgrade is None or upgrade.ended:
             return
@@ -146,12 +146,12 @@ class Upgrades:
         await end_upgrade(self._write, upgrade)
 
     async def _replace(self, room: LiveRoom, upgrade: RoomUpgrade) -> None:
-        """Complete the new room, and close the old one. What of it was done already stays as it is."""
+        """Complete the new room, and close the old one. Parts that are done already stay as they are."""
         upgrader = upgrade.upgrader
         tombstone = await self._content(room, carried_state.TOMBSTONE)
         is_closed = tombstone.get("replacement_room") == upgrade.new_room_id
         if is_closed and room.state.membership(upgrader) != "join":
-            return  # he sent it, and left: nobody is there for the rest
+            return  # the upgrader sent the tombstone and left, so the rest cannot be done
         if not is_closed:
             self._check_may_upgrade(room, upgrader)
             await self._complete_successor(upgrade.new_room_id)
@@ -178,32 +178,32 @@ class Upgrades:
         except RemoteServerError as error:
             raise Unavailable("The new room is not complete yet") from error
         if answer.refused is not None:
-            raise MatrixError("M_INVALID_ROOM_STATE", f"The new room cannot be: {answer.refused}", 400)
+            raise MatrixError("M_INVALID_ROOM_STATE", f"The new room cannot be created: {answer.refused}", 400)
 
     def _check_may_upgrade(self, room: LiveRoom, user_id: str) -> None:
-        """Raise M_FORBIDDEN. Spec: whoever may send the tombstone."""
+        """Raise M_FORBIDDEN unless the user may send the tombstone, as the spec has it."""
         self._changes.check_member(room, user_id)
         levels = room.state.power_levels
         if levels.user_level(user_id) < levels.event_level(carried_state.TOMBSTONE, is_state=True):
             raise forbidden("Your power level is too low to upgrade this room")
 
     async def _content(self, room: LiveRoom, kind: str) -> Mapping[str, Any]:
-        """Return the content of a state event with an empty key; empty where there is none."""
+        """Return the content of a state event with an empty key, empty if there is none."""
         entry = room.state.entry(kind)
         return {} if entry is None else (await self._writer.state_event(room, entry)).content
 
 
 def _joined(known: RoomUpgrade | None, version: RoomVersion) -> RoomUpgrade:
-    """Return the upgrade that is under way, for whoever wants the same version. Raises M_FORBIDDEN, Unavailable."""
+    """Return the upgrade that is under way if it is to this version. Raises M_FORBIDDEN, Unavailable."""
     if known is None:
-        raise Unavailable("An upgrade of this room has just failed")
+        raise Unavailable("An upgrade of this room has just failed. Try again")
     if known.new_version != version.name:
-        raise forbidden("This room is being upgraded to another version just now")
+        raise forbidden("This room is being upgraded to another version")
     return known
 
 
 def _asks_for(known: RoomUpgrade, user_id: str, version: RoomVersion, creators: list[str]) -> bool:
-    """Return whether this is what an upgrade was asked for."""
+    """Return True if a request is for this upgrade."""
     if (known.upgrader, known.new_version) != (user_id, version.name):
         return False
     create = event_from_storage(version, known.create_event, known.create_event_id)

@@ -1,7 +1,7 @@
-"""What clients may not send although the rules of the room would let it: messages that show nothing, levels as strings,
-a reaction twice, a thread in a thread.
+"""Events that clients may not send although the room's rules allow them.
 
-Only what our own clients send is held to this; other servers' events are not. Spec: client-server API, "Instant
+These are messages without text, power levels that are strings, repeated reactions, and threads in threads. Only events
+of our own clients are checked, not those of other servers. Spec: client-server API, "Instant
 Messaging", "Event annotations and reactions", "Threading"; server-server API, "Definitions" (power levels).
 """
 
@@ -32,7 +32,7 @@ def check_content(event_type: str, content: Mapping[str, Any]) -> None:
         maps = [levels for name in _LEVEL_MAPS if isinstance(levels := content.get(name), dict)]
         values = [*(content.get(name) for name in DEFAULT_LEVELS), *(level for each in maps for level in each.values())]
         if any(isinstance(value, str) for value in values):
-            raise bad_json("Power levels are integers")
+            raise bad_json("Power levels must be integers")
 
 
 def check_state(room: LiveRoom, sender: str, event_type: str, content: Mapping[str, Any]) -> None:
@@ -84,14 +84,14 @@ class RelationRefusals:
     async def check(
         self, room: LiveRoom, sender: str, event_type: str, content: Mapping[str, Any], key: bytes | None
     ) -> str | None:
-        """Return None where the event may be sent, and the answer of the same transaction where that was longer ago.
+        """Return None if the event may be sent, or the event id if the same transaction has sent it long ago.
 
-        key: of the transaction. Raises M_DUPLICATE_ANNOTATION, and M_UNKNOWN for a thread whose root relates to
-        something. Usual messages relate to nothing, and cost nothing here.
+        key: of the transaction. Usual messages relate to no event, and cost nothing here.
+        Raises M_DUPLICATE_ANNOTATION, and M_UNKNOWN for a thread whose root relates to another event.
         """
         relation = relation_of(content)
         if relation is None or room.state.membership(sender) != "join":
-            return None  # a stranger learns nothing: the room's rules refuse him
+            return None  # the room's rules refuse users who are not joined, and tell them nothing
         if relation.rel_type == THREAD:
             root = await get_event_by_id(self._database, room.room_nid, relation.event_id)
             if root is not None and root.redacted_by is None and relation_of_json(root.json) is not None:
@@ -104,13 +104,13 @@ class RelationRefusals:
             if mark in stored or _is_under_way(room, sender, event_type, relation.event_id, mark):
                 answer = None if key is None else await get_transaction(self._database, room.room_nid, key)
                 if answer is None:
-                    raise MatrixError("M_DUPLICATE_ANNOTATION", "You have reacted so already", 400)
+                    raise MatrixError("M_DUPLICATE_ANNOTATION", "You have sent this reaction already", 400)
                 return answer
         return None
 
 
 def _is_under_way(room: LiveRoom, sender: str, event_type: str, event_id: str, mark: str) -> bool:
-    """Return whether the same annotation is being stored at this moment."""
+    """Return True if the same annotation is being stored at this moment."""
     for write in room.writes:
         for built in write.built:
             event = built.event

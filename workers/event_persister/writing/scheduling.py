@@ -24,7 +24,7 @@ from shared.storage.events.delayed import schedule
 DELAY = "org.matrix.msc4140.delay"
 STICKY_DURATION = "org.matrix.msc4354.sticky_duration_ms"
 _MAX_CONTENT_BYTES = 65_536  # what an event may have
-_ID_BYTES = 24  # cannot be guessed: whoever has the id may act on the event
+_ID_BYTES = 24  # cannot be guessed: all who have the id may act on the event
 
 
 class ScheduleBody(msgspec.Struct):

@@ -147,7 +147,7 @@ class Placing:
         event = candidate.event
         head = room.state.head
         before = await self._state_before(room, candidate, known)
-        verdict, auth_nids, levels = await self._judge(room, candidate, before, known)
+        verdict, auth_nids, levels = await self._check(room, candidate, before, known)
         if verdict.outcome is Outcome.DROP or (candidate.draft is not None and not verdict.passed):
             return Placed(verdict)
         former = known.get(event.event_id)
@@ -167,7 +167,17 @@ class Placing:
             if room.state.head is not head:
                 raise RoomChanged
             graph = replace(graph, brought=brought) if brought else graph
-            built = self._live(room, candidate, nid, before, auth_nids, graph, after, target, known)
+            built = self._live(
+                room,
+                candidate,
+                nid=nid,
+                before=before,
+                auth_nids=auth_nids,
+                graph=graph,
+                after=after,
+                target=target,
+                known=known,
+            )
             while (lacking := room.state.push.lacking_for(built)) is not None:
                 await self._push_rules.load(room, lacking)
                 if room.state.head is not head:
@@ -221,7 +231,7 @@ class Placing:
 
     # -- checks 4 to 7
 
-    async def _judge(
+    async def _check(
         self, room: LiveRoom, candidate: Candidate, before: _Before, known: KnownEvents
     ) -> tuple[Verdict, list[int], PowerLevels]:
         """Return the verdict, the numbers of the auth events, and the power levels at the event."""
@@ -321,6 +331,7 @@ class Placing:
         self,
         room: LiveRoom,
         candidate: Candidate,
+        *,
         nid: int,
         before: _Before,
         auth_nids: Sequence[int],

@@ -28,7 +28,7 @@ _MIN_REACH = 4
 
 
 class NotAtHand(Exception):
-    """An event must be loaded, or the run is too long for this place. It goes on in another one."""
+    """An event must be loaded, or the run is too long for this place. It continues in another one."""
 
 
 class TooMuch(Unavailable):

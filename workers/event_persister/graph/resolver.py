@@ -119,7 +119,7 @@ def _run_and_release(run: Callable[[], Resolution], events: RoomEvents) -> Resol
     try:
         result = run()
     except NotAtHand:
-        raise  # it goes on in another place with the events that it has
+        raise  # it continues in another place with the events that it has
     except Exception as error:
         traceback.clear_frames(error.__traceback__)
         events.release()

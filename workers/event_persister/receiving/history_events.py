@@ -50,7 +50,7 @@ class PlacedHistory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
+class _Checked:
     """An event of history that was checked.
 
     before: the state before the event, None if unknown.
@@ -79,13 +79,13 @@ class _Chunk:
     """The events of one chunk that are not being written yet."""
 
     def __init__(self) -> None:
-        self.judged: list[_Judged] = []
+        self.checked: list[_Checked] = []
         self.after: dict[str, Branch] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._keys: dict[int, StateKey] = {}
 
-    def add(self, one: _Judged) -> None:
-        self.judged.append(one)
+    def add(self, one: _Checked) -> None:
+        self.checked.append(one)
         if one.event.state_key is not None:
             self._keys[one.nid] = (one.event.type, one.event.state_key)
         if one.snapshot is not None:
@@ -100,7 +100,7 @@ class _Chunk:
         """Return the snapshot for an event whose only previous event is an accepted state event of this chunk."""
         if len(event.prev_event_ids) != 1:
             return None
-        previous = next((one for one in self.judged if one.event.event_id == event.prev_event_ids[0]), None)
+        previous = next((one for one in self.checked if one.event.event_id == event.prev_event_ids[0]), None)
         if previous is None or previous.before is None or previous.before.snapshot_nid is None:
             return None
         key = self._keys.get(previous.nid)
@@ -151,25 +151,25 @@ class HistoryPlacing:
                     if absent:
                         placed.answers[event.event_id] = Received("missing", "auth events are missing", absent)
                         continue
-                    one = await self._judge(room, event, state_before, known, chunk)
+                    one = await self._check(room, event, state_before, known, chunk)
                     chunk.add(one)
                     known.propose(one.known, one.awaited)
-                if chunk.judged:
-                    write = await self._write(room, anchor, gaps, chunk.judged, known)
+                if chunk.checked:
+                    write = await self._write(room, anchor, gaps, chunk.checked, known)
                     placed.gaps = write.built[-1].graph.gaps
-                    placed.writes.update((one.event.event_id, (one.verdict, write)) for one in chunk.judged)
+                    placed.writes.update((one.event.event_id, (one.verdict, write)) for one in chunk.checked)
         finally:
             known.forget_proposed()
         return placed
 
-    async def _judge(
+    async def _check(
         self,
         room: LiveRoom,
         event: Event,
         state_before: Sequence[str] | None,
         known: KnownEvents,
         chunk: _Chunk,
-    ) -> _Judged:
+    ) -> _Checked:
         await self._numbers.reserve(1)
         former = known.get(event.event_id)
         nid = former.event_nid if former is not None else self._numbers.take()
@@ -187,7 +187,7 @@ class HistoryPlacing:
             before = Branch(before.overlay, nid)
         target, awaited = await known.redacted_by(event, levels) if verdict.passed else (None, None)
         redacts = None if target is None else target.event_nid
-        return _Judged(
+        return _Checked(
             event=event,
             nid=nid,
             auth_nids=auth_nids,
@@ -248,22 +248,22 @@ class HistoryPlacing:
         room: LiveRoom,
         anchor: int,
         gaps: Mapping[int, Sequence[str]],
-        judged: Sequence[_Judged],
+        checked: Sequence[_Checked],
         known: KnownEvents,
     ) -> Write:
         head = room.state.head
         last_back = await get_last_back(self._database, room.room_nid, anchor)
-        ends = await self._ends(room, gaps[anchor], judged, known)
+        ends = await self._ends(room, gaps[anchor], checked, known)
         if room.state.head is not head:
             raise RoomChanged
-        shown = sum(one.verdict.passed for one in judged)
+        shown = sum(one.verdict.passed for one in checked)
         built: list[BuiltEvent] = []
-        for one in judged:
+        for one in checked:
             back = None
             if one.verdict.passed:
                 back = last_back + shown  # the earliest lies furthest back
                 shown -= 1
-            now_missing = _missing_now(anchor, gaps, judged, known) if one is judged[-1] else {}
+            now_missing = _missing_now(anchor, gaps, checked, known) if one is checked[-1] else {}
             built.append(self._built(one, ends, (anchor, back), now_missing, known))
         write = placed_write(room, built)
         room.take(write)
@@ -272,7 +272,7 @@ class HistoryPlacing:
         return write
 
     async def _ends(
-        self, room: LiveRoom, missing: Sequence[str], judged: Sequence[_Judged], known: KnownEvents
+        self, room: LiveRoom, missing: Sequence[str], checked: Sequence[_Checked], known: KnownEvents
     ) -> Head:
         """Return the room's head without the extremities that accepted history follows, since live events follow it.
 
@@ -280,7 +280,7 @@ class HistoryPlacing:
         names all extremities and so ends them.
         """
         head, reached, followed = room.state.head, set(missing), set[str]()
-        for one in reversed(judged):
+        for one in reversed(checked):
             if one.event.event_id in reached:
                 reached.update(one.event.prev_event_ids)
                 followed.update(one.event.prev_event_ids if one.verdict.passed else ())
@@ -294,7 +294,7 @@ class HistoryPlacing:
 
     def _built(
         self,
-        one: _Judged,
+        one: _Checked,
         head: Head,
         place: tuple[int, int | None],
         gaps: Mapping[int, Sequence[str]],
@@ -330,11 +330,11 @@ class HistoryPlacing:
 
 
 def _missing_now(
-    anchor: int, gaps: Mapping[int, Sequence[str]], judged: Sequence[_Judged], known: KnownEvents
+    anchor: int, gaps: Mapping[int, Sequence[str]], checked: Sequence[_Checked], known: KnownEvents
 ) -> dict[int, list[str]]:
     """Return the ids that the gaps lack once these events are stored: of this gap the ids that they name too."""
-    here = {one.event.event_id for one in judged}
-    named = sorted({event_id for one in judged for event_id in one.event.prev_event_ids})
+    here = {one.event.event_id for one in checked}
+    named = sorted({event_id for one in checked for event_id in one.event.prev_event_ids})
     missing = {anchor: known.without_place([*gaps[anchor], *named])}
     others = {at: ids for at, ids in gaps.items() if at != anchor and not here.isdisjoint(ids)}
     missing.update((at, known.without_place(ids)) for at, ids in others.items())

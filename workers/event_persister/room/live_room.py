@@ -110,7 +110,7 @@ class LiveRoom:
         self._wait_for(write)
 
     def take(self, write: Write) -> None:
-        """Let events take the places that were worked out for them, on the head as it is now. Raises RoomLost."""
+        """Let events take the places that were found for them, on the head as it is now. Raises RoomLost."""
         if self.lost:
             raise RoomLost("The room is moving")
         write.built = [self.state.advance(built) for built in write.built]
@@ -195,7 +195,7 @@ class LiveRoom:
 
 
 def placed_write(room: LiveRoom, built: list[BuiltEvent], key: bytes | None = None) -> Write:
-    """Return the write of events whose places were worked out for them. It cannot be built again."""
+    """Return the write of events whose places were found for them. It cannot be built again."""
     done = asyncio.get_running_loop().create_future()
     return Write(room=room, drafts=(), event_nids=(), done=done, key=key, built=built)
 

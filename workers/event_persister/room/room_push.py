@@ -214,7 +214,7 @@ class RoomPush:
             built.ordinal, user_id, was, None if now is None else now.membership, local=local, name=_name(built, now)
         )
 
-    def judged(self, built: BuiltEvent, levels: PowerLevels) -> EventOutcome:
+    def count(self, built: BuiltEvent, levels: PowerLevels) -> EventOutcome:
         """Return what a live event counts, after its changes of the state. levels: the power levels before it."""
         assert built.ordinal is not None
         if built.graph.redacted_by is not None:
@@ -222,9 +222,11 @@ class RoomPush:
         event = built.event
         thread_id = self._thread_of(event)
         self._note_thread(event.event_id, thread_id)
-        judged = PushEvent(event.pdu, self.evaluator.room_id, self.evaluator.joined, levels, in_thread=bool(thread_id))
+        push_event = PushEvent(
+            event.pdu, self.evaluator.room_id, self.evaluator.joined, levels, in_thread=bool(thread_id)
+        )
         subscribers = self._subscribers.of(thread_id) if self._subscribers is not None and thread_id else ()
-        outcome = self.evaluator.evaluate(built.ordinal, judged, thread_id, self._local_membership, subscribers)
+        outcome = self.evaluator.evaluate(built.ordinal, push_event, thread_id, self._local_membership, subscribers)
         if outcome.groups or outcome.users:
             self._marked.clear()
         mark = (event.sender, thread_id)

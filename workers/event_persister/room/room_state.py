@@ -296,7 +296,7 @@ class RoomState:
             self._changes.note(built.ordinal, change)
         if levels is None:
             return built
-        outcome = self.push.judged(built, levels)
+        outcome = self.push.count(built, levels)
         if outcome is not COUNTS_NOTHING:
             built = self._pending_built[built.event.event_id] = built.counting(outcome)
         return built

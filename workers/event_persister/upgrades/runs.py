@@ -19,7 +19,7 @@ class UpgradeRuns:
     async def run(self, key: str, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return the result of the run of this key, or raise its error. Begin a run if none is under way.
 
-        The run goes on if the caller is cancelled. Raises Unavailable if too many are under way.
+        The run continues if the caller is cancelled. Raises Unavailable if too many are under way.
         """
         task = self._runs.get(key)
         if task is None:

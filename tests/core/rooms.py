@@ -25,7 +25,7 @@ def versions_where(**flags: bool) -> list[str]:
 
 
 class Room:
-    """The room's present state, with Alice as its creator, joined."""
+    """The room's current state. Alice, its creator, is joined."""
 
     def __init__(self, version_name: str, create_content: Mapping[str, Any] | None = None) -> None:
         self.version: RoomVersion = ROOM_VERSIONS[version_name]
@@ -52,7 +52,7 @@ class Room:
         server_name: str | None = None,
         signing_key: SigningKey = KEY,
     ) -> Event:
-        """Return an event after the room's newest, with the auth events that it should have; not added."""
+        """Return an event after the room's newest one, with the right auth events. It is not added to the room."""
         auth_types = auth_types_for(self.version, type=event_type, sender=sender, state_key=state_key, content=content)
         auth = [self.state[key] for key in auth_types if key in self.state]
         previous = self.events[-1:] if prev is None else list(prev)
@@ -83,20 +83,20 @@ class Room:
         return event
 
     def force(self, *args: Any, **kwargs: Any) -> Event:
-        """Make an event and apply it without asking the rules."""
+        """Make an event and apply it without checking the rules."""
         event = self.make(*args, **kwargs)
         self._store(event)
         return event
 
     def member(self, user_id: str, membership: str) -> Event:
-        """Put a user's membership into the state, whatever the rules say."""
+        """Put a user's membership into the state, whether or not the rules allow it."""
         return self.force("m.room.member", user_id, {"membership": membership}, user_id)
 
     def join_rule(self, rule: str) -> Event:
         return self.force("m.room.join_rules", ALICE, {"join_rule": rule}, "")
 
     def power_levels(self, **content: Any) -> Event:
-        """Put power levels into the state; without `users` Alice has 100 where the version lets her be named."""
+        """Put power levels into the state. Without `users`, Alice has 100 if the version lets her be named."""
         if "users" not in content:
             content["users"] = {} if self.version.creators_outrank_all else {ALICE: 100}
         return self.force("m.room.power_levels", ALICE, content, "")

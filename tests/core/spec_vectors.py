@@ -1,6 +1,6 @@
-"""Assertable examples of the Matrix specification v1.19, as data: `tests/vectors/matrix_spec.json`.
+"""Examples of the Matrix specification v1.19, as data for assertions: `tests/vectors/matrix_spec.json`.
 
-`derived: false` marks numbers that stand in the spec itself; the others were worked out from its rules.
+`derived: false` marks numbers that are in the spec itself. The others were derived from its rules.
 """
 
 import json

@@ -16,12 +16,12 @@ from tests.core.spec_vectors import VECTORS
 
 @given(json_values.any_values)
 @settings(max_examples=400)
-def test_equals_the_reference(value: Any) -> None:
+def test_encoding_equals_the_reference(value: Any) -> None:
     assert cj.encode_canonical(value) == canonicaljson.encode_canonical_json(value)
 
 
 @given(json_values.strict_values)
-def test_equals_the_reference_without_looking_for_floats(value: Any) -> None:
+def test_encoding_without_float_search_equals_the_reference(value: Any) -> None:
     cj.check_strict_numbers(value)
     assert cj.encode_canonical(value, may_hold_floats=False) == canonicaljson.encode_canonical_json(value)
 
@@ -37,14 +37,14 @@ def _deep(levels: int) -> Any:
     "value",
     [1e-7, 1e-10, 1e22, -0.0, 2**64, -(2**63) - 1, 10**40, _deep(300), {"￿": 1, "\U0001f600": 2, "": 3}, (1, "a")],
 )
-def test_where_orjson_alone_would_differ(value: Any) -> None:
+def test_values_that_orjson_alone_encodes_differently(value: Any) -> None:
     assert cj.encode_canonical(value) == canonicaljson.encode_canonical_json(value)
 
 
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, -math.inf, "\ud800", {"\ud800": 1}, object(), {1, 2}, _deep(5000)]
 )
-def test_what_has_no_canonical_form(value: Any) -> None:
+def test_values_without_canonical_form_are_refused(value: Any) -> None:
     with pytest.raises(EventFormatError):
         cj.encode_canonical({"a": value})
 
@@ -52,8 +52,8 @@ def test_what_has_no_canonical_form(value: Any) -> None:
 @pytest.mark.parametrize("case", VECTORS["canonical_json"]["cases"])
 def test_examples_of_the_spec(case: dict[str, str]) -> None:
     if "1e10" in case["in_json_text"]:
-        # Floats have no agreed form: rooms up to version 5 live with the reference's, "10000000000.0"; later ones
-        # refuse them.
+        # Floats have no agreed form. Rooms up to version 5 use the reference's form, "10000000000.0"; later versions
+        # refuse floats.
         with pytest.raises(EventFormatError):
             cj.check_strict_numbers(cj.decode_json(case["in_json_text"]))
         return
@@ -61,11 +61,11 @@ def test_examples_of_the_spec(case: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("case", VECTORS["canonical_json_escapes"]["cases"])
-def test_escapes(case: dict[str, Any]) -> None:
+def test_escapes_are_those_of_the_spec(case: dict[str, Any]) -> None:
     assert cj.encode_canonical("".join(map(chr, case["in_codepoints"]))).decode() == case["out"]
 
 
-def test_strict_numbers() -> None:
+def test_strict_numbers_are_integers_within_53_bits() -> None:
     limits = VECTORS["canonical_json_strict_limits"]
     for number in limits["accept_ints"]:
         cj.check_strict_numbers({"a": [number]})
@@ -93,7 +93,7 @@ def test_strict_numbers() -> None:
         (b"[" * 100_000 + b"]" * 100_000, "M_BAD_JSON"),
     ],
 )
-def test_bad_bodies(decode: Any, raw: bytes, errcode: str) -> None:
+def test_bad_bodies_raise_matrix_errors(decode: Any, raw: bytes, errcode: str) -> None:
     with pytest.raises(MatrixError) as caught:
         decode(raw)
     assert (caught.value.errcode, caught.value.status) == (errcode, 400)
@@ -109,7 +109,7 @@ def test_big_integers_survive_exact_decoding_only() -> None:
     assert isinstance(cj.decode_json(b"18446744073709551616"), float)
 
 
-def test_base64() -> None:
+def test_base64_round_trip() -> None:
     for case in VECTORS["unpadded_base64"]["cases"]:
         assert cj.encode_unpadded(case["in_utf8"].encode()) == case["out"]
         assert cj.decode_unpadded(case["out"]) == case["in_utf8"].encode()
@@ -122,6 +122,6 @@ def test_base64() -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "é", "a b=", "!!!!", "AAAAA"])
-def test_bad_base64(text: str) -> None:
+def test_bad_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         cj.decode_unpadded(text)

@@ -46,7 +46,7 @@ def test_joined_bytes_equal_a_plain_build(
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_redacts_stands_at_both_places(name: str) -> None:
+def test_redacts_is_in_both_places(name: str) -> None:
     room = _rooms[name]
     event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts="$t:d")
     body = json.loads(client_body(event, room.version))
@@ -55,14 +55,14 @@ def test_redacts_stands_at_both_places(name: str) -> None:
     assert body == json.loads(json.dumps(client_fields(event, room.version)))
 
 
-def test_huge_integers_of_old_rooms() -> None:
+def test_huge_integers_of_old_rooms_are_kept() -> None:
     room = _rooms["1"]
     event = room.make("m.any", ALICE, {"n": 2**70})
     assert json.loads(client_body(event, ROOM_VERSIONS["1"]))["content"] == {"n": 2**70}
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_what_a_redaction_leaves(name: str) -> None:
+def test_redaction_leaves_the_keys_of_the_version(name: str) -> None:
     room = _rooms[name]
     member = room.make("m.room.member", ALICE, {"membership": "join", "displayname": "A"}, ALICE)
     assert redacted_fields(client_fields(member, room.version), room.version) == {
@@ -74,7 +74,7 @@ def test_what_a_redaction_leaves(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_redacts_of_a_redacted_redaction_stands_at_both_places_or_at_none(name: str) -> None:
+def test_redacts_of_a_redacted_redaction_is_in_both_places_or_in_none(name: str) -> None:
     room = _rooms[name]
     event = room.make("m.room.redaction", ALICE, {"reason": "r"}, redacts="$t:d")
     left = redacted_fields(client_fields(event, room.version), room.version)

@@ -16,7 +16,7 @@ WHOLE, REDACTED, HIDDEN = ShownForm.WHOLE, ShownForm.REDACTED, ShownForm.HIDDEN
         ("shared", "join", True, True, WHOLE),
         ("joined", "join", True, False, WHOLE),
         ("world_readable", "join", True, False, WHOLE),
-        # joined between the event and the erasure: had it in sight
+        # joined between the event and the erasure, so the event was visible
         ("shared", None, True, True, WHOLE),
         ("invited", "invite", True, True, WHOLE),
         ("world_readable", "leave", True, True, WHOLE),
@@ -28,14 +28,14 @@ WHOLE, REDACTED, HIDDEN = ShownForm.WHOLE, ShownForm.REDACTED, ShownForm.HIDDEN
         # never joined
         ("world_readable", None, False, False, REDACTED),
         ("invited", "invite", False, False, REDACTED),
-        # not theirs to see in the first place
+        # never visible to them
         ("shared", None, False, False, HIDDEN),
         ("joined", None, True, True, HIDDEN),
         ("joined", "invite", True, True, HIDDEN),
         ("invited", None, True, True, HIDDEN),
     ],
 )
-def test_events_of_erased_senders(
+def test_form_of_events_of_erased_senders(
     visibility: str, membership: str | None, joined_since: bool, joined_before_erasure: bool, form: ShownForm
 ) -> None:
     def shown(sender_erased: bool) -> ShownForm:
@@ -51,13 +51,13 @@ def test_events_of_erased_senders(
     assert shown(False) is (HIDDEN if form is HIDDEN else WHOLE)
 
 
-def test_ones_own_join_is_whole() -> None:
-    """The viewer's own events are not those of the erased; but an invite that he joined after is the sender's."""
+def test_own_join_is_shown_whole() -> None:
+    """The viewer's own events are not those of the erased sender, but an invite before their join is the sender's."""
     assert shown_form("joined", None, True, sender_erased=True, membership_after="join") is WHOLE
     assert shown_form("invited", None, True, sender_erased=True, membership_after="invite") is REDACTED
 
 
-def test_erasure_hides_nothing_and_shows_nothing_new() -> None:
+def test_erasure_neither_hides_nor_reveals_events() -> None:
     for visibility, membership, since, before, erased, after in product(
         ("world_readable", "shared", "invited", "joined", "odd"),
         (None, "join", "invite", "leave", "ban", "knock"),

@@ -1,7 +1,7 @@
-"""What surrounds the authorization rules: which auth events an event names, which redactions take effect, odd content.
+"""The surroundings of the authorization rules: selection of auth events, redactions that take effect, odd content.
 
-The rules themselves: tests/core/auth_rules. Spec: server-server API, "Auth events selection"; rooms/v3, "Handling
-redactions".
+The rules themselves are tested in tests/core/auth_rules. Spec: server-server API, "Auth events selection"; rooms/v3,
+"Handling redactions".
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def membership(value: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_selection(name: str) -> None:
+def test_auth_event_selection(name: str) -> None:
     version = ROOM_VERSIONS[name]
     create = [("m.room.create", "")] if version.create_in_auth_events else []
     common = [*create, ("m.room.power_levels", "")]
@@ -45,8 +45,12 @@ def test_selection(name: str) -> None:
     assert selected("m.room.member", BOB, membership("ban")) == [*common, alice, bob]
     signed = {"signed": {"token": "t"}}
     assert selected("m.room.member", BOB, membership("invite", third_party_invite=signed)) == [
-        *common, alice, bob, rules, ("m.room.third_party_invite", "t")
-    ]  # fmt: skip
+        *common,
+        alice,
+        bob,
+        rules,
+        ("m.room.third_party_invite", "t"),
+    ]
     join = membership("join", join_authorised_via_users_server=CAROL)
     authoriser = [("m.room.member", CAROL)] if version.restricted else []
     assert selected("m.room.member", ALICE, join) == [*common, alice, rules, *authoriser]
@@ -85,7 +89,7 @@ def test_the_redact_level_is_enough(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", versions_where(redaction_rule=True))
-def test_redactions_that_the_rules_have_judged(name: str) -> None:
+def test_redaction_accepted_by_the_auth_rule_takes_effect(name: str) -> None:
     room = Room(name)
     target, other = room.add("m.room.message", ALICE, {}), room.add("m.room.message", ALICE, {})
     redaction = room.add("m.room.redaction", ALICE, {}, redacts=target.event_id)
@@ -95,8 +99,8 @@ def test_redactions_that_the_rules_have_judged(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_so_many_keys_of_a_third_party_invite_are_tried(name: str) -> None:
-    """The spec has no limit; ours keeps an event of 64 KiB from costing seconds."""
+def test_limit_on_keys_tried_for_a_third_party_invite(name: str) -> None:
+    """The spec has no limit. This server's limit keeps an event of 64 KiB from costing seconds."""
     right, wrong = generate_signing_key(b"i" * 32, "0"), generate_signing_key(b"o" * 32, "0")
     signed = sign_json({"mxid": BOB, "token": "t"}, "id.example", right)
     for others, allowed in ((63, True), (64, False)):
@@ -131,9 +135,16 @@ _odd_contents = st.fixed_dictionaries(
     },
 )
 _odd_types = st.sampled_from(
-    ["m.room.member", "m.room.power_levels", "m.room.third_party_invite", "m.room.redaction", "m.room.create",
-     "m.room.aliases", "m.room.join_rules"]
-)  # fmt: skip
+    [
+        "m.room.member",
+        "m.room.power_levels",
+        "m.room.third_party_invite",
+        "m.room.redaction",
+        "m.room.create",
+        "m.room.aliases",
+        "m.room.join_rules",
+    ]
+)
 _rooms = {name: Room(name) for name in VERSIONS}
 
 
@@ -146,10 +157,10 @@ _rooms = {name: Room(name) for name in VERSIONS}
     st.tuples(_odd_types, st.sampled_from([ALICE, BOB]), _odd_contents, st.sampled_from([None, "", ALICE, BOB])),
 )
 @settings(max_examples=300)
-def test_odd_content_breaks_rules_and_nothing_else(
+def test_odd_content_raises_only_auth_rule_violations(
     name: str, odd_state: list[tuple[str, str, dict[str, Any], str]], last: tuple[str, str, dict[str, Any], str | None]
 ) -> None:
-    """D217: nothing in a content may be trusted to have its type, neither in the event nor in the room's state."""
+    """D217: a value in a content may have any type, in the event and in the room's state."""
     room = _rooms[name]
     state = dict(room.state)
     for event_type, sender, content, state_key in odd_state:
@@ -161,7 +172,7 @@ def test_odd_content_breaks_rules_and_nothing_else(
 
 
 def _made(room: Room, *odd: Any) -> Event:
-    """Return the event; where its form alone is wrong already ("redacts" that is no event id), try another example."""
+    """Return the event, or another example if its form alone is wrong already ("redacts" that is not an event id)."""
     try:
         return room.make(*odd)
     except MatrixError:

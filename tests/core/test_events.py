@@ -59,7 +59,7 @@ def _build(version_name: str, content: dict[str, Any] | None = None, **changes: 
     [("5", case) for case in VECTORS["event_signing"]["cases"]]
     + [("11", case) for case in VECTORS["event_signing_v11"]["cases"]],
 )
-def test_event_signatures(version_name: str, case: dict[str, Any]) -> None:
+def test_event_signatures_of_the_spec(version_name: str, case: dict[str, Any]) -> None:
     version = ROOM_VERSIONS[version_name]
     hashed = case["in"] | {"hashes": {"sha256": encode_unpadded(content_hash(case["in"]))}}
     signed = sign_pdu(version, hashed, "domain", _SPEC_KEY)
@@ -72,7 +72,7 @@ def test_event_signatures(version_name: str, case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", VECTORS["reference_hash_event_id"]["cases"], ids=lambda case: case["name"])
-def test_event_ids(case: dict[str, Any]) -> None:
+def test_event_ids_of_the_spec(case: dict[str, Any]) -> None:
     digest = content_hash(case["in"])
     assert encode_unpadded(digest) == case["content_hash"]
     pdu = case["in"] | {"hashes": {"sha256": encode_unpadded(digest)}}
@@ -90,7 +90,7 @@ def test_room_id_of_version_12() -> None:
 
 
 @pytest.mark.parametrize("case", VECTORS["redaction_algorithm"]["cases"], ids=lambda case: case["in"]["type"])
-def test_redaction(case: dict[str, Any]) -> None:
+def test_redaction_of_the_spec(case: dict[str, Any]) -> None:
     for version_name in VERSIONS:
         shown = max((n for n in case["out"] if int(n) <= int(version_name)), key=int)
         assert redact_pdu(ROOM_VERSIONS[version_name], case["in"]) == case["out"][shown], version_name
@@ -99,9 +99,17 @@ def test_redaction(case: dict[str, Any]) -> None:
 # --- properties ----------------------------------------------------------------------------------------------
 
 _types = st.sampled_from(
-    ["m.room.member", "m.room.create", "m.room.join_rules", "m.room.power_levels", "m.room.aliases", "m.room.redaction",
-     "m.room.history_visibility", "m.room.message"]
-)  # fmt: skip
+    [
+        "m.room.member",
+        "m.room.create",
+        "m.room.join_rules",
+        "m.room.power_levels",
+        "m.room.aliases",
+        "m.room.redaction",
+        "m.room.history_visibility",
+        "m.room.message",
+    ]
+)
 _contents = json_values.strict_objects | st.fixed_dictionaries(
     {},
     optional=dict.fromkeys(
@@ -123,7 +131,7 @@ def test_redaction_is_idempotent_and_keeps_the_id(version_name: str, event_type:
 
 
 @given(st.sampled_from(VERSIONS), json_values.strict_objects, st.none() | st.just("") | json_values.texts)
-def test_parse_of_build(version_name: str, content: dict[str, Any], state_key: str | None) -> None:
+def test_built_event_parses_to_itself(version_name: str, content: dict[str, Any], state_key: str | None) -> None:
     version = ROOM_VERSIONS[version_name]
     event = _build(version_name, content, state_key=state_key)
     for again in (
@@ -153,7 +161,7 @@ _valid_pdu = _build("11").pdu
     st.sets(st.sampled_from([*_valid_pdu]), max_size=1),
 )
 @settings(max_examples=300)
-def test_parse_fails_in_the_declared_way_only(version_name: str, changes: dict[str, Any], missing: set[str]) -> None:
+def test_parse_raises_only_the_declared_error(version_name: str, changes: dict[str, Any], missing: set[str]) -> None:
     pdu = {key: value for key, value in (dict(_build(version_name).pdu) | changes).items() if key not in missing}
     try:
         event = parse_event(ROOM_VERSIONS[version_name], pdu)
@@ -163,7 +171,7 @@ def test_parse_fails_in_the_declared_way_only(version_name: str, changes: dict[s
 
 
 @given(st.sampled_from(VERSIONS), st.binary(max_size=40) | json_values.any_values.map(lambda v: json.dumps(v).encode()))
-def test_parse_of_noise(version_name: str, raw: bytes) -> None:
+def test_parse_of_noise_raises_only_the_declared_error(version_name: str, raw: bytes) -> None:
     with pytest.raises(EventFormatError):
         parse_event(ROOM_VERSIONS[version_name], raw)
 
@@ -175,16 +183,40 @@ def test_parse_of_noise(version_name: str, raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("sender", None), ("sender", "alice"), ("sender", "@" + "a" * 255 + ":d"), ("sender", "@a\x00:d"), ("type", 1),
-        ("type", "t" * 256), ("state_key", None), ("state_key", "k" * 256), ("content", []), ("content", None),
-        ("hashes", "x"), ("signatures", []), ("signatures", {"d": "x"}), ("signatures", {"d": {"k": 1}}),
-        ("unsigned", 1), ("depth", -1), ("depth", "1"), ("depth", True), ("depth", 1.0), ("depth", 2**63),
-        ("origin_server_ts", None), ("origin_server_ts", True), ("origin_server_ts", 2**63), ("prev_events", {}),
-        ("prev_events", ["x"]), ("prev_events", [1]), ("prev_events", [["$a:d"]]), ("auth_events", None),
-        ("room_id", None), ("room_id", "!x"), ("room_id", "r:d"),
+        ("sender", None),
+        ("sender", "alice"),
+        ("sender", "@" + "a" * 255 + ":d"),
+        ("sender", "@a\x00:d"),
+        ("type", 1),
+        ("type", "t" * 256),
+        ("state_key", None),
+        ("state_key", "k" * 256),
+        ("content", []),
+        ("content", None),
+        ("hashes", "x"),
+        ("signatures", []),
+        ("signatures", {"d": "x"}),
+        ("signatures", {"d": {"k": 1}}),
+        ("unsigned", 1),
+        ("depth", -1),
+        ("depth", "1"),
+        ("depth", True),
+        ("depth", 1.0),
+        ("depth", 2**63),
+        ("origin_server_ts", None),
+        ("origin_server_ts", True),
+        ("origin_server_ts", 2**63),
+        ("prev_events", {}),
+        ("prev_events", ["x"]),
+        ("prev_events", [1]),
+        ("prev_events", [["$a:d"]]),
+        ("auth_events", None),
+        ("room_id", None),
+        ("room_id", "!x"),
+        ("room_id", "r:d"),
     ],
-)  # fmt: skip
-def test_wrong_fields(version_name: str, field: str, value: Any) -> None:
+)
+def test_wrong_fields_are_named(version_name: str, field: str, value: Any) -> None:
     pdu = dict(_build(version_name).pdu) | {field: value}
     with pytest.raises(EventFormatError) as caught:
         parse_event(ROOM_VERSIONS[version_name], pdu)
@@ -211,7 +243,7 @@ def test_reference_forms_and_limits(version_name: str) -> None:
 
 
 @pytest.mark.parametrize("version_name", VERSIONS)
-def test_long_fields_are_counted_as_the_version_says(version_name: str) -> None:
+def test_field_limits_count_bytes_or_code_points_by_version(version_name: str) -> None:
     version = ROOM_VERSIONS[version_name]
     pdu = dict(_build(version_name).pdu) | {"state_key": "é" * 200}
     if version.limits_in_bytes:
@@ -219,13 +251,13 @@ def test_long_fields_are_counted_as_the_version_says(version_name: str) -> None:
             parse_event(version, pdu)
     else:
         parse_event(version, pdu)
-    with pytest.raises(MatrixError) as caught:  # what we make is held to bytes everywhere
+    with pytest.raises(MatrixError) as caught:  # events of this server are limited in bytes everywhere
         _build(version_name, state_key="é" * 200)
     assert (caught.value.errcode, caught.value.status) == ("M_TOO_LARGE", 413)
 
 
 @pytest.mark.parametrize("version_name", VERSIONS)
-def test_size_of_the_whole_event(version_name: str) -> None:
+def test_whole_event_is_limited_to_65536_bytes(version_name: str) -> None:
     room = 65536 - len(_build(version_name, {"body": ""}).encoded)
     event = _build(version_name, {"body": "x" * room})
     assert len(event.encoded) == 65536
@@ -239,7 +271,7 @@ def test_size_of_the_whole_event(version_name: str) -> None:
 
 @pytest.mark.parametrize("version_name", VERSIONS)
 @pytest.mark.parametrize("number", [1.5, 1.0, 2**53, -(2**53), 2**70, 1e-7])
-def test_numbers(version_name: str, number: float) -> None:
+def test_numbers_are_limited_by_version(version_name: str, number: float) -> None:
     if ROOM_VERSIONS[version_name].strict_canonical_json:
         with pytest.raises(MatrixError) as caught:
             _build(version_name, {"n": [number]})
@@ -253,7 +285,7 @@ def test_numbers(version_name: str, number: float) -> None:
 
 
 @pytest.mark.parametrize("version_name", VERSIONS)
-def test_what_cannot_be_encoded_is_bad_json(version_name: str) -> None:
+def test_content_without_json_form_is_bad_json(version_name: str) -> None:
     with pytest.raises(MatrixError) as caught:
         _build(version_name, {"body": "\ud800"})
     assert caught.value.errcode == "M_BAD_JSON"
@@ -266,7 +298,7 @@ def test_nul_is_legal_in_content_and_state_key(version_name: str) -> None:
 
 
 @pytest.mark.parametrize("version_name", VERSIONS)
-def test_redacts_goes_where_the_version_wants_it(version_name: str) -> None:
+def test_redacts_is_put_where_the_version_has_it(version_name: str) -> None:
     version = ROOM_VERSIONS[version_name]
     for fields in ({"content": {"reason": "r"}, "redacts": "$t:d"}, {"content": {"reason": "r", "redacts": "$t:d"}}):
         event = _build(version_name, type="m.room.redaction", **fields)
@@ -285,7 +317,7 @@ def test_depth_is_cut_at_the_limit(version_name: str) -> None:
 
 
 @pytest.mark.parametrize("version_name", versions_where(references_with_hashes=True))
-def test_pairs_hold_reference_hashes(version_name: str) -> None:
+def test_references_of_old_versions_have_hashes(version_name: str) -> None:
     room = Room(version_name)
     event = room.make("m.room.message", ALICE, {})
     for event_id, hashes in event.pdu["auth_events"]:
@@ -297,7 +329,7 @@ def test_pairs_hold_reference_hashes(version_name: str) -> None:
         _build(version_name, event_id_localpart=None)
 
 
-def test_the_hash_tells_a_changed_event() -> None:
+def test_content_hash_detects_a_changed_event() -> None:
     event = _build("12")
     assert not has_right_content_hash(dict(event.pdu) | {"content": {"body": "other"}})
     for hashes in (None, {}, {"sha256": 1}, {"sha256": "%"}):
@@ -319,7 +351,7 @@ def test_required_signers() -> None:
         assert authorising_server(room.version, room.make("m.room.member", BOB, content, BOB)) is None
 
 
-def test_reprs_hold_no_content() -> None:
+def test_repr_has_no_content() -> None:
     assert "secret" not in repr(_build("12", {"body": "secret"}))
 
 

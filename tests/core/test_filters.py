@@ -16,13 +16,13 @@ from tests.core import json_values
 from tests.core.spec_vectors import VECTORS
 
 
-def test_an_empty_filter_passes_all() -> None:
+def test_empty_filter_passes_all_events() -> None:
     assert parse_filter({}) == Filter()
     assert parse_filter({"org.example.unknown": 1}) == Filter()
     assert Filter().room.timeline.passes_all and Filter().room.timeline.match(type="x", sender="@a:b", room_id="!r:d")
 
 
-def test_a_full_filter() -> None:
+def test_full_filter_is_parsed() -> None:
     event_filter = {
         "limit": 5,
         "types": ["m.*"],
@@ -31,9 +31,13 @@ def test_a_full_filter() -> None:
         "not_senders": ["@b:d"],
     }
     room_event_filter = event_filter | {
-        "rooms": ["!r:d"], "not_rooms": ["!s:d"], "contains_url": True, "lazy_load_members": True,
-        "include_redundant_members": True, "unread_thread_notifications": True,
-    }  # fmt: skip
+        "rooms": ["!r:d"],
+        "not_rooms": ["!s:d"],
+        "contains_url": True,
+        "lazy_load_members": True,
+        "include_redundant_members": True,
+        "unread_thread_notifications": True,
+    }
     parsed = parse_filter(
         {
             "event_fields": ["type", "content.body"],
@@ -41,11 +45,16 @@ def test_a_full_filter() -> None:
             "presence": event_filter,
             "account_data": event_filter,
             "room": {
-                "rooms": ["!r:d", "!s:d"], "not_rooms": ["!s:d"], "include_leave": True, "timeline": room_event_filter,
-                "state": room_event_filter, "ephemeral": room_event_filter, "account_data": room_event_filter,
+                "rooms": ["!r:d", "!s:d"],
+                "not_rooms": ["!s:d"],
+                "include_leave": True,
+                "timeline": room_event_filter,
+                "state": room_event_filter,
+                "ephemeral": room_event_filter,
+                "account_data": room_event_filter,
             },
         }
-    )  # fmt: skip
+    )
     assert parsed.event_fields == (("type",), ("content", "body")) and parsed.federation_format
     assert parsed.presence == parsed.account_data and parsed.presence.limit == 5
     assert parsed.room.include_leave and parsed.room.match_room("!r:d")
@@ -57,9 +66,15 @@ def test_a_full_filter() -> None:
     good: dict[str, Any] = {"type": "m.x", "sender": "@a:d", "room_id": "!r:d", "content": {"url": "u"}}
     assert timeline.match(**good) and not timeline.passes_all
     changes: list[dict[str, Any]] = [
-        {"type": "m.room.x"}, {"type": "x"}, {"sender": "@b:d"}, {"sender": "@c:d"}, {"room_id": "!s:d"},
-        {"room_id": "!t:d"}, {"content": {}}, {"content": None},
-    ]  # fmt: skip
+        {"type": "m.room.x"},
+        {"type": "x"},
+        {"sender": "@b:d"},
+        {"sender": "@c:d"},
+        {"room_id": "!s:d"},
+        {"room_id": "!t:d"},
+        {"content": {}},
+        {"content": None},
+    ]
     for change in changes:
         assert not timeline.match(**good | change)
 
@@ -85,8 +100,8 @@ _LIST_KEYS = ["types", "not_types", "senders", "not_senders", "rooms", "not_room
     + [{"senders": ["a"]}, {"rooms": ["#a:d"]}, {"types": ["x"] * 1001}, {"types": ["x" * 513]}]
     + [{"limit": value} for value in _NO_LIMITS]
     + [{key: 1} for key in _FLAGS],
-)  # fmt: skip
-def test_broken_event_filters(broken: dict[str, Any]) -> None:
+)
+def test_broken_event_filters_are_refused(broken: dict[str, Any]) -> None:
     for whole in ({"presence": broken}, {"room": {"timeline": broken}}):
         with pytest.raises(MatrixError) as caught:
             parse_filter(whole)
@@ -95,10 +110,22 @@ def test_broken_event_filters(broken: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [None, [], "x", {"room": []}, {"room": {"rooms": "!a:d"}}, {"room": {"include_leave": 1}}, {"room": {"state": []}},
-     {"event_fields": "x"}, {"event_fields": [1]}, {"event_format": "xml"}, {"event_format": []}, {"presence": None}],
-)  # fmt: skip
-def test_broken_filters(broken: Any) -> None:
+    [
+        None,
+        [],
+        "x",
+        {"room": []},
+        {"room": {"rooms": "!a:d"}},
+        {"room": {"include_leave": 1}},
+        {"room": {"state": []}},
+        {"event_fields": "x"},
+        {"event_fields": [1]},
+        {"event_format": "xml"},
+        {"event_format": []},
+        {"presence": None},
+    ],
+)
+def test_broken_filters_are_refused(broken: Any) -> None:
     with pytest.raises(MatrixError) as caught:
         parse_filter(broken)
     assert caught.value.errcode == "M_BAD_JSON"
@@ -108,7 +135,7 @@ def test_broken_filters(broken: Any) -> None:
     json_values.any_values
     | st.dictionaries(st.sampled_from(["room", "presence", "event_fields", "event_format"]), json_values.any_values)
 )
-def test_parse_fails_in_the_declared_way_only(obj: Any) -> None:
+def test_parse_raises_only_the_declared_error(obj: Any) -> None:
     try:
         parse_filter(obj)
     except MatrixError as error:
@@ -116,15 +143,15 @@ def test_parse_fails_in_the_declared_way_only(obj: Any) -> None:
 
 
 @given(st.lists(st.text("ab*.", max_size=6), max_size=3), st.text("ab.*", max_size=8))
-def test_wildcards_equal_a_glob(patterns: list[str], event_type: str) -> None:
+def test_wildcards_match_like_globs(patterns: list[str], event_type: str) -> None:
     expected = any(re.fullmatch(fnmatch.translate(p.replace("[", "[[]")), event_type) for p in patterns)
     assert type_patterns(tuple(patterns)).match(event_type) is expected
 
 
-def test_wildcards_take_no_exponential_time() -> None:
+def test_wildcards_match_in_linear_time() -> None:
     assert not type_patterns(("*a" * 200 + "b",)).match("a" * 255)
 
 
 @pytest.mark.parametrize("case", VECTORS["dotted_paths"]["cases"] + VECTORS["dotted_paths"]["derived_cases"])
-def test_dotted_paths(case: dict[str, Any]) -> None:
+def test_dotted_paths_of_the_spec(case: dict[str, Any]) -> None:
     assert list(split_path(case["path"])) == case["keys"]

@@ -1,6 +1,6 @@
-"""Noise against the readers of events and the checks on receipt: whatever comes, only the declared answers go.
+"""Noise against the readers of events and the checks on receipt. Only the declared results and errors may occur.
 
-Short forms here take a few seconds together; `make soak` runs the same for longer.
+The short forms here take a few seconds together; `make soak` runs the same tests for longer.
 """
 
 import re
@@ -45,7 +45,7 @@ THIRD_PARTY_KEY = generate_signing_key(b"3" * 32, "0")
 SIGNED = sign_json({"mxid": CAROL, "token": "token"}, "id.example", THIRD_PARTY_KEY)
 
 
-# --- what is mutated: a room with one event of every kind that the rules look at -------------------------------
+# --- mutated input: a room with an event of every kind that the rules read -------------------------------------
 
 
 def _everything(name: str) -> Room:
@@ -65,27 +65,107 @@ def _everything(name: str) -> Room:
 
 ROOMS = {name: _everything(name) for name in VERSIONS}
 
-#: Values that somebody's parser once took for something else.
+#: Values that parsers tend to mistake for something else.
 odd_texts = st.sampled_from(
     [
-        "", "@", ":", "@:", "@a:", "!", "$", "@alice:a.example", ALICE, BOB, CAROL, DAVE, "a.example", "A.example",
-        "join", "invite", "leave", "ban", "knock", "public", "restricted", "knock_restricted", "private", "token",
-        "1", "11", "12", "100", " +100 ", "-1", "1_0", "0x1", "١", "1e3", "inf", "nan", "9" * 300, "9" * 5000, "%",
-        "\x00", "\u2028", "\U0001f600", "é" * 130, "x" * 300, "ed25519:t", "ed25519:", "sha256", "A" * 43, "AAAA",
-        KEY.verify_key_base64, "====",
+        "",
+        "@",
+        ":",
+        "@:",
+        "@a:",
+        "!",
+        "$",
+        "@alice:a.example",
+        ALICE,
+        BOB,
+        CAROL,
+        DAVE,
+        "a.example",
+        "A.example",
+        "join",
+        "invite",
+        "leave",
+        "ban",
+        "knock",
+        "public",
+        "restricted",
+        "knock_restricted",
+        "private",
+        "token",
+        "1",
+        "11",
+        "12",
+        "100",
+        " +100 ",
+        "-1",
+        "1_0",
+        "0x1",
+        "١",
+        "1e3",
+        "inf",
+        "nan",
+        "9" * 300,
+        "9" * 5000,
+        "%",
+        "\x00",
+        "\u2028",
+        "\U0001f600",
+        "é" * 130,
+        "x" * 300,
+        "ed25519:t",
+        "ed25519:",
+        "sha256",
+        "A" * 43,
+        "AAAA",
+        KEY.verify_key_base64,
+        "====",
     ]
-)  # fmt: skip
+)
 odd_numbers = st.sampled_from([0, 1, -1, 50, 100, 2**53 - 1, 2**53, -(2**53), 2**63 - 1, 2**63, 2**64, 10**400])
 odd_floats = st.sampled_from([0.0, -0.0, 0.5, 1e15, 1e16, 1e22, 1e300, -1e-7, 5e-324])
 _leaves = st.none() | st.booleans() | odd_numbers | odd_floats | odd_texts | json_values.texts
 
 KEYS_OF_CONTENT = [
-    "membership", "third_party_invite", "signed", "mxid", "token", "signatures", "join_authorised_via_users_server",
-    "join_rule", "allow", "type", "room_id", "users", "events", "notifications", "users_default", "events_default",
-    "state_default", "ban", "kick", "redact", "invite", "creator", "additional_creators", "room_version", "m.federate",
-    "public_key", "public_keys", "ed25519", "via", "aliases", "redacts", "room", "id.example", "ed25519:0",
-    "m.room.topic", ALICE, BOB, CAROL, "",
-]  # fmt: skip
+    "membership",
+    "third_party_invite",
+    "signed",
+    "mxid",
+    "token",
+    "signatures",
+    "join_authorised_via_users_server",
+    "join_rule",
+    "allow",
+    "type",
+    "room_id",
+    "users",
+    "events",
+    "notifications",
+    "users_default",
+    "events_default",
+    "state_default",
+    "ban",
+    "kick",
+    "redact",
+    "invite",
+    "creator",
+    "additional_creators",
+    "room_version",
+    "m.federate",
+    "public_key",
+    "public_keys",
+    "ed25519",
+    "via",
+    "aliases",
+    "redacts",
+    "room",
+    "id.example",
+    "ed25519:0",
+    "m.room.topic",
+    ALICE,
+    BOB,
+    CAROL,
+    "",
+]
 
 odd_values = st.recursive(
     _leaves,
@@ -97,7 +177,7 @@ odd_contents = st.dictionaries(st.sampled_from(KEYS_OF_CONTENT), odd_values, max
 
 @st.composite
 def changed_values(draw: st.DrawFn, value: Any) -> Any:
-    """The value with one place in it replaced, taken away or added to."""
+    """The value with one entry in it replaced, removed or added."""
     if isinstance(value, Mapping) and value and draw(st.integers(0, 3)):
         key = draw(st.sampled_from(sorted(value)))
         if draw(st.integers(0, 5)) == 0:
@@ -113,7 +193,7 @@ def changed_values(draw: st.DrawFn, value: Any) -> Any:
 
 @st.composite
 def changed_events(draw: st.DrawFn, name: str, event: Event) -> Event:
-    """The event with another content, as far as the room's version lets one hold it; else the event itself."""
+    """The event with another content, if the room's version accepts one, else the event itself."""
     content = draw(odd_contents | changed_values(event.content))
     try:
         return parse_event(ROOM_VERSIONS[name], {**event.pdu, "content": content}, event_id=event.event_id)
@@ -125,16 +205,40 @@ def changed_events(draw: st.DrawFn, name: str, event: Event) -> Event:
 
 _A_VALUE = re.compile(rb'(?<=[:\[,])(?:"[^"]*"|-?[0-9]+|\{\}|\[\])')
 _ODD_JSON = [
-    b"1e999", b"-1e999", b"-0", b"0.0", b"1E400", b"NaN", b"Infinity", b"01", b"9" * 5000, b"9" * 4000,
-    b"0." + b"9" * 400, b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\u0000"', b'"\xed\xa0\x80"', b'"\xff"', b'""',
-    b"[" * 2000, b"[" * 90 + b"]" * 90, b"[" * 150 + b"]" * 150, b'{"a":' * 300 + b"1" + b"}" * 300, b'{"a":1,"a":2}',
-    b"null", b"true", b"{}", b"[]", b'"' + b"x" * 70000 + b'"', b"",
-]  # fmt: skip
+    b"1e999",
+    b"-1e999",
+    b"-0",
+    b"0.0",
+    b"1E400",
+    b"NaN",
+    b"Infinity",
+    b"01",
+    b"9" * 5000,
+    b"9" * 4000,
+    b"0." + b"9" * 400,
+    b'"\\ud800"',
+    b'"\\udc00\\ud800"',
+    b'"\\u0000"',
+    b'"\xed\xa0\x80"',
+    b'"\xff"',
+    b'""',
+    b"[" * 2000,
+    b"[" * 90 + b"]" * 90,
+    b"[" * 150 + b"]" * 150,
+    b'{"a":' * 300 + b"1" + b"}" * 300,
+    b'{"a":1,"a":2}',
+    b"null",
+    b"true",
+    b"{}",
+    b"[]",
+    b'"' + b"x" * 70000 + b'"',
+    b"",
+]
 
 
 @st.composite
 def raw_events(draw: st.DrawFn, name: str) -> bytes:
-    """A valid event's bytes, some of them changed; or a value in it replaced by odd JSON; or plain noise."""
+    """The bytes of a valid event with some of them changed, or with a value replaced by odd JSON, or plain noise."""
     raw = draw(st.sampled_from(ROOMS[name].events)).encoded
     kind = draw(st.integers(0, 3))
     if kind == 0:
@@ -150,8 +254,8 @@ def raw_events(draw: st.DrawFn, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_odd_json_in_every_place(name: str) -> None:
-    """No chance here: each odd value at each place of two events, and what passes must be sound."""
+def test_odd_json_in_every_place_is_refused_or_consistent(name: str) -> None:
+    """Each odd value at each place of two events, without randomness. Whatever passes must be consistent."""
     version = ROOM_VERSIONS[name]
     passed = 0
     for original in (ROOMS[name].events[5], ROOMS[name].events[-1]):
@@ -159,9 +263,9 @@ def test_odd_json_in_every_place(name: str) -> None:
         for place in _A_VALUE.finditer(raw):
             for odd in _ODD_JSON:
                 with suppress(EventFormatError):
-                    _holds_together(version, parse_event(version, raw[: place.start()] + odd + raw[place.end() :]))
+                    _is_consistent(version, parse_event(version, raw[: place.start()] + odd + raw[place.end() :]))
                     passed += 1
-    assert passed > 20  # some fields may hold much
+    assert passed > 20  # some fields may hold many values
 
 
 def _parse_of_raw(data: st.DataObject) -> None:
@@ -171,7 +275,7 @@ def _parse_of_raw(data: st.DataObject) -> None:
         event = parse_event(version, raw)
     except EventFormatError:
         return
-    _holds_together(version, event)
+    _is_consistent(version, event)
 
 
 def _parse_of_pdu(data: st.DataObject) -> None:
@@ -181,11 +285,11 @@ def _parse_of_pdu(data: st.DataObject) -> None:
         event = parse_event(version, pdu)
     except EventFormatError:
         return
-    _holds_together(version, event)
+    _is_consistent(version, event)
 
 
-def _holds_together(version: RoomVersion, event: Event) -> None:
-    """What was taken is the same after a way over the wire, and after one through the database."""
+def _is_consistent(version: RoomVersion, event: Event) -> None:
+    """Check that an accepted event is the same after a trip over the wire, and after one through the database."""
     assert len(event.encoded) <= 65536
     again = parse_event(version, event.encoded)
     assert again == event and again.pdu == event.pdu
@@ -219,11 +323,11 @@ def _receive(data: st.DataObject) -> None:
         assert result.outcome is Outcome.DROP and result.check in (1, 2) and len(result.reason) <= 200
         return
     event = result.event if isinstance(result, ReceivedEvent) else result.rejected
-    _holds_together(version, event)
+    _is_consistent(version, event)
     if isinstance(result, RejectedEvent):
         assert result.verdict.outcome is Outcome.REJECT and version.restricted
     again = check_received(version, event, keys=keys)
-    # A redacted copy passes as the whole event did, and stays as it is.
+    # A redacted copy passes like the whole event, and stays the same.
     assert type(again) is type(result)
     assert (again.event if isinstance(again, ReceivedEvent) else again.rejected) == event  # type: ignore[union-attr]
     for needed in required_signatures(version, event):
@@ -233,7 +337,7 @@ def _receive(data: st.DataObject) -> None:
 
 @st.composite
 def _signed_again(draw: st.DrawFn, version: RoomVersion, event: Event) -> Any:
-    """The event changed by servers that may sign it: so it gets past the signatures."""
+    """The event changed by servers that may sign it, so that it passes the signature checks."""
     pdu = draw(changed_values(dict(event.pdu)))
     if not isinstance(pdu, dict):
         return pdu
@@ -250,8 +354,8 @@ state_keys = st.none() | st.sampled_from(["", ALICE, BOB, CAROL, DAVE, "token", 
 
 
 @st.composite
-def judged_events(draw: st.DrawFn, name: str) -> Event:
-    """One of the room's events or a new one, of any type, with odd content, by anybody, about anything."""
+def checked_events(draw: st.DrawFn, name: str) -> Event:
+    """One of the room's events, or a new one of any type, with odd content, by any sender, about any target."""
     room = ROOMS[name]
     event = draw(st.sampled_from(room.events))
     if draw(st.booleans()):
@@ -271,10 +375,10 @@ def judged_events(draw: st.DrawFn, name: str) -> Event:
     return event
 
 
-def _judge(data: st.DataObject) -> None:
+def _check(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(VERSIONS))
     room, version = ROOMS[name], ROOM_VERSIONS[name]
-    event = data.draw(judged_events(name))
+    event = data.draw(checked_events(name))
     create = data.draw(st.just(room.create) | changed_events(name, room.create))
     state = {("m.room.create", ""): create, **room.state}
     for key in data.draw(st.lists(st.sampled_from(sorted(room.state)), max_size=4, unique=True)):
@@ -288,13 +392,13 @@ def _judge(data: st.DataObject) -> None:
     assert (before.passed, before.rule, before.reason) == (current.passed, current.rule, current.reason)
     assert before.passed is (before.rule == "") and len(before.reason) <= 200
     assert check_state_before(version, event, _with_stubs(state), create) == before
-    _judge_auth_events(data, room, event, create, state)
+    _check_auth_events(data, room, event, create, state)
     policy = policy_server_of(state.get(("m.room.policy", "")), [ALICE, BOB, "", "creator"])
     seventh = check_policy_signature(version, event, policy)
     assert seventh.outcome in (Outcome.ACCEPT, Outcome.SOFT_FAIL) and (policy is not None or seventh.passed)
 
 
-def _judge_auth_events(
+def _check_auth_events(
     data: st.DataObject, room: Room, event: Event, create: Event, state: Mapping[tuple[str, str], Event]
 ) -> None:
     known = [*room.events, *state.values(), create]
@@ -305,7 +409,7 @@ def _judge_auth_events(
     assert verdict.outcome in (Outcome.ACCEPT, Outcome.REJECT, Outcome.DROP) and verdict.check == 4
     if not verdict.passed or event.type == "m.room.create":
         return
-    # What passes is allowed by the state that the events it names make, and names none that was rejected.
+    # An accepted event is allowed by the state formed by the events that it names, and names no rejected one.
     by_id = {other.event_id: other for other in known}
     cited = [by_id[EventId(event_id)] for event_id in event.auth_event_ids]
     named = {(other.type, other.state_key or ""): other for other in cited}
@@ -314,7 +418,7 @@ def _judge_auth_events(
 
 
 def _with_stubs(state: Mapping[tuple[str, str], Event]) -> dict[tuple[str, str], Event]:
-    """The state as a room in memory hands it over: of memberships nothing but `content.membership`."""
+    """The state as a room in memory provides it: of memberships only `content.membership`."""
     return {
         key: replace(
             event,
@@ -330,15 +434,15 @@ def _with_stubs(state: Mapping[tuple[str, str], Event]) -> dict[tuple[str, str],
     }
 
 
-BODIES: list[Callable[[st.DataObject], None]] = [_parse_of_raw, _parse_of_pdu, _receive, _judge]
+BODIES: list[Callable[[st.DataObject], None]] = [_parse_of_raw, _parse_of_pdu, _receive, _check]
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__.strip("_"))
-def test_noise(body: Callable[[st.DataObject], None]) -> None:
+def test_noise_raises_only_declared_errors(body: Callable[[st.DataObject], None]) -> None:
     SHORT(given(st.data())(body))()
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__.strip("_"))
-def test_much_noise(body: Callable[[st.DataObject], None]) -> None:
+def test_much_noise_raises_only_declared_errors(body: Callable[[st.DataObject], None]) -> None:
     LONG(given(st.data())(body))()

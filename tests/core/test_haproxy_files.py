@@ -1,4 +1,4 @@
-"""What is generated from the endpoints: the golden files, the order of the expressions, refused mistakes."""
+"""Files generated from the endpoints: the golden files, the order of the expressions, refused mistakes."""
 
 import json
 import re
@@ -55,11 +55,18 @@ def test_endpoints_that_do_not_fit_together_are_refused_with_every_reason() -> N
     with pytest.raises(ValueError) as raised:
         haproxy_files(HaproxyInputs(), odd, pools)
     for part in (
-        "pool sync: declared 2 times", "slots 'rooms' are not owned by media", "endpoint two: declared 2 times",
-        "pool 'nowhere' is not declared", "{roomId} is missing", "methods ('HEAD',)", "auth must be SERVER",
-        "neither a plain literal", "/_skep/", "has no slot of pool room_write's kind",
+        "pool sync: declared 2 times",
+        "slots 'rooms' are not owned by media",
+        "endpoint two: declared 2 times",
+        "pool 'nowhere' is not declared",
+        "{roomId} is missing",
+        "methods ('HEAD',)",
+        "auth must be SERVER",
+        "neither a plain literal",
+        "/_skep/",
+        "has no slot of pool room_write's kind",
         "{userId} is missing, or optional",
-    ):  # fmt: skip
+    ):
         assert part in str(raised.value)
     with pytest.raises(ValueError, match="endpoints five, six overlap"):
         five = Endpoint("five", ("GET",), "/_matrix/client/v3/x/a/{c}", "client")

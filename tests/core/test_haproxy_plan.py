@@ -24,9 +24,9 @@ BACKENDS = 4
 
 
 class ModelProxy:
-    """What haproxy does with the commands that the plan uses; a command that it would refuse fails the test.
+    """haproxy's behaviour for the commands of the plan. A command that haproxy would refuse fails the test.
 
-    busy: servers that have connections, so that `del server` is refused.
+    busy: servers with connections, for which `del server` is refused.
     """
 
     def __init__(self) -> None:

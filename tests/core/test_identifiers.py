@@ -18,7 +18,7 @@ def _refuses(check: Callable[[str], object], text: str) -> None:
 
 
 @pytest.mark.parametrize("name", VECTORS["server_names"]["valid"] + VECTORS["server_names"]["derived_valid"])
-def test_server_names(name: str) -> None:
+def test_valid_server_names(name: str) -> None:
     assert ids.check_server_name(name) == name
 
 
@@ -30,7 +30,7 @@ def test_bad_server_names(name: str) -> None:
 @pytest.mark.parametrize(
     "user_id", VECTORS["user_ids"]["valid_new"] + VECTORS["user_ids"]["invalid_new_but_accepted_from_others"]
 )
-def test_user_ids_of_others(user_id: str) -> None:
+def test_user_ids_that_must_be_accepted(user_id: str) -> None:
     assert ids.check_user_id(user_id) == user_id
     localpart, server = ids.parse_user_id(user_id)
     assert f"@{localpart}:{server}" == user_id
@@ -44,7 +44,7 @@ def test_bad_user_ids(user_id: str) -> None:
     _refuses(ids.check_user_id, user_id)
 
 
-def test_the_limit_counts_bytes() -> None:
+def test_id_limit_counts_bytes() -> None:
     assert ids.is_user_id("@" + "a" * 252 + ":d")
     assert not ids.is_user_id("@" + "a" * 253 + ":d")
     assert ids.is_user_id("@" + "é" * 126 + ":d")
@@ -52,7 +52,7 @@ def test_the_limit_counts_bytes() -> None:
 
 
 @pytest.mark.parametrize("localpart", ["a", "a.b_c=d-e/f+0"])
-def test_localparts_for_new_users(localpart: str) -> None:
+def test_valid_localparts_for_new_users(localpart: str) -> None:
     assert ids.is_valid_localpart_for_registration(localpart)
 
 
@@ -62,7 +62,7 @@ def test_bad_localparts_for_new_users(localpart: str) -> None:
 
 
 @pytest.mark.parametrize("room_id", ["!a:d", "!:d", "!a b/%ü:[::1]:8448", _HASH_ROOM])
-def test_room_ids(room_id: str) -> None:
+def test_valid_room_ids(room_id: str) -> None:
     assert ids.check_room_id(room_id) == room_id
 
 

@@ -1,4 +1,4 @@
-"""How one user is present, from what his devices do. Spec: client-server API, "Presence"."""
+"""A user's presence, computed from what their devices report. Spec: client-server API, "Presence"."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,15 +22,15 @@ def _state(person: UserPresence, now_ms: int = _T) -> str:
     return person.visible(now_ms).state
 
 
-def test_syncing_makes_online_unless_told_otherwise() -> None:
-    for told, state in ((UNSET, ONLINE), (ONLINE, ONLINE), (UNAVAILABLE, UNAVAILABLE), (OFFLINE, OFFLINE)):
+def test_sync_sets_online_unless_set_presence_differs() -> None:
+    for reported, state in ((UNSET, ONLINE), (ONLINE, ONLINE), (UNAVAILABLE, UNAVAILABLE), (OFFLINE, OFFLINE)):
         person = UserPresence()
         assert _state(person) == OFFLINE
-        person.note_sync("A", told, _T, _T if told in (UNSET, ONLINE) else 0)
+        person.note_sync("A", reported, _T, _T if reported in (UNSET, ONLINE) else 0)
         assert _state(person) == state
 
 
-def test_the_best_device_wins_and_each_lapses() -> None:
+def test_best_device_wins_and_each_device_lapses() -> None:
     person = UserPresence()
     person.note_sync("PHONE", UNAVAILABLE, _T, 0)
     person.note_sync("DESK", UNSET, _T - 20_000, _T - 20_000)
@@ -44,7 +44,7 @@ def test_the_best_device_wins_and_each_lapses() -> None:
     assert person.next_change_ms(_T + LAPSES_AFTER_MS) is None
 
 
-def test_idle_after_five_minutes_and_back_with_any_activity() -> None:
+def test_user_is_idle_after_five_minutes_until_any_activity() -> None:
     person = UserPresence()
     person.note_sync("A", UNSET, _T, _T)
     assert person.visible(_T + ACTIVE_FOR_MS - 1).currently_active is False  # has lapsed by then
@@ -58,18 +58,18 @@ def test_idle_after_five_minutes_and_back_with_any_activity() -> None:
     assert _state(person, end) == UNAVAILABLE
     assert person.note_activity("A", end + 5)
     assert person.visible(end + 5)[:2] == (ONLINE, True)
-    # Who told that he is idle is not any more when he does something.
+    # A user who reported to be idle is not idle any more after an activity.
     person.note_sync("A", UNAVAILABLE, end + 10, _T)
     assert _state(person, end + 10) == UNAVAILABLE
     person.note_sync("A", UNAVAILABLE, end + 20, end + 15)
     assert _state(person, end + 20) == ONLINE
 
 
-def test_a_put_holds_until_the_device_says_something_else() -> None:
+def test_put_holds_until_the_device_reports_another_state() -> None:
     for state in (UNAVAILABLE, OFFLINE):
         person = UserPresence()
         person.note_put("A", state, _T)
-        person.note_sync("A", UNSET, _T + 5, _T - 9)  # goes on syncing as before
+        person.note_sync("A", UNSET, _T + 5, _T - 9)  # continues to sync as before
         assert _state(person, _T + 10) == state
         person.note_sync("A", ONLINE, _T + 20, _T + 20)
         assert _state(person, _T + 20) == ONLINE
@@ -83,7 +83,7 @@ def test_a_put_holds_until_the_device_says_something_else() -> None:
     shown.note_sync("A", OFFLINE, _T + 5, 0)  # a sync that does not count
     assert _state(shown, _T + 5) == ONLINE
     shown.note_sync("A", UNSET, _T + 6, _T + 6)
-    shown.note_sync("A", OFFLINE, _T + 7, 0)  # from now on he hides
+    shown.note_sync("A", OFFLINE, _T + 7, 0)  # the user hides from now on
     assert _state(shown, _T + 7) == OFFLINE
     back = UserPresence()
     back.note_sync("A", UNAVAILABLE, _T, 0)
@@ -92,7 +92,7 @@ def test_a_put_holds_until_the_device_says_something_else() -> None:
     assert _state(back, _T + 2) == ONLINE
 
 
-def test_a_change_of_the_time_alone_is_no_news() -> None:
+def test_change_of_the_activity_time_alone_is_not_sent() -> None:
     person = UserPresence(status_msg="here")
     person.note_sync("A", UNSET, _T, _T)
     before = person.visible(_T)
@@ -106,20 +106,18 @@ def test_a_change_of_the_time_alone_is_no_news() -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from("ABC"), st.sampled_from((UNSET, *STATES)), st.booleans(), st.integers(0, 400_000)
-        ),
+        st.tuples(st.sampled_from("ABC"), st.sampled_from((UNSET, *STATES)), st.booleans(), st.integers(0, 400_000)),
         max_size=12,
     )
-)  # fmt: skip
-def test_nothing_changes_before_it_is_said_to(steps: list[tuple[str, str, bool, int]]) -> None:
-    """What is shown stays until the next step or `next_change_ms`, whichever is first."""
+)
+def test_visible_presence_changes_only_at_next_change(steps: list[tuple[str, str, bool, int]]) -> None:
+    """The visible presence stays the same until the next step or `next_change_ms`, whichever is first."""
     person, now = UserPresence(), _T
-    for device, told, by_put, pause in steps:
-        if by_put and told:
-            person.note_put(device, told, now)
+    for device, reported, by_put, pause in steps:
+        if by_put and reported:
+            person.note_put(device, reported, now)
         else:
-            person.note_sync(device, told, now, now if told in (UNSET, ONLINE) else 0)
+            person.note_sync(device, reported, now, now if reported in (UNSET, ONLINE) else 0)
         before, due = person.visible(now), person.next_change_ms(now)
         assert due is None or due > now
         last = now + pause if due is None else min(now + pause, due - 1)
@@ -128,7 +126,7 @@ def test_nothing_changes_before_it_is_said_to(steps: list[tuple[str, str, bool, 
         person.forget_lapsed(now)
 
 
-def test_the_devices_of_one_user_are_bounded() -> None:
+def test_devices_per_user_are_limited() -> None:
     person = UserPresence()
     for number in range(100):
         person.note_sync(f"D{number}", UNSET, _T + number, _T + number)

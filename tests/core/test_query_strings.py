@@ -1,4 +1,4 @@
-"""Query strings are read as the standard library reads them."""
+"""Query strings are parsed as the standard library parses them."""
 
 from urllib.parse import parse_qs
 
@@ -28,5 +28,5 @@ def _ours(raw: bytes) -> dict[str, list[str]] | None:
 @example(b"a=%C3%A9+%2B&&=x&a==&c=%zz")
 @example(b"&" * (MAX_QUERY_FIELDS - 1))
 @example(b"&" * MAX_QUERY_FIELDS)
-def test_as_the_standard_library(raw: bytes) -> None:
+def test_query_strings_parse_like_the_standard_library(raw: bytes) -> None:
     assert _ours(raw) == _reference(raw)

@@ -16,7 +16,7 @@ from tests.core.spec_vectors import VECTORS
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_levels_as_strings(name: str) -> None:
+def test_string_levels_by_version(name: str) -> None:
     version = ROOM_VERSIONS[name]
     for text, level in VECTORS["power_level_strings"]["accept"].items():
         assert read_level(version, text) == (None if version.integer_power_levels else level)
@@ -25,7 +25,7 @@ def test_levels_as_strings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_levels_as_floats(name: str) -> None:
+def test_float_levels_by_version(name: str) -> None:
     version = ROOM_VERSIONS[name]
     for case in VECTORS["power_level_floats"]["cases"]:
         assert read_level(version, json.loads(case["in"])) == (case["out"] if version.float_power_levels else None)
@@ -35,7 +35,7 @@ def test_levels_as_floats(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_defaults(name: str) -> None:
+def test_default_levels(name: str) -> None:
     room = Room(name)
     defaults = VECTORS["power_level_defaults"]
     for event in (None, room.power_levels(users={}), room.power_levels(users=[], ban=[], events="x", notifications=1)):
@@ -51,7 +51,7 @@ def test_defaults(name: str) -> None:
             assert levels.user_level(ALICE) == (100 if event is None else 0)
 
 
-def test_power_levels() -> None:
+def test_power_levels_of_the_event() -> None:
     room = Room("11")
     event = room.power_levels(
         users={ALICE: 100, BOB: 7}, users_default=3, events={"t": 9}, notifications={"room": 20}, events_default=4
@@ -63,16 +63,37 @@ def test_power_levels() -> None:
 
 
 @pytest.mark.parametrize("name", versions_where(additional_creators=True))
-def test_creators(name: str) -> None:
+def test_creators_by_version(name: str) -> None:
     room = Room(name, {"additional_creators": [BOB]})
     assert readers.creators_of(room.version, room.create) == {ALICE, BOB}
     assert readers.room_creator(room.version, room.create) == ALICE
 
 
-@given(st.sampled_from(VERSIONS), json_values.strict_objects | st.dictionaries(
-    st.sampled_from(["users", "events", "ban", "membership", "join_rule", "allow", "creator", "additional_creators",
-                     "room_version", "m.federate", "type", "history_visibility", "displayname", "avatar_url"]),
-    json_values.strict_values))  # fmt: skip
+@given(
+    st.sampled_from(VERSIONS),
+    json_values.strict_objects
+    | st.dictionaries(
+        st.sampled_from(
+            [
+                "users",
+                "events",
+                "ban",
+                "membership",
+                "join_rule",
+                "allow",
+                "creator",
+                "additional_creators",
+                "room_version",
+                "m.federate",
+                "type",
+                "history_visibility",
+                "displayname",
+                "avatar_url",
+            ]
+        ),
+        json_values.strict_values,
+    ),
+)
 def test_readers_never_fail(name: str, content: dict[str, Any]) -> None:
     room = Room(name)
     event = room.make("m.any", ALICE, content, "")
@@ -89,7 +110,7 @@ def test_readers_never_fail(name: str, content: dict[str, Any]) -> None:
         assert isinstance(read(event), str | None)
 
 
-def test_absent_events() -> None:
+def test_readers_of_absent_events() -> None:
     assert readers.membership_of(None) is None
     assert readers.join_rule_of(None) == "invite"
     assert readers.allowed_rooms(None) == ()

@@ -1,4 +1,4 @@
-"""The check of stored rooms: nothing is found in rooms as they should be, and each changed row is found by its name."""
+"""The check of stored rooms: no findings in consistent rooms, and the right kind of finding for each changed row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ Names = dict[str, str]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_nothing_is_found_in_a_room_with_everything(version: str) -> None:
+def test_consistent_room_has_no_findings(version: str) -> None:
     room, names = forked_room(version)
     statuses = {name: room.row(event_id).status for name, event_id in names.items() if event_id in room.nids}
     assert (statuses["soft"], statuses["rejected"]) == (SOFT_FAILED, REJECTED)
@@ -181,7 +181,7 @@ def _no_create(room: GraphRoom, names: Names) -> None:
     del room.current["m.room.create", ""]
 
 
-#: The kind that must be found, and nothing else, when this is changed in a room that agrees.
+#: The only kind that must be found when this change is made to a consistent room.
 _EDITS: dict[str, tuple[str, Callable[[GraphRoom, Names], None]]] = {
     "an event that is none": ("json", _in_json("end", b'"sender":', b'"sander":')),
     "no canonical form": ("json", _in_json("end", b'{"auth_events":', b'{ "auth_events":')),
@@ -207,7 +207,7 @@ _EDITS: dict[str, tuple[str, Callable[[GraphRoom, Names], None]]] = {
     "a hole in history": ("history", _set("history", back=2)),
     "a gap that is none": ("gap", _gap_of_a_known_event),
     "a gap before nothing": ("gap", _gap_before_nothing),
-    "a gap that nothing tells of": ("missing_event", _closed_gap),
+    "a missing event without a gap": ("missing_event", _closed_gap),
     "old extremities": ("extremities", _drop_ends),
     "a soft-failed extremity": ("extremities", _add_soft_end),
     "a lost change": ("line", _drop_line_row),
@@ -245,7 +245,7 @@ _EDITS: dict[str, tuple[str, Callable[[GraphRoom, Names], None]]] = {
 
 @pytest.mark.parametrize("what", _EDITS)
 @pytest.mark.parametrize("version", ["10", "12"])
-def test_a_changed_row_is_found_by_its_name(version: str, what: str) -> None:
+def test_changed_row_has_its_kind_of_finding(version: str, what: str) -> None:
     room, names = forked_room(version)
     kind, edit = _EDITS[what]
     edit(room, names)
@@ -253,13 +253,13 @@ def test_a_changed_row_is_found_by_its_name(version: str, what: str) -> None:
     assert [each.kind for each in found if not each.is_note or each.kind == kind] == [kind], found
 
 
-def test_the_room_version_is_that_of_the_create_event() -> None:
+def test_room_version_must_be_that_of_the_create_event() -> None:
     room, names = forked_room("10")
     _another_version(room, names)
     assert [each.kind for each in room.check()] == ["room_row"]
 
 
-def test_an_accepted_event_with_a_rejected_auth_event() -> None:
+def test_accepted_event_with_rejected_auth_event_is_found() -> None:
     room = GraphRoom("10")
     room.member(CAROL, "join")
     levels = room.send(CAROL, "m.room.power_levels", {"users": {CAROL: 100}}, "")
@@ -271,12 +271,12 @@ def test_an_accepted_event_with_a_rejected_auth_event() -> None:
     assert [each.kind for each in room.check()] == ["rejected_auth_event"]
 
 
-def test_events_that_follow_each_other() -> None:
-    """Only ids that are no hashes make that possible."""
+def test_circle_of_events_is_found() -> None:
+    """Possible only if ids are not hashes."""
     room = GraphRoom("1")
     room.member(BOB, "join")
     later = f"$e{room.count + 1}:b.example"
-    room.made[later] = room.create  # its hash is not looked at
+    room.made[later] = room.create  # its hash is not checked
     state = room.current
     first = room.make(BOB, "m.room.message", {"body": "first"}, prev=[later], known=state)
     second = room.make(BOB, "m.room.message", {"body": "second"}, prev=[first.event_id], known=state)
@@ -288,8 +288,8 @@ def test_events_that_follow_each_other() -> None:
 
 
 @pytest.mark.parametrize("first", [7, 8, 14])
-def test_a_purged_room_goes_on_from_its_line(first: int) -> None:
-    """Of what was before the first event that is left, the line keeps the state, and state events are outliers."""
+def test_purged_room_has_no_findings(first: int) -> None:
+    """The line keeps the state from before the first remaining event, and the state events are outliers."""
     room, _ = forked_room("10")
     for nid, row in list(room.rows.items()):
         if row.ordinal is None or row.ordinal >= first:
@@ -302,8 +302,8 @@ def test_a_purged_room_goes_on_from_its_line(first: int) -> None:
     assert found == []
 
 
-def test_a_redaction_that_changes_what_is_allowed() -> None:
-    """Redacted power levels forget who may invite; what was let in before stays allowed, and after is allowed too."""
+def test_redaction_that_changes_permissions_has_no_findings() -> None:
+    """Redacted power levels lose `invite`. Invites before and after the redaction are allowed."""
     room = GraphRoom("10")
     room.member(BOB, "join")
     content = {"users": {ALICE: 100}, "invite": 100}
@@ -322,7 +322,7 @@ def test_a_redaction_that_changes_what_is_allowed() -> None:
     assert {each.kind for each in room.check()} == {"redacted_by", "auth"}
 
 
-def test_findings_of_a_kind_are_counted_beyond_some() -> None:
+def test_findings_beyond_the_limit_are_counted() -> None:
     room = GraphRoom("10")
     for number in range(MAX_OF_A_KIND + 7):
         room.edit(room.say(ALICE, f"{number}"), depth=0)

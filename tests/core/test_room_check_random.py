@@ -1,6 +1,5 @@
-"""Random rooms with forks, merges, lies, rejected and soft-failed events: as the model stores them, nothing is found.
-
-What the check finds when an entry of them is changed is something, whatever it is.
+"""Random rooms with forks, merges, wrong claims, rejected and soft-failed events. As the model stores them, the check
+finds nothing. After a change to one of their entries it finds something, of any kind.
 """
 
 from typing import Any
@@ -30,20 +29,20 @@ def _check_agrees(random: RandomRoom) -> None:
 
 @settings(max_examples=40, **_USUAL)
 @given(random_rooms())
-def test_nothing_is_found_in_random_rooms(random: RandomRoom) -> None:
+def test_random_rooms_have_no_findings(random: RandomRoom) -> None:
     _check_agrees(random)
 
 
 @pytest.mark.soak
 @settings(max_examples=1000, **_USUAL)
 @given(random_rooms(max_events=60))
-def test_nothing_is_found_in_random_rooms_for_long(random: RandomRoom) -> None:
+def test_many_random_rooms_have_no_findings(random: RandomRoom) -> None:
     _check_agrees(random)
 
 
 @settings(max_examples=40, **_USUAL)
 @given(random_rooms(), st.integers(0, 10**6))
-def test_a_lost_change_of_the_state_is_found(random: RandomRoom, number: int) -> None:
+def test_lost_state_change_is_found(random: RandomRoom, number: int) -> None:
     room = _stored(random)
     del room.line[number % len(room.line)]
     assert [each for each in room.check() if not each.is_note]

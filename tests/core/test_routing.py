@@ -48,9 +48,17 @@ def test_a_literal_goes_before_a_parameter_for_its_own_methods() -> None:
 
 
 def test_unknown_paths_and_wrong_methods_are_told_apart() -> None:
-    for path in (b"", b"/", b"*", b"/_matrix/client/v3/sync/", b"//_matrix/client/v3/sync",
-                 b"/%5Fmatrix/client/v3/sync",
-                 b"/_matrix/client/v9/sync", b"/_matrix/client/v3/rooms//send/a/b", b"hive.example:443"):  # fmt: skip
+    for path in (
+        b"",
+        b"/",
+        b"*",
+        b"/_matrix/client/v3/sync/",
+        b"//_matrix/client/v3/sync",
+        b"/%5Fmatrix/client/v3/sync",
+        b"/_matrix/client/v9/sync",
+        b"/_matrix/client/v3/rooms//send/a/b",
+        b"hive.example:443",
+    ):
         assert (error_of("GET", path).errcode, error_of("GET", path).status) == ("M_UNRECOGNIZED", 404)
     wrong = error_of("POST", b"/_matrix/client/v3/profile/@u:x/displayname")
     assert isinstance(wrong, WrongMethod)
@@ -58,7 +66,7 @@ def test_unknown_paths_and_wrong_methods_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("room", [b"%zz", b"!a%", b"%4", b"%ff", b"%C3", b"\xff", b"%ED%A0%80"])
-def test_what_cannot_be_decoded_is_the_clients_mistake(room: bytes) -> None:
+def test_undecodable_path_is_a_client_error(room: bytes) -> None:
     error = error_of("GET", b"/_matrix/client/v3/rooms/" + room + b"/messages")
     assert (error.errcode, error.status) == ("M_INVALID_PARAM", 400)
 
@@ -70,22 +78,47 @@ def test_malformed_templates_are_refused(template: str) -> None:
 
 
 _PARTS = st.sampled_from(
-    ["_matrix", "client", "v3", "r0", "api", "v1", "unstable", "federation", "rooms", "!r:x", "send", "state",
-     "messages", "m.x", "profile", "@u:x", "displayname", "avatar_url", "sync", "join", "devices",
-     "media", "download", "", "a.b"]
-)  # fmt: skip
+    [
+        "_matrix",
+        "client",
+        "v3",
+        "r0",
+        "api",
+        "v1",
+        "unstable",
+        "federation",
+        "rooms",
+        "!r:x",
+        "send",
+        "state",
+        "messages",
+        "m.x",
+        "profile",
+        "@u:x",
+        "displayname",
+        "avatar_url",
+        "sync",
+        "join",
+        "devices",
+        "media",
+        "download",
+        "",
+        "a.b",
+    ]
+)
 _PATHS = st.one_of(
     st.lists(_PARTS, max_size=9).map(lambda parts: "/" + "/".join(parts)),
     st.tuples(
-        st.sampled_from(["/_matrix/client/v3/rooms/!r:x", "/_matrix/client/api/v1/rooms/x",
-                         "/_matrix/client/r0/profile/u"]),
+        st.sampled_from(
+            ["/_matrix/client/v3/rooms/!r:x", "/_matrix/client/api/v1/rooms/x", "/_matrix/client/r0/profile/u"]
+        ),
         st.lists(_PARTS, max_size=4),
     ).map(lambda drawn: "/".join((drawn[0], *drawn[1]))),
-)  # fmt: skip
+)
 
 
 @given(st.sampled_from(["GET", "PUT", "POST", "DELETE"]), _PATHS)
-def test_the_maps_for_haproxy_find_what_the_table_finds(method: str, path: str) -> None:
+def test_haproxy_maps_find_the_same_endpoint_as_the_table(method: str, path: str) -> None:
     request = method + path
     route = EXACT.get(request) or next((value for pattern, value in PATTERNS if pattern.match(request)), None)
     try:
@@ -103,12 +136,12 @@ def slot_asked(query: bytes, authorization: bytes | None = None) -> int | None:
     return routing_slot(endpoint, params, query, authorization)
 
 
-def test_the_asking_users_slot_comes_from_user_id_then_the_hint_then_the_token() -> None:
+def test_slot_comes_from_user_id_then_hint_then_token() -> None:
     assert slot_asked(b"user_id=%40b%3Ax&access_token=skp_001_a", b"Bearer skp_002_a") == slot_of("@b:x")
     assert slot_asked(b"access_token=skp_001_a", b"bearer  skp_3ff_a") == 1023
     assert slot_asked(b"access_token=skp_001_a", b"Basic skp_3ff_a") == 1
     assert slot_asked(b"access_token=opaque") == slot_of("opaque")
-    assert slot_asked(b"", b"Bearer skp_400_a") == slot_of("skp_400_a")  # out of range: a token like any other
+    assert slot_asked(b"", b"Bearer skp_400_a") == slot_of("skp_400_a")  # out of range, so it is hashed like any token
     assert slot_asked(b"user_id=%zz", b"Bearer skp_002_a") == 2
     assert slot_asked(b"user_id=&access_token", None) is None
 
@@ -120,11 +153,11 @@ def test_an_alias_and_a_broken_escape_have_no_slot() -> None:
 
 
 @given(st.integers(0, SLOTS - 1), st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True))
-def test_a_token_of_ours_gives_its_slot_back(slot: int, secret: str) -> None:
+def test_issued_token_returns_its_slot(slot: int, secret: str) -> None:
     assert slot_hint(format_access_token(slot, secret)) == slot
 
 
-def test_no_token_is_made_with_a_slot_or_secret_out_of_bounds() -> None:
+def test_token_with_bad_slot_or_secret_is_refused() -> None:
     for slot, secret in ((-1, "a"), (SLOTS, "a"), (1, ""), (1, "a b"), (1, "a%")):
         with pytest.raises(ValueError, match=r"slot|random"):
             format_access_token(slot, secret)

@@ -24,20 +24,20 @@ _SPEC_KEY = VECTORS["signing_key"]
 KEY = generate_signing_key(decode_unpadded(_SPEC_KEY["seed_base64"]), "1")
 
 
-def test_the_key_of_the_spec() -> None:
+def test_verify_key_of_the_spec() -> None:
     assert KEY.key_id == _SPEC_KEY["key_id"]
     assert KEY.verify_key_base64 == _SPEC_KEY["public_key_base64"]
     assert parse_verify_key(_SPEC_KEY["public_key_base64"]) == KEY.verify_key
 
 
 @pytest.mark.parametrize("case", VECTORS["json_signing"]["cases"])
-def test_signatures_of_the_spec(case: dict[str, Any]) -> None:
+def test_json_signatures_of_the_spec(case: dict[str, Any]) -> None:
     assert sign_json(case["in"], "domain", KEY) == case["out"]
     verify_json(case["out"], "domain", "ed25519:1", KEY.verify_key)
 
 
 @given(json_values.any_objects)
-def test_signing_leaves_the_rest_alone(obj: dict[str, Any]) -> None:
+def test_signing_keeps_the_rest_of_the_object(obj: dict[str, Any]) -> None:
     obj.pop("signatures", None)
     other = sign_json(obj, "other", KEY) | {"unsigned": {"age": 5}}
     signed = sign_json(other, "domain", KEY)
@@ -56,7 +56,7 @@ def test_signing_leaves_the_rest_alone(obj: dict[str, Any]) -> None:
         *({"domain": {"ed25519:1": signature}} for signature in (1, "%", "", "A" * 86)),
     ],
 )
-def test_missing_and_wrong_signatures(signatures: Any) -> None:
+def test_missing_and_wrong_signatures_are_refused(signatures: Any) -> None:
     with pytest.raises(SignatureError):
         verify_json({"a": 1, "signatures": signatures}, "domain", "ed25519:1", KEY.verify_key)
 
@@ -77,7 +77,7 @@ def test_keys_of_small_order_verify_nothing() -> None:
         verify_json({"signatures": {"d": {"ed25519:1": forged}}}, "d", "ed25519:1", small)
 
 
-def test_key_lines() -> None:
+def test_signing_key_line_round_trip() -> None:
     key = parse_signing_key(f"ed25519 a_abc {_SPEC_KEY['seed_base64']}\n")
     assert (key.key_id, key.verify_key) == ("ed25519:a_abc", KEY.verify_key)
     assert parse_signing_key(format_signing_key(key)) == key
@@ -87,23 +87,23 @@ def test_key_lines() -> None:
 @pytest.mark.parametrize(
     "line", ["", "ed25519 a", "rsa a AAAA", "ed25519 a %%%", "ed25519 a AAAA", "ed25519 a:b " + "A" * 43]
 )
-def test_bad_key_lines(line: str) -> None:
+def test_bad_signing_key_lines_are_refused(line: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_signing_key(line)
     assert "AAAA" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "%", "AAAA", "A" * 44])
-def test_bad_verify_keys(text: str) -> None:
+def test_bad_verify_keys_are_refused(text: str) -> None:
     with pytest.raises(SignatureError):
         parse_verify_key(text)
 
 
-def test_signatures_of_any_shape() -> None:
+def test_ill_formed_signatures_are_ignored() -> None:
     assert signatures_of(sign_json({}, "d", KEY), "d").keys() == {"ed25519:1"}
     for odd in ({}, {"signatures": 1}, {"signatures": {"d": 1}}):
         assert signatures_of(odd, "d") == {}
 
 
-def test_the_key_type_is_a_value() -> None:
+def test_signing_key_is_a_value() -> None:
     assert isinstance(KEY, SigningKey) and generate_signing_key(KEY.seed, "1") == KEY

@@ -1,4 +1,4 @@
-"""Our copy of the specification's examples is the present one, where the original is at hand."""
+"""The copy of the specification's examples is current, if the original is available."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,6 @@ _ORIGINAL = Path(__file__).parents[3] / "shared" / "spec" / "test_vectors.json"
 
 
 @pytest.mark.skipif(not _ORIGINAL.exists(), reason="the specification as data is not beside this checkout")
-def test_the_copy_is_current() -> None:
+def test_copy_of_the_spec_examples_is_current() -> None:
     original = json.loads(_ORIGINAL.read_text(encoding="utf-8"))
     assert {key: original[key] for key in VECTORS} == VECTORS

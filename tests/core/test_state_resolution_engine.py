@@ -1,6 +1,6 @@
-"""State resolution on small rooms made by hand. Spec: rooms/v1, v2 and v12, "State resolution".
+"""State resolution in small rooms made by hand. Spec: rooms/v1, v2 and v12, "State resolution".
 
-Events have readable ids and no hashes; `Story` gives each the auth events that the state it is sent in asks for.
+Events have readable ids and no hashes. `Story` gives each event the auth events that its state requires.
 """
 
 import itertools
@@ -39,7 +39,7 @@ def member(user_id: str) -> tuple[str, str]:
 
 
 class Story:
-    """A room's events. Alice has made it, is joined and has power 100; it is public."""
+    """A room's events. Alice created it, is joined and has power 100. The room is public."""
 
     def __init__(self, version_name: str) -> None:
         self.version = ROOM_VERSIONS[version_name]
@@ -64,7 +64,7 @@ class Story:
         at: int | None = None,
         depth: int | None = None,
     ) -> Event:
-        """Put an event into the state. auth: ids of its auth events instead of the right ones; at: its time."""
+        """Put an event into the state. auth: ids of other auth events than the right ones. at: its time."""
         if auth is None:
             keys = auth_types_for(self.version, type=key[0], sender=sender, state_key=key[1], content=content or {})
             auth = [state[needed] for needed in keys if needed in state]
@@ -106,7 +106,7 @@ class Story:
         return self.events.get(event_id)
 
     def resolve(self, *states: State, rejected: Sequence[str] = ()) -> State:
-        """Resolve in every order, which must give one result; resolving that with itself must change nothing."""
+        """Resolve in every order, which must give one result. Resolving it with itself must change nothing."""
         results = [
             resolve(self.version, order, self.find, rejected=rejected.__contains__, create=self.create)
             for order in itertools.permutations(states)
@@ -121,7 +121,7 @@ class Story:
 
 
 @pytest.mark.parametrize("name", ROOM_VERSIONS)
-def test_what_all_agree_on_stays_and_is_not_looked_up(name: str) -> None:
+def test_agreed_state_stays_and_is_not_looked_up(name: str) -> None:
     story = Story(name)
     state = dict(story.begun)
     state["m.room.topic", ""] = EventId("nobody has this event")
@@ -132,7 +132,7 @@ def test_what_all_agree_on_stays_and_is_not_looked_up(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ROOM_VERSIONS)
-def test_ban_wins_over_what_the_banned_user_does_meanwhile(name: str) -> None:
+def test_ban_wins_over_concurrent_events_of_the_banned_user(name: str) -> None:
     story = Story(name)
     story.levels(story.begun, "bob may", ALICE, bob=50)
     story.join(story.begun, BOB)
@@ -142,12 +142,12 @@ def test_ban_wins_over_what_the_banned_user_does_meanwhile(name: str) -> None:
     story.send(going_on, "bob renamed", BOB, member(BOB), {"membership": "join", "displayname": "b"})
     resolved = story.resolve(banned, going_on)
     assert resolved[member(BOB)] == "ban"
-    # Version 1 takes a key that one state lacks for no conflict, so nobody judges the topic.
+    # In version 1 a key that one state lacks is no conflict, so the topic is not checked.
     assert resolved.get(TOPIC) == ("topic" if name == "1" else None)
 
 
 @pytest.mark.parametrize("name", ROOM_VERSIONS)
-def test_missing_conflicted_events_are_passed_over(name: str) -> None:
+def test_missing_conflicted_events_are_skipped(name: str) -> None:
     story = Story(name)
     one, other = dict(story.begun), dict(story.begun)
     story.send(one, "topic", ALICE, TOPIC)
@@ -178,7 +178,7 @@ def test_v1_list_ends_at_the_first_event_that_is_not_allowed() -> None:
     story = Story("1")
     story.join(story.begun, BOB)
     states = [dict(story.begun) for _ in range(3)]
-    story.levels(states[0], "first", ALICE, bob=50)  # nobody checks the first
+    story.levels(states[0], "first", ALICE, bob=50)  # the first is not checked
     story.levels(states[1], "too much", BOB, bob=100)
     story.levels(states[2], "after", ALICE, bob=20)
     assert story.resolve(*states)[LEVELS] == "first"
@@ -188,18 +188,18 @@ def test_v1_list_ends_at_the_first_event_that_is_not_allowed() -> None:
 def test_v1_orders_by_depth_and_then_by_hash() -> None:
     story = Story("1")
     states = [dict(story.begun) for _ in range(4)]
-    # SHA-1: "b" e9d7..., "a" 86f7..., "c" 84a5...; of one depth the lowest is taken for a topic.
+    # SHA-1: "b" e9d7..., "a" 86f7..., "c" 84a5...; at equal depth the lowest is taken for a topic.
     for state, (name, depth) in zip(states, [("a", 9), ("b", 9), ("c", 9), ("d", 8)], strict=True):
         story.send(state, name, ALICE, TOPIC, depth=depth)
     assert story.resolve(*states)[TOPIC] == "c"
-    # For the lists it's the other way round: descending, and the last one stands.
+    # In the lists the order is descending and the last one is accepted, so it is the other way round.
     rules = [dict(story.begun) for _ in range(3)]
     for state, name in zip(rules, ["a", "b", "c"], strict=True):
         story.send(state, name, ALICE, RULES, {"join_rule": "invite"}, depth=9)
     assert story.resolve(*rules)[RULES] == "c"
 
 
-def test_v1_takes_the_newest_that_is_allowed_or_none() -> None:
+def test_v1_picks_the_newest_allowed_event_or_none() -> None:
     story = Story("1")
     states = [dict(story.begun) for _ in range(2)]
     story.send(states[0], "by alice", ALICE, TOPIC)
@@ -242,7 +242,7 @@ def test_topic_under_newer_power_levels_wins_whatever_its_time(name: str) -> Non
 
 @pytest.mark.parametrize("name", V2_AND_LATER)
 def test_steps_between_the_states_are_replayed(name: str) -> None:
-    """MSC1442's example: Alice lifts Bob, Bob lifts Carol; the auth difference brings the step between."""
+    """MSC1442's example: Alice promotes Bob, Bob promotes Carol. The auth difference includes the step between."""
     story = Story(name)
     story.join(story.begun, BOB, CAROL)
     far = dict(story.begun)
@@ -255,7 +255,7 @@ def test_steps_between_the_states_are_replayed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", V2_AND_LATER)
-def test_rejected_auth_events_do_not_stand_in(name: str) -> None:
+def test_rejected_auth_events_are_no_fallback(name: str) -> None:
     story = Story(name)
     joined = dict(story.begun)
     story.join(joined, BOB)
@@ -269,7 +269,7 @@ def test_rejected_auth_events_do_not_stand_in(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", V2_AND_LATER)
-def test_circles_and_doubles_among_auth_events(name: str) -> None:
+def test_circles_and_duplicates_among_auth_events(name: str) -> None:
     story = Story(name)
     one, other = dict(story.begun), dict(story.begun)
     story.send(one, "one", ALICE, TOPIC, auth=["create", "levels", "levels", "alice joins", "gone"])
@@ -278,12 +278,12 @@ def test_circles_and_doubles_among_auth_events(name: str) -> None:
     story.send(other, "y", ALICE, LEVELS, auth=["x", "create", "alice joins"])
     resolved = story.resolve(one, other)
     assert resolved[TOPIC] == "other"
-    # Neither can be ordered, so neither is replayed, and the older levels are in nobody's state.
+    # Neither can be ordered, so neither is replayed, and the older levels are in no state.
     assert LEVELS not in resolved
 
 
 def test_2_1_problem_a() -> None:
-    """MSC4297: what is agreed on must not unauthorise what the conflicted events rested on."""
+    """MSC4297: the unconflicted state must not unauthorise the events on which the conflicted ones depend."""
     for name, expected in (("11", None), ("12", "invite only")):
         story = Story(name)
         story.join(story.begun, BOB)
@@ -297,7 +297,7 @@ def test_2_1_problem_a() -> None:
 
 
 def test_2_1_problem_b() -> None:
-    """MSC4297: the step between two conflicted events is replayed, although both branches have it in their chains."""
+    """MSC4297: the step between two conflicted events is replayed, although it is in the chains of both branches."""
     for name, expected in (("11", "levels"), ("12", "carol 55")):
         story = Story(name)
         story.join(story.begun, BOB, CAROL)
@@ -329,7 +329,7 @@ def test_small_conflict_in_a_big_room_looks_up_little(name: str) -> None:
 
 
 def edges(**auth: str) -> AuthGraph:
-    """Return a graph in which each event, a letter, cites those in its text."""
+    """Return a graph in which each event, a letter, cites the events in its text."""
     story = Story("2")
     for name, cited in auth.items():
         story.send({}, name, ALICE, ("m.test", name), auth=list(cited))
@@ -345,9 +345,9 @@ def test_auth_difference_has_events_themselves_only_when_cited() -> None:
     conflicted = {graph.number_of("c"): 0b01, graph.number_of("f"): 0b10}
     difference = AuthDifference(graph, walk_chains(graph, conflicted), conflicted, 2)
     assert names(graph, difference.doubtful) == "be"
-    difference.settle([graph.number_of("b")])  # held by both, yet cited in one chain only
+    difference.settle([graph.number_of("b")])  # in both states, but cited in one chain only
     assert names(graph, difference.doubtful) == "be"
-    difference.settle([graph.number_of("d")])  # cites it in both
+    difference.settle([graph.number_of("d")])  # cites it in both chains
     assert names(graph, difference.doubtful) == "e"
 
 
@@ -359,7 +359,7 @@ def test_auth_difference_among_circles() -> None:
     assert names(graph, AuthDifference(graph, chains, conflicted, 2).doubtful) == "abd"
 
 
-def test_conflicted_subgraph_is_all_between() -> None:
+def test_conflicted_subgraph_has_all_events_between() -> None:
     graph = edges(a="", b="a", c="b", d="c", e="b", f="a")
     conflicted = {graph.number_of(name): 1 for name in "bdf"}
     assert names(graph, conflicted_subgraph(graph, walk_chains(graph, conflicted), conflicted)) == "bcdf"
@@ -382,7 +382,7 @@ def test_power_ordering_compares_power_then_time_then_id() -> None:
     assert [event.event_id for event in ordered] == ["late", "early", "upon early", "a", "b"]
 
 
-def test_power_ordering_depends_on_what_makes_events_wait() -> None:
+def test_power_ordering_depends_on_events_that_make_others_wait() -> None:
     story = Story("11")
     story.join(story.begun, BOB, CAROL)
     before = dict(story.begun)
@@ -398,7 +398,7 @@ def test_power_ordering_depends_on_what_makes_events_wait() -> None:
         numbered = [{graph.number_of(event.event_id): event for event in some} for some in (events, others)]
         return power_ordering_depends_on(story.version, story.create, story.find, graph, *numbered)
 
-    # When "bob again" is ordered as well, it has no power, so that Carol's topic comes before it, and before Bob's.
+    # If "bob again" is ordered too, it has no power, so that Carol's topic comes before it, and before Bob's.
     assert depends([by_bob, by_carol], [late])
     assert depends([by_bob, by_carol], [late, early])
     assert not depends([by_bob, by_carol], [early])
@@ -420,7 +420,7 @@ def test_mainline_ordering_with_side_branches_and_no_power_levels() -> None:
     graph = AuthGraph(story.find)
     events = {graph.number_of(event.event_id): event for event in sent}
     by_main = mainline_ordering(graph, EventId("main"), events)
-    # The side branch leaves the mainline at the first levels, which makes it as old as those.
+    # The side branch leaves the mainline at the first levels, so it counts as old as those.
     assert [event.event_id for event in by_main] == ["on none", "on side", "on first levels", "on main"]
     by_time = mainline_ordering(graph, None, events)
     assert [event.event_id for event in by_time] == ["on main", "on side", "on first levels", "on none"]
@@ -430,16 +430,16 @@ def test_mainline_ordering_with_side_branches_and_no_power_levels() -> None:
 
 
 class NeverWalked(dict[tuple[str, str], EventId]):
-    """A base that may be asked for keys only."""
+    """A base that may only be read by key."""
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        raise AssertionError("the base was walked")
+        raise AssertionError("the base was iterated")
 
     items = values = keys = copy = __iter__  # type: ignore[assignment]
 
 
 class BigRoom(Story):
-    """2,000 members; Bob and Carol were made moderators after they had joined, and nothing agreed cites them yet."""
+    """A room of 2,000 members. Bob and Carol became moderators after their joins, which no agreed event cites yet."""
 
     def __init__(self, version_name: str) -> None:
         super().__init__(version_name)
@@ -460,8 +460,8 @@ class BigRoom(Story):
 
 
 @pytest.mark.parametrize("name", V2_AND_LATER)
-def test_fight_of_moderators_in_a_big_room_looks_up_little(name: str) -> None:
-    """Whether the moderators' memberships are in the auth difference would take the whole state to tell."""
+def test_dispute_of_moderators_in_a_big_room_looks_up_little(name: str) -> None:
+    """The moderators' memberships may be in the auth difference. Deciding that would take the whole state."""
     story = BigRoom(name)
     one, other = dict(story.begun), dict(story.begun)
     story.send(one, "ban", BOB, member(EVE), {"membership": "ban"})
@@ -471,8 +471,8 @@ def test_fight_of_moderators_in_a_big_room_looks_up_little(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", V2_AND_LATER)
-def test_fight_of_many_moderators_in_a_big_room_looks_up_little(name: str) -> None:
-    """Too many to try all combinations; but their memberships are older than all that they do now."""
+def test_dispute_of_many_moderators_in_a_big_room_looks_up_little(name: str) -> None:
+    """There are too many combinations to try, but all memberships are older than the moderators' conflicting events."""
     story = BigRoom(name)
     moderators = [f"@m{number}:m.example" for number in range(20)]
     story.join(story.begun, *moderators)
@@ -485,7 +485,7 @@ def test_fight_of_many_moderators_in_a_big_room_looks_up_little(name: str) -> No
     for number, user_id in enumerate(moderators):
         content = {"membership": "ban"}
         story.send(branches[number % 2], f"ban {number}", user_id, member(f"@u{number // 2}:u.example"), content)
-    # Two ban each: the later ban stands, since its sender may ban the banned again.
+    # Two ban each other: the later ban wins, since its sender may ban the other again.
     bans = {member(f"@u{number}:u.example"): f"ban {2 * number + 1}" for number in range(10)}
     assert story.resolve_overlays(*branches) == bans
     assert len(story.lookups) < 3000
@@ -506,7 +506,7 @@ def test_topic_under_older_levels_in_a_big_room_looks_up_little(name: str) -> No
 
 
 @pytest.mark.parametrize("name", ROOM_VERSIONS)
-def test_overlays_that_agree_are_taken_over(name: str) -> None:
+def test_equal_overlays_are_the_result(name: str) -> None:
     story = BigRoom(name)
     topic, no_rules = EventId("nobody has this event"), {RULES: None}
     both = {TOPIC: topic, **no_rules, CREATE: story.base[CREATE]}

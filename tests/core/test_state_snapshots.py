@@ -1,4 +1,4 @@
-"""States as differences: walks, storage, and rebasing, for random branches."""
+"""States as differences: walks, storage and rebasing for random branches."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ overlays = st.dictionaries(st.integers(0, 5), st.one_of(st.none(), st.integers(0
 
 
 @given(base=st.dictionaries(st.integers(0, 5), st.integers(0, 3)), now=overlays, state=overlays)
-def test_rebased_is_the_same_state(
+def test_rebased_overlay_gives_the_same_state(
     base: dict[int, int], now: dict[int, int | None], state: dict[int, int | None]
 ) -> None:
-    """Whatever the base became, the overlay upon it says the same, and nothing that the base says itself."""
+    """The overlay on the changed base gives the same state, and has no entry that equals the base's."""
     whole = laid(base, state)
     changed = laid(base, now)
     changes = {key: (base.get(key), changed.get(key)) for key in base.keys() | changed.keys()}
@@ -32,7 +32,7 @@ def laid(base: dict[int, int], overlay: dict[int, int | None]) -> dict[int, int]
 
 
 @given(st.integers(1, 1 << 40))
-def test_parents_lose_their_lowest_bit(steps: int) -> None:
+def test_parent_step_has_no_lowest_bit(steps: int) -> None:
     assert parent_steps(steps) < steps and steps.bit_count() == parent_steps(steps).bit_count() + 1
 
 
@@ -44,14 +44,14 @@ def walk_of(snapshots: dict[int, Snapshot], nid: int) -> list[Snapshot]:
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=200))
-def test_a_branch_of_steps(changed: Sequence[int]) -> None:
-    """Each snapshot gives the state written out; walks and storage stay within their bounds."""
+def test_branch_of_snapshots_stays_within_bounds(changed: Sequence[int]) -> None:
+    """Each snapshot gives the full state. Walks and storage stay within their bounds."""
     state = {KEYS[0]: 1}
     snapshots = {1000: Snapshot(1000, None, 7, 0, (1,), ())}
     keys = {1: KEYS[0]}
     last = 1000
     for number, index in enumerate(changed, 2):
-        # Event `number` sets its key; event 1000 + number has the state after it before itself.
+        # Event `number` sets its key. The state before event 1000 + number is the state after it.
         keys[number] = KEYS[index]
         state[KEYS[index]] = number
         nid = 1000 + number

@@ -23,7 +23,7 @@ def _room(name: str) -> Room:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_clients_get_four_keys_of_what_the_spec_lists(name: str) -> None:
+def test_clients_get_four_keys_of_the_listed_state(name: str) -> None:
     room = _room(name)
     shown = stripped_state(room.state, ALICE, BOB)
     assert [(event["type"], event["state_key"]) for event in shown] == [
@@ -52,17 +52,17 @@ def test_servers_get_whole_pdus(name: str) -> None:
     assert strip_received(pdus) == stripped_state(room.state, ALICE)
 
 
-def test_what_the_room_lacks_is_left_out() -> None:
+def test_absent_state_is_left_out() -> None:
     room = Room("12")
     assert [event["type"] for event in stripped_state(room.state)] == ["m.room.create"]
     assert stripped_state({}, ALICE) == []
 
 
-def test_who_knocks_is_named_once() -> None:
+def test_knocking_user_is_listed_once() -> None:
     assert stripped_state_keys(BOB, BOB).count(("m.room.member", BOB)) == 1
 
 
-def test_what_other_servers_send_is_pruned() -> None:
+def test_received_stripped_state_is_pruned() -> None:
     name = {"type": "m.room.name", "state_key": "", "sender": ALICE, "content": {"name": "n"}}
     odd: list[Any] = [None, 1, "m.room.name", [], {}, name | {"content": []}, name | {"sender": 1}]
     odd += [{key: value for key, value in name.items() if key != missing} for missing in name]

@@ -1,4 +1,4 @@
-"""Token buckets: what they give is bounded by the burst and the rate, whatever is asked when."""
+"""Token buckets: granted tokens never exceed the burst and the rate."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,18 +17,19 @@ def test_burst_then_rate() -> None:
     assert take(denied.bucket, 0.5, 2.0, 3).granted == 1
 
 
-def test_a_chunk_is_cut_to_what_is_there() -> None:
+def test_grant_is_limited_to_whole_tokens() -> None:
     assert take(Bucket(2.7, 0.0), 0.0, 1.0, 10, wanted=5).granted == 2
 
 
-def test_clock_that_stepped_back() -> None:
+def test_clock_stepping_back_changes_nothing() -> None:
     assert refilled(Bucket(1.0, 10.0), 5.0, 1.0, 10).tokens == 1.0
 
 
 @given(
-    st.floats(0.01, 100), st.integers(1, 50),
+    st.floats(0.01, 100),
+    st.integers(1, 50),
     st.lists(st.tuples(st.floats(0, 5), st.integers(1, 20)), max_size=60),
-)  # fmt: skip
+)
 def test_never_more_than_burst_and_rate(per_second: float, burst: int, calls: list[tuple[float, int]]) -> None:
     bucket, now_s, total = full_bucket(burst, 0.0), 0.0, 0
     for pause_s, wanted in calls:

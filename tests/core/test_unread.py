@@ -1,4 +1,4 @@
-"""Unread counts kept up to date in memory, compared with a model that judges every event for every member."""
+"""Unread counts kept up to date in memory, compared with a model that evaluates every event for every member."""
 
 from random import Random
 
@@ -12,22 +12,22 @@ from tests.unread_model import USERS, RoomModel, counted_row
 
 
 class Reader:
-    """A process that holds the room's latest rows and one user's counts, as workers/synchrotron does."""
+    """A process with the room's latest rows and one user's counts, like workers/synchrotron."""
 
     def __init__(self, model: RoomModel, user: str) -> None:
         self.model, self.user = model, user
         self.rows = CountedRows(model.last)
         self.unread = UnreadRoom(user)
-        self.told = 0
+        self.applied_receipts = 0
         self.reads = 0
         self.last: tuple[int, int, RoomCounts] | None = None
 
     def follow(self) -> None:
         for row in self.model.rows[self.rows.last_ordinal :]:
             self.rows.add(row, accepted=True)
-        for thread_id, ordinal in self.model.receipts[self.user][self.told :]:
+        for thread_id, ordinal in self.model.receipts[self.user][self.applied_receipts :]:
             self.unread.note_receipt(thread_id, ordinal)
-        self.told = len(self.model.receipts[self.user])
+        self.applied_receipts = len(self.model.receipts[self.user])
 
     def counts(self, end: int) -> RoomCounts:
         joins = len(self.model.joins[self.user])
@@ -50,7 +50,7 @@ class Reader:
 
 @given(st.integers(0, 2**32))
 @settings(deadline=None, max_examples=150)
-def test_counts_kept_up_are_those_of_judging_every_event(seed: int) -> None:
+def test_counts_in_memory_equal_those_of_evaluating_every_event(seed: int) -> None:
     random = Random(seed)
     model = RoomModel(random)
     for _ in range(random.randint(1, 10)):
@@ -67,14 +67,14 @@ def test_counts_kept_up_are_those_of_judging_every_event(seed: int) -> None:
                 reader.follow()
                 former, counts = reader.last, reader.counts(model.last)
                 assert counts == model.counts(reader.user, model.last)
-                reader.last = (model.last, reader.told, counts)
-                # What changes without a receipt is seen from the rows: a client whose filter hides them is told.
-                if former is not None and former[1] == reader.told and counts != former[2]:
+                reader.last = (model.last, reader.applied_receipts, counts)
+                # Changes without a receipt are visible in the rows, so that a client with a filter learns of them.
+                if former is not None and former[1] == reader.applied_receipts and counts != former[2]:
                     above = former[0]
                     if reader.rows.has_from(above + 1):
                         rows = reader.rows.between(above, model.last)
                         assert any(row.concerns(reader.user, reader.unread.group) for row in rows)
-    assert sum(reader.reads for reader in readers) < 60  # most of the time memory was enough
+    assert sum(reader.reads for reader in readers) < 60  # mostly memory sufficed
 
 
 def message(ordinal: int, total: int) -> EventRow:
@@ -96,7 +96,7 @@ def filled(count: int = 0, at: int = 0) -> UnreadRoom:
     return unread
 
 
-def test_messages_and_receipts_need_nothing_but_the_rows() -> None:
+def test_messages_and_receipts_need_only_the_rows() -> None:
     rows, unread = CountedRows(1000), filled(count=1000, at=1000)
     for known in unread.pop_totals():
         rows.set_total(*known)
@@ -115,17 +115,17 @@ def test_messages_and_receipts_need_nothing_but_the_rows() -> None:
     assert unread.counts().main == (0, 0)
 
 
-def test_a_receipt_from_before_the_rows_has_to_be_read() -> None:
+def test_receipt_from_before_the_rows_needs_storage() -> None:
     rows, unread = CountedRows(1000), filled(count=1000, at=1000)
     unread.note_receipt(None, 500)
     with pytest.raises(NotInMemory):
         unread.apply_receipts(rows)
     unread.load(_snapshot(at=1000, floor=500, counts={"": Count(500, 0)}), membership=1)
-    unread.apply_receipts(rows)  # still noted, and read already
+    unread.apply_receipts(rows)  # still noted, but already included
     assert unread.counts().main == (500, 0)
 
 
-def test_what_the_rows_do_not_know_is_asked_for_once() -> None:
+def test_unknown_total_is_requested_once() -> None:
     rows, unread = CountedRows(10), filled(at=10)
     for ordinal, total in ((11, 7), (12, 8)):
         rows.add(counted_row(ordinal, sender="@b:x", thread_id="$old", push=((0, total, 3),)), accepted=True)
@@ -137,7 +137,7 @@ def test_what_the_rows_do_not_know_is_asked_for_once() -> None:
     assert unread.counts() == RoomCounts(Count(0, 0), {"$old": Count(2, 1)})
 
 
-def test_what_counts_nothing_for_a_member_does_not_concern_him() -> None:
+def test_events_without_counts_do_not_concern_the_member() -> None:
     rows = CountedRows(0)
     ignored = counted_row(1, sender="@b:x", push=((0, 1, 0),), push_users=(("@a:x", -1, 0),))
     rows.add(ignored, accepted=True)
@@ -145,7 +145,7 @@ def test_what_counts_nothing_for_a_member_does_not_concern_him() -> None:
     assert [row.concerns(user, 0) for user in ("@a:x", "@b:x", "@c:x")] == [False, True, True]
 
 
-def test_memory_does_not_grow_with_what_is_unread() -> None:
+def test_memory_does_not_grow_with_unread_events() -> None:
     rows, unread = CountedRows(0), filled()
     sizes = set()
     for ordinal in range(1, 3001):

@@ -123,7 +123,7 @@ BREAKS = (
         "shared/core/events/format.py",
         "if len(encoded) > MAX_EVENT_BYTES:",
         "if len(encoded) > 2 * MAX_EVENT_BYTES:",
-        "tests/core/test_events.py::test_size_of_the_whole_event",
+        "tests/core/test_events.py::test_whole_event_is_limited_to_65536_bytes",
     ),
     Break(
         "D078",
@@ -186,7 +186,7 @@ BREAKS = (
         "shared/core/push_rules/evaluation.py",
         "for rule in self._rules:\n            if _holds(rule.room_tests, event",
         "for rule in reversed(self._rules):\n            if _holds(rule.room_tests, event",
-        "tests/core/push_rules/test_evaluation.py::test_one_is_judged_as_the_rules_that_are_shown_say",
+        "tests/core/push_rules/test_evaluation.py::test_evaluation_follows_the_rules_as_shown",
     ),
     Break(
         "D114",
@@ -214,7 +214,7 @@ BREAKS = (
         "shared/core/presence.py",
         "if ONLINE in states and idle_ms < IDLE_AFTER_MS:",
         "if ONLINE in states:",
-        "tests/core/test_presence.py::test_idle_after_five_minutes_and_back_with_any_activity",
+        "tests/core/test_presence.py::test_user_is_idle_after_five_minutes_until_any_activity",
     ),
     Break(
         "D204",

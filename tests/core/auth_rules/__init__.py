@@ -1,1 +1,1 @@
-"""The numbered authorization rules of every room version, and for each of them events on both of its sides."""
+"""The numbered authorization rules of every room version, with events on both sides of each rule."""

@@ -1,4 +1,4 @@
-"""What a case is: a pair of events that differ in one thing, one on each side of a rule."""
+"""Cases: pairs of events that differ in one thing and are on different sides of a rule."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from tests.core.rooms import VERSIONS, Room
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An event that is to be judged in a room's state.
+    """An event to be checked in a room's state.
 
-    auth_events: None: those of the room's state that it names. rejected: ids of those of them that were rejected.
+    auth_events: None for the right ones from the room's state.
+    rejected: ids of the auth events that were rejected.
     """
 
     room: Room
@@ -31,16 +32,17 @@ class Attempt:
         check_auth(version, event, self.room.state, create)
 
 
-#: Called with the room version's name, and whether to break the rule: the events of both calls differ in this alone.
-#: So the broken one can be denied for nothing that stands before the rule, since its twin is allowed.
+#: Called with the room version's name and True to break the rule. The events of both calls differ in this alone, so
+#: the broken one cannot be denied for any other reason: its twin is allowed.
 Build = Callable[[str, bool], Attempt]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """denied_by: the name of the rule that denies the broken twin; None: there is no such twin, the rule is the last.
+    """A case of a rule.
 
-    A rule that only allows has the rule that then denies in `denied_by`; one that rejects has its own name there.
+    denied_by: the name of the rule that denies the broken twin, or None without a twin, since the rule is the last.
+    A rule that only allows has the rule that then denies in `denied_by`; a rule that rejects has its own name there.
     """
 
     rule: str

@@ -1,4 +1,4 @@
-"""Cases of the rules about invites, also those that redeem a third-party invite."""
+"""Cases of the rules about invites, including those that redeem a third-party invite."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def _signed(mxid: str = BOB, token: str = "token", key: Any = _IDENTITY_KEY) -> 
 
 
 def _redeem(room: Room, signed: Any) -> Attempt:
-    """Alice invites Bob with what the identity server signed."""
+    """Alice invites Bob with the object that the identity server signed."""
     return change(room, ALICE, BOB, "invite", third_party_invite={"display_name": "b", "signed": signed})
 
 
@@ -102,12 +102,12 @@ for _name in ("third_party.signature", "third_party.otherwise"):
 
     @case(_name, denied_by="third_party.otherwise")
     def _(version: str, broken: bool) -> Attempt:
-        """Signed, and changed since."""
+        """Signed, but changed afterwards."""
         return _redeem(_room(version), {**_signed(), **({"more": 1} if broken else {})})
 
     @case(_name, denied_by="third_party.otherwise")
     def _(version: str, broken: bool) -> Attempt:
-        """Any of the signatures will do, whatever else stands there."""
+        """Any of the signatures is enough, whatever the others are."""
         signed = sign_json(_signed(key=_OTHER_KEY), "other.example", _OTHER_KEY if broken else _IDENTITY_KEY)
         signed["signatures"]["odd.example"] = {"ed25519:0": "%", "rsa:1": "A", "ed25519:1": 1}
         return _redeem(_room(version), signed)
@@ -115,7 +115,7 @@ for _name in ("third_party.signature", "third_party.otherwise"):
 
 @case("third_party.signature", denied_by="third_party.otherwise")
 def _(version: str, broken: bool) -> Attempt:
-    """Who redeems the invite needs no level, and need not even be in the room."""
+    """The user who redeems the invite needs no level, and need not be in the room."""
     room = _room(version, inviter=CAROL)
     invite = {"signed": _signed(key=_OTHER_KEY if broken else _IDENTITY_KEY)}
     return change(room, CAROL, BOB, "invite", third_party_invite=invite)

@@ -25,7 +25,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("third_party_invite.level")
 def _(version: str, broken: bool) -> Attempt:
-    """The invite level alone decides, state_default does not."""
+    """Only the invite level counts, state_default does not."""
     room = room_with(version, members={BOB: "join"})
     room.power_levels(invite=1 if broken else 0, state_default=50)
     return Attempt(room, room.make("m.room.third_party_invite", BOB, {}, "token"))
@@ -90,7 +90,7 @@ for _state_key in (CAROL, "@", "@bob:b.example.org"):
 
 
 def _values(rule: str, bad: Any, good: Any, place: str, *, first: int = 1, last: int = 12) -> None:
-    """Alice sets the room's first power levels, with `bad` or `good` at the place."""
+    """Alice sets the room's first power levels, with `bad` or `good` at the path."""
 
     @case(rule, first=first, last=last)
     def _(version: str, broken: bool) -> Attempt:
@@ -112,8 +112,8 @@ _values("power_levels.users", {BOB: "50.5"}, {BOB: " +050 "}, "users", last=9)
 _values("power_levels.users", {BOB: "50.9"}, {BOB: 50.9}, "users", last=5)  # later such an event has no valid form
 _values("power_levels.users", {BOB: "50"}, {BOB: 50}, "users", first=10)
 
-# No rule of versions 1 to 9 speaks of the other places. What cannot be read there cannot be compared, as the rules
-# for changes ask: it is refused under the number of the whole rule.
+# Versions 1 to 9 have no rule for the other places. Values that cannot be read there cannot be compared, as the rules
+# for changes require. They are refused under the number of the whole rule.
 _values("power_levels", "abc", " +050 ", "ban", last=9)
 _values("power_levels", "abc", 50.9, "ban", last=5)
 _values("power_levels", {"t": "abc"}, {"t": " 50 "}, "events", last=9)
@@ -138,7 +138,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("power_levels.first", denied_by="properties.new", last=11)
 def _(version: str, broken: bool) -> Attempt:
-    """With levels before them Alice, who has 100, could not set these."""
+    """With earlier levels Alice, who has 100, could not set these."""
     room = Room(version)
     if broken:
         room.power_levels()
@@ -148,13 +148,13 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("power_levels.first", denied_by=None, first=12)
 def _(version: str, broken: bool) -> Attempt:
-    """Only a creator gets as far as this rule, and nothing stands above a creator: no later rule could deny it."""
+    """Only a creator gets as far as this rule, and no level is above a creator's, so no later rule could deny it."""
     room = Room(version)
     return Attempt(room, room.make("m.room.power_levels", ALICE, {"users": {BOB: 1000}, "ban": 1000}, ""))
 
 
 def _changed(version: str, change: dict[str, Any], before: dict[str, Any] | None = None) -> Attempt:
-    """Bob, who has 60 as does @equal, changes the power levels. change: None takes a property away."""
+    """Bob, who has 60 like @equal, changes the power levels. change: None removes a property."""
     room = room_with(version, members={BOB: "join"})
     people = {BOB: 60, "@equal:x": 60, "@low:x": 1, "@high:x": 61}
     levels: dict[str, Any] = {"users": users(room, people), "state_default": 60, **(before or {})}
@@ -173,7 +173,7 @@ def _old_and_new(rule: str, old: dict[str, Any], bad: dict[str, Any], good: dict
 
 
 for _level in DEFAULT_LEVELS:
-    if _level not in ("state_default", "users_default"):  # at 61 these keep Bob from sending it, or raise him
+    if _level not in ("state_default", "users_default"):  # at 61 Bob could not send it, or would be raised
         _old_and_new("properties.old", {_level: 61}, {_level: 10}, {_level: 61})  # lowered
         _old_and_new("properties.old", {_level: 61}, {_level: None}, {})  # removed
     _old_and_new("properties.new", {_level: 10}, {_level: 61}, {_level: 60})  # changed
@@ -182,7 +182,7 @@ for _level in DEFAULT_LEVELS:
 
 
 def _from(rule: str, bad: dict[str, Any], good: dict[str, Any], change: dict[str, Any], *, first: int = 1) -> None:
-    """The change is the same, what stood there before it is not."""
+    """The change is the same in both, but the levels before it differ."""
 
     @case(rule, first=first)
     def _(version: str, broken: bool) -> Attempt:
@@ -204,7 +204,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("properties.old")
 def _(version: str, broken: bool) -> Attempt:
-    """users_default, which does not concern those named."""
+    """users_default, which does not apply to named users."""
     return _changed(version, {"users_default": 10} if broken else {}, {"users_default": 61})
 
 
@@ -221,7 +221,7 @@ for _field, _first in (("events", 1), ("notifications", 6)):
 
 @case("power_levels.otherwise", denied_by=None, last=5)
 def _(version: str, broken: bool) -> Attempt:
-    """Who may notify all is not looked at."""
+    """The right to notify everyone is not checked."""
     return _changed(version, {"notifications": {"room": 99}}, {"notifications": {"room": 70}})
 
 
@@ -262,7 +262,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("redaction.otherwise", last=2)
 def _(version: str, broken: bool) -> Attempt:
-    """One that names no event has no server."""
+    """A redaction that names no event has no server."""
     room = room_with(version, members={BOB: "join"})
     target = room.add("m.room.message", BOB, {})
     return Attempt(room, room.make("m.room.redaction", BOB, {}, redacts=None if broken else target.event_id))
@@ -276,7 +276,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("otherwise", denied_by=None, first=3)
 def _(version: str, broken: bool) -> Attempt:
-    """Redactions too: whether one takes effect is judged apart from these rules."""
+    """Redactions too: these rules do not decide if one takes effect."""
     room = room_with(version, members={BOB: "join"})
     target = room.add("m.room.message", ALICE, {})
     return Attempt(room, room.make("m.room.redaction", BOB, {}, redacts=target.event_id))

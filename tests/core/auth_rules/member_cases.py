@@ -10,7 +10,7 @@ NO_EVENT = None  # a user without a member event
 
 
 def room_with(version: str, join_rule: Any = None, members: Mapping[str, str | None] | None = None) -> Room:
-    """Return Alice's room with this join rule, None for no such event, and these memberships."""
+    """Return Alice's room with these memberships and this join rule, None for no join rules event."""
     room = Room(version)
     if join_rule is not None:
         room.join_rule(join_rule)
@@ -26,7 +26,7 @@ def change(room: Room, sender: str, user_id: str, membership: Any, **content: An
 
 
 def users(room: Room, levels: Mapping[str, int]) -> dict[str, int]:
-    """Return `users` of power levels, with Alice where she may be named."""
+    """Return `users` of power levels, with Alice if the version allows naming her."""
     return {**levels} if room.version.creators_outrank_all else {ALICE: 100, **levels}
 
 
@@ -67,7 +67,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("join.first", denied_by="join.otherwise")
 def _(version: str, broken: bool) -> Attempt:
-    """Only the creator's; of several events before it, no one."""
+    """Only after the create event alone, not after several events."""
     room = Room(version)
     newest = room.events[-1]
     del room.state["m.room.member", ALICE]
@@ -84,7 +84,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 
 def _first_join_beside_named_creator(*, first: int, last: int, named_is_creator: bool) -> None:
-    """Alice sends the create event, which calls Dave the creator: that counts up to version 10 only."""
+    """Alice sends the create event, which names Dave as the creator. That counts up to version 10 only."""
 
     @case("join.first", denied_by="join.otherwise", first=first, last=last)
     def _(version: str, broken: bool) -> Attempt:
@@ -111,21 +111,21 @@ def _(version: str, broken: bool) -> Attempt:
 
 
 def _invited(rule: Any, invited: str, other: str | None, *, first: int = 1) -> None:
-    """Broken: `other` instead of a membership that lets him in."""
+    """Broken: `other` instead of a membership that allows the join."""
 
     @case("join.invited", denied_by="join.otherwise", first=first)
     def _(version: str, broken: bool) -> Attempt:
         return change(room_with(version, rule, {BOB: other if broken else invited}), BOB, BOB, "join")
 
 
-for _rule, _first in (("invite", 1), ("knock", 7), (None, 1), (1, 1)):  # no event, or no string in it: invite
+for _rule, _first in (("invite", 1), ("knock", 7), (None, 1), (1, 1)):  # no event, or no string in it, means invite
     for _current in ("invite", "join"):
         for _other in (NO_EVENT, "leave", "knock"):
             _invited(_rule, _current, _other, first=_first)
 
 
 def _closed(rule: str, *, last: int = 12) -> None:
-    """A join rule that the version does not know lets nobody in, not even those who are."""
+    """A join rule that the version does not know allows no joins, not even those of members."""
 
     @case("join.otherwise", last=last)
     def _(version: str, broken: bool) -> Attempt:
@@ -148,7 +148,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 
 def _restricted(version: str, rule: str, *, bob: str | None = None, **content: Any) -> Attempt:
-    """Bob joins a room in which Alice and Carol may invite and Dave may not; Carol has left."""
+    """Bob joins a room in which Alice and Carol may invite and Dave may not. Carol has left."""
     room = room_with(version, rule, {BOB: bob, CAROL: "leave", DAVE: "join"})
     room.power_levels(invite=50, users=users(room, {CAROL: 50, DAVE: 49}))
     content = {"membership": "join", **content}
@@ -292,7 +292,7 @@ for _name in ("ban.level", "ban.otherwise"):
 
 
 def _creators_outrank(membership: str, denied_by: str) -> None:
-    """Where creators have infinite power, nobody else's level reaches them; nor does another creator's."""
+    """Where creators have infinite power, no other level reaches it, nor does another creator's."""
 
     @case(f"{membership}.otherwise", denied_by=denied_by, first=12)
     def _(version: str, broken: bool) -> Attempt:

@@ -1,7 +1,7 @@
-"""The rules as the pages of the room versions number them, as data: version -> number -> rule.
+"""The rules with the numbers of each room version's page, as data: version -> number -> rule.
 
-Read off the spec's prose (rooms/v1 to v12, "Authorisation rules"), not off the code that is tested. Version 1 stands
-here in full, every later version is the one before it, except. A rule keeps its name wherever its number moves.
+They were read from the spec's prose (rooms/v1 to v12, "Authorisation rules"), not from the code under test. Version 1
+is complete, and each later version is a change of the previous one. A rule keeps its name when its number moves.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from enum import Enum
 
 
 class Does(Enum):
-    """What a rule can do to an event. Most have one side only; then the cases show the event that slips past it too."""
+    """The effect of a rule on an event. Most have one side only; then a case shows the event that passes it."""
 
     REJECTS = "rejects"  # "if ..., reject", "otherwise, reject"
-    ALLOWS = "allows"  # "if ..., allow", "otherwise, allow": an event it does not allow meets the rules after it
+    ALLOWS = "allows"  # "if ..., allow", "otherwise, allow"; other events continue with the next rules
     DECIDES = "decides"  # "allow if and only if"
-    HEADS = "heads"  # says only to which events the rules below it apply
+    HEADS = "heads"  # only says to which events the rules below it apply
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """name: ours, the same in every version. text: what the rule says, shortened."""
+    """A rule. name: the same in every version. text: a short form of the spec's text."""
 
     name: str
     does: Does
@@ -33,7 +33,7 @@ _LETTERS = {"-": Does.REJECTS, "+": Does.ALLOWS, "=": Does.DECIDES, "#": Does.HE
 
 
 def _rules(listing: str) -> dict[str, Rule]:
-    """Read lines of number, name, what it does ("-" rejects, "+" allows, "=" decides, "#" heads), text."""
+    """Parse lines of number, name, effect ("-" rejects, "+" allows, "=" decides, "#" heads), text."""
     table = {}
     for line in listing.strip().splitlines():
         number, name, letter, text = line.split(maxsplit=3)
@@ -43,7 +43,7 @@ def _rules(listing: str) -> dict[str, Rule]:
 
 
 def _moved(table: Table, number: str, by: int) -> dict[str, Rule]:
-    """Return the table with the rule of this number, those after it on its level, and all below these, renumbered."""
+    """Return the rules from this number on, at its level and below, with their numbers moved."""
     parent, _, own = f".{number}".rpartition(".")
     moved = {}
     for old, rule in table.items():
@@ -60,18 +60,18 @@ def _is_in(number: str, top: str) -> bool:
 
 
 def _without(table: Table, number: str) -> dict[str, Rule]:
-    """Take a rule out, with what is below it; those after it move up."""
+    """Remove a rule and its sub-rules. The rules after it move up."""
     return _moved({old: rule for old, rule in table.items() if not _is_in(old, number)}, number, -1)
 
 
 def _with(table: Table, listing: str) -> dict[str, Rule]:
-    """Put a rule in, with what is below it, at the place of the listing's first number; those after it move down."""
+    """Insert a rule and its sub-rules at the listing's first number. The rules after it move down."""
     added = _rules(listing)
     return {**_moved(table, next(iter(added)), +1), **added}
 
 
 def _reworded(table: Table, **texts: str) -> dict[str, Rule]:
-    """Give rules a new text. texts: by name, "__" for "."."""
+    """Give rules a new text. texts: by name, with "__" for "."."""
     new = {name.replace("__", "."): text for name, text in texts.items()}
     assert new.keys() <= {rule.name for rule in table.values()}
     return {number: replace(rule, text=new.get(rule.name, rule.text)) for number, rule in table.items()}
@@ -213,9 +213,9 @@ _V11 = _reworded(_without(_V10, "1.4"), join__first="the create event's sender's
 def _v12() -> dict[str, Rule]:
     table = _with(_V11, "1.4 create.additional_creators - additional_creators is no list of user ids")
     table = _with(table, "2 room_id - the room id does not name an accepted create event")
-    # The page counts 3.1, 3.2, 3.3, 3.5, as if to keep the number that "another room" had.
+    # The page counts 3.1, 3.2, 3.3, 3.5, as if to keep the former number of "another room".
     del table["3.4"]
-    # The page has two rules 10.10; the second ("otherwise, allow") is 10.11 here.
+    # The page has two rules 10.10. The second one ("otherwise, allow") is 10.11 here.
     table = _with(table, "10.4 power_levels.creators - users names a creator")
     return _reworded(table, create__room_id="it has a room id")
 
@@ -233,5 +233,5 @@ RULES: Mapping[str, Table] = {
 
 
 def number_of(version: str, name: str) -> str:
-    """Return the number that the version's page gives a rule."""
+    """Return the number of a rule on the version's page."""
     return next(number for number, rule in RULES[version].items() if rule.name == name)

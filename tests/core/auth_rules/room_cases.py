@@ -8,7 +8,7 @@ from tests.core.rooms import ALICE, BOB, DAVE, Room
 
 
 def _create(version: str, content: dict[str, Any], sender: str = ALICE, *, has_prev: bool = False) -> Attempt:
-    """A create event with a creator and without a room id, where the version wants them so."""
+    """A create event with a creator and without a room id, as far as the version requires that."""
     room = Room(version)
     if room.version.room_id_is_create_hash:
         room.room_id = None
@@ -67,7 +67,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 
 def _message(room: Room, *auth_events: Event, rejected: tuple[str, ...] = ()) -> Attempt:
-    """A message of Alice's that names these auth events and, where it must, the create event."""
+    """A message of Alice's that names these auth events and, if needed, the create event."""
     create = [room.create] if room.version.create_in_auth_events else []
     return Attempt(room, room.make("m.room.message", ALICE, {}), [*create, *auth_events], rejected)
 
@@ -123,7 +123,7 @@ def _(version: str, broken: bool) -> Attempt:
 
 @case("auth_events.room", last=11)
 def _(version: str, broken: bool) -> Attempt:
-    """Its auth events fit it, but the state that it is judged in is another room's."""
+    """The auth events match the event, but the state in which it is checked is another room's."""
     room = Room(version)
     source = _other_room(version) if broken else room
     message = source.make("m.room.message", ALICE, {})

@@ -22,8 +22,8 @@ for _case in CASES:
 @pytest.mark.parametrize(
     ("version", "name"), _BY_RULE, ids=lambda value: value if value not in VERSIONS else f"v{value}"
 )
-def test_rule(version: str, name: str) -> None:
-    """Each case's event is allowed, its twin that differs in one thing is denied by exactly the rule named."""
+def test_rule_denies_the_broken_event_only(version: str, name: str) -> None:
+    """Each case's event is allowed. Its twin, which differs in one thing, is denied by exactly the named rule."""
     for case in _BY_RULE[version, name]:
         case.build(version, False).judge()
         if case.denied_by is None:
@@ -35,8 +35,8 @@ def test_rule(version: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_no_rule_is_without_a_case(version: str) -> None:
-    """What a rule can do it does in a case; what only heads others has some below it."""
+def test_every_rule_has_a_case(version: str) -> None:
+    """Each effect of a rule is shown by a case. A rule that only heads others has some below it."""
     for number, rule in RULES[version].items():
         cases = _BY_RULE[version, rule.name]
         if rule.does is Does.HEADS:
@@ -49,7 +49,7 @@ def test_no_rule_is_without_a_case(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_no_case_is_of_an_unknown_rule(version: str) -> None:
+def test_every_case_is_of_a_known_rule(version: str) -> None:
     names = [rule.name for rule in RULES[version].values()]
     assert len(set(names)) == len(names)
     for case in filter(lambda case: case.holds_for(version), CASES):
@@ -57,8 +57,8 @@ def test_no_case_is_of_an_unknown_rule(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_of_several_rules_the_first_denies(version: str) -> None:
-    """Levels above the sender that are to go, and others that are to come, in all the maps."""
+def test_first_of_several_broken_rules_denies(version: str) -> None:
+    """Levels above the sender's, removed and added, in all maps."""
     room = Room(version)
     room.member(BOB, "join")
     room.power_levels(state_default=0, events={"a": 1}, users={"@a:x": 1})
@@ -76,7 +76,7 @@ def test_of_several_rules_the_first_denies(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_of_several_faults_of_auth_events_the_first_denies(version: str) -> None:
+def test_first_of_several_auth_event_faults_denies(version: str) -> None:
     room = Room(version)
     room.member(BOB, "join")
     alice, bob = room.state["m.room.member", ALICE], room.state["m.room.member", BOB]
@@ -88,8 +88,8 @@ def test_of_several_faults_of_auth_events_the_first_denies(version: str) -> None
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_numbers_run_without_gaps(version: str) -> None:
-    """But for 3.4 of version 12, which its page skips."""
+def test_rule_numbers_have_no_gaps(version: str) -> None:
+    """Except 3.4 of version 12, which the page skips."""
     numbers = set(RULES[version]) | ({"3.4"} if version == "12" else set())
     for number in numbers:
         parent, _, own = number.rpartition(".")
@@ -98,9 +98,9 @@ def test_the_numbers_run_without_gaps(version: str) -> None:
             assert ".".join(filter(None, (parent, str(int(own) - 1)))) in numbers
 
 
-#: How many rules, sub-rules included, the page of each version has.
+#: The number of rules on the page of each version, sub-rules included.
 _COUNTS = {1: 78, 2: 78, 3: 74, 4: 74, 5: 74, 6: 70, 7: 75, 8: 81, 9: 81, 10: 83, 11: 82, 12: 84}
 
 
-def test_the_pages_have_so_many_rules() -> None:
+def test_number_of_rules_per_page() -> None:
     assert {int(version): len(table) for version, table in RULES.items()} == _COUNTS

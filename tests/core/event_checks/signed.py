@@ -1,4 +1,4 @@
-"""Changing events and signing them again, and the keys that the tests' servers have."""
+"""Events changed and signed again, and the keys of the test servers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ KEYS = {(server, KEY.key_id): VerifyKey(KEY.verify_key, valid_until_ts=LATER_MS)
 def signed(
     version: RoomVersion, pdu: Mapping[str, Any], signers: Mapping[str, SigningKey], *, hashed: bool = True
 ) -> dict[str, Any]:
-    """Return the PDU with these signatures and no others. hashed: with its right content hash, else with its own."""
+    """Return the PDU with only these signatures. hashed: True for the right content hash, False to keep its own."""
     result = {key: value for key, value in pdu.items() if key != "signatures"}
     if hashed:
         result["hashes"] = {"sha256": encode_unpadded(content_hash(result))}
@@ -34,7 +34,7 @@ def signed(
 
 
 def changed(version: RoomVersion, event: Event, content: Mapping[str, Any] | None = None, **fields: Any) -> Event:
-    """Return the event with another content or other fields, hashed and signed by the sender's server again."""
+    """Return the event with other content or fields, hashed and signed again by the sender's server."""
     pdu = {**event.pdu, **fields}
     if content is not None:
         pdu["content"] = dict(content)

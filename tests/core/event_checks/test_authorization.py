@@ -1,7 +1,7 @@
 """Checks 4 to 6. Spec: server-server API, "Checks performed on receipt of a PDU" (4 to 6), "Auth events selection",
 "Rejection", "Soft failure"; rooms/v1, rule 2; rooms/v12, rules 2 and 3.
 
-The rules themselves have their tests; here is which state they are asked in, and what a failure leads to.
+The rules themselves have their own tests. These test the state in which they are checked, and the effect of a failure.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def rejects(rule: str, verdict: Verdict, check: int = 4) -> None:
 
 
 def joined_room(name: str) -> Room:
-    """Alice, and Bob who joined while it was public."""
+    """Alice, and Bob who joined while the room was public."""
     room = Room(name)
     room.power_levels()
     room.join_rule("public")
@@ -49,7 +49,7 @@ def joined_room(name: str) -> Room:
 
 
 def citing(room: Room, event: Event, *auth_events: Event) -> Event:
-    """Return the event with these auth events instead."""
+    """Return the event with these auth events in place of its own."""
     entries: list[Any] = [auth_event.event_id for auth_event in auth_events]
     if room.version.references_with_hashes:
         entries = [[event_id, {"sha256": ""}] for event_id in entries]
@@ -60,7 +60,7 @@ def citing(room: Room, event: Event, *auth_events: Event) -> Event:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_what_the_rules_allow(name: str) -> None:
+def test_4_accepts_allowed_events(name: str) -> None:
     room = joined_room(name)
     assert check_4(room, room.create).passed
     for event in (*room.events[1:], room.make("m.room.message", BOB, {})):
@@ -68,7 +68,7 @@ def test_4_what_the_rules_allow(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_the_same_auth_event_twice(name: str) -> None:
+def test_4_rejects_duplicate_auth_events(name: str) -> None:
     room = joined_room(name)
     event = room.make("m.room.message", BOB, {})
     cited = [known for known in room.events if known.event_id in event.auth_event_ids]
@@ -76,7 +76,7 @@ def test_4_the_same_auth_event_twice(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_auth_events_that_selection_does_not_name(name: str) -> None:
+def test_4_rejects_auth_events_outside_the_selection(name: str) -> None:
     room = joined_room(name)
     event = room.make("m.room.message", BOB, {})
     cited = [known for known in room.events if known.event_id in event.auth_event_ids]
@@ -86,18 +86,18 @@ def test_4_auth_events_that_selection_does_not_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_a_rejected_auth_event(name: str) -> None:
-    """That what it permitted is rejected in turn does not depend on what its content says."""
+def test_4_rejects_event_with_rejected_auth_event(name: str) -> None:
+    """Events permitted by a rejected event are rejected in turn, whatever that event's content is."""
     room = joined_room(name)
     event = room.make("m.room.message", BOB, {})
     levels, rules = room.state["m.room.power_levels", ""], room.state["m.room.join_rules", ""]
     rejects(auth_events_rule(room, "3"), check_4(room, event, rejected=(levels.event_id,)))
-    assert check_4(room, event, rejected=(rules.event_id,)).passed  # it is none of its auth events
+    assert check_4(room, event, rejected=(rules.event_id,)).passed  # not one of its auth events
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_the_create_event(name: str) -> None:
-    """Among the auth events up to version 11; implied by the room id, and not to be named, from 12 on."""
+def test_4_requires_the_create_event_by_version(name: str) -> None:
+    """It is among the auth events up to version 11. From 12 on the room id implies it, and it must not be named."""
     room = joined_room(name)
     event = room.make("m.room.message", BOB, {})
     cited = [known for known in room.events if known.event_id in event.auth_event_ids and known != room.create]
@@ -110,7 +110,7 @@ def test_4_the_create_event(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_auth_events_of_another_room(name: str) -> None:
+def test_4_rejects_auth_events_of_another_room(name: str) -> None:
     room, other = joined_room(name), Room(name, {"other": 1})
     if not room.version.room_id_is_create_hash:
         other.room_id = "!other:a.example"
@@ -122,8 +122,8 @@ def test_4_auth_events_of_another_room(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", versions_where(room_id_is_create_hash=False))
-def test_4_a_room_begins_once(name: str) -> None:
-    """A second create event under the same room id is no rule's matter; it would bring another creator."""
+def test_4_rejects_second_create_event(name: str) -> None:
+    """No rule forbids a second create event under the same room id, but it would bring another creator."""
     room = joined_room(name)
     second = room.make("m.room.create", ALICE, {"creator": ALICE, "room_version": name, "again": 1}, "", prev=[])
     rejects("1 create", check_4(room, second))
@@ -134,8 +134,8 @@ def test_4_a_room_begins_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_unknown_auth_events(name: str) -> None:
-    """Nothing can be said: that is no reason to reject it for ever."""
+def test_4_drops_event_with_unknown_auth_events(name: str) -> None:
+    """The event cannot be checked, which is no reason to reject it for ever."""
     room = joined_room(name)
     event = room.make("m.room.message", BOB, {})
     levels = room.state["m.room.power_levels", ""]
@@ -144,8 +144,8 @@ def test_4_unknown_auth_events(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_4_the_rules_in_the_state_of_the_auth_events(name: str) -> None:
-    """An event that cites too little is judged by what it cites."""
+def test_4_checks_the_rules_in_the_state_of_the_auth_events(name: str) -> None:
+    """An event that cites too little is checked by what it cites."""
     room = joined_room(name)
     event = room.make("m.room.message", BOB, {})
     without_bob = [known for known in room.events if known.event_id in event.auth_event_ids and known.state_key != BOB]
@@ -156,13 +156,13 @@ def test_4_the_rules_in_the_state_of_the_auth_events(name: str) -> None:
     closed = [known for known in room.events if known.event_id in join.auth_event_ids and known != rules]
     verdict = check_4(room, citing(room, join, *closed))
     assert verdict.outcome is Outcome.REJECT and verdict.rule.endswith(" member/join")
-    room.join_rule("invite")  # what the room says by now is not asked here
+    room.join_rule("invite")  # the current state does not matter here
     assert check_4(room, join).passed
 
 
 @given(st.sampled_from(VERSIONS), st.data())
-def test_4_taking_auth_events_away_never_makes_more_of_an_event(name: str, data: st.DataObject) -> None:
-    """Of Bob's events, all of which need his membership; and what is missing is dropped, never accepted."""
+def test_4_removing_auth_events_never_improves_the_verdict(name: str, data: st.DataObject) -> None:
+    """All events of Bob need a membership event. With an auth event missing they are dropped, never accepted."""
     room = joined_room(name)
     event = room.make("m.room.message", BOB, {})
     cited = [known for known in room.events if known.event_id in event.auth_event_ids]
@@ -178,8 +178,8 @@ def test_4_taking_auth_events_away_never_makes_more_of_an_event(name: str, data:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_5_and_6_ask_the_state_given(name: str) -> None:
-    """The spec's example: X was banned, and has his server send an event that follows what was before the ban."""
+def test_5_and_6_check_the_given_state(name: str) -> None:
+    """The spec's example: X was banned, and X's server sends an event that follows an event before the ban."""
     room = joined_room(name)
     before = dict(room.state)
     topic = room.make("m.room.message", BOB, {"body": "I was never banned"})
@@ -194,8 +194,8 @@ def test_5_and_6_ask_the_state_given(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_5_and_6_take_stubs_for_other_users(name: str) -> None:
-    """Of memberships in the state no more than `content.membership` is read."""
+def test_5_and_6_accept_stubs_for_other_users(name: str) -> None:
+    """Only `content.membership` is read of memberships in the state."""
     room = joined_room(name)
     kick = room.make("m.room.member", ALICE, {"membership": "leave"}, BOB)
     state = {key: _stub(event) if key[0] == "m.room.member" else event for key, event in room.state.items()}
@@ -225,7 +225,7 @@ def _stub(member: Event) -> Event:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_5_and_6_use_the_levels_given(name: str) -> None:
+def test_5_and_6_use_the_given_levels(name: str) -> None:
     room = joined_room(name)
     topic = room.make("m.room.topic", BOB, {"topic": "t"}, "")
     assert check_state_before(room.version, topic, room.state, room.create).outcome is Outcome.REJECT

@@ -31,12 +31,12 @@ POLICY = PolicyServer("c.example", POLICY_KEY.verify_key_base64)
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_in_use(name: str) -> None:
+def test_policy_server_needs_a_joined_user(name: str) -> None:
     room = Room(name)
     policy = room.make("m.room.policy", ALICE, GOOD, "")
     assert policy_server_of(policy, [ALICE, BOB, CAROL]) == POLICY
     assert policy_server_of(None, [ALICE, CAROL]) is None
-    assert policy_server_of(policy, [ALICE, BOB]) is None  # nobody of that server is joined
+    assert policy_server_of(policy, [ALICE, BOB]) is None  # no user of that server is joined
     odd = ["c.example", "@c.example", "", "@x:C.example", "@x:c.example:1", "@c.example:a.example"]
     assert policy_server_of(policy, odd) is None
     with_port = room.make("m.room.policy", ALICE, {**GOOD, "via": "c.example:8448"}, "")
@@ -61,15 +61,15 @@ def test_in_use(name: str) -> None:
         {"via": "c.example", "public_key": POLICY.public_key},
     ],
 )
-def test_an_invalid_policy_names_no_server(content: dict[str, Any]) -> None:
+def test_invalid_policy_names_no_server(content: dict[str, Any]) -> None:
     policy = Room("12").make("m.room.policy", ALICE, content, "")
     assert policy_server_of(policy, [CAROL, "c.example"]) is None
 
 
-def test_members_are_walked_only_as_far_as_needed() -> None:
+def test_members_are_read_only_as_far_as_needed() -> None:
     def members() -> Iterator[str]:
         yield from (ALICE, CAROL)
-        raise AssertionError("walked too far")
+        raise AssertionError("iterated too far")
 
     room = Room("12")
     assert policy_server_of(room.make("m.room.policy", ALICE, GOOD, ""), members()) == POLICY
@@ -77,7 +77,7 @@ def test_members_are_walked_only_as_far_as_needed() -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_all_but_the_policy_itself_is_signed(name: str) -> None:
+def test_all_events_but_the_policy_need_a_signature(name: str) -> None:
     room = Room(name)
     assert not needs_policy_signature(room.make("m.room.policy", ALICE, GOOD, ""))
     for event in (
@@ -92,7 +92,7 @@ def test_all_but_the_policy_itself_is_signed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_7_signatures(name: str) -> None:
+def test_7_requires_a_valid_signature(name: str) -> None:
     room = Room(name)
     version, event = room.version, room.make("m.room.message", ALICE, {"body": "x"})
 
@@ -120,8 +120,8 @@ def test_7_signatures(name: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "%", "AAAA", POLICY.public_key + "A", "é", "A" * 43])
-def test_7_a_key_that_is_none_verifies_nothing(key: str) -> None:
-    """Any string makes the policy valid, and the policy server used."""
+def test_7_invalid_key_verifies_nothing(key: str) -> None:
+    """Any string makes the policy valid, so that the policy server is used."""
     room = Room("12")
     policy = policy_server_of(room.make("m.room.policy", ALICE, {**GOOD, "public_keys": {"ed25519": key}}, ""), [CAROL])
     assert policy == PolicyServer("c.example", key)
@@ -131,8 +131,8 @@ def test_7_a_key_that_is_none_verifies_nothing(key: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_7_holds_for_the_redacted_form_and_beside_the_senders_own(name: str) -> None:
-    """The policy server may be the sender's: its two keys are judged apart, by check 2 and by check 7."""
+def test_7_accepts_redacted_form_and_sender_on_the_policy_server(name: str) -> None:
+    """The policy server may be the sender's. Its two keys are checked separately, by check 2 and by check 7."""
     room = Room(name)
     event = room.make("m.room.message", DAVE, {"body": "x"})
     both = sign_pdu(room.version, event.pdu, "a.example", POLICY_KEY)

@@ -33,7 +33,7 @@ BOTH_KEYS = {**KEYS, ("a.example", OTHER_KEY.key_id): VerifyKey(OTHER_KEY.verify
 
 
 def dropped(check: int, version: RoomVersion, raw: Any, keys: Any = KEYS, room_id: str | None = None) -> str:
-    """Assert that this check drops the event; return its reason."""
+    """Assert that this check drops the event, and return the reason."""
     verdict = check_received(version, raw, keys=keys, room_id=room_id)
     assert isinstance(verdict, Verdict)
     assert (verdict.outcome, verdict.check, verdict.rule) == (Outcome.DROP, check, "")
@@ -61,7 +61,7 @@ def message(name: str, content: dict[str, Any] | None = None) -> tuple[RoomVersi
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_1_format(name: str) -> None:
+def test_1_drops_malformed_events(name: str) -> None:
     version, event = message(name)
     assert passed(version, event.encoded) == passed(version, event.pdu) == passed(version, event) == event
     assert dropped(1, version, b"{") and dropped(1, version, b"[]") and dropped(1, version, b"")
@@ -72,7 +72,7 @@ def test_1_format(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_1_number_of_auth_events_and_prev_events(name: str) -> None:
+def test_1_limits_auth_events_and_prev_events(name: str) -> None:
     version, event = message(name)
     entry: Any = ["$x:a.example", {"sha256": ""}] if version.references_with_hashes else "$x:a.example"
     for field, limit in (("auth_events", 10), ("prev_events", 20)):
@@ -99,22 +99,22 @@ def test_2_the_senders_server_must_have_signed(name: str) -> None:
 @pytest.mark.parametrize(
     "signature", ["", "%", "AA", "é", "\x00", "A" * 86, "A" * 88, "A" * 5000, "=" * 100], ids=lambda text: text[:4]
 )
-def test_2_malformed_signatures(name: str, signature: str) -> None:
+def test_2_drops_malformed_signatures(name: str, signature: str) -> None:
     version, event = message(name)
     assert dropped(2, version, {**event.pdu, "signatures": {"a.example": {KEY.key_id: signature}}})
 
 
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("key", [b"", b"x", KEY.verify_key[:31], KEY.verify_key + b"x", b"\x00" * 32, b"\xff" * 32])
-def test_2_keys_that_are_none(name: str, key: bytes) -> None:
+def test_2_invalid_keys_verify_nothing(name: str, key: bytes) -> None:
     version, event = message(name)
     keys = {("a.example", KEY.key_id): VerifyKey(key, valid_until_ts=LATER_MS)}
     assert "not validly" in dropped(2, version, event, keys=keys)
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_2_several_signatures_of_one_server(name: str) -> None:
-    """All by known keys must verify, and there must be one; those by unknown keys do not count."""
+def test_2_all_known_signatures_of_a_server_must_verify(name: str) -> None:
+    """All signatures by known keys must verify, and there must be one. Those by unknown keys do not count."""
     version, event = message(name)
     twice = signed(version, event.pdu, {"a.example": KEY})
     right = twice["signatures"]["a.example"][KEY.key_id]
@@ -125,7 +125,7 @@ def test_2_several_signatures_of_one_server(name: str) -> None:
 
     passed(version, having(t=right, other=second), keys=BOTH_KEYS)
     passed(version, having(t=right, other=second))  # the other key is unknown
-    passed(version, having(t=right, other=right))  # so nobody asks whether it verifies
+    passed(version, having(t=right, other=right))  # so it is not verified
     dropped(2, version, having(t=right, other=right), keys=BOTH_KEYS)
     dropped(2, version, having(other=second))
     dropped(2, version, having(t=second))
@@ -147,8 +147,8 @@ def test_2_the_policy_key_is_skipped(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_2_the_server_of_the_event_id(name: str) -> None:
-    """Room versions 1 and 2 only."""
+def test_2_server_of_the_event_id_must_have_signed(name: str) -> None:
+    """In room versions 1 and 2 only."""
     room = Room(name)
     event = room.make("m.room.message", BOB, {})
     if not room.version.event_id_server_signs:
@@ -166,8 +166,8 @@ def test_2_the_server_of_the_event_id(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_2_key_validity(name: str) -> None:
-    """Spec: rooms/v5. The limit itself is still valid."""
+def test_2_key_validity_by_version(name: str) -> None:
+    """Spec: rooms/v5. At the limit itself the key is valid."""
     version, event = message(name)
     at = event.origin_server_ts
     enforced = version.key_validity_enforced
@@ -198,7 +198,7 @@ def test_2_a_signature_by_an_expired_key_does_not_count(name: str) -> None:
     dropped(2, version, pdu, keys=BOTH_KEYS)
 
 
-def test_validity_is_capped_at_seven_days() -> None:
+def test_key_validity_is_capped_at_seven_days() -> None:
     """Spec: rooms/v5, "Servers MUST use the lesser of `valid_until_ts` and 7 days into the future"."""
     week = 7 * 24 * 3600 * 1000
     assert capped_validity(10**15, 5) == week + 5
@@ -230,8 +230,8 @@ def test_2_a_third_party_invite_may_be_sent_by_another_server(name: str) -> None
 
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("third_party", [{}, 5, None, {"signed": {"mxid": BOB, "token": "t", "signatures": {}}}])
-def test_2_a_wrong_hash_makes_no_invite_in_anothers_name(name: str, third_party: Any) -> None:
-    """The redacted form counts: without `third_party_invite` it is an invite by the sender, whose server must sign."""
+def test_2_wrong_hash_allows_no_invite_in_another_users_name(name: str, third_party: Any) -> None:
+    """The redacted form counts. Without `third_party_invite` it is an invite by the sender, whose server must sign."""
     room = Room(name)
     event_id = {"event_id": "$e:b.example"} if room.version.event_id_server_signs else {}
     pdu = {**_third_party_invite(room, third_party), **event_id, "hashes": {"sha256": "AAAA"}}
@@ -241,7 +241,7 @@ def test_2_a_wrong_hash_makes_no_invite_in_anothers_name(name: str, third_party:
     if isinstance(received, Verdict):
         assert "a.example" in needed
         assert (received.outcome, received.check) == (Outcome.DROP, 2)
-    else:  # version 11 on: what was signed by the third party stays, and the rules will ask for it
+    else:  # version 11 on: the object signed by the third party stays, and the rules require it
         assert isinstance(received, ReceivedEvent) and received.redacted
         assert received.event.content == {"membership": "invite", "third_party_invite": third_party}
         assert room.version.redaction.third_party_signed and third_party
@@ -251,7 +251,7 @@ def test_2_a_wrong_hash_makes_no_invite_in_anothers_name(name: str, third_party:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_2_restricted_joins(name: str) -> None:
+def test_2_restricted_join_needs_the_authorising_server(name: str) -> None:
     room = Room(name)
     event = room.make("m.room.member", BOB, {"membership": "join", "join_authorised_via_users_server": ALICE}, BOB)
     version, restricted = room.version, room.version.restricted
@@ -274,7 +274,7 @@ def test_2_restricted_joins(name: str) -> None:
         assert received.verdict.rule == f"{5 if name == '12' else 4}.2.1 member/authorised"
     unknown = signed(version, event.pdu, {"b.example": KEY, "a.example": OTHER_KEY})
     if restricted:
-        assert "a.example" in dropped(2, version, unknown)  # nobody can say
+        assert "a.example" in dropped(2, version, unknown)  # it cannot be known
     else:
         passed(version, unknown)
     dropped(2, version, signed(version, event.pdu, {"a.example": KEY}))
@@ -285,14 +285,14 @@ def test_2_restricted_joins(name: str) -> None:
 
 @pytest.mark.parametrize("name", VERSIONS)
 @pytest.mark.parametrize("hashes", [{}, {"sha256": ""}, {"sha256": "%"}, {"sha256": 5}, {"sha256": "é"}, {"md5": "x"}])
-def test_3_wrong_hashes(name: str, hashes: Any) -> None:
+def test_3_wrong_hash_redacts(name: str, hashes: Any) -> None:
     version, event = message(name)
     kept = redacted(version, signed(version, {**event.pdu, "hashes": hashes}, {"a.example": KEY}, hashed=False))
     assert kept.content == {} and kept.sender == ALICE
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_3_the_redacted_form_goes_on(name: str) -> None:
+def test_3_redacted_form_is_kept(name: str) -> None:
     room = Room(name)
     event = room.make("m.room.member", ALICE, {"membership": "join", "displayname": "Alice"}, ALICE)
     tampered = {**event.pdu, "content": {"membership": "join", "displayname": "Mallory"}, "unsigned": {"age": 1}}
@@ -310,7 +310,7 @@ _rooms = {name: Room(name) for name in VERSIONS}
 
 
 @given(st.sampled_from(VERSIONS), json_values.strict_objects, st.sampled_from([ALICE, BOB, CAROL]), st.booleans())
-def test_what_we_build_passes(name: str, content: dict[str, Any], sender: str, state: bool) -> None:
+def test_built_events_pass_checks_1_to_3(name: str, content: dict[str, Any], sender: str, state: bool) -> None:
     room = _rooms[name]
     event = room.make("com.example.any", sender, content, "" if state else None)
     servers = [needed.server for needed in required_signatures(room.version, event)]
@@ -342,11 +342,15 @@ def test_a_flipped_bit_of_the_signature_drops(name: str, bit: int) -> None:
 @given(
     st.sampled_from(VERSIONS), st.sampled_from(["sender", "type", "depth", "origin_server_ts", "prev_events", "hashes"])
 )
-def test_what_redaction_leaves_is_covered_by_the_signature(name: str, field: str) -> None:
+def test_signature_covers_the_redacted_form(name: str, field: str) -> None:
     room = _rooms[name]
     event = room.make("m.room.message", ALICE, {})
     changes = {
-        "sender": "@mallory:a.example", "type": "m.x", "depth": event.depth + 1, "prev_events": [],
-        "origin_server_ts": event.origin_server_ts + 1, "hashes": {"sha256": "AAAA"},
-    }  # fmt: skip
+        "sender": "@mallory:a.example",
+        "type": "m.x",
+        "depth": event.depth + 1,
+        "prev_events": [],
+        "origin_server_ts": event.origin_server_ts + 1,
+        "hashes": {"sha256": "AAAA"},
+    }
     dropped(2, room.version, {**event.pdu, field: changes[field]})

@@ -1,4 +1,4 @@
-"""A second, slow evaluator, which reads rules as GET /pushrules/ shows them and the spec's prose literally."""
+"""A second, slow evaluator. It reads rules as GET /pushrules/ shows them, and follows the spec's prose literally."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,9 +49,13 @@ def _condition(condition: Mapping[str, Any], event: PushEvent, recipient: Recipi
                 number = int(condition["is"][len(sign) :])
                 count = event.member_count
                 return {
-                    "==": count == number, "<=": count <= number, ">=": count >= number, "<": count < number,
-                    ">": count > number, "": count == number,
-                }[sign]  # fmt: skip
+                    "==": count == number,
+                    "<=": count <= number,
+                    ">=": count >= number,
+                    "<": count < number,
+                    ">": count > number,
+                    "": count == number,
+                }[sign]
     if kind == "sender_notification_permission":
         return event.levels.user_level(event.sender) >= event.levels.notifications.get(condition["key"], 50)
     if kind == "io.element.msc4306.thread_subscription":
@@ -77,7 +81,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _in_words(matches: Any, text: str) -> bool:
-    """Whether any part between two word boundaries matches."""
+    """Return True if any part between two word boundaries matches."""
     bounds = [
         place
         for place in range(len(text) + 1)

@@ -1,4 +1,4 @@
-"""Random rules, events and readers out of few words, so that they meet."""
+"""Random rules, events and recipients made from few words, so that they match often."""
 
 from typing import Any
 
@@ -23,17 +23,38 @@ _WORDS = st.sampled_from(
 _SOME = st.one_of(_WORDS, _TEXT, st.sampled_from(USERS), st.sampled_from(ROOMS))
 _KEYS = st.sampled_from(
     [
-        "type", "sender", "room_id", "state_key", "content.body", "content.msgtype", r"content.m\.x.y", "content",
-        r"content.m\.mentions.user_ids", "content.list", "content.number", "unsigned.x", "", ".", "auth_events",
+        "type",
+        "sender",
+        "room_id",
+        "state_key",
+        "content.body",
+        "content.msgtype",
+        r"content.m\.x.y",
+        "content",
+        r"content.m\.mentions.user_ids",
+        "content.list",
+        "content.number",
+        "unsigned.x",
+        "",
+        ".",
+        "auth_events",
     ]
-)  # fmt: skip
+)
 _VALUES = st.one_of(_SOME, st.sampled_from([0, 1, True, False, None, -5]))
 _TYPES = st.sampled_from(
     [
-        "m.room.message", "M.room.message", "m.room.member", "m.room.encrypted", "m.reaction", "m.room.tombstone",
-        "m.room.server_acl", "m.call.invite", "org.matrix.msc3381.poll.start", "org.matrix.msc3381.poll.response",
+        "m.room.message",
+        "M.room.message",
+        "m.room.member",
+        "m.room.encrypted",
+        "m.reaction",
+        "m.room.tombstone",
+        "m.room.server_acl",
+        "m.call.invite",
+        "org.matrix.msc3381.poll.start",
+        "org.matrix.msc3381.poll.response",
     ]
-)  # fmt: skip
+)
 
 conditions = st.one_of(
     st.builds(lambda key, pattern: {"kind": "event_match", "key": key, "pattern": pattern}, _KEYS, _SOME),
@@ -41,7 +62,8 @@ conditions = st.one_of(
     st.builds(lambda key, value: {"kind": "event_property_contains", "key": key, "value": value}, _KEYS, _VALUES),
     st.sampled_from(
         [
-            {"kind": "contains_display_name"}, {"kind": "nobody knows"},
+            {"kind": "contains_display_name"},
+            {"kind": "nobody knows"},
             {"kind": "sender_notification_permission", "key": "room"},
             {"kind": "sender_notification_permission", "key": "other"},
             {"kind": "io.element.msc4306.thread_subscription", "subscribed": True},
@@ -49,18 +71,21 @@ conditions = st.one_of(
     ),
     st.builds(
         lambda sign, number: {"kind": "room_member_count", "is": f"{sign}{number}"},
-        st.sampled_from(["", "==", "<", ">", "<=", ">="]), st.integers(1, 4),
+        st.sampled_from(["", "==", "<", ">", "<=", ">="]),
+        st.integers(1, 4),
     ),
-)  # fmt: skip
+)
 actions = st.lists(
     st.sampled_from(
         [
-            "notify", {"set_tweak": "highlight"}, {"set_tweak": "highlight", "value": False},
+            "notify",
+            {"set_tweak": "highlight"},
+            {"set_tweak": "highlight", "value": False},
             {"set_tweak": "sound", "value": "bing"},
         ]
     ),
     max_size=3,
-)  # fmt: skip
+)
 _POOL = ("one", "two", "three", *ROOMS, *USERS)
 
 

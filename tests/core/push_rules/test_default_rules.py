@@ -25,7 +25,7 @@ def test_default_rules_are_those_of_the_spec() -> None:
     assert rules["content"] == rules["room"] == rules["sender"] == []
 
 
-def test_polls_have_their_rules_where_the_proposal_puts_them() -> None:
+def test_poll_rules_are_where_the_proposal_has_them() -> None:
     rules = _default_rules()
     override, underride = ([rule["rule_id"] for rule in rules[kind]] for kind in ("override", "underride"))
     prefix = ".org.matrix.msc3930.rule"
@@ -35,18 +35,19 @@ def test_polls_have_their_rules_where_the_proposal_puts_them() -> None:
     ]
 
 
-def test_rules_of_open_proposals_are_off_unless_switched_on() -> None:
+def test_rules_of_open_proposals_are_off_by_default() -> None:
     before = _default_rules()
     after = _default_rules(RuleSwitches(thread_subscriptions=True, encrypted_events=True))
     assert list(after) == ["override", "content", "postcontent", "room", "sender", "underride"]
     assert [r["rule_id"] for r in after["override"]][:2] == [".m.rule.master", ".org.matrix.msc4028.encrypted_event"]
     assert [r["rule_id"] for r in after["postcontent"]] == [
-        ".io.element.msc4306.rule.unsubscribed_thread", ".io.element.msc4306.rule.subscribed_thread"
-    ]  # fmt: skip
+        ".io.element.msc4306.rule.unsubscribed_thread",
+        ".io.element.msc4306.rule.subscribed_thread",
+    ]
     del after["postcontent"], after["override"][1]
     assert after == before
 
 
-def test_each_call_gives_fresh_objects() -> None:
+def test_default_rules_are_new_objects() -> None:
     _default_rules()["override"][6]["actions"][1]["value"] = False
     assert _default_rules()["override"][6]["actions"][1] == {"set_tweak": "highlight"}

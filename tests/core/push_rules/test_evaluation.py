@@ -1,4 +1,4 @@
-"""Judging against a naive second evaluator, alone and by groups, under random rules and events."""
+"""Push rule evaluation, alone and by groups, compared with a naive evaluator for random rules and events."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def _rules(some: RuleChanges, with_switches: RuleSwitches = ALL_OFF) -> UserRule
 
 
 @given(changes, switches, events(), readers)
-def test_one_is_judged_as_the_rules_that_are_shown_say(
+def test_evaluation_follows_the_rules_as_shown(
     some: RuleChanges, with_switches: RuleSwitches, event: PushEvent, recipient: Recipient
 ) -> None:
     shown = orjson.loads(orjson.dumps(full_ruleset(some, recipient.user_id, with_switches)))
@@ -53,7 +53,7 @@ def test_one_is_judged_as_the_rules_that_are_shown_say(
 
 
 def _without_thread_conditions(shown: Any) -> Any:
-    """The condition is unknown then: such rules match nothing."""
+    """The condition is unknown then, so such rules match nothing."""
     for rules in shown["global"].values():
         for rule in rules:
             kinds = [condition["kind"] for condition in rule.get("conditions", [])]
@@ -62,7 +62,7 @@ def _without_thread_conditions(shown: Any) -> Any:
 
 
 @given(changes, switches, events(), readers)
-def test_whom_nothing_names_is_judged_as_his_group(
+def test_user_without_triggers_has_the_outcome_of_the_group(
     some: RuleChanges, with_switches: RuleSwitches, event: PushEvent, recipient: Recipient
 ) -> None:
     rules = _rules(some, with_switches)
@@ -80,7 +80,7 @@ def test_whom_nothing_names_is_judged_as_his_group(
 
 
 @given(changes, changes, events())
-def test_a_group_means_the_same_for_all_its_members(one: RuleChanges, other: RuleChanges, event: PushEvent) -> None:
+def test_group_has_one_outcome_for_all_members(one: RuleChanges, other: RuleChanges, event: PushEvent) -> None:
     mine, theirs = (shared_rules(_rules(some), event.room_id) for some in (one, other))
     assert (mine is theirs) == (mine.group == theirs.group)
     assert -(2**63) <= mine.group < 2**63
@@ -89,16 +89,14 @@ def test_a_group_means_the_same_for_all_its_members(one: RuleChanges, other: Rul
 
 
 @given(changes, switches)
-def test_the_compact_form_loses_nothing(some: RuleChanges, with_switches: RuleSwitches) -> None:
+def test_compact_form_round_trip(some: RuleChanges, with_switches: RuleSwitches) -> None:
     again = changes_from_json(changes_to_json(some))
     assert full_ruleset(again, "@u:x", with_switches) == full_ruleset(some, "@u:x", with_switches)
     assert changes_to_json(again) == changes_to_json(some)
 
 
 @given(changes, switches, st.sampled_from(ROOMS))
-def test_elsewhere_rules_matter_only_where_they_say(
-    some: RuleChanges, with_switches: RuleSwitches, room_id: str
-) -> None:
+def test_rules_matter_only_in_affected_rooms(some: RuleChanges, with_switches: RuleSwitches, room_id: str) -> None:
     everywhere, rooms = affected_rooms(some, with_switches)
     if not everywhere and room_id not in rooms:
         rules = _rules(some, with_switches)
@@ -124,7 +122,7 @@ def _event(body: str = "hello", *, sender: str = "@you:x", count: int = 5, **con
         (_event(**{"m.mentions": {"room": True}}, sender="@mod:x"), (1, 1)),
         (_event(**{"m.mentions": {"room": 1}}, sender="@mod:x"), (1, 0)),
         (_event(**{"m.relates_to": {"rel_type": "m.replace"}}), (0, 0)),
-        (_event("Me @room @me:x"), (1, 0)),  # MSC4210: text mentions nobody
+        (_event("Me @room @me:x"), (1, 0)),  # MSC4210: text is no mention
         (_event(sender="@me:x"), (0, 0)),
     ],
 )
@@ -139,8 +137,8 @@ def _muting(room_id: str = "!a:x", kind: str = "override") -> RuleChanges:
     return NO_CHANGES.with_kind(kind, [rule])
 
 
-def test_groups_are_few() -> None:
-    """Equal meaning in a room is one group, however it came about."""
+def test_equal_rules_are_one_group() -> None:
+    """Rules of equal meaning in a room are one group, however they were made."""
     ann, ben = _muting(), _muting().with_kind("room", [UserRule("!b:x", ["notify"])])
     master = NO_CHANGES.with_default(".m.rule.master", DefaultChange(enabled=True))
     assert len({group_of(_rules(some), "!a:x") for some in (ann, ben, master)}) == 1
@@ -161,16 +159,16 @@ def test_groups_are_few() -> None:
     assert individual_triggers(_rules(muted), "!b:x", "Me").words == {"honey"}
 
 
-def test_the_number_of_a_group_never_changes() -> None:
-    """Counters in the database are kept under it."""
+def test_group_numbers_are_stable() -> None:
+    """Counters in the database are stored under it."""
     assert group_of(_rules(_muting()), "!a:x") == 5716138445788391948
     loud = NO_CHANGES.with_kind("override", [UserRule("x", ["notify"], conditions=[])])
     assert group_of(_rules(loud), "!a:x") == 8273973108096048673
 
 
 @given(events(), st.sampled_from(USERS))
-def test_a_name_in_the_body_counts_where_a_rule_asks_for_it(event: PushEvent, user_id: str) -> None:
-    """contains_display_name is deprecated and still defined; the name is looked up by the same index as keywords."""
+def test_display_name_in_the_body_counts_with_a_rule_for_it(event: PushEvent, user_id: str) -> None:
+    """contains_display_name is deprecated but still defined. The name is in the same index as keywords."""
     rule = UserRule("name", ["notify", {"set_tweak": "highlight"}], conditions=[{"kind": "contains_display_name"}])
     rules = _rules(NO_CHANGES.with_kind("override", [rule]))
     assert rules.uses_display_name
@@ -182,7 +180,7 @@ def test_a_name_in_the_body_counts_where_a_rule_asks_for_it(event: PushEvent, us
         assert individual_triggers(rules, event.room_id, "Tea time").words & event.word_keys()
 
 
-def test_what_a_later_release_stores_is_passed_over() -> None:
+def test_unknown_keys_of_a_later_release_are_skipped() -> None:
     rule = {"rule_id": "a", "actions": [], "pattern": "x", "new": 1}
     changes = changes_from_json(orjson.dumps({"rules": {"content": [rule], "newkind": [rule]}, "new": {}}))
     assert [rule.rule_id for rule in changes.of_kind("content")] == ["a"]

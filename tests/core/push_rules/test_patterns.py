@@ -1,4 +1,4 @@
-"""The specification's own examples, and patterns that must not cost more than one look over the text."""
+"""The specification's own examples, and patterns that must not cost more than one search of the text."""
 
 import time
 from typing import Any
@@ -85,7 +85,7 @@ def test_room_member_count(is_: str, counts: Any) -> None:
     assert {count for count in (1, 2, 3) if _matches(condition, {}, count)} == set(counts)
 
 
-def test_what_only_we_know_of_an_event_is_no_property() -> None:
+def test_server_only_keys_are_no_properties() -> None:
     event = {"type": "m.x", "sender": "@a:b", "content": {}, "origin": "b", "unsigned": {"age": 1}}
     judged = PushEvent(event, "!r:b", 1, _LEVELS)
     for key, matches in (("origin", False), ("unsigned.age", False), ("room_id", True), ("sender", True)):
@@ -96,17 +96,21 @@ def test_what_only_we_know_of_an_event_is_no_property() -> None:
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("content.body", ("content", "body")), (r"content.m\.relates_to", ("content", "m.relates_to")),
-        (r"content.m\\foo", ("content", r"m\foo")), (r"a\x.b", (r"a\x", "b")), ("", ("",)), ("a..", ("a", "", "")),
+        ("content.body", ("content", "body")),
+        (r"content.m\.relates_to", ("content", "m.relates_to")),
+        (r"content.m\\foo", ("content", r"m\foo")),
+        (r"a\x.b", (r"a\x", "b")),
+        ("", ("",)),
+        ("a..", ("a", "", "")),
         ("a\\", ("a\\",)),
     ],
-)  # fmt: skip
-def test_paths(path: str, names: tuple[str, ...]) -> None:
+)
+def test_property_paths(path: str, names: tuple[str, ...]) -> None:
     assert split_path(path) == names
 
 
 @given(st.text(alphabet="aB_ ß-İ日", max_size=8), st.text(alphabet="aB_ ß-İ日", min_size=1, max_size=3))
-def test_a_plain_pattern_matches_only_where_its_key_is(text: str, pattern: str) -> None:
+def test_plain_pattern_matches_only_texts_with_its_key(text: str, pattern: str) -> None:
     if match_words(pattern)(text.lower()) and (key := word_key(pattern)) is not None:
         assert key in word_keys(text)
 

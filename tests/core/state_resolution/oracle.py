@@ -1,9 +1,9 @@
-"""State resolution v1, v2 and v2.1, written down from the text of the spec (v1.19) alone: the judge of the engine.
+"""State resolution v1, v2 and v2.1, written from the text of the spec (v1.19) alone, to check the engine.
 
-Every function is one definition or one numbered step, in the words and the order of the spec, as sets and walks
-that anyone can check against the page. Nothing is remembered between calls, nothing is made fast.
+Each function is one definition or one numbered step, in the words and the order of the spec, as sets and walks that can
+be compared with the page. Nothing is cached or optimised.
 
-Where the text leaves a choice, `disagreements.md` says which one was taken and why.
+`disagreements.md` says which reading was chosen, and why, where the text is ambiguous.
 
 Spec: rooms/v1 ("State resolution"), rooms/v2 (Definitions, Algorithm), rooms/v12 (the same with the changes of
 MSC4297).
@@ -38,8 +38,8 @@ def resolve(
 ) -> dict[Key, EventId]:
     """Return the resolution of a set of states.
 
-    find: returns None for an event that we do not have; it then takes no part, except that an entry on which all
-    states agree stays whether we have its event or not.
+    find: returns None for a missing event. Such an event takes no part, except that an entry on which all states agree
+    stays, missing or not.
     """
     room = _Room(version, find, rejected, create)
     if version.state_resolution is StateResolution.V1:
@@ -62,10 +62,10 @@ class _Room:
         return self.events(event.auth_event_ids)
 
     def allows(self, event: Event, state: Mapping[Key, Event]) -> bool:
-        """The authorisation rules that look at state.
+        """Return True if the authorisation rules on the state allow the event.
 
-        What the rules say of the event's own list of `auth_events` depends on no state: it was judged on receipt, and
-        "no events rejected due to failure to auth against their auth chain should appear in the process".
+        The rule on the event's own list of `auth_events` depends on no state. It was checked on receipt, and "no events
+        rejected due to failure to auth against their auth chain should appear in the process".
         """
         try:
             check_auth(self.version, event, state, self.create)
@@ -97,7 +97,7 @@ def _resolve_v1(room: _Room, states: Sequence[StateMap]) -> dict[Key, EventId]:
     # "First we resolve conflicts between m.room.power_levels events." "Repeat the above process for conflicts between
     # m.room.join_rules events." "Repeat the above process for conflicts between m.room.member events."
     for event_type in ("m.room.power_levels", "m.room.join_rules", "m.room.member"):
-        before = _events_of(room, resolved)  # R as the earlier passes left it
+        before = _events_of(room, resolved)  # R after the earlier passes
         for key, events in conflicts.items():
             if key[0] == event_type and events:
                 resolved[key] = _last_allowed_in_a_row(room, events, before).event_id
@@ -182,7 +182,7 @@ def _resolve_v2(room: _Room, states: Sequence[StateMap]) -> dict[Key, EventId]:
 
 
 def _is_power_event(event: Event) -> bool:
-    """Power events: levels, join rules, and the kicks and bans of others."""
+    """Power events: levels, join rules, and kicks and bans of other users."""
     if event.type in ("m.room.power_levels", "m.room.join_rules"):
         return True
     return (
@@ -191,7 +191,7 @@ def _is_power_event(event: Event) -> bool:
 
 
 def _divide(states: Sequence[StateMap]) -> tuple[dict[Key, EventId], set[EventId]]:
-    """Unconflicted state map and conflicted state set: a pair present in every state, or not."""
+    """Unconflicted state map and conflicted state set: pairs present in every state, and all other pairs."""
     pairs = {pair for state in states for pair in state.items()}
     unconflicted = {key: value for key, value in pairs if all(state.get(key) == value for state in states)}
     return unconflicted, {value for key, value in pairs if key not in unconflicted}
@@ -223,8 +223,8 @@ def _auth_difference(room: _Room, states: Sequence[StateMap]) -> set[EventId]:
 def _conflicted_state_subgraph(room: _Room, conflicted: set[EventId]) -> set[EventId]:
     """Conflicted state subgraph: all paths along `auth_events` between two conflicted events, ends included.
 
-    An event is on such a path when a conflicted event is in its chain (or is it), and it is in the chain of a
-    conflicted event (or is it).
+    An event is on such a path if a conflicted event is in its chain (or is it), and it is in the chain of a conflicted
+    event (or is it).
     """
     below: set[EventId] = set(conflicted)
     for event in room.events(conflicted):
@@ -239,7 +239,7 @@ def _reverse_topological_power_ordering(room: _Room, events: Iterable[Event]) ->
     chains = {event_id: _auth_chain(room, event) for event_id, event in waiting.items()}
     ordered: list[Event] = []
     while waiting:
-        # Candidates: nothing that is still waiting is in their auth chain.
+        # Candidates: the events that have none of the waiting events in their auth chains.
         candidates = [event for event_id, event in waiting.items() if not chains[event_id] & waiting.keys()]
         smallest = min(
             candidates,
@@ -262,7 +262,7 @@ def _cited_power_levels(room: _Room, event: Event) -> Event | None:
 
 
 def _mainline_ordering(room: _Room, power_levels: Event | None, events: Iterable[Event]) -> list[Event]:
-    """Mainline ordering based on P; the mainline is empty where the partially resolved state has no power levels."""
+    """Mainline ordering based on P. The mainline is empty if the partially resolved state has no power levels."""
     mainline: list[EventId] = []
     while power_levels is not None:
         mainline.append(power_levels.event_id)

@@ -1,8 +1,8 @@
-"""Random rooms by hypothesis: a DAG of real events with forks, merges and lies, and states of it to resolve.
+"""Random rooms by hypothesis: a DAG of real events with forks, merges and wrong claims, and states to resolve.
 
-Every event is allowed by the events that it cites, as a server would have it before the resolution; some of them are
-not allowed by the state before them (rejected), or cite the state of another place than the one they follow, as a
-server does that was given a wrong state. States to resolve may be outdated in single entries, for the same reason.
+Every event is allowed by the events that it cites, as it must be on a server before resolution. Some events are not
+allowed by the state before them (rejected), or cite the state of another point than the one they follow, like those of
+a server with a wrong state. For the same reason states to resolve may have single outdated entries.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,12 @@ from tests.core.state_resolution.scenario import KEY, START_MS, Key, State, key_
 USERS = ("@alice:a.example", "@bob:b.example", "@carol:a.example", "@dave:b.example", "@eve:c.example")
 ALICE = USERS[0]
 
-#: Every algorithm a third of the time; with v2, those versions whose rules differ in what a resolution can notice.
+#: Each algorithm in a third of the cases. For v2, the versions whose rules differ in a way that matters to resolution.
 VERSIONS = (("1",), ("2", "6", "7", "10", "11"), ("12",))
 
 T = TypeVar("T")
 
-#: A place of the DAG: its newest event and the state after it.
+#: A point of the DAG: its newest event and the state after it.
 _Place = tuple[Event, State]
 
 
@@ -55,7 +55,7 @@ class RandomRoom:
         return resolve(self.version, states, self.find, rejected=self.rejected.__contains__, create=self.create)
 
     def __repr__(self) -> str:
-        """All that is needed to follow a counterexample by hand."""
+        """Everything needed to follow a counterexample by hand."""
         short = {event_id: f"{n}" for n, event_id in enumerate(self.events)}
         lines = [f"room version {self.version.name}"]
         for event_id, event in self.events.items():
@@ -72,7 +72,7 @@ class RandomRoom:
         return "\n".join(lines)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(repr(self))  # or else hypothesis prints all fields of all events
+        printer.text(repr(self))  # otherwise hypothesis prints all fields of all events
 
 
 @st.composite
@@ -146,7 +146,7 @@ class _Maker:
     # One more event somewhere in the DAG
 
     def _extend(self, tips: list[_Place]) -> None:
-        """Add an event to one of the branches, or merge two; a branch may begin anew at an older place."""
+        """Add an event to one of the branches, or merge two. A branch may start again at an older point."""
         branch = self.draw(st.integers(0, len(tips) - 1))
         if self.one_in(12):
             tips[branch] = self.pick(self.room.places[1:])
@@ -159,7 +159,7 @@ class _Maker:
                 return
 
     def _change(self, state: State) -> tuple[str, str, str, dict[str, Any]]:
-        """Draw (type, sender, state key, content) of a change that has some chance of being allowed."""
+        """Draw (type, sender, state key, content) of a change that may well be allowed."""
         joined = [
             key[1]
             for key, event in state.items()
@@ -209,12 +209,12 @@ class _Maker:
         state_key: str,
         content: dict[str, Any],
     ) -> bool:
-        """Add this event, if the events that it will cite allow it, and return whether they do.
+        """Add this event if the events that it will cite allow it, and return True if they do.
 
-        It is rejected if the state before it does not.
+        It is rejected if the state before it does not allow it.
         """
         before = self._state_before([state for _, state in after])
-        # One in six cites what another place of the DAG knows.
+        # One in six cites the state of another point of the DAG.
         known = self.pick(self.room.places)[1] if after and self.one_in(6) else before
         wanted = auth_types_for(self.version, type=event_type, sender=sender, state_key=state_key, content=content)
         auth = [known[key] for key in wanted if key in known]
@@ -270,7 +270,7 @@ class _Maker:
             content=content,
             prev_event_ids=[event.event_id for event in prev],
             auth_event_ids=[event.event_id for event in auth],
-            # Depths and times are what the sender's server claims; few values make many ties.
+            # Depths and times are claims of the sender's server. Few distinct values make many ties.
             depth=self.draw(st.integers(6, 12)) if prev and self.one_in(4) else depth,
             origin_server_ts=START_MS + (self.draw(st.integers(0, 12)) if prev else 0),
             signing_key=KEY,
@@ -282,7 +282,7 @@ class _Maker:
     # The states to resolve
 
     def _draw_states(self, tips: list[_Place]) -> None:
-        """States after the tips or other places, and states of one place that differ in outdated entries only."""
+        """Draw states after the tips or other points, and states of one point that differ in outdated entries only."""
         _, state = self.pick(tips)
         one_place = self.one_in(3)
         for n in range(self.draw(st.integers(2, 4))):

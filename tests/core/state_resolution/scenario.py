@@ -1,21 +1,21 @@
 """Scenarios of state resolution: a small room and the states to resolve, in YAML, built into real events.
 
-A file holds:
+A file has these keys:
 
-title, reason: for people; `reason` argues the expected state from the spec's text.
+title, reason: for people; `reason` derives the expected state from the spec's text.
 versions: room versions ("6"), or all of an algorithm ("v1", "v2", "v2.1").
-room: a beginning out of rooms.yaml; "room" names its last event.
-events: what follows, each with a `name`, a sender `by` ("bob" is @bob:b.example), what it is, and, where it matters:
+room: a beginning from rooms.yaml; "room" names its last event.
+events: the events that follow, each with a `name`, a sender `by` ("bob" is @bob:b.example), a kind and, if needed:
     after: the event it follows (default: the one before it in the list).
     ts, depth: ms, and levels of the DAG; default: 1000 for each event in the list, and one more than `after`.
     auth: the events it cites, without the create event (default: selected from the state after `after`).
     rejected: it failed in the state before it, so that this state does not change.
     missing: it cannot be found.
-  What it is: `member` with `is` (and `authorised_by`, `token`, `displayname`), `levels`, `join_rule`, `topic`,
+  The kind is: `member` with `is` (and `authorised_by`, `token`, `displayname`), `levels`, `join_rule`, `topic`,
   `third_party_invite` with a token, or `type`, `key` and `content`.
 states: each the name of an event (the state after it), or {after, with: [names], without: [names]}.
-expected: what stands at the keys on which the states do not agree, and nothing else stands there; by algorithm
-    where they differ. {lowest_id: [a, b]}, {highest_id: [a, b]}, {lowest_sha1: [a, b]} choose by the events' real ids.
+expected: all entries for the keys on which the states do not agree; by algorithm if they differ.
+    {lowest_id: [a, b]}, {highest_id: [a, b]}, {lowest_sha1: [a, b]} choose by the events' real ids.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ State = dict[Key, Event]
 
 @dataclass
 class BuiltRoom:
-    """A scenario's events in one room version, by their names."""
+    """A scenario's events in one room version, by name."""
 
     version: RoomVersion
     events: dict[str, Event] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class BuiltRoom:
         return state
 
     def chosen(self, expectation: str | Mapping[str, list[str]]) -> Event:
-        """Return the event that an entry of `expected` means."""
+        """Return the event for an entry of `expected`."""
         if isinstance(expectation, str):
             return self.events[expectation]
         ((choice, names),) = expectation.items()
@@ -104,7 +104,7 @@ class Scenario:
         ]
 
     def build(self, version: RoomVersion) -> BuiltRoom:
-        """Build the events, and see to it that each of them is what the file says: accepted or rejected."""
+        """Build the events, and check that each of them is accepted or rejected as the file says."""
         room = BuiltRoom(version)
         beginning = _beginnings()[self.data["room"]]
         previous: str | None = None
@@ -112,7 +112,7 @@ class Scenario:
             name = spec["name"]
             if place == len(beginning):
                 previous = "room"
-            assert name not in room.events, f"{self.name}: two events are called {name}"
+            assert name not in room.events, f"{self.name}: two events are named {name}"
             _add(room, spec, spec.get("after", previous), place)
             if place == len(beginning) - 1:
                 room.state_after["room"] = room.state_after[name]
@@ -121,7 +121,7 @@ class Scenario:
         return room
 
     def expected(self, room: BuiltRoom, states: Sequence[Mapping[Key, EventId]]) -> dict[Key, EventId]:
-        """Return the whole state that the file expects."""
+        """Return the whole expected state."""
         expected = self.data["expected"]
         if isinstance(expected, Mapping):
             expected = expected[f"v{room.version.state_resolution.value}"]
@@ -140,7 +140,7 @@ def load_scenarios() -> Iterator[Scenario]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    # The C parser where there is one: a tenth of the time.
+    # The C parser if there is one: it takes a tenth of the time.
     loaded: dict[str, Any] = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return loaded
 
@@ -166,7 +166,7 @@ def _add(room: BuiltRoom, spec: Mapping[str, Any], after: str | None, place: int
     cited = {key_of(found): found for found in room.events.values() if found.event_id in event.auth_event_ids}
     assert _allows(room, event, cited), f"{spec['name']} must be allowed by the events that it cites"
     rejected = spec.get("rejected", False)
-    assert _allows(room, event, before) is not rejected, f"{spec['name']}: wrong about whether it is rejected"
+    assert _allows(room, event, before) is not rejected, f"{spec['name']}: its `rejected` is wrong"
     if rejected:
         room.rejected.add(event.event_id)
     if spec.get("missing"):

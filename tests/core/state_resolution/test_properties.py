@@ -1,4 +1,4 @@
-"""Engine and oracle on random rooms. `make soak` runs the same on thousands of larger ones."""
+"""Engine and oracle on random rooms. `make soak` runs the same tests on thousands of larger rooms."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -22,18 +22,18 @@ LONG = settings(max_examples=4000, deadline=None, suppress_health_check=list(Hea
 
 
 def engine() -> Resolve:
-    # Imported late: the oracle is older than the engine, and is tested without it.
+    # Imported late, so that the oracle is tested without the engine.
     from shared.core.state_resolution import resolve
 
     return resolve
 
 
-#: Entries of a big room that nobody changes: only there it pays to put off the question what is in the auth difference.
+#: Entries of a big room that never change. Only there the engine defers the question of the auth difference.
 AGREED = {("m.agreed", str(number)): EventId(f"$agreed{number}") for number in range(200)}
 
 
 def check_overlays(room: RandomRoom, data: st.DataObject) -> None:
-    """Upon whichever base the states are written, resolved is the same state, and the result holds no more."""
+    """With any base for the states, the resolved state is the same, and the result has no unchanged entries."""
     base = data.draw(
         st.sampled_from([*room.states, {}, dict(list(room.states[0].items())[::2])])
         if data.draw(st.booleans())
@@ -49,9 +49,14 @@ def check_overlays(room: RandomRoom, data: st.DataObject) -> None:
         base = {**AGREED, **base}
     asked: list[EventId] = []
     result = resolve_overlays(
-        room.version, base, overlays, room.find,
-        rejected=room.rejected.__contains__, prefetch=asked.extend, create=room.create,
-    )  # fmt: skip
+        room.version,
+        base,
+        overlays,
+        room.find,
+        rejected=room.rejected.__contains__,
+        prefetch=asked.extend,
+        create=room.create,
+    )
     merged = {key: value for key, value in {**base, **result}.items() if value is not None}
     assert {key: value for key, value in merged.items() if key not in AGREED} == room.resolve(
         oracle.resolve, room.states
@@ -62,10 +67,10 @@ def check_overlays(room: RandomRoom, data: st.DataObject) -> None:
 
 
 def check_order_and_idempotence(room: RandomRoom, resolve: Resolve, order: st.DataObject) -> None:
-    """The states are a set: neither their order nor a repetition matters; and what is resolved stays so."""
+    """The states are a set, so order and repetition do not matter. Resolving the result again changes nothing."""
     result = room.resolve(resolve, room.states)
     shuffled = order.draw(st.permutations(room.states))
-    # Also each state's own order of entries.
+    # Also the order of entries in each state.
     assert room.resolve(resolve, [dict(reversed(state.items())) for state in shuffled]) == result
     assert room.resolve(resolve, [*room.states, room.states[0]]) == result
     assert room.resolve(resolve, [result]) == result
@@ -80,13 +85,15 @@ def test_engine_and_oracle_agree(room: RandomRoom) -> None:
 
 @settings(SHORT, max_examples=250)
 @given(room=random_rooms(), data=st.data())
-def test_overlays_upon_any_base(room: RandomRoom, data: st.DataObject) -> None:
+def test_resolution_is_the_same_for_any_base(room: RandomRoom, data: st.DataObject) -> None:
     check_overlays(room, data)
 
 
 def check_power_ordering(room: RandomRoom, data: st.DataObject) -> bool:
-    """Where the order is said not to depend on other events, it is the same with all choices of them. Return whether
-    it was said so although events had to wait."""
+    """Check that the order is the same with all choices of the other events, if it is said not to depend on them.
+
+    Return True if it was said so although events had to wait.
+    """
     graph = AuthGraph(room.find)
     chosen = data.draw(st.lists(st.sampled_from(list(room.events)), min_size=2, max_size=8, unique=True))
     events = {graph.number_of(event_id): room.events[event_id] for event_id in chosen if room.find(event_id)}
@@ -108,19 +115,19 @@ def check_power_ordering(room: RandomRoom, data: st.DataObject) -> bool:
 
 @settings(SHORT, max_examples=250)
 @given(room=random_rooms(), data=st.data())
-def test_power_ordering_without_other_events(room: RandomRoom, data: st.DataObject) -> None:
+def test_power_ordering_is_independent_when_said_so(room: RandomRoom, data: st.DataObject) -> None:
     check_power_ordering(room, data)
 
 
 @settings(SHORT, max_examples=150)
 @given(room=random_rooms(), order=st.data())
-def test_the_engine_sees_a_set_of_states(room: RandomRoom, order: st.DataObject) -> None:
+def test_engine_ignores_order_of_states(room: RandomRoom, order: st.DataObject) -> None:
     check_order_and_idempotence(room, engine(), order)
 
 
 @settings(SHORT, max_examples=50)
 @given(room=random_rooms(), order=st.data())
-def test_the_oracle_sees_a_set_of_states(room: RandomRoom, order: st.DataObject) -> None:
+def test_oracle_ignores_order_of_states(room: RandomRoom, order: st.DataObject) -> None:
     check_order_and_idempotence(room, oracle.resolve, order)
 
 

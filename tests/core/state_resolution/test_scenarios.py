@@ -1,4 +1,4 @@
-"""Oracle and engine against the scenarios, in every room version that each applies to."""
+"""Oracle and engine on the scenarios, in every room version that each applies to."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,20 +18,20 @@ Resolve = Callable[..., Result]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_oracle_gives_the_expected_state(name: str) -> None:
+def test_oracle_resolves_scenarios(name: str) -> None:
     check(name, oracle.resolve)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_engine_gives_the_expected_state(name: str) -> None:
-    # Imported late: the scenarios are older than the engine, and judge the oracle without it.
+def test_engine_resolves_scenarios(name: str) -> None:
+    # Imported late, so that the scenarios test the oracle without the engine.
     from shared.core.state_resolution import resolve
 
     check(name, resolve)
 
 
 def check(name: str, resolve: Resolve) -> None:
-    """Resolve the scenario's states, in every order, in each of its room versions."""
+    """Resolve the scenario's states in every order, in each of its room versions."""
     scenario = SCENARIOS[name]
     for version in scenario.versions():
         room = built(name, version.name)

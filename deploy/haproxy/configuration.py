@@ -107,9 +107,7 @@ def render_haproxy_config(
                 "    http-request deny deny_status 404",
             ]
         )
-    read_only = {pool.name for pool in pools} - {
-        e.pool for e in endpoints if not (e.idempotent or e.methods == ("GET",))
-    }
+    read_only = {pool.name for pool in pools} - {e.pool for e in endpoints if not (e.idempotent or e.method == "GET")}
     sections += [_backend(pool_backend(pool.name), pool, running, pool.name in read_only) for pool in pools]
     for kind, pool in sorted(slot_pools(tuple(pools)).items()):
         sections += [_backend(slot_backend(kind, n), pool, running) for n in range(1, inputs.slot_backends + 1)]

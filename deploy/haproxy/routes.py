@@ -66,7 +66,7 @@ def exact_map(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> str:
         for template in paths_of(endpoint):
             if "{" not in template:
                 route = _route(endpoint, template, pools)
-                lines += [f"{method}{template} {route}" for method in endpoint.methods]
+                lines.append(f"{endpoint.method}{template} {route}")
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
@@ -111,7 +111,6 @@ def _route(endpoint: Endpoint, template: str, pools: Sequence[Pool]) -> Route:
 
 def _pattern_lines(endpoint: Endpoint, pools: Sequence[Pool]) -> Iterator[str]:
     """Yield a line per template and route. Versions share a line unless the key's field differs."""
-    methods = _alternatives(endpoint.methods)
     versions = (*endpoint.versions, "api/v1") if endpoint.api_v1 else endpoint.versions
     for template in (endpoint.path, *endpoint.aliases):
         by_route: dict[str, list[str]] = {}
@@ -120,7 +119,7 @@ def _pattern_lines(endpoint: Endpoint, pools: Sequence[Pool]) -> Iterator[str]:
             if "{" in full:
                 by_route.setdefault(str(_route(endpoint, full, pools)), []).append(version)
         for route, served in by_route.items():
-            yield f"^{methods}{_expression(template, served)}$ {route}"
+            yield f"^{endpoint.method}{_expression(template, served)}$ {route}"
 
 
 def _expression(template: str, versions: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from shared.http.client import HttpClient
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.internal_calls import InternalClient
 from shared.http.request import Handler
+from shared.http.serving import handlers_of
 from shared.operations.authenticate import TokenAuthenticator
 from shared.operations.rate_limits import FleetRateLimiter
 from shared.runtime.clock import Clock
@@ -59,14 +60,27 @@ class Foundation:
 class Worker:
     """What a worker's compose.py returns.
 
-    handlers: by endpoint name; start: runs once everything follows and before the worker is ready;
-    drain: hands over and finishes what is under way, within the drain limit.
+    features: the objects whose methods serve endpoints (`shared/http/serving.py`).
+    jobs: what runs until the process ends, by name. A job that fails is started again.
+    start: runs once everything follows, before the jobs and before the worker is ready.
+    drain: hands over and finishes the work under way, within the drain limit.
     """
 
-    handlers: Mapping[str, Handler]
+    features: Sequence[object] = ()
+    jobs: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     start: Callable[[], Awaitable[None]] | None = None
     drain: Callable[[], Awaitable[None]] | None = None
-    ready: Callable[[], bool] = field(default=lambda: True)
+
+    def handlers(self) -> dict[str, Handler]:
+        """Return the handlers by endpoint name."""
+        return handlers_of(*self.features)
+
+    async def begin(self, tasks: TaskGroup) -> None:
+        """Start the work of the process."""
+        if self.start is not None:
+            await self.start()
+        for name, job in self.jobs.items():
+            tasks.forever(job, name)
 
 
 Compose: TypeAlias = Callable[[Foundation], Worker]

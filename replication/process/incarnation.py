@@ -133,8 +133,7 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         check_readers(process.worker_type, foundation.follower.followed)
         application = _application(process, foundation, worker)
         await _follow(foundation, streams, on_fenced)
-        if worker.start is not None:
-            await worker.start()
+        await worker.begin(tasks)
         process.gate.open(application, lambda: membership.in_good_standing)
         membership.start_serving()
         ready_at = clock.monotonic_s()
@@ -220,17 +219,26 @@ def _foundation(
 
 
 def _application(process: Process, foundation: Foundation, worker: Worker) -> Application:
-    config, membership = process.config, foundation.membership
-    pages = ProcessPages(
-        foundation.registry, ready=lambda: membership.ready and membership.in_good_standing and worker.ready(),
-        metrics=config.metrics.enabled,
-    )  # fmt: skip
+    """Return the process's HTTP application. Raises ValueError when an endpoint of our pools has no handler."""
+    config, membership, handlers = process.config, foundation.membership, worker.handlers()
+    ours = [each.name for each in process.endpoints if process.pools[each.pool].worker == process.worker_type]
+    if missing := sorted(set(ours) - handlers.keys()):
+        raise ValueError(f"endpoints without a handler: {', '.join(missing)}")
     return Application(
-        process.endpoints, worker.handlers, authenticator=foundation.authenticator,
-        rate_limiter=foundation.rate_limiter, slot_router=foundation.forwarder,
-        internal_secret=config.secrets.internal_secret.reveal(), max_body_bytes=config.limits.max_body_bytes,
-        metrics=HttpMetrics(foundation.registry), pages=pages,
-    )  # fmt: skip
+        process.endpoints,
+        handlers,
+        authenticator=foundation.authenticator,
+        rate_limiter=foundation.rate_limiter,
+        slot_router=foundation.forwarder,
+        internal_secret=config.secrets.internal_secret.reveal(),
+        max_body_bytes=config.limits.max_body_bytes,
+        metrics=HttpMetrics(foundation.registry),
+        pages=ProcessPages(
+            foundation.registry,
+            ready=lambda: membership.ready and membership.in_good_standing,
+            metrics=config.metrics.enabled,
+        ),
+    )
 
 
 async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: Callable[[str], None]) -> None:

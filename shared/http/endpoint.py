@@ -47,7 +47,7 @@ class RateLimit(Enum):
     READ = "read"  # per user
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Processes of one worker type that serve the same endpoints with the same limits.
 
@@ -68,7 +68,7 @@ CLIENT_V3 = ("v3", "r0", "v1", "unstable")
 CLIENT_V1 = ("v1", "unstable")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One operation.
 
@@ -85,7 +85,7 @@ class Endpoint:
     """
 
     name: str
-    methods: tuple[str, ...]
+    method: str
     path: str
     pool: str
     routing_key: RoutingKey = RoutingKey.NONE

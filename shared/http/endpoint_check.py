@@ -63,8 +63,8 @@ def _own_mistakes(endpoint: Endpoint, pools: dict[str, Pool]) -> Iterator[str]:
     key, pool = endpoint.routing_key, pools.get(endpoint.pool)
     if not _NAME.fullmatch(endpoint.name):
         yield "a name is lower-case letters, digits and '_'"
-    if not endpoint.methods or not set(endpoint.methods) <= _METHODS:
-        yield f"methods {endpoint.methods} must be some of {sorted(_METHODS)}"
+    if endpoint.method not in _METHODS:
+        yield f"method {endpoint.method} must be one of {', '.join(sorted(_METHODS))}"
     if pool is None:
         yield f"pool {endpoint.pool!r} is not declared"
     elif pool.slot_kind and SLOT_KIND_OF_KEY.get(key, pool.slot_kind) != pool.slot_kind:
@@ -118,7 +118,7 @@ def _meetings(
     both.
     """
     for one, other, shape, other_shape in _neighbours(endpoints):
-        if not set(one.methods) & set(other.methods):
+        if one.method != other.method:
             continue
         pairs = list(zip(shape.segments, other_shape.segments, strict=True))
         if any(None not in pair and pair[0] != pair[1] for pair in pairs):

@@ -15,7 +15,7 @@ _OF_THE_SPEC = frozenset(
         "get_room_members", "get_room_initial_sync", "get_sync", "get_events",
         # Sending events. `m.room.guest_access` decides about joining.
         "join_room", "join_room_by_id_or_alias", "leave_room", "send_event", "set_state", "send_to_device",
-        # The account. Of the profile only the display name (`workers/client_api/people/guests.py`).
+        # The account. Of the profile only the display name (`workers/client_api/people/profiles.py`).
         "set_profile_field", "delete_profile_field", "list_devices", "get_device", "set_device", "get_whoami",
         # Encryption.
         "upload_keys", "query_keys", "claim_keys",

@@ -69,7 +69,7 @@ class InternalCall(Generic[Takes, Returns]):
     def endpoint(self) -> Endpoint:
         return Endpoint(
             name=self.name,
-            methods=(self.method,),
+            method=self.method,
             path=self.path,
             pool=self.pool,
             routing_key=self.routing_key,

@@ -155,10 +155,9 @@ class RouteTable:
                 node = node.parameter
             else:
                 node = node.literals.setdefault(segment, _Node())
-        for method in endpoint.methods:
-            known = node.routes.setdefault(method, (endpoint, shape.names))[0]
-            if known.name != endpoint.name:
-                raise ValueError(f"{endpoint.name} and {known.name} both serve {method} {endpoint.path}")
+        known = node.routes.setdefault(endpoint.method, (endpoint, shape.names))[0]
+        if known.name != endpoint.name:
+            raise ValueError(f"{endpoint.name} and {known.name} both serve {endpoint.method} {endpoint.path}")
 
 
 def decode_parameter(name: str, raw: bytes) -> str:

@@ -3,7 +3,7 @@
     class Reports:
         @endpoint(
             name="report_room",
-            methods=("POST",),
+            method="POST",
             path="/_matrix/client/{version}/rooms/{roomId}/report",
             pool="client",
         )

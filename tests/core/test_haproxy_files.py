@@ -45,13 +45,27 @@ def test_error_pages_are_whole_answers() -> None:
 
 def test_endpoints_that_do_not_fit_together_are_refused_with_every_reason() -> None:
     odd = (
-        Endpoint("one", ("GET",), "/_matrix/client/{version}/x/{roomId}/{b}", "room_write", RoutingKey.ROOM),
-        Endpoint("two", ("GET",), "/_matrix/client/{version}/x/{b}", "nowhere", RoutingKey.ROOM),
-        Endpoint("two", ("HEAD",), "/_matrix/x{", "client", RoutingKey.ORIGIN),
-        Endpoint("three", ("POST",), "/_matrix/y", "client", auth=Auth.INTERNAL),
-        Endpoint("four", ("POST",), "/_matrix/y/{userId?}", "room_write", RoutingKey.USER),
+        Endpoint(
+            name="one",
+            method="GET",
+            path="/_matrix/client/{version}/x/{roomId}/{b}",
+            pool="room_write",
+            routing_key=RoutingKey.ROOM,
+        ),
+        Endpoint(
+            name="two",
+            method="GET",
+            path="/_matrix/client/{version}/x/{b}",
+            pool="nowhere",
+            routing_key=RoutingKey.ROOM,
+        ),
+        Endpoint(name="two", method="HEAD", path="/_matrix/x{", pool="client", routing_key=RoutingKey.ORIGIN),
+        Endpoint(name="three", method="POST", path="/_matrix/y", pool="client", auth=Auth.INTERNAL),
+        Endpoint(
+            name="four", method="POST", path="/_matrix/y/{userId?}", pool="room_write", routing_key=RoutingKey.USER
+        ),
     )
-    pools = (*POOLS, Pool("sync", worker="media", slot_kind="rooms"))
+    pools = (*POOLS, Pool(name="sync", worker="media", slot_kind="rooms"))
     with pytest.raises(ValueError) as raised:
         haproxy_files(HaproxyInputs(), odd, pools)
     for part in (
@@ -60,7 +74,7 @@ def test_endpoints_that_do_not_fit_together_are_refused_with_every_reason() -> N
         "endpoint two: declared 2 times",
         "pool 'nowhere' is not declared",
         "{roomId} is missing",
-        "methods ('HEAD',)",
+        "method HEAD",
         "auth must be SERVER",
         "neither a plain literal",
         "/_skep/",
@@ -69,8 +83,8 @@ def test_endpoints_that_do_not_fit_together_are_refused_with_every_reason() -> N
     ):
         assert part in str(raised.value)
     with pytest.raises(ValueError, match="endpoints five, six overlap"):
-        five = Endpoint("five", ("GET",), "/_matrix/client/v3/x/a/{c}", "client")
-        six = Endpoint("six", ("GET",), "/_matrix/client/v3/x/{c}/d", "client")
+        five = Endpoint(name="five", method="GET", path="/_matrix/client/v3/x/a/{c}", pool="client")
+        six = Endpoint(name="six", method="GET", path="/_matrix/client/v3/x/{c}/d", pool="client")
         haproxy_files(HaproxyInputs(), (odd[0], five, six), POOLS)
 
 

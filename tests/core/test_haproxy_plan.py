@@ -18,8 +18,8 @@ from workers.main.haproxy_plan import (
     plan_commands,
 )
 
-PERSISTERS = Pool("room_write", worker="event_persister", slot_kind="rooms", connections_per_instance=7)
-POOLS = (PERSISTERS, Pool("sync", worker="synchrotron"), Pool("room_read", worker="synchrotron"))
+PERSISTERS = Pool(name="room_write", worker="event_persister", slot_kind="rooms", connections_per_instance=7)
+POOLS = (PERSISTERS, Pool(name="sync", worker="synchrotron"), Pool(name="room_read", worker="synchrotron"))
 BACKENDS = 4
 
 

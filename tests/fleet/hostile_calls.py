@@ -80,7 +80,7 @@ class Hostility:
         body = b"" if line.body is None else json.dumps(self.body(endpoint)).encode()
         path = self.path(endpoint, {})
         token = self.me.token if endpoint.auth in (Auth.ACCESS_TOKEN, Auth.OPTIONAL) else None
-        return line, Call(endpoint, endpoint.methods[0], path, query, body, token)
+        return line, Call(endpoint, endpoint.method, path, query, body, token)
 
     def body(self, endpoint: Endpoint) -> Any:
         return fill(dict(VALID[endpoint.name].body or {}), self.values)

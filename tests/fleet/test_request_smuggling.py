@@ -165,7 +165,7 @@ def attack(rig: Rig, method: str, path: str, announced: int, headers: dict[str, 
 def test_early_refusal_of_any_endpoint_smuggles_nothing(rig: Rig, refusal: str) -> None:
     refused = 0
     for endpoint in filter(is_reachable, OUTSIDE):
-        method = "PATCH" if refusal == "method" else endpoint.methods[0]
+        method = "PATCH" if refusal == "method" else endpoint.method
         announced = ANNOUNCED if refusal == "method" else (endpoint.body_limit_bytes or MAX_BODY_BYTES) + 1
         status = attack(rig, method, path_of(endpoint), announced, {"authorization": "Bearer t"}, endpoint.name)
         refused += status in (404, 405, 413)
@@ -175,10 +175,10 @@ def test_early_refusal_of_any_endpoint_smuggles_nothing(rig: Rig, refusal: str) 
 @pytest.mark.parametrize("refusal", ["auth", "limit", "slot"])
 def test_refusal_behind_the_router_smuggles_nothing(rig: Rig, refusal: str) -> None:
     """One endpoint of each pool: whether such a refusal comes before the body is the server's choice."""
-    pools = {endpoint.pool: endpoint for endpoint in filter(is_reachable, OUTSIDE) if endpoint.methods[0] != "GET"}
+    pools = {endpoint.pool: endpoint for endpoint in filter(is_reachable, OUTSIDE) if endpoint.method != "GET"}
     for endpoint in pools.values():
         headers = {"authorization": "Bearer t", "x-test-refusal": refusal}
-        attack(rig, endpoint.methods[0], path_of(endpoint), ANNOUNCED, headers, f"{endpoint.name} {refusal}")
+        attack(rig, endpoint.method, path_of(endpoint), ANNOUNCED, headers, f"{endpoint.name} {refusal}")
 
 
 def test_unknown_path_smuggles_nothing_in_many_rounds(rig: Rig) -> None:

@@ -82,7 +82,7 @@ def for_each_endpoint(check: Callable[[Endpoint], None]) -> None:
 def test_body_beyond_the_limit_ends_the_connection(worker: ListeningWorker) -> None:
     def check(endpoint: Endpoint) -> None:
         limit = endpoint.body_limit_bytes or MAX_BODY_BYTES
-        request = head(endpoint.methods[0], path_of(endpoint), content_length=str(limit + 1), authorization="Bearer t")
+        request = head(endpoint.method, path_of(endpoint), content_length=str(limit + 1), authorization="Bearer t")
         seen = answers(worker.port, request, SMUGGLED)
         assert seen.status == 413
         assert_ended(seen, endpoint.name)
@@ -129,7 +129,7 @@ def test_refusal_behind_the_router_keeps_requests_apart(worker: ListeningWorker,
         body = SMUGGLED * 3
         token = SECRET if endpoint.auth is Auth.INTERNAL else "t"
         request = head(
-            endpoint.methods[0],
+            endpoint.method,
             path_of(endpoint),
             content_length=str(len(body)),
             authorization=f"Bearer {token}",

@@ -40,16 +40,28 @@ CONFIG = ReplicationConfig()
 _DRAIN_LIMIT_S = 5.0
 METRICS = ReplicationMetrics(CollectorRegistry())
 POOLS = {
-    "rooms": Pool("rooms", "event_persister", "rooms"),
-    "users": Pool("users", "client_api", "users"),
-}  # fmt: skip
+    "rooms": Pool(name="rooms", worker="event_persister", slot_kind="rooms"),
+    "users": Pool(name="users", worker="client_api", slot_kind="users"),
+}
 #: An event with a transaction id may be repeated; reading too.
 ENDPOINTS = {
     "rooms": Endpoint(
-        "send", "PUT", "/rooms/{roomId}", pool="rooms", routing_key=RoutingKey.ROOM, auth=Auth.NONE, idempotent=True
+        name="send",
+        method="PUT",
+        path="/rooms/{roomId}",
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        auth=Auth.NONE,
+        idempotent=True,
     ),
     "users": Endpoint(
-        "put", "PUT", "/users/{userId}", pool="users", routing_key=RoutingKey.USER, auth=Auth.NONE, idempotent=True
+        name="put",
+        method="PUT",
+        path="/users/{userId}",
+        pool="users",
+        routing_key=RoutingKey.USER,
+        auth=Auth.NONE,
+        idempotent=True,
     ),
 }
 

@@ -19,7 +19,7 @@ _PARAMETER = re.compile(r"\{[^}]*\}")
 
 
 def _served() -> set[tuple[str, str]]:
-    return {(method, shape) for each in outside_endpoints() for method in each.methods for shape in _shapes(each)}
+    return {(each.method, shape) for each in outside_endpoints() for shape in _shapes(each)}
 
 
 def _shapes(endpoint: Endpoint) -> set[str]:

@@ -1,4 +1,4 @@
-"""Puts a background worker together."""
+"""Compose a background worker: a list of jobs."""
 
 from replication.calls.rooms import SEND_DELAYED_EVENT
 from replication.process.foundation import Foundation, Worker
@@ -10,23 +10,16 @@ from workers.background.user_directory import UserDirectoryJob
 
 
 def compose(foundation: Foundation) -> Worker:
-    cleanup = Cleanup(foundation.database, foundation.clock, foundation.config.accounts)
-    search_index = SearchIndex(foundation.database)
-    user_directory = UserDirectoryJob(foundation.database, foundation.config.server_name)
-    pending_work = PendingWork(foundation.database, foundation.calls)
-    delayed = DelayedEventSender(
-        foundation.database,
-        foundation.writer.write,
-        foundation.calls.to(SEND_DELAYED_EVENT),
-        foundation.tasks,
-        foundation.clock,
+    config, database, clock = foundation.config, foundation.database, foundation.clock
+    send_delayed_event = foundation.calls.to(SEND_DELAYED_EVENT)
+    return Worker(
+        jobs={
+            "cleanup": Cleanup(database, clock, config.accounts).run,
+            "search index": SearchIndex(database).run,
+            "user directory": UserDirectoryJob(database, config.server_name).run,
+            "delayed events": DelayedEventSender(
+                database, foundation.writer.write, send_delayed_event, foundation.tasks, clock
+            ).run,
+            "pending work": PendingWork(database, foundation.calls).run,
+        }
     )
-
-    async def start() -> None:
-        foundation.tasks.forever(cleanup.run, "cleanup")
-        foundation.tasks.forever(search_index.run, "search index")
-        foundation.tasks.forever(user_directory.run, "user directory")
-        foundation.tasks.forever(delayed.run, "delayed events")
-        foundation.tasks.forever(pending_work.run, "pending work")
-
-    return Worker(handlers={}, start=start)

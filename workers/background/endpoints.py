@@ -1,4 +1,4 @@
-"""Jobs serve nobody."""
+"""A background worker serves no requests."""
 
 from shared.http.endpoint import Endpoint, Pool
 

@@ -5,7 +5,9 @@ from typing import Any
 from shared.config.sections import Config, Contact, DelayedEvents
 from shared.core.errors import not_found
 from shared.core.room_versions import ROOM_VERSIONS
+from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 
 #: The spec versions whose features this server has, as far as clients switch by them. Later versions need
 #: asynchronous uploads (v1.7), authenticated media (v1.11) and more.
@@ -39,30 +41,94 @@ class ServerFacts:
         self._server = {"m.server": delegate} if delegate is not None else None
         self._support = _support(config)
 
+    @endpoint(
+        name="get_versions",
+        method="GET",
+        path="/_matrix/client/versions",
+        pool="client",
+        auth=Auth.OPTIONAL,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientversions",
+    )
     async def get_versions(self, request: Request) -> Response:
         """GET /_matrix/client/versions."""
         return json_response(self._versions)
 
+    @endpoint(
+        name="get_capabilities",
+        method="GET",
+        path="/_matrix/client/{version}/capabilities",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3capabilities",
+    )
     async def get_capabilities(self, request: Request) -> Response:
         """GET /capabilities."""
         return json_response({"capabilities": self._capabilities})
 
+    @endpoint(
+        name="get_well_known_client",
+        method="GET",
+        path="/.well-known/matrix/client",
+        pool="client",
+        auth=Auth.NONE,
+        idempotent=True,
+        spec="client-server-api/#getwell-knownmatrixclient",
+    )
     async def get_well_known_client(self, request: Request) -> Response:
         """GET /.well-known/matrix/client. Spec: client-server API, "Well-known URI"."""
         return json_response(self._client)
 
+    @endpoint(
+        name="get_well_known_server",
+        method="GET",
+        path="/.well-known/matrix/server",
+        pool="client",
+        auth=Auth.NONE,
+        idempotent=True,
+        spec="server-server-api/#getwell-knownmatrixserver",
+    )
     async def get_well_known_server(self, request: Request) -> Response:
         """GET /.well-known/matrix/server. Spec: server-server API, "Resolving server names". Raises M_NOT_FOUND."""
         return _or_not_found(self._server)
 
+    @endpoint(
+        name="get_well_known_support",
+        method="GET",
+        path="/.well-known/matrix/support",
+        pool="client",
+        auth=Auth.NONE,
+        idempotent=True,
+        spec="client-server-api/#getwell-knownmatrixsupport",
+    )
     async def get_well_known_support(self, request: Request) -> Response:
         """GET /.well-known/matrix/support. Raises M_NOT_FOUND if it is not configured."""
         return _or_not_found(self._support)
 
+    @endpoint(
+        name="get_turn_server",
+        method="GET",
+        path="/_matrix/client/{version}/voip/turnServer",
+        api_v1=True,
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3voipturnserver",
+    )
     async def get_turn_server(self, request: Request) -> Response:
         """GET /voip/turnServer: an empty object, since there is no TURN server."""
         return json_response({})
 
+    @endpoint(
+        name="list_third_party_protocols",
+        method="GET",
+        path="/_matrix/client/{version}/thirdparty/protocols",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3thirdpartyprotocols",
+    )
     async def list_third_party_protocols(self, request: Request) -> Response:
         """GET /thirdparty/protocols: none without application services."""
         return json_response({})

@@ -1,8 +1,7 @@
-"""The parts of an event persister."""
+"""Compose an event persister."""
 
 from replication.process.foundation import Foundation, Worker
 from shared.core.signing import parse_signing_key
-from shared.http.serving import handlers_of
 from shared.storage.engine.number_blocks import NumberBlock
 from workers.event_persister.creation.create_room import CreateRoomHandler
 from workers.event_persister.graph.policy_signatures import ask_nobody
@@ -35,7 +34,6 @@ def compose(foundation: Foundation) -> Worker:
     guests = GuestRemoval(writer, tasks, database)
     send = SendHandlers(writer, scheduling, guests, database)
     state = StateHandlers(writer, scheduling, changes, guests, database)
-    delayed = DelayedSending(writer, send, state, foundation.rate_limiter, database)
     membership = MembershipHandlers(
         writer=writer,
         changes=changes,
@@ -75,33 +73,19 @@ def compose(foundation: Foundation) -> Worker:
     )
 
     return Worker(
-        handlers={
-            "create_room": creation.create_room,
-            "send_event": send.send_event,
-            "send_event_without_transaction": send.send_event_without_transaction,
-            "redact_event": send.redact_event,
-            "schedule_delayed_event": scheduling.schedule_delayed_event,
-            "set_state": state.set_state,
-            "join_room": membership.join_room,
-            "join_room_by_id_or_alias": membership.join_room_by_id_or_alias,
-            "knock_room": membership.knock_room,
-            "leave_room": membership.leave_room,
-            "forget_room": membership.forget_room,
-            "invite_user": membership.invite_user,
-            "kick_user": membership.kick_user,
-            "ban_user": membership.ban_user,
-            "unban_user": membership.unban_user,
-            "upgrade_room": upgrades.upgrade_room,
-            **handlers_of(
-                delayed,
-                upgrades,
-                successor,
-                guests,
-                membership,
-                ReceiveHandler(writer, engine.receiving, guests),
-                MemberProfileHandler(writer, database),
-            ),
-        },
+        features=(
+            creation,
+            send,
+            state,
+            scheduling,
+            DelayedSending(writer, send, state, foundation.rate_limiter, database),
+            membership,
+            MemberProfileHandler(writer, database),
+            guests,
+            upgrades,
+            successor,
+            ReceiveHandler(writer, engine.receiving, guests),
+        ),
         start=engine.start,
         drain=engine.drain,
     )

@@ -1,10 +1,9 @@
-"""Puts a federation_reader together."""
+"""Compose a federation_reader."""
 
 from replication.process.foundation import Foundation, Worker
-from workers.federation_reader.own_keys import OwnKeys, get_server_version
+from workers.federation_reader.own_server import OwnServer
 
 
 def compose(foundation: Foundation) -> Worker:
     config = foundation.config
-    keys = OwnKeys(config.server_name, config.signing, foundation.clock)
-    return Worker(handlers={"get_server_keys": keys.get_server_keys, "get_server_version": get_server_version})
+    return Worker(features=(OwnServer(config.server_name, config.signing, foundation.clock),))

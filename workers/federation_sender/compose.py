@@ -1,7 +1,7 @@
-"""Puts a federation_sender together: so far it registers, owns its slots and is healthy."""
+"""Compose a federation_sender. It registers and owns its slots, and has no work yet."""
 
 from replication.process.foundation import Foundation, Worker
 
 
 def compose(foundation: Foundation) -> Worker:
-    return Worker(handlers={})
+    return Worker()

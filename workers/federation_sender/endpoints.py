@@ -1,4 +1,4 @@
-"""The sender serves nobody: it only sends."""
+"""A federation_sender serves no requests."""
 
 from shared.http.endpoint import Endpoint, Pool
 

@@ -1,4 +1,4 @@
-"""Puts main together. Reads from top to bottom; nothing else constructs its objects."""
+"""Compose main."""
 
 from replication.process.foundation import Foundation, Worker
 from shared.metrics.fleet import FleetMetrics
@@ -40,9 +40,4 @@ def compose(foundation: Foundation) -> Worker:
 
     watch = StandbyWatch(foundation.database, StandbyMetrics(foundation.registry), lambda: leader.leading)
 
-    async def start() -> None:
-        foundation.tasks.forever(leader.run, "leader")
-        foundation.tasks.forever(probe.run, "probe of the streams")
-        foundation.tasks.forever(watch.run, "watch of the standbys")
-
-    return Worker(handlers={}, start=start)
+    return Worker(jobs={"leader": leader.run, "stream probe": probe.run, "standby watch": watch.run})

@@ -1,4 +1,4 @@
-"""Main serves no client: only its health, its metrics and, later, its admin commands."""
+"""Main serves no clients. Every process serves its health and its metrics (`shared/http/process_pages.py`)."""
 
 from shared.http.endpoint import Endpoint, Pool
 

@@ -1,7 +1,7 @@
-"""Puts a media worker together: so far it registers and is healthy."""
+"""Compose a media worker. It registers, and has no endpoints yet."""
 
 from replication.process.foundation import Foundation, Worker
 
 
 def compose(foundation: Foundation) -> Worker:
-    return Worker(handlers={})
+    return Worker()

@@ -1,4 +1,4 @@
-"""Puts a synchrotron together. Reads from top to bottom; nothing else constructs its objects."""
+"""Compose a synchrotron."""
 
 from replication.calls.presence import PresenceOwners
 from replication.process.foundation import Foundation, Worker
@@ -72,27 +72,37 @@ from workers.synchrotron.waiting.sync_tokens import Tokens
 
 
 def compose(foundation: Foundation) -> Worker:
-    config, clock, follower = foundation.config, foundation.clock, foundation.follower
+    config, clock, follower, database = foundation.config, foundation.clock, foundation.follower, foundation.database
+    limits, experimental, hold = config.limits, config.experimental, foundation.authenticator.hold
     metrics = SyncMetrics(foundation.registry)
-    reads = CountedQueries(foundation.database, metrics)
+    reads = CountedQueries(database, metrics)
+    switches = rule_switches(experimental)
+    # Shares of one budget: parts that answers share, answers under way, and members known to be sent in both syncs.
+    share_bytes = config.caches.answers_bytes // 4
 
     async def wait_for(stream: str, wanted: Vector, limit_s: float) -> bool:
         return await follower.wait_for(STREAMS[stream], wanted, limit_s)
 
-    rooms = RoomCache(foundation.database, reads, config.caches.rooms_bytes // 8 * 7, metrics)
-    switches = rule_switches(config.experimental)
+    # What the process knows of rooms and users, and how the streams change it.
+    rooms = RoomCache(database, reads, config.caches.rooms_bytes // 8 * 7, metrics)
     users = UserRooms(reads, wait_for, config.caches.users_bytes, metrics, switches)
     typing = TypingRooms()
+    sticky = StickyRooms(enabled=experimental.msc4354_sticky_events)
+    traits = Traits(reads)
+    watchers = RoomWatchers()
     notifier = Notifier(metrics)
     feed = Feed(rooms, users, typing, notifier, clock)
     device_lists = DeviceListFeed(users, notifier, reads, foundation.tasks)
-    present = PresenceMemory()
-    presence_feed = PresenceFeed(present, users, notifier, reads, clock)
+    presence_memory = PresenceMemory()
+    presence_feed = PresenceFeed(presence_memory, users, notifier, reads, clock)
     owners = PresenceOwners(foundation.slots, foundation.internal_client)
     reports = PresenceReports(owners, clock, enabled=config.presence.enabled)
     follower.follow(EVENTS, feed.apply_events)
     follower.follow(EVENTS, presence_feed.apply_events)
     follower.follow(EVENTS, reports.apply_events)
+    follower.follow(EVENTS, lambda rows: sticky.apply(rows, clock.now_ms()))
+    follower.follow(EVENTS, traits.apply)
+    follower.follow(EVENTS, watchers.apply_events)
     follower.follow(RECEIPTS, feed.apply_receipts)
     follower.follow(ACCOUNT_DATA, feed.apply_account_data)
     follower.follow(PUSH_RULES, feed.apply_push_rules)
@@ -103,113 +113,131 @@ def compose(foundation: Foundation) -> Worker:
     follower.follow(TYPING, feed.apply_typing, feed.typing_over)
     follower.follow(PRESENCE, presence_feed.apply, presence_feed.over)
 
+    # The parts of answers that both syncs share.
     tokens = Tokens(follower, reads, clock)
-    filters = Filters(reads)
     unread = UnreadCounts(users, reads)
-    # Shares of one budget: what answers have in common; what is on its way; what is known to be sent, in both syncs.
-    share_bytes = config.caches.answers_bytes // 4
     blocks = StateBlocks(rooms, clock, share_bytes)
-    sticky = StickyRooms(enabled=config.experimental.msc4354_sticky_events)
-    follower.follow(EVENTS, lambda rows: sticky.apply(rows, clock.now_ms()))
     sticky_sections = StickySections(rooms, sticky)
     sections = RoomSections(
-        rooms, typing, unread, ErasedForms(reads, clock), blocks, sticky_sections, config.limits.max_timeline_events
-    )  # fmt: skip
+        rooms, typing, unread, ErasedForms(reads, clock), blocks, sticky_sections, limits.max_timeline_events
+    )
     devices = DeviceSections(users, device_lists, reads)
-    presence = PresenceSections(present, reads, enabled=config.presence.enabled, max_events=config.presence.max_events)
-    answers = SyncAnswers(tokens, users, rooms, sections, unread, devices, presence, reads, clock)
-    initial_syncs = InitialSyncs(config.limits.initial_syncs, share_bytes)
+    presence = PresenceSections(
+        presence_memory, reads, enabled=config.presence.enabled, max_events=config.presence.max_events
+    )
+    initial_syncs = InitialSyncs(limits.initial_syncs, share_bytes)
     metrics.long_waiting.labels("begin").set_function(lambda: initial_syncs.under_way.waiting)
     metrics.long_waiting.labels("go on").set_function(lambda: initial_syncs.turns.waiting)
-    sync = SyncHandler(
-        users, answers, tokens, notifier, filters, LazyMembers(share_bytes), config.limits.max_sync_timeout_ms, clock,
-        metrics, foundation.authenticator.hold, reports, initial_syncs,
-    )  # fmt: skip
+    pages = HistoryPages(database, StoredHistory(), config.caches.rooms_bytes // 8)
 
-    traits = Traits(reads)
-    follower.follow(EVENTS, traits.apply)
-    lists = RoomLists(rooms, traits, reads)
-    results = RoomResults(rooms, sections, unread, reads)
-    engine = Engine(tokens, users, lists, traits, results, sections, unread, reads, clock)
-    threads = ThreadSubscriptions(reads, enabled=config.experimental.msc4306_thread_subscriptions)
-    extensions = Extensions(
-        [
-            ToDevice(devices, tokens),
-            E2ee(devices),
-            AccountData(),
-            Receipts(rooms, sections),
-            Typing(typing),
-            threads,
-            StickyEvents(rooms, sticky, sticky_sections, tokens),
-        ]
+    sync = SyncHandler(
+        users=users,
+        answers=SyncAnswers(
+            tokens=tokens,
+            users=users,
+            rooms=rooms,
+            sections=sections,
+            unread=unread,
+            devices=devices,
+            presence=presence,
+            reads=reads,
+            clock=clock,
+        ),
+        tokens=tokens,
+        notifier=notifier,
+        filters=Filters(reads),
+        lazy_members=LazyMembers(share_bytes),
+        max_timeout_ms=limits.max_sync_timeout_ms,
+        clock=clock,
+        metrics=metrics,
+        hold=hold,
+        reports=reports,
+        initial_syncs=initial_syncs,
     )
     sliding = SlidingSync(
-        users, engine, Connections(reads, config.caches.users_bytes // 4, clock), extensions, tokens, notifier,
-        LazyMembers(share_bytes), Limits(config.limits.max_timeline_events, config.limits.max_sync_timeout_ms),
-        clock, metrics, foundation.authenticator.hold, reports, initial_syncs.turns,
-    )  # fmt: skip
-
-    pages = HistoryPages(foundation.database, StoredHistory(), config.caches.rooms_bytes // 8)
-    messages = Messages(foundation.database, tokens, pages, clock, config.limits.max_timeline_events)
-    times = EventAtTime(foundation.database)
-    relations = Relations(foundation.database, tokens, clock, config.limits.max_timeline_events)
-    notifications = Notifications(foundation.database, switches, clock)
-    search = Search(foundation.database, pages, clock)
-    finding = RoomFinding(config.server_name, foundation.database)
-    public_rooms = PublicRooms(config.server_name, foundation.database, clock)
-    thread_pages = ThreadSubscriptionPages(
-        foundation.database, tokens, enabled=config.experimental.msc4306_thread_subscriptions
+        users=users,
+        engine=Engine(
+            tokens=tokens,
+            users=users,
+            lists=RoomLists(rooms, traits, reads),
+            traits=traits,
+            results=RoomResults(rooms, sections, unread, reads),
+            sections=sections,
+            unread=unread,
+            reads=reads,
+            clock=clock,
+        ),
+        connections=Connections(reads, config.caches.users_bytes // 4, clock),
+        extensions=Extensions(
+            [
+                ToDevice(devices, tokens),
+                E2ee(devices),
+                AccountData(),
+                Receipts(rooms, sections),
+                Typing(typing),
+                ThreadSubscriptions(reads, enabled=experimental.msc4306_thread_subscriptions),
+                StickyEvents(rooms, sticky, sticky_sections, tokens),
+            ]
+        ),
+        tokens=tokens,
+        notifier=notifier,
+        lazy_members=LazyMembers(share_bytes),
+        limits=Limits(limits.max_timeline_events, limits.max_sync_timeout_ms),
+        clock=clock,
+        metrics=metrics,
+        hold=hold,
+        reports=reports,
+        turns=initial_syncs.turns,
     )
-    room_state = RoomState(foundation.database, tokens, clock)
-
-    watchers = RoomWatchers()
-    follower.follow(EVENTS, watchers.apply_events)
-    hold, max_events = foundation.authenticator.hold, config.limits.max_timeline_events
-    peeks = RoomPeeks(foundation.database, tokens, pages, watchers, clock, max_events)
     old_events = OldEvents(
-        sync, peeks, tokens, reports, hold, foundation.database, clock, config.limits.max_sync_timeout_ms, max_events
+        sync=sync,
+        peeks=RoomPeeks(database, tokens, pages, watchers, clock, limits.max_timeline_events),
+        tokens=tokens,
+        reports=reports,
+        hold=hold,
+        database=database,
+        clock=clock,
+        max_timeout_ms=limits.max_sync_timeout_ms,
+        max_events=limits.max_timeline_events,
     )
-    old_initial_sync = InitialSyncV1(sync, reports, hold, foundation.database, tokens, pages, clock, max_events)
+    old_initial_sync = InitialSyncV1(
+        sync=sync,
+        reports=reports,
+        hold=hold,
+        database=database,
+        tokens=tokens,
+        pages=pages,
+        clock=clock,
+        max_events=limits.max_timeline_events,
+    )
 
     async def start() -> None:
         if sticky.enabled:
             now_ms = clock.now_ms()
             sticky.load(await get_sticky_events(reads, now_ms, MAX_EVENTS), now_ms)
-        foundation.tasks.forever(feed.end_typing, "typing ends")
-        if config.presence.enabled:
-            foundation.tasks.forever(presence_feed.run, "presence")
-            foundation.tasks.forever(reports.run, "reports of who syncs")
 
     async def drain() -> None:
         notifier.close()
         watchers.close()
 
-    handlers = {
-        "get_sync": sync.get_sync,
-        "sync_merged": sliding.sync_merged,
-        "sync_deployed": sliding.sync_deployed,
-        "get_events": old_events.get_events,
-        "get_initial_sync": old_initial_sync.get_initial_sync,
-        "get_room_initial_sync": old_initial_sync.get_room_initial_sync,
-        "get_room_messages": messages.get_room_messages,
-        "get_event_context": messages.get_event_context,
-        "get_room_event": messages.get_room_event,
-        "get_event_by_id": messages.get_event_by_id,
-        "get_room_state": room_state.get_room_state,
-        "get_room_state_event": room_state.get_room_state_event,
-        "get_room_members": room_state.get_room_members,
-        "get_joined_members": room_state.get_joined_members,
-        "get_event_by_timestamp": times.get_event_by_timestamp,
-        "get_relations": relations.get_relations,
-        "get_relations_by_type": relations.get_relations,
-        "get_relations_by_types": relations.get_relations,
-        "get_threads": relations.get_threads,
-        "get_notifications": notifications.get_notifications,
-        "list_thread_subscriptions": thread_pages.list_thread_subscriptions,
-        "search": search.search,
-        "get_hierarchy": finding.get_hierarchy,
-        "get_room_summary": finding.get_room_summary,
-        "get_public_rooms": public_rooms.get_public_rooms,
-        "query_public_rooms": public_rooms.query_public_rooms,
-    }
-    return Worker(handlers=handlers, start=start, drain=drain)
+    presence_jobs = {"presence": presence_feed.run, "presence reports": reports.run}
+    return Worker(
+        features=(
+            sync,
+            sliding,
+            old_events,
+            old_initial_sync,
+            Messages(database, tokens, pages, clock, limits.max_timeline_events),
+            RoomState(database, tokens, clock),
+            EventAtTime(database),
+            Relations(database, tokens, clock, limits.max_timeline_events),
+            Notifications(database, switches, clock),
+            ThreadSubscriptionPages(database, tokens, enabled=experimental.msc4306_thread_subscriptions),
+            Search(database, pages, clock),
+            RoomFinding(config.server_name, database),
+            PublicRooms(config.server_name, database, clock),
+        ),
+        jobs={"typing ends": feed.end_typing, **(presence_jobs if config.presence.enabled else {})},
+        start=start,
+        drain=drain,
+    )

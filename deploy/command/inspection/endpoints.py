@@ -23,18 +23,17 @@ def endpoint_rows(endpoints: tuple[Endpoint, ...], *, every_path: bool) -> Itera
     for endpoint in endpoints:
         paths = paths_of(endpoint)
         for path in paths if every_path else paths[:1]:
-            for method in endpoint.methods:
-                yield {
-                    "method": method,
-                    "path": path,
-                    "pool": endpoint.pool,
-                    "routing_key": "none" if endpoint.routing_key is RoutingKey.NONE else endpoint.routing_key.value,
-                    "name": endpoint.name,
-                    "auth": endpoint.auth.value,
-                    "rate_limit": endpoint.rate_limit.value,
-                    "idempotent": endpoint.idempotent,
-                    "spec": endpoint.spec,
-                }
+            yield {
+                "method": endpoint.method,
+                "path": path,
+                "pool": endpoint.pool,
+                "routing_key": "none" if endpoint.routing_key is RoutingKey.NONE else endpoint.routing_key.value,
+                "name": endpoint.name,
+                "auth": endpoint.auth.value,
+                "rate_limit": endpoint.rate_limit.value,
+                "idempotent": endpoint.idempotent,
+                "spec": endpoint.spec,
+            }
 
 
 def endpoints_text(endpoints: tuple[Endpoint, ...], *, as_json: bool) -> str:

@@ -226,12 +226,12 @@ async def client_api(dsn: str, config: Config | None = None, name: str = "client
     )  # fmt: skip
     worker = compose(foundation)
     application = Application(
-        ENDPOINTS, worker.handlers, authenticator=authenticator, rate_limiter=limiter, slot_router=Here(),
+        ENDPOINTS, worker.handlers(), authenticator=authenticator, rate_limiter=limiter, slot_router=Here(),
         internal_secret=INTERNAL_SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip
     try:
-        yield Worker(application, foundation, clock, bus, worker.start)
+        yield Worker(application, foundation, clock, bus, lambda: worker.begin(tasks))
     finally:
         if worker.drain is not None:
             await worker.drain()

@@ -317,14 +317,14 @@ async def event_persister(
     foundation = Foundation(**fields)
     worker = compose(foundation)
     application = Application(
-        ENDPOINTS, worker.handlers, authenticator=tokens, rate_limiter=NoLimits(), slot_router=router,
+        ENDPOINTS, worker.handlers(), authenticator=tokens, rate_limiter=NoLimits(), slot_router=router,
         internal_secret=SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip
-    assert worker.start is not None and worker.drain is not None
+    assert worker.drain is not None
     try:
         await follower.start()
-        await worker.start()
+        await worker.begin(tasks)
         persister = Persister(application, foundation, bus, tokens, slots, router, worker.drain)
         calls.here = persister
         yield persister

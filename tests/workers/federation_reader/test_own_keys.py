@@ -3,12 +3,12 @@
 from typing import Any
 
 import orjson
+from workers.federation_reader.own_keys import OwnKeys, get_server_version
 
 from shared.config.kinds import Secret
 from shared.config.sections import OldKey, Signing
 from shared.core.canonical_json import decode_unpadded
 from shared.core.signing.json_signatures import verify_json
-from workers.federation_reader.own_keys import OwnKeys, get_server_version
 
 _SEEDS = ("A" * 43, "B" * 42 + "A")
 

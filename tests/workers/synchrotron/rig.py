@@ -326,10 +326,9 @@ async def _synchrotron(dsn: str, bus: Bus, rooms_bytes: int) -> AsyncIterator[Sy
     foundation = Foundation(**fields)
     worker = compose(foundation)
     await follower.start()
-    if worker.start is not None:
-        await worker.start()
+    await worker.begin(tasks)
     application = Application(
-        ENDPOINTS, worker.handlers, authenticator=Tokens(), rate_limiter=NoLimits(), slot_router=ServesAll(),
+        ENDPOINTS, worker.handlers(), authenticator=Tokens(), rate_limiter=NoLimits(), slot_router=ServesAll(),
         internal_secret=SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
         pages=ProcessPages(registry, ready=lambda: True, metrics=False),
     )  # fmt: skip

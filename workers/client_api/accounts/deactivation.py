@@ -9,8 +9,10 @@ import msgspec
 from replication.calls.users import CLEAR_ACCOUNT, ClosedAccount
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.identifiers import UserId
+from shared.http.endpoint import Auth, RateLimit
 from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Response, convert, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, clear_account
 from shared.storage.engine.pool import Database, passing_as_unavailable
@@ -42,6 +44,15 @@ class Deactivation:
         self._demand = demand
         self._clock = clock
 
+    @endpoint(
+        name="deactivate_account",
+        method="POST",
+        path="/_matrix/client/{version}/account/deactivate",
+        pool="client",
+        auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3accountdeactivate",
+    )
     async def deactivate_account(self, request: Request) -> Response:
         """POST /account/deactivate, after user-interactive authentication, with a token or by naming the account.
 

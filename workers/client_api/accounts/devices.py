@@ -5,7 +5,9 @@ from typing import Any
 import msgspec
 
 from shared.core.errors import bad_json, invalid_param, not_found
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.storage.accounts.devices import Device, get_device, list_devices
 from shared.storage.engine.pool import Database
 from workers.client_api.accounts.interactive_auth import InteractiveAuth
@@ -30,11 +32,29 @@ class Devices:
         self._auth = auth
         self._demand = demand
 
+    @endpoint(
+        name="list_devices",
+        method="GET",
+        path="/_matrix/client/{version}/devices",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3devices",
+    )
     async def list_devices(self, request: Request) -> Response:
         """GET /devices."""
         devices = await list_devices(self._database, request.user.user_id)
         return json_response({"devices": [_to_json(device) for device in devices]})
 
+    @endpoint(
+        name="get_device",
+        method="GET",
+        path="/_matrix/client/{version}/devices/{deviceId}",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3devicesdeviceid",
+    )
     async def get_device(self, request: Request) -> Response:
         """GET /devices/{deviceId}. Raises M_NOT_FOUND."""
         device_id = request.params["deviceId"]
@@ -45,6 +65,14 @@ class Devices:
             raise _no_such_device()
         return json_response(_to_json(device))
 
+    @endpoint(
+        name="set_device",
+        method="PUT",
+        path="/_matrix/client/{version}/devices/{deviceId}",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#put_matrixclientv3devicesdeviceid",
+    )
     async def set_device(self, request: Request) -> Response:
         """PUT /devices/{deviceId}: set the display name. Without one, nothing changes. Raises M_NOT_FOUND."""
         device_id = request.params["deviceId"]
@@ -63,11 +91,27 @@ class Devices:
             raise _no_such_device()
         return empty_response()
 
+    @endpoint(
+        name="delete_device",
+        method="DELETE",
+        path="/_matrix/client/{version}/devices/{deviceId}",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#delete_matrixclientv3devicesdeviceid",
+    )
     async def delete_device(self, request: Request) -> Response:
         """DELETE /devices/{deviceId}, after user-interactive authentication. Unknown devices are no error."""
         body = request.json_object(empty_ok=True)
         return await self._delete(request, f"delete_device {request.params['deviceId']}", body)
 
+    @endpoint(
+        name="delete_devices",
+        method="POST",
+        path="/_matrix/client/{version}/delete_devices",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3delete_devices",
+    )
     async def delete_devices(self, request: Request) -> Response:
         """POST /delete_devices, after user-interactive authentication. Unknown devices are no error."""
         body = request.json_object()

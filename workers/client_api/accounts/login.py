@@ -7,7 +7,9 @@ import msgspec
 from shared.config.sections import Rate
 from shared.core.errors import MatrixError, forbidden, missing_param
 from shared.core.identifiers import UserId, is_user_id
+from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rate_limits import limit_exceeded
 from shared.storage.accounts.login_attempts import count_login_attempt
@@ -107,10 +109,30 @@ class Login:
         self._passwords = passwords
         self._sessions = sessions
 
+    @endpoint(
+        name="get_login_flows",
+        method="GET",
+        path="/_matrix/client/{version}/login",
+        api_v1=True,
+        pool="client",
+        auth=Auth.NONE,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3login",
+    )
     async def get_login_flows(self, request: Request) -> Response:
         """GET /login."""
         return json_response({"flows": [{"type": PASSWORD}]})
 
+    @endpoint(
+        name="login",
+        method="POST",
+        path="/_matrix/client/{version}/login",
+        api_v1=True,
+        pool="client",
+        auth=Auth.NONE,
+        rate_limit=RateLimit.LOGIN,
+        spec="client-server-api/#post_matrixclientv3login",
+    )
     async def login(self, request: Request) -> Response:
         """POST /login. Raises M_FORBIDDEN, M_USER_DEACTIVATED, M_UNKNOWN for another type, M_LIMIT_EXCEEDED."""
         body = request.decode(LoginBody)
@@ -136,21 +158,52 @@ class Login:
             }
         )
 
+    @endpoint(
+        name="refresh",
+        method="POST",
+        path="/_matrix/client/{version}/refresh",
+        pool="client",
+        auth=Auth.NONE,
+        spec="client-server-api/#post_matrixclientv3refresh",
+    )
     async def refresh(self, request: Request) -> Response:
         """POST /refresh."""
         body = request.decode(RefreshBody)
         return json_response((await self._sessions.refresh(body.refresh_token)).answer())
 
+    @endpoint(
+        name="logout",
+        method="POST",
+        path="/_matrix/client/{version}/logout",
+        pool="client",
+        spec="client-server-api/#post_matrixclientv3logout",
+    )
     async def logout(self, request: Request) -> Response:
         """POST /logout."""
         await self._sessions.end(request.user)
         return empty_response()
 
+    @endpoint(
+        name="logout_all",
+        method="POST",
+        path="/_matrix/client/{version}/logout/all",
+        pool="client",
+        spec="client-server-api/#post_matrixclientv3logoutall",
+    )
     async def logout_all(self, request: Request) -> Response:
         """POST /logout/all."""
         await self._sessions.end_all(request.user.user_id)
         return empty_response()
 
+    @endpoint(
+        name="get_whoami",
+        method="GET",
+        path="/_matrix/client/{version}/account/whoami",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3accountwhoami",
+    )
     async def get_whoami(self, request: Request) -> Response:
         """GET /account/whoami."""
         user = request.user

@@ -7,7 +7,9 @@ import msgspec
 
 from shared.core.errors import bad_json, forbidden, missing_param
 from shared.core.identifiers import UserId
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, empty_response
+from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.storage.accounts.users import set_password_hash
 from shared.storage.engine.pool import Database
@@ -84,6 +86,14 @@ class PasswordChange:
         self._auth = auth
         self._demand = demand
 
+    @endpoint(
+        name="change_password",
+        method="POST",
+        path="/_matrix/client/{version}/account/password",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3accountpassword",
+    )
     async def change_password(self, request: Request) -> Response:
         """POST /account/password. All other sessions end unless `logout_devices` is false."""
         user = request.user

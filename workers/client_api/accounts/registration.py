@@ -13,7 +13,9 @@ import msgspec
 from shared.config.sections import Registration as RegistrationConfig
 from shared.core.errors import MatrixError, bad_json, forbidden, missing_param
 from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration
+from shared.http.endpoint import CLIENT_V1, Auth, RateLimit
 from shared.http.request import Request, Response, convert, json_response
+from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
 from shared.storage.accounts.registration import is_usable_token
@@ -56,6 +58,15 @@ class Registration:
         self._sessions = sessions
         self._clock = clock
 
+    @endpoint(
+        name="register",
+        method="POST",
+        path="/_matrix/client/{version}/register",
+        pool="client",
+        auth=Auth.NONE,
+        rate_limit=RateLimit.REGISTRATION,
+        spec="client-server-api/#post_matrixclientv3register",
+    )
     async def register(self, request: Request) -> Response:
         """POST /register. Raises M_FORBIDDEN, M_USER_IN_USE, M_INVALID_USERNAME, M_WEAK_PASSWORD, 401 with flows."""
         if request.query_choice("kind", ("user", "guest"), "user") == "guest":
@@ -82,12 +93,31 @@ class Registration:
         await self._auth.end(passed)
         return answer
 
+    @endpoint(
+        name="get_username_availability",
+        method="GET",
+        path="/_matrix/client/{version}/register/available",
+        pool="client",
+        auth=Auth.NONE,
+        rate_limit=RateLimit.REGISTRATION,
+        spec="client-server-api/#get_matrixclientv3registeravailable",
+    )
     async def get_username_availability(self, request: Request) -> Response:
         """GET /register/available."""
         self._demand_open()
         await self._check_available(request.query_required("username"))
         return json_response({"available": True})
 
+    @endpoint(
+        name="get_registration_token_validity",
+        method="GET",
+        path="/_matrix/client/{version}/register/m.login.registration_token/validity",
+        versions=CLIENT_V1,
+        pool="client",
+        auth=Auth.NONE,
+        rate_limit=RateLimit.REGISTRATION,
+        spec="client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity",
+    )
     async def get_registration_token_validity(self, request: Request) -> Response:
         """GET /v1/register/m.login.registration_token/validity."""
         self._demand_open()

@@ -13,7 +13,9 @@ import orjson
 
 from shared.core.errors import MatrixError, forbidden, invalid_param
 from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration
+from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
 from shared.storage.accounts.profiles import set_profile_field
@@ -56,6 +58,14 @@ class SharedSecretRegistration:
         self._sessions = sessions
         self._clock = clock
 
+    @endpoint(
+        name="get_registration_nonce",
+        method="GET",
+        path="/_synapse/admin/v1/register",
+        pool="client",
+        auth=Auth.NONE,
+        rate_limit=RateLimit.REGISTRATION,
+    )
     async def get_nonce(self, request: Request) -> Response:
         """GET /_synapse/admin/v1/register."""
         self._required_secret()
@@ -63,6 +73,14 @@ class SharedSecretRegistration:
         await create_nonce(self._database, nonce, self._clock.now_ms())
         return json_response({"nonce": nonce})
 
+    @endpoint(
+        name="register_with_shared_secret",
+        method="POST",
+        path="/_synapse/admin/v1/register",
+        pool="client",
+        auth=Auth.NONE,
+        rate_limit=RateLimit.REGISTRATION,
+    )
     async def register(self, request: Request) -> Response:
         """POST /_synapse/admin/v1/register. Raises M_FORBIDDEN for a wrong mac, M_UNKNOWN for an invalid nonce."""
         secret = self._required_secret()

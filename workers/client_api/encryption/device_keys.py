@@ -17,7 +17,9 @@ from shared.core.errors import MatrixError, Unavailable, invalid_param
 from shared.core.identifiers import UserId, check_user_id, server_of
 from shared.core.rows import DeviceListRow, OneTimeKeyRow
 from shared.core.sync_tokens.stream_token import StreamToken, parse_token
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.encryption import device_keys as storage
 from shared.storage.encryption.device_lists import get_device_list_news
@@ -52,6 +54,15 @@ class DeviceKeys:
         self._announcer = announcer
         self._clock = clock
 
+    @endpoint(
+        name="upload_keys",
+        method="POST",
+        path="/_matrix/client/{version}/keys/upload",
+        pool="client",
+        routing_key=RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3keysupload",
+    )
     async def upload_keys(self, request: Request) -> Response:
         """POST /keys/upload. An upload is stored whole or not at all.
 
@@ -110,6 +121,14 @@ class DeviceKeys:
                 [OneTimeKeyRow(position=key_position, writer=lease, user_id=user_id, device_id=device_id)],
             )
 
+    @endpoint(
+        name="query_keys",
+        method="POST",
+        path="/_matrix/client/{version}/keys/query",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#post_matrixclientv3keysquery",
+    )
     async def query_keys(self, request: Request) -> Response:
         """POST /keys/query. Raises M_INVALID_PARAM."""
         wanted = request.decode(KeyQueryBody).device_keys
@@ -122,6 +141,14 @@ class DeviceKeys:
                 found.setdefault(stored.user_id, {})[stored.device_id] = _to_json(stored)
         return json_response({"device_keys": found, "failures": failures})
 
+    @endpoint(
+        name="claim_keys",
+        method="POST",
+        path="/_matrix/client/{version}/keys/claim",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#post_matrixclientv3keysclaim",
+    )
     async def claim_keys(self, request: Request) -> Response:
         """POST /keys/claim. One statement takes all keys and marks them as claimed. Raises M_INVALID_PARAM."""
         wanted = request.decode(KeyClaimBody).one_time_keys
@@ -159,6 +186,15 @@ class DeviceKeys:
             )
         return json_response({"one_time_keys": claimed, "failures": failures})
 
+    @endpoint(
+        name="get_key_changes",
+        method="GET",
+        path="/_matrix/client/{version}/keys/changes",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3keyschanges",
+    )
     async def get_key_changes(self, request: Request) -> Response:
         """GET /keys/changes. The answer comes from Postgres, which is ahead of every token, so `to` is only checked.
 

@@ -14,7 +14,9 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import invalid_param
 from shared.core.identifiers import check_user_id, server_of, within_bytes
 from shared.core.rows import ToDeviceRow
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response
+from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
 from shared.runtime.clock import Clock
 from shared.storage.encryption.to_device import MessageToSend, SentMessages, send_to_device
@@ -36,6 +38,17 @@ class SendToDevice:
         self._announcer = announcer
         self._clock = clock
 
+    # The owner of the sender takes all messages of a device, so that they stay in order.
+    @endpoint(
+        name="send_to_device",
+        method="PUT",
+        path="/_matrix/client/{version}/sendToDevice/{eventType}/{txnId}",
+        pool="client",
+        routing_key=RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid",
+    )
     async def send_to_device(self, request: Request) -> Response:
         """PUT /sendToDevice/{eventType}/{txnId}. A retry with the same id sends nothing. Raises M_INVALID_PARAM."""
         event_type = request.params["eventType"]

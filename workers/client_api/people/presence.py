@@ -9,7 +9,9 @@ from replication.calls.presence import REPORT_PRESENCE, PresenceAnswer, Presence
 from shared.core.errors import Unavailable, forbidden, invalid_param, not_found
 from shared.core.identifiers import check_user_id
 from shared.core.presence import OFFLINE, STATES, UNSET, VisiblePresence
-from shared.http.request import Handler, Request, Response, empty_response, json_response
+from shared.http.endpoint import RateLimit, RoutingKey
+from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.encryption.device_lists import get_users_sharing
 from shared.storage.engine.pool import Database
@@ -34,6 +36,16 @@ class Presence:
         self._clock = clock
         self._enabled = enabled
 
+    @endpoint(
+        name="set_presence",
+        method="PUT",
+        path="/_matrix/client/{version}/presence/{userId}/status",
+        api_v1=True,
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#put_matrixclientv3presenceuseridstatus",
+    )
     async def set_presence(self, request: Request) -> Response:
         """PUT /presence/{userId}/status.
 
@@ -60,6 +72,18 @@ class Presence:
             await self._users.save_now(user_id)
         return empty_response()
 
+    # At the owner of the user, whose memory is fresher than what it saves.
+    @endpoint(
+        name="get_presence",
+        method="GET",
+        path="/_matrix/client/{version}/presence/{userId}/status",
+        api_v1=True,
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3presenceuseridstatus",
+    )
     async def get_presence(self, request: Request) -> Response:
         """GET /presence/{userId}/status. Raises M_FORBIDDEN if no room is shared, M_NOT_FOUND without presence."""
         user_id, reader = check_user_id(request.params["userId"]), request.user.user_id
@@ -92,18 +116,6 @@ class Presence:
                     changed[device.user_id] = None
             self._users.announce_changes(changed)
         return PresenceAnswer(sorted({one.user_id for one in report.devices if not self._users.owns(one.user_id)}))
-
-    def counting_as_activity(self, handler: Handler) -> Handler:
-        """Return a handler, served by the user's owner, whose requests count as activity (typing, receipts)."""
-
-        async def handle(request: Request) -> Response:
-            response = await handler(request)
-            user = self._users.get(request.user.user_id)
-            if user is not None and user.note_activity(request.user.device_id or "", self._clock.now_ms()):
-                self._users.announce_changes([request.user.user_id])
-            return response
-
-        return handle
 
 
 def _content(shown: VisiblePresence, now_ms: int) -> dict[str, object]:

@@ -17,6 +17,7 @@ from shared.core.errors import Unavailable
 from shared.core.presence import UserPresence, VisiblePresence
 from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
+from shared.http.request import Requester
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.user_data.presence import StoredPresence, get_presence, save_presence
@@ -83,6 +84,12 @@ class PresentUsers:
         now_ms = self._clock.now_ms()
         rows = [row for user_id in user_ids if (row := self._updated(user_id, now_ms)) is not None]
         self._announcer.announce(PRESENCE, rows)
+
+    def note_activity(self, user: Requester) -> None:
+        """Record that a user did something, such as typing or reading."""
+        presence = self.get(user.user_id)
+        if presence is not None and presence.note_activity(user.device_id or "", self._clock.now_ms()):
+            self.announce_changes([user.user_id])
 
     async def run(self) -> None:
         """Announce lapsed states, and save. Runs until it is cancelled."""

@@ -11,7 +11,10 @@ import orjson
 
 from shared.core.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param, not_found
 from shared.core.identifiers import UserId, check_user_id, within_bytes
+from shared.http.endpoint import Auth, RateLimit, RoutingKey
+from shared.http.guests import guest_refused
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.storage.accounts.profiles import delete_profile_field, get_profile, set_profile_field
 from shared.storage.engine.pool import Database
 
@@ -37,10 +40,30 @@ class Profiles:
         self._database = database
         self._members = members
 
+    @endpoint(
+        name="get_profile",
+        method="GET",
+        path="/_matrix/client/{version}/profile/{userId}",
+        api_v1=True,
+        pool="client",
+        auth=Auth.OPTIONAL,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3profileuserid",
+    )
     async def get_profile(self, request: Request) -> Response:
         """GET /profile/{userId}. Raises M_NOT_FOUND."""
         return json_response(await self._profile(request.params["userId"]))
 
+    @endpoint(
+        name="get_profile_field",
+        method="GET",
+        path="/_matrix/client/{version}/profile/{userId}/{keyName}",
+        api_v1=True,
+        pool="client",
+        auth=Auth.OPTIONAL,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3profileuseridkeyname",
+    )
     async def get_profile_field(self, request: Request) -> Response:
         """GET /profile/{userId}/{keyName}. Raises M_NOT_FOUND if there is no such user or field."""
         key = _check_key(request.params["keyName"])
@@ -49,14 +72,23 @@ class Profiles:
             raise not_found("This field of the profile is not set")
         return json_response({key: profile[key]})
 
+    @endpoint(
+        name="set_profile_field",
+        method="PUT",
+        path="/_matrix/client/{version}/profile/{userId}/{keyName}",
+        api_v1=True,
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#put_matrixclientv3profileuseridkeyname",
+    )
     async def set_profile_field(self, request: Request) -> Response:
         """PUT /profile/{userId}/{keyName}.
 
         Raises M_FORBIDDEN for another user's profile, M_MISSING_PARAM, M_BAD_JSON, M_INVALID_PARAM, M_KEY_TOO_LARGE,
         M_PROFILE_TOO_LARGE.
         """
-        user_id = _own_user_id(request)
-        key = _check_key(request.params["keyName"])
+        user_id, key = _own_field(request)
         body = request.json_object()
         if key not in body:
             raise missing_param(f"Missing key: {key}")
@@ -69,9 +101,18 @@ class Profiles:
         await self._update_rooms(user_id, key)
         return empty_response()
 
+    @endpoint(
+        name="delete_profile_field",
+        method="DELETE",
+        path="/_matrix/client/{version}/profile/{userId}/{keyName}",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#delete_matrixclientv3profileuseridkeyname",
+    )
     async def delete_profile_field(self, request: Request) -> Response:
         """DELETE /profile/{userId}/{keyName}. A field that is not set is no error."""
-        return await self._delete(_own_user_id(request), _check_key(request.params["keyName"]))
+        return await self._delete(*_own_field(request))
 
     async def _delete(self, user_id: UserId, key: str) -> Response:
         await delete_profile_field(self._database, user_id, key)
@@ -90,10 +131,17 @@ class Profiles:
         return profile
 
 
-def _own_user_id(request: Request) -> UserId:
+def _own_field(request: Request) -> tuple[UserId, str]:
+    """Return the user and the field of their own profile.
+
+    Raises M_FORBIDDEN for another user's profile, and M_GUEST_ACCESS_FORBIDDEN: guests may change nothing but their
+    display name (spec: client-server API, "Guest Access").
+    """
+    if request.user.is_guest and request.params["keyName"] != "displayname":
+        raise guest_refused()
     if request.params["userId"] != request.user.user_id:
         raise forbidden("Only the user themselves can change this profile")
-    return request.user.user_id
+    return request.user.user_id, _check_key(request.params["keyName"])
 
 
 def _check_key(key: str) -> str:

@@ -4,7 +4,9 @@ import msgspec
 
 from shared.core.directory_words import MAX_TERM_CHARS, term_words, user_id_prefix
 from shared.core.errors import invalid_param
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.search.user_directory import search_directory
 
@@ -23,6 +25,14 @@ class UserDirectory:
         self._database = database
         self._search_all_users = search_all_users
 
+    @endpoint(
+        name="search_users",
+        method="POST",
+        path="/_matrix/client/{version}/user_directory/search",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#post_matrixclientv3user_directorysearch",
+    )
     async def search_users(self, request: Request) -> Response:
         """POST /user_directory/search. Raises M_BAD_JSON, M_INVALID_PARAM for a long term or a limit below 1."""
         body = request.decode(SearchBody)

@@ -13,7 +13,9 @@ from shared.core.events.event import parse_event
 from shared.core.events.readers import power_levels_of
 from shared.core.identifiers import UserId, check_room_id, parse_room_alias
 from shared.core.room_versions import get_room_version
+from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Requester, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms import aliases
@@ -38,12 +40,31 @@ class Directory:
         self._database = database
         self._clock = clock
 
+    @endpoint(
+        name="get_room_by_alias",
+        method="GET",
+        path="/_matrix/client/{version}/directory/room/{roomAlias}",
+        api_v1=True,
+        pool="client",
+        auth=Auth.OPTIONAL,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3directoryroomroomalias",
+    )
     async def get_room_by_alias(self, request: Request) -> Response:
         """GET /directory/room/{roomAlias}. Raises M_INVALID_PARAM, M_NOT_FOUND."""
         alias = await self._find(request.params["roomAlias"])
         others = await aliases.list_other_servers(self._database, alias.room_nid, _MAX_SERVERS)
         return json_response({"room_id": alias.room_id, "servers": [self._server_name, *others]})
 
+    @endpoint(
+        name="set_room_alias",
+        method="PUT",
+        path="/_matrix/client/{version}/directory/room/{roomAlias}",
+        api_v1=True,
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#put_matrixclientv3directoryroomroomalias",
+    )
     async def set_room_alias(self, request: Request) -> Response:
         """PUT /directory/room/{roomAlias}, by any member of the room. Raises 409 M_UNKNOWN when it exists."""
         text = request.params["roomAlias"]
@@ -60,6 +81,15 @@ class Directory:
             raise MatrixError("M_UNKNOWN", "The alias already exists", 409)
         return empty_response()
 
+    @endpoint(
+        name="delete_room_alias",
+        method="DELETE",
+        path="/_matrix/client/{version}/directory/room/{roomAlias}",
+        api_v1=True,
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#delete_matrixclientv3directoryroomroomalias",
+    )
     async def delete_room_alias(self, request: Request) -> Response:
         """DELETE /directory/room/{roomAlias}, by its creator, members who may set the canonical alias, and admins."""
         text = request.params["roomAlias"]
@@ -69,6 +99,15 @@ class Directory:
         await aliases.delete_alias(self._database, text, alias.room_nid)
         return empty_response()
 
+    @endpoint(
+        name="list_room_aliases",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/aliases",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidaliases",
+    )
     async def list_room_aliases(self, request: Request) -> Response:
         """GET /rooms/{roomId}/aliases, for members, and for everyone if the history is world-readable."""
         room_id = check_room_id(request.params["roomId"])
@@ -77,6 +116,17 @@ class Directory:
             raise forbidden("You are not in this room")
         return json_response({"aliases": await aliases.list_aliases(self._database, room.room_nid)})
 
+    @endpoint(
+        name="get_room_visibility",
+        method="GET",
+        path="/_matrix/client/{version}/directory/list/room/{roomId}",
+        api_v1=True,
+        pool="client",
+        auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3directorylistroomroomid",
+    )
     async def get_room_visibility(self, request: Request) -> Response:
         """GET /directory/list/room/{roomId}. Raises M_NOT_FOUND, M_INVALID_PARAM."""
         published = await aliases.is_published(self._database, check_room_id(request.params["roomId"]))
@@ -84,6 +134,16 @@ class Directory:
             raise not_found("There is no such room")
         return json_response({"visibility": "public" if published else "private"})
 
+    @endpoint(
+        name="set_room_visibility",
+        method="PUT",
+        path="/_matrix/client/{version}/directory/list/room/{roomId}",
+        api_v1=True,
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        idempotent=True,
+        spec="client-server-api/#put_matrixclientv3directorylistroomroomid",
+    )
     async def set_room_visibility(self, request: Request) -> Response:
         """PUT /directory/list/room/{roomId}, by members who may set the canonical alias, and admins."""
         room_id = check_room_id(request.params["roomId"])
@@ -96,6 +156,15 @@ class Directory:
         await aliases.set_published(self._database, room.room_nid, published)
         return empty_response()
 
+    @endpoint(
+        name="list_joined_rooms",
+        method="GET",
+        path="/_matrix/client/{version}/joined_rooms",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3joined_rooms",
+    )
     async def list_joined_rooms(self, request: Request) -> Response:
         """GET /joined_rooms."""
         rooms = await aliases.list_joined_rooms(self._database, request.user.user_id)

@@ -13,7 +13,9 @@ from replication.calls.rooms import DelayedEventAnswer, DelayedEventToSend
 from shared.core.delayed_events import ACTIONS, Action, DelayedEvent, action_result, delayed_event_to_json
 from shared.core.errors import MatrixError, Unavailable, not_found, unrecognized
 from shared.core.identifiers import UserId
+from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.events.delayed import (
     cancel,
@@ -38,6 +40,17 @@ class DelayedEvents:
         self._database = database
         self._send_now = send
 
+    @endpoint(
+        name="list_delayed_events",
+        method="GET",
+        path="/_matrix/client/{version}/delayed_events",
+        aliases=("/_matrix/client/unstable/org.matrix.msc4140/delayed_events",),
+        versions=("v1",),
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="MSC4140",
+    )
     async def list_delayed_events(self, request: Request) -> Response:
         """GET /delayed_events: the requester's events that are still scheduled."""
         older_names = _uses_older_names(request)
@@ -45,11 +58,41 @@ class DelayedEvents:
         shown = [delayed_event_to_json(event, older_names=older_names) for event in events]
         return json_response({"delayed_events": shown})
 
+    @endpoint(
+        name="get_delayed_event",
+        method="GET",
+        path="/_matrix/client/{version}/delayed_events/{delayId}",
+        aliases=("/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}",),
+        versions=("v1",),
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="MSC4140",
+    )
     async def get_delayed_event(self, request: Request) -> Response:
         """GET /delayed_events/{delayId}. Finalised events are found while they are kept. Raises M_NOT_FOUND."""
         event = await self._find(request.params["delayId"], request.user.user_id)
         return json_response(delayed_event_to_json(event, older_names=_uses_older_names(request)))
 
+    @endpoint(
+        name="update_delayed_event",
+        method="POST",
+        path="/_matrix/client/{version}/delayed_events/{delayId}/{action}",
+        versions=("v1",),
+        pool="client",
+        rate_limit=RateLimit.READ,
+        spec="MSC4140",
+    )
+    # Under the unstable paths the id of the event is enough to act on it, without a token.
+    @endpoint(
+        name="update_delayed_event_unstable",
+        method="POST",
+        path="/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}",
+        pool="client",
+        auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.READ,
+        spec="MSC4140",
+    )
     async def update_delayed_event(self, request: Request) -> Response:
         """POST /delayed_events/{delayId}/{action}.
 
@@ -60,6 +103,15 @@ class DelayedEvents:
             raise unrecognized()
         return await self._update(request, action)
 
+    @endpoint(
+        name="update_delayed_event_by_body",
+        method="POST",
+        path="/_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}",
+        pool="client",
+        auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.READ,
+        spec="MSC4140",
+    )
     async def update_delayed_event_by_body(self, request: Request) -> Response:
         """POST /delayed_events/{delayId}, with the action in the body as in earlier drafts."""
         return await self._update(request, request.decode(ActionBody).action)

@@ -11,12 +11,15 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import RoomId, UserId, check_event_id, check_room_id
 from shared.core.rows import ReceiptRow
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response
+from shared.http.serving import endpoint
 from shared.rooms.room_view import get_visible_event, open_room
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.push.rules_in_rooms import get_event_threads
 from shared.storage.user_data.receipts import SET_RECEIPT, ReceiptTarget, get_receipt_target
+from workers.client_api.people.present_users import PresentUsers
 from workers.client_api.user_data.account_data import FULLY_READ
 from workers.client_api.user_data.account_data_writer import AccountDataWriter
 
@@ -37,14 +40,26 @@ class Receipts:
         writer: FencedWriter,
         announcer: Announcer,
         account_data: AccountDataWriter,
+        present_users: PresentUsers,
         clock: Clock,
     ) -> None:
         self._database = database
         self._writer = writer
         self._announcer = announcer
         self._account_data = account_data
+        self._present_users = present_users
         self._clock = clock
 
+    # Receipts go to the owner of the user and not of the room: protocol notes, B2.
+    @endpoint(
+        name="send_receipt",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/receipt/{receiptType}/{eventId}",
+        pool="client",
+        routing_key=RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#post_matrixclientv3roomsroomidreceiptreceipttypeeventid",
+    )
     async def send_receipt(self, request: Request) -> Response:
         """POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.
 
@@ -60,8 +75,18 @@ class Receipts:
         if thread_id:
             await self._check_thread(target, thread_id)
         await self._set(user_id, room_id, kind, thread_id, target)
+        self._present_users.note_activity(request.user)
         return empty_response()
 
+    @endpoint(
+        name="set_read_markers",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/read_markers",
+        pool="client",
+        routing_key=RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#post_matrixclientv3roomsroomidread_markers",
+    )
     async def set_read_markers(self, request: Request) -> Response:
         """POST /rooms/{roomId}/read_markers. All markers are set, or none if one of the events is not found."""
         body = request.decode(ReadMarkersBody)
@@ -70,6 +95,7 @@ class Receipts:
         targets = [(kind, await self._target(room_id, user_id, event)) for kind, event in wanted if event is not None]
         for kind, target in targets:
             await self._set(user_id, room_id, kind, "", target)
+        self._present_users.note_activity(request.user)
         return empty_response()
 
     async def _target(self, room_id: RoomId, user_id: UserId, event_id: str) -> ReceiptTarget:

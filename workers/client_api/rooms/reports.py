@@ -11,7 +11,9 @@ import msgspec
 
 from shared.core.errors import invalid_param, not_found
 from shared.core.identifiers import is_user_id
+from shared.http.endpoint import CLIENT_V1, RateLimit
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.reports import (
@@ -43,6 +45,14 @@ class Reports:
         self._database = database
         self._clock = clock
 
+    @endpoint(
+        name="report_event",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/report/{eventId}",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3roomsroomidreporteventid",
+    )
     async def report_event(self, request: Request) -> Response:
         """POST /rooms/{roomId}/report/{eventId}, by members of the room. Raises M_NOT_FOUND, M_BAD_JSON."""
         reason = request.decode(EventReportBody, empty_ok=True).reason
@@ -54,6 +64,14 @@ class Reports:
         )
         return empty_response()
 
+    @endpoint(
+        name="report_room",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/report",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3roomsroomidreport",
+    )
     async def report_room(self, request: Request) -> Response:
         """POST /rooms/{roomId}/report, by everyone. An unknown room gets the same answer. Raises M_BAD_JSON."""
         reason, room_id = request.decode(ReportBody).reason, request.params["roomId"]
@@ -64,6 +82,14 @@ class Reports:
             )
         return empty_response()
 
+    @endpoint(
+        name="report_user",
+        method="POST",
+        path="/_matrix/client/{version}/users/{userId}/report",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3usersuseridreport",
+    )
     async def report_user(self, request: Request) -> Response:
         """POST /users/{userId}/report, by everyone. An unknown user gets the same answer. Raises M_BAD_JSON."""
         reason, about = request.decode(ReportBody).reason, request.params["userId"]
@@ -74,6 +100,16 @@ class Reports:
             )
         return empty_response()
 
+    @endpoint(
+        name="list_mutual_rooms",
+        method="GET",
+        path="/_matrix/client/{version}/mutual_rooms",
+        versions=CLIENT_V1,
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1mutual_rooms",
+    )
     async def list_mutual_rooms(self, request: Request) -> Response:
         """GET /mutual_rooms. Raises M_MISSING_PARAM, M_INVALID_PARAM."""
         other, token = request.query_required("user_id"), request.query_text("from")

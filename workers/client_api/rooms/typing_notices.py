@@ -15,10 +15,13 @@ from replication.streams.announcer import Announcer
 from shared.core.errors import Unavailable, forbidden
 from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.rows import TypingRow
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_room_membership
+from workers.client_api.people.present_users import PresentUsers
 from workers.client_api.user_data.account_data import own_user_id
 
 DEFAULT_TIMEOUT_MS = 30_000
@@ -37,13 +40,24 @@ class _Notice(NamedTuple):
 
 
 class TypingNotices:
-    def __init__(self, database: Database, announcer: Announcer, clock: Clock) -> None:
+    def __init__(self, database: Database, announcer: Announcer, present_users: PresentUsers, clock: Clock) -> None:
         self._database = database
         self._announcer = announcer
+        self._present_users = present_users
         self._clock = clock
         self._notices: dict[tuple[RoomId, UserId], _Notice] = {}
         announcer.keep(TYPING, self._all_rows)
 
+    @endpoint(
+        name="set_typing",
+        method="PUT",
+        path="/_matrix/client/{version}/rooms/{roomId}/typing/{userId}",
+        api_v1=True,
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#put_matrixclientv3roomsroomidtypinguserid",
+    )
     async def set_typing(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for another user, or outside of the room."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
@@ -56,6 +70,7 @@ class TypingNotices:
             self._start(room_id, user_id, timeout_ms)
         else:
             self._stop(room_id, user_id)
+        self._present_users.note_activity(request.user)
         return empty_response()
 
     def stop_all(self) -> None:

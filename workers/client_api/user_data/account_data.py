@@ -6,7 +6,9 @@ import orjson
 
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
 from shared.core.identifiers import RoomId, UserId, check_room_id, within_bytes
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.user_data.account_data import get_account_data
 from workers.client_api.user_data.account_data_writer import AccountDataWriter
@@ -25,6 +27,16 @@ class AccountData:
         self._writer = writer
         self._push_rules = push_rules
 
+    @endpoint(
+        name="get_account_data",
+        method="GET",
+        path="/_matrix/client/{version}/user/{userId}/account_data/{type}",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3useruseridaccount_datatype",
+    )
     async def get_account_data(self, request: Request) -> Response:
         """GET /user/{userId}/account_data/{type}. Raises M_NOT_FOUND."""
         user_id = own_user_id(request)
@@ -32,14 +44,42 @@ class AccountData:
             return json_response(await self._push_rules.get_ruleset(user_id))
         return await self._get(user_id, "", request.params["type"])
 
+    @endpoint(
+        name="set_account_data",
+        method="PUT",
+        path="/_matrix/client/{version}/user/{userId}/account_data/{type}",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#put_matrixclientv3useruseridaccount_datatype",
+    )
     async def set_account_data(self, request: Request) -> Response:
         """PUT /user/{userId}/account_data/{type}. Raises M_BAD_JSON, 405 for types that the server manages."""
         return await self._set(request, "")
 
+    @endpoint(
+        name="get_room_account_data",
+        method="GET",
+        path="/_matrix/client/{version}/user/{userId}/rooms/{roomId}/account_data/{type}",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3useruseridroomsroomidaccount_datatype",
+    )
     async def get_room_account_data(self, request: Request) -> Response:
         """GET /user/{userId}/rooms/{roomId}/account_data/{type}. Raises M_NOT_FOUND."""
         return await self._get(own_user_id(request), check_room_id(request.params["roomId"]), request.params["type"])
 
+    @endpoint(
+        name="set_room_account_data",
+        method="PUT",
+        path="/_matrix/client/{version}/user/{userId}/rooms/{roomId}/account_data/{type}",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype",
+    )
     async def set_room_account_data(self, request: Request) -> Response:
         """PUT /user/{userId}/rooms/{roomId}/account_data/{type}."""
         return await self._set(request, check_room_id(request.params["roomId"]))

@@ -5,7 +5,9 @@ import hashlib
 from shared.core.canonical_json import encode_canonical
 from shared.core.errors import not_found
 from shared.core.filters import parse_filter
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.user_data.account_data import get_filter_json, store_filter
 from workers.client_api.user_data.account_data import own_user_id
@@ -15,6 +17,14 @@ class Filters:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @endpoint(
+        name="create_filter",
+        method="POST",
+        path="/_matrix/client/{version}/user/{userId}/filter",
+        pool="client",
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#post_matrixclientv3useruseridfilter",
+    )
     async def create_filter(self, request: Request) -> Response:
         """POST /user/{userId}/filter. Raises M_BAD_JSON for an invalid filter."""
         user_id = own_user_id(request)
@@ -24,6 +34,15 @@ class Filters:
         filter_id = await store_filter(self._database, user_id, hashlib.sha256(json).digest(), json)
         return json_response({"filter_id": str(filter_id)})
 
+    @endpoint(
+        name="get_filter",
+        method="GET",
+        path="/_matrix/client/{version}/user/{userId}/filter/{filterId}",
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3useruseridfilterfilterid",
+    )
     async def get_filter(self, request: Request) -> Response:
         """GET /user/{userId}/filter/{filterId}. Raises M_NOT_FOUND."""
         user_id, text = own_user_id(request), request.params["filterId"]

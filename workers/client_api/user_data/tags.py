@@ -6,7 +6,9 @@ import orjson
 
 from shared.core.errors import bad_json, invalid_param
 from shared.core.identifiers import check_room_id, within_bytes
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.user_data.account_data import get_account_data
 from workers.client_api.user_data.account_data import own_user_id
@@ -22,12 +24,31 @@ class Tags:
         self._database = database
         self._writer = writer
 
+    @endpoint(
+        name="list_tags",
+        method="GET",
+        path="/_matrix/client/{version}/user/{userId}/rooms/{roomId}/tags",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3useruseridroomsroomidtags",
+    )
     async def list_tags(self, request: Request) -> Response:
         """GET /user/{userId}/rooms/{roomId}/tags."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
         entry = await get_account_data(self._database, user_id, room_id, _TYPE)
         return json_response({"tags": _tags(entry.json)})
 
+    @endpoint(
+        name="set_tag",
+        method="PUT",
+        path="/_matrix/client/{version}/user/{userId}/rooms/{roomId}/tags/{tag}",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#put_matrixclientv3useruseridroomsroomidtagstag",
+    )
     async def set_tag(self, request: Request) -> Response:
         """PUT /user/{userId}/rooms/{roomId}/tags/{tag}. Raises M_BAD_JSON for an order that is not a number."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
@@ -48,6 +69,15 @@ class Tags:
         await self._writer.change(user_id, room_id, _TYPE, with_tag)
         return empty_response()
 
+    @endpoint(
+        name="delete_tag",
+        method="DELETE",
+        path="/_matrix/client/{version}/user/{userId}/rooms/{roomId}/tags/{tag}",
+        pool="client",
+        routing_key=RoutingKey.USER,
+        rate_limit=RateLimit.ACCOUNT,
+        spec="client-server-api/#delete_matrixclientv3useruseridroomsroomidtagstag",
+    )
     async def delete_tag(self, request: Request) -> Response:
         """DELETE /user/{userId}/rooms/{roomId}/tags/{tag}. An unknown tag is no error."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])

@@ -7,7 +7,9 @@ from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import MatrixError, bad_json, not_found, unrecognized
 from shared.core.rows import ThreadSubscriptionRow
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.user_data.thread_subscriptions import Thread, find_thread, subscribe, unsubscribe
 
@@ -28,6 +30,15 @@ class ThreadSubscriptions:
         self._announcer = announcer
         self._enabled = enabled
 
+    @endpoint(
+        name="set_thread_subscription",
+        method="PUT",
+        path="/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{threadRootId}/subscription",
+        pool="client",
+        routing_key=RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ,
+        spec="MSC4306",
+    )
     async def set_thread_subscription(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/thread/{threadRootId}/subscription. Guests may subscribe: nobody else sees it.
 
@@ -49,6 +60,16 @@ class ThreadSubscriptions:
             self._announce(request, thread, changed, subscribed=True, automatic=cause is not None)
         return empty_response()
 
+    @endpoint(
+        name="get_thread_subscription",
+        method="GET",
+        path="/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{threadRootId}/subscription",
+        pool="client",
+        routing_key=RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="MSC4306",
+    )
     async def get_thread_subscription(self, request: Request) -> Response:
         """GET /rooms/{roomId}/thread/{threadRootId}/subscription. Raises M_NOT_FOUND."""
         thread = await self._thread(request)
@@ -56,6 +77,15 @@ class ThreadSubscriptions:
             raise not_found("You are not subscribed to this thread")
         return json_response({"automatic": thread.automatic})
 
+    @endpoint(
+        name="delete_thread_subscription",
+        method="DELETE",
+        path="/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{threadRootId}/subscription",
+        pool="client",
+        routing_key=RoutingKey.TOKEN_USER,
+        rate_limit=RateLimit.READ,
+        spec="MSC4306",
+    )
     async def delete_thread_subscription(self, request: Request) -> Response:
         """DELETE /rooms/{roomId}/thread/{threadRootId}/subscription. No subscription is no error.
 

@@ -14,7 +14,9 @@ from shared.core.events.readers.create import creators_of
 from shared.core.identifiers import is_room_alias
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.core.slots import slot_of
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
@@ -59,6 +61,16 @@ class CreateRoomHandler:
         self._clock = clock
         self._last_ts = 0
 
+    # Any persister serves this: it picks ids whose slot is its own.
+    @endpoint(
+        name="create_room",
+        method="POST",
+        path="/_matrix/client/{version}/createRoom",
+        api_v1=True,
+        pool="rooms",
+        rate_limit=RateLimit.ROOM_CREATION,
+        spec="client-server-api/#post_matrixclientv3createroom",
+    )
     async def create_room(self, request: Request) -> Response:
         """POST /createRoom"""
         creator = request.user.user_id

@@ -10,8 +10,10 @@ from replication.calls.rooms import LEAVE_CLOSED_ACCOUNT, MemberLeaving
 from shared.core.errors import MatrixError, forbidden, missing_param, not_found
 from shared.core.identifiers import check_room_alias, check_user_id, server_of
 from shared.core.slots import slot_of
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Requester, Response, empty_response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.fenced import FencedWrite
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_room_of_alias
@@ -87,15 +89,44 @@ class MembershipHandlers:
         self._write = write
         self._server_name = server_name
 
+    @endpoint(
+        name="join_room",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/join",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.JOIN,
+        spec="client-server-api/#post_matrixclientv3roomsroomidjoin",
+    )
     async def join_room(self, request: Request) -> Response:
         """POST /rooms/{roomId}/join"""
         return await self._join(request, request.params["roomId"])
 
+    @endpoint(
+        name="join_room_by_id_or_alias",
+        method="POST",
+        path="/_matrix/client/{version}/join/{roomIdOrAlias}",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM_OR_ALIAS,
+        rate_limit=RateLimit.JOIN,
+        spec="client-server-api/#post_matrixclientv3joinroomidoralias",
+    )
     async def join_room_by_id_or_alias(self, request: Request) -> Response:
         """POST /join/{roomIdOrAlias}"""
         room_id, elsewhere = await self._resolve(request, b"join")
         return elsewhere or await self._join(request, room_id)
 
+    @endpoint(
+        name="knock_room",
+        method="POST",
+        path="/_matrix/client/{version}/knock/{roomIdOrAlias}",
+        pool="rooms",
+        routing_key=RoutingKey.ROOM_OR_ALIAS,
+        rate_limit=RateLimit.JOIN,
+        spec="client-server-api/#post_matrixclientv3knockroomidoralias",
+    )
     async def knock_room(self, request: Request) -> Response:
         """POST /knock/{roomIdOrAlias}"""
         body = request.decode(ReasonBody, empty_ok=True)
@@ -107,6 +138,15 @@ class MembershipHandlers:
         )
         return json_response({"room_id": room_id})
 
+    @endpoint(
+        name="leave_room",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/leave",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        spec="client-server-api/#post_matrixclientv3roomsroomidleave",
+    )
     async def leave_room(self, request: Request) -> Response:
         """POST /rooms/{roomId}/leave"""
         body = request.decode(ReasonBody, empty_ok=True)
@@ -115,6 +155,15 @@ class MembershipHandlers:
         )
         return empty_response()
 
+    @endpoint(
+        name="forget_room",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/forget",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        spec="client-server-api/#post_matrixclientv3roomsroomidforget",
+    )
     async def forget_room(self, request: Request) -> Response:
         """POST /rooms/{roomId}/forget. The user must have left the room, or been removed from it."""
         user_id = request.user.user_id
@@ -130,6 +179,16 @@ class MembershipHandlers:
         await self._writer.in_room(request.params["roomId"], forget, absent=_unknown_room())
         return empty_response()
 
+    @endpoint(
+        name="invite_user",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/invite",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.INVITE,
+        spec="client-server-api/#post_matrixclientv3roomsroomidinvite",
+    )
     async def invite_user(self, request: Request) -> Response:
         """POST /rooms/{roomId}/invite, by user id or by third-party identifier."""
         body = request.decode(InviteBody)
@@ -144,14 +203,44 @@ class MembershipHandlers:
         )
         return empty_response()
 
+    @endpoint(
+        name="kick_user",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/kick",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        spec="client-server-api/#post_matrixclientv3roomsroomidkick",
+    )
     async def kick_user(self, request: Request) -> Response:
         """POST /rooms/{roomId}/kick"""
         return await self._change(request, self._changes.kick)
 
+    @endpoint(
+        name="ban_user",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/ban",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        spec="client-server-api/#post_matrixclientv3roomsroomidban",
+    )
     async def ban_user(self, request: Request) -> Response:
         """POST /rooms/{roomId}/ban"""
         return await self._change(request, self._changes.ban)
 
+    @endpoint(
+        name="unban_user",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/unban",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        spec="client-server-api/#post_matrixclientv3roomsroomidunban",
+    )
     async def unban_user(self, request: Request) -> Response:
         """POST /rooms/{roomId}/unban"""
         return await self._change(request, self._changes.unban)

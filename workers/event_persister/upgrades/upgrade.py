@@ -17,8 +17,10 @@ from replication.calls.rooms import COMPLETE_SUCCESSOR, RESUME_UPGRADE
 from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable, forbidden, not_found
 from shared.core.events import Event, event_from_storage
 from shared.core.room_versions import RoomVersion, get_room_version
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.runtime import fault_points
 from shared.runtime.clock import Clock
 from shared.storage.engine.fenced import FencedWrite
@@ -68,6 +70,15 @@ class Upgrades:
         self._write = write
         self._clock = clock
 
+    @endpoint(
+        name="upgrade_room",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/upgrade",
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.ROOM_CREATION,
+        spec="client-server-api/#post_matrixclientv3roomsroomidupgrade",
+    )
     async def upgrade_room(self, request: Request) -> Response:
         """POST /rooms/{roomId}/upgrade. Raises M_UNSUPPORTED_ROOM_VERSION, M_FORBIDDEN, M_INVALID_PARAM.
 

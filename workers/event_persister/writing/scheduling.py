@@ -15,7 +15,9 @@ from shared.core.delayed_events import DelayedEvent
 from shared.core.errors import MatrixError, forbidden, invalid_param
 from shared.core.identifiers import check_room_id
 from shared.core.sticky_events import MAX_STICKY_MS
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
 from shared.storage.engine.pool import Database
 from shared.storage.events.delayed import schedule
@@ -53,6 +55,18 @@ class Scheduling:
             raise invalid_param(f"An event can be sticky for {MAX_STICKY_MS} ms at most")
         return sticky_ms
 
+    @endpoint(
+        name="schedule_delayed_event",
+        method="PUT",
+        path="/_matrix/client/{version}/rooms/{roomId}/delayed_event/{eventType}/{txnId}",
+        aliases=("/_matrix/client/unstable/org.matrix.msc4140/rooms/{roomId}/delayed_event/{eventType}/{txnId}",),
+        versions=("v3",),
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        idempotent=True,
+        spec="MSC4140",
+    )
     async def schedule_delayed_event(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/delayed_event/{eventType}/{txnId}. Raises as `_schedule`."""
         body = request.decode(ScheduleBody)

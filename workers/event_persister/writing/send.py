@@ -7,7 +7,9 @@ import msgspec
 
 from shared.core.errors import forbidden, invalid_param, missing_param, not_found
 from shared.core.identifiers import EventId
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Requester, Response, json_response
+from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
 from shared.storage.engine.pool import Database
 from shared.storage.events.batch import get_event_by_id
@@ -35,6 +37,17 @@ class SendHandlers:
         self._relations = RelationRefusals(database)
         self._database = database
 
+    @endpoint(
+        name="send_event",
+        method="PUT",
+        path="/_matrix/client/{version}/rooms/{roomId}/send/{eventType}/{txnId}",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        idempotent=True,
+        spec="client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid",
+    )
     async def send_event(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/send/{eventType}/{txnId}. Guests may send (since v1.2: any type)."""
         if DELAY in request.query:
@@ -48,6 +61,16 @@ class SendHandlers:
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], send)})
 
+    @endpoint(
+        name="send_event_without_transaction",
+        method="POST",
+        path="/_matrix/client/{version}/rooms/{roomId}/send/{eventType}",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        spec="deployed: bots written for the api/v1",
+    )
     async def send_event_without_transaction(self, request: Request) -> Response:
         """POST /rooms/{roomId}/send/{eventType}: each request sends an event of its own.
 
@@ -101,6 +124,17 @@ class SendHandlers:
         )
         return (await self._writer.write(room, [draft], key))[-1]
 
+    @endpoint(
+        name="redact_event",
+        method="PUT",
+        path="/_matrix/client/{version}/rooms/{roomId}/redact/{eventId}/{txnId}",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        idempotent=True,
+        spec="client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid",
+    )
     async def redact_event(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/redact/{eventId}/{txnId}"""
         body = request.decode(RedactBody, empty_ok=True)

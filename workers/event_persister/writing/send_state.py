@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Requester, Response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_aliases_pointing_to
 from workers.event_persister.members.guest_removal import GuestRemoval
@@ -35,6 +37,17 @@ class StateHandlers:
         self._database = database
         self._guests = guests
 
+    # Not idempotent for the proxy: another user may set the state between two tries.
+    @endpoint(
+        name="set_state",
+        method="PUT",
+        path="/_matrix/client/{version}/rooms/{roomId}/state/{eventType}/{stateKey?}",
+        api_v1=True,
+        pool="rooms",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.MESSAGE,
+        spec="client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey",
+    )
     async def set_state(self, request: Request) -> Response:
         """PUT /rooms/{roomId}/state/{eventType}/{stateKey}, also without the key (then it is "").
 

@@ -11,7 +11,9 @@ import orjson
 from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.identifiers import check_room_id
 from shared.core.presence import UNSET
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
@@ -55,6 +57,16 @@ class InitialSyncV1:
         self._clock = clock
         self._max_events = max_events
 
+    @endpoint(
+        name="get_initial_sync",
+        method="GET",
+        path="/_matrix/client/{version}/initialSync",
+        api_v1=True,
+        pool="sync",
+        routing_key=RoutingKey.TOKEN_USER,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3initialsync",
+    )
     async def get_initial_sync(self, request: Request) -> Response:
         """GET /initialSync, made of an initial /sync. Raises M_INVALID_PARAM, M_GUEST_ACCESS_FORBIDDEN."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
@@ -93,6 +105,17 @@ class InitialSyncV1:
             }
         )
 
+    @endpoint(
+        name="get_room_initial_sync",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/initialSync",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidinitialsync",
+    )
     async def get_room_initial_sync(self, request: Request) -> Response:
         """GET /rooms/{roomId}/initialSync. Raises M_FORBIDDEN for who is not, never was and may not look in."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)

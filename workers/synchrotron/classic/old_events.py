@@ -16,7 +16,9 @@ from shared.core.filters.wildcard import type_patterns
 from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import check_room_id
 from shared.core.presence import UNSET
+from shared.http.endpoint import RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, Page
@@ -61,6 +63,16 @@ class OldEvents:
             room=RoomFilter(ephemeral=NOTHING, account_data=NOTHING, timeline=EventFilter(limit=max_events)),
         )
 
+    @endpoint(
+        name="get_events",
+        method="GET",
+        path="/_matrix/client/{version}/events",
+        api_v1=True,
+        pool="sync",
+        routing_key=RoutingKey.TOKEN_USER,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3events",
+    )
     async def get_events(self, request: Request) -> Response:
         """Raises M_INVALID_PARAM; M_FORBIDDEN for a room that he may not look into.
 

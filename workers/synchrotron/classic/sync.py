@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from shared.core.sync_tokens.stream_token import StreamToken
+from shared.http.endpoint import RoutingKey
 from shared.http.request import Request, Requester, Response
+from shared.http.serving import endpoint
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
 from workers.synchrotron.classic.long_answers import InitialSyncs, LongAnswer
@@ -51,6 +53,15 @@ class SyncHandler:
         self._reports = reports
         self._initial = initial_syncs
 
+    @endpoint(
+        name="get_sync",
+        method="GET",
+        path="/_matrix/client/{version}/sync",
+        pool="sync",
+        routing_key=RoutingKey.TOKEN_USER,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3sync",
+    )
     async def get_sync(self, request: Request) -> Response:
         wanted = await parse_sync_request(request, self._filters, self._max_timeout_ms)
         async with AsyncExitStack() as stack:

@@ -16,7 +16,9 @@ from shared.core.events.readers import display_name_of, power_levels_of
 from shared.core.push_rules import PushEvent, Recipient, RuleSwitches, UserRules, user_rules
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import UnreadSnapshot
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.rooms.aggregations import StoredChildEvents, bundle
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches, open_room
@@ -61,6 +63,15 @@ class Notifications:
         self._switches = switches
         self._clock = clock
 
+    @endpoint(
+        name="get_notifications",
+        method="GET",
+        path="/_matrix/client/{version}/notifications",
+        pool="room_reads",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3notifications",
+    )
     async def get_notifications(self, request: Request) -> Response:
         """Raises M_INVALID_PARAM."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)

@@ -13,7 +13,9 @@ import msgspec
 
 from shared.core.errors import invalid_param, not_found
 from shared.core.room_summary import RoomFacts, directory_entry
+from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.public_facts import get_facts_by_nid, get_joined_counts, get_published_rooms
@@ -61,12 +63,32 @@ class PublicRooms:
         self._counts: dict[int, int] = {}
         self._counted_ms = 0
 
+    @endpoint(
+        name="get_public_rooms",
+        method="GET",
+        path="/_matrix/client/{version}/publicRooms",
+        api_v1=True,
+        pool="room_reads",
+        auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3publicrooms",
+    )
     async def get_public_rooms(self, request: Request) -> Response:
         """Raises M_NOT_FOUND for other servers, M_INVALID_PARAM."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
         self._check_server(request)
         return await self._answer(limit, request.query_text("since"), Filter())
 
+    @endpoint(
+        name="query_public_rooms",
+        method="POST",
+        path="/_matrix/client/{version}/publicRooms",
+        api_v1=True,
+        pool="room_reads",
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#post_matrixclientv3publicrooms",
+    )
     async def query_public_rooms(self, request: Request) -> Response:
         """Raises M_NOT_FOUND for other servers, M_INVALID_PARAM, M_BAD_JSON."""
         body = request.decode(PublicRoomsBody, empty_ok=True)

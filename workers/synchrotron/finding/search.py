@@ -19,7 +19,9 @@ from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import point_after
 from shared.core.search_words import KEYS, split_words
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, json_response
+from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages
@@ -99,6 +101,15 @@ class Search:
         self._pages = pages
         self._clock = clock
 
+    @endpoint(
+        name="search",
+        method="POST",
+        path="/_matrix/client/{version}/search",
+        api_v1=True,
+        pool="room_reads",
+        rate_limit=RateLimit.READ,
+        spec="client-server-api/#post_matrixclientv3search",
+    )
     async def search(self, request: Request) -> Response:
         """Raises M_BAD_JSON, M_INVALID_PARAM."""
         body = request.json_object()

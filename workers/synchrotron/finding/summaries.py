@@ -11,7 +11,9 @@ from typing import Any
 from shared.core.errors import forbidden, invalid_param, not_found
 from shared.core.identifiers import check_room_id, parse_room_alias
 from shared.core.room_summary import SPACE, RoomFacts, SpaceChild, child_order, may_find, room_summary
+from shared.http.endpoint import CLIENT_V1, Auth, RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_room_of_alias
 from shared.storage.rooms.public_facts import get_facts, get_memberships_in, get_space_children
@@ -28,6 +30,21 @@ class RoomFinding:
         self._server_name = server_name
         self._database = database
 
+    @endpoint(
+        name="get_room_summary",
+        method="GET",
+        path="/_matrix/client/{version}/room_summary/{roomIdOrAlias}",
+        aliases=(
+            "/_matrix/client/unstable/im.nheko.summary/summary/{roomIdOrAlias}",
+            "/_matrix/client/unstable/im.nheko.summary/rooms/{roomIdOrAlias}/summary",
+        ),
+        versions=CLIENT_V1,
+        pool="room_reads",
+        auth=Auth.OPTIONAL,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1room_summaryroomidoralias",
+    )
     async def get_room_summary(self, request: Request) -> Response:
         """Without a token for rooms that anybody may join, knock on or read. Raises M_NOT_FOUND, M_INVALID_PARAM."""
         room_id = await self._room_id(request.params["roomIdOrAlias"])
@@ -41,6 +58,17 @@ class RoomFinding:
             answer["membership"] = membership or "leave"
         return json_response(answer)
 
+    @endpoint(
+        name="get_hierarchy",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/hierarchy",
+        versions=CLIENT_V1,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1roomsroomidhierarchy",
+    )
     async def get_hierarchy(self, request: Request) -> Response:
         """Raises M_FORBIDDEN, M_INVALID_PARAM."""
         room_id = check_room_id(request.params["roomId"])

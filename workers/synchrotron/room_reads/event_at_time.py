@@ -4,7 +4,9 @@ Spec: client-server API, "Jump to Date".
 """
 
 from shared.core.errors import missing_param, not_found
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.rooms.room_view import RoomView, load_branches, open_room
 from shared.rooms.timeline_event import TimelineEvent
 from shared.storage.engine.pool import Database
@@ -18,6 +20,16 @@ class EventAtTime:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @endpoint(
+        name="get_event_by_timestamp",
+        method="GET",
+        path="/_matrix/client/v1/rooms/{roomId}/timestamp_to_event",
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1roomsroomidtimestamp_to_event",
+    )
     async def get_event_by_timestamp(self, request: Request) -> Response:
         """Raises M_NOT_FOUND, M_FORBIDDEN, M_MISSING_PARAM, M_INVALID_PARAM."""
         direction = request.query_choice("dir", ("b", "f"))

@@ -9,7 +9,9 @@ from typing import Any
 from shared.core.errors import MatrixError, invalid_param, missing_param, not_found
 from shared.core.filters import EventFilter
 from shared.core.history_point import START, HistoryPoint, point_after
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.rooms.aggregations import shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.history_page import HistoryPages, parse_event_filter
@@ -36,6 +38,17 @@ class Messages:
         self._clock = clock
         self._max_events = max_events
 
+    @endpoint(
+        name="get_room_messages",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/messages",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidmessages",
+    )
     async def get_room_messages(self, request: Request) -> Response:
         """Raises M_FORBIDDEN, M_MISSING_PARAM, M_INVALID_PARAM, M_BAD_JSON."""
         direction = request.query_choice("dir", ("b", "f"))
@@ -69,6 +82,17 @@ class Messages:
             ]
         return json_response(answer)
 
+    @endpoint(
+        name="get_event_context",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/context/{eventId}",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidcontexteventid",
+    )
     async def get_event_context(self, request: Request) -> Response:
         """Raises M_NOT_FOUND for an event that isn't there or that the user may not see, M_FORBIDDEN."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
@@ -101,10 +125,31 @@ class Messages:
             }
         )
 
+    @endpoint(
+        name="get_room_event",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/event/{eventId}",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomideventeventid",
+    )
     async def get_room_event(self, request: Request) -> Response:
         """Raises M_NOT_FOUND, whatever the reason why the event may not be read."""
         return await self._one_event(request, request.params["roomId"])
 
+    @endpoint(
+        name="get_event_by_id",
+        method="GET",
+        path="/_matrix/client/{version}/events/{eventId}",
+        api_v1=True,
+        pool="room_reads",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3eventseventid",
+    )
     async def get_event_by_id(self, request: Request) -> Response:
         """GET /events/{eventId}, which names no room. Raises as get_room_event does."""
         room_id = await get_room_of_event(self._database, request.params["eventId"])

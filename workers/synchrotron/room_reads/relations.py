@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 from shared.core.errors import MatrixError, invalid_param, not_found
 from shared.core.events.relation import THREAD
 from shared.core.history_point import HistoryPoint, point_after
+from shared.http.endpoint import CLIENT_V1, RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.rooms.aggregations import StoredChildEvents, bundle, shown_events
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.place_tokens import format_place, parse_place
@@ -38,6 +40,39 @@ class Relations:
         self._clock = clock
         self._max_events = max_events
 
+    @endpoint(
+        name="get_relations",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/relations/{eventId}",
+        versions=CLIENT_V1,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1roomsroomidrelationseventid",
+    )
+    @endpoint(
+        name="get_relations_by_type",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/relations/{eventId}/{relType}",
+        versions=CLIENT_V1,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltype",
+    )
+    @endpoint(
+        name="get_relations_by_types",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}",
+        versions=CLIENT_V1,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltypeeventtype",
+    )
     async def get_relations(self, request: Request) -> Response:
         """All three forms. Raises M_NOT_FOUND, whatever the reason why the parent may not be read, M_INVALID_PARAM."""
         forward = request.query_choice("dir", ("b", "f"), "b") == "f"
@@ -70,6 +105,17 @@ class Relations:
             answer["recursion_depth"] = _DEPTH
         return json_response(answer)
 
+    @endpoint(
+        name="get_threads",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/threads",
+        versions=CLIENT_V1,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv1roomsroomidthreads",
+    )
     async def get_threads(self, request: Request) -> Response:
         """Raises M_FORBIDDEN, M_INVALID_PARAM."""
         include = request.query_choice("include", ("all", "participated"), "all")

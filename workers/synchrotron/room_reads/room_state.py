@@ -14,7 +14,9 @@ from shared.core.errors import forbidden, not_found
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.history_point import HistoryPoint
+from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.rooms.erased_events import erased_in, strip_erased, strip_state
 from shared.rooms.room_view import RoomView, open_room
 from shared.rooms.shown_event import Reader, shown_event
@@ -45,6 +47,17 @@ class RoomState:
         self._tokens = tokens
         self._clock = clock
 
+    @endpoint(
+        name="get_room_state",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/state",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidstate",
+    )
     async def get_room_state(self, request: Request) -> Response:
         """Raises M_FORBIDDEN."""
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
@@ -55,6 +68,17 @@ class RoomState:
         encode, erased = self._encode(request, room), await erased_in(self._database, room)
         return Response(listed(b"[", rows, lambda row: encode(strip_state(room, erased, room.event(row))), b"]"))
 
+    @endpoint(
+        name="get_room_state_event",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/state/{eventType}/{stateKey?}",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidstateeventtypestatekey",
+    )
     async def get_room_state_event(self, request: Request) -> Response:
         """Raises M_NOT_FOUND when the state has no such key, M_FORBIDDEN."""
         form = request.query_choice("format", ("content", "event"), "content")
@@ -73,6 +97,17 @@ class RoomState:
             return json_response(shown_event(event, reader, room.view, room_id=room.room_id, in_state=True))
         return json_response(event.content())
 
+    @endpoint(
+        name="get_room_members",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/members",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidmembers",
+    )
     async def get_room_members(self, request: Request) -> Response:
         """Raises M_FORBIDDEN, M_INVALID_PARAM."""
         membership = request.query_choice("membership", _MEMBERSHIPS)
@@ -96,6 +131,17 @@ class RoomState:
         first: Sequence[TimelineRow] = await anext(pages, [])  # while an error can still be an answer
         return Response(listed_pages(b'{"chunk":[', _resumed(first, pages), encode_wanted, b"]}"))
 
+    @endpoint(
+        name="get_joined_members",
+        method="GET",
+        path="/_matrix/client/{version}/rooms/{roomId}/joined_members",
+        api_v1=True,
+        pool="room_reads",
+        routing_key=RoutingKey.ROOM,
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="client-server-api/#get_matrixclientv3roomsroomidjoined_members",
+    )
     async def get_joined_members(self, request: Request) -> Response:
         """Raises M_FORBIDDEN for everyone who isn't joined."""
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)

@@ -12,7 +12,9 @@ import orjson
 
 from shared.core.errors import MatrixError
 from shared.core.sync_tokens.stream_token import StreamToken
+from shared.http.endpoint import RoutingKey
 from shared.http.request import Request, Requester, Response
+from shared.http.serving import endpoint
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
 from workers.synchrotron.presence.reports import PresenceReports
@@ -67,10 +69,28 @@ class SlidingSync:
         self._reports = reports
         self._turns = turns
 
+    @endpoint(
+        name="sync_deployed",
+        method="POST",
+        path="/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+        pool="sync",
+        routing_key=RoutingKey.TOKEN_USER,
+        idempotent=True,
+        spec="MSC4186",
+    )
     async def sync_deployed(self, request: Request) -> Response:
         """POST /unstable/org.matrix.simplified_msc3575/sync. Raises M_UNKNOWN_POS, and as any bad body or query."""
         return await self._sync(request, DEPLOYED)
 
+    @endpoint(
+        name="sync_merged",
+        method="POST",
+        path="/_matrix/client/v4/sync",
+        pool="sync",
+        routing_key=RoutingKey.TOKEN_USER,
+        idempotent=True,
+        spec="MSC4186",
+    )
     async def sync_merged(self, request: Request) -> Response:
         """POST /v4/sync. Raises M_UNKNOWN_POS, and as any bad body."""
         return await self._sync(request, MERGED)

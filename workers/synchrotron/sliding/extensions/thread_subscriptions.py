@@ -8,7 +8,9 @@ import msgspec
 from replication.streams import THREAD_SUBSCRIPTIONS
 from shared.core.errors import invalid_param, unrecognized
 from shared.core.sync_tokens.vector import Vector
+from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, json_response
+from shared.http.serving import endpoint
 from shared.storage.engine.pool import Source
 from shared.storage.user_data.thread_subscriptions import END, PRESENT, SubscriptionChange, read_changes
 from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
@@ -61,6 +63,15 @@ class ThreadSubscriptionPages:
         self._tokens = tokens
         self._enabled = enabled
 
+    @endpoint(
+        name="list_thread_subscriptions",
+        method="GET",
+        path="/_matrix/client/unstable/io.element.msc4308/thread_subscriptions",
+        pool="room_reads",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="MSC4308",
+    )
     async def list_thread_subscriptions(self, request: Request) -> Response:
         """GET /thread_subscriptions: backwards, from a page's or the extension's token, to a `pos`.
 

@@ -1,4 +1,4 @@
-"""Our keys and our name, for other servers."""
+"""Our server's keys and version, for other servers. Spec: server-server API, "Retrieving server keys"."""
 
 from importlib.metadata import version
 
@@ -7,12 +7,14 @@ import orjson
 from shared.config.sections import Signing
 from shared.core.signing.keys import parse_signing_key
 from shared.core.wire.server_keys import ExpiredKey, build_server_keys
+from shared.http.endpoint import Auth
 from shared.http.request import Request, Response, json_response
+from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 
 
-class OwnKeys:
-    """The answer is signed anew when half of its validity is over, so that nobody is handed a stale one."""
+class OwnServer:
+    """The keys are signed again when half of their validity is over, so that no server gets stale ones."""
 
     def __init__(self, server_name: str, config: Signing, clock: Clock) -> None:
         self._server_name = server_name
@@ -23,8 +25,18 @@ class OwnKeys:
         self._answer = b""
         self._renew_at_ms = 0
 
+    @endpoint(
+        name="get_server_keys",
+        method="GET",
+        path="/_matrix/key/v2/server",
+        aliases=("/_matrix/key/v2/server/{keyId}",),  # deprecated, with the same answer
+        pool="federation",
+        auth=Auth.NONE,
+        idempotent=True,
+        spec="server-server-api/#get_matrixkeyv2server",
+    )
     async def get_server_keys(self, request: Request) -> Response:
-        """GET /_matrix/key/v2/server."""
+        """Return our verify keys and old verify keys, signed."""
         now_ms = self._clock.now_ms()
         if now_ms >= self._renew_at_ms:
             answer = build_server_keys(self._server_name, self._keys, self._old_keys, now_ms + self._validity_ms)
@@ -32,7 +44,15 @@ class OwnKeys:
             self._renew_at_ms = now_ms + self._validity_ms // 2
         return Response(self._answer)
 
-
-async def get_server_version(request: Request) -> Response:
-    """GET /_matrix/federation/v1/version."""
-    return json_response({"server": {"name": "Skep", "version": version("skep")}})
+    @endpoint(
+        name="get_server_version",
+        method="GET",
+        path="/_matrix/federation/v1/version",
+        pool="federation",
+        auth=Auth.NONE,
+        idempotent=True,
+        spec="server-server-api/#get_matrixfederationv1version",
+    )
+    async def get_server_version(self, request: Request) -> Response:
+        """Return the name and the version of our software."""
+        return json_response({"server": {"name": "Skep", "version": version("skep")}})

@@ -1,4 +1,4 @@
-"""A cache that keeps what was used last, within a budget in bytes."""
+"""A least recently used cache with a budget in bytes."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -9,9 +9,10 @@ V = TypeVar("V")
 
 
 class ByteBudgetCache(Generic[K, V]):
-    """budget_bytes: the sum of the sizes that `put` was told; the entries unused for longest go first.
+    """A cache that evicts the least recently used entries first.
 
-    Whoever fills it names the stream whose rows invalidate it, and calls `pop` for them.
+    budget_bytes: the limit for the sum of the sizes passed to `put`.
+    The owner of a cache names the stream whose rows invalidate it, and calls `pop` for them.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -27,7 +28,7 @@ class ByteBudgetCache(Generic[K, V]):
         return entry[0]
 
     def put(self, key: K, value: V, size_bytes: int) -> list[V]:
-        """Keep a value; return those that had to go (perhaps the new one, when it alone exceeds the budget)."""
+        """Store a value and return the evicted ones. The new value is among them if it alone exceeds the budget."""
         self.pop(key)
         self._entries[key] = (value, size_bytes)
         self._bytes += size_bytes

@@ -1,4 +1,4 @@
-"""Metrics of a process's database connections, and the number of its statements."""
+"""Metrics of a process's database connections and statements."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 
 class Use(Protocol):
-    """The present use of a pool: connections lent and idle, and callers that wait for one."""
+    """The current use of a pool: connections lent and idle, and callers that wait for one."""
 
     @property
     def lent(self) -> int: ...
@@ -22,13 +22,13 @@ class Use(Protocol):
 
 
 class DatabaseMetrics(Collector):
-    """Read at a scrape from the places that count: nothing is added to the path of a statement."""
+    """Collected at a scrape from existing counts, so that statements cost nothing more."""
 
     def __init__(self, registry: CollectorRegistry, statements: Callable[[], int], use: Callable[[], Use]) -> None:
         """Register the metrics.
 
-        statements: the statements so far, of all connections of the process except its heartbeat's.
-        use: the present use of the pool.
+        statements: the number of statements so far, on all connections of the process except its heartbeat's.
+        use: the current use of the pool.
         """
         self._statements = statements
         self._use = use

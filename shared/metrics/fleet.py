@@ -1,4 +1,4 @@
-"""Metrics of the fleet as the leading main sees it: who lives, which slots lack an owner, what moves, what failed."""
+"""Metrics of the fleet, from the leading main: processes, slots and moves."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetNumbers:
-    """processes: (worker type, "ready", "draining" or "not ready") -> how many; fenced: worker type -> leases ended for
-    silence; unowned, moving, pinned, withdrawn: kind of slots -> how many; proxies_away: haproxies that don't answer.
+    """The numbers of the fleet.
+
+    processes: (worker type, "ready", "draining" or "not ready") -> number of processes.
+    unowned, moving, pinned, withdrawn: kind of slots -> number of slots.
+    fenced: worker type -> number of leases ended because of silence.
+    proxies_away: haproxies that do not answer.
     """
 
     leads: bool
@@ -25,7 +29,7 @@ class FleetNumbers:
 
 
 class FleetMetrics(Collector):
-    """Counts at a scrape. Only the leader tells of the fleet: who stands by tells that he does not lead."""
+    """Collected at a scrape. Only the leader reports the fleet; a standby reports that it does not lead."""
 
     def __init__(self, registry: CollectorRegistry, numbers: Callable[[], FleetNumbers]) -> None:
         self._numbers = numbers
@@ -40,16 +44,16 @@ class FleetMetrics(Collector):
         for (worker_type, state), count in now.processes.items():
             processes.add_metric((worker_type, state), count)
         yield processes
-        yield _by_kind("skep_fleet_slots_unowned", "Slots that nobody owns", now.unowned)
-        yield _by_kind("skep_fleet_slots_moving", "Slots whose next owner is named", now.moving)
-        yield _by_kind("skep_fleet_slots_pinned", "Slots that an operator placed", now.pinned)
+        yield _by_kind("skep_fleet_slots_unowned", "Slots without an owner", now.unowned)
+        yield _by_kind("skep_fleet_slots_moving", "Slots with a planned next owner", now.moving)
+        yield _by_kind("skep_fleet_slots_pinned", "Slots placed by an operator", now.pinned)
         withdrawn = CounterMetricFamily(
             "skep_fleet_moves_withdrawn", "Planned moves that were not carried out in time", labels=("kind",)
         )
         for kind, count in now.withdrawn.items():
             withdrawn.add_metric((kind,), count)
         yield withdrawn
-        fenced = CounterMetricFamily("skep_fleet_fenced", "Processes given up for dead", labels=("type",))
+        fenced = CounterMetricFamily("skep_fleet_fenced", "Processes that were declared dead", labels=("type",))
         for worker_type, count in now.fenced.items():
             fenced.add_metric((worker_type,), count)
         yield fenced

@@ -1,4 +1,4 @@
-"""Metrics of the HTTP server: requests by endpoint, method and status class; seconds; how many are under way."""
+"""Metrics of the HTTP server: requests by endpoint, method and status; seconds; requests under way."""
 
 import time
 
@@ -8,7 +8,7 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class HttpMetrics:
-    """Children are bound once per (endpoint, method, status): `labels()` costs four times an increment."""
+    """Children are bound once per (endpoint, method, status), since `labels()` costs four times an increment."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -18,9 +18,12 @@ class HttpMetrics:
             registry=registry,
         )
         self._seconds = Histogram(
-            "skep_http_request_seconds", "Seconds from the first byte read to the last byte handed over",
-            ("endpoint",), buckets=_BUCKETS, registry=registry,
-        )  # fmt: skip
+            "skep_http_request_seconds",
+            "Seconds from the first byte read to the last byte handed over",
+            ("endpoint",),
+            buckets=_BUCKETS,
+            registry=registry,
+        )
         self._under_way = Gauge("skep_http_requests_under_way", "Requests being served", registry=registry)
         self._count: dict[tuple[str, str, int], Counter] = {}
         self._time: dict[str, Histogram] = {}
@@ -34,7 +37,7 @@ class HttpMetrics:
         key = (endpoint, method, status)
         counter = self._count.get(key)
         if counter is None:
-            # Hostile methods must not make label sets grow.
+            # Unknown methods share one label, so that hostile clients cannot make the label sets grow.
             label = method if method in ("GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "HEAD") else "other"
             counter = self._requests.labels(endpoint, label, str(status))
             if label == method:

@@ -1,4 +1,4 @@
-"""Metrics of the event persister: what a send costs in statements, how well writes batch, what went wrong."""
+"""Metrics of the event persister: statements, batches, failures, rooms in memory."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -9,37 +9,47 @@ class PersisterMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.events = Counter("skep_persister_events_total", "Events stored", registry=registry)
         self.statements = Counter(
-            "skep_persister_statements_total", "Statements that stored events, refused ones included",
+            "skep_persister_statements_total",
+            "Statements that stored events, refused ones included",
             registry=registry,
-        )  # fmt: skip
+        )
         self.refused = Counter(
             "skep_persister_statements_refused_total",
             "Statements that the database refused, so that their batch was halved",
             registry=registry,
         )
         self.batch_events = Histogram(
-            "skep_persister_batch_events", "Events in one statement",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), registry=registry,
-        )  # fmt: skip
+            "skep_persister_batch_events",
+            "Events in one statement",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+            registry=registry,
+        )
         self.commit_seconds = Histogram(
-            "skep_persister_commit_seconds", "Seconds of one statement, its way to the database included",
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
+            "skep_persister_commit_seconds",
+            "Seconds of one statement, its way to the database included",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.waiting = Gauge(
             "skep_persister_writes_waiting", "Writes that wait for the statement under way", registry=registry
         )
         self.lock_timeouts = Counter(
-            "skep_persister_lock_timeouts_total", "Statements that met a row which somebody else holds locked",
+            "skep_persister_lock_timeouts_total",
+            "Statements that met a row locked by another session",
             registry=registry,
-        )  # fmt: skip
+        )
         self.apart = Gauge(
-            "skep_persister_rooms_apart", "Rooms whose writes wait for rows that somebody holds locked",
+            "skep_persister_rooms_apart",
+            "Rooms whose writes wait for rows locked by another session",
             registry=registry,
-        )  # fmt: skip
+        )
         self.given_up = Counter(
-            "skep_persister_rooms_given_up_total", "Rooms whose writes failed, since their rows stayed locked",
+            "skep_persister_rooms_given_up_total",
+            "Rooms whose writes failed, since their rows stayed locked",
             registry=registry,
-        )  # fmt: skip
+        )
         self.rooms = Gauge("skep_persister_rooms", "Rooms in memory", registry=registry)
-        self.rooms_bytes = Gauge("skep_persister_rooms_bytes", "About what they take", registry=registry)
+        self.rooms_bytes = Gauge(
+            "skep_persister_rooms_bytes", "Estimated size of the rooms in memory", registry=registry
+        )
         self.room_loads = Counter("skep_persister_room_loads_total", "Rooms read from the database", registry=registry)

@@ -1,4 +1,4 @@
-"""Metrics of state resolution: how often, where it ran, how long it took, what it had to load."""
+"""Metrics of state resolution: number, lane, seconds, loaded events."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -10,18 +10,25 @@ class ResolutionMetrics:
         self.seconds = Histogram(
             "skep_state_resolution_seconds",
             "Seconds of one resolution, waiting included, by where it ended: loop, quick or big thread",
-            ["lane"], buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
+            ["lane"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.refused = Counter(
             "skep_state_resolutions_refused_total",
-            "Resolutions given up: too many waiting, or beyond the bounds of events, bytes or time",
-            ["why"], registry=registry,
-        )  # fmt: skip
-        self.waiting = Gauge(
-            "skep_state_resolutions_waiting", "Resolutions that wait for a thread or run in one", ["lane"],
+            "Resolutions refused: too many waiting, or over the limits of events, bytes or time",
+            ["why"],
             registry=registry,
-        )  # fmt: skip
+        )
+        self.waiting = Gauge(
+            "skep_state_resolutions_waiting",
+            "Resolutions that wait for a thread or run in one",
+            ["lane"],
+            registry=registry,
+        )
         self.loaded = Counter(
             "skep_state_resolution_events_loaded_total", "Events read from the database", registry=registry
         )
-        self.pages = Counter("skep_state_resolution_pages_total", "Statements that read them", registry=registry)
+        self.pages = Counter(
+            "skep_state_resolution_pages_total", "Statements that read these events", registry=registry
+        )

@@ -1,8 +1,8 @@
-"""Who is asking: access tokens to requesters, cached in every worker and forgotten by the stream `sessions`.
+"""Authentication: access tokens to requesters, cached in every worker and invalidated by the stream `sessions`.
 
-A token that was ended is accepted by nobody a second later, whatever becomes of replication: what is cached counts only
-while this process knows that it has applied every log-out older than that. While tokens are in use it reads the
-stream's newest rows several times a second, one statement for all tokens; if it can't, each token is looked up, or the
+One second after a token was revoked no process accepts it, even if replication fails: a cached entry counts only while
+this process knows that it has applied every log-out until 0.8 s ago. While tokens are in use, it reads the stream's
+newest rows several times a second, with one statement for all tokens. If that fails, each token is looked up, or the
 request fails with 503.
 
 Spec: client-server API, "Using access tokens", "Soft logout", "Refreshing access tokens".
@@ -25,21 +25,21 @@ from shared.storage.engine.pool import Database
 
 logger = logging.getLogger(__name__)
 
-MAX_TOKEN_CHARS = 4096  # ours have some 50; those of external services may be long
-_ENTRY_BYTES = 800  # a session, its requester and both index entries, measured by tracemalloc; texts come on top
-#: For how long what was known of a token counts, and how often it is made sure of. A request that is accepted at the
-#: last moment has the rest of the second to be carried out.
+MAX_TOKEN_CHARS = 4096  # this server's tokens have some 50; those of external services may be long
+_ENTRY_BYTES = 800  # a session, its requester and both index entries, measured by tracemalloc, without their texts
+#: How long cached knowledge of a token counts, and how often it is confirmed. A request accepted at the last moment has
+#: the rest of the second to be carried out.
 _TRUST_S = 0.8
 _READ_EVERY_S = 0.3
-_IN_USE_S = 5.0  # tokens that were last asked for so long ago are made sure of no more
+_IN_USE_S = 5.0  # tokens that were last used this long ago are no longer confirmed
 _LAST_SEEN_EVERY_S = 30.0
 _LAST_SEEN_BATCH = 500
-_MAX_LAST_SEEN = 50_000  # devices waiting to be stored; more are dropped: only a display value is lost
+_MAX_LAST_SEEN = 50_000  # devices waiting to be stored; more are dropped, which loses only a display value
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """asked_s: when the look-up began that found it, on the clock that never goes back."""
+    """A cached token. asked_s: the monotonic time at which its look-up began."""
 
     requester: Requester
     expires_ms: int | None
@@ -49,7 +49,7 @@ class _Known:
 
 @dataclass(slots=True, eq=False)
 class _Load:
-    """A look-up under way. changes: (user, device) named by `sessions` rows since it began."""
+    """A look-up under way. changes: (user, device) of the `sessions` rows since it began."""
 
     began_s: float
     task: "asyncio.Task[_Known | None] | None" = None
@@ -58,7 +58,7 @@ class _Load:
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A request that waits for long. ended: why it was broken off."""
+    """A request that waits for a long time. ended: the error with which it was cancelled."""
 
     requester: Requester
     task: "asyncio.Task[Any]"
@@ -68,8 +68,9 @@ class _Held:
 class TokenAuthenticator:
     """The HTTP server's `Authenticator`.
 
-    budget_bytes: of the cache; `apply_sessions` is its invalidation. read_changes: reads from Postgres, and hands to
-    `apply_sessions`, what replication has not brought yet; raises Unavailable.
+    budget_bytes: of the cache, which `apply_sessions` invalidates.
+    read_changes: reads the rows that replication has not brought yet from Postgres, and passes them to
+        `apply_sessions`. Raises Unavailable.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class TokenAuthenticator:
         self._database = database
         self._clock = clock
         self._read_changes = read_changes
-        #: Every change that was committed by then has been applied.
+        #: All changes committed before this time have been applied.
         self._current_s = float("-inf")
         self._used_s = float("-inf")
         self._held: dict[str, set[_Held]] = {}
@@ -90,10 +91,10 @@ class TokenAuthenticator:
         self._last_seen: dict[tuple[str, str], LastSeen] = {}
 
     async def authenticate(self, token: str | None, request: Request) -> Requester:
-        """Return who holds the token.
+        """Return the requester that a token belongs to.
 
-        Raises MatrixError 401: M_MISSING_TOKEN; M_UNKNOWN_TOKEN, with `soft_logout: true` when the token has expired
-        and was issued beside a refresh token.
+        Raises MatrixError 401: M_MISSING_TOKEN, or M_UNKNOWN_TOKEN, with `soft_logout: true` if the token has expired
+        and was issued with a refresh token.
         """
         if token is None:
             raise MatrixError("M_MISSING_TOKEN", "Missing access token", 401)
@@ -105,9 +106,9 @@ class TokenAuthenticator:
 
     @asynccontextmanager
     async def hold(self, requester: Requester) -> AsyncIterator[None]:
-        """Run the body, which may wait for long, while the requester's token holds; and ask again at its end.
+        """Run the body, which may wait for a long time, while the requester's token is valid. Check it at the end.
 
-        Raises what `authenticate` does: soon after the token was ended, or instead of the answer.
+        Raises the errors of `authenticate`, soon after the token was revoked, or in place of the answer.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -128,7 +129,7 @@ class TokenAuthenticator:
                 del self._held[requester.user_id]
 
     def apply_sessions(self, rows: Sequence[SessionRow]) -> None:
-        """Forget what is cached of these users' devices. Listener of the stream `sessions`."""
+        """Remove the cached tokens of these users' devices. This is the listener of the stream `sessions`."""
         for row in rows:
             for load in self._running:
                 load.changes.add((row.user_id, row.device_id))
@@ -143,7 +144,7 @@ class TokenAuthenticator:
                     check.add_done_callback(self._rechecks.discard)
 
     async def watch(self) -> None:
-        """Make sure, while tokens are in use, that no log-out is missed. Runs until cancelled."""
+        """Make sure that no log-out is missed while tokens are in use. Runs until cancelled."""
         while True:
             began_s = self._clock.monotonic_s()
             if self._held or began_s - self._used_s < _IN_USE_S:
@@ -154,13 +155,13 @@ class TokenAuthenticator:
             await asyncio.sleep(_READ_EVERY_S)
 
     async def run(self) -> None:
-        """Store when devices were last seen, every half minute. Runs until cancelled."""
+        """Store the times at which devices were last seen, every half minute. Runs until cancelled."""
         while True:
             await asyncio.sleep(_LAST_SEEN_EVERY_S)
             await self.store_last_seen()
 
     async def store_last_seen(self) -> None:
-        """Store what was noted since the last time; while the database is away it is kept for the next."""
+        """Store the times noted since the last call. While the database is down they are kept for the next call."""
         pending = list(self._last_seen.values())
         for start in range(0, len(pending), _LAST_SEEN_BATCH):
             batch = pending[start : start + _LAST_SEEN_BATCH]
@@ -173,7 +174,7 @@ class TokenAuthenticator:
                     del self._last_seen[seen.user_id, seen.device_id]
 
     async def _accepted(self, token_hash: bytes) -> _Known:
-        """Return what is known of a token, as it was less than a second ago. Raises M_UNKNOWN_TOKEN, Unavailable."""
+        """Return the token's state of less than a second ago. Raises M_UNKNOWN_TOKEN, Unavailable."""
         now_s = self._used_s = self._clock.monotonic_s()
         known = self._cache.get(token_hash)
         if known is None or now_s - max(self._current_s, known.asked_s) >= _TRUST_S:
@@ -185,7 +186,7 @@ class TokenAuthenticator:
         return known
 
     async def _recheck(self, held: _Held) -> None:
-        """A change of this device's sessions was applied: break the request off unless its token still holds."""
+        """Cancel a waiting request if its token is not valid any more, after a change of the device's sessions."""
         try:
             await self._accepted(held.requester.token_hash)
         except SkepError as error:
@@ -196,13 +197,13 @@ class TokenAuthenticator:
     async def _load_once(self, token_hash: bytes) -> _Known | None:
         load = self._loads.get(token_hash)
         now_s = self._clock.monotonic_s()
-        # A look-up that began before the last log-out that we know of, or some time ago, is not for us.
+        # A look-up must not have begun before the latest known log-out, or some time ago.
         if load is None or load.changes or now_s - load.began_s > _READ_EVERY_S:
             load = self._loads[token_hash] = _Load(now_s)
             self._running.add(load)
             load.task = asyncio.get_running_loop().create_task(self._load(token_hash, load))
         assert load.task is not None
-        # Shielded: a client that goes away must not fail the others who wait for the same look-up.
+        # Shielded, so that a client that disconnects does not fail others that wait for the same look-up.
         return await asyncio.shield(load.task)
 
     async def _load(self, token_hash: bytes, load: _Load) -> _Known | None:
@@ -212,7 +213,7 @@ class TokenAuthenticator:
                 return None
             expired = session.expires_ms is not None and session.expires_ms <= self._clock.now_ms()
             if session.has_predecessor and session.refresh_hash is not None and not expired:
-                # First use of the new pair: from now on the old refresh token is worth nothing.
+                # The first use of the new pair of tokens revokes the old refresh token.
                 await end_predecessors(self._database, session.refresh_hash)
             known = _known(session, token_hash, load.began_s)
             device = session.device_id
@@ -262,4 +263,4 @@ def _known(session: Session, token_hash: bytes, asked_s: float) -> _Known:
 
 def _unknown_token(*, soft_logout: bool) -> MatrixError:
     extra = {"soft_logout": True} if soft_logout else {}
-    return MatrixError("M_UNKNOWN_TOKEN", "The access token is not recognised or has expired", 401, extra)
+    return MatrixError("M_UNKNOWN_TOKEN", "The access token is unknown or has expired", 401, extra)

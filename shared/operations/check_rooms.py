@@ -1,4 +1,4 @@
-"""Checking stored rooms against their event graphs: reads a room from one snapshot of the database, writes nothing."""
+"""Checks of stored rooms against their event graphs. A room is read from one snapshot of the database."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,12 +22,12 @@ from shared.storage.rooms.whole_rooms import (
     get_whole_room,
 )
 
-#: Events of a room that is checked: some 2 GiB of memory. Beyond that a check would take the host down with it.
+#: The largest room to check, in events: some 2 GiB of memory. A larger one could exhaust the host's memory.
 MAX_EVENTS = 1_000_000
 
 
-def _count_nothing(events: int) -> None:
-    """Nobody wants to know how far it is."""
+def _no_progress(events: int) -> None:
+    """Do nothing."""
 
 
 async def check_room(
@@ -36,15 +36,15 @@ async def check_room(
     *,
     server_name: str,
     verify_keys: Mapping[str, bytes] | None = None,
-    progress: Callable[[int], None] = _count_nothing,
+    progress: Callable[[int], None] = _no_progress,
     max_events: int = MAX_EVENTS,
 ) -> list[Finding]:
-    """Return where what is stored of the room disagrees with its event graph; notes among them (`Finding.is_note`).
+    """Return the disagreements of the stored room with its event graph, with notes among them (`Finding.is_note`).
 
-    verify_keys: key id -> our public key, to check our signatures too (0.1 ms each); None: they are not checked.
+    verify_keys: key id -> public key of this server, to check its signatures too (0.1 ms each). None skips them.
     progress: called with the number of events read after each page.
-    Holds the thread for some 0.15 ms per event: a command's work, not a worker's.
-    Raises MatrixError M_NOT_FOUND for a room that we do not have, Unavailable when the database is away.
+    This blocks the thread for some 0.15 ms per event, so it is for a command, not for a worker.
+    Raises MatrixError M_NOT_FOUND for an unknown room, Unavailable if the database is down.
     """
     findings = Findings()
     async with database.snapshot() as snapshot:
@@ -55,10 +55,10 @@ async def check_room(
         try:
             room = StoredRoom(room_id, get_room_version(version_name))
         except SkepError:
-            findings.add("room_row", None, f"nobody knows the room version {version_name!r}")
+            findings.add("room_row", None, f"the room version {version_name!r} is unknown")
             return findings.all()
         if count > max_events:
-            findings.add("too_big", None, f"has {count} events, {max_events} are the limit")
+            findings.add("too_big", None, f"has {count} events; the limit is {max_events}")
             return findings.all()
         loader = RoomLoader(room, findings, server_name, verify_keys)
         read = 0

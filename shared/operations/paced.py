@@ -1,4 +1,4 @@
-"""Work in batches that gives way to others."""
+"""Pacing of work in batches, so that it leaves time for other work."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ _LONGEST_PAUSE_S = 1.0
 
 
 async def paced(batches: AsyncIterator[T], clock: Clock) -> AsyncIterator[T]:
-    """Yield what the batches yield; after each rest for as long as it took, so that half of the time is others'."""
+    """Yield the batches. After each one, sleep for as long as it took, so that half of the time is free."""
     started = clock.monotonic_s()
     async for batch in batches:
         took_s = clock.monotonic_s() - started

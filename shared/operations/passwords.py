@@ -1,6 +1,6 @@
-"""Passwords: hashed by argon2id in threads, a few at a time; bcrypt hashes of imported accounts are read.
+"""Password hashing by argon2id, in a few threads. bcrypt hashes of imported accounts can be verified.
 
-Hashing one takes some 50 ms of a core and 19 MB (OWASP's second recommendation: t=2, m=19 MiB, p=1).
+Hashing one password takes some 50 ms of a core and 19 MB (OWASP's second recommendation: t=2, m=19 MiB, p=1).
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from shared.core.errors import MatrixError
 
 _R = TypeVar("_R")
 
-MAX_PASSWORD_CHARS = 512  # hashing a megabyte would be a gift to attackers
-_BCRYPT_BYTES = 72  # bcrypt never looked further; newer libraries refuse more
+MAX_PASSWORD_CHARS = 512  # hashing a megabyte would help attackers
+_BCRYPT_BYTES = 72  # bcrypt ignores the rest; newer libraries refuse longer passwords
 _BCRYPT_PREFIXES = ("$2a$", "$2b$", "$2y$")
 
 
 class PasswordHasher:
-    """threads: how many passwords are hashed at a time; further callers wait."""
+    """Hashes and verifies passwords. threads: the number of passwords hashed at a time; other callers wait."""
 
     def __init__(self, threads: int, minimum_length: int) -> None:
         self._argon2 = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        # A pool of its own: the bound on hashing must not be one on everything else that uses threads.
+        # A pool of its own, since its limit must not apply to other uses of threads.
         self._threads = ThreadPoolExecutor(threads, "password")
         self._minimum_length = minimum_length
         self._dummy: str | None = None
@@ -34,33 +34,33 @@ class PasswordHasher:
     def check_strength(self, password: str) -> None:
         """Raise MatrixError M_WEAK_PASSWORD for a new password that is too short or too long."""
         if len(password) < self._minimum_length:
-            raise _weak(f"The password must have {self._minimum_length} characters or more")
+            raise _weak(f"The password must have at least {self._minimum_length} characters")
         if len(password) > MAX_PASSWORD_CHARS:
-            raise _weak(f"The password must have {MAX_PASSWORD_CHARS} characters at most")
+            raise _weak(f"The password must have at most {MAX_PASSWORD_CHARS} characters")
 
     async def hash(self, password: str) -> str:
-        """Return what is stored in place of the password."""
+        """Return the hash that is stored for the password."""
         return await self._run(self._argon2.hash, _encoded(password))
 
     async def verify(self, stored: str | None, password: str) -> bool:
-        """Return whether it is the password. stored None (no such account): False, after the same time."""
+        """Return True if the password is right. If stored is None (no such account), take as long and return False."""
         if stored is None:
             if self._dummy is None:
-                self._dummy = await self.hash("there is no such account")
+                self._dummy = await self.hash("no such account")
             await self._run(self._matches, self._dummy, password)
             return False
         return await self._run(self._matches, stored, password)
 
     def needs_rehash(self, stored: str) -> bool:
-        """Return whether the stored hash is of another kind or strength than we make now."""
+        """Return True if the stored hash is of another kind or strength than new hashes."""
         return stored.startswith(_BCRYPT_PREFIXES) or self._argon2.check_needs_rehash(stored)
 
     def _matches(self, stored: str, password: str) -> bool:
         if len(password) > MAX_PASSWORD_CHARS:
-            password = password[:MAX_PASSWORD_CHARS] + "\x00"  # matches nothing, takes no longer
+            password = password[:MAX_PASSWORD_CHARS] + "\x00"  # matches no hash, and takes no longer
         try:
             if stored.startswith(_BCRYPT_PREFIXES):
-                # Servers that made these normalised the text first.
+                # The servers that made these hashes normalised the text first.
                 normal = unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
                 return bcrypt.checkpw(normal[:_BCRYPT_BYTES], stored.encode())
             return self._argon2.verify(stored, _encoded(password))

@@ -1,9 +1,9 @@
-"""Rate limits that hold over the whole fleet, within a factor of two (protocol notes, B15).
+"""Rate limits for the whole fleet, exact within a factor of two (protocol notes, B15).
 
-The bucket of a user (or of an address) lives in the process that owns the slot of its name among the client_api
-workers. Every other process takes tokens from there in small chunks, as its share; while the owner cannot be asked it
-counts alone. All of it is memory: a restart forgives, which costs one burst. Login attempts are counted in the
-database instead (`shared/storage/accounts/login_attempts.py`), by the endpoint itself.
+The bucket of a user (or of an address) is in the client_api process that owns the slot of its name. Every other process
+takes tokens from there in small chunks, its share. While the owner does not answer, a process counts alone. Buckets are
+in memory only: a restart forgets them, which costs one burst. Login attempts are counted in the database
+(`shared/storage/accounts/login_attempts.py`), by the endpoint itself.
 """
 
 import asyncio
@@ -27,24 +27,29 @@ from shared.runtime.clock import Clock
 logger = logging.getLogger(__name__)
 
 _ASK_TIMEOUT_S = 1.0
-_ALONE_FOR_S = 2.0  # after the owner failed to answer: no request waits for it again in that time
-_SHARE_KEPT_S = 60.0  # an unused share is forgotten: the user is then given less, never more
-_MAX_KEYS = 50_000  # buckets and shares kept, each; the longest unused go first (about 300 bytes each)
+_ALONE_FOR_S = 2.0  # after the owner failed to answer, no request waits for it for this long
+_SHARE_KEPT_S = 60.0  # unused shares expire, so that users get less, never more
+_MAX_KEYS = 50_000  # buckets and shares kept, each; least recently used ones are evicted (about 300 bytes each)
 
 _PER_ADDRESS = frozenset({RateLimit.REGISTRATION})
-#: Counted elsewhere: see the module's docstring.
+#: Counted elsewhere, see the module's docstring.
 _NOT_HERE = frozenset({RateLimit.NONE, RateLimit.LOGIN})
 
 
 class Slots(Protocol):
-    """What of the slot table is needed here (`replication/slots/table.py`)."""
+    """The part of the slot table used here (`replication/slots/table.py`)."""
 
     def owns(self, kind: str, slot: int) -> bool: ...
     def address(self, kind: str, slot: int) -> str | None: ...
 
 
 class TakeRequest(msgspec.Struct):
-    """Body of the internal call. limit: name of the class; key: user id or "address:..."; wanted: tokens."""
+    """The body of the internal call.
+
+    limit: the name of the rate limit class.
+    key: a user id or "address:...".
+    wanted: the number of tokens.
+    """
 
     limit: str
     key: str
@@ -52,13 +57,13 @@ class TakeRequest(msgspec.Struct):
 
 
 class TakeAnswer(msgspec.Struct):
-    """granted: from 0 to what was wanted; wait_s: when 0 were, until one is there."""
+    """The answer. granted: from 0 to the number wanted. wait_s: if it is 0, the time until the next token."""
 
     granted: int
     wait_s: float
 
 
-#: Take tokens from a bucket of the process that owns the slot of its key.
+#: Takes tokens from a bucket of the process that owns the slot of its key.
 TAKE_RATE_LIMIT = ProcessCall(
     name="take_rate_limit",
     path="/_skep/rate_limit/take",
@@ -71,7 +76,11 @@ TAKE_RATE_LIMIT = ProcessCall(
 
 @dataclass(slots=True)
 class _Share:
-    """What a process that is not the owner may still spend. denied_until_s: the owner said no until then."""
+    """The tokens that a process other than the owner may spend.
+
+    denied_until_s: the owner has no tokens before that time.
+    alone_until_s: the process counts alone until that time.
+    """
 
     tokens: int = 0
     got_s: float = 0.0
@@ -94,9 +103,9 @@ class FleetRateLimiter:
         self._shares: OrderedDict[tuple[RateLimit, str], _Share] = OrderedDict()
 
     async def check(self, limit: RateLimit, requester: Requester | None, client_address: str) -> None:
-        """Count one request of this class.
+        """Count one request of this class. A class without a limit costs nothing.
 
-        Raises MatrixError M_LIMIT_EXCEEDED, 429, with `retry_after_ms`. A class without limit costs nothing.
+        Raises MatrixError M_LIMIT_EXCEEDED, 429, with `retry_after_ms`.
         """
         rate = self._rates.get(limit)
         if rate is None:
@@ -113,7 +122,7 @@ class FleetRateLimiter:
             raise limit_exceeded(wait_s)
 
     def grant(self, limit: RateLimit, key: str, wanted: int) -> TakeAnswer:
-        """Take tokens from the bucket that this process keeps: its duty as the owner of the key's slot."""
+        """Take tokens from a bucket of this process, the owner of the key's slot."""
         rate = self._rates.get(limit)
         if rate is None:
             return TakeAnswer(wanted, 0.0)
@@ -126,7 +135,7 @@ class FleetRateLimiter:
         return TakeAnswer(taken.granted, taken.wait_s)
 
     def answer(self, call: TakeRequest) -> TakeAnswer:
-        """Answer another process's internal call. Raises ValueError for a class that is not ours."""
+        """Answer another process's internal call. Raises ValueError for an unknown class."""
         return self.grant(RateLimit(call.limit), call.key, max(1, min(call.wanted, 1000)))
 
     async def _spend_share(self, limit: RateLimit, rate: Rate, key: str, slot: int) -> float:
@@ -148,7 +157,7 @@ class FleetRateLimiter:
             await asyncio.shield(share.asking)
 
     async def _top_up(self, share: _Share, limit: RateLimit, rate: Rate, key: str, slot: int) -> None:
-        """Ask the owner for a chunk. Afterwards the share has tokens, a denial, or leave to count alone."""
+        """Take a chunk from the owner. Afterwards the share has tokens, a denial, or leave to count alone."""
         address = self._slots.address("users", slot)
         answer = await self._ask(address, TakeRequest(limit.value, key, chunk_of(rate))) if address else None
         now_s = self._clock.monotonic_s()
@@ -168,15 +177,15 @@ class FleetRateLimiter:
 
 
 def chunk_of(rate: Rate) -> int:
-    """Return how many tokens a process takes at once: what two seconds bring, but never much of the burst.
+    """Return the number of tokens that a process takes at once: those of two seconds, but never much of the burst.
 
-    Shares that lie unused in other processes are what a user may have above the limit; an eighth of the burst in each
-    of up to eight processes doubles it at worst.
+    A user can exceed the limit by the unused shares in other processes. An eighth of the burst in each of up to eight
+    processes at most doubles it.
     """
     return max(1, min(rate.burst // 8, int(rate.per_second * 2)))
 
 
 def limit_exceeded(wait_s: float) -> MatrixError:
-    """429 with `retry_after_ms`; the server adds the header. Spec: client-server API, "Rate limiting"."""
+    """Return the error: 429 with `retry_after_ms`. Spec: client-server API, "Rate limiting"."""
     wait_ms = max(1, round(wait_s * 1000))
     return MatrixError("M_LIMIT_EXCEEDED", "Too many requests", 429, {"retry_after_ms": wait_ms})

@@ -1,4 +1,4 @@
-"""Which proposals add push rules here: the same for all who judge events and all who show the rules."""
+"""The open proposals that add push rules. They are the same for evaluating events and for showing the rules."""
 
 from shared.config.sections import Experimental
 from shared.core.push_rules import RuleSwitches

@@ -1,7 +1,7 @@
-"""The one place where Twisted's Deferreds meet asyncio.
+"""The bridge between Twisted's Deferreds and asyncio. No other module converts them.
 
-Application code is coroutines in asyncio tasks. A bare Deferred cannot be awaited in a task; `to_future` makes it a
-future of the running loop, keeps the error's type and passes cancellation on.
+Application code runs as coroutines in asyncio tasks, which cannot await a bare Deferred. `to_future` makes it a future
+of the running loop, keeps the error's type and passes cancellation on.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 
 def to_future(deferred: "defer.Deferred[Any]") -> "asyncio.Future[Any]":
-    """Return a future with the Deferred's result; cancelling the future cancels the Deferred."""
+    """Return a future with the Deferred's result. Cancelling the future cancels the Deferred."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def succeed(value: Any) -> None:

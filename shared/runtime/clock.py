@@ -1,4 +1,4 @@
-"""Time as a dependency: what needs it takes a Clock, so that tests advance it instead of sleeping."""
+"""Time as a dependency. Code that needs the time takes a Clock, so that tests advance it instead of sleeping."""
 
 import time
 from typing import Protocol
@@ -6,11 +6,11 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now_ms(self) -> int:
-        """Matrix timestamp: milliseconds since 1970."""
+        """Return the time as a Matrix timestamp: milliseconds since 1970."""
         ...
 
     def monotonic_s(self) -> float:
-        """Seconds that never step back, for intervals."""
+        """Return seconds that never step back, for intervals."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""What follows a request through its tasks: contextvars, set once by the HTTP server, read by logs and calls."""
+"""Context variables of a request. The HTTP server sets them; logs and calls of all its tasks read them."""
 
 from contextvars import ContextVar
 
-#: Made at the edge (haproxy), passed on in `x-request-id` by every internal call.
+#: Made at the edge (haproxy), and passed on in `x-request-id` by every internal call.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")

@@ -1,9 +1,9 @@
-"""Instants of a process at which a test lets it end or stand still, as a crash or a stopped machine would.
+"""Fault points: instants at which a test can kill or stop a process, as a crash or a stopped machine would.
 
-Off unless two keys fit: the environment names a file (`SKEP_FAULT_POINTS`), and the configuration says that this
-fleet is for tests (`testing.fault_points`); one key without the other keeps the process from starting. Then a
-point that is reached reads the file; when it names this point ("announced kill"), the order is taken out of it and
-carried out, once. Without the keys a point costs one comparison.
+They are off unless two switches agree: the environment names a file (`SKEP_FAULT_POINTS`), and the configuration says
+that this fleet is for tests (`testing.fault_points`). With only one of them the process does not start. With both, a
+process that reaches a point reads the file. If the file names this point ("announced kill"), the process removes the
+order and carries it out, once. Without the switches a point costs one comparison.
 """
 
 import os
@@ -18,11 +18,11 @@ _orders: Path | None = None
 
 
 def arm(allowed: bool, environment: Mapping[str, str]) -> None:
-    """Read the keys, once, at the start of a process. allowed: what the configuration says.
+    """Read the switches, once, at the start of a process. allowed: the setting of the configuration.
 
-    Raises ValueError when only one of them is there.
+    Raises ValueError if only one of them is on.
     """
-    global _orders  # noqa: PLW0603 - of the whole process, as a crash is
+    global _orders  # noqa: PLW0603 - a crash concerns the whole process
     named = environment.get(VARIABLE)
     if (named is not None) != allowed:
         raise ValueError(f"{VARIABLE} and the setting testing.fault_points belong together, in tests only")
@@ -30,7 +30,7 @@ def arm(allowed: bool, environment: Mapping[str, str]) -> None:
 
 
 def reach(point: str) -> None:
-    """Say that the process is at this point."""
+    """Mark that the process is at this point, and carry out an order for it."""
     if _orders is not None:
         _carry_out(_orders, point)
 
@@ -39,5 +39,5 @@ def _carry_out(orders: Path, point: str) -> None:
     with suppress(FileNotFoundError):
         wanted, _, action = orders.read_text().rpartition(" ")
         if wanted == point:
-            orders.rename(orders.with_suffix(".done"))  # of several processes at the point, one gets the order
+            orders.rename(orders.with_suffix(".done"))  # if several processes are at the point, one gets the order
             os.kill(os.getpid(), _SIGNALS[action])

@@ -1,4 +1,4 @@
-"""Logs: one line per noteworthy thing, plain or JSON, always with the request id; never a token or a message body."""
+"""Logs: one line per event, plain or JSON, always with the request id, and never with a token or a message body."""
 
 import logging
 import sys
@@ -42,7 +42,8 @@ _PLAIN = "%(asctime)s.%(msecs)03d %(levelname)-7s %(skep_process)s [%(request_id
 def configure_logging(process: str, *, json: bool, level: str, stream: IO[str] | None = None) -> None:
     """Send this process's logs to `stream` (standard error by default).
 
-    process: the worker's name, on each line; level: a name of the logging module, such as "INFO".
+    process: the worker's name, on each line.
+    level: a level name of the logging module, such as "INFO".
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(_AddContext(process))
@@ -50,6 +51,6 @@ def configure_logging(process: str, *, json: bool, level: str, stream: IO[str] |
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Libraries speak up for warnings only.
+    # Libraries may log warnings only.
     for noisy in ("asyncio", "uvicorn", "jaeger_tracing", "twisted"):
         logging.getLogger(noisy).setLevel("WARNING")

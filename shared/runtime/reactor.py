@@ -1,4 +1,4 @@
-"""One process, one loop: uvloop underneath, Twisted's reactor on top of it, asyncio tasks in it.
+"""One process, one loop: uvloop, Twisted's reactor on top of it, asyncio tasks in it.
 
 The loop and the reactor are made here, in the worker process, after the fork and before anything imports
 `twisted.internet.reactor`.
@@ -16,16 +16,16 @@ logger = logging.getLogger(__name__)
 
 
 def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
-    """Run `main(stop)` in a task until it returns; return its exit code.
+    """Run `main(stop)` in a task until it returns, and return its exit code.
 
-    stop: is set by SIGTERM and SIGINT; main then hands over, finishes and returns within its own limit. A second
-    signal cancels it.
+    stop: set by SIGTERM and SIGINT. Then main hands over, finishes, and returns within its own limit. A second signal
+        cancels it.
     """
     if "twisted.internet.reactor" in sys.modules:
         raise RuntimeError("a reactor was installed before run_until_stopped: import it nowhere at module level")
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    from twisted.internet import asyncioreactor  # noqa: PLC0415 - must follow the making of the loop
+    from twisted.internet import asyncioreactor  # noqa: PLC0415 - only after the loop is made
 
     asyncioreactor.install(loop)
     from twisted.internet import reactor  # noqa: PLC0415
@@ -50,7 +50,7 @@ def run_until_stopped(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
         except asyncio.CancelledError:
             logger.warning("Stopped before everything was handed over")
         except Exception:
-            logger.exception("The process ends by an error that nothing handled")
+            logger.exception("The process ends because of an unhandled error")
         finally:
             reactor.stop()
 

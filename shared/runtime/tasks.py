@@ -1,4 +1,4 @@
-"""Background tasks of a process: named, counted, never orphaned; one that fails is logged and started again."""
+"""Background tasks of a process. They are named, counted and never orphaned; a failed one is logged and restarted."""
 
 import asyncio
 import logging
@@ -11,20 +11,20 @@ _RESTART_DELAY_S = 0.5
 
 
 class TaskGroup:
-    """The tasks that a process owns; `close` ends them all."""
+    """The tasks of a process. `close` ends them all."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run one coroutine to its end; an error is logged (the caller need not wait for it)."""
+        """Run one coroutine to its end. An error is logged, so the caller need not wait for it."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
     def forever(self, run: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[Any]:
-        """Run `run` again and again: a driver's outermost loop. An error is logged, then it starts anew."""
+        """Run `run` in an endless loop, as a driver's outermost loop. An error is logged before the next run."""
 
         async def loop() -> None:
             while True:
@@ -33,13 +33,13 @@ class TaskGroup:
                 except asyncio.CancelledError:
                     raise
                 except Exception:
-                    logger.exception("%s failed; it starts again in %.1f s", name, _RESTART_DELAY_S)
+                    logger.exception("%s failed and restarts in %.1f s", name, _RESTART_DELAY_S)
                 await asyncio.sleep(_RESTART_DELAY_S)
 
         return self.spawn(loop(), name)
 
     async def close(self, timeout_s: float = 2.0) -> None:
-        """Cancel every task and wait for them, at most `timeout_s`."""
+        """Cancel all tasks and wait for their end, at most `timeout_s`."""
         tasks = [task for task in self._tasks if not task.done()]
         for task in tasks:
             task.cancel()

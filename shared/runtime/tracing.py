@@ -1,6 +1,6 @@
-"""Tracing: OpenTracing spans through jaeger-client, off by default, and free when off.
+"""Tracing: OpenTracing spans through jaeger-client. It is off by default, and costs nothing then.
 
-Four functions are all that the rest of Skep knows of it. The tracer starts a thread, so it is made after the fork.
+Other modules use only these four functions. The tracer starts a thread, so it is made after the fork.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,19 +15,19 @@ _tracer: Any = None
 
 
 def start_tracing(service: str, process: str, host: str, port: int, sample_rate: float) -> None:
-    """Report spans as `service` to a Jaeger agent (UDP).
+    """Send spans as `service` to a Jaeger agent (UDP).
 
-    process: this worker's name, a tag of its spans: a service has many processes. sample_rate: 0 to 1, decided once
-    per request at the edge.
+    process: this worker's name, a tag of its spans, since a service has many processes.
+    sample_rate: 0 to 1, decided once per request at the edge.
     """
     global _tracer  # noqa: PLW0603 - one tracer per process
-    from jaeger_client.config import Config  # noqa: PLC0415 - starts threads: only where tracing is on
+    from jaeger_client.config import Config  # noqa: PLC0415 - starts threads, so only if tracing is on
 
     config = Config(
         {
             "sampler": {"type": "probabilistic", "param": sample_rate},
             "local_agent": {"reporting_host": host, "reporting_port": port},
-            "reporter_queue_size": 10_000,  # 100 by default: bursts lost a third of their spans
+            "reporter_queue_size": 10_000,  # with the default of 100, bursts lost a third of their spans
             "logging": False,
             "tags": {"process": process},
         },
@@ -38,7 +38,7 @@ def start_tracing(service: str, process: str, host: str, port: int, sample_rate:
 
 
 def span(operation: str) -> AbstractContextManager[Any]:
-    """A span below the active one, as a context manager."""
+    """Return a context manager for a span below the active one."""
     if _tracer is None:
         return nullcontext()
     scope: AbstractContextManager[Any] = _tracer.start_active_span(operation)
@@ -46,7 +46,7 @@ def span(operation: str) -> AbstractContextManager[Any]:
 
 
 def request_span(operation: str, headers: Mapping[bytes, bytes]) -> AbstractContextManager[Any]:
-    """The span of an incoming request, a child of the caller's where its headers carry one."""
+    """Return a context manager for an incoming request's span, a child of the caller's if its headers have one."""
     return nullcontext() if _tracer is None else _request_span(operation, headers)
 
 
@@ -60,7 +60,7 @@ def _request_span(operation: str, headers: Mapping[bytes, bytes]) -> Iterator[An
 
 
 def outgoing_headers() -> dict[str, str]:
-    """Headers that make the callee's span a child of ours; empty when tracing is off."""
+    """Return headers that make the callee's span a child of the active one, none if tracing is off."""
     if _tracer is None or _tracer.active_span is None:
         return {}
     carrier: dict[str, str] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from shared.core.rows import EventRow, PushRedacted
+from shared.core.rows import NO_DEVICE, EventRow, PushRedacted
 from shared.core.unread import Count, RoomCounts, UnreadSnapshot
 
 USERS = ("@a:x", "@b:x", "@c:x")
@@ -29,6 +29,7 @@ class Judged:
     outcomes: dict[int, tuple[int, int]]
     users: dict[str, tuple[int, int]]
     redacted_at: int | None = None
+    is_automatic: bool = False
 
 
 def counted_row(
@@ -36,6 +37,7 @@ def counted_row(
     *,
     sender: str,
     thread_id: str = "",
+    txn_device: str | None = None,
     push: tuple[tuple[int, int, int], ...] = (),
     push_users: tuple[tuple[str, int, int], ...] = (),
     push_groups: tuple[tuple[str, int], ...] = (),
@@ -58,7 +60,7 @@ def counted_row(
         status=0,
         replaces_nid=None,
         redacted_by=None,
-        txn_device=None,
+        txn_device=txn_device,
         txn_id=None,
         json=b"{}",
         thread_id=thread_id,
@@ -114,9 +116,12 @@ class RoomModel:
             notifies = int(random.random() < 0.7)
             outcomes[group] = (notifies, notifies * int(random.random() < 0.3))
         event = Judged(self.last + 1, random.choice(THREADS), random.choice(USERS), outcomes, {})
+        event.is_automatic = random.random() < 0.2
         for user in USERS:
-            if user != event.sender and random.random() < 0.2:
-                n, h = outcomes[self.pending.get(user, self.groups[user][-1][1])]
+            n, h = outcomes[self.pending.get(user, self.groups[user][-1][1])]
+            if user == event.sender and event.is_automatic:
+                event.users[user] = (-n, -h)
+            elif user != event.sender and random.random() < 0.2:
                 notifies = random.randint(0, 1)
                 event.users[user] = (notifies - n, notifies * random.randint(0, 1) - h)
         self._row(event)
@@ -149,6 +154,7 @@ class RoomModel:
             counted_row(
                 event.ordinal,
                 sender=event.sender,
+                txn_device=NO_DEVICE if event.is_automatic else "DEVICE",
                 thread_id=event.thread_id,
                 push=tuple(push),
                 push_users=users,
@@ -167,10 +173,15 @@ class RoomModel:
         joined = max((ordinal for ordinal in self.joins[user] if ordinal <= end), default=0)
         return max([joined, *(ordinal for thread, ordinal in self.receipts[user] if thread is None)])
 
+    def read_by_sending(self, user: str, thread_id: str) -> list[int]:
+        """Return the ordinals of the events by whose sending the user has read the thread."""
+        own = (one for one in self.events if one.sender == user and one.thread_id == thread_id)
+        return [one.ordinal for one in own if not one.is_automatic]
+
     def mark(self, user: str, thread_id: str, end: int) -> int:
-        own = (one.ordinal for one in self.events if one.sender == user and one.thread_id == thread_id)
+        own = (ordinal for ordinal in self.read_by_sending(user, thread_id) if ordinal <= end)
         read = (ordinal for thread, ordinal in self.receipts[user] if thread == thread_id)
-        return max([self.floor(user, end), *(ordinal for ordinal in own if ordinal <= end), *read])
+        return max([self.floor(user, end), *own, *read])
 
     def counts(self, user: str, end: int) -> RoomCounts:
         """Judge every event up to an ordinal."""

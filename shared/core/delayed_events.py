@@ -13,9 +13,6 @@ ACTIONS: tuple[Action, ...] = ("restart", "send", "cancel")
 
 #: Delayed events are divided into this many parts. Each part is a row of `duties`, held by one background process.
 SHARDS = 8
-#: The `txn_device` of an event that was sent after a delay. Its `txn_id` is the delay id, for all of the sender's
-#: devices.
-DELAYED_TXN_DEVICE = ""
 
 
 def shard_of(delay_id: str) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from shared.core.delayed_events import DELAYED_TXN_DEVICE
 from shared.core.filters import EventFilter
+from shared.core.rows import NO_DEVICE
 from shared.core.wire.client_event import join_client_event
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
@@ -46,7 +46,7 @@ def shown_event(
     if event.txn_id is not None and event.sender == reader.user_id:
         if event.txn_device == reader.device_id and reader.device_id is not None:
             unsigned["transaction_id"] = event.txn_id
-        if event.txn_device == DELAYED_TXN_DEVICE:
+        if event.txn_device == NO_DEVICE:
             unsigned |= {"delay_id": event.txn_id, "org.matrix.msc4140.delay_id": event.txn_id}
     if event.sticky_ms is not None:
         ttl_ms = min(event.origin_server_ts, reader.now_ms) + event.sticky_ms - reader.now_ms

@@ -42,8 +42,7 @@ async def store(conn: asyncpg.Connection, room: int, model: RoomModel) -> None:
         moves = [(room, user, *move) for move in model.groups[user][1:]]
         await conn.executemany("INSERT INTO push_members VALUES ($1, $2, $3, $4)", moves)
         for thread_id in THREADS:
-            own = [one.ordinal for one in model.events if one.sender == user and one.thread_id == thread_id]
-            if own:
+            if own := model.read_by_sending(user, thread_id):
                 await conn.execute("INSERT INTO push_own VALUES ($1, $2, $3, $4)", room, user, thread_id, own[-1])
         await store_receipts(conn, room, user, model)
         await store_membership(conn, room, user, model)
@@ -86,7 +85,7 @@ async def test_counts_read_are_those_of_judging_every_event(postgres_module: Tes
         await store(conn, room, model)
     for user in USERS:
         for room, model in models.items():
-            lowest = max((one.ordinal for one in model.events if one.sender == user), default=1)
+            lowest = max((at for thread in THREADS for at in model.read_by_sending(user, thread)), default=1)
             for end in {model.last, random.randint(lowest, model.last)}:
                 found = await get_unread(conn, user, room, end)
                 wanted = model.found(user, end)

@@ -13,7 +13,7 @@ class EventOutcome:
     users: (user id, notifies, highlights), -1, 0 or 1 each, of the users whose counts differ from their group's. It
         is added to the group's counts, or to nothing for users who are not joined.
     group_changes: (user id, group) of the users whose group changes with this event.
-    is_mark: True if the sender is a local user, so that the event is a new read mark for them.
+    is_mark: True if the event is a new read mark of its sender, a local user.
     """
 
     thread_id: str = ""

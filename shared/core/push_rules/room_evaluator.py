@@ -153,11 +153,15 @@ class RoomEvaluator:
         thread_id: str,
         membership: Callable[[str], str | None],
         subscribers: Collection[str] = (),
+        *,
+        is_automatic: bool = False,
     ) -> EventOutcome:
         """Return the outcome of the event at this ordinal, and record its group changes.
 
         membership: the membership of a local user after the event; None for other users.
         subscribers: users who are subscribed to the event's thread. They are evaluated individually.
+        is_automatic: True if the event is no read mark of its sender. What it counts for their group is then taken back
+            for them.
         """
         group_changes = self._group_changes(ordinal, membership) if self._due else ()
         sender_here = membership(event.sender) == "join"
@@ -165,6 +169,8 @@ class RoomEvaluator:
         named: AbstractSet[str] = frozenset()
         if self.local > sender_here:
             groups, named = self._judge_groups(event, sender_here), self._named(event, subscribers)
+            if is_automatic and sender_here:
+                named |= {event.sender}
         elif event.value(("type",)) == "m.room.member":
             named = event.named_users()  # no member to notify, but the event may invite one
         users = self._judge_users(event, named, groups, membership, subscribers) if named else ()

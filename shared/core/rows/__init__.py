@@ -6,9 +6,10 @@ A new field goes to the end and has a default. Readers ignore fields that they d
 from shared.core.rows.accounts import AccountDataRow, PushRulesRow, ReceiptRow, SessionRow, ThreadSubscriptionRow
 from shared.core.rows.devices import DeviceListRow, OneTimeKeyRow, ToDeviceRow
 from shared.core.rows.ephemeral import PresenceRow, TypingRow
-from shared.core.rows.events import EventRow, PushRedacted
+from shared.core.rows.events import NO_DEVICE, EventRow, PushRedacted
 
 __all__ = [
+    "NO_DEVICE",
     "AccountDataRow",
     "DeviceListRow",
     "EventRow",

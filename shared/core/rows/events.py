@@ -1,12 +1,16 @@
 """The rows of the stream `events`."""
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 #: What an event had counted before a redaction took it back: (ordinal of the event, thread_id, groups, users).
 #: groups: (group, notifies, highlights). users: (user id, notifies, highlights).
 PushRedacted: TypeAlias = tuple[int, str, tuple[tuple[int, int, int], ...], tuple[tuple[str, int, int], ...]]
+
+#: The `txn_device` of events that the server sends in a local user's name without a request of theirs: delayed events
+#: (their `txn_id` is the delay id) and memberships after a profile change. The user has read nothing by them.
+NO_DEVICE: Final = ""
 
 
 class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
@@ -33,7 +37,7 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=T
     #: The state event that this one replaced in the current state.
     replaces_nid: int | None
     redacted_by: int | None
-    #: The transaction id goes into `unsigned`, for this device of the sender only.
+    #: The transaction id goes into `unsigned`, for this device of the sender only. See `NO_DEVICE`.
     txn_device: str | None
     txn_id: str | None
     #: The PDU as canonical JSON.

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shared.core.rows import EventRow, PushRedacted
+from shared.core.rows import NO_DEVICE, EventRow, PushRedacted
 from shared.core.unread.counts import Count
 
 #: The event type with which servers tie forward extremities together. Clients ignore it. It is sent in a user's name,
@@ -35,6 +35,7 @@ class UnknownTotal(Exception):
 class CountedRow:
     """The counts of one event.
 
+    sender: the user who has read up to this event by sending it; "" if the server sent it for them.
     highlights: 0 or 1 for each group that the event notifies.
     totals: the running total of highlights after the event, for groups whose previous total is unknown.
     users: counts of single users on top of their group.
@@ -109,7 +110,7 @@ class CountedRows:
         counted = CountedRow(
             ordinal=row.ordinal,
             thread_id=row.thread_id,
-            sender=row.sender,
+            sender="" if row.txn_device == NO_DEVICE else row.sender,
             highlights={},
             totals={},
             users={user: Count(*count) for user, *count in row.push_users},

@@ -22,7 +22,9 @@ from shared.core.push_rules import (
 )
 from shared.core.push_rules.room_evaluator import RoomEvaluator
 from shared.core.rows import PushRulesRow
+from shared.core.unread import Count, CountedRows
 from shared.storage.push.totals_check import get_wrong_totals
+from shared.storage.push.unread import get_unread
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.graph_rig import BOB, CAROL, begin, deliver, forget_rooms, outcomes
 from tests.workers.event_persister.push_rig import (
@@ -465,3 +467,51 @@ async def test_rules_that_change_while_a_room_is_read(postgres: TestDatabase) ->
         await room.say(room.alice, "another bee")
         stored = await Stored.read(persister, room.room_id)
         assert stored.counted(last + 1, "", room.bob.user_id, joined=True) == (1, 1)
+
+
+async def test_only_what_users_send_themselves_marks_a_room_as_read(postgres_module: TestDatabase) -> None:
+    """Member events after a profile change and delayed events are sent for the user, who has read nothing by them."""
+    async with event_persister(postgres_module.dsn) as persister:
+        room = await Room.make(persister)
+        await room.say(room.alice, "hey", **mention(room.bob))
+        rows = await persister.timeline(room.room_id)
+
+        async def unread(user: User) -> Count:
+            end = len(await persister.timeline(room.room_id))
+            return (await get_unread(persister.foundation.database, user.user_id, rows[0]["room_nid"], end)).counts.get(
+                "", Count(0, 0)
+            )
+
+        async def say_for(user: User, delay_id: str) -> None:
+            path = f"/_skep/rooms/{quote(room.room_id, safe='')}/delayed_event"
+            event = {
+                "delay_id": delay_id,
+                "sender": user.user_id,
+                "type": "m.room.message",
+                "state_key": None,
+                "content": text("later"),
+                "again": True,  # the rig has no rate limiter
+            }
+            assert (await persister.internal("PUT", path, event)).json["event_id"]
+
+        assert await unread(room.bob) == Count(1, 1)
+        await say_for(room.bob, "first")
+        assert await unread(room.bob) == Count(1, 1)
+        assert await unread(room.carol) == Count(2, 0)
+        await persister.sql("INSERT INTO profiles VALUES ($1, 'displayname', '\"Bob\"')", room.bob.user_id)
+        path = f"/_skep/rooms/{quote(room.room_id, safe='')}/member_profile"
+        assert (await persister.internal("PUT", path, {"user_id": room.bob.user_id})).json["event_id"]
+        assert await unread(room.bob) == Count(1, 1)
+        # Rules under which the sender's own event would count otherwise than for their group.
+        await room.rules(room.bob, keyword("later"))
+        await say_for(room.bob, "second")
+        assert await unread(room.bob) == Count(1, 1)
+        await room.say(room.bob, "I am here")
+        assert await unread(room.bob) == Count(0, 0)
+        [first, *_] = [row for row in persister.bus.rows() if row.event_id == rows[-1]["event_id"]]
+        counted = CountedRows(first.ordinal - 1)
+        announced = [row for row in persister.bus.rows() if row.ordinal >= first.ordinal]
+        for row in announced:
+            counted.add(row, accepted=True)
+        own = [row.ordinal for row in counted.between(0, counted.last_ordinal) if row.sender == room.bob.user_id]
+        assert own == [announced[-1].ordinal]

@@ -28,10 +28,17 @@ AUTHORISED_VIA = "join_authorised_via_users_server"
 _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
 
 
-def member_draft(sender: str, target: str, membership: str, content: Mapping[str, Any]) -> Draft:
-    """Return the draft of a member event. content: further keys. Those that are None are left out."""
+def member_draft(
+    sender: str, target: str, membership: str, content: Mapping[str, Any], *, device: str | None = None
+) -> Draft:
+    """Return the draft of a member event.
+
+    content: further keys. Those that are None are left out.
+    device: NO_DEVICE if the server sends the event for the sender.
+    """
     filled = {key: value for key, value in content.items() if value is not None}
-    return Draft(sender=sender, type=MEMBER, state_key=target, content={**filled, "membership": membership})
+    whole = {**filled, "membership": membership}
+    return Draft(sender=sender, type=MEMBER, state_key=target, content=whole, device=device)
 
 
 class MemberChanges:

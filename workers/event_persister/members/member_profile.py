@@ -5,6 +5,7 @@ Spec: client-server API, "Profiles", "Events on Change of Profile Information".
 
 from replication.calls.rooms import SET_MEMBER_PROFILE, MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import not_found
+from shared.core.rows import NO_DEVICE
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles
 from workers.event_persister.members.member_changes import MEMBER, member_draft, same_json
@@ -39,7 +40,7 @@ class MemberProfileHandler:
                 return None
             dropped = ("displayname", "avatar_url", *_OF_THE_OCCASION)
             kept = {key: value for key, value in present.items() if key not in dropped}
-            draft = member_draft(user_id, user_id, "join", {**kept, **profile})
+            draft = member_draft(user_id, user_id, "join", {**kept, **profile}, device=NO_DEVICE)
             return (await self._writer.write(room, [draft]))[-1]
 
         absent = not_found("This room is not known here")

@@ -136,7 +136,7 @@ class RedactionTarget(NamedTuple):
 class Draft:
     """An event without its place in the room. It can be built again, on other previous events, if needed.
 
-    device, txn_id: shown to that device of the sender only. For a delayed event DELAYED_TXN_DEVICE and the delay id.
+    device, txn_id: shown to that device of the sender only. NO_DEVICE if the server sends the event for the sender.
     target: of a redaction.
     sticky_ms: how long it is sticky (MSC4354), or None if it is not.
     """

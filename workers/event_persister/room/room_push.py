@@ -16,6 +16,7 @@ from shared.core.events.relation import THREAD, Relation, relation_of
 from shared.core.push_rules import PushEvent, RuleSwitches, UserRules
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.push_rules.room_evaluator import RoomEvaluator
+from shared.core.rows import NO_DEVICE
 from shared.core.unread import DUMMY
 from workers.event_persister.room.drafts import BuiltEvent, EntryChange, StateEntry
 from workers.event_persister.room.thread_subscribers import ThreadSubscribers
@@ -226,11 +227,14 @@ class RoomPush:
             event.pdu, self.evaluator.room_id, self.evaluator.joined, levels, in_thread=bool(thread_id)
         )
         subscribers = self._subscribers.of(thread_id) if self._subscribers is not None and thread_id else ()
-        outcome = self.evaluator.evaluate(built.ordinal, push_event, thread_id, self._local_membership, subscribers)
+        is_automatic = built.device == NO_DEVICE or event.type == DUMMY
+        outcome = self.evaluator.evaluate(
+            built.ordinal, push_event, thread_id, self._local_membership, subscribers, is_automatic=is_automatic
+        )
         if outcome.groups or outcome.users:
             self._marked.clear()
         mark = (event.sender, thread_id)
-        if not event.sender.endswith(self._suffix) or event.type == DUMMY or mark in self._marked:
+        if not event.sender.endswith(self._suffix) or is_automatic or mark in self._marked:
             return outcome
         if len(self._marked) >= _MAX_MARKED:
             self._marked.clear()

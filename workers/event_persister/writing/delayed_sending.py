@@ -6,9 +6,10 @@ import msgspec
 import orjson
 
 from replication.calls.rooms import SEND_DELAYED_EVENT, DelayedEventAnswer, DelayedEventToSend
-from shared.core.delayed_events import DELAYED_TXN_DEVICE, sending_key
+from shared.core.delayed_events import sending_key
 from shared.core.errors import AuthRuleViolation, EventFormatError, MatrixError, RemoteServerError
 from shared.core.identifiers import UserId
+from shared.core.rows import NO_DEVICE
 from shared.http.endpoint import RateLimit
 from shared.http.errors_to_json import response_for
 from shared.http.request import Requester
@@ -50,7 +51,7 @@ class DelayedSending:
         account = await get_account(self._database, event.sender)
         user = Requester(UserId(event.sender), None, b"", account is not None and account.kind == "guest")
         content: dict[str, Any] = orjson.loads(bytes(event.content))
-        key, shown_to = sending_key(event.delay_id), (DELAYED_TXN_DEVICE, event.delay_id)
+        key, shown_to = sending_key(event.delay_id), (NO_DEVICE, event.delay_id)
         if not event.again:
             await self._limiter.check(RateLimit.MESSAGE, user, "")
 

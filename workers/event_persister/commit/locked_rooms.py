@@ -102,15 +102,15 @@ class LockedRooms:
             by_room.setdefault(write.room.room_nid, []).append(write)
         for room_nid, mine in by_room.items():
             rows = batch_of(mine[:_PROBED_WRITES], self._server_name)
-            apart = self._rooms.setdefault(room_nid, _LockedRoom(rows, now))
-            apart.rows, apart.trying = rows, False
+            waiting = self._rooms.setdefault(room_nid, _LockedRoom(rows, now))
+            waiting.rows, waiting.trying = rows, False
             if not seen:
-                apart.pause_s = min(max(2 * apart.pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-                apart.not_before = now + apart.pause_s
+                waiting.pause_s = min(max(2 * waiting.pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+                waiting.not_before = now + waiting.pause_s
             for write in mine:
-                self._append(apart, write)
+                self._append(waiting, write)
             if len(self._rooms) > _MAX_ROOMS:
-                self._fail(apart, "Too many rooms are locked in the database. Try again later")
+                self._fail(waiting, "Too many rooms are locked in the database. Try again later")
                 del self._rooms[room_nid]
         self._measure()
 
@@ -120,77 +120,79 @@ class LockedRooms:
             return list(writes)
         others = []
         for write in writes:
-            apart = self._rooms.get(write.room.room_nid)
-            if apart is None or apart.trying:
+            waiting = self._rooms.get(write.room.room_nid)
+            if waiting is None or waiting.trying:
                 others.append(write)
             elif write.built:
-                self._append(apart, write)
+                self._append(waiting, write)
         return others
 
-    def _append(self, apart: _LockedRoom, write: Write) -> None:
-        if not apart.writes:
-            apart.since = self._clock.monotonic_s()
-        apart.writes.append(write)
-        apart.events += len(write.built)
+    def _append(self, waiting: _LockedRoom, write: Write) -> None:
+        if not waiting.writes:
+            waiting.since = self._clock.monotonic_s()
+        waiting.writes.append(write)
+        waiting.events += len(write.built)
         self._events += len(write.built)
-        if apart.events > _MAX_EVENTS_OF_ROOM or self._events > _MAX_EVENTS:
-            self._fail(apart, "Too many events of this room wait to be stored. Try again later")
+        if waiting.events > _MAX_EVENTS_OF_ROOM or self._events > _MAX_EVENTS:
+            self._fail(waiting, "Too many events of this room wait to be stored. Try again later")
 
     async def probe(self) -> None:
         """Give up the rooms that waited for too long, and find those whose rows are free. Raises Unavailable."""
         now = self._clock.monotonic_s()
-        for room_nid, apart in list(self._rooms.items()):
-            if apart.trying:
+        for room_nid, waiting in list(self._rooms.items()):
+            if waiting.trying:
                 continue
-            if apart.writes and now - apart.since > GIVE_UP_AFTER_S:
-                self._fail(apart, "The room is locked in the database. Try again later")
-            elif not apart.writes and now - apart.since > _KNOWN_FOR_S:
+            if waiting.writes and now - waiting.since > GIVE_UP_AFTER_S:
+                self._fail(waiting, "The room is locked in the database. Try again later")
+            elif not waiting.writes and now - waiting.since > _KNOWN_FOR_S:
                 del self._rooms[room_nid]
         asked = {
-            room_nid: apart
-            for room_nid, apart in self._rooms.items()
-            if not apart.trying and now >= apart.not_before and room_nid not in self.free
+            room_nid: waiting
+            for room_nid, waiting in self._rooms.items()
+            if not waiting.trying and now >= waiting.not_before and room_nid not in self.free
         }
-        locked = await find_locked_rooms(self._database, [apart.rows for apart in asked.values()]) if asked else set()
-        for room_nid, apart in asked.items():
+        locked = (
+            await find_locked_rooms(self._database, [waiting.rows for waiting in asked.values()]) if asked else set()
+        )
+        for room_nid, waiting in asked.items():
             if room_nid in locked:
-                apart.not_before = now + min(_WAITED_PART * (now - apart.since), _LONGEST_LOOK_S)
-            elif not apart.trying:
+                waiting.not_before = now + min(_WAITED_PART * (now - waiting.since), _LONGEST_LOOK_S)
+            elif not waiting.trying:
                 self.free.append(room_nid)
         self._measure()
 
     def begin_try(self, room_nid: int) -> list[Write]:
         """Return the waiting writes of a room, in order, to be stored. Until `end_try` none of them are kept back."""
-        apart = self._rooms.get(room_nid)
-        if apart is None:
+        waiting = self._rooms.get(room_nid)
+        if waiting is None:
             return []
-        apart.trying = True
-        writes = list(apart.writes)
-        apart.writes.clear()
-        self._events -= apart.events
-        apart.events = 0
+        waiting.trying = True
+        writes = list(waiting.writes)
+        waiting.writes.clear()
+        self._events -= waiting.events
+        waiting.events = 0
         return writes
 
     def end_try(self, room_nid: int) -> None:
         """Forget the room unless it was set apart again."""
-        apart = self._rooms.get(room_nid)
-        if apart is not None and apart.trying:
+        waiting = self._rooms.get(room_nid)
+        if waiting is not None and waiting.trying:
             del self._rooms[room_nid]
         self._measure()
 
     def give_up_all(self) -> None:
         """Fail all writes that wait here."""
-        for apart in self._rooms.values():
-            self._fail(apart, "The server process is ending, and the room is locked in the database. Try again")
-        self._rooms = {room_nid: apart for room_nid, apart in self._rooms.items() if apart.trying}
+        for waiting in self._rooms.values():
+            self._fail(waiting, "The server process is ending, and the room is locked in the database. Try again")
+        self._rooms = {room_nid: waiting for room_nid, waiting in self._rooms.items() if waiting.trying}
         self.free.clear()
         self._measure()
 
-    def _fail(self, apart: _LockedRoom, why: str) -> None:
-        rooms = {write.room for write in apart.writes}
-        self._events -= apart.events
-        apart.writes.clear()
-        apart.events, apart.since = 0, self._clock.monotonic_s()
+    def _fail(self, waiting: _LockedRoom, why: str) -> None:
+        rooms = {write.room for write in waiting.writes}
+        self._events -= waiting.events
+        waiting.writes.clear()
+        waiting.events, waiting.since = 0, self._clock.monotonic_s()
         for room in rooms:
             if not room.lost or room.writes:
                 self._metrics.given_up.inc()

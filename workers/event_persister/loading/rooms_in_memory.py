@@ -25,8 +25,7 @@ from workers.event_persister.loading.push_rules import PushRules
 from workers.event_persister.room.drafts import Branch, Head, RoomChanged, StateEntry, StateKey
 from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room.event_forms import redacted
-from workers.event_persister.room.live_room import LiveRoom
-from workers.event_persister.room.recent_transactions import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS
+from workers.event_persister.room.live_room import MAX_TRANSACTIONS, TRANSACTIONS_KEPT_MS, LiveRoom
 from workers.event_persister.room.room_push import RoomPush
 from workers.event_persister.room.room_state import KEPT_TYPES, RoomState
 

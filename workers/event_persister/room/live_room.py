@@ -14,11 +14,13 @@ from shared.core.events import Event
 from shared.core.room_versions import RoomVersion
 from workers.event_persister.room.drafts import BuiltEvent, Draft, Head, NewRoom, RoomChanged, RoomLost
 from workers.event_persister.room.event_builder import EventBuilder, Identity
-from workers.event_persister.room.recent_transactions import RecentTransactions
 from workers.event_persister.room.room_push import RoomPush
 from workers.event_persister.room.room_state import RoomState
 from workers.event_persister.room.turns import PlacementTurns
 
+#: Transactions of clients that are kept per room. The database finds an older one when it is stored again.
+TRANSACTIONS_KEPT_MS = 3_600_000
+MAX_TRANSACTIONS = 5000
 _ROOM_BYTES = 2000
 _TRANSACTION_BYTES = 250
 
@@ -56,6 +58,20 @@ class Write:
             self.done.set_exception(error)
             # A client that went away leaves a future that is never read: that is no fault.
             self.done.exception()
+
+
+class RecentTransactions(dict[bytes, tuple[str, int]]):
+    """key -> (event id, time in ms)."""
+
+    def note(self, key: bytes, event_id: str, now_ms: int) -> None:
+        """Add a transaction that was just stored, and drop those beyond the limits of age and number."""
+        self[key] = (event_id, now_ms)
+        while True:  # insertion order is age
+            oldest = next(iter(self))
+            recent = self[oldest][1] >= now_ms - TRANSACTIONS_KEPT_MS
+            if recent and len(self) <= MAX_TRANSACTIONS:
+                return
+            del self[oldest]
 
 
 class LiveRoom:

@@ -1,4 +1,4 @@
-"""The ASGI types used here, and sending an answer with the headers that all answers have."""
+"""ASGI types, and sending of responses with the headers that all responses have."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,15 +17,15 @@ CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
     (b"access-control-allow-headers", b"X-Requested-With, Content-Type, Authorization"),
 )
-#: A client that takes nothing of a streamed answer for this long is cut off: its pieces occupy memory.
+#: A client that takes nothing of a streamed answer for this long is disconnected, since its pieces occupy memory.
 _STALLED_S = 30.0
 
 
 async def send_response(send: Send, response: Response, *, close: bool = False) -> None:
-    """Send an answer with the headers that all answers have.
+    """Send a response with the headers that all responses have.
 
-    close: the connection ends with this answer.
-    Raises what making a piece raises, and TimeoutError for a client that takes nothing: the connection then ends.
+    close: True to close the connection after this response.
+    Raises the errors of making a piece, and TimeoutError for a client that takes nothing. Then the connection ends.
     """
     headers = [(b"content-type", response.content_type), *CORS_HEADERS, *response.headers]
     if close:
@@ -39,7 +39,7 @@ async def send_response(send: Send, response: Response, *, close: bool = False) 
     async with aclosing(body):
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         async for piece in body:
-            # Waits while too much of the answer lies here for the client.
+            # Waits while too much of the answer is buffered for the client.
             async with asyncio.timeout(_STALLED_S):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

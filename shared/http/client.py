@@ -1,7 +1,7 @@
-"""Outgoing HTTP: Twisted's Agent with kept connections, as coroutines.
+"""Outgoing HTTP: Twisted's Agent with persistent connections, as coroutines.
 
-`HttpClient` is for calls between processes of the fleet and to services that the configuration names. What fetches
-addresses that users or other servers choose needs more (address checks), and has its own module.
+`HttpClient` is for calls between processes of the fleet, and to services named in the configuration. Requests to
+addresses that users or other servers choose need checks of the address, and have a module of their own.
 """
 
 import asyncio
@@ -30,16 +30,24 @@ class HttpResponse:
 
 
 class HttpClient:
-    """connections_per_host: kept alive and reused; max_body_bytes: a longer answer is an error."""
+    """An HTTP client.
+
+    connections_per_host: kept alive and reused.
+    max_body_bytes: a longer answer is an error.
+    """
 
     def __init__(
-        self, reactor: Any, *, connections_per_host: int = 16, connect_timeout_s: float = 2.0,
+        self,
+        reactor: Any,
+        *,
+        connections_per_host: int = 16,
+        connect_timeout_s: float = 2.0,
         max_body_bytes: int = 64 << 20,
-    ) -> None:  # fmt: skip
+    ) -> None:
         pool = HTTPConnectionPool(reactor, persistent=True)
         pool.maxPersistentPerHost = connections_per_host
         pool.cachedConnectionTimeout = 60
-        pool.retryAutomatically = False  # who calls knows what may be repeated
+        pool.retryAutomatically = False  # only the caller knows which requests may be repeated
         self._pool = pool
         self._agent = Agent(reactor, connectTimeout=connect_timeout_s, pool=pool)
         self._max_body_bytes = max_body_bytes
@@ -55,16 +63,18 @@ class HttpClient:
     ) -> HttpResponse:
         """Send one request and read the whole answer.
 
-        Raises RemoteServerError when the other side cannot be reached, breaks off, or takes longer than `timeout_s`.
+        Raises RemoteServerError if the server cannot be reached, disconnects, or takes longer than `timeout_s`.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 response = await to_future(
                     self._agent.request(
-                        method, url, Headers({name: [value] for name, value in headers.items()}),
+                        method,
+                        url,
+                        Headers({name: [value] for name, value in headers.items()}),
                         _BytesProducer(body) if body else None,
                     )
-                )  # fmt: skip
+                )
                 collected = _Collector(self._max_body_bytes)
                 response.deliverBody(collected)
                 answer = await to_future(collected.finished)
@@ -72,7 +82,7 @@ class HttpClient:
             raise RemoteServerError(f"no answer within {timeout_s:g} s") from error
         except RemoteServerError:
             raise
-        except Exception as error:  # Agent raises a family without a common base
+        except Exception as error:  # Agent's errors have no common base
             raise RemoteServerError(type(error).__name__) from error
         found = {name.lower(): values[-1] for name, values in response.headers.getAllRawHeaders()}
         return HttpResponse(response.code, found, answer)
@@ -92,13 +102,13 @@ class _BytesProducer:
         return defer.succeed(None)
 
     def pauseProducing(self) -> None:
-        """All is written at once: nothing to pause."""
+        """Do nothing: everything is written at once."""
 
     def resumeProducing(self) -> None:
-        """All is written at once: nothing to resume."""
+        """Do nothing: everything is written at once."""
 
     def stopProducing(self) -> None:
-        """All is written at once: nothing to stop."""
+        """Do nothing: everything is written at once."""
 
 
 class _Collector(Protocol):

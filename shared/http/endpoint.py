@@ -1,7 +1,7 @@
-"""Endpoints and pools as data: each is declared once, and everything that routes is made from the declarations.
+"""Endpoints and pools as data. Each is declared once, and all routing is made from the declarations.
 
-From these records come every worker's dispatch table, the haproxy configuration and its maps, `skep endpoints`,
-the metrics labels and the routing tests. Nothing here does I/O.
+These records give each worker's dispatch table, the haproxy configuration and its maps, `skep endpoints`, the metrics
+labels and the routing tests. Nothing here does I/O.
 """
 
 from dataclasses import dataclass, field
@@ -9,32 +9,32 @@ from enum import Enum
 
 
 class Auth(Enum):
-    """Who may call an endpoint."""
+    """The callers that an endpoint accepts."""
 
     NONE = "none"
-    OPTIONAL = "optional"  # a token is checked where one is sent
+    OPTIONAL = "optional"  # a token is checked if there is one
     ACCESS_TOKEN = "access token"  # noqa: S105 - a kind, not a secret
-    INTERNAL = "internal"  # another process of this fleet, with the fleet's secret; haproxy lets none in
+    INTERNAL = "internal"  # another process of this fleet, with the fleet's secret; haproxy blocks these endpoints
     SERVER = "server signature"  # X-Matrix (federation)
 
 
 class RoutingKey(Enum):
-    """What decides which process of the pool gets the request. Declared, never guessed from the path's look.
+    """The key that decides which process of the pool gets the request. It is declared, never guessed from the path.
 
-    The value names the path parameter where one is the key.
+    The value is the name of the path parameter, if the key is one.
     """
 
     NONE = ""  # any process of the pool
     ROOM = "roomId"  # the slot of the decoded room id -> its owner
-    ROOM_OR_ALIAS = "roomIdOrAlias"  # a room id as above; an alias: any process, which resolves and forwards
+    ROOM_OR_ALIAS = "roomIdOrAlias"  # a room id as above; for an alias any process, which resolves and forwards
     USER = "userId"  # the slot of the user id in the path -> its owner
-    TOKEN_USER = "token"  # noqa: S105 - the slot of whoever is asking: `user_id` in the query, else the token's hint
+    TOKEN_USER = "token"  # noqa: S105 - the slot of the requester: `user_id` in the query, else the token's hint
     ORIGIN = "origin"  # the sending server named in the X-Matrix header
     MEDIA = "mediaId"
 
 
 class RateLimit(Enum):
-    """Rate-limit classes; the numbers stand in the configuration."""
+    """The rate limit classes. Their limits are in the configuration."""
 
     NONE = "none"
     MESSAGE = "message"  # per user: events sent
@@ -51,7 +51,7 @@ class RateLimit(Enum):
 class Pool:
     """Processes of one worker type that serve the same endpoints with the same limits.
 
-    slot_kind: "rooms" or "users" where each slot has one owner; "" where any process may serve.
+    slot_kind: "rooms" or "users" if each slot has one owner, "" if any process may serve.
     """
 
     name: str
@@ -62,26 +62,26 @@ class Pool:
     server_timeout_s: float = 60.0
 
 
-#: Prefixes under which clients still call an endpoint, by the form of its template.
-#: `/_matrix/client/v3/...` -> also r0, v1 and `unstable`; old `api/v1` where the endpoint says so.
+#: The versions under which clients call an endpoint. `/_matrix/client/v3/...` is also called as r0, v1 and `unstable`,
+#: and as `api/v1` if the endpoint says so.
 CLIENT_V3 = ("v3", "r0", "v1", "unstable")
 CLIENT_V1 = ("v1", "unstable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One operation.
+    """One operation of the API.
 
-    name: unique, snake case, verb first; also the handler's name in `compose.py` and the metrics label.
-    methods: HTTP methods (OPTIONS is answered everywhere; HEAD is not offered).
-    path: template such as "/_matrix/client/{version}/rooms/{roomId}/send/{eventType}/{txnId}". "{version}" stands for
-        any of `versions`. A parameter matches one or more characters other than "/"; "{name?}" may be empty,
-        and when it is the last part, may be absent with its slash.
-    versions: what "{version}" may be; the first is the one that the spec writes.
-    api_v1: also served under "/_matrix/client/api/v1/..." (bots and bridges of old).
-    idempotent: haproxy may replay the request after a connection failed in the middle.
-    body_limit_bytes: larger bodies get 413 M_TOO_LARGE before they are read whole; None: the configuration's
-        `limits.max_body_bytes`.
+    name: unique, snake case, verb first; also the label in metrics.
+    method: the HTTP method. OPTIONS is answered everywhere; HEAD is not offered.
+    path: a template such as "/_matrix/client/{version}/rooms/{roomId}/send/{eventType}/{txnId}". "{version}" is any of
+        `versions`. A parameter matches one or more characters other than "/". "{name?}" may be empty and, as the last
+        part, may be missing with its slash.
+    versions: the values of "{version}"; the first is the one in the spec.
+    api_v1: True if also served under "/_matrix/client/api/v1/..." (for old bots and bridges).
+    idempotent: True if haproxy may replay the request after a connection failed half-way.
+    body_limit_bytes: larger bodies get 413 M_TOO_LARGE before they are read whole. None: `limits.max_body_bytes` of
+        the configuration.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Endpoint:
     api_v1: bool = False
     body_limit_bytes: int | None = None
     spec: str = ""
-    aliases: tuple[str, ...] = field(default=())  # further whole path templates
+    aliases: tuple[str, ...] = field(default=())  # more complete path templates
 
 
 def paths_of(endpoint: Endpoint) -> tuple[str, ...]:

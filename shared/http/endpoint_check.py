@@ -1,7 +1,4 @@
-"""What must hold between the declared endpoints and pools before anything is made from them.
-
-Pure: no I/O.
-"""
+"""Checks of the declared endpoints and pools, before anything is made from them. Pure: no I/O."""
 
 import re
 from collections import Counter, defaultdict
@@ -13,12 +10,12 @@ from shared.core.slots import SLOT_KINDS
 from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey, paths_of
 from shared.http.routing import PathShape, compile_path
 
-#: Where processes of one fleet call each other; haproxy lets nothing in there.
+#: The prefix of calls between processes of one fleet. haproxy blocks it.
 INTERNAL_PREFIX = "/_skep/"
 _METHODS = {"GET", "POST", "PUT", "DELETE", "PATCH"}
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
-#: The kind of slot that a routing key yields; keys that aren't named have none.
+#: The kind of slot that a routing key gives. Other keys give none.
 SLOT_KIND_OF_KEY = {
     RoutingKey.ROOM: "rooms",
     RoutingKey.ROOM_OR_ALIAS: "rooms",
@@ -31,10 +28,10 @@ _Shaped: TypeAlias = tuple[Endpoint, PathShape]
 
 
 def check_endpoints(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> None:
-    """Raise ValueError naming all mistakes, one a line: in a pool, in an endpoint, or between two endpoints.
+    """Raise ValueError naming all mistakes, one per line: in a pool, in an endpoint, or between two endpoints.
 
-    A literal part may stand where another endpoint has a parameter; the literal wins everywhere. Two
-    templates of which neither is the narrower one may not meet.
+    If one endpoint has a literal part where another has a parameter, the literal wins. Two templates must not match the
+    same path unless one of them is narrower.
     """
     mistakes = [*_pool_mistakes(pools)]
     names = Counter(endpoint.name for endpoint in endpoints)
@@ -42,7 +39,7 @@ def check_endpoints(endpoints: Sequence[Endpoint], pools: Sequence[Pool]) -> Non
     pool_by_name = {pool.name: pool for pool in pools}
     for endpoint in endpoints:
         mistakes += [f"endpoint {endpoint.name}: {text}" for text in _own_mistakes(endpoint, pool_by_name)]
-    if not mistakes:  # shapes exist only for paths that could be read
+    if not mistakes:  # only valid paths have shapes
         mistakes += _overlaps(endpoints)
     if mistakes:
         raise ValueError("\n".join(mistakes))
@@ -89,9 +86,9 @@ def _own_mistakes(endpoint: Endpoint, pools: dict[str, Pool]) -> Iterator[str]:
 
 
 def narrower_pairs(endpoints: Sequence[Endpoint]) -> set[tuple[str, str]]:
-    """Return (narrower, wider) names: wherever the first matches, the second would too, were it not for it.
+    """Return (narrower, wider) names: the second would match every request of the first, if it were tried first.
 
-    Whoever tries endpoints one after another has to try the narrower one first.
+    Code that tries endpoints one after another must try the narrower one first.
     """
     pairs: set[tuple[str, str]] = set()
     for one, other, relation, _, _ in _meetings(endpoints):
@@ -101,9 +98,7 @@ def narrower_pairs(endpoints: Sequence[Endpoint]) -> set[tuple[str, str]]:
 
 
 def _overlaps(endpoints: Sequence[Endpoint]) -> Iterator[str]:
-    """Yield a line for each two endpoints that some request could mean both of, without one being
-    narrower.
-    """
+    """Yield a line for each two endpoints that match the same request although neither is narrower."""
     found: set[tuple[str, str]] = set()
     for one, other, relation, shape, other_shape in _meetings(endpoints):
         if relation == "overlap" and (one.name, other.name) not in found:
@@ -114,15 +109,13 @@ def _overlaps(endpoints: Sequence[Endpoint]) -> Iterator[str]:
 def _meetings(
     endpoints: Sequence[Endpoint],
 ) -> Iterator[tuple[Endpoint, Endpoint, str, PathShape, PathShape]]:
-    """Yield two endpoints, how the first relates to the second, and the shapes in which a request could mean
-    both.
-    """
+    """Yield two endpoints, the relation of the first to the second, and the shapes in which both match a request."""
     for one, other, shape, other_shape in _neighbours(endpoints):
         if one.method != other.method:
             continue
         pairs = list(zip(shape.segments, other_shape.segments, strict=True))
         if any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            continue  # two different literals
+            continue  # different literals
         if any(b"" in pair and None in pair for pair in pairs):
             continue  # a parameter is never empty
         wider = any(a is None and b is not None for a, b in pairs)
@@ -132,9 +125,9 @@ def _meetings(
 
 
 def _neighbours(endpoints: Sequence[Endpoint]) -> Iterator[tuple[Endpoint, Endpoint, PathShape, PathShape]]:
-    """Yield the pairs worth comparing: equally long, the same first four parts where these are literal.
+    """Yield the pairs worth comparing: of equal length, with the same first four parts if these are literal.
 
-    Four parts reach past "/_matrix/client/v3/rooms": it keeps the number of pairs small.
+    Four parts reach beyond "/_matrix/client/v3/rooms", which keeps the number of pairs small.
     """
     groups: dict[tuple[int, tuple[bytes | None, ...]], list[_Shaped]] = defaultdict(list)
     early_parameter: dict[int, list[_Shaped]] = defaultdict(list)

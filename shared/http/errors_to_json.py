@@ -1,4 +1,4 @@
-"""The one place where our errors become answers. Nothing internal, and no stack trace, leaves the server."""
+"""Conversion of errors to responses. Internal details and stack traces never leave the server."""
 
 import logging
 import math
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def response_for(error: Exception) -> Response:
-    """Return the Matrix answer for an error. Spec: client-server API, "Standard error response".
+    """Return the Matrix response for an error. Spec: client-server API, "Standard error response".
 
-    A 429 carries `retry_after_ms` and `Retry-After` (whole seconds, rounded up); 503 carries `Retry-After`.
+    A 429 has `retry_after_ms` and `Retry-After` (whole seconds, rounded up); a 503 has `Retry-After`.
     """
     if isinstance(error, InteractiveAuthNeeded):
         return Response(orjson.dumps(error.body), 401)

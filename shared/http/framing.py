@@ -79,7 +79,7 @@ def _refusal(connection: ConnectionState, path: bytes, *, marked: bool) -> Matri
 
 
 class _Body:
-    """One request's body: notes whether it was read whole, and ends the connection with an answer that comes before."""
+    """One request's body. If the answer begins before the body was read whole, the connection ends with it."""
 
     def __init__(self, receive: Receive, send: Send, *, may_drain: bool) -> None:
         self._receive = receive

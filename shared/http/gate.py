@@ -1,9 +1,9 @@
-"""The door behind a process's listener. The listener stays; who serves behind it may end and be followed by another.
+"""The gate between a process's listener and its application. The listener stays when the application is replaced.
 
-A process that lost its lease drops what it held and joins anew, on the same port. In between, requests get 503 with
-Retry-After; those that were under way get it too, since what they would say comes from a memory that is void. Whoever
-serves is also asked at each answer, not by a timer, whether it may still speak: a process that was stopped and goes on
-learns of its lost lease only some time after the first requests.
+A process that lost its lease drops its state and rejoins the fleet, on the same port. In between, requests get 503 with
+Retry-After. Requests under way get it too, since their answers would come from memory that is void. The lease is also
+checked when an answer begins, since a process that was stopped and resumed learns of its lost lease only some time
+after the first requests.
 """
 
 import asyncio
@@ -60,16 +60,16 @@ class Gate:
 
     def __init__(self) -> None:
         self._behind: _Behind | None = None
-        #: When the last request came, by the loop's clock; pages of the process don't count.
+        #: The time of the last request, by the loop's clock, except requests for pages of the process.
         self.last_request_s = 0.0
 
     def open(self, application: AsgiApplication, may_answer: Callable[[], bool]) -> None:
-        """Let requests through from now on."""
+        """Pass requests to an application from now on."""
         self.close()
         self._behind = _Behind(application, may_answer)
 
     def close(self) -> None:
-        """Let nothing through any more, and break off what is under way."""
+        """Refuse requests from now on, and cancel those under way."""
         behind, self._behind = self._behind, None
         if behind is not None:
             behind.closed = True
@@ -81,7 +81,7 @@ class Gate:
             return
         behind = self._behind
         if scope["raw_path"] in PAGES:
-            # Of the process, not of its memory: they tell that it is not well.
+            # These pages are about the process, not its state, and work without an application.
             if behind is not None:
                 await behind.application(scope, receive, send)
             else:
@@ -100,7 +100,7 @@ class Gate:
             await behind.application(scope, receive, answer.send)
         except asyncio.CancelledError:
             if not behind.closed or answer.begun:
-                raise  # the client went away, or half an answer is out: the connection ends
+                raise  # the client disconnected, or half an answer is sent: the connection ends
             task.uncancel()
             await send_response(send, _not_now(_JOINING))
         finally:
@@ -108,7 +108,7 @@ class Gate:
 
 
 class _Answer:
-    """Asks once more, when the first byte is about to go, and swallows an answer that may not be given."""
+    """An answer that is checked again when its first byte is sent, and replaced if it must not be given."""
 
     def __init__(self, behind: _Behind, send: Send) -> None:
         self._behind = behind

@@ -87,7 +87,7 @@ class InternalCall(Generic[Takes, Returns]):
         try:
             return msgspec.json.decode(body, type=self.takes)
         except msgspec.MsgspecError as error:
-            raise bad_json(f"Not the body of {self.name}: {error}") from error
+            raise bad_json(f"The body does not fit {self.name}: {error}") from error
 
     def answer_of(self, response: HttpResponse) -> Returns:
         """Return the answer. Raises RemoteServerError for an error status and for an answer of another form."""

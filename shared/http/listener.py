@@ -12,21 +12,21 @@ from shared.http.asgi import CORS_HEADERS, AsgiApplication
 from shared.http.framing import ConnectionState, FramingGuard
 from shared.http.request import error_body
 
-#: After its last answer a connection still takes so much, for so long, and throws it away. Closed at once, it would
-#: reset a peer that is still sending, and a reset may overtake the answer (RFC 9112, section 9.6).
+#: After its last answer a connection still reads and drops this much, for this long. Closed at once, it would reset a
+#: peer that is still sending, and a reset may overtake the answer (RFC 9112, section 9.6).
 _LINGER_BYTES = 4 << 20
 _LINGER_S = 2.0
 
 
 class _LingeringTransport:
-    """A transport whose `close` ends our side first, and the whole connection when the peer has seen that."""
+    """A transport whose `close` ends the sending side first, and the connection when the peer has seen that."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._timer: asyncio.TimerHandle | None = None
         self._left = _LINGER_BYTES
         self.lingers = False
-        self.write = transport.write  # called for each answer: no detour
+        self.write = transport.write  # called for each answer, so without a detour
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -43,7 +43,7 @@ class _LingeringTransport:
         self._timer = asyncio.get_running_loop().call_later(_LINGER_S, self._transport.close)
 
     def discard(self, size: int) -> None:
-        """Count bytes that came after `close`."""
+        """Count bytes that arrived after `close`."""
         self._left -= size
         if self._left < 0:
             self._transport.close()
@@ -54,7 +54,7 @@ class _LingeringTransport:
 
 
 class _Connection(HttpToolsProtocol):
-    """A connection that refuses what is not HTTP/1.1 with a Matrix error that browsers may read."""
+    """A connection that answers anything but HTTP/1.1 with a Matrix error that browsers may read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._lingering = _LingeringTransport(transport)
@@ -84,7 +84,7 @@ class _Connection(HttpToolsProtocol):
 
 
 class HttpServer:
-    """The listener. `start` binds and serves; `drain` stops accepting, lets requests finish, then closes."""
+    """The listener. `start` binds and serves. `drain` stops accepting, lets requests finish, then closes."""
 
     def __init__(self, application: AsgiApplication, host: str, port: int) -> None:
         self._config = UvicornConfig(
@@ -97,7 +97,7 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            timeout_keep_alive=120,  # longer than haproxy's, which closes idle connections itself
+            timeout_keep_alive=120,  # longer than haproxy's timeout; haproxy closes idle connections itself
         )
         self._config.load()
         self._state = ServerState()
@@ -106,23 +106,25 @@ class HttpServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> str:
-        """Bind and listen; return "host:port" (port 0 is picked by the system)."""
+        """Bind and listen. Return "host:port" (the system picks a port for 0)."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: _Connection(self._config, self._state, {"connection": ConnectionState()}, loop),
-            self._host, self._port, backlog=2048,
-        )  # fmt: skip
+            self._host,
+            self._port,
+            backlog=2048,
+        )
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def drain(self, limit_s: float) -> None:
-        """Close idle connections at once, wait for the answers under way, at most `limit_s`."""
+        """Close idle connections at once, and wait for the answers under way, at most `limit_s`."""
         if self._server is not None:
             self._server.close()
         for connection in list(self._state.connections):
             connection.shutdown()
         deadline = asyncio.get_running_loop().time() + limit_s
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - nobody tells
+        while self._state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
         for connection in list(self._state.connections):
             if connection.transport is not None:

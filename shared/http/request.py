@@ -1,6 +1,6 @@
-"""What a handler gets and gives: one parsed request, one response.
+"""Requests and responses, as handlers get and return them.
 
-Bodies and queries are parsed into typed values here, once; wrong input leaves as the spec's errors.
+Bodies and queries are parsed into typed values here, once. Wrong input raises the spec's errors.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -18,7 +18,7 @@ from shared.http.endpoint import Endpoint
 
 T = TypeVar("T")
 
-#: Header of a request that another worker forwarded. The process answers, or says 421: it does not forward again.
+#: The header of a request that another worker forwarded. The process answers, or says 421; it does not forward again.
 FORWARDED = b"x-skep-forwarded"
 
 MAX_QUERY_FIELDS = 200
@@ -27,9 +27,11 @@ _MAX_COMPLAINT_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who is asking, as the token said.
+    """The authenticated sender of a request.
 
-    user_id: the acting user; device_id: None for tokens without one; token_hash: SHA-256 of the access token.
+    user_id: the acting user.
+    device_id: None for tokens without a device.
+    token_hash: the SHA-256 of the access token.
     """
 
     user_id: UserId
@@ -42,7 +44,7 @@ class Requester:
 def parse_query(raw: bytes) -> dict[str, list[str]]:
     """Return the values of each parameter of a query string. Raises ValueError.
 
-    As `urllib.parse.parse_qs`, which takes three times as long where little is percent-encoded.
+    The result is that of `urllib.parse.parse_qs`, which takes three times as long if little is percent-encoded.
     """
     fields = raw.decode("ascii").split("&")
     if len(fields) > MAX_QUERY_FIELDS:
@@ -61,13 +63,16 @@ def _decoded(text: str) -> str:
     return unquote(text, errors="strict") if "%" in text else text
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Request:
     """One HTTP request, matched to its endpoint.
 
-    params: path parameters, percent-decoded once; path: the raw path without query; headers: lower-case names, the
-    last value of each; body: whole, within the endpoint's limit; client_address: as the proxy saw it;
-    held_slot: (kind, slot) that stays ours until the request is answered.
+    path: the raw path without the query.
+    params: path parameters, percent-decoded once.
+    headers: lower-case names, with the last value of each.
+    body: whole, within the endpoint's limit.
+    client_address: as the proxy saw it.
+    held_slot: (kind, slot) that stays with this process until the request is answered.
     """
 
     endpoint: Endpoint
@@ -85,7 +90,7 @@ class Request:
 
     @property
     def user(self) -> Requester:
-        """The authenticated requester. Only for endpoints that demand a token."""
+        """The authenticated requester, for endpoints that require a token."""
         assert self.requester is not None, f"{self.endpoint.name} does not authenticate"
         return self.requester
 
@@ -109,7 +114,7 @@ class Request:
         return value
 
     def query_int(self, name: str, default: int, *, minimum: int = 0, maximum: int | None = None) -> int:
-        """A whole number; above `maximum` it is lowered to it, below `minimum` it is an error."""
+        """Return a whole number. It is lowered to `maximum`; below `minimum` it is an error."""
         text = self.query_text(name)
         if text is None:
             return default
@@ -138,7 +143,7 @@ class Request:
         return text
 
     def json_object(self, *, empty_ok: bool = False) -> dict[str, Any]:
-        """The body as a JSON object. Raises M_NOT_JSON, M_BAD_JSON. empty_ok: an absent body is `{}`."""
+        """Return the body as a JSON object. empty_ok: an absent body is `{}`. Raises M_NOT_JSON, M_BAD_JSON."""
         if empty_ok and not self.body:
             return {}
         value = decode_json(self.body)
@@ -147,21 +152,21 @@ class Request:
         return value
 
     def decode(self, type_: type[T], *, empty_ok: bool = False) -> T:
-        """The body as a typed value (a msgspec Struct). Raises M_NOT_JSON, M_BAD_JSON naming the field."""
+        """Return the body as a typed value (a msgspec Struct). Raises M_NOT_JSON, M_BAD_JSON naming the field."""
         return convert(self.json_object(empty_ok=empty_ok), type_)
 
 
 def convert(value: Any, type_: type[T]) -> T:
-    """Check a decoded JSON value against a type. Raises M_BAD_JSON naming what is wrong."""
+    """Return a decoded JSON value as a value of the type. Raises M_BAD_JSON naming the mistake."""
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        # msgspec repeats a value that is none of a Literal's, however long it is.
+        # msgspec quotes a value that is not one of a Literal's, however long it is.
         raise bad_json(str(error)[:_MAX_COMPLAINT_CHARS]) from error
 
 
 class Pieces(Protocol):
-    """A long answer on its way. aclose: called in the end, whether or not all of it was taken, or any."""
+    """The pieces of a long answer. aclose: called in the end, even if not all pieces were sent."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     async def aclose(self) -> None: ...
@@ -172,7 +177,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(slots=True)
 class Response:
-    """body: the encoded answer, or its pieces (a failure half-way breaks the connection)."""
+    """A response. body: encoded, or its pieces. A failure between pieces breaks the connection."""
 
     body: bytes | Pieces
     status: int = 200
@@ -184,7 +189,7 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 def json_response(value: Any, status: int = 200, headers: Headers = ()) -> Response:
-    """Encode a JSON answer. orjson.Fragment values are joined as they are."""
+    """Return a JSON response. orjson.Fragment values are inserted as they are."""
     return Response(orjson.dumps(value), status, headers)
 
 

@@ -1,11 +1,8 @@
-"""Which endpoint a request means, and which slot it belongs to: the worker's side of what haproxy decides.
+"""Matching of requests to endpoints and slots, as haproxy does it too.
 
-Matching is on the raw path, as it came: split at "/", literals compared byte for byte, each parameter
-percent-decoded once after that. So a room id with an encoded "/" stays one parameter, and "/%6detrics" is no
-way to spell "/metrics". haproxy matches the same raw bytes by rules made from the same templates
-(deploy/haproxy).
-
-Pure: no I/O.
+The raw path is matched as it came: split at "/", literals compared byte for byte, and then each parameter
+percent-decoded once. So a room id with an encoded "/" stays one parameter, and "/%6detrics" is not "/metrics". haproxy
+matches the same raw bytes by rules made from the same templates (deploy/haproxy). Pure: no I/O.
 """
 
 import re
@@ -19,17 +16,17 @@ from shared.core.slots import slot_of
 from shared.http.endpoint import Endpoint, RoutingKey, paths_of
 
 _PARAMETER = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)(\??)\}")
-#: What a literal part may hold: RFC 3986 unreserved characters and the harmless sub-delimiters.
+#: The characters of a literal part: RFC 3986 unreserved characters and the harmless sub-delimiters.
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]*")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class PathShape(NamedTuple):
-    """One way in which a template can be written on the wire.
+    """One form of a template on the wire.
 
-    segments: what stands between the slashes, without the empty part before the first; None for a parameter
-        of one or more bytes.
-    names: (parameter name, its index in `segments`), or -1 for an index where this shape leaves it out.
+    segments: the parts between the slashes, without the empty part before the first; None for a parameter of one or
+        more bytes.
+    names: (parameter name, its index in `segments`), with the index -1 if this shape leaves it out.
     """
 
     segments: tuple[bytes | None, ...]
@@ -37,14 +34,14 @@ class PathShape(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A request's endpoint and its path parameters, decoded; optional ones that are absent are ""."""
+    """A request's endpoint and its decoded path parameters. Absent optional parameters are ""."""
 
     endpoint: Endpoint
     params: dict[str, str]
 
 
 class WrongMethod(MatrixError):
-    """405: the path is known, but not with this method. allowed: those it has, for the `Allow` header."""
+    """405: the path is known, but not with this method. allowed: its methods, for the `Allow` header."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self.allowed = tuple(sorted(allowed))
@@ -52,10 +49,10 @@ class WrongMethod(MatrixError):
 
 
 def compile_path(template: str) -> tuple[PathShape, ...]:
-    """Return the shapes of a template with its version filled in, the fullest first.
+    """Return the shapes of a template with its version filled in, the longest first.
 
-    "{name?}" gives a shape with the parameter and one with an empty part; as the last part also one without
-    it and its slash. Raises ValueError for a template that is malformed or names a parameter twice.
+    "{name?}" gives a shape with the parameter and one with an empty part; as the last part also one without it and its
+    slash. Raises ValueError for a template that is malformed or names a parameter twice.
     """
     if not template.startswith("/"):
         raise ValueError(f"path {template!r} must begin with '/'")
@@ -81,7 +78,7 @@ def compile_path(template: str) -> tuple[PathShape, ...]:
 
 
 class _Node:
-    """A prefix of paths. routes: method -> what ends here."""
+    """A prefix of paths. routes: method -> the endpoint whose path ends here."""
 
     __slots__ = ("literals", "parameter", "routes")
 
@@ -92,10 +89,9 @@ class _Node:
 
 
 class RouteTable:
-    """The dispatch table of a worker, made once from its endpoints; a literal part goes before a parameter.
+    """The dispatch table of a worker, made once from its endpoints. A literal part takes precedence over a parameter.
 
-    A tree by path segments: finding a route costs a dictionary look-up per segment, whatever the number of
-    routes.
+    It is a tree by path segments. Finding a route costs one dictionary look-up per segment, for any number of routes.
     """
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
@@ -106,24 +102,24 @@ class RouteTable:
                     self._add(endpoint, shape)
 
     def match(self, method: str | bytes, raw_path: bytes) -> Match:
-        """Return the endpoint and decoded parameters of a request.
+        """Return the endpoint and the decoded parameters of a request.
 
-        raw_path: still percent-encoded, without the query. Raises MatrixError: M_UNRECOGNIZED 404 for an
-        unknown path, `WrongMethod` 405 for a known one, M_INVALID_PARAM 400 for a broken escape or what isn't
-        UTF-8.
+        raw_path: percent-encoded, without the query.
+        Raises MatrixError: M_UNRECOGNIZED 404 for an unknown path, `WrongMethod` 405 for a known one, M_INVALID_PARAM
+        400 for a broken escape or invalid UTF-8.
         """
         endpoint, params = self.locate(method, raw_path)
         return Match(endpoint, {name: decode_parameter(name, raw) for name, raw in params.items()})
 
     def locate(self, method: str | bytes, raw_path: bytes) -> tuple[Endpoint, dict[str, bytes]]:
-        """Like `match`, but with the parameters raw. Raises the same but M_INVALID_PARAM."""
+        """Return the endpoint and the raw parameters. Raises the errors of `match` except M_INVALID_PARAM."""
         verb = method if isinstance(method, str) else method.decode("latin-1")
         segments = raw_path.split(b"/")
-        if segments[0]:  # "*" or an authority: no path
+        if segments[0]:  # "*" or an authority, which is no path
             raise unrecognized()
         count = len(segments)
         allowed: set[str] = set()
-        other_ways: list[tuple[_Node, int]] = []  # where a parameter could be tried instead of the literal taken
+        other_ways: list[tuple[_Node, int]] = []  # parameters to try instead of a literal that was taken
         node: _Node | None = self._root
         depth = 1
         while True:
@@ -161,7 +157,7 @@ class RouteTable:
 
 
 def decode_parameter(name: str, raw: bytes) -> str:
-    """Percent-decode one path parameter, once. Raises M_INVALID_PARAM: a broken escape, invalid UTF-8."""
+    """Return one path parameter, percent-decoded once. Raises M_INVALID_PARAM for a broken escape or invalid UTF-8."""
     try:
         if b"%" not in raw:
             return raw.decode()
@@ -178,13 +174,14 @@ def routing_slot(
     query: bytes,
     authorization: bytes | None,
 ) -> int | None:
-    """Return the slot that haproxy computes for a request, or None where it has none: any process is right.
+    """Return the slot that haproxy computes for a request, or None if any process may serve it.
 
-    params: path parameters, as text decoded (`match`) or as bytes raw (`locate`). query: raw, without "?".
-    authorization: the `Authorization` header as sent (the last, should there be several).
+    params: path parameters, decoded as text (`match`) or raw as bytes (`locate`).
+    query: raw, without "?".
+    authorization: the `Authorization` header as sent (the last one if there are several).
 
-    The slot is of a room for ROOM and ROOM_OR_ALIAS, of a user for USER and TOKEN_USER. What can't be decoded
-    has no slot. That a user or token slot is right is not known before the token was looked up.
+    The slot is a room's for ROOM and ROOM_OR_ALIAS, a user's for USER and TOKEN_USER. A key that can't be decoded has
+    no slot. A slot from a token is confirmed only when the token has been looked up.
     """
     key = endpoint.routing_key
     if key is RoutingKey.TOKEN_USER:
@@ -210,15 +207,13 @@ def _slot_of_asking_user(query: bytes, authorization: bytes | None) -> int | Non
 
 
 def _bearer_token(authorization: bytes | None) -> bytes | None:
-    """The token of "Bearer TOKEN": any case, any number of spaces (RFC 7235, section 2.1)."""
+    """Return the token of "Bearer TOKEN": in any case, with any number of spaces (RFC 7235, section 2.1)."""
     words = [word for word in (authorization or b"").split(b" ") if word]
     return words[1] if len(words) > 1 and words[0].lower() == b"bearer" else None
 
 
 def _query_value(query: bytes, name: bytes) -> bytes | None:
-    """The first value of a query parameter, as haproxy's `url_param` finds it: raw names; "&", ";", "?"
-    separate.
-    """
+    """Return the first value of a query parameter, as haproxy's `url_param`: raw names, separated by "&", ";", "?"."""
     for part in re.split(rb"[&;?]", query):
         if part.startswith(name + b"="):
             return _decode(part[len(name) + 1 :].replace(b"+", b" "))
@@ -226,5 +221,5 @@ def _query_value(query: bytes, name: bytes) -> bytes | None:
 
 
 def _decode(raw: bytes) -> bytes | None:
-    """Percent-decode; None for a broken escape, where haproxy's `url_dec` finds no value either."""
+    """Return the percent-decoded bytes, or None for a broken escape, like haproxy's `url_dec`."""
     return None if _BROKEN_ESCAPE.search(raw) else unquote_to_bytes(raw)

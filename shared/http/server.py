@@ -1,8 +1,8 @@
-"""Every process's HTTP server: an ASGI application on uvicorn's httptools protocol, on the reactor's loop.
+"""The HTTP server of every process: an ASGI application on uvicorn's httptools protocol, on the reactor's loop.
 
-The order of things for one request: find the endpoint; read the body within its limit; authenticate; limit the rate;
-make sure that this process owns the slot (or pass the request on); call the handler; turn errors into Matrix errors;
-add CORS headers; count.
+For each request it finds the endpoint, reads the body within its limit, authenticates, applies the rate limit, makes
+sure that this process owns the slot (or forwards the request), calls the handler, turns errors into Matrix errors, adds
+CORS headers and counts.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from shared.runtime.context import request_id as request_id_var
 
 logger = logging.getLogger(__name__)
 
-#: Counted for requests whose client went away first; the number that proxies use for it.
+#: The status counted for requests whose client disconnected first. Proxies use this number.
 _NOT_ANSWERED = 499
-#: After so long before its handler's turn a request is authenticated again.
+#: A request that waited this long for its handler is authenticated again.
 _WAITED_LONG_S = 0.3
 
 
 class Authenticator(Protocol):
     async def authenticate(self, token: str | None, request: Request) -> Requester:
-        """Return who holds the token. Raises M_MISSING_TOKEN, M_UNKNOWN_TOKEN (401), ..."""
+        """Return the token's requester. Raises M_MISSING_TOKEN, M_UNKNOWN_TOKEN (401), ..."""
         ...
 
 
@@ -47,20 +47,22 @@ class RateLimiter(Protocol):
 
 class SlotRouter(Protocol):
     async def route(self, request: Request) -> Response | None:
-        """Return None when this process serves the request's slot, else the owner's answer."""
+        """Return None if this process serves the request's slot, else the owner's answer."""
         ...
 
     def served(self, request: Request) -> None:
-        """The request was answered here: its slot is held no longer."""
+        """Release the slot of a request that was answered here."""
         ...
 
 
 class Application:
     """The ASGI application of one process.
 
-    endpoints: the whole fleet's, so that an unknown path (404) and a wrong method (405) are told apart everywhere;
-    handlers: those that this process serves, by endpoint name; max_body_bytes: of requests whose endpoint names no
-    other limit. Raises ValueError when a handler has no endpoint.
+    endpoints: those of the whole fleet, so that every process distinguishes an unknown path (404) from a wrong method
+        (405).
+    handlers: of the endpoints that this process serves, by endpoint name.
+    max_body_bytes: for requests whose endpoint has no limit of its own.
+    Raises ValueError if a handler has no endpoint.
     """
 
     def __init__(
@@ -116,9 +118,16 @@ class Application:
                     raise unrecognized(f"This process does not serve {name}")
                 body = await _read_body(receive, headers, endpoint.body_limit_bytes or self._max_body_bytes)
                 request = Request(
-                    endpoint, method, path, scope["query_string"], match.params, headers, body,
-                    _client_address(headers, scope), identifier,
-                )  # fmt: skip
+                    endpoint=endpoint,
+                    method=method,
+                    path=path,
+                    raw_query=scope["query_string"],
+                    params=match.params,
+                    headers=headers,
+                    body=body,
+                    client_address=_client_address(headers, scope),
+                    request_id=identifier,
+                )
                 with tracing.request_span(name, headers):
                     response = await self._serve(request, handler)
             except (asyncio.CancelledError, _ClientGone) as error:
@@ -131,11 +140,11 @@ class Application:
         try:
             await send_response(send, response)
         except BaseException:
-            # Half an answer is out: uvicorn breaks the connection, so that nobody takes it for a whole one.
+            # Half an answer is sent. uvicorn breaks the connection, so that it is not taken for a whole one.
             self._metrics.finish(timer, name, method, _NOT_ANSWERED)
             raise
         self._metrics.finish(timer, name, method, response.status)
-        # The endpoint's name in place of the path: ids are nobody's business, and queries may hold tokens.
+        # The endpoint's name instead of the path, since ids are private and queries may contain tokens.
         logger.debug("%s %s answered with %d", method, name, response.status)
 
     async def _serve(self, request: Request, handler: Handler) -> Response:
@@ -144,7 +153,7 @@ class Application:
         if endpoint.auth is Auth.INTERNAL:
             given = request.headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self._internal_secret):
-                raise unrecognized()  # as if it were not there
+                raise unrecognized()  # as if the endpoint did not exist
         elif endpoint.auth in (Auth.ACCESS_TOKEN, Auth.OPTIONAL):
             token = access_token_of(request)
             if token is not None or endpoint.auth is Auth.ACCESS_TOKEN:
@@ -158,7 +167,7 @@ class Application:
             return elsewhere
         try:
             if request.requester is not None and time.monotonic() - began_s > _WAITED_LONG_S:
-                # The slot was on its way to us meanwhile: the token may have been ended.
+                # The slot was being moved to this process meanwhile, and the token may have been revoked.
                 request.requester = await self._authenticator.authenticate(access_token_of(request), request)
             return await handler(request)
         finally:
@@ -166,7 +175,7 @@ class Application:
 
 
 def access_token_of(request: Request) -> str | None:
-    """Return the access token of the header, or of the query (deprecated in the spec, still used)."""
+    """Return the access token from the header, or from the query (deprecated in the spec, still used)."""
     header = request.headers.get(b"authorization")
     if header is not None:
         scheme, _, token = header.decode("latin-1").partition(" ")
@@ -176,13 +185,13 @@ def access_token_of(request: Request) -> str | None:
 
 
 class _ClientGone(Exception):
-    """The client closed the connection before its request was whole."""
+    """The client disconnected before its request was complete."""
 
 
 async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> bytes:
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit_bytes:
-        raise MatrixError("M_TOO_LARGE", f"The body may have {limit_bytes} bytes at most", 413)
+        raise MatrixError("M_TOO_LARGE", f"The body must have at most {limit_bytes} bytes", 413)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -192,14 +201,14 @@ async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_byt
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise MatrixError("M_TOO_LARGE", f"The body may have {limit_bytes} bytes at most", 413)
+            raise MatrixError("M_TOO_LARGE", f"The body must have at most {limit_bytes} bytes", 413)
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _client_address(headers: Mapping[bytes, bytes], scope: Mapping[str, Any]) -> str:
-    # haproxy replaces what the outside sent, so the header is the truth behind it.
+    # haproxy replaces this header of the client's, so it can be trusted behind haproxy.
     forwarded = headers.get(b"x-forwarded-for")
     if forwarded:
         return forwarded.decode("latin-1").rpartition(",")[2].strip()

@@ -1,4 +1,4 @@
-"""Endpoints and their handlers in one place: the decorator `endpoint` declares the endpoint that a method serves.
+"""Declaration of endpoints on the methods that serve them, by the decorator `endpoint`.
 
     class Reports:
         @endpoint(
@@ -29,14 +29,14 @@ _MARK = "_endpoints"
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
-    """adapt: makes the handler from the bound method."""
+    """An endpoint declared on a method. adapt: makes the handler from the bound method."""
 
     endpoint: Endpoint
     adapt: Callable[[Any], Handler]
 
 
 def declare(method: Method, record: Endpoint, adapt: Callable[[Any], Handler]) -> Method:
-    """Note on a method that it serves an endpoint, and return the method. adapt: makes the handler from it."""
+    """Mark a method as serving an endpoint, and return the method. adapt: makes the handler from the bound method."""
     declared = getattr(method, _MARK, ())
     setattr(method, _MARK, (_Declared(record, adapt), *declared))
     return method
@@ -49,7 +49,7 @@ def _decorator_of(record: Callable[Fields, Endpoint]) -> Callable[Fields, Callab
     return decorator
 
 
-#: Declare the endpoint that a method serves. The arguments are the fields of `Endpoint`.
+#: Declares the endpoint that a method serves. The arguments are the fields of `Endpoint`.
 endpoint = _decorator_of(Endpoint)
 
 
@@ -59,7 +59,7 @@ def endpoints_of(*features: type) -> tuple[Endpoint, ...]:
 
 
 def handlers_of(*features: object) -> dict[str, Handler]:
-    """Return the handlers of these objects by endpoint name. Raises ValueError when two serve one endpoint."""
+    """Return the handlers of these objects by endpoint name. Raises ValueError if two serve one endpoint."""
     handlers: dict[str, Handler] = {}
     for feature in features:
         for name, declared in _declarations(type(feature)):

@@ -1,4 +1,4 @@
-"""What makes two requests the same transaction. Spec: client-server API, "Transaction identifiers"."""
+"""The identity of a client's transaction. Spec: client-server API, "Transaction identifiers"."""
 
 import hashlib
 
@@ -8,10 +8,10 @@ from shared.http.request import Request
 
 
 def transaction_key(request: Request) -> bytes:
-    """Return 32 bytes: the hash of user, device (or token where there is none), method and decoded path.
+    """Return the hash (32 bytes) of user, device (or token if there is none), method and decoded path.
 
-    The operation's name stands for the path's literals, so that `r0` and `v3` are one; room and event type are among
-    the parameters, so that the same id in two rooms is two requests.
+    The endpoint's name replaces the literals of the path, so that `r0` and `v3` are the same. Room and event type are
+    among the parameters, so that one id in two rooms means two transactions.
     """
     user = request.user
     parts = [

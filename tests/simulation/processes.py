@@ -84,7 +84,15 @@ class SimClock:
 def request_for(kind: str, key: str, method: str, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
     endpoint = ENDPOINTS[kind]
     return Request(
-        endpoint, method, f"/{kind}/{key}".encode(), b"", {endpoint.routing_key.value: key}, headers, body, "c", "r"
+        endpoint=endpoint,
+        method=method,
+        path=f"/{kind}/{key}".encode(),
+        raw_query=b"",
+        params={endpoint.routing_key.value: key},
+        headers=headers,
+        body=body,
+        client_address="c",
+        request_id="r",
     )
 
 

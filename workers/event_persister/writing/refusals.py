@@ -36,7 +36,7 @@ def check_content(event_type: str, content: Mapping[str, Any]) -> None:
 
 
 def check_state(room: LiveRoom, sender: str, event_type: str, content: Mapping[str, Any]) -> None:
-    """Raise M_INVALID_PARAM for state that nobody may ever set: the request is wrong, whatever the sender's power.
+    """Raise M_INVALID_PARAM for state that no user may ever set, whatever their power level.
 
     Only members learn who the creators are.
     """

@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 _PARTS = ("shared", "replication", "workers", "deploy", "load", "tests", "pyproject.toml", "README.md")
 _LIMIT_S = 120
 
+# The first test waits for all thirty runs of pytest.
+pytestmark = pytest.mark.timeout(30 * _LIMIT_S)
+
 
 def _evidence() -> dict[str, list[str]]:
     with (ROOT / "tests" / "duties.tsv").open(encoding="utf-8", newline="") as file:

@@ -5,16 +5,18 @@
 DATA ?= data
 CLIENT_PORT ?= 8008
 FEDERATION_PORT ?= 8448
+TEST_PROCESSES ?= 2
 export PYTHON
 
-.PHONY: help run test check soak docs install-embedded install-dev
+.PHONY: help run test test-fast check soak docs install-embedded install-dev
 
 help:
-	@echo 'make run     a whole fleet on this machine: DATA=$(DATA) CLIENT_PORT=$(CLIENT_PORT) FEDERATION_PORT=$(FEDERATION_PORT)'
-	@echo 'make test    every test, with real PostgreSQL, Redis and haproxy'
-	@echo 'make check   lint, format, types, import contracts, layout'
-	@echo 'make soak    the long forms of the tests'
-	@echo 'make docs    write the generated documents anew'
+	@echo 'make run        run a whole fleet on this machine: DATA=$(DATA) CLIENT_PORT=$(CLIENT_PORT) FEDERATION_PORT=$(FEDERATION_PORT)'
+	@echo 'make test       run all tests, with real PostgreSQL, Redis and haproxy, in $(TEST_PROCESSES) processes: TEST_PROCESSES=n'
+	@echo 'make test-fast  run the tests that need no fleet'
+	@echo 'make check      check lint, format, types, layers of imports and layout'
+	@echo 'make soak       run the long forms of the tests'
+	@echo 'make docs       write the generated documents'
 
 install-embedded:
 	@deploy/install.sh embedded
@@ -28,10 +30,13 @@ run: install-embedded
 	  --client-port "$(CLIENT_PORT)" --federation-port "$(FEDERATION_PORT)"
 
 test: install-dev
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n $(TEST_PROCESSES)
+
+test-fast: install-dev
+	@.venv/bin/python -m pytest -n $(TEST_PROCESSES) -m 'not soak and not fleet'
 
 soak: install-dev
-	@.venv/bin/python -m pytest -m soak
+	@.venv/bin/python -m pytest -m soak --timeout 7200
 
 check: install-dev
 	.venv/bin/python -m ruff check .

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fix_fleet import RunningFleet, run_shared_fleet
 from tests.fleet.jaeger_agent import JaegerAgent
 from tests.fleet.people import register
 
@@ -75,7 +75,7 @@ def limited_fleet(idle_jaeger_agent: JaegerAgent) -> Iterator[RunningFleet]:
 
 def _settled(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[RunningFleet]:
     """A fleet whose slots are dealt out: a 503 from then on is a fault, not the start."""
-    for fleet in run_fleet(settings):
+    for fleet in run_shared_fleet(settings):
         first = register(fleet, "first")
         end = time.monotonic() + 10
         while first.call("POST", "/createRoom", {}).status != 200:

@@ -20,6 +20,7 @@ from tests.fleet.people import CLIENT, Person, register
 from tests.fleet.raw_http import Answer, call
 
 _LATE_S = 2.0
+pytestmark = pytest.mark.fleet
 _LIMIT_S = 20.0
 _BITES_WITHIN_S = 1.0
 _SLACK_S = 0.5  # of a busy machine

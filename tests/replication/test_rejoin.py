@@ -27,6 +27,7 @@ from tests.fleet.raw_http import Answer, call, request_bytes
 from tests.replication.postgres_proxy import PostgresProxy, postgres_proxy
 from tests.room_checks import assert_rooms_agree
 
+pytestmark = pytest.mark.fleet
 _LIMIT_S = 20.0
 #: What section 9 allows a worker's slots, and as much again for a machine that is shared.
 _SERVES_AGAIN_S = 8.0

@@ -3,12 +3,12 @@
 from typing import Any
 
 import orjson
-from workers.federation_reader.own_keys import OwnKeys, get_server_version
 
 from shared.config.kinds import Secret
 from shared.config.sections import OldKey, Signing
 from shared.core.canonical_json import decode_unpadded
 from shared.core.signing.json_signatures import verify_json
+from workers.federation_reader.own_server import OwnServer
 
 _SEEDS = ("A" * 43, "B" * 42 + "A")
 
@@ -29,7 +29,7 @@ async def test_keys_are_signed_by_each_and_renewed() -> None:
     config = Signing(
         key=secret, old_keys=(OldKey(key_id="ed25519:old", public_key="C" * 43, expired_ms=5),), validity_s=3600
     )
-    keys = OwnKeys("example.org", config, clock)
+    keys = OwnServer("example.org", config, clock)
     nothing: Any = None
 
     async def get() -> dict[str, Any]:
@@ -53,6 +53,7 @@ async def test_keys_are_signed_by_each_and_renewed() -> None:
 
 async def test_version() -> None:
     nothing: Any = None
-    body = (await get_server_version(nothing)).body
+    server = OwnServer("example.org", Signing(key=Secret(f"ed25519 k_0 {_SEEDS[0]}")), _Clock())
+    body = (await server.get_server_version(nothing)).body
     assert isinstance(body, bytes)
     assert orjson.loads(body)["server"]["name"] == "Skep"

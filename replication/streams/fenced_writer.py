@@ -15,7 +15,14 @@ import asyncpg
 
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import FencedStatement
-from shared.storage.engine.pool import CLIENT_LIMIT_S, CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
+from shared.storage.engine.pool import (
+    CLIENT_LIMIT_S,
+    CONNECTION_ERRORS,
+    PASSING_ERRORS,
+    Connect,
+    Connection,
+    passing_as_unavailable,
+)
 from shared.storage.events.locked_rooms import limit_lock_wait
 from shared.storage.fleet.leases import is_writing
 
@@ -69,8 +76,9 @@ class FencedWriter:
         """Run one fenced statement and return its row.
 
         args: from $2 on. streams: those in which it may take positions.
-        Raises Fenced when nothing was, or for all we know may have been, written; asyncpg's errors of the statement
-        itself (a constraint, a lock time-out) come as they are: nothing was written then.
+        Raises Fenced when the outcome is unknown or the lease is lost. Raises NotWritten for a lock, a time limit or an
+        outage of the database. Other errors of asyncpg, such as a violated constraint, come as they are; nothing was
+        written then either.
         """
         floors: dict[str, int] = {}
         # In a task of its own: a caller that goes away must not leave a statement whose outcome nobody reads.
@@ -104,7 +112,7 @@ class FencedWriter:
             self._floors.append(floors)
             try:
                 self.statements += 1
-                with self._watched(conn):
+                with passing_as_unavailable(), self._watched(conn):
                     row = await conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s)
             except CONNECTION_ERRORS as error:
                 self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")

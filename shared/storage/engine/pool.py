@@ -5,6 +5,7 @@ LISTEN). asyncpg's errors end here and in the storage modules: callers see `Unav
 """
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from shared.core.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 Connection: TypeAlias = asyncpg.Connection
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]
@@ -30,6 +33,7 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.exceptions.CrashShutdownError,
     asyncpg.exceptions.TooManyConnectionsError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
+    asyncpg.InternalClientError,  # asyncpg lost track of the protocol, as when PostgreSQL dies in mid-answer
 )
 
 #: A lock or time limit, a deadlock: nothing was done, and the same statement may succeed later.
@@ -40,6 +44,27 @@ PASSING_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
+#: The database itself is in trouble (SQLSTATE classes 53, 57, 58, XX): a full disk, no memory, a failed read. Nothing
+#: was done, and the request is not to blame.
+OUTAGE_ERRORS: tuple[type[Exception], ...] = (
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.exceptions.PostgresSystemError,
+    asyncpg.exceptions.InternalServerError,
+)
+
+
+class NotWritten(Unavailable):
+    """A statement failed, and nothing was written. The same one may succeed later.
+
+    is_lock: True for a lock or a time limit, False for an outage of the database.
+    """
+
+    def __init__(self, message: str, *, is_lock: bool) -> None:
+        super().__init__(message)
+        self.is_lock = is_lock
+
+
 class Source(Protocol):
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]: ...
     async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None: ...
@@ -48,11 +73,19 @@ class Source(Protocol):
 
 @contextmanager
 def passing_as_unavailable() -> Iterator[None]:
-    """Turn PASSING_ERRORS of what is run inside into `Unavailable`, so that the client tries again."""
+    """Turn PASSING_ERRORS and OUTAGE_ERRORS of the body into `NotWritten`, so that the client tries again.
+
+    CONNECTION_ERRORS pass: the outcome is unknown then.
+    """
     try:
         yield
+    except CONNECTION_ERRORS:
+        raise
     except PASSING_ERRORS as error:
-        raise Unavailable("The database is too busy just now") from error
+        raise NotWritten("The database is too busy just now", is_lock=True) from error
+    except OUTAGE_ERRORS as error:
+        logger.error("The database failed: %s (SQLSTATE %s)", error, getattr(error, "sqlstate", "unknown"))
+        raise NotWritten("The database cannot do this just now", is_lock=False) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.fenced import FencedWrite
 from shared.storage.engine.parameters import array, columns, escape, unescape
-from shared.storage.engine.pool import Connection, Database
+from shared.storage.engine.pool import Connection, Database, NotWritten
 from shared.storage.events.statement import ACCEPTED, COMMIT_EVENTS, COMMIT_GRAPH, COMMIT_MESSAGES
 from shared.storage.push.counts import (
     StoredCounts,
@@ -151,14 +151,16 @@ class StoredBatch(NamedTuple):
 class StatementRefused(SkepError):
     """PostgreSQL refused the statement: nothing was written. One event of the batch may be the cause.
 
-    constraint: the violated constraint's name, "" for other reasons; passing: a lock or a time limit, so the same
-    statement may succeed later.
+    constraint: the violated constraint's name, "" for other reasons.
+    passing: True for a lock or a time limit, so that the same statement may succeed later.
+    outage: True if the database itself is in trouble, and no event is to blame.
     """
 
-    def __init__(self, constraint: str, passing: bool, message: str) -> None:
+    def __init__(self, constraint: str, message: str, *, passing: bool = False, outage: bool = False) -> None:
         super().__init__(message)
         self.constraint = constraint
         self.passing = passing
+        self.outage = outage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,13 +222,11 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
         args += _graph_args(batch)
     try:
         row = await write(statement, *args, streams=("events",))
+    except NotWritten as error:
+        raise StatementRefused("", str(error.__cause__), passing=error.is_lock, outage=not error.is_lock) from error
     except asyncpg.PostgresError as error:
-        passing = isinstance(
-            error,
-            asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError | asyncpg.DeadlockDetectedError,
-        )
         constraint = getattr(error, "constraint_name", None) or ""
-        raise StatementRefused(constraint, passing, f"{type(error).__name__} {constraint}") from error
+        raise StatementRefused(constraint, f"{type(error).__name__} {constraint}") from error
     positions: list[int] = row["positions"]
     # Readers take this writer's positions as the order of its events: anything else would reorder rooms for good.
     assert row["event_nids"] == args[1], "events were stored in another order"

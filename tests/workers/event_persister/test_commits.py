@@ -244,3 +244,28 @@ async def test_client_that_goes_away_does_not_undo(postgres: TestDatabase) -> No
         task.cancel()
         assert (await alice.send(room_id, "hello", "x1")).status == 200
         assert await _check_chain(persister, room_id) == ["hello"]
+
+
+_OUTAGE = """
+    CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'could not extend file: no space left' USING ERRCODE = '{}'; END $$;
+    CREATE TRIGGER fails BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION fail()
+"""
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "53200", "57000", "58030", "XX000", "XX001"])
+async def test_outage_of_the_database_asks_the_client_to_try_again(postgres: TestDatabase, sqlstate: str) -> None:
+    """A full disk is nobody's wrong request: 503 with Retry-After for all, and the rooms go on afterwards."""
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        rooms = [await alice.create_room() for _ in range(3)]
+        await persister.foundation.database.execute(_OUTAGE.format(sqlstate))
+        before = persister.foundation.writer.statements
+        answers = await asyncio.gather(*(alice.send(rooms[n % 3], f"lost {n}") for n in range(30)))
+        assert {answer.status for answer in answers} == {503}
+        assert persister.foundation.writer.statements - before <= 4, "nothing is halved: no event is to blame"
+        await persister.foundation.database.execute("DROP TRIGGER fails ON events")
+        answers = await asyncio.gather(*(alice.send(rooms[n % 3], f"kept {n}") for n in range(9)))
+        assert {answer.status for answer in answers} == {200}
+        for n, room_id in enumerate(rooms):
+            assert await _check_chain(persister, room_id) == [f"kept {m}" for m in range(n, 9, 3)]

@@ -191,7 +191,9 @@ class Committer:
             stored = await commit_events(self._write, batch)
         except StatementRefused as refused:
             self._metrics.refused.inc()
-            if refused.passing:
+            if refused.outage:
+                self._fail_in_outage(writes)
+            elif refused.passing:
                 await self._commit_unlocked(writes, batch, again)
             elif len(writes) == 1:
                 self._refused(writes[0], refused)
@@ -202,6 +204,12 @@ class Committer:
         self._metrics.batch_events.observe(len(stored.positions))
         self._metrics.events.inc(len(stored.positions))
         self._stored(writes, batch, stored)
+
+    def _fail_in_outage(self, writes: Sequence[Write]) -> None:
+        """Fail writes that the database cannot store now, whatever is in them. Their clients try again."""
+        for write in writes:
+            write.fail(Unavailable("The database cannot store anything just now"))
+            write.room.rebuild_after(write, self._clock.now_ms())
 
     async def _commit_halves(self, writes: Sequence[Write], again: bool) -> None:
         middle = len(writes) // 2

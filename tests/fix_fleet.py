@@ -36,6 +36,7 @@ class RunningFleet:
         self.directory = directory
         client_port, federation_port = pick_port("127.0.0.1"), pick_port("127.0.0.1")
         config = yaml.safe_load(development_yaml(client_port, federation_port))
+        config["user_directory"] = {"search_all_users": False}  # as in production
         for section, values in settings.items():
             config.setdefault(section, {}).update(values)
         write_secrets(directory)

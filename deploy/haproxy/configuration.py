@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from deploy.haproxy.error_pages import CORS_HEADERS, error_pages
 from deploy.haproxy.routes import fields_in_use
+from deploy.haproxy.welcome_page import FILE_NAME as WELCOME_FILE
 from shared.core.access_tokens import HINT_PATTERN
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool
@@ -28,6 +29,11 @@ PATTERN_MAP = "endpoints.map"
 #: Path prefixes of the server-server API, and those that both listeners serve.
 _FEDERATION_PATHS = ("/_matrix/federation/", "/_matrix/key/")
 _COMMON_PATHS = ("/.well-known/matrix/",)
+#: The probe of load balancers, on both listeners.
+PROBE_PATH = "/health"
+#: The worker types that must serve for a listener to be healthy.
+_CLIENT_WORKERS = ("client_api", "synchrotron", "event_persister")
+_FEDERATION_WORKERS = ("federation_reader",)
 #: Every process serves these to the fleet. From outside they do not exist.
 _INTERNAL_PATHS = ("/metrics", "/health", "/_skep")
 #: Above the longest answer. A former process has ended this long after a reload.
@@ -83,6 +89,8 @@ def render_haproxy_config(
             *_http1_only(inputs.client_tls_pem),
             *_log(inputs),
             *_preflight(),
+            *_probe(_CLIENT_WORKERS, pools),
+            *_welcome(),
             *_hide(_INTERNAL_PATHS if inputs.federation_on_client_port else (*_INTERNAL_PATHS, *_FEDERATION_PATHS)),
             *_rules(_fallback_route("client_api", pools), fields, pools),
         ]
@@ -94,6 +102,7 @@ def render_haproxy_config(
                 *_binds(inputs.federation_bind, inputs.federation_tls_pem),
                 *_http1_only(inputs.federation_tls_pem),
                 *_log(inputs),
+                *_probe(_FEDERATION_WORKERS, pools),
                 f"    http-request deny deny_status 404 unless {{ path_beg {' '.join(federation)} }}",
                 *_rules(_fallback_route("federation_reader", pools), fields, pools),
             ]
@@ -187,6 +196,26 @@ def _preflight() -> list[str]:
     """CORS pre-flight: "the server MUST NOT perform any logic" (client-server API, "Web browser clients")."""
     headers = "".join(f" hdr {name} {quoted(value)}" for name, value in CORS_HEADERS.items())
     return [f"    http-request return status 200 content-type application/json string {{}}{headers} if METH_OPTIONS"]
+
+
+def _probe(workers: Sequence[str], pools: Sequence[Pool]) -> list[str]:
+    """Answer `/health` for load balancers: 200 if each of these worker types has a process that serves, else 503."""
+    asked = f"if {{ path {PROBE_PATH} }}"
+    serving = " ".join(f"{{ nbsrv({pool_backend(pool.name)}) gt 0 }}" for pool in pools if pool.worker in workers)
+    return [
+        "    # the probe of load balancers",
+        f"    http-request return status 200 content-type application/json string {{}} {asked} {serving}",
+        f"    http-request deny deny_status 503 {asked}",
+    ]
+
+
+def _welcome() -> list[str]:
+    """Serve a page at `/`, for people. It loads nothing, and browsers must not let it."""
+    return [
+        f'    http-request return status 200 content-type "text/html; charset=utf-8" file {WELCOME_FILE}'
+        " hdr Content-Security-Policy \"default-src 'none'; style-src 'unsafe-inline'\""
+        " if { path / } { method GET HEAD } { req.ver 1.0 1.1 2.0 }",
+    ]
 
 
 def _hide(prefixes: Sequence[str]) -> list[str]:

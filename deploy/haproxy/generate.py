@@ -6,6 +6,7 @@ from pathlib import Path
 from deploy.haproxy.configuration import EXACT_MAP, PATTERN_MAP, HaproxyInputs, render_haproxy_config
 from deploy.haproxy.error_pages import error_pages
 from deploy.haproxy.routes import exact_map, pattern_map
+from deploy.haproxy.welcome_page import FILE_NAME, welcome_page
 from shared.core.slots import SLOTS
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.endpoint_check import check_endpoints
@@ -34,6 +35,7 @@ def haproxy_files(
     for name in (slot_map(kind) for kind in slot_pools(tuple(pools))):
         owners = dict(running.maps.get(name, ()))
         files[name] = "".join(f"{slot} {owners.get(str(slot), NO_BACKEND)}\n" for slot in range(SLOTS))
+    files[FILE_NAME] = welcome_page()
     files.update({f"errors/{status}.http": page for status, page in error_pages().items()})
     return files
 

@@ -1,4 +1,4 @@
-"""What happens before a local fleet starts: its configuration, its ports, and what an earlier one left behind."""
+"""Steps before a local fleet starts: its configuration, its ports, and the leftovers of an earlier one."""
 
 import contextlib
 import dataclasses
@@ -12,14 +12,15 @@ from pathlib import Path
 from deploy.local.data_directory import DataDirectory, leftovers
 from deploy.local.servers.unprivileged import CannotRunHere
 from shared.config.generate import development_yaml, write_secrets
+from shared.config.load import load_config, read_config
 from shared.config.sections import Config
 
 _LEFTOVER_LIMIT_S = 8.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the command line says. Ports: None leaves them to the configuration."""
+    """The command line of `skep up`. A port of None leaves it to the configuration."""
 
     data: Path
     config: Path | None = None
@@ -28,20 +29,20 @@ class Wanted:
 
 
 def say(line: str) -> None:
-    """Print one line with the time. A terminal that went away is no reason to stop."""
+    """Print one line with the time. A lost terminal is no reason to stop."""
     with contextlib.suppress(OSError):
         print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
 def end_leftovers(data: DataDirectory) -> None:
-    """End what a fleet left behind whose supervisor was killed; we hold the lock, so that one is gone."""
+    """End the processes of a fleet whose supervisor was killed. We hold the lock, so it does not run any more."""
     record = data.read_fleet()
     if record is None:
         return
     remaining = leftovers(record.processes)
     if remaining:
-        say(f"ending {len(remaining)} processes that an earlier `skep up` left behind")
-    # PostgreSQL last, so that workers can still hand over and say good-bye.
+        say(f"ending {len(remaining)} processes that an earlier `skep up` left running")
+    # PostgreSQL last, so that workers can still hand over and leave.
     for servers in (False, True):
         group = [each for each in remaining if (each.type in ("postgres", "redis")) == servers]
         end = time.monotonic() + _LEFTOVER_LIMIT_S
@@ -56,14 +57,29 @@ def end_leftovers(data: DataDirectory) -> None:
     data.fleet_file.unlink(missing_ok=True)
 
 
-def development_config(data: DataDirectory, wanted: Wanted) -> Path:
-    path = data.path / "skep.yaml"
-    if not path.exists():
-        write_secrets(data.path)
-        text = development_yaml(wanted.client_port or 8008, wanted.federation_port or 8448)
-        data.write_private(path, text)
-        say(f"wrote {path}: for trying and developing only, everyone on this machine can register")
-    return path
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartingConfig:
+    """The configuration of a start.
+
+    unwritten: the text of a new development configuration, which is written to `path` once the fleet has started. A
+        start that fails leaves none, so that the next one may choose other ports, and with them another name.
+    """
+
+    config: Config
+    path: Path
+    unwritten: str | None = None
+
+
+def starting_config(data: DataDirectory, wanted: Wanted) -> StartingConfig:
+    """Return the configuration with the command line's ports. Raises ConfigurationError, CannotRunHere."""
+    path = wanted.config or data.path / "skep.yaml"
+    if wanted.config is not None or path.exists():
+        return StartingConfig(config=with_command_line(load_config(path), wanted), path=path)
+    client_port, federation_port = wanted.client_port or 8008, wanted.federation_port or 8448
+    _check_two_ports(client_port, federation_port)
+    write_secrets(data.path)
+    text = development_yaml(client_port, federation_port)
+    return StartingConfig(config=read_config(text, path, os.environ), path=path, unwritten=text)
 
 
 def with_command_line(config: Config, wanted: Wanted) -> Config:
@@ -80,11 +96,20 @@ def with_command_line(config: Config, wanted: Wanted) -> Config:
     return dataclasses.replace(config, listeners=listeners, public_base_url=public_base_url)
 
 
-def check_ports(config: Config, ours: frozenset[tuple[str, int]] = frozenset()) -> None:
-    """Raise CannotRunHere when a port that people know of is taken, before anything is started.
+def _check_two_ports(client_port: int, federation_port: int) -> None:
+    if client_port == federation_port:
+        raise CannotRunHere(
+            f"Port {client_port} is named for clients and for other servers. Name two with --client-port and"
+            " --federation-port (with make: CLIENT_PORT=... FEDERATION_PORT=...)."
+        )
 
-    ours: addresses at which our own haproxy listens already.
+
+def check_ports(config: Config, ours: frozenset[tuple[str, int]] = frozenset()) -> None:
+    """Raise CannotRunHere if a public port is taken, before anything starts.
+
+    ours: addresses of our own running haproxy.
     """
+    _check_two_ports(config.listeners.client.port, config.listeners.federation.port)
     for option, listener in (
         ("--client-port", config.listeners.client),
         ("--federation-port", config.listeners.federation),
@@ -101,3 +126,25 @@ def check_ports(config: Config, ours: frozenset[tuple[str, int]] = frozenset()) 
                     f"Port {listener.port} on {listener.host} cannot be used ({error.strerror}). Name another one"
                     f" with {option} (with make: {option[2:].replace('-', '_').upper()}=...)."
                 ) from None
+
+
+def name_notes(config: Config) -> list[str]:
+    """Return sentences about a loopback server name that clients or other servers misunderstand."""
+    host, colon, port = config.server_name.rpartition(":")
+    if not colon:
+        host, port = config.server_name, "8448"
+    if host not in ("localhost", "127.0.0.1", "[::1]"):
+        return []
+    notes = []
+    if colon:
+        notes.append(
+            f"The server's name has a port. Some clients cut it off: give them the address"
+            f" {config.public_base_url}, and the user name alone (alice)."
+        )
+    if int(port) != config.listeners.federation.port and config.federation.enabled:
+        notes.append(
+            f"Other servers look for {config.server_name} at port {port}, but it is served at port"
+            f" {config.listeners.federation.port}. A name cannot change: use --federation-port {port}, or another"
+            " --data directory."
+        )
+    return notes

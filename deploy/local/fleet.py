@@ -1,7 +1,7 @@
-"""`skep up`: a whole fleet on this machine. Reads from top to bottom: what is done, in order.
+"""`skep up`: a whole fleet on this machine. The steps are in the order of the file.
 
-The parent stays free of threads, loops and connections (workers are forked from it); what needs the database
-runs in short-lived children.
+The parent has no threads, loops or connections, since workers are forked from it. Work that needs the database is done
+in short-lived children.
 """
 
 import contextlib
@@ -13,20 +13,22 @@ import resource
 import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.database_tasks import fence_dead_process, run_migrations
+from deploy.haproxy.welcome_page import NOT_THERE_YET, OTHER_DEVICES
 from deploy.local.adoption import Former, former_fleet, release_of, servers_of
 from deploy.local.before_start import (
     Wanted,
     check_ports,
-    development_config,
     end_leftovers,
+    name_notes,
     say,
-    with_command_line,
+    starting_config,
 )
 from deploy.local.children import Child, Handle, fork_child
 from deploy.local.data_directory import DataDirectory, FleetRecord, ProcessRecord, leftovers
@@ -46,12 +48,11 @@ from deploy.local.servers.redis import prepare_redis, redis_program
 from deploy.local.servers.unprivileged import CannotRunHere
 from deploy.local.supervisor import Supervisor
 from shared.config.addresses import database_dsn_without_password, database_is_named, redis_is_named
-from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.config.writing import effective_yaml
 from shared.http.endpoint import Endpoint, Pool
 
-#: Who ends when, and how many seconds each group may take: below 10 s together.
+#: The groups of processes in the order of their end, with the time limit of each in seconds: below 10 s together.
 _STOP_ORDER: tuple[tuple[Callable[[Child], bool], float], ...] = (
     (lambda child: child.type == "haproxy", 0.5),
     (lambda child: child.is_worker, 6.0),
@@ -59,17 +60,17 @@ _STOP_ORDER: tuple[tuple[Callable[[Child], bool], float], ...] = (
     (lambda child: child.type == "postgres", 2.0),
 )
 _READY_LIMIT_S = 60.0
-#: Of a worker that is replaced: from the end of its drain limit until its successor is ready.
+#: Seconds from the drain limit of a worker that is replaced until its successor is ready.
 _REPLACE_LIMIT_S = 20.0
 
 RunWorker = Callable[[str, str, Config, int], int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
     """The parts of Skep that run in the fleet's processes.
 
-    run_worker(type, name, config, listen_port): runs a worker in a child, returns its exit code.
+    run_worker(type, name, config, listen_port): runs a worker in a child and returns its exit code.
     modules: imported before the first fork.
     """
 
@@ -80,24 +81,26 @@ class Code:
 
 
 def run_fleet(wanted: Wanted, code: Code) -> int:
-    """Start a fleet, stay until told to stop, end all of it; return the exit code.
+    """Start a fleet, wait for a signal, stop all of it; return the exit code.
 
-    Raises CannotRunHere and ConfigurationError before anything is left running.
+    Raises CannotRunHere and ConfigurationError. Nothing is left running then.
     """
     began = time.monotonic()
     data = DataDirectory(wanted.data)
     lock = data.lock()
-    config_path = wanted.config or development_config(data, wanted)
-    config = with_command_line(load_config(config_path), wanted)
-    former = former_fleet(data, config)
+    starting = starting_config(data, wanted)
+    former = former_fleet(data, starting.config)
     if former is None:
         end_leftovers(data)
-    check_ports(config, former.listening() if former else frozenset())
-    fleet = _Fleet(data, config, code, lock, former)
+    check_ports(starting.config, former.listening() if former else frozenset())
+    fleet = _Fleet(data, starting.config, code, lock, former)
     fleet.supervisor.listen_for_signals()
     preload(code.modules)
     try:
         if fleet.start():
+            if starting.unwritten is not None:
+                data.write_private(starting.path, starting.unwritten)
+                say(f"wrote {starting.path}: for development only, everyone on this machine can register")
             say(f"ready after {time.monotonic() - began:.1f} s")
             print(fleet.greeting(), flush=True)
             fleet.supervisor.supervise()
@@ -113,7 +116,7 @@ class _Fleet:
         self._data = data
         self._config = config
         self._former = former
-        # Not told before all run it: who is killed while he replaces workers must not leave a mixture that looks done.
+        # Recorded once all processes run it: a parent killed while it replaces workers must not look done.
         self._release = ""
         self._release_wanted, self._servers = release_of(config), servers_of(config)
         self._code = code
@@ -126,7 +129,7 @@ class _Fleet:
         )
 
     def start(self) -> bool:
-        """Start everything and wait until it answers; False when asked to stop meanwhile."""
+        """Start everything and wait until it answers; False if asked to stop meanwhile."""
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
         self._start_servers()
@@ -164,10 +167,11 @@ class _Fleet:
         say(f"all stopped after {time.monotonic() - began:.1f} s")
 
     def greeting(self) -> str:
-        """Return what an operator wants to know first."""
+        """Return the first information for the operator."""
         skep = _this_command()
         config = self._data.effective_config
         record = self._record()
+        notes = (NOT_THERE_YET, OTHER_DEVICES, *name_notes(self._config))
         lines = [
             "",
             f"  Skep is running as {self._config.server_name}",
@@ -179,15 +183,17 @@ class _Fleet:
             *(f"  {each.name:<22}{each.address}  (pid {each.pid})" for each in record.processes[1:]),
             "",
             "  make a user:   " + _command(skep, "user", "register", "--config", config, "alice"),
-            "  look inside:   " + _command(skep, "status", "--config", config),
+            "  show status:   " + _command(skep, "status", "--config", config),
             "  add a worker:  " + _command(skep, "worker", "synchrotron", "--config", config),
             "  stop:          Ctrl-C",
+            "",
+            *(line for text in notes for line in _wrapped(text)),
             "",
         ]
         return "\n".join(lines)
 
     def _start_servers(self) -> None:
-        """Start PostgreSQL and Redis where the configuration names none."""
+        """Start PostgreSQL and Redis if the configuration names none."""
         if not database_is_named(self._config.database):
             if not (self._data.path / "postgres").exists():
                 say("making the database (once)")
@@ -208,7 +214,7 @@ class _Fleet:
             self._start_program(program)
 
     def _start_haproxy(self) -> None:
-        """Start haproxy, unless the one that runs has the configuration that we would give it."""
+        """Start haproxy, unless the running one has the same configuration."""
         running = None if self._former is None else self._former.handle("haproxy")
         if running is not None and self._former is not None and self._former.same:
             self._start_program(haproxy_program(self._config, self._data.run))
@@ -220,7 +226,7 @@ class _Fleet:
         self._start_program(program, adopt=False)
 
     def _start_program(self, program: Program, *, adopt: bool = True) -> None:
-        """Start a program and wait until it answers; adopt: unless a former fleet left it running."""
+        """Start a program and wait until it answers. adopt: True to keep the one of a former fleet instead."""
         log = self._data.log_of(program.name)
         process = None
 
@@ -249,7 +255,7 @@ class _Fleet:
         say(f"{program.name} is ready at {program.address}")
 
     def _start_worker(self, worker_type: str, name: str) -> Child | None:
-        """Start a worker, or adopt the one that a former fleet left; return it in that case."""
+        """Start a worker, or adopt the one of a former fleet and return it."""
         log = self._data.log_of(name)
         host = self._config.workers.listen_host
 
@@ -268,7 +274,7 @@ class _Fleet:
         return child
 
     def _replace(self, child: Child) -> bool:
-        """Let an adopted worker drain and end, and start it anew; False when asked to stop meanwhile."""
+        """Let an adopted worker drain and end, and start its successor; False if asked to stop meanwhile."""
         former = child.handle
         if former is None:
             return True
@@ -282,12 +288,12 @@ class _Fleet:
         return self.supervisor.wait_until(replaced, limit_s, f"{child.name} is not replaced")
 
     def _end_others(self, names: Container[str]) -> None:
-        """Let those workers of the former fleet go that the configuration has no more."""
+        """End the workers of the former fleet that the configuration does not have any more."""
         assert self._former is not None
         for name, record in self._former.processes.items():
             handle = self._former.handle(name)
             if record.type in self._config.fleet.counts() and name not in names and handle is not None:
-                say(f"{name} is not wanted any more and ends")
+                say(f"{name} is not in the configuration any more, and ends")
                 handle.send_signal(signal.SIGTERM)
 
     def _migrate(self) -> None:
@@ -315,7 +321,7 @@ class _Fleet:
         self._config = dataclasses.replace(self._config, listeners=listeners)
 
     def _everything_answers(self) -> bool:
-        """Each worker says that it is ready, haproxy knows all it should, and answers a client's question."""
+        """Tell whether each worker is ready, haproxy knows all of them, and a client gets an answer."""
         workers = [each for each in self.supervisor.records() if each.type in self._config.fleet.counts()]
         expected = sum(self._config.fleet.counts().values())
         if len(workers) < expected or not all(_answers(each.address, "/health/ready") for each in workers):
@@ -331,7 +337,7 @@ class _Fleet:
         return _answers(f"{_reachable(client.host)}:{client.port}", "/_matrix/client/versions")
 
     def _processes(self) -> tuple[ProcessRecord, ...]:
-        """Return ours, and those of the former fleet that are neither adopted nor gone yet."""
+        """Return our processes, and those of the former fleet that are neither adopted nor ended."""
         ours = self.supervisor.records()
         names = {each.name for each in ours}
         former = () if self._former is None else leftovers(tuple(self._former.processes.values()))
@@ -370,12 +376,16 @@ def _answers(address: str, path: str) -> bool:
 
 
 def _this_command() -> str:
-    """Return how `skep` is called from where the operator stands: it is seldom on the PATH."""
+    """Return the command for `skep` in the operator's directory, since it is seldom on the PATH."""
     script = Path(sys.executable).parent / "skep"
     if not script.exists():
         return "skep"
     here = Path.cwd()
     return str(script.relative_to(here)) if script.is_relative_to(here) else str(script)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _reachable(host: str) -> str:

@@ -1,14 +1,13 @@
 """Shows warnings and errors of the children's log files on the terminal.
 
-Children write their files themselves and we read along: a pipe through us would break them if we died.
+Children write their files themselves, and we read them: a pipe through us would break them if we died.
 """
 
 import re
 from pathlib import Path
 
-#: Level words where our two log formats and PostgreSQL's, Redis' and haproxy's have them. What a client did
-# wrong
-#: is an ERROR to PostgreSQL, so only its FATAL and PANIC count; haproxy also warns of servers that come up.
+#: The levels of our two log formats, and of PostgreSQL, Redis and haproxy. PostgreSQL logs an ERROR for each failed
+#: statement of a client, so only its FATAL and PANIC count. haproxy also warns of servers that come up.
 _NOTEWORTHY = re.compile(
     r'"level":"(WARNING|ERROR|CRITICAL)"'
     r"|^\S+ \S+ (WARNING|ERROR|CRITICAL) "
@@ -16,13 +15,20 @@ _NOTEWORTHY = re.compile(
     r"|^\[ALERT\]"
     r"|^\[WARNING\].* (DOWN|no server available)"
 )
+#: Lines of these levels that are part of normal work, when a process drains, restarts or stops: the supervisor has a
+#: line of its own then. A slot's backend (`rooms_7`) is often empty, and its pool's takes its requests.
+_ROUTINE = re.compile(
+    r"FATAL:  (connection to client lost|terminating connection due to|the database system is)"
+    r"|\b(backend|proxy) '?[a-z]+_\d+'? has no server available"
+    r"|\bis going DOWN for maintenance\b"
+)
 _MOST_AT_ONCE = 10
 _LONGEST_LINE = 400
 _MOST_BYTES_AT_ONCE = 1 << 20
 
 
 class LogEcho:
-    """Remembers how far each file was read; begins at its present end."""
+    """The position in each log file, at first its end."""
 
     def __init__(self) -> None:
         self._offsets: dict[Path, int] = {}
@@ -31,7 +37,7 @@ class LogEcho:
         self._offsets[log] = log.stat().st_size if log.exists() else 0
 
     def new_lines(self) -> list[str]:
-        """Return what is noteworthy since the last call, a few lines for each file at most."""
+        """Return the notable lines since the last call, a few for each file at most."""
         return [line for log in self._offsets for line in self._new_lines_of(log)]
 
     def _new_lines_of(self, log: Path) -> list[str]:
@@ -41,7 +47,7 @@ class LogEcho:
             return []
         offset = self._offsets[log]
         if size < offset:
-            offset = 0  # somebody rotated or emptied it
+            offset = 0  # it was rotated or emptied
         if size == offset:
             return []
         if size - offset > _MOST_BYTES_AT_ONCE:
@@ -49,12 +55,12 @@ class LogEcho:
         with log.open("rb") as file:
             file.seek(offset)
             block = file.read(size - offset)
-        complete = block[: block.rfind(b"\n") + 1]  # the rest of a line comes with the next look
+        complete = block[: block.rfind(b"\n") + 1]  # the rest of a line is read at the next call
         self._offsets[log] = offset + len(complete)
         found = [
             line[:_LONGEST_LINE]
             for line in complete.decode("utf-8", "replace").splitlines()
-            if _NOTEWORTHY.search(line)
+            if _NOTEWORTHY.search(line) and not _ROUTINE.search(line)
         ]
         if len(found) > _MOST_AT_ONCE:
             found = [*found[:_MOST_AT_ONCE], f"({len(found) - _MOST_AT_ONCE} more in {log})"]

@@ -51,11 +51,12 @@ def production_sample(server_name: str = "example.org") -> str:
 def development_yaml(client_port: int, federation_port: int) -> str:
     """Return the file that `skep up` writes if there is none: loopback only, open registration, no limits.
 
-    The server's name includes the federation port, so that fleets on one machine can federate with each other.
+    The server's name includes the federation port, so that fleets on one machine can federate with each other. The port
+    8448 is left out, since other servers use it for a name without port.
     """
     unlimited = {f"rate_limits.{name}": None for name in keys_of(RateLimits)}
     active: dict[str, Any] = {
-        "server_name": f"localhost:{federation_port}",
+        "server_name": "localhost" if federation_port == 8448 else f"localhost:{federation_port}",
         "public_base_url": f"http://127.0.0.1:{client_port}",
         "signing.key_file": "secrets/signing_key",
         "secrets.internal_secret_file": "secrets/internal_secret",
@@ -67,6 +68,7 @@ def development_yaml(client_port: int, federation_port: int) -> str:
         "registration.enabled": True,
         "registration.require_token": False,
         **unlimited,
+        "user_directory.search_all_users": True,
         "logging.format": "plain",
     }
     return sample_yaml(_DEVELOPMENT, active)

@@ -107,5 +107,9 @@ def missing_param(message: str) -> MatrixError:
     return MatrixError("M_MISSING_PARAM", message, 400)
 
 
-def unrecognized(message: str = "Unrecognized request", status: int = 404) -> MatrixError:
+#: The message of `unrecognized` that an HTTP server replaces by one with the method and the path.
+UNRECOGNIZED_REQUEST = "Unrecognized request"
+
+
+def unrecognized(message: str = UNRECOGNIZED_REQUEST, status: int = 404) -> MatrixError:
     return MatrixError("M_UNRECOGNIZED", message, status)

@@ -1,7 +1,8 @@
-"""Conversion of errors to responses. Internal details and stack traces never leave the server."""
+"""Answers to failed requests, and the log of refused ones. Nothing internal, and no traceback, leaves the server."""
 
 import logging
 import math
+import time
 
 import orjson
 
@@ -15,8 +16,16 @@ from shared.core.errors import (
     Unavailable,
 )
 from shared.http.request import Headers, Response, error_body
+from shared.http.routing import WrongMethod
 
 logger = logging.getLogger(__name__)
+
+#: Clients ask for data that may not exist, as a matter of course.
+_ROUTINE = ("M_NOT_FOUND",)
+#: At most so many lines at once, and so many a second in the long run: a flood of bad requests costs little.
+_BURST = 50
+_PER_SECOND = 5.0
+_LONGEST_MESSAGE = 200
 
 
 def response_for(error: Exception) -> Response:
@@ -30,6 +39,8 @@ def response_for(error: Exception) -> Response:
         headers: Headers = ()
         if "retry_after_ms" in error.extra:
             headers = ((b"retry-after", b"%d" % math.ceil(error.extra["retry_after_ms"] / 1000)),)
+        elif isinstance(error, WrongMethod):
+            headers = ((b"allow", ", ".join(error.allowed).encode()),)
         return Response(error_body(error), error.status, headers)
     if isinstance(error, AuthRuleViolation):
         return Response(error_body(MatrixError("M_FORBIDDEN", error.message)), 403)
@@ -42,3 +53,46 @@ def response_for(error: Exception) -> Response:
         return Response(error_body(MatrixError("M_UNKNOWN", str(error))), 502)
     logger.error("A request failed by a bug", exc_info=error)
     return Response(error_body(MatrixError("M_UNKNOWN", "Internal server error")), 500)
+
+
+class RefusalLog:
+    """Log refused requests at INFO: endpoint, error, user and address. Never a token, a path or a body."""
+
+    def __init__(self) -> None:
+        self._left = float(_BURST)
+        self._at_s = time.monotonic()
+        self._skipped = 0
+
+    def note(self, error: Exception, method: str, name: str, user_id: str, address: str) -> None:
+        """Log a request that ended with this error, unless it is routine or no refusal.
+
+        name: of the endpoint.
+        user_id: of the requester, "-" if unknown.
+        """
+        if isinstance(error, AuthRuleViolation):
+            what, status = f"M_FORBIDDEN: {error.message}", 403
+        elif isinstance(error, EventFormatError):
+            what, status = f"M_BAD_JSON: {error}", 400
+        elif isinstance(error, MatrixError) and not isinstance(error, InteractiveAuthNeeded):
+            what, status = str(error), error.status
+            if error.errcode in _ROUTINE:
+                return
+        else:
+            return
+        if not self._may_log():
+            self._skipped += 1
+            return
+        words = " ".join(what.split())[:_LONGEST_MESSAGE]
+        logger.info("Refused %s %s with %d %s (user %s, address %s)", method, name, status, words, user_id, address)
+        if self._skipped:
+            logger.info("%d more refused requests are not in the log: they came too quickly", self._skipped)
+            self._skipped = 0
+
+    def _may_log(self) -> bool:
+        now_s = time.monotonic()
+        self._left = min(_BURST, self._left + (now_s - self._at_s) * _PER_SECOND)
+        self._at_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

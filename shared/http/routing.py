@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from shared.core.access_tokens import slot_hint
-from shared.core.errors import MatrixError, invalid_param, unrecognized
+from shared.core.errors import UNRECOGNIZED_REQUEST, MatrixError, invalid_param, unrecognized
 from shared.core.slots import slot_of
 from shared.http.endpoint import Endpoint, RoutingKey, paths_of
 
@@ -43,9 +43,9 @@ class Match(NamedTuple):
 class WrongMethod(MatrixError):
     """405: the path is known, but not with this method. allowed: its methods, for the `Allow` header."""
 
-    def __init__(self, allowed: Iterable[str]) -> None:
+    def __init__(self, allowed: Iterable[str], message: str = UNRECOGNIZED_REQUEST) -> None:
         self.allowed = tuple(sorted(allowed))
-        super().__init__("M_UNRECOGNIZED", "Unrecognized request method", 405)
+        super().__init__("M_UNRECOGNIZED", message, 405)
 
 
 def compile_path(template: str) -> tuple[PathShape, ...]:

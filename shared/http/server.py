@@ -13,14 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from shared.core.errors import MatrixError, unrecognized
+from shared.core.errors import UNRECOGNIZED_REQUEST, MatrixError, unrecognized
 from shared.http.asgi import Receive, Send, send_response
 from shared.http.endpoint import Auth, Endpoint, RateLimit
-from shared.http.errors_to_json import response_for
+from shared.http.errors_to_json import RefusalLog, response_for
 from shared.http.guests import check_guest
 from shared.http.process_pages import ProcessPages
 from shared.http.request import FORWARDED, Handler, Request, Requester, Response
-from shared.http.routing import RouteTable
+from shared.http.routing import RouteTable, WrongMethod
 from shared.metrics.http import HttpMetrics
 from shared.runtime import tracing
 from shared.runtime.context import request_id as request_id_var
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: The status counted for requests whose client disconnected first. Proxies use this number.
 _NOT_ANSWERED = 499
+#: The part of a path that an error message repeats, in characters.
+_LONGEST_PATH = 300
 #: A request that waited this long for its handler is authenticated again.
 _WAITED_LONG_S = 0.3
 
@@ -90,6 +92,7 @@ class Application:
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
         self._pages = pages
+        self._refusals = RefusalLog()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,6 +102,7 @@ class Application:
         request_id_var.set(identifier)
         timer = self._metrics.start()
         name = "none"
+        request: Request | None = None
         response: Response
         method: str = scope["method"]
         if method == "OPTIONS":
@@ -136,7 +140,10 @@ class Application:
                     return
                 raise
             except Exception as error:
-                response = response_for(error)
+                refusal = _naming_the_request(error, method, scope)
+                user_id = request.requester.user_id if request is not None and request.requester is not None else "-"
+                self._refusals.note(refusal, method, name, user_id, _client_address(headers, scope))
+                response = response_for(refusal)
         try:
             await send_response(send, response)
         except BaseException:
@@ -172,6 +179,17 @@ class Application:
             return await handler(request)
         finally:
             self._slot_router.served(request)
+
+
+def _naming_the_request(error: Exception, method: str, scope: Mapping[str, Any]) -> Exception:
+    """Return the error, or for an unrecognized request one whose message names the method and the path."""
+    if not isinstance(error, MatrixError) or error.errcode != "M_UNRECOGNIZED" or error.message != UNRECOGNIZED_REQUEST:
+        return error
+    path = scope["raw_path"].partition(b"?")[0].decode("utf-8", "replace")[:_LONGEST_PATH]
+    if not isinstance(error, WrongMethod):
+        return unrecognized(f"{method} {path} is not available on this server", error.status)
+    allowed = ", ".join(error.allowed)
+    return WrongMethod(error.allowed, f"{method} {path} is not available on this server, but {allowed} is")
 
 
 def access_token_of(request: Request) -> str | None:

@@ -2,19 +2,29 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+
+from shared.core.errors import Fenced, Unavailable
 
 logger = logging.getLogger(__name__)
 
 _RESTART_DELAY_S = 0.5
+#: An outage is over when no task has met it for so long. The next one is logged again.
+_OUTAGE_ENDS_AFTER_S = 10.0
 
 
 class TaskGroup:
-    """The tasks of a process. `close` ends them all."""
+    """The tasks that a process owns; `close` ends them all.
+
+    A failure is logged with its traceback. Unavailability (the database is down, the machine stalled) is no bug and
+    reaches many tasks at the same time, so each outage is one line.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unavailable_at_s: float | None = None
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run one coroutine to its end. An error is logged, so the caller need not wait for it."""
@@ -32,8 +42,8 @@ class TaskGroup:
                     await run()
                 except asyncio.CancelledError:
                     raise
-                except Exception:
-                    logger.exception("%s failed and restarts in %.1f s", name, _RESTART_DELAY_S)
+                except Exception as error:
+                    self._failed(name, error, f"it restarts in {_RESTART_DELAY_S:g} s")
                 await asyncio.sleep(_RESTART_DELAY_S)
 
         return self.spawn(loop(), name)
@@ -52,4 +62,15 @@ class TaskGroup:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("Task %s failed", task.get_name(), exc_info=error)
+            self._failed(task.get_name(), error, "it ends")
+
+    def _failed(self, name: str, error: BaseException, then: str) -> None:
+        if isinstance(error, Fenced):
+            return  # logged where the lease was lost
+        if not isinstance(error, Unavailable):
+            logger.error("%s failed; %s", name, then, exc_info=error)
+            return
+        now_s = time.monotonic()
+        if self._unavailable_at_s is None or now_s - self._unavailable_at_s >= _OUTAGE_ENDS_AFTER_S:
+            logger.warning("%s: %s. Other work that meets this outage is not logged", name, error)
+        self._unavailable_at_s = now_s

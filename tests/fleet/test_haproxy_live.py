@@ -168,7 +168,7 @@ def test_a_server_that_is_too_slow_gives_504(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [b"/metrics", b"/health/ready", b"/health", b"/_skep/v1/persist", b"/metrics?x", b"/_skep",
+    "path", [b"/metrics", b"/health/ready", b"/health/", b"/_skep/v1/persist", b"/metrics?x", b"/_skep",
              b"/_matrix/federation/v1/send/1", b"/_matrix/key/v2/server"],
 )  # fmt: skip
 def test_inner_paths_do_not_exist_on_the_client_port(rig: Rig, path: bytes) -> None:

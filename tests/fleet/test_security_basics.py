@@ -8,8 +8,6 @@ from urllib.parse import quote
 
 import pytest
 
-from deploy.local.before_start import Wanted, development_config
-from deploy.local.data_directory import DataDirectory
 from shared.core.slots import slot_of
 from tests.fix_fleet import RunningFleet
 from tests.fleet.people import CLIENT, Person, register
@@ -224,13 +222,6 @@ def test_files_with_secrets_are_private(watched_fleet: RunningFleet) -> None:
                 told.append((path, oct(_mode(path))))
     assert told == []
     assert any("PRIVATE KEY" in path.read_text() for path in (directory / "tls").iterdir())
-
-
-def test_a_data_directory_that_skep_up_makes_is_private(tmp_path: Path) -> None:
-    """The fixtures write the files themselves; this asks for what `skep up` writes where there are none."""
-    config = development_config(DataDirectory(tmp_path / "data"), Wanted(tmp_path / "data"))
-    assert _mode(config) == 0o600
-    assert {_mode(path) for path in (tmp_path / "data" / "secrets").iterdir()} == {0o600}
 
 
 @pytest.fixture

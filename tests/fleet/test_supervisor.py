@@ -158,6 +158,24 @@ def test_only_noteworthy_lines_are_shown_once_and_whole(tmp_path: Path) -> None:
     assert len(echo.new_lines()) == 11
 
 
+def test_lines_of_normal_work_are_not_shown(tmp_path: Path) -> None:
+    """A clean drain, a clean stop and a restart of PostgreSQL frighten nobody."""
+    log = tmp_path / "a.log"
+    echo = LogEcho()
+    echo.follow(log)
+    log.write_text(
+        "2026-11-30 14:18:30.980 UTC [19824] FATAL:  connection to client lost\n"
+        "2026-11-30 14:18:30.980 UTC [19824] FATAL:  terminating connection due to administrator command\n"
+        "2026-11-30 14:18:30.980 UTC [19824] FATAL:  the database system is starting up\n"
+        "[WARNING]  (30608) : Server rooms_2/event_persister-2 is going DOWN for maintenance. 0 active and 0 backup\n"
+        "[ALERT]    (30608) : backend 'rooms_2' has no server available!\n"
+        "[ALERT]    (30608) : backend 'pool_sync' has no server available!\n"
+        "2026-11-30 14:18:30.980 UTC [19824] FATAL:  could not write to file: No space left on device\n"
+    )
+    shown = echo.new_lines()
+    assert len(shown) == 2 and "pool_sync" in shown[0] and "No space left" in shown[1]
+
+
 def test_a_reactor_in_the_parent_is_refused() -> None:
     code = "from deploy.local.preload import preload; preload(['orjson', 'twisted.internet.reactor', 'yaml'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """Log-in and log-out. Spec: client-server API, "Client Authentication"."""
 
+import logging
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from shared.storage.accounts.login_attempts import count_login_attempt
 from shared.storage.accounts.users import Account, get_account, replace_password_hash
 from shared.storage.engine.pool import Database
 from workers.client_api.accounts.sessions import Sessions
+
+logger = logging.getLogger(__name__)
 
 PASSWORD = "m.login.password"  # noqa: S105 - the name of a login type
 
@@ -63,12 +66,21 @@ class PasswordCheck:
         if identifier.user is None:
             raise missing_param("Missing key: identifier.user")
         user_id = self._local_user_id(identifier.user)
-        await self._count(user_id, address)
+        # The log is for operators. The client learns less, so that it cannot tell whether an account exists.
+        shown = " ".join((user_id or identifier.user).split())[:255]
+        try:
+            await self._count(user_id, address)
+        except MatrixError:
+            logger.info("Log-in of %s refused: too many attempts (address %s)", shown, address)
+            raise
         account = await self._find(user_id) if user_id is not None else None
         matches = await self._hasher.verify(account.password_hash if account is not None else None, password)
         if account is not None and account.deactivated:
+            logger.info("Log-in of %s refused: the account is deactivated (address %s)", shown, address)
             raise MatrixError("M_USER_DEACTIVATED", "This account has been deactivated", 403)
         if account is None or not matches:
+            why = "no such account" if account is None else "wrong password"
+            logger.info("Log-in of %s refused: %s (address %s)", shown, why, address)
             raise _wrong_password()
         if account.password_hash is not None and self._hasher.needs_rehash(account.password_hash):
             new_hash = await self._hasher.hash(password)

@@ -1,0 +1,46 @@
+"""The log of refused log-ins: an operator sees who cannot log in, from where and why."""
+
+import logging
+
+import pytest
+
+from shared.config.sections import Rate, RateLimits
+from tests.fix_servers import TestDatabase
+from tests.workers.client_api.rig import NO_LIMITS, Worker, client_api, make_config
+
+_PASSWORD = "correct horse"
+
+
+async def log_in(worker: Worker, user: str, password: str) -> int:
+    identifier = {"type": "m.id.user", "user": user}
+    body = {"type": "m.login.password", "identifier": identifier, "password": password}
+    return (await worker.call("POST", "/login", body)).status
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Log-in of ")]
+    caplog.clear()
+    return found
+
+
+async def test_refused_login_is_logged_with_its_reason(
+    postgres: TestDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = dict.fromkeys(NO_LIMITS.__dataclass_fields__)
+    limits = RateLimits(**{**fields, "login": Rate(0.001, 3)})
+    async with client_api(postgres.dsn, make_config(rate_limits=limits)) as worker:
+        registered = {"username": "alice", "password": _PASSWORD, "auth": {"type": "m.login.dummy"}}
+        assert (await worker.call("POST", "/register", registered)).status == 200
+        with caplog.at_level(logging.INFO):
+            assert await log_in(worker, "alice", _PASSWORD) == 200
+            assert lines(caplog) == []
+            assert await log_in(worker, "alice", "a secret guess") == 403
+            [line] = lines(caplog)
+            assert line.startswith("Log-in of @alice:example.org refused: wrong password (address ")
+            assert await log_in(worker, "nobody\nthere", _PASSWORD) == 403
+            [line] = lines(caplog)
+            assert line.startswith("Log-in of @nobody there:example.org refused: no such account (address ")
+            assert await log_in(worker, "alice", _PASSWORD) == 429
+            [line] = lines(caplog)
+            assert line.startswith("Log-in of @alice:example.org refused: too many attempts (address ")
+        assert "a secret guess" not in caplog.text and _PASSWORD not in caplog.text

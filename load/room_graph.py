@@ -40,7 +40,7 @@ from shared.core.identifiers import EventId
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
 from shared.core.state_resolution import StateKey
-from shared.storage.engine.parameters import unescape
+from shared.storage.engine.text_codec import set_text_codec
 from shared.storage.events.statement import REJECTED
 
 _SETTLE_LIMIT_S = 60.0
@@ -213,7 +213,7 @@ class Scenario:
         expected = replayed_state(room, branched, [ids[nid] for nid in extremities], rejected)
         replay_s = time.process_time() - started_s
         stored: dict[StateKey, EventId] = {
-            (unescape(kind), unescape(key)): ids[nid]
+            (kind, key): ids[nid]
             for kind, key, nid in await self._database.fetch(
                 "SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", self._room_nid
             )
@@ -299,6 +299,7 @@ def _longest(buckets: Sequence[tuple[float, float]]) -> float | str:
 async def run(target: Target, parameters: Parameters) -> dict[str, Any]:
     """Return all figures. Raises RequestFailed when the persister doesn't take the events."""
     database = await asyncpg.connect(target.status()["database"], timeout=5)
+    set_text_codec(database)
     try:
         return await Scenario(target, parameters, database).run()
     finally:

@@ -6,7 +6,6 @@ from shared.core.errors import SkepError, not_found
 from shared.core.room_check import Finding, Findings, RoomLoader, StoredRoom, check_stored_room
 from shared.core.room_check.findings import MAX_OF_A_KIND
 from shared.core.room_versions import get_room_version
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Database, Source
 from shared.storage.events.graph import get_gaps
 from shared.storage.push.totals_check import get_wrong_totals
@@ -69,7 +68,7 @@ async def check_room(
             progress(read)
         await _read_rest(snapshot, room_nid, room)
         for ordinal, group, thread_id in await get_wrong_totals(snapshot, room_nid, MAX_OF_A_KIND):
-            text = f"the totals at ordinal {ordinal} of group {group} in thread {unescape(thread_id)!r} are wrong"
+            text = f"the totals at ordinal {ordinal} of group {group} in thread {thread_id!r} are wrong"
             findings.add("push_counters", None, text)
     check_stored_room(room, findings)
     return findings.all()

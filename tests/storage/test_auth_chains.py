@@ -6,6 +6,7 @@ import asyncpg
 
 from load.state_resolution import MadeUpRoom
 from shared.core.room_versions import get_room_version
+from shared.storage.engine.text_codec import set_text_codec
 from shared.storage.events.auth_chains import ChainEvent, get_auth_chain_page
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.stored_rooms import store_room
@@ -26,6 +27,7 @@ async def test_pages_of_chains(postgres: TestDatabase) -> None:
         redacted=frozenset({erased}),
     )
     conn = await asyncpg.connect(postgres.dsn)
+    set_text_codec(conn)
 
     async def page(*event_ids: str, events: int = 1000, size: int = 1 << 20, nid: int = 1) -> list[ChainEvent]:
         return await get_auth_chain_page(conn, nid, event_ids, max_events=events, max_bytes=size)

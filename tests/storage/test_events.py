@@ -10,6 +10,7 @@ import pytest
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import Database, connector
+from shared.storage.engine.text_codec import set_text_codec
 from shared.storage.events.batch import (
     ChangeToStore,
     EventBatch,
@@ -42,6 +43,7 @@ class OneConnection:
 @asynccontextmanager
 async def writing(dsn: str) -> AsyncIterator[OneConnection]:
     conn = await asyncpg.connect(dsn)
+    set_text_codec(conn)
     try:
         lease = await insert_lease(
             conn, process="p", type_="event_persister", host="h", pid=1, address="a:1", version="0",

@@ -9,7 +9,6 @@ from shared.storage.push.rules import (
     SET_IGNORED_USERS,
     SET_PUSH_RULES,
     PushRulesRecord,
-    as_column,
     get_push_rules,
 )
 from shared.storage.streams.catch_up import PUSH_RULES, first_page
@@ -22,13 +21,13 @@ _ME = "@me:x"
 
 async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
-        rules, rooms = b'{"defaults":{}}', as_column(["!b:x", "!a:x"])
+        rules, rooms = b'{"defaults":{}}', ["!a:x", "!b:x"]
         first = await writer.write(SET_PUSH_RULES, _ME, rules, True, rooms, 0)
         assert (first["fence"], first["ignored"]) == (1, [])
         for stale in (0, first["position"] - 1, first["position"] + 5):
             refused = await writer.write(SET_PUSH_RULES, _ME, b"other", False, [], stale)
             assert (refused["fence"], refused["position"]) == (1, None)
-        ignoring = await writer.write(SET_IGNORED_USERS, _ME, b"{}", as_column([ODD, "@b:x"]), None)
+        ignoring = await writer.write(SET_IGNORED_USERS, _ME, b"{}", [ODD, "@b:x"], None)
         assert ignoring["rules_position"] > first["position"]
         assert bytes(ignoring["rules"]) == rules
         record = await get_push_rules(writer.conn, _ME)
@@ -38,7 +37,7 @@ async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: Tes
         assert tuple(stored) == (True, ["!a:x", "!b:x"])
 
         again = await writer.write(SET_PUSH_RULES, _ME, b"", False, [], ignoring["rules_position"])
-        assert again["ignored"] == as_column([ODD, "@b:x"])
+        assert again["ignored"] == [ODD, "@b:x"]
         [row] = await first_page(writer.conn, PUSH_RULES, 0, 10)
         read = PushRulesRow(**row)
         assert read == PushRulesRow(
@@ -48,8 +47,8 @@ async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: Tes
 
 async def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
-        done = await writer.write(SET_IGNORED_USERS, _ME, b"{}", as_column(["@b:x"]), 0)
-        refused = await writer.write(SET_IGNORED_USERS, _ME, b"[]", as_column(["@c:x"]), done["position"] - 1)
+        done = await writer.write(SET_IGNORED_USERS, _ME, b"{}", ["@b:x"], 0)
+        refused = await writer.write(SET_IGNORED_USERS, _ME, b"[]", ["@c:x"], done["position"] - 1)
         assert (refused["position"], refused["rules_position"]) == (None, None)
         assert (await get_push_rules(writer.conn, _ME)).ignored == ("@b:x",)
         deleted = await writer.write(SET_IGNORED_USERS, _ME, None, [], done["position"])

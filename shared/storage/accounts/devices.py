@@ -1,10 +1,9 @@
-"""Devices of local users. Their names are stored escaped. Devices begin and end with sessions: see `tokens.py`."""
+"""Devices of local users. They begin and end with sessions: see `tokens.py`."""
 
 from dataclasses import dataclass
 
 import asyncpg
 
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Database
 
 # All use the primary key of devices.
@@ -33,10 +32,4 @@ async def get_device(database: Database, user_id: str, device_id: str) -> Device
 
 
 def _device(row: asyncpg.Record) -> Device:
-    name = row["display_name"]
-    return Device(
-        row["device_id"],
-        unescape(name) if name is not None else None,
-        row["last_seen_ms"],
-        row["last_seen_ip"],
-    )
+    return Device(**row)

@@ -5,7 +5,6 @@ Spec: client-server API, POST /account/deactivate, `erase`.
 
 from collections.abc import Collection
 
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Database, Source
 
 #: Uses the primary key.
@@ -25,20 +24,19 @@ async def get_erased_users(source: Source, user_ids: Collection[str]) -> dict[st
     """Return user id -> when he was erased (ms since the epoch), of those of these users who were."""
     if not user_ids:
         return {}
-    rows = await source.fetch(_GET, [escape(user_id) for user_id in user_ids])
-    return {unescape(user_id): erased_ms for user_id, erased_ms in rows}
+    return dict(map(tuple, await source.fetch(_GET, list(user_ids))))
 
 
 async def get_erased_since(source: Source, since_ms: int) -> dict[str, int]:
     """Return user id -> when he was erased, of those who were since then."""
-    return {unescape(user_id): erased_ms for user_id, erased_ms in await source.fetch(_SINCE, since_ms)}
+    return dict(map(tuple, await source.fetch(_SINCE, since_ms)))
 
 
 async def get_erased_of_room(source: Source, room_nid: int) -> dict[str, int]:
     """Return user id -> when he was erased, of those who ever were in the room."""
-    return {unescape(user_id): erased_ms for user_id, erased_ms in await source.fetch(_OF_ROOM, room_nid)}
+    return dict(map(tuple, await source.fetch(_OF_ROOM, room_nid)))
 
 
 async def set_user_erased(database: Database, user_id: str, erased_ms: int) -> None:
     """Note that the user was erased at that time (ms since the epoch). Again is no matter."""
-    await database.execute(_SET, escape(user_id), erased_ms)
+    await database.execute(_SET, user_id, erased_ms)

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Database
 
 # All use the primary key of uia_sessions.
@@ -22,8 +21,7 @@ _GET = """
     WHERE session_id = $1 AND created_ms > $2
 """
 _COMPLETE = """
-    UPDATE uia_sessions SET completed = completed || jsonb_build_object($2::text, $3::text)
-    WHERE session_id = $1 RETURNING completed
+    UPDATE uia_sessions SET completed = completed || $2::jsonb WHERE session_id = $1 RETURNING completed
 """
 _END = "DELETE FROM uia_sessions WHERE session_id = $1"
 
@@ -41,7 +39,7 @@ class UiaSession:
 
 async def create_uia_session(database: Database, session: UiaSession, now_ms: int) -> None:
     request = orjson.dumps(session.request)
-    await database.execute(_CREATE, session.session_id, session.user_id, escape(session.operation), request, now_ms)
+    await database.execute(_CREATE, session.session_id, session.user_id, session.operation, request, now_ms)
 
 
 async def get_uia_session(database: Database, session_id: str, newer_than_ms: int) -> UiaSession | None:
@@ -50,15 +48,16 @@ async def get_uia_session(database: Database, session_id: str, newer_than_ms: in
     if row is None:
         return None
     return UiaSession(
-        row["session_id"], row["user_id"], unescape(row["operation"]), orjson.loads(row["request"]),
+        row["session_id"], row["user_id"], row["operation"], orjson.loads(row["request"]),
         orjson.loads(row["completed"]),
     )  # fmt: skip
 
 
 async def complete_stage(database: Database, session_id: str, stage: str, result: str) -> Mapping[str, str]:
     """Record that a stage was passed; return all that were. result: free of U+0000."""
-    completed = await database.fetchval(_COMPLETE, session_id, stage, result)
-    found: Mapping[str, str] = orjson.loads(completed) if completed is not None else {stage: result}
+    passed = {stage: result}
+    completed = await database.fetchval(_COMPLETE, session_id, orjson.dumps(passed).decode())
+    found: Mapping[str, str] = orjson.loads(completed) if completed is not None else passed
     return found
 
 

@@ -126,7 +126,7 @@ END_ALL_SESSIONS = fenced_statement(
     "(SELECT position FROM change) AS position, (SELECT position FROM list_change) AS list_position",
 )
 
-#: $2 user, $3 device, $4 its new display name (escaped), $5 now. Others see the name beside the device's keys, so that
+#: $2 user, $3 device, $4 its new display name, $5 now. Others see the name beside the device's keys, so that
 #: a device with keys has changed. Uses the primary keys of devices and device_keys.
 RENAME_DEVICE = fenced_statement(
     "rename_device",

@@ -117,7 +117,7 @@ class NewSession:
     """A session to create, with the hashes of its tokens."""
 
     device_id: str
-    display_name: str | None  # escaped
+    display_name: str | None
     access_hash: bytes
     expires_ms: int | None
     refresh_hash: bytes | None  # None: no refresh token

@@ -5,19 +5,18 @@ about one device's keys go one after another: they lock its row in `devices`, or
 Spec: client-server API, "End-to-End Encryption", "Key Distribution"; protocol notes, A6, B6.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from shared.storage.encryption.device_lists import CHANGE_PART
 from shared.storage.engine.fenced import fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
 _CHANGE_COLUMNS = "INSERT INTO one_time_key_changes (writer, position, user_id, device_id, changed_ms)"
 
 #: $2 user, $3 device, $4 identity keys, $5 those that must still be there (both NULL: none), $6 now;
 #: one-time keys: $7 algorithms, $8 key ids, $9 hashes, $10 JSON; fallback keys: $11 algorithms, $12 key ids, $13 JSON.
-#: $14: most one-time keys that may lie unclaimed. Algorithms and key ids are escaped. Nothing is written unless the
+#: $14: most one-time keys that may lie unclaimed. Nothing is written unless the
 #: device is there, no key id that is known comes with another content, the limit holds, and the identity keys are as
 #: expected. Uses the primary keys of devices, device_keys, one_time_keys and fallback_keys, and one_time_keys_to_claim.
 UPLOAD_KEYS = fenced_statement(
@@ -72,7 +71,7 @@ UPLOAD_KEYS = fenced_statement(
        (SELECT position FROM list_change) AS list_position, (SELECT position FROM key_change) AS key_position""",
 )
 
-#: $2 users, $3 devices, $4 algorithms (escaped): arrays of one length, no triple twice; $5 now. Each is given a
+#: $2 users, $3 devices, $4 algorithms: arrays of one length, no triple twice; $5 now. Each is given a
 #: one-time key, in the order of upload, else the fallback key. Who claims at the same moment passes over a key that is
 #: being taken. Uses one_time_keys_to_claim and the primary keys of one_time_keys and fallback_keys.
 CLAIM_KEYS = fenced_statement(
@@ -179,7 +178,7 @@ async def get_identity_keys(source: Source, user_id: str, device_id: str) -> byt
 async def get_device_keys(source: Source, user_ids: Collection[str]) -> list[StoredDeviceKeys]:
     """Return the identity keys of all devices of these users. source: the primary."""
     return [
-        StoredDeviceKeys(user_id, device_id, json, unescape(name) if name is not None else None)
+        StoredDeviceKeys(user_id, device_id, json, name)
         for user_id, device_id, json, name in await source.fetch(_QUERY, list(user_ids))
     ]
 
@@ -194,15 +193,10 @@ async def get_key_counts(source: Source, user_id: str, device_id: str) -> KeyCou
     counts = KeyCounts({}, [], 0, 0)
     for algorithm, number, used, writer, position in await source.fetch(_COUNTS, user_id, device_id):
         if number is not None:
-            counts.one_time[unescape(algorithm)] = number
+            counts.one_time[algorithm] = number
         elif used is False:
-            counts.unused_fallback.append(unescape(algorithm))
+            counts.unused_fallback.append(algorithm)
         elif used is None:
             counts = KeyCounts(counts.one_time, counts.unused_fallback, writer, position)
     counts.unused_fallback.sort()
     return counts
-
-
-def escaped(texts: Sequence[str]) -> list[str]:
-    """Return algorithms or key ids as the statements here take them."""
-    return [escape(text) for text in texts]

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from shared.core.sync_tokens.vector import Vector
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
 #: A part of a fenced statement that writes into the stream when `source` has rows. user: a parameter, such as "$2".
@@ -74,14 +73,14 @@ async def get_device_list_news(source: Source, user_id: str, events: Vector, lis
     allows it. A token from before the oldest row that is kept gets everybody who shares a room.
     """
     first = await source.fetchval(_FIRST)
-    rows = await source.fetch(_NEWS, escape(user_id), events.base, lists.base)
+    rows = await source.fetch(_NEWS, user_id, events.base, lists.base)
     changed: set[str] = set()
     gone: set[str] = set()
     for kind, stored, writer, position in rows:
         if not (lists if kind == "l" else events).covers(writer, position):
-            (gone if kind in "go" else changed).add(unescape(stored))
+            (gone if kind in "go" else changed).add(stored)
     if first is not None and lists.base < first - 1:
-        changed |= {unescape(row[0]) for row in await source.fetch(_ALL_SHARING, escape(user_id))}
+        changed |= {row[0] for row in await source.fetch(_ALL_SHARING, user_id)}
         changed.add(user_id)
     gone -= changed
     if gone:
@@ -91,13 +90,13 @@ async def get_device_list_news(source: Source, user_id: str, events: Vector, lis
 
 async def get_users_sharing(source: Source, user_id: str, others: Collection[str]) -> set[str]:
     """Return those of the others who are joined to a room to which the user is joined."""
-    rows = await source.fetch(_SHARING, escape(user_id), [escape(other) for other in others])
-    return {unescape(row[0]) for row in rows}
+    rows = await source.fetch(_SHARING, user_id, list(others))
+    return {row[0] for row in rows}
 
 
 async def get_joined_rooms_of(source: Source, user_ids: Collection[str]) -> dict[str, set[str]]:
     """Return user id -> ids of the rooms that he is joined to."""
     rooms: dict[str, set[str]] = {user_id: set() for user_id in user_ids}
-    for stored, room_id in await source.fetch(_ROOMS, [escape(user_id) for user_id in user_ids]):
-        rooms[unescape(stored)].add(room_id)
+    for stored, room_id in await source.fetch(_ROOMS, list(user_ids)):
+        rooms[stored].add(room_id)
     return rooms

@@ -12,10 +12,9 @@ import asyncpg
 
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
-#: $2 sender, $3 his device or '', $4 transaction key, $5 type (escaped), $6 users, $7 devices ('*': each of the
+#: $2 sender, $3 his device or '', $4 transaction key, $5 type, $6 users, $7 devices ('*': each of the
 #: user's that has no message of its own), $8 contents, $9 now. Uses the primary keys of to_device_transactions and
 #: devices, and to_device_transactions_by_device. Positions are drawn above the sort.
 SEND_TO_DEVICE = fenced_statement(
@@ -111,7 +110,7 @@ async def send_to_device(
     """
     try:
         row = await write(
-            SEND_TO_DEVICE, sender, sender_device, key, escape(type_), [m.user_id for m in messages],
+            SEND_TO_DEVICE, sender, sender_device, key, type_, [m.user_id for m in messages],
             [m.device_id for m in messages], [m.content for m in messages], now_ms, streams=streams,
         )  # fmt: skip
     except asyncpg.UniqueViolationError:
@@ -135,7 +134,7 @@ async def read_inbox(
         user_id, device_id, *_columns(before), *_columns(now), limit,
     )  # fmt: skip
     found = sorted((row for row in rows if row[0] is not None), key=lambda row: row[0])
-    messages = [ToDeviceMessage(position, unescape(by), unescape(kind), json) for position, by, kind, json in found]
+    messages = [ToDeviceMessage(position, by, kind, json) for position, by, kind, json in found]
     return messages, bool(rows)
 
 

@@ -17,6 +17,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from shared.core.errors import Unavailable
+from shared.storage.engine.text_codec import set_text_codec
 
 logger = logging.getLogger(__name__)
 
@@ -271,6 +272,7 @@ def connector(dsn: str, *, pgbouncer: bool, settings: Sequence[tuple[str, str]] 
             server_settings=server_settings,
             target_session_attrs=SessionAttribute.primary if several else SessionAttribute.any,
         )
+        set_text_codec(conn)
         _notice_silence(conn)
         return conn
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from shared.core.errors import SkepError
-from shared.core.events.relation import Relation, relation_of_json
+from shared.core.events.relation import relation_of_json
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.fenced import FencedWrite
-from shared.storage.engine.parameters import array, columns, escape, unescape
+from shared.storage.engine.parameters import array, columns
 from shared.storage.engine.pool import Connection, Database, NotWritten
 from shared.storage.events.statement import ACCEPTED, COMMIT_EVENTS, COMMIT_GRAPH, COMMIT_MESSAGES
 from shared.storage.push.counts import (
@@ -38,7 +38,7 @@ _BY_NIDS = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventToStore:
-    """One event. Text is as in the event: it is escaped here.
+    """One event.
 
     ordinal: its place in the live timeline. None: it is not in it.
     json: the PDU, canonical.
@@ -183,16 +183,16 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
     """
     events = batch.events
     push_rows = [has_push_rows(e) for e in events]
-    relations = [_escaped(relation_of_json(e.json)) for e in events]
+    relations = [relation_of_json(e.json) for e in events]
     args: list[Any] = [
         [e.room_nid for e in events],
         [e.event_nid for e in events],
         [e.event_id for e in events],
         [e.ordinal for e in events],
         [e.depth for e in events],
-        [escape(e.type) for e in events],
-        [None if e.state_key is None else escape(e.state_key) for e in events],
-        [escape(e.sender) for e in events],
+        [e.type for e in events],
+        [e.state_key for e in events],
+        [e.sender for e in events],
         [e.origin_server_ts for e in events],
         [array(e.prev_nids) for e in events],
         [array(e.auth_nids) for e in events],
@@ -200,11 +200,11 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
         [e.redacted_by for e in events],
         [e.redacts_nid for e in events],
         [e.txn_device for e in events],
-        [None if e.txn_id is None else escape(e.txn_id) for e in events],
+        [e.txn_id for e in events],
         [e.json for e in events],
         [relation and relation.event_id for relation in relations],
         [relation and relation.rel_type for relation in relations],
-        [escape(e.push.thread_id) or None for e in events],
+        [e.push.thread_id or None for e in events],
         [array([group for group, _, _ in e.push.groups]) if e.push.groups else None for e in events],
         push_rows,
         list(batch.extremities),
@@ -236,8 +236,6 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
 
 async def get_event_by_id(database: Database, room_nid: int, event_id: str) -> StoredEvent | None:
     """Return an accepted event of the room; also one that was purged from its timeline and stays as state."""
-    if "\x00" in event_id:
-        return None  # no id holds it, and PostgreSQL would refuse the parameter
     row = await database.fetchrow(_BY_ID, room_nid, event_id)
     return None if row is None else _stored(row)
 
@@ -248,38 +246,16 @@ async def get_events(source: Database | Connection, room_nid: int, event_nids: S
 
 
 def _stored(row: asyncpg.Record) -> StoredEvent:
-    nid, event_id, kind, state_key, sender, redacted_by, json = row
-    return StoredEvent(
-        event_nid=nid,
-        event_id=event_id,
-        type=unescape(kind),
-        state_key=None if state_key is None else unescape(state_key),
-        sender=unescape(sender),
-        redacted_by=redacted_by,
-        json=json,
-    )
-
-
-def _escaped(relation: Relation | None) -> Relation | None:
-    return None if relation is None else Relation(escape(relation.rel_type), escape(relation.event_id))
+    return StoredEvent(**row)
 
 
 def _state_args(batch: EventBatch) -> list[Any]:
-    changes = [
-        (at, ordinal, escape(kind), escape(key), nid, prev) for at, ordinal, kind, key, nid, prev in batch.changes
-    ]
-    memberships = [
-        (at, escape(user_id), value, nid, escape(sender), local)
-        for at, user_id, value, nid, sender, local in batch.memberships
-    ]
-    rooms = [(nid, room_id, version, escape(by), *rest) for nid, room_id, version, by, *rest in batch.rooms]
-    aliases = [(alias, nid, escape(by), ms) for alias, nid, by, ms in batch.aliases]
     return [
-        *columns(changes, 6),
-        *columns(memberships, 6),
+        *columns(batch.changes, 6),
+        *columns(batch.memberships, 6),
         *redaction_args(batch.events, batch.redacted),
-        *columns(rooms, 6),
-        *columns(aliases, 4),
+        *columns(batch.rooms, 6),
+        *columns(batch.aliases, 4),
         *state_args(batch.events),
     ]
 

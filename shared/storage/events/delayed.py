@@ -11,7 +11,6 @@ from typing import Any
 
 from shared.core.delayed_events import DelayedEvent, shard_of
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Database, Source
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -145,9 +144,8 @@ async def schedule(database: Database, event: DelayedEvent, key: bytes | None, m
     """Store a new delayed event, unless its transaction is known (then that one's id is the answer)."""
     for attempt in (1, 2):  # another process may store the same transaction meanwhile
         [row] = await database.fetch(
-            _SCHEDULE, event.delay_id, shard_of(event.delay_id), escape(event.user_id), event.room_id,
-            escape(event.type), None if event.state_key is None else escape(event.state_key), event.content,
-            event.sticky_ms, key, event.delay_ms, max_scheduled,
+            _SCHEDULE, event.delay_id, shard_of(event.delay_id), event.user_id, event.room_id, event.type,
+            event.state_key, event.content, event.sticky_ms, key, event.delay_ms, max_scheduled,
         )  # fmt: skip
         delay_id = row["known"] or row["stored"]
         if delay_id is not None or not row["is_room"] or not row["is_free"] or attempt == 2:
@@ -156,15 +154,13 @@ async def schedule(database: Database, event: DelayedEvent, key: bytes | None, m
 
 
 async def get_delayed_event(source: Source, delay_id: str) -> DelayedEvent | None:
-    if "\x00" in delay_id:
-        return None
     row = await source.fetchrow(_GET, delay_id)
     return None if row is None else _event(tuple(row))
 
 
 async def list_scheduled(source: Source, user_id: str) -> list[DelayedEvent]:
     """Return what the user has scheduled, in the order of the times at which it is due."""
-    return [_event(tuple(row)) for row in await source.fetch(_LIST, escape(user_id))]
+    return [_event(tuple(row)) for row in await source.fetch(_LIST, user_id)]
 
 
 async def restart(database: Database, delay_id: str, user_id: str | None) -> bool:
@@ -179,9 +175,7 @@ async def cancel(database: Database, delay_id: str, user_id: str | None) -> bool
 
 async def claim(database: Database, delay_id: str, user_id: str | None) -> int | None:
     """Begin to send it; return the mark of this claim. None: it is not scheduled, or somebody else sends it."""
-    if "\x00" in delay_id:
-        return None
-    claimed: int | None = await database.fetchval(_CLAIM, delay_id, None if user_id is None else escape(user_id))
+    claimed: int | None = await database.fetchval(_CLAIM, delay_id, user_id)
     return claimed
 
 
@@ -211,9 +205,7 @@ async def keep_share(write: FencedWrite) -> None:
 
 
 async def _changed(database: Database, sql: str, delay_id: str, user_id: str | None) -> bool:
-    if "\x00" in delay_id:
-        return False
-    status = await database.execute(sql, delay_id, None if user_id is None else escape(user_id))
+    status = await database.execute(sql, delay_id, user_id)
     return status.endswith(" 1")
 
 
@@ -223,10 +215,10 @@ def _event(row: Sequence[Any]) -> DelayedEvent:
     sending, finalised_ms, event_id, error = status or (False, None, None, None)
     return DelayedEvent(
         delay_id=delay_id,
-        user_id=unescape(user_id),
+        user_id=user_id,
         room_id=room_id,
-        type=unescape(event_type),
-        state_key=None if state_key is None else unescape(state_key),
+        type=event_type,
+        state_key=state_key,
         content=content,
         sticky_ms=sticky_ms,
         delay_ms=delay_ms,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared.core.state_snapshots import Snapshot
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Source
 
 #: Uses events_by_id.
@@ -82,8 +81,7 @@ async def get_graph_events(source: Source, room_nid: int, event_ids: Sequence[st
     """Return those of these events that the room has, whatever their status, in no particular order."""
     if not event_ids:
         return []
-    known = [event_id for event_id in event_ids if "\x00" not in event_id]
-    return [GraphEvent(*row) for row in await source.fetch(_BY_ID, room_nid, known)]
+    return [GraphEvent(*row) for row in await source.fetch(_BY_ID, room_nid, list(event_ids))]
 
 
 async def get_graph_events_by_nid(source: Source, room_nid: int, nids: Sequence[int]) -> list[GraphEvent]:
@@ -104,7 +102,7 @@ async def get_line_changes(source: Source, room_nid: int, start: int, end: int) 
     """Return the keys of the line that changed from ordinal `start` (inclusive) to `end` (exclusive), each once."""
     rows = await source.fetch(_LINE, room_nid, start, end)
     return [
-        LineChange(unescape(kind), unescape(state_key), None if nid is None else (nid, event_id, json))
+        LineChange(kind, state_key, None if nid is None else (nid, event_id, json))
         for kind, state_key, nid, event_id, json in rows
     ]
 
@@ -118,14 +116,13 @@ async def get_gaps_of(
     source: Source, room_nid: int, anchors: Sequence[int], event_ids: Sequence[str]
 ) -> dict[int, list[str]]:
     """Return, as `get_gaps`, the gaps at these anchors and those in which one of these events is missing."""
-    known = [event_id for event_id in event_ids if "\x00" not in event_id]
-    return {anchor: list(missing) for anchor, missing in await source.fetch(_GAPS_OF, room_nid, list(anchors), known)}
+    rows = await source.fetch(_GAPS_OF, room_nid, list(anchors), list(event_ids))
+    return {anchor: list(missing) for anchor, missing in rows}
 
 
 async def get_awaited_redactions(source: Source, room_nid: int, event_ids: Sequence[str]) -> dict[str, list[int]]:
     """Return event id -> numbers of the redactions that came before the event, at most 20, earliest first."""
-    known = [event_id for event_id in event_ids if "\x00" not in event_id]
-    return {row[0]: list(row[1]) for row in await source.fetch(_AWAITED, room_nid, known)}
+    return {row[0]: list(row[1]) for row in await source.fetch(_AWAITED, room_nid, list(event_ids))}
 
 
 async def get_last_back(source: Source, room_nid: int, anchor: int) -> int:

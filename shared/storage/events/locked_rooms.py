@@ -8,7 +8,6 @@ its answer. What is locked and not a row that exists (a key that an open transac
 from collections.abc import Sequence
 from typing import Any
 
-from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Connection, Database
 from shared.storage.events.batch import EventBatch
 
@@ -55,8 +54,8 @@ async def find_locked_rooms(database: Database, batches: Sequence[EventBatch]) -
     for batch in batches:
         rooms.extend(batch.extremities)
         room_of = {event.event_nid: event.room_nid for event in batch.events}
-        keys.extend((room_of[c.at_nid], escape(c.type), escape(c.state_key)) for c in batch.changes)
-        users.extend((room_of[m.at_nid], escape(m.user_id)) for m in batch.memberships)
+        keys.extend((room_of[c.at_nid], c.type, c.state_key) for c in batch.changes)
+        users.extend((room_of[m.at_nid], m.user_id) for m in batch.memberships)
         nids.extend((room_nid, nid) for room_nid, nid, _ in batch.redacted)
         nids.extend((event.room_nid, event.event_nid) for event in batch.events)  # outliers that become more
     found = await database.fetch(_LOCKED_ROOMS, rooms, *_columns(keys, 3), *_columns(users, 2), *_columns(nids, 2))

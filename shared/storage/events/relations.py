@@ -11,7 +11,6 @@ import asyncpg
 
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD, Relation
 from shared.core.history_point import HistoryPoint
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 
@@ -122,11 +121,8 @@ class Wanted:
     event_type: str | None = None
 
     @property
-    def escaped(self) -> tuple[str | None, str | None]:
-        return (
-            None if self.rel_type is None else escape(self.rel_type),
-            None if self.event_type is None else escape(self.event_type),
-        )
+    def parameters(self) -> tuple[str | None, str | None]:
+        return self.rel_type, self.event_type
 
 
 async def get_children(
@@ -135,7 +131,7 @@ async def get_children(
 ) -> list[TimelineRow]:  # fmt: skip
     """Return at most `limit` events that relate to one, from a place on (forward: up to `stop`, else back to it)."""
     sql = _CHILDREN_FROM if forward else _CHILDREN_BEFORE
-    rows = await source.fetch(sql, room_nid, escape(event_id), *wanted.escaped, *start, *stop, limit)
+    rows = await source.fetch(sql, room_nid, event_id, *wanted.parameters, *start, *stop, limit)
     return [timeline_row(row) for row in rows]
 
 
@@ -143,7 +139,7 @@ async def get_relating(
     source: Source, room_nid: int, event_ids: Collection[str], wanted: Wanted, limit: int
 ) -> list[tuple[HistoryPoint, int, str]]:
     """Return (place, number, id) of at most `limit` events that relate to any of these, in no order."""
-    rows = await source.fetch(_LEVEL, room_nid, [escape(each) for each in event_ids], *wanted.escaped, limit)
+    rows = await source.fetch(_LEVEL, room_nid, list(event_ids), *wanted.parameters, limit)
     return [(HistoryPoint(ordinal, step), nid, event_id) for nid, event_id, ordinal, step in rows]
 
 
@@ -152,7 +148,7 @@ async def get_related(
 ) -> dict[str, list[RelatedRow]]:
     """Return the edits, replies in threads and references of each event that has any: the latest of each type."""
     related: dict[str, list[RelatedRow]] = {}
-    for row in await source.fetch(_RELATED, room_nid, [escape(each) for each in event_ids], limit):
+    for row in await source.fetch(_RELATED, room_nid, list(event_ids), limit):
         one = _related(row)
         related.setdefault(one.relation.event_id, []).append(one)
     return related
@@ -162,8 +158,7 @@ async def get_thread_size(
     source: Source, room_nid: int, event_id: str, user_id: str, ignored: Collection[str]
 ) -> tuple[int, bool]:
     """Return how many replies the thread has without those of the ignored users, and whether one is the user's."""
-    names = [escape(each) for each in ignored]
-    row = await source.fetchrow(_THREAD_SIZE, room_nid, escape(event_id), names, escape(user_id))
+    row = await source.fetchrow(_THREAD_SIZE, room_nid, event_id, list(ignored), user_id)
     assert row is not None
     return row[0], row[1]
 
@@ -176,8 +171,7 @@ async def get_thread_roots(
     Each with that reply's place, and its root; None where that is in no timeline. participant: only threads whose
     root, or any reply, is his.
     """
-    user_id = None if participant is None else escape(participant)
-    rows = await source.fetch(_THREADS, room_nid, *place, limit, user_id, *end)
+    rows = await source.fetch(_THREADS, room_nid, *place, limit, participant, *end)
     return [
         (HistoryPoint(row["place"], row["step"]), None if row["event_nid"] is None else timeline_row(row))
         for row in rows
@@ -185,18 +179,13 @@ async def get_thread_roots(
 
 
 def _related(row: asyncpg.Record) -> RelatedRow:
-    relates_to, rel_type, nid, event_id, kind, state_key, sender, ts, ordinal, back, state_nid = row
-    return RelatedRow(
-        Relation(unescape(rel_type), unescape(relates_to)), nid, event_id, unescape(kind),
-        None if state_key is None else unescape(state_key), unescape(sender), ts, ordinal, back, state_nid,
-    )  # fmt: skip
+    relates_to, rel_type, *others = row
+    return RelatedRow(Relation(rel_type, relates_to), *others)
 
 
 async def get_annotation_keys(source: Source, room_nid: int, event_id: str, sender: str, event_type: str) -> set[str]:
     """Return the keys of a user's annotations of an event, of one event type; redacted ones count no more."""
-    rows = await source.fetch(
-        _ANNOTATION_KEYS, room_nid, escape(event_id), escape(sender), escape(event_type), _MAX_ANNOTATIONS
-    )
+    rows = await source.fetch(_ANNOTATION_KEYS, room_nid, event_id, sender, event_type, _MAX_ANNOTATIONS)
     # Not orjson: rooms of old versions have integers beyond 64 bits.
     keys = (json.loads(row["json"])["content"]["m.relates_to"].get("key") for row in rows)
     return {key for key in keys if isinstance(key, str)}

@@ -10,7 +10,7 @@ import asyncpg
 
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.core.rows import PushRedacted
-from shared.storage.engine.parameters import columns, escape, unescape
+from shared.storage.engine.parameters import columns
 
 #: (group, notifies, highlights): running totals.
 Totals = tuple[tuple[int, int, int], ...]
@@ -50,7 +50,7 @@ def has_push_rows(event: _Counting) -> bool | None:
 
 def message_args(events: Sequence[_Counting], own: Mapping[tuple[int, str, str], int]) -> list[Any]:
     """Return the parameters of the parts that every batch has. own: (room_nid, user id, thread id) -> ordinal."""
-    marks = [(nid, escape(user), escape(thread), ordinal) for (nid, user, thread), ordinal in own.items()]
+    marks = [(nid, user, thread, ordinal) for (nid, user, thread), ordinal in own.items()]
     return [*columns(_counted(events), 6), *columns(marks, 4)]
 
 
@@ -63,7 +63,7 @@ def _counted(events: Sequence[_Counting]) -> list[tuple[int, int, str, int | Non
             key = (event.room_nid, group, outcome.thread_id)
             before = sums.get(key, (0, 0))
             now = sums[key] = (before[0] + notifies, before[1] + highlights)
-            counted.append((event.room_nid, group, escape(outcome.thread_id), event.ordinal, *now))
+            counted.append((event.room_nid, group, outcome.thread_id, event.ordinal, *now))
     return counted
 
 
@@ -79,14 +79,14 @@ def state_args(events: Sequence[_Counting]) -> list[Any]:
     exceptions, moved, groups, users = [], [], [], []
     for event in events:
         nid, ordinal, outcome = event.room_nid, event.ordinal, event.push
-        moved += [(nid, escape(user), ordinal, group) for user, group in outcome.group_changes]
-        thread = escape(outcome.thread_id)
+        moved += [(nid, user, ordinal, group) for user, group in outcome.group_changes]
+        thread = outcome.thread_id
         by = None if event.redacted_by is None else ordinals.get(event.redacted_by)
         if by is None:
-            exceptions += [(nid, escape(user), ordinal, thread, n, h) for user, n, h in outcome.users]
+            exceptions += [(nid, user, ordinal, thread, n, h) for user, n, h in outcome.users]
         else:
             groups += [(nid, group, ordinal, thread, n, h, by) for group, n, h in outcome.groups]
-            users += [(nid, ordinal, escape(user), thread, n, h, by) for user, n, h in outcome.users]
+            users += [(nid, ordinal, user, thread, n, h, by) for user, n, h in outcome.users]
     return [*columns(exceptions, 6), *columns(moved, 4), *columns(groups, 7), *columns(users, 7)]
 
 
@@ -111,9 +111,9 @@ def _taken_back(events: Sequence[_Counting], answer: asyncpg.Record) -> dict[tup
     users: dict[tuple[int, int, int, str], list[tuple[str, int, int]]] = {}
     if "taken_back" in answer.keys():  # noqa: SIM118  a record holds values, not keys
         for nid, group, ordinal, thread, n, h, by in answer["taken_back"] or ():
-            groups.setdefault((nid, by, ordinal, unescape(thread)), []).append((group, n, h))
+            groups.setdefault((nid, by, ordinal, thread), []).append((group, n, h))
         for nid, ordinal, user, thread, n, h, by in answer["users_taken_back"] or ():
-            users.setdefault((nid, by, ordinal, unescape(thread)), []).append((unescape(user), n, h))
+            users.setdefault((nid, by, ordinal, thread), []).append((user, n, h))
     ordinals: dict[int, int | None] | None = None
     for event in events:
         if event.redacted_by is None or not (event.push.groups or event.push.users):

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
 #: Behind every event of a room.
@@ -39,7 +38,7 @@ _PLACES = """
     )
     SELECT room_nid, low + 1 FROM search WHERE low = high
 """
-#: $1 user, escaped; $2 rooms; $3 before which ordinal; $4 how many of each source. Uses the primary keys of
+#: $1 user; $2 rooms; $3 before which ordinal; $4 how many of each source. Uses the primary keys of
 #: push_members, push_counters and push_exceptions, and push_counters_in_threads.
 _COUNTED = """
     WITH asked AS MATERIALIZED (
@@ -124,7 +123,7 @@ class PlacedEvent:
 
 async def get_joined_room_ids(source: Source, user_id: str) -> dict[int, str]:
     """Return the rooms that a user is joined to, by number."""
-    return {row[0]: row[1] for row in await source.fetch(_JOINED, escape(user_id))}
+    return {row[0]: row[1] for row in await source.fetch(_JOINED, user_id)}
 
 
 async def get_ordinals_from(source: Source, room_nids: Collection[int], position: int) -> dict[int, int]:
@@ -139,7 +138,7 @@ async def get_counted_events(
     """Return the latest events that counted for a user in each room before an ordinal: at least `limit` of them, own
     ones and redacted ones included, unless there are fewer.
     """
-    rows = await source.fetch(_COUNTED, escape(user_id), list(before), list(before.values()), limit)
+    rows = await source.fetch(_COUNTED, user_id, list(before), list(before.values()), limit)
     found: dict[int, CountedEvents] = {}
     sources: dict[tuple[int, int, int], list[int]] = {}
     for room_nid, kind, first, ordinal, notifies, highlights in rows:
@@ -157,7 +156,7 @@ async def get_placed_events(source: Source, places: Sequence[tuple[int, int]]) -
     """Return the live events at these (room number, ordinal), by them."""
     rows = await source.fetch(_PLACED, [nid for nid, _ in places], [ordinal for _, ordinal in places])
     events = (
-        PlacedEvent(nid, ordinal, position, event_nid, unescape(sender), redacted, unescape(thread_id))
+        PlacedEvent(nid, ordinal, position, event_nid, sender, redacted, thread_id)
         for nid, ordinal, position, event_nid, sender, redacted, thread_id in rows
     )
     return {(event.room_nid, event.ordinal): event for event in events}

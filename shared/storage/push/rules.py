@@ -3,16 +3,14 @@
 Only the owner of the user's slot writes. A change takes the row as it was read, so that none is lost.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import asyncpg
 
 from shared.storage.engine.fenced import fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
-#: $2 user, $3 rules (JSON), $4 everywhere, $5 rooms (escaped), $6 position that the row must still have, 0 for "there
+#: $2 user, $3 rules (JSON), $4 everywhere, $5 rooms, $6 position that the row must still have, 0 for "there
 #: is none". Uses the primary key of push_rules.
 SET_PUSH_RULES = fenced_statement(
     "set_push_rules",
@@ -30,7 +28,7 @@ SET_PUSH_RULES = fenced_statement(
     "(SELECT position FROM stored) AS position, (SELECT ignored FROM stored) AS ignored",
 )
 #: What `SET_ACCOUNT_DATA` does for m.ignored_user_list, and what the list says into push_rules, both or neither.
-#: $2 user, $3 JSON or NULL, $4 ignored users (escaped), $5 as $6 of SET_ACCOUNT_DATA. Uses the primary keys of
+#: $2 user, $3 JSON or NULL, $4 ignored users, $5 as $6 of SET_ACCOUNT_DATA. Uses the primary keys of
 #: account_data and push_rules.
 SET_IGNORED_USERS = fenced_statement(
     "set_ignored_users",
@@ -71,15 +69,10 @@ class PushRulesRecord:
 
 async def get_push_rules(source: Source, user_id: str) -> PushRulesRecord:
     """Return what the user changed."""
-    rows = await source.fetch(_GET, escape(user_id))
+    rows = await source.fetch(_GET, user_id)
     return push_rules_record(rows[0]) if rows else PushRulesRecord()
-
-
-def as_column(texts: Collection[str]) -> list[str]:
-    """Return room or user ids as $5 of SET_PUSH_RULES and $4 of SET_IGNORED_USERS take them."""
-    return sorted(map(escape, texts))
 
 
 def push_rules_record(row: asyncpg.Record) -> PushRulesRecord:
     """Return the record of a row that has its fields as columns."""
-    return PushRulesRecord(row["rules"], tuple(map(unescape, row["ignored"])), row["writer"], row["position"])
+    return PushRulesRecord(row["rules"], tuple(row["ignored"]), row["writer"], row["position"])

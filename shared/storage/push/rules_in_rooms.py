@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
 _RULES = "SELECT p.user_id, p.rules, p.ignored, p.position FROM push_rules p"
-#: $1 room_nid, $2 its id, escaped. Uses the primary keys of memberships and push_rules.
+#: $1 room_nid, $2 its id. Uses the primary keys of memberships and push_rules.
 _THAT_MATTER = f"""
     {_RULES} JOIN memberships m ON m.room_nid = $1 AND m.user_id = p.user_id AND m.is_local AND m.membership = 'join'
     WHERE p.everywhere OR $2 = ANY(p.rooms) OR p.ignored <> '{{}}'
@@ -52,17 +51,17 @@ class PushRulesOfUser:
 
 async def get_rules_that_matter(source: Source, room_nid: int, room_id: str) -> list[PushRulesOfUser]:
     """Return the rules of a room's joined local members that may say something of their own in it."""
-    return [_rules(row) for row in await source.fetch(_THAT_MATTER, room_nid, escape(room_id))]
+    return [_rules(row) for row in await source.fetch(_THAT_MATTER, room_nid, room_id)]
 
 
 async def get_rules_of_users(source: Source, user_ids: Collection[str]) -> list[PushRulesOfUser]:
     """Return the rules of those of the users who ever changed anything."""
-    return [_rules(row) for row in await source.fetch(_OF_USERS, [escape(user_id) for user_id in user_ids])]
+    return [_rules(row) for row in await source.fetch(_OF_USERS, list(user_ids))]
 
 
 async def get_push_groups(source: Source, room_nid: int) -> dict[str, int]:
     """Return user id -> the group in which the room's events put him last; others are in DEFAULT_GROUP."""
-    return {unescape(user_id): group for user_id, group in await source.fetch(_GROUPS, room_nid)}
+    return dict(map(tuple, await source.fetch(_GROUPS, room_nid)))
 
 
 async def get_event_threads(source: Source, room_nid: int, event_ids: Collection[str]) -> dict[str, str]:
@@ -70,11 +69,10 @@ async def get_event_threads(source: Source, room_nid: int, event_ids: Collection
 
     Follows three relations at most, the event's own ones included.
     """
-    asked = [escape(event_id) for event_id in event_ids]
-    rows = await source.fetch(_THREADS, room_nid, asked, _HOPS)
-    return {unescape(first): unescape(thread_id) for first, thread_id in rows}
+    rows = await source.fetch(_THREADS, room_nid, list(event_ids), _HOPS)
+    return dict(map(tuple, rows))
 
 
 def _rules(row: asyncpg.Record) -> PushRulesOfUser:
     user_id, rules, ignored, position = row
-    return PushRulesOfUser(unescape(user_id), rules, tuple(map(unescape, ignored)), position)
+    return PushRulesOfUser(user_id, rules, tuple(ignored), position)

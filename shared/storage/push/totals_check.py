@@ -35,6 +35,6 @@ _NO_TOTALS = """
 
 
 async def get_wrong_totals(source: Source, room_nid: int, limit: int) -> list[tuple[int, int, str]]:
-    """Return (ordinal, group, thread id as stored) of events whose running totals are wrong, or are not there."""
+    """Return (ordinal, group, thread id) of events whose running totals are wrong, or are not there."""
     rows = [*await source.fetch(_WRONG_TOTALS, room_nid, limit), *await source.fetch(_NO_TOTALS, room_nid, limit)]
     return [(ordinal, group, thread_id) for ordinal, group, thread_id in rows]

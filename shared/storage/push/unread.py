@@ -9,11 +9,10 @@ from typing import Final
 
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import Count, UnreadSnapshot
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
 _IS_JOIN: Final = """position('"membership":"join"'::bytea IN {json}) > 0"""
-#: $1 user, escaped; $2 rooms; $3 up to which ordinal, NULL: as far as the vector reaches: $4 known, $5 base, $6 and $7
+#: $1 user; $2 rooms; $3 up to which ordinal, NULL: as far as the vector reaches: $4 known, $5 base, $6 and $7
 #: the writers above base and their positions. One row per room.
 #: ends: events_room_nid_ordinal_key, backwards. floors: the primary keys of state_changes, events and receipts; a join
 #: is a change to "join" from anything else. marks: the primary keys of receipts and push_own. spans (what he is told by
@@ -149,7 +148,7 @@ async def get_unread_of_rooms(
 
 async def get_highlights_before(source: Source, room_nid: int, group: int, thread_id: str, ordinal: int) -> int:
     """Return how many of a group's events in a thread highlighted before an ordinal (exclusive)."""
-    found: int | None = await source.fetchval(_HIGHLIGHTS, room_nid, group, escape(thread_id), ordinal)
+    found: int | None = await source.fetchval(_HIGHLIGHTS, room_nid, group, thread_id, ordinal)
     return found or 0
 
 
@@ -157,18 +156,18 @@ async def _read(
     source: Source, user_id: str, room_nids: Sequence[int], ends: Sequence[int | None], vector: Vector
 ) -> dict[int, UnreadSnapshot]:
     rows = await source.fetch(
-        _UNREAD, escape(user_id), list(room_nids), list(ends),
+        _UNREAD, user_id, list(room_nids), list(ends),
         vector.known, vector.base, list(vector.above), list(vector.above.values()),
     )  # fmt: skip
     return {
         room_nid: UnreadSnapshot(
             at=till,
             floor=floor,
-            marks={unescape(thread): ordinal for thread, ordinal in marks},
+            marks=dict(map(tuple, marks)),
             group=group,
             group_from=first,
-            counts={unescape(thread): Count(n, h) for thread, n, h, _ in counts if n or h},
-            highlights={unescape(thread): total for thread, _, _, total in counts if total is not None},
+            counts={thread: Count(n, h) for thread, n, h, _ in counts if n or h},
+            highlights={thread: total for thread, _, _, total in counts if total is not None},
         )
         for room_nid, till, floor, marks, group, first, counts in rows
     }

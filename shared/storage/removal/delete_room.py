@@ -134,8 +134,6 @@ async def mark_room_deleted(write: FencedWrite, room_id: str, *, force: bool = F
     force: though local users are joined; they lose the room without a word. None: there is no such room (any more).
     Raises RoomHasMembers; asyncpg's UniqueViolationError when the room was written at the same moment: call again.
     """
-    if "\x00" in room_id:
-        return None  # PostgreSQL would refuse the parameter
     row = await write(MARK_DELETED, room_id, force)
     if row["room_nid"] is not None and not row["marked"]:
         raise RoomHasMembers(room_id, row["joined"])

@@ -6,7 +6,6 @@ An alias made with its room is stored by `shared.storage.events.batch.commit_eve
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Database
 
 # Uses the primary key of room_aliases, that of memberships.
@@ -119,7 +118,7 @@ async def get_state_with_empty_key(database: Database, room_nid: int, types: tup
 
 async def list_other_servers(database: Database, room_nid: int, limit: int) -> list[str]:
     """Return up to `limit` other servers with a joined member."""
-    return [unescape(row["server"]) for row in await database.fetch(_SERVERS, room_nid, limit)]
+    return [row["server"] for row in await database.fetch(_SERVERS, room_nid, limit)]
 
 
 async def list_joined_rooms(database: Database, user_id: str) -> list[str]:

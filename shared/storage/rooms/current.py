@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Connection
 
 #: Uses rooms_room_id_key, the primary key of forward_extremities, events_room_nid_ordinal_key.
@@ -84,7 +83,7 @@ async def get_current_state(conn: Connection, room_nid: int, with_json_of: Colle
     while True:
         rows = await conn.fetch(sql, room_nid, list(with_json_of), *after, _PAGE)
         state.extend(
-            StateRow(unescape(kind), unescape(state_key), nid, event_id, redacted, membership, json)
+            StateRow(kind, state_key, nid, event_id, redacted, membership, json)
             for kind, state_key, nid, event_id, redacted, membership, json in rows
         )
         if len(rows) < _PAGE:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import ROOM, RoomRecord
 from shared.storage.rooms.state import KEY_HISTORY, KeyChange
@@ -45,9 +44,7 @@ class RoomForReader:
 
 async def get_room_for_reader(source: Source, room_id: str, user_id: str) -> RoomForReader | None:
     """Return the room for a user; None for one that we do not have."""
-    if "\x00" in room_id:
-        return None  # PostgreSQL would refuse the parameter
-    row = await source.fetchrow(_FOR_READER, room_id, escape(user_id))
+    row = await source.fetchrow(_FOR_READER, room_id, user_id)
     if row is None:
         return None
     *record, membership, forgotten, set_at, settings, changed_at, members, ignored = row

@@ -8,7 +8,6 @@ import orjson
 
 from shared.core.events.event import event_from_storage
 from shared.core.room_versions import get_room_version
-from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Source
 
 CREATE, ENCRYPTION, NAME = "m.room.create", "m.room.encryption", "m.room.name"
@@ -80,15 +79,13 @@ async def get_last_of_types(
     source: Source, room_nid: int, before_ordinal: int, types: Collection[str], looked_at: int
 ) -> int | None:
     """Return the position of the latest event of these types among the `looked_at` events before an ordinal."""
-    position: int | None = await source.fetchval(
-        _BUMPED, room_nid, before_ordinal, looked_at, [escape(type_) for type_ in types]
-    )
+    position: int | None = await source.fetchval(_BUMPED, room_nid, before_ordinal, looked_at, list(types))
     return position
 
 
 async def get_rooms_once_joined(source: Source, user_id: str, room_nids: Collection[int]) -> set[int]:
     """Return those of the rooms in which the user has been joined at some time."""
-    rows = await source.fetch(_MEMBER_EVENTS, list(room_nids), escape(user_id))
+    rows = await source.fetch(_MEMBER_EVENTS, list(room_nids), user_id)
     return {nid for nid, json in rows if orjson.loads(json)["content"].get("membership") == "join"}
 
 

@@ -1,6 +1,6 @@
 """Reading many rooms at once, as a synchrotron keeps them in memory: each statement answers for all of the rooms.
 
-To be read from one snapshot, so that the parts agree. Types and keys in parameters are escaped, those in results not.
+To be read from one snapshot, so that the parts agree.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 from shared.storage.rooms.memberships import SummaryRecord
@@ -136,13 +135,13 @@ async def get_whole_rooms(
         rooms[row["room_nid"]].timeline.append(timeline_row(row))
     await _add_state(source, rooms, _STATES)
     firsts = [room.timeline[0].ordinal if len(room.timeline) == max_events else 1 for room in rooms.values()]
-    for nid, ordinal, kind, key, event_nid, prev_nid in await source.fetch(_CHANGES, nids, firsts, max_changes):
-        rooms[nid].changes.append(StateChange(ordinal, unescape(kind), unescape(key), event_nid, prev_nid))
+    for nid, *change in await source.fetch(_CHANGES, nids, firsts, max_changes):
+        rooms[nid].changes.append(StateChange(*change))
     for nid, ordinal, json in await source.fetch(_HISTORIES, nids, "m.room.history_visibility"):
         rooms[nid].visibility.append(KeyChange(ordinal, json))
     await _add_summaries(source, rooms)
-    for nid, user_id, *rest in await source.fetch(_RECEIPTS, nids):
-        rooms[nid].receipts.append(ReceiptRecord(unescape(user_id), *rest))
+    for nid, *receipt in await source.fetch(_RECEIPTS, nids):
+        rooms[nid].receipts.append(ReceiptRecord(*receipt))
     return list(rooms.values())
 
 
@@ -156,7 +155,7 @@ async def add_all_members(source: Source, rooms: Sequence[WholeRoom]) -> None:
 async def add_members(source: Source, wanted: Sequence[tuple[WholeRoom, str]]) -> None:
     """Add the m.room.member events of these users, each in a room, as the current state has them."""
     by_nid = {room.room_nid: room for room, _ in wanted}
-    nids, users = [room.room_nid for room, _ in wanted], [escape(user_id) for _, user_id in wanted]
+    nids, users = [room.room_nid for room, _ in wanted], [user_id for _, user_id in wanted]
     for row in await source.fetch(_SOME_MEMBERS, nids, users):
         by_nid[row["room_nid"]].members.append(_held(tuple(row)))
 
@@ -171,7 +170,7 @@ async def get_some_members_before_ordinals(
     source: Source, wanted: Sequence[tuple[int, int, str]]
 ) -> dict[int, list[HeldRow]]:
     """Return the m.room.member events of users, each (room number, ordinal, user) before that ordinal of the room."""
-    users = [escape(user_id) for *_, user_id in wanted]
+    users = [user_id for *_, user_id in wanted]
     nids, places = [nid for nid, *_ in wanted], [place for _, place, _ in wanted]
     return _by_room(nids, await source.fetch(_SOME_MEMBERS_BEFORE, nids, places, users))
 
@@ -194,12 +193,12 @@ async def _add_summaries(source: Source, rooms: Mapping[int, WholeRoom]) -> None
     counts: dict[int, tuple[int, int]] = {}
     for nid, joined, invited, people in await source.fetch(_COUNTS, list(rooms)):
         counts[nid], rooms[nid].people = (joined, invited), people
-    for nid, user_id, membership, ordinal in await source.fetch(_FIRST_MEMBERS, list(rooms), PRESENT):
-        first[nid].append(Member(unescape(user_id), membership, ordinal))
+    for nid, *member in await source.fetch(_FIRST_MEMBERS, list(rooms), PRESENT):
+        first[nid].append(Member(*member))
     alone = [nid for nid in rooms if sum(counts.get(nid, (0, 0))) <= 1]  # perhaps the reader himself
     if alone:
-        for nid, user_id, membership, ordinal in await source.fetch(_FIRST_MEMBERS, alone, ABSENT):
-            first[nid].append(Member(unescape(user_id), membership, ordinal))
+        for nid, *member in await source.fetch(_FIRST_MEMBERS, alone, ABSENT):
+            first[nid].append(Member(*member))
     for nid, room in rooms.items():
         room.summary = SummaryRecord(*counts.get(nid, (0, 0)), tuple(first[nid]))
 
@@ -208,4 +207,4 @@ def _held(values: tuple[object, ...]) -> HeldRow:
     """values: EVENT_COLUMNS, then room number, type, state key, ordinal since which it holds."""
     _, kind, key, since = values[18:22]
     assert isinstance(kind, str) and isinstance(key, str) and (since is None or isinstance(since, int))
-    return HeldRow(unescape(kind), unescape(key), since, TimelineRow(*values[:18]))  # type: ignore[arg-type]
+    return HeldRow(kind, key, since, TimelineRow(*values[:18]))  # type: ignore[arg-type]

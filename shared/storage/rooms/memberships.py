@@ -7,7 +7,6 @@ import orjson
 
 from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Database, Source
 from shared.storage.user_data.account_data import blocks_invites
 
@@ -77,14 +76,13 @@ _MAX_SOME_MEMBERS = 20_000
 
 async def forget_room(write: FencedWrite, room_nid: int, user_id: str) -> bool:
     """Mark the room as forgotten by the user; False when he has not left it. Raises Fenced."""
-    row = await write(FORGET_ROOM, room_nid, escape(user_id))
+    row = await write(FORGET_ROOM, room_nid, user_id)
     return bool(row["forgotten"])
 
 
 async def is_joined_to_any(database: Database, user_id: str, room_ids: Sequence[str]) -> bool:
     """Return whether the user is joined to at least one of the rooms."""
-    known = [room_id for room_id in room_ids if "\x00" not in room_id]
-    return bool(await database.fetchval(_JOINED_ANY, escape(user_id), known))
+    return bool(await database.fetchval(_JOINED_ANY, user_id, list(room_ids)))
 
 
 async def get_member_profiles(database: Database, user_ids: Collection[str]) -> dict[str, dict[str, str]]:
@@ -138,11 +136,11 @@ class SummaryRecord:
 
 async def get_memberships_of_user(source: Source, user_id: str) -> list[RoomMembership]:
     """Return every room in which the user has, or had, a membership."""
-    return [RoomMembership(*row) for row in await source.fetch(_OF_USER, escape(user_id))]
+    return [RoomMembership(*row) for row in await source.fetch(_OF_USER, user_id)]
 
 
 async def get_membership(source: Source, room_nid: int, user_id: str) -> RoomMembership | None:
-    row = await source.fetchrow(_ONE, room_nid, escape(user_id))
+    row = await source.fetchrow(_ONE, room_nid, user_id)
     return None if row is None else RoomMembership(*row)
 
 
@@ -151,7 +149,7 @@ async def get_some_members(source: Source, room_nids: Sequence[int], limit: int)
     if not room_nids:
         return set()
     rows = await source.fetch(_SOME_MEMBERS, list(room_nids), limit, _MAX_SOME_MEMBERS)
-    return {unescape(row[0]) for row in rows}
+    return {row[0] for row in rows}
 
 
 async def get_summary(source: Source, room_nid: int) -> SummaryRecord:
@@ -166,5 +164,5 @@ async def get_summary(source: Source, room_nid: int) -> SummaryRecord:
     if joined + invited <= 1:  # perhaps the reader alone
         first += await source.fetch(_FIRST_MEMBERS, room_nid, ABSENT)
     return SummaryRecord(
-        joined, invited, tuple(Member(unescape(user_id), membership, order) for user_id, membership, order in first)
+        joined, invited, tuple(Member(user_id, membership, order) for user_id, membership, order in first)
     )

@@ -7,7 +7,6 @@ from shared.core.events.event import event_from_storage
 from shared.core.events.redaction import redact_pdu
 from shared.core.room_summary import CHILD, SUMMARY_TYPES, RoomFacts, SpaceChild
 from shared.core.room_versions import get_room_version
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
 #: Uses rooms_room_id_key.
@@ -46,8 +45,7 @@ _MAX_CHILDREN = 1000  # of one space
 
 async def get_facts(source: Source, room_ids: Collection[str]) -> dict[str, RoomFacts]:
     """Return what we know of those of the rooms that we have, by id."""
-    known = [room_id for room_id in room_ids if "\x00" not in room_id]
-    return await _facts(source, await source.fetch(_BY_ID, known))
+    return await _facts(source, await source.fetch(_BY_ID, list(room_ids)))
 
 
 async def get_facts_by_nid(source: Source, room_nids: Collection[int]) -> dict[str, RoomFacts]:
@@ -67,8 +65,7 @@ async def get_published_rooms(source: Source, limit: int) -> list[int]:
 
 async def get_memberships_in(source: Source, room_ids: Collection[str], user_id: str) -> dict[str, str]:
     """Return the user's membership in each of the rooms where he has or had one."""
-    known = [room_id for room_id in room_ids if "\x00" not in room_id]
-    return dict(tuple(row) for row in await source.fetch(_MEMBERSHIPS, known, escape(user_id)))
+    return dict(map(tuple, await source.fetch(_MEMBERSHIPS, list(room_ids), user_id)))
 
 
 async def get_space_children(source: Source, facts: RoomFacts) -> list[SpaceChild]:
@@ -77,7 +74,7 @@ async def get_space_children(source: Source, facts: RoomFacts) -> list[SpaceChil
     children = []
     for event_id, state_key, json in await source.fetch(_CHILDREN, facts.room_nid, _MAX_CHILDREN):
         event = event_from_storage(version, json, event_id)
-        children.append(SpaceChild(unescape(state_key), event.sender, event.origin_server_ts, event.content))
+        children.append(SpaceChild(state_key, event.sender, event.origin_server_ts, event.content))
     return children
 
 

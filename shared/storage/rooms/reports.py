@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Database, Source
 
 _STORE = """
@@ -45,25 +44,23 @@ class Report:
 
 async def store_report(database: Database, report: Report, now_ms: int) -> None:
     await database.execute(
-        _STORE, report.reporter, report.about_room, report.event_id, report.about_user, escape(report.reason), now_ms
+        _STORE, report.reporter, report.about_room, report.event_id, report.about_user, report.reason, now_ms
     )
 
 
 async def may_report_event(source: Source, room_id: str, event_id: str, user_id: str) -> bool:
     """Return whether the event is in the room, and the user too."""
-    return "\x00" not in room_id + event_id and bool(
-        await source.fetchval(_MAY_REPORT, room_id, event_id, escape(user_id))
-    )
+    return bool(await source.fetchval(_MAY_REPORT, room_id, event_id, user_id))
 
 
 async def is_known_room(source: Source, room_id: str) -> bool:
-    return "\x00" not in room_id and bool(await source.fetchval(_IS_ROOM, room_id))
+    return bool(await source.fetchval(_IS_ROOM, room_id))
 
 
 async def is_known_user(source: Source, user_id: str) -> bool:
-    return bool(await source.fetchval(_IS_USER, escape(user_id)))
+    return bool(await source.fetchval(_IS_USER, user_id))
 
 
 async def get_mutual_rooms(source: Source, user_id: str, other: str) -> list[tuple[int, str]]:
     """Return (number, id) of every room that both are joined to, by number."""
-    return [tuple(row) for row in await source.fetch(_MUTUAL, escape(user_id), escape(other))]
+    return [tuple(row) for row in await source.fetch(_MUTUAL, user_id, other)]

@@ -7,7 +7,6 @@ Such a state is a snapshot, a walk of differences down to the line before some o
 from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 from shared.storage.rooms.state import get_state_before
@@ -92,9 +91,9 @@ async def get_keys_at_snapshots(
     source: Source, room_nid: int, nids: Collection[int], keys: Sequence[tuple[str, str]]
 ) -> dict[int, Held]:
     """Return snapshot -> those of the keys that its state has, for each of these snapshots."""
-    types, state_keys = [escape(kind) for kind, _ in keys], [escape(state_key) for _, state_key in keys]
+    types, state_keys = [kind for kind, _ in keys], [state_key for _, state_key in keys]
     held: dict[int, Held] = {nid: {} for nid in nids}
     for start, kind, state_key, event_nid in await source.fetch(_KEYS, room_nid, list(nids), types, state_keys):
         if event_nid is not None:
-            held[start][unescape(kind), unescape(state_key)] = event_nid
+            held[start][kind, state_key] = event_nid
     return held

@@ -1,13 +1,12 @@
 """Reading a room's state: now, at any place of its timeline, and what changed between two places.
 
 `state_changes` holds every change with the ordinal at which it took effect. "Before ordinal n" means: n's own change
-is not in it yet. Types and state keys in parameters are escaped here, those in rows come out of the events' JSON.
+is not in it yet.
 """
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 
@@ -118,15 +117,14 @@ async def get_keys_before(
 
 async def get_key_history(source: Source, room_nid: int, event_type: str, state_key: str) -> list[KeyChange]:
     """Return every value that one key of the state has had, in order."""
-    rows = await source.fetch(_HISTORY, room_nid, escape(event_type), escape(state_key))
+    rows = await source.fetch(_HISTORY, room_nid, event_type, state_key)
     return [KeyChange(ordinal, json) for ordinal, json in rows]
 
 
 async def get_joined_members(source: Source, room_nid: int) -> list[tuple[str, bytes]]:
     """Return (user id, PDU of the member event) of everyone who is joined now."""
-    rows = await source.fetch(_JOINED, room_nid)
-    return [(unescape(user_id), json) for user_id, json in rows]
+    return [tuple(row) for row in await source.fetch(_JOINED, room_nid)]
 
 
 def _split(keys: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    return [escape(event_type) for event_type, _ in keys], [escape(state_key) for _, state_key in keys]
+    return [event_type for event_type, _ in keys], [state_key for _, state_key in keys]

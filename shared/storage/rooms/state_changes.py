@@ -1,7 +1,7 @@
 """Reading what a room's state holds together with the ordinal from which on it does.
 
 An event may hold a key from a later ordinal than its own: where state resolution brought it back, or made one state
-that soft failure had hidden. Types and state keys in parameters are escaped here, those in results are not escaped.
+that soft failure had hidden.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 
@@ -71,15 +70,15 @@ async def get_members_held(source: Source, room_nid: int, ordinal: int) -> list[
 
 async def get_keys_held(source: Source, room_nid: int, ordinal: int, keys: Sequence[tuple[str, str]]) -> list[HeldRow]:
     """Return what these (type, state key) pairs hold in the state before an ordinal; absent ones are left out."""
-    types = [escape(event_type) for event_type, _ in keys]
-    state_keys = [escape(state_key) for _, state_key in keys]
+    types = [event_type for event_type, _ in keys]
+    state_keys = [state_key for _, state_key in keys]
     return [_held(row) for row in await source.fetch(_KEYS_AT, room_nid, ordinal, types, state_keys)]
 
 
 async def get_changes(source: Source, room_nid: int, start: int, end: int, limit: int) -> list[StateChange]:
     """Return at most `limit` changes between two ordinals (start inclusive, end exclusive), the latest first."""
     rows = await source.fetch(_CHANGES, room_nid, start, end, limit)
-    return [StateChange(ordinal, unescape(kind), unescape(key), nid, prev) for ordinal, kind, key, nid, prev in rows]
+    return [StateChange(*row) for row in rows]
 
 
 async def get_last_changes(source: Source, room_nid: int, start: int, end: int) -> list[HeldRow]:
@@ -89,4 +88,4 @@ async def get_last_changes(source: Source, room_nid: int, start: int, end: int) 
 
 def _held(record: asyncpg.Record) -> HeldRow:
     row = None if record["event_nid"] is None else timeline_row(record)
-    return HeldRow(unescape(record["held_type"]), unescape(record["held_key"]), record["since"], row)
+    return HeldRow(record["held_type"], record["held_key"], record["since"], row)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import orjson
 
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Database
 
 _COLUMNS = (
@@ -174,9 +173,9 @@ async def drop_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
 
 async def get_state_contents(database: Database, room_id: str, types: Sequence[str], limit: int) -> list[StateContent]:
     """Return the current state of these types, at most `limit` events; redacted ones are left out."""
-    rows = await database.fetch(_STATE, room_id, [escape(kind) for kind in types], limit)
+    rows = await database.fetch(_STATE, room_id, list(types), limit)
     return [
-        StateContent(unescape(kind), unescape(key), content)
+        StateContent(kind, key, content)
         for kind, key, json in rows
         if isinstance(content := orjson.loads(json).get("content"), dict)
     ]
@@ -193,7 +192,7 @@ async def get_bans(database: Database, room_id: str, limit: int) -> dict[str, st
     bans: dict[str, str | None] = {}
     for user_id, json in await database.fetch(_BANS, room_id, limit):
         reason = orjson.loads(json)["content"].get("reason")
-        bans[unescape(user_id)] = reason if isinstance(reason, str) else None
+        bans[user_id] = reason if isinstance(reason, str) else None
     return bans
 
 

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 
 from shared.core.room_check import EventColumns, LineRow, MembershipRow
 from shared.core.state_snapshots import Snapshot
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Source
 
 #: Rows of one page: of the greatest events 64 MiB.
@@ -46,8 +45,6 @@ async def get_some_room_ids(source: Source, count: int) -> list[str]:
 
 async def get_whole_room(source: Source, room_id: str) -> tuple[int, str, int] | None:
     """Return (room number, room version, how many events are stored); None for a room that we do not have."""
-    if "\x00" in room_id:
-        return None  # no room has it, and PostgreSQL would refuse the parameter
     row = await source.fetchrow(_ROOM, room_id)
     return None if row is None else (row[0], row[1], await source.fetchval(_COUNT, row[0]))
 
@@ -57,29 +54,18 @@ async def get_event_pages(source: Source, room_nid: int) -> AsyncIterator[list[E
     last = -(2**63)
     while rows := await source.fetch(_EVENTS, room_nid, last, _PAGE_EVENTS):
         last = rows[-1][0]
-        page = [EventColumns(*row) for row in rows]
-        yield [
-            row._replace(
-                type=unescape(row.type),
-                state_key=None if row.state_key is None else unescape(row.state_key),
-                sender=unescape(row.sender),
-            )
-            for row in page
-        ]
+        yield [EventColumns(*row) for row in rows]
 
 
 async def get_whole_line(source: Source, room_nid: int) -> list[LineRow]:
     """Return all changes of the room's state, in no particular order."""
-    return [
-        LineRow(unescape(kind), unescape(state_key), *rest)
-        for kind, state_key, *rest in await source.fetch(_LINE, room_nid)
-    ]
+    return [LineRow(*row) for row in await source.fetch(_LINE, room_nid)]
 
 
 async def get_state_numbers(source: Source, room_nid: int) -> dict[tuple[str, str], int]:
     """Return (type, state key) -> number of the event, of the current state."""
     rows = await source.fetch(_CURRENT_STATE, room_nid)
-    return {(unescape(kind), unescape(state_key)): nid for kind, state_key, nid in rows}
+    return {(kind, state_key): nid for kind, state_key, nid in rows}
 
 
 async def get_extremities(source: Source, room_nid: int) -> list[int] | None:
@@ -90,10 +76,7 @@ async def get_extremities(source: Source, room_nid: int) -> list[int] | None:
 
 async def get_membership_rows(source: Source, room_nid: int) -> dict[str, MembershipRow]:
     """Return user id -> what is stored of the membership."""
-    return {
-        unescape(user_id): MembershipRow(membership, nid, unescape(sender), ordinal)
-        for user_id, membership, nid, sender, ordinal in await source.fetch(_MEMBERSHIPS, room_nid)
-    }
+    return {user_id: MembershipRow(*membership) for user_id, *membership in await source.fetch(_MEMBERSHIPS, room_nid)}
 
 
 async def get_snapshots(source: Source, room_nid: int) -> list[Snapshot]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from shared.core.events.event import event_from_storage
 from shared.core.room_versions import get_room_version
 from shared.core.search_words import searchable_text, split_words
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Connection, Database, Source
 
 LANGUAGES = ("simple", "russian", "german", "french", "spanish")
@@ -124,13 +123,7 @@ async def search_words(
     few = len(room_nids) <= _FEW_ROOMS
     rooms = " | ".join(f"' {nid}'" for nid in room_nids) if few else list(room_nids)
     rows = await source.fetch(_search(len(words), recent=recent, few=few), rooms, list(keys), limit, *words)
-    return [
-        Hit(
-            room_nid, nid, rank, unescape(kind), None if state_key is None else unescape(state_key), unescape(sender),
-            ordinal, back, state_nid,
-        )
-        for room_nid, nid, rank, kind, state_key, sender, ordinal, back, state_nid in rows
-    ]  # fmt: skip
+    return [Hit(*row) for row in rows]
 
 
 def _search(count: int, *, recent: bool, few: bool) -> str:

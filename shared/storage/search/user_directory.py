@@ -14,7 +14,6 @@ from shared.core.directory_words import directory_words
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.room_versions import get_room_version
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Connection, Database
 from shared.storage.search.event_words import complete_up_to
 
@@ -149,17 +148,13 @@ async def search_directory(
     """
     beginnings = " & ".join(f"'{word}':*" for word in words)
     whole = " & ".join(f"'{word}'" for word in words)
-    who = escape(reader)
-    rows = list(await database.fetch(_SEARCH, who, beginnings, whole, id_prefix, all_users, limit))
+    rows = list(await database.fetch(_SEARCH, reader, beginnings, whole, id_prefix, all_users, limit))
     if len(rows) < limit and await database.fetchval(_IS_CUT, beginnings):
         # So many have such words that not all were looked at: those whom he knows must be among those who were.
         known = {row["user_id"] for row in rows}
-        near = await database.fetch(_SEARCH_NEAR, who, beginnings, whole, id_prefix, limit)
+        near = await database.fetch(_SEARCH_NEAR, reader, beginnings, whole, id_prefix, limit)
         rows += [row for row in near if row["user_id"] not in known][: limit - len(rows)]
-    return [
-        FoundUser(unescape(user_id), name and unescape(name), avatar and unescape(avatar))
-        for user_id, name, avatar in rows
-    ]
+    return [FoundUser(*row) for row in rows]
 
 
 async def _take_queued(conn: Connection) -> bool:
@@ -202,9 +197,9 @@ async def _follow_rooms(conn: Connection, above: int, until: int, own_server: st
             event = event_from_storage(get_room_version(version), json, event_id)
             if event.content.get("membership") == "join":
                 if open_room:
-                    known[state_key] = _entry(unescape(state_key), display_name_of(event), avatar_url_of(event))
+                    known[state_key] = _entry(state_key, display_name_of(event), avatar_url_of(event))
                 else:
-                    new[state_key] = _entry(unescape(state_key), None, None)
+                    new[state_key] = _entry(state_key, None, None)
     await _store(conn, _STORE, known.values())
     await _store(conn, _STORE_NEW, new.values())
 
@@ -228,10 +223,7 @@ async def _store(conn: Connection, statement: str, entries: Iterable[tuple[str, 
 
 
 def _entry(user_id: str, name: str | None, avatar: str | None) -> tuple[str, str | None, str | None, str]:
-    return (
-        escape(user_id), None if name is None else escape(name), None if avatar is None else escape(avatar),
-        " ".join(directory_words(user_id, name)),
-    )  # fmt: skip
+    return user_id, name, avatar, " ".join(directory_words(user_id, name))
 
 
 def _text(value: bytes | None) -> str | None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import asyncpg
 
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Connection, Source
 
 #: Uses events_by_position; for `members` state_changes_by_ordinal and the primary key of memberships. A membership that
@@ -115,9 +114,8 @@ THREAD_SUBSCRIPTIONS = """
     WHERE t.position > $1 ORDER BY t.position LIMIT $2
 """
 
-
-#: Columns whose text is stored escaped; what holds no U+001A stays as it is.
-_ESCAPED = ("type", "state_key", "sender", "user_id", "thread_id")
+#: Columns that hold rows.
+_ROWS = ("members", "push", "push_users", "push_groups")
 
 
 async def first_page(source: Source, query: str, above: int, size: int) -> list[dict[str, Any]]:
@@ -141,19 +139,11 @@ async def pages(snapshot: Connection, query: str, above: int, size: int) -> Asyn
 
 def _plain(record: asyncpg.Record) -> dict[str, Any]:
     row = dict(record)
-    for name in _ESCAPED:
-        if isinstance(text := row.get(name), str):
-            row[name] = unescape(text)
-    if members := row.get("members"):
-        row["members"] = tuple((unescape(user), value, nid, unescape(sender)) for user, value, nid, sender in members)
+    for name in _ROWS:
+        if records := row.get(name):
+            row[name] = tuple(map(tuple, records))
     if ignored := row.get("ignored"):
-        row["ignored"] = tuple(map(unescape, ignored))
-    if push := row.get("push"):
-        row["push"] = tuple(map(tuple, push))
-    if push_users := row.get("push_users"):
-        row["push_users"] = tuple((unescape(user), *counts) for user, *counts in push_users)
-    if push_groups := row.get("push_groups"):
-        row["push_groups"] = tuple((unescape(user), group) for user, group in push_groups)
+        row["ignored"] = tuple(ignored)
     if redacted := row.get("push_redacted"):
         row["push_redacted"] = _redacted(redacted)
     return row
@@ -163,9 +153,9 @@ def _redacted(records: Iterable[Sequence[Any]]) -> tuple[Any, ...]:
     """What a redaction took back: one entry per event, though it has only one as a rule."""
     events: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
     for ordinal, thread_id, group, user, notifies, highlights in records:
-        groups, users = events.setdefault((ordinal, unescape(thread_id)), ([], []))
+        groups, users = events.setdefault((ordinal, thread_id), ([], []))
         if group is not None:
             groups.append((group, notifies, highlights))
         else:
-            users.append((unescape(user), notifies, highlights))
+            users.append((user, notifies, highlights))
     return tuple((*event, tuple(groups), tuple(users)) for event, (groups, users) in events.items())

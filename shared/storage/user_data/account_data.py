@@ -11,11 +11,10 @@ from typing import Any
 import orjson
 
 from shared.storage.engine.fenced import fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Database, Source
 from shared.storage.push.rules import PushRulesRecord, push_rules_record
 
-#: $2 user, $3 room id or '', $4 type (escaped), $5 JSON or NULL for a deletion, $6 position that the row must still
+#: $2 user, $3 room id or '', $4 type, $5 JSON or NULL for a deletion, $6 position that the row must still
 #: have: NULL for any, 0 for "there is none". Uses the primary key of account_data.
 SET_ACCOUNT_DATA = fenced_statement(
     "set_account_data",
@@ -72,7 +71,7 @@ class AccountDataEntry:
 
 async def get_account_data(database: Database, user_id: str, room_id: str, type_: str) -> AccountDataEntry:
     """room_id: "" for global account data."""
-    row = await database.fetchrow(_GET, user_id, room_id, escape(type_))
+    row = await database.fetchrow(_GET, user_id, room_id, type_)
     return AccountDataEntry(row["json"], row["position"]) if row is not None else AccountDataEntry(None, 0)
 
 
@@ -89,10 +88,7 @@ class AccountDataRecord:
 
 async def get_account_data_of_user(source: Source, user_id: str) -> list[AccountDataRecord]:
     """Return all account data of the user, deletions too."""
-    return [
-        AccountDataRecord(room_id, unescape(kind), json, writer, position)
-        for room_id, kind, json, writer, position in await source.fetch(_OF_USER, escape(user_id))
-    ]
+    return [AccountDataRecord(*row) for row in await source.fetch(_OF_USER, user_id)]
 
 
 async def get_account_data_and_push_rules(
@@ -100,24 +96,23 @@ async def get_account_data_and_push_rules(
 ) -> tuple[list[AccountDataRecord], PushRulesRecord]:
     """Return all account data of the user, deletions too, and what he changed of the push rules."""
     records, rules = [], PushRulesRecord()
-    for row in await source.fetch(_WITH_PUSH_RULES, escape(user_id)):
+    for row in await source.fetch(_WITH_PUSH_RULES, user_id):
         if row["room_id"] is None:
             rules = push_rules_record(row)
         else:
-            kind, json = unescape(row["type"]), row["json"]
-            records.append(AccountDataRecord(row["room_id"], kind, json, row["writer"], row["position"]))
+            records.append(AccountDataRecord(*row[:5]))
     return records, rules
 
 
 async def get_filter_json(source: Source, user_id: str, filter_id: int) -> bytes | None:
     """Return a filter that the user stored, as JSON; None when he has none of that number."""
-    json: bytes | None = await source.fetchval(_FILTER, escape(user_id), filter_id)
+    json: bytes | None = await source.fetchval(_FILTER, user_id, filter_id)
     return json
 
 
 async def get_ignored_users(source: Source, user_id: str) -> frozenset[str]:
     """Return whom the user ignores. Spec: client-server API, "Ignoring Users"."""
-    json: bytes | None = await source.fetchval(_IGNORED, escape(user_id))
+    json: bytes | None = await source.fetchval(_IGNORED, user_id)
     return frozenset() if json is None else frozenset(ignored_in(json))
 
 

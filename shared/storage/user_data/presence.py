@@ -6,7 +6,7 @@ Saved without a fence: a row says when it was so, and only something later repla
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from shared.storage.engine.parameters import escape, unescape
+from shared.storage.engine.parameters import columns
 from shared.storage.engine.pool import Database
 
 #: Uses the primary key of presence.
@@ -43,19 +43,12 @@ class SavedPresence:
 
 async def get_presence(database: Database, user_ids: Collection[str]) -> dict[str, SavedPresence]:
     """Return what is saved, by user; users of whom nothing is are left out."""
-    rows = await database.fetch(_GET, [escape(user_id) for user_id in user_ids])
-    return {
-        unescape(user_id): SavedPresence(None if status is None else unescape(status), last_active_ms)
-        for user_id, status, last_active_ms in rows
-    }
+    rows = await database.fetch(_GET, list(user_ids))
+    return {user_id: SavedPresence(status, last_active_ms) for user_id, status, last_active_ms in rows}
 
 
 async def save_presence(database: Database, changed: Iterable[StoredPresence]) -> None:
     """Save how users are; at most one of each user."""
-    columns = [
-        (escape(one.user_id), one.state, None if one.status_msg is None else escape(one.status_msg),
-         one.last_active_ms, one.changed_ms)
-        for one in changed
-    ]  # fmt: skip
-    if columns:
-        await database.execute(_SAVE, *map(list, zip(*columns, strict=True)))
+    rows = [(one.user_id, one.state, one.status_msg, one.last_active_ms, one.changed_ms) for one in changed]
+    if rows:
+        await database.execute(_SAVE, *columns(rows, 5))

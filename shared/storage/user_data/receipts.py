@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from shared.storage.engine.fenced import fenced_statement
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Database, Source
 
 #: $2 room, $3 user, $4 kind, $5 thread or '', $6 event, $7 its ordinal, $8 now. A receipt that is not ahead of the one
@@ -80,7 +79,4 @@ class ReceiptRecord:
 
 async def get_receipts_of_room(source: Source, room_nid: int) -> list[ReceiptRecord]:
     """Return every receipt of the room, private ones too: what is shown to whom is the caller's duty."""
-    return [
-        ReceiptRecord(unescape(user_id), kind, thread_id, event_id, ts_ms, writer, position)
-        for user_id, kind, thread_id, event_id, ts_ms, writer, position in await source.fetch(_OF_ROOM, room_nid)
-    ]
+    return [ReceiptRecord(*row) for row in await source.fetch(_OF_ROOM, room_nid)]

@@ -6,7 +6,6 @@ an answer was made from stays beside the new one until the client shows the new 
 
 from dataclasses import dataclass
 
-from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Source
 
 #: Uses the primary key.
@@ -48,7 +47,7 @@ class StoredConnection:
 
 
 async def get_connection(source: Source, user_id: str, device_id: str, conn_id: str) -> StoredConnection | None:
-    row = await source.fetchrow(_GET, escape(user_id), device_id, escape(conn_id))
+    row = await source.fetchrow(_GET, user_id, device_id, conn_id)
     return None if row is None else StoredConnection(*row)
 
 
@@ -61,6 +60,6 @@ async def put_connection(
     expected: the row's number as read, 0 for no row; made_from: 0 for a connection that begins anew.
     """
     done = await source.fetchval(
-        _PUT, escape(user_id), device_id, escape(conn_id), expected, number, state, made_from, now_ms, max_connections
+        _PUT, user_id, device_id, conn_id, expected, number, state, made_from, now_ms, max_connections
     )
     return done is not None

@@ -10,7 +10,6 @@ from typing import Literal
 
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
-from shared.storage.engine.parameters import escape, unescape
 from shared.storage.engine.pool import Source
 
 _KEY = "user_id = $2 AND room_nid = $3 AND thread_id = $4"
@@ -110,9 +109,7 @@ async def find_thread(
     source: Source, room_id: str, user_id: str, thread_id: str, cause: str | None = None
 ) -> Thread | None:
     """Return a thread of a room that the user is in; None where there is none such. cause: event id."""
-    if "\x00" in room_id + thread_id + (cause or ""):
-        return None
-    rows = await source.fetch(_FIND, room_id, escape(user_id), thread_id, cause)
+    rows = await source.fetch(_FIND, room_id, user_id, thread_id, cause)
     if not rows:
         return None
     [row] = rows
@@ -126,7 +123,7 @@ async def subscribe(
 
     conflict: he unsubscribed after the cause was there.
     """
-    row = await write(SUBSCRIBE, escape(user_id), room_nid, thread_id, cause, streams=tuple(streams))
+    row = await write(SUBSCRIBE, user_id, room_nid, thread_id, cause, streams=tuple(streams))
     position: int | None = row["position"]
     if position is not None:
         return position
@@ -137,7 +134,7 @@ async def unsubscribe(
     write: FencedWrite, user_id: str, room_nid: int, thread_id: str, streams: Collection[str]
 ) -> int | None:
     """Return the position of the change, None: there was no subscription."""
-    row = await write(UNSUBSCRIBE, escape(user_id), room_nid, thread_id, streams=tuple(streams))
+    row = await write(UNSUBSCRIBE, user_id, room_nid, thread_id, streams=tuple(streams))
     position: int | None = row["position"]
     return position
 
@@ -146,13 +143,13 @@ async def read_changes(
     source: Source, user_id: str, since: Vector, now: Vector, limit: int, before: int = END
 ) -> list[SubscriptionChange]:
     """Return those of the user's subscriptions that changed after `since` and before the position, the latest first."""
-    rows = await source.fetch(_CHANGES, escape(user_id), before, limit, *_columns(since), *_columns(now))
+    rows = await source.fetch(_CHANGES, user_id, before, limit, *_columns(since), *_columns(now))
     return [SubscriptionChange(*row) for row in rows]
 
 
 async def subscribers_of(source: Source, room_nid: int, thread_id: str) -> list[tuple[str, int]]:
     """Return (user id, position of that) of those who are subscribed to a thread, in its room or not any more."""
-    return [(unescape(row[0]), row[1]) for row in await source.fetch(_SUBSCRIBERS, room_nid, escape(thread_id))]
+    return [tuple(row) for row in await source.fetch(_SUBSCRIBERS, room_nid, thread_id)]
 
 
 def _columns(vector: Vector) -> tuple[int, int, list[int], list[int]]:

@@ -33,7 +33,7 @@ async def test_reports(postgres: TestDatabase) -> None:
             (alice.user_id, _ROOM, row["event_id"], None), (alice.user_id, _ROOM, row["event_id"], None),
             (eve.user_id, _ROOM, None, None), (eve.user_id, None, None, alice.user_id),
         ]  # fmt: skip
-        assert rows[0]["reason"].startswith("a\x1a0bxx") and len(rows[0]["reason"]) == 2001
+        assert rows[0]["reason"].startswith("a\x00bxx") and len(rows[0]["reason"]) == 2000
 
 
 async def test_mutual_rooms(postgres: TestDatabase) -> None:

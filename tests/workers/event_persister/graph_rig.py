@@ -10,7 +10,6 @@ import orjson
 from shared.core.events import Event, build_event, parse_event
 from shared.core.room_versions import get_room_version
 from shared.operations.check_rooms import check_room
-from shared.storage.engine.parameters import unescape
 from tests.workers.event_persister.graph_model import OTHER_KEY, Graph, Key
 from tests.workers.event_persister.rig import SERVER, Persister
 
@@ -96,7 +95,7 @@ async def line_before(persister: Persister, room_nid: int, ordinal: int) -> dict
            WHERE room_nid = $1 AND ordinal < $2 ORDER BY type, state_key, ordinal DESC""",
         room_nid, ordinal,
     )  # fmt: skip
-    return {(unescape(t), unescape(k)): nid for t, k, nid in rows if nid is not None}
+    return {(t, k): nid for t, k, nid in rows if nid is not None}
 
 
 async def state_before(persister: Persister, row: Any, keys: dict[int, Key]) -> dict[Key, int]:
@@ -125,11 +124,7 @@ async def compare(persister: Persister, room_id: str, graph: Graph) -> None:
     """Everything that is stored is what the model has."""
     rows = await persister.timeline(room_id)
     nids = {row["event_id"]: row["event_nid"] for row in rows}
-    keys = {
-        row["event_nid"]: (unescape(row["type"]), unescape(row["state_key"]))
-        for row in rows
-        if row["state_key"] is not None
-    }
+    keys = {row["event_nid"]: (row["type"], row["state_key"]) for row in rows if row["state_key"] is not None}
     assert {row["event_id"]: STATUS[row["status"]] for row in rows} == graph.outcome
     for row in rows:
         expected = {key: nids[event_id] for key, event_id in graph.before[row["event_id"]].items()}
@@ -137,15 +132,15 @@ async def compare(persister: Persister, room_id: str, graph: Graph) -> None:
     room_nid = rows[0]["room_nid"]
     stored = await persister.sql("SELECT type, state_key, event_nid FROM current_state WHERE room_nid = $1", room_nid)
     current = {key: nids[event_id] for key, event_id in graph.current.items()}
-    assert {(unescape(t), unescape(k)): nid for t, k, nid in stored} == current
+    assert {(t, k): nid for t, k, nid in stored} == current
     assert await line_before(persister, room_nid, 1 << 40) == current
     [heads] = await persister.sql("SELECT event_nids FROM forward_extremities WHERE room_nid = $1", room_nid)
     assert set(heads[0]) == {nids[event_id] for event_id in graph.extremities}
     members = await persister.sql("SELECT user_id, membership FROM memberships WHERE room_nid = $1", room_nid)
     for user_id, membership in members:
-        event_id = graph.current.get(("m.room.member", unescape(user_id)))
+        event_id = graph.current.get(("m.room.member", user_id))
         assert membership == (graph.events[event_id].content["membership"] if event_id else "leave")
-    assert {unescape(user_id) for user_id, _ in members} >= {k for t, k in graph.current if t == "m.room.member"}
+    assert {user_id for user_id, _ in members} >= {k for t, k in graph.current if t == "m.room.member"}
     ordinals = [row["ordinal"] for row in rows if row["ordinal"] is not None]
     assert ordinals == list(range(1, len(ordinals) + 1))
     await check_stored(persister, room_id)

@@ -8,6 +8,7 @@ import random
 import string
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -61,34 +62,40 @@ async def test_poisoned_event_fails_alone(postgres: TestDatabase) -> None:
         assert (await _check_chain(persister, rooms[3]))[-1] == "after"
 
 
-def _nul(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
-    """A device id is no text of an event: it is stored as it is, and login lets no such device through."""
-    return persister.user("alice", "DEV\x00ICE"), "message"
-
-
 def _index_row(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
     return persister.user("alice"), "".join(random.choices(string.ascii_letters + string.digits, k=6000))
 
 
-def _overflow(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
-    """What asyncpg itself refuses to send."""
+def _store_changed(monkeypatch: pytest.MonkeyPatch, text: str, **fields: Any) -> None:
+    """Store the events with this text with other fields than they have."""
 
-    def batch_with_overflow(writes: Sequence[Write], server_name: str) -> EventBatch:
+    def batch_with_changes(writes: Sequence[Write], server_name: str) -> EventBatch:
         batch = batches.batch_of(writes, server_name)
         batch.events = [
-            dataclasses.replace(event, depth=1 << 63) if b"overflow" in event.json else event for event in batch.events
+            dataclasses.replace(event, **fields) if text.encode() in event.json else event for event in batch.events
         ]
         return batch
 
-    monkeypatch.setattr(committer, "batch_of", batch_with_overflow)
+    monkeypatch.setattr(committer, "batch_of", batch_with_changes)
+
+
+def _overflow(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
+    """What asyncpg itself refuses to send."""
+    _store_changed(monkeypatch, "overflow", depth=1 << 63)
     return persister.user("alice"), "overflow"
+
+
+def _surrogate(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
+    """Text without a UTF-8 form."""
+    _store_changed(monkeypatch, "surrogate", txn_device="\ud800")
+    return persister.user("alice"), "surrogate"
 
 
 def _constraint(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
     return persister.user("alice"), "constraint"
 
 
-@pytest.mark.parametrize("poison", [_nul, _index_row, _overflow, _constraint])
+@pytest.mark.parametrize("poison", [_surrogate, _index_row, _overflow, _constraint])
 async def test_whatever_the_database_refuses_fails_alone(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch, poison: Callable[..., tuple[User, str]]
 ) -> None:

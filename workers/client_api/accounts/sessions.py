@@ -22,7 +22,6 @@ from shared.runtime.clock import Clock
 from shared.storage.accounts import tokens
 from shared.storage.accounts.users import SET_ADMIN, NewSession
 from shared.storage.engine.fenced import FencedStatement
-from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Database, passing_as_unavailable
 
 MAX_DEVICE_NAME_CHARS = 1000
@@ -85,7 +84,7 @@ class Sessions:
         refresh = f"skr_{secrets.token_urlsafe(32)}" if refreshable else None
         stored = NewSession(
             device_id=device_id,
-            display_name=escape(display_name) if display_name is not None else None,
+            display_name=display_name,
             access_hash=tokens.hash_token(access),
             expires_ms=self._clock.now_ms() + lifetime_s * 1000 if lifetime_s is not None else None,
             refresh_hash=tokens.hash_token(refresh) if refresh is not None else None,
@@ -174,7 +173,7 @@ class Sessions:
 
     async def rename_device(self, user_id: UserId, device_id: str, name: str) -> bool:
         """Set the display name of a device. Return False if there is no such device."""
-        row = await self._write(tokens.RENAME_DEVICE, user_id, device_id, escape(name), self._clock.now_ms())
+        row = await self._write(tokens.RENAME_DEVICE, user_id, device_id, name, self._clock.now_ms())
         self._announce_device_list(user_id, row["list_position"])
         return bool(row["found"])
 

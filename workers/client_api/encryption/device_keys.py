@@ -23,7 +23,6 @@ from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.encryption import device_keys as storage
 from shared.storage.encryption.device_lists import get_device_list_news
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.streams.ends import get_stream_ends
 from workers.client_api.encryption.key_upload import KeyUploadBody, check_identity_keys, parse_keys
@@ -87,12 +86,12 @@ class DeviceKeys:
                     identity,
                     known,
                     self._clock.now_ms(),
-                    storage.escaped([key.algorithm for key in one_time]),
-                    storage.escaped([key.key_id for key in one_time]),
+                    [key.algorithm for key in one_time],
+                    [key.key_id for key in one_time],
                     [key.hash for key in one_time],
                     [key.json for key in one_time],
-                    storage.escaped([key.algorithm for key in fallback]),
-                    storage.escaped([key.key_id for key in fallback]),
+                    [key.algorithm for key in fallback],
+                    [key.key_id for key in fallback],
                     [key.json for key in fallback],
                     MAX_ONE_TIME_KEYS,
                     streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name),
@@ -155,10 +154,7 @@ class DeviceKeys:
         local, failures = self._split(wanted)
         # Sorted, so that two claims of the same devices cannot deadlock.
         triples = sorted(
-            (user_id, device_id, algorithm)
-            for user_id in local
-            for device_id, algorithm in wanted[user_id].items()
-            if "\x00" not in device_id
+            (user_id, device_id, algorithm) for user_id in local for device_id, algorithm in wanted[user_id].items()
         )
         claimed: dict[str, dict[str, dict[str, Any]]] = {}
         if triples:
@@ -167,13 +163,13 @@ class DeviceKeys:
                     storage.CLAIM_KEYS,
                     [user_id for user_id, _, _ in triples],
                     [device for _, device, _ in triples],
-                    storage.escaped([algorithm for _, _, algorithm in triples]),
+                    [algorithm for _, _, algorithm in triples],
                     self._clock.now_ms(),
                     streams=(ONE_TIME_KEYS.name,),
                 )
             columns = (row[name] or () for name in ("users", "devices", "algorithms", "key_ids", "jsons"))
             for user_id, device_id, algorithm, key_id, json in zip(*columns, strict=True):
-                name = f"{unescape(algorithm)}:{unescape(key_id)}"
+                name = f"{algorithm}:{key_id}"
                 claimed.setdefault(user_id, {})[device_id] = {name: orjson.Fragment(json)}
             changes = (row[name] or () for name in ("positions", "changed_users", "changed_devices"))
             lease = self._writer.lease

@@ -9,9 +9,8 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Unavailable
 from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.rows import AccountDataRow, PushRulesRow
-from shared.storage.engine.parameters import escape
 from shared.storage.engine.pool import Database, passing_as_unavailable
-from shared.storage.push.rules import SET_IGNORED_USERS, as_column
+from shared.storage.push.rules import SET_IGNORED_USERS
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, get_account_data, ignored_in
 
 IGNORED_USERS = "m.ignored_user_list"
@@ -47,7 +46,7 @@ class AccountDataWriter:
             return await self._set_ignored_users(user_id, json, expected)
         with passing_as_unavailable():
             row = await self._writer.write(
-                SET_ACCOUNT_DATA, user_id, room_id, escape(type_), json, expected, streams=(ACCOUNT_DATA.name,)
+                SET_ACCOUNT_DATA, user_id, room_id, type_, json, expected, streams=(ACCOUNT_DATA.name,)
             )
         if row["position"] is None:
             return False
@@ -74,7 +73,7 @@ class AccountDataWriter:
                 SET_IGNORED_USERS,
                 user_id,
                 json,
-                as_column(ignored),
+                ignored,
                 expected,
                 streams=(ACCOUNT_DATA.name, PUSH_RULES.name),
             )

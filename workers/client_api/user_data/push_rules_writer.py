@@ -18,9 +18,8 @@ from shared.core.push_rules import (
 )
 from shared.core.push_rules.editing import copy_room_rules
 from shared.core.rows import PushRulesRow
-from shared.storage.engine.parameters import unescape
 from shared.storage.engine.pool import Database, passing_as_unavailable
-from shared.storage.push.rules import SET_PUSH_RULES, PushRulesRecord, as_column, get_push_rules
+from shared.storage.push.rules import SET_PUSH_RULES, PushRulesRecord, get_push_rules
 
 _ATTEMPTS = 5
 
@@ -61,14 +60,14 @@ class PushRulesWriter:
     async def _store(self, user_id: UserId, record: PushRulesRecord, changes: RuleChanges, json: bytes) -> bool:
         """Write and announce. Return False if another change came first."""
         everywhere, rooms = affected_rooms(changes, self.switches)
-        rooms_column = as_column(rooms)
+        rooms_column = sorted(rooms)
         with passing_as_unavailable():
             row = await self._writer.write(
                 SET_PUSH_RULES, user_id, json, everywhere, rooms_column, record.position, streams=(PUSH_RULES.name,)
             )
         if row["position"] is None:
             return False
-        ignored = tuple(map(unescape, row["ignored"]))
+        ignored = tuple(row["ignored"])
         self._announcer.announce(
             PUSH_RULES,
             [

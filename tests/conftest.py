@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rigs.directories import remove_abandoned
 
@@ -12,6 +13,10 @@ pytest_plugins = ["tests.fix_servers", "tests.fix_fleet", "tests.fix_watched_fle
 _SHARED_FLEETS = ("fleet", "watched_fleet", "limited_fleet")
 #: Folders whose tests need a fleet, or take as long. `make test-fast` leaves them out.
 _FLEETS = frozenset({"cases", "duties", "faults", "fleet", "model", "simulation", "spec_walk"})
+
+# Hypothesis measures the wall clock otherwise, and a busy machine fails.
+settings.register_profile("skep", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("skep")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -1,8 +1,13 @@
 """A small fleet of stand-in workers under the real supervisor, run as a program by test_supervisor.py.
 
-Arguments: a directory; then one behaviour per worker: `good` ends on SIGTERM, `deaf` ignores it, `broken` ends at
-once with code 3, `drained` ends on SIGTERM as one does that an operator drained. The directory gets `records.json` and
-a line in `fenced` for each worker that was fenced.
+Arguments: a directory; the seconds that the workers have to end; one behaviour for each worker:
+
+    good       ends on SIGTERM
+    deaf       ignores it
+    broken     ends at once with code 3
+    drained    ends on SIGTERM as one does that an operator drained
+
+The directory gets `records.json`, and a line in `fenced` for each worker that was fenced.
 """
 
 import json
@@ -30,7 +35,7 @@ def work(behaviour: str) -> int:
 
 
 def main() -> int:
-    directory, behaviours = Path(sys.argv[1]), sys.argv[2:]
+    directory, stop_limit_s, behaviours = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
 
     def fence(name: str) -> None:
         with (directory / "fenced").open("a") as file:
@@ -56,7 +61,7 @@ def main() -> int:
         supervisor.start(child(number, behaviour))
     print("started", flush=True)
     supervisor.supervise()
-    supervisor.stop_all([(lambda _child: True, 1.0)])
+    supervisor.stop_all([(lambda _child: True, stop_limit_s)])
     print("stopped", flush=True)
     return 0
 

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +14,7 @@ import pytest
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import Answer, call
+from tests.rigs.waiting import wait_until
 
 _STABLE = "/_matrix/client/v1/delayed_events"
 _UNSTABLE = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
@@ -71,14 +72,6 @@ def _bodies(person: Person, room_id: str) -> list[str]:
         since = "&from=" + quote(page["end"])
 
 
-def _until(what: Callable[[], Any], limit_s: float = 15.0) -> Any:
-    end = time.monotonic() + limit_s
-    while not (value := what()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-    return value
-
-
 def test_msc4140_every_form_leads_to_the_same(alice: Person) -> None:
     room = alice.create_room()
     began_ms = time.time() * 1000
@@ -107,11 +100,11 @@ def test_msc4140_every_form_leads_to_the_same(alice: Person) -> None:
     older = call(alice.url, "GET", _UNSTABLE, token=alice.token).json()["delayed_events"][-1]
     assert (older["delay"], older["running_since"]) == (_HOUR_MS, listed[-1]["scheduled_at"])
 
-    sent = _until(lambda: (found := _look(alice, old_send)).get("event_id") and found)
+    sent = wait_until(lambda: (found := _look(alice, old_send)).get("event_id") and found)
     assert sent["finalised_ts"] >= sent["scheduled_at"] + 300, "never before its time"
     assert sent["content"] == {"body": "old", "msgtype": "m.text"} and "error" not in sent and "state_key" not in sent
     for delay_id in (old_state, *new.values()):
-        _until(lambda delay_id=delay_id: _look(alice, delay_id).get("event_id"))
+        wait_until(lambda delay_id=delay_id: _look(alice, delay_id).get("event_id"))
     assert sorted(_bodies(alice, room)) == ["old", "un", "v3"]
     assert alice.ask("GET", _path(room, "state", "org.example.call", "me")) == {"left": True}
     # "delay_id in unsigned event data": for its sender, on each of his devices.
@@ -223,13 +216,13 @@ def test_msc4140_authorised_when_sent_and_superseded_by_others(delaying: Running
     # Bob may not send any more when his time comes; alice hears nothing of it, he does.
     late = _schedule(bob, room, "late", 400, {"body": "late", "msgtype": "m.text"})
     alice.ask("POST", f"/rooms/{quote(room)}/ban", {"user_id": bob.user_id})
-    failed = _until(lambda: (found := _look(bob, late)).get("finalised_ts") and found)
+    failed = wait_until(lambda: (found := _look(bob, late)).get("finalised_ts") and found)
     assert failed["error"]["errcode"] == "M_FORBIDDEN" and "event_id" not in failed
     assert _bodies(alice, room) == []
     # A redaction of one's own message: it destroys itself.
     sent = alice.send(room, "boom", {"body": "boom", "msgtype": "m.text"}).json()["event_id"]
     redaction = _schedule(alice, room, "r", 200, {"redacts": sent}, "m.room.redaction")
-    _until(lambda: _look(alice, redaction).get("event_id"))
+    wait_until(lambda: _look(alice, redaction).get("event_id"))
     shown = alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(sent, safe='')}")
     assert shown["content"] == {} and shown["unsigned"]["redacted_because"]["type"] == "m.room.redaction"
 
@@ -243,9 +236,9 @@ def test_msc4169_redactions_by_send_in_an_old_room_version(alice: Person) -> Non
     assert alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(sent, safe='')}")["content"] == {}
     # Between servers `redacts` stands where version 10 has it; clients see it at both places.
     filter_ = quote('{"event_format":"federation","room":{"timeline":{"limit":1}}}')
-    pdu = _until(lambda: alice.ask("GET", f"/sync?filter={filter_}")["rooms"]["join"].get(room))["timeline"]["events"][
-        0
-    ]
+    pdu = wait_until(lambda: alice.ask("GET", f"/sync?filter={filter_}")["rooms"]["join"].get(room))["timeline"][
+        "events"
+    ][0]
     assert (pdu["redacts"], pdu["content"]) == (sent, {"reason": "because"})
     shown = alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(answer['event_id'], safe='')}")
     assert shown["redacts"] == shown["content"]["redacts"] == sent
@@ -272,7 +265,7 @@ def test_msc4140_a_restarted_event_waits(delaying: RunningFleet, alice: Person) 
         assert _bodies(alice, room) == []
         stop.set()
         assert all(beats.result() > 5 for beats in beating)
-    _until(lambda: len(_bodies(alice, room)) == 8)
+    wait_until(lambda: len(_bodies(alice, room)) == 8)
     for delay_id in ids:
         seen = _look(alice, delay_id)
         assert seen["finalised_ts"] >= seen["scheduled_at"] + 1500
@@ -297,11 +290,11 @@ def test_msc4140_kills_in_the_middle_of_sending(delaying: RunningFleet, alice: P
         listed = call(alice.url, "GET", _STABLE, token=alice.token).json()["delayed_events"]
         return 200 - len(listed)
 
-    _until(lambda: sent() > 5)
+    wait_until(lambda: sent() > 5)
     delaying.kill(f"{victim}-1")
-    _until(lambda: sent() > 60, 30)
+    wait_until(lambda: sent() > 60, 30)
     delaying.kill(f"{victim}-2")
-    _until(lambda: sent() == 200, 40)
+    wait_until(lambda: sent() == 200, 40)
     seen = [_look(alice, delay_id) for delay_id in ids]
     assert all(each.get("event_id") for each in seen), [each for each in seen if not each.get("event_id")][:3]
     found = Counter(text for room in rooms for text in _bodies(alice, room))

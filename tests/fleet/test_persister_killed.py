@@ -22,6 +22,7 @@ import pytest
 from shared.runtime.fault_points import VARIABLE, arm, reach
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.people import Person, register
+from tests.rigs.waiting import wait_until
 from tests.room_checks import assert_fleet_rooms_agree
 
 POINTS = ("built", "submitted", "before the statement", "after the statement", "committed", "announced")
@@ -109,7 +110,7 @@ def talking(senders: list[Sender], name: str) -> Iterator[None]:
             time.sleep(0.2)
             yield
             before = [len(sender.acknowledged) for sender in senders]
-            _wait(
+            wait_until(
                 lambda: all(len(s.acknowledged) >= b + 3 for s, b in zip(senders, before, strict=True)),
                 "somebody's room did not come back",
             )
@@ -134,7 +135,7 @@ async def test_killed_at(breakable: RunningFleet, senders: list[Sender], orders:
 
     with talking(senders, point):
         _give(orders, f"{point} kill")
-        _wait(changed, "nobody was killed")
+        wait_until(changed, "nobody was killed")
     assert len(changed()) == 1 and changed() < {"event_persister-1", "event_persister-2"}
     assert not orders.exists()  # noqa: ASYNC240
     assert max(sender.longest_s for sender in senders) < 8.0  # 5 s, and what a busy machine adds
@@ -147,12 +148,12 @@ async def test_stopped_at(breakable: RunningFleet, senders: list[Sender], orders
     pids = {_pid(breakable, name) for name in ("event_persister-1", "event_persister-2")}
     with talking(senders, f"stopped {point}"):
         _give(orders, f"{point} stop")
-        _wait(lambda: any(_stands_still(pid) for pid in pids), "nobody was stopped")
+        wait_until(lambda: any(_stands_still(pid) for pid in pids), "nobody was stopped")
         [asleep] = [pid for pid in pids if _stands_still(pid)]
         await asyncio.sleep(3.0)
         os.kill(asleep, signal.SIGCONT)
     assert {_pid(breakable, name) for name in ("event_persister-1", "event_persister-2")} == pids
-    _wait(lambda: _rejoined(breakable), "it did not join anew")
+    wait_until(lambda: _rejoined(breakable), "it did not join anew")
     await check_rooms_of(breakable, senders)
 
 
@@ -200,13 +201,6 @@ def _timeline(sender: Sender) -> list[dict[str, Any]]:
 def _pid(fleet: RunningFleet, name: str) -> int | None:
     pid: int | None = fleet.processes().get(name, {}).get("pid")
     return pid
-
-
-def _wait(holds: Any, otherwise: str) -> None:
-    end = time.monotonic() + _LIMIT_S
-    while not holds():
-        assert time.monotonic() < end, otherwise
-        time.sleep(0.05)
 
 
 def test_both_keys_are_needed(tmp_path: Path) -> None:

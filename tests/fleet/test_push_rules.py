@@ -11,6 +11,7 @@ import pytest
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.people import CLIENT, Person, register
 from tests.fleet.raw_http import call
+from tests.rigs.waiting import wait_until
 
 _GLOBAL = "/pushrules/global"
 _RULE = f"{_GLOBAL}/content/honey"
@@ -114,7 +115,7 @@ def test_both_devices_and_the_death_of_the_writer(ruled: RunningFleet) -> None:
         for name in ("client_api-1", "client_api-2"):
             count = len(made)
             ruled.kill(name)
-            _wait(lambda count=count: len(made) >= count + 5)  # type: ignore[misc]
+            wait_until(lambda count=count: len(made) >= count + 5)  # type: ignore[misc]
     finally:
         over.set()
         maker.join()
@@ -125,10 +126,3 @@ def test_both_devices_and_the_death_of_the_writer(ruled: RunningFleet) -> None:
     assert len(found) <= len(made) + 1
     _until_told(phone, token, whole)
     assert _sync(bob)[1] == [whole]
-
-
-def _wait(condition: Any) -> None:
-    end = time.monotonic() + _LIMIT_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

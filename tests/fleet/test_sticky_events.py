@@ -1,8 +1,7 @@
 """MSC4354, sticky events, through a whole fleet: in the timeline or beside it, for newcomers, until they expire."""
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ import pytest
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import call
+from tests.rigs.waiting import wait_until
 
 _DURATION = "org.matrix.msc4354.sticky_duration_ms"
 _SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
@@ -81,37 +81,29 @@ def _sliding(person: Person, pos: str | None = None, **extension: Any) -> Any:
     return answer.json()
 
 
-def _until(what: Callable[[], Any], limit_s: float = 15.0) -> Any:
-    end = time.monotonic() + limit_s
-    while not (value := what()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-    return value
-
-
 def test_msc4354_in_the_timeline_or_beside_it(people: tuple[Person, Person, str]) -> None:
     alice, bob, room = people
-    since = _until(lambda: (a := _sync(bob)) and room in a["rooms"]["join"] and a)["next_batch"]
+    since = wait_until(lambda: (a := _sync(bob)) and room in a["rooms"]["join"] and a)["next_batch"]
     event_id = _stick(alice, room, "first")
     alice.ask("PUT", f"/rooms/{quote(room)}/state/org.example.rtc/me?{_DURATION}=600000", {"body": "state"})
-    answer = _until(lambda: (a := _sync(bob, since)) and len(_sections(a, room)[0]) == 2 and a)
+    answer = wait_until(lambda: (a := _sync(bob, since)) and len(_sections(a, room)[0]) == 2 and a)
     assert _sections(answer, room) == (["first", "state"], []), "not twice"
     first = answer["rooms"]["join"][room]["timeline"]["events"][0]
     assert first["msc4354_sticky"] == {"duration_ms": _HOUR_MS} and 0 < first["unsigned"][_TTL] <= _HOUR_MS
     # Once: an advanced token brings it no more. Beyond the limit, or the filter: beside the timeline.
     assert _sections(_sync(bob, answer["next_batch"]), room) == ([], [])
     _chat(alice, room, 3)
-    _until(lambda: _sections(_sync(bob, since, '{"limit":2}'), room) == ([], ["first", "state"]))
+    wait_until(lambda: _sections(_sync(bob, since, '{"limit":2}'), room) == ([], ["first", "state"]))
     assert _sections(_sync(bob, since, '{"not_types":["org.example.rtc"]}'), room) == ([], ["first", "state"])
     assert _sections(_sync(bob, since), room) == (["first", "state"], [])
     shown = bob.ask("GET", f"/rooms/{quote(room)}/event/{quote(event_id, safe='')}")
     assert shown["msc4354_sticky"] == {"duration_ms": _HOUR_MS}
     # A redaction takes it away, an ignored sender's are not shown.
     alice.ask("PUT", f"/rooms/{quote(room)}/redact/{quote(event_id, safe='')}/r", {})
-    _until(lambda: _sections(_sync(bob, since, '{"limit":1}'), room)[1] == ["state"])
+    wait_until(lambda: _sections(_sync(bob, since, '{"limit":1}'), room)[1] == ["state"])
     path = f"/user/{quote(bob.user_id)}/account_data/m.ignored_user_list"
     bob.ask("PUT", path, {"ignored_users": {alice.user_id: {}}})
-    _until(lambda: _sections(_sync(bob, since, '{"limit":1}'), room)[1] == [])
+    wait_until(lambda: _sections(_sync(bob, since, '{"limit":1}'), room)[1] == [])
 
 
 def test_msc4354_newcomers_and_the_end(sticking: RunningFleet, people: tuple[Person, Person, str]) -> None:
@@ -124,11 +116,11 @@ def test_msc4354_newcomers_and_the_end(sticking: RunningFleet, people: tuple[Per
     since = _sync(carol)["next_batch"]
     carol.ask("POST", f"/rooms/{quote(room)}/join", {})
     # The room's history is closed to her, and yet she gets what is sticky.
-    answer = _until(lambda: (a := _sync(carol, since)) and room in a.get("rooms", {}).get("join", {}) and a)
+    answer = wait_until(lambda: (a := _sync(carol, since)) and room in a.get("rooms", {}).get("join", {}) and a)
     assert _sections(answer, room) == ([], ["short", "long"])
     assert _sections(_sync(carol, answer["next_batch"]), room) == ([], [])
     # Who syncs first gets them as well; after its end an event is like any other.
-    _until(lambda: _sections(_sync(bob, None, '{"limit":1}'), room) == ([], ["long"]))
+    wait_until(lambda: _sections(_sync(bob, None, '{"limit":1}'), room) == ([], ["long"]))
     # A synchrotron that begins knows what was sticky before.
     sticking.kill("synchrotron-1")
 
@@ -136,7 +128,7 @@ def test_msc4354_newcomers_and_the_end(sticking: RunningFleet, people: tuple[Per
         answer = bob.call("GET", "/sync?filter=" + quote('{"room":{"timeline":{"limit":1}}}'))
         return answer.status == 200 and _sections(answer.json(), room) == ([], ["long"])
 
-    _until(again, 30)
+    wait_until(again, 30)
     for value in ("-1", "3600001", "x"):
         path = f"/rooms/{quote(room)}/send/org.example.rtc/bad?{_DURATION}={value}"
         assert alice.call("PUT", path, {}).errcode == "M_INVALID_PARAM"
@@ -163,21 +155,21 @@ def test_msc4354_sliding_sync(sticking: RunningFleet, people: tuple[Person, Pers
         return texts
 
     # In pages, the oldest first.
-    _until(lambda: look(limit=2) == ["s0", "s1"] or got.clear())
+    wait_until(lambda: look(limit=2) == ["s0", "s1"] or got.clear())
     assert look(limit=2) == ["s2", "s3"] and look(limit=2) == ["s4"] and look(limit=2) == []
     # One that the timeline shows is not told twice; what comes with a delay is sticky as well (MSC4140).
     _stick(alice, room, "shown")
-    _until(lambda: look() == [] and _last_shown(bob, room) == "shown")
+    wait_until(lambda: look() == [] and _last_shown(bob, room) == "shown")
     assert "shown" not in got
     path = f"/rooms/{quote(room)}/send/org.example.rtc/later?{_DURATION}=60000&org.matrix.msc4140.delay=1"
     alice.ask("PUT", path, {"body": "later"})
-    _until(lambda: "later" in _sections(_sync(bob, None, '{"limit":5}'), room)[0])
+    wait_until(lambda: "later" in _sections(_sync(bob, None, '{"limit":5}'), room)[0])
     carol = register(sticking, f"carol{next(_names)}")
     pos = since = None
     bob = carol
     look()
     carol.ask("POST", f"/rooms/{quote(room)}/join", {})
-    _until(lambda: {"s0", "s4", "shown", "later"} <= set(look()))
+    wait_until(lambda: {"s0", "s4", "shown", "later"} <= set(look()))
     assert look() == []
 
 

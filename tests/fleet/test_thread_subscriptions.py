@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ import pytest
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import Answer, call
+from tests.rigs.waiting import wait_until
 
 _UNSTABLE = "/_matrix/client/unstable"
 _SLIDING = f"{_UNSTABLE}/org.matrix.simplified_msc3575/sync"
@@ -69,14 +70,6 @@ def _sliding(person: Person, pos: str | None = None, timeout: int = 0, limit: in
     return answer.json()
 
 
-def _until(what: Callable[[], Any], limit_s: float = 10.0) -> Any:
-    end = time.monotonic() + limit_s
-    while not (value := what()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-    return value
-
-
 def test_msc4306_subscribing(alice: Person, bob: Person) -> None:
     room, eve = _room(alice, bob), bob
     root = _say(alice, room, "root")
@@ -129,7 +122,7 @@ def test_msc4308_sliding_sync_and_pages(alice: Person, bob: Person) -> None:
             seen.update({thread: (kind, one) for thread, one in told.get(kind, {}).get(room, {}).items()})
         return len(seen) == 4 and seen[roots[0]][0] == "unsubscribed"
 
-    _until(look)
+    wait_until(look)
     stamps = [seen[root][1]["bump_stamp"] for root in roots[1:4]]
     assert stamps == sorted(stamps) and seen[roots[0]][1]["bump_stamp"] > stamps[-1]
     assert seen[roots[1]] == ("subscribed", {"automatic": False, "bump_stamp": stamps[0]})
@@ -186,12 +179,12 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
         _say(alice, room, f"in wanted {next(said)}", wanted)
         return wanted in counts(bob)[1]
 
-    _until(heard)
+    wait_until(heard)
     # Nobody of those who did not subscribe hears of it, but whom it mentions; the main timeline counts as ever.
     _say(alice, room, "in the other", root)
     _say(alice, room, "you!", root, **{"m.mentions": {"user_ids": [bob.user_id]}})
     _say(alice, room, "main")
-    told = _until(lambda: (found := counts(bob))[1].get(root) and found[0] == 3 and found)
+    told = wait_until(lambda: (found := counts(bob))[1].get(root) and found[0] == 3 and found)
     assert told[1][root] == {"notification_count": 1, "highlight_count": 1}
     before = told[1][wanted]["notification_count"]
     assert counts(carol) == (3, {})
@@ -205,7 +198,7 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
         same, before = now == before, now
         return bool(same)
 
-    _until(quiet)
+    wait_until(quiet)
 
 
 def test_msc3874_messages_without_threads(alice: Person, bob: Person) -> None:

@@ -1,8 +1,7 @@
 """Room upgrades and closed accounts on a fleet: killed in the middle, gone on with, and what follows of itself."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from shared.config.load import load_config
 from shared.runtime.fault_points import VARIABLE
 from tests.fix_fleet import RunningFleet, run_fleet
 from tests.fleet.people import Person, register
+from tests.rigs.waiting import wait_until
 
 _LIMIT_S = 25.0
 
@@ -38,14 +38,6 @@ def breakable(orders: Path) -> Iterator[RunningFleet]:
         )
 
 
-def _until(found: Callable[[], Any], otherwise: str) -> Any:
-    end = time.monotonic() + _LIMIT_S
-    while not (value := found()):
-        assert time.monotonic() < end, otherwise
-        time.sleep(0.05)
-    return value
-
-
 def _repeated(person: Person, method: str, path: str, body: object) -> Any:
     """Return the answer of a request that is sent until it is carried out."""
 
@@ -57,7 +49,7 @@ def _repeated(person: Person, method: str, path: str, body: object) -> Any:
         assert answer.status in (200, 502, 503, 504), answer
         return answer if answer.status == 200 else None
 
-    return _until(answered, path).json()
+    return wait_until(answered, path).json()
 
 
 def _sql(fleet: RunningFleet, statement: str, *args: object) -> list[asyncpg.Record]:
@@ -92,7 +84,7 @@ def test_killed_in_an_upgrade(breakable: RunningFleet, orders: Path, point: str)
     else:
         _repeated(ann, "POST", path, body)
     assert not orders.exists(), "nobody was killed"
-    tombstone = _until(lambda: _state(ann, old, "m.room.tombstone"), "the upgrade was left alone")
+    tombstone = wait_until(lambda: _state(ann, old, "m.room.tombstone"), "the upgrade was left alone")
     new = tombstone["replacement_room"]
     assert _repeated(ann, "POST", path, body) == {"replacement_room": new}
     assert set(ann.ask("GET", "/joined_rooms")["joined_rooms"]) == {old, new}
@@ -114,9 +106,9 @@ def test_settings_follow_and_accounts_end(breakable: RunningFleet) -> None:
     bob.ask("PUT", f"{user}/account_data/m.direct", {ann.user_id: [old]})
     new = ann.ask("POST", f"/rooms/{quote(old)}/upgrade", {"new_version": "12"})["replacement_room"]
     assert bob.ask("POST", f"/join/{quote('#hive:' + breakable.server_name)}", {})["room_id"] == new
-    tags = _until(lambda: bob.ask("GET", f"{user}/rooms/{quote(new)}/tags")["tags"], "the tags stayed behind")
+    tags = wait_until(lambda: bob.ask("GET", f"{user}/rooms/{quote(new)}/tags")["tags"], "the tags stayed behind")
     assert tags == {"u.work": {"order": 0.1}}
-    _until(lambda: new in bob.ask("GET", f"{user}/account_data/m.direct")[ann.user_id], "it is no direct chat")
+    wait_until(lambda: new in bob.ask("GET", f"{user}/account_data/m.direct")[ann.user_id], "it is no direct chat")
 
     proof = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "bob"}, "password": bob.password}
     assert bob.ask("POST", "/account/deactivate", {"auth": proof, "erase": True}) == {
@@ -129,6 +121,6 @@ def test_settings_follow_and_accounts_end(breakable: RunningFleet) -> None:
                   for room in (old, new, *others)]  # fmt: skip
         return all(state["membership"] == "leave" for state in states)
 
-    _until(gone, "he is still in a room")
-    _until(lambda: not _sql(breakable, "SELECT 1 FROM deactivations"), "the account is still to be cleared")
+    wait_until(gone, "he is still in a room")
+    wait_until(lambda: not _sql(breakable, "SELECT 1 FROM deactivations"), "the account is still to be cleared")
     assert not _sql(breakable, "SELECT 1 FROM account_data WHERE user_id = $1", bob.user_id)

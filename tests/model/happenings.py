@@ -6,8 +6,9 @@ from urllib.parse import quote
 
 from tests.model.memberships import Memberships
 from tests.model.rules import BY_NAME
-from tests.model.tale import path_of, wait
+from tests.model.tale import path_of
 from tests.model.world import Room
+from tests.rigs.waiting import wait_until
 
 LOUD = ["notify", {"set_tweak": "highlight"}]
 WORDS = ("honey", "wax", "swarm", "queen", "smoke")
@@ -177,7 +178,7 @@ class Happenings(Memberships):
                 return expected is None
             return [event["event_id"] for event in reversed(page.json["chunk"])] == expected
 
-        wait(sees_it, f"{somebody.user_id} does not see of {room.room_id} what anybody may see")
+        wait_until(sees_it, f"{somebody.user_id} does not see of {room.room_id} what anybody may see")
 
     def _seen_by_stranger(self, room: Room, user_id: str) -> list[str]:
         ignored = self.people[user_id].ignores

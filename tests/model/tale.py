@@ -4,15 +4,14 @@ What the server accepts goes into the model; what it refuses must have changed n
 """
 
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 from tests.model.people import Answer, Human, Village
 from tests.model.world import Member, Room
+from tests.rigs.waiting import wait_until
 
-_LIMIT_S = 60.0
 _MEMBER = "m.room.member"
 
 
@@ -96,7 +95,7 @@ class Tale:
     def _hear(self) -> None:
         """Wait until each persister has taken in one more row of push rules."""
         wanted = [rows + 1 for rows in self._heard]
-        wait(lambda: self.village.rows_read("push_rules") >= wanted, "push rules were not heard of")
+        wait_until(lambda: self.village.rows_read("push_rules") >= wanted, "push rules were not heard of")
         self._heard = self.village.rows_read("push_rules")
         assert self._heard == wanted, "a change of push rules that nobody made"
 
@@ -105,7 +104,7 @@ class Tale:
         member = self.people.get(user_id)
         if member is None or user_id in self._guest_ids:
             return
-        wait(lambda: not self.village.settings_to_copy(user_id, room.room_id), "settings were not copied")
+        wait_until(lambda: not self.village.settings_to_copy(user_id, room.room_id), "settings were not copied")
         if old_room_id in member.tags:
             member.tags.setdefault(room.room_id, member.tags[old_room_id])
         if member.rules.follow(old_room_id, room.room_id):
@@ -148,13 +147,6 @@ class Tale:
     def next(self) -> str:
         self._number += 1
         return str(self._number)
-
-
-def wait(come: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + _LIMIT_S
-    while not come():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 def path_of(room: Room) -> str:

@@ -16,6 +16,7 @@ from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Connection, Database, connector
 from shared.storage.fleet.leases import FINAL_POSITIONS, beat, get_writers, insert_lease, is_writing
 from tests.fix_servers import TestDatabase
+from tests.rigs.waiting import until
 
 WRITE = fenced_statement(
     "test_write",
@@ -73,7 +74,7 @@ async def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(po
         lease = await join(conn)
         writer = writer_of(postgres, lease, [])
         under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "slow", 0.4, streams=("account_data",)))
-        await asyncio.sleep(0.15)
+        await until(lambda: is_writing(conn, lease))
         await fence_lease(conn, lease)
         assert under_way.done() or (await under_way)["position"] == 1
         assert await conn.fetchval("SELECT final_position FROM writers WHERE stream = 'account_data'") == 1
@@ -86,10 +87,10 @@ async def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestD
         lost: list[str] = []
         writer = writer_of(postgres, lease, lost)
         stuck = asyncio.ensure_future(writer.write(WRITE, "@a:b", "stuck", 20.0, streams=("account_data",)))
-        await asyncio.sleep(0.1)
+        await until(lambda: is_writing(conn, lease))
         started = asyncio.get_running_loop().time()
         await fence_lease(conn, lease)
-        assert asyncio.get_running_loop().time() - started < 5
+        assert asyncio.get_running_loop().time() - started < 10, "the statement would have taken 20 s"
         with pytest.raises(Fenced):
             await stuck
         assert lost and "unknown" in lost[0]
@@ -122,8 +123,8 @@ async def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postg
         seen.see(ACCOUNT_DATA.name, 10)
         connect = connector(postgres.dsn, pgbouncer=False)
         writer = FencedWriter(connect, lease, seen, lambda why: None)
-        under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "x", 0.3, streams=("account_data",)))
-        await asyncio.sleep(0.15)
+        under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "x", 1.0, streams=("account_data",)))
+        await until(lambda: is_writing(conn, lease))
         seen.see(ACCOUNT_DATA.name, 99)  # another writer's row arrives meanwhile
         assert writer.complete_up_to("account_data") == 10
         await under_way

@@ -17,10 +17,13 @@ from shared.storage.fleet.leases import insert_lease
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA
 from shared.storage.user_data.receipts import SET_RECEIPT
 from tests.fix_servers import TestDatabase
+from tests.rigs.waiting import until
+from tests.workers.event_persister.rig import User
 from tests.workers.synchrotron.rig import fleet
 
 _WRITERS = 4
-_SECONDS = 1.0
+_MIN_SAMPLES = 150
+_MIN_WRITES = 20
 #: A statement that waits for another's row, transaction or table. ("extend" is PostgreSQL making a file longer.)
 _WAITING = """
     SELECT application_name || ': ' || wait_event_type || '/' || wait_event AS what
@@ -32,15 +35,34 @@ _WAITING = """
 Write = Callable[[FencedWriter, int], Awaitable[object]]
 
 
-async def _sample(dsn: str, stop: asyncio.Event) -> tuple[int, Counter[str]]:
-    conn = await asyncpg.connect(dsn)
-    samples, waits = 0, Counter[str]()
-    while not stop.is_set():
-        waits.update(row["what"] for row in await conn.fetch(_WAITING))
-        samples += 1
-        await asyncio.sleep(0.002)
-    await conn.close()
-    return samples, waits
+class _Samples:
+    """Looks for waits on locks while its block runs. seen: how often each wait was seen."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self.number = 0
+        self.seen = Counter[str]()
+
+    async def __aenter__(self) -> "_Samples":
+        self._conn = await asyncpg.connect(self._dsn)
+        self._stop = asyncio.Event()
+        self._looking = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        await self._looking
+        await self._conn.close()
+
+    @property
+    def suffice(self) -> bool:
+        return self.number >= _MIN_SAMPLES
+
+    async def _look(self) -> None:
+        while not self._stop.is_set():
+            self.seen.update(row["what"] for row in await self._conn.fetch(_WAITING))
+            self.number += 1
+            await asyncio.sleep(0.002)
 
 
 async def _lease(dsn: str, number: int) -> FencedWriter:
@@ -55,10 +77,9 @@ async def _lease(dsn: str, number: int) -> FencedWriter:
     return FencedWriter(connector(dsn, pgbouncer=False, settings=settings), lease, SeenPositions(), lambda why: None)
 
 
-async def _write_for(writer: FencedWriter, number: int, write: Write) -> int:
-    end = asyncio.get_running_loop().time() + _SECONDS
+async def _write(writer: FencedWriter, number: int, write: Write, samples: _Samples) -> int:
     count = 0
-    while asyncio.get_running_loop().time() < end:
+    while count < _MIN_WRITES or not samples.suffice:
         await write(writer, number * 1_000_000 + count)
         count += 1
     return count
@@ -71,14 +92,9 @@ async def _measure(dsn: str, write: Write, writers: int = _WRITERS) -> tuple[int
         for number in range(writers):
             made.append(await _lease(dsn, number))
             stack.push_async_callback(made[-1].close)
-        stop = asyncio.Event()
-        sampling = asyncio.create_task(_sample(dsn, stop))
-        counts = await asyncio.gather(*(_write_for(each, number, write) for number, each in enumerate(made)))
-        stop.set()
-        samples, waits = await sampling
-        assert samples > 50
-        assert min(counts) > 20
-        return sum(counts), waits
+        async with _Samples(dsn) as samples:
+            counts = await asyncio.gather(*(_write(each, number, write, samples) for number, each in enumerate(made)))
+        return sum(counts), samples.seen
 
 
 def _account_data(writer: FencedWriter, number: int) -> Awaitable[object]:
@@ -106,20 +122,16 @@ async def test_user_keyed_writers_do_not_wait_for_each_other(postgres: TestDatab
 async def test_persisters_do_not_wait_for_each_other(postgres: TestDatabase) -> None:
     """Two persisters send into rooms of their own at the same time, through all that a send does."""
 
-    async def _send(user: object, room_id: str) -> None:
-        end = asyncio.get_running_loop().time() + _SECONDS
-        while asyncio.get_running_loop().time() < end:
-            assert (await user.send(room_id, "x")).status == 200  # type: ignore[attr-defined]
+    async def send(user: User, room_id: str, samples: _Samples) -> None:
+        while not samples.suffice:
+            assert (await user.send(room_id, "x")).status == 200
 
     async with fleet(postgres.dsn, persisters=2) as world:
         users = [world.persisters[number % 2].user(f"user{number}") for number in range(8)]
         rooms = [await user.create_room() for user in users]
-        stop = asyncio.Event()
-        sampling = asyncio.create_task(_sample(postgres.dsn, stop))
-        await asyncio.gather(*(_send(user, room_id) for user, room_id in zip(users, rooms, strict=True)))
-        stop.set()
-        samples, waits = await sampling
-        assert samples > 50 and sum(waits.values()) == 0, waits
+        async with _Samples(postgres.dsn) as samples:
+            await asyncio.gather(*(send(*each, samples) for each in zip(users, rooms, strict=True)))
+        assert sum(samples.seen.values()) == 0, samples.seen
         writers = await world.database.fetch("SELECT DISTINCT writer FROM events")
         assert len(writers) == 2
 
@@ -137,14 +149,10 @@ async def test_the_sampling_sees_a_wait(postgres: TestDatabase) -> None:
     transaction = blocker.transaction()
     await transaction.start()
     await blocker.execute("SELECT 1 FROM receipts FOR UPDATE")
-    stop = asyncio.Event()
-    sampling = asyncio.create_task(_sample(postgres.dsn, stop))
-    waiting = asyncio.create_task(same_key(writer, 2))
-    await asyncio.sleep(0.3)
-    await transaction.rollback()
-    await waiting
-    stop.set()
-    _, waits = await sampling
-    assert sum(waits.values()) > 5
+    async with _Samples(postgres.dsn) as samples:
+        waiting = asyncio.create_task(same_key(writer, 2))
+        await until(lambda: sum(samples.seen.values()) > 5)
+        await transaction.rollback()
+        await waiting
     await writer.close()
     await blocker.close()

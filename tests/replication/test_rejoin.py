@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +25,7 @@ from tests.fix_servers import TestDatabase
 from tests.fleet.people import CLIENT, Person, register
 from tests.fleet.raw_http import Answer, call, request_bytes
 from tests.replication.postgres_proxy import PostgresProxy, postgres_proxy
+from tests.rigs.waiting import wait_until
 from tests.room_checks import assert_rooms_agree
 
 pytestmark = pytest.mark.fleet
@@ -56,15 +57,8 @@ def cuttable(postgres_module: TestDatabase, proxy: PostgresProxy) -> Iterator[Ru
 @pytest.fixture(scope="module")
 def alice(cuttable: RunningFleet) -> Person:
     person = register(cuttable, "alice")
-    eventually(lambda: person.call("POST", "/createRoom", {}).status == 200)
+    wait_until(lambda: person.call("POST", "/createRoom", {}).status == 200)
     return person
-
-
-def eventually(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + _LIMIT_S
-    while not holds():
-        assert time.monotonic() < end, "it never came to hold"
-        time.sleep(0.05)
 
 
 def sql(postgres: TestDatabase, statement: str, *args: object) -> list[Any]:
@@ -105,9 +99,9 @@ def test_connections_that_hang(
         assert answers[-1].status in (200, 502, 503), answers[-1]
         return answers[-1].status == 200
 
-    eventually(sent)
-    eventually(lambda: set(leases_of(postgres_module)) == set(before))
-    eventually(lambda: alice.call("GET", f"/rooms/{quote(room_id)}/messages?dir=f").status == 200)
+    wait_until(sent)
+    wait_until(lambda: set(leases_of(postgres_module)) == set(before))
+    wait_until(lambda: alice.call("GET", f"/rooms/{quote(room_id)}/messages?dir=f").status == 200)
     print(f"all serve again after {time.monotonic() - began:.1f} s")
     assert time.monotonic() - began < _SERVES_AGAIN_S
     assert [text for _, text in texts_of(alice, room_id)] == ["before", "after"]
@@ -155,7 +149,7 @@ def test_a_statement_without_an_answer(
         assert answers[-1].status in (200, 503), answers[-1]
         return answers[-1].status == 200
 
-    eventually(answered)
+    wait_until(answered)
     assert time.monotonic() - began < _SERVES_AGAIN_S
     print(f"{when}: serves again after {time.monotonic() - began:.1f} s")
     proxy.release()
@@ -164,7 +158,7 @@ def test_a_statement_without_an_answer(
         assert answers[-1].json()["event_id"] == stored[0]["event_id"]
     assert send().json() == answers[-1].json()
     # haproxy learns of the new incarnation a little later than who asks the process itself.
-    eventually(lambda: alice.send(room_id, "t1", {"msgtype": "m.text", "body": "last"}).status == 200)
+    wait_until(lambda: alice.send(room_id, "t1", {"msgtype": "m.text", "body": "last"}).status == 200)
     assert [text for _, text in texts_of(alice, room_id)] == ["first", "cut me", "last"]
     # The same process, with another number.
     assert cuttable.processes()["event_persister-1"] == worker
@@ -203,19 +197,19 @@ def test_processes_that_stood_still_join_anew(
             os.kill(each["pid"], signal.SIGSTOP)
         # What lies in their sockets when they wake is read before they know how long they slept.
         waiting = [opened(workers[name]["address"], request) for name, request in pending.items()]
-        eventually(lambda: set(leases_of(postgres_module)) == {judge})
+        wait_until(lambda: set(leases_of(postgres_module)) == {judge})
     finally:
         for each in workers.values():
             os.kill(each["pid"], signal.SIGCONT)
     with ThreadPoolExecutor() as pool:
         for answer in pool.map(answer_of, [under_way, *waiting]):
             assert (answer.status, answer.header("retry-after") is not None) == (503, True), answer
-    eventually(lambda: set(leases_of(postgres_module)) == set(before))
+    wait_until(lambda: set(leases_of(postgres_module)) == set(before))
     after = leases_of(postgres_module)
     assert {name for name in before if after[name] == before[name]} == {judge}
-    eventually(lambda: alice.send(room_id, "s1", {"msgtype": "m.text", "body": "after"}).status == 200)
-    eventually(lambda: alice.call("GET", f"/rooms/{quote(room_id)}/messages?dir=f").status == 200)
-    eventually(lambda: alice.call("GET", f"/sync?timeout=0&since={since}").status == 200)
+    wait_until(lambda: alice.send(room_id, "s1", {"msgtype": "m.text", "body": "after"}).status == 200)
+    wait_until(lambda: alice.call("GET", f"/rooms/{quote(room_id)}/messages?dir=f").status == 200)
+    wait_until(lambda: alice.call("GET", f"/sync?timeout=0&since={since}").status == 200)
     assert [text for _, text in texts_of(alice, room_id)] == ["before", "after"]
     synced = alice.ask("GET", f"/sync?timeout=0&since={since}")
     events = synced["rooms"]["join"][room_id]["timeline"]["events"]
@@ -223,7 +217,7 @@ def test_processes_that_stood_still_join_anew(
     assert {name: each["pid"] for name, each in cuttable.processes().items() if name in workers} == {
         name: each["pid"] for name, each in workers.items()
     }
-    eventually(lambda: call(cuttable.federation_url, "GET", "/_matrix/federation/v1/version").status == 200)
+    wait_until(lambda: call(cuttable.federation_url, "GET", "/_matrix/federation/v1/version").status == 200)
 
 
 async def test_a_connection_whose_packets_get_lost_breaks_soon(

@@ -118,7 +118,7 @@ def test_plain_pattern_matches_only_texts_with_its_key(text: str, pattern: str) 
 @pytest.mark.parametrize("pattern", ["a*" * 8 + "b", "*a?" * 8 + "b", "?" * 16 + "b", "a" * 511 + "b"])
 def test_hostile_patterns_are_quick(pattern: str) -> None:
     text = "a" * 65_000
-    began = time.perf_counter()
+    began = time.thread_time()
     assert not match_words(pattern)(text)
     assert not match_whole(pattern)(text)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -21,6 +20,7 @@ from shared.runtime.clock import SystemClock
 from shared.storage.engine.pool import Database, connector
 from shared.storage.events.auth_chains import ChainEvent, get_auth_chain_page
 from tests.fix_servers import TestDatabase
+from tests.rigs.loop_pauses import LoopPauses
 from tests.workers.event_persister.stored_rooms import store_room
 from workers.event_persister.graph.resolver import Load, Resolver, ResolverBounds, RoomForResolution
 
@@ -161,61 +161,42 @@ async def test_redacted_events_are_judged_in_their_redacted_form(postgres: TestD
 # --- threads -------------------------------------------------------------------------------------------------
 
 
-async def longest_pause_s(stop: asyncio.Event) -> float:
-    """Return for how long nothing else could run on the loop, at most, until the event is set."""
-    longest, last = 0.0, time.perf_counter()
-    while not stop.is_set():
-        await asyncio.sleep(0.001)
-        now = time.perf_counter()
-        longest, last = max(longest, now - last), now
-    return longest
-
-
-async def big_beside_small(postgres: TestDatabase, big: MadeUpRoom) -> tuple[float, float]:
-    """Resolve a room in which everything conflicts; return the loop's longest pause and the longest of the small
-    resolutions meanwhile, in seconds. Nothing is kept of what those load."""
+async def big_beside_small(postgres: TestDatabase, big: MadeUpRoom) -> tuple[float, int]:
+    """Resolve a room in which everything conflicts, and a small one again and again meanwhile. Nothing is kept of
+    what those load. Return the loop's longest step, in seconds, and how often the small one was done."""
     little = made_up("11")
     gc.freeze()  # no persister has all of a room's past in memory, for the collector to walk through
     branches, few = everything(big, 0), small(little, 0)
     await store_room(postgres.dsn, little, 2)
     agreed = expected(little, few)
     assert agreed
-    slowest = 0.0
     async with loads(postgres) as load, resolver(load, ResolverBounds(cache_bytes=0)) as resolver_:
-        stop = asyncio.Event()
-        ticker = asyncio.create_task(longest_pause_s(stop))
-        task = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
         rounds = 0
-        while not task.done():
-            started = time.perf_counter()
-            assert await resolver_.resolve(in_database(little, 2), little.state, few) == agreed
-            slowest = max(slowest, time.perf_counter() - started)
-            rounds += 1
-            await asyncio.sleep(0.02)
-        stop.set()
-        pause = await ticker
+        async with LoopPauses() as pauses:
+            task = asyncio.create_task(resolver_.resolve(in_memory(big), big.state, branches))
+            while not task.done():
+                assert await resolver_.resolve(in_database(little, 2), little.state, few) == agreed
+                rounds += 1
+                await asyncio.sleep(0.02)
         assert await task == expected(big, branches)
-        assert rounds > 1
         gc.unfreeze()
-        return pause, slowest
+        return pauses.all_s[0], rounds
 
 
 async def test_a_big_resolution_neither_holds_up_the_loop_nor_a_small_one(postgres: TestDatabase) -> None:
-    big = made_up("12", members=15_000, changes=1)
-    measured = []
-    for _ in range(8):  # other processes may take the CPU away from us
-        measured.append(await big_beside_small(postgres, big))
-        if measured[-1][0] < 0.05 and measured[-1][1] < 0.2:
-            return
-    raise AssertionError(f"pause of the loop and slowest small resolution, in seconds: {measured}")
+    pause_s, rounds = await big_beside_small(postgres, made_up("12", members=15_000, changes=1))
+    print(f"longest step {pause_s * 1000:.1f} ms, {rounds} small resolutions beside the big one")
+    assert pause_s < 0.05
+    assert rounds > 5
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_two_overlays_of_50000_entries_do_not_hold_up_the_loop(postgres: TestDatabase, version: str) -> None:
     big = made_up(version, members=50_000, changes=4, fights=200)
-    measured = [await big_beside_small(postgres, big) for _ in range(3)]
-    assert min(pause for pause, _ in measured) < 0.05, measured
+    pause_s, rounds = await big_beside_small(postgres, big)
+    assert pause_s < 0.05
+    assert rounds > 5
 
 
 async def test_what_grows_goes_on_in_the_big_lane_with_what_it_has(postgres: TestDatabase) -> None:
@@ -285,11 +266,9 @@ async def test_time_and_queue_are_bounded() -> None:
     room = made_up("12")
     few = small(room, 0)
     async with resolver(never, ResolverBounds(max_waiting=3, max_s=0.3)) as resolver_:
-        started = time.monotonic()
         tasks = [resolver_.resolve(in_database(room), room.state, few) for _ in range(5)]
-        results = await asyncio.gather(*tasks, return_exceptions=True)
+        results = await asyncio.gather(*tasks, return_exceptions=True)  # what they load never comes
         assert [type(result) for result in results] == [Unavailable] * 5
-        assert time.monotonic() - started < 3
 
 
 async def test_errors_of_the_database_reach_the_caller() -> None:

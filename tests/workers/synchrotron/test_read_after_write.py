@@ -118,7 +118,7 @@ async def test_a_token_that_cannot_be_reached_is_answered_in_time(
                 ]
             assert [(one.status, one.errcode) for one in refused] == [(400, "M_INVALID_PARAM")] * 4
         # Positions that were taken and whose rows never come: each stream alone would use the limit up.
-        monkeypatch.setattr(sync_tokens, "_BEHIND_LIMIT_S", 0.5)
+        monkeypatch.setattr(sync_tokens, "_BEHIND_LIMIT_S", 1.0)
         taken = dict(vectors)
         for name in ("events", "receipts", "account_data"):
             position = await world.database.fetchval(f"SELECT nextval('stream_{name}')")
@@ -126,5 +126,5 @@ async def test_a_token_that_cannot_be_reached_is_answered_in_time(
         began = asyncio.get_running_loop().time()
         late = await alice.get("/sync", since=format_token(StreamToken(taken), TOKEN_LETTERS))
         assert late.status == 503
-        assert asyncio.get_running_loop().time() - began < 1.2
+        assert asyncio.get_running_loop().time() - began < 2.5, "each stream for itself would take three seconds"
         assert world.synchrotrons[0].foundation.follower.covers(EVENTS, vectors["events"])

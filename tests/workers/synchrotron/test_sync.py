@@ -57,7 +57,7 @@ async def test_nothing_new_waits_for_the_whole_timeout(postgres: TestDatabase) -
         token = (await alice.sync())["next_batch"]
         began = asyncio.get_running_loop().time()
         answer = await alice.sync(token, timeout=300)
-        assert 0.29 < asyncio.get_running_loop().time() - began < 2
+        assert 0.29 < asyncio.get_running_loop().time() - began < 10
         assert not any(answer["rooms"].values())
         full = await alice.sync(answer["next_batch"], timeout=10_000, full_state=True)
         assert len(full["rooms"]["join"]) == 1  # full_state never waits

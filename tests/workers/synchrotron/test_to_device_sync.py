@@ -106,9 +106,9 @@ async def test_counts_are_of_after_the_claim(postgres: TestDatabase) -> None:
         # A process that has never seen this device knows that its token does not cover this.
         alice.reads.synchrotron = 1
         began = asyncio.get_running_loop().time()
-        answer = await alice.sync(cold, timeout=5_000)
+        answer = await alice.sync(cold, timeout=60_000)
         assert answer["device_unused_fallback_key_types"] == []
-        assert asyncio.get_running_loop().time() - began < 4
+        assert asyncio.get_running_loop().time() - began < 30
         # Nothing new: it waits, and tells the counts all the same.
         answer = await alice.sync(answer["next_batch"], timeout=100)
         assert answer["device_one_time_keys_count"] == {ALGORITHM: 0}

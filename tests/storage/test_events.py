@@ -9,7 +9,7 @@ import pytest
 
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import FencedStatement
-from shared.storage.engine.pool import Database, connector
+from shared.storage.engine.pool import Database, connector, passing_as_unavailable
 from shared.storage.engine.text_codec import set_text_codec
 from shared.storage.events.batch import (
     ChangeToStore,
@@ -33,7 +33,8 @@ class OneConnection:
         self.lease = lease
 
     async def write(self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()) -> asyncpg.Record:
-        row = await self.conn.fetchrow(statement.sql, self.lease, *args)
+        with passing_as_unavailable():
+            row = await self.conn.fetchrow(statement.sql, self.lease, *args)
         assert row is not None
         if row["fence"] == 0:
             raise Fenced("fenced")

@@ -1,6 +1,6 @@
 # make run [DATA=dir] [CLIENT_PORT=n] [FEDERATION_PORT=n] [PYTHON=python3.x]
 #
-# Paths are relative and in quotes throughout, so that the directory's own path may hold spaces.
+# Paths are relative and quoted throughout, so that the path of the directory may contain spaces.
 
 DATA ?= data
 CLIENT_PORT ?= 8008

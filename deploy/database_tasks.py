@@ -1,4 +1,4 @@
-"""Short errands at the database that commands and the supervisor run in a process or child of their own."""
+"""Short tasks on the database. Commands run them in their process, the supervisor in a child."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from shared.storage.engine.schema_version import Migration, migrate
 
 
 def run_migrations(database: Database) -> list[Migration]:
-    """Bring the database's schema up to this release; return what was run.
+    """Bring the database's schema up to this release; return the migrations that ran.
 
     Raises OSError, asyncpg.PostgresError.
     """
@@ -27,7 +27,7 @@ def run_migrations(database: Database) -> list[Migration]:
 
 
 def fence_dead_process(database: Database, name: str) -> None:
-    """End every lease of a process that is known to be dead, so that its slots go to the living at once."""
+    """End every lease of a process that is known to be dead, so that its slots go to living ones at once."""
 
     async def run() -> None:
         connection = await asyncpg.connect(

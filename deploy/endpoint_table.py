@@ -1,4 +1,4 @@
-"""The endpoints and pools of the whole fleet: what each worker type declares, put together, one module each."""
+"""The endpoints and pools of the whole fleet, as each worker type declares them."""
 
 from shared.http.endpoint import Endpoint, Pool
 from workers.background import endpoints as background

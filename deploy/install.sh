@@ -25,7 +25,7 @@ if [ -z "$python" ]; then
         "Install one, or name it: make run PYTHON=/path/to/python3.12"
 fi
 
-# A .venv that works is kept, whoever made it, since it may be in use. Only one that this script made is replaced: when
+# A .venv that works is kept, since it may be in use. Only one that this script made is replaced: when
 # its Python is gone, or when the directory was moved (the scripts in it hold the old path).
 if [ -e .venv ] && { ! suits .venv/bin/python || [ "$(cat .venv/made-in 2>/dev/null || echo "$PWD")" != "$PWD" ]; }; then
     if [ ! -f .venv/made-in ]; then

@@ -12,7 +12,7 @@ from deploy.haproxy.routes import fields_in_use
 from deploy.haproxy.welcome_page import FILE_NAME as WELCOME_FILE
 from shared.core.access_tokens import HINT_PATTERN
 from shared.core.slots import SLOTS
-from shared.http.endpoint import Endpoint, Pool
+from shared.http.endpoint import Auth, Endpoint, Pool
 from shared.http.framing import PROXIED
 from workers.main.haproxy_layout import (
     SLOT_BACKENDS,
@@ -36,6 +36,8 @@ _CLIENT_WORKERS = ("client_api", "synchrotron", "event_persister")
 _FEDERATION_WORKERS = ("federation_reader",)
 #: Every process serves these to the fleet. From outside they do not exist.
 _INTERNAL_PATHS = ("/metrics", "/health", "/_skep")
+#: Time limit for the first buffer of a request's body, as for its headers.
+_BODY_S = 10
 #: Above the longest answer. A former process has ended this long after a reload.
 _OLD_PROCESS_ENDS_S = 120
 #: Methods that a worker's HTTP parser knows. It would refuse others as malformed HTTP, where 405 is right.
@@ -52,6 +54,7 @@ class HaproxyInputs:
     metrics_bind: the address of haproxy's own metrics, at /metrics; "" for none.
     slot_backends: the number of owners for each kind of slot.
     threads: 0 leaves the choice to haproxy.
+    max_body_bytes: the largest body of requests whose endpoint has no limit of its own.
     connect_timeout_ms: also the wait before a refused connection is tried again.
     client_timeout_s: the silence after which a client's connection is closed.
     log_target: such as "stdout format raw daemon" or "/dev/log daemon"; "" for no log of requests.
@@ -67,6 +70,7 @@ class HaproxyInputs:
     slot_backends: int = SLOT_BACKENDS
     threads: int = 0
     max_connections: int = 4000
+    max_body_bytes: int = 1_048_576
     connect_timeout_ms: int = 250
     client_timeout_s: int = 90
     log_target: str = ""
@@ -80,6 +84,8 @@ def render_haproxy_config(
     running: the servers of the haproxy that this one succeeds. It starts with them, and main corrects them.
     """
     fields = fields_in_use(endpoints, pools)
+    from_outside = [endpoint for endpoint in endpoints if endpoint.auth is not Auth.INTERNAL]
+    max_body_bytes = max(inputs.max_body_bytes, *(endpoint.body_limit_bytes or 0 for endpoint in from_outside))
     sections = [_global(inputs), _defaults(inputs), _errors()]
     federation = [*_FEDERATION_PATHS, *_COMMON_PATHS]
     sections.append(
@@ -92,7 +98,7 @@ def render_haproxy_config(
             *_probe(_CLIENT_WORKERS, pools),
             *_welcome(),
             *_hide(_INTERNAL_PATHS if inputs.federation_on_client_port else (*_INTERNAL_PATHS, *_FEDERATION_PATHS)),
-            *_rules(_fallback_route("client_api", pools), fields, pools),
+            *_rules(_fallback_route("client_api", pools), fields, pools, max_body_bytes),
         ]
     )
     if inputs.federation_bind:
@@ -104,7 +110,7 @@ def render_haproxy_config(
                 *_log(inputs),
                 *_probe(_FEDERATION_WORKERS, pools),
                 f"    http-request deny deny_status 404 unless {{ path_beg {' '.join(federation)} }}",
-                *_rules(_fallback_route("federation_reader", pools), fields, pools),
+                *_rules(_fallback_route("federation_reader", pools), fields, pools, max_body_bytes),
             ]
         )
     if inputs.metrics_bind:
@@ -160,8 +166,6 @@ def _defaults(inputs: HaproxyInputs) -> list[str]:
         f"    timeout client {inputs.client_timeout_s}s",
         "    timeout http-request 10s",
         "    timeout http-keep-alive 75s",
-        "    # wait here for the body, up to a buffer of it: a worker seldom sees a request before its body",
-        "    option http-buffer-request",
         "    option httpchk GET /health/ready",
         "    http-check expect status 200",
         "    timeout check 2s",
@@ -230,10 +234,15 @@ def _fallback_route(worker: str, pools: Sequence[Pool]) -> str:
     raise ValueError(f"no pool of {worker} is declared, which would answer for unknown paths")
 
 
-def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool]) -> list[str]:
+def _rules(unknown: str, fields: Sequence[int], pools: Sequence[Pool], max_body_bytes: int) -> list[str]:
     kinds = sorted(slot_pools(tuple(pools)))
     return [
         f"    http-request deny deny_status 405 unless {{ method {_METHODS} }}",
+        "    # hdr_val has 32 bits",
+        f"    http-request deny deny_status 413 if {{ req.hdr_val(content-length) gt {max_body_bytes} }}"
+        " || { req.hdr(content-length) -m len gt 9 }",
+        "    # wait for the body, up to a buffer of it: a worker seldom sees a request before its body",
+        f"    http-request wait-for-body time {_BODY_S}s",
         "    # another process has succeeded this one",
         "    http-after-response set-header connection close if { stopping }",
         "    # headers of the fleet's own, and of tracing: clients must not set them",

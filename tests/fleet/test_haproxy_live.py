@@ -176,6 +176,19 @@ def test_inner_paths_do_not_exist_on_the_client_port(rig: Rig, path: bytes) -> N
         assert_matrix_error(rig.client.ask(method, path), 404, "M_UNRECOGNIZED")
 
 
+def test_probe_answers_while_each_type_of_worker_serves(rig: Rig) -> None:
+    for port in (rig.client, rig.federation):
+        assert (port.ask("GET", b"/health").status, port.ask("GET", b"/health?x").status) == (200, 200)
+    servers = [f"{backend}/synchrotron1" for backend in ("pool_sync", "pool_room_reads")]
+    rig.tell(*(f"set server {server} state maint" for server in servers))
+    try:
+        assert rig.client.ask("GET", b"/health").status == 503
+        assert rig.federation.ask("GET", b"/health").status == 200
+    finally:
+        rig.tell(*(f"set server {server} state ready" for server in servers))
+    assert rig.client.ask("GET", b"/health").status == 200
+
+
 def test_the_federation_port_serves_federation_only(rig: Rig) -> None:
     for path in (b"/_matrix/client/versions", b"/metrics", b"/_skep/v1/persist", b"/", b"/_matrix/federationx"):
         assert_matrix_error(rig.federation.ask("GET", path), 404, "M_UNRECOGNIZED")

@@ -97,6 +97,7 @@ def haproxy_inputs(config: Config, directory: Path, runtime_socket: str, metrics
         metrics_bind=metrics_bind,
         threads=config.haproxy.threads,
         max_connections=config.haproxy.max_connections,
+        max_body_bytes=config.limits.max_body_bytes,
     )
 
 

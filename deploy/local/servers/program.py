@@ -13,7 +13,7 @@ from deploy.local.servers.unprivileged import CannotRunHere, User
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """How to start, check and stop a program.
+    """A program and the way to start, check and stop it.
 
     name: also the name of its log file.
     type: as in `skep status`.

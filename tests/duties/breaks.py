@@ -29,21 +29,21 @@ BREAKS = (
     ),
     Break(
         "D049",
-        "workers/synchrotron/sections/room_section.py",
+        "workers/synchrotron/sections/timeline.py",
         "len(passing) > len(shown):\n        limited = True",
         "len(passing) > len(shown):\n        limited = False",
         _SYNC + "test_sync.py::test_gap_state_and_prev_batch",
     ),
     Break(
         "D050",
-        "workers/synchrotron/sections/room_section.py",
+        "workers/synchrotron/sections/timeline.py",
         "dict.fromkeys(event.sender for event in timeline.shown)",
         "dict.fromkeys(event.sender for event in timeline.shown[:0])",
         _SYNC + "test_room_section.py::test_members_that_lazy_loading_needs",
     ),
     Break(
         "D052",
-        "workers/synchrotron/sections/joined_section.py",
+        "workers/synchrotron/sections/room_sections.py",
         "self._unread.of(user, room, end)",
         "self._unread.of(user, room, end - 1)",
         _SYNC + "test_unread.py::test_the_count_comes_with_its_event_and_costs_no_query",
@@ -64,7 +64,7 @@ BREAKS = (
     ),
     Break(
         "D055",
-        "workers/synchrotron/classic/sync_answer.py",
+        "workers/synchrotron/classic/sync_response.py",
         "if one.room_id not in forgotten]",
         "if one.room_id]",
         _SYNC + "test_sync.py::test_invite_reject_leave_kick_and_forget",
@@ -113,7 +113,7 @@ BREAKS = (
     ),
     Break(
         "D075",
-        "workers/synchrotron/room_reads/event_at_time.py",
+        "workers/synchrotron/room_reads/event_by_timestamp.py",
         "if closer and room.view.may_see(event):",
         "if closer:",
         _SYNC + "test_room_reads.py::test_the_event_nearest_to_a_time",
@@ -169,7 +169,7 @@ BREAKS = (
     ),
     Break(
         "D101",
-        "workers/synchrotron/finding/summaries.py",
+        "workers/synchrotron/finding/room_summaries.py",
         "children.sort(key=child_order)",
         "children.sort(key=child_order, reverse=True)",
         _SYNC + "test_finding_rooms.py::test_a_tree_with_loops_in_pages",
@@ -197,7 +197,7 @@ BREAKS = (
     ),
     Break(
         "D120",
-        "workers/synchrotron/sections/joined_section.py",
+        "workers/synchrotron/sections/room_extras.py",
         'if receipt.kind == "m.read" or receipt.user_id == user_id:',
         "if receipt:",
         _SYNC + "test_sync.py::test_receipts_typing_and_account_data",

@@ -1,4 +1,4 @@
-"""The database as the queries of /sync see it: each statement is counted."""
+"""The database as the queries of a sync use it. Each statement is counted in a metric."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from shared.storage.engine.pool import Database
 
 
 class CountedQueries:
-    """A `shared.storage.engine.pool.Source`."""
+    """A `shared.storage.engine.pool.Source` that counts its statements."""
 
     def __init__(self, database: Database, metrics: SyncMetrics) -> None:
         self._database = database

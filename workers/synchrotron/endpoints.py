@@ -2,14 +2,14 @@
 
 from shared.http.endpoint import Pool
 from shared.http.serving import endpoints_of
-from workers.synchrotron.classic.initial_sync_v1 import InitialSyncV1
-from workers.synchrotron.classic.old_events import OldEvents
+from workers.synchrotron.classic.legacy_events import LegacyEvents
+from workers.synchrotron.classic.legacy_initial_sync import LegacyInitialSync
 from workers.synchrotron.classic.sync import SyncHandler
 from workers.synchrotron.finding.notifications import Notifications
 from workers.synchrotron.finding.public_rooms import PublicRooms
+from workers.synchrotron.finding.room_summaries import RoomSummaries
 from workers.synchrotron.finding.search import Search
-from workers.synchrotron.finding.summaries import RoomFinding
-from workers.synchrotron.room_reads.event_at_time import EventAtTime
+from workers.synchrotron.room_reads.event_by_timestamp import EventByTimestamp
 from workers.synchrotron.room_reads.messages import Messages
 from workers.synchrotron.room_reads.relations import Relations
 from workers.synchrotron.room_reads.room_state import RoomState
@@ -25,15 +25,15 @@ POOLS = (
 ENDPOINTS = endpoints_of(
     SyncHandler,
     SlidingSync,
-    OldEvents,
-    InitialSyncV1,
+    LegacyEvents,
+    LegacyInitialSync,
     Messages,
     RoomState,
-    EventAtTime,
+    EventByTimestamp,
     Relations,
     Notifications,
     ThreadSubscriptionPages,
     Search,
-    RoomFinding,
+    RoomSummaries,
     PublicRooms,
 )

@@ -16,11 +16,11 @@ from shared.http.listener import HttpServer
 from shared.http.request import Response
 from tests.fix_servers import TestDatabase
 from tests.workers.synchrotron.rig import World, fleet
-from workers.synchrotron.classic import answer_pieces
-from workers.synchrotron.classic.answer_pieces import KINDS, Section, body_pieces, whole_or_pieces
-from workers.synchrotron.classic.long_answers import InitialSyncs, LongAnswer
+from workers.synchrotron.classic import response_pieces
+from workers.synchrotron.classic.long_responses import InitialSyncs, LongResponse
+from workers.synchrotron.classic.response_pieces import KINDS, Section, body_pieces, whole_or_pieces
 from workers.synchrotron.room_reads import room_state
-from workers.synchrotron.sections.joined_section import RoomSections
+from workers.synchrotron.sections.room_sections import RoomSections
 from workers.synchrotron.users.lazy_members import LazyMembers
 from workers.synchrotron.waiting.fair_turns import FairTurns
 
@@ -45,8 +45,8 @@ async def test_pieces_are_the_whole(rooms: list[tuple[str, list[str]]], piece: i
         sections.append(Section(kind, f"!{number}", (encoded[:cut], encoded[cut:])))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer_pieces, "_PIECE_BYTES", piece)
-        patch.setattr(answer_pieces, "WHOLE_BYTES", whole)
+        patch.setattr(response_pieces, "_PIECE_BYTES", piece)
+        patch.setattr(response_pieces, "WHOLE_BYTES", whole)
         made = _sections(sections)
         pieces = body_pieces({"next_batch": "t"}, await anext(made, None), made)
         body = await whole_or_pieces(pieces)
@@ -145,7 +145,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.Monkey
     held = AsyncExitStack()
     await held.enter_async_context(limits.under_way.turn("slow"))
     held.callback(closed.append, "held")
-    answer = LongAnswer(endless(), limits.turns, "slow", held)
+    answer = LongResponse(endless(), limits.turns, "slow", held)
     with pytest.raises(TimeoutError):
         await send_response(send, Response(answer))
     assert closed == ["held"]
@@ -159,7 +159,7 @@ def test_what_each_device_was_sent_is_bounded() -> None:
         answer = memory.begin("@a:x", f"D{device}", None)
         for number in range(50):
             answer.note("!r", f"@{number}:x", f"${number}")
-        memory.answered(answer, "t")
+        memory.complete(answer, "t")
     assert 0 < memory._bytes <= 200_000
     assert len(memory._devices) < 20
     again = memory.begin("@a:x", "D199", "t")
@@ -189,8 +189,8 @@ async def test_streamed_answers_equal_whole_ones(postgres: TestDatabase, monkeyp
         await world.settle()
         for query in _QUERIES:
             for kept in (1 << 20, 0, 500):
-                monkeypatch.setattr(answer_pieces, "WHOLE_BYTES", kept)
-                monkeypatch.setattr(answer_pieces, "_PIECE_BYTES", max(1, kept // 4))
+                monkeypatch.setattr(response_pieces, "WHOLE_BYTES", kept)
+                monkeypatch.setattr(response_pieces, "_PIECE_BYTES", max(1, kept // 4))
                 answers = []
                 for client in (bob, alice):
                     client.synchrotron = 1 if kept == 500 else 0
@@ -208,14 +208,14 @@ async def test_a_failed_room_ends_the_answer_unfinished(
 ) -> None:
     joined, failing = RoomSections.joined, "none"
 
-    async def fails(self: RoomSections, user: Any, membership: Any, *rest: Any, **named: Any) -> Any:
+    async def fails(self: RoomSections, context: Any, membership: Any) -> Any:
         if membership.room_id == failing:
             raise ValueError("this room cannot be read")
-        return await joined(self, user, membership, *rest, **named)
+        return await joined(self, context, membership)
 
     monkeypatch.setattr(RoomSections, "joined", fails)
-    monkeypatch.setattr(answer_pieces, "WHOLE_BYTES", 2000)
-    monkeypatch.setattr(answer_pieces, "_PIECE_BYTES", 500)
+    monkeypatch.setattr(response_pieces, "WHOLE_BYTES", 2000)
+    monkeypatch.setattr(response_pieces, "_PIECE_BYTES", 500)
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         rooms = [await alice.writes.create_room(preset="public_chat") for _ in range(4)]

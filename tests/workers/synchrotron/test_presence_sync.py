@@ -17,10 +17,10 @@ from tests.spec_answers import check_answer
 from tests.workers.client_api.rig import Worker
 from tests.workers.synchrotron.devices import Person, person, writers
 from tests.workers.synchrotron.rig import World, fleet, soon
-from workers.synchrotron.presence.memory import ORPHANED_FOR_MS, PresenceMemory, presence_event
-from workers.synchrotron.presence.presence import PresenceSections
+from workers.synchrotron.presence.memory import WITHDRAWN_FOR_MS, PresenceMemory, presence_event
 from workers.synchrotron.presence.reports import PresenceReports
-from workers.synchrotron.sections.joined_section import Span
+from workers.synchrotron.presence.section import PresenceSections
+from workers.synchrotron.sections.span import Span
 from workers.synchrotron.users.sync_user import SyncUser
 
 _ONLY_PRESENCE = {"room": {"rooms": []}, "account_data": {"types": []}}
@@ -132,7 +132,7 @@ async def test_filters_and_limits(postgres: TestDatabase) -> None:
 
 async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a room with more readers than a change may wake, they learn of it with the next answer that they get."""
-    monkeypatch.setattr("workers.synchrotron.presence.presence._MAX_WOKEN", 2)
+    monkeypatch.setattr("workers.synchrotron.presence.feed._MAX_WOKEN", 2)
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         await _know_one_another(world, api)
         alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
@@ -214,18 +214,18 @@ def test_nobody_flickers_when_his_owner_goes() -> None:
     for position, name in enumerate(("@a:x", "@b:x", "@c:x"), start=1):
         memory.change(_row(name, "online", position), position, ["!r"])
     assert memory.last_seq == 3
-    memory.over(1, 2, 5_000)
-    assert memory.orphans(5_000 + ORPHANED_FOR_MS - 1) == []
-    assert memory.take_in(_row("@a:x", "online", 1, writer=2))  # by his new owner: nothing new
-    [gone] = memory.orphans(5_000 + ORPHANED_FOR_MS)
+    memory.withdraw(1, 2, 5_000)
+    assert memory.pop_expired(5_000 + WITHDRAWN_FOR_MS - 1) == []
+    assert memory.refresh(_row("@a:x", "online", 1, writer=2))  # by his new owner: nothing new
+    [gone] = memory.pop_expired(5_000 + WITHDRAWN_FOR_MS)
     assert (gone.user_id, gone.state) == ("@b:x", "offline")
     assert [seen.row.user_id for seen in memory.changed_since(1)] == ["@c:x", "@b:x"]
-    assert not memory.take_in(_row("@c:x", "unavailable", 9)) and not memory.take_in(
+    assert not memory.refresh(_row("@c:x", "unavailable", 9)) and not memory.refresh(
         _row("@c:x", "online", 9, status="?")
     )
-    assert memory.take_in(_row("@new:x", "offline", 3)) and not memory.take_in(_row("@new:x", "online", 3))
-    memory.moved("@c:x", "!r", "leave", 10)
-    memory.moved("@a:x", "!other", "join", 11)
+    assert memory.refresh(_row("@new:x", "offline", 3)) and not memory.refresh(_row("@new:x", "online", 3))
+    memory.move("@c:x", "!r", "leave", 10)
+    memory.move("@a:x", "!other", "join", 11)
     assert [(seen.row.user_id, seen.rooms) for seen in memory.changed_since(2)] == [
         ("@a:x", ("!r", "!other")), ("@c:x", ()),
     ]  # fmt: skip

@@ -118,7 +118,7 @@ async def test_a_token_that_cannot_be_reached_is_answered_in_time(
                 ]
             assert [(one.status, one.errcode) for one in refused] == [(400, "M_INVALID_PARAM")] * 4
         # Positions that were taken and whose rows never come: each stream alone would use the limit up.
-        monkeypatch.setattr(sync_tokens, "_BEHIND_LIMIT_S", 1.0)
+        monkeypatch.setattr(sync_tokens, "_CATCH_UP_LIMIT_S", 1.0)
         taken = dict(vectors)
         for name in ("events", "receipts", "account_data"):
             position = await world.database.fetchval(f"SELECT nextval('stream_{name}')")

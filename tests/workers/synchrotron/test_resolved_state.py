@@ -18,9 +18,10 @@ from shared.storage.rooms.state import get_key_history, get_state_before
 from tests.fix_servers import TestDatabase
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
 from tests.workers.synchrotron.rig import Client, World, fleet, soon
-from workers.synchrotron.rooms import cached_room, room_cache, room_reader
+from workers.synchrotron.rooms import cached_room, room_cache, room_loader
 from workers.synchrotron.rooms.cached_room import CachedRoom
 from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.rooms.room_lookups import RoomLookups
 
 TOPIC = ("m.room.topic", "")
 ALICE, BOB, CAROL = (f"@{name}:example.org" for name in ("alice", "bob", "carol"))
@@ -237,7 +238,9 @@ class Follows:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.metrics = SyncMetrics(CollectorRegistry())
         self.cache = self.fresh()
+        self.lookups = RoomLookups(self.cache, world.database, world.database, self.metrics)
         decoder = wire.row_decoder(EventRow)
 
         def take(channel: str, message: bytes) -> None:
@@ -247,7 +250,7 @@ class Follows:
         world.bus.subscribe([EVENTS.channel], take, lambda: None)
 
     def fresh(self) -> RoomCache:
-        return RoomCache(self.world.database, self.world.database, 1 << 26, SyncMetrics(CollectorRegistry()))
+        return RoomCache(self.world.database, self.world.database, 1 << 26, self.metrics)
 
 
 def looks_back(room: CachedRoom, start: int) -> dict[Any, str | None]:
@@ -295,9 +298,9 @@ async def test_memory_equals_postgres(
 ) -> None:
     monkeypatch.setattr(cached_room, "MAX_CHANGES", max_changes)
     monkeypatch.setattr(room_cache, "MAX_CHANGES", max_changes)
-    monkeypatch.setattr(room_reader, "MAX_CHANGES", max_changes)
-    monkeypatch.setattr(room_reader, "KEPT_EVENTS", 12)
-    monkeypatch.setattr(room_reader, "LOADED_EVENTS", 8)
+    monkeypatch.setattr(room_loader, "MAX_CHANGES", max_changes)
+    monkeypatch.setattr(room_loader, "KEPT_EVENTS", 12)
+    monkeypatch.setattr(room_loader, "LOADED_EVENTS", 8)
     dice = random.Random(max_changes)
     async with fleet(postgres.dsn) as world:
         room = await make_room(world)
@@ -328,18 +331,18 @@ async def test_memory_equals_postgres(
                     truth = {event.key: event.event_id for event in events}
                     no_members = {key: event_id for key, event_id in truth.items() if key and key[0] != MEMBER}
                     for one in (kept, fresh):
-                        state = await follows.cache.state_before(one, place, members=True)
+                        state = await follows.lookups.state_before(one, place, members=True)
                         assert {key: event.event_id for key, event in state.items()} == truth
-                        state = await follows.cache.state_before(one, place, members=False)
+                        state = await follows.lookups.state_before(one, place, members=False)
                         assert {key: event.event_id for key, event in state.items()} == no_members
-                        state = await follows.cache.keys_before(one, place, keys)
+                        state = await follows.lookups.keys_before(one, place, keys)
                         assert {key: event.event_id for key, event in state.items()} == {
                             key: truth[key] for key in keys if key in truth
                         }
                 changes = await get_key_history(world.database, kept.room_nid, MEMBER, BOB)
                 for start in (1, last - 4, last):
                     for one in (kept, fresh):
-                        found = await follows.cache.member_history(one, BOB, start)
+                        found = await follows.lookups.member_history(one, BOB, start)
                         everything = history(changes, "membership")
                         assert found == everything[len(everything) - len(found) :]
                         before = [value_before(each, start) or "leave" for each in (found, everything)]
@@ -347,7 +350,7 @@ async def test_memory_equals_postgres(
 
 
 async def test_what_was_brought_back_long_ago(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room_reader, "LOADED_EVENTS", 3)
+    monkeypatch.setattr(room_loader, "LOADED_EVENTS", 3)
     async with fleet(postgres.dsn) as world:
         room = await make_room(world)
         (first,) = await room.events_of(TOPIC)
@@ -355,11 +358,11 @@ async def test_what_was_brought_back_long_ago(postgres: TestDatabase, monkeypatc
         await room.write(ALICE, to={TOPIC: first})
         for _ in range(4):
             await room.write(ALICE)
-        cache = Follows(world).cache
-        read = await cache.get(room.room_id)
+        follows = Follows(world)
+        read = await follows.cache.get(room.room_id)
         assert read is not None
         for steps, expected in ((4, first), (5, second), (6, first)):
-            state = await cache.keys_before(read, read.last_ordinal + 1 - steps, [TOPIC])
+            state = await follows.lookups.keys_before(read, read.last_ordinal + 1 - steps, [TOPIC])
             assert state[TOPIC].event_id == expected
 
 

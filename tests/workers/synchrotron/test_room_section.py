@@ -10,12 +10,12 @@ from shared.core.history_point import HistoryPoint
 from shared.rooms.place_tokens import format_place, parse_place
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from tests.workers.synchrotron.events import event
-from workers.synchrotron.rooms.cached_room import Held, StateKey
-from workers.synchrotron.sections.room_section import (
+from workers.synchrotron.rooms.cached_room import StateEntry, StateKey
+from workers.synchrotron.sections.timeline import (
     cut_timeline,
-    give_way_to_changes,
     needed_members,
-    untold_changes,
+    unshown_changes,
+    without_stale_state,
 )
 
 KEYS = (None, "", "a", "b")
@@ -32,7 +32,7 @@ plans = st.lists(
 State = dict[StateKey, TimelineEvent]
 
 
-def make(plan: Sequence[Any], *, linear: bool) -> tuple[list[TimelineEvent], list[State], list[Held]]:
+def make(plan: Sequence[Any], *, linear: bool) -> tuple[list[TimelineEvent], list[State], list[StateEntry]]:
     """Return the events, the state before each and after the last, and every change of the state."""
     events = [
         event(n, "m.x", key, gap=gap and not linear) for n, (key, _, gap, _, _) in enumerate(plan, start=1)
@@ -48,7 +48,7 @@ def make(plan: Sequence[Any], *, linear: bool) -> tuple[list[TimelineEvent], lis
                 changed["m.x", key] = found or (None if nth is None else event(0, "m.x", key, nid=100 + nth))
         if each.key is not None and (wins or linear):
             changed[each.key] = each
-        changes += [Held(each.ordinal, key, now) for key, now in changed.items()]
+        changes += [StateEntry(each.ordinal, key, now) for key, now in changed.items()]
         states.append({key: now for key, now in (states[-1] | changed).items() if now is not None})
     return events, states, changes
 
@@ -57,7 +57,7 @@ def names(state: Mapping[StateKey, TimelineEvent | None]) -> dict[StateKey, str]
     return {key: e.event_id for key, e in state.items() if e is not None}
 
 
-def last(changes: Sequence[Held], above: int, up_to: int) -> dict[StateKey, Held]:
+def last(changes: Sequence[StateEntry], above: int, up_to: int) -> dict[StateKey, StateEntry]:
     return {held.key: held for held in changes if above < held.since <= up_to}
 
 
@@ -73,7 +73,7 @@ def test_nothing_is_lost_and_the_state_is_right(
     timeline = cut_timeline(
         events[lowest:], lambda e: e.event_id in passing, limit=limit, above=above, complete=lowest == above, end=end
     )
-    timeline = give_way_to_changes(timeline, last(changes, timeline.start - 1, end))
+    timeline = without_stale_state(timeline, last(changes, timeline.start - 1, end))
     shown = [e.event_id for e in timeline.shown]
     assert len(shown) <= limit
     # Whoever pages back from `start` gets exactly the rest.
@@ -86,7 +86,7 @@ def test_nothing_is_lost_and_the_state_is_right(
     # The state that a client puts together is the room's: what it had, `state`, then the timeline.
     client = names(states[above])
     client |= names({held.key: held.event for held in last(changes, above, timeline.start - 1).values()})
-    untold = untold_changes(timeline, last(changes, timeline.start - 1, end))
+    untold = unshown_changes(timeline, last(changes, timeline.start - 1, end))
     client |= names(untold)
     client |= names({e.key: e for e in timeline.shown if e.key is not None})
     # Only of what left the state it is not told.
@@ -101,8 +101,8 @@ def test_a_whole_state_has_nothing_that_is_gone(plan: list[Any], limit: int) -> 
     events, states, changes = make(plan, linear=False)
     end = len(events)
     timeline = cut_timeline(events, lambda e: True, limit=limit, above=0, complete=True, end=end)
-    timeline = give_way_to_changes(timeline, last(changes, timeline.start - 1, end))
-    untold = untold_changes(timeline, last(changes, timeline.start - 1, end))
+    timeline = without_stale_state(timeline, last(changes, timeline.start - 1, end))
+    untold = unshown_changes(timeline, last(changes, timeline.start - 1, end))
     client = names(states[timeline.start - 1] | untold) | names({e.key: e for e in timeline.shown if e.key is not None})
     assert client == names(states[end])
 

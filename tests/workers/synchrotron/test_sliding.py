@@ -364,7 +364,7 @@ async def test_required_state(postgres: TestDatabase) -> None:
 async def test_what_is_too_much_for_one_answer_comes_with_the_next(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_MAX_ANSWER_BYTES", 3_000)
+    monkeypatch.setattr(engine, "_MAX_RESPONSE_BYTES", 3_000)
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         rooms = [await alice.writes.create_room(name=str(number)) for number in range(4)]

@@ -20,16 +20,16 @@ from workers.synchrotron.sliding.connection_state import (
     decode_state,
     encode_state,
 )
-from workers.synchrotron.sliding.extensions.scope import parse_scope
+from workers.synchrotron.sliding.extensions.extension import parse_scope
 from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos, sync_token_in
 from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomConfig, merge_configs
-from workers.synchrotron.sliding.required_state import RequiredState, StateWish, combine
+from workers.synchrotron.sliding.required_state import RequiredState, StateRequest, combine
 
 ROOMS = [f"!{name}" for name in "abcdefgh"]
 TYPES, KEYS = (MEMBER, "m.room.name", "m.x"), ("", "@a:x", "@b:x")
 ELEMENTS = st.frozensets(st.tuples(st.sampled_from((None, *TYPES)), st.sampled_from((None, *KEYS))), max_size=4)
-WISHES = st.builds(StateWish, ELEMENTS, ELEMENTS, st.booleans())
+WISHES = st.builds(StateRequest, ELEMENTS, ELEMENTS, st.booleans())
 STATES = st.lists(WISHES, max_size=3).map(combine)
 ALL_KEYS = [(type_, key) for type_ in TYPES for key in KEYS]
 
@@ -55,7 +55,7 @@ def test_a_ranking_is_a_sorted_list(moves: list[tuple[str, int | None]], ranges:
     assert ranking.within(None) == ordered
 
 
-def naively_wants(wish: StateWish, key: tuple[str, str]) -> bool:
+def naively_wants(wish: StateRequest, key: tuple[str, str]) -> bool:
     def is_in(elements: frozenset[tuple[str | None, str | None]]) -> bool:
         for type_, state_key in elements:
             lazily = wish.lazy and elements is wish.include and key[0] == MEMBER and state_key is None
@@ -67,7 +67,7 @@ def naively_wants(wish: StateWish, key: tuple[str, str]) -> bool:
 
 
 @given(WISHES, WISHES)
-def test_what_is_wanted_of_a_state(one: StateWish, other: StateWish) -> None:
+def test_what_is_wanted_of_a_state(one: StateRequest, other: StateRequest) -> None:
     both = combine([other, one, one])
     assert both == combine([one, other])
     for key in ALL_KEYS:
@@ -126,7 +126,7 @@ def test_what_is_kept_of_states_and_tokens_is_bounded(changes: list[tuple[str, i
     state, meant = ConnectionState(), dict[str, tuple[RequiredState, Vector]]()
     for room_id, wish, position in changes:
         draft = StateDraft(state)
-        required = combine([StateWish(frozenset({("t", str(wish))}))])
+        required = combine([StateRequest(frozenset({("t", str(wish))}))])
         draft.set(room_id, SentRoom(1, state=draft.number_of(required)))
         draft.freeze(room_id, Vector(1, position))
         meant[room_id] = required, Vector(1, position)

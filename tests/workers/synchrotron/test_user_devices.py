@@ -6,7 +6,7 @@ from workers.synchrotron.users.user_devices import UserDevices
 def test_people_are_told_since_a_number() -> None:
     devices = UserDevices()
     devices.note_changed("@a:x", 1)
-    devices.note_gone("@a:x", 2)
+    devices.note_left("@a:x", 2)
     devices.note_changed("@b:x", 3)
     assert list(devices.people_since(0)) == [("@a:x", True, True), ("@b:x", True, False)]
     assert list(devices.people_since(1)) == [("@a:x", False, True), ("@b:x", True, False)]
@@ -26,12 +26,12 @@ def test_what_does_not_fit_is_not_known() -> None:
 
 def test_an_inbox_is_clear_until_a_message_comes() -> None:
     devices = UserDevices()
-    assert not devices.device("D").inbox_is_clear  # unknown
-    devices.device("D").inbox_clear = 5
+    assert not devices.device("D").inbox_is_empty  # unknown
+    devices.device("D").inbox_empty_at = 5
     devices.note_message("D", 5)
-    assert devices.device("D").inbox_is_clear
+    assert devices.device("D").inbox_is_empty
     devices.note_message("D", 6)
-    assert not devices.device("D").inbox_is_clear
+    assert not devices.device("D").inbox_is_empty
     for number in range(1_000):
         devices.note_keys(f"{number}", number)
-    assert devices.device("D").inbox_clear is None  # forgotten: to be looked at again
+    assert devices.device("D").inbox_empty_at is None  # forgotten: to be looked at again

@@ -69,15 +69,15 @@ def test_only_what_was_acknowledged_counts_as_sent() -> None:
     memory = LazyMembers(1 << 20)
     first = memory.begin("@a:x", "D", None)
     first.note("!r", "@b:x", "$1")
-    memory.answered(first, "t1")
+    memory.complete(first, "t1")
     # The answer was lost: the same request again.
     again = memory.begin("@a:x", "D", None)
     assert not again.is_redundant("!r", "@b:x", "$1")
     again.note("!r", "@b:x", "$1")
-    memory.answered(again, "t1")
+    memory.complete(again, "t1")
     second = memory.begin("@a:x", "D", "t1")
     assert second.is_redundant("!r", "@b:x", "$1")
     assert not second.is_redundant("!r", "@b:x", "$2")  # it has changed since
-    memory.answered(second, "t2")
+    memory.complete(second, "t2")
     assert memory.begin("@a:x", "D", "t1").is_redundant("!r", "@b:x", "$1")
     assert not memory.begin("@a:x", "D", "t0").is_redundant("!r", "@b:x", "$1")  # went back

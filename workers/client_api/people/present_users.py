@@ -2,7 +2,7 @@
 
 The owner of a user's slot keeps their presence. A new owner learns it from the synchrotrons, which report every device
 that syncs, and reads the status message from Postgres. When a slot moves away, its users are dropped without an
-announcement. Readers wait for the rows of the new owner (`workers/synchrotron/presence/presence.py`).
+announcement. Readers wait for the rows of the new owner (`workers/synchrotron/presence/feed.py`).
 """
 
 import asyncio

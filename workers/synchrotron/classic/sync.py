@@ -1,4 +1,4 @@
-"""GET /sync: wait for news, answer with it. Spec: client-server API, "Syncing"."""
+"""GET /sync: wait for updates and respond with them. Spec: client-server API, "Syncing"."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
@@ -11,37 +11,48 @@ from shared.http.request import Request, Requester, Response
 from shared.http.serving import endpoint
 from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
-from workers.synchrotron.classic.long_answers import InitialSyncs, LongAnswer
-from workers.synchrotron.classic.sync_answer import Answer, SyncAnswers
+from workers.synchrotron.classic.long_responses import InitialSyncs, LongResponse
 from workers.synchrotron.classic.sync_request import Filters, SyncRequest, parse_sync_request
+from workers.synchrotron.classic.sync_response import SyncResponse, SyncResponses
 from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.users.lazy_members import LazyMembers, SentMembers
 from workers.synchrotron.users.sync_user import SyncUser
-from workers.synchrotron.users.user_rooms import UserRooms
+from workers.synchrotron.users.user_cache import UserCache
 from workers.synchrotron.waiting.notifier import Notifier
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
-#: Runs what may wait for long while the requester's token holds (`TokenAuthenticator.hold`).
+#: Runs a long wait and cancels it when the requester's access token ends: `TokenAuthenticator.hold`.
 Hold: TypeAlias = Callable[[Requester], AbstractAsyncContextManager[None]]
 
 
-class WholeAnswer(NamedTuple):
-    """text: its token."""
+class WholeResponse(NamedTuple):
+    """A response's token and its whole body."""
 
-    text: str
+    token: str
     body: bytes
 
 
 class SyncHandler:
-    """The one handler of the pool `sync`."""
+    """The handler of GET /sync."""
 
     def __init__(
-        self, users: UserRooms, answers: SyncAnswers, tokens: Tokens, notifier: Notifier, filters: Filters,
-        lazy_members: LazyMembers, max_timeout_ms: int, clock: Clock, metrics: SyncMetrics, hold: Hold,
-        reports: PresenceReports, initial_syncs: InitialSyncs,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        users: UserCache,
+        responses: SyncResponses,
+        tokens: SyncTokens,
+        notifier: Notifier,
+        filters: Filters,
+        lazy_members: LazyMembers,
+        initial_syncs: InitialSyncs,
+        reports: PresenceReports,
+        hold: Hold,
+        clock: Clock,
+        metrics: SyncMetrics,
+        max_timeout_ms: int,
+    ) -> None:
         self._users = users
-        self._answers = answers
+        self._responses = responses
         self._tokens = tokens
         self._notifier = notifier
         self._filters = filters
@@ -67,76 +78,77 @@ class SyncHandler:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._reports.syncing(wanted.user_id, wanted.device_id, wanted.presence))
             await stack.enter_async_context(self._hold(request.user))
-            stack.enter_context(self._users.use(wanted.user_id))
-            answer = await self._answer_to(wanted, stack)
-            if not isinstance(answer.body, bytes):
-                # All this goes on until the last piece was taken.
-                return Response(LongAnswer(answer.body, self._initial.turns, wanted.user_id, stack.pop_all()))
-        return Response(answer.body)
+            stack.enter_context(self._users.pinned(wanted.user_id))
+            response = await self._respond(wanted, stack)
+            if not isinstance(response.body, bytes):
+                # The stack stays open until the client has taken the last piece.
+                return Response(LongResponse(response.body, self._initial.turns, wanted.user_id, stack.pop_all()))
+        return Response(response.body)
 
-    async def whole_answer(self, wanted: SyncRequest) -> WholeAnswer:
-        """Return an answer whole, however long: for what makes something else of it (the endpoints before /sync)."""
+    async def whole_response(self, wanted: SyncRequest) -> WholeResponse:
+        """Return a response whole, however long, for the endpoints from before /sync that convert it."""
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._users.use(wanted.user_id))
-            answer = await self._answer_to(wanted, stack)
-            if isinstance(answer.body, bytes):
-                return WholeAnswer(answer.text, answer.body)
-            async with aclosing(answer.body) as pieces:
-                return WholeAnswer(answer.text, b"".join([piece async for piece in pieces]))
+            stack.enter_context(self._users.pinned(wanted.user_id))
+            response = await self._respond(wanted, stack)
+            if isinstance(response.body, bytes):
+                return WholeResponse(response.text, response.body)
+            async with aclosing(response.body) as pieces:
+                return WholeResponse(response.text, b"".join([piece async for piece in pieces]))
 
-    async def _answer_to(self, wanted: SyncRequest, stack: AsyncExitStack) -> Answer:
+    async def _respond(self, wanted: SyncRequest, stack: AsyncExitStack) -> SyncResponse:
         since = None if wanted.since is None else await self._tokens.reach(wanted.since)
         user = await self._users.get(wanted.user_id)
         if since is None:
-            # What the user was told of his own writes elsewhere must be in the first answer that has no token.
+            # A first response without a token must have what the user wrote before, on any process.
             await self._tokens.reach_present(wanted.user_id)
         under_way = self._initial.under_way.turn(wanted.user_id)
         if since is None or wanted.full_state:
             await stack.enter_async_context(under_way)
             async with self._initial.turns.turn(wanted.user_id):
-                answer = await self._answer(wanted, user, since)
+                response = await self._wait_for_updates(wanted, user, since)
         else:
-            answer = await self._answer(wanted, user, since)
-            if not isinstance(answer.body, bytes):
+            response = await self._wait_for_updates(wanted, user, since)
+            if not isinstance(response.body, bytes):
                 await stack.enter_async_context(under_way)
-        user.note_token(answer.text, answer.seq)
-        return answer
+        user.note_token(response.text, response.seq)
+        return response
 
-    async def _answer(self, wanted: SyncRequest, user: SyncUser, since: StreamToken | None) -> Answer:
-        lazy = wanted.filter.room.state
-        device = None
-        if lazy.lazy_load_members:
-            device = self._lazy_members.begin(user.user_id, wanted.device_id or "", wanted.since)
-        sent = None if lazy.include_redundant_members else device
+    async def _wait_for_updates(self, wanted: SyncRequest, user: SyncUser, since: StreamToken | None) -> SyncResponse:
+        """Build responses until one is worth sending or the timeout is over."""
+        state = wanted.filter.room.state
+        members = None
+        if state.lazy_load_members:
+            members = self._lazy_members.begin(user.user_id, wanted.device_id or "", wanted.since)
+        sent = None if state.include_redundant_members else members
         text = wanted.since
         deadline = self._clock.monotonic_s() + wanted.timeout_s
         count, seconds = self._metrics.answers("initial" if since is None else "incremental")
         while True:
             seen = user.version
             with seconds.time():
-                answer = await self._answers.build(wanted, user, since, text, sent)
-            if not answer.empty or since is None or wanted.full_state:
+                response = await self._responses.build(wanted, user, since, text, sent)
+            if not response.empty or since is None or wanted.full_state:
                 break
-            # Nothing for this client behind its token: from here on only what is new is looked at.
-            if not answer.waits:
-                since, text = answer.token, answer.text
-                user.note_token(answer.text, answer.seq)
+            # The client needs nothing up to this token: later responses begin there.
+            if not response.has_deferred:
+                since, text = response.token, response.text
+                user.note_token(response.text, response.seq)
             if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s(), wanted.device_id):
-                if self._answers.is_behind(answer):
-                    answer = await self._answers.build(wanted, user, since, text, sent)
+                if self._responses.is_outdated(response):
+                    response = await self._responses.build(wanted, user, since, text, sent)
                 break
         count.inc()
-        if device is None:
-            return answer
-        if isinstance(answer.body, bytes):
-            self._lazy_members.answered(device, answer.text)
-            return answer
-        return replace(answer, body=self._noting(answer.body, device, answer.text))
+        if members is None:
+            return response
+        if isinstance(response.body, bytes):
+            self._lazy_members.complete(members, response.text)
+            return response
+        return replace(response, body=self._note_members(response.body, members, response.text))
 
-    async def _noting(
-        self, pieces: AsyncGenerator[bytes, None], device: SentMembers, token: str
+    async def _note_members(
+        self, pieces: AsyncGenerator[bytes, None], members: SentMembers, token: str
     ) -> AsyncGenerator[bytes, None]:
         async with aclosing(pieces):
             async for piece in pieces:
                 yield piece
-        self._lazy_members.answered(device, token)
+        self._lazy_members.complete(members, token)

@@ -11,30 +11,30 @@ from shared.storage.engine.pool import Source
 from shared.storage.user_data.account_data import get_filter_json
 
 _MAX_FILTERS = 10_000
-_MAX_INLINE = 500  # clients of one kind send the same
+_MAX_INLINE = 500  # clients of one kind send the same filter
 _MAX_INLINE_CHARS = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncRequest:
-    """since: the token as it came, None without one; timeout_s: how long to wait for news, at most.
-
-    state_after: the key for the state behind the timeline; None: the client wants that before it, as `state`.
-    presence: `set_presence`, "" without.
-    """
+    """The parsed parameters."""
 
     user_id: str
     device_id: str | None
-    since: str | None
-    full_state: bool
-    timeout_s: float
-    state_after: str | None
+    #: The token as text, None for an initial sync.
+    since: str | None = None
+    full_state: bool = False
+    #: How long to wait for updates, at most.
+    timeout_s: float = 0.0
+    #: The response's key for the state after the timeline. None: the client wants the state before it, as `state`.
+    state_after: str | None = None
     filter: Filter
+    #: `set_presence`, "" without.
     presence: str = UNSET
 
 
 class Filters:
-    """Filters by id, and those that come as JSON with each request, parsed once: neither changes. reads: counted."""
+    """Filters by id and inline filters, each parsed once."""
 
     def __init__(self, reads: Source) -> None:
         self._reads = reads
@@ -42,7 +42,7 @@ class Filters:
         self._inline: dict[str, Filter] = {}
 
     async def get(self, user_id: str, text: str | None) -> Filter:
-        """Return the filter of a query parameter: an id, JSON, or nothing.
+        """Return the filter of a query parameter, which is an id, JSON or absent.
 
         Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM.
         """
@@ -59,13 +59,13 @@ class Filters:
                 self._inline[text] = known
             return known
         if not (text.isascii() and text.isdigit() and len(text) <= 18):
-            raise invalid_param("There is no such filter")
+            raise invalid_param("filter must be JSON or the id of a filter of this user")
         key = (user_id, int(text))
         known = self._parsed.get(key)
         if known is None:
             json = await get_filter_json(self._reads, user_id, key[1])
             if json is None:
-                raise invalid_param("There is no such filter")
+                raise invalid_param("filter must be JSON or the id of a filter of this user")
             known = parse_filter(decode_json(json))
             if len(self._parsed) >= _MAX_FILTERS:
                 self._parsed.pop(next(iter(self._parsed)))
@@ -75,8 +75,7 @@ class Filters:
 
 _EVERYTHING = Filter()
 
-#: Who asks under the name that the parameter had before the spec took it up reads the answer under the old name only
-#: (matrix-js-sdk 43).
+#: Clients that use the parameter's unstable name read the response under the unstable name only (matrix-js-sdk 43).
 _STATE_AFTER = {
     "use_state_after": "state_after",
     "org.matrix.msc4222.use_state_after": "org.matrix.msc4222.state_after",
@@ -84,7 +83,7 @@ _STATE_AFTER = {
 
 
 async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms: int) -> SyncRequest:
-    """Raises M_INVALID_PARAM and what a filter's errors are."""
+    """Parse a request. Raises M_INVALID_PARAM, and as `Filters.get` does."""
     presence = request.query_choice("set_presence", STATES) or UNSET
     full_state = request.query_bool("full_state")
     timeout_ms = request.query_int("timeout", 0, maximum=max_timeout_ms)
@@ -92,14 +91,14 @@ async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms:
     try:
         wanted = await filters.get(user.user_id, request.query_text("filter"))
     except UnicodeEncodeError as error:
-        raise MatrixError("M_NOT_JSON", "The filter is not valid text") from error
+        raise MatrixError("M_NOT_JSON", "The filter has text that is not valid Unicode") from error
     return SyncRequest(
-        user.user_id,
-        user.device_id,
-        request.query_text("since") or None,
-        full_state,
-        timeout_ms / 1000,
-        next((key for parameter, key in _STATE_AFTER.items() if request.query_bool(parameter)), None),
-        wanted,
-        presence,
+        user_id=user.user_id,
+        device_id=user.device_id,
+        since=request.query_text("since") or None,
+        full_state=full_state,
+        timeout_s=timeout_ms / 1000,
+        state_after=next((key for parameter, key in _STATE_AFTER.items() if request.query_bool(parameter)), None),
+        filter=wanted,
+        presence=presence,
     )

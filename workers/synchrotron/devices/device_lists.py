@@ -1,8 +1,7 @@
-"""Rows of the stream `device_lists`: whose devices changed is told to everybody who shares a room with him.
+"""The stream `device_lists` applied here: device list updates for all users who share a room with the changed user.
 
-Who that is depends on the rooms he is in, and he may be anybody: they are read from Postgres, once per row (the rows
-that come at the same time together) and not once per answer. Since his change is committed by then, whoever does not
-share a room at that moment and does later learns of him by the join.
+The changed user's rooms are read from Postgres, once per row and not once per response. Rows that arrive together
+share a query. The change is committed by then, so users who share a room only later learn of it by the join.
 """
 
 import asyncio
@@ -14,23 +13,23 @@ from shared.core.rows import DeviceListRow
 from shared.runtime.tasks import TaskGroup
 from shared.storage.encryption.device_lists import get_joined_rooms_of
 from shared.storage.engine.pool import Source
-from workers.synchrotron.users.user_rooms import UserRooms
+from workers.synchrotron.users.user_cache import UserCache
 from workers.synchrotron.waiting.notifier import Notifier
 
-_BATCH = 200  # people whose rooms one query reads
-_AGAIN_AFTER_S = 0.2
+_BATCH = 200  # users whose rooms one query reads
+_RETRY_AFTER_S = 0.2
 _LIMIT_S = 5.0
 
 
 class DeviceListFeed:
-    """reads: counted."""
+    """The listener of the stream `device_lists`."""
 
-    def __init__(self, users: UserRooms, notifier: Notifier, reads: Source, tasks: TaskGroup) -> None:
+    def __init__(self, users: UserCache, notifier: Notifier, reads: Source, tasks: TaskGroup) -> None:
         self._users = users
         self._notifier = notifier
         self._reads = reads
         self._tasks = tasks
-        self._pending: deque[tuple[str, int]] = deque()  # (user, number of his row)
+        self._pending: deque[tuple[str, int]] = deque()  # (user, seq of the row)
         self._settling = False
         self._progress = asyncio.Event()
 
@@ -42,7 +41,7 @@ class DeviceListFeed:
             self._tasks.spawn(self._settle(), "device lists")
 
     async def settled(self) -> None:
-        """Return once every row applied so far is noted with whom it concerns. Raises Unavailable."""
+        """Wait until every row received so far is applied to the users it affects. Raises Unavailable."""
         if not self._pending:
             return
         _, last = self._pending[-1]
@@ -51,16 +50,16 @@ class DeviceListFeed:
                 while self._pending and self._pending[0][1] <= last:
                     await self._progress.wait()
         except TimeoutError as error:
-            raise Unavailable("The database is not available just now") from error
+            raise Unavailable("The database is temporarily unavailable. Please try again") from error
 
     async def _settle(self) -> None:
         try:
             while self._pending:
-                batch = [self._pending[place] for place in range(min(_BATCH, len(self._pending)))]
+                batch = [self._pending[index] for index in range(min(_BATCH, len(self._pending)))]
                 try:
                     rooms = await get_joined_rooms_of(self._reads, {user_id for user_id, _ in batch})
                 except Unavailable:
-                    await asyncio.sleep(_AGAIN_AFTER_S)
+                    await asyncio.sleep(_RETRY_AFTER_S)
                     continue
                 for user_id, seq in batch:
                     self._notifier.wake(self._users.apply_device_list(user_id, rooms[user_id], seq))

@@ -156,9 +156,14 @@ class Notifications:
         return [shown[one.placed.event_nid] for one in found if one.placed.event_nid in shown]
 
     async def _shown_in_room(
-        self, room: RoomView, found: Sequence[_Notification], rules: UserRules, read: UnreadSnapshot, joined: int,
+        self,
+        room: RoomView,
+        found: Sequence[_Notification],
+        rules: UserRules,
+        read: UnreadSnapshot,
+        joined: int,
         reader: Reader,
-    ) -> dict[int, dict[str, Any]]:  # fmt: skip
+    ) -> dict[int, dict[str, Any]]:
         """Return a room's notifications as the client gets them, by the events' numbers."""
         rows = await get_events_by_nid(self._database, room.room_nid, [one.placed.event_nid for one in found])
         await load_branches(self._database, room, rows)

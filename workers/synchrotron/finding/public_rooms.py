@@ -168,9 +168,10 @@ def _matches(wanted: Filter, room: RoomFacts) -> bool:
         return True
     term = wanted.generic_search_term.casefold()
     texts = (
-        room.text("m.room.name", "name"), room.text("m.room.topic", "topic"),
+        room.text("m.room.name", "name"),
+        room.text("m.room.topic", "topic"),
         room.text("m.room.canonical_alias", "alias"),
-    )  # fmt: skip
+    )
     return any(text is not None and term in text.casefold() for text in texts)
 
 

@@ -185,9 +185,13 @@ class Search:
         return frozenset(found)
 
     async def _visible(
-        self, hits: Sequence[Hit], rooms: Mapping[int, RoomMembership], user_id: str, wanted: EventFilter,
+        self,
+        hits: Sequence[Hit],
+        rooms: Mapping[int, RoomMembership],
+        user_id: str,
+        wanted: EventFilter,
         views: dict[int, RoomView],
-    ) -> list[Hit]:  # fmt: skip
+    ) -> list[Hit]:
         """Return what the user may see and wants, in the same order; views: what was opened for it is added."""
         ignored = await get_ignored_users(self._database, user_id) if hits else frozenset()
         hits = [

@@ -1,7 +1,7 @@
-"""PURE: who is present, as the stream `presence` tells it, those whose presence changed last at the end.
+"""PURE: the presence of users as of the stream `presence`, in the order of their last changes.
 
-Who is offline stays among them, so that it can be told. Numbers (`seq`) count the rows that this process has applied,
-as in `users/sync_user.py`.
+Offline users are kept, so that responses can say that they went offline. A `seq` counts the rows that this process has
+applied, as in `users/sync_user.py`.
 """
 
 from collections import OrderedDict
@@ -11,111 +11,113 @@ from dataclasses import dataclass
 from shared.core.presence import ACTIVE_FOR_MS, OFFLINE
 from shared.core.rows import PresenceRow
 
-_MAX_PEOPLE = 50_000  # some 1 KB each; those who changed first go
-#: So long a user stays as he was told of by a process that is gone, or has lost his slot: until then another one
-#: tells of him, or nobody syncs as him any more.
-ORPHANED_FOR_MS = 60_000
+_MAX_USERS = 50_000  # about 1 KB each; beyond that the users with the oldest changes are dropped
+#: How long a user's presence outlives the process that wrote it, or that process's ownership of the user's slot.
+#: By then the new owner has written it again, or the user no longer syncs.
+WITHDRAWN_FOR_MS = 60_000
 
 
 @dataclass(slots=True)
-class Seen:
-    """row: as last told; seq: number of the last change; rooms: those that he is in and somebody here reads.
-
-    orphaned_ms: since when nobody stands by it; 0: somebody does. by_time: it ended here, and nobody told it.
-    """
+class KnownPresence:
+    """The presence of one user."""
 
     row: PresenceRow
+    #: The seq of the last change.
     seq: int
+    #: The joined rooms that have readers here.
     rooms: tuple[str, ...]
-    orphaned_ms: int = 0
-    by_time: bool = False
+    #: True if the presence expired here, without a row that says so.
+    expired: bool = False
 
 
 class PresenceMemory:
+    """The presence of all users known here."""
+
     def __init__(self) -> None:
-        self._people: OrderedDict[str, Seen] = OrderedDict()
-        self._orphans: dict[str, int] = {}
+        self._users: OrderedDict[str, KnownPresence] = OrderedDict()
+        #: The users whose row was withdrawn, and when.
+        self._withdrawn: dict[str, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._people)
+        return bool(self._users)
 
-    def get(self, user_id: str) -> Seen | None:
-        return self._people.get(user_id)
+    def get(self, user_id: str) -> KnownPresence | None:
+        return self._users.get(user_id)
 
     @property
     def last_seq(self) -> int:
-        """The number of the last change; 0: there was none."""
-        return next(reversed(self._people.values())).seq if self._people else 0
+        """The seq of the last change, 0 without one."""
+        return next(reversed(self._users.values())).seq if self._users else 0
 
-    def take_in(self, row: PresenceRow) -> bool:
-        """Take in a row that shows nothing new; False when it does: it is for `change` then."""
-        seen = self._people.get(row.user_id)
-        if seen is None:
-            # Who is offline is shown as nobody at all is: no news, unless he says something.
+    def refresh(self, row: PresenceRow) -> bool:
+        """Apply a row that clients would see no difference by. Return False for other rows, which go to `change`."""
+        known = self._users.get(row.user_id)
+        if known is None:
+            # Users who are offline look like unknown users, unless they have a status message.
             return row.state == OFFLINE and row.status_msg is None
-        was = seen.row
-        if (was.state, was.currently_active, was.status_msg) != (row.state, row.currently_active, row.status_msg):
+        old = known.row
+        if (old.state, old.currently_active, old.status_msg) != (row.state, row.currently_active, row.status_msg):
             return False
-        seen.row, seen.orphaned_ms = row, 0
-        self._orphans.pop(row.user_id, None)
+        known.row = row
+        self._withdrawn.pop(row.user_id, None)
         return True
 
-    def change(self, row: PresenceRow, seq: int, rooms: Iterable[str], *, by_time: bool = False) -> None:
-        self._people.pop(row.user_id, None)
-        self._orphans.pop(row.user_id, None)
-        self._people[row.user_id] = Seen(row, seq, tuple(rooms), by_time=by_time)
-        if len(self._people) > _MAX_PEOPLE:
-            oldest, _ = self._people.popitem(last=False)
-            self._orphans.pop(oldest, None)
+    def change(self, row: PresenceRow, seq: int, rooms: Iterable[str], *, expired: bool = False) -> None:
+        """Apply a row that changes what clients see."""
+        self._users.pop(row.user_id, None)
+        self._withdrawn.pop(row.user_id, None)
+        self._users[row.user_id] = KnownPresence(row, seq, tuple(rooms), expired)
+        if len(self._users) > _MAX_USERS:
+            oldest, _ = self._users.popitem(last=False)
+            self._withdrawn.pop(oldest, None)
 
-    def moved(self, user_id: str, room_id: str, membership: str, seq: int) -> None:
-        """The user came into a room, where he is news, or went."""
-        seen = self._people.get(user_id)
-        if seen is None or (membership == "join") == (room_id in seen.rooms):
+    def move(self, user_id: str, room_id: str, membership: str, seq: int) -> None:
+        """Apply a join, after which the room's members need the user's presence, or a leave."""
+        known = self._users.get(user_id)
+        if known is None or (membership == "join") == (room_id in known.rooms):
             return
         if membership == "join":
-            seen.rooms, seen.seq = (*seen.rooms, room_id), seq
-            self._people.move_to_end(user_id)
+            known.rooms, known.seq = (*known.rooms, room_id), seq
+            self._users.move_to_end(user_id)
         else:
-            seen.rooms = tuple(one for one in seen.rooms if one != room_id)
+            known.rooms = tuple(one for one in known.rooms if one != room_id)
 
-    def over(self, writer: int, position: int, now_ms: int) -> None:
-        """A writer does not stand any more by what it told at or below a position."""
-        for user_id, seen in self._people.items():
-            row = seen.row
-            if row.writer == writer and row.position <= position and row.state != OFFLINE and not seen.by_time:
-                seen.orphaned_ms = now_ms
-                self._orphans[user_id] = now_ms
+    def withdraw(self, writer: int, position: int, now_ms: int) -> None:
+        """Note that a writer no longer vouches for its rows at or below a position."""
+        for user_id, known in self._users.items():
+            row = known.row
+            if row.writer == writer and row.position <= position and row.state != OFFLINE and not known.expired:
+                self._withdrawn[user_id] = now_ms
 
-    def orphans(self, now_ms: int) -> list[PresenceRow]:
-        """Return those by whom nobody stood for too long, as they are to be shown now: offline."""
-        gone = [user_id for user_id, since_ms in self._orphans.items() if now_ms - since_ms >= ORPHANED_FOR_MS]
+    def pop_expired(self, now_ms: int) -> list[PresenceRow]:
+        """Return offline rows for the users whose rows were withdrawn for too long."""
+        expired = [user_id for user_id, since_ms in self._withdrawn.items() if now_ms - since_ms >= WITHDRAWN_FOR_MS]
         rows = []
-        for user_id in gone:
-            del self._orphans[user_id]
-            was = self._people[user_id].row
+        for user_id in expired:
+            del self._withdrawn[user_id]
+            old = self._users[user_id].row
             rows.append(
                 PresenceRow(
-                    position=was.position,
-                    writer=was.writer,
+                    position=old.position,
+                    writer=old.writer,
                     user_id=user_id,
                     state=OFFLINE,
-                    last_active_ms=was.last_active_ms,
-                    status_msg=was.status_msg,
+                    last_active_ms=old.last_active_ms,
+                    status_msg=old.status_msg,
                 )
             )
         return rows
 
-    def changed_since(self, seq: int) -> Iterator[Seen]:
-        """Yield those who changed after a number, the last one first."""
-        for seen in reversed(self._people.values()):
-            if seen.seq <= seq:
+    def changed_since(self, seq: int) -> Iterator[KnownPresence]:
+        """Yield the users with changes after `seq`, the latest change first."""
+        for known in reversed(self._users.values()):
+            if known.seq <= seq:
                 return
-            yield seen
+            yield known
 
 
 def presence_event(row: PresenceRow, now_ms: int) -> dict[str, object]:
-    """Return the m.presence event. Of who is active right now only that is told, so he was within the last minute."""
+    """Return the m.presence event. A user who is currently active was active within the last minute."""
     content: dict[str, object] = {"presence": row.state}
     if row.last_active_ms:
         ago_ms = max(0, now_ms - row.last_active_ms)

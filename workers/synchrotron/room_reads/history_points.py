@@ -1,23 +1,34 @@
-"""The point of a room's history that a client's token names."""
+"""The points in a room's history that clients' tokens name."""
 
+from shared.core.errors import invalid_param
 from shared.core.history_point import HistoryPoint, point_after
 from shared.rooms.place_tokens import is_place, parse_place
 from shared.rooms.room_view import RoomView
 from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import get_ordinal_at
 from workers.synchrotron.sliding.pos import sync_token_in
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
 
-async def place_of_token(database: Database, tokens: Tokens, room: RoomView, text: str) -> HistoryPoint:
-    """Return where the token stands in the room.
+async def point_of_token(database: Database, tokens: SyncTokens, room: RoomView, text: str) -> HistoryPoint:
+    """Return the point of a token. Raises M_INVALID_PARAM.
 
-    A token of /sync, or of sliding sync, stands right behind everything that its answer told: what is fetched later
-    into a gap that came after it lies beyond it. Raises M_INVALID_PARAM.
+    A token of either form of sync names the point right after everything in its response. History that is fetched
+    later into a gap after that event lies beyond the point.
     """
     if is_place(text):
         return parse_place(text)
     vector = (await tokens.parse(sync_token_in(text))).vector("events")
-    return point_after(
-        HistoryPoint(await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above))
-    )
+    ordinal = await get_ordinal_at(database, room.room_nid, vector.known, vector.base, vector.above)
+    return point_after(HistoryPoint(ordinal))
+
+
+async def optional_point(
+    database: Database, tokens: SyncTokens, room: RoomView, text: str | None
+) -> HistoryPoint | None:
+    """Return the point of an optional parameter, None without one. Raises M_INVALID_PARAM."""
+    if text is None:
+        return None
+    if not text:
+        raise invalid_param("A token must not be empty")
+    return await point_of_token(database, tokens, room, text)

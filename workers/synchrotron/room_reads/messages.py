@@ -6,9 +6,9 @@ Spec: client-server API, "Getting events for a room".
 from collections.abc import Sequence
 from typing import Any
 
-from shared.core.errors import MatrixError, invalid_param, missing_param, not_found
+from shared.core.errors import MatrixError, missing_param, not_found
 from shared.core.filters import EventFilter
-from shared.core.history_point import START, HistoryPoint, point_after
+from shared.core.history_point import START, point_after
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
@@ -24,14 +24,18 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import get_events_by_nid, get_room_of_event
 from shared.storage.rooms.snapshots import get_keys_at_snapshots, get_state_at_event
 from shared.storage.rooms.state import get_current_state_events, get_keys_before
-from workers.synchrotron.room_reads.history_points import place_of_token
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from workers.synchrotron.room_reads.history_points import optional_point
+from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
 _DEFAULT_LIMIT = 10
 
 
 class Messages:
-    def __init__(self, database: Database, tokens: Tokens, pages: HistoryPages, clock: Clock, max_events: int) -> None:
+    """The handlers of pages of history, and of single events."""
+
+    def __init__(
+        self, database: Database, tokens: SyncTokens, pages: HistoryPages, clock: Clock, max_events: int
+    ) -> None:
         self._database = database
         self._pages = pages
         self._tokens = tokens
@@ -50,7 +54,7 @@ class Messages:
         spec="client-server-api/#get_matrixclientv3roomsroomidmessages",
     )
     async def get_room_messages(self, request: Request) -> Response:
-        """Raises M_FORBIDDEN, M_MISSING_PARAM, M_INVALID_PARAM, M_BAD_JSON."""
+        """GET /messages. Raises M_FORBIDDEN, M_MISSING_PARAM, M_INVALID_PARAM, M_BAD_JSON."""
         direction = request.query_choice("dir", ("b", "f"))
         if direction is None:
             raise missing_param("Missing query parameter: dir")
@@ -59,8 +63,9 @@ class Messages:
         if wanted.limit is not None and request.query_text("limit") is None:
             limit = min(wanted.limit, self._max_events)
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
-        start_text, stop = request.query_text("from"), await self._place(room, request.query_text("to"))
-        start = await self._place(room, start_text)
+        start_text = request.query_text("from")
+        stop = await optional_point(self._database, self._tokens, room, request.query_text("to"))
+        start = await optional_point(self._database, self._tokens, room, start_text)
         if direction == "b":
             start = room.end_place if start is None else start
             page = await self._pages.back(room, start, limit, wanted, stop=stop or START)
@@ -69,18 +74,18 @@ class Messages:
             page = await self._pages.forward(room, start, limit, wanted, stop=stop)
         events = await strip_erased(self._database, room, page.events) if page.erased else page.events
         reader = self._reader(request)
-        answer: dict[str, Any] = {
+        body: dict[str, Any] = {
             "start": start_text or format_place(*start),
             "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
         if page.more:
-            answer["end"] = format_place(*page.place)
+            body["end"] = format_place(*page.place)
         if wanted.lazy_load_members and page.events:
             members = await strip_erased(self._database, room, await self._senders(room, page.events))
-            answer["state"] = [
+            body["state"] = [
                 shown_event(member, reader, room.view, room_id=room.room_id, in_state=True) for member in members
             ]
-        return json_response(answer)
+        return json_response(body)
 
     @endpoint(
         name="get_event_context",
@@ -94,13 +99,13 @@ class Messages:
         spec="client-server-api/#get_matrixclientv3roomsroomidcontexteventid",
     )
     async def get_event_context(self, request: Request) -> Response:
-        """Raises M_NOT_FOUND for an event that isn't there or that the user may not see, M_FORBIDDEN."""
+        """GET /context. Raises M_NOT_FOUND for an event that the user may not see, M_FORBIDDEN."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
         wanted = parse_event_filter(request.query_text("filter"))
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         event = await get_visible_event(self._database, room, request.params["eventId"])
         before = await self._pages.back(room, event.place, limit - limit // 2, wanted)
-        # What one side does not need, the other may have.
+        # One side may have what the other leaves of the limit.
         left = limit - len(before.events)
         after = await self._pages.forward(room, point_after(event.place), min(left, limit // 2), wanted)
         last = after.events[-1] if after.events else event
@@ -137,7 +142,7 @@ class Messages:
         spec="client-server-api/#get_matrixclientv3roomsroomideventeventid",
     )
     async def get_room_event(self, request: Request) -> Response:
-        """Raises M_NOT_FOUND, whatever the reason why the event may not be read."""
+        """GET /event. Raises M_NOT_FOUND for any event that cannot be read."""
         return await self._one_event(request, request.params["roomId"])
 
     @endpoint(
@@ -151,33 +156,26 @@ class Messages:
         spec="client-server-api/#get_matrixclientv3eventseventid",
     )
     async def get_event_by_id(self, request: Request) -> Response:
-        """GET /events/{eventId}, which names no room. Raises as get_room_event does."""
+        """GET /events/{eventId}, without a room. Raises as get_room_event does."""
         room_id = await get_room_of_event(self._database, request.params["eventId"])
         if room_id is None:
-            raise not_found("There is no such event")
+            raise not_found("The event does not exist, or you may not see it")
         return await self._one_event(request, room_id)
 
     async def _one_event(self, request: Request, room_id: str) -> Response:
         try:
             room = await open_room(self._database, room_id, request.user.user_id)
         except MatrixError as error:
-            raise not_found("There is no such event") from error
+            raise not_found("The event does not exist, or you may not see it") from error
         event = await get_visible_event(self._database, room, request.params["eventId"])
         events = await strip_erased(self._database, room, [event])
         return json_response((await shown_events(self._database, room, events, self._reader(request)))[0])
 
-    async def _place(self, room: RoomView, token: str | None) -> HistoryPoint | None:
-        if token is None:
-            return None
-        if not token:
-            raise invalid_param("The token is empty")
-        return await place_of_token(self._database, self._tokens, room, token)
-
     async def _senders(self, room: RoomView, events: Sequence[TimelineEvent]) -> list[TimelineEvent]:
-        """Return the member events of those who sent the events, as of the latest of them."""
+        """Return the member events of the senders, as of the latest of the events."""
         latest = max(events, key=lambda event: event.place)
         keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
-        # The line has some member event of nearly everyone who ever sent anything; the branch has the right one.
+        # The room's line has a member event of nearly every sender. On a branch, the snapshot has the right ones.
         rows = await get_keys_before(self._database, room.room_nid, latest.ordinal + 1, keys)
         members = {event.key: event for event in map(room.event, rows)}
         if latest.state_nid is not None:
@@ -191,7 +189,7 @@ class Messages:
     async def _state_after(
         self, room: RoomView, last: TimelineEvent, events: Sequence[TimelineEvent], wanted: EventFilter
     ) -> list[TimelineEvent]:
-        """Return the state after an event; with lazy loading only those members who sent what is shown."""
+        """Return the state after an event. With lazy loading, its members are the senders of `events`."""
         if last.state_nid is None and not last.back and last.ordinal >= room.record.last_ordinal:
             members = not wanted.lazy_load_members
             rows = await get_current_state_events(self._database, room.room_nid, members=members)

@@ -6,7 +6,7 @@ Spec: client-server API, "Relationships API", "Querying threads in a room".
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
-from shared.core.errors import MatrixError, invalid_param, not_found
+from shared.core.errors import MatrixError, not_found
 from shared.core.events.relation import THREAD
 from shared.core.history_point import HistoryPoint, point_after
 from shared.http.endpoint import CLIENT_V1, RateLimit, RoutingKey
@@ -22,19 +22,21 @@ from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.events.relations import Wanted, get_children, get_relating, get_thread_roots
 from shared.storage.events.timeline import TimelineRow, get_events_by_nid
-from workers.synchrotron.room_reads.history_points import place_of_token
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from workers.synchrotron.room_reads.history_points import optional_point
+from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
 _DEFAULT_LIMIT = 20
-_MAX_PAGES = 5  # looked through for one answer; the client asks on from where we stopped
-_DEPTH = 3  # the least that the spec wants
-_MAX_RECURSED = 5_000  # events, over all levels: the rest of a huge tree is left out
-#: (place to begin at, limit) -> rows in the direction of reading.
-_Pages: TypeAlias = Callable[[HistoryPoint, int], Awaitable[list[TimelineRow]]]
+_MAX_PAGES = 5  # read for one response; then the client pages on
+_DEPTH = 3  # the least that the spec allows
+_MAX_RECURSED = 5_000  # events on all levels; the rest of a larger tree is left out
+#: (point to begin at, limit) -> rows in the direction of reading.
+_ReadPage: TypeAlias = Callable[[HistoryPoint, int], Awaitable[list[TimelineRow]]]
 
 
 class Relations:
-    def __init__(self, database: Database, tokens: Tokens, clock: Clock, max_events: int) -> None:
+    """The handlers of relations and threads."""
+
+    def __init__(self, database: Database, tokens: SyncTokens, clock: Clock, max_events: int) -> None:
         self._database = database
         self._tokens = tokens
         self._clock = clock
@@ -74,7 +76,7 @@ class Relations:
         spec="client-server-api/#get_matrixclientv1roomsroomidrelationseventidreltypeeventtype",
     )
     async def get_relations(self, request: Request) -> Response:
-        """All three forms. Raises M_NOT_FOUND, whatever the reason why the parent may not be read, M_INVALID_PARAM."""
+        """All three forms of relations. Raises M_NOT_FOUND if the parent cannot be read, M_INVALID_PARAM."""
         forward = request.query_choice("dir", ("b", "f"), "b") == "f"
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=self._max_events)
         recurse = request.query_bool("recurse") or request.query_bool("org.matrix.msc3981.recurse")
@@ -82,28 +84,29 @@ class Relations:
         try:
             room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         except MatrixError as error:
-            raise not_found("There is no such event") from error
+            raise not_found("The event does not exist, or you may not see it") from error
         parent = await get_visible_event(self._database, room, request.params["eventId"])
         start_text = request.query_text("from")
-        start, stop = await self._place(room, start_text), await self._place(room, request.query_text("to"))
+        start = await optional_point(self._database, self._tokens, room, start_text)
+        stop = await optional_point(self._database, self._tokens, room, request.query_text("to"))
         if forward:
             start, stop = start or room.start_place, min(stop or room.end_place, room.end_place)
         else:
             start, stop = min(start or room.end_place, room.end_place), stop or room.start_place
         if recurse:
-            pages = await self._all_levels(room, parent.event_id, wanted, stop, forward=forward)
+            read_page = await self._all_levels(room, parent.event_id, wanted, stop, forward=forward)
         else:
-            pages = self._one_level(room, parent.event_id, wanted, stop, forward=forward)
-        found, place = await self._visible(room, start, limit, pages, forward=forward)
+            read_page = self._one_level(room, parent.event_id, wanted, stop, forward=forward)
+        found, next_point = await self._visible(room, start, limit, read_page, forward=forward)
         shown = await strip_erased(self._database, room, found)
-        answer: dict[str, Any] = {"chunk": await shown_events(self._database, room, shown, self._reader(request))}
-        if place is not None:
-            answer["next_batch"] = format_place(*place)
+        body: dict[str, Any] = {"chunk": await shown_events(self._database, room, shown, self._reader(request))}
+        if next_point is not None:
+            body["next_batch"] = format_place(*next_point)
         if start_text is not None:
-            answer["prev_batch"] = start_text
+            body["prev_batch"] = start_text
         if recurse:
-            answer["recursion_depth"] = _DEPTH
-        return json_response(answer)
+            body["recursion_depth"] = _DEPTH
+        return json_response(body)
 
     @endpoint(
         name="get_threads",
@@ -117,82 +120,84 @@ class Relations:
         spec="client-server-api/#get_matrixclientv1roomsroomidthreads",
     )
     async def get_threads(self, request: Request) -> Response:
-        """Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        """GET /threads. Raises M_FORBIDDEN, M_INVALID_PARAM."""
         include = request.query_choice("include", ("all", "participated"), "all")
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=self._max_events)
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         text = request.query_text("from")
-        place = room.end_place if text is None else min(parse_place(text), room.end_place)
+        point = room.end_place if text is None else min(parse_place(text), room.end_place)
         participant = request.user.user_id if include == "participated" else None
         reader = self._reader(request)
         chunk: list[Any] = []
         more = True
         for _ in range(_MAX_PAGES):
             size = limit - len(chunk)
-            rows = await get_thread_roots(self._database, room.room_nid, place, room.end_place, size, participant)
+            rows = await get_thread_roots(self._database, room.room_nid, point, room.end_place, size, participant)
             chunk += await self._shown_roots(room, [row for _, row in rows if row is not None], reader)
-            place = rows[-1][0] if rows else place
+            point = rows[-1][0] if rows else point
             more = len(rows) == size
             if not more or len(chunk) >= limit:
                 break
-        answer: dict[str, Any] = {"chunk": chunk}
+        body: dict[str, Any] = {"chunk": chunk}
         if more:
-            answer["next_batch"] = format_place(*place)
-        return json_response(answer)
+            body["next_batch"] = format_place(*point)
+        return json_response(body)
 
-    def _one_level(self, room: RoomView, event_id: str, wanted: Wanted, stop: HistoryPoint, *, forward: bool) -> _Pages:
-        async def read(place: HistoryPoint, limit: int) -> list[TimelineRow]:
+    def _one_level(
+        self, room: RoomView, event_id: str, wanted: Wanted, stop: HistoryPoint, *, forward: bool
+    ) -> _ReadPage:
+        async def read(start: HistoryPoint, limit: int) -> list[TimelineRow]:
             return await get_children(
-                self._database, room.room_nid, event_id, wanted, place, stop, limit, forward=forward
+                self._database, room.room_nid, event_id, wanted, start, stop, limit, forward=forward
             )
 
         return read
 
     async def _all_levels(
         self, room: RoomView, event_id: str, wanted: Wanted, stop: HistoryPoint, *, forward: bool
-    ) -> _Pages:
-        """Find the places of all that relates to the event, directly or not; rows are read page by page."""
-        places: dict[int, HistoryPoint] = {}
+    ) -> _ReadPage:
+        """Find the points of all direct and indirect relations. Their rows are read page by page."""
+        points: dict[int, HistoryPoint] = {}
         level = {event_id}
         for _ in range(_DEPTH):
-            left = _MAX_RECURSED - len(places)
+            left = _MAX_RECURSED - len(points)
             if not level or left <= 0:
                 break
             found = await get_relating(self._database, room.room_nid, level, wanted, left)
-            fresh = [one for one in found if one[1] not in places]
-            places.update((nid, place) for place, nid, _ in fresh)
+            fresh = [one for one in found if one[1] not in points]
+            points.update((nid, point) for point, nid, _ in fresh)
             level = {found_id for _, _, found_id in fresh}
-        ordered = sorted((place, nid) for nid, place in places.items())
+        ordered = sorted((point, nid) for nid, point in points.items())
 
-        async def read(place: HistoryPoint, limit: int) -> list[TimelineRow]:
+        async def read(start: HistoryPoint, limit: int) -> list[TimelineRow]:
             if forward:
-                nids = [nid for at, nid in ordered if place <= at < stop][:limit]
+                nids = [nid for point, nid in ordered if start <= point < stop][:limit]
             else:
-                nids = [nid for at, nid in reversed(ordered) if stop <= at < place][:limit]
+                nids = [nid for point, nid in reversed(ordered) if stop <= point < start][:limit]
             rows = {row.event_nid: row for row in await get_events_by_nid(self._database, room.room_nid, nids)}
             return [rows[nid] for nid in nids if nid in rows]
 
         return read
 
     async def _visible(
-        self, room: RoomView, place: HistoryPoint, limit: int, read: _Pages, *, forward: bool
+        self, room: RoomView, point: HistoryPoint, limit: int, read_page: _ReadPage, *, forward: bool
     ) -> tuple[list[TimelineEvent], HistoryPoint | None]:
-        """Return at most `limit` events that the reader may see, and where to read on; None at the end."""
+        """Return at most `limit` events that the reader may see, and the point to page on from, None at the end."""
         found: list[TimelineEvent] = []
         for _ in range(_MAX_PAGES):
             size = limit - len(found)
-            rows = await read(place, size)
+            rows = await read_page(point, size)
             await load_branches(self._database, room, rows)
             found += [event for event in map(room.event, rows) if room.shows(event)]
             if len(rows) < size:
                 return found, None
-            place = point_after(rows[-1].place) if forward else rows[-1].place
+            point = point_after(rows[-1].place) if forward else rows[-1].place
             if len(found) >= limit:
                 break
-        return found, place
+        return found, point
 
     async def _shown_roots(self, room: RoomView, rows: Sequence[TimelineRow], reader: Reader) -> list[Any]:
-        """Return those of the roots that the reader may see, of whose threads he sees a reply too."""
+        """Return the roots that the reader may see, of threads with a reply that the reader may see."""
         await load_branches(self._database, room, rows)
         roots = [root for root in map(room.event, rows) if room.view.may_see(root)]
         roots = list(await strip_erased(self._database, room, roots))
@@ -202,18 +207,11 @@ class Relations:
             relations = bundles.get(root.event_nid, {})
             if THREAD not in relations:
                 continue
-            if root.sender in room.ignored:  # what a client would make of it that aggregates by itself
+            if root.sender in room.ignored:  # as a client shows it that aggregates by itself
                 root.strip(room.version)
                 relations = {THREAD: relations[THREAD]}
             shown.append(shown_event(root, reader, room.view, room_id=room.room_id, relations=relations))
         return shown
-
-    async def _place(self, room: RoomView, token: str | None) -> HistoryPoint | None:
-        if token is None:
-            return None
-        if not token:
-            raise invalid_param("The token is empty")
-        return await place_of_token(self._database, self._tokens, room, token)
 
     def _reader(self, request: Request) -> Reader:
         return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())

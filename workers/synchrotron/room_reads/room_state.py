@@ -1,6 +1,6 @@
 """GET /rooms/{roomId}/state, one event of it, /members and /joined_members.
 
-Whoever left sees the state as he left it. Spec: client-server API, "Getting events for a room".
+Users who left see the state as of their leaving. Spec: client-server API, "Getting events for a room".
 """
 
 import asyncio
@@ -33,16 +33,18 @@ from shared.storage.rooms.state import (
     get_member_pages,
     get_state_before,
 )
-from workers.synchrotron.room_reads.history_points import place_of_token
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from workers.synchrotron.room_reads.history_points import point_of_token
+from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
 _MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
 _ROWS = 1000  # members read by one statement
-_PIECE = 200  # events encoded at a time: some 5 ms, so that others get their turn in between
+_PIECE = 200  # events encoded at a time, about 5 ms, before other requests run
 
 
 class RoomState:
-    def __init__(self, database: Database, tokens: Tokens, clock: Clock) -> None:
+    """The handlers of room state and members."""
+
+    def __init__(self, database: Database, tokens: SyncTokens, clock: Clock) -> None:
         self._database = database
         self._tokens = tokens
         self._clock = clock
@@ -59,7 +61,7 @@ class RoomState:
         spec="client-server-api/#get_matrixclientv3roomsroomidstate",
     )
     async def get_room_state(self, request: Request) -> Response:
-        """Raises M_FORBIDDEN."""
+        """GET /state. Raises M_FORBIDDEN."""
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         if room.follows:
             rows = await get_current_state_events(self._database, room.room_nid)
@@ -80,7 +82,7 @@ class RoomState:
         spec="client-server-api/#get_matrixclientv3roomsroomidstateeventtypestatekey",
     )
     async def get_room_state_event(self, request: Request) -> Response:
-        """Raises M_NOT_FOUND when the state has no such key, M_FORBIDDEN."""
+        """GET /state/{eventType}/{stateKey}. Raises M_NOT_FOUND, M_FORBIDDEN."""
         form = request.query_choice("format", ("content", "event"), "content")
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         key = (request.params["eventType"], request.params.get("stateKey", ""))
@@ -89,7 +91,7 @@ class RoomState:
         else:
             rows = await get_keys_before(self._database, room.room_nid, room.end + 1, [key])
         if not rows:
-            raise not_found("The room has no such state")
+            raise not_found("The room has no state event of this type and state key")
         event = room.event(rows[0])
         [event] = await strip_erased(self._database, room, [event])
         if form == "event":
@@ -109,18 +111,18 @@ class RoomState:
         spec="client-server-api/#get_matrixclientv3roomsroomidmembers",
     )
     async def get_room_members(self, request: Request) -> Response:
-        """Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        """GET /members. Raises M_FORBIDDEN, M_INVALID_PARAM."""
         membership = request.query_choice("membership", _MEMBERSHIPS)
         not_membership = request.query_choice("not_membership", _MEMBERSHIPS)
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         at = request.query_text("at")
-        place = None if at is None else await place_of_token(self._database, self._tokens, room, at)
-        pages = self._members_at(room, room.end_place if place is None else min(place, room.end_place))
+        point = None if at is None else await point_of_token(self._database, self._tokens, room, at)
+        pages = self._members_at(room, room.end_place if point is None else min(point, room.end_place))
         encode, erased = self._encode(request, room), await erased_in(self._database, room)
 
         def encode_wanted(row: TimelineRow) -> bytes | None:
             event = strip_state(room, erased, room.event(row))
-            # Both together are a union: GET /rooms/{roomId}/members, not_membership.
+            # The two parameters together are a union: GET /rooms/{roomId}/members, not_membership.
             wanted = (
                 (membership is None and not_membership is None)
                 or (membership is not None and event.membership == membership)
@@ -128,7 +130,7 @@ class RoomState:
             )
             return encode(event) if wanted else None
 
-        first: Sequence[TimelineRow] = await anext(pages, [])  # while an error can still be an answer
+        first: Sequence[TimelineRow] = await anext(pages, [])  # an error here still becomes an error response
         return Response(listed_pages(b'{"chunk":[', _resumed(first, pages), encode_wanted, b"]}"))
 
     @endpoint(
@@ -143,10 +145,10 @@ class RoomState:
         spec="client-server-api/#get_matrixclientv3roomsroomidjoined_members",
     )
     async def get_joined_members(self, request: Request) -> Response:
-        """Raises M_FORBIDDEN for everyone who isn't joined."""
+        """GET /joined_members. Raises M_FORBIDDEN for users who are not joined."""
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         if not room.is_member:
-            raise forbidden("You aren't a member of the room")
+            raise forbidden("You are not a member of this room")
         joined: dict[str, Any] = {}
         for user_id, json in await get_joined_members(self._database, room.room_nid):
             member = event_from_storage(room.version, json, "$")
@@ -156,15 +158,15 @@ class RoomState:
                 await asyncio.sleep(0)
         return json_response({"joined": joined})
 
-    async def _members_at(self, room: RoomView, place: HistoryPoint) -> AsyncGenerator[Sequence[TimelineRow], None]:
-        """Yield the member events of the state at a place; of the event of history there, if it has its own."""
-        if place.step and not place.starts_gap:
-            found = await get_places_from(self._database, room.room_nid, place, 1)
-            if found and found[0].place == place and found[0].state_nid is not None:
+    async def _members_at(self, room: RoomView, point: HistoryPoint) -> AsyncGenerator[Sequence[TimelineRow], None]:
+        """Yield the member events of the state at a point. An event of fetched history has a state of its own."""
+        if point.step and not point.starts_gap:
+            found = await get_places_from(self._database, room.room_nid, point, 1)
+            if found and found[0].place == point and found[0].state_nid is not None:
                 state = await get_state_at_snapshot(self._database, room.room_nid, found[0].state_nid)
                 yield [row for row in state if room.event(row).type == MEMBER]
                 return
-        async with aclosing(get_member_pages(self._database, room.room_nid, place.ordinal, _ROWS)) as pages:
+        async with aclosing(get_member_pages(self._database, room.room_nid, point.ordinal, _ROWS)) as pages:
             async for page in pages:
                 yield page
 
@@ -183,7 +185,7 @@ class RoomState:
 async def listed(
     head: bytes, rows: Sequence[TimelineRow], encode: Callable[[TimelineRow], bytes | None], tail: bytes
 ) -> AsyncGenerator[bytes, None]:
-    """Yield a JSON list in pieces. encode: None leaves the row out. Each piece gives way to other requests."""
+    """Yield a JSON list in pieces. `encode` returns None to leave a row out. Other requests run between pieces."""
 
     async def page() -> AsyncGenerator[Sequence[TimelineRow], None]:
         yield rows
@@ -194,10 +196,12 @@ async def listed(
 
 
 async def listed_pages(
-    head: bytes, pages: AsyncGenerator[Sequence[TimelineRow], None],
-    encode: Callable[[TimelineRow], bytes | None], tail: bytes,
-) -> AsyncGenerator[bytes, None]:  # fmt: skip
-    """As `listed`, of rows that are read a page at a time: one page at most is in memory."""
+    head: bytes,
+    pages: AsyncGenerator[Sequence[TimelineRow], None],
+    encode: Callable[[TimelineRow], bytes | None],
+    tail: bytes,
+) -> AsyncGenerator[bytes, None]:
+    """Yield a JSON list as `listed` does, from rows that are read page by page. One page is in memory at a time."""
     joint = head
     async with aclosing(pages):
         async for rows in pages:

@@ -1,14 +1,14 @@
-"""PURE: one active room in memory, as the rows of the stream `events` leave it.
+"""PURE: one active room in memory, kept up to date by the rows of the stream `events`.
 
-Always true:
-- `events` are the room's latest events with ascending ordinals; every accepted event from `first_ordinal` to
+Invariants:
+- `events` are the room's latest events with ascending ordinals. Every accepted event from `first_ordinal` to
   `last_ordinal` is among them.
-- `changes` are all changes of the state from `changes_from` to `last_ordinal`, in order. In a room without forks that
-  is each state event of the timeline; where state resolution decided, several keys may change at one ordinal, to
-  events from elsewhere or to nothing, and a state event may change nothing.
-- `state` is the room's current state after `last_ordinal`: all of it but m.room.member, and of that type at least
-  what `members_complete` promises; a member who is absent is then not in the state.
-- walking `before` from an entry of `state` gives what its key held before, as far as `changes` go.
+- `changes` are all changes of the state from `changes_from` to `last_ordinal`, in order. In a room without forks they
+  are the state events of the timeline. State resolution may change several keys at one ordinal, to events from
+  elsewhere or to nothing, and a state event may change nothing.
+- `state` is the room state after `last_ordinal`: all keys but m.room.member, and some or all member events. With
+  `members_complete`, a member event that is absent here is absent from the state.
+- The chain of `previous` from an entry of `state` gives the earlier values of its key, back to `changes_from`.
 """
 
 from bisect import bisect_left
@@ -32,57 +32,61 @@ StateKey = tuple[str, str]
 _ROOM_BYTES = 4_000  # an empty room's objects
 _RECEIPT_BYTES = 500
 _CHANGE_BYTES = 250
-#: Without forks there are at most as many as events. Resolution may change thousands of keys at once: then the older
-#: half is left to Postgres.
+#: A room without forks has at most as many as events. State resolution may change thousands of keys at once; the older
+#: half is then dropped and read from Postgres when needed.
 MAX_CHANGES = 1000
 
 
 class OutOfStep(Exception):
-    """A row doesn't follow what is in memory: drop the room and read it again."""
+    """A row does not follow the rows in memory. The room must be read again."""
 
 
 @dataclass(slots=True, eq=False)
-class Held:
-    """A key of the state holds this event (None: nothing) from ordinal `since` on, until the next change of the key.
+class StateEntry:
+    """The value of a key of the state from one change of it to the next."""
 
-    before: what it held before; from_nothing: the key was absent then. Neither: that isn't in memory.
-    """
-
+    #: The ordinal from which it holds.
     since: int
     key: StateKey
+    #: None: the key is absent.
     event: TimelineEvent | None
-    before: "Held | None" = None
-    from_nothing: bool = False
+    #: The value before. None with `was_absent` False: not in memory.
+    previous: "StateEntry | None" = None
+    #: True if the key was absent before.
+    was_absent: bool = False
 
     @property
     def size_bytes(self) -> int:
-        # An event of the timeline is counted there; one from elsewhere is here only.
+        # Timeline events are counted in the timeline; an event from elsewhere is only here.
         elsewhere = self.event is not None and self.event.ordinal != self.since
         return _CHANGE_BYTES + (self.event.size_bytes if self.event is not None and elsewhere else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one key. event None: it leaves the state; from_nothing: it was absent before."""
+    """A change of one key of the state."""
 
     key: StateKey
+    #: None: the key leaves the state.
     event: TimelineEvent | None
-    from_nothing: bool
+    #: True if the key was absent before.
+    was_absent: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a look back into the state gave. known False: not in memory, ask Postgres."""
+class StateLookup:
+    """The result of looking up a key in an earlier state."""
 
     event: TimelineEvent | None
+    #: False: not in memory, read Postgres.
     known: bool = True
 
 
-_UNKNOWN = Found(None, known=False)
+_UNKNOWN = StateLookup(None, known=False)
 
 
 class CachedRoom:
-    """max_events: of the timeline kept; the oldest go when there are half as many again."""
+    """A room in memory. It keeps `max_events` of the timeline and drops older ones in batches of half as many."""
 
     def __init__(self, room_id: str, room_nid: int, room_version: str, *, last_ordinal: int, max_events: int) -> None:
         self.room_id = room_id
@@ -91,31 +95,37 @@ class CachedRoom:
         self.first_ordinal = last_ordinal + 1
         self.last_ordinal = last_ordinal
         self.events: list[TimelineEvent] = []
-        self.changes: list[Held] = []
+        self.changes: list[StateEntry] = []
         self.changes_from = last_ordinal + 1
-        self.state: dict[StateKey, Held] = {}
+        self.state: dict[StateKey, StateEntry] = {}
         self.members_complete = False
         self.visibility: list[tuple[int, str]] = []
-        #: What the events counted that came as rows.
+        #: What the events applied as rows counted for whom.
         self.counted = CountedRows(last_ordinal)
         self.summary: SummaryRecord | None = None
-        #: By (user, kind, thread); those changed last at the end.
+        #: By (user, kind, thread), the latest change at the end.
         self.receipts: dict[tuple[str, str, str], ReceiptRecord] = {}
-        #: Whether more have, or had, a membership than are ever in memory.
-        self.many_members = False
+        #: True if the room has, or had, too many members to hold all their member events in memory.
+        self.has_many_members = False
         self.size_bytes = _ROOM_BYTES
         self._max_events = max_events
 
-    # -- filling
+    # -- loading
 
-    def fill(
-        self, events: Sequence[TimelineEvent], first_ordinal: int, state: Iterable[tuple[int | None, TimelineEvent]],
-        changes: Sequence[tuple[int, Change]], changes_from: int, visibility: Iterable[tuple[int, str]],
-    ) -> None:  # fmt: skip
-        """Set what Postgres holds. events: ascending; first_ordinal: nothing accepted is missing from there on.
+    def load(
+        self,
+        events: Sequence[TimelineEvent],
+        first_ordinal: int,
+        state: Iterable[tuple[int | None, TimelineEvent]],
+        changes: Sequence[tuple[int, Change]],
+        changes_from: int,
+        visibility: Iterable[tuple[int, str]],
+    ) -> None:
+        """Store what was read from Postgres.
 
-        state: each with the ordinal from which it holds, None: some time before `changes_from`; changes: with their
-        ordinals, ascending, none missing from `changes_from` on.
+        events: ascending, with every accepted event from `first_ordinal` on.
+        state: (ordinal from which the event holds, event); None: some ordinal before `changes_from`.
+        changes: (ordinal, change), ascending, with every change from `changes_from` on.
         """
         self.events = list(events)
         self.first_ordinal, self.changes_from = first_ordinal, changes_from
@@ -125,45 +135,45 @@ class CachedRoom:
         for since, event in state:
             assert event.key is not None
             if event.key in changed:
-                continue  # its last change says the same
-            self._hold(Held(self._since(since), event.key, by_nid.get(event.event_nid, event)))
+                continue  # its last change has the same event
+            self._set_entry(StateEntry(self._since(since), event.key, by_nid.get(event.event_nid, event)))
         for ordinal, change in changes:
             now = None if change.event is None else by_nid.get(change.event.event_nid, change.event)
-            self._change(ordinal, Change(change.key, now, change.from_nothing))
+            self._change(ordinal, Change(change.key, now, change.was_absent))
         self.visibility = list(visibility)
 
     def events_by_nid(self) -> dict[int, TimelineEvent]:
-        """Return every event in memory: one object per event, so that what redacts it is done once."""
+        """Return every event in memory. There is one object per event, so that a redaction is applied once."""
         entries = [*self.changes, *self.state.values()]
-        held = [entry.event for entry in (*entries, *(entry.before for entry in self.changes)) if entry is not None]
-        return {event.event_nid: event for event in (*held, *self.events) if event is not None}
+        events = [entry.event for entry in (*entries, *(entry.previous for entry in self.changes)) if entry is not None]
+        return {event.event_nid: event for event in (*events, *self.events) if event is not None}
 
-    def remember_members(self, members: Iterable[tuple[int | None, TimelineEvent]], *, complete: bool = False) -> None:
-        """Take in current member events that were read from Postgres, with the ordinals from which they hold.
+    def add_members(self, members: Iterable[tuple[int | None, TimelineEvent]], *, complete: bool = False) -> None:
+        """Add current member events from Postgres, each with the ordinal from which it holds.
 
-        What rows have told meanwhile is newer, and stays. complete: these are all.
+        Member events that rows have brought meanwhile are newer and stay. complete: these are all of the room.
         """
         by_nid = {event.event_nid: event for event in self.events if event.type == MEMBER}
         for since, member in members:
             assert member.key is not None
             if member.key not in self.state:
-                self._hold(Held(self._since(since), member.key, by_nid.get(member.event_nid, member)))
+                self._set_entry(StateEntry(self._since(since), member.key, by_nid.get(member.event_nid, member)))
         self.members_complete = self.members_complete or complete
 
-    def remember_before(self, event: TimelineEvent, replaced: TimelineEvent) -> None:
-        """Take in what a state event replaced, read from Postgres, where rows have told only its number."""
+    def add_previous(self, event: TimelineEvent, replaced: TimelineEvent) -> None:
+        """Add the event that a state event replaced, from Postgres, where its row had only the number."""
         assert event.key is not None
         entry = self.state.get(event.key)
         while entry is not None and entry.since > event.ordinal:
-            entry = entry.before
-        if entry is None or entry.event is not event or entry.before is not None or entry.from_nothing:
+            entry = entry.previous
+        if entry is None or entry.event is not event or entry.previous is not None or entry.was_absent:
             return
         if entry.since == event.ordinal and entry.since >= self.changes_from:
             replaced = self.events_by_nid().get(replaced.event_nid, replaced)
-            entry.before = Held(self.changes_from - 1, event.key, replaced)
+            entry.previous = StateEntry(self.changes_from - 1, event.key, replaced)
 
     def _since(self, ordinal: int | None) -> int:
-        """Return from when on something holds, as far as it matters here: look-backs before `changes_from` end."""
+        """Return the ordinal of an entry. An unknown one lies before `changes_from`, where no look-up goes."""
         return self.changes_from - 1 if ordinal is None else ordinal
 
     # -- rows
@@ -171,10 +181,10 @@ class CachedRoom:
     def apply(
         self, row: EventRow, *, accepted: bool, redacts_nid: int | None, changes: Sequence[Change] | None = None
     ) -> TimelineEvent | None:
-        """Take in the next row. Returns the new event; None for one that was in memory already, or not accepted.
+        """Apply the next row. Return the new event; None for a row that was applied before or is not accepted.
 
-        changes: what a resolved row did to the state (events that are in memory are taken from there); None: the row
-        is its key's state, if it has a key. Raises OutOfStep when a row between is missing.
+        changes: the changes of the state at a resolved row. None: the row's event becomes the state of its key, if it
+        has one. Raises OutOfStep if a row between is missing.
         """
         if row.ordinal <= self.last_ordinal:
             return None
@@ -207,13 +217,13 @@ class CachedRoom:
             self.receipts[key] = receipt
 
     def _apply_state(self, event: TimelineEvent, key: StateKey) -> None:
-        held = self.state.get(key)
-        replaced = held.event if held is not None else None
+        entry = self.state.get(key)
+        replaced = entry.event if entry is not None else None
         if replaced is None and event.replaces_nid is not None and event.type != MEMBER:
-            raise OutOfStep  # all other state is in memory: something was missed
+            raise OutOfStep  # all state but members is in memory: a row was missed
         if replaced is not None and replaced.event_nid == event.replaces_nid:
             event.previous = replaced.as_previous()
-        self._change(event.ordinal, Change(key, event, from_nothing=event.replaces_nid is None))
+        self._change(event.ordinal, Change(key, event, was_absent=event.replaces_nid is None))
         self._note_change(event.ordinal, key, event)
 
     def _apply_changes(self, event: TimelineEvent, changes: Sequence[Change]) -> None:
@@ -222,7 +232,7 @@ class CachedRoom:
             event.previous = replaced.as_previous()
         for change in changes:
             now = None if change.event is None else by_nid.get(change.event.event_nid, change.event)
-            self._change(event.ordinal, Change(change.key, now, change.from_nothing))
+            self._change(event.ordinal, Change(change.key, now, change.was_absent))
             self._note_change(event.ordinal, change.key, now)
         if len(self.changes) > MAX_CHANGES:
             self._forget_changes(self.changes[-(MAX_CHANGES // 2)].since)
@@ -235,16 +245,17 @@ class CachedRoom:
             self.summary = None
 
     def _change(self, ordinal: int, change: Change) -> None:
-        before = self.state.get(change.key)
-        held = Held(ordinal, change.key, change.event, before, from_nothing=before is None and change.from_nothing)
-        self.changes.append(held)
-        self.size_bytes += held.size_bytes
-        self._hold(held)
+        previous = self.state.get(change.key)
+        was_absent = previous is None and change.was_absent
+        entry = StateEntry(ordinal, change.key, change.event, previous, was_absent)
+        self.changes.append(entry)
+        self.size_bytes += entry.size_bytes
+        self._set_entry(entry)
 
-    def _hold(self, held: Held) -> None:
-        old = self.state.get(held.key)
-        self.state[held.key] = held
-        self.size_bytes += _bytes_of(held.event) - (_bytes_of(old.event) if old is not None else 0)
+    def _set_entry(self, entry: StateEntry) -> None:
+        old = self.state.get(entry.key)
+        self.state[entry.key] = entry
+        self.size_bytes += _bytes_of(entry.event) - (_bytes_of(old.event) if old is not None else 0)
 
     def _redact(self, target_nid: int, redaction: TimelineEvent) -> None:
         because = join_client_event(redaction.body, room_id=None, unsigned=None)
@@ -254,7 +265,7 @@ class CachedRoom:
             target.redact(self.version, because)
         for event in known.values():
             if event.replaces_nid == target_nid:
-                # What is left of it is perhaps not in memory: better nothing than too much.
+                # The redacted form may not be in memory. Nothing is better than the unredacted content.
                 event.previous = target.as_previous() if target is not None else None
 
     def _trim(self) -> None:
@@ -265,20 +276,20 @@ class CachedRoom:
         self._forget_changes(self.first_ordinal)
 
     def _forget_changes(self, before: int) -> None:
-        """Forget changes before an ordinal. Nothing may look back further; else a topic's chain would grow for ever."""
-        place = bisect_left(self.changes, before, key=_since)
-        for held in self.changes[:place]:
-            self.size_bytes -= held.size_bytes
-            held.before, held.from_nothing = None, False
-        del self.changes[:place]
+        """Drop the changes before an ordinal, and end the chains there, or a topic's chain would grow for ever."""
+        index = bisect_left(self.changes, before, key=_since)
+        for entry in self.changes[:index]:
+            self.size_bytes -= entry.size_bytes
+            entry.previous, entry.was_absent = None, False
+        del self.changes[:index]
         self.changes_from = max(self.changes_from, before)
 
     # -- reading
 
-    def place_of(self, covers: Callable[[int, int], bool]) -> int | None:
-        """Return the ordinal up to which a vector covers the room; None when that is before what is in memory.
+    def ordinal_at(self, covers: Callable[[int, int], bool]) -> int | None:
+        """Return the ordinal up to which a vector covers the room; None if that is before the events in memory.
 
-        covers(writer, position). What a vector covers of a room is a prefix of it.
+        `covers(writer, position)` is the vector's. A vector always covers a prefix of a room.
         """
         for event in reversed(self.events):
             if covers(event.writer, event.position):
@@ -292,11 +303,11 @@ class CachedRoom:
         return self.events[start:end]
 
     def has_from(self, ordinal: int) -> bool:
-        """Return whether everything from this ordinal (inclusive) on is in memory."""
+        """Return True if every event from this ordinal (inclusive) on is in memory."""
         return self.first_ordinal <= ordinal
 
-    def changes_between(self, above: int, up_to: int) -> list[Held] | None:
-        """Return the changes with ordinals above one and up to another (inclusive); None: not all are in memory."""
+    def changes_between(self, above: int, up_to: int) -> list[StateEntry] | None:
+        """Return the changes with ordinals above one and up to another (inclusive); None if not all are in memory."""
         if self.changes_from > above + 1:
             return None
         if not self.changes or self.changes[-1].since <= above:
@@ -305,18 +316,18 @@ class CachedRoom:
         end = bisect_left(self.changes, up_to + 1, key=_since)
         return self.changes[start:end]
 
-    def state_before(self, key: StateKey, ordinal: int) -> Found:
-        """Return what a key held just before an ordinal."""
-        held = self.state.get(key)
-        if held is None:
-            # What left the state before `changes_from` is in no memory.
+    def state_before(self, key: StateKey, ordinal: int) -> StateLookup:
+        """Look up the value of a key just before an ordinal."""
+        entry = self.state.get(key)
+        if entry is None:
+            # A key that left the state before `changes_from` is not in memory.
             known = ordinal >= self.changes_from and (key[0] != MEMBER or self.members_complete)
-            return Found(None) if known else _UNKNOWN
-        while held.since >= ordinal:
-            if held.before is None:
-                return Found(None) if held.from_nothing and ordinal >= self.changes_from else _UNKNOWN
-            held = held.before
-        return Found(held.event)
+            return StateLookup(None) if known else _UNKNOWN
+        while entry.since >= ordinal:
+            if entry.previous is None:
+                return StateLookup(None) if entry.was_absent and ordinal >= self.changes_from else _UNKNOWN
+            entry = entry.previous
+        return StateLookup(entry.event)
 
 
 def _bytes_of(event: TimelineEvent | None) -> int:
@@ -327,5 +338,5 @@ def _ordinal(event: TimelineEvent) -> int:
     return event.ordinal
 
 
-def _since(held: Held) -> int:
-    return held.since
+def _since(entry: StateEntry) -> int:
+    return entry.since

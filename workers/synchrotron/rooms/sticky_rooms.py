@@ -1,6 +1,7 @@
-"""PURE: the sticky events of all rooms, as long as they are (MSC4354): an hour at most, so all of them are in memory.
+"""PURE: the sticky events of all rooms. Proposal: MSC4354.
 
-With none in a room, as nearly always, an answer costs one look-up.
+Events are sticky for an hour at most, so all of them are in memory. In a room without sticky events, as nearly all
+are, they cost a response one dictionary look-up.
 """
 
 import heapq
@@ -12,14 +13,14 @@ from shared.core.rows import EventRow
 from shared.core.sticky_events import STICKY_KEYS, sticky_until
 from shared.storage.events.sticky import StickyEvent
 
-#: Of all rooms; about 300 bytes each. One more, and the next to expire is forgotten.
+#: In all rooms, about 300 bytes each. Beyond that the next events to expire are dropped early.
 MAX_EVENTS = 100_000
 _MARKS = tuple(f'"{key}"'.encode() for key in STICKY_KEYS)
 _NONE: Mapping[int, StickyEvent] = {}
 
 
 class StickyRooms:
-    """enabled: whether this server has them at all."""
+    """The sticky events by room. `enabled` is False if this server has none."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
@@ -27,12 +28,12 @@ class StickyRooms:
         self._ends: list[tuple[int, str, int]] = []  # (until_ms, room, event_nid)
 
     def load(self, events: Iterable[tuple[str, StickyEvent]], now_ms: int) -> None:
-        """Take in what was stored. What the stream has brought already stays."""
+        """Add stored events. Events that the stream has already brought stay."""
         for room_id, event in events:
             self._add(room_id, event, now_ms)
 
     def apply(self, rows: Iterable[EventRow], now_ms: int) -> None:
-        """Take in rows of the stream."""
+        """Apply rows of the stream `events`."""
         if not self.enabled:
             return
         for row in rows:
@@ -46,14 +47,14 @@ class StickyRooms:
                 self._add(row.room_id, event, now_ms)
 
     def of(self, room_id: str, now_ms: int) -> Collection[StickyEvent]:
-        """Return a room's sticky events, in no order."""
+        """Return a room's sticky events, in no particular order."""
         if room_id not in self._rooms:
             return ()
         self._expire(now_ms)
         return self._rooms.get(room_id, _NONE).values()
 
     def rooms(self, now_ms: int) -> Collection[str]:
-        """Return the rooms that have any."""
+        """Return the rooms with sticky events."""
         self._expire(now_ms)
         return self._rooms.keys()
 

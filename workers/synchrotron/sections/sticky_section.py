@@ -1,7 +1,7 @@
-"""What an answer tells of sticky events beside the timelines. Proposal: MSC4354.
+"""The sticky events of a response beside its timelines. Proposal: MSC4354.
 
-Each once, like the timeline; whoever joins, or begins, gets all that are sticky then. Who may see a room's history
-says nothing of them: they are for whoever is joined.
+Each is sent once. A user who joins or starts to sync gets all that are still sticky. They are for joined users,
+whatever the room's history visibility says.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,39 +12,48 @@ from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
 from shared.storage.events.sticky import StickyEvent
 from workers.synchrotron.rooms.cached_room import CachedRoom
-from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.rooms.room_lookups import RoomLookups
 from workers.synchrotron.rooms.sticky_rooms import StickyRooms
 from workers.synchrotron.users.sync_user import SyncUser
 
-#: Of one room in one answer: the latest. A user's rate limit allows seven times as many in an hour.
-_MOST = 1000
+#: The latest sticky events of a room in one response. A user's rate limit allows seven times as many in an hour.
+_MAX_EVENTS = 1000
 
 
 class StickySections:
-    def __init__(self, rooms: RoomCache, sticky: StickyRooms) -> None:
-        self._rooms = rooms
+    """Builds the sticky events of rooms."""
+
+    def __init__(self, lookups: RoomLookups, sticky: StickyRooms) -> None:
+        self._lookups = lookups
         self._sticky = sticky
 
     async def events(
-        self, room: CachedRoom, user: SyncUser, view: Viewpoint, reader: Reader, above: int, end: int,
+        self,
+        room: CachedRoom,
+        user: SyncUser,
+        view: Viewpoint,
+        reader: Reader,
+        *,
+        above: int,
+        end: int,
         shown: Iterable[TimelineEvent],
-    ) -> list[Any]:  # fmt: skip
-        """Return a room's sticky events above one ordinal and up to another, but for those that the timeline shows."""
+    ) -> list[Any]:
+        """Return the sticky events above one ordinal and up to another, without those that the timeline shows."""
         sticky = self._sticky.of(room.room_id, reader.now_ms)
         if not sticky:
             return []
         known = {event.event_nid for event in shown}
         wanted = [one for one in sticky if above < one.ordinal <= end and one.event_nid not in known]
-        return await self.show(room, user, view, reader, wanted)
+        return await self.encode(room, user, view, reader, wanted)
 
-    async def show(
+    async def encode(
         self, room: CachedRoom, user: SyncUser, view: Viewpoint, reader: Reader, wanted: Collection[StickyEvent]
     ) -> list[Any]:
-        """Return these events in the room's order, without those of ignored senders and redacted ones."""
+        """Return these events in the room's order, without redacted ones and those of ignored senders."""
         if not wanted:
             return []
-        latest = sorted(wanted, key=lambda one: one.ordinal)[-_MOST:]
-        found = await self._rooms.events_by_number(room, [one.event_nid for one in latest])
+        latest = sorted(wanted, key=lambda one: one.ordinal)[-_MAX_EVENTS:]
+        found = await self._lookups.events_by_number(room, [one.event_nid for one in latest])
         events = [found[one.event_nid] for one in latest if one.event_nid in found]
         return [
             shown_event(event, reader, view)

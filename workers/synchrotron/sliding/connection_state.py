@@ -1,9 +1,9 @@
 """PURE: what a connection's client has been sent, as of one `pos`.
 
-A `pos` is a token of /sync and the number of such a state. A room that was sent and has no token of its own here is
-*live*: the client knows it up to the `pos`. So messages that are delivered change nothing here, and most answers store
-nothing. A room with news that the answer does not bring (it is outside the ranges) is *frozen* at the token up to which
-the client knows it; bringing it later makes it live again.
+A `pos` is a token of /sync with the number of such a state. A sent room without a token of its own is *live*: the
+client knows it up to the `pos`. So delivering messages does not change the state, and most responses store nothing. A
+room with updates that a response leaves out, being outside the ranges, is *frozen* at the token up to which the client
+knows it. Once it is sent it is live again.
 """
 
 import zlib
@@ -15,9 +15,9 @@ import orjson
 
 from shared.core.sync_tokens.vector import Vector, format_vector, parse_vector
 from workers.synchrotron.sliding.request import RoomConfig
-from workers.synchrotron.sliding.required_state import RequiredState, StateWish, combine
+from workers.synchrotron.sliding.required_state import RequiredState, StateRequest, combine
 
-#: More rooms, or places at which rooms stand frozen, are forgotten, those sent longest ago first: they come anew.
+#: Beyond these numbers, the rooms sent longest ago are forgotten and sent again as `initial`.
 MAX_ROOMS = 20_000
 MAX_TOKENS = 32
 MAX_STATES = 64  # different `required_state`s
@@ -29,44 +29,45 @@ LIVE = -1
 
 
 class SentRoom(NamedTuple):
-    """One room as the client knows it.
-
-    limit: the timeline_limit that it was given; known_from: it knows every event from this ordinal on that is its to
-    see; state: number of the RequiredState that it was given; told: see TOLD_BITS; is_dm, stripped: as last told;
-    token: number of the vector at which the room is frozen, or LIVE.
-    """
+    """One room as the client knows it."""
 
     room_nid: int
+    #: The timeline_limit that was sent.
     limit: int = 0
+    #: The client has every visible event from this ordinal on.
     known_from: int = 0
+    #: The number of the RequiredState that was sent.
     state: int = 0
-    told: int = 0
+    #: The extensions that have sent their part of the room: see SENT_BITS.
+    sent_bits: int = 0
+    #: As last sent.
     is_dm: bool = False
     stripped: bool = False
+    #: The number of the vector at which the room is frozen, or LIVE.
     token: int = LIVE
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionState:
-    """rooms: by id, those sent last at the end; states, tokens: what `SentRoom` names by number.
+    """What the client has been sent."""
 
-    subscriptions: those that stay until they are taken back, the latest at the end.
-    """
-
+    #: By id, the room sent last at the end.
     rooms: Mapping[str, SentRoom] = field(default_factory=dict)
+    #: The required states and vectors that `SentRoom` names by number.
     states: tuple[RequiredState, ...] = ()
     tokens: tuple[Vector, ...] = ()
+    #: The subscriptions that last until they are withdrawn, the latest at the end.
     subscriptions: Mapping[str, RoomConfig] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
-        wanted = (*self.states, *(config.required_state for config in self.subscriptions.values()))
-        elements = sum(len(wish.include) + len(wish.exclude) for each in wanted for wish in each.wishes)
-        return 1_000 + _ROOM_BYTES * (len(self.rooms) + len(wanted)) + _ELEMENT_BYTES * elements
+        required = (*self.states, *(config.required_state for config in self.subscriptions.values()))
+        elements = sum(len(part.include) + len(part.exclude) for each in required for part in each.parts)
+        return 1_000 + _ROOM_BYTES * (len(self.rooms) + len(required)) + _ELEMENT_BYTES * elements
 
 
 class StateDraft:
-    """A state while an answer is made from it. `finish` returns the same object if nothing changed."""
+    """A state while a response is built from it. `finish` returns the same object if nothing changed."""
 
     def __init__(self, state: ConnectionState) -> None:
         self._old = state
@@ -81,7 +82,7 @@ class StateDraft:
         return self._subscriptions
 
     def subscribe(self, subscriptions: Mapping[str, RoomConfig], maximum: int) -> None:
-        """Replace the subscriptions; of more than `maximum` the first ones go."""
+        """Replace the subscriptions. Of more than `maximum`, the first ones are dropped."""
         kept = dict(list(subscriptions.items())[-maximum:])
         if kept != self._subscriptions:
             self._subscriptions, self._changed = kept, True
@@ -93,15 +94,10 @@ class StateDraft:
             self._changed = True
 
     def freeze(self, room_id: str, at: Vector) -> None:
-        """The client knows a live room only up to `at` from now on."""
+        """Note that the client knows a live room only up to `at` from now on."""
         if at not in self._tokens:
             self._tokens.append(at)
         self.set(room_id, self.rooms[room_id]._replace(token=self._tokens.index(at)))
-
-    def forget_told(self, room_id: str, bit: int) -> None:
-        room = self.rooms[room_id]
-        if room.told & bit:
-            self.set(room_id, room._replace(told=room.told & ~bit))
 
     def number_of(self, required: RequiredState) -> int:
         if required not in self._states:
@@ -112,7 +108,7 @@ class StateDraft:
         return self._states[room.state]
 
     def token_of(self, room: SentRoom) -> Vector | None:
-        """Return where the room is frozen; None: it is live."""
+        """Return the vector at which the room is frozen, None for a live room."""
         return None if room.token == LIVE else self._tokens[room.token]
 
     def finish(self) -> ConnectionState:
@@ -127,7 +123,7 @@ class StateDraft:
         return ConnectionState(self.rooms, tuple(self._states), tuple(self._tokens), self._subscriptions)
 
     def _compact(self) -> None:
-        """Number anew what is used; of too many the oldest go, with the rooms that name them."""
+        """Renumber the tokens and states in use. Of too many, the oldest are dropped with their rooms."""
         tokens = sorted({room.token for room in self.rooms.values() if room.token != LIVE})[-MAX_TOKENS // 2 :]
         states = sorted({room.state for room in self.rooms.values()})[-MAX_STATES // 2 :]
         new_token = {old: new for new, old in enumerate(tokens)} | {LIVE: LIVE}
@@ -142,9 +138,9 @@ class StateDraft:
 
 
 def encode_state(state: ConnectionState) -> tuple[bytes, ConnectionState]:
-    """Return the state's bytes, at most MAX_BYTES, and what is in them.
+    """Return the encoded state, at most MAX_BYTES, and the state that it holds.
 
-    Of too many rooms the older half is left out; where no rooms are left, the older half of the subscriptions.
+    While it is too large, the older half of the rooms is left out, then the older half of the subscriptions.
     """
     while True:
         encoded = zlib.compress(orjson.dumps(_as_json(state)), 1)
@@ -172,7 +168,7 @@ def _as_json(state: ConnectionState) -> dict[str, Any]:
 
 
 def decode_state(encoded: bytes, room_ids: Mapping[int, str]) -> ConnectionState:
-    """Inverse of encode_state. room_ids: by number; rooms that are not among them are left out."""
+    """Decode the result of encode_state. Rooms that are not in `room_ids`, by number, are left out."""
     value = orjson.loads(zlib.decompress(encoded))
     rooms = {}
     for row in zip(*value["rooms"], strict=True):
@@ -188,11 +184,11 @@ def decode_state(encoded: bytes, room_ids: Mapping[int, str]) -> ConnectionState
 
 
 def _required_json(required: RequiredState) -> list[Any]:
-    return [[list(wish.include), list(wish.exclude), wish.lazy] for wish in required.wishes]
+    return [[list(part.include), list(part.exclude), part.lazy] for part in required.parts]
 
 
 def _required(json: list[Any]) -> RequiredState:
     return combine(
-        StateWish(frozenset(map(tuple, include)), frozenset(map(tuple, exclude)), lazy)
+        StateRequest(frozenset(map(tuple, include)), frozenset(map(tuple, exclude)), lazy)
         for include, exclude, lazy in json
     )

@@ -1,8 +1,8 @@
-"""The connections whose states this process remembers, and what Postgres keeps of them for the others.
+"""The connections in this process's memory, and their states in Postgres for all processes.
 
-A request names a state by its number. Where that is not in memory it is read from Postgres; where it is not there
-either the connection is over: M_UNKNOWN_POS, and the client begins anew. A state is written when an answer changed it,
-before the answer is given.
+A request names a state by its number. A state that is not in memory is read from Postgres. If it is not there either,
+the connection is over: M_UNKNOWN_POS, and the client starts from scratch. A state that a response changed is written
+before the response is sent.
 """
 
 from collections import OrderedDict
@@ -20,42 +20,39 @@ from workers.synchrotron.users.sync_user import SyncUser
 
 MAX_PER_DEVICE = 10
 _ATTEMPTS = 3
-#: A connection that has been sent nothing; it is nowhere stored.
+#: The number of the state of a new connection. It is not stored.
 EMPTY = 0
 
 
 def unknown_pos() -> MatrixError:
-    return MatrixError("M_UNKNOWN_POS", "This position is not, or no more, known: begin again without one")
+    return MatrixError("M_UNKNOWN_POS", "The position has expired or is unknown. Start again without pos")
 
 
 @dataclass(slots=True)
 class Connection:
-    """One connection in memory. number: of the stored row as far as this process knows, None: unknown.
-
-    states: by number: the latest, and the one that it was made from. counts: of the lists in the latest answer.
-    settled: after it, see `engine.Since`; with the state and the part of the request that it holds for.
-    """
+    """One connection in memory."""
 
     user_id: str
     device_id: str
     conn_id: str
+    #: The number of the stored row as far as this process knows. None: unknown.
     number: int | None = None
+    #: The latest state and the one it was made from, by number.
     states: dict[int, ConnectionState] = field(default_factory=dict)
     lists: ConnectionLists = field(default_factory=ConnectionLists)
+    #: The counts of lists in the latest response.
     counts: dict[tuple[str, RoomFilter], int] = field(default_factory=dict)
+    #: The settled rooms after the latest response (`engine.Progress`), with its state and the request's shape.
     settled: tuple[ConnectionState, object, Mapping[str, tuple[str, ...]]] | None = None
 
-    def settled_for(self, state: ConnectionState, request: object) -> Mapping[str, tuple[str, ...]]:
-        """Return what is settled of a state for a request that is equal in all that matters."""
-        if self.settled is None or self.settled[0] is not state or self.settled[1] != request:
+    def settled_for(self, state: ConnectionState, shape: object) -> Mapping[str, tuple[str, ...]]:
+        """Return the settled rooms for a request with this state and shape."""
+        if self.settled is None or self.settled[0] is not state or self.settled[1] != shape:
             return {}
         return self.settled[2]
 
     def counts_of(self, lists: Mapping[str, ListRequest]) -> dict[str, int] | None:
-        """Return how many rooms the client was told that these lists have; None where that isn't known.
-
-        A list that this process has never told of counts as one that the client knows nothing about.
-        """
+        """Return the counts of these lists as last sent, None if unknown. A list that was not sent counts -1."""
         if not self.counts:
             return None
         return {name: self.counts.get((name, one.filter), -1) for name, one in lists.items()}
@@ -69,7 +66,7 @@ class Connection:
 
 
 class Connections:
-    """source: of the primary; budget_bytes: those used longest ago leave the memory first."""
+    """All connections in memory, evicted least recently used first. `source` is the primary."""
 
     def __init__(self, source: Source, budget_bytes: int, clock: Clock) -> None:
         self._source = source
@@ -83,7 +80,7 @@ class Connections:
         return known[0] if known is not None else Connection(user_id, device_id or "", conn_id)
 
     def remember(self, connection: Connection) -> None:
-        """Keep the connection in memory, as the one used last."""
+        """Keep the connection in memory as the most recently used one."""
         key = (connection.user_id, connection.device_id, connection.conn_id)
         _, before = self._connections.pop(key, (None, 0))
         size = connection.size_bytes
@@ -107,9 +104,9 @@ class Connections:
         return connection.states[number]
 
     async def store(self, connection: Connection, made_from: int, state: ConnectionState) -> int:
-        """Store a new state beside that which it was made from; return its number.
+        """Store a new state beside the one it was made from, and return its number.
 
-        Raises M_UNKNOWN_POS: other answers have come between, and the client can't have got both; Unavailable.
+        Raises M_UNKNOWN_POS if other responses came between, since the client cannot have received both; Unavailable.
         """
         encoded, state = encode_state(state)
         for _ in range(_ATTEMPTS):
@@ -120,9 +117,17 @@ class Connections:
             # Numbers of a connection that was removed since are not used again.
             number = max(expected + 1, now_ms)
             if await put_connection(
-                self._source, connection.user_id, connection.device_id, connection.conn_id, expected=expected,
-                number=number, state=encoded, made_from=made_from, now_ms=now_ms, max_connections=MAX_PER_DEVICE,
-            ):  # fmt: skip
+                self._source,
+                connection.user_id,
+                connection.device_id,
+                connection.conn_id,
+                expected=expected,
+                number=number,
+                state=encoded,
+                made_from=made_from,
+                now_ms=now_ms,
+                max_connections=MAX_PER_DEVICE,
+            ):
                 before = connection.states.get(made_from)
                 connection.states = {number: state} if before is None else {made_from: before, number: state}
                 connection.number = number

@@ -1,8 +1,8 @@
-"""PURE: sliding sync as today's clients speak it, `org.matrix.simplified_msc3575`: requests in, answers out.
+"""PURE: the form of sliding sync that today's clients speak, `org.matrix.simplified_msc3575`.
 
-It is the draft of MSC4186 that went into use, with remains of MSC3575: `pos` and `timeout` in the query, pairs for
-`required_state`, several `ranges`, subscriptions that stay until `unsubscribe_rooms` (matrix-js-sdk 43 sends each only
-once; who sends them always gets the same).
+It is the draft of MSC4186 that was deployed, with remains of MSC3575: `pos` and `timeout` in the query, pairs for
+`required_state`, several `ranges`, and subscriptions that last until `unsubscribe_rooms`. matrix-js-sdk 43 sends each
+subscription once. Clients that repeat them get the same results.
 """
 
 from typing import Any
@@ -13,7 +13,6 @@ from shared.core.errors import invalid_param
 from shared.core.presence import STATES, UNSET
 from shared.http.request import Request
 from shared.rooms.timeline_event import MEMBER
-from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
     Limits,
     ListRequest,
@@ -28,7 +27,8 @@ from workers.synchrotron.sliding.request import (
     room_config,
     timeout_s,
 )
-from workers.synchrotron.sliding.required_state import Element, StateWish
+from workers.synchrotron.sliding.required_state import Element, StateRequest
+from workers.synchrotron.sliding.response import RoomResult, common_fields
 
 _ANY, _LAZY, _ME = "*", "$LAZY", "$ME"
 _MAX_UNSUBSCRIBED = 1000
@@ -65,28 +65,36 @@ class _Body(msgspec.Struct):
 
 
 def parse(request: Request, limits: Limits) -> SlidingRequest:
-    """Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
+    """Parse a request. Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
     presence = request.query_choice("set_presence", STATES) or UNSET
     pos, timeout_ms = request.query_text("pos") or None, request.query_int("timeout", 0)
     body = request.decode(_Body, empty_ok=True)
     me = request.user.user_id
     lists = {
         key: ListRequest(
-            _config(one, me, limits), _filter(one.filters or _Filters()),
+            _config(one, me, limits),
+            _filter(one.filters or _Filters()),
             None if one.ranges is None else check_ranges(one.ranges),
         )
         for key, one in (body.lists or {}).items()
-    }  # fmt: skip
+    }
     subscriptions = {room_id: _config(one, me, limits) for room_id, one in (body.room_subscriptions or {}).items()}
     unsubscribe = body.unsubscribe_rooms or []
     if len(unsubscribe) > _MAX_UNSUBSCRIBED:
         raise invalid_param(f"unsubscribe_rooms may name at most {_MAX_UNSUBSCRIBED} rooms")
     return check_request(
         SlidingRequest(
-            body.conn_id or "", pos, timeout_s(timeout_ms, limits), lists, subscriptions, unsubscribe,
-            sticky=True, extensions=body.extensions or {}, presence=presence,
+            conn_id=body.conn_id or "",
+            pos=pos,
+            timeout_s=timeout_s(timeout_ms, limits),
+            lists=lists,
+            subscriptions=subscriptions,
+            unsubscribe=unsubscribe,
+            sticky=True,
+            extensions=body.extensions or {},
+            presence=presence,
         )
-    )  # fmt: skip
+    )
 
 
 def _config(room: _Room, me: str, limits: Limits) -> RoomConfig:
@@ -98,7 +106,7 @@ def _config(room: _Room, me: str, limits: Limits) -> RoomConfig:
             continue
         wanted_key = me if state_key == _ME else state_key
         include.add((None if type_ == _ANY else type_, None if wanted_key == _ANY else wanted_key))
-    return room_config(room.timeline_limit, StateWish(frozenset(include), lazy=lazy), limits)
+    return room_config(room.timeline_limit, StateRequest(frozenset(include), lazy=lazy), limits)
 
 
 def _filter(filters: _Filters) -> RoomFilter:
@@ -117,15 +125,15 @@ def _filter(filters: _Filters) -> RoomFilter:
     )
 
 
-def room_fields(room: RoomAnswer) -> dict[str, Any]:
-    """Return one entry of `rooms`. That a key left the state this form has no words for."""
+def room_fields(room: RoomResult) -> dict[str, Any]:
+    """Return one entry of `rooms`. This form cannot express that a key left the state."""
     fields = common_fields(room)
     if room.stripped is not None:
         fields["invite_state"] = room.stripped
         return fields
     if room.expanded:
         fields["unstable_expanded_timeline"] = True
-        # matrix-js-sdk 43 looks for events that it knows among those of a limited timeline only.
+        # matrix-js-sdk 43 looks for known events only in limited timelines.
         fields["limited"] = True
     if room.counts is not None:
         fields["notification_count"], fields["highlight_count"] = room.counts

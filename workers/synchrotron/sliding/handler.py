@@ -1,4 +1,4 @@
-"""The two endpoints of sliding sync: read the request in its form, look, wait for news, answer in that form.
+"""The two endpoints of sliding sync: parse the request, wait for updates, respond in the same form.
 
 Spec: MSC4186, "Connections", "API".
 """
@@ -19,29 +19,30 @@ from shared.metrics.synchrotron import SyncMetrics
 from shared.runtime.clock import Clock
 from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.sliding import deployed_codec, merged_codec
-from workers.synchrotron.sliding.answer import RoomAnswer, SlidingAnswer
 from workers.synchrotron.sliding.connection_state import ConnectionState
 from workers.synchrotron.sliding.connections import EMPTY, Connections, unknown_pos
-from workers.synchrotron.sliding.engine import Ask, AskedExtension, Engine, Look, Since
-from workers.synchrotron.sliding.extensions.registry import Extensions
-from workers.synchrotron.sliding.extensions.scope import parse_scope
+from workers.synchrotron.sliding.engine import BuiltResponse, EnabledExtension, Engine, PendingRequest, Progress
+from workers.synchrotron.sliding.extensions.extension import Extensions, parse_scope
 from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos
 from workers.synchrotron.sliding.request import Limits, SlidingRequest
+from workers.synchrotron.sliding.response import RoomResult, SlidingResponse
 from workers.synchrotron.users.lazy_members import LazyMembers
-from workers.synchrotron.users.user_rooms import UserRooms
+from workers.synchrotron.users.user_cache import UserCache
 from workers.synchrotron.waiting.fair_turns import FairTurns
 from workers.synchrotron.waiting.notifier import Notifier
-from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
+from workers.synchrotron.waiting.sync_tokens import SyncTokens, format_sync_token
 
+#: Runs a long wait and cancels it when the requester's access token ends: `TokenAuthenticator.hold`.
 Hold: TypeAlias = Callable[[Requester], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """One form. with_counts: it has unread counts."""
+    """One form of the endpoint."""
 
     parse: Callable[[Request, Limits], SlidingRequest]
-    room_fields: Callable[[RoomAnswer], dict[str, Any]]
+    room_fields: Callable[[RoomResult], dict[str, Any]]
+    #: True if responses have unread counts.
     with_counts: bool
 
 
@@ -50,11 +51,25 @@ MERGED = Codec(merged_codec.parse, merged_codec.room_fields, with_counts=False)
 
 
 class SlidingSync:
+    """The handlers of both endpoints."""
+
     def __init__(
-        self, users: UserRooms, engine: Engine, connections: Connections, extensions: Extensions, tokens: Tokens,
-        notifier: Notifier, lazy_members: LazyMembers, limits: Limits, clock: Clock, metrics: SyncMetrics, hold: Hold,
-        reports: PresenceReports, turns: FairTurns,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        users: UserCache,
+        engine: Engine,
+        connections: Connections,
+        extensions: Extensions,
+        tokens: SyncTokens,
+        notifier: Notifier,
+        lazy_members: LazyMembers,
+        turns: FairTurns,
+        reports: PresenceReports,
+        hold: Hold,
+        clock: Clock,
+        metrics: SyncMetrics,
+        limits: Limits,
+    ) -> None:
         self._users = users
         self._engine = engine
         self._connections = connections
@@ -79,7 +94,7 @@ class SlidingSync:
         spec="MSC4186",
     )
     async def sync_deployed(self, request: Request) -> Response:
-        """POST /unstable/org.matrix.simplified_msc3575/sync. Raises M_UNKNOWN_POS, and as any bad body or query."""
+        """POST /unstable/org.matrix.simplified_msc3575/sync. Raises M_UNKNOWN_POS, and for bad bodies and queries."""
         return await self._sync(request, DEPLOYED)
 
     @endpoint(
@@ -92,53 +107,62 @@ class SlidingSync:
         spec="MSC4186",
     )
     async def sync_merged(self, request: Request) -> Response:
-        """POST /v4/sync. Raises M_UNKNOWN_POS, and as any bad body."""
+        """POST /v4/sync. Raises M_UNKNOWN_POS, and for bad bodies."""
         return await self._sync(request, MERGED)
 
     async def _sync(self, request: Request, codec: Codec) -> Response:
         wanted = codec.parse(request, self._limits)
-        extensions = self._asked_extensions(wanted.extensions)
+        extensions = self._enabled_extensions(wanted.extensions)
         requester = request.user
         owner = owner_of(requester.user_id, requester.device_id, wanted.conn_id)
         syncing = self._reports.syncing(requester.user_id, requester.device_id, wanted.presence)
         async with self._hold(requester):
             pos = None if wanted.pos is None else _own_pos(wanted.pos, owner)
             token = await self._reach(pos)
-            with syncing, self._users.use(requester.user_id):
+            with syncing, self._users.pinned(requester.user_id):
                 user = await self._users.get(requester.user_id)
                 connection = self._connections.get(requester.user_id, requester.device_id, wanted.conn_id)
                 sent = self._lazy_members.begin(
                     requester.user_id, "\x00".join((requester.device_id or "", wanted.conn_id)), wanted.pos
                 )
-                ask = Ask(wanted, extensions, connection, user, requester.device_id, sent, codec.with_counts)
+                pending = PendingRequest(
+                    request=wanted,
+                    extensions=extensions,
+                    connection=connection,
+                    user=user,
+                    device_id=requester.device_id,
+                    sent_members=sent,
+                    with_counts=codec.with_counts,
+                )
                 number = EMPTY if pos is None else pos.number
-                since = await self._since(ask, token, number)
+                progress = await self._progress(pending, token, number)
                 if token is None:
-                    # What the user was told of his own writes elsewhere must be in the first answer.
+                    # A first response must have what the user wrote before, on any process.
                     await self._tokens.reach_present(requester.user_id)
-                look = await self._look_until_news(ask, since)
-                if look.reached.state is not since.state:
-                    number = await self._connections.store(connection, number, look.reached.state)
-                connection.settled = look.reached.state, ask.shape, look.reached.settled
+                built = await self._wait_for_updates(pending, progress)
+                reached = built.progress
+                if reached.state is not progress.state:
+                    number = await self._connections.store(connection, number, reached.state)
+                connection.settled = reached.state, pending.shape, reached.settled
                 self._connections.remember(connection)
-                text = _format(owner, number, look.reached.token)
-                if look.reached.seq is not None:
-                    user.note_token(text, look.reached.seq)
-                self._lazy_members.answered(sent, text)
-        return Response(_encode(text, look.answer, codec))
+                text = _format(owner, number, reached.token)
+                if reached.seq is not None:
+                    user.note_token(text, reached.seq)
+                self._lazy_members.complete(sent, text)
+        return Response(_encode(text, built.response, codec))
 
-    def _asked_extensions(self, asked: Mapping[str, Mapping[str, Any]]) -> list[AskedExtension]:
-        """Return those that there are and that are enabled. Raises M_BAD_JSON, M_INVALID_PARAM."""
+    def _enabled_extensions(self, requested: Mapping[str, Mapping[str, Any]]) -> list[EnabledExtension]:
+        """Return the known extensions that are enabled. Raises M_BAD_JSON, M_INVALID_PARAM."""
         found = []
-        for name, parameters in asked.items():
+        for name, parameters in requested.items():
             extension = self._extensions.get(name)
             scope = None if extension is None else parse_scope(parameters)
             if extension is not None and scope is not None:
-                found.append(AskedExtension(extension, extension.check(parameters), scope))
+                found.append(EnabledExtension(extension, extension.check(parameters), scope))
         return found
 
     async def _reach(self, pos: Pos | None) -> StreamToken | None:
-        """Return the token of a `pos` once this process has applied everything behind it."""
+        """Return the token of a `pos` once this process has applied everything up to it."""
         if pos is None:
             return None
         try:
@@ -146,35 +170,33 @@ class SlidingSync:
         except MatrixError as error:
             raise unknown_pos() from error
 
-    async def _since(self, ask: Ask, token: StreamToken | None, number: int) -> Since:
+    async def _progress(self, pending: PendingRequest, token: StreamToken | None, number: int) -> Progress:
         if token is None:
-            return Since(None, None, ConnectionState())
-        state = await self._connections.state(ask.connection, number, ask.user)
-        assert ask.request.pos is not None
-        settled = ask.connection.settled_for(state, ask.shape)
-        return Since(token, ask.user.seq_of(ask.request.pos), state, settled)
+            return Progress(None, None, ConnectionState())
+        state = await self._connections.state(pending.connection, number, pending.user)
+        assert pending.request.pos is not None
+        settled = pending.connection.settled_for(state, pending.shape)
+        return Progress(token, pending.user.seq_of(pending.request.pos), state, settled)
 
-    async def _look_until_news(self, ask: Ask, since: Since) -> Look:
-        """Look again whenever the user has news, until there is something to tell or the time is over."""
-        initial = since.token is None
+    async def _wait_for_updates(self, pending: PendingRequest, progress: Progress) -> BuiltResponse:
+        """Build responses until one is worth sending or the timeout is over."""
+        user, initial = pending.user, progress.token is None
         count, seconds = self._metrics.answers("initial" if initial else "incremental")
-        deadline = self._clock.monotonic_s() + ask.request.timeout_s
-        counts: Mapping[str, int] | None = None if initial else ask.connection.counts_of(ask.request.lists)
+        deadline = self._clock.monotonic_s() + pending.request.timeout_s
+        counts: Mapping[str, int] | None = None if initial else pending.connection.counts_of(pending.request.lists)
         while True:
-            seen = ask.user.version
-            async with self._turns.turn(ask.user.user_id) if initial else nullcontext():
+            seen = user.version
+            async with self._turns.turn(user.user_id) if initial else nullcontext():
                 with seconds.time():
-                    look = await self._engine.look(ask, since)
-            if initial or not look.empty or (counts is not None and counts != look.answer.counts):
+                    built = await self._engine.build(pending, progress)
+            if initial or not built.empty or (counts is not None and counts != built.response.counts):
                 break
-            counts, since = look.answer.counts, look.reached
-            if not await self._notifier.wait(
-                ask.user, seen, deadline - self._clock.monotonic_s(), ask.device_id
-            ):  # fmt: skip
+            counts, progress = built.response.counts, built.progress
+            if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s(), pending.device_id):
                 break
-        ask.connection.note_counts(ask.request.lists, look.answer.counts)
+        pending.connection.note_counts(pending.request.lists, built.response.counts)
         count.inc()
-        return look
+        return built
 
 
 def _own_pos(text: str, owner: str) -> Pos:
@@ -189,12 +211,12 @@ def _format(owner: str, number: int, token: StreamToken | None) -> str:
     return format_pos(Pos(owner, number, format_sync_token(token)))
 
 
-def _encode(pos: str, answer: SlidingAnswer, codec: Codec) -> bytes:
+def _encode(pos: str, response: SlidingResponse, codec: Codec) -> bytes:
     return orjson.dumps(
         {
             "pos": pos,
-            "lists": {name: {"count": count} for name, count in answer.counts.items()},
-            "rooms": {room_id: codec.room_fields(room) for room_id, room in answer.rooms.items()},
-            "extensions": answer.extensions,
+            "lists": {name: {"count": count} for name, count in response.counts.items()},
+            "rooms": {room_id: codec.room_fields(room) for room_id, room in response.rooms.items()},
+            "extensions": response.extensions,
         }
     )

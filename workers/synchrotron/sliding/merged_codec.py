@@ -1,4 +1,4 @@
-"""PURE: MSC4186 as it was merged, `POST /_matrix/client/v4/sync`: requests in, answers out."""
+"""PURE: the form of sliding sync in MSC4186 as merged, `POST /_matrix/client/v4/sync`."""
 
 import re
 from typing import Any
@@ -8,7 +8,6 @@ import msgspec
 from shared.core.errors import invalid_param
 from shared.core.presence import STATES, UNSET
 from shared.http.request import Request
-from workers.synchrotron.sliding.answer import RoomAnswer, common_fields
 from workers.synchrotron.sliding.request import (
     Limits,
     ListRequest,
@@ -23,7 +22,8 @@ from workers.synchrotron.sliding.request import (
     room_config,
     timeout_s,
 )
-from workers.synchrotron.sliding.required_state import StateWish
+from workers.synchrotron.sliding.required_state import StateRequest
+from workers.synchrotron.sliding.response import RoomResult, common_fields
 
 #: Spec: appendices, "Opaque Identifiers".
 _LIST_KEY = re.compile(r"[0-9A-Za-z._~-]{1,255}", re.ASCII)
@@ -72,12 +72,12 @@ class _Body(msgspec.Struct):
 
 
 def parse(request: Request, limits: Limits) -> SlidingRequest:
-    """Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
+    """Parse a request. Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM."""
     body = request.decode(_Body)
     if body.set_presence is not None and body.set_presence not in STATES:
         raise invalid_param(f"set_presence must be one of: {', '.join(STATES)}")
     if any(not _LIST_KEY.fullmatch(key) for key in body.lists or ()):
-        raise invalid_param("A list's key must be an opaque identifier")
+        raise invalid_param("A list key must have 1 to 255 characters of 0-9 A-Z a-z . _ ~ -")
     lists = {
         key: ListRequest(
             _config(one, limits),
@@ -89,15 +89,22 @@ def parse(request: Request, limits: Limits) -> SlidingRequest:
     subscriptions = {room_id: _config(one, limits) for room_id, one in (body.room_subscriptions or {}).items()}
     return check_request(
         SlidingRequest(
-            body.conn_id or "", body.pos or None, timeout_s(body.timeout or 0, limits), lists, subscriptions, (),
-            sticky=False, extensions=body.extensions or {}, presence=body.set_presence or UNSET,
+            conn_id=body.conn_id or "",
+            pos=body.pos or None,
+            timeout_s=timeout_s(body.timeout or 0, limits),
+            lists=lists,
+            subscriptions=subscriptions,
+            unsubscribe=(),
+            sticky=False,
+            extensions=body.extensions or {},
+            presence=body.set_presence or UNSET,
         )
-    )  # fmt: skip
+    )
 
 
 def _config(room: _Room, limits: Limits) -> RoomConfig:
     wanted = room.required_state
-    wish = StateWish(
+    wish = StateRequest(
         frozenset((one.type, one.state_key) for one in wanted.include),
         frozenset((one.type, one.state_key) for one in wanted.exclude),
         wanted.lazy_members,
@@ -120,7 +127,7 @@ def _filter(filters: _Filters) -> RoomFilter:
     )
 
 
-def room_fields(room: RoomAnswer) -> dict[str, Any]:
+def room_fields(room: RoomResult) -> dict[str, Any]:
     """Return one entry of `rooms`."""
     fields = common_fields(room)
     fields["membership"] = room.membership

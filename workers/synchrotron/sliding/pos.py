@@ -1,7 +1,7 @@
-"""PURE: the `pos` of sliding sync: whose connection, which of its stored states, and a token of /sync.
+"""PURE: the `pos` of sliding sync: the connection's owner, the number of a stored state, and a token of /sync.
 
-"x1.<owner>.<number>.s1_e12.3400": the owner's part tells one's own from those of other users, devices and connections;
-it guards nothing, for all that is read with it is the requester's own.
+"x1.<owner>.<number>.s1_e12.3400". The owner part detects the `pos` of another user, device or connection. It is not a
+secret, since everything read with it belongs to the requester.
 """
 
 import hashlib
@@ -13,15 +13,16 @@ _OWNER_CHARS = 16
 
 @dataclass(frozen=True, slots=True)
 class Pos:
-    """token: as /sync has them."""
+    """A parsed `pos`."""
 
     owner: str
     number: int
+    #: A token of /sync.
     token: str
 
 
 def owner_of(user_id: str, device_id: str | None, conn_id: str) -> str:
-    """Return what stands in every `pos` of the connection."""
+    """Return the owner part of every `pos` of the connection."""
     whole = "\x00".join((user_id, device_id or "", conn_id))
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:_OWNER_CHARS]
 
@@ -31,7 +32,7 @@ def format_pos(pos: Pos) -> str:
 
 
 def parse_pos(text: str) -> Pos | None:
-    """Inverse of format_pos; None for anything else."""
+    """Parse the result of format_pos. Return None for any other text."""
     if not text.startswith(_PREFIX):
         return None
     parts = text.removeprefix(_PREFIX).split(".", 2)
@@ -44,6 +45,6 @@ def parse_pos(text: str) -> Pos | None:
 
 
 def sync_token_in(text: str) -> str:
-    """Return the token of /sync in a `pos`; anything else as it is. For `from` and `to` of pages."""
+    """Return the token of /sync in a `pos`, and any other text unchanged. For `from` and `to` of pages."""
     pos = parse_pos(text)
     return text if pos is None else pos.token

@@ -1,4 +1,4 @@
-"""PURE: rooms in the order of their last activity, the latest first. One room's move costs no sorting."""
+"""PURE: rooms in the order of their last activity, the latest first. Moving one room needs no sorting."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
@@ -7,27 +7,29 @@ from workers.synchrotron.sliding.request import Range
 
 
 class Ranking:
-    def __init__(self, places: Iterable[tuple[int, str]] = ()) -> None:
-        """places: (position of the room's last activity, room)."""
-        self._order: list[tuple[int, str]] = sorted(places)
-        self._places = {room_id: position for position, room_id in self._order}
+    """An ordered set of rooms."""
+
+    def __init__(self, rooms: Iterable[tuple[int, str]] = ()) -> None:
+        """rooms: (position of the room's last activity, room)."""
+        self._order: list[tuple[int, str]] = sorted(rooms)
+        self._positions = {room_id: position for position, room_id in self._order}
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __contains__(self, room_id: object) -> bool:
-        return room_id in self._places
+        return room_id in self._positions
 
     def put(self, room_id: str, position: int) -> None:
         """Add the room, or move it."""
-        if self._places.get(room_id) == position:
+        if self._positions.get(room_id) == position:
             return
         self.remove(room_id)
-        self._places[room_id] = position
+        self._positions[room_id] = position
         insort(self._order, (position, room_id))
 
     def remove(self, room_id: str) -> None:
-        position = self._places.pop(room_id, None)
+        position = self._positions.pop(room_id, None)
         if position is not None:
             del self._order[bisect_left(self._order, (position, room_id))]
 
@@ -35,7 +37,7 @@ class Ranking:
         return [room_id for _, room_id in reversed(self._order)]
 
     def within(self, ranges: Sequence[Range] | None) -> list[str]:
-        """Return the rooms within the ranges (each inclusive, 0 is the latest), each once; None: all."""
+        """Return the rooms within the ranges, each once; all for None. Ranges are inclusive, 0 is the latest."""
         if ranges is None:
             return self.rooms()
         size = len(self._order)

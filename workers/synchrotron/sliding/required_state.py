@@ -1,6 +1,7 @@
-"""PURE: which keys of a room's state a client wants. Spec: MSC4186, RequiredStateRequest, "Combining room configs".
+"""PURE: the state keys of a room that a client wants.
 
-One `StateWish` is one request's; a room that several lists let in has several, and gets what any of them wants.
+A list or subscription has one `StateRequest`. A room that several of them select has a `RequiredState` of all their
+requests, and gets the keys that any of them wants. Spec: MSC4186, RequiredStateRequest, "Combining room configs".
 """
 
 from collections.abc import Iterable
@@ -15,15 +16,16 @@ Element: TypeAlias = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class StateWish:
-    """include less exclude; lazy: of members only those that the timeline needs, and those named by state key."""
+class StateRequest:
+    """The `required_state` of one list or subscription: the keys that match `include` and not `exclude`."""
 
     include: frozenset[Element] = frozenset()
     exclude: frozenset[Element] = frozenset()
+    #: True if of the members only those named by state key and those that the timeline needs are wanted.
     lazy: bool = False
 
     def wants(self, key: StateKey) -> bool:
-        """Return whether the key is wanted for itself, whatever the timeline shows."""
+        """Return True if the key is wanted, whatever the timeline shows."""
         type_, state_key = key
         include, exclude = self.include, self.exclude
         if self.lazy and type_ == MEMBER:
@@ -39,60 +41,56 @@ class StateWish:
 
 def _has(elements: frozenset[Element], key: StateKey) -> bool:
     type_, state_key = key
-    return (
-        key in elements
-        or (type_, None) in elements
-        or (None, state_key) in elements
-        or (None, None) in elements
-    )  # fmt: skip
+    return key in elements or (type_, None) in elements or (None, state_key) in elements or (None, None) in elements
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredState:
-    """What a room's wishes want together. Equal wishes, in whatever order, make equal objects."""
+    """The combined state requests of a room. Use `combine`: the same requests then make equal objects."""
 
-    wishes: tuple[StateWish, ...] = ()
+    parts: tuple[StateRequest, ...] = ()
 
     def wants(self, key: StateKey) -> bool:
-        return any(wish.wants(key) for wish in self.wishes)
+        return any(part.wants(key) for part in self.parts)
 
     @property
     def lazy(self) -> bool:
-        return any(wish.lazy for wish in self.wishes) and not self.all_members
+        return any(part.lazy for part in self.parts) and not self.all_members
 
     @property
     def all_members(self) -> bool:
-        """Return whether perhaps every member is wanted."""
-        return any(wish.all_members for wish in self.wishes)
+        """True if every member may be wanted."""
+        return any(part.all_members for part in self.parts)
 
     @property
     def has_wildcard(self) -> bool:
-        """Return whether the wanted keys can't be listed."""
-        return any(None in element for wish in self.wishes for element in wish.include)
+        """True if the wanted keys cannot be listed."""
+        return any(None in element for part in self.parts for element in part.include)
 
     def named_keys(self) -> list[StateKey]:
-        """Return the keys that are wanted by name: all, where there is no wildcard; of any type: the member's."""
+        """Return the keys wanted by name. Without a wildcard they are all keys. Of any type: the member event."""
         named: dict[StateKey, None] = {}
-        for wish in self.wishes:
-            for type_, state_key in wish.include:
-                if state_key is not None and wish.wants((type_ or MEMBER, state_key)):
+        for part in self.parts:
+            for type_, state_key in part.include:
+                if state_key is not None and part.wants((type_ or MEMBER, state_key)):
                     named[type_ or MEMBER, state_key] = None
         return list(named)
 
     def asks_more_than(self, other: "RequiredState") -> bool:
-        """Return whether there may be a key that this wants and the other doesn't."""
-        return not set(self.wishes) <= set(other.wishes) or (self.lazy and not other.lazy and not other.all_members)
+        """Return True if this may want a key that the other does not."""
+        return not set(self.parts) <= set(other.parts) or (self.lazy and not other.lazy and not other.all_members)
 
 
-def combine(wishes: Iterable[StateWish]) -> RequiredState:
-    return RequiredState(tuple(sorted(set(wishes), key=_order)))
+def combine(parts: Iterable[StateRequest]) -> RequiredState:
+    """Return the required state of a room that these requests apply to."""
+    return RequiredState(tuple(sorted(set(parts), key=_order)))
 
 
 _Sortable: TypeAlias = list[tuple[bool, str, bool, str]]
 
 
-def _order(wish: StateWish) -> tuple[_Sortable, _Sortable, bool]:
-    return _sortable(wish.include), _sortable(wish.exclude), wish.lazy
+def _order(part: StateRequest) -> tuple[_Sortable, _Sortable, bool]:
+    return _sortable(part.include), _sortable(part.exclude), part.lazy
 
 
 def _sortable(elements: frozenset[Element]) -> _Sortable:

@@ -1,10 +1,10 @@
-"""The rooms of a user that pass a list's filter, in order, kept from one answer to the next.
+"""The rooms of a user that pass a list's filter, in order, kept from one response to the next.
 
-A list is looked through as a whole once; after that only rooms with news are looked at again.
+A list is built once from all rooms of the user. After that only rooms with updates are examined.
 Spec: MSC4186, "Lists", SlidingRoomFilter.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.sliding.connection_state import SentRoom
 from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomFilter
-from workers.synchrotron.sliding.room_traits import Traits
+from workers.synchrotron.sliding.room_traits import RoomTraitsCache
 from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
 
 _DIRECT, _IGNORED, _INVITES, _TAG = "m.direct", "m.ignored_user_list", "m.invite_permission_config", "m.tag"
@@ -27,20 +27,23 @@ _CHILD = "m.space.child"
 
 @dataclass(slots=True)
 class RoomList:
-    """seq: everything that this process applied up to this number is in it. globals: what it also depends on."""
+    """The rooms that pass one filter."""
 
     ranking: Ranking
+    #: The seq (see `SyncUser`) up to which everything applied in this process is in the list.
     seq: int
+    #: The global account data that the list depends on.
     globals: tuple[AccountDataRecord | None, ...]
+    #: The children of the spaces in the filter.
     children: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class ConnectionLists:
-    """What is remembered of one connection's lists; all of it can be made anew."""
+    """The lists of one connection. All of it can be built again."""
 
     by_filter: dict[RoomFilter, RoomList] = field(default_factory=dict)
-    #: (room, ordinal of the membership) -> whether the user had been joined before he was removed.
+    #: By (room, ordinal of the membership): True if the user had been joined before they were removed.
     once_joined: dict[tuple[str, int], bool] = field(default_factory=dict)
 
     @property
@@ -48,51 +51,68 @@ class ConnectionLists:
         return 500 + sum(200 * len(one.ranking) for one in self.by_filter.values())
 
 
-class RoomLists:
-    """reads: counted."""
+@dataclass(frozen=True, slots=True)
+class _ListUpdate:
+    """What an update of a connection's lists depends on."""
 
-    def __init__(self, rooms: RoomCache, traits: Traits, reads: Source) -> None:
+    lists: ConnectionLists
+    user: SyncUser
+    was_sent: Callable[[str], bool]
+
+
+class RoomLists:
+    """Builds and updates lists."""
+
+    def __init__(self, rooms: RoomCache, traits: RoomTraitsCache, reads: Source) -> None:
         self._rooms = rooms
         self._traits = traits
         self._reads = reads
 
-    async def bring_up(
-        self, lists: ConnectionLists, user: SyncUser, filters: Iterable[RoomFilter], named: Collection[str], seq: int,
+    async def update(
+        self,
+        lists: ConnectionLists,
+        user: SyncUser,
+        *,
+        filters: Sequence[RoomFilter],
+        named: Collection[str],
+        seq: int,
         was_sent: Callable[[str], bool],
-    ) -> dict[RoomFilter, RoomList]:  # fmt: skip
-        """Return the list of each filter, with everything in it that was applied up to `seq`, perhaps with more.
+    ) -> dict[RoomFilter, RoomList]:
+        """Return the list of each filter with everything applied up to `seq`, and perhaps more.
 
-        named: further rooms about which `may_tell` will be asked. was_sent: whether the client has been sent a room on
-        this connection.
+        named: further rooms that the caller passes to `may_subscribe`.
+        was_sent: returns True if the client has been sent a room on this connection.
         """
         known = lists.by_filter = {filter: one for filter in filters if (one := lists.by_filter.get(filter))}
         changed = {filter: self._changed(known.get(filter), user, filter) for filter in filters}
         if None in changed.values():
-            concerned = list(user.memberships.values())
+            examined = list(user.memberships.values())
         else:
-            rooms = {room_id for each in changed.values() for room_id in each or ()}.union(named)
-            concerned = [user.memberships[room_id] for room_id in rooms if room_id in user.memberships]
+            room_ids = {room_id for each in changed.values() for room_id in each or ()}.union(named)
+            examined = [user.memberships[room_id] for room_id in room_ids if room_id in user.memberships]
         if changed:
-            await self._traits.load([(one.room_id, one.room_nid) for one in concerned])
-        await self._learn_once_joined(lists, user, concerned, named, was_sent)
-        for filter, room_ids in changed.items():
-            if room_ids is None:
-                known[filter] = await self._make(lists, user, filter, seq, was_sent)
+            await self._traits.load([(one.room_id, one.room_nid) for one in examined])
+        await self._load_once_joined(lists, user, examined, named, was_sent)
+        update = _ListUpdate(lists, user, was_sent)
+        for filter, changed_ids in changed.items():
+            if changed_ids is None:
+                known[filter] = await self._build(update, filter, seq)
                 continue
-            for room_id in room_ids:
-                self._place(known[filter], lists, user, filter, room_id, was_sent)
+            direct = direct_rooms(user) if changed_ids else frozenset()
+            for room_id in changed_ids:
+                self._place(update, known[filter], filter, room_id, direct)
             known[filter].seq = seq
         return known
 
-    def may_tell(
+    def may_list(
         self, lists: ConnectionLists, user: SyncUser, membership: RoomMembership, was_sent: Callable[[str], bool]
     ) -> bool:
-        """Return whether the room is one of the user's that lists are made of. Spec: MSC4186, "Lists"."""
+        """Return True if lists may have the room. Spec: MSC4186, "Lists"."""
         kind, room_id = membership.membership, membership.room_id
         if kind in ("join", "knock"):
             return True
         if was_sent(room_id):
-            return True  # also that he left before he was invited by somebody whom he ignores, or forgot the room
+            return True  # the client learns that it left a room, even before a hidden invitation or forgetting it
         if kind == "invite":
             return not user.hides_invites_of(membership.sender)
         if membership.forgotten:
@@ -104,33 +124,37 @@ class RoomLists:
     def may_subscribe(
         self, lists: ConnectionLists, user: SyncUser, room_id: str, was_sent: Callable[[str], bool]
     ) -> bool:
-        """Return whether a room that is subscribed to may be told of. Spec: MSC4186, "Subscriptions"."""
+        """Return True if the user may subscribe to the room. Spec: MSC4186, "Subscriptions"."""
         membership = user.memberships.get(room_id)
         if membership is None:
             return False
         if membership.membership == "leave" and not membership.forgotten:
             return was_sent(room_id) or lists.once_joined.get((room_id, membership.ordinal), False)
-        return self.may_tell(lists, user, membership, was_sent)
+        return self.may_list(lists, user, membership, was_sent)
 
     @staticmethod
     def was_member(lists: ConnectionLists, membership: RoomMembership, sent: SentRoom | None) -> bool:
-        """Return whether the user is in a room that may be told of, or has been; else he gets its stripped state."""
+        """Return True if the user is or was joined to a room in a response. Else they get its stripped state."""
         if membership.membership in ("invite", "knock"):
             return False
         if membership.membership == "join":
             return True
-        # Of a room that was sent nothing was looked up: from an invitation one goes without having been in the room.
+        # `once_joined` has no entry for rooms that were sent before.
         known = lists.once_joined.get((membership.room_id, membership.ordinal))
         return known if known is not None else sent is not None and not sent.stripped
 
-    async def _learn_once_joined(
-        self, lists: ConnectionLists, user: SyncUser, concerned: Iterable[RoomMembership], named: Collection[str],
+    async def _load_once_joined(
+        self,
+        lists: ConnectionLists,
+        user: SyncUser,
+        examined: Iterable[RoomMembership],
+        named: Collection[str],
         was_sent: Callable[[str], bool],
-    ) -> None:  # fmt: skip
-        """Find out of rooms in which the user is no more whether he had been in them, where that matters."""
+    ) -> None:
+        """Find out if the user had been joined to the rooms that they left, where that matters."""
         unknown = [
             one
-            for one in concerned
+            for one in examined
             if one.membership in ("leave", "ban")
             and (one.membership == "ban" or one.sender != user.user_id or one.room_id in named)
             and (one.room_id, one.ordinal) not in lists.once_joined
@@ -142,7 +166,7 @@ class RoomLists:
 
     @staticmethod
     def _changed(one: RoomList | None, user: SyncUser, filter: RoomFilter) -> list[str] | None:
-        """Return the rooms to look at again; None: all."""
+        """Return the rooms to examine again, None for all."""
         if one is None or one.seq < user.changes_from or one.globals != _globals(user):
             return None
         changed = user.changed_since(one.seq)
@@ -150,64 +174,74 @@ class RoomLists:
             return None
         return changed
 
-    async def _make(
-        self, lists: ConnectionLists, user: SyncUser, filter: RoomFilter, seq: int, was_sent: Callable[[str], bool]
-    ) -> RoomList:
-        children = await self._children(user, filter.spaces)
-        one = RoomList(Ranking(), seq, _globals(user), children)
-        direct = direct_rooms(user)
-        places = []
-        for membership in user.memberships.values():
-            place = self._place_of(one, lists, user, filter, membership, direct, was_sent)
-            if place is not None:
-                places.append((place, membership.room_id))
-        one.ranking = Ranking(places)
+    async def _build(self, update: _ListUpdate, filter: RoomFilter, seq: int) -> RoomList:
+        children = await self._children(update.user, filter.spaces)
+        # No await from here on: `globals` says of which records the list is made.
+        one = RoomList(Ranking(), seq, _globals(update.user), children)
+        direct = direct_rooms(update.user)
+        ranked = []
+        for membership in update.user.memberships.values():
+            position = self._position(update, one, filter, membership, direct)
+            if position is not None:
+                ranked.append((position, membership.room_id))
+        one.ranking = Ranking(ranked)
         return one
 
     def _place(
-        self, one: RoomList, lists: ConnectionLists, user: SyncUser, filter: RoomFilter, room_id: str,
-        was_sent: Callable[[str], bool],
-    ) -> None:  # fmt: skip
-        membership = user.memberships.get(room_id)
+        self, update: _ListUpdate, one: RoomList, filter: RoomFilter, room_id: str, direct: frozenset[str]
+    ) -> None:
+        membership = update.user.memberships.get(room_id)
         if membership is None:
             return
-        place = self._place_of(one, lists, user, filter, membership, direct_rooms(user), was_sent)
-        if place is None:
+        position = self._position(update, one, filter, membership, direct)
+        if position is None:
             one.ranking.remove(room_id)
         else:
-            one.ranking.put(room_id, place)
+            one.ranking.put(room_id, position)
 
-    def _place_of(
-        self, one: RoomList, lists: ConnectionLists, user: SyncUser, filter: RoomFilter, membership: RoomMembership,
-        direct: frozenset[str], was_sent: Callable[[str], bool],
-    ) -> int | None:  # fmt: skip
-        """Return the position of the room's last activity, as far as it is the user's to see; None: not in the list."""
-        traits = self._traits.get(membership.room_id)
-        if traits is None or not self.may_tell(lists, user, membership, was_sent):
+    def _position(
+        self,
+        update: _ListUpdate,
+        one: RoomList,
+        filter: RoomFilter,
+        membership: RoomMembership,
+        direct: frozenset[str],
+    ) -> int | None:
+        """Return the position of the last activity that the user may see, None if the room is not in the list."""
+        user, traits = update.user, self._traits.get(membership.room_id)
+        if traits is None or not self.may_list(update.lists, user, membership, update.was_sent):
             return None
-        if not passes(filter, user, user.told_membership(membership.room_id), traits, direct, one.children):
+        shown = user.shown_membership(membership.room_id)
+        if not passes(filter, user, shown, traits, direct, one.children):
             return None
         return traits.position if membership.membership == "join" else membership.position
 
     async def _children(self, user: SyncUser, spaces: Iterable[str] | None) -> frozenset[str]:
-        """Return the rooms named as children in those of the spaces that the user is in."""
+        """Return the children of those of the spaces that the user is joined to."""
         children: set[str] = set()
         for space_id in spaces or ():
             membership = user.memberships.get(space_id)
             if membership is None or membership.membership != "join":
                 continue
             room = await self._rooms.get(space_id)
-            for (type_, state_key), held in ({} if room is None else room.state).items():
-                if type_ == _CHILD and held.event is not None and held.event.content().get("via"):
+            for (type_, state_key), entry in ({} if room is None else room.state).items():
+                if type_ == _CHILD and entry.event is not None and entry.event.content().get("via"):
                     children.add(state_key)
         return frozenset(children)
 
 
 def passes(
-    filter: RoomFilter, user: SyncUser, membership: RoomMembership, traits: RoomTraits, direct: frozenset[str],
+    filter: RoomFilter,
+    user: SyncUser,
+    membership: RoomMembership,
+    traits: RoomTraits,
+    direct: frozenset[str],
     children: frozenset[str],
-) -> bool:  # fmt: skip
-    """PURE. Return whether a room passes a filter. direct: the user's direct chats; children: of the spaces named."""
+) -> bool:
+    """PURE. Return True if a room passes a filter.
+
+    direct: the user's direct chats. children: the children of the spaces in the filter.
+    """
     room_id = membership.room_id
     if filter.is_dm is not None and filter.is_dm != (room_id in direct):
         return False
@@ -229,7 +263,7 @@ def passes(
 
 
 def direct_rooms(user: SyncUser) -> frozenset[str]:
-    """Return the rooms in the user's m.direct, whatever shape it has."""
+    """Return the rooms in the user's m.direct, whatever its shape."""
     found: set[str] = set()
     for room_ids in _content(user, GLOBAL, _DIRECT).values():
         if isinstance(room_ids, list):

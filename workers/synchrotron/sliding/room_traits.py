@@ -1,6 +1,6 @@
-"""The traits of rooms by which lists are ordered and filtered: loaded when a client needs them, kept up by rows.
+"""The traits of rooms by which lists are ordered and filtered: loaded on request, updated by rows.
 
-They are a room's own, not a user's: one entry serves everybody who is in it.
+They are the same for all users of a room.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ from shared.storage.engine.pool import Source
 from shared.storage.rooms.list_traits import TRAIT_TYPES, RoomTraits, get_room_traits
 
 _MAX_ROOMS = 50_000
-_AT_ONCE = 2_000  # rooms in one query
+_ROOMS_PER_QUERY = 2_000
 _ATTEMPTS = 3
 
 
-class Traits:
-    """reads: counted."""
+class RoomTraitsCache:
+    """The traits of rooms by room id."""
 
     def __init__(self, reads: Source) -> None:
         self._reads = reads
         self._traits: dict[str, RoomTraits] = {}
-        #: Rooms that are being read, with what came meanwhile.
+        #: The rooms that are being read, with the rows that arrived meanwhile.
         self._loading: dict[str, list[EventRow]] = {}
         self._turn = asyncio.Lock()
 
     def get(self, room_id: str) -> RoomTraits | None:
-        """None: not loaded, or no such room."""
+        """Return a room's traits, None if they are not loaded or the room is unknown."""
         return self._traits.get(room_id)
 
     def apply(self, rows: Sequence[EventRow]) -> None:
@@ -40,19 +40,19 @@ class Traits:
                 del self._traits[row.room_id]
 
     async def load(self, rooms: Iterable[tuple[str, int]]) -> None:
-        """Make sure that the traits of these rooms, each with its number, are here. Raises Unavailable."""
+        """Load the traits of these rooms, given as (room id, room_nid), unless they are loaded. Raises Unavailable."""
         if all(room_id in self._traits for room_id, _ in rooms):
             return
         async with self._turn:
-            for _ in range(_ATTEMPTS):  # a row may say that what is being read is out of date
+            for _ in range(_ATTEMPTS):  # a row may make the traits outdated while they are read
                 missing = [(room_id, nid) for room_id, nid in rooms if room_id not in self._traits]
                 if not missing:
                     return
                 if len(self._traits) + len(missing) > _MAX_ROOMS:
                     self._traits.clear()
                     missing = list(rooms)
-                for first in range(0, len(missing), _AT_ONCE):
-                    await self._read(missing[first : first + _AT_ONCE])
+                for first in range(0, len(missing), _ROOMS_PER_QUERY):
+                    await self._read(missing[first : first + _ROOMS_PER_QUERY])
 
     async def _read(self, missing: Collection[tuple[str, int]]) -> None:
         self._loading = {room_id: [] for room_id, _ in missing}
@@ -66,7 +66,7 @@ class Traits:
 
 
 def _apply(traits: RoomTraits, row: EventRow) -> bool:
-    """Take in a row; False: what it did must be read anew."""
+    """Apply a row. Return False if the traits must be read again."""
     if row.position > traits.position:
         traits.writer, traits.position = row.writer, row.position
     if row.resolved or row.redacts_nid is not None:

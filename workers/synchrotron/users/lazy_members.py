@@ -1,51 +1,50 @@
-"""Which member events each device has been sent, so that lazy loading doesn't repeat them.
+"""The member events that each device has been sent, so that lazy loading does not repeat them.
 
-Only what an answer brought that the client acknowledged, by asking with that answer's token, counts as sent. A client
-that goes back to an older token, or starts afresh, begins with nothing. Forgetting is harmless: it repeats an event.
-Spec: client-server API, "Lazy-loading room members".
+An event counts as sent once the client acknowledges its response, by a request with that response's token. A client
+that returns to an older token or syncs from scratch starts with none. Evicting a device is harmless: its member events
+are sent once more. Spec: client-server API, "Lazy-loading room members".
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_MAX_MEMBERS = 5_000  # of one device, over all rooms
+_MAX_MEMBERS = 5_000  # per device, in all rooms
 _DEVICE_BYTES = 600
-_MEMBER_BYTES = 300  # the entry and its ids, by tracemalloc
+_MEMBER_BYTES = 300  # the entry and its ids, measured with tracemalloc
 
 
 @dataclass(slots=True, eq=False)
 class _Device:
-    """sent: (room, member) -> event id; acknowledged. latest: the answer begun last, which follows the token `since`.
-
-    token: of the latest answer, once it is put together; size_bytes: as the table knows it.
-    """
-
+    #: Acknowledged event ids by (room, member).
     sent: dict[tuple[str, str], str] = field(default_factory=dict)
+    #: The response begun last, which follows the token `since`.
     latest: "SentMembers | None" = None
     since: str | None = None
+    #: The token of the latest response, once it is complete.
     token: str | None = None
+    #: The size accounted for in `LazyMembers`.
     size_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class SentMembers:
-    """One answer's view: what its device had when it was begun, and what it brings."""
+    """The member events of one response: `sent` before it, and `added` by it."""
 
     device: _Device
     sent: Mapping[tuple[str, str], str]
-    brought: dict[tuple[str, str], str] = field(default_factory=dict)
+    added: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def is_redundant(self, room_id: str, user_id: str, event_id: str) -> bool:
         return self.sent.get((room_id, user_id)) == event_id
 
     def note(self, room_id: str, user_id: str, event_id: str) -> None:
-        if len(self.brought) < _MAX_MEMBERS:
-            self.brought[(room_id, user_id)] = event_id
+        if len(self.added) < _MAX_MEMBERS:
+            self.added[(room_id, user_id)] = event_id
 
 
 class LazyMembers:
-    """budget_bytes: devices that have not asked for longest are forgotten first."""
+    """The sent member events of all devices. Devices are evicted least recently used first."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._devices: OrderedDict[tuple[str, str], _Device] = OrderedDict()
@@ -53,11 +52,11 @@ class LazyMembers:
         self._bytes = 0
 
     def begin(self, user_id: str, device_id: str, since: str | None) -> SentMembers:
-        """Return what the device is known to have, now that it asks with this token (None: an initial sync)."""
+        """Begin a response to a request with the token `since`, None for an initial sync."""
         device = self._devices.setdefault((user_id, device_id), _Device())
         self._devices.move_to_end((user_id, device_id))
         if since is not None and since == device.token and device.latest is not None:
-            device.sent = {**device.sent, **device.latest.brought} if device.latest.brought else device.sent
+            device.sent = {**device.sent, **device.latest.added} if device.latest.added else device.sent
             if len(device.sent) > _MAX_MEMBERS:
                 device.sent = {}
         elif since is None or since != device.since:
@@ -67,16 +66,16 @@ class LazyMembers:
         self._account(device)
         return device.latest
 
-    def answered(self, answer: SentMembers, token: str) -> None:
-        """The answer with this token has been put together; nothing is noted any more."""
-        device = answer.device
-        if device.latest is answer and device.size_bytes:
+    def complete(self, response: SentMembers, token: str) -> None:
+        """Note the token of a response that is complete."""
+        device = response.device
+        if device.latest is response and device.size_bytes:
             device.token = token
             self._account(device)
 
     def _account(self, device: _Device) -> None:
-        brought = 0 if device.latest is None else len(device.latest.brought)
-        size = _DEVICE_BYTES + _MEMBER_BYTES * (len(device.sent) + brought)
+        added = 0 if device.latest is None else len(device.latest.added)
+        size = _DEVICE_BYTES + _MEMBER_BYTES * (len(device.sent) + added)
         self._bytes += size - device.size_bytes
         device.size_bytes = size
         while self._bytes > self._budget and len(self._devices) > 1:

@@ -1,4 +1,4 @@
-"""PURE: one user who syncs here: his rooms and account data, and which of his rooms have news."""
+"""PURE: one user who syncs here: their memberships, their account data, and their rooms with updates."""
 
 from collections import OrderedDict
 from dataclasses import replace
@@ -11,42 +11,44 @@ from shared.storage.rooms.memberships import RoomMembership
 from shared.storage.user_data.account_data import AccountDataRecord, blocks_invites, ignored_in
 from workers.synchrotron.users.user_devices import UserDevices
 
-#: Stands among the changed rooms for what belongs to no room: global account data.
+#: The key of global account data among the changed rooms.
 GLOBAL = ""
-_ISSUED_TOKENS = 32  # of the latest answers, all devices together; an older token only costs more
+_ISSUED_TOKENS = 32  # the latest tokens of all devices together; an older token costs more, nothing else
 _MEMBERSHIP_BYTES = 600
 _ACCOUNT_DATA_BYTES = 500
 
 
 class SyncUser:
-    """Invariant: every room with news after number `changes_from` is in `changed`, the latest at the end.
+    """A user in memory.
 
-    Numbers (`seq`) count the rows that this process has applied; they mean nothing elsewhere. version: grows with
-    each piece of news, so that a request that is about to wait can see that something came meanwhile.
+    Invariant: every room with updates after `changes_from` is in `changed`, the latest at the end.
+    A `seq` counts the rows that this process has applied. It has no meaning in another process.
     """
 
     def __init__(self, user_id: str, switches: RuleSwitches = ALL_OFF) -> None:
         self.user_id = user_id
-        #: Its position is that of the last change of the rules, not of whom the user ignores.
+        #: Its position is that of the last change of the rules. Changes of the ignore list do not move it.
         self.push_rules = PushRulesRecord()
         self.memberships: dict[str, RoomMembership] = {}
         self.account_data: dict[str, dict[str, AccountDataRecord]] = {}
         self.devices = UserDevices()
-        #: What is unread, by room id: of rooms that an answer has counted.
+        #: Unread counts by room id, of the rooms that a response has counted.
         self.unread: dict[str, UnreadRoom] = {}
+        #: The seq of each room's last update.
         self.changed: OrderedDict[str, int] = OrderedDict()
         self.changes_from = 0
+        #: Grows with each update. A request compares it to notice updates between building a response and waiting.
         self.version = 0
-        #: Number of the last change of somebody's presence that was worth waking him.
-        self.presence_news = 0
-        #: Number of the last change of his thread subscriptions.
+        #: The seq of the last presence change that woke the user.
+        self.presence_changed = 0
+        #: The seq of the last change of the user's thread subscriptions.
         self.subscriptions_changed = 0
         self.size_bytes = 2_000
         self._switches = switches
         self._issued: OrderedDict[str, int] = OrderedDict()
 
     def set_membership(self, membership: RoomMembership) -> None:
-        """Take in a membership, from Postgres or from a row; the later in the room stays."""
+        """Store a membership from Postgres or from a row, unless a later one of the room is known."""
         known = self.memberships.get(membership.room_id)
         if known is None:
             self.size_bytes += _MEMBERSHIP_BYTES
@@ -64,7 +66,7 @@ class SyncUser:
         of_room[record.type] = record
 
     def set_push_rules(self, record: PushRulesRecord) -> bool:
-        """Take in what the user changed of the push rules; return whether that is news."""
+        """Store the user's changes to the push rules. Return True if the rules differ from before."""
         known = self.push_rules
         if record.position <= known.position:
             return False
@@ -76,7 +78,7 @@ class SyncUser:
         return True
 
     def get_ruleset(self) -> dict[str, Any]:
-        """Return all push rules of the user, as GET /pushrules/ answers them."""
+        """Return all push rules of the user, in the form of GET /pushrules/."""
         return full_ruleset(changes_from_json(self.push_rules.rules), self.user_id, self._switches)
 
     def note_change(self, room_id: str, seq: int) -> None:
@@ -85,19 +87,19 @@ class SyncUser:
         self.version += 1
 
     def note_token(self, token: str, seq: int) -> None:
-        """Remember that an answer with this token told everything up to `seq`."""
+        """Remember that a response with this token covers everything up to `seq`."""
         self._issued[token] = seq
         self._issued.move_to_end(token)
         if len(self._issued) > _ISSUED_TOKENS:
             self._issued.popitem(last=False)
 
     def seq_of(self, token: str) -> int | None:
-        """Return up to which number a token of ours tells everything; None when that isn't known (any more)."""
+        """Return the seq that a token covers; None for a token that this process does not remember."""
         seq = self._issued.get(token)
         return seq if seq is not None and seq >= self.changes_from else None
 
     def changed_since(self, seq: int) -> list[str]:
-        """Return the rooms with news after `seq`, perhaps with GLOBAL among them, the latest first."""
+        """Return the rooms with updates after `seq`, the latest first. GLOBAL may be among them."""
         rooms = []
         for room_id in reversed(self.changed):
             if self.changed[room_id] <= seq:
@@ -106,17 +108,15 @@ class SyncUser:
         return rooms
 
     def hides_invites_of(self, sender: str) -> bool:
-        """Return whether the user is told nothing of an invite by this sender.
+        """Return True if invitations by this sender are hidden from the user.
 
         Spec: client-server API, "Invite permission", "Ignoring users".
         """
         record = self.account_data.get(GLOBAL, {}).get("m.invite_permission_config")
         return sender in self.ignored_users or (record is not None and blocks_invites(record.json))
 
-    def told_membership(self, room_id: str) -> RoomMembership:
-        """Return the user's membership as far as he is told of it: before an invite that is hidden from him he had
-        left, if he was in the room at all.
-        """
+    def shown_membership(self, room_id: str) -> RoomMembership:
+        """Return the user's membership as shown to them: "leave" in place of a hidden invitation."""
         membership = self.memberships[room_id]
         if membership.membership == "invite" and self.hides_invites_of(membership.sender):
             return replace(membership, membership="leave", ordinal=membership.ordinal - 1)
@@ -124,7 +124,7 @@ class SyncUser:
 
     @property
     def ignored_users(self) -> frozenset[str]:
-        """Spec: client-server API, "Ignoring users"."""
+        """The users in m.ignored_user_list. Spec: client-server API, "Ignoring users"."""
         record = self.account_data.get(GLOBAL, {}).get("m.ignored_user_list")
         if record is None or record.json is None:
             return frozenset()

@@ -1,6 +1,6 @@
-"""PURE: what a synchrotron knows of one user's devices, and of the people whose devices concern him.
+"""PURE: one user's devices as known here, and the device list updates that they must get.
 
-Numbers (`seq`) count the rows that this process has applied, as in `sync_user.py`.
+A `seq` counts the rows that this process has applied, as in `sync_user.py`.
 """
 
 from collections import OrderedDict
@@ -9,40 +9,41 @@ from dataclasses import dataclass
 
 from shared.storage.encryption.device_keys import KeyCounts
 
-#: News of more people, or devices, than these are read from Postgres by who needs them.
+#: Beyond these numbers, responses read device list updates and key counts from Postgres.
 _MAX_PEOPLE = 200
 _MAX_DEVICES = 50
 
 
 @dataclass(slots=True)
 class DeviceMemory:
-    """One device.
+    """One device."""
 
-    inbox_news: number of the last row that put a message into its inbox; inbox_clear: the inbox was empty when this
-    number had been reached; None: unknown, or something lies there. keys: its counts, None: to be read;
-    keys_news: number of the last row that changed them.
-    """
-
-    inbox_news: int = 0
-    inbox_clear: int | None = None
+    #: The seq of the last row that put a message into the inbox.
+    inbox_changed: int = 0
+    #: The seq at which the inbox was empty. None: unknown, or there are messages.
+    inbox_empty_at: int | None = None
+    #: The counts of its keys. None: to be read.
     keys: KeyCounts | None = None
-    keys_news: int = 0
+    #: The seq of the last row that changed the key counts.
+    keys_changed: int = 0
 
     @property
-    def inbox_is_clear(self) -> bool:
-        return self.inbox_clear is not None and self.inbox_news <= self.inbox_clear
+    def inbox_is_empty(self) -> bool:
+        return self.inbox_empty_at is not None and self.inbox_changed <= self.inbox_empty_at
 
 
 @dataclass(slots=True)
 class _Person:
-    """Numbers of the last rows: after which his devices must be asked for; with which he went from a shared room."""
+    """Another user with a device list update."""
 
+    #: The seq of the last row after which their device list is out of date.
     changed: int = 0
-    gone: int = 0
+    #: The seq of the last row by which they left a shared room.
+    left: int = 0
 
 
 class UserDevices:
-    """Invariant: every person with news after number `people_from` is among those remembered."""
+    """Invariant: every other user with an update after `people_from` is among `_people`."""
 
     def __init__(self) -> None:
         self.people_from = 0
@@ -50,7 +51,7 @@ class UserDevices:
         self._people: OrderedDict[str, _Person] = OrderedDict()
 
     def device(self, device_id: str) -> DeviceMemory:
-        """Return what is known of a device; of a new one nothing is."""
+        """Return the memory of a device; an empty one for a new device."""
         known = self._devices.get(device_id)
         if known is None:
             known = self._devices[device_id] = DeviceMemory()
@@ -60,31 +61,31 @@ class UserDevices:
         return known
 
     def note_message(self, device_id: str, seq: int) -> None:
-        self.device(device_id).inbox_news = seq
+        self.device(device_id).inbox_changed = seq
 
     def note_keys(self, device_id: str, seq: int) -> None:
         device = self.device(device_id)
-        device.keys, device.keys_news = None, seq
+        device.keys, device.keys_changed = None, seq
 
     def note_changed(self, user_id: str, seq: int) -> None:
-        """Somebody's devices changed, or he came into a shared room."""
+        """Note that another user's devices changed, or that they joined a shared room."""
         self._person(user_id).changed = seq
 
-    def note_gone(self, user_id: str, seq: int) -> None:
-        """Somebody went from a shared room; there may be others."""
-        self._person(user_id).gone = seq
+    def note_left(self, user_id: str, seq: int) -> None:
+        """Note that another user left a shared room. Other rooms may still be shared."""
+        self._person(user_id).left = seq
 
     def forget_people(self, seq: int) -> None:
-        """The user himself came into a room, or went: of all in it there is news up to now that is not here."""
+        """Forget all updates, after a join or leave of the user themselves: it concerns every member of the room."""
         self.people_from = seq
         self._people.clear()
 
     def people_since(self, seq: int) -> Iterator[tuple[str, bool, bool]]:
-        """Yield (user id, changed, gone) of people with news after a number that is at least `people_from`."""
+        """Yield (user id, changed, left) of users with updates after `seq`, which is at least `people_from`."""
         for user_id, person in self._people.items():
-            changed, gone = person.changed > seq, person.gone > seq
-            if changed or gone:
-                yield user_id, changed, gone
+            changed, left = person.changed > seq, person.left > seq
+            if changed or left:
+                yield user_id, changed, left
 
     def _person(self, user_id: str) -> _Person:
         person = self._people.get(user_id)
@@ -92,6 +93,6 @@ class UserDevices:
             person = self._people[user_id] = _Person()
             if len(self._people) > _MAX_PEOPLE:
                 _, oldest = self._people.popitem(last=False)
-                self.people_from = max(self.people_from, oldest.changed, oldest.gone)
+                self.people_from = max(self.people_from, oldest.changed, oldest.left)
         self._people.move_to_end(user_id)
         return person

@@ -1,6 +1,6 @@
-"""Turns for work that takes much: so many at a time, and among those who wait each user in his turn.
+"""Turns for expensive work: a limited number at a time, and the waiting users take turns.
 
-A user who asks for much at once waits for himself and delays nobody else by more than one turn.
+A user with many requests delays the requests of another user by one turn at most.
 """
 
 import asyncio
@@ -10,16 +10,16 @@ from contextlib import asynccontextmanager
 
 
 class FairTurns:
-    """at_once: how many turns are being taken at most."""
+    """At most `at_once` turns at the same time."""
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
-        #: Who waits, by user; the user whose turn comes next first.
+        #: The waiting requests by user. The first user has the next turn.
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
     async def turn(self, user_id: str) -> AsyncIterator[None]:
-        """Wait for a turn, and have it while the body runs."""
+        """Wait for a turn and hold it while the body runs."""
         await self._take(user_id)
         try:
             yield
@@ -36,13 +36,13 @@ class FairTurns:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self._give()  # it was ours already: pass it on
+                self._give()  # the turn had been given to this request: pass it on
             else:
                 self._forget(user_id, waiter)
             raise
 
     def _give(self) -> None:
-        """Hand the turn to the next user's oldest request; he then stands behind all others."""
+        """Give the turn to the next user's oldest request. That user then goes behind all others."""
         while self._waiting:
             user_id, waiters = self._waiting.popitem(last=False)
             waiter = waiters.popleft()
@@ -62,5 +62,5 @@ class FairTurns:
 
     @property
     def waiting(self) -> int:
-        """The number of requests that wait for a turn."""
+        """The number of requests waiting for a turn."""
         return sum(map(len, self._waiting.values()))

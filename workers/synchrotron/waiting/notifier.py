@@ -1,4 +1,4 @@
-"""Requests that wait for news of a user; a row wakes those whom it concerns and nobody else."""
+"""Requests that wait for updates of a user. A row wakes only the requests of the users it affects."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,19 +8,21 @@ from workers.synchrotron.users.sync_user import SyncUser
 
 
 class Notifier:
+    """The waiting requests of all users."""
+
     def __init__(self, metrics: SyncMetrics) -> None:
-        self._waiting: dict[str, dict[asyncio.Future[None], str | None]] = {}  # user -> request -> his device
+        self._waiting: dict[str, dict[asyncio.Future[None], str | None]] = {}  # user -> request -> device
         self._metrics = metrics
         self._closed = False
 
     def wake(self, user_ids: Iterable[str]) -> None:
-        """Wake every request that waits for one of these users."""
+        """Wake every waiting request of these users."""
         for user_id in user_ids:
             for waiter in self._waiting.get(user_id, ()):
                 self._wake(waiter)
 
     def wake_device(self, user_id: str, device_id: str) -> None:
-        """Wake every request of one device."""
+        """Wake every waiting request of one device."""
         for waiter, device in self._waiting.get(user_id, {}).items():
             if device == device_id:
                 self._wake(waiter)
@@ -31,10 +33,10 @@ class Notifier:
             self._metrics.wake_ups.inc()
 
     async def wait(self, user: SyncUser, seen_version: int, timeout_s: float, device_id: str | None = None) -> bool:
-        """Wait until there is news of the user since `seen_version`; False when the time is over.
+        """Return True as soon as the user has updates after `seen_version`, False at the timeout.
 
-        seen_version: `user.version` from before the caller looked, so that nothing falls between looking and waiting.
-        Once the process drains, nobody waits any more: True at once is never given twice for the same news.
+        `seen_version` is `user.version` from before the caller built its response, so that no update is lost between
+        building and waiting. While the process drains, this returns at once.
         """
         if user.version != seen_version:
             return True
@@ -57,7 +59,7 @@ class Notifier:
                 self._waiting.pop(user.user_id, None)
 
     def close(self) -> None:
-        """Let every waiting request answer as it stands: the process drains."""
+        """Let every waiting request respond now, since the process drains."""
         self._closed = True
         for waiters in self._waiting.values():
             for waiter in waiters:

@@ -1,4 +1,4 @@
-"""Requests that wait for news of a room, whoever asks: those who look into rooms that they are not in."""
+"""Requests that wait for events of a room, for previews by users who are not in it."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -8,17 +8,17 @@ from shared.core.rows import EventRow
 
 
 class Watch:
-    """One request's wait. Call `forget` before looking: what comes after that is news."""
+    """One waiting request. Call `reset` before reading the room; later events then end the wait."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.closed = False
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.event.clear()
 
-    async def news(self, limit_s: float) -> bool:
-        """Wait for a row; False when the time is over, or the process drains."""
+    async def wait(self, limit_s: float) -> bool:
+        """Return True as soon as the room has an event, False at the limit or when the process drains."""
         if self.closed or limit_s <= 0:
             return False
         try:
@@ -30,14 +30,14 @@ class Watch:
 
 
 class RoomWatchers:
-    """As many as there are requests, which the pool bounds."""
+    """The watches of all rooms. The pool's connection limit bounds their number."""
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
         self._closed = False
 
     def apply_events(self, rows: Sequence[EventRow]) -> None:
-        """Wake those who wait for one of the rooms."""
+        """Wake the requests that watch one of the rooms."""
         if self._watches:
             for row in rows:
                 for watch in self._watches.get(row.room_id, ()):
@@ -57,7 +57,7 @@ class RoomWatchers:
                 del self._watches[room_id]
 
     def close(self) -> None:
-        """Let every waiting request answer as it stands: the process drains."""
+        """Let every waiting request respond now, since the process drains."""
         self._closed = True
         for watches in self._watches.values():
             for watch in watches:

@@ -1,4 +1,4 @@
-"""Tokens of /sync here: the place of this process, and whether it has come as far as a client's token."""
+"""Sync tokens: the stream positions of this process, and waiting until it has reached those of a client's token."""
 
 from collections.abc import Mapping
 
@@ -26,20 +26,28 @@ from shared.storage.engine.pool import Source
 from shared.storage.streams.ends import get_stream_ends, get_user_ends
 
 FOLLOWED = (
-    EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, THREAD_SUBSCRIPTIONS, TYPING,
+    EVENTS,
+    RECEIPTS,
+    ACCOUNT_DATA,
+    PUSH_RULES,
+    TO_DEVICE,
+    DEVICE_LISTS,
+    ONE_TIME_KEYS,
+    THREAD_SUBSCRIPTIONS,
+    TYPING,
     PRESENCE,
-)  # fmt: skip
+)
 _STORED = tuple(stream.name for stream in FOLLOWED if stream.kind is not Kind.EPHEMERAL)
-_BEHIND_LIMIT_S = 5.0
-_MAX_KNOWN = 1000
+_CATCH_UP_LIMIT_S = 5.0
+_MAX_PARSED = 1000
 
 
 def format_sync_token(token: StreamToken) -> str:
     return format_token(token, TOKEN_LETTERS)
 
 
-class _Known:
-    """reached: this process has applied all that is behind the token, which stays so."""
+class _ParsedToken:
+    """A parsed token. Once this process has applied everything up to it, `reached` is True for good."""
 
     __slots__ = ("reached", "token")
 
@@ -48,25 +56,27 @@ class _Known:
         self.reached = reached
 
 
-class Tokens:
+class SyncTokens:
+    """The tokens that this process issues and accepts."""
+
     def __init__(self, follower: Follower, reads: Source, clock: Clock) -> None:
         self._follower = follower
         self._reads = reads
         self._clock = clock
-        #: All who were told of an event are given the same token, and come back with it.
-        self._known: dict[str, _Known] = {}
+        #: All recipients of an event get the same token and return with it.
+        self._parsed: dict[str, _ParsedToken] = {}
         self._now = StreamToken({})
         self._now_text = ""
 
     def now(self) -> StreamToken:
-        """Return what this process has applied: the same object as before, where nothing came since."""
+        """Return the token of everything applied here; the same object as long as nothing is added."""
         vectors = {stream.name: self._follower.vector(stream) for stream in FOLLOWED}
         if self._now.vectors != vectors:
             self._now, self._now_text = StreamToken(vectors), ""
         return self._now
 
     def text(self, token: StreamToken) -> str:
-        """Return the token of an answer, as `format_sync_token`."""
+        """Format the token of a response, as `format_sync_token` does."""
         if token is not self._now:
             return format_sync_token(token)
         if not self._now_text:
@@ -75,54 +85,55 @@ class Tokens:
         return self._now_text
 
     async def parse(self, text: str) -> StreamToken:
-        """Return the parsed token. Raises M_INVALID_PARAM for a malformed one, or one from the future."""
+        """Return the parsed token. Raises M_INVALID_PARAM for a malformed token, or one from the future."""
         return (await self._parse(text)).token
 
-    async def _parse(self, text: str) -> _Known:
-        known = self._known.get(text)
-        if known is None:
-            known = self._remember(text, parse_token(text, TOKEN_LETTERS), reached=False)
-        # Only what is above all that we have seen can be from the future; then Postgres decides, at once.
-        if not known.reached and any(self._beyond(known.token.vector(stream.name), stream) for stream in FOLLOWED):
-            await self._refuse_future(known.token)
-        return known
+    async def _parse(self, text: str) -> _ParsedToken:
+        parsed = self._parsed.get(text)
+        if parsed is None:
+            parsed = self._remember(text, parse_token(text, TOKEN_LETTERS), reached=False)
+        # Only a token beyond everything seen here can be from the future. Postgres decides that at once.
+        if not parsed.reached and any(self._is_beyond(parsed.token.vector(stream.name), stream) for stream in FOLLOWED):
+            await self._refuse_future(parsed.token)
+        return parsed
 
-    def _remember(self, text: str, token: StreamToken, *, reached: bool) -> _Known:
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.pop(next(iter(self._known)))
-        known = self._known[text] = _Known(token, reached=reached)
-        return known
+    def _remember(self, text: str, token: StreamToken, *, reached: bool) -> _ParsedToken:
+        if len(self._parsed) >= _MAX_PARSED:
+            self._parsed.pop(next(iter(self._parsed)))
+        parsed = self._parsed[text] = _ParsedToken(token, reached=reached)
+        return parsed
 
     async def reach(self, text: str) -> StreamToken:
-        """Return the parsed token once this process has applied everything behind it.
+        """Return the parsed token once this process has applied everything up to it.
 
-        Raises what `parse` does, and Unavailable when we lag for too long.
+        Raises as `parse` does, and Unavailable when the process does not catch up within five seconds.
         """
-        known = await self._parse(text)
-        if not known.reached:
-            await self._wait_for({stream.name: known.token.vector(stream.name) for stream in FOLLOWED})
-            known.reached = True
-        return known.token
+        parsed = await self._parse(text)
+        if not parsed.reached:
+            await self._wait_for({stream.name: parsed.token.vector(stream.name) for stream in FOLLOWED})
+            parsed.reached = True
+        return parsed.token
 
     async def reach_present(self, user_id: str) -> None:
-        """Wait until all that Postgres has now for the user was applied: an answer without a token then tells it.
+        """Wait until everything that Postgres now holds for the user is applied here.
 
-        Raises Unavailable when we lag for too long.
+        A response to a request without a token then includes it. Raises Unavailable when the process does not catch
+        up within five seconds.
         """
         ends = await get_user_ends(self._reads, user_id)
         await self._wait_for({stream: Vector(max(found), 0, found) for stream, found in ends.items()})
 
     async def _wait_for(self, wanted: Mapping[str, Vector]) -> None:
-        # One limit for all: a client must not wait once for each stream.
-        deadline = self._clock.monotonic_s() + _BEHIND_LIMIT_S
+        # One limit for all streams together, since they are waited for in turn.
+        deadline = self._clock.monotonic_s() + _CATCH_UP_LIMIT_S
         for stream in FOLLOWED:
             vector = wanted.get(stream.name)
             if vector is None or self._follower.covers(stream, vector):
                 continue
             if not await self._follower.wait_for(stream, vector, deadline - self._clock.monotonic_s()):
-                raise Unavailable("This process is behind what was asked for")
+                raise Unavailable("This process has not caught up with the token. Please try again")
 
-    def _beyond(self, wanted: Vector, stream: Stream) -> bool:
+    def _is_beyond(self, wanted: Vector, stream: Stream) -> bool:
         own = self._follower.vector(stream)
         return wanted.known > own.known or (stream.kind is not Kind.EPHEMERAL and wanted.greatest > own.greatest)
 

@@ -1,4 +1,7 @@
-"""Sticky events of the rooms that the client is interested in. They have a token of their own. MSC4480, MSC4354."""
+"""The extension for sticky events of the rooms that the request matches. Proposals: MSC4480, MSC4354.
+
+They have a token of their own.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -14,23 +17,25 @@ from shared.storage.events.sticky import StickyEvent
 from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.rooms.sticky_rooms import StickyRooms
 from workers.synchrotron.sections.sticky_section import StickySections
-from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
-from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
+from workers.synchrotron.sliding.extensions.extension import NO_RESULT, ExtensionContext, ExtensionResult
+from workers.synchrotron.waiting.sync_tokens import SyncTokens, format_sync_token
 
-_MOST = 100
+_MAX_EVENTS = 100
 _START = Vector()
 
 
 class _Parameters(msgspec.Struct):
-    limit: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = _MOST
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = _MAX_EVENTS
     since: str | None = None
 
 
 class StickyEvents:
+    """The extension."""
+
     name = "org.matrix.msc4354.sticky_events"
     per_room = True
 
-    def __init__(self, rooms: RoomCache, sticky: StickyRooms, sections: StickySections, tokens: Tokens) -> None:
+    def __init__(self, rooms: RoomCache, sticky: StickyRooms, sections: StickySections, tokens: SyncTokens) -> None:
         self._rooms = rooms
         self._sticky = sticky
         self._sections = sections
@@ -39,31 +44,31 @@ class StickyEvents:
     def check(self, parameters: Mapping[str, Any]) -> _Parameters:
         return convert(parameters, _Parameters)
 
-    async def tell(self, asked: Asked, parameters: _Parameters) -> Told:
-        since, now = _START, asked.span.now.vector(EVENTS.name)
+    async def build(self, context: ExtensionContext, parameters: _Parameters) -> ExtensionResult:
+        since, now = _START, context.span.now.vector(EVENTS.name)
         if parameters.since:
             since = (await self._tokens.reach(parameters.since)).vector(EVENTS.name)
-        fresh, others = self._fresh(asked, since, now)
-        if not fresh and not others:
-            return NOTHING
-        fresh.sort(key=lambda one: one[1].position)
-        limit = min(parameters.limit, _MOST)
-        reached = now if len(fresh) <= limit else now.capped(fresh[limit - 1][1].position)
+        unsent, earlier = self._find(context, since, now)
+        if not unsent and not earlier:
+            return NO_RESULT
+        unsent.sort(key=lambda one: one[1].position)
+        limit = min(parameters.limit, _MAX_EVENTS)
+        reached = now if len(unsent) <= limit else now.capped(unsent[limit - 1][1].position)
         rooms: dict[str, Any] = {}
         by_room: dict[str, list[StickyEvent]] = {}
-        for room_id, event in (*fresh[:limit], *others):
+        for room_id, event in (*unsent[:limit], *earlier):
             by_room.setdefault(room_id, []).append(event)
-        for room_id, events in by_room.items():
-            if told := await self._show(asked, room_id, events):
-                rooms[room_id] = {"events": told}
+        for room_id, sticky in by_room.items():
+            if events := await self._encode(context, room_id, sticky):
+                rooms[room_id] = {"events": events}
         body: dict[str, Any] = {"next_batch": format_sync_token(StreamToken({EVENTS.name: reached}))}
-        return Told(body | {"rooms": rooms} if rooms else body, empty=not rooms)
+        return ExtensionResult(body | {"rooms": rooms} if rooms else body, empty=not rooms)
 
-    def _fresh(
-        self, asked: Asked, since: Vector, now: Vector
+    def _find(
+        self, context: ExtensionContext, since: Vector, now: Vector
     ) -> tuple[list[tuple[str, StickyEvent]], list[tuple[str, StickyEvent]]]:
-        """Return what was not told yet, and what was there already in rooms into which the user has come since."""
-        memberships, now_ms = asked.user.memberships, asked.reader.now_ms
+        """Return the events after the token, and earlier events of rooms that the user joined after the token."""
+        memberships, now_ms = context.user.memberships, context.reader.now_ms
         joined = [
             room_id
             for room_id in self._sticky.rooms(now_ms)
@@ -71,9 +76,9 @@ class StickyEvents:
         ]
         if not joined:
             return [], []
-        matched = asked.matched()
-        fresh: list[tuple[str, StickyEvent]] = []
-        others: list[tuple[str, StickyEvent]] = []
+        matched = context.matched()
+        unsent: list[tuple[str, StickyEvent]] = []
+        earlier: list[tuple[str, StickyEvent]] = []
         for room_id in joined:
             if room_id not in matched:
                 continue
@@ -83,17 +88,17 @@ class StickyEvents:
                 if not now.covers(event.writer, event.position):
                     continue
                 if not since.covers(event.writer, event.position):
-                    fresh.append((room_id, event))
+                    unsent.append((room_id, event))
                 elif is_new:
-                    others.append((room_id, event))
-        return fresh, others
+                    earlier.append((room_id, event))
+        return unsent, earlier
 
-    async def _show(self, asked: Asked, room_id: str, events: list[StickyEvent]) -> list[Any]:
+    async def _encode(self, context: ExtensionContext, room_id: str, events: list[StickyEvent]) -> list[Any]:
         room = await self._rooms.get(room_id)
         if room is None:
             return []
-        shown = {event.event_nid for one in asked.rooms if one.room_id == room_id for event in one.timeline}
-        member = asked.user.memberships[room_id]
-        view = Viewpoint(asked.user.user_id, room.visibility, (), joined_throughout_from=member.ordinal)
+        shown = {event.event_nid for one in context.rooms if one.room_id == room_id for event in one.timeline}
+        member = context.user.memberships[room_id]
+        view = Viewpoint(context.user.user_id, room.visibility, (), joined_throughout_from=member.ordinal)
         wanted = [event for event in events if event.event_nid not in shown]
-        return await self._sections.show(room, asked.user, view, asked.reader, wanted)
+        return await self._sections.encode(room, context.user, view, context.reader, wanted)

@@ -1,4 +1,4 @@
-"""Which threads the user has subscribed to, or left: the latest changes, and a token for those before. MSC4308."""
+"""The user's thread subscriptions: the latest changes, and a token for earlier ones. Proposal: MSC4308."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -13,23 +13,23 @@ from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
 from shared.storage.engine.pool import Source
 from shared.storage.user_data.thread_subscriptions import END, PRESENT, SubscriptionChange, read_changes
-from workers.synchrotron.sliding.extensions.extension import NOTHING, Asked, Told
+from workers.synchrotron.sliding.extensions.extension import NO_RESULT, ExtensionContext, ExtensionResult
 from workers.synchrotron.sliding.pos import sync_token_in
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
 _STREAM = THREAD_SUBSCRIPTIONS.name
-_DEFAULT = 100
-_MOST = 1000
-_FROM = "t1-"
+_DEFAULT_LIMIT = 100
+_MAX_LIMIT = 1000
+_TOKEN_PREFIX = "t1-"  # noqa: S105 - no secret
 _START = Vector()
 
 
 class _Parameters(msgspec.Struct):
-    limit: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = _DEFAULT
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = _DEFAULT_LIMIT
 
 
 class ThreadSubscriptions:
-    """enabled: whether this server has them at all; else nothing is ever told."""
+    """The extension. Without `enabled` it sends nothing."""
 
     name = "io.element.msc4308.thread_subscriptions"
     per_room = False
@@ -40,25 +40,23 @@ class ThreadSubscriptions:
 
     def check(self, parameters: Mapping[str, Any]) -> int:
         """Return the limit."""
-        return min(convert(parameters, _Parameters).limit, _MOST)
+        return min(convert(parameters, _Parameters).limit, _MAX_LIMIT)
 
-    async def tell(self, asked: Asked, parameters: int) -> Told:
-        seq = asked.span.since_seq
-        if not self._enabled or (seq is not None and asked.user.subscriptions_changed <= seq):
-            return NOTHING
-        since = _START if asked.span.since is None else asked.span.since.vector(_STREAM)
-        changes = await read_changes(
-            self._reads, asked.user.user_id, since, asked.span.now.vector(_STREAM), parameters + 1
-        )
+    async def build(self, context: ExtensionContext, parameters: int) -> ExtensionResult:
+        user, span = context.user, context.span
+        if not self._enabled or (span.since_seq is not None and user.subscriptions_changed <= span.since_seq):
+            return NO_RESULT
+        since = _START if span.since is None else span.since.vector(_STREAM)
+        changes = await read_changes(self._reads, user.user_id, since, span.now.vector(_STREAM), parameters + 1)
         if not changes:
-            return NOTHING
-        return Told(_page(changes, parameters, "prev_batch"), empty=False)
+            return NO_RESULT
+        return ExtensionResult(_page(changes, parameters, "prev_batch"), empty=False)
 
 
 class ThreadSubscriptionPages:
-    """The companion endpoint."""
+    """The endpoint for earlier changes."""
 
-    def __init__(self, reads: Source, tokens: Tokens, *, enabled: bool) -> None:
+    def __init__(self, reads: Source, tokens: SyncTokens, *, enabled: bool) -> None:
         self._reads = reads
         self._tokens = tokens
         self._enabled = enabled
@@ -73,7 +71,7 @@ class ThreadSubscriptionPages:
         spec="MSC4308",
     )
     async def list_thread_subscriptions(self, request: Request) -> Response:
-        """GET /thread_subscriptions: backwards, from a page's or the extension's token, to a `pos`.
+        """GET /thread_subscriptions: backward, from a page's or the extension's token down to a `pos`.
 
         Raises M_INVALID_PARAM, M_MISSING_PARAM.
         """
@@ -81,7 +79,7 @@ class ThreadSubscriptionPages:
             raise unrecognized()
         request.query_required("dir")
         request.query_choice("dir", ("b",))
-        limit = request.query_int("limit", _DEFAULT, minimum=1, maximum=_MOST)
+        limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
         before, since = _position_in(request.query_text("from")), _START
         if (to := request.query_text("to")) is not None:
             since = (await self._tokens.parse(sync_token_in(to))).vector(_STREAM)
@@ -89,24 +87,24 @@ class ThreadSubscriptionPages:
         return json_response(_page(changes, limit, "end"))
 
 
-def _page(changes: Sequence[SubscriptionChange], limit: int, more: str) -> dict[str, Any]:
-    """Return the first changes in the proposal's form. more: the key of the token for the rest, if there is any."""
+def _page(changes: Sequence[SubscriptionChange], limit: int, token_key: str) -> dict[str, Any]:
+    """Return the first `limit` changes as JSON, with a token under `token_key` if there are more."""
     page: dict[str, Any] = {"subscribed": {}, "unsubscribed": {}}
     for change in changes[:limit]:
-        told: dict[str, Any] = {"bump_stamp": change.position}
+        fields: dict[str, Any] = {"bump_stamp": change.position}
         if change.subscribed:
-            told["automatic"] = change.automatic
-        of_kind = page["subscribed" if change.subscribed else "unsubscribed"]
-        of_kind.setdefault(change.room_id, {})[change.thread_id] = told
+            fields["automatic"] = change.automatic
+        rooms = page["subscribed" if change.subscribed else "unsubscribed"]
+        rooms.setdefault(change.room_id, {})[change.thread_id] = fields
     if len(changes) > limit:
-        page[more] = f"{_FROM}{changes[limit - 1].position}"
+        page[token_key] = f"{_TOKEN_PREFIX}{changes[limit - 1].position}"
     return page
 
 
 def _position_in(token: str | None) -> int:
     if token is None:
         return END
-    digits = token.removeprefix(_FROM)
-    if not (token.startswith(_FROM) and digits.isascii() and digits.isdigit() and len(digits) <= 18):
-        raise invalid_param("The token is malformed")
+    digits = token.removeprefix(_TOKEN_PREFIX)
+    if not (token.startswith(_TOKEN_PREFIX) and digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        raise invalid_param("from is not a token of this endpoint")
     return int(digits)

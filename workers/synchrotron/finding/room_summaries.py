@@ -25,7 +25,7 @@ _MAX_WALKED = 2_000  # rooms of one tree, and that wait to be looked at: each pa
 _TOKEN = re.compile(r"h1-([1-9][0-9]{0,6})-([0-9a-f]{16})", re.ASCII)
 
 
-class RoomFinding:
+class RoomSummaries:
     def __init__(self, server_name: str, database: Database) -> None:
         self._server_name = server_name
         self._database = database

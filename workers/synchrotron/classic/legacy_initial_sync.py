@@ -1,6 +1,6 @@
-"""GET /initialSync and GET /rooms/{roomId}/initialSync: everything at once, as clients knew it before /sync.
+"""GET /initialSync and GET /rooms/{roomId}/initialSync: the endpoints from before /sync.
 
-The latter is what clients look into rooms with that they are not in. Spec: client-server API, both endpoints.
+Clients use the latter for previews of rooms that the user is not in. Spec: client-server API, both endpoints.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -27,27 +27,35 @@ from shared.storage.rooms.aliases import get_published, is_published
 from shared.storage.rooms.memberships import get_membership, get_memberships_of_user
 from shared.storage.rooms.state import get_current_state_events, get_state_before
 from shared.storage.user_data.account_data import get_account_data_of_user
-from workers.synchrotron.classic.old_events import NOTHING, refuse_guest, with_room
+from workers.synchrotron.classic.legacy_events import NOTHING, refuse_guest, with_room
 from workers.synchrotron.classic.sync import Hold, SyncHandler
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.presence.reports import PresenceReports
-from workers.synchrotron.room_reads.history_points import place_of_token
+from workers.synchrotron.room_reads.history_points import point_of_token
 from workers.synchrotron.room_reads.room_state import listed
-from workers.synchrotron.sections.invited_section import invite_events
-from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
+from workers.synchrotron.sections.stripped_state import invite_events
+from workers.synchrotron.waiting.sync_tokens import SyncTokens, format_sync_token
 
 _DEFAULT_LIMIT = 10
 _STATE = "state_after"
 _MEMBERSHIPS = frozenset({"invite", "join", "leave", "ban"})  # the schema has no knocks
 
 
-class InitialSyncV1:
-    """database: the primary; max_events: of one room."""
+class LegacyInitialSync:
+    """The handlers of both endpoints. `database` is the primary. A room has at most `max_events`."""
 
     def __init__(
-        self, sync: SyncHandler, reports: PresenceReports, hold: Hold, database: Database, tokens: Tokens,
-        pages: HistoryPages, clock: Clock, max_events: int,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        sync: SyncHandler,
+        reports: PresenceReports,
+        hold: Hold,
+        database: Database,
+        tokens: SyncTokens,
+        pages: HistoryPages,
+        clock: Clock,
+        max_events: int,
+    ) -> None:
         self._sync = sync
         self._reports = reports
         self._hold = hold
@@ -68,18 +76,18 @@ class InitialSyncV1:
         spec="client-server-api/#get_matrixclientv3initialsync",
     )
     async def get_initial_sync(self, request: Request) -> Response:
-        """GET /initialSync, made of an initial /sync. Raises M_INVALID_PARAM, M_GUEST_ACCESS_FORBIDDEN."""
+        """GET /initialSync, converted from an initial /sync. Raises M_INVALID_PARAM, M_GUEST_ACCESS_FORBIDDEN."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
         archived = request.query_bool("archived")
         refuse_guest(request)
         user = request.user
         room = RoomFilter(include_leave=archived, timeline=EventFilter(limit=limit), ephemeral=NOTHING)
-        wanted = SyncRequest(user.user_id, None, None, False, 0.0, _STATE, Filter(room=room))
+        wanted = SyncRequest(user_id=user.user_id, device_id=None, state_after=_STATE, filter=Filter(room=room))
         with self._reports.syncing(user.user_id, user.device_id, UNSET):
             async with self._hold(user):
-                answer = await self._sync.whole_answer(wanted)
-        body = orjson.loads(answer.body)
-        end, rooms = answer.text, body["rooms"]
+                response = await self._sync.whole_response(wanted)
+        body = orjson.loads(response.body)
+        end, rooms = response.token, body["rooms"]
         reader = Reader(user.user_id, user.device_id, self._clock.now_ms())
         memberships = {one.room_id: one for one in await get_memberships_of_user(self._database, user.user_id)}
         invited = [one for one in memberships.values() if one.room_id in rooms["invite"] and one.membership == "invite"]
@@ -117,14 +125,14 @@ class InitialSyncV1:
         spec="client-server-api/#get_matrixclientv3roomsroomidinitialsync",
     )
     async def get_room_initial_sync(self, request: Request) -> Response:
-        """GET /rooms/{roomId}/initialSync. Raises M_FORBIDDEN for who is not, never was and may not look in."""
+        """GET /rooms/{roomId}/initialSync. Raises M_FORBIDDEN for users who may not preview the room."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, maximum=self._max_events)
         room_id, user_id = check_room_id(request.params["roomId"]), request.user.user_id
         room = await open_room(self._database, room_id, user_id)
         await self._tokens.reach_present(user_id)
-        # What comes after this token is told by /events: the messages end there, even if the database has more.
+        # The messages end at this token, even if the database has more: /events continues from there.
         end = format_sync_token(self._tokens.now())
-        place = min(await place_of_token(self._database, self._tokens, room, end), room.end_place)
+        place = min(await point_of_token(self._database, self._tokens, room, end), room.end_place)
         page = await self._pages.back(room, place, limit, EventFilter())
         events = page.events[::-1]
         if page.erased:
@@ -169,7 +177,7 @@ class InitialSyncV1:
 
 
 def _room_info(room_id: str, section: dict[str, Any], membership: str, end: str) -> dict[str, Any]:
-    """Return `RoomInfo`. section: of an initial /sync, with the state behind the timeline."""
+    """Return `RoomInfo`. section: of an initial /sync with the state after the timeline."""
     timeline = section["timeline"]
     return {
         "room_id": room_id,

@@ -1,7 +1,7 @@
-"""GET /events: the stream of events as clients knew it before /sync, and for looking into rooms without joining them.
+"""GET /events: the event stream from before /sync, and previews of rooms that the user is not in.
 
-Spec: client-server API, GET /events, in both its forms. Tokens are those of /sync. The general form tells events of
-rooms, as the answer's schema has it, and nothing else; it makes them of /sync's own answers.
+Both forms use the tokens of /sync. The general form converts responses of /sync and returns events of rooms only.
+Spec: client-server API, GET /events.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -32,25 +32,34 @@ from shared.storage.rooms.memberships import get_memberships_of_user
 from workers.synchrotron.classic.sync import Hold, SyncHandler
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.presence.reports import PresenceReports
-from workers.synchrotron.room_reads.history_points import place_of_token
-from workers.synchrotron.sections.invited_section import invite_events
+from workers.synchrotron.room_reads.history_points import point_of_token
+from workers.synchrotron.sections.stripped_state import invite_events
 from workers.synchrotron.waiting.room_watchers import RoomWatchers
-from workers.synchrotron.waiting.sync_tokens import Tokens, format_sync_token
+from workers.synchrotron.waiting.sync_tokens import SyncTokens, format_sync_token
 
 _DEFAULT_TIMEOUT_MS = 10_000
-_MAX_LOOKS = 100  # answers of /sync that hold nothing for this client; then it asks again
+_MAX_SYNCS = 100  # responses of /sync without anything for this client, before it gets an empty one
 NOTHING = EventFilter(types=type_patterns(()))
 
 
-class OldEvents:
-    """max_events: of one room in one answer."""
+class LegacyEvents:
+    """The handler of GET /events. A response has at most `max_events` of each room."""
 
     def __init__(
-        self, sync: SyncHandler, peeks: "RoomPeeks", tokens: Tokens, reports: PresenceReports, hold: Hold,
-        database: Database, clock: Clock, max_timeout_ms: int, max_events: int,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        sync: SyncHandler,
+        previews: "RoomPreviews",
+        tokens: SyncTokens,
+        reports: PresenceReports,
+        hold: Hold,
+        database: Database,
+        clock: Clock,
+        max_timeout_ms: int,
+        max_events: int,
+    ) -> None:
         self._sync = sync
-        self._peeks = peeks
+        self._previews = previews
         self._tokens = tokens
         self._reports = reports
         self._hold = hold
@@ -74,17 +83,14 @@ class OldEvents:
         spec="client-server-api/#get_matrixclientv3events",
     )
     async def get_events(self, request: Request) -> Response:
-        """Raises M_INVALID_PARAM; M_FORBIDDEN for a room that he may not look into.
-
-        Raises M_GUEST_ACCESS_FORBIDDEN for guests who name no room.
-        """
+        """Raises M_INVALID_PARAM, M_FORBIDDEN, and M_GUEST_ACCESS_FORBIDDEN for guests without `room_id`."""
         timeout_ms = request.query_int("timeout", _DEFAULT_TIMEOUT_MS, maximum=self._max_timeout_ms)
         deadline = self._clock.monotonic_s() + timeout_ms / 1000
         room_id, since = request.query_text("room_id"), request.query_text("from") or None
         user = request.user
         if room_id is not None:
             async with self._hold(user):
-                return json_response(await self._peeks.wait(request, check_room_id(room_id), since, deadline))
+                return json_response(await self._previews.wait(request, check_room_id(room_id), since, deadline))
         refuse_guest(request)
         with self._reports.syncing(user.user_id, user.device_id, UNSET):
             async with self._hold(user):
@@ -94,15 +100,15 @@ class OldEvents:
         if since is None:
             await self._tokens.reach_present(user_id)
             since = format_sync_token(self._tokens.now())
-        # No device: its messages and keys are /sync's business.
-        wanted = SyncRequest(user_id, None, since, False, 0.0, None, self._filter)
+        # Without a device, so that no to-device message counts as delivered.
+        wanted = SyncRequest(user_id=user_id, device_id=None, since=since, filter=self._filter)
         chunk: list[Any] = []
-        for _ in range(_MAX_LOOKS):
+        for _ in range(_MAX_SYNCS):
             left_s = deadline - self._clock.monotonic_s()
-            answer = await self._sync.whole_answer(replace(wanted, timeout_s=max(0.0, left_s)))
-            rooms = orjson.loads(answer.body)["rooms"]
+            response = await self._sync.whole_response(replace(wanted, timeout_s=max(0.0, left_s)))
+            rooms = orjson.loads(response.body)["rooms"]
             chunk = [*_events_of(rooms, user_id), *await self._invites(user_id, rooms["invite"].keys())]
-            wanted = replace(wanted, since=answer.text)
+            wanted = replace(wanted, since=response.token)
             if chunk or left_s <= 0:
                 break
         return {"start": since, "end": wanted.since, "chunk": chunk}
@@ -115,13 +121,19 @@ class OldEvents:
         return (await invite_events(self._database, invited, reader)).values()
 
 
-class RoomPeeks:
-    """One room's events, for whoever may see them. Spec: GET /events with `room_id`; "Room Previews"."""
+class RoomPreviews:
+    """One room's events, for any user who may see them. Spec: GET /events with `room_id`; "Room Previews"."""
 
     def __init__(
-        self, database: Database, tokens: Tokens, pages: HistoryPages, watchers: RoomWatchers, clock: Clock,
+        self,
+        *,
+        database: Database,
+        tokens: SyncTokens,
+        pages: HistoryPages,
+        watchers: RoomWatchers,
+        clock: Clock,
         max_events: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._tokens = tokens
         self._pages = pages
@@ -130,18 +142,18 @@ class RoomPeeks:
         self._max_events = max_events
 
     async def wait(self, request: Request, room_id: str, since: str | None, deadline: float) -> dict[str, Any]:
-        """Return what came since a token, as soon as there is something. Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        """Return the events after a token as soon as there are any. Raises M_FORBIDDEN, M_INVALID_PARAM."""
         user = request.user
         start = since
         with self._watchers.watch(room_id) as watch:
             while True:
-                watch.forget()
+                watch.reset()
                 room = await open_room(self._database, room_id, user.user_id)
                 now = format_sync_token(self._tokens.now())
                 start = start or now
                 page = await self._page(room, start, now)
                 left_s = deadline - self._clock.monotonic_s()
-                if page.events or page.more or not await watch.news(left_s):
+                if page.events or page.more or not await watch.wait(left_s):
                     break
         events = await strip_erased(self._database, room, page.events) if page.erased else page.events
         reader = Reader(user.user_id, user.device_id, self._clock.now_ms())
@@ -152,41 +164,40 @@ class RoomPeeks:
         }
 
     async def _page(self, room: RoomView, start: str, now: str) -> Page:
-        place = await place_of_token(self._database, self._tokens, room, start)
-        stop: HistoryPoint = await place_of_token(self._database, self._tokens, room, now)
+        place = await point_of_token(self._database, self._tokens, room, start)
+        stop: HistoryPoint = await point_of_token(self._database, self._tokens, room, now)
         return await self._pages.forward(room, place, self._max_events, EventFilter(), stop=stop)
 
 
 def refuse_guest(request: Request) -> None:
-    """Raises M_GUEST_ACCESS_FORBIDDEN. Spec: client-server API, "Guest Access", Client behaviour."""
+    """Raise M_GUEST_ACCESS_FORBIDDEN for guests. Spec: client-server API, "Guest Access", Client behaviour."""
     if request.user.is_guest:
-        raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this", 403)
+        raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not use this endpoint", 403)
 
 
 def with_room(events: Iterable[dict[str, Any]], room_id: str) -> list[dict[str, Any]]:
-    """Return events of /sync as they are elsewhere: with their room."""
+    """Add `room_id` to events of /sync."""
     return [{**event, "room_id": room_id} for event in events]
 
 
 def _events_of(rooms: Mapping[str, Mapping[str, Any]], user_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the events of an answer of /sync, each room's in its order.
+    """Yield the events of a response of /sync, each room's in order.
 
-    What a room's state became where its timeline does not reach back far enough comes before it. Of a room that is
-    new to the user there is what came with his join and after it.
+    State changes before a limited timeline come first. A room that the user just joined begins with their join.
     """
     for kind in ("join", "leave"):
         for room_id, section in rooms[kind].items():
             timeline = section["timeline"]["events"]
-            joined = _place_of_join(timeline, user_id)
+            joined = _index_of_join(timeline, user_id)
             events = [*section["state"]["events"], *timeline] if joined is None else timeline[joined:]
             yield from with_room(events, room_id)
 
 
-def _place_of_join(timeline: list[dict[str, Any]], user_id: str) -> int | None:
-    for place in range(len(timeline) - 1, -1, -1):
-        event = timeline[place]
+def _index_of_join(timeline: list[dict[str, Any]], user_id: str) -> int | None:
+    for index in range(len(timeline) - 1, -1, -1):
+        event = timeline[index]
         if event["type"] == MEMBER and event.get("state_key") == user_id:
             before = event["unsigned"].get("prev_content", {}).get("membership")
             if event["content"].get("membership") == "join" and before != "join":
-                return place
+                return index
     return None

@@ -1,62 +1,69 @@
-"""One answer of /sync: which rooms have news for this user, and what joins their sections to a whole."""
+"""One response of GET /sync: the rooms with updates for a user, and the parts that belong to no room."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
 
-from replication.streams import PUSH_RULES, TO_DEVICE
-from shared.core.filters import EventFilter
+from replication.streams import TO_DEVICE
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.rooms.shown_event import Reader
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import get_rooms_active_since
 from shared.storage.rooms.memberships import RoomMembership, get_memberships_of_user
-from workers.synchrotron.classic.answer_pieces import Section, body_pieces, body_without_rooms, whole_or_pieces
+from workers.synchrotron.classic.response_pieces import Section, body_pieces, body_without_rooms, whole_or_pieces
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.devices.device_section import DeviceSections
-from workers.synchrotron.presence.presence import PresenceSections
-from workers.synchrotron.rooms.room_cache import ROOMS_AT_ONCE, RoomCache
-from workers.synchrotron.rooms.room_reader import Wanted
+from workers.synchrotron.presence.section import PresenceSections
+from workers.synchrotron.rooms.room_cache import ROOMS_PER_READ, RoomCache
+from workers.synchrotron.rooms.room_loader import WantedMembers
+from workers.synchrotron.rooms.room_lookups import RoomLookups
 from workers.synchrotron.rooms.state_blocks import section_parts
-from workers.synchrotron.sections.invited_section import stripped_state_of
-from workers.synchrotron.sections.joined_section import RoomSections, Span, account_data_events
+from workers.synchrotron.rooms.typing_rooms import TypingRooms
+from workers.synchrotron.sections.account_data import global_account_data
+from workers.synchrotron.sections.room_sections import RoomSections, SectionContext
+from workers.synchrotron.sections.span import Span
+from workers.synchrotron.sections.stripped_state import StrippedStates
 from workers.synchrotron.users.lazy_members import SentMembers
 from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
 from workers.synchrotron.users.unread_counts import UnreadCounts
-from workers.synchrotron.users.user_rooms import UserRooms
-from workers.synchrotron.waiting.sync_tokens import Tokens
+from workers.synchrotron.users.user_cache import UserCache
+from workers.synchrotron.waiting.sync_tokens import SyncTokens
 
-_PUSH_RULES = "m.push_rules"
-_SLICE_S = 0.001  # of work between two moments at which others have a turn
-_MANY_ROOMS = 20  # from so many candidates on, one query first tells which of them have news at all
+_SLICE_S = 0.001  # of work between two moments at which other requests run
+_MANY_ROOMS = 20  # from this many candidates on, one query first finds those with updates
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """empty: there is nothing in it for which the client should not wait; waits: and yet something that it must be
-
-    told with the next answer that it gets. body: whole, or the pieces of a long one, made as they are sent.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncResponse:
+    """A response as built."""
 
     token: StreamToken
     text: str
     seq: int
+    #: Whole, or the pieces of a long one, made while they are sent.
     body: bytes | AsyncGenerator[bytes, None]
+    #: True if nothing in it is worth a response before the timeout.
     empty: bool
-    waits: bool = False
+    #: True if it has updates that are sent with the next response, but are not worth one of their own.
+    has_deferred: bool = False
 
 
-class SyncAnswers:
+class SyncResponses:
+    """Builds responses."""
+
     def __init__(
         self,
-        tokens: Tokens,
-        users: UserRooms,
+        *,
+        tokens: SyncTokens,
+        users: UserCache,
         rooms: RoomCache,
+        lookups: RoomLookups,
         sections: RoomSections,
+        stripped: StrippedStates,
+        typing: TypingRooms,
         unread: UnreadCounts,
         devices: DeviceSections,
         presence: PresenceSections,
@@ -66,7 +73,10 @@ class SyncAnswers:
         self._tokens = tokens
         self._users = users
         self._rooms = rooms
+        self._lookups = lookups
         self._sections = sections
+        self._stripped = stripped
+        self._typing = typing
         self._unread = unread
         self._devices = devices
         self._presence = presence
@@ -74,22 +84,26 @@ class SyncAnswers:
         self._clock = clock
 
     async def build(
-        self, request: SyncRequest, user: SyncUser, since: StreamToken | None, since_text: str | None,
+        self,
+        request: SyncRequest,
+        user: SyncUser,
+        since: StreamToken | None,
+        since_text: str | None,
         sent: SentMembers | None,
-    ) -> Answer:  # fmt: skip
-        """Return what happened between the token and now, or everything without one."""
-        # No await between these: the vectors, the number and the memberships are of one moment.
+    ) -> SyncResponse:
+        """Return the updates between a token and now, or everything without a token."""
+        # No await between these: the vectors, the seq and the memberships are of one moment.
         now = self._tokens.now()
         seq = self._users.seq
         since_seq = None if since_text is None else user.seq_of(since_text)
         span = Span(since, now, since_seq, request.full_state)
-        candidates, global_news = _candidates(user, span)
+        candidates, has_global = _candidates(user, span)
         reader = Reader(user.user_id, request.device_id, self._clock.now_ms(), request.filter.event_fields)
 
         if span.since is not None and since_seq is None:
-            candidates = await self._with_news(user, candidates, span)
+            candidates = await self._with_updates(user, candidates, span)
         account_data = (
-            global_account_data(user, span, request.filter.account_data) if global_news or span.full_state else []
+            global_account_data(user, span, request.filter.account_data) if has_global or span.full_state else []
         )
         devices = await self._devices.build(user, request.device_id, span)
         presence = await self._presence.build(user, span, request.filter.presence, reader.now_ms)
@@ -100,25 +114,39 @@ class SyncAnswers:
             "next_batch": text,
             "account_data": {"events": account_data},
             "presence": {"events": presence.events},
-            **devices.parts,
+            **devices.fields,
         }
         first: Section | None = None
         body: bytes | AsyncGenerator[bytes, None]
         if candidates:
-            sections = self._sections_of(user, candidates, span, request, reader, sent)
+            context = SectionContext(
+                user=user,
+                span=span,
+                filter=request.filter,
+                reader=reader,
+                sent=sent,
+                state_after=request.state_after,
+            )
+            sections = self._room_sections(context, candidates)
             first = await anext(sections, None)
             body = await whole_or_pieces(body_pieces(head, first, sections))
-        else:  # the first look of nearly every long poll
+        else:  # the first response of nearly every long poll
             body = body_without_rooms(head)
-        empty = not account_data and first is None and devices.empty and not presence.urgent
-        return Answer(token, text, seq, body, empty, bool(presence.events))
+        return SyncResponse(
+            token=token,
+            text=text,
+            seq=seq,
+            body=body,
+            empty=not account_data and first is None and devices.empty and not presence.urgent,
+            has_deferred=bool(presence.events),
+        )
 
-    def is_behind(self, answer: Answer) -> bool:
-        """Return whether anything came since for which nobody is woken, so that the last look must be a new one."""
-        return self._presence.has_changed_since(answer.seq)
+    def is_outdated(self, response: SyncResponse) -> bool:
+        """Return True if updates came since that wake no request, so that the response must be built again."""
+        return self._presence.has_changed_since(response.seq)
 
-    async def _with_news(self, user: SyncUser, candidates: list[RoomMembership], span: Span) -> list[RoomMembership]:
-        """Leave out rooms in which nothing happened since a token that this process knows nothing about."""
+    async def _with_updates(self, user: SyncUser, candidates: list[RoomMembership], span: Span) -> list[RoomMembership]:
+        """Leave out the rooms without updates since a token that this process does not remember."""
         assert span.since is not None
         joined = [one for one in candidates if one.membership == "join"]
         if len(joined) < _MANY_ROOMS or span.full_state:
@@ -132,18 +160,17 @@ class SyncAnswers:
             or one.room_nid in active
             or span.changed(one)
             or one.room_id in user.account_data
-            or self._sections.has_typing(one.room_id)
+            or self._typing.get(one.room_id) is not None
         ]
 
-    async def _sections_of(
-        self, user: SyncUser, candidates: Sequence[RoomMembership], span: Span, request: SyncRequest, reader: Reader,
-        sent: SentMembers | None,
-    ) -> AsyncIterator[Section]:  # fmt: skip
-        """Yield what there is to tell of each room, in the order of KINDS."""
-        wanted = request.filter.room
+    async def _room_sections(
+        self, context: SectionContext, candidates: Sequence[RoomMembership]
+    ) -> AsyncIterator[Section]:
+        """Yield the sections of all rooms in the order of KINDS."""
+        user, span, wanted = context.user, context.span, context.filter.room
         candidates = [one for one in candidates if wanted.match_room(one.room_id)]
         joined = [one for one in candidates if one.membership == "join"]
-        async for section in self._joined(user, joined, span, request, reader, sent):
+        async for section in self._joined(context, joined):
             yield section
         if len(joined) == len(candidates):
             return
@@ -155,7 +182,7 @@ class SyncAnswers:
                 if kind == "invite" and user.hides_invites_of(one.sender):
                     hidden.append(one)
                     continue
-                events = await stripped_state_of(self._rooms, user.user_id, one)
+                events = await self._stripped.get(user.user_id, one)
                 if events is not None:
                     yield Section(kind, one.room_id, (orjson.dumps({f"{kind}_state": {"events": events}}),))
         left = [
@@ -166,46 +193,40 @@ class SyncAnswers:
         ]
         left += [before for one in hidden if (before := await self._left_before(user, one, span)) is not None]
         for one in await self._not_forgotten(user, left, span):
-            found = await self._sections.left(
-                user, one, span, request.filter, reader, sent, state_after=request.state_after
-            )
+            found = await self._sections.left(context, one)
             if found is not None:
                 yield Section("leave", one.room_id, (orjson.dumps(found),))
 
-    async def _joined(
-        self, user: SyncUser, joined: Sequence[RoomMembership], span: Span, request: SyncRequest, reader: Reader,
-        sent: SentMembers | None,
-    ) -> AsyncIterator[Section]:  # fmt: skip
-        await self._unread.prepare(user, joined, span.now.vector("events"))
+    async def _joined(self, context: SectionContext, joined: Sequence[RoomMembership]) -> AsyncIterator[Section]:
+        user, span = context.user, context.span
+        await self._unread.preload(user, joined, span.now.vector("events"))
         whole = span.since is None or span.full_state
-        everybody = whole and not request.filter.room.state.lazy_load_members
-        members = Wanted(user.user_id if whole else None, everybody)
+        everybody = whole and not context.filter.room.state.lazy_load_members
+        members = WantedMembers(user.user_id if whole else None, everybody)
         began_s = self._clock.monotonic_s()
         for number, one in enumerate(joined):
-            if number % ROOMS_AT_ONCE == 0 and len(joined) > 1:
-                # No sooner: with many rooms the first of them may have left the memory when their turn comes.
-                await self._rooms.prepare([each.room_id for each in joined[number : number + ROOMS_AT_ONCE]], members)
-            section = await self._sections.joined(
-                user, one, span, request.filter, reader, sent, state_after=request.state_after
-            )
+            if number % ROOMS_PER_READ == 0 and len(joined) > 1:
+                # In batches: of many rooms the first might be evicted before their sections are built.
+                await self._rooms.preload([each.room_id for each in joined[number : number + ROOMS_PER_READ]], members)
+            section = await self._sections.joined(context, one)
             if section is not None:
                 yield Section("join", one.room_id, section_parts(section))
             if self._clock.monotonic_s() - began_s > _SLICE_S:
-                await asyncio.sleep(0)  # rooms in memory ask nobody
+                await asyncio.sleep(0)  # sections of rooms in memory never yield to other requests by themselves
                 began_s = self._clock.monotonic_s()
 
     async def _left_before(self, user: SyncUser, invite: RoomMembership, span: Span) -> RoomMembership | None:
-        """Return how the user left the room, if that was between the token and an invite that is hidden from him."""
+        """Return the leave between the client's token and an invitation that is hidden from the user, if any."""
         room = await self._rooms.get(invite.room_id) if span.since is not None else None
         if room is None or span.since is None:
             return None
-        base = await self._rooms.ordinal_at(room, span.since.vector("events"))
-        history = await self._rooms.member_history(room, user.user_id, base)
+        base = await self._lookups.ordinal_at(room, span.since.vector("events"))
+        history = await self._lookups.member_history(room, user.user_id, base)
         left = [one for one in history if base < one[0] < invite.ordinal and one[1] in ("leave", "ban")]
         return replace(invite, ordinal=left[-1][0], membership=left[-1][1]) if left else None
 
     async def _not_forgotten(self, user: SyncUser, left: list[RoomMembership], span: Span) -> list[RoomMembership]:
-        """Forgetting is in no stream, so an initial sync with left rooms asks. Who has just left must be told."""
+        """Leave out forgotten rooms in an initial sync. No stream has forgetting, so this reads Postgres."""
         if span.since is not None or not left:
             return left
         stored = await get_memberships_of_user(self._reads, user.user_id)
@@ -214,7 +235,7 @@ class SyncAnswers:
 
 
 def _candidates(user: SyncUser, span: Span) -> tuple[list[RoomMembership], bool]:
-    """Return the rooms that may have news, and whether account data of no room may."""
+    """Return the rooms that may have updates, and True if global account data may."""
     if span.since_seq is None:
         return list(user.memberships.values()), True
     changed = user.changed_since(span.since_seq)
@@ -222,14 +243,3 @@ def _candidates(user: SyncUser, span: Span) -> tuple[list[RoomMembership], bool]
     if span.full_state:
         rooms.update(dict.fromkeys(user.memberships))
     return [user.memberships[room_id] for room_id in rooms if room_id in user.memberships], GLOBAL in rooms
-
-
-def global_account_data(user: SyncUser, span: Span, wanted: EventFilter) -> list[Any]:
-    """Return the account data of no room that belongs into the answer."""
-    events = account_data_events(user, GLOBAL, span, wanted, everything=span.since is None)
-    rules = user.push_rules
-    # Always the whole set. Spec: push notifications, "Push Rules: Events".
-    fresh = span.since is None or span.is_new(PUSH_RULES.name, rules.writer, rules.position)
-    if fresh and wanted.match_type(_PUSH_RULES):
-        events.append({"type": _PUSH_RULES, "content": user.get_ruleset()})
-    return events

@@ -1,4 +1,4 @@
-"""PURE: one answer of sliding sync before it is put into one of the two forms. Spec: MSC4186, "Response Body"."""
+"""PURE: one response of sliding sync, before it is written in one of the two forms. Spec: MSC4186, "Response Body"."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,47 +10,50 @@ from shared.rooms.timeline_event import TimelineEvent
 from workers.synchrotron.rooms.cached_room import StateKey
 
 
-@dataclass(slots=True)
-class RoomAnswer:
-    """What is told of one room. Empty or None: unchanged, or nothing, and left out.
-
-    facts: `name`, `avatar` (None: there is none any more) and `heroes` where they are told. removed: keys that left
-    the state. stripped: of a room that the user never was in; then all below it is left out.
-    events: those of `timeline`, for the extensions.
-    """
+@dataclass(slots=True, kw_only=True)
+class RoomResult:
+    """One room of a response. Empty and None fields are left out, since nothing changed."""
 
     membership: str
     initial: bool
-    bump_stamp: int
+    bump_stamp: int = 0
+    #: The lists that the room is in.
     lists: tuple[str, ...] = ()
+    #: The stripped state of a room that the user never was in. Then none of the fields below is set.
     stripped: Sequence[Any] | None = None
+    #: `name`, `avatar` and `heroes` where they changed. None as an avatar: it was removed.
     facts: dict[str, Any] = field(default_factory=dict)
     is_dm: bool | None = None
     expanded: bool = False
     state: Sequence[orjson.Fragment] = ()
+    #: The keys that left the state.
     removed: Sequence[StateKey] = ()
     timeline: Sequence[orjson.Fragment] = ()
+    #: The events of `timeline`, for the extensions.
     events: Sequence[TimelineEvent] = ()
     prev_batch: str | None = None
     limited: bool = False
     num_live: int = 0
     joined_count: int | None = None
     invited_count: int | None = None
-    counts: tuple[int, int] | None = None  # notifications, highlights
-    size_bytes: int = 0  # of the events in it, about
+    #: Notifications and highlights.
+    counts: tuple[int, int] | None = None
+    #: The approximate size of the events.
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class SlidingAnswer:
-    """counts: by list."""
+class SlidingResponse:
+    """A whole response."""
 
+    #: The number of rooms by list.
     counts: Mapping[str, int]
-    rooms: Mapping[str, RoomAnswer]
+    rooms: Mapping[str, RoomResult]
     extensions: Mapping[str, Any]
 
 
-def common_fields(room: RoomAnswer) -> dict[str, Any]:
-    """Return what is the same in both forms."""
+def common_fields(room: RoomResult) -> dict[str, Any]:
+    """Return the fields that are the same in both forms."""
     fields: dict[str, Any] = {"bump_stamp": room.bump_stamp, **room.facts}
     if room.initial:
         fields["initial"] = True

@@ -1,4 +1,4 @@
-"""What relates to the events of an answer of /sync, from the rooms in memory."""
+"""The relations of events in a sync response, from the rooms in memory."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,25 +7,32 @@ from shared.rooms.child_groups import Child
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
 from workers.synchrotron.rooms.cached_room import CachedRoom
-from workers.synchrotron.rooms.room_cache import RoomCache
-from workers.synchrotron.sections.erased_forms import ErasedForms
+from workers.synchrotron.rooms.room_lookups import RoomLookups
+from workers.synchrotron.sections.erased_senders import ErasedSenders
 
 
-class RememberedRelatives:
-    """What memory has, up to the end of an answer of /sync; Postgres is asked about events from before that only.
+class CachedRelatives:
+    """Relations up to the end of a response. Postgres is read only for events from before those in memory.
 
-    In memory are all live events from some place on, so all that came after an event in it. Not history fetched
-    into a later gap: as of a room of which portions are missing, the sums are of what is here.
+    Memory holds every live event after some ordinal, so every live relation of an event in memory. History that was
+    fetched later into a gap is not included.
     """
 
     room_id = None
 
     def __init__(
-        self, rooms: RoomCache, erased: ErasedForms, room: CachedRoom, view: Viewpoint, ignored: frozenset[str],
-        end: int, start: int,
-    ) -> None:  # fmt: skip
-        """start: ordinal of the first event asked about."""
-        self._rooms = rooms
+        self,
+        lookups: RoomLookups,
+        erased: ErasedSenders,
+        room: CachedRoom,
+        view: Viewpoint,
+        *,
+        ignored: frozenset[str],
+        start: int,
+        end: int,
+    ) -> None:
+        """start: the ordinal of the first event whose relations are needed."""
+        self._lookups = lookups
         self._erased = erased
         self._room = room
         self._end = end
@@ -37,7 +44,7 @@ class RememberedRelatives:
         if not event_ids:
             return {}
         if not self._in_memory:
-            found = await self._rooms.related(self._room, event_ids, MAX_CHILDREN)
+            found = await self._lookups.related(self._room, event_ids, MAX_CHILDREN)
             return {
                 event_id: [child for child in children if child.ordinal <= self._end]
                 for event_id, children in found.items()
@@ -52,7 +59,7 @@ class RememberedRelatives:
         known = {child.event_nid: child for child in children if isinstance(child, TimelineEvent)}
         missing = [child.event_nid for child in children if child.event_nid not in known]
         if missing:
-            known |= await self._rooms.events_by_number(self._room, missing)
+            known |= await self._lookups.events_by_number(self._room, missing)
         shown = await self._erased.shown(self._room, self.view, list(known.values()))
         return {event.event_nid: event for event in shown}
 

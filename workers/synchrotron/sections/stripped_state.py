@@ -1,4 +1,4 @@
-"""Rooms that the user is invited to, or has knocked on: the stripped state that shows what kind of room it is.
+"""Stripped state and invitations: what a user gets of a room that they are invited to or have knocked on.
 
 Spec: client-server API, "Stripped state"; GET /sync, InvitedRoom, KnockedRoom.
 """
@@ -17,20 +17,28 @@ from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import get_events_by_nid
 from shared.storage.rooms.memberships import RoomMembership
 from workers.synchrotron.rooms.room_cache import RoomCache
+from workers.synchrotron.rooms.room_lookups import RoomLookups
 
 
-async def stripped_state_of(rooms: RoomCache, user_id: str, membership: RoomMembership) -> list[Any] | None:
-    """Return the stripped state as of the invite or knock, the user's own member event last; None without a room."""
-    room = await rooms.get(membership.room_id)
-    if room is None:
-        return None
-    keys = stripped_state_keys(membership.sender, user_id)
-    state = await rooms.keys_before(room, membership.ordinal + 1, keys)
-    return [strip_event(orjson.loads(state[key].body)) for key in keys if key in state]
+class StrippedStates:
+    """Builds the stripped state of rooms."""
+
+    def __init__(self, rooms: RoomCache, lookups: RoomLookups) -> None:
+        self._rooms = rooms
+        self._lookups = lookups
+
+    async def get(self, user_id: str, membership: RoomMembership) -> list[Any] | None:
+        """Return the stripped state as of the invite or knock, the user's member event last; None without a room."""
+        room = await self._rooms.get(membership.room_id)
+        if room is None:
+            return None
+        keys = stripped_state_keys(membership.sender, user_id)
+        state = await self._lookups.keys_before(room, membership.ordinal + 1, keys)
+        return [strip_event(orjson.loads(state[key].body)) for key in keys if key in state]
 
 
 async def invite_events(source: Source, invited: Collection[RoomMembership], reader: Reader) -> dict[str, Any]:
-    """Return the events by which the reader is invited, by room id: whole, as endpoints from before /sync have it."""
+    """Return the reader's unstripped invite events by room id, for the endpoints from before /sync."""
     events: dict[str, Any] = {}
     for one in invited:
         for row in await get_events_by_nid(source, one.room_nid, [one.event_nid]):

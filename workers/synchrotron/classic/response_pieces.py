@@ -1,6 +1,6 @@
-"""An answer of /sync as bytes: whole where it is small; else in pieces, made while its client takes them.
+"""A response of /sync as bytes: whole if it is small, else in pieces that are made while the client takes them.
 
-Not more of an answer is in memory than what is gathered for one piece. Spec: client-server API, GET /sync.
+At most one piece of a long response is in memory. Spec: client-server API, GET /sync.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -8,26 +8,28 @@ from typing import Any, NamedTuple
 
 import orjson
 
-#: In this order, since the rooms come in it.
+#: The order in which rooms are sent.
 KINDS = ("join", "invite", "knock", "leave")
-#: An answer up to this is sent as one body. Of a longer one a piece is sent as soon as it is as long as that.
+#: Responses up to this size are sent as one body.
 WHOLE_BYTES = 262_144
+#: The least size of a piece.
 _PIECE_BYTES = 65_536
 _NO_ROOMS: Mapping[str, Any] = {kind: {} for kind in KINDS}
 
 
 class Section(NamedTuple):
-    """A room's part of an answer. parts: its JSON, which may be shared with other answers; joined only to be sent."""
+    """A room's part of a response."""
 
     kind: str
     room_id: str
+    #: The section's JSON in parts, which other responses may share.
     parts: Sequence[bytes]
 
 
 async def body_pieces(
     head: Mapping[str, Any], first: Section | None, rest: AsyncIterator[Section]
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the answer. head: all but the rooms; first, rest: the rooms, by kind in the order of KINDS."""
+    """Yield the response: the head, then the rooms (first and rest), which come in the order of KINDS."""
     gathered = [orjson.dumps(head)[:-1], b',"rooms":{"join":{']
     size = sum(map(len, gathered))
     kind, joint = 0, b""
@@ -51,12 +53,12 @@ async def body_pieces(
 
 
 def body_without_rooms(head: Mapping[str, Any]) -> bytes:
-    """Return the answer that tells of no room."""
+    """Return a response without rooms."""
     return orjson.dumps({**head, "rooms": _NO_ROOMS})
 
 
 async def whole_or_pieces(pieces: AsyncGenerator[bytes, None]) -> bytes | AsyncGenerator[bytes, None]:
-    """Return a short answer whole; a longer one as what is to be sent, the pieces that were made already first."""
+    """Return a short response whole, and a longer one as its pieces."""
     gathered: list[bytes] = []
     size = 0
     async for piece in pieces:
@@ -69,10 +71,10 @@ async def whole_or_pieces(pieces: AsyncGenerator[bytes, None]) -> bytes | AsyncG
 
 async def _resumed(gathered: list[bytes], pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     try:
-        begun = b"".join(gathered)
+        first = b"".join(gathered)
         gathered.clear()
-        yield begun
-        del begun
+        yield first
+        del first
         async for piece in pieces:
             yield piece
     finally:

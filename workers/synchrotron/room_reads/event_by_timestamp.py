@@ -1,4 +1,4 @@
-"""GET /rooms/{roomId}/timestamp_to_event: the event nearest to a time, before it or after it.
+"""GET /rooms/{roomId}/timestamp_to_event: the event nearest to a time, in one direction.
 
 Spec: client-server API, "Jump to Date".
 """
@@ -13,10 +13,12 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.timeline import get_events_near_time
 
 _PAGE = 100
-_MAX_PAGES = 10  # of events that the reader may not see, or that bear the same time
+_MAX_PAGES = 10  # of events that the reader may not see, or that have the same time
 
 
-class EventAtTime:
+class EventByTimestamp:
+    """The handler of the endpoint."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -40,14 +42,14 @@ class EventAtTime:
         room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         event = await self._nearest(room, time_ms, forward=direction == "f")
         if event is None:
-            raise not_found(f"There is no event from {time_ms} on in that direction")
+            raise not_found(f"The room has no event in direction {direction!r} from timestamp {time_ms}")
         return json_response({"event_id": event.event_id, "origin_server_ts": event.origin_server_ts})
 
     async def _nearest(self, room: RoomView, time_ms: int, *, forward: bool) -> TimelineEvent | None:
-        """Return the event nearest to a time, among those that the reader may see; one at that time is near enough.
+        """Return the event nearest to a time, or at it, that the reader may see.
 
-        Of several with the same time the first in the room's order when searching forward, the last when searching
-        back: so from any other of them he pages on in the direction of his search.
+        Of several events with the same time, this is the first in the room's order when searching forward, the last
+        when searching backward. So the client finds the others by paging on in the same direction.
         """
         nearest: TimelineEvent | None = None
         for page in range(_MAX_PAGES):

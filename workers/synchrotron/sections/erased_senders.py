@@ -1,10 +1,7 @@
-"""Events of erased senders in /sync, as readers who were not there get them.
+"""Events of erased senders in sync responses: redacted for readers who were not joined when they were sent.
 
-`shared/rooms/erased_events.py` does the same for what is read once.
-
-
-Memory holds each event once, whole, for everybody: here a reader gets copies, where he must. Who was joined when all of
-it was sent, as with every new event, costs nothing and asks nobody.
+Memory holds each event once, unredacted. Such readers get redacted copies. Readers who were joined throughout, as
+nearly always, cost no query. `shared/rooms/erased_events.py` does the same for room reads.
 """
 
 import asyncio
@@ -21,17 +18,18 @@ from shared.storage.engine.pool import Source
 from shared.storage.rooms.state import get_key_history
 from workers.synchrotron.rooms.cached_room import CachedRoom
 
-#: An erasure holds for whoever joins later: nobody joins and syncs in less time.
+#: How old the list may be. An erasure concerns users who join later, and joining and syncing takes longer than this.
 _FRESH_S = 0.01
-_CLOCKS_MS = 60_000  # by how much the clocks of two processes may differ
+_CLOCK_DIFFERENCE_MS = 60_000  # between the clocks of two processes, at most
 
 
-class ErasedForms:
-    """Remembers who was erased: there are few. reads: counted."""
+class ErasedSenders:
+    """The erased users, who are few enough to be in memory."""
 
     def __init__(self, reads: Source, clock: Clock) -> None:
         self._reads = reads
         self._clock = clock
+        #: The time of erasure by user.
         self._erased: dict[str, int] = {}
         self._read_at_s: float | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -39,11 +37,11 @@ class ErasedForms:
     async def shown(
         self, room: CachedRoom, view: Viewpoint, events: Sequence[TimelineEvent]
     ) -> Sequence[TimelineEvent]:
-        """Return the events, all of them visible to the reader, in the form in which he may see each."""
+        """Return events that are visible to the reader, redacted where needed."""
         since = view.joined_throughout_from
         if since is not None and all(_is_after(event, since) for event in events):
             return events
-        erased = await self._now()
+        erased = await self._current()
         if not any(event.sender in erased or _previous_sender(event) in erased for event in events):
             return events
         own = await get_key_history(self._reads, room.room_nid, MEMBER, view.user_id)
@@ -53,7 +51,7 @@ class ErasedForms:
             return (
                 sender in erased
                 and shown_form(
-                    "world_readable",  # visible to him, by whichever rule
+                    "world_readable",  # the event is visible, by whatever rule
                     value_before(memberships, ordinal),
                     False,
                     sender_erased=True,
@@ -80,13 +78,13 @@ class ErasedForms:
         return [form(event) for event in events]
 
     async def is_any(self, senders: Set[str]) -> bool:
-        """Return whether any of these users was erased."""
-        return not senders.isdisjoint(await self._now())
+        """Return True if any of these users is erased."""
+        return not senders.isdisjoint(await self._current())
 
-    async def _now(self) -> dict[str, int]:
+    async def _current(self) -> dict[str, int]:
         now_s = self._clock.monotonic_s()
         if self._read_at_s is None or now_s - self._read_at_s > _FRESH_S:
-            if self._reading is None:  # else many who are woken by one event read once
+            if self._reading is None:  # one query for all requests that an event wakes
                 self._reading = asyncio.get_running_loop().create_task(self._read(now_s))
             await asyncio.shield(self._reading)
         return self._erased
@@ -94,7 +92,7 @@ class ErasedForms:
     async def _read(self, now_s: float) -> None:
         try:
             last_ms = max(self._erased.values(), default=0)
-            self._erased.update(await get_erased_since(self._reads, last_ms - _CLOCKS_MS))
+            self._erased.update(await get_erased_since(self._reads, last_ms - _CLOCK_DIFFERENCE_MS))
             self._read_at_s = now_s
         finally:
             self._reading = None

@@ -1,4 +1,4 @@
-"""The users who sync here: loaded when they come, kept up by rows, found by the rooms that they are in."""
+"""The users who sync here: loaded on their first request, updated by rows, indexed by their joined rooms."""
 
 import asyncio
 from collections import OrderedDict
@@ -33,12 +33,12 @@ _Stored: TypeAlias = RoomMembership | AccountDataRecord | PushRulesRecord
 _CATCH_UP_LIMIT_S = 5.0
 _NOBODY: Set[str] = frozenset()
 
-#: wait_for(stream name, vector, limit in s): whether everything behind the vector has been applied here.
+#: wait_for(stream name, vector, limit in s) returns True once everything up to the vector is applied here.
 WaitFor = Callable[[str, Vector, float], Awaitable[bool]]
 
 
-class UserRooms:
-    """reads: counted; wait_for: the follower's; budget_bytes: users who aren't waiting go first-used first."""
+class UserCache:
+    """All users in memory. Users without a request under way are evicted least recently used first."""
 
     def __init__(
         self, reads: Source, wait_for: WaitFor, budget_bytes: int, metrics: SyncMetrics, switches: RuleSwitches
@@ -51,66 +51,66 @@ class UserRooms:
         self._users: OrderedDict[str, SyncUser] = OrderedDict()
         self._in_room: dict[str, set[str]] = {}
         self._loading: dict[str, asyncio.Task[SyncUser]] = {}
-        self._in_use: dict[str, int] = {}
+        self._pins: dict[str, int] = {}
         self._bytes = 0
-        #: Counts the rows applied in this process; see SyncUser.
+        #: The number of rows applied in this process. See SyncUser.
         self.seq = 0
 
     def next_seq(self) -> int:
-        """Count one more row; return its number."""
+        """Count one more row and return its seq."""
         self.seq += 1
         return self.seq
 
-    # -- rows. Each returns the users concerned: they have news in the room.
+    # -- rows. Each method returns the affected users, to be woken.
 
-    def apply_event(self, row: EventRow, before: str | None = None) -> Iterable[str]:
-        """before: of an m.room.member event, the user's membership until now; None: not known here."""
+    def apply_event(self, row: EventRow, previous: str | None = None) -> Iterable[str]:
+        """Apply a row of `events`. previous: for m.room.member, the membership before it; None if unknown here."""
         self.seq += 1
-        concerned = self._in_room.get(row.room_id, _NOBODY)
+        affected = self._in_room.get(row.room_id, _NOBODY)
         if row.resolved:
-            # The row's own event is perhaps no state at all: what changed is named.
+            # The row's own event may not be in the state at all. `members` names what changed.
             changed = [one for one in row.members if one[0] in self._users]
-            concerned = {*concerned, *(user_id for user_id, *_ in changed)}
+            affected = {*affected, *(user_id for user_id, *_ in changed)}
             for user_id, membership, event_nid, sender in changed:
                 self._apply_membership(self._users[user_id], row, membership, event_nid, sender)
             for user_id, membership, *_ in row.members:
-                self._note_person(concerned, user_id, membership, None)
+                self._note_person(affected, user_id, membership, None)
         elif row.type == MEMBER and row.status == 0 and row.state_key is not None:
             user = self._users.get(row.state_key)
-            if user is not None or concerned:
+            if user is not None or affected:
                 membership = orjson.loads(row.json).get("content", {}).get("membership")
                 if not isinstance(membership, str):
                     membership = "leave"
-                self._note_person(concerned, row.state_key, membership, before)
+                self._note_person(affected, row.state_key, membership, previous)
                 if user is not None:
-                    concerned = {*concerned, row.state_key}
+                    affected = {*affected, row.state_key}
                     self._apply_membership(user, row, membership, row.event_nid, row.sender)
-        self._note(concerned, row.room_id)
-        return concerned
+        self._note(affected, row.room_id)
+        return affected
 
     def apply_receipt(self, row: ReceiptRow) -> Iterable[str]:
-        """News for everyone who is joined; the user's own also changes what is unread."""
+        """Apply a receipt: an update for all joined users, and a read mark of the user's own."""
         user = self._users.get(row.user_id)
         unread = user.unread.get(row.room_id) if user is not None else None
         if unread is not None:
             unread.note_receipt(receipt_thread(row.thread_id), row.ordinal)
-        return self.apply_room_news(row.room_id)
+        return self.apply_ephemeral(row.room_id)
 
-    def apply_room_news(self, room_id: str) -> Iterable[str]:
-        """A receipt, or somebody types: news for everyone who is joined."""
+    def apply_ephemeral(self, room_id: str) -> Iterable[str]:
+        """Apply a receipt or typing notification: an update for all joined users."""
         self.seq += 1
-        concerned = self._in_room.get(room_id, _NOBODY)
-        self._note(concerned, room_id)
-        return concerned
+        affected = self._in_room.get(room_id, _NOBODY)
+        self._note(affected, room_id)
+        return affected
 
     def apply_account_data(self, row: AccountDataRow) -> Iterable[str]:
         self.seq += 1
         user = self._users.get(row.user_id)
         if user is None:
             return ()
-        before = user.size_bytes
+        size_bytes = user.size_bytes
         user.set_account_data(AccountDataRecord(row.room_id, row.type, row.json, row.writer, row.position))
-        self._bytes += user.size_bytes - before
+        self._bytes += user.size_bytes - size_bytes
         user.note_change(row.room_id, self.seq)
         return (row.user_id,)
 
@@ -119,16 +119,16 @@ class UserRooms:
         user = self._users.get(row.user_id)
         if user is None:
             return ()
-        before = user.size_bytes
-        news = user.set_push_rules(PushRulesRecord(row.rules, row.ignored, row.writer, row.position))
-        self._bytes += user.size_bytes - before
-        if not news:
+        size_bytes = user.size_bytes
+        changed = user.set_push_rules(PushRulesRecord(row.rules, row.ignored, row.writer, row.position))
+        self._bytes += user.size_bytes - size_bytes
+        if not changed:
             return ()
         user.note_change(GLOBAL, self.seq)
         return (row.user_id,)
 
     def apply_thread_subscription(self, row: ThreadSubscriptionRow) -> bool:
-        """Return whether the user is here: then it is news for him."""
+        """Return True if the user is in memory and so has an update."""
         self.seq += 1
         user = self._users.get(row.user_id)
         if user is None:
@@ -138,44 +138,45 @@ class UserRooms:
         return True
 
     def apply_to_device(self, row: ToDeviceRow) -> bool:
-        """Return whether the user is here: the device that the message is for has news, no other."""
-        return self._device_news(row.user_id, UserDevices.note_message, row.device_id)
+        """Return True if the user is in memory. Only the recipient device then has an update."""
+        return self._apply_to_device(row.user_id, UserDevices.note_message, row.device_id)
 
     def apply_one_time_keys(self, row: OneTimeKeyRow) -> bool:
-        """As apply_to_device: what is left of the device's keys is counted anew."""
-        return self._device_news(row.user_id, UserDevices.note_keys, row.device_id)
+        """Return True if the user is in memory. The key counts of the device are then read again."""
+        return self._apply_to_device(row.user_id, UserDevices.note_keys, row.device_id)
 
     def apply_device_list(self, user_id: str, room_ids: Iterable[str], seq: int) -> Iterable[str]:
-        """Somebody's devices changed. room_ids: the rooms that he is in; seq: the number of the row that said so."""
-        concerned = {user_id} if user_id in self._users else set()
+        """Apply a change of a user's devices, for all who share one of their rooms. seq: that of the row."""
+        affected = {user_id} if user_id in self._users else set()
         for room_id in room_ids:
-            concerned.update(self._in_room.get(room_id, _NOBODY))
-        for other in concerned:
+            affected.update(self._in_room.get(room_id, _NOBODY))
+        for other in affected:
             user = self._users[other]
             user.devices.note_changed(user_id, seq)
             user.version += 1
-        return concerned
+        return affected
 
-    def apply_presence(self, user_id: str, room_ids: Iterable[str], most: int) -> tuple[int, set[str]]:
-        """Somebody is otherwise present than before. Return the number of that, and who has news of it at once:
+    def apply_presence(self, user_id: str, room_ids: Iterable[str], max_woken: int) -> tuple[int, set[str]]:
+        """Apply a presence change. Return its seq and the users to wake.
 
-        those who are with him in the smallest of the rooms, at most `most`. Not himself: he knows what he does.
+        Those are the members of the user's smallest rooms, at most `max_woken`. Users are not woken by their own
+        presence.
         """
         self.seq += 1
-        concerned = {user_id}
+        affected = {user_id}
         for here in sorted((self._in_room.get(room_id, _NOBODY) for room_id in room_ids), key=len):
-            if len(here) > most or len(together := concerned | here) > most:
+            if len(here) > max_woken or len(together := affected | here) > max_woken:
                 break
-            concerned = together
-        concerned.discard(user_id)
-        for other in concerned:
+            affected = together
+        affected.discard(user_id)
+        for other in affected:
             user = self._users[other]
-            user.presence_news = self.seq
+            user.presence_changed = self.seq
             user.version += 1
-        return self.seq, concerned
+        return self.seq, affected
 
     def joined_rooms_of(self, user_id: str) -> list[str] | None:
-        """Return the rooms that a user is joined to; None for one who is not in memory."""
+        """Return the joined rooms of a user; None for a user who is not in memory."""
         user = self._users.get(user_id)
         if user is None or user_id in self._loading:
             return None
@@ -185,7 +186,7 @@ class UserRooms:
         """Return the users in memory who are joined to a room."""
         return self._in_room.get(room_id, _NOBODY)
 
-    def _device_news(self, user_id: str, note: Callable[[UserDevices, str, int], None], device_id: str) -> bool:
+    def _apply_to_device(self, user_id: str, note: Callable[[UserDevices, str, int], None], device_id: str) -> bool:
         self.seq += 1
         user = self._users.get(user_id)
         if user is None:
@@ -194,38 +195,45 @@ class UserRooms:
         user.version += 1
         return True
 
-    def _note_person(self, concerned: Iterable[str], user_id: str, membership: str, before: str | None) -> None:
-        """Tell those in a room of who comes or goes: his devices begin, or cease, to be their business."""
+    def _note_person(self, affected: Iterable[str], user_id: str, membership: str, previous: str | None) -> None:
+        """Note a join or leave with the room's members, who begin or stop to track that user's devices."""
         if membership == "join":
-            if before == "join":
+            if previous == "join":
                 return
             note = UserDevices.note_changed
-        elif membership in ("leave", "ban") and before in ("join", None):
-            note = UserDevices.note_gone
+        elif membership in ("leave", "ban") and previous in ("join", None):
+            note = UserDevices.note_left
         else:
             return
-        for other in concerned:
+        for other in affected:
             if other != user_id:
                 note(self._users[other].devices, user_id, self.seq)
 
-    def _note(self, concerned: Iterable[str], room_id: str) -> None:
-        for user_id in concerned:
+    def _note(self, affected: Iterable[str], room_id: str) -> None:
+        for user_id in affected:
             self._users[user_id].note_change(room_id, self.seq)
 
     def _apply_membership(self, user: SyncUser, row: EventRow, membership: str, event_nid: int, sender: str) -> None:
-        before = user.size_bytes
+        size_bytes = user.size_bytes
         known = user.memberships.get(row.room_id)
-        was = known.membership if known is not None else None
-        if was != membership and "join" in (was, membership):
+        previous = known.membership if known is not None else None
+        if previous != membership and "join" in (previous, membership):
             user.devices.forget_people(self.seq)
         user.set_membership(
             RoomMembership(
-                row.room_id, row.room_nid, row.room_version, membership, event_nid, sender, row.ordinal, row.writer,
+                row.room_id,
+                row.room_nid,
+                row.room_version,
+                membership,
+                event_nid,
+                sender,
+                row.ordinal,
+                row.writer,
                 row.position,
                 forgotten=known is not None and known.forgotten and membership in ("leave", "ban"),
             )
-        )  # fmt: skip
-        self._bytes += user.size_bytes - before
+        )
+        self._bytes += user.size_bytes - size_bytes
         self._index(user, row.room_id)
 
     def _index(self, user: SyncUser, room_id: str) -> None:
@@ -239,7 +247,7 @@ class UserRooms:
     # -- users
 
     async def get(self, user_id: str) -> SyncUser:
-        """Return the user; what is in it is covered by what this process has applied. Raises Unavailable."""
+        """Return the user, with nothing beyond the rows that this process has applied. Raises Unavailable."""
         if user_id in self._loading:
             return await asyncio.shield(self._loading[user_id])
         user = self._users.get(user_id)
@@ -251,12 +259,12 @@ class UserRooms:
         return await asyncio.shield(task)
 
     async def _load(self, user_id: str) -> SyncUser:
-        # In the table before the first query: rows that arrive meanwhile find it, and the later one stays.
+        # In the table before the first query: rows that arrive meanwhile update it, and the later value stays.
         user = self._users[user_id] = SyncUser(user_id, self._switches)
         self._bytes += user.size_bytes
         loaded = False
         try:
-            before = user.size_bytes
+            size_bytes = user.size_bytes
             memberships = await get_memberships_of_user(self._reads, user_id)
             account_data, rules = await get_account_data_and_push_rules(self._reads, user_id)
             for membership in memberships:
@@ -264,10 +272,10 @@ class UserRooms:
             for record in account_data:
                 user.set_account_data(record)
             user.set_push_rules(rules)
-            self._bytes += user.size_bytes - before
+            self._bytes += user.size_bytes - size_bytes
             for room_id in user.memberships:
                 self._index(user, room_id)
-            # Postgres may be ahead of us; an answer's token is what we have applied, so let that come first.
+            # Postgres may be ahead of this process. A response's token covers only what is applied here.
             await self._catch_up("events", memberships)
             await self._catch_up("account_data", account_data)
             await self._catch_up("push_rules", [rules] if rules.position else ())
@@ -286,17 +294,17 @@ class UserRooms:
         for row in rows:
             greatest[row.writer] = max(row.position, greatest.get(row.writer, 0))
         if greatest and not await self._wait_for(stream, Vector(max(greatest), 0, greatest), _CATCH_UP_LIMIT_S):
-            raise Unavailable("This process is behind the database")
+            raise Unavailable("This process has not caught up with the database. Please try again")
 
-    def resized(self, user: SyncUser, difference: int) -> None:
-        """Account for bytes that were put to a user's, or taken away."""
-        user.size_bytes += difference
+    def account(self, user: SyncUser, difference_bytes: int) -> None:
+        """Add to the size of a user, or subtract from it."""
+        user.size_bytes += difference_bytes
         if self._users.get(user.user_id) is user:
-            self._bytes += difference
+            self._bytes += difference_bytes
 
-    def use(self, user_id: str) -> "_InUse":
-        """Keep the user in memory while a request runs or waits: `with users.use(...)`."""
-        return _InUse(self._in_use, user_id)
+    def pinned(self, user_id: str) -> "_Pinned":
+        """Keep the user in memory while a request runs or waits: `with users.pinned(...)`."""
+        return _Pinned(self._pins, user_id)
 
     def _shrink(self) -> None:
         if self._bytes <= self._budget:
@@ -304,7 +312,7 @@ class UserRooms:
         for user_id in list(self._users):
             if self._bytes <= self._budget:
                 return
-            if user_id not in self._in_use and user_id not in self._loading:
+            if user_id not in self._pins and user_id not in self._loading:
                 self._forget(user_id)
 
     def _forget(self, user_id: str) -> None:
@@ -318,17 +326,17 @@ class UserRooms:
                     del self._in_room[room_id]
 
 
-class _InUse:
-    def __init__(self, table: dict[str, int], user_id: str) -> None:
-        self._table = table
+class _Pinned:
+    def __init__(self, pins: dict[str, int], user_id: str) -> None:
+        self._pins = pins
         self._user_id = user_id
 
     def __enter__(self) -> None:
-        self._table[self._user_id] = self._table.get(self._user_id, 0) + 1
+        self._pins[self._user_id] = self._pins.get(self._user_id, 0) + 1
 
     def __exit__(self, *_: object) -> None:
-        left = self._table[self._user_id] - 1
+        left = self._pins[self._user_id] - 1
         if left:
-            self._table[self._user_id] = left
+            self._pins[self._user_id] = left
         else:
-            del self._table[self._user_id]
+            del self._pins[self._user_id]

@@ -220,6 +220,8 @@ class Accounts:
     """Lifetime of an unfinished session of user-interactive authentication."""
     password_hash_threads: Positive = 2
     """Most passwords that one process hashes at a time; each costs about 50 ms of a core."""
+    default_display_name: bool = True
+    """Give new users their user name as display name, as people expect in member lists. Guests get none."""
 
 
 @dataclass(frozen=True, slots=True)

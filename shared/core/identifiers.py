@@ -11,6 +11,7 @@ and NUL. All limits are in bytes of UTF-8, sigil and server name included.
 """
 
 import re
+import string
 from typing import NewType
 
 from shared.core.errors import MatrixError, invalid_param
@@ -36,6 +37,7 @@ _ROOM_ID_WITH_SERVER_RE = re.compile(f"!{_LOCALPART}:{_SERVER_NAME}")
 _ROOM_ID_OF_HASH_RE = re.compile(r"![0-9A-Za-z_-]{43}")
 _EVENT_ID_RE = re.compile(r"\$[^\x00]+")
 _REGISTRATION_LOCALPART_RE = re.compile(r"[a-z0-9._=/+-]+")
+_TO_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def within_bytes(text: str, limit: int = MAX_ID_BYTES) -> bool:
@@ -135,6 +137,11 @@ def server_of(identifier: str) -> ServerName:
     if not colon:
         raise invalid_param("This identifier names no server")
     return ServerName(server)
+
+
+def lower_ascii(text: str) -> str:
+    """Return the text with A-Z in lower case. `str.lower` also turns other letters into ASCII, such as U+212A."""
+    return text.translate(_TO_LOWER)
 
 
 def is_valid_localpart_for_registration(localpart: str) -> bool:

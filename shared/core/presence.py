@@ -76,12 +76,15 @@ class UserPresence:
     def note_sync(self, device_id: str, set_presence: str, seen_ms: int, active_ms: int) -> None:
         """Record that a device syncs.
 
-        set_presence: of the request, or UNSET.
+        set_presence: of the request, or UNSET. A sync with OFFLINE leaves the presence as it is.
         seen_ms: when the device was last connected.
         active_ms: the user's latest activity there, as far as the reporter knows; 0 for never.
         """
+        if set_presence == OFFLINE:
+            self._keep_put_state(device_id, seen_ms)
+            return
         device = self._device(device_id, seen_ms)
-        unset = set_presence in (UNSET, OFFLINE)  # OFFLINE only means that this sync does not count
+        unset = set_presence == UNSET
         changed = set_presence != device.set_presence and not (device.by_put and device.set_presence is None and unset)
         device.set_presence = set_presence
         if changed:
@@ -89,6 +92,12 @@ class UserPresence:
         device.note_activity(active_ms)
         if device.state != OFFLINE:
             self.last_active_ms = max(self.last_active_ms, active_ms)
+
+    def _keep_put_state(self, device_id: str, seen_ms: int) -> None:
+        """Keep the state of a PUT while the device is connected by syncs that do not count otherwise."""
+        device = self._devices.get(device_id)
+        if device is not None and device.by_put and seen_ms - device.seen_ms < LAPSES_AFTER_MS:
+            device.seen_ms = max(device.seen_ms, seen_ms)
 
     def note_put(self, device_id: str, state: str, now_ms: int) -> None:
         """Record a PUT /presence/{userId}/status, which is an activity too."""

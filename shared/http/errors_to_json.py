@@ -31,7 +31,7 @@ _LONGEST_MESSAGE = 200
 def response_for(error: Exception) -> Response:
     """Return the Matrix response for an error. Spec: client-server API, "Standard error response".
 
-    A 429 has `retry_after_ms` and `Retry-After` (whole seconds, rounded up); a 503 has `Retry-After`.
+    A 429 and a 503 have `retry_after_ms` and `Retry-After` (whole seconds, rounded up).
     """
     if isinstance(error, InteractiveAuthNeeded):
         return Response(orjson.dumps(error.body), 401)
@@ -47,8 +47,9 @@ def response_for(error: Exception) -> Response:
     if isinstance(error, EventFormatError | SignatureError):
         return Response(error_body(MatrixError("M_BAD_JSON", str(error))), 400)
     if isinstance(error, Unavailable):
-        retry_after = b"%d" % max(1, math.ceil(error.retry_after_s))
-        return Response(error_body(MatrixError("M_UNKNOWN", str(error))), 503, ((b"retry-after", retry_after),))
+        retry_after_s = max(1, math.ceil(error.retry_after_s))
+        body = error_body(MatrixError("M_UNKNOWN", str(error), extra={"retry_after_ms": retry_after_s * 1000}))
+        return Response(body, 503, ((b"retry-after", b"%d" % retry_after_s),))
     if isinstance(error, RemoteServerError):
         return Response(error_body(MatrixError("M_UNKNOWN", str(error))), 502)
     logger.error("A request failed by a bug", exc_info=error)

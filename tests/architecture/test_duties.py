@@ -1,7 +1,8 @@
 """`tests/duties.tsv`: each duty that the spec lays on a server, with the test that holds it, or why there is none.
 
 Columns: the duty's id; "done", "not applicable" or "later issue"; tests as path::name, a space between two, or the
-reason. The duties of the groups below must all be there, where the specification's data lies beside this checkout.
+reason; a note where we read a duty otherwise than its line. The duties of the groups below must all be there, where the
+specification's data lies beside this checkout.
 """
 
 import ast

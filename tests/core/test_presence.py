@@ -83,13 +83,31 @@ def test_put_holds_until_the_device_reports_another_state() -> None:
     shown.note_sync("A", OFFLINE, _T + 5, 0)  # a sync that does not count
     assert _state(shown, _T + 5) == ONLINE
     shown.note_sync("A", UNSET, _T + 6, _T + 6)
-    shown.note_sync("A", OFFLINE, _T + 7, 0)  # the user hides from now on
-    assert _state(shown, _T + 7) == OFFLINE
+    assert _state(shown, _T + 6) == ONLINE
     back = UserPresence()
     back.note_sync("A", UNAVAILABLE, _T, 0)
     back.note_put("A", ONLINE, _T + 1)
     back.note_sync("A", UNAVAILABLE, _T + 2, 0)  # nothing new
     assert _state(back, _T + 2) == ONLINE
+
+
+def test_sync_with_offline_leaves_the_presence_as_it_is() -> None:
+    person = UserPresence()
+    person.note_sync("A", ONLINE, _T, _T)
+    person.note_sync("A", OFFLINE, _T + 3000, 0)  # a sync in the background
+    assert _state(person, _T + 3000) == ONLINE
+    person.note_sync("A", OFFLINE, _T + 30_000, 0)
+    assert _state(person, _T + LAPSES_AFTER_MS) == OFFLINE, "only syncs that count keep a device online"
+    hidden = UserPresence()
+    hidden.note_sync("A", OFFLINE, _T, 0)
+    assert (_state(hidden), hidden.next_change_ms(_T)) == (OFFLINE, None)
+    by_put = UserPresence()
+    by_put.note_put("A", UNAVAILABLE, _T)
+    for later in range(0, 100_000, 20_000):
+        by_put.note_sync("A", OFFLINE, _T + later, 0)
+        assert _state(by_put, _T + later) == UNAVAILABLE, "the state of a PUT holds while the device is connected"
+    by_put.note_sync("A", OFFLINE, _T + 200_000, 0)
+    assert _state(by_put, _T + 200_000) == OFFLINE
 
 
 def test_change_of_the_activity_time_alone_is_not_sent() -> None:

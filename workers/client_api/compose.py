@@ -13,7 +13,9 @@ from workers.client_api.accounts.passwords import PasswordChange, PasswordDemand
 from workers.client_api.accounts.registration import Registration
 from workers.client_api.accounts.sessions import Sessions
 from workers.client_api.accounts.shared_secret import SharedSecretRegistration
+from workers.client_api.accounts.third_party_ids import ThirdPartyIds
 from workers.client_api.encryption.device_keys import DeviceKeys
+from workers.client_api.encryption.key_backup import KeyBackup
 from workers.client_api.encryption.to_device import SendToDevice
 from workers.client_api.people.member_profiles import MemberProfileSender
 from workers.client_api.people.presence import Presence
@@ -61,10 +63,20 @@ def compose(foundation: Foundation) -> Worker:
     return Worker(
         features=(
             ServerFacts(config),
-            Registration(server_name, config.registration, database, hasher, auth, sessions, clock),
+            Registration(
+                server_name,
+                config.registration,
+                database,
+                hasher,
+                auth,
+                sessions,
+                clock,
+                default_display_name=accounts.default_display_name,
+            ),
             SharedSecretRegistration(
                 server_name,
                 shared_secret.reveal() if shared_secret is not None else None,
+                accounts,
                 database,
                 hasher,
                 sessions,
@@ -75,6 +87,7 @@ def compose(foundation: Foundation) -> Worker:
             AccountAdministration(writer, hasher, sessions, clock),
             Deactivation(database, writer, sessions, auth, demand, clock),
             Devices(database, sessions, auth, demand),
+            ThirdPartyIds(),
             Profiles(server_name, database, member_profiles),
             AccountData(database, data, rules),
             Tags(database, data),
@@ -86,6 +99,7 @@ def compose(foundation: Foundation) -> Worker:
             Presence(present_users, database, clock, enabled=config.presence.enabled),
             SendToDevice(server_name, writer, announcer, clock),
             DeviceKeys(server_name, database, writer, announcer, clock),
+            KeyBackup(),
             Directory(server_name, database, clock),
             Reports(database, clock),
             UserDirectory(database, search_all_users=config.user_directory.search_all_users),

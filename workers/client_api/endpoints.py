@@ -13,7 +13,9 @@ from workers.client_api.accounts.login import Login
 from workers.client_api.accounts.passwords import PasswordChange
 from workers.client_api.accounts.registration import Registration
 from workers.client_api.accounts.shared_secret import SharedSecretRegistration
+from workers.client_api.accounts.third_party_ids import ThirdPartyIds
 from workers.client_api.encryption.device_keys import DeviceKeys
+from workers.client_api.encryption.key_backup import KeyBackup
 from workers.client_api.encryption.to_device import SendToDevice
 from workers.client_api.people.presence import Presence
 from workers.client_api.people.profiles import Profiles
@@ -44,6 +46,7 @@ ENDPOINTS = endpoints_of(
     AccountAdministration,
     Deactivation,
     Devices,
+    ThirdPartyIds,
     Filters,
     AccountData,
     Tags,
@@ -54,6 +57,7 @@ ENDPOINTS = endpoints_of(
     Presence,
     SendToDevice,
     DeviceKeys,
+    KeyBackup,
     Directory,
     Reports,
     UserDirectory,

@@ -2,9 +2,8 @@
 
 from importlib.metadata import version
 
-import orjson
-
 from shared.config.sections import Signing
+from shared.core.canonical_json import encode_canonical
 from shared.core.signing.keys import parse_signing_key
 from shared.core.wire.server_keys import ExpiredKey, build_server_keys
 from shared.http.endpoint import Auth
@@ -40,7 +39,8 @@ class OwnServer:
         now_ms = self._clock.now_ms()
         if now_ms >= self._renew_at_ms:
             answer = build_server_keys(self._server_name, self._keys, self._old_keys, now_ms + self._validity_ms)
-            self._answer = orjson.dumps(answer)
+            # Canonical, as it was signed: some servers check the signature against the bytes that they received.
+            self._answer = encode_canonical(answer)
             self._renew_at_ms = now_ms + self._validity_ms // 2
         return Response(self._answer)
 

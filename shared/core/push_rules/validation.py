@@ -26,7 +26,7 @@ _MAX_CONDITIONS = 32
 _MAX_ACTIONS = 16
 _MAX_RULE_BYTES = 16_384
 _CONDITIONAL = ("override", "underride", "postcontent")
-#: Spec, "Historical Actions": ignored.
+#: Spec, "Historical Actions". They mean nothing, but clients get them back as they set them.
 _HISTORICAL = ("dont_notify", "coalesce")
 
 
@@ -69,18 +69,17 @@ def read_enabled(body: Mapping[str, Any]) -> bool:
 
 
 def read_actions(body: Mapping[str, Any]) -> list[Any]:
-    """Return `actions` of a PUT without historical ones. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
+    """Return `actions` of a PUT. Raises M_INVALID_PARAM, M_MISSING_PARAM."""
     if "actions" not in body:
         raise missing_param("actions is missing")
     actions = body["actions"]
     if not isinstance(actions, list) or len(actions) > _MAX_ACTIONS:
         raise invalid_param(f"actions must be a list of at most {_MAX_ACTIONS} entries")
-    kept = [action for action in actions if action not in _HISTORICAL]
-    if not all(action == "notify" or _is_tweak(action) for action in kept):
+    if not all(action == "notify" or action in _HISTORICAL or _is_tweak(action) for action in actions):
         raise invalid_param("Each action must be notify, or an object with set_tweak")
-    if len(orjson.dumps(kept)) > _MAX_RULE_BYTES:
+    if len(orjson.dumps(actions)) > _MAX_RULE_BYTES:
         raise invalid_param(f"actions must have at most {_MAX_RULE_BYTES} bytes")
-    return kept
+    return actions
 
 
 def _is_tweak(action: Any) -> bool:

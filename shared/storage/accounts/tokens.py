@@ -46,16 +46,19 @@ _INSERT_REFRESH = """
 
 
 def _what_devices_have(which: str, now: str) -> dict[str, str]:
-    """The parts by which keys and messages of devices go with them. which: a condition on $2 and `device_id`."""
+    """The parts by which keys and messages of devices go with them: the rows of the part `ended`.
+
+    which: a condition on $2 and `device_id`.
+    """
     deletion = "DELETE FROM {table} USING fence WHERE user_id = $2 AND " + which
     return {
-        "identity": deletion.format(table="device_keys") + " RETURNING 1",
+        "identity": deletion.format(table="device_keys"),
         "one_time": deletion.format(table="one_time_keys"),
         "fallback": deletion.format(table="fallback_keys"),
         "inbox": deletion.format(table="to_device_messages"),
         "sent": deletion.format(table="to_device_transactions"),
         "sliding": deletion.format(table="sliding_connections"),
-        "list_change": CHANGE_PART.format(user="$2", now=now, source="identity"),
+        "list_change": CHANGE_PART.format(user="$2", now=now, source="ended"),
     }
 
 
@@ -69,6 +72,7 @@ START_SESSION = fenced_statement(
             INSERT INTO devices (user_id, device_id, display_name, created_ms)
             SELECT $2, $3, $4, $8 FROM fence ON CONFLICT (user_id, device_id) DO NOTHING RETURNING 1
         """,
+        "list_change": CHANGE_PART.format(user="$2", now="$8", source="device"),
         # Sent to a former device of this name at the moment when it went.
         "strays": """
             DELETE FROM to_device_messages USING fence
@@ -84,14 +88,14 @@ START_SESSION = fenced_statement(
         "access": _INSERT_ACCESS.format(source="fence"),
         "refresh": _INSERT_REFRESH.format(source="fence"),
     },
-    "(SELECT position FROM change) AS position",
+    "(SELECT position FROM change) AS position, (SELECT position FROM list_change) AS list_position",
 )
 
 #: $2 user, $3 devices, $4 now: the devices go with their tokens, their keys and the messages for them.
 END_DEVICES = fenced_statement(
     "end_devices",
     {
-        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
+        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[]) RETURNING 1",
         "access": "DELETE FROM access_tokens USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
         "refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
         "change": f"""
@@ -110,7 +114,7 @@ END_DEVICES = fenced_statement(
 END_ALL_SESSIONS = fenced_statement(
     "end_all_sessions",
     {
-        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id IS DISTINCT FROM $3",
+        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id IS DISTINCT FROM $3 RETURNING 1",
         "access": """
             DELETE FROM access_tokens USING fence
             WHERE user_id = $2 AND token_hash IS DISTINCT FROM $4
@@ -126,8 +130,8 @@ END_ALL_SESSIONS = fenced_statement(
     "(SELECT position FROM change) AS position, (SELECT position FROM list_change) AS list_position",
 )
 
-#: $2 user, $3 device, $4 its new display name, $5 now. Others see the name beside the device's keys, so that
-#: a device with keys has changed. Uses the primary keys of devices and device_keys.
+#: $2 user, $3 device, $4 its new display name, $5 now. Others see the name beside the device's keys. Uses the primary
+#: key of devices.
 RENAME_DEVICE = fenced_statement(
     "rename_device",
     {
@@ -136,8 +140,7 @@ RENAME_DEVICE = fenced_statement(
             UPDATE devices SET display_name = $4 FROM fence
             WHERE user_id = $2 AND device_id = $3 AND display_name IS DISTINCT FROM $4 RETURNING 1
         """,
-        "published": "SELECT 1 FROM renamed, device_keys WHERE user_id = $2 AND device_id = $3",
-        "list_change": CHANGE_PART.format(user="$2", now="$5", source="published"),
+        "list_change": CHANGE_PART.format(user="$2", now="$5", source="renamed"),
     },
     "(SELECT count(*) FROM device) AS found, (SELECT position FROM list_change) AS list_position",
 )

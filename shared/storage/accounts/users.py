@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import orjson
+
 from shared.core.identifiers import UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
@@ -48,10 +50,45 @@ SET_ADMIN = fenced_statement(
     "(SELECT position FROM change) AS position",
 )
 
+#: $2 user, $3 the password hash, $4 the display name for an account without one, as JSON (NULL: none), $5 now,
+#: $6 registration token (NULL: none needed). Rows of the stream `sessions`: see SET_ADMIN.
+UPGRADE_GUEST = fenced_statement(
+    "upgrade_guest",
+    {
+        "allowed": """
+            SELECT token FROM fence, registration_tokens
+            WHERE token = $6 AND (uses_allowed IS NULL OR completed + pending < uses_allowed)
+              AND (expires_ms IS NULL OR expires_ms > $5) FOR UPDATE OF registration_tokens
+        """,
+        "account": """
+            UPDATE users SET kind = 'user', password_hash = $3 FROM fence
+            WHERE user_id = $2 AND kind = 'guest' AND NOT deactivated
+              AND ($6::text IS NULL OR EXISTS (SELECT 1 FROM allowed))
+            RETURNING user_id
+        """,
+        "counted": """
+            UPDATE registration_tokens SET completed = completed + 1 FROM fence, account, allowed
+            WHERE registration_tokens.token = allowed.token
+        """,
+        "profile": """
+            INSERT INTO profiles (user_id, field, value)
+            SELECT $2, 'displayname', $4 FROM fence, account WHERE $4::bytea IS NOT NULL
+            ON CONFLICT (user_id, field) DO NOTHING
+        """,
+        "change": """
+            INSERT INTO session_changes (writer, position, user_id, device_id, changed_ms)
+            SELECT $1, nextval('stream_sessions'), $2, NULL, $5 FROM fence, account RETURNING position
+        """,
+    },
+    """(SELECT position FROM change) AS position,
+       $6::text IS NULL OR EXISTS (SELECT 1 FROM allowed) AS token_accepted""",
+)
+
 # One statement: two workers cannot make one user twice, and no user is made without the session that was asked for.
-# The registration token is locked and counted with it. $1 user, $2 password hash, $3 kind, $4 admin, $5 now,
-# $6 registration token (NULL: none needed), $7 device (NULL: no session), $8 display name, $9 access hash,
-# $10 expires_ms, $11 refresh hash.
+# The registration token is locked and counted with it, and the interactive session remembers the account, for a client
+# that misses the answer. $1 user, $2 password hash, $3 kind, $4 admin, $5 now, $6 registration token (NULL: none
+# needed), $7 device (NULL: no session), $8 the device's name, $9 access hash, $10 expires_ms, $11 refresh hash,
+# $12 display name, as JSON (NULL: none), $13 interactive session, $14 what it remembers.
 _CREATE_ACCOUNT = """
     WITH allowed AS (
         SELECT token FROM registration_tokens
@@ -73,6 +110,12 @@ _CREATE_ACCOUNT = """
     ), refresh AS (
         INSERT INTO refresh_tokens (token_hash, user_id, device_id, created_ms)
         SELECT $11, user_id, $7, $5 FROM account WHERE $7::text IS NOT NULL AND $11::bytea IS NOT NULL
+    ), profile AS (
+        INSERT INTO profiles (user_id, field, value)
+        SELECT user_id, 'displayname', $12 FROM account WHERE $12::bytea IS NOT NULL
+    ), remembered AS (
+        UPDATE uia_sessions SET completed = completed || jsonb_build_object('registered', $14::text) FROM account
+        WHERE session_id = $13
     )
     SELECT EXISTS (SELECT 1 FROM account) AS created,
            $6::text IS NULL OR EXISTS (SELECT 1 FROM allowed) AS token_accepted
@@ -110,6 +153,9 @@ class NewAccount:
     is_admin: bool
     created_ms: int
     registration_token: str | None = None  # None: registration needs no token
+    displayname: str | None = None
+    interactive_session: str | None = None  # it remembers `result`, under "registered"
+    result: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +207,18 @@ async def create_account(database: Database, account: NewAccount, session: NewSe
         else (None,) * 5
     )
     row = await database.fetchrow(
-        _CREATE_ACCOUNT, account.user_id, account.password_hash, account.kind, account.is_admin, account.created_ms,
-        account.registration_token, *values,
-    )  # fmt: skip
+        _CREATE_ACCOUNT,
+        account.user_id,
+        account.password_hash,
+        account.kind,
+        account.is_admin,
+        account.created_ms,
+        account.registration_token,
+        *values,
+        None if account.displayname is None else orjson.dumps(account.displayname),
+        account.interactive_session,
+        account.result,
+    )
     assert row is not None
     return Creation(row["created"], row["token_accepted"])
 

@@ -71,6 +71,28 @@ UPLOAD_KEYS = fenced_statement(
        (SELECT position FROM list_change) AS list_position, (SELECT position FROM key_change) AS key_position""",
 )
 
+#: $2 user, $3 device, $4 new identity keys, $5 those that must still be there, $6 now. The keys that belong to the old
+#: ones go, since nobody could use them. Nothing is written unless the identity keys are as expected. Uses the primary
+#: keys of devices, device_keys, one_time_keys and fallback_keys.
+REPLACE_IDENTITY_KEYS = fenced_statement(
+    "replace_identity_keys",
+    {
+        "device": "SELECT 1 FROM fence, devices WHERE user_id = $2 AND device_id = $3 FOR UPDATE OF devices",
+        "identity": """
+            UPDATE device_keys SET json = $4 FROM fence, device
+            WHERE user_id = $2 AND device_id = $3 AND json = $5 RETURNING 1
+        """,
+        "one_time": "DELETE FROM one_time_keys USING fence, identity WHERE user_id = $2 AND device_id = $3",
+        "fallback": "DELETE FROM fallback_keys USING fence, identity WHERE user_id = $2 AND device_id = $3",
+        "list_change": CHANGE_PART.format(user="$2", now="$6", source="identity"),
+        "key_change": f"""
+            {_CHANGE_COLUMNS}
+            SELECT $1, nextval('stream_one_time_keys'), $2, $3, $6 FROM fence, identity RETURNING position
+        """,
+    },
+    "(SELECT position FROM list_change) AS list_position, (SELECT position FROM key_change) AS key_position",
+)
+
 #: $2 users, $3 devices, $4 algorithms: arrays of one length, no triple twice; $5 now. Each is given a
 #: one-time key, in the order of upload, else the fallback key. Who claims at the same moment passes over a key that is
 #: being taken. Uses one_time_keys_to_claim and the primary keys of one_time_keys and fallback_keys.
@@ -190,7 +212,8 @@ async def get_existing_users(source: Source, user_ids: Collection[str]) -> set[s
 
 async def get_key_counts(source: Source, user_id: str, device_id: str) -> KeyCounts:
     """Return what a device has left for others to claim."""
-    counts = KeyCounts({}, [], 0, 0)
+    # Deployed clients upload keys only if they see this count, so it is 0 without keys.
+    counts = KeyCounts({"signed_curve25519": 0}, [], 0, 0)
     for algorithm, number, used, writer, position in await source.fetch(_COUNTS, user_id, device_id):
         if number is not None:
             counts.one_time[algorithm] = number

@@ -24,10 +24,14 @@ async def test_password_change(postgres: TestDatabase) -> None:
         session = begun.json["session"]
         wrong = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, "no", session)})
         assert (wrong.status, wrong.errcode, wrong.json["session"]) == (401, "M_FORBIDDEN", session)
-        others = await alice.call("POST", "/account/password", body | {"auth": _auth(bob, session=session)})
-        assert (others.status, others.errcode) == (401, "M_FORBIDDEN")
+        for path, asked in (("/account/password", body), ("/delete_devices", {"devices": [alice.device_id]})):
+            own = (await alice.call("POST", path, asked)).json["session"]
+            others = await alice.call("POST", path, {**asked, "auth": _auth(bob, session=own)})
+            assert (others.status, others.errcode) == (403, "M_FORBIDDEN"), "the password of another user"
         stolen = await bob.call("POST", "/account/password", body | {"auth": _auth(bob, session=session)})
-        assert (stolen.status, stolen.errcode) == (401, "M_UNKNOWN")  # another user's session
+        assert (stolen.status, stolen.errcode) == (403, "M_FORBIDDEN"), "the session of another user"
+        unknown = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, session="none")})
+        assert (unknown.status, unknown.errcode) == (401, "M_UNKNOWN")
         done = await alice.call("POST", "/account/password", body | {"auth": _auth(alice, session=session)})
         assert done.json == {}
         assert (await alice.call("GET", "/account/whoami")).status == 200
@@ -60,7 +64,8 @@ async def test_the_authenticated_request_is_the_one_that_is_carried_out(postgres
         refused = await alice.call("POST", "/delete_devices", changed)
         assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN")
         elsewhere = {"auth": _auth(alice, session=session)}
-        assert (await alice.call("DELETE", f"/devices/{alice.device_id}", elsewhere)).status == 401
+        other = await alice.call("DELETE", f"/devices/{alice.device_id}", elsewhere)
+        assert (other.status, other.errcode) == (403, "M_FORBIDDEN")
         # The rest of the request may be left out: it is kept with the session.
         assert (await alice.call("POST", "/delete_devices", {"devices": ["OTHER"], **elsewhere})).json == {}
 
@@ -82,7 +87,8 @@ async def test_devices(postgres: TestDatabase) -> None:
         assert [device["device_id"] for device in devices] == ["A", "B"]
         assert devices[0]["display_name"] == "nul \x00"
         assert devices[0]["last_seen_ip"] == "192.0.2.1"
-        assert "last_seen_ts" not in devices[1]
+        assert devices[1] == {"device_id": "B", "display_name": None, "last_seen_ip": None, "last_seen_ts": None}
+        assert (await alice.call("GET", "/devices/B")).json == devices[1]
         assert (await alice.call("PUT", "/devices/B", {"display_name": "Laptop"})).json == {}
         assert (await alice.call("PUT", "/devices/B", {})).json == {}
         assert (await alice.call("GET", "/devices/B")).json["display_name"] == "Laptop"
@@ -135,3 +141,42 @@ async def test_guests(postgres: TestDatabase) -> None:
         assert named.status == 200
         assert (await guest.call("GET", "/devices")).status == 200
         assert (await guest.call("POST", "/logout")).status == 200
+
+
+async def test_guest_becomes_user_with_their_token_and_keeps_the_user_id(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        guests = []
+        for _ in range(2):
+            made = (await worker.call("POST", "/register", {}, query="kind=guest")).json
+            guests.append(User(worker, made["user_id"], made["access_token"], made["device_id"]))
+        guest, other = guests
+        name = guest.user_id[1:].partition(":")[0]
+        body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
+        user = await worker.register("user")
+        for token in ("wrong", other.token, user.token):
+            refused = await worker.call("POST", "/register", {**body, "guest_access_token": token})
+            assert (refused.status, refused.errcode) == (403, "M_FORBIDDEN"), token
+        assert (await worker.call("POST", "/register", body)).errcode == "M_USER_IN_USE"
+        # The first request names everything, the second one only the session.
+        begun = await worker.call("POST", "/register", {**body, "guest_access_token": guest.token, "auth": None})
+        assert begun.status == 401
+        assert guest.token.encode() not in (await worker.sql("SELECT request FROM uia_sessions"))[-1]["request"]
+        auth = {"type": "m.login.dummy", "session": begun.json["session"]}
+        made = await worker.call("POST", "/register", {"auth": auth})
+        assert made.json["user_id"] == guest.user_id
+        for token in (made.json["access_token"], guest.token):
+            who = (await worker.call("GET", "/account/whoami", token=token)).json
+            assert (who["user_id"], who["is_guest"]) == (guest.user_id, False)
+        login = {"type": "m.login.password", "user": name, "password": "correct horse"}
+        assert (await worker.call("POST", "/login", login)).status == 200
+        assert (await worker.call("GET", f"/profile/{guest.quoted}")).json == {"displayname": name}
+        again = await worker.call("POST", "/register", {**body, "guest_access_token": guest.token})
+        assert (again.status, again.errcode) == (403, "M_FORBIDDEN"), "a user's token"
+
+
+async def test_what_is_not_served_yet_is_empty(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        assert (await alice.call("GET", "/account/3pid")).json == {"threepids": []}
+        version = await alice.call("GET", "/room_keys/version")
+        assert (version.status, version.errcode) == (404, "M_NOT_FOUND")

@@ -42,22 +42,58 @@ async def test_what_is_uploaded_is_found(postgres: TestDatabase) -> None:
         # The same again changes nothing, and nobody is told.
         again = await upload(alice, device_keys=keys, one_time_keys=one_time_keys("a"))
         assert again.json == {"one_time_key_counts": {ALGORITHM: 2}}
-        assert [row.user_id for row in announced(worker, "device_lists")] == [alice.user_id]
-        # More signatures are a change, other keys are refused.
+        renamed, uploaded = announced(worker, "device_lists")
+        assert renamed.user_id == uploaded.user_id == alice.user_id
+        # More signatures are a change.
         more = {**keys, "signatures": {alice.user_id: {f"ed25519:{alice.device_id}": "s", "ed25519:M": "t"}}}
         assert (await upload(alice, device_keys=more)).status == 200
-        other = await upload(alice, device_keys=identity_keys(alice.user_id, alice.device_id, "other"))
-        assert (other.status, other.errcode) == (400, "M_INVALID_PARAM")
-        assert len(announced(worker, "device_lists")) == 2
+        assert len(announced(worker, "device_lists")) == 3
         # Others see a device's name beside its keys: a new one is a change, the same one is none.
-        for name, told in (("a laptop", 3), ("a laptop", 3)):
+        for name, told in (("a laptop", 4), ("a laptop", 4)):
             await alice.call("PUT", f"/devices/{alice.device_id}", {"display_name": name})
             assert len(announced(worker, "device_lists")) == told
         found = (await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: []}})).json
         shown = found["device_keys"][alice.user_id][alice.device_id]
         assert shown["unsigned"] == {"device_display_name": "a laptop"}
-        await bob.call("PUT", f"/devices/{bob.device_id}", {"display_name": "without keys"})
-        assert len(announced(worker, "device_lists")) == 3
+
+
+async def test_device_list_changes_are_told_before_a_device_has_keys(postgres: TestDatabase) -> None:
+    """A log-in, a new name and a log-out are changes of the list that other devices and users show."""
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        login = {"type": "m.login.password", "user": "alice", "password": "correct horse", "device_id": "NEW"}
+        token = (await worker.call("POST", "/login", login)).json["access_token"]
+        assert [row.user_id for row in announced(worker, "device_lists")] == [alice.user_id]
+        token = (await worker.call("POST", "/login", login)).json["access_token"]
+        assert len(announced(worker, "device_lists")) == 1, "the device was there before"
+        await alice.call("PUT", "/devices/NEW", {"display_name": "new"})
+        assert len(announced(worker, "device_lists")) == 2
+        assert (await worker.call("POST", "/logout", {}, token=token)).status == 200
+        assert [row.user_id for row in announced(worker, "device_lists")] == [alice.user_id] * 3
+
+
+async def test_new_identity_keys_replace_the_old_ones_and_their_keys(postgres: TestDatabase) -> None:
+    """A bot that lost its store logs in with the device id that it had. The specification forbids nothing here."""
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        await upload_identity(alice)
+        await upload(alice, one_time_keys=one_time_keys("a", "b"), fallback_keys={f"{ALGORITHM}:f": one_time_key("f")})
+        assert await claim(bob, alice) == "a"
+        lists, keys = len(announced(worker, "device_lists")), len(announced(worker, "one_time_keys"))
+        new = identity_keys(alice.user_id, alice.device_id, "new")
+        changed = {f"{ALGORITHM}:a": one_time_key("another content of a used name"), **one_time_keys("c")}
+        answer = await upload(alice, device_keys=new, one_time_keys=changed)
+        assert answer.json == {"one_time_key_counts": {ALGORITHM: 2}}
+        found = (await bob.call("POST", "/keys/query", {"device_keys": {alice.user_id: []}})).json
+        assert found["device_keys"][alice.user_id][alice.device_id]["keys"] == new["keys"]
+        assert len(announced(worker, "device_lists")) == lists + 1
+        assert len(announced(worker, "one_time_keys")) == keys + 2
+        assert {await claim(bob, alice), await claim(bob, alice)} == {"a", "c"}
+        assert await claim(bob, alice) is None, "neither the old one-time key nor the old fallback key is left"
+        # Only one of several at the same time wins last, and all are taken.
+        many = [identity_keys(alice.user_id, alice.device_id, str(n)) for n in range(12)]
+        answers = await asyncio.gather(*(upload(alice, device_keys=each) for each in many))
+        assert {answer.status for answer in answers} == {200}
 
 
 async def test_each_key_is_given_once_and_in_order(postgres: TestDatabase) -> None:
@@ -101,7 +137,7 @@ async def test_a_key_id_has_one_content_for_good(postgres: TestDatabase) -> None
             refused = await upload(alice, one_time_keys=changed)
             assert (refused.status, refused.errcode) == (400, "M_INVALID_PARAM")
             same = await upload(alice, one_time_keys=one_time_keys("a"))
-            assert same.json == {"one_time_key_counts": {} if claimed else {ALGORITHM: 1}}
+            assert same.json == {"one_time_key_counts": {ALGORITHM: 0 if claimed else 1}}
         assert await claim(bob, alice) is None  # the claimed one did not come back, "b" was never stored
         # Two at once with different contents: one of them is refused.
         contents: list[Any] = [{f"{ALGORITHM}:c": one_time_key(text)} for text in ("one", "two")]
@@ -141,9 +177,6 @@ async def test_keys_go_with_their_device(postgres: TestDatabase) -> None:
         assert len(announced(worker, "device_lists")) == before + 2
         for table in tables:
             assert not await worker.sql(f"SELECT 1 FROM {table} WHERE user_id = $1", alice.user_id), table
-        # One without keys is nobody's business.
-        assert (await bob.call("POST", "/logout", {})).status == 200
-        assert len(announced(worker, "device_lists")) == before + 2
 
 
 def _hostile_uploads(user_id: str, device_id: str) -> list[tuple[dict[str, Any], str]]:
@@ -180,7 +213,7 @@ async def test_hostile_bodies(postgres: TestDatabase) -> None:
             assert (answer.status, answer.errcode) == (400, errcode), body
         # What PostgreSQL's text cannot hold is legal.
         odd = await upload(alice, one_time_keys={"a\x00:b\x1a": "x"}, fallback_keys={"a\x00:f\x00": "y"})
-        assert odd.json == {"one_time_key_counts": {"a\x00": 1}}
+        assert odd.json == {"one_time_key_counts": {ALGORITHM: 0, "a\x00": 1}}
         for key_id in ("b\x1a", "f\x00"):
             assert await claim(alice, alice, "a\x00") == key_id
         bodies: list[Any] = [{}, [], {"device_keys": []}, {"device_keys": {"x": []}}, {"device_keys": {"@a:b": 7}}]

@@ -15,9 +15,9 @@ async def test_profile_fields(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob = await worker.register("alice"), await worker.register("bob")
         base = f"/profile/{alice.quoted}"
-        assert (await worker.call("GET", base)).json == {}
+        assert (await worker.call("GET", base)).json == {"displayname": "alice"}
         values = {
-            "displayname": "Alice 🐝 \x00", "avatar_url": "mxc://example.org/a", "m.tz": "Europe/London",
+            "displayname": "Alice 🐝 \x00", "avatar_url": "https://example.org/a.png", "m.tz": "Europe/London",
             "org.example.job": {"title": ["bee", 1.5, None]}, "m.example_field": None,
         }  # fmt: skip
         for key, value in values.items():
@@ -29,12 +29,15 @@ async def test_profile_fields(postgres: TestDatabase) -> None:
         assert (await worker.call("GET", f"{base}/m.tz")).errcode == "M_NOT_FOUND"
         assert (await alice.call("PUT", f"{base}/displayname", {"displayname": ""})).status == 200
         assert "displayname" not in (await worker.call("GET", base)).json
+        assert (await worker.call("GET", f"{base}/displayname")).json == {}, "404 is for unknown users"
+        assert (await worker.call("GET", f"/profile/{bob.quoted}/avatar_url")).json == {}
+        assert (await worker.call("GET", "/profile/@nobody:example.org/displayname")).errcode == "M_NOT_FOUND"
 
         for path, body, status, errcode in (
             (f"{base}/displayname", {"displayname": 1}, 400, "M_BAD_JSON"),
             (f"{base}/displayname", {"displayname": "x" * 257}, 400, "M_INVALID_PARAM"),
             (f"{base}/displayname", {}, 400, "M_MISSING_PARAM"),
-            (f"{base}/avatar_url", {"avatar_url": "http://x"}, 400, "M_INVALID_PARAM"),
+            (f"{base}/avatar_url", {"avatar_url": "x" * 1001}, 400, "M_INVALID_PARAM"),
             (f"{base}/m.tz", {"m.tz": 5}, 400, "M_BAD_JSON"),
             (f"{base}/Upper.case", {"Upper.case": 5}, 400, "M_INVALID_PARAM"),
             (f"{base}/nospace", {"nospace": 5}, 400, "M_INVALID_PARAM"),

@@ -130,10 +130,10 @@ async def test_default_rules_are_enabled_disabled_and_given_other_actions(postgr
         _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "PUT", answer)
         actions = await alice.call("GET", f"{message}/actions")
         _check(f"{_GLOBAL}/{{kind}}/{{ruleId}}/actions", "GET", actions)
-        assert actions.json == {"actions": loud}
+        assert actions.json == {"actions": [*loud, "dont_notify", "coalesce"]}, "as they were set"
         whole = (await alice.call("GET", f"{_GLOBAL}/")).json
         assert whole["override"][0]["enabled"] is True
-        assert next(r for r in whole["underride"] if r["rule_id"] == ".m.rule.message")["actions"] == loud
+        assert next(r for r in whole["underride"] if r["rule_id"] == ".m.rule.message")["actions"][:2] == loud
         told = len(announced(worker))
         # As it was: nothing is stored; and saying it again tells nobody.
         await alice.call("PUT", f"{master}/enabled", {"enabled": False})
@@ -276,3 +276,31 @@ async def _copy(worker: Worker, user_id: str, room_id: str) -> Any:
     rules = PushRulesWriter(parts.database, parts.writer, parts.announcer, ALL_OFF)
     await rules.copy_room_rules(user_id, _ROOM, room_id)
     return (await rules.get_ruleset(user_id))["global"]
+
+
+async def test_many_changes_at_once_are_all_taken(postgres: TestDatabase) -> None:
+    """A settings page sends its changes side by side."""
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        rules = (alice.call("PUT", f"/pushrules/global/room/!r{n}:x.y", {"actions": []}) for n in range(20))
+        tags = (alice.call("PUT", f"/user/{alice.quoted}/rooms/!r:x.y/tags/u.{n}", {"order": 0.5}) for n in range(20))
+        answers = await asyncio.gather(*rules, *tags)
+        assert {answer.status for answer in answers} == {200}
+        shown = (await alice.call("GET", "/pushrules/global/room/")).json
+        assert {rule["rule_id"] for rule in shown} == {f"!r{n}:x.y" for n in range(20)}
+        tags_now = (await alice.call("GET", f"/user/{alice.quoted}/rooms/!r:x.y/tags")).json["tags"]
+        assert tags_now.keys() == {f"u.{n}" for n in range(20)}
+
+
+async def test_rules_of_a_kind_and_paths_with_and_without_slash(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        await alice.call("PUT", "/pushrules/global/content/bee/", {"actions": ["dont_notify"], "pattern": "bee"})
+        whole = (await alice.call("GET", "/pushrules/")).json["global"]
+        for kind in ("override", "content", "room", "sender", "underride"):
+            for slash in ("", "/"):
+                assert (await alice.call("GET", f"/pushrules/global/{kind}{slash}")).json == whole[kind], kind
+        for path in ("/pushrules/global/content/bee", "/pushrules/global/content/bee/"):
+            rule = (await alice.call("GET", path)).json
+            assert rule["actions"] == ["dont_notify"], "as it was set"
+        assert (await alice.call("GET", "/pushrules/global/nonsense/")).errcode == "M_INVALID_PARAM"

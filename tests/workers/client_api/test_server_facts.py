@@ -25,7 +25,7 @@ async def test_facts(postgres: TestDatabase) -> None:
             assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
         assert (await alice.call("GET", "/voip/turnServer")).json == {}
         assert (await alice.call("GET", "/thirdparty/protocols")).json == {}
-        for path in ("/room_keys/version", "/nothing"):
+        for path in ("/room_keys/keys", "/nothing"):
             answer = await alice.call("POST", path, {})
             assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED")
         assert (await alice.call("POST", "/account/whoami", {})).status == 405

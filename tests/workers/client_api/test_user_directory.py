@@ -129,6 +129,8 @@ async def test_limits_order_and_errors(postgres: TestDatabase) -> None:
         room_id = await _rooms(alice).create_room(preset="public_chat")
         for each in others:
             await _rooms(each).act(room_id, "join")
+        await _name(others[0], "")
+        await _name(others[1], "")
         await _name(others[2], "Somebody")
         await _fill(world)
         assert await _found(alice, "bee") == ["@bee", "@beeman", "@beeline"]  # the very word, then who has a name

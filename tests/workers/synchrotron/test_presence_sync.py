@@ -315,9 +315,11 @@ async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
     assert await due() == []
     with reports.syncing("@a:x", "D", "unavailable"):
         assert await due() == [("one", "@a:x", "unavailable", 0, 0)]
+    with reports.syncing("@a:x", "D", "offline"):
+        assert await due() == []  # it does not count beside the syncs that do
     # An owner who is away, then one who is the wrong one, then the right one, who can't know of it.
     owners.away = {"one"}
-    with reports.syncing("@a:x", "D", "offline"):
+    with reports.syncing("@a:x", "D", "online"):
         assert await due() == [] and owners.learned == 1
     owners.away, owners.wrong = set(), frozenset({"@a:x"})
     assert len(await due()) == 1 and owners.learned == 2

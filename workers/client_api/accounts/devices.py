@@ -133,12 +133,13 @@ class Devices:
 
 
 def _to_json(device: Device) -> dict[str, Any]:
-    shown: dict[str, Any] = {"device_id": device.device_id}
-    if device.display_name is not None:
-        shown["display_name"] = device.display_name
-    if device.last_seen_ms is not None:
-        shown |= {"last_seen_ts": device.last_seen_ms, "last_seen_ip": device.last_seen_ip}
-    return shown
+    # Deployed clients fail without the optional keys, so they are null if unknown.
+    return {
+        "device_id": device.device_id,
+        "display_name": device.display_name,
+        "last_seen_ip": device.last_seen_ip,
+        "last_seen_ts": device.last_seen_ms,
+    }
 
 
 def _no_such_device() -> Exception:

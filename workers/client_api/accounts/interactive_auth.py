@@ -22,12 +22,19 @@ from shared.storage.accounts.interactive_auth import (
 from shared.storage.engine.pool import Database
 
 #: Checks the `auth` object of one stage and returns the result to store. Raises MatrixError: after 401 and 403 the
-#: client may try again, every other status ends the request.
+#: client may try again, `WrongUser` and every other status end the request.
 Stage: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[str]]
 #: Returns the request body without secrets, as it may be stored.
 Conceal: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 _MAX_SESSION_CHARS = 100
+
+
+class WrongUser(MatrixError):
+    """M_FORBIDDEN for a stage that another user passed. It ends the request, since no retry can succeed."""
+
+    def __init__(self) -> None:
+        super().__init__("M_FORBIDDEN", "auth names another user than the access token", 403)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class InteractiveAuth:
         """Return once one of the flows is complete. The caller then acts, and ends the session with `end`.
 
         Raises InteractiveAuthNeeded (401), M_BAD_JSON, M_UNRECOGNIZED for a type that is in no flow, and M_FORBIDDEN
-        if the request differs from the one that the session was begun for.
+        if the session was begun for another request, operation or user.
         """
         given = {key: value for key, value in body.items() if key != "auth"}
         auth = body.get("auth")
@@ -78,15 +85,22 @@ class InteractiveAuth:
             raise self._needed(demand, await self._begin(demand, given, conceal))
         session = None
         if session_id is not None:
-            session = await self._find(demand, session_id)
+            session = await self._find(session_id)
             if session is None:
-                error = MatrixError("M_UNKNOWN", "The session is unknown, has expired or belongs to another request")
+                error = MatrixError("M_UNKNOWN", "The session is unknown or has expired")
                 raise self._needed(demand, await self._begin(demand, given, conceal), error)
+            if not _belongs(session, demand):
+                raise forbidden("The session belongs to another request")
             if not demand.may_change and any(
                 given[key] != value for key, value in session.request.items() if key in given
             ):
                 raise forbidden("The request differs from the one that this session was begun for")
         return await self._continue(demand, session, given, stage, auth, conceal)
+
+    async def result(self, demand: Demand, session_id: str | None, name: str) -> str | None:
+        """Return the result that a session has stored under a name; None if there is no such session or result."""
+        session = None if session_id is None else await self._find(session_id)
+        return session.completed.get(name) if session is not None and _belongs(session, demand) else None
 
     async def end(self, passed: Passed) -> None:
         """Delete the session. A session serves one request only."""
@@ -111,6 +125,8 @@ class InteractiveAuth:
             try:
                 completed[stage] = await demand.stages[stage](auth)
                 newly_passed = True
+            except WrongUser:
+                raise
             except MatrixError as error:
                 if error.status not in (401, 403):
                     raise
@@ -136,14 +152,10 @@ class InteractiveAuth:
         await create_uia_session(self._database, session, self._clock.now_ms())
         return session
 
-    async def _find(self, demand: Demand, session_id: str) -> UiaSession | None:
+    async def _find(self, session_id: str) -> UiaSession | None:
         if len(session_id) > _MAX_SESSION_CHARS or not session_id.isascii() or "\x00" in session_id:
             return None
-        newer_than_ms = self._clock.now_ms() - self._lifetime_ms
-        session = await get_uia_session(self._database, session_id, newer_than_ms)
-        if session is None or session.operation != demand.operation or session.user_id != demand.user_id:
-            return None
-        return session
+        return await get_uia_session(self._database, session_id, self._clock.now_ms() - self._lifetime_ms)
 
     def _needed(
         self,
@@ -161,6 +173,17 @@ class InteractiveAuth:
         if failure is not None:
             body |= {"errcode": failure.errcode, "error": failure.message}
         return InteractiveAuthNeeded(body)
+
+
+def session_of(body: Mapping[str, Any]) -> str | None:
+    """Return the id of the session that a request names."""
+    auth = body.get("auth")
+    session_id = auth.get("session") if isinstance(auth, dict) else None
+    return session_id if isinstance(session_id, str) else None
+
+
+def _belongs(session: UiaSession, demand: Demand) -> bool:
+    return session.operation == demand.operation and session.user_id == demand.user_id
 
 
 async def pass_dummy(auth: Mapping[str, Any]) -> str:

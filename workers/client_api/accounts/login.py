@@ -7,7 +7,7 @@ import msgspec
 
 from shared.config.sections import Rate
 from shared.core.errors import MatrixError, forbidden, missing_param
-from shared.core.identifiers import UserId, is_user_id
+from shared.core.identifiers import UserId, is_user_id, lower_ascii
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.serving import endpoint
@@ -96,10 +96,11 @@ class PasswordCheck:
 
     async def _find(self, user_id: UserId) -> Account | None:
         account = await get_account(self._database, user_id)
-        if account is None and user_id != user_id.lower():
+        if account is None:
             # People capitalise their names. Registered names are lower case.
-            localpart = user_id.partition(":")[0].lower()
-            account = await get_account(self._database, f"{localpart}:{self._server_name}")
+            localpart, colon, server = user_id.partition(":")
+            if (lower := lower_ascii(localpart)) != localpart:
+                account = await get_account(self._database, lower + colon + server)
         return account
 
     async def _count(self, user_id: UserId | None, address: str) -> None:
@@ -107,7 +108,7 @@ class PasswordCheck:
             return
         keys = [f"address:{address}"]
         if user_id is not None:
-            keys.append(f"account:{user_id.lower()}")
+            keys.append(f"account:{lower_ascii(user_id)}")
         wait_s = await count_login_attempt(self._database, keys, self._rate.burst, self._rate.per_second)
         if wait_s > 0:
             raise limit_exceeded(wait_s)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from shared.core.errors import bad_json, forbidden, missing_param
+from shared.core.errors import bad_json, missing_param
 from shared.core.identifiers import UserId
 from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, empty_response
@@ -13,7 +13,7 @@ from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.storage.accounts.users import set_password_hash
 from shared.storage.engine.pool import Database
-from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth, Stage
+from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth, Stage, WrongUser
 from workers.client_api.accounts.login import PASSWORD, PasswordCheck, UserIdentifier
 from workers.client_api.accounts.sessions import Sessions
 
@@ -36,7 +36,7 @@ class PasswordDemand:
             identifier = _identifier(auth, request.user.user_id)
             account = await self._passwords.check(identifier, password, request.client_address)
             if account.user_id != request.user.user_id:
-                raise forbidden("auth names another user")
+                raise WrongUser
             return "true"
 
         return _demand(operation, request.user.user_id, pass_password)

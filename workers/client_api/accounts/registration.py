@@ -12,19 +12,28 @@ import msgspec
 
 from shared.config.sections import Registration as RegistrationConfig
 from shared.core.errors import MatrixError, bad_json, forbidden, missing_param
-from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration
+from shared.core.identifiers import (
+    UserId,
+    is_user_id,
+    is_valid_localpart_for_registration,
+    lower_ascii,
+    parse_user_id,
+)
 from shared.http.endpoint import CLIENT_V1, Auth, RateLimit
 from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
 from shared.storage.accounts.registration import is_usable_token
-from shared.storage.accounts.users import NewAccount, create_account, is_taken
+from shared.storage.accounts.tokens import get_session, hash_token
+from shared.storage.accounts.users import NewAccount, create_account, get_account, is_taken
 from shared.storage.engine.pool import Database
-from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth, pass_dummy
-from workers.client_api.accounts.sessions import Sessions
+from workers.client_api.accounts.interactive_auth import Demand, InteractiveAuth, Passed, pass_dummy, session_of
+from workers.client_api.accounts.sessions import Issued, Sessions
 
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105 - the name of a stage
+#: The result of an interactive session that has made an account.
+REGISTERED = "registered"
 _DUMMY = "m.login.dummy"
 _RANDOM_LETTERS = string.ascii_lowercase + string.digits
 
@@ -33,10 +42,23 @@ class RegisterBody(msgspec.Struct):
     username: str | None = None
     password: str | None = None
     password_hash: str | None = None  # set by the server, in the stored request only
+    guest_access_token: str | None = None
+    guest_token_hash: str | None = None  # set by the server, in the stored request only
     device_id: str | None = None
     initial_device_display_name: str | None = None
     inhibit_login: bool = False
     refresh_token: bool = False
+
+
+#: Fields of `RegisterBody` that only the server sets.
+_STORED_ONLY = ("password_hash", "guest_token_hash")
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """The account that an interactive session made. device_id: None if it did not log in."""
+
+    user_id: str
+    device_id: str | None
 
 
 class Registration:
@@ -49,9 +71,13 @@ class Registration:
         auth: InteractiveAuth,
         sessions: Sessions,
         clock: Clock,
+        *,
+        default_display_name: bool,
     ) -> None:
+        """default_display_name: True: new users get their localpart as display name."""
         self._server_name = server_name
         self._config = config
+        self._default_display_name = default_display_name
         self._database = database
         self._hasher = hasher
         self._auth = auth
@@ -72,26 +98,25 @@ class Registration:
         if request.query_choice("kind", ("user", "guest"), "user") == "guest":
             return await self._register_guest(request)
         self._demand_open()
-        body = request.json_object()
-        body.pop("password_hash", None)
-        first = convert({key: value for key, value in body.items() if key != "auth"}, RegisterBody)
+        body = {key: value for key, value in request.json_object().items() if key not in _STORED_ONLY}
+        first = self._parse({key: value for key, value in body.items() if key != "auth"})
+        if (registered := await self._registered_by(session_of(body))) is not None:
+            return await self._log_in_again(registered, first)
         # The spec says of these errors (400) that they come before any authentication.
         if first.username is not None:
-            await self._check_available(first.username)
+            await self._check_available(first)
         if first.password is not None:
             self._hasher.check_strength(first.password)
         passed = await self._auth.check(self._demand(), body, self._conceal)
-        wanted = convert(passed.request, RegisterBody)
+        wanted = self._parse(passed.request)
         if wanted.username is not None and wanted.username != first.username:
-            await self._check_available(wanted.username)
+            await self._check_available(wanted)
         password_hash = wanted.password_hash
         if wanted.password is not None:
             password_hash = await self._hasher.hash(wanted.password)
         if password_hash is None:
             raise missing_param("Missing key: password")
-        answer = await self._create(wanted, password_hash, passed.results.get(REGISTRATION_TOKEN))
-        await self._auth.end(passed)
-        return answer
+        return await self._create(wanted, password_hash, passed)
 
     @endpoint(
         name="get_username_availability",
@@ -105,7 +130,9 @@ class Registration:
     async def get_username_availability(self, request: Request) -> Response:
         """GET /register/available."""
         self._demand_open()
-        await self._check_available(request.query_required("username"))
+        user_id = self._user_id(lower_ascii(request.query_required("username")))
+        if await is_taken(self._database, user_id):
+            raise _in_use()
         return json_response({"available": True})
 
     @endpoint(
@@ -144,16 +171,43 @@ class Registration:
             raise MatrixError("M_UNAUTHORIZED", "This registration token is not valid", 401)
         return token
 
+    @staticmethod
+    def _parse(body: dict[str, Any]) -> RegisterBody:
+        wanted = convert(body, RegisterBody)
+        if wanted.username is not None:
+            wanted.username = lower_ascii(wanted.username)
+        return wanted
+
     async def _conceal(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the request with the hash of the password instead of the password."""
-        kept = {key: value for key, value in body.items() if key != "password"}
+        """Return the request with hashes instead of the password and the guest's access token."""
+        kept = {key: value for key, value in body.items() if key not in ("password", "guest_access_token")}
         if isinstance(body.get("password"), str):
             kept["password_hash"] = await self._hasher.hash(body["password"])
+        if isinstance(body.get("guest_access_token"), str):
+            kept["guest_token_hash"] = hash_token(body["guest_access_token"]).hex()
         return kept
 
-    async def _check_available(self, localpart: str) -> None:
-        if await is_taken(self._database, self._user_id(localpart)):
+    async def _check_available(self, wanted: RegisterBody) -> None:
+        """Raise M_USER_IN_USE for a taken name. A guest may keep their own: see `_guest`."""
+        assert wanted.username is not None
+        user_id = self._user_id(wanted.username)
+        if await self._guest(wanted) != user_id and await is_taken(self._database, user_id):
             raise _in_use()
+
+    async def _guest(self, wanted: RegisterBody) -> UserId | None:
+        """Return the guest who becomes a user; None if the request has no guest's token. Raises M_FORBIDDEN."""
+        if wanted.guest_access_token is not None:
+            token_hash = hash_token(wanted.guest_access_token)
+        elif wanted.guest_token_hash is not None:
+            token_hash = bytes.fromhex(wanted.guest_token_hash)
+        else:
+            return None
+        session = await get_session(self._database, token_hash)
+        if session is None or session.kind != "guest" or session.deactivated:
+            raise forbidden("guest_access_token is not the access token of a guest")
+        if wanted.username is not None and session.user_id != self._user_id(wanted.username):
+            raise forbidden("username must be the user name of the guest")
+        return session.user_id
 
     def _user_id(self, localpart: str) -> UserId:
         user_id = f"@{localpart}:{self._server_name}"
@@ -165,32 +219,73 @@ class Registration:
             )
         return UserId(user_id)
 
-    async def _create(self, wanted: RegisterBody, password_hash: str, token: str | None) -> Response:
-        localpart = wanted.username if wanted.username is not None else _random_localpart()
-        user_id = self._user_id(localpart)
-        account = NewAccount(
-            user_id=user_id,
-            password_hash=password_hash,
-            kind="user",
-            is_admin=False,
-            created_ms=self._clock.now_ms(),
-            registration_token=token,
-        )
-        issued = (
-            None
-            if wanted.inhibit_login
-            else self._sessions.issue(
-                user_id,
-                wanted.device_id,
-                wanted.initial_device_display_name,
-                refreshable=wanted.refresh_token,
+    async def _create(self, wanted: RegisterBody, password_hash: str, passed: Passed) -> Response:
+        guest = await self._guest(wanted)
+        if guest is not None:
+            user_id = guest
+        else:
+            user_id = self._user_id(wanted.username if wanted.username is not None else _random_localpart())
+        token = passed.results.get(REGISTRATION_TOKEN)
+        displayname = parse_user_id(user_id)[0] if self._default_display_name else None
+        issued = self._issue(user_id, wanted, wanted.device_id)
+        if guest is not None:
+            creation = await self._sessions.upgrade_guest(user_id, password_hash, displayname, token)
+        else:
+            device_id = None if issued is None else issued.stored.device_id
+            account = NewAccount(
+                user_id=user_id,
+                password_hash=password_hash,
+                kind="user",
+                is_admin=False,
+                created_ms=self._clock.now_ms(),
+                registration_token=token,
+                displayname=displayname,
+                interactive_session=passed.session_id,
+                result=msgspec.json.encode(Registered(user_id, device_id)).decode(),
             )
-        )
-        creation = await create_account(self._database, account, issued.stored if issued is not None else None)
+            creation = await create_account(self._database, account, issued.stored if issued is not None else None)
         if not creation.token_accepted:  # the token was used up since the stage was passed
             raise MatrixError("M_UNAUTHORIZED", "This registration token is no longer valid", 401)
         if not creation.created:
+            if (registered := await self._registered_by(passed.session_id)) is not None:
+                return await self._log_in_again(registered, wanted)
             raise _in_use()
+        if guest is not None:
+            await self._auth.end(passed)
+            if issued is not None:
+                await self._sessions.start(user_id, issued)
+        return self._answer(user_id, issued)
+
+    async def _registered_by(self, session_id: str | None) -> Registered | None:
+        """Return the account that an interactive session has made."""
+        result = await self._auth.result(self._demand(), session_id, REGISTERED)
+        return None if result is None else msgspec.json.decode(result, type=Registered)
+
+    async def _log_in_again(self, registered: Registered, wanted: RegisterBody) -> Response:
+        """Answer a client that registered in this interactive session and missed the answer.
+
+        The device gets new tokens, and the lost ones end. Raises M_FORBIDDEN for another user name or password.
+        """
+        account = await get_account(self._database, registered.user_id)
+        if account is None or account.deactivated:
+            raise _in_use()
+        if wanted.username is not None and account.user_id != self._user_id(wanted.username):
+            raise forbidden("This session has registered another user name")
+        if wanted.password is not None and not await self._hasher.verify(account.password_hash, wanted.password):
+            raise forbidden("The password is not the one that this session has registered")
+        issued = self._issue(account.user_id, wanted, registered.device_id)
+        if issued is not None:
+            await self._sessions.start(account.user_id, issued)
+        return self._answer(account.user_id, issued)
+
+    def _issue(self, user_id: UserId, wanted: RegisterBody, device_id: str | None) -> Issued | None:
+        if wanted.inhibit_login:
+            return None
+        return self._sessions.issue(
+            user_id, device_id, wanted.initial_device_display_name, refreshable=wanted.refresh_token
+        )
+
+    def _answer(self, user_id: UserId, issued: Issued | None) -> Response:
         answer: dict[str, Any] = {"user_id": user_id, "home_server": self._server_name}
         if issued is not None:
             answer |= {"device_id": issued.stored.device_id, **issued.answer()}
@@ -210,14 +305,7 @@ class Registration:
         )
         if not (await create_account(self._database, account, issued.stored)).created:
             raise _in_use()
-        return json_response(
-            {
-                "user_id": user_id,
-                "home_server": self._server_name,
-                "device_id": issued.stored.device_id,
-                **issued.answer(),
-            }
-        )
+        return self._answer(user_id, issued)
 
 
 def _random_localpart() -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+import orjson
 
 from replication.streams import DEVICE_LISTS, SESSIONS
 from replication.streams.announcer import Announcer
@@ -20,7 +21,7 @@ from shared.http.request import Requester
 from shared.operations.authenticate import TokenAuthenticator
 from shared.runtime.clock import Clock
 from shared.storage.accounts import tokens
-from shared.storage.accounts.users import SET_ADMIN, NewSession
+from shared.storage.accounts.users import SET_ADMIN, UPGRADE_GUEST, Creation, NewSession
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import Database, passing_as_unavailable
 
@@ -109,6 +110,7 @@ class Sessions:
         )
         if row["position"] is not None:
             self._announce([(row["position"], user_id, session.device_id)])
+        self._announce_device_list(user_id, row["list_position"])
 
     async def refresh(self, refresh_token: str) -> Issued:
         """Return the next pair of tokens. Raises MatrixError M_UNKNOWN_TOKEN, 401. Spec: "Token refresh flow"."""
@@ -171,6 +173,16 @@ class Sessions:
         self._announce([(row["position"], user_id, None)])
         return True
 
+    async def upgrade_guest(
+        self, user_id: UserId, password_hash: str, displayname: str | None, registration_token: str | None
+    ) -> Creation:
+        """Make a guest a user. Their sessions stay. displayname: for an account that has none."""
+        name = None if displayname is None else orjson.dumps(displayname)
+        row = await self._write(UPGRADE_GUEST, user_id, password_hash, name, self._clock.now_ms(), registration_token)
+        if row["position"] is not None:
+            self._announce([(row["position"], user_id, None)])
+        return Creation(row["position"] is not None, row["token_accepted"])
+
     async def rename_device(self, user_id: UserId, device_id: str, name: str) -> bool:
         """Set the display name of a device. Return False if there is no such device."""
         row = await self._write(tokens.RENAME_DEVICE, user_id, device_id, name, self._clock.now_ms())
@@ -191,7 +203,7 @@ class Sessions:
         self._announcer.announce(SESSIONS, rows)
 
     def _announce_device_list(self, user_id: UserId, position: int | None) -> None:
-        """position: None if nothing changed that others see."""
+        """position: None if nothing changed."""
         if position is not None:
             self._announcer.announce(
                 DEVICE_LISTS, [DeviceListRow(position=position, writer=self._writer.lease, user_id=user_id)]

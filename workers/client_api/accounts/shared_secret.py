@@ -9,21 +9,26 @@ import hmac
 import secrets
 
 import msgspec
-import orjson
 
+from shared.config.sections import Accounts
 from shared.core.errors import MatrixError, forbidden, invalid_param
-from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration
+from shared.core.identifiers import (
+    UserId,
+    is_user_id,
+    is_valid_localpart_for_registration,
+    lower_ascii,
+    parse_user_id,
+)
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
-from shared.storage.accounts.profiles import set_profile_field
 from shared.storage.accounts.registration import create_nonce, take_nonce
 from shared.storage.accounts.users import NewAccount, create_account
 from shared.storage.engine.pool import Database
 from workers.client_api.accounts.sessions import Sessions
-from workers.client_api.people.profiles import MAX_DISPLAY_NAME_CHARS, MAX_PROFILE_BYTES
+from workers.client_api.people.profiles import MAX_DISPLAY_NAME_CHARS
 
 _NONCE_LIFETIME_MS = 60_000
 _USER_TYPES = ("support", "bot")
@@ -45,6 +50,7 @@ class SharedSecretRegistration:
         self,
         server_name: str,
         secret: str | None,
+        config: Accounts,
         database: Database,
         hasher: PasswordHasher,
         sessions: Sessions,
@@ -52,6 +58,7 @@ class SharedSecretRegistration:
     ) -> None:
         """secret: None: the endpoints answer with an error."""
         self._server_name = server_name
+        self._config = config
         self._secret = secret.encode() if secret is not None else None
         self._database = database
         self._hasher = hasher
@@ -91,19 +98,18 @@ class SharedSecretRegistration:
             raise MatrixError("M_UNKNOWN", "The nonce is unknown, has been used or has expired")
         if not hmac.compare_digest(_mac(secret, body).encode(), body.mac.lower().encode("utf-8", "replace")):
             raise forbidden("The mac does not match the request and the shared secret")
+        default_name = parse_user_id(user_id)[0] if self._config.default_display_name else None
         account = NewAccount(
             user_id=user_id,
             password_hash=await self._hasher.hash(body.password),
             kind=body.user_type or "user",
             is_admin=body.admin,
             created_ms=self._clock.now_ms(),
+            displayname=body.displayname or default_name,
         )
         issued = None if body.inhibit_login else self._sessions.issue(user_id, None, None, refreshable=False)
         if not (await create_account(self._database, account, issued.stored if issued else None)).created:
             raise MatrixError("M_USER_IN_USE", "This user name is taken")
-        if body.displayname:
-            value = orjson.dumps(body.displayname)
-            await set_profile_field(self._database, user_id, "displayname", value, MAX_PROFILE_BYTES)
         answer = {"user_id": user_id, "home_server": self._server_name}
         if issued is not None:
             answer |= {"device_id": issued.stored.device_id, **issued.answer()}
@@ -116,7 +122,7 @@ class SharedSecretRegistration:
 
     def _check(self, body: SharedSecretBody) -> UserId:
         """Return the user id to register, in lower case."""
-        localpart = body.username.lower()
+        localpart = lower_ascii(body.username)
         user_id = f"@{localpart}:{self._server_name}"
         if not (is_valid_localpart_for_registration(localpart) and is_user_id(user_id)):
             raise MatrixError("M_INVALID_USERNAME", "The user name is not valid")

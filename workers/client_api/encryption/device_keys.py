@@ -4,7 +4,7 @@ Reads go to the primary database, never to memory, so that they cover everything
 (protocol notes, A6). Keys of remote users need federation: until then, their servers are listed under `failures`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,16 +21,23 @@ from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
+from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.encryption import device_keys as storage
 from shared.storage.encryption.device_lists import get_device_list_news
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.streams.ends import get_stream_ends
-from workers.client_api.encryption.key_upload import KeyUploadBody, check_identity_keys, parse_keys
+from workers.client_api.encryption.key_upload import (
+    KeyUploadBody,
+    UploadedKey,
+    check_identity_keys,
+    have_other_keys,
+    parse_keys,
+)
 
 #: Unclaimed keys of a device, all algorithms together: ten times as many as a client keeps by itself.
 MAX_ONE_TIME_KEYS = 1000
 _MAX_USERS = 10_000  # in one query or claim
-_ATTEMPTS = 5
+_ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
 
 class KeyQueryBody(msgspec.Struct):
@@ -52,6 +59,7 @@ class DeviceKeys:
         self._writer = writer
         self._announcer = announcer
         self._clock = clock
+        self._locks = KeyedLocks()
 
     @endpoint(
         name="upload_keys",
@@ -65,8 +73,9 @@ class DeviceKeys:
     async def upload_keys(self, request: Request) -> Response:
         """POST /keys/upload. An upload is stored whole or not at all.
 
-        Raises M_INVALID_PARAM for keys of another device, identity keys that differ from the stored ones, a key id
-        that was uploaded before with another key, and too many keys.
+        New identity keys replace the stored ones, as of a bot that lost its store and uses the same device id. The
+        keys that belong to the old ones are dropped. Raises M_INVALID_PARAM for keys of another device, a key id that
+        was uploaded before with another key, and too many keys.
         """
         user, body = request.user, request.decode(KeyUploadBody)
         if user.device_id is None:
@@ -74,15 +83,29 @@ class DeviceKeys:
         one_time, fallback = parse_keys(body.one_time_keys or {}), parse_keys(body.fallback_keys or {})
         if len({key.algorithm for key in fallback}) < len(fallback):
             raise invalid_param("fallback_keys may have one key of each algorithm")
+        async with self._locks.hold(user.user_id):
+            return await self._upload(user.user_id, user.device_id, body, one_time, fallback)
+
+    async def _upload(
+        self,
+        user_id: UserId,
+        device_id: str,
+        body: KeyUploadBody,
+        one_time: Sequence[UploadedKey],
+        fallback: Sequence[UploadedKey],
+    ) -> Response:
         for _ in range(_ATTEMPTS):
             # The keys may change between the read and the statement. The statement then does nothing: try again.
-            known = await storage.get_identity_keys(self._database, user.user_id, user.device_id)
-            identity = check_identity_keys(body.device_keys, known, user.user_id, user.device_id)
+            known = await storage.get_identity_keys(self._database, user_id, device_id)
+            identity = check_identity_keys(body.device_keys, known, user_id, device_id)
+            if identity is not None and known is not None and have_other_keys(identity, known):
+                await self._replace_identity(user_id, device_id, identity, known)
+                continue
             with passing_as_unavailable():
                 row = await self._writer.write(
                     storage.UPLOAD_KEYS,
-                    user.user_id,
-                    user.device_id,
+                    user_id,
+                    device_id,
                     identity,
                     known,
                     self._clock.now_ms(),
@@ -103,10 +126,24 @@ class DeviceKeys:
             if row["crowded"]:
                 raise invalid_param(f"A device may have at most {MAX_ONE_TIME_KEYS} unclaimed one-time keys")
             if row["same"] and (identity is None or row["list_position"] is not None):
-                self._announce(user.user_id, user.device_id, row["list_position"], row["key_position"])
-                counts = await storage.get_key_counts(self._database, user.user_id, user.device_id)
+                self._announce(user_id, device_id, row["list_position"], row["key_position"])
+                counts = await storage.get_key_counts(self._database, user_id, device_id)
                 return json_response({"one_time_key_counts": counts.one_time})
-        raise Unavailable("Other requests keep changing the keys of this device")
+        raise Unavailable("Other processes keep changing the keys of this device")
+
+    async def _replace_identity(self, user_id: UserId, device_id: str, identity: bytes, known: bytes) -> None:
+        """Store new identity keys, and drop the one-time and fallback keys of the old ones."""
+        with passing_as_unavailable():
+            row = await self._writer.write(
+                storage.REPLACE_IDENTITY_KEYS,
+                user_id,
+                device_id,
+                identity,
+                known,
+                self._clock.now_ms(),
+                streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name),
+            )
+        self._announce(user_id, device_id, row["list_position"], row["key_position"])
 
     def _announce(self, user_id: UserId, device_id: str, list_position: int | None, key_position: int | None) -> None:
         lease = self._writer.lease

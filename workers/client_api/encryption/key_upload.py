@@ -77,8 +77,7 @@ def check_identity_keys(
 ) -> bytes | None:
     """Return the identity keys to store; None if nothing changes.
 
-    known: the stored keys, if any. Raises M_BAD_JSON, and M_INVALID_PARAM also for identity keys that differ from the
-    stored ones.
+    known: the stored keys, if any. Raises M_BAD_JSON, M_INVALID_PARAM.
     """
     if given is None:
         return None
@@ -90,8 +89,9 @@ def check_identity_keys(
     json = orjson.dumps({k: v for k, v in given.items() if k != "unsigned"}, option=orjson.OPT_SORT_KEYS)
     if len(json) > _MAX_IDENTITY_BYTES:
         raise invalid_param(f"device_keys must have at most {_MAX_IDENTITY_BYTES} bytes")
-    if known is None:
-        return json
-    if orjson.loads(known).get("keys") != keys.keys:
-        raise invalid_param("The identity keys of a device must not change")
     return None if known == json else json
+
+
+def have_other_keys(identity: bytes, known: bytes) -> bool:
+    """Return True if these are other keys, and not the same keys with other signatures or algorithms."""
+    return bool(orjson.loads(identity)["keys"] != orjson.loads(known).get("keys"))

@@ -145,10 +145,11 @@ class Receipts:
 
     async def _set_fully_read(self, user_id: UserId, room_id: RoomId, event_id: str, ordinal: int) -> None:
         """Set the marker. It only moves forward, because each device of the user sends its own."""
-        present = await self._present_marker(user_id, room_id)
-        if present is not None and present.ordinal >= ordinal:
-            return
-        await self._account_data.set(user_id, room_id, FULLY_READ, orjson.dumps({"event_id": event_id}))
+        async with self._account_data.lock(user_id):
+            present = await self._present_marker(user_id, room_id)
+            if present is not None and present.ordinal >= ordinal:
+                return
+            await self._account_data.set(user_id, room_id, FULLY_READ, orjson.dumps({"event_id": event_id}))
 
     async def _present_marker(self, user_id: UserId, room_id: RoomId) -> ReceiptTarget | None:
         json = await self._account_data.get(user_id, room_id, FULLY_READ)

@@ -1,6 +1,7 @@
 """The writer of account data: a fenced statement, then its row on the stream."""
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
@@ -9,12 +10,13 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Unavailable
 from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.rows import AccountDataRow, PushRulesRow
+from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.push.rules import SET_IGNORED_USERS
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, get_account_data, ignored_in
 
 IGNORED_USERS = "m.ignored_user_list"
-_ATTEMPTS = 5
+_ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
 
 class AccountDataWriter:
@@ -22,6 +24,14 @@ class AccountDataWriter:
         self._database = database
         self._writer = writer
         self._announcer = announcer
+        self._locks = KeyedLocks()
+
+    def lock(self, user_id: UserId) -> AbstractAsyncContextManager[None]:
+        """Return the lock of a user's account data. Changes that depend on what is stored hold it.
+
+        `change` does so itself. Another process writes only while the user's slot moves.
+        """
+        return self._locks.hold(user_id)
 
     async def get(self, user_id: UserId, room_id: RoomId | Literal[""], type_: str) -> bytes | None:
         """Return an entry's JSON; None if there is no entry. room_id: "": global account data."""
@@ -101,9 +111,10 @@ class AccountDataWriter:
 
         new_value: returns None to leave the entry as it is. Raises Unavailable after five attempts.
         """
-        for _ in range(_ATTEMPTS):
-            entry = await get_account_data(self._database, user_id, room_id, type_)
-            json = new_value(entry.json)
-            if json is None or await self.set(user_id, room_id, type_, json, expected=entry.position):
-                return
-        raise Unavailable("Other requests keep changing this account data")
+        async with self.lock(user_id):
+            for _ in range(_ATTEMPTS):
+                entry = await get_account_data(self._database, user_id, room_id, type_)
+                json = new_value(entry.json)
+                if json is None or await self.set(user_id, room_id, type_, json, expected=entry.position):
+                    return
+        raise Unavailable("Other processes keep changing this account data")

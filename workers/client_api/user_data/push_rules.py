@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from shared.core.push_rules import RuleChanges
+from shared.core.push_rules.changes import rules_of_kind
 from shared.core.push_rules.editing import delete_rule, find_rule, put_rule, set_actions, set_enabled
 from shared.core.push_rules.validation import check_kind, check_new_id, read_actions, read_enabled, read_rule
 from shared.http.endpoint import RateLimit, RoutingKey
@@ -45,9 +46,25 @@ class PushRules:
         return json_response((await self._rules.get_ruleset(request.user.user_id))["global"])
 
     @endpoint(
+        name="get_push_rules_of_kind",
+        method="GET",
+        path="/_matrix/client/{version}/pushrules/global/{kind}/",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}",),
+        pool="client",
+        rate_limit=RateLimit.READ,
+        idempotent=True,
+        spec="deployed: the path of one kind, which the specification no longer has",
+    )
+    async def get_push_rules_of_kind(self, request: Request) -> Response:
+        """GET /pushrules/global/{kind}/, which the specification had once. Raises M_INVALID_PARAM."""
+        kind, user_id = check_kind(request.params["kind"], self._switches), request.user.user_id
+        return json_response(rules_of_kind(await self._rules.get(user_id), kind, user_id, self._switches))
+
+    @endpoint(
         name="get_push_rule",
         method="GET",
         path="/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/",),
         pool="client",
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -62,6 +79,7 @@ class PushRules:
         name="get_push_rule_enabled",
         method="GET",
         path="/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/enabled",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/enabled/",),
         pool="client",
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -76,6 +94,7 @@ class PushRules:
         name="get_push_rule_actions",
         method="GET",
         path="/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/actions",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/actions/",),
         pool="client",
         rate_limit=RateLimit.READ,
         idempotent=True,
@@ -90,6 +109,7 @@ class PushRules:
         name="set_push_rule",
         method="PUT",
         path="/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/",),
         pool="client",
         routing_key=RoutingKey.TOKEN_USER,
         rate_limit=RateLimit.ACCOUNT,
@@ -107,6 +127,7 @@ class PushRules:
         name="delete_push_rule",
         method="DELETE",
         path="/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/",),
         pool="client",
         routing_key=RoutingKey.TOKEN_USER,
         rate_limit=RateLimit.ACCOUNT,
@@ -121,6 +142,7 @@ class PushRules:
         name="set_push_rule_enabled",
         method="PUT",
         path="/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/enabled",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/enabled/",),
         pool="client",
         routing_key=RoutingKey.TOKEN_USER,
         rate_limit=RateLimit.ACCOUNT,
@@ -135,6 +157,7 @@ class PushRules:
         name="set_push_rule_actions",
         method="PUT",
         path="/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/actions",
+        aliases=("/_matrix/client/{version}/pushrules/global/{kind}/{ruleId}/actions/",),
         pool="client",
         routing_key=RoutingKey.TOKEN_USER,
         rate_limit=RateLimit.ACCOUNT,

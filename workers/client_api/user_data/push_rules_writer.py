@@ -18,10 +18,11 @@ from shared.core.push_rules import (
 )
 from shared.core.push_rules.editing import copy_room_rules
 from shared.core.rows import PushRulesRow
+from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.push.rules import SET_PUSH_RULES, PushRulesRecord, get_push_rules
 
-_ATTEMPTS = 5
+_ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
 
 class PushRulesWriter:
@@ -30,6 +31,7 @@ class PushRulesWriter:
         self._database = database
         self._writer = writer
         self._announcer = announcer
+        self._locks = KeyedLocks()
 
     async def get(self, user_id: UserId) -> RuleChanges:
         """Return the user's changes to the default rules."""
@@ -45,13 +47,14 @@ class PushRulesWriter:
         If the result is the same, nothing is written or announced. Raises the errors of `edit`, and Unavailable after
         five attempts.
         """
-        for _ in range(_ATTEMPTS):
-            record = await get_push_rules(self._database, user_id)
-            changes = edit(changes_from_json(record.rules))
-            json = changes_to_json(changes)
-            if json == record.rules or await self._store(user_id, record, changes, json):
-                return
-        raise Unavailable("Other requests keep changing these push rules")
+        async with self._locks.hold(user_id):
+            for _ in range(_ATTEMPTS):
+                record = await get_push_rules(self._database, user_id)
+                changes = edit(changes_from_json(record.rules))
+                json = changes_to_json(changes)
+                if json == record.rules or await self._store(user_id, record, changes, json):
+                    return
+        raise Unavailable("Other processes keep changing these push rules")
 
     async def copy_room_rules(self, user_id: UserId, old_room_id: RoomId, new_room_id: RoomId) -> None:
         """Copy a user's rules about a room to the room that replaces it. A repeated call changes nothing."""

@@ -16,8 +16,8 @@ from typing import Protocol
 
 from replication.calls.presence import DevicePresence
 from shared.core.errors import RemoteServerError, Unavailable
-from shared.core.presence import ONLINE, UNSET
-from shared.core.rows import EventRow
+from shared.core.presence import LAPSES_AFTER_MS, OFFLINE, ONLINE, UNSET
+from shared.core.rows import NO_DEVICE, EventRow
 from shared.core.slots import SLOTS, slot_of
 from shared.runtime.clock import Clock
 
@@ -97,7 +97,7 @@ class PresenceReports:
     def apply_events(self, rows: Iterable[EventRow]) -> None:
         """Count what people send as activity of theirs: a look into a table for each event."""
         for row in rows:
-            if row.sender in self._users:
+            if row.sender in self._users and row.txn_device != NO_DEVICE:
                 self.acted(row.sender)
 
     async def run(self) -> None:
@@ -179,6 +179,8 @@ class PresenceReports:
             self._count += 1
             device.active_s = now_s if told in (UNSET, ONLINE) else None
             self._note(device)
+        elif told == OFFLINE != device.told and (device.requests or now_s - device.seen_s < LAPSES_AFTER_MS / 1000):
+            return None  # a sync that does not count beside those that do
         elif told != device.told:
             device.told = told
             if told in (UNSET, ONLINE):

@@ -1,4 +1,4 @@
-"""What holds for every answer, however hostile the request was. Spec: client-server API, "Standard error response"."""
+"""Rules for every answer, even to a hostile request. Spec: client-server API, "Standard error response"."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _CORS = {
     "access-control-allow-methods": "GET, POST, PUT, DELETE, OPTIONS",
     "access-control-allow-headers": "X-Requested-With, Content-Type, Authorization",
 }
-#: Statuses that each code may come with. A code that is missing here is a fault too: look it up, then add it.
+#: Allowed statuses of each error code. A code that is missing here is a fault too: look it up, then add it.
 _STATUSES: dict[str, set[int]] = {
     "M_BAD_ALIAS": {400},
     "M_BAD_JSON": {400},
@@ -34,7 +34,7 @@ _STATUSES: dict[str, set[int]] = {
     "M_SERVER_NOT_TRUSTED": {400},
     "M_TOO_LARGE": {413},
     "M_UNAUTHORIZED": {401},
-    # The spec's code for an unknown log-in type (400) and a taken alias (409); ours for an unknown session (401).
+    # The spec's code for an unknown login type (400) and a taken alias (409); Skep's for an unknown session (401).
     "M_UNKNOWN": {400, 401, 409},
     "M_UNKNOWN_POS": {400},  # of sliding sync
     "M_UNKNOWN_TOKEN": {401},
@@ -51,9 +51,9 @@ _INTERNAL = re.compile(
 
 
 def faults_of(answer: Answer, *, asks_others: bool = False) -> list[str]:
-    """Return what is wrong with an answer to a client, in words; [] when it is as it should be.
+    """Return the faults of an answer to a client, in words; [] for a correct answer.
 
-    asks_others: 502 M_UNKNOWN is right, for the endpoint needs another server when a name of one is in the request.
+    asks_others: allow 502 M_UNKNOWN, because the endpoint queries the server that the request names.
     """
     faults: list[str] = []
     elsewhere = asks_others and answer.status == 502
@@ -68,9 +68,9 @@ def faults_of(answer: Answer, *, asks_others: bool = False) -> list[str]:
     try:
         value: Any = json.loads(answer.body)
     except ValueError:
-        return [*faults, f"no JSON: {answer.body[:200]!r}"]
+        return [*faults, f"not JSON: {answer.body[:200]!r}"]
     if not isinstance(value, dict | list if answer.status == 200 else dict):
-        return [*faults, f"no object: {answer.body[:200]!r}"]
+        return [*faults, f"not an object: {answer.body[:200]!r}"]
     if elsewhere and value.get("errcode") == "M_UNKNOWN":
         return faults
     return [*faults, *_faults_of_error(answer, value)] if answer.status >= 400 else faults
@@ -78,15 +78,15 @@ def faults_of(answer: Answer, *, asks_others: bool = False) -> list[str]:
 
 def _faults_of_error(answer: Answer, value: dict[str, Any]) -> list[str]:
     if answer.status == 401 and "flows" in value and "session" in value and "errcode" not in value:
-        return []  # the first answer of interactive authentication is no error
+        return []  # the first answer of interactive authentication is not a Matrix error
     errcode, message = value.get("errcode"), value.get("error")
     faults = []
     if not isinstance(errcode, str) or not isinstance(message, str) or not message:
-        faults.append(f"no Matrix error: {answer.body[:200]!r}")
+        faults.append(f"not a Matrix error: {answer.body[:200]!r}")
     elif answer.status not in _STATUSES.get(errcode, ()):
         faults.append(f"{errcode} with {answer.status}: {message}")
     if internal := _INTERNAL.search(answer.body):
-        faults.append(f"tells of our inside: {internal[0]!r} in {answer.body[:300]!r}")
+        faults.append(f"leaks internals: {internal[0]!r} in {answer.body[:300]!r}")
     if len(answer.body) > 2000:
         faults.append(f"an error of {len(answer.body)} bytes")
     return faults

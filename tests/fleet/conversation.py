@@ -1,14 +1,14 @@
-"""A conversation of many people in many rooms: who does what is planned, what was acknowledged is written down.
+"""A planned conversation of many people in many rooms, and a record of what the server acknowledged.
 
-Each room passes through the same acts, all rooms at once within a limit:
+Each room passes through the same acts. All rooms run at once, up to a limit:
 
-1. somebody creates it, naming guests; some rooms are public and have an alias
-2. the guests see the invitation and join; one declines
-3. the first half of the messages, from all members at once, with redactions, typing and retransmissions
-4. one member leaves, every other time forgetting the room; another is invited and joins; the topic changes
-5. the second half; then the creator says farewell, and everybody reads up to there
+1. The creator makes the room and invites guests. Some rooms are public and have an alias.
+2. The guests see the invitation and join. One declines.
+3. All members send the first half of the messages at once, with redactions, typing and retransmissions.
+4. One member leaves, and in half of the rooms forgets the room. Another is invited and joins. The topic changes.
+5. The members send the second half. The creator sends a farewell, and all members read up to it.
 
-What the server acknowledged stands in a Ledger; `tests/fleet/conversation_check.py` compares.
+A Ledger records what the server acknowledged; `tests/fleet/conversation_check.py` compares it with the clients' views.
 """
 
 import asyncio
@@ -22,17 +22,20 @@ from tests.fleet.clients.chat_client import ChatClient
 
 ROOM_VERSIONS = ("10", "12")
 
-#: Generous, for a busy machine: what takes so long is broken and not slow.
+#: Generous, for a busy machine: a step that takes longer is broken, not slow.
 WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """users: half of each client.  rooms_at_once: how many talk at a time.
+    """The size of a conversation.
 
-    nio_timeline, js_timeline: most events of a room in one /sync. nio's is so small that it meets gaps and must page
-    them in. matrix-js-sdk drops a room's events at a gap, and then fails to match the answer to a send that is under
-    way with the event: real, the sdk's own, and not what we test.
+    users: half of them with each client
+    rooms_at_once: rooms that are active at the same time
+    nio_timeline, js_timeline: the most events of a room in one /sync
+
+    nio's limit is so small that it meets gaps and must page them in. matrix-js-sdk drops a room's events at a gap and
+    then fails to match the answer to a pending send with its event. That is a fault of the sdk and is not tested here.
     """
 
     users: int
@@ -46,7 +49,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who plays what in one room. Nobody plays two parts."""
+    """The parts in one room. Each client plays at most one."""
 
     number: int
     version: str
@@ -68,11 +71,11 @@ class Cast:
 
 @dataclass(slots=True)
 class Ledger:
-    """What the server acknowledged in one room."""
+    """The events that the server acknowledged in one room."""
 
     cast: Cast
     room: str
-    #: sender's user id -> (event id, body), in the order in which he sent and was answered
+    #: sender's user id -> (event id, body), in the order of sending
     sent: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     redacted: set[str] = field(default_factory=set)
     topics: list[str] = field(default_factory=list)
@@ -83,12 +86,12 @@ class Ledger:
 
 
 def plan(clients: Sequence[ChatClient], scale: Scale, seed: int) -> list[Cast]:
-    """Deal out the parts. Kinds of client take turns as creators, and so do versions, in all combinations."""
+    """Assign the parts. Creators alternate between both kinds of client and both room versions, in all combinations."""
     chance = random.Random(seed)
     casts = []
     for number in range(scale.rooms):
         creator = clients[number % len(clients)]
-        # The first guest is of the other kind, so that each room has both to the end.
+        # The first guest uses the other kind of client, so that each room has both kinds to the end.
         first = chance.choice([client for client in clients if type(client) is not type(creator)])
         rest = [client for client in clients if client not in (creator, first)]
         others = [first, *chance.sample(rest, scale.guests + 2)]
@@ -99,7 +102,7 @@ def plan(clients: Sequence[ChatClient], scale: Scale, seed: int) -> list[Cast]:
 
 
 async def hold(casts: Sequence[Cast], scale: Scale) -> list[Ledger]:
-    """Play all rooms; return what was acknowledged."""
+    """Play all rooms; return their ledgers."""
     places = asyncio.Semaphore(scale.rooms_at_once)
     share = scale.messages // len(casts)
 
@@ -163,11 +166,11 @@ async def _everybody_talks(ledger: Ledger, people: Sequence[ChatClient], count: 
 
 
 async def _talk(ledger: Ledger, who: ChatClient, lines: Sequence[str]) -> None:
-    """Say the lines one after another. The second one is sent twice at once, the third again after its answer."""
+    """Send the lines in turn. The second line is sent twice at once, the third again after its answer."""
     for number, body in enumerate(lines):
         transaction = f"{ledger.room}-{len(ledger.sent.get(who.user_id, ()))}"
         if number == 1:
-            # Both past the library: it would be confused by an echo of what it is only about to send.
+            # Both go past the library, which cannot handle the echo of an event that it has not sent yet.
             event, same = await asyncio.gather(*(who.send_again(ledger.room, body, transaction) for _ in range(2)))
             assert same == event, "two requests with one transaction id made two events"
         else:
@@ -203,7 +206,7 @@ async def _people_change(ledger: Ledger, texts: Iterator[str]) -> None:
 
 
 async def _show_typing(ledger: Ledger) -> None:
-    """One types; another, with the other kind of client, sees it begin and end."""
+    """The creator types; a guest with the other kind of client sees it begin and end."""
     who, watcher = ledger.cast.creator, ledger.cast.guests[0]
     await who.set_typing(ledger.room, True)
     await watcher.wait_typing(ledger.room, who.user_id, True, WAIT_S)

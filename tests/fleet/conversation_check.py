@@ -1,4 +1,4 @@
-"""Every client's view at the end is what was sent: in order, nothing missing, nothing twice."""
+"""Check that every client's final view has each sent event once, in order."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,32 +8,35 @@ from tests.fleet.clients.chat_client import ChatClient, RoomView, View
 from tests.fleet.clients.nio_client import NioClient
 from tests.fleet.conversation import WAIT_S, Ledger
 
-#: The acts of a room that /sync still has to bring when the last receipt is sent.
+#: Time for /sync to deliver what is pending when the last receipt is sent.
 _SETTLE_S = 20.0
 _POLL_S = 0.5
 
 
 def check_order(ledger: Ledger, order: Sequence[str]) -> None:
-    """order: the server's own, from /messages. Each sender's messages stand in it as he sent them; none twice."""
+    """Check that the server's order has no event twice and keeps each sender's order.
+
+    order: event ids from /messages
+    """
     place = {event: index for index, event in enumerate(order)}
     assert len(place) == len(order), f"{ledger.room}: events twice in its history"
     for sender, said in ledger.sent.items():
         places = [place.get(event) for event, _ in said]
-        assert None not in places, f"{ledger.room}: a message of {sender} was acknowledged and is gone"
+        assert None not in places, f"{ledger.room}: an acknowledged message of {sender} is lost"
         assert places == sorted(places, key=lambda index: index or 0), (
             f"{ledger.room}: {sender}'s messages changed order"
         )
 
 
 async def settled_view(client: ChatClient, ledgers: Sequence[Ledger]) -> View:
-    """Return the client's view of these rooms, once the receipts of all who stay have reached it."""
+    """Return the client's view of these rooms, once the receipts of all remaining members have reached it."""
     end = asyncio.get_running_loop().time() + _SETTLE_S
     while True:
         view = await client.view([ledger.room for ledger in ledgers])
         if all(_settled(client, ledger, view.rooms[ledger.room]) for ledger in ledgers):
             return view
         if asyncio.get_running_loop().time() > end:
-            return view  # the comparison tells what is missing
+            return view  # the comparison reports what is missing
         await asyncio.sleep(_POLL_S)
 
 
@@ -77,9 +80,9 @@ def _check_member(where: str, seen: RoomView, ledger: Ledger, order: list[str]) 
 
 
 def _check_leaver(where: str, seen: RoomView | None, ledger: Ledger, order: list[str]) -> None:
-    """He sees a part of the room's order without gap, which ends where he left."""
+    """Check that a member who left sees a part of the room without gaps, up to where they left."""
     if ledger.cast.leaver_forgets:
-        assert seen is None, f"{where}: forgotten, and still shown"
+        assert seen is None, f"{where}: still shown after it was forgotten"
         return
     assert seen is not None and seen.membership == "leave", where
     events = [event.event_id for event in seen.events]
@@ -90,7 +93,7 @@ def _check_leaver(where: str, seen: RoomView | None, ledger: Ledger, order: list
 
 
 def _check_same(where: str, seen: Sequence[Any], expected: Sequence[Any]) -> None:
-    """As `==`, with a message that a person can read."""
+    """Assert equality, with a readable message."""
     if seen == expected:
         return
     missing = [event for event in expected if event not in set(seen)]
@@ -105,7 +108,7 @@ def _check_same(where: str, seen: Sequence[Any], expected: Sequence[Any]) -> Non
 
 
 def check_same_view(where: str, view: View, other: View) -> None:
-    """Two devices of one user show the same."""
+    """Check that two devices of one user show the same."""
     assert not view.faults, f"{where}: {view.faults[:5]}"
     for room, expected in other.rooms.items():
         seen = view.rooms[room]
@@ -115,7 +118,7 @@ def check_same_view(where: str, view: View, other: View) -> None:
 
 
 async def check_all(clients: Sequence[ChatClient], ledgers: Sequence[Ledger]) -> None:
-    """Wait until every client has settled, then check each one's view, and what the server says of joined rooms."""
+    """Wait until every client has settled, then check each client's view and its joined rooms on the server."""
     reader = {ledger.room: _reader(ledger) for ledger in ledgers}
     histories = await asyncio.gather(*(reader[ledger.room].history(ledger.room) for ledger in ledgers))
     orders = {ledger.room: order for ledger, order in zip(ledgers, histories, strict=True)}

@@ -1,4 +1,4 @@
-"""A real haproxy before tiny echo servers that stand for the workers of a fleet; raw sockets as clients."""
+"""A real haproxy with small echo servers as the fleet's workers, and clients on raw sockets."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ from workers.main.haproxy_runtime import HaproxyRuntime
 
 
 class EchoWorker:
-    """Answers every request with what it got, as JSON.
+    """A worker that answers every request with a JSON copy of it.
 
-    break_next: how many of the next requests get an empty answer, as from a process killed while it served them.
+    break_next: the number of next requests that get an empty answer, as if the process was killed during the request
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, worker_type: str) -> None:
@@ -47,7 +47,7 @@ class EchoWorker:
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def kill(self) -> None:
-        """As `kill -9` would: nobody listens any more and every connection is cut."""
+        """Stop listening and cut every connection, like `kill -9`."""
 
         async def close() -> None:
             if self._server is not None:
@@ -66,8 +66,8 @@ class EchoWorker:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 request_line, *lines = head[:-4].split(b"\r\n")
-                headers = [(k.decode("latin-1").lower(), v.strip().decode("latin-1")) for k, _, v in
-                           (line.partition(b":") for line in lines)]  # fmt: skip
+                fields = [line.decode("latin-1").partition(":") for line in lines]
+                headers = [(name.lower(), value.strip()) for name, _, value in fields]
                 await reader.readexactly(int(dict(headers).get("content-length", 0)))
                 method, target, _ = request_line.decode("latin-1").split(" ")
                 if target != "/health/ready":
@@ -95,28 +95,25 @@ class Answer:
     body: dict[str, Any]
 
     def sent(self, name: str) -> list[str]:
-        """The values of a header as the worker got it."""
+        """Return the values of a header as the worker received it."""
         return [value for key, value in self.body["headers"] if key == name]
 
 
 class Client:
-    """One keep-alive connection; opened again after each answer that closes it. Sends bytes as they are."""
+    """A client with one keep-alive connection, reopened after an answer closes it. Sends bytes unchanged."""
 
     def __init__(self, port: int) -> None:
         self.address = ("127.0.0.1", port)
         self._socket: socket.socket | None = None
 
     def ask(self, method: str, target: bytes, headers: dict[str, bytes] | None = None, raw: bytes = b"") -> Answer:
-        lines = {
-            "host": b"hive.example",
-            **({"content-length": b"2"} if method in ("POST", "PUT") else {}),
-            **(headers or {}),
-        }
-        request = raw or (
-            method.encode() + b" " + target + b" HTTP/1.1\r\n"
-            + b"".join(k.encode() + b": " + v + b"\r\n" for k, v in lines.items())
-            + b"\r\n" + (b"{}" if "content-length" in lines else b"")
-        )  # fmt: skip
+        fields = {"host": b"hive.example"}
+        if method in ("POST", "PUT"):
+            fields["content-length"] = b"2"
+        fields.update(headers or {})
+        lines = [b"%s %s HTTP/1.1" % (method.encode(), target)]
+        lines += [b"%s: %s" % (name.encode(), value) for name, value in fields.items()]
+        request = raw or b"\r\n".join(lines) + b"\r\n\r\n" + (b"{}" if "content-length" in fields else b"")
         if self._socket is None:
             self._socket = socket.create_connection(self.address, timeout=10)
         self._socket.sendall(request)
@@ -124,9 +121,9 @@ class Client:
         while b"\r\n\r\n" not in data:
             data += self._receive()
         head, _, body = data.partition(b"\r\n\r\n")
-        status, *fields = head.decode("latin-1").split("\r\n")
+        status, *answered = head.decode("latin-1").split("\r\n")
         answer = Answer(int(status.split(" ")[1]), {}, {})
-        for line in fields:
+        for line in answered:
             key, _, value = line.partition(":")
             answer.headers[key.lower()] = value.strip()
         while len(body) < int(answer.headers["content-length"]):
@@ -152,7 +149,7 @@ class Client:
 
 @dataclass
 class Rig:
-    """haproxy, its workers and the slot tables that it was last told."""
+    """haproxy, its workers and the slot tables that it should have."""
 
     client: Client
     federation: Client
@@ -187,7 +184,7 @@ class Rig:
         return asyncio.run(self.runtime.read_state(("rooms", "users")))
 
     def pid(self) -> str:
-        """Return that of the process that serves now, haproxy's master being `process`."""
+        """Return the pid of haproxy's serving process. `process` is haproxy's master."""
         return asyncio.run(self.runtime.incarnation()).partition(" ")[0]
 
     def tell(self, *commands: str) -> list[str]:
@@ -198,7 +195,7 @@ class Rig:
 def haproxy_rig(
     directory: Path, endpoints: tuple[Endpoint, ...], pools: tuple[Pool, ...], *, client_tls: bool = False
 ) -> Iterator[Rig]:
-    """Run haproxy with no worker yet. directory: short and new; the runtime socket lies there too."""
+    """Run haproxy without workers. directory: new, with a short path because it holds the runtime socket."""
     pem = str(directory / "client.pem") if client_tls else ""
     if client_tls:
         write_self_signed(Path(pem), "hive.example")
@@ -224,9 +221,15 @@ def haproxy_rig(
             assert process.poll() is None and time.monotonic() < deadline, (directory / "log").read_text()
             time.sleep(0.02)
         yield Rig(
-            Client(client_port), Client(federation_port), HaproxyRuntime(str(directory / "s")), pools, loop, process,
-            inputs, configuration.parent,
-        )  # fmt: skip
+            client=Client(client_port),
+            federation=Client(federation_port),
+            runtime=HaproxyRuntime(str(directory / "s")),
+            pools=pools,
+            loop=loop,
+            process=process,
+            inputs=inputs,
+            directory=configuration.parent,
+        )
     finally:
         process.terminate()
         process.wait(10)

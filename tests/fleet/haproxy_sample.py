@@ -1,4 +1,4 @@
-"""A small table of endpoints with every routing key, every kind of path, and paths that nearly meet."""
+"""A small table of endpoints with every routing key, every kind of path, and paths that nearly collide."""
 
 from shared.http.endpoint import Auth, Endpoint, Pool, RoutingKey
 

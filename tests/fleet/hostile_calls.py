@@ -1,4 +1,4 @@
-"""Calls every endpoint with what a `Hostility` is given, keeps its world whole, and notes what was answered wrongly."""
+"""Send hostile requests to every endpoint, restore what they destroy, and record wrong answers."""
 
 import json
 import re
@@ -24,7 +24,11 @@ Expected = Callable[[Answer], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, still in parts. path, query: as they go over the wire; token: None for no header."""
+    """One request in parts.
+
+    path, query: as sent, percent-encoded
+    token: None for no `Authorization` header
+    """
 
     endpoint: Endpoint
     method: str
@@ -36,9 +40,11 @@ class Call:
 
 @dataclass(slots=True)
 class Hostility:
-    """A user with a room, an event, an alias, a device and a filter; and what went wrong when it was used badly.
+    """A user with a room, an event, an alias, a device and a filter, and the faults found with them.
 
-    Renewed by itself when a request took something away. secrets: all tokens and passwords that were in use.
+    They are created again when a request destroys one of them.
+
+    secrets: all tokens and passwords that were in use
     """
 
     fleet: RunningFleet
@@ -56,7 +62,7 @@ class Hostility:
         self.renew()
 
     def renew(self) -> None:
-        """Make the user and everything around it anew."""
+        """Create another user with a room, an event, an alias and a filter."""
         self._people += 1
         self.me = self._register(f"hostile{self._people}")
         room = self.me.create_room(room_alias_name=f"hive{self._people}")
@@ -74,7 +80,7 @@ class Hostility:
         }
 
     def valid(self, endpoint: Endpoint) -> tuple[Valid, Call]:
-        """Return the endpoint's line of the table and the call that it describes, ready to be spoilt."""
+        """Return the endpoint's entry in the table and the valid call that it describes."""
         line = VALID[endpoint.name]
         query = "&".join(f"{name}={quote(fill(value, self.values))}" for name, value in line.query.items())
         body = b"" if line.body is None else json.dumps(self.body(endpoint)).encode()
@@ -86,7 +92,7 @@ class Hostility:
         return fill(dict(VALID[endpoint.name].body or {}), self.values)
 
     def path(self, endpoint: Endpoint, spoilt: dict[str, str]) -> str:
-        """Return the path; spoilt: parameters by name as they go over the wire, encoded or not."""
+        """Return the path. spoilt: parameters to replace, by name, as sent."""
 
         def parameter(match: "re.Match[str]") -> str:
             name = match[1]
@@ -101,7 +107,11 @@ class Hostility:
         return _PARAMETER.sub(parameter, paths_of(endpoint)[0])
 
     def send(self, call: Call, what: str, expected: Expected | None = None) -> Answer | None:
-        """Send it and note every fault of the answer; expected: returns what else is wrong with it, or None."""
+        """Send a call and record every fault of the answer.
+
+        what: describes the call in a fault
+        expected: returns a further fault of the answer, or None
+        """
         self.calls += 1
         if call.token is not None:
             self.secrets.add(call.token)
@@ -124,7 +134,7 @@ class Hostility:
         return answer
 
     def report(self) -> None:
-        """Fail with what was noted since the last report: a few faults of each kind and endpoint."""
+        """Fail if faults were recorded since the last report. The message shows two of each kind and endpoint."""
         noted, self.faults = self.faults, []
         shown: dict[tuple[str, str], list[str]] = {}
         for fault in noted:
@@ -139,7 +149,7 @@ class Hostility:
 
 
 def outside_endpoints() -> Iterator[Endpoint]:
-    """Yield the endpoints that somebody outside can reach."""
+    """Yield the endpoints that clients and other servers can reach."""
     return (endpoint for endpoint in all_endpoints() if endpoint.auth is not Auth.INTERNAL)
 
 
@@ -148,12 +158,12 @@ def parameters_of(endpoint: Endpoint) -> list[str]:
 
 
 def is_federation(endpoint: Endpoint) -> bool:
-    """Return whether only the federation port serves this endpoint."""
+    """Return True if only the federation port serves this endpoint."""
     return paths_of(endpoint)[0].startswith(("/_matrix/federation/", "/_matrix/key/"))
 
 
 def refused(*errcodes: str) -> Expected:
-    """The answer must be an error with one of these codes."""
+    """Return a check that the answer is an error with one of these codes."""
 
     def check(answer: Answer) -> str | None:
         found = answer.errcode if answer.status >= 400 else None

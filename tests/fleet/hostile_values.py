@@ -1,10 +1,10 @@
-"""What no honest client sends."""
+"""Values that no honest client sends."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-#: Bodies that are no JSON, by what is wrong with them. An orderly server says M_NOT_JSON.
+#: Description -> body that is not JSON. The server must answer M_NOT_JSON.
 NOT_JSON: dict[str, bytes] = {
     "nothing": b"",
     "a brace": b"{",
@@ -27,17 +27,17 @@ NOT_JSON: dict[str, bytes] = {
     "NUL behind": b"{}\x00",
     "gzip": bytes.fromhex("1f8b08000000000000036bae0500"),
 }
-#: JSON, but no object.
+#: JSON that is not an object.
 NOT_OBJECT: tuple[bytes, ...] = (b"[]", b"null", b"true", b'"x"', b"1", b"1.5", b"[{}]")
 
 
 def nested(levels: int, *, objects: bool) -> bytes:
-    """Return an object that holds arrays or objects, so many levels deep."""
+    """Return an object with arrays or objects nested `levels` deep."""
     opening, closing = (b'{"a":', b"}") if objects else (b"[", b"]")
     return b'{"a":' + opening * (levels - 1) + b"1" + closing * (levels - 1) + b"}"
 
 
-#: Values of every type, for keys that want another one.
+#: Values of every type, for keys that need another type.
 VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -64,7 +64,7 @@ VALUES: tuple[Any, ...] = (
     {"type": 1, "user": [], "session": {}, "signatures": {"a": 1}},
 )
 
-#: Numbers that only raw JSON can say.
+#: Numbers that only raw JSON can express.
 RAW_NUMBERS: tuple[bytes, ...] = (
     b"1e400",
     b"-1e400",
@@ -76,7 +76,7 @@ RAW_NUMBERS: tuple[bytes, ...] = (
     b"1E5",
 )
 
-#: Path parameters as they stand in the request, percent-encoded.
+#: Path parameters, percent-encoded.
 PATH_VALUES: tuple[str, ...] = (
     "x",
     "%00",
@@ -132,7 +132,7 @@ PATH_VALUES: tuple[str, ...] = (
     '"%3B--',
     "%EF%BF%BF",
 )
-#: Percent-encodings that decode to no text.
+#: Percent-encodings that do not decode to text.
 BROKEN_ESCAPES: tuple[str, ...] = (
     "%",
     "%4",
@@ -210,7 +210,7 @@ QUERY_STRINGS: tuple[str, ...] = (
     "filter=%7B%22room%22%3A%7B%22rooms%22%3A" + "%5B" * 150,
 )
 
-#: Access tokens that are none, as they stand behind "Bearer ".
+#: Invalid access tokens, without "Bearer ".
 TOKENS: tuple[str, ...] = (
     "x",
     "skp_000_",
@@ -228,7 +228,7 @@ TOKENS: tuple[str, ...] = (
 
 
 def keys_of(body: Any) -> Iterator[tuple[str | int, ...]]:
-    """Yield the way to every value inside a JSON value: keys and places, outermost first."""
+    """Yield the path to every value inside a JSON value: keys and indexes, outermost first."""
     items = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
     for key, value in items:
         yield (key,)
@@ -237,7 +237,7 @@ def keys_of(body: Any) -> Iterator[tuple[str | int, ...]]:
 
 
 def replaced(body: Any, way: tuple[str | int, ...], value: Any) -> Any:
-    """Return a copy of the JSON value with one value inside replaced."""
+    """Return a copy of the JSON value with the value at a path replaced."""
     copy = json.loads(json.dumps(body))
     inner = copy
     for step in way[:-1]:
@@ -247,7 +247,7 @@ def replaced(body: Any, way: tuple[str | int, ...], value: Any) -> Any:
 
 
 def without(body: Any, way: tuple[str | int, ...]) -> Any:
-    """Return a copy of the JSON value with one key or entry left out."""
+    """Return a copy of the JSON value without the key or entry at a path."""
     copy = json.loads(json.dumps(body))
     inner = copy
     for step in way[:-1]:

@@ -1,4 +1,4 @@
-"""What listens where a Jaeger agent would: takes the UDP datagrams of jaeger-client and keeps the spans."""
+"""A fake Jaeger agent: receives the UDP datagrams of jaeger-client and keeps the spans."""
 
 import socket
 import threading
@@ -15,7 +15,11 @@ from thrift.transport.TTransport import TMemoryBuffer
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One reported span. process: the worker's name; parent: 0 for a root."""
+    """One reported span.
+
+    process: the worker's name
+    parent: 0 for a root span
+    """
 
     service: str
     process: str
@@ -26,7 +30,11 @@ class Span:
 
 
 class JaegerAgent:
-    """Listens from `with` to its end; datagrams: how many came; broken: those that could not be read."""
+    """A context manager that listens while its block runs.
+
+    datagrams: the number received
+    broken: the errors of datagrams that could not be read
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -54,11 +62,11 @@ class JaegerAgent:
         return list(self._spans)
 
     def wait_for(self, found: Callable[[list[Span]], Any], limit_s: float = 10.0) -> Any:
-        """Return the first true answer of `found(spans)`; clients report about once a second."""
+        """Return the first true result of `found(spans)`. Clients report about once a second."""
         end = time.monotonic() + limit_s
         while not (answer := found(self.spans)):
             if time.monotonic() > end:
-                raise AssertionError(f"not among {len(self._spans)} spans of {self.datagrams} datagrams")
+                raise AssertionError(f"not found in {len(self._spans)} spans of {self.datagrams} datagrams")
             time.sleep(0.1)
         return answer
 
@@ -71,7 +79,7 @@ class JaegerAgent:
             self.datagrams += 1
             try:
                 self._spans.extend(_read(datagram))
-            except Exception as error:  # any failure to read is the test's finding, not the thread's end
+            except Exception as error:  # the test reports any failure to read; the thread continues
                 self.broken.append(repr(error))
 
 

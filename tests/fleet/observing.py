@@ -1,4 +1,4 @@
-"""What a running fleet tells of itself: its status, and the pages of each process."""
+"""The status of a running fleet, and the internal pages of each process."""
 
 import asyncio
 import http.client
@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fix_fleet import RunningFleet
 
-#: Types in `skep status` that are no workers and serve no pages.
+#: Types in `skep status` that are not workers and serve no pages.
 PROGRAMS = ("postgres", "redis", "haproxy")
 
 _PROCESS_LIMIT_S = 20.0
@@ -38,14 +38,14 @@ def get(address: str, path: str) -> tuple[int, str]:
 
 
 def metrics(process: dict[str, Any]) -> list[Metric]:
-    """Scrape a process, as Prometheus would. Raises ValueError where the text does not parse."""
+    """Scrape a process like Prometheus. Raises ValueError when the text does not parse."""
     status, text = get(process["address"], "/metrics")
     assert status == 200, f"{process['name']}: {status} {text[:200]}"
     return list(text_string_to_metric_families(text))
 
 
 def requests_served(process: dict[str, Any], endpoint: str) -> float:
-    """Return how many requests of an endpoint the process has answered."""
+    """Return the number of requests to an endpoint that the process has answered."""
     samples = (sample for family in metrics(process) for sample in family.samples)
     return sum(
         float(sample.value)
@@ -57,7 +57,7 @@ def requests_served(process: dict[str, Any], endpoint: str) -> float:
 async def wait_for_process(
     fleet: RunningFleet, wanted: Callable[[dict[str, Any]], bool], limit_s: float = _PROCESS_LIMIT_S
 ) -> dict[str, Any]:
-    """Return the first process of `skep status` that is wanted, as soon as there is one."""
+    """Wait for a process of `skep status` that satisfies `wanted`, and return it."""
     end = asyncio.get_running_loop().time() + limit_s
     while True:
         status = await asyncio.to_thread(fleet.status)

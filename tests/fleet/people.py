@@ -12,7 +12,7 @@ CLIENT = "/_matrix/client/v3"
 
 @dataclass(slots=True)
 class Person:
-    """A registered user with one device. url: where the fleet takes clients."""
+    """A registered user with one device. url: the fleet's client listener."""
 
     url: str
     user_id: str
@@ -21,11 +21,11 @@ class Person:
     token: str
 
     def call(self, method: str, path: str, body: bytes | object = b"") -> Answer:
-        """Call the client API; path: from behind "/_matrix/client/v3"."""
+        """Call the client API. path: without "/_matrix/client/v3"."""
         return call(self.url, method, CLIENT + path, token=self.token, body=body)
 
     def ask(self, method: str, path: str, body: bytes | object = b"") -> Any:
-        """Return the JSON of an answer that must be 200."""
+        """Call the client API, assert status 200 and return the JSON."""
         answer = self.call(method, path, body)
         assert answer.status == 200, (method, path, answer)
         return answer.json()
@@ -40,7 +40,7 @@ class Person:
 
 
 def register(fleet: RunningFleet, name: str, password: str = "correct horse battery") -> Person:
-    """Return a new user of a fleet whose registration is open."""
+    """Register a user of a fleet with open registration."""
     body = {"username": name, "password": password, "auth": {"type": "m.login.dummy"}}
     answer = call(fleet.client_url, "POST", f"{CLIENT}/register", body=body)
     assert answer.status == 200, answer

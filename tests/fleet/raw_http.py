@@ -1,4 +1,4 @@
-"""HTTP as anybody may write it: bytes out, an answer in. No library stands between that would tidy the request up."""
+"""Raw HTTP: bytes out, an answer in, without a library that would correct the request."""
 
 import contextlib
 import http.client
@@ -18,7 +18,7 @@ _UNCHECKED.check_hostname, _UNCHECKED.verify_mode = False, ssl.CERT_NONE
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """headers: names in lower case, in the order of the answer, doubles included."""
+    """An HTTP answer. headers: names in lower case, in the order of the answer, with duplicates."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -42,7 +42,7 @@ def request_bytes(
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     body: bytes = b"",
 ) -> bytes:
-    """Return a request with `Host`, and with `Content-Length` where there is a body and no such header."""
+    """Return a request with `Host`, and with `Content-Length` if there is a body and no header gives its length."""
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
     names = {name.lower() for name, _ in pairs}
     if body and not names & {"content-length", "transfer-encoding"}:
@@ -60,7 +60,7 @@ def exchange(url: str, request: bytes, *, method: str = "GET") -> Answer:
         connection: socket.socket = plain
         if parts.scheme == "https":
             connection = _UNCHECKED.wrap_socket(plain, server_hostname="localhost")
-        # It may be answered before it was sent whole, as a too long body is.
+        # The server may answer before the whole request is sent, for example when the body is too long.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request)
         response = http.client.HTTPResponse(connection, method=method)
@@ -79,7 +79,11 @@ def call(
     body: bytes | object = b"",
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Send one request; a body that is not bytes goes as JSON; token: as the `Authorization` header."""
+    """Send one request.
+
+    token: sent in the `Authorization` header
+    body: sent as JSON unless it is bytes
+    """
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     sent = dict(headers or {})
     if token is not None:

@@ -1,7 +1,7 @@
-"""A valid request for every declared endpoint, as the spec describes it: what hostile ones are made from.
+"""A valid request for every declared endpoint, as the spec describes it. Tests derive hostile requests from them.
 
-Placeholders stand in braces and are filled in from what exists: {me}, {other}, {room}, {event}, {alias}, {device},
-{filter}. A new endpoint needs a line here; `test_bad_input.py` says so when it has none.
+Placeholders in braces are replaced by names of existing objects: {me}, {other}, {room}, {event}, {alias}, {device},
+{filter}. A new endpoint needs an entry here; `test_bad_input.py` fails without it.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Valid:
-    """params: of the path, decoded; query: every parameter that the endpoint knows; body: None where none is read.
+    """A valid request.
 
-    required: keys of the body without which the request is wrong; free: the body is any object (event content).
-    empty_ok: whether the spec lets the body be absent. destroys: what a successful request takes from the world.
+    params: decoded path parameters
+    query: every parameter that the endpoint knows
+    body: None if the endpoint reads no body
+    required: keys that the body must have
+    free: True if the body is any object (event content)
+    empty_ok: True if the spec lets the body be absent
+    destroys: the object that a successful request removes
     """
 
     params: Mapping[str, str] = field(default_factory=dict)
@@ -380,17 +385,24 @@ VALID: dict[str, Valid] = {
 }
 
 
-#: Endpoints that another server has to answer for when a user, room or alias of its own is named.
+#: Endpoints that query another server when the request names one of its users, rooms or aliases.
 ASKS_OTHERS = frozenset(
     {
-        "create_room", "invite_user", "join_room", "join_room_by_id_or_alias", "knock_room", "leave_room",
-        "get_room_by_alias", "get_profile", "get_profile_field",
+        "create_room",
+        "get_profile",
+        "get_profile_field",
+        "get_room_by_alias",
+        "invite_user",
+        "join_room",
+        "join_room_by_id_or_alias",
+        "knock_room",
+        "leave_room",
     }
-)  # fmt: skip
+)
 
 
 def fill(value: Any, values: Mapping[str, str]) -> Any:
-    """Return the value with every placeholder filled in, in keys too."""
+    """Return the value with every placeholder replaced, in keys too."""
     if isinstance(value, str):
         for name, text in values.items():
             value = value.replace("{" + name + "}", text)

@@ -1,4 +1,4 @@
-"""People who send messages all the time while a test changes the fleet under them."""
+"""Users who send messages all the time while a test changes the fleet."""
 
 import threading
 import time
@@ -14,8 +14,12 @@ _PACE_S = 0.03
 
 @dataclass(slots=True)
 class Sender:
-    """failed: what the first attempt at a message answered where that was not 200; failed_again: the second's, a
-    second later; longest_s: that an answer took, and to which message."""
+    """A user who sends messages into a room.
+
+    failed: answers other than 200 to the first attempt at a message
+    failed_again: answers other than 200 to later attempts, a second apart
+    longest_s: the longest time that an answer took
+    """
 
     person: Person
     room_id: str
@@ -25,7 +29,7 @@ class Sender:
     longest_s: float = 0.0
 
     def make_room(self) -> None:
-        """Make a room: what haproxy never sends a second time. It counts as a failed message when that fails."""
+        """Create a room, a request that haproxy never retries. A failure is recorded in `failed`."""
         began = time.monotonic()
         try:
             answer = self.person.call("POST", "/createRoom", {})
@@ -72,7 +76,10 @@ class Sender:
 
 @contextmanager
 def steady_senders(fleet: RunningFleet, count: int = 1, *, make_rooms: bool = False) -> Iterator[list[Sender]]:
-    """Let some people send, each into a room of his own, until the end of the block; and make rooms now and then."""
+    """Run senders during the block, each with its own room.
+
+    make_rooms: create a room after every tenth message
+    """
     senders = []
     for number in range(count):
         person = register(fleet, f"sender{number}-{time.monotonic_ns()}")

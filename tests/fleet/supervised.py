@@ -1,11 +1,11 @@
 """A small fleet of stand-in workers under the real supervisor, run as a program by test_supervisor.py.
 
-Arguments: a directory; the seconds that the workers have to end; one behaviour for each worker:
+Arguments: a directory, the seconds that the workers have to end, and one behaviour for each worker:
 
-    good       ends on SIGTERM
-    deaf       ignores it
-    broken     ends at once with code 3
-    drained    ends on SIGTERM as one does that an operator drained
+    good     ends on SIGTERM
+    deaf     ignores SIGTERM
+    broken   ends at once with code 3
+    drained  ends on SIGTERM with the exit code of a worker that an operator drained
 
 The directory gets `records.json`, and a line in `fenced` for each worker that was fenced.
 """

@@ -1,4 +1,4 @@
-"""`skep up` killed and started again: what it left running serves on, and is adopted, or replaced one by one."""
+"""`skep up` killed and started again: its processes keep serving and are adopted, or replaced one by one."""
 
 import time
 from typing import Any
@@ -14,16 +14,21 @@ from tests.fix_fleet import RunningFleet, StartFleet
 from tests.fleet.steady_senders import steady_senders
 
 _FLEET = {
-    "event_persister": 2, "synchrotron": 1, "client_api": 1, "federation_reader": 0, "federation_sender": 0,
-    "background": 0, "media": 0,
-}  # fmt: skip
+    "event_persister": 2,
+    "synchrotron": 1,
+    "client_api": 1,
+    "federation_reader": 0,
+    "federation_sender": 0,
+    "background": 0,
+    "media": 0,
+}
 
 
 def pids(fleet: RunningFleet) -> dict[str, int]:
     return {name: each["pid"] for name, each in fleet.processes().items() if name != "supervisor"}
 
 
-def test_who_was_left_running_is_adopted_or_replaced_one_by_one(start_fleet: StartFleet) -> None:
+def test_running_processes_are_adopted_or_replaced_one_by_one(start_fleet: StartFleet) -> None:
     fleet = start_fleet(fleet=_FLEET)
     before = pids(fleet)
     with steady_senders(fleet) as [sender]:
@@ -33,13 +38,13 @@ def test_who_was_left_running_is_adopted_or_replaced_one_by_one(start_fleet: Sta
         assert pids(fleet) == before
         assert sender.failed == []
 
-        # The new parent looks after them as after its own.
+        # The new supervisor restarts adopted processes like its own.
         fleet.kill("event_persister-1")
         fleet.kill("redis")
         _until(fleet, lambda now: {n for n in now if now[n] != before[n]} == {"event_persister-1", "redis"})
         assert sender.failed_again == []
 
-        # Another configuration: everything but the servers is replaced, while the others serve.
+        # With another configuration every process except the servers is replaced while the others serve.
         before = pids(fleet)
         fleet.kill("supervisor")
         path = fleet.directory / "skep.yaml"
@@ -80,7 +85,9 @@ def _until(fleet: RunningFleet, condition: Any) -> None:
         ({"server_name": "other.example"}, False, False),
     ],
 )
-def test_what_counts_as_the_same(tmp_path: Any, changed: dict[str, Any], release: bool, servers: bool) -> None:
+def test_which_settings_change_the_release_and_the_servers(
+    tmp_path: Any, changed: dict[str, Any], release: bool, servers: bool
+) -> None:
     write_secrets(tmp_path)
     raw = yaml.safe_load(development_yaml(8008, 8448))
     path = tmp_path / "skep.yaml"

@@ -1,4 +1,4 @@
-"""Alerts and the page about them: every metric that a rule asks for is exported, every rule is explained."""
+"""Alerts and their documentation: every metric of a rule is exported, and every rule is explained."""
 
 import re
 

@@ -1,6 +1,6 @@
-"""Every declared endpoint, through haproxy, with what no honest client sends: the spec's errors, and never a 500.
+"""Hostile requests to every declared endpoint, through haproxy: they get the spec's errors and never a 500.
 
-A fault names the endpoint, what was wrong in the request, and what is wrong in the answer.
+A fault names the endpoint, the damage to the request, and the fault of the answer.
 """
 
 import json
@@ -39,12 +39,12 @@ WITH_BODY = tuple(each for each in ENDPOINTS if VALID[each.name].body is not Non
 
 
 def one_in(number: int) -> pytest.MarkDecorator:
-    """A test that has more to send than there is time for: each `number`th of it, and everything in `make soak`."""
+    """Send each `number`th request of a test, and all of them in `make soak`."""
     return pytest.mark.parametrize("step", [number, pytest.param(1, marks=pytest.mark.soak, id="everything")])
 
 
 class Thinned:
-    """Takes each `step`th of what it is shown, counted over all of it, so that every value meets some endpoint."""
+    """Takes each `step`th value, counted over all calls, so that every value meets some endpoint."""
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -77,7 +77,7 @@ def test_every_endpoint_has_a_valid_request_in_the_table(hostility: Hostility) -
 
 
 @one_in(3)
-def test_bodies_that_are_no_json_object(hostility: Hostility, step: int) -> None:
+def test_body_that_is_not_a_json_object_is_refused(hostility: Hostility, step: int) -> None:
     some = Thinned(step)
     for endpoint in WITH_BODY:
         line, valid = hostility.valid(endpoint)
@@ -100,7 +100,7 @@ def test_bodies_that_are_no_json_object(hostility: Hostility, step: int) -> None
 
 
 @one_in(7)
-def test_wrong_types_and_missing_keys(hostility: Hostility, step: int) -> None:
+def test_wrong_types_and_missing_keys_in_bodies(hostility: Hostility, step: int) -> None:
     some = Thinned(step)
     for endpoint in WITH_BODY:
         line = VALID[endpoint.name]
@@ -121,7 +121,7 @@ def test_wrong_types_and_missing_keys(hostility: Hostility, step: int) -> None:
 
 
 @one_in(5)
-def test_ill_formed_and_overlong_ids_in_paths(hostility: Hostility, step: int) -> None:
+def test_malformed_and_overlong_ids_in_paths(hostility: Hostility, step: int) -> None:
     some = Thinned(step)
     for endpoint in ENDPOINTS:
         for name in parameters_of(endpoint):
@@ -150,13 +150,13 @@ def test_hostile_query_strings(hostility: Hostility, step: int) -> None:
         for query in some.of(hostile.QUERY_STRINGS):
             _, valid = hostility.valid(endpoint)
             if "timeout" in VALID[endpoint.name].query:
-                query += "&timeout=0"  # some wait long where the client says nothing
+                query += "&timeout=0"  # some endpoints wait long by default
             hostility.send(replace(valid, query=query), "query string")
     hostility.report()
 
 
 @one_in(4)
-def test_tokens_that_are_none(hostility: Hostility, step: int) -> None:
+def test_invalid_tokens_are_refused(hostility: Hostility, step: int) -> None:
     some = Thinned(step)
     gone = register(hostility.fleet, "gone")
     gone.ask("POST", "/logout")
@@ -174,7 +174,7 @@ def test_tokens_that_are_none(hostility: Hostility, step: int) -> None:
     hostility.report()
 
 
-def test_authorization_headers_that_hold_no_token(hostility: Hostility) -> None:
+def test_authorization_header_without_token_is_refused(hostility: Hostility) -> None:
     for header in (
         "",
         "Bearer",
@@ -192,8 +192,8 @@ def test_authorization_headers_that_hold_no_token(hostility: Hostility) -> None:
         assert faults_of(answer) == []
 
 
-def test_expired_tokens(hostility: Hostility) -> None:
-    """A client with a refresh token is told that its device is still there: `soft_logout`."""
+def test_expired_token_of_refreshable_session_gets_soft_logout(hostility: Hostility) -> None:
+    """`soft_logout` tells a client with a refresh token that its device still exists."""
     url = hostility.fleet.client_url
     body = {"username": "expiring", "password": PASSWORD, "refresh_token": True, "auth": {"type": "m.login.dummy"}}
     made = call_http(url, "POST", f"{CLIENT}/register", body=body).json()
@@ -206,7 +206,7 @@ def test_expired_tokens(hostility: Hostility) -> None:
     assert call_http(url, "GET", f"{CLIENT}/account/whoami", token=fresh["access_token"]).status == 200
 
 
-def test_methods_that_an_endpoint_does_not_have(hostility: Hostility) -> None:
+def test_method_that_the_endpoint_lacks_is_refused(hostility: Hostility) -> None:
     served: dict[str, set[str]] = {}
     for endpoint in ENDPOINTS:
         for path in (endpoint.path, *endpoint.aliases):
@@ -223,7 +223,7 @@ def test_methods_that_an_endpoint_does_not_have(hostility: Hostility) -> None:
     hostility.report()
 
 
-def test_paths_that_nobody_serves(hostility: Hostility) -> None:
+def test_unknown_path_returns_404(hostility: Hostility) -> None:
     url = hostility.fleet.client_url
     assert call_http(url, "POST", "/", body=b"{").errcode == "M_UNRECOGNIZED"  # GET has a page for people
     for path in (
@@ -247,7 +247,7 @@ def test_paths_that_nobody_serves(hostility: Hostility) -> None:
             assert answer.header("access-control-allow-origin") == "*"
 
 
-def test_huge_bodies(hostility: Hostility) -> None:
+def test_body_over_the_limit_returns_413(hostility: Hostility) -> None:
     too_much = b'{"a":"' + b"x" * (MAX_BODY_BYTES - 7) + b'"}'
     just_right = too_much.replace(b"xx", b"x", 1)
     path = f"/user/{quote(hostility.me.user_id)}/account_data/org.example.large"
@@ -268,7 +268,7 @@ def test_huge_bodies(hostility: Hostility) -> None:
     hostility.report()
 
 
-def test_an_announced_length_is_believed_before_anything_is_read(hostility: Hostility) -> None:
+def test_content_length_over_the_limit_is_refused_before_the_body(hostility: Hostility) -> None:
     for length in ("99999999999", "9007199254740993"):
         request = request_bytes("POST", f"{CLIENT}/login", headers={"Content-Length": length})
         answer = exchange(hostility.fleet.client_url, request, method="POST")
@@ -276,8 +276,8 @@ def test_an_announced_length_is_believed_before_anything_is_read(hostility: Host
         assert faults_of(answer) == []
 
 
-def test_what_is_not_http_is_refused_by_haproxy(hostility: Hostility) -> None:
-    """With a page of its own before haproxy 3.3, which cannot be replaced: a known limit (deploy/haproxy/README.md)."""
+def test_haproxy_refuses_invalid_http(hostility: Hostility) -> None:
+    """Before version 3.3, haproxy answers with its own page: a known limit (deploy/haproxy/README.md)."""
     requests = [
         request_bytes("POST", f"{CLIENT}/login", headers={"Content-Length": length})
         for length in ("18446744073709551616", "9" * 5000, "-1", "x", "1, 2", "0x10")
@@ -294,7 +294,7 @@ def test_what_is_not_http_is_refused_by_haproxy(hostility: Hostility) -> None:
         assert len(answer.body) < 300, answer
 
 
-def test_events_that_are_too_large_or_hold_what_events_cannot(hostility: Hostility) -> None:
+def test_event_that_is_too_large_or_has_invalid_numbers_is_refused(hostility: Hostility) -> None:
     me, room = hostility.me, hostility.values["room"]
 
     def check(content: bytes | object, status: int, errcode: str | None, event_type: str = "org.hum") -> None:
@@ -328,7 +328,7 @@ def test_events_that_are_too_large_or_hold_what_events_cannot(hostility: Hostili
     check({}, 200, None, "t" * 255)
 
 
-def test_nul_in_events_is_stored_and_comes_back(hostility: Hostility) -> None:
+def test_nul_in_events_survives_a_round_trip(hostility: Hostility) -> None:
     me = hostility.me
     room = me.create_room(
         name="a\x00b",
@@ -360,8 +360,8 @@ def test_nul_in_events_is_stored_and_comes_back(hostility: Hostility) -> None:
     assert (one["type"], one["content"]) == ("org.ex\x00ample", content)
 
 
-def test_keys_that_only_we_may_set_are_ignored(hostility: Hostility) -> None:
-    """What we keep beside a request while its authentication goes on must not be taken from a client."""
+def test_client_cannot_set_internal_registration_keys(hostility: Hostility) -> None:
+    """`password_hash` is kept with a request during interactive authentication. A client must not provide it."""
     url = hostility.fleet.client_url
     body = {"username": "hashed", "password_hash": "$argon2id$nonsense", "auth": {"type": "m.login.dummy"}}
     answer = call_http(url, "POST", f"{CLIENT}/register", body=body)
@@ -370,10 +370,12 @@ def test_keys_that_only_we_may_set_are_ignored(hostility: Hostility) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """A call at random before the world's names are filled in: what hypothesis draws must not depend on the fleet.
+    """A random call with placeholders, so that hypothesis draws values that do not depend on the fleet.
 
-    params: spoilt ones; query, body: None leaves the valid one; cut: (thousandths of the body, bytes put there, bytes
-    taken away); token: "" for the right one.
+    params: path parameters to replace
+    query, body: None for the valid one
+    cut: (position in thousandths of the body, bytes to insert, number of bytes to remove)
+    token: "" for the valid one
     """
 
     endpoint: Endpoint
@@ -419,7 +421,7 @@ def _plans(draw: st.DrawFn) -> Plan:
         names = st.sampled_from([*line.query, "access_token", "user_id"])
         values = st.sampled_from(hostile.QUERY_VALUES) | _ENCODED
         pairs = [(draw(names), draw(values)) for _ in range(draw(st.integers(0, 4)))]
-        # A long poll would hold the test up for a minute.
+        # A long poll would delay the test by a minute.
         query = "&".join(f"{name}={value}" for name, value in pairs if name != "timeout") + "&timeout=0"
     if line.body is not None:
         body = dict(line.body)
@@ -453,18 +455,18 @@ def _random_requests(hostility: Hostility, examples: int, *, derandomize: bool) 
     send()
 
 
-def test_requests_spoilt_at_random(hostility: Hostility) -> None:
-    # The same ones in each run: a test that fails at times is worth little here; `make soak` looks for new ones.
+def test_randomly_damaged_requests(hostility: Hostility) -> None:
+    # Each run sends the same requests, so that the test is not flaky. `make soak` sends new ones.
     _random_requests(hostility, 200, derandomize=True)
 
 
 @pytest.mark.soak
-def test_many_requests_spoilt_at_random(hostility: Hostility) -> None:
+def test_many_randomly_damaged_requests(hostility: Hostility) -> None:
     _random_requests(hostility, 20_000, derandomize=False)
 
 
-def test_the_fleet_is_whole_and_its_logs_tell_nothing_that_is_secret(hostility: Hostility) -> None:
-    """Last: all that the tests above did is in the logs."""
+def test_every_process_lives_and_logs_hold_no_secrets(hostility: Hostility) -> None:
+    """Run last: the logs cover all tests above."""
     hostility.renew()
     fleet = hostility.fleet
     files = [fleet.directory / "up.log", *(fleet.directory / "logs").glob("*")]

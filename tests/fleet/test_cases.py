@@ -1,4 +1,4 @@
-"""The programs of `tests/cases`: faults that people reported of Matrix servers, tried against a fleet."""
+"""The programs in `tests/cases`, run against a fleet: faults that people have reported in Matrix servers."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ KILLS = "62_profile_interrupted.py"
 
 
 def run_case(program: Path, url: str, **environment: str) -> None:
-    """Run a program to its end; fail with all that it printed when it found a fault."""
+    """Run a program to its end. Fail with its whole output if it found a fault."""
     done = subprocess.run(
         [sys.executable, str(program)],
         env={**os.environ, "BASE_URL": url, "REG": "dummy", **environment},

@@ -1,4 +1,4 @@
-"""`skep check rooms` as an operator runs it: beside a running fleet, and on rooms with forks."""
+"""`skep check rooms`, beside a running fleet and on rooms with forks."""
 
 import asyncio
 import json
@@ -25,6 +25,8 @@ from tests.graph_rooms import SERVER, GraphRoom, forked_room
 from tests.room_checks import assert_rooms_agree, room_faults
 from tests.storage.test_events import writing
 
+_ROOM_NID = "(SELECT room_nid FROM rooms WHERE room_id = $1)"
+
 
 def _check(fleet: RunningFleet, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "deploy.command.main", "check", "rooms", "--config", str(fleet.config), *words]
@@ -41,7 +43,7 @@ def _sql(fleet: RunningFleet, statement: str, *args: Any) -> None:
 
 
 def _lively_room(me: Person, other: Person, version: str) -> str:
-    """Return a room with members, changes of state, a redaction and somebody who was banned."""
+    """Return a room with two members, state changes, a redaction and a ban."""
     room = me.create_room(room_version=version, name="bees")
     place = quote(room, safe="")
     other.ask("POST", f"/rooms/{place}/join", {})
@@ -53,14 +55,13 @@ def _lively_room(me: Person, other: Person, version: str) -> str:
     return room
 
 
-def test_a_living_fleet_is_checked(fleet: RunningFleet) -> None:
+def test_check_rooms_beside_a_running_fleet(fleet: RunningFleet) -> None:
     me, other = register(fleet, "check-me"), register(fleet, "check-other")
     rooms = [_lively_room(me, other, version) for version in ("1", "6", "10", "12")]
     done = _check(fleet, "--signatures", "--verbose", *rooms)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [*(f"{room}  agrees" for room in rooms), "4 rooms checked, all agree."]
-    _sql(fleet, "DELETE FROM current_state WHERE type = 'm.room.topic' AND room_nid ="
-                " (SELECT room_nid FROM rooms WHERE room_id = $1)", rooms[2])  # fmt: skip
+    _sql(fleet, f"DELETE FROM current_state WHERE type = 'm.room.topic' AND room_nid = {_ROOM_NID}", rooms[2])
     wrong = _check(fleet, *rooms)
     assert wrong.returncode == 1
     first, advice, last = wrong.stdout.splitlines()
@@ -70,14 +71,16 @@ def test_a_living_fleet_is_checked(fleet: RunningFleet) -> None:
     assert last == "4 rooms checked, 1 do not agree: 1 current_state."
     [told] = [json.loads(line) for line in _check(fleet, "--json", *rooms).stdout.splitlines()]
     assert (told["room_id"], [each["kind"] for each in told["findings"]]) == (rooms[2], ["current_state"])
-    _sql(fleet, "INSERT INTO current_state SELECT DISTINCT ON (type) room_nid, type, state_key, event_nid, writer,"
-                " position FROM state_changes WHERE type = 'm.room.topic' AND room_nid ="
-                " (SELECT room_nid FROM rooms WHERE room_id = $1) ORDER BY type, ordinal DESC", rooms[2])  # fmt: skip
+    restore = f"""
+        INSERT INTO current_state SELECT DISTINCT ON (type) room_nid, type, state_key, event_nid, writer, position
+        FROM state_changes WHERE type = 'm.room.topic' AND room_nid = {_ROOM_NID} ORDER BY type, ordinal DESC
+    """
+    _sql(fleet, restore, rooms[2])
     sampled = _check(fleet, "--sample", "2", "--verbose")
     assert (sampled.returncode, sampled.stdout.count("  agrees\n")) == (0, 2)
 
 
-def test_a_room_that_is_not_here(fleet: RunningFleet) -> None:
+def test_check_of_unknown_room_fails(fleet: RunningFleet) -> None:
     done = _check(fleet, "!nothing:a.example")
     assert done.returncode == 1
     assert "There is no room !nothing:a.example" in done.stderr
@@ -90,7 +93,7 @@ async def _stored_room(dsn: str, room: GraphRoom) -> AsyncIterator[asyncpg.Conne
         yield writer.conn
 
 
-#: A change by hand -> the one kind that must be found.
+#: A change by hand -> the only kind of finding that it causes.
 _CHANGES = {
     "UPDATE events SET redacted_by = NULL": "redacted_by",
     "UPDATE events SET state_nid = NULL WHERE ordinal = 10": "state_before",
@@ -112,7 +115,7 @@ async def test_rows_changed_by_hand_are_found(postgres: TestDatabase) -> None:
     room, _ = forked_room("11")
     async with _stored_room(postgres.dsn, room) as conn:
         assert await room_faults(postgres.dsn) == {}
-        await conn.execute("SET session_replication_role = replica")  # foreign keys would forbid to put rows back
+        await conn.execute("SET session_replication_role = replica")  # without foreign keys, rows can be restored
         for change, kind in _CHANGES.items():
             table = change.removeprefix("DELETE FROM ").removeprefix("UPDATE ").split()[0]
             await conn.execute(f"CREATE TABLE saved AS TABLE {table}")
@@ -125,7 +128,7 @@ async def test_rows_changed_by_hand_are_found(postgres: TestDatabase) -> None:
     await assert_rooms_agree(postgres.dsn)
 
 
-async def test_a_room_that_is_too_big_is_left_alone(postgres: TestDatabase) -> None:
+async def test_room_over_the_event_limit_is_not_checked(postgres: TestDatabase) -> None:
     room, _ = forked_room("10")
     async with _stored_room(postgres.dsn, room) as conn:
         database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=1)

@@ -1,6 +1,6 @@
 """Twenty people, half with matrix-nio and half with matrix-js-sdk, talk in forty rooms through haproxy.
 
-Issue 2, "Done when" 2 and 4. `soak` does the same for longer.
+Issue 2, "Done when" 2 and 4. The `soak` test runs longer.
 """
 
 import asyncio
@@ -29,17 +29,19 @@ SMALL = Scale(users=10, rooms=12, messages=600, rooms_at_once=12)
 
 PASSWORD = "correct horse battery staple"
 _STARTS_AT_ONCE = 4
-#: haproxy must use a new synchrotron within so many seconds after it is ready.
+#: haproxy must use a new synchrotron within this time after it is ready.
 _JOIN_LIMIT_S = 5.0
 
 
-async def test_every_client_sees_what_was_sent(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+async def test_every_client_sees_every_message(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
     await _converse(fleet, js_clients, tmp_path, USUAL, "talk")
     await assert_fleet_rooms_agree(fleet)
 
 
 @pytest.mark.soak
-async def test_every_client_sees_what_was_sent_in_long(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+async def test_every_client_sees_every_message_in_a_long_conversation(
+    fleet: RunningFleet, js_clients: Path, tmp_path: Path
+) -> None:
     await _converse(fleet, js_clients, tmp_path, SOAK, "long")
 
 
@@ -54,8 +56,10 @@ async def _converse(fleet: RunningFleet, js_clients: Path, tmp_path: Path, scale
         _check_everyone_took_part(fleet)
 
 
-async def test_a_synchrotron_joins_and_leaves_meanwhile(fleet: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
-    """No file is edited; haproxy uses the new one within 5 s, and no client notices its coming or going."""
+async def test_synchrotron_joins_and_leaves_during_a_conversation(
+    fleet: RunningFleet, js_clients: Path, tmp_path: Path
+) -> None:
+    """No file is edited. haproxy uses the new synchrotron within 5 s, and no client notices the change."""
     await _converse_while_one_joins(fleet, js_clients, tmp_path)
 
 
@@ -77,14 +81,14 @@ async def _converse_while_one_joins(fleet: RunningFleet, js_clients: Path, tmp_p
 
 
 def _configuration_files(fleet: RunningFleet) -> dict[Path, bytes]:
-    """What a person or a program might have edited: the fleet's configuration, and haproxy's with its maps."""
+    """Return the files that somebody might have edited: the fleet's configuration, and haproxy's with its maps."""
     run = fleet.config.parent
     paths = (fleet.directory / "skep.yaml", fleet.config, *run.glob("haproxy/**/*"))
     return {path: path.read_bytes() for path in paths if path.is_file()}
 
 
 async def _until_used(process: dict[str, Any], ready_s: float) -> None:
-    """Clients long-poll all the time, so a server that haproxy knows is asked soon."""
+    """Wait until a process has served /sync. Clients long-poll all the time, so haproxy soon uses a server it knows."""
     while not await asyncio.to_thread(requests_served, process, "get_sync"):
         assert time.monotonic() - ready_s < _JOIN_LIMIT_S, "haproxy does not use the new synchrotron"
         await asyncio.sleep(0.1)
@@ -94,14 +98,14 @@ async def _converse_and_stop(casts: Sequence[Cast], worker: Any) -> list[Ledger]
     talk = asyncio.create_task(hold(casts, SMALL))
     await asyncio.sleep(1)
     worker.terminate()
-    assert await asyncio.to_thread(worker.wait, 15) == 0, "drained, a worker ends with 0"
+    assert await asyncio.to_thread(worker.wait, 15) == 0, "a drained worker exits with 0"
     return await talk
 
 
 async def _people(
     stack: AsyncExitStack, fleet: RunningFleet, node: JsProcess, scale: Scale, prefix: str
 ) -> list[ChatClient]:
-    """Register everybody, and begin to sync; the two kinds of client alternate."""
+    """Register all users and start to sync. The two kinds of client alternate."""
     clients: list[ChatClient] = []
     for number in range(scale.users):
         name = f"{prefix}-{number}"
@@ -119,7 +123,7 @@ async def _people(
 
 
 def _check_placement(status: dict[str, Any], ledgers: Sequence[Ledger]) -> None:
-    """Rooms of each version lie on each persister: by their slots, as haproxy sees it too."""
+    """Check that each persister owns rooms of each version."""
     found = {(owner_of(status, "rooms", slot_of(each.room)), each.cast.version) for each in ledgers}
     persisters = [each["name"] for each in status["processes"] if each["type"] == "event_persister"]
     assert len(persisters) >= 2
@@ -129,7 +133,7 @@ def _check_placement(status: dict[str, Any], ledgers: Sequence[Ledger]) -> None:
 async def _check_new_devices(
     fleet: RunningFleet, node: JsProcess, clients: Sequence[ChatClient], ledgers: Sequence[Ledger]
 ) -> None:
-    """Who logs in anew, with either client, sees in his initial sync and by paging what the others saw live."""
+    """Check that a new device, with either client, sees by initial sync and paging what the others saw live."""
     for known in clients[:2]:
         kept = [each for each in ledgers if known in each.cast.staying]
         device: ChatClient
@@ -141,13 +145,13 @@ async def _check_new_devices(
         try:
             await device.start(timeline_limit=3)
             view, before = await settled_view(device, kept), await known.view([each.room for each in kept])
-            check_same_view(f"{known.username} anew", view, before)
+            check_same_view(f"{known.username} on a new device", view, before)
         finally:
             await device.stop()
 
 
 def _check_everyone_took_part(fleet: RunningFleet) -> None:
-    """Each persister has stored messages and each synchrotron has served syncs."""
+    """Check that each persister has stored messages and each synchrotron has served syncs."""
     for process in fleet.status()["processes"]:
         if process["type"] == "event_persister":
             assert requests_served(process, "send_event"), process["name"]

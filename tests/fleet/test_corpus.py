@@ -1,4 +1,4 @@
-"""What the conversation tests send really is text of many kinds."""
+"""The corpus of the conversation tests has text of many kinds."""
 
 import itertools
 import unicodedata
@@ -6,7 +6,7 @@ import unicodedata
 from tests.corpus import messages, sentences
 
 
-def test_many_languages_and_scripts() -> None:
+def test_corpus_has_many_languages_and_scripts() -> None:
     corpus = sentences()
     assert len({sentence.language for sentence in corpus}) >= 30
     letters = {character for sentence in corpus for character in sentence.text if character.isalpha()}
@@ -14,7 +14,7 @@ def test_many_languages_and_scripts() -> None:
     assert scripts >= {"LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "TAMIL", "CJK", "HIRAGANA", "HANGUL"}
 
 
-def test_messages_repeat_with_their_seed_only() -> None:
+def test_same_seed_gives_same_messages() -> None:
     first = list(itertools.islice(messages(1), 200))
     assert first == list(itertools.islice(messages(1), 200))
     assert first != list(itertools.islice(messages(2), 200))

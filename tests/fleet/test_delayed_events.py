@@ -1,4 +1,4 @@
-"""MSC4140, delayed events, through a whole fleet: in every form, on time, once, and through kills."""
+"""MSC4140, delayed events, on a fleet: every form of the request, on time, exactly once, and through kills."""
 
 import itertools
 import threading
@@ -62,7 +62,7 @@ def _look(person: Person, delay_id: str) -> Any:
 
 
 def _bodies(person: Person, room_id: str) -> list[str]:
-    """What was said in the room, all of it."""
+    """Return the texts of all messages in the room."""
     texts, since = [], ""
     while True:
         page = person.ask("GET", f"/rooms/{quote(room_id)}/messages?dir=f&limit=100{since}")
@@ -72,7 +72,7 @@ def _bodies(person: Person, room_id: str) -> list[str]:
         since = "&from=" + quote(page["end"])
 
 
-def test_msc4140_every_form_leads_to_the_same(alice: Person) -> None:
+def test_msc4140_all_request_forms_schedule_the_event(alice: Person) -> None:
     room = alice.create_room()
     began_ms = time.time() * 1000
     old_send = _schedule(alice, room, "old", 300, {"body": "old", "msgtype": "m.text"})
@@ -93,9 +93,14 @@ def test_msc4140_every_form_leads_to_the_same(alice: Person) -> None:
         e["delay_id"] for e in listed[:-1]
     }
     assert listed[-1] == {
-        "delay_id": later, "room_id": room, "type": "org.example.call", "state_key": "later", "delay_ms": _HOUR_MS,
-        "scheduled_at": listed[-1]["scheduled_at"], "content": {"x": 1},
-    }  # fmt: skip
+        "delay_id": later,
+        "room_id": room,
+        "type": "org.example.call",
+        "state_key": "later",
+        "delay_ms": _HOUR_MS,
+        "scheduled_at": listed[-1]["scheduled_at"],
+        "content": {"x": 1},
+    }
     assert abs(listed[-1]["scheduled_at"] - began_ms) < 10_000
     older = call(alice.url, "GET", _UNSTABLE, token=alice.token).json()["delayed_events"][-1]
     assert (older["delay"], older["running_since"]) == (_HOUR_MS, listed[-1]["scheduled_at"])
@@ -107,20 +112,20 @@ def test_msc4140_every_form_leads_to_the_same(alice: Person) -> None:
         wait_until(lambda delay_id=delay_id: _look(alice, delay_id).get("event_id"))
     assert sorted(_bodies(alice, room)) == ["old", "un", "v3"]
     assert alice.ask("GET", _path(room, "state", "org.example.call", "me")) == {"left": True}
-    # "delay_id in unsigned event data": for its sender, on each of his devices.
+    # "delay_id in unsigned event data": for its sender, on each of their devices.
     event_path = f"/rooms/{quote(room)}/event/{quote(sent['event_id'], safe='')}"
     unsigned = alice.ask("GET", event_path)["unsigned"]
     assert unsigned["delay_id"] == unsigned["org.matrix.msc4140.delay_id"] == old_send
     assert "transaction_id" not in unsigned
 
 
-def test_msc4140_managing(delaying: RunningFleet, alice: Person) -> None:
+def test_msc4140_owner_can_send_cancel_and_restart(delaying: RunningFleet, alice: Person) -> None:
     room, bob = alice.create_room(), register(delaying, f"bob{next(_names)}")
     bob.ask("POST", f"/rooms/{quote(room)}/join", {})
     first, second, third, fourth = [
         _schedule(alice, room, str(n), _HOUR_MS, {"body": str(n), "msgtype": "m.text"}) for n in range(4)
     ]
-    # Nobody else's, and nothing that is not there; under the unstable path the id is enough.
+    # Other users' events and unknown ids are not found. Under the unstable path the id is enough.
     assert _manage(bob, first, "send").errcode == "M_NOT_FOUND" == _manage(alice, "none", "cancel").errcode
     assert call(alice.url, "GET", f"{_STABLE}/{first}", token=bob.token).errcode == "M_NOT_FOUND"
     assert call(alice.url, "POST", f"{_STABLE}/{first}/restart", body={}).errcode == "M_MISSING_TOKEN"
@@ -133,14 +138,14 @@ def test_msc4140_managing(delaying: RunningFleet, alice: Person) -> None:
     seen = _look(alice, first)
     assert seen["finalised_ts"] < seen["scheduled_at"] + _HOUR_MS and seen["event_id"]
     assert "event_id" not in (cancelled := _look(alice, second)) and "error" not in cancelled
-    # What repeats the outcome succeeds, what contradicts it is a conflict.
+    # An action that repeats the outcome succeeds. One that contradicts it is a conflict.
     for delay_id, answers in ((first, (200, 409, 409)), (second, (409, 200, 409)), (fourth, (409, 200, 409))):
         assert tuple(_manage(alice, delay_id, action).status for action in ("send", "cancel", "restart")) == answers
     assert _manage(alice, first, "cancel").errcode == "M_UNKNOWN"
-    # To bob the event does not say that it was delayed.
+    # Bob does not see that the event was delayed.
     event_path = f"/rooms/{quote(room)}/event/{quote(seen['event_id'], safe='')}"
     assert "delay_id" not in bob.ask("GET", event_path)["unsigned"]
-    # What can't be sent now stays scheduled, and is sent once it can be.
+    # An event that is not allowed now stays scheduled, and can be sent once it is allowed.
     bobs = _schedule(bob, room, "topic", _HOUR_MS, {"topic": "honey"}, "m.room.topic")
     assert bob.call("PUT", _path(room, "state", "m.room.topic", ""), {"topic": "x"}).errcode == "M_FORBIDDEN"
     path = _path(room, "state", "m.room.topic", "") + f"?org.matrix.msc4140.delay={_HOUR_MS}"
@@ -154,7 +159,7 @@ def test_msc4140_managing(delaying: RunningFleet, alice: Person) -> None:
     assert _manage(bob, bobs, "cancel").status == _manage(alice, third, "cancel").status == 200
 
 
-def test_msc4140_guests_have_them(delaying: RunningFleet, alice: Person) -> None:
+def test_msc4140_guest_can_schedule_and_send(delaying: RunningFleet, alice: Person) -> None:
     room = alice.create_room(initial_state=[_guests_may_join()])
     made = call(alice.url, "POST", "/_matrix/client/v3/register?kind=guest", body={}).json()
     guest = Person(alice.url, made["user_id"], "", made["device_id"], made["access_token"])
@@ -174,15 +179,19 @@ def test_msc4140_limits_and_bad_input(alice: Person) -> None:
     room = alice.create_room()
     send = _path(room, "send", "m.room.message", "x")
     for query, errcode in (
-        ("0", "M_INVALID_PARAM"), ("-1", "M_INVALID_PARAM"), ("x", "M_INVALID_PARAM"), ("3600001", "M_FORBIDDEN"),
-    ):  # fmt: skip
+        ("0", "M_INVALID_PARAM"),
+        ("-1", "M_INVALID_PARAM"),
+        ("x", "M_INVALID_PARAM"),
+        ("3600001", "M_FORBIDDEN"),
+    ):
         assert alice.call("PUT", f"{send}?org.matrix.msc4140.delay={query}", {}).errcode == errcode
     new = _path(room, "delayed_event", "m.room.message", "x")
     for body, errcode in (
-        ({"delay_ms": 0, "content": {}}, "M_BAD_JSON"), ({"delay_ms": 1}, "M_BAD_JSON"),
+        ({"delay_ms": 0, "content": {}}, "M_BAD_JSON"),
+        ({"delay_ms": 1}, "M_BAD_JSON"),
         ({"delay_ms": 3_600_001, "content": {}}, "M_FORBIDDEN"),
         ({"delay_ms": 5, "content": {"x": "y" * 66_000}}, "M_TOO_LARGE"),
-    ):  # fmt: skip
+    ):
         assert alice.call("PUT", new, body).errcode == errcode, body
     elsewhere = _path("!none:example.org", "delayed_event", "m.room.message", "x")
     assert alice.call("PUT", elsewhere, {"delay_ms": 5, "content": {}}).errcode == "M_FORBIDDEN"
@@ -199,7 +208,9 @@ def test_msc4140_limits_and_bad_input(alice: Person) -> None:
     assert _schedule(alice, room, "again", _HOUR_MS, {"body": "fits"})
 
 
-def test_msc4140_authorised_when_sent_and_superseded_by_others(delaying: RunningFleet, alice: Person) -> None:
+def test_msc4140_event_is_authorised_when_sent_and_cancelled_by_newer_state(
+    delaying: RunningFleet, alice: Person
+) -> None:
     room, bob = alice.create_room(), register(delaying, f"bob{next(_names)}")
     bob.ask("POST", f"/rooms/{quote(room)}/join", {})
     levels = alice.ask("GET", _path(room, "state", "m.room.power_levels", ""))
@@ -213,13 +224,13 @@ def test_msc4140_authorised_when_sent_and_superseded_by_others(delaying: Running
     bob.ask("PUT", _path(room, "state", "org.example.call", "a"), {"joined": True})
     assert _manage(alice, by_alice, "restart").status == 409 and "event_id" not in _look(alice, by_alice)
     assert _manage(alice, hers, "restart").status == _manage(alice, other, "restart").status == 200
-    # Bob may not send any more when his time comes; alice hears nothing of it, he does.
+    # Bob is banned before the event is due. They see the error, Alice sees nothing.
     late = _schedule(bob, room, "late", 400, {"body": "late", "msgtype": "m.text"})
     alice.ask("POST", f"/rooms/{quote(room)}/ban", {"user_id": bob.user_id})
     failed = wait_until(lambda: (found := _look(bob, late)).get("finalised_ts") and found)
     assert failed["error"]["errcode"] == "M_FORBIDDEN" and "event_id" not in failed
     assert _bodies(alice, room) == []
-    # A redaction of one's own message: it destroys itself.
+    # A user schedules a redaction of their own message.
     sent = alice.send(room, "boom", {"body": "boom", "msgtype": "m.text"}).json()["event_id"]
     redaction = _schedule(alice, room, "r", 200, {"redacts": sent}, "m.room.redaction")
     wait_until(lambda: _look(alice, redaction).get("event_id"))
@@ -227,18 +238,17 @@ def test_msc4140_authorised_when_sent_and_superseded_by_others(delaying: Running
     assert shown["content"] == {} and shown["unsigned"]["redacted_because"]["type"] == "m.room.redaction"
 
 
-def test_msc4169_redactions_by_send_in_an_old_room_version(alice: Person) -> None:
+def test_msc4169_redaction_by_send_in_an_old_room_version(alice: Person) -> None:
     room = alice.create_room(room_version="10")
     sent = alice.send(room, "one", {"body": "one", "msgtype": "m.text"}).json()["event_id"]
     redaction = {"redacts": sent, "reason": "because"}
     answer = alice.send(room, "two", redaction, "m.room.redaction").json()
     assert alice.send(room, "two", redaction, "m.room.redaction").json() == answer, "the same transaction"
     assert alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(sent, safe='')}")["content"] == {}
-    # Between servers `redacts` stands where version 10 has it; clients see it at both places.
+    # Between servers `redacts` is where version 10 has it. Clients see it in both places.
     filter_ = quote('{"event_format":"federation","room":{"timeline":{"limit":1}}}')
-    pdu = wait_until(lambda: alice.ask("GET", f"/sync?filter={filter_}")["rooms"]["join"].get(room))["timeline"][
-        "events"
-    ][0]
+    synced = wait_until(lambda: alice.ask("GET", f"/sync?filter={filter_}")["rooms"]["join"].get(room))
+    pdu = synced["timeline"]["events"][0]
     assert (pdu["redacts"], pdu["content"]) == (sent, {"reason": "because"})
     shown = alice.ask("GET", f"/rooms/{quote(room)}/event/{quote(answer['event_id'], safe='')}")
     assert shown["redacts"] == shown["content"]["redacts"] == sent
@@ -246,8 +256,8 @@ def test_msc4169_redactions_by_send_in_an_old_room_version(alice: Person) -> Non
     assert features["com.beeper.msc4169"] is True
 
 
-def test_msc4140_a_restarted_event_waits(delaying: RunningFleet, alice: Person) -> None:
-    """A call's heartbeats, many at a time: never sent while they go on, then once."""
+def test_msc4140_restarted_event_waits(delaying: RunningFleet, alice: Person) -> None:
+    """Heartbeats of eight calls: no event is sent while they continue, and each is sent once after they stop."""
     room = alice.create_room()
     ids = [_schedule(alice, room, f"call {n}", 1500, {"body": f"left {n}", "msgtype": "m.text"}) for n in range(8)]
     stop = threading.Event()
@@ -273,8 +283,8 @@ def test_msc4140_a_restarted_event_waits(delaying: RunningFleet, alice: Person) 
 
 
 @pytest.mark.parametrize("victim", ["background", "event_persister"])
-def test_msc4140_kills_in_the_middle_of_sending(delaying: RunningFleet, alice: Person, victim: str) -> None:
-    """200 delayed events; who sends them, or who stores them, is killed again and again: each is sent once."""
+def test_msc4140_each_event_is_sent_once_through_kills(delaying: RunningFleet, alice: Person, victim: str) -> None:
+    """The sending or the storing workers are killed while 200 delayed events are due. Each event is sent once."""
     rooms = [alice.create_room() for _ in range(4)]
     texts = [f"{victim} {n}" for n in range(200)]
     with ThreadPoolExecutor(6) as pool:

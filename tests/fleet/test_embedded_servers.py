@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis from wheels start, hold what they are given, and go; in awkward directories too."""
+"""PostgreSQL and Redis from wheels start, keep their data and stop, in awkward directories too."""
 
 import importlib.util
 import os
@@ -31,12 +31,12 @@ async def one_value(dsn: str, sql: str) -> object:
         await connection.close()
 
 
-async def test_each_test_has_a_migrated_database_of_its_own(postgres: TestDatabase) -> None:
+async def test_each_test_has_its_own_migrated_database(postgres: TestDatabase) -> None:
     assert await one_value(postgres.dsn, "SELECT max(number) FROM schema_migrations")
     assert await one_value(postgres.dsn, "SELECT current_database()") == postgres.section.name
 
 
-def test_redis_wants_its_password(redis: Redis) -> None:
+def test_redis_requires_its_password(redis: Redis) -> None:
     assert redis.host is not None and redis.password is not None
     with socket.create_connection((redis.host, redis.port), timeout=2) as connection:
         connection.sendall(b"PING\r\n")
@@ -47,7 +47,7 @@ def test_redis_wants_its_password(redis: Redis) -> None:
 
 @pytest.fixture
 def awkward_directory(tmp_path: Path) -> Iterator[Path]:
-    """Closed to other users (as /root is), with a space and a comma, and too long for a unix socket."""
+    """A directory closed to other users (like /root), with a space and a comma, and too long for a UNIX socket."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     path = closed / "my servers, all" / ("long" * 25)
@@ -70,7 +70,7 @@ async def test_postgres_in_an_awkward_directory_keeps_its_data(awkward_directory
     assert (data.path / "postgres").is_symlink() == (os.geteuid() == 0)
 
 
-async def test_a_cluster_left_half_made_is_made_again(server_directory: Path) -> None:
+async def test_unfinished_cluster_is_created_again(server_directory: Path) -> None:
     data = server_directory / "half"
     data.mkdir()
     prepare_postgres(data, data, FAST)
@@ -81,7 +81,7 @@ async def test_a_cluster_left_half_made_is_made_again(server_directory: Path) ->
         assert await one_value(database_dsn(section), "SELECT current_database()") == "skep"
 
 
-def test_strangers_files_are_never_deleted(server_directory: Path) -> None:
+def test_foreign_files_are_never_deleted(server_directory: Path) -> None:
     data = server_directory / "strange"
     (data / "postgres").mkdir(parents=True)
     (data / "postgres" / "thesis.txt").touch()
@@ -90,7 +90,7 @@ def test_strangers_files_are_never_deleted(server_directory: Path) -> None:
     assert (data / "postgres" / "thesis.txt").exists()
 
 
-def test_one_fleet_at_a_time(tmp_path: Path) -> None:
+def test_data_directory_admits_one_fleet_at_a_time(tmp_path: Path) -> None:
     first = DataDirectory(tmp_path).lock()
     with pytest.raises(CannotRunHere, match="already running"):
         DataDirectory(tmp_path).lock()
@@ -98,11 +98,9 @@ def test_one_fleet_at_a_time(tmp_path: Path) -> None:
     os.close(DataDirectory(tmp_path).lock())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts PostgreSQL as somebody else")
-def test_programs_that_another_user_cannot_reach_are_copied_and_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As below /root: the whole wheel, since the programs find their libraries relative to themselves."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts PostgreSQL as another user")
+def test_programs_out_of_reach_for_postgres_user_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under /root. The whole wheel is copied, since the programs find their libraries by relative paths."""
     common = Path(tempfile.mkdtemp(prefix="skep-common-"))
     common.chmod(0o755)
     try:

@@ -1,4 +1,4 @@
-"""Real clients with encryption: matrix-js-sdk and its Rust crypto make Olm and Megolm sessions through the fleet."""
+"""Encryption with real clients: matrix-js-sdk and its Rust crypto make Olm and Megolm sessions through the fleet."""
 
 import asyncio
 import itertools
@@ -19,15 +19,13 @@ _LEAST_MESSAGES = 6
 _ATTEMPTS = 8
 _ENCRYPTED = {
     "preset": "private_chat",
-    "initial_state": [
-        {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
-    ],
-}  # fmt: skip
+    "initial_state": [{"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}],
+}
 _transactions = itertools.count(1)
 
 
 async def _say(sender: JsClient, room: str, body: str, listeners: Sequence[JsClient]) -> None:
-    """Every listener reads what was said."""
+    """Send a message and check that every listener decrypts it."""
     event = await sender.send(room, body, f"say-{next(_transactions)}")
     read = await asyncio.gather(*(listener.wait_decrypted(event, _WAIT_S) for listener in listeners))
     assert list(read) == [body] * len(listeners)
@@ -41,7 +39,7 @@ async def _invite(room: str, host: JsClient, guest: JsClient) -> None:
 
 
 async def _start(person: JsClient, sliding: bool) -> None:
-    """Begin to sync, in the one way or the other."""
+    """Start to sync, with sliding or classic sync."""
     if sliding:
         wanted = {"timeline_limit": 20, "required_state": [["*", "*"]]}
         await person.start_sliding({"all": {"ranges": [[0, 99]], **wanted}}, wanted, encrypted=True)
@@ -50,8 +48,10 @@ async def _start(person: JsClient, sliding: bool) -> None:
 
 
 @pytest.mark.parametrize("sliding", [False, True])
-async def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: Path, sliding: bool) -> None:
-    """Two people, one with two devices; one device comes later, one goes; nobody reads what is not for him."""
+async def test_only_current_devices_read_encrypted_messages(
+    fleet: RunningFleet, js_clients: Path, tmp_path: Path, sliding: bool
+) -> None:
+    """Two users, one with two devices. A device is added later, another logs out, and only members read messages."""
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(JsProcess.running(js_clients, tmp_path / "node.log"))
         names = (f"secret-{name}-{sliding:d}" for name in ("alice", "bob"))
@@ -68,7 +68,7 @@ async def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: 
         await second.login(PASSWORD)
         await _start(second, sliding)
         stack.push_async_callback(second.stop)
-        # Alice hears of the new device before she speaks: /sync told her.
+        # Alice learns of the new device from /sync before she sends.
         await alice.wait_device(bob.user_id, await second.device_id(), True, _WAIT_S)
         await _say(alice, room, "to both devices", [bob, second])
         await _say(second, room, "from the new one", [alice, bob])
@@ -80,10 +80,12 @@ async def test_encrypted_rooms(fleet: RunningFleet, js_clients: Path, tmp_path: 
         assert claims and len(set(claims)) == len(claims), "a one-time key was given twice"
 
 
-async def test_encrypted_rooms_through_kills(start_fleet: StartFleet, js_clients: Path, tmp_path: Path) -> None:
-    """Each client_api and each synchrotron is killed while new rooms, and so new sessions, are made all the time.
+async def test_encrypted_messages_survive_worker_kills(
+    start_fleet: StartFleet, js_clients: Path, tmp_path: Path
+) -> None:
+    """Each client_api and each synchrotron is killed while every message begins a new session.
 
-    What a client was answered is read by the others, and no one-time key is given twice.
+    The others read each acknowledged message, and no one-time key is given out twice.
     """
     fleet = start_fleet(fleet={"client_api": 2, "synchrotron": 2})
 
@@ -107,7 +109,7 @@ async def test_encrypted_rooms_through_kills(start_fleet: StartFleet, js_clients
         for number in itertools.count():
             if kills.done() and number >= _LEAST_MESSAGES:
                 break
-            # A new session each time: its key goes to every device of the others as a message.
+            # A new session each time. Its key goes to every device of the others as a to-device message.
             sender = people[number % len(people)]
             await sender.forget_session(room)
             said.append((await _send_until_answered(sender, room, f"message {number}"), sender.user_id))
@@ -121,7 +123,7 @@ async def test_encrypted_rooms_through_kills(start_fleet: StartFleet, js_clients
 
 
 async def _send_until_answered(sender: JsClient, room: str, body: str) -> str:
-    """Send, and again when a worker died under it."""
+    """Send, and retry when a worker was killed during the request."""
     for _ in range(_ATTEMPTS):
         try:
             return await sender.send(room, body, f"say-{next(_transactions)}")

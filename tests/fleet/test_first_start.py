@@ -69,5 +69,5 @@ def check_first_start(data: Path, output: Path) -> None:
     finally:
         fleet.send_signal(signal.SIGINT)
         assert fleet.wait(20) == 0
-    # Nothing frightens at a clean end.
+    # A clean stop logs no warning.
     assert not re.search("ALERT|FATAL|ERROR|Traceback", output.read_text()), output.read_text()

@@ -1,4 +1,4 @@
-"""haproxy while the fleet changes: joiners, leavers, moved slots, killed workers; what it refuses and what it says."""
+"""haproxy while the fleet changes (workers join, leave and die, slots move), and the requests that it refuses."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ STATE = b"/_matrix/client/v3/rooms/%21bees%3Ahive.example/state/m.room.topic"
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    """Two persisters, one of each other; the persisters' slots by turns."""
+    """Two persisters with alternating slots, and one worker of each other type."""
     with tempfile.TemporaryDirectory(prefix="skep") as directory, haproxy_rig(Path(directory), ENDPOINTS, POOLS) as rig:
         for name in ("event_persister1", "event_persister2", "client_api1", "synchrotron1", "federation_reader1"):
             rig.add(name[:-1], name)
@@ -41,7 +41,7 @@ def assert_matrix_error(answer: Answer, status: int, errcode: str) -> None:
         assert answer.headers[name.lower()] == value
 
 
-def test_a_joiner_serves_and_a_leaver_is_gone_without_a_word_in_any_file(rig: Rig) -> None:
+def test_joining_and_leaving_workers_need_no_file_change(rig: Rig) -> None:
     rig.add("synchrotron", "synchrotron2")
     persister = rig.add("event_persister", "event_persister3")
     rig.owners["rooms"][slot_of(ROOM)] = persister.name
@@ -50,15 +50,11 @@ def test_a_joiner_serves_and_a_leaver_is_gone_without_a_word_in_any_file(rig: Ri
     after = {server.name: server for server in rig.state().servers}
     assert before["event_persister1"].backend == after["event_persister1"].backend
     assert rig.client.ask("PUT", SEND).body["worker"] == "event_persister3"
-    synchrotrons = {
-        rig.client.ask("GET", b"/_matrix/client/v3/sync?access_token=" + format_access_token(slot, "x").encode()).body[
-            "worker"
-        ]
-        for slot in range(0, 1024, 50)
-    }
-    assert synchrotrons == {"synchrotron1", "synchrotron2"}
+    tokens = [format_access_token(slot, "x").encode() for slot in range(0, 1024, 50)]
+    answers = [rig.client.ask("GET", b"/_matrix/client/v3/sync?access_token=" + token) for token in tokens]
+    assert {answer.body["worker"] for answer in answers} == {"synchrotron1", "synchrotron2"}
 
-    # it drains: while it owns slots it keeps them, then it goes
+    # A draining worker serves its slots as long as it owns them.
     rig.draining.add(persister.name)
     rig.align()
     assert rig.client.ask("PUT", SEND).body["worker"] == "event_persister3"
@@ -73,7 +69,7 @@ def test_a_joiner_serves_and_a_leaver_is_gone_without_a_word_in_any_file(rig: Ri
     assert {s.name for s in rig.state().servers if "3" in s.name or s.name == "synchrotron2"} == set()
 
 
-def test_a_moved_slot_is_seen_by_the_next_request_and_none_fails(rig: Rig) -> None:
+def test_next_request_follows_a_moved_slot(rig: Rig) -> None:
     for turn in range(60):
         owner = f"event_persister{turn % 2 + 1}"
         rig.deal("rooms", [owner])
@@ -81,7 +77,7 @@ def test_a_moved_slot_is_seen_by_the_next_request_and_none_fails(rig: Rig) -> No
         assert rig.client.ask("PUT", SEND).body["worker"] == owner
 
 
-def test_a_slot_without_owner_goes_to_any_process_of_the_pool(rig: Rig) -> None:
+def test_slot_without_owner_goes_to_any_process_of_the_pool(rig: Rig) -> None:
     del rig.owners["rooms"][slot_of(ROOM)]
     rig.align()
     answer = rig.client.ask("PUT", SEND)
@@ -89,19 +85,24 @@ def test_a_slot_without_owner_goes_to_any_process_of_the_pool(rig: Rig) -> None:
     assert answer.sent("x-skep-slot") == [str(slot_of(ROOM))]
 
 
-def test_whatever_haproxy_lost_or_was_told_wrongly_is_repaired_in_one_go(rig: Rig) -> None:
+def test_one_align_repairs_lost_and_wrong_entries(rig: Rig) -> None:
     wanted = rig.state()
     here = next(s.backend for s in wanted.servers if s.name == "event_persister1" and s.backend.startswith("rooms"))
     slot = slot_of(ROOM)
     rig.tell(
-        f"del map rooms.map {slot}", "add map rooms.map 7 rooms_9", "set map rooms.map 8 rooms_64",
-        "del map users.map 1", "add map users.map bees nowhere",
+        f"del map rooms.map {slot}",
+        "add map rooms.map 7 rooms_9",
+        "set map rooms.map 8 rooms_64",
+        "del map users.map 1",
+        "add map users.map bees nowhere",
         f"set server {here}/event_persister1 state maint",
         "set server pool_sync/synchrotron1 addr 127.0.0.1 port 9",
-        "disable health pool_client/client_api1", "set server pool_client/client_api1 state drain",
-        "add server pool_media/ghost 127.0.0.1:9", "enable server pool_media/ghost",
-    )  # fmt: skip
-    assert rig.client.ask("PUT", SEND).status == 200  # a hole in the map costs a hop, never an error
+        "disable health pool_client/client_api1",
+        "set server pool_client/client_api1 state drain",
+        "add server pool_media/ghost 127.0.0.1:9",
+        "enable server pool_media/ghost",
+    )
+    assert rig.client.ask("PUT", SEND).status == 200  # a missing map entry costs a hop, never an error
     assert rig.align() == []
     assert rig.state().maps.keys() == wanted.maps.keys()
     for name, entries in wanted.maps.items():
@@ -113,7 +114,7 @@ def test_whatever_haproxy_lost_or_was_told_wrongly_is_repaired_in_one_go(rig: Ri
     assert rig.align() == []
 
 
-def test_a_name_that_comes_back_elsewhere_is_followed(rig: Rig) -> None:
+def test_worker_that_returns_at_another_address_is_used(rig: Rig) -> None:
     worker = rig.workers["event_persister1"]
     old = worker.address
     worker.kill()
@@ -127,7 +128,7 @@ def test_a_name_that_comes_back_elsewhere_is_followed(rig: Rig) -> None:
         time.sleep(0.1)
 
 
-def test_the_request_that_meets_a_killed_owner_is_answered_by_another(rig: Rig) -> None:
+def test_request_to_killed_owner_is_answered_by_another_worker(rig: Rig) -> None:
     owner = rig.owners["rooms"][slot_of(ROOM)]
     assert rig.client.ask("PUT", SEND).body["worker"] == owner
     rig.workers[owner].kill()
@@ -138,12 +139,12 @@ def test_the_request_that_meets_a_killed_owner_is_answered_by_another(rig: Rig) 
         assert answer.status == 200 and answer.body["worker"] != owner
 
 
-def test_only_the_idempotent_is_sent_again_after_an_empty_answer(rig: Rig) -> None:
+def test_only_idempotent_requests_are_retried_after_an_empty_answer(rig: Rig) -> None:
     owner = rig.workers[rig.owners["rooms"][slot_of(ROOM)]]
     owner.break_next = 1
     assert rig.client.ask("PUT", SEND).status == 200
     assert owner.requests == 2
-    # On a connection used before, haproxy closes the client's too instead (the client can't know how far it came).
+    # On a reused connection haproxy would close the client's connection instead, so this uses a new one.
     rig.client.close()
     owner.break_next = 1
     assert_matrix_error(rig.client.ask("PUT", STATE), 502, "M_UNKNOWN")  # a state event has no transaction id
@@ -155,23 +156,32 @@ def test_only_the_idempotent_is_sent_again_after_an_empty_answer(rig: Rig) -> No
     assert client_api.requests == 1
 
 
-def test_without_any_server_the_answer_is_503_with_retry_after(rig: Rig) -> None:
+def test_pool_without_server_answers_503_with_retry_after(rig: Rig) -> None:
     answer = rig.client.ask("GET", b"/_matrix/client/v1/media/download/x/y")
     assert_matrix_error(answer, 503, "M_UNKNOWN")
     assert answer.headers["retry-after"] == "1"
     assert answer.body["retry_after_ms"] == 1000
 
 
-def test_a_server_that_is_too_slow_gives_504(rig: Rig) -> None:
+def test_slow_server_gives_504(rig: Rig) -> None:
     rig.workers["synchrotron1"].delay_s = 3.0
     assert_matrix_error(rig.client.ask("GET", b"/_matrix/client/v3/sync?user_id=@a:b"), 504, "M_UNKNOWN")
 
 
 @pytest.mark.parametrize(
-    "path", [b"/metrics", b"/health/ready", b"/health/", b"/_skep/v1/persist", b"/metrics?x", b"/_skep",
-             b"/_matrix/federation/v1/send/1", b"/_matrix/key/v2/server"],
-)  # fmt: skip
-def test_inner_paths_do_not_exist_on_the_client_port(rig: Rig, path: bytes) -> None:
+    "path",
+    [
+        b"/metrics",
+        b"/health/ready",
+        b"/health/",
+        b"/_skep/v1/persist",
+        b"/metrics?x",
+        b"/_skep",
+        b"/_matrix/federation/v1/send/1",
+        b"/_matrix/key/v2/server",
+    ],
+)
+def test_internal_paths_return_404_on_the_client_port(rig: Rig, path: bytes) -> None:
     for method in ("GET", "POST", "PUT"):
         assert_matrix_error(rig.client.ask(method, path), 404, "M_UNRECOGNIZED")
 
@@ -189,18 +199,23 @@ def test_probe_answers_while_each_type_of_worker_serves(rig: Rig) -> None:
     assert rig.client.ask("GET", b"/health").status == 200
 
 
-def test_the_federation_port_serves_federation_only(rig: Rig) -> None:
+def test_federation_port_serves_federation_only(rig: Rig) -> None:
     for path in (b"/_matrix/client/versions", b"/metrics", b"/_skep/v1/persist", b"/", b"/_matrix/federationx"):
         assert_matrix_error(rig.federation.ask("GET", path), 404, "M_UNRECOGNIZED")
     assert rig.federation.ask("GET", b"/_matrix/federation/v1/nothing").body["type"] == "federation_reader"
     assert rig.federation.ask("GET", b"/.well-known/matrix/client").body["type"] == "client_api"
 
 
-def test_nobody_outside_speaks_in_our_name(rig: Rig) -> None:
+def test_clients_cannot_set_internal_headers(rig: Rig) -> None:
     headers = {
-        "x-skep-slot": b"5", "X-Skep-Forwarded": b"1", "x-skep-": b"1", "x-skep-proxied": b"7", "x-request-id": b"evil",
-        "x-forwarded-for": b"10.0.0.1", "x-forwarded-proto": b"https",
-    }  # fmt: skip
+        "x-skep-slot": b"5",
+        "X-Skep-Forwarded": b"1",
+        "x-skep-": b"1",
+        "x-skep-proxied": b"7",
+        "x-request-id": b"evil",
+        "x-forwarded-for": b"10.0.0.1",
+        "x-forwarded-proto": b"https",
+    }
     answers = [rig.client.ask("GET", b"/_matrix/client/versions", headers) for _ in range(2)]
     for answer in answers:
         assert [pair for pair in answer.body["headers"] if pair[0].startswith("x-skep")] == [["x-skep-proxied", "1"]]
@@ -210,7 +225,7 @@ def test_nobody_outside_speaks_in_our_name(rig: Rig) -> None:
     assert len({answer.sent("x-request-id")[0] for answer in answers} | {"evil"}) == 3
 
 
-def test_a_browsers_preflight_is_answered_at_once(rig: Rig) -> None:
+def test_haproxy_answers_preflight_requests(rig: Rig) -> None:
     for path in (SEND, b"/_matrix/client/v3/unknown", b"/_matrix/media/v3/upload"):
         answer = rig.client.ask("OPTIONS", path, {"origin": b"https://app.example"})
         assert answer.status == 200
@@ -219,8 +234,8 @@ def test_a_browsers_preflight_is_answered_at_once(rig: Rig) -> None:
     assert sum(worker.requests for worker in rig.workers.values()) == 0
 
 
-def test_what_has_more_than_one_reading_is_refused_before_any_worker(rig: Rig) -> None:
-    """Of these answers only the status is ours to choose: before version 3.3 haproxy has no page for a parse error."""
+def test_ambiguous_requests_are_refused_before_any_worker(rig: Rig) -> None:
+    """Only the status is checked: before version 3.3 haproxy has no configurable page for parse errors."""
     for raw in (b"GET /\xff HTTP/1.1", b"nonsense", b"GET http://b/ HTTP/1.1\r\nhost: a", b"GET /" + b"y" * 40000):
         with socket.create_connection(rig.client.address, timeout=5) as connection:
             connection.sendall(raw + b"\r\n\r\n")
@@ -228,7 +243,7 @@ def test_what_has_more_than_one_reading_is_refused_before_any_worker(rig: Rig) -
     assert sum(worker.requests for worker in rig.workers.values()) == 0
 
 
-async def test_the_runtime_socket_away_or_silent_is_one_kind_of_error(rig: Rig, tmp_path: Path) -> None:
+async def test_missing_or_silent_runtime_socket_raises_proxy_error(rig: Rig, tmp_path: Path) -> None:
     with pytest.raises(ProxyError):
         await HaproxyRuntime(str(tmp_path / "nothing")).ask("show info")
     async with await asyncio.start_server(lambda r, w: asyncio.sleep(5), "127.0.0.1", 0) as server:

@@ -1,4 +1,4 @@
-"""A reload of haproxy: the new process begins with what the old one knew, and no request fails."""
+"""A reload of haproxy: the new process starts with the state of the old one, and no request fails."""
 
 import signal
 import tempfile
@@ -29,8 +29,8 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-def test_a_reload_under_traffic_fails_no_request(rig: Rig) -> None:
-    """Architecture page, section 9: "haproxy reloaded: none". No main corrects anything here meanwhile."""
+def test_reload_under_traffic_fails_no_request(rig: Rig) -> None:
+    """Architecture page, section 9: "haproxy reloaded: none". No main process corrects haproxy here."""
     answers: Counter[object] = Counter()
     over = threading.Event()
 
@@ -74,7 +74,7 @@ def test_a_reload_under_traffic_fails_no_request(rig: Rig) -> None:
             thread.join(10)
     assert set(answers) == {(200, True)}, answers
     assert answers[200, True] > 500 and len(pids) == 4
-    # What it began with is main's to change, as what main itself adds.
+    # Main can change the entries that the process started with, like those that main adds.
     rig.workers["synchrotron2"].kill()
     del rig.workers["synchrotron2"]
     rig.add("event_persister", "event_persister3")

@@ -1,4 +1,4 @@
-"""Every endpoint, with hostile ids in any encoding: haproxy's choice, Python's slot and the serving process agree."""
+"""haproxy and Python choose the same slot and process for every endpoint, with hostile ids in any encoding."""
 
 import random
 import tempfile
@@ -22,7 +22,7 @@ from tests.fleet.haproxy_sample import ENDPOINTS, POOLS
 
 SAMPLE = RouteTable(ENDPOINTS)
 WORKERS = {"event_persister": 3, "client_api": 2, "synchrotron": 3, "federation_reader": 2, "media": 2}
-#: Bytes that haproxy takes in a path as they are; "%" is drawn apart, as an escape or as a broken one.
+#: Bytes that haproxy accepts unescaped in a path. "%" is drawn separately, as a valid or broken escape.
 PLAIN = b"abcXYZ019-._~!$&'()*+,;=:@[]|{}\"<>`^\\"
 
 
@@ -81,7 +81,7 @@ HOSTILE_IDS = st.one_of(
 
 
 def encode(raw: bytes, how: random.Random) -> bytes:
-    """Percent-encode what must be, and at random what need not be, in both cases of hex digits."""
+    """Percent-encode the bytes that need it and random others, with hex digits in either case."""
     always = how.random() < 0.3
     out = bytearray()
     for byte in raw:
@@ -92,7 +92,7 @@ def encode(raw: bytes, how: random.Random) -> bytes:
     return bytes(out)
 
 
-#: Method, path, query, Authorization header; True when it goes to the federation port.
+#: Method, path, query, Authorization header, and True for the federation port.
 Drawn: TypeAlias = tuple[str, bytes, bytes, bytes | None, bool]
 
 
@@ -131,12 +131,12 @@ THOROUGH = settings(max_examples=900, deadline=None, suppress_health_check=list(
 
 @THOROUGH
 @given(requests(ENDPOINTS))
-def test_haproxy_python_and_the_serving_process_agree(rig: Rig, drawn: Drawn) -> None:
+def test_haproxy_and_python_route_requests_alike(rig: Rig, drawn: Drawn) -> None:
     assert_agreement(rig, SAMPLE, *drawn)
 
 
-def test_they_agree_on_every_endpoint_of_the_fleet() -> None:
-    """With the endpoints that Skep declares, every one of them at least once."""
+def test_haproxy_and_python_route_every_declared_endpoint_alike() -> None:
+    """Uses the endpoints that Skep declares, each at least once."""
     endpoints, pools = all_endpoints(), all_pools()
     table = RouteTable(endpoints)
     with running_fleet(endpoints, pools) as rig:
@@ -164,7 +164,7 @@ def assert_agreement(
     client = rig.federation if federation else rig.client
     answer = client.ask(method, target, {"authorization": authorization} if authorization is not None else {})
     assert answer.status == 200, answer
-    assert answer.body["target"].encode("latin-1") == target  # the worker gets the URL unaltered
+    assert answer.body["target"].encode("latin-1") == target  # the worker gets the URL unchanged
     try:
         endpoint, params = table.locate(method, path)
     except MatrixError:
@@ -179,7 +179,7 @@ def assert_agreement(
         assert answer.body["worker"] == rig.owners[pool.slot_kind][slot]
 
 
-def test_the_text_that_a_handler_sees_has_the_slot_of_the_raw_path(rig: Rig) -> None:
+def test_decoded_path_parameter_has_the_slot_of_the_raw_path(rig: Rig) -> None:
     for room in ("!ünï:ex.org", "!a/b:x", "!a%2Fb:x", "!a b+c:x"):
         path = b"/_matrix/client/v3/rooms/" + encode(room.encode(), random.Random(1)) + b"/send/m.x/t"
         match = SAMPLE.match("PUT", path)
@@ -188,7 +188,7 @@ def test_the_text_that_a_handler_sees_has_the_slot_of_the_raw_path(rig: Rig) -> 
         assert rig.client.ask("PUT", path).body["worker"] == rig.owners["rooms"][slot_of(room)]
 
 
-def test_all_devices_of_a_user_sync_at_one_synchrotron(rig: Rig) -> None:
+def test_all_devices_of_a_user_use_one_synchrotron(rig: Rig) -> None:
     used = set()
     for slot in range(0, 1024, 37):
         by_header = rig.client.ask(
@@ -203,14 +203,14 @@ def test_all_devices_of_a_user_sync_at_one_synchrotron(rig: Rig) -> None:
     assert used == {"synchrotron1", "synchrotron2", "synchrotron3"}
 
 
-def test_an_application_services_user_goes_before_its_token(rig: Rig) -> None:
+def test_user_id_parameter_routes_before_the_token(rig: Rig) -> None:
     answer = rig.client.ask(
         "GET", b"/_matrix/client/v3/sync?user_id=%40bee%3Ax", {"authorization": b"Bearer skp_001_x"}
     )
     assert answer.sent("x-skep-slot") == [str(slot_of("@bee:x"))]
 
 
-def test_transactions_of_one_origin_stay_together_however_the_header_is_written(rig: Rig) -> None:
+def test_transactions_of_one_origin_go_to_one_process(rig: Rig) -> None:
     used = set()
     for origin in [f"s{n}.example" for n in range(12)] + ["[2001:db8::1]:8448", "1.2.3.4:80", "[::1]"]:
         forms = [
@@ -230,7 +230,7 @@ def test_transactions_of_one_origin_stay_together_however_the_header_is_written(
     assert used == {"federation_reader1", "federation_reader2"}
 
 
-def test_a_media_id_stays_at_one_process(rig: Rig) -> None:
+def test_media_id_goes_to_one_process(rig: Rig) -> None:
     used = set()
     for number in range(12):
         path = b"/_matrix/client/v1/media/download/x.example/m%d" % number
@@ -241,5 +241,5 @@ def test_a_media_id_stays_at_one_process(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("key", list(RoutingKey))
-def test_the_sample_has_every_routing_key(key: RoutingKey) -> None:
+def test_sample_covers_every_routing_key(key: RoutingKey) -> None:
     assert any(endpoint.routing_key is key for endpoint in ENDPOINTS)

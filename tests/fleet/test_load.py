@@ -1,4 +1,4 @@
-"""The load generator tells what it promises: rates, latencies, and CPU time by process group."""
+"""The load generator reports rates, latencies, and CPU time by process group."""
 
 import json
 import os
@@ -34,14 +34,15 @@ def test_send_reports_cost_by_process_group(fleet: RunningFleet, tmp_path: Path)
         assert cpu[group] > 0, group
     assert result["per_event"]["statements"] > 0
     assert result["per_event"]["wal_bytes"] > 0
-    assert result["per_event"]["other_statements"] < 0.1  # numbers for a thousand events at once, and little else
+    # One statement reserves the numbers of a thousand events.
+    assert result["per_event"]["other_statements"] < 0.1
     assert result["growth"]["bytes_per_event"] > result["growth"]["event_bytes"] > 400
     assert result["growth"]["by_relation"]["events"] > 0
     assert result["facts"].keys() >= {"machine", "cores", "commit", "date"}
     assert f"{result['events']} events in" in done.stdout
 
 
-def test_unread_million_holds_every_count_against_what_it_must_be(fleet: RunningFleet, tmp_path: Path) -> None:
+def test_unread_million_checks_every_count(fleet: RunningFleet, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     words = ["-m", "load.unread_million", "--url", fleet.client_url, "--config", str(fleet.config)]
     words += ["--json", str(output), "--unread", "30,300", "--operations", "3", "--stay"]
@@ -49,42 +50,46 @@ def test_unread_million_holds_every_count_against_what_it_must_be(fleet: Running
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(output.read_text())
     assert [result["case"] for result in results] == [
-        "first sync", "receipt, 30 unread", "receipt, 300 unread", "message, 30 unread", "message, 300 unread",
-    ]  # fmt: skip
+        "first sync",
+        "receipt, 30 unread",
+        "receipt, 300 unread",
+        "message, 30 unread",
+        "message, 300 unread",
+    ]
     assert [result["changes"] for result in results[1:]] == [3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(
     ("scenario", "words", "cases"),
     [
-        ("fanout", ["--members", "2,3", "--messages", "4", "--warm-up", "1"], ["2 members", "3 members"]),
-        ("rooms", ["--count", "3"], ["createRoom", "invite", "join", "messages"]),
+        ("fanout", "--members 2,3 --messages 4 --warm-up 1", ["2 members", "3 members"]),
+        ("rooms", "--count 3", ["createRoom", "invite", "join", "messages"]),
         (
             "sliding_sync",
+            "--rooms 40 --members 2 --said 1 --windows 2 --listeners 2 --messages 2",
             [
-                "--rooms", "40", "--members", "2", "--said", "1", "--windows", "2", "--listeners", "2",
-                "--messages", "2",
-            ],
-            [
-                "new window, merged, 1 event", "new window, merged, 20 events", "new window, deployed, 1 event",
-                "new window, deployed, 20 events", "known window", "20 rooms more", "deliveries",
+                "new window, merged, 1 event",
+                "new window, merged, 20 events",
+                "new window, deployed, 1 event",
+                "new window, deployed, 20 events",
+                "known window",
+                "20 rooms more",
+                "deliveries",
             ],
         ),
         (
             "initial_sync",
-            [
-                "--rooms", "3", "--members", "3", "--messages", "2", "--colds", "0", "--warms", "3", "--crowd", "4",
-                "--beside", "3",
-            ],
+            "--rooms 3 --members 3 --messages 2 --colds 0 --warms 3 --crowd 4 --beside 3",
             ["warm, full", "warm, lazy", "deliveries alone", "deliveries beside 4"],
         ),
     ],
-)  # fmt: skip
-def test_scenarios_of_reading_tell_each_case(
-    fleet: RunningFleet, tmp_path: Path, scenario: str, words: list[str], cases: list[str]
+)
+def test_read_scenarios_report_each_case(
+    fleet: RunningFleet, tmp_path: Path, scenario: str, words: str, cases: list[str]
 ) -> None:
     output = tmp_path / "result.json"
-    command = ["-m", f"load.{scenario}", "--url", fleet.client_url, "--config", str(fleet.config), *words]
+    command = ["-m", f"load.{scenario}", "--url", fleet.client_url, "--config", str(fleet.config)]
+    command += words.split()
     command += ["--json", str(output)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -102,15 +107,19 @@ def test_scenarios_of_reading_tell_each_case(
 
 
 @pytest.mark.soak
-def test_writers_meet_each_other(tmp_path: Path) -> None:
-    """On a fleet of its own: what they write is counted in the stream."""
+def test_writers_scenario_counts_rows_of_each_stream(tmp_path: Path) -> None:
+    """The scenario starts its own fleet and counts the rows written to each stream."""
     output = tmp_path / "result.json"
     words = ["--rounds", "1", "--seconds", "0.5", "--rate", "30", "--writers", "1,2"]
     words += ["--streams", "events,receipts,sessions,typing"]
     done = subprocess.run(
         [sys.executable, "-m", "load.writers", *words, "--json", str(output)],
-        cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     cases = {(case["stream"], case["writers"]): case for case in json.loads(output.read_text())["cases"]}
     assert len(cases) == 8
@@ -119,27 +128,17 @@ def test_writers_meet_each_other(tmp_path: Path) -> None:
         assert case["rows_per_operation"] == (0 if stream == "typing" else 1)
 
 
-def test_big_room_send_fills_rooms_with_members_of_ours(fleet: RunningFleet, tmp_path: Path) -> None:
+def test_big_room_send_fills_rooms_with_local_members(fleet: RunningFleet, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    words = [
-        "-m",
-        "load.big_room_send",
-        "--url",
-        fleet.client_url,
-        "--config",
-        str(fleet.config),
-        "--json",
-        str(output),
-    ]
-    words += ["--members", "2,5", "--messages", "5", "--turns", "2"]
+    words = ["-m", "load.big_room_send", "--url", fleet.client_url, "--config", str(fleet.config)]
+    words += ["--json", str(output), "--members", "2,5", "--messages", "5", "--turns", "2"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [(each["case"], each["sends"]) for each in json.loads(output.read_text())] == [
-        ("2 members", 10), ("5 members", 10),
-    ]  # fmt: skip
+    results = json.loads(output.read_text())
+    assert [(each["case"], each["sends"]) for each in results] == [("2 members", 10), ("5 members", 10)]
 
 
-def test_room_graph_holds_the_room_against_a_resolution_of_its_own(fleet: RunningFleet, tmp_path: Path) -> None:
+def test_room_graph_compares_the_room_with_its_own_resolution(fleet: RunningFleet, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     words = ["-m", "load.room_graph", "--url", fleet.client_url, "--config", str(fleet.config), "--json", str(output)]
     words += ["--changes", "150", "--forks", "24", "--fork-batch", "8", "--batch", "50", "--settled-after", "0.5"]
@@ -151,7 +150,7 @@ def test_room_graph_holds_the_room_against_a_resolution_of_its_own(fleet: Runnin
     assert forks["accepted"] + forks.get("soft_failed", 0) == forks["events"] == 24
     assert end["entries_unlike_the_resolution"] == 0
     assert end["state_entries"] > 50
-    assert end["of_ours"] > 0  # somebody ties branches together
+    assert end["of_ours"] > 0  # local events merge the branches
     assert end["events"] > 150 + 24 + end["of_ours"]
     for phase in (changes, forks):
         assert phase["persister_cpu_s"] > 0
@@ -161,8 +160,8 @@ def test_room_graph_holds_the_room_against_a_resolution_of_its_own(fleet: Runnin
     assert sum(lane["count"] for lane in forks["resolutions"].values()) > 0
 
 
-def test_a_made_room_knows_its_state_at_every_place() -> None:
-    """Against a state that is written out as the events come."""
+def test_made_room_knows_its_state_after_every_event() -> None:
+    """Compare with the state computed event by event."""
     begun = GraphRoom("11")
     room = MadeRoom(begun.version, list(begun.events.values()))
     states = [{(e.type, e.state_key): e.event_id for e in room.line[: place + 1]} for place in range(len(room.line))]
@@ -177,8 +176,8 @@ def test_a_made_room_knows_its_state_at_every_place() -> None:
         assert {**states[-1], **room.difference(place)} == {key: state.get(key) for key in states[-1]}
 
 
-def test_replayed_state_resolves_the_branches() -> None:
-    """Two branches set the topic: the later one stands; once it is followed, what stands before it goes."""
+def test_replayed_state_resolves_branches() -> None:
+    """Two branches set the topic: the later one wins."""
     begun = GraphRoom("11")
     begun.member(BOB, "join")
     room = MadeRoom(begun.version, list(begun.events.values()))
@@ -192,7 +191,7 @@ def test_replayed_state_resolves_the_branches() -> None:
     assert replayed_state(room, [first, second], both, frozenset(both[1:])) == {**room.state(), key: first.event_id}
 
 
-def test_a_comparison_shows_the_least_of_each_side() -> None:
+def test_comparison_shows_the_minimum_of_each_side() -> None:
     def result(server_s: float) -> Result:
         spent = Cost(1.0, {"event_persister": server_s, "postgres": 0.1}, 50.0, 0.0, 10, 1000, {})
         return Result(
@@ -206,8 +205,8 @@ def test_a_comparison_shows_the_least_of_each_side() -> None:
     assert line.split()[3] == "2.000"
 
 
-async def test_a_sample_counts_children_and_ended_children() -> None:
-    """As it must for Postgres, whose work is done by processes that come and go."""
+async def test_sample_counts_running_and_ended_children() -> None:
+    """PostgreSQL works in child processes that start and end."""
     burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
     script = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint(flush=True)\ninput()"
     with subprocess.Popen(  # noqa: ASYNC220
@@ -230,5 +229,5 @@ async def test_a_sample_counts_children_and_ended_children() -> None:
     ("values", "share", "expected"),
     [([], 0.5, 0.0), ([1.0], 0.99, 1.0), ([1.0, 2.0, 3.0, 4.0], 0.5, 2.0), ([1.0, 2.0, 3.0, 4.0], 0.95, 4.0)],
 )
-def test_percentile_is_the_least_value_that_suffices(values: list[float], share: float, expected: float) -> None:
+def test_percentile_uses_the_nearest_rank(values: list[float], share: float, expected: float) -> None:
     assert percentile(values, share) == expected

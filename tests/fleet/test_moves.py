@@ -1,4 +1,4 @@
-"""Planned moves as an operator meets them: nothing fails and nobody waits while slots, leaders and haproxy change."""
+"""Planned moves: no request fails or waits while slots, leaders and haproxy change."""
 
 import asyncio
 import os
@@ -23,10 +23,15 @@ from tests.fleet.observing import metrics, owner_of, wait_for_process
 from tests.fleet.steady_senders import Sender, steady_senders
 
 _FLEET = {
-    "event_persister": 2, "synchrotron": 1, "client_api": 1, "federation_reader": 0, "federation_sender": 0,
-    "background": 0, "media": 0,
-}  # fmt: skip
-#: A planned move costs less than a second; the rest is for a machine that does other things at the same time.
+    "event_persister": 2,
+    "synchrotron": 1,
+    "client_api": 1,
+    "federation_reader": 0,
+    "federation_sender": 0,
+    "background": 0,
+    "media": 0,
+}
+#: A planned move takes less than a second. The rest is for a busy machine.
 _LONGEST_S = 1.5
 
 
@@ -37,7 +42,7 @@ def moving_fleet() -> Iterator[RunningFleet]:
 
 @contextmanager
 def undisturbed_senders(fleet: RunningFleet) -> Iterator[list[Sender]]:
-    """Whoever sends meanwhile sees no failed answer and waits for none; each message is stored once, in order."""
+    """Check that senders get no failed or slow answer during the block, and that messages are stored once, in order."""
     with steady_senders(fleet, 4, make_rooms=True) as senders:
         yield senders
     for sender in senders:
@@ -61,7 +66,7 @@ def leader(fleet: RunningFleet) -> dict[str, Any] | None:
 
 
 def numbers(fleet: RunningFleet) -> dict[tuple[str, ...], float]:
-    """Return what the leader's metrics tell of the fleet: (name, values of its labels, sorted) -> value."""
+    """Return the leader's metrics about the fleet: (name, sorted label values) -> value."""
     process = leader(fleet)
     assert process is not None
     return {
@@ -72,8 +77,8 @@ def numbers(fleet: RunningFleet) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) -> None:
-    """It gets its share by itself, and hands it over when it is drained; no other process ends."""
+async def test_added_worker_gets_its_share_and_drained_worker_hands_it_over(moving_fleet: RunningFleet) -> None:
+    """No other process ends during the moves."""
     told = numbers(moving_fleet)
     assert told["skep_fleet_leads",] == 1
     assert told["skep_fleet_processes", "event_persister", "ready"] == 2
@@ -93,7 +98,7 @@ async def test_one_more_worker_and_one_less_again(moving_fleet: RunningFleet) ->
     assert {name: each["pid"] for name, each in moving_fleet.processes().items()} == pids
 
 
-async def test_a_worker_told_to_end_hands_over_first(moving_fleet: RunningFleet) -> None:
+async def test_terminated_worker_hands_over_its_slots_first(moving_fleet: RunningFleet) -> None:
     before = moving_fleet.processes()["event_persister-1"]["pid"]
     with undisturbed_senders(moving_fleet):
         moving_fleet.kill("event_persister-1", signal.SIGTERM)
@@ -106,7 +111,7 @@ async def test_a_worker_told_to_end_hands_over_first(moving_fleet: RunningFleet)
     assert "are still ours" not in log
 
 
-async def test_a_drained_process_may_stay_and_is_given_slots_again(moving_fleet: RunningFleet) -> None:
+async def test_drained_process_can_stay_and_gets_slots_after_undrain(moving_fleet: RunningFleet) -> None:
     with undisturbed_senders(moving_fleet):
         done = moving_fleet.skep("drain", "event_persister-2", "--keep-running")
         assert done.returncode == 0, done
@@ -120,7 +125,7 @@ async def test_a_drained_process_may_stay_and_is_given_slots_again(moving_fleet:
         wait_until_even(moving_fleet)
 
 
-def test_a_hot_slot_stays_where_an_operator_put_it(moving_fleet: RunningFleet) -> None:
+def test_moved_slot_stays_pinned_until_rebalance(moving_fleet: RunningFleet) -> None:
     with undisturbed_senders(moving_fleet) as senders:
         room = senders[0].room_id
         slot = slot_of(room)
@@ -136,7 +141,7 @@ def test_a_hot_slot_stays_where_an_operator_put_it(moving_fleet: RunningFleet) -
         plan = moving_fleet.skep("rebalance", "--dry-run")
         assert f"slot {slot} is pinned to {other}" in plan.stdout
         assert f"1 slots from {other} to {owner}" in plan.stdout
-        time.sleep(2.5)  # evening the load would have begun after two seconds
+        time.sleep(2.5)  # rebalancing would have begun after two seconds
         assert moving_fleet.status()["pinned"] == status["pinned"]
         assert slots_of(moving_fleet, other) == SLOTS // 2 + 1
         wait_until_even(moving_fleet)
@@ -159,13 +164,15 @@ def test_a_hot_slot_stays_where_an_operator_put_it(moving_fleet: RunningFleet) -
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_mistake_is_answered_with_what_to_do(moving_fleet: RunningFleet, words: tuple[str, ...], told: str) -> None:
+def test_wrong_arguments_get_an_error_with_advice(
+    moving_fleet: RunningFleet, words: tuple[str, ...], told: str
+) -> None:
     done = moving_fleet.skep(*words)
     assert done.returncode == 1, done
     assert told in done.stderr
 
 
-def test_without_a_database_every_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_report_an_unreachable_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_secrets(tmp_path)
     raw = yaml.safe_load(development_yaml(8008, 8448))
     raw["database"] = {"hosts": ["127.0.0.1"], "port": pick_port("127.0.0.1"), "user": "skep", "name": "skep"}
@@ -176,11 +183,11 @@ def test_without_a_database_every_command_says_so(tmp_path: Path, capsys: pytest
         assert "does not answer" in told and "try again when it is back" in told
 
 
-async def test_without_main_all_serve_and_moves_are_refused(moving_fleet: RunningFleet) -> None:
+async def test_without_main_workers_serve_and_moves_are_refused(moving_fleet: RunningFleet) -> None:
     with undisturbed_senders(moving_fleet):
         moving_fleet.kill("main-1", signal.SIGSTOP)
         try:
-            await asyncio.sleep(3.5)  # longer than it takes to be given up for dead
+            await asyncio.sleep(3.5)  # longer than the time after which a process counts as dead
             done = moving_fleet.skep("drain", "event_persister-1")
             assert done.returncode == 1
             assert "No main leads" in done.stderr
@@ -189,14 +196,14 @@ async def test_without_main_all_serve_and_moves_are_refused(moving_fleet: Runnin
         await wait_for_process(moving_fleet, lambda p: p["type"] == "main" and p["leads"] and p["ready"])
 
 
-async def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving_fleet: RunningFleet) -> None:
+async def test_new_leader_finishes_a_drain_and_the_old_leader_stands_by(moving_fleet: RunningFleet) -> None:
     with undisturbed_senders(moving_fleet):
         moving_fleet.add_main("main-2")
         await wait_for_process(moving_fleet, lambda p: p["name"] == "main-2" and p["ready"])
         first = leader(moving_fleet)
         assert first is not None
 
-        # A drain is half done when its leader stops for good.
+        # The leader stops in the middle of a drain.
         answers: list[Any] = []
         drain = threading.Thread(
             target=lambda: answers.append(moving_fleet.skep("drain", "event_persister-2", "--keep-running"))
@@ -212,7 +219,7 @@ async def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving
         assert answers[0].returncode == 0, answers
         assert slots_of(moving_fleet, "event_persister-2") == 0
 
-        # It wakes up in the middle of what it was doing, learns that its lease is over, and stands by.
+        # It continues in the middle of its work, learns that its lease has expired, and becomes a standby.
         os.kill(first["pid"], signal.SIGCONT)
         again = await wait_for_process(
             moving_fleet, lambda p: p["pid"] == first["pid"] and p["lease"] > second["lease"]
@@ -224,10 +231,10 @@ async def test_a_new_leader_goes_on_and_one_that_wakes_up_changes_nothing(moving
     assert start_ticks(first["pid"]) is not None
 
 
-def test_a_killed_haproxy_knows_the_fleet_again_at_once(moving_fleet: RunningFleet) -> None:
+def test_restarted_haproxy_knows_the_fleet_at_once(moving_fleet: RunningFleet) -> None:
     with steady_senders(moving_fleet, 4) as senders:
         moving_fleet.kill("haproxy")
         time.sleep(2.5)
     for sender in senders:
-        assert sender.failed_again == []  # the first comes back after a second
+        assert sender.failed_again == []  # a failed message is retried after a second
         assert sender.stored() == sender.sent

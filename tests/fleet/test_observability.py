@@ -1,4 +1,4 @@
-"""What an operator can follow: a request's id and its spans through every process that had a hand in it."""
+"""A request's id and spans can be followed through every process that handles it."""
 
 import re
 import time
@@ -24,7 +24,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def _logs(fleet: RunningFleet) -> dict[str, Path]:
-    """Return the logs of our own processes, by process."""
+    """Return the log files of Skep's processes, by process name."""
     return {
         name: fleet.directory / "logs" / f"{name}.log"
         for name, each in fleet.processes().items()
@@ -62,7 +62,7 @@ def test_plain_logs_parse(limited_fleet: RunningFleet) -> None:
 
 
 def _join_by_alias(fleet: RunningFleet, name: str, times: int) -> None:
-    """Join so often by an alias, which haproxy gives to any persister in turn: every other one has to pass it on."""
+    """Join by alias. haproxy sends these requests to the persisters in turn, and one of two must forward them."""
     person = register(fleet, name)
     person.create_room(room_alias_name=name)
     alias = quote(f"#{name}:{fleet.server_name}", safe="")
@@ -70,7 +70,7 @@ def _join_by_alias(fleet: RunningFleet, name: str, times: int) -> None:
         person.ask("POST", f"/join/{alias}", {})
 
 
-def test_a_request_has_one_id_in_all_processes(watched_fleet: RunningFleet) -> None:
+def test_request_keeps_one_id_in_all_processes(watched_fleet: RunningFleet) -> None:
     _join_by_alias(watched_fleet, "followed", 4)
     processes: dict[str, set[str]] = defaultdict(set)
     for name, entries in _entries(watched_fleet).items():
@@ -84,7 +84,7 @@ def test_a_request_has_one_id_in_all_processes(watched_fleet: RunningFleet) -> N
         assert {name.rpartition("-")[0] for name in names} == {"event_persister"}
 
 
-def test_ids_that_clients_send_are_not_taken_over(watched_fleet: RunningFleet) -> None:
+def test_request_ids_from_clients_are_ignored(watched_fleet: RunningFleet) -> None:
     sent = "5c0ffee5-0000-4000-8000-000000000000"
     answer = call(watched_fleet.client_url, "GET", f"{CLIENT}/capabilities", headers={"X-Request-Id": sent})
     assert answer.status == 401
@@ -92,7 +92,7 @@ def test_ids_that_clients_send_are_not_taken_over(watched_fleet: RunningFleet) -
 
 
 def _parents_elsewhere(spans: list[Span]) -> list[tuple[Span, Span]]:
-    """Return (parent, child) where the child was made by another process."""
+    """Return (parent, child) pairs whose child was made by another process."""
     by_id = {(span.trace, span.span): span for span in spans}
     pairs = ((by_id.get((span.trace, span.parent)), span) for span in spans if span.parent)
     return [(parent, child) for parent, child in pairs if parent is not None and parent.process != child.process]
@@ -121,8 +121,8 @@ def test_spans_cross_processes(watched_fleet: RunningFleet, jaeger_agent: Jaeger
         assert parent.trace == child.trace
 
 
-def test_traces_are_ours_to_begin(watched_fleet: RunningFleet, jaeger_agent: JaegerAgent) -> None:
-    """Else anybody could have all of his requests traced, whatever share we chose."""
+def test_clients_cannot_start_traces(watched_fleet: RunningFleet, jaeger_agent: JaegerAgent) -> None:
+    """A client must not force tracing of its requests past the configured share."""
     headers = ("uber-trace-id: 7:7:0:1", "Uber-Trace-Id: 7:8:0:3", "jaeger-debug-id: mine", "uberctx-x: y")
     for url in (watched_fleet.client_url, watched_fleet.federation_url):
         path = "/_matrix/client/versions" if url.startswith("http:") else "/_matrix/key/v2/server"
@@ -135,7 +135,7 @@ def test_traces_are_ours_to_begin(watched_fleet: RunningFleet, jaeger_agent: Jae
     assert all(span.trace != 7 for span in jaeger_agent.spans)
 
 
-def test_no_spans_where_tracing_is_off(limited_fleet: RunningFleet, idle_jaeger_agent: JaegerAgent) -> None:
+def test_no_spans_when_tracing_is_off(limited_fleet: RunningFleet, idle_jaeger_agent: JaegerAgent) -> None:
     for _ in range(20):
         assert call(limited_fleet.client_url, "GET", "/_matrix/client/versions").status == 200
     time.sleep(1.5)  # jaeger-client reports once a second

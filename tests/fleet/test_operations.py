@@ -1,4 +1,4 @@
-"""What an operator sees and does: status, metrics, health; a worker killed; the fleet stopped and started again."""
+"""Operation of a fleet: status, metrics, health, killed workers, stop and restart."""
 
 import asyncio
 import os
@@ -20,15 +20,15 @@ from shared.core.slots import SLOT_KINDS, SLOTS
 from tests.fix_fleet import ROOT, RunningFleet, StartFleet
 from tests.fleet.observing import PROGRAMS, get, metrics, wait_for_process, workers
 
-#: Of a killed worker: its slots are served again within so many seconds.
+#: The slots of a killed worker are served again within this time.
 _OUTAGE_LIMIT_S = 5.0
 _STOP_LIMIT_S = 10.0
 _SENDERS = 6
-#: Slow enough that a listener who was away for the longest outage finds all he missed in one timeline.
+#: Slow enough that the messages of the longest outage fit into one timeline.
 _PACE_S = 0.08
 
 
-def test_status_tells_processes_slots_positions_and_lag(fleet: RunningFleet) -> None:
+def test_status_reports_processes_slots_positions_and_lag(fleet: RunningFleet) -> None:
     status = fleet.status()
     processes = {each["name"]: each for each in status["processes"]}
     assert {each["type"] for each in processes.values()} == {*WORKER_TYPES, *PROGRAMS}
@@ -71,10 +71,17 @@ def test_metrics_parse_and_health_answers_on_every_process(fleet: RunningFleet) 
 @pytest.mark.parametrize(
     "path",
     [
-        "/metrics", "/health/live", "/health/ready", "/_skep/rate_limit/take", "/%5Fskep/rate_limit/take",
-        "/_matrix/../metrics", "/_matrix/client/..%2f..%2fmetrics", "//metrics", "/./metrics",
+        "/metrics",
+        "/health/live",
+        "/health/ready",
+        "/_skep/rate_limit/take",
+        "/%5Fskep/rate_limit/take",
+        "/_matrix/../metrics",
+        "/_matrix/client/..%2f..%2fmetrics",
+        "//metrics",
+        "/./metrics",
     ],
-)  # fmt: skip
+)
 def test_internal_pages_are_not_reachable_from_outside(fleet: RunningFleet, path: str) -> None:
     unchecked = ssl.create_default_context()
     unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
@@ -87,7 +94,7 @@ def test_internal_pages_are_not_reachable_from_outside(fleet: RunningFleet, path
 
 @dataclass(slots=True)
 class _Talker:
-    """Somebody who sends without end, one message after another, and repeats what failed, as clients do."""
+    """A client that sends one message after another and retries those that failed."""
 
     user: User
     room: str
@@ -113,12 +120,12 @@ class _Talker:
                 status, answer = 0, str(error).encode()
             if status == 200:
                 return answer.decode().split('"')[3]
-            assert status in (0, 502, 503, 504), f"{status} {answer.decode()}"  # what a client tries again after
+            assert status in (0, 502, 503, 504), f"{status} {answer.decode()}"  # the statuses after which clients retry
             self.failures.append(f"{status} {answer[:200].decode()}")
             await asyncio.sleep(0.1)
 
     async def history(self) -> list[str]:
-        """Ids of the room's messages, oldest first."""
+        """Return the ids of the room's messages, oldest first."""
         found: list[str] = []
         start = ""
         while True:
@@ -132,7 +139,7 @@ class _Talker:
 
 @dataclass(slots=True)
 class _Listener:
-    """Somebody who long-polls /sync in the same room, and tries again when it fails."""
+    """A client that long-polls /sync in the same room and retries after failures."""
 
     user: User
     since: str = ""
@@ -154,7 +161,7 @@ class _Listener:
 _FILTER = quote('{"room":{"timeline":{"limit":100}}}')
 
 
-async def test_a_killed_worker_comes_back_and_nothing_acknowledged_is_lost(start_fleet: StartFleet) -> None:
+async def test_no_acknowledged_message_is_lost_when_workers_are_killed(start_fleet: StartFleet) -> None:
     fleet = start_fleet(fleet={"event_persister": 2, "synchrotron": 2})
     await _kill_one_after_another(fleet)
 
@@ -185,7 +192,7 @@ async def _kill_one_after_another(fleet: RunningFleet) -> None:
 
 
 async def _register_again(fleet: RunningFleet, name: str) -> None:
-    """client_api serves again, at the latest once the outage may last no longer; 503 asks a client to try again."""
+    """Register a user within the outage limit. A client retries after 503."""
     end_s = asyncio.get_running_loop().time() + _OUTAGE_LIMIT_S
     while True:
         try:
@@ -204,7 +211,7 @@ def _is_new(name: str, old_pid: int, process: dict[str, Any]) -> bool:
 async def _until_all_seen(talkers: list[_Talker], listeners: list[_Listener]) -> None:
     for _ in range(100):
         if all(len(one.seen) >= len(other.acknowledged) for one, other in zip(listeners, talkers, strict=True)):
-            return  # what was delivered twice shows in the comparison
+            return  # the comparison shows events that were delivered twice
         await asyncio.sleep(0.1)
 
 
@@ -219,7 +226,7 @@ def _address(fleet: RunningFleet) -> tuple[str, int]:
     return host, int(port)
 
 
-async def test_ctrl_c_ends_all_and_a_second_start_goes_on(start_fleet: StartFleet) -> None:
+async def test_ctrl_c_stops_the_fleet_and_a_restart_keeps_its_data(start_fleet: StartFleet) -> None:
     fleet = start_fleet(fleet={"event_persister": 1})
     talker, first = await _say_something(fleet)
     pids = [each["pid"] for each in fleet.status()["processes"]]
@@ -237,7 +244,7 @@ async def _say_something(fleet: RunningFleet) -> tuple[_Talker, str]:
 
 
 async def _go_on(talker: _Talker, first: str) -> None:
-    """The token is good, the room is there, a repeated transaction is known, and a new message follows the old."""
+    """Check that token, room and transaction id are still known, and that a new message follows the old one."""
     assert await talker.say(0) == first
     second = await talker.say(1)
     assert second != first

@@ -1,7 +1,7 @@
-"""A persister ends by SIGKILL at each instant of a write's way: what was acknowledged is there, once and in order.
+"""A persister is killed or stopped at each stage of a write: acknowledged events are stored once, in order.
 
-Architecture page, P2 and section 9: a killed worker's slots are away for 5 s at most, nothing acknowledged is lost,
-nothing is doubled, and a client that tries again with its transaction id gets its answer.
+Architecture page, P2 and section 9: a killed worker's slots are unavailable for 5 s at most, no acknowledged event is
+lost or stored twice, and a client that retries with its transaction id gets its answer.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _LIMIT_S = 25.0
 
 @dataclass(slots=True)
 class Sender:
-    """Sends into one room, one event after another, each again until it is acknowledged."""
+    """A user who sends one event after another into a room and retries each until it is acknowledged."""
 
     person: Person
     room_id: str
@@ -58,7 +58,7 @@ class Sender:
                 answer = self.person.call(method, path, body)
                 status = answer.status
             except OSError:
-                pass  # cut in the middle
+                pass  # the connection was cut
             if status == 200:
                 self.longest_s = max(self.longest_s, time.monotonic() - began)
                 event_id: str = answer.json()["event_id"]
@@ -102,7 +102,7 @@ def senders(breakable: RunningFleet) -> list[Sender]:
 
 @contextmanager
 def talking(senders: list[Sender], name: str) -> Iterator[None]:
-    """All send while the body runs; what they wait for is answered in the end."""
+    """Run all senders during the block, and wait until each room works again at its end."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(senders)) as pool:
         talks = [pool.submit(sender.talk, stop, f"{name} {n}") for n, sender in enumerate(senders)]
@@ -112,7 +112,7 @@ def talking(senders: list[Sender], name: str) -> Iterator[None]:
             before = [len(sender.acknowledged) for sender in senders]
             wait_until(
                 lambda: all(len(s.acknowledged) >= b + 3 for s, b in zip(senders, before, strict=True)),
-                "somebody's room did not come back",
+                "a room did not recover",
             )
         finally:
             stop.set()
@@ -127,7 +127,9 @@ def _give(orders: Path, order: str) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_killed_at(breakable: RunningFleet, senders: list[Sender], orders: Path, point: str) -> None:
+async def test_no_acknowledged_event_is_lost_when_killed_at(
+    breakable: RunningFleet, senders: list[Sender], orders: Path, point: str
+) -> None:
     pids = {name: each["pid"] for name, each in breakable.processes().items()}
 
     def changed() -> set[str]:
@@ -135,25 +137,27 @@ async def test_killed_at(breakable: RunningFleet, senders: list[Sender], orders:
 
     with talking(senders, point):
         _give(orders, f"{point} kill")
-        wait_until(changed, "nobody was killed")
+        wait_until(changed, "no persister was killed")
     assert len(changed()) == 1 and changed() < {"event_persister-1", "event_persister-2"}
     assert not orders.exists()  # noqa: ASYNC240
-    assert max(sender.longest_s for sender in senders) < 8.0  # 5 s, and what a busy machine adds
+    assert max(sender.longest_s for sender in senders) < 8.0  # 5 s, and 3 s for a busy machine
     await check_rooms_of(breakable, senders)
 
 
 @pytest.mark.parametrize("point", ["before the statement", "after the statement"])
-async def test_stopped_at(breakable: RunningFleet, senders: list[Sender], orders: Path, point: str) -> None:
-    """It sleeps through the end of its lease, and wakes where it fell asleep: in the middle of a write."""
+async def test_no_acknowledged_event_is_lost_when_stopped_at(
+    breakable: RunningFleet, senders: list[Sender], orders: Path, point: str
+) -> None:
+    """The process is stopped in the middle of a write and continues there after its lease has expired."""
     pids = {_pid(breakable, name) for name in ("event_persister-1", "event_persister-2")}
     with talking(senders, f"stopped {point}"):
         _give(orders, f"{point} stop")
-        wait_until(lambda: any(_stands_still(pid) for pid in pids), "nobody was stopped")
+        wait_until(lambda: any(_stands_still(pid) for pid in pids), "no persister was stopped")
         [asleep] = [pid for pid in pids if _stands_still(pid)]
         await asyncio.sleep(3.0)
         os.kill(asleep, signal.SIGCONT)
     assert {_pid(breakable, name) for name in ("event_persister-1", "event_persister-2")} == pids
-    wait_until(lambda: _rejoined(breakable), "it did not join anew")
+    wait_until(lambda: _rejoined(breakable), "the persister did not rejoin the fleet")
     await check_rooms_of(breakable, senders)
 
 
@@ -167,7 +171,7 @@ def _rejoined(fleet: RunningFleet) -> bool:
 
 
 async def check_rooms_of(fleet: RunningFleet, senders: list[Sender]) -> None:
-    """Every acknowledged event is there once, in its sender's order, and the room is whole."""
+    """Check that acknowledged events are stored once, in their sender's order, and that the rooms are consistent."""
     for sender in senders:
         events = _timeline(sender)
         ids = [event["event_id"] for event in events]
@@ -175,7 +179,7 @@ async def check_rooms_of(fleet: RunningFleet, senders: list[Sender]) -> None:
         sent = [(e["content"]["body"], e["event_id"]) for e in events if e["type"] == "m.room.message"]
         assert sent == list(sender.acknowledged.items())
         topics = [event["content"]["topic"] for event in events if event["type"] == "m.room.topic"]
-        # PUT of state has no transaction id: a retry of what is the state already makes no second event.
+        # PUT of state has no transaction id. A retry with the current content makes no second event.
         assert len(topics) == len(set(topics)) and topics[-1] == sender.topic
         state = sender.person.ask("GET", f"/rooms/{quote(sender.room_id)}/state")
         assert len({(event["type"], event["state_key"]) for event in state}) == len(state)
@@ -203,12 +207,12 @@ def _pid(fleet: RunningFleet, name: str) -> int | None:
     return pid
 
 
-def test_both_keys_are_needed(tmp_path: Path) -> None:
+def test_fault_points_need_both_setting_and_variable(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="belong together"):
         arm(False, {VARIABLE: str(tmp_path / "orders")})
     with pytest.raises(ValueError, match="belong together"):
         arm(True, {})
-    # A refused start arms nothing: an order lies there, and this process goes on.
+    # A refused start arms nothing: this process ignores the order.
     (tmp_path / "orders").write_text("built kill")
     reach("built")
     assert (tmp_path / "orders").exists()

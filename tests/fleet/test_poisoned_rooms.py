@@ -1,7 +1,7 @@
-"""A room whose events hold what no honest client puts there: some is refused, and what is not breaks nobody's view.
+"""Rooms with hostile event contents: some events are refused, and the others do not break anyone's view.
 
-The contents of an event are the sender's, and other servers' events are checked no better than these; so whoever reads
-names, members, power levels and relations must bear anything.
+The sender chooses the content of an event, and events of other servers are checked no better than these. The readers
+of names, members, power levels and relations must tolerate anything.
 """
 
 import re
@@ -32,9 +32,15 @@ _CONTENTS: dict[str, dict[str, Any]] = {
     "m.room.third_party_invite": {"display_name": "x", "public_keys": [{"public_key": "x", "key_validity_url": "x"}]},
     "m.space.child": {"via": ["a.b"], "order": "x"},
 }
-_MEMBER = {"membership": "join", "displayname": "Me", "avatar_url": "mxc://a/b", "reason": "r", "is_direct": True,
-           "third_party_invite": {"display_name": "x", "signed": {"mxid": "@a:b", "token": "t", "signatures": {}}},
-           "join_authorised_via_users_server": "@a:b"}  # fmt: skip
+_MEMBER = {
+    "membership": "join",
+    "displayname": "Me",
+    "avatar_url": "mxc://a/b",
+    "reason": "r",
+    "is_direct": True,
+    "third_party_invite": {"display_name": "x", "signed": {"mxid": "@a:b", "token": "t", "signatures": {}}},
+    "join_authorised_via_users_server": "@a:b",
+}
 _RELATED = {
     "body": "hum",
     "msgtype": "m.text",
@@ -52,7 +58,7 @@ def people(watched_fleet: RunningFleet) -> tuple[Person, Person]:
 
 
 def _spoilt(content: dict[str, Any], step: int) -> Iterator[dict[str, Any]]:
-    """Yield the content with one value after another replaced, each `step`th of all combinations."""
+    """Yield copies of the content with one value replaced, each `step`th of all combinations."""
     values = [value for value in VALUES if not isinstance(value, str) or len(value) < 1000]
     shown = 0
     for way in keys_of(content):
@@ -63,21 +69,27 @@ def _spoilt(content: dict[str, Any], step: int) -> Iterator[dict[str, Any]]:
 
 
 def _look(person: Person, room: str, since: str, what: str) -> list[str]:
-    """Read the room in every way there is; return what went wrong."""
+    """Read the room through every endpoint; return the faults of the answers."""
     place = quote(room, safe="")
     lazy = quote('{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":3}}}')
     paths = (
-        "/sync?timeout=0", f"/sync?filter={lazy}", f"/sync?since={since}&timeout=0",
+        "/sync?timeout=0",
+        f"/sync?filter={lazy}",
+        f"/sync?since={since}&timeout=0",
         f"/sync?since={since}&full_state=true",
-        f"/rooms/{place}/messages?dir=b&limit=100&filter=%7B%22lazy_load_members%22%3Atrue%7D", f"/rooms/{place}/state",
-        f"/rooms/{place}/members", f"/rooms/{place}/joined_members", "/joined_rooms", f"/rooms/{place}/aliases",
-    )  # fmt: skip
+        f"/rooms/{place}/messages?dir=b&limit=100&filter=%7B%22lazy_load_members%22%3Atrue%7D",
+        f"/rooms/{place}/state",
+        f"/rooms/{place}/members",
+        f"/rooms/{place}/joined_members",
+        "/joined_rooms",
+        f"/rooms/{place}/aliases",
+    )
     return [f"{what}, {path} -> {fault}" for path in paths for fault in faults_of(person.call("GET", path))]
 
 
 @pytest.mark.parametrize("version", ["1", "6", "10", "12"])
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.soak, id="everything")])
-def test_hostile_contents_break_nobodys_view(people: tuple[Person, Person], version: str, step: int) -> None:
+def test_hostile_contents_do_not_break_reading(people: tuple[Person, Person], version: str, step: int) -> None:
     me, other = people
     room = me.create_room(room_version=version)
     place = quote(room, safe="")
@@ -113,17 +125,24 @@ def test_hostile_contents_break_nobodys_view(people: tuple[Person, Person], vers
 
 @pytest.mark.parametrize("version", ["1", "9", "10", "12"])
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.soak, id="everything")])
-def test_hostile_power_levels_break_nothing(people: tuple[Person, Person], version: str, step: int) -> None:
-    """The versions up to 9 admit levels as text, so the strange ones are in the room and have to be read."""
+def test_hostile_power_levels_do_not_break_the_room(people: tuple[Person, Person], version: str, step: int) -> None:
+    """Room versions up to 9 allow levels as strings, so strange ones reach the room state and are read."""
     me, other = people
     nobody = me.user_id.replace("poisoner", "victim-of-both")
     levels: dict[str, Any] = {
-        "ban": 50, "events": {"m.room.name": 50}, "events_default": 0, "invite": 0, "kick": 50, "redact": 50,
-        "state_default": 50, "users": {me.user_id: 100, other.user_id: 0}, "users_default": 0,
+        "ban": 50,
+        "events": {"m.room.name": 50},
+        "events_default": 0,
+        "invite": 0,
+        "kick": 50,
+        "redact": 50,
+        "state_default": 50,
+        "users": {me.user_id: 100, other.user_id: 0},
+        "users_default": 0,
         "notifications": {"room": 50},
-    }  # fmt: skip
+    }
     if version == "12":
-        del levels["users"][me.user_id]  # creators stand above all levels there
+        del levels["users"][me.user_id]  # creators are above all levels there
     room = me.create_room(room_version=version)
     place = quote(room, safe="")
     since = me.ask("GET", "/sync")["next_batch"]
@@ -134,7 +153,7 @@ def test_hostile_power_levels_break_nothing(people: tuple[Person, Person], versi
     for number, content in enumerate(contents):
         answer = me.call("PUT", f"/rooms/{place}/state/m.room.power_levels/", content)
         faults += [f"version {version}, {str(content)[:300]} -> {fault}" for fault in faults_of(answer)]
-        if answer.status == 200:  # the room has them now: everything that asks for a level must bear them
+        if answer.status == 200:  # every check of a level must tolerate the new levels
             for method, path, body in (
                 ("PUT", f"send/m.room.message/p{number}", {"msgtype": "m.text", "body": "hum"}),
                 ("POST", "ban", {"user_id": nobody}),
@@ -148,15 +167,15 @@ def test_hostile_power_levels_break_nothing(people: tuple[Person, Person], versi
                 faults += _look(other, room, since, "power levels")
             me.call("PUT", f"/rooms/{place}/state/m.room.power_levels/", levels)
             if me.call("PUT", f"/rooms/{place}/state/m.room.topic/", {"topic": f"{number}"}).status != 200:
-                room = me.create_room(room_version=version)  # we locked ourselves out, which is our right
+                room = me.create_room(room_version=version)  # the user has locked themselves out
                 place = quote(room, safe="")
                 since = me.ask("GET", "/sync")["next_batch"]
                 other.ask("POST", f"/rooms/{place}/join", {})
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:60])
 
 
-def test_tokens_that_look_right(people: tuple[Person, Person]) -> None:
-    """Tokens of ours, a little changed: refused, or taken for another place, and never a fault of ours."""
+def test_altered_tokens_never_cause_a_server_error(people: tuple[Person, Person]) -> None:
+    """An altered pagination or sync token is refused or read as another position."""
     me, _ = people
     room = me.create_room()
     place = quote(room, safe="")
@@ -176,23 +195,27 @@ def test_tokens_that_look_right(people: tuple[Person, Person]) -> None:
                 changed.add(token[: found.start()] + number + token[found.end() :])
     faults: list[str] = []
     for token in sorted(changed):
-        for path in (f"/sync?timeout=0&since={token}", f"/rooms/{place}/messages?dir=b&from={token}",
-                     f"/rooms/{place}/messages?dir=f&from={token}", f"/rooms/{place}/messages?dir=b&to={token}",
-                     f"/rooms/{place}/members?at={token}"):  # fmt: skip
+        for path in (
+            f"/sync?timeout=0&since={token}",
+            f"/rooms/{place}/messages?dir=b&from={token}",
+            f"/rooms/{place}/messages?dir=f&from={token}",
+            f"/rooms/{place}/messages?dir=b&to={token}",
+            f"/rooms/{place}/members?at={token}",
+        ):
             answer = me.call("GET", path)
             faults += [f"{path} -> {fault}" for fault in faults_of(answer)]
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults[:60])
 
 
-async def test_what_is_stored_is_what_the_graphs_give(
+async def test_stored_rooms_agree_with_their_event_graphs(
     watched_fleet: RunningFleet, people: tuple[Person, Person]
 ) -> None:
-    """After the tests above: all that was let in is as it should be, and allowed by the rules."""
+    """Run after the tests above: the accepted events are stored correctly and are authorized."""
     await assert_fleet_rooms_agree(watched_fleet)
 
 
-def test_the_logs_hold_no_traceback(watched_fleet: RunningFleet, people: tuple[Person, Person]) -> None:
-    """Last: what the tests above did is in the logs."""
+def test_logs_hold_no_traceback(watched_fleet: RunningFleet, people: tuple[Person, Person]) -> None:
+    """Run last: the logs cover the tests above."""
     for file in (watched_fleet.directory / "logs").glob("*.log"):
         text = file.read_text(errors="replace")
         at = text.find('"exception"')

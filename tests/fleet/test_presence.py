@@ -1,4 +1,4 @@
-"""Presence on a whole fleet: two owners of users, two synchrotrons, and an owner killed while people look on."""
+"""Presence on a fleet with two client_apis and two synchrotrons, while a client_api is killed."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ def many() -> Iterator[RunningFleet]:
 
 
 class _Reader(threading.Thread):
-    """Somebody who syncs all the time, and remembers what he is told of whom. presence: `set_presence`."""
+    """A client that syncs all the time and records the presence events. presence: its `set_presence`."""
 
     def __init__(self, person: Person) -> None:
         super().__init__(daemon=True)
@@ -38,7 +38,7 @@ class _Reader(threading.Thread):
             extra = f"&set_presence={self.presence}" if self.presence else ""
             answer = self.person.call("GET", f"/sync?timeout=2000&filter={_FILTER}{since}{extra}")
             if answer.status != 200:
-                time.sleep(0.2)  # an owner was killed just now
+                time.sleep(0.2)  # an owner has been killed
                 continue
             body = answer.json()
             check_answer("sync.yaml", "/sync", "get", body)
@@ -61,7 +61,7 @@ def _status_path(person: Person) -> str:
     return f"/presence/{person.user_id.replace('@', '%40').replace(':', '%3A')}/status"
 
 
-def test_nobody_flickers_when_an_owner_is_killed(many: RunningFleet) -> None:
+def test_no_user_goes_offline_when_an_owner_is_killed(many: RunningFleet) -> None:
     people = [register(many, f"presence{number}") for number in range(_PEOPLE)]
     room_id = people[0].create_room()
     for each in people[1:]:
@@ -77,19 +77,19 @@ def test_nobody_flickers_when_an_owner_is_killed(many: RunningFleet) -> None:
                 reader.wait_for(person.user_id, ("online", person.user_id))
         before = [len(reader.told) for reader in readers]
         many.kill("client_api-1")
-        # Every user is served again, by whoever owns him now, with what he said.
+        # The new owner of every user serves the status that the user set.
         for person in people:
             end = time.monotonic() + 20
             while (answer := people[0].call("GET", _status_path(person))).status != 200:
                 assert time.monotonic() < end, answer
                 time.sleep(0.1)
-            # Until the synchrotrons have told the new owner of him he is what was saved.
+            # The new owner starts with the saved presence until the synchrotrons report the user's devices.
             while (told := people[0].ask("GET", _status_path(person)))["presence"] != "online":
                 assert time.monotonic() < end, told
                 time.sleep(0.1)
             check_answer("presence.yaml", "/presence/{userId}/status", "get", told)
             assert told["status_msg"] == person.user_id
-        readers[0].presence = "offline"  # he hides from now on
+        readers[0].presence = "offline"  # this user appears offline from now on
         readers[1].wait_for(people[0].user_id, ("offline", people[0].user_id))
         for reader, count in zip(readers, before, strict=True):
             flickered = [one for one in reader.told[count:] if one[1] == "offline" and one[0] != people[0].user_id]

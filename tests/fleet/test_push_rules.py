@@ -1,4 +1,4 @@
-"""Push rules through a whole fleet: every endpoint, both devices of a user, and the death of who writes them."""
+"""Push rules on a fleet: every endpoint, both devices of a user, and kills of the workers that write them."""
 
 import threading
 import time
@@ -42,14 +42,14 @@ def _second_device(fleet: RunningFleet, user: Person) -> Person:
 
 
 def _sync(device: Person, since: str = "", timeout_ms: int = 0) -> tuple[str, list[Any]]:
-    """Return the next token, and m.push_rules as often as it was told."""
+    """Return the next token and the contents of all m.push_rules events."""
     query = f"?filter={_NO_FILTER}&timeout={timeout_ms}" + (f"&since={since}" if since else "")
     answer = device.ask("GET", f"/sync{query}")
     told = [event["content"] for event in answer["account_data"]["events"] if event["type"] == "m.push_rules"]
     return answer["next_batch"], told
 
 
-def test_every_endpoint(ruled: RunningFleet) -> None:
+def test_every_push_rule_endpoint(ruled: RunningFleet) -> None:
     alice = register(ruled, "alice")
     phone = _second_device(ruled, alice)
     tokens = {device.device_id: _sync(device)[0] for device in (alice, phone)}
@@ -86,7 +86,7 @@ def test_every_endpoint(ruled: RunningFleet) -> None:
 
 
 def _until_told(device: Person, token: str, wanted: Any) -> str:
-    """Sync until the rules are these; return the token then. They come because something woke the device."""
+    """Long-poll until the device gets these rules; return the next token."""
     end = time.monotonic() + _LIMIT_S
     while time.monotonic() < end:
         token, told = _sync(device, token, 10_000)
@@ -95,8 +95,8 @@ def _until_told(device: Person, token: str, wanted: Any) -> str:
     raise AssertionError("the rules did not come")
 
 
-def test_both_devices_and_the_death_of_the_writer(ruled: RunningFleet) -> None:
-    """While either client_api is killed, a device makes rules: what it was told is made stays, and all devices hear."""
+def test_acknowledged_rules_survive_kills_and_reach_all_devices(ruled: RunningFleet) -> None:
+    """A device adds rules while each client_api is killed in turn."""
     bob = register(ruled, "bob")
     phone = _second_device(ruled, bob)
     token, _ = _sync(phone)
@@ -121,7 +121,7 @@ def test_both_devices_and_the_death_of_the_writer(ruled: RunningFleet) -> None:
         maker.join()
     whole = bob.ask("GET", "/pushrules/")
     found = [rule["rule_id"] for rule in whole["global"]["content"]]
-    # Of a request without an answer nobody knows: its rule may be there, and is asked for again until it is.
+    # A rule whose request got no answer may exist. The device repeats the request until it is answered.
     assert [rule_id for rule_id in reversed(found) if rule_id in set(made)] == made
     assert len(found) <= len(made) + 1
     _until_told(phone, token, whole)

@@ -1,4 +1,4 @@
-"""Rate limits as in production, over several processes: what a refusal says, how well they hold, what none costs."""
+"""Rate limits as in production, across several processes: the form of a refusal, precision, and cost."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from tests.fleet.raw_http import Answer, call
 
 
 def _check_refusal(answer: Answer) -> float:
-    """Check a 429 against the spec ("Rate limiting") and return the seconds that it asks to wait."""
+    """Check a 429 against the spec ("Rate limiting") and return its delay in seconds."""
     body = answer.json()
     assert (answer.status, body["errcode"]) == (429, "M_LIMIT_EXCEEDED"), answer
     wait_ms = body["retry_after_ms"]
@@ -44,10 +44,10 @@ def _room_on_each_persister(fleet: RunningFleet, person: Person) -> list[str]:
         found.setdefault(owners[slot_of(room)], room)
         if len(found) == 2:
             return list(found.values())
-    raise AssertionError("forty rooms, and all with one persister")
+    raise AssertionError("one persister owns all of forty rooms")
 
 
-def test_the_limit_of_a_user_holds_over_two_persisters(limited_fleet: RunningFleet) -> None:
+def test_user_limit_holds_across_two_persisters(limited_fleet: RunningFleet) -> None:
     person = register(limited_fleet, "talker")
     rooms = _room_on_each_persister(limited_fleet, person)
     rate = LIMITS["message"]
@@ -73,19 +73,19 @@ def test_the_limit_of_a_user_holds_over_two_persisters(limited_fleet: RunningFle
         _check_refusal(answer)
 
 
-def test_who_waits_as_long_as_told_may_go_on(limited_fleet: RunningFleet) -> None:
+def test_request_after_retry_after_succeeds(limited_fleet: RunningFleet) -> None:
     person, hurry = register(limited_fleet, "patient"), LIMITS["account"]["burst"] * 2 + 2
     path = f"/user/{quote(person.user_id, safe='')}/account_data/org.example.bees"
     answers = [person.call("PUT", path, {"n": number}) for number in range(hurry)]
     assert answers[0].status == 200
     wait_s = _check_refusal(answers[-1])
     assert wait_s <= 2 / LIMITS["account"]["per_second"]
-    assert person.call("GET", path).status == 200  # another class: nothing has been used up there
+    assert person.call("GET", path).status == 200  # another class, which is not used up
     time.sleep(wait_s + 0.05)
     assert person.call("PUT", path, {"n": "again"}).status == 200
 
 
-def test_the_limit_is_each_users_own_and_no_header_lifts_it(limited_fleet: RunningFleet) -> None:
+def test_limit_is_per_user_and_no_header_lifts_it(limited_fleet: RunningFleet) -> None:
     loud, quiet = register(limited_fleet, "loud"), register(limited_fleet, "quiet")
     room = loud.create_room()
     quiet.ask("POST", f"/join/{quote(room, safe='')}", {})
@@ -111,7 +111,7 @@ def test_the_limit_is_each_users_own_and_no_header_lifts_it(limited_fleet: Runni
     assert quiet.send(room, "q", {"msgtype": "m.text", "body": "hum"}).status == 200
 
 
-def test_log_ins_are_limited_by_account_wherever_they_arrive(limited_fleet: RunningFleet) -> None:
+def test_logins_are_limited_per_account(limited_fleet: RunningFleet) -> None:
     person = register(limited_fleet, "guarded")
     body: dict[str, Any] = {
         "type": "m.login.password",
@@ -121,7 +121,7 @@ def test_log_ins_are_limited_by_account_wherever_they_arrive(limited_fleet: Runn
     answers = [call(person.url, "POST", f"{CLIENT}/login", body=body) for _ in range(LIMITS["login"]["burst"] + 3)]
     assert answers[0].status == 403
     _check_refusal(answers[-1])
-    # The right password is refused as well: else the limit would tell which guess was right.
+    # The right password is refused too. Otherwise the limit would reveal which guess was right.
     right = call(person.url, "POST", f"{CLIENT}/login", body={**body, "password": person.password})
     wait_s = _check_refusal(right)
     time.sleep(wait_s + 0.1)
@@ -129,7 +129,7 @@ def test_log_ins_are_limited_by_account_wherever_they_arrive(limited_fleet: Runn
 
 
 def _internal_calls(fleet: RunningFleet) -> float:
-    """Return how often any process asked another one for its share of a limit."""
+    """Return the number of internal calls for a share of a limit."""
     asked = 0.0
     for each in fleet.processes().values():
         if each["type"] == "client_api":
@@ -141,7 +141,7 @@ def _internal_calls(fleet: RunningFleet) -> float:
     return asked
 
 
-def test_classes_without_a_limit_cost_nothing(limited_fleet: RunningFleet) -> None:
+def test_unlimited_classes_make_no_internal_calls(limited_fleet: RunningFleet) -> None:
     person = register(limited_fleet, "reader")
     rooms = _room_on_each_persister(limited_fleet, person)
     before = _internal_calls(limited_fleet)
@@ -156,15 +156,17 @@ def test_classes_without_a_limit_cost_nothing(limited_fleet: RunningFleet) -> No
     assert _internal_calls(limited_fleet) > before
 
 
-def test_registrations_are_limited_by_address_that_nobody_can_choose(limited_fleet: RunningFleet) -> None:
-    """Last: it uses up what the address of all these tests may do."""
+def test_registrations_are_limited_by_real_client_address(limited_fleet: RunningFleet) -> None:
+    """Run last: it uses up the limit of the address that all these tests share."""
     answers = [
         call(
-            limited_fleet.client_url, "GET", f"{CLIENT}/register/available?username=u{number}",
+            limited_fleet.client_url,
+            "GET",
+            f"{CLIENT}/register/available?username=u{number}",
             headers={"x-forwarded-for": f"192.0.2.{number}", "forwarded": f"for=192.0.2.{number}"},
         )
         for number in range(3 * LIMITS["registration"]["burst"])
-    ]  # fmt: skip
+    ]
     assert {answer.status for answer in answers} <= {200, 429}
     _check_refusal(answers[-1])
     body = {"username": "late", "password": "correct horse battery", "auth": {"type": "m.login.dummy"}}

@@ -1,9 +1,9 @@
 """No request is smuggled through haproxy: early answers, HTTP/2 streams that end before their body, reused connections.
 
-haproxy 2.8.25 reuses a worker's connection although the body that it announced there never went out whole, when a
-worker answers early and an HTTP/2 client then ends its stream with an empty DATA frame
-(`docs/security/haproxy_request_smuggling.md`). The attacker poisons a connection that way; the next requests over it
-hold a smuggled one where the worker, had it lost count, would read it.
+haproxy 2.8.25 may reuse a worker's connection before it has sent the whole announced body. That happens when a worker
+answers early and an HTTP/2 client then ends its stream with an empty DATA frame
+(`docs/security/haproxy_request_smuggling.md`). The attacker poisons a connection that way. The body of the next request
+on it holds a smuggled request, which a worker would read if it lost count.
 """
 
 import re
@@ -30,12 +30,12 @@ from tests.fix_fleet import RunningFleet
 from tests.fleet.haproxy_rig import Rig, haproxy_rig
 from tests.http.listening_worker import MAX_BODY_BYTES, ListeningWorker, listening_worker
 
-#: More than haproxy buffers before it passes a request on, and less than any limit of a body.
+#: More than haproxy buffers before it forwards a request, and less than any limit of a body.
 ANNOUNCED = 100_000
 SENT_FIRST = 40_000
-#: An empty DATA frame that ends stream 1, written by hand: the library would not announce more than it sends.
+#: An empty DATA frame that ends stream 1, written by hand: the library refuses to send less than it announced.
 END_OF_STREAM = b"\x00\x00\x00\x00\x01\x00\x00\x00\x01"
-#: The rest of an unread body would end somewhere within the line breaks, which a server skips before a request.
+#: The rest of an unread body ends somewhere in the line breaks, which a server skips before a request.
 FOLLOWER = b"\r\n" * 60_000 + b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 FOREIGN = re.compile(rb"# HELP|process_|python_info")
 
@@ -44,7 +44,7 @@ OUTSIDE = [endpoint for endpoint in all_endpoints() if endpoint.auth is not Auth
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    """haproxy with TLS and one thread, so that a poisoned connection is the next to be used; real HTTP servers."""
+    """haproxy with TLS and real HTTP servers. With its one thread, it uses a poisoned connection next."""
     with (
         tempfile.TemporaryDirectory(prefix="skep") as directory,
         haproxy_rig(Path(directory), all_endpoints(), all_pools(), client_tls=True) as rig,
@@ -99,7 +99,7 @@ def poison(connection: socket.socket, method: str, path: str, announced: int, he
             data = connection.recv(65536)
         except TimeoutError:
             if left == 0:
-                break  # nothing is answered before the body is whole
+                break  # the server waits for the whole body
             continue
         if not data:
             return status
@@ -114,9 +114,9 @@ def poison(connection: socket.socket, method: str, path: str, announced: int, he
 
 
 def follow(port: int, method: str, path: str, *, secure: bool) -> bytes:
-    """Send three requests on one connection, as a client of its own, and return all that came back.
+    """Send three requests on a new client connection and return all answers.
 
-    The first has a connection of haproxy's of its own; the second one, whose body holds a request, gets a reused one.
+    haproxy opens a worker connection for the first request. The second, whose body holds a request, gets a reused one.
     """
     with closing(tls(port, "http/1.1") if secure else socket.create_connection(("127.0.0.1", port), timeout=5)) as own:
         warm = f"{method} {path} HTTP/1.1\r\nHost: hive.example\r\n".encode()
@@ -132,7 +132,7 @@ def follow(port: int, method: str, path: str, *, secure: bool) -> bytes:
                 response.begin()
                 answers += b"%d " % response.status + response.read() + b"\n"
             except (ConnectionError, ssl.SSLError):
-                return answers  # cut off while it sent a body that nobody reads, as it may be
+                return answers  # the server may close the connection instead of reading the body
             if response.will_close:
                 return answers
         return answers
@@ -173,8 +173,8 @@ def test_early_refusal_of_any_endpoint_smuggles_nothing(rig: Rig, refusal: str) 
 
 
 @pytest.mark.parametrize("refusal", ["auth", "limit", "slot"])
-def test_refusal_behind_the_router_smuggles_nothing(rig: Rig, refusal: str) -> None:
-    """One endpoint of each pool: whether such a refusal comes before the body is the server's choice."""
+def test_refusal_after_routing_smuggles_nothing(rig: Rig, refusal: str) -> None:
+    """One endpoint of each pool. The server may send such a refusal before or after the body."""
     pools = {endpoint.pool: endpoint for endpoint in filter(is_reachable, OUTSIDE) if endpoint.method != "GET"}
     for endpoint in pools.values():
         headers = {"authorization": "Bearer t", "x-test-refusal": refusal}
@@ -188,8 +188,8 @@ def test_unknown_path_smuggles_nothing_in_many_rounds(rig: Rig) -> None:
     assert statuses.count(404) > 25
 
 
-def test_worker_that_rejoins_smuggles_nothing(rig: Rig) -> None:
-    """While its gate is closed a worker answers 503 to everything, before it reads a body."""
+def test_rejoining_worker_smuggles_nothing(rig: Rig) -> None:
+    """A worker with a closed gate answers 503 to every request before it reads the body."""
     workers = [worker for worker in rig.workers.values() if isinstance(worker, ListeningWorker)]
     for worker in workers:
         worker.gate.close()
@@ -210,7 +210,7 @@ def test_client_port_without_tls_refuses_http2(fleet: RunningFleet) -> None:
 
 
 def test_nothing_is_smuggled_through_a_fleet(fleet: RunningFleet) -> None:
-    """The listener for other servers, which has TLS, before real workers."""
+    """Attack real workers through the federation listener, which has TLS."""
     port = urlsplit(fleet.federation_url).port or 0
     for number in range(15):
         path = "/_matrix/federation/v1/nowhere"
@@ -220,13 +220,12 @@ def test_nothing_is_smuggled_through_a_fleet(fleet: RunningFleet) -> None:
             assert_nothing_smuggled(follow(port, "POST", path, secure=True), f"round {number}")
 
 
-def test_accidental_get_with_a_body_disturbs_nobody(fleet: RunningFleet) -> None:
-    """14 of 30 such requests of plain curl were answered with 400 before."""
+def test_get_with_body_does_not_disturb_the_next_request(fleet: RunningFleet) -> None:
+    """Without the fix, 14 of 30 such requests of curl got status 400."""
     url = f"{fleet.client_url}/_matrix/client/v3/nowhere"
     for _ in range(30):
-        done = subprocess.run(
-            ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "GET", "-d", "{}", url, "--next",
-             "-s", "-w", "%{http_code}", "-o", "/dev/null", f"{fleet.client_url}/_matrix/client/versions"],
-            capture_output=True, text=True, check=True, timeout=20,
-        )  # fmt: skip
+        quiet = ["-s", "-o", "/dev/null", "-w", "%{http_code}"]
+        command = ["curl", *quiet, "-X", "GET", "-d", "{}", url]
+        command += ["--next", *quiet, f"{fleet.client_url}/_matrix/client/versions"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
         assert done.stdout == "404200"

@@ -1,4 +1,4 @@
-"""`skep room` as an operator runs it beside a running fleet: the room goes on, its history ends where it was purged."""
+"""`skep room` beside a running fleet: the room stays in use, and its history begins after the purged part."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def _room(fleet: RunningFleet, *words: str) -> "subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_room_is_purged_and_deleted_beside_its_users(fleet: RunningFleet) -> None:
+def test_room_is_purged_and_deleted_while_members_use_it(fleet: RunningFleet) -> None:
     me, other = register(fleet, "remove-me"), register(fleet, "remove-other")
     room = me.create_room(name="bees")
     place = quote(room, safe="")
@@ -27,7 +27,7 @@ def test_a_room_is_purged_and_deleted_beside_its_users(fleet: RunningFleet) -> N
     assert (done.returncode, done.stderr) == (0, "")
     assert "the timeline begins at" in done.stdout
 
-    # The room's users go on, in the persister's memory and the synchrotron's caches.
+    # Members keep using the room through the persister's memory and the synchrotron's caches.
     sent.append(other.send(room, "after", {"msgtype": "m.text", "body": "on"}).json()["event_id"])
     page = me.ask("GET", f"/rooms/{place}/messages?dir=b&limit=3")
     shown = [each["event_id"] for each in page["chunk"]]

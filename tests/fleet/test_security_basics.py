@@ -1,4 +1,4 @@
-"""What must stay inside stays inside: inner pages and calls, headers that only we may set, ports, and private files."""
+"""Protection of internals: pages and calls, reserved headers, ports, and private files."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ _INNER = ("/metrics", "/health/live", "/health/ready", "/_skep/rate_limit/take",
 
 
 def _disguises(path: str) -> list[str]:
-    """Return ways of writing a path by which a proxy and the server behind it might take it for two things."""
+    """Return forms of a path that a proxy and the server behind it might interpret differently."""
     first, rest = path[1], path[2:]
     escaped = f"%{ord(first):02x}"
     return [
@@ -54,16 +54,16 @@ def _disguises(path: str) -> list[str]:
 
 
 def _leaks(answer: Answer) -> bool:
-    """Whether the answer comes from an inner page or call: everything else is a refusal of the outside."""
+    """Return True if the answer comes from an internal page or call and is not a refusal."""
     return answer.status not in (400, 404, 405) or b"skep_" in answer.body or b'"live"' in answer.body
 
 
-def test_inner_pages_cannot_be_reached_through_haproxy(watched_fleet: RunningFleet) -> None:
+def test_internal_pages_cannot_be_reached_through_haproxy(watched_fleet: RunningFleet) -> None:
     internal_secret = (watched_fleet.directory / "secrets" / "internal_secret").read_text().strip()
     for url in (watched_fleet.client_url, watched_fleet.federation_url):
         for path in _INNER:
             for target in _disguises(path):
-                # Even who knows the secret gets nothing from the outside.
+                # Even with the secret, a client gets nothing.
                 headers = {"Authorization": f"Bearer {internal_secret}"}
                 for method in ("GET", "PUT" if "member_profile" in path else "POST"):
                     request = request_bytes(method, target, headers=headers, body=b"" if method == "GET" else b"{}")
@@ -71,7 +71,7 @@ def test_inner_pages_cannot_be_reached_through_haproxy(watched_fleet: RunningFle
                     assert not _leaks(answer), (url, method, target, answer)
 
 
-def test_each_listener_serves_its_own_side_only(watched_fleet: RunningFleet) -> None:
+def test_each_listener_serves_its_own_api_only(watched_fleet: RunningFleet) -> None:
     assert call(watched_fleet.client_url, "GET", "/_matrix/client/versions").status == 200
     assert call(watched_fleet.federation_url, "GET", "/_matrix/key/v2/server").status == 200
     for url, paths in (
@@ -83,8 +83,8 @@ def test_each_listener_serves_its_own_side_only(watched_fleet: RunningFleet) -> 
             assert (answer.status, answer.errcode) == (404, "M_UNRECOGNIZED"), (url, path)
 
 
-def test_our_own_headers_from_outside_have_no_effect(watched_fleet: RunningFleet) -> None:
-    """`x-skep-forwarded` would let a request skip the rate limit, and break where the slot has another owner."""
+def test_internal_headers_from_clients_have_no_effect(watched_fleet: RunningFleet) -> None:
+    """`x-skep-forwarded` would bypass the rate limit, and fail if another worker owns the slot."""
     person = register(watched_fleet, "headers")
     lie = {
         "x-skep-forwarded": "1",
@@ -113,8 +113,8 @@ def _workers(fleet: RunningFleet, worker_type: str) -> list[str]:
     return [f"http://{each['address']}" for each in fleet.processes().values() if each["type"] == worker_type]
 
 
-def test_inner_calls_refuse_a_wrong_secret(watched_fleet: RunningFleet) -> None:
-    """Answered as if they were not there, by the worker itself."""
+def test_internal_calls_refuse_a_wrong_secret(watched_fleet: RunningFleet) -> None:
+    """The worker itself answers 404, as if the call did not exist."""
     secret = (watched_fleet.directory / "secrets" / "internal_secret").read_text().strip()
     person = register(watched_fleet, "inner")
     wrong: list[dict[str, str]] = [
@@ -149,8 +149,8 @@ def test_inner_calls_refuse_a_wrong_secret(watched_fleet: RunningFleet) -> None:
             assert answer.status in (200, 400), (body, answer)
 
 
-def test_the_inside_says_no_more_than_it_has_to_without_a_secret(watched_fleet: RunningFleet) -> None:
-    """A worker's port is for haproxy, other workers and Prometheus, yet tokens are asked for there too."""
+def test_worker_ports_require_access_tokens(watched_fleet: RunningFleet) -> None:
+    """A worker's port is for haproxy, other workers and Prometheus only, but it checks tokens too."""
     for each in watched_fleet.processes().values():
         if each["type"] in ("event_persister", "synchrotron", "client_api"):
             answer = call(f"http://{each['address']}", "GET", f"{CLIENT}/sync")
@@ -167,7 +167,7 @@ def _listening() -> list[tuple[str, int, int]]:
                 continue
             raw_address, raw_port = words[1].split(":")
             raw = bytes.fromhex(raw_address)
-            # The kernel prints words of 4 bytes in the machine's order, little-endian wherever we run.
+            # The kernel prints words of 4 bytes in the machine's order, which is little-endian here.
             address = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
             found.append((socket.inet_ntop(family, address), int(raw_port, 16), int(words[9])))
     return found
@@ -185,14 +185,14 @@ def _sockets_of(pid: int) -> set[int]:
     return inodes
 
 
-def test_everything_listens_on_loopback_only(watched_fleet: RunningFleet) -> None:
+def test_every_socket_listens_on_loopback(watched_fleet: RunningFleet) -> None:
     listening = _listening()
     seen: set[str] = set()
     for each in watched_fleet.processes().values():
         try:
             mine = _sockets_of(each["pid"])
         except PermissionError:
-            continue  # PostgreSQL, under a user of its own when we are root: it has a UNIX socket only
+            continue  # PostgreSQL runs as its own user when we are root; it has a UNIX socket only
         for address, port, inode in listening:
             if inode in mine:
                 assert address in ("127.0.0.1", "::1"), (each["name"], address, port)
@@ -212,7 +212,7 @@ def test_files_with_secrets_are_private(watched_fleet: RunningFleet) -> None:
     words = {word for text in secrets.values() for word in text.split() if len(word) > 20}
     told: list[tuple[Path, str]] = []
     for folder, folders, names in os.walk(directory):
-        folders[:] = [name for name in folders if name != "postgres"]  # its own directory is private as a whole
+        folders[:] = [name for name in folders if name != "postgres"]  # a private directory
         for name in names:
             path = Path(folder, name)
             if path.is_socket() or not os.access(path, os.R_OK):
@@ -229,21 +229,21 @@ def victim(watched_fleet: RunningFleet) -> Person:
     return register(watched_fleet, "victim")
 
 
-def test_nobody_writes_for_another_user(watched_fleet: RunningFleet, victim: Person) -> None:
+def test_user_cannot_act_for_another_user(watched_fleet: RunningFleet, victim: Person) -> None:
     mallory = register(watched_fleet, "mallory")
-    him, room = quote(victim.user_id, safe=""), victim.create_room(preset="private_chat")
+    target, room = quote(victim.user_id, safe=""), victim.create_room(preset="private_chat")
     event = victim.send(room, "1", {"msgtype": "m.text", "body": "private"}).json()["event_id"]
     place = quote(room, safe="")
     calls = [
-        ("PUT", f"/profile/{him}/displayname", {"displayname": "owned"}),
-        ("DELETE", f"/profile/{him}/displayname", b""),
-        ("PUT", f"/user/{him}/account_data/x", {}),
-        ("GET", f"/user/{him}/account_data/x", b""),
-        ("PUT", f"/user/{him}/rooms/{place}/account_data/x", {}),
-        ("GET", f"/user/{him}/rooms/{place}/tags", b""),
-        ("PUT", f"/user/{him}/rooms/{place}/tags/u.x", {}),
-        ("POST", f"/user/{him}/filter", {}),
-        ("PUT", f"/rooms/{place}/typing/{him}", {"typing": True}),
+        ("PUT", f"/profile/{target}/displayname", {"displayname": "owned"}),
+        ("DELETE", f"/profile/{target}/displayname", b""),
+        ("PUT", f"/user/{target}/account_data/x", {}),
+        ("GET", f"/user/{target}/account_data/x", b""),
+        ("PUT", f"/user/{target}/rooms/{place}/account_data/x", {}),
+        ("GET", f"/user/{target}/rooms/{place}/tags", b""),
+        ("PUT", f"/user/{target}/rooms/{place}/tags/u.x", {}),
+        ("POST", f"/user/{target}/filter", {}),
+        ("PUT", f"/rooms/{place}/typing/{target}", {"typing": True}),
         ("PUT", f"/rooms/{place}/send/m.room.message/1", {"msgtype": "m.text", "body": "x"}),
         ("PUT", f"/rooms/{place}/state/m.room.topic/", {"topic": "x"}),
         ("PUT", f"/rooms/{place}/redact/{quote(event)}/1", {}),
@@ -254,7 +254,7 @@ def test_nobody_writes_for_another_user(watched_fleet: RunningFleet, victim: Per
         ("GET", f"/rooms/{place}/members", b""),
         ("GET", f"/rooms/{place}/joined_members", b""),
         ("GET", f"/rooms/{place}/aliases", b""),
-        ("GET", f"/sync?user_id={him}&timeout=0", b""),
+        ("GET", f"/sync?user_id={target}&timeout=0", b""),
     ]
     for method, path, body in calls:
         answer = mallory.call(method, path, body)
@@ -265,7 +265,7 @@ def test_nobody_writes_for_another_user(watched_fleet: RunningFleet, victim: Per
     for path in (f"/rooms/{place}/event/{quote(event)}", f"/rooms/{place}/context/{quote(event)}"):
         answer = mallory.call("GET", path)
         assert answer.status in (403, 404) and b"private" not in answer.body, (path, answer)
-    # A token's slot is a hint: one that lies is worth as little as any other unknown one.
+    # A token's slot is only a hint: a token with a wrong slot is as unknown as any other.
     forged = f"skp_{slot_of(victim.user_id):03x}{mallory.token[7:]}"
     answer = call(watched_fleet.client_url, "GET", f"{CLIENT}/account/whoami", token=forged)
     assert (answer.status, answer.errcode) == (401, "M_UNKNOWN_TOKEN") or slot_of(victim.user_id) == slot_of(

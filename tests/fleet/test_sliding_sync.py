@@ -1,5 +1,8 @@
-"""Both syncs on a fleet: matrix-js-sdk with classic sync, its SlidingSync (the deployed form) and a client of the
-merged form keep a right room list and timelines while people talk and both synchrotrons are killed in turn."""
+"""Classic and sliding sync on a fleet while messages are sent and both synchrotrons are killed in turn.
+
+Three clients keep a correct room list and timelines: matrix-js-sdk with classic sync, its SlidingSync (the deployed
+form), and a client of the merged form.
+"""
 
 import asyncio
 import itertools
@@ -36,7 +39,7 @@ def killable() -> Iterator[RunningFleet]:
 
 @dataclass(slots=True)
 class HttpSlidingClient(SlidingClient):
-    """The client of the merged form, against a fleet. failures: answers other than 200, each tried again."""
+    """A client of the merged form for a fleet. failures: statuses other than 200; each request is retried."""
 
     person: Person | None = None
     failures: list[int] = field(default_factory=list)
@@ -47,9 +50,8 @@ class HttpSlidingClient(SlidingClient):
         end = time.monotonic() + _LIMIT_S
         while True:
             try:
-                answer = await asyncio.to_thread(
-                    call, self.person.url, "POST", MERGED, token=self.person.token, body=body
-                )  # fmt: skip
+                token = self.person.token
+                answer = await asyncio.to_thread(call, self.person.url, "POST", MERGED, token=token, body=body)
             except OSError:
                 status = 0
             else:
@@ -64,7 +66,11 @@ class HttpSlidingClient(SlidingClient):
 
 @dataclass(slots=True)
 class Talk:
-    """Messages, reactions, names and typing of one person. sent: messages by room; names: the latest of each room."""
+    """A user who sends messages, reactions, room names and typing.
+
+    sent: event ids of messages, by room
+    names: the latest name of each room
+    """
 
     person: Person
     rooms: list[str]
@@ -97,7 +103,7 @@ class Talk:
 
 
 def timeline_of(person: Person, room_id: str) -> list[str]:
-    """Return all of the room's events, oldest first, as /messages has them."""
+    """Return the ids of all events in the room, oldest first, from /messages."""
     page = person.ask("GET", f"/rooms/{quote(room_id, safe='')}/messages?dir=f&limit=100")
     found = [event["event_id"] for event in page["chunk"]]
     while "end" in page:
@@ -112,7 +118,7 @@ async def kill_in_turn(fleet: RunningFleet, talk: Talk, pause_s: float) -> None:
         before = fleet.processes()[name]["pid"]
         fleet.kill(name)
         end = time.monotonic() + _LIMIT_S
-        while fleet.processes().get(name, {}).get("pid") in (None, before):  # its supervisor begins another
+        while fleet.processes().get(name, {}).get("pid") in (None, before):  # the supervisor starts another
             assert time.monotonic() < end
             await asyncio.sleep(0.1)
         await asyncio.sleep(pause_s)
@@ -158,9 +164,8 @@ async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s
         latest = sorted(rooms, key=lambda room_id: -carol.rooms[room_id].bump_stamp)
         for room_id in rooms:
             mine = carol.rooms[room_id]
-            assert mine.timeline == truth[room_id][-len(mine.timeline) :] and len(mine.timeline) >= len(
-                talk.sent[room_id]
-            )  # fmt: skip
+            assert mine.timeline == truth[room_id][-len(mine.timeline) :]
+            assert len(mine.timeline) >= len(talk.sent[room_id])
             assert mine.name == talk.names.get(room_id, mine.name)
         for each in (alice, dora):
             view = await each.view(rooms)
@@ -180,10 +185,14 @@ async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s
             await each.stop()
 
 
-async def test_clients_keep_right_lists_and_timelines(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+async def test_clients_keep_correct_lists_and_timelines_through_kills(
+    killable: RunningFleet, js_clients: Path, tmp_path: Path
+) -> None:
     await conversation(killable, js_clients, tmp_path / "node.log", 1.0)
 
 
 @pytest.mark.soak
-async def test_the_same_for_longer(killable: RunningFleet, js_clients: Path, tmp_path: Path) -> None:
+async def test_clients_keep_correct_lists_and_timelines_for_minutes(
+    killable: RunningFleet, js_clients: Path, tmp_path: Path
+) -> None:
     await conversation(killable, js_clients, tmp_path / "node.log", 150.0)

@@ -1,4 +1,4 @@
-"""MSC4354, sticky events, through a whole fleet: in the timeline or beside it, for newcomers, until they expire."""
+"""MSC4354, sticky events, on a fleet: in the timeline or beside it, for new members, until they expire."""
 
 import itertools
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def _sync(person: Person, since: str | None = None, timeline: Any = None, timeou
 
 
 def _sections(answer: Any, room: str) -> tuple[list[str], list[str]]:
-    """The sticky events in the timeline, and those beside it."""
+    """Return the texts of the sticky events in the timeline, and of those beside it."""
     joined = answer.get("rooms", {}).get("join", {}).get(room, {})
     timeline = [e["content"].get("body") for e in joined.get("timeline", {}).get("events", ()) if "msc4354_sticky" in e]
     beside = joined.get("msc4354_sticky", {}).get("events", [])
@@ -81,7 +81,7 @@ def _sliding(person: Person, pos: str | None = None, **extension: Any) -> Any:
     return answer.json()
 
 
-def test_msc4354_in_the_timeline_or_beside_it(people: tuple[Person, Person, str]) -> None:
+def test_msc4354_sticky_event_appears_in_timeline_or_beside_it(people: tuple[Person, Person, str]) -> None:
     alice, bob, room = people
     since = wait_until(lambda: (a := _sync(bob)) and room in a["rooms"]["join"] and a)["next_batch"]
     event_id = _stick(alice, room, "first")
@@ -90,7 +90,7 @@ def test_msc4354_in_the_timeline_or_beside_it(people: tuple[Person, Person, str]
     assert _sections(answer, room) == (["first", "state"], []), "not twice"
     first = answer["rooms"]["join"][room]["timeline"]["events"][0]
     assert first["msc4354_sticky"] == {"duration_ms": _HOUR_MS} and 0 < first["unsigned"][_TTL] <= _HOUR_MS
-    # Once: an advanced token brings it no more. Beyond the limit, or the filter: beside the timeline.
+    # A later token does not return it again. Beyond the limit or the filter it comes beside the timeline.
     assert _sections(_sync(bob, answer["next_batch"]), room) == ([], [])
     _chat(alice, room, 3)
     wait_until(lambda: _sections(_sync(bob, since, '{"limit":2}'), room) == ([], ["first", "state"]))
@@ -98,7 +98,7 @@ def test_msc4354_in_the_timeline_or_beside_it(people: tuple[Person, Person, str]
     assert _sections(_sync(bob, since), room) == (["first", "state"], [])
     shown = bob.ask("GET", f"/rooms/{quote(room)}/event/{quote(event_id, safe='')}")
     assert shown["msc4354_sticky"] == {"duration_ms": _HOUR_MS}
-    # A redaction takes it away, an ignored sender's are not shown.
+    # A redaction removes it. Events of an ignored sender are hidden.
     alice.ask("PUT", f"/rooms/{quote(room)}/redact/{quote(event_id, safe='')}/r", {})
     wait_until(lambda: _sections(_sync(bob, since, '{"limit":1}'), room)[1] == ["state"])
     path = f"/user/{quote(bob.user_id)}/account_data/m.ignored_user_list"
@@ -106,7 +106,9 @@ def test_msc4354_in_the_timeline_or_beside_it(people: tuple[Person, Person, str]
     wait_until(lambda: _sections(_sync(bob, since, '{"limit":1}'), room)[1] == [])
 
 
-def test_msc4354_newcomers_and_the_end(sticking: RunningFleet, people: tuple[Person, Person, str]) -> None:
+def test_msc4354_new_member_gets_sticky_events_until_they_expire(
+    sticking: RunningFleet, people: tuple[Person, Person, str]
+) -> None:
     alice, bob, room = people
     _stick(alice, room, "short", 2500)
     _stick(alice, room, "never", 0)
@@ -115,13 +117,13 @@ def test_msc4354_newcomers_and_the_end(sticking: RunningFleet, people: tuple[Per
     carol = register(sticking, f"carol{next(_names)}")
     since = _sync(carol)["next_batch"]
     carol.ask("POST", f"/rooms/{quote(room)}/join", {})
-    # The room's history is closed to her, and yet she gets what is sticky.
+    # Carol cannot see the room's history but gets its sticky events.
     answer = wait_until(lambda: (a := _sync(carol, since)) and room in a.get("rooms", {}).get("join", {}) and a)
     assert _sections(answer, room) == ([], ["short", "long"])
     assert _sections(_sync(carol, answer["next_batch"]), room) == ([], [])
-    # Who syncs first gets them as well; after its end an event is like any other.
+    # An initial sync returns them too. After it expires, an event is like any other.
     wait_until(lambda: _sections(_sync(bob, None, '{"limit":1}'), room) == ([], ["long"]))
-    # A synchrotron that begins knows what was sticky before.
+    # A restarted synchrotron knows earlier sticky events.
     sticking.kill("synchrotron-1")
 
     def again() -> bool:
@@ -136,7 +138,9 @@ def test_msc4354_newcomers_and_the_end(sticking: RunningFleet, people: tuple[Per
     assert features["org.matrix.msc4354"] is True
 
 
-def test_msc4354_sliding_sync(sticking: RunningFleet, people: tuple[Person, Person, str]) -> None:
+def test_msc4354_sliding_sync_pages_sticky_events_oldest_first(
+    sticking: RunningFleet, people: tuple[Person, Person, str]
+) -> None:
     alice, bob, room = people
     for number in range(5):
         _stick(alice, room, f"s{number}")
@@ -154,10 +158,10 @@ def test_msc4354_sliding_sync(sticking: RunningFleet, people: tuple[Person, Pers
         got.extend(texts)
         return texts
 
-    # In pages, the oldest first.
+    # Pages come oldest first.
     wait_until(lambda: look(limit=2) == ["s0", "s1"] or got.clear())
     assert look(limit=2) == ["s2", "s3"] and look(limit=2) == ["s4"] and look(limit=2) == []
-    # One that the timeline shows is not told twice; what comes with a delay is sticky as well (MSC4140).
+    # An event in the timeline is not repeated in the extension. A delayed event can be sticky too (MSC4140).
     _stick(alice, room, "shown")
     wait_until(lambda: look() == [] and _last_shown(bob, room) == "shown")
     assert "shown" not in got

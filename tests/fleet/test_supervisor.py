@@ -1,4 +1,4 @@
-"""The supervisor restarts who ends, fences the dead first, and leaves nobody behind."""
+"""The supervisor fences and restarts workers that end, and leaves no process behind."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _LIMIT_S = 30.0
 
 
 class Supervised:
-    """The program `supervised.py` while it runs."""
+    """The running program `supervised.py`."""
 
     def __init__(self, directory: Path, *behaviours: str, stop_limit_s: float = 1.0) -> None:
         self.directory = directory
@@ -69,7 +69,7 @@ def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
             each.process.wait(_LIMIT_S)
 
 
-def test_a_killed_worker_is_fenced_and_starts_again(supervise: Callable[..., Supervised]) -> None:
+def test_killed_worker_is_fenced_and_restarted(supervise: Callable[..., Supervised]) -> None:
     fleet = supervise("good", "good")
     before = fleet.pids()
     os.kill(before["good-1"], signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_a_killed_worker_is_fenced_and_starts_again(supervise: Callable[..., Sup
     assert "good-1 was killed by SIGKILL" in fleet.output()
 
 
-def test_who_was_drained_is_not_started_again_and_who_ends_by_himself_is(supervise: Callable[..., Supervised]) -> None:
+def test_drained_worker_stays_down_and_exited_worker_is_restarted(supervise: Callable[..., Supervised]) -> None:
     fleet = supervise("drained", "good")
     before = fleet.pids()
     for pid in (before["drained-1"], before["good-2"]):
@@ -90,7 +90,7 @@ def test_who_was_drained_is_not_started_again_and_who_ends_by_himself_is(supervi
     assert fleet.fenced() == ["good-2"]
 
 
-def test_one_signal_ends_all_in_order_even_the_deaf(supervise: Callable[..., Supervised]) -> None:
+def test_one_signal_stops_every_worker_even_one_that_ignores_sigterm(supervise: Callable[..., Supervised]) -> None:
     fleet = supervise("good", "deaf")
     pids = fleet.pids()
     fleet.process.send_signal(signal.SIGINT)
@@ -106,7 +106,7 @@ def test_ctrl_c_reaches_the_parent_only(supervise: Callable[..., Supervised]) ->
     assert os.getpgid(pids["good-1"]) == pids["good-1"] != os.getpgid(fleet.process.pid)
 
 
-def test_a_second_signal_does_not_wait(supervise: Callable[..., Supervised]) -> None:
+def test_second_signal_stops_without_waiting(supervise: Callable[..., Supervised]) -> None:
     fleet = supervise("deaf", "deaf", stop_limit_s=600.0)
     fleet.process.send_signal(signal.SIGTERM)
     time.sleep(0.1)  # two signals at once would be one
@@ -114,7 +114,7 @@ def test_a_second_signal_does_not_wait(supervise: Callable[..., Supervised]) -> 
     assert fleet.process.wait(_LIMIT_S) == 0
 
 
-def test_who_cannot_start_is_tried_ever_more_slowly(supervise: Callable[..., Supervised]) -> None:
+def test_worker_that_cannot_start_is_restarted_with_growing_delays(supervise: Callable[..., Supervised]) -> None:
     fleet = supervise("broken")
     fleet.until(lambda: "starts again in 0.5 s" in fleet.output())
     assert "no chance" in fleet.output(), "the log's error is shown"
@@ -122,18 +122,18 @@ def test_who_cannot_start_is_tried_ever_more_slowly(supervise: Callable[..., Sup
     assert [restart_delay_s(n) for n in range(7)] == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
 
 
-def test_a_pid_given_to_another_is_not_taken_for_the_same(supervise: Callable[..., Supervised]) -> None:
+def test_reused_pid_has_another_identity(supervise: Callable[..., Supervised]) -> None:
     own = identity_of(os.getpid())
     assert own.is_alive()
     assert not type(own)(own.pid, own.start_ticks + 1).is_alive()
 
 
-def test_exits_in_words() -> None:
+def test_exit_codes_are_described_in_words() -> None:
     assert describe_exit(-9) == "was killed by SIGKILL"
     assert describe_exit(-64 - 40) == "was killed by signal 104"
 
 
-def test_only_noteworthy_lines_are_shown_once_and_whole(tmp_path: Path) -> None:
+def test_warnings_and_errors_are_echoed_once_as_whole_lines(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("2026-11-21 03:00:00.000 ERROR   x [-] old: before we looked\n")
     echo = LogEcho()
@@ -154,7 +154,7 @@ def test_only_noteworthy_lines_are_shown_once_and_whole(tmp_path: Path) -> None:
 
 
 def test_lines_of_normal_work_are_not_shown(tmp_path: Path) -> None:
-    """A clean drain, a clean stop and a restart of PostgreSQL frighten nobody."""
+    """A clean drain, a clean stop and a restart of PostgreSQL show no warnings."""
     log = tmp_path / "a.log"
     echo = LogEcho()
     echo.follow(log)
@@ -171,7 +171,7 @@ def test_lines_of_normal_work_are_not_shown(tmp_path: Path) -> None:
     assert len(shown) == 2 and "pool_sync" in shown[0] and "No space left" in shown[1]
 
 
-def test_a_reactor_in_the_parent_is_refused() -> None:
+def test_preload_refuses_a_reactor_in_the_parent() -> None:
     code = "from deploy.local.preload import preload; preload(['orjson', 'twisted.internet.reactor', 'yaml'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ReactorImported.__name__ in done.stderr and "in the worker only" in done.stderr

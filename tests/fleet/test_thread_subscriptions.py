@@ -1,4 +1,4 @@
-"""MSC4306 and MSC4308, thread subscriptions, through a whole fleet: the rules, both ways to read them, what counts."""
+"""MSC4306 and MSC4308, thread subscriptions, on a fleet: the rules, both ways to read them, and unread counts."""
 
 import itertools
 import json
@@ -70,7 +70,7 @@ def _sliding(person: Person, pos: str | None = None, timeout: int = 0, limit: in
     return answer.json()
 
 
-def test_msc4306_subscribing(alice: Person, bob: Person) -> None:
+def test_msc4306_subscribe_and_unsubscribe(alice: Person, bob: Person) -> None:
     room, eve = _room(alice, bob), bob
     root = _say(alice, room, "root")
     cause = _say(alice, room, "hello bob", root)
@@ -79,12 +79,12 @@ def test_msc4306_subscribing(alice: Person, bob: Person) -> None:
     assert _subscription(bob, "DELETE", room, root).json() == {}, "idempotent"
     assert _subscription(bob, "PUT", room, root, {"automatic": cause}).json() == {}
     assert _subscription(bob, "GET", room, root).json() == {"automatic": True}
-    # What the user does himself outdoes what a client did for him, and not the other way round.
+    # A manual subscription replaces an automatic one, but not the reverse.
     assert _subscription(bob, "PUT", room, root).json() == _subscription(bob, "PUT", room, root, {}).json() == {}
     assert _subscription(bob, "GET", room, root).json() == {"automatic": False}
     assert _subscription(bob, "PUT", room, root, {"automatic": cause}).status == 200
     assert _subscription(bob, "GET", room, root).json() == {"automatic": False}
-    # A cause that was there when he unsubscribed does not subscribe him again, however often; a later one does.
+    # A cause from before the user unsubscribed does not subscribe them again. A later one does.
     assert _subscription(bob, "DELETE", room, root).json() == {}
     for _ in range(3):
         refused = _subscription(bob, "PUT", room, root, {"automatic": cause})
@@ -103,7 +103,7 @@ def test_msc4306_subscribing(alice: Person, bob: Person) -> None:
     assert call(bob.url, "GET", "/_matrix/client/versions").json()["unstable_features"]["org.matrix.msc4306"] is True
 
 
-def test_msc4308_sliding_sync_and_pages(alice: Person, bob: Person) -> None:
+def test_msc4308_sliding_sync_and_pages_report_changes(alice: Person, bob: Person) -> None:
     room = _room(alice, bob)
     roots = [_say(alice, room, f"root {n}") for n in range(6)]
     pos = _sliding(bob)["pos"]
@@ -127,12 +127,12 @@ def test_msc4308_sliding_sync_and_pages(alice: Person, bob: Person) -> None:
     assert stamps == sorted(stamps) and seen[roots[0]][1]["bump_stamp"] > stamps[-1]
     assert seen[roots[1]] == ("subscribed", {"automatic": False, "bump_stamp": stamps[0]})
     assert "extensions" not in (quiet := _sliding(bob, pos)) or _EXTENSION not in quiet["extensions"]
-    # Who waits is woken, and told no more than what changed.
+    # A waiting client wakes and gets only the change.
     _subscription(bob, "PUT", room, roots[4], {})
     began = time.monotonic()
     woken = _sliding(bob, pos, timeout=10_000)
     assert list(woken["extensions"][_EXTENSION]["subscribed"][room]) == [roots[4]] and time.monotonic() - began < 5
-    # A limit: the latest changes, and a token for those before, which end at the request's pos.
+    # With a limit the answer has the latest changes, and a token for the earlier ones back to the request's pos.
     fresh = _sliding(bob, limit=2)["extensions"][_EXTENSION]
     assert set(fresh["subscribed"][room]) == {roots[4]} and set(fresh["unsubscribed"][room]) == {roots[0]}
     pages, token = [], fresh["prev_batch"]
@@ -141,7 +141,7 @@ def test_msc4308_sliding_sync_and_pages(alice: Person, bob: Person) -> None:
         pages += [thread for rooms in (page["subscribed"], page["unsubscribed"]) for thread in rooms.get(room, {})]
         token = page.get("end")
     assert sorted(pages) == sorted(roots[1:4])
-    # (The latest unsubscription stands for the thread: intermediate states are never told.)
+    # (Only the latest state of a thread is reported, never intermediate ones.)
     since = _sliding(bob, first_pos, limit=1)["extensions"][_EXTENSION]
     path = f"{_PAGES}?dir=b&from={since['prev_batch']}&to="
     assert len(call(bob.url, "GET", path + quote(first_pos), token=bob.token).json()["subscribed"][room]) == 3
@@ -150,9 +150,12 @@ def test_msc4308_sliding_sync_and_pages(alice: Person, bob: Person) -> None:
     assert set(everything["subscribed"][room]) == set(roots[1:5])
     assert set(everything["unsubscribed"][room]) == {roots[0]}
     for query, errcode in (
-        ("", "M_MISSING_PARAM"), ("?dir=f", "M_INVALID_PARAM"), ("?dir=b&limit=0", "M_INVALID_PARAM"),
-        ("?dir=b&from=x", "M_INVALID_PARAM"), ("?dir=b&to=x", "M_INVALID_PARAM"),
-    ):  # fmt: skip
+        ("", "M_MISSING_PARAM"),
+        ("?dir=f", "M_INVALID_PARAM"),
+        ("?dir=b&limit=0", "M_INVALID_PARAM"),
+        ("?dir=b&from=x", "M_INVALID_PARAM"),
+        ("?dir=b&to=x", "M_INVALID_PARAM"),
+    ):
         assert call(bob.url, "GET", _PAGES + query, token=bob.token).errcode == errcode, query
 
 
@@ -162,8 +165,9 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
     root, wanted = _say(alice, room, "one"), _say(alice, room, "two")
     postcontent = bob.ask("GET", "/pushrules/")["global"]["postcontent"]
     assert [rule["rule_id"] for rule in postcontent] == [
-        ".io.element.msc4306.rule.unsubscribed_thread", ".io.element.msc4306.rule.subscribed_thread",
-    ]  # fmt: skip
+        ".io.element.msc4306.rule.unsubscribed_thread",
+        ".io.element.msc4306.rule.subscribed_thread",
+    ]
     filter_ = quote('{"room":{"timeline":{"unread_thread_notifications":true}}}')
 
     def counts(person: Person) -> tuple[int, dict[str, Any]]:
@@ -171,7 +175,7 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
         main: int = joined["unread_notifications"]["notification_count"]
         return main, joined.get("unread_thread_notifications", {})
 
-    _say(alice, room, "before", wanted)  # the persister knows the thread from here on
+    _say(alice, room, "before", wanted)  # the persister learns of the thread
     _subscription(bob, "PUT", room, wanted, {})
     said = itertools.count()
 
@@ -180,7 +184,7 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
         return wanted in counts(bob)[1]
 
     wait_until(heard)
-    # Nobody of those who did not subscribe hears of it, but whom it mentions; the main timeline counts as ever.
+    # Without a subscription only mentions in the thread count. The main timeline counts as usual.
     _say(alice, room, "in the other", root)
     _say(alice, room, "you!", root, **{"m.mentions": {"user_ids": [bob.user_id]}})
     _say(alice, room, "main")
@@ -188,7 +192,7 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
     assert told[1][root] == {"notification_count": 1, "highlight_count": 1}
     before = told[1][wanted]["notification_count"]
     assert counts(carol) == (3, {})
-    # From the time when it is taken back on, nothing more is counted.
+    # After the user unsubscribes, nothing more is counted.
     _subscription(bob, "DELETE", room, wanted)
 
     def quiet() -> bool:
@@ -201,7 +205,7 @@ def test_msc4306_push_rules_count_subscribed_threads_only(alice: Person, bob: Pe
     wait_until(quiet)
 
 
-def test_msc3874_messages_without_threads(alice: Person, bob: Person) -> None:
+def test_msc3874_messages_are_filtered_by_relation_type(alice: Person, bob: Person) -> None:
     room = _room(alice, bob)
     root = _say(alice, room, "A")
     _say(alice, room, "B")
@@ -227,7 +231,7 @@ def test_msc3874_messages_without_threads(alice: Person, bob: Person) -> None:
 
 
 def register_third(alice: Person, bob: Person, room: str) -> Person:
-    """Three people: else every message notifies as in a direct chat."""
+    """Return a third member of the room: with two, every message notifies as in a direct chat."""
     body = {"username": f"carol{next(_names)}", "password": "correct horse battery", "auth": {"type": "m.login.dummy"}}
     made = call(alice.url, "POST", "/_matrix/client/v3/register", body=body).json()
     carol = Person(alice.url, made["user_id"], body["password"], made["device_id"], made["access_token"])  # type: ignore[arg-type]

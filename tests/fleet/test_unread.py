@@ -1,4 +1,4 @@
-"""Unread counts, receipts and the list of notifications through a whole fleet, for members whose rules differ."""
+"""Unread counts, receipts and the list of notifications on a fleet, for members with different push rules."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +61,7 @@ def _in_thread(root: str) -> dict[str, Any]:
 
 
 class _Device:
-    """Syncs on, and remembers the last counts that it was told of each room."""
+    """A device that syncs incrementally and keeps the latest counts of each room."""
 
     def __init__(self, person: Person, *, threads: bool = False) -> None:
         self.person = person
@@ -87,7 +87,7 @@ class _Device:
             if event_id in self.events:
                 return
             self.sync(5_000)
-        raise AssertionError("the event did not come")
+        raise AssertionError("the event did not arrive")
 
     def sync_until(self, room_id: str, counts: tuple[int, int]) -> None:
         for _ in range(20):
@@ -97,7 +97,7 @@ class _Device:
         raise AssertionError(f"{self.counts[room_id]} instead of {counts}")
 
 
-def test_members_whose_rules_differ(hive: RunningFleet) -> None:
+def test_counts_follow_each_members_push_rules(hive: RunningFleet) -> None:
     names = ("alice", "bob", "muted", "mentioned", "keyword", "ignorer")
     people = [register(hive, name) for name in names]
     alice, bob, muted, mentioned, keyword, ignorer = people
@@ -124,16 +124,15 @@ def test_members_whose_rules_differ(hive: RunningFleet) -> None:
     again = talk.say(alice, "and now?")
     for device in devices:
         device.sync_to(again)
-    assert devices[2].counts[room_id] == (1, 0)  # from its change on, as the rules are then
+    assert devices[2].counts[room_id] == (1, 0)  # the changed rules apply to later events
     assert _Device(muted).counts[room_id] == (1, 0)
 
 
-def test_two_devices_and_threads(hive: RunningFleet) -> None:
+def test_receipts_and_thread_counts_reach_all_devices(hive: RunningFleet) -> None:
     alice, bob = register(hive, "anna"), register(hive, "ben")
     talk = _Talk(_room(alice, bob))
-    login = {
-        "type": "m.login.password", "identifier": {"type": "m.id.user", "user": bob.user_id}, "password": bob.password,
-    }  # fmt: skip
+    identifier = {"type": "m.id.user", "user": bob.user_id}
+    login = {"type": "m.login.password", "identifier": identifier, "password": bob.password}
     made = call(hive.client_url, "POST", f"{CLIENT}/login", body=login).json()
     other = Person(bob.url, bob.user_id, bob.password, made["device_id"], made["access_token"])
     desk, phone, stranger = _Device(bob, threads=True), _Device(other, threads=True), _Device(alice)
@@ -162,7 +161,7 @@ def test_two_devices_and_threads(hive: RunningFleet) -> None:
     assert stranger.counts[room_id] == (0, 0)
 
 
-def test_the_list_of_notifications(hive: RunningFleet) -> None:
+def test_notifications_are_listed_in_pages(hive: RunningFleet) -> None:
     alice, bob, carol = (register(hive, name) for name in ("amy", "bert", "carl"))
     talks = [_Talk(_room(alice, bob, carol)) for _ in range(3)]
     expected = []
@@ -195,7 +194,7 @@ def test_the_list_of_notifications(hive: RunningFleet) -> None:
     assert [
         (each["event"]["event_id"], each["room_id"], {"set_tweak": "highlight"} in each["actions"]) for each in told
     ] == expected
-    # His own later event in each main timeline has read it; the thread is another matter.
+    # Bob's own later event in each main timeline marks it as read, but not the thread.
     assert [each["event"]["content"]["body"] for each in told if not each["read"]] == ["n5"]
     assert all(each["actions"][0] == "notify" and "room_id" not in each["event"] for each in told)
     only = bob.ask("GET", "/notifications?only=highlight&limit=2")
@@ -203,7 +202,7 @@ def test_the_list_of_notifications(hive: RunningFleet) -> None:
     rest = bob.ask("GET", f"/notifications?only=highlight&from={only['next_token']}")
     assert [each["event"]["event_id"] for each in rest["notifications"]] == [e for e, _, loud in expected if loud][2:]
     assert "next_token" not in rest
-    talks[0].read(bob, told[-1]["event"]["event_id"])  # behind what he has read: changes nothing
+    talks[0].read(bob, told[-1]["event"]["event_id"])  # before Bob's read position: no effect
     talks[2].read(bob, expected[0][0])
     assert all(each["read"] for each in bob.ask("GET", "/notifications")["notifications"])
     others = alice.ask("GET", "/notifications")["notifications"]

@@ -1,4 +1,4 @@
-"""`skep up` as an operator meets it: what it says, what it leaves, what it refuses."""
+"""`skep up`: its messages, the files and processes that it leaves, and the starts that it refuses."""
 
 import http.client
 import json
@@ -40,7 +40,7 @@ def skep(*words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_it_ends_within_ten_seconds_and_goes_on_with_the_same_data(start_fleet: StartFleet) -> None:
+def test_fleet_stops_within_ten_seconds_and_restarts_with_its_data(start_fleet: StartFleet) -> None:
     fleet = start_fleet(makes_database=True)
     words = ("user", "register", "alice", "--password", "wonderland", "--config", str(fleet.config))
     assert skep(*words).stdout == f"registered @alice:{fleet.server_name}\n"
@@ -53,7 +53,7 @@ def test_it_ends_within_ten_seconds_and_goes_on_with_the_same_data(start_fleet: 
     assert "M_USER_IN_USE" in skep(*words).stderr or "refused" in skep(*words).stderr
 
 
-def test_who_is_killed_comes_back(start_fleet: StartFleet) -> None:
+def test_killed_processes_are_restarted(start_fleet: StartFleet) -> None:
     fleet = start_fleet()
     before = fleet.processes()
     for name in ("synchrotron-1", "haproxy", "redis"):
@@ -84,13 +84,13 @@ def test_status_names_every_process(fleet: RunningFleet) -> None:
         assert {"name", "type", "pid", "host", "address", "ready"} <= set(each) and each["ready"], each
 
 
-def test_a_second_fleet_on_the_same_data_is_refused(fleet: RunningFleet) -> None:
+def test_second_fleet_on_the_same_data_is_refused(fleet: RunningFleet) -> None:
     done = skep("up", "--data", str(fleet.directory))
     assert done.returncode == 1
     assert "already running" in done.stderr and fleet.client_url in done.stderr
 
 
-def test_a_taken_port_is_named_before_anything_starts(fleet: RunningFleet, tmp_path: Path) -> None:
+def test_taken_port_is_reported_before_anything_starts(fleet: RunningFleet, tmp_path: Path) -> None:
     port = urlsplit(fleet.client_url).port
     done = skep("up", "--data", str(tmp_path / "other"), "--client-port", str(port))
     assert done.returncode == 1
@@ -98,12 +98,12 @@ def test_a_taken_port_is_named_before_anything_starts(fleet: RunningFleet, tmp_p
     assert not (tmp_path / "other" / "postgres").exists()
 
 
-def test_the_values_in_use_are_private_and_load(fleet: RunningFleet) -> None:
+def test_effective_configuration_is_private_and_loads(fleet: RunningFleet) -> None:
     assert fleet.config.stat().st_mode & 0o077 == 0
     assert load_config(fleet.config, {}).server_name == fleet.server_name
 
 
-def test_only_haproxy_is_reachable_and_only_on_loopback(fleet: RunningFleet) -> None:
+def test_processes_listen_on_loopback_only(fleet: RunningFleet) -> None:
     pids = {each["pid"] for each in fleet.processes().values()}
     inodes = {
         os.readlink(descriptor)[8:-1]
@@ -122,7 +122,7 @@ def test_only_haproxy_is_reachable_and_only_on_loopback(fleet: RunningFleet) -> 
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_explains_itself(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command.name, "--help"])
     assert caught.value.code == 0
@@ -140,7 +140,7 @@ def test_errors_say_what_to_do(
     assert "nowhere.yaml" in capsys.readouterr().err
 
 
-def test_a_generated_configuration_passes_its_own_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generated_configuration_passes_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "etc"
     assert main(["config", "generate", "--server-name", "example.net", "--directory", str(directory)]) == 0
     (directory / "secrets" / "database_password").write_text("pw")

@@ -1,4 +1,4 @@
-"""Room upgrades and closed accounts on a fleet: killed in the middle, gone on with, and what follows of itself."""
+"""Room upgrades and deactivation on a fleet: resumption after kills, and the background work that follows."""
 
 import asyncio
 from collections.abc import Iterator
@@ -39,13 +39,13 @@ def breakable(orders: Path) -> Iterator[RunningFleet]:
 
 
 def _repeated(person: Person, method: str, path: str, body: object) -> Any:
-    """Return the answer of a request that is sent until it is carried out."""
+    """Repeat a request until it succeeds, and return the answer."""
 
     def answered() -> Any:
         try:
             answer = person.call(method, path, body)
         except OSError:
-            return None  # cut in the middle
+            return None  # the connection was cut
         assert answer.status in (200, 502, 503, 504), answer
         return answer if answer.status == 200 else None
 
@@ -69,8 +69,8 @@ def _state(person: Person, room_id: str, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("point", ["upgrade noted", "after the statement", "names moved", "room closed"])
-def test_killed_in_an_upgrade(breakable: RunningFleet, orders: Path, point: str) -> None:
-    """The client asks again; after the kill at "names moved" it does not, and the background worker does."""
+def test_upgrade_completes_after_a_kill(breakable: RunningFleet, orders: Path, point: str) -> None:
+    """The client repeats its request. After the kill at "names moved" the background worker resumes instead."""
     ann = register(breakable, "ann-" + point.replace(" ", "-"))
     old = _repeated(ann, "POST", "/createRoom", {"room_version": "11", "name": "Bees"})["room_id"]
     eve = f"@eve:{breakable.server_name}"
@@ -83,8 +83,8 @@ def test_killed_in_an_upgrade(breakable: RunningFleet, orders: Path, point: str)
         _sql(breakable, "UPDATE room_upgrades SET look_at = now() + interval '2 seconds' WHERE old_room_id = $1", old)
     else:
         _repeated(ann, "POST", path, body)
-    assert not orders.exists(), "nobody was killed"
-    tombstone = wait_until(lambda: _state(ann, old, "m.room.tombstone"), "the upgrade was left alone")
+    assert not orders.exists(), "no persister was killed"
+    tombstone = wait_until(lambda: _state(ann, old, "m.room.tombstone"), "the upgrade was not resumed")
     new = tombstone["replacement_room"]
     assert _repeated(ann, "POST", path, body) == {"replacement_room": new}
     assert set(ann.ask("GET", "/joined_rooms")["joined_rooms"]) == {old, new}
@@ -95,7 +95,7 @@ def test_killed_in_an_upgrade(breakable: RunningFleet, orders: Path, point: str)
     assert changed <= {"event_persister-1", "event_persister-2"}
 
 
-def test_settings_follow_and_accounts_end(breakable: RunningFleet) -> None:
+def test_upgrade_carries_room_settings_and_deactivation_clears_the_account(breakable: RunningFleet) -> None:
     ann, bob = register(breakable, "ann"), register(breakable, "bob")
     old = ann.create_room(room_version="11", room_alias_name="hive")
     others = [ann.create_room(), ann.create_room(preset="private_chat", invite=[bob.user_id])]
@@ -106,9 +106,11 @@ def test_settings_follow_and_accounts_end(breakable: RunningFleet) -> None:
     bob.ask("PUT", f"{user}/account_data/m.direct", {ann.user_id: [old]})
     new = ann.ask("POST", f"/rooms/{quote(old)}/upgrade", {"new_version": "12"})["replacement_room"]
     assert bob.ask("POST", f"/join/{quote('#hive:' + breakable.server_name)}", {})["room_id"] == new
-    tags = wait_until(lambda: bob.ask("GET", f"{user}/rooms/{quote(new)}/tags")["tags"], "the tags stayed behind")
+    tags = wait_until(lambda: bob.ask("GET", f"{user}/rooms/{quote(new)}/tags")["tags"], "the tags were not copied")
     assert tags == {"u.work": {"order": 0.1}}
-    wait_until(lambda: new in bob.ask("GET", f"{user}/account_data/m.direct")[ann.user_id], "it is no direct chat")
+    wait_until(
+        lambda: new in bob.ask("GET", f"{user}/account_data/m.direct")[ann.user_id], "the new room is not a direct chat"
+    )
 
     proof = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "bob"}, "password": bob.password}
     assert bob.ask("POST", "/account/deactivate", {"auth": proof, "erase": True}) == {
@@ -117,10 +119,10 @@ def test_settings_follow_and_accounts_end(breakable: RunningFleet) -> None:
     assert bob.call("GET", "/account/whoami").status == 401
 
     def gone() -> bool:
-        states = [ann.call("GET", f"/rooms/{quote(room)}/state/m.room.member/{quote(bob.user_id)}").json()
-                  for room in (old, new, *others)]  # fmt: skip
+        path = f"state/m.room.member/{quote(bob.user_id)}"
+        states = [ann.call("GET", f"/rooms/{quote(room)}/{path}").json() for room in (old, new, *others)]
         return all(state["membership"] == "leave" for state in states)
 
-    wait_until(gone, "he is still in a room")
-    wait_until(lambda: not _sql(breakable, "SELECT 1 FROM deactivations"), "the account is still to be cleared")
+    wait_until(gone, "bob is still in a room")
+    wait_until(lambda: not _sql(breakable, "SELECT 1 FROM deactivations"), "the account has not been cleared")
     assert not _sql(breakable, "SELECT 1 FROM account_data WHERE user_id = $1", bob.user_id)

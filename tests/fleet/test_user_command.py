@@ -37,7 +37,7 @@ def listed(fleet: RunningFleet, *words: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def eve(fleet: RunningFleet) -> str:
-    """An account made with its whole user id for a name."""
+    """The user id of an account that was registered with its full user id."""
     user_id = f"@eve{time.monotonic_ns()}:{fleet.server_name}"
     done = fleet.skep("user", "register", user_id, "--password", "first password")
     assert done.stdout == f"registered {user_id}\n", done.stderr

@@ -1,4 +1,4 @@
-"""The user directory of a whole fleet: the background job finds what client_api and the persisters write."""
+"""The user directory of a fleet: the background job indexes what client_api and the persisters write."""
 
 import time
 
@@ -11,7 +11,7 @@ def _found(who: Person, term: str) -> list[str]:
     return [user["user_id"] for user in body["results"]]
 
 
-def test_a_new_name_is_found_soon(fleet: RunningFleet) -> None:
+def test_new_display_name_is_found_soon(fleet: RunningFleet) -> None:
     seeker, hidden = register(fleet, "directory-seeker"), register(fleet, "directory-hidden")
     profile = f"/profile/{hidden.user_id.replace('@', '%40').replace(':', '%3A')}/displayname"
     hidden.ask("PUT", profile, {"displayname": "Żółw 東京"})

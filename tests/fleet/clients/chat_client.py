@@ -1,4 +1,4 @@
-"""What a test asks of a client, and what a client has seen."""
+"""The interface of a chat client in tests, and the view that it has of its rooms."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ class ClientError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SeenEvent:
-    """body: None for events without one, and once redacted."""
+    """An event in a client's timeline.
+
+    body: None for events without one and for redacted events.
+    """
 
     event_id: str
     sender: str
@@ -28,8 +31,9 @@ class SeenEvent:
 class RoomView:
     """A room as a client shows it.
 
-    events: oldest first; for a joined room all of its history, what /sync left out being paged in.
-    members: those who are joined or invited.  receipts: user -> event that they read up to.
+    events: oldest first. A joined room has all of its history: the client pages in what /sync left out.
+    members: user id -> "join" or "invite"
+    receipts: user id -> latest event that they have read
     """
 
     membership: str
@@ -42,14 +46,22 @@ class RoomView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """rooms: None where the client knows no such room.  faults: what no correct server causes, in words."""
+    """All that a client shows.
+
+    rooms: room id -> view; None where the client does not know the room
+    faults: observations that no correct server causes, in words
+    """
 
     rooms: Mapping[str, RoomView | None]
     faults: tuple[str, ...]
 
 
 class ChatClient(Protocol):
-    """Every verb raises ClientError. `options` of a room are the body of /createRoom."""
+    """A client of either library.
+
+    Every method raises ClientError when the server answers with an error. `options` of a room are the body of
+    /createRoom.
+    """
 
     username: str
     user_id: str
@@ -65,13 +77,13 @@ class ChatClient(Protocol):
     async def invite(self, room: str, invitee: str) -> None: ...
     async def send(self, room: str, body: str, transaction_id: str) -> str: ...
     async def send_again(self, room: str, body: str, transaction_id: str) -> str:
-        """As a client does that never got its answer: the bare request, whatever the library knows of it."""
+        """Send the bare request, past the library, like a client that never got its answer."""
 
     async def set_state(self, room: str, event_type: str, content: dict[str, Any]) -> str: ...
     async def redact(self, room: str, event: str) -> str: ...
     async def set_typing(self, room: str, typing: bool) -> None: ...
     async def send_receipt(self, room: str, event: str) -> None:
-        """Waits until the client has seen the event."""
+        """Send a read receipt as soon as the client has seen the event."""
 
     async def joined_rooms(self) -> set[str]: ...
     async def wait_membership(self, room: str, membership: str, timeout_s: float) -> None: ...

@@ -1,4 +1,4 @@
-"""matrix-js-sdk: a Node process with many clients in it, driven by lines of JSON (tests/fleet/js/client.mjs)."""
+"""matrix-js-sdk: one Node process runs many clients and takes commands as lines of JSON (tests/fleet/js/client.mjs)."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,13 @@ from typing import Any
 from tests.fix_js_clients import NODE
 from tests.fleet.clients.chat_client import ClientError, RoomView, SeenEvent, View
 
-#: Longest line from Node: the view of a client that knows every event.
+#: The longest line from Node is the view of a client that knows every event.
 _LINE_LIMIT_BYTES = 64 * 2**20
 _CALL_LIMIT_S = 60.0
 
 
 class JsProcess:
-    """A running Node. Calls of several clients overlap."""
+    """A running Node process. Calls of several clients overlap."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -27,13 +27,22 @@ class JsProcess:
     @classmethod
     @contextlib.asynccontextmanager
     async def running(cls, directory: Path, log: Path) -> AsyncIterator["JsProcess"]:
-        """directory: the fixture `js_clients`; log: where Node's standard error goes."""
+        """Run Node for the length of the block.
+
+        directory: the fixture `js_clients`
+        log: the file for Node's standard error
+        """
         with log.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                NODE, "--no-warnings", "client.mjs",
-                cwd=directory, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
+                NODE,
+                "--no-warnings",
+                "client.mjs",
+                cwd=directory,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
                 limit=_LINE_LIMIT_BYTES,
-            )  # fmt: skip
+            )
         self = cls(process)
         reader = asyncio.create_task(self._read())
         try:
@@ -49,7 +58,7 @@ class JsProcess:
             await reader
 
     async def call(self, user: str, op: str, **options: Any) -> Any:
-        """Let a client do something; return the result. Raises ClientError."""
+        """Run an operation of a client and return its result. Raises ClientError."""
         assert self._process.stdin is not None
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -80,10 +89,10 @@ class JsProcess:
 
 
 class JsClient:
-    """One matrix-js-sdk client; fits the Protocol ChatClient."""
+    """One matrix-js-sdk client; implements ChatClient."""
 
     def __init__(self, process: JsProcess, url: str, username: str, label: str | None = None) -> None:
-        """label: tells two devices of one user apart."""
+        """Make a client. label: distinguishes two devices of one user."""
         self.username = username
         self.user_id = ""
         self._process = process
@@ -104,7 +113,7 @@ class JsClient:
     async def start_sliding(
         self, lists: dict[str, Any], subscription: dict[str, Any], *, encrypted: bool = False
     ) -> None:
-        """Start with sliding sync in its deployed form. lists, subscription: as the request has them."""
+        """Start with sliding sync in its deployed form. lists, subscription: as in the request."""
         await self._call("start_sliding", lists=lists, subscription=subscription, encrypted=encrypted)
 
     async def set_ranges(self, list_name: str, ranges: list[list[int]]) -> None:
@@ -114,7 +123,7 @@ class JsClient:
         await self._call("subscribe", rooms=list(rooms))
 
     async def room_list(self) -> list[dict[str, Any]]:
-        """Return the rooms with their names and unread counts, the latest activity first."""
+        """Return the rooms with their names and unread counts, latest activity first."""
         return list(await self._call("room_list"))
 
     async def wait_event(self, room: str, event: str, timeout_s: float) -> None:
@@ -180,7 +189,7 @@ class JsClient:
         return str(await self._call("wait_decrypted", event=event, timeout_s=timeout_s))
 
     async def forget_session(self, room: str) -> None:
-        """Let the next message in the room begin a new Megolm session."""
+        """Make the next message in the room begin a new Megolm session."""
         await self._call("forget_session", room=room)
 
     async def wait_device(self, whose: str, device: str, known: bool, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""matrix-nio in this process, with the loop that an application writes around it: sync, notice gaps, page them in."""
+"""matrix-nio in this process, with an application's loop around it: sync, notice gaps, page them in."""
 
 import asyncio
 import contextlib
@@ -20,14 +20,17 @@ _SEEN_LIMIT_S = 20.0
 
 @dataclass(slots=True)
 class _Segment:
-    """Events without a gap among them. before: the token to page back from; None: known to be the room's first."""
+    """Events without a gap between them.
+
+    before: the token to page back from; None when the segment begins with the room's first event
+    """
 
     before: str | None
     events: list[Any]
 
 
 class NioClient:
-    """One matrix-nio client; fits the Protocol ChatClient."""
+    """One matrix-nio client; implements ChatClient."""
 
     def __init__(self, url: str, username: str) -> None:
         self.username = username
@@ -53,7 +56,7 @@ class NioClient:
         self.user_id = str(_checked(answer, expected).user_id)
 
     async def start(self, timeline_limit: int) -> None:
-        """Make the initial sync, then go on in the background."""
+        """Make the initial sync, then keep syncing in the background."""
         sync_filter = {"room": {"timeline": {"limit": timeline_limit}}}
         self._take(_checked(await self._client.sync(timeout=0, sync_filter=sync_filter), nio.SyncResponse))
         self._syncing = asyncio.create_task(self._sync(sync_filter))
@@ -133,7 +136,7 @@ class NioClient:
         return View(views, (*self._faults, *doubled))
 
     async def history(self, room: str) -> list[str]:
-        """All event ids of a room from its first, read forward: the server's order, whatever /sync told."""
+        """Return all event ids of a room, oldest first, in the server's order."""
         events: list[str] = []
         token: str | None = None
         while True:
@@ -163,7 +166,7 @@ class NioClient:
                     self._been_in.add(room)
                 for event in (*info.state, *info.timeline.events):
                     if isinstance(event, nio.BadEvent | nio.UnknownBadEvent):
-                        self._faults.append(f"an event that nio refuses: {event.source}")
+                        self._faults.append(f"nio refuses an event: {event.source}")
 
     def _take_timeline(self, room: str, timeline: Any, *, fresh: bool) -> None:
         self._delivered.update(event.event_id for event in timeline.events)
@@ -177,7 +180,7 @@ class NioClient:
         if membership is None:
             return None
         shown = self._client.rooms.get(room)
-        # Who left may page back from where he left; who never was in may see nothing.
+        # A former member may page back from where they left. A user who was never a member sees nothing.
         events = await self._all_events(room) if room in self._been_in else self._known_events(room)
         redacted = {event.redacts for event in events if isinstance(event, nio.RedactionEvent)}
         return RoomView(
@@ -195,7 +198,7 @@ class NioClient:
         return [event for segment in self._segments.get(room, []) for event in segment.events]
 
     async def _all_events(self, room: str) -> list[Any]:
-        """Close the gaps, newest first, and make one list of it."""
+        """Fill the gaps, newest first, and return one list of events."""
         segments = self._segments[room]
         for index in range(len(segments) - 1, -1, -1):
             segment = segments[index]
@@ -204,7 +207,7 @@ class NioClient:
             while segment.before is not None:
                 page = await self._page(room, segment.before, nio.MessageDirection.back)
                 if twice := [event.event_id for event in page.chunk if event.event_id in later]:
-                    self._faults.append(f"{room}: back from {segment.before} came what was after it: {twice}")
+                    self._faults.append(f"{room}: paging back from {segment.before} returned later events: {twice}")
                 later.update(event.event_id for event in page.chunk)
                 new = _until_known(page.chunk, known)
                 segment.events[:0] = reversed(new)
@@ -227,7 +230,7 @@ def _seen(event: Any, redacted: bool) -> SeenEvent:
 
 
 def _receipts(room: nio.MatrixRoom) -> dict[str, str]:
-    """Of unthreaded receipts and those for the main timeline, the one that came last."""
+    """Return the latest receipt of each user, unthreaded or for the main timeline."""
     receipts = {user: receipt.event_id for user, receipt in room.read_receipts.items()}
     for user, threads in room.threaded_read_receipts.items():
         if main := threads.get("main"):
@@ -243,9 +246,9 @@ def _checked(answer: Any, expected: type[Any]) -> Any:
 
 
 async def _until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Client libraries offer no event for all we wait for; both kinds of client look at the same pace."""
+    """Poll until the condition holds: the libraries have no event for some of the conditions."""
     end = asyncio.get_running_loop().time() + timeout_s
     while not condition():
         if asyncio.get_running_loop().time() > end:
-            raise ClientError(f"not so within {timeout_s} s: {what}")
+            raise ClientError(f"did not happen within {timeout_s} s: {what}")
         await asyncio.sleep(_POLL_S)

@@ -1,10 +1,10 @@
-// Several matrix-js-sdk clients in one process, told what to do by lines of JSON.
+// Several matrix-js-sdk clients in one process, controlled by lines of JSON.
 //
 // in:  {"id": 1, "user": "name", "op": "send", ...arguments}
 // out: {"id": 1, "result": ...} or {"id": 1, "error": {"errcode", "status", "message"}}
 //
-// The clients are the sdk's own as far as it goes: its /sync loop, its store, its scrollback. Raw requests are made
-// only where the sdk offers none: to send one transaction id twice.
+// The clients use the sdk's own /sync loop, store and scrollback. A raw request is made only to send one transaction id
+// twice, which the sdk does not offer.
 
 import { createInterface } from "node:readline";
 
@@ -21,9 +21,9 @@ const clients = new Map();
 class Client {
     constructor(url) {
         this.url = url;
-        this.delivered = new Map(); // event id -> how often a /sync timeline brought it
-        this.decrypted = new Map(); // event id -> [event, error] as the sdk last tried to decrypt it
-        this.claimed = []; // [user, device, key id] of every one-time key that an answer gave to this client
+        this.delivered = new Map(); // event id -> number of /sync timelines that had it
+        this.decrypted = new Map(); // event id -> [event, error] of the latest attempt to decrypt it
+        this.claimed = []; // [user, device, key id] of every one-time key that this client received
         this.sdk = sdk.createClient({ baseUrl: url });
     }
 
@@ -51,7 +51,7 @@ class Client {
         });
     }
 
-    // The sdk silently drops an event that it knows, so what was delivered twice shows only here.
+    // The sdk silently drops an event that it knows, so duplicates are visible only here.
     async fetch(url, options) {
         const response = await fetch(url, options);
         if (new URL(url).pathname.endsWith("/keys/claim") && response.status === 200) return this.note_claims(response);
@@ -68,7 +68,7 @@ class Client {
         return new Response(text, { status: 200, headers: response.headers });
     }
 
-    // Of sliding sync: what comes again with a room that is new, limited or expanded comes rightly.
+    // In sliding sync, a room that is new, limited or expanded may repeat events.
     note_window(rooms) {
         for (const room of Object.values(rooms)) {
             if (room.initial || room.limited) continue;
@@ -78,7 +78,7 @@ class Client {
         }
     }
 
-    // With sliding sync in its deployed form; lists: by name, as the sdk takes them.
+    // Start with sliding sync in its deployed form. lists: name -> list, as the sdk takes them.
     async start_sliding({ lists, subscription, encrypted = false }) {
         if (encrypted) await this.begin_crypto();
         const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
@@ -102,7 +102,7 @@ class Client {
         this.sliding.modifyRoomSubscriptions(new Set(rooms));
     }
 
-    // The rooms as a room list shows them: the latest activity first.
+    // Return the rooms as a room list shows them, latest activity first.
     room_list() {
         const rooms = this.sdk.getRooms().sort((one, other) => other.getBumpStamp() - one.getBumpStamp());
         return rooms.map((room) => ({ room_id: room.roomId, name: room.name, count: room.getUnreadNotificationCount() }));
@@ -117,7 +117,7 @@ class Client {
         this.sdk.on("Event.decrypted", (event, error) => this.decrypted.set(event.getId(), [event, error]));
     }
 
-    // encrypted: with the sdk's Rust crypto, its store in memory.
+    // encrypted: use the sdk's Rust crypto, with its store in memory.
     async start({ timeline_limit, encrypted = false }) {
         if (encrypted) await this.begin_crypto();
         const prepared = new Promise((resolve) => {
@@ -127,7 +127,7 @@ class Client {
         await this.sdk.startClient({
             initialSyncLimit: timeline_limit,
             filter: sdk.Filter.fromJson(this.sdk.getUserId(), undefined, limited), // of all later syncs
-            pendingEventOrdering: sdk.PendingEventOrdering.Detached, // no local echo among what the server told
+            pendingEventOrdering: sdk.PendingEventOrdering.Detached, // no local echo among the server's events
             pollTimeout: 20000,
         });
         await prepared;
@@ -161,7 +161,7 @@ class Client {
         await this.sdk.logout(true);
     }
 
-    // The text of an encrypted event, once the sdk has decrypted it.
+    // Return the text of an encrypted event when the sdk has decrypted it.
     async wait_decrypted({ event, timeout_s }) {
         const found = () => {
             const [known, error] = this.decrypted.get(event) ?? [];
@@ -174,12 +174,12 @@ class Client {
         }
     }
 
-    // The next message in the room begins a new Megolm session.
+    // Make the next message in the room begin a new Megolm session.
     async forget_session({ room }) {
         await this.sdk.getCrypto().forceDiscardSession(room);
     }
 
-    // Until this client knows a device of somebody's, or knows that it is gone.
+    // Wait until this client knows a user's device, or knows that it is gone.
     async wait_device({ whose, device, known, timeout_s }) {
         const crypto = this.sdk.getCrypto();
         const has = async () => (await crypto.getUserDeviceInfo([whose], true)).get(whose)?.has(device) ?? false;
@@ -270,7 +270,7 @@ async function roomView(client, room) {
         members: Object.fromEntries(members.map((member) => [member.userId, member.membership])),
         name: room.currentState.getStateEvents("m.room.name", "")?.getContent().name ?? null,
         topic: room.currentState.getStateEvents("m.room.topic", "")?.getContent().topic ?? null,
-        // "true": leave out receipts that the sdk made up by itself from what a user sent
+        // "true": leave out receipts that the sdk derives from sent events
         receipts: Object.fromEntries(
             members.map(({ userId }) => [userId, room.getReadReceiptForUserId(userId, true)?.eventId ?? null]),
         ),
@@ -282,7 +282,7 @@ async function until(condition, timeout_s) {
     for (;;) {
         const value = await condition();
         if (value) return value;
-        if (Date.now() > end) throw new Error(`not so within ${timeout_s} s: ${condition}`);
+        if (Date.now() > end) throw new Error(`did not happen within ${timeout_s} s: ${condition}`);
         await new Promise((resolve) => setTimeout(resolve, 50));
     }
 }
@@ -304,5 +304,5 @@ const lines = createInterface({ input: process.stdin });
 lines.on("line", async (line) => {
     process.stdout.write(`${JSON.stringify(await answer(JSON.parse(line)))}\n`);
 });
-// The sdk leaves timers behind.
+// The sdk leaves timers running.
 lines.on("close", () => process.exit(0));

@@ -92,7 +92,16 @@ def states(draw: Any) -> ConnectionState:
     for number, room_id in enumerate(draw(st.lists(st.sampled_from(ROOMS), unique=True))):
         state = draw(st.integers(0, len(required) - 1))
         token = draw(st.integers(LIVE, len(tokens) - 1))
-        rooms[room_id] = SentRoom(number, 3, number, state, 1, token == 0, token == 1, token)
+        rooms[room_id] = SentRoom(
+            room_nid=number,
+            limit=3,
+            known_from=number,
+            state=state,
+            sent_bits=1,
+            is_dm=token == 0,
+            stripped=token == 1,
+            token=token,
+        )
     subscriptions = {room_id: RoomConfig(2, required[0]) for room_id in draw(st.sets(st.sampled_from(ROOMS)))}
     return ConnectionState(rooms, required, tokens, subscriptions)
 

@@ -109,10 +109,10 @@ class DeviceSections:
         await self._feed.settled()
         devices = user.devices
         if span.since_seq is None or span.since_seq < devices.people_from:
-            news = await get_device_list_news(
+            updates = await get_device_list_news(
                 self._reads, user.user_id, span.since.vector(EVENTS.name), span.since.vector(DEVICE_LISTS.name)
             )
-            return sorted(news.changed), sorted(news.left)
+            return sorted(updates.changed), sorted(updates.left)
         changed, left = set(), set()
         for user_id, has_changed, has_left in devices.people_since(span.since_seq):
             if has_changed:

@@ -1,7 +1,7 @@
-"""GET /notifications: the events that notified the user, in all of his rooms, the latest first.
+"""GET /notifications: the events that notified the user, in all their rooms, the latest first.
 
-They are those that counted when they came; what he has read since stays in the list, and says so. An event whose sender
-he ignores now, and one that he may not see any more, is left out.
+These are the events that counted as notifications when they arrived. Read ones stay in the list and are marked as read.
+Events by senders whom the user ignores now, and events that the user may no longer see, are left out.
 Spec: client-server API, "Listing Notifications".
 """
 
@@ -43,9 +43,9 @@ from shared.storage.rooms.state import get_keys_before
 
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 50
-_LEAST_LOOKED_AT = 50  # of each room and source of counts, in a step
-_HIGHLIGHTS_LOOKED_AT = 500  # where most are left out
-_MAX_STEPS = 5  # then a page is short, and the client goes on
+_MIN_EVENTS = 50  # read of each room and source of counts in a step
+_MIN_EVENTS_FOR_HIGHLIGHTS = 500  # most events are left out then
+_MAX_STEPS = 5  # then the page is short, and the client pages on
 _TOKEN = re.compile(r"n1-([0-9]{1,18})", re.ASCII)
 _EVERYTHING: Final = Vector(END, END, {})
 _CREATE, _POWER_LEVELS = ("m.room.create", ""), ("m.room.power_levels", "")
@@ -58,6 +58,8 @@ class _Notification:
 
 
 class Notifications:
+    """The handler of the endpoint."""
+
     def __init__(self, database: Database, switches: RuleSwitches, clock: Clock) -> None:
         self._database = database
         self._switches = switches
@@ -73,27 +75,27 @@ class Notifications:
         spec="client-server-api/#get_matrixclientv3notifications",
     )
     async def get_notifications(self, request: Request) -> Response:
-        """Raises M_INVALID_PARAM."""
+        """GET /notifications. Raises M_INVALID_PARAM."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
         only_highlights = request.query_choice("only", ("highlight",)) is not None
         token = request.query_text("from")
         match = _TOKEN.fullmatch(token) if token is not None else None
         if token is not None and match is None:
-            raise invalid_param("The token is unknown")
+            raise invalid_param("from is not a token of this endpoint")
         user_id = request.user.user_id
         rooms = await get_joined_room_ids(self._database, user_id)
         position = int(match[1]) if match is not None else None
-        found, behind = await self._find(user_id, rooms, position, limit, only_highlights=only_highlights)
+        found, next_position = await self._find(user_id, rooms, position, limit, only_highlights=only_highlights)
         reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
-        answer: dict[str, Any] = {"notifications": await self._shown(found, rooms, reader)}
-        if behind is not None:
-            answer["next_token"] = f"n1-{behind}"
-        return json_response(answer)
+        body: dict[str, Any] = {"notifications": await self._shown(found, rooms, reader)}
+        if next_position is not None:
+            body["next_token"] = f"n1-{next_position}"
+        return json_response(body)
 
     async def _find(
         self, user_id: str, rooms: Mapping[int, str], position: int | None, limit: int, *, only_highlights: bool
     ) -> tuple[list[_Notification], int | None]:
-        """Return the latest before a position, and before which position there may be more (None: no more)."""
+        """Return the latest before a position, and the position to page on from; None at the end."""
         found: list[_Notification] = []
         for _ in range(_MAX_STEPS):
             before = dict.fromkeys(rooms, END)
@@ -114,15 +116,15 @@ class Notifications:
     async def _step(
         self, user_id: str, before: Mapping[int, int], limit: int, *, only_highlights: bool
     ) -> tuple[list[_Notification], int]:
-        """Return the latest before these ordinals, and down to which position they are complete (0: all)."""
+        """Return the latest before these ordinals, and the position down to which they are complete; 0 for all."""
         newest = await get_counted_events(self._database, user_id, before, 1)
         tops = await get_placed_events(self._database, [(nid, max(one.counted)) for nid, one in newest.items()])
         latest = sorted(tops.values(), key=_position, reverse=True)
-        # No more than `limit` rooms can have a part in what comes next: those whose latest ones are the latest.
+        # At most `limit` rooms can be part of the page: those with the latest events.
         cut = latest[limit].position if len(latest) > limit else 0
-        looked_at = _HIGHLIGHTS_LOOKED_AT if only_highlights else max(limit + 1, _LEAST_LOOKED_AT)
+        count = _MIN_EVENTS_FOR_HIGHLIGHTS if only_highlights else max(limit + 1, _MIN_EVENTS)
         chosen = {one.room_nid: before[one.room_nid] for one in latest[:limit]}
-        counted = await get_counted_events(self._database, user_id, chosen, looked_at)
+        counted = await get_counted_events(self._database, user_id, chosen, count)
         wanted = _notifying(counted, only_highlights=only_highlights)
         edges = [(nid, one.looked_down_to) for nid, one in counted.items() if one.looked_down_to]
         placed = await get_placed_events(self._database, [*wanted, *edges])
@@ -151,7 +153,7 @@ class Notifications:
             try:
                 room = await open_room(self._database, rooms[nid], reader.user_id)
             except MatrixError:
-                continue  # he has left it, and forgotten it, since we looked
+                continue  # the user left and forgot the room meanwhile
             shown.update(await self._shown_in_room(room, some, rules, read[nid], joined.get(nid, 0), reader))
         return [shown[one.placed.event_nid] for one in found if one.placed.event_nid in shown]
 
@@ -193,7 +195,7 @@ class Notifications:
 
 
 class _Judge:
-    """Says what a user's rules do about events of a room, as the rules and the room are now."""
+    """Evaluates a user's current push rules for events of a room."""
 
     def __init__(
         self, room: RoomView, rules: UserRules, joined: int, state: Mapping[tuple[str, str], TimelineRow], user_id: str
@@ -213,7 +215,7 @@ class _Judge:
         return cls(room, rules, joined, {key: row for row in rows if (key := room.event(row).key) is not None}, user_id)
 
     def actions(self, row: TimelineRow, notification: _Notification) -> list[Any]:
-        """Return the actions of the rule that decides, if it says what was said when the event came; else just that."""
+        """Return the actions of the matching rule, if its outcome is that of the event's arrival; else that outcome."""
         event = event_from_storage(self._room.version, row.json, row.event_id)
         in_thread = bool(notification.placed.thread_id)
         judged = PushEvent(event.pdu, self._room.room_id, self._joined, self._levels, in_thread=in_thread)
@@ -224,7 +226,7 @@ class _Judge:
 
 
 def _notifying(counted: Mapping[int, CountedEvents], *, only_highlights: bool) -> dict[tuple[int, int], int]:
-    """Return (room, ordinal) -> highlights of what notifies and lies in what was looked at completely."""
+    """Return highlights by (room_nid, ordinal) of the notifying events, as far down as the counts were read."""
     return {
         (nid, ordinal): min(highlights, 1)
         for nid, one in counted.items()

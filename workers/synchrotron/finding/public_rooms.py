@@ -1,7 +1,7 @@
-"""GET and POST /publicRooms: our directory, largest rooms first.
+"""GET and POST /publicRooms: the room directory of this server, the largest rooms first.
 
-Which rooms are in it is read for each request; how many members they have is remembered for a minute, since counting
-them all is what costs. Spec: client-server API, "Published room directory".
+The published rooms are read for each request. Their member counts are kept for a minute, since counting is expensive.
+Spec: client-server API, "Published room directory".
 """
 
 import re
@@ -23,11 +23,11 @@ from shared.storage.rooms.public_facts import get_facts_by_nid, get_joined_count
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 500
 _MAX_PUBLISHED = 100_000
-_MAX_LOOKED_THROUGH = 5_000  # for one search
+_MAX_SEARCHED = 5_000  # rooms in one request
 _PAGE = 200
 _COUNTS_LAST_MS = 60_000
 _MAX_TERM_CHARS = 1_000
-#: Direction, members of the room at which the last page ended, and its number.
+#: The direction, and the member count and number of the room at which the last page ended.
 _TOKEN = re.compile(r"d1-([fb])-([0-9]{1,9})-([0-9]{1,18})", re.ASCII)
 
 
@@ -46,7 +46,7 @@ class PublicRoomsBody(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Key:
-    """Where a room stands: minus its members, and its number, so that the order is total."""
+    """The sort key of a room: its negated member count, then its number, so that the order is total."""
 
     fewer: int
     room_nid: int
@@ -56,6 +56,8 @@ class _Key:
 
 
 class PublicRooms:
+    """The handlers of both endpoints."""
+
     def __init__(self, server_name: str, database: Database, clock: Clock) -> None:
         self._server_name = server_name
         self._database = database
@@ -75,7 +77,7 @@ class PublicRooms:
         spec="client-server-api/#get_matrixclientv3publicrooms",
     )
     async def get_public_rooms(self, request: Request) -> Response:
-        """Raises M_NOT_FOUND for other servers, M_INVALID_PARAM."""
+        """GET /publicRooms. Raises M_NOT_FOUND for other servers, M_INVALID_PARAM."""
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
         self._check_server(request)
         return await self._answer(limit, request.query_text("since"), Filter())
@@ -90,22 +92,22 @@ class PublicRooms:
         spec="client-server-api/#post_matrixclientv3publicrooms",
     )
     async def query_public_rooms(self, request: Request) -> Response:
-        """Raises M_NOT_FOUND for other servers, M_INVALID_PARAM, M_BAD_JSON."""
+        """POST /publicRooms. Raises M_NOT_FOUND for other servers, M_INVALID_PARAM, M_BAD_JSON."""
         body = request.decode(PublicRoomsBody, empty_ok=True)
         limit = _DEFAULT_LIMIT if body.limit is None else min(body.limit, _MAX_LIMIT)
         if limit < 1:
             raise invalid_param("limit must be at least 1")
         wanted = body.filter or Filter()
         if wanted.generic_search_term is not None and len(wanted.generic_search_term) > _MAX_TERM_CHARS:
-            raise invalid_param("generic_search_term is too long")
+            raise invalid_param(f"generic_search_term may have at most {_MAX_TERM_CHARS} characters")
         self._check_server(request)
         if body.third_party_instance_id is not None and not body.include_all_networks:
-            return json_response({"chunk": [], "total_room_count_estimate": 0})  # no such network is bridged here
+            return json_response({"chunk": [], "total_room_count_estimate": 0})  # this server bridges no networks
         return await self._answer(limit, body.since, wanted)
 
     def _check_server(self, request: Request) -> None:
         if request.query_text("server", self._server_name) != self._server_name:
-            raise not_found("The directories of other servers cannot be asked for here")
+            raise not_found("This server cannot query the room directories of other servers yet")
 
     async def _answer(self, limit: int, since: str | None, wanted: Filter) -> Response:
         direction, at = _parse(since)
@@ -115,32 +117,32 @@ class PublicRooms:
         else:
             ahead = [key for key in reversed(keys) if at is None or key < at]
         found: list[tuple[_Key, dict[str, Any]]] = []
-        looked = 0
-        while looked < min(len(ahead), _MAX_LOOKED_THROUGH) and len(found) < limit:
-            page = ahead[looked : looked + (_PAGE if _filters(wanted) else min(_PAGE, limit - len(found)))]
+        searched = 0
+        while searched < min(len(ahead), _MAX_SEARCHED) and len(found) < limit:
+            page = ahead[searched : searched + (_PAGE if _filters(wanted) else min(_PAGE, limit - len(found)))]
             facts = {each.room_nid: each for each in (await self._facts(page))}
             for key in page:
-                looked += 1
+                searched += 1
                 room = facts.get(key.room_nid)
                 if room is not None and room.joined and _matches(wanted, room):
                     found.append((key, directory_entry(room)))
                     if len(found) == limit:
                         break
-        more = looked < len(ahead)
-        last = ahead[looked - 1] if looked else at
+        more = searched < len(ahead)
+        last = ahead[searched - 1] if searched else at
         if direction == "b":
             found.reverse()
         first = found[0][0] if found else last
-        answer: dict[str, Any] = {"chunk": [entry for _, entry in found]}
+        body: dict[str, Any] = {"chunk": [entry for _, entry in found]}
         if not _filters(wanted):
-            answer["total_room_count_estimate"] = len(keys)
+            body["total_room_count_estimate"] = len(keys)
         forward = last if direction == "f" else (found[-1][0] if found else at)
         backward = last if direction == "b" else first
         if forward is not None and (more if direction == "f" else at is not None):
-            answer["next_batch"] = forward.token("f")
+            body["next_batch"] = forward.token("f")
         if backward is not None and (more if direction == "b" else at is not None):
-            answer["prev_batch"] = backward.token("b")
-        return json_response(answer)
+            body["prev_batch"] = backward.token("b")
+        return json_response(body)
 
     async def _facts(self, keys: Iterable[_Key]) -> Iterable[RoomFacts]:
         return (await get_facts_by_nid(self._database, [key.room_nid for key in keys])).values()
@@ -176,10 +178,10 @@ def _matches(wanted: Filter, room: RoomFacts) -> bool:
 
 
 def _parse(token: str | None) -> tuple[str, _Key | None]:
-    """Return the direction and where to begin. Raises M_INVALID_PARAM."""
+    """Return the direction of a token and the key to begin after. Raises M_INVALID_PARAM."""
     if not token:
         return "f", None
     match = _TOKEN.fullmatch(token)
     if match is None:
-        raise invalid_param("The token is malformed")
+        raise invalid_param("since is not a token of this endpoint")
     return match[1], _Key(-int(match[2]), int(match[3]))

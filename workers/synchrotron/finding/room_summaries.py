@@ -1,6 +1,6 @@
-"""GET /room_summary/{roomIdOrAlias} and GET /rooms/{roomId}/hierarchy: rooms as those see them who look for some.
+"""GET /room_summary/{roomIdOrAlias} and GET /rooms/{roomId}/hierarchy: summaries of rooms that a user may find.
 
-Rooms that none of our users is in are not known here. Spec: client-server API, "Room summaries", "Spaces".
+Rooms without a user of this server are unknown here. Spec: client-server API, "Room summaries", "Spaces".
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from shared.storage.rooms.public_facts import get_facts, get_memberships_in, get
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 100
 _MAX_DEPTH = 10
-_MAX_WALKED = 2_000  # rooms of one tree, and that wait to be looked at: each page walks again over those before it
+_MAX_WALKED = 2_000  # rooms walked in one tree, and rooms waiting; each page walks over the pages before it again
 _TOKEN = re.compile(r"h1-([1-9][0-9]{0,6})-([0-9a-f]{16})", re.ASCII)
 
 
@@ -46,17 +46,20 @@ class RoomSummaries:
         spec="client-server-api/#get_matrixclientv1room_summaryroomidoralias",
     )
     async def get_room_summary(self, request: Request) -> Response:
-        """Without a token for rooms that anybody may join, knock on or read. Raises M_NOT_FOUND, M_INVALID_PARAM."""
+        """GET /room_summary. Without an access token only for rooms that anyone may join, knock on or read.
+
+        Raises M_NOT_FOUND, M_INVALID_PARAM.
+        """
         room_id = await self._room_id(request.params["roomIdOrAlias"])
         user_id = None if request.requester is None else request.requester.user_id
         found = await self._known([room_id], user_id)
         if room_id not in found:
-            raise not_found("There is no such room, or you may not see it")
+            raise not_found("The room does not exist, or you may not see it")
         facts, membership = found[room_id]
-        answer = room_summary(facts)
+        summary = room_summary(facts)
         if user_id is not None:
-            answer["membership"] = membership or "leave"
-        return json_response(answer)
+            summary["membership"] = membership or "leave"
+        return json_response(summary)
 
     @endpoint(
         name="get_hierarchy",
@@ -70,7 +73,7 @@ class RoomSummaries:
         spec="client-server-api/#get_matrixclientv1roomsroomidhierarchy",
     )
     async def get_hierarchy(self, request: Request) -> Response:
-        """Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        """GET /hierarchy. Raises M_FORBIDDEN, M_INVALID_PARAM."""
         room_id = check_room_id(request.params["roomId"])
         suggested_only = request.query_bool("suggested_only")
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=_MAX_LIMIT)
@@ -90,15 +93,15 @@ class RoomSummaries:
                 more = True
                 break
             rooms.append(room)
-        answer: dict[str, Any] = {"rooms": rooms}
+        body: dict[str, Any] = {"rooms": rooms}
         if more:
-            answer["next_batch"] = f"h1-{skip + len(rooms)}-{bound_to}"
-        return json_response(answer)
+            body["next_batch"] = f"h1-{skip + len(rooms)}-{bound_to}"
+        return json_response(body)
 
     async def _walk(
         self, root: str, user_id: str, max_depth: int, *, suggested_only: bool
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield the tree's rooms depth first, each once, however the spaces lead to one another."""
+        """Yield the rooms of the tree depth first, each once, even if spaces contain one another."""
         seen: set[str] = set()
         facts, _ = (await self._known([root], user_id))[root]
         stack: list[tuple[RoomFacts, int]] = [(facts, 0)]
@@ -122,10 +125,10 @@ class RoomSummaries:
                 return
 
     async def _known(self, room_ids: Collection[str], user_id: str | None) -> dict[str, tuple[RoomFacts, str | None]]:
-        """Return those of the rooms that the user may find, each with his membership."""
+        """Return the rooms that the user may find, each with the user's membership."""
         known = await get_facts(self._database, room_ids)
-        asked = {each for facts in known.values() for each in (facts.room_id, *facts.allowed_rooms)}
-        memberships = await get_memberships_in(self._database, asked, user_id) if asked and user_id else {}
+        needed = {each for facts in known.values() for each in (facts.room_id, *facts.allowed_rooms)}
+        memberships = await get_memberships_in(self._database, needed, user_id) if needed and user_id else {}
         found = {}
         for room_id, facts in known.items():
             membership = memberships.get(room_id)
@@ -141,21 +144,21 @@ class RoomSummaries:
         local = server == self._server_name
         room_id = await get_room_of_alias(self._database, id_or_alias) if local else None
         if room_id is None:
-            raise not_found("There is no such alias")
+            raise not_found("The room alias does not exist on this server")
         return room_id
 
 
 def _parameters(room_id: str, user_id: str, suggested_only: bool, max_depth: int) -> str:
-    """Return what a token is bound to: it goes on where another request stopped, and with that request only."""
+    """Return a digest of the request's parameters. A token holds it, so that it is valid with the same ones only."""
     text = "\x00".join((room_id, user_id, str(suggested_only), str(max_depth)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _skipped(token: str | None, bound_to: str) -> int:
-    """Return how many rooms a token says were told already. Raises M_INVALID_PARAM."""
+    """Return the number of rooms on the pages before a token. Raises M_INVALID_PARAM."""
     if token is None:
         return 0
     match = _TOKEN.fullmatch(token)
     if match is None or match[2] != bound_to:
-        raise invalid_param("The token is unknown, or of a request with other parameters")
+        raise invalid_param("from is not a token of this endpoint, or belongs to a request with other parameters")
     return int(match[1])

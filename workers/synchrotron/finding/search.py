@@ -1,6 +1,6 @@
 """POST /search: words in the messages, names and topics of a user's rooms.
 
-What is found is judged before anything of it is told, its number too: by the history's visibility at each event.
+The response, counts included, has only events that the history visibility lets the user see.
 Spec: client-server API, "Server Side Search".
 """
 
@@ -41,12 +41,12 @@ from shared.storage.user_data.account_data import get_ignored_users
 
 _DEFAULT_LIMIT = 10
 _MAX_RESULTS = 50
-_MAX_HITS = 500  # the best ones of a search: nobody pages further
+_MAX_HITS = 500  # the best ones of a search, over all pages
 _MAX_WORDS = 20
 _MAX_TERM_CHARS = 500
 _MAX_CONTEXT = 10
 _MAX_ROOMS = 5_000
-_MAX_VIEWS = 50  # rooms of which the user's whole history must be looked at
+_MAX_VIEWS = 50  # rooms whose visibility for the user must be read
 _MAX_PREDECESSORS = 20
 _MAX_TOKEN_CHARS = 2_000
 
@@ -66,7 +66,7 @@ class Groupings(msgspec.Struct):
 
 
 class RoomEvents(msgspec.Struct):
-    """include_predecessors: ours; the rooms of the filter and those that they were upgraded from."""
+    """The search for events. `skep.include_predecessors` is an extension of this server."""
 
     search_term: str
     keys: list[Literal["content.body", "content.name", "content.topic"]] | None = None
@@ -75,6 +75,7 @@ class RoomEvents(msgspec.Struct):
     event_context: Context | None = None
     include_state: bool = False
     groupings: Groupings = msgspec.field(default_factory=Groupings)
+    #: Search the predecessors of the filter's rooms too.
     include_predecessors: bool = msgspec.field(default=False, name="skep.include_predecessors")
 
 
@@ -88,14 +89,17 @@ class SearchBody(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _From:
-    """Where a page begins; kind, value: within that group only."""
+    """The beginning of a page."""
 
     skip: int = 0
+    #: The group that the page is limited to, "" for none.
     kind: str = ""
     value: str = ""
 
 
 class Search:
+    """The handler of the endpoint."""
+
     def __init__(self, database: Database, pages: HistoryPages, clock: Clock) -> None:
         self._database = database
         self._pages = pages
@@ -111,23 +115,23 @@ class Search:
         spec="client-server-api/#post_matrixclientv3search",
     )
     async def search(self, request: Request) -> Response:
-        """Raises M_BAD_JSON, M_INVALID_PARAM."""
+        """POST /search. Raises M_BAD_JSON, M_INVALID_PARAM."""
         body = request.json_object()
-        asked = convert(body, SearchBody).search_categories.room_events
-        if asked is None:
+        criteria = convert(body, SearchBody).search_categories.room_events
+        if criteria is None:
             return json_response({"search_categories": {}})
-        if len(asked.search_term) > _MAX_TERM_CHARS:
-            raise invalid_param("search_term is too long")
-        wanted = parse_room_event_filter(asked.filter)
+        if len(criteria.search_term) > _MAX_TERM_CHARS:
+            raise invalid_param(f"search_term may have at most {_MAX_TERM_CHARS} characters")
+        wanted = parse_room_event_filter(criteria.filter)
         user_id = request.user.user_id
         bound_to = hashlib.sha256(orjson.dumps([user_id, body])).hexdigest()[:16]
         start = _parse_token(request.query_text("next_batch"), bound_to)
-        rooms = await self._rooms(user_id, wanted, asked)
-        words = list(dict.fromkeys(split_words(asked.search_term, is_query=True).split()))
+        rooms = await self._rooms(user_id, wanted, criteria)
+        words = list(dict.fromkeys(split_words(criteria.search_term, is_query=True).split()))
         if len(words) > _MAX_WORDS:
-            raise invalid_param(f"At most {_MAX_WORDS} words can be searched for")
-        keys = [KEYS.index(key) for key in (asked.keys if asked.keys is not None else KEYS)]
-        recent = asked.order_by == "recent"
+            raise invalid_param(f"search_term may have at most {_MAX_WORDS} words")
+        keys = [KEYS.index(key) for key in (criteria.keys if criteria.keys is not None else KEYS)]
+        recent = criteria.order_by == "recent"
         hits = await search_words(self._database, rooms, words, keys, _MAX_HITS, recent=recent)
         views: dict[int, RoomView] = {}
         hits = await self._visible(hits, rooms, user_id, wanted, views)
@@ -137,23 +141,23 @@ class Search:
         page = here[start.skip : start.skip + limit]
         reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
         found = await self._load(page, ids, user_id, wanted, views)
-        results = [await self._result(hit, event, views[hit.room_nid], reader, asked) for hit, event in found]
+        results = [await self._result(hit, event, views[hit.room_nid], reader, criteria) for hit, event in found]
         answer: dict[str, Any] = {"count": len(hits), "results": results, "highlights": words}
         if limit and len(here) > start.skip + limit:
             answer["next_batch"] = _token(_From(start.skip + limit, start.kind, start.value), bound_to)
-        if asked.groupings.group_by:
+        if criteria.groupings.group_by:
             shown = {hit.event_nid: event.event_id for hit, event in found}
-            kinds = dict.fromkeys(group.key for group in asked.groupings.group_by)
+            kinds = dict.fromkeys(group.key for group in criteria.groupings.group_by)
             answer["groups"] = {kind: _groups(kind, here, shown, ids, bound_to) for kind in kinds}
-        if asked.include_state:
+        if criteria.include_state:
             nids = dict.fromkeys(hit.room_nid for hit, _ in found)
             answer["state"] = {ids[nid]: await self._state(views[nid], found, reader) for nid in nids}
         return json_response({"search_categories": {"room_events": answer}})
 
-    async def _rooms(self, user_id: str, wanted: EventFilter, asked: RoomEvents) -> dict[int, RoomMembership]:
-        """Return the rooms to search: where he is or was, less the encrypted ones and those that he forgot."""
+    async def _rooms(self, user_id: str, wanted: EventFilter, criteria: RoomEvents) -> dict[int, RoomMembership]:
+        """Return the rooms to search: the user's current and former rooms, without encrypted and forgotten ones."""
         only = wanted.rooms
-        if only is not None and asked.include_predecessors:
+        if only is not None and criteria.include_predecessors:
             only = await self._with_predecessors(only)
         memberships = [
             one
@@ -192,7 +196,7 @@ class Search:
         wanted: EventFilter,
         views: dict[int, RoomView],
     ) -> list[Hit]:
-        """Return what the user may see and wants, in the same order; views: what was opened for it is added."""
+        """Return the hits that the user may see and wants, in the same order. Opened rooms are added to `views`."""
         ignored = await get_ignored_users(self._database, user_id) if hits else frozenset()
         hits = [
             hit
@@ -203,7 +207,7 @@ class Search:
             and not (hit.sender in ignored and hit.state_key is None)
         ]
         doubtful = [hit for hit in hits if not _is_while_joined(hit, rooms[hit.room_nid])]
-        # What was erased is nobody's who may not have had it: that a word was in it is not told either.
+        # Events of erased users are left out unless the user was joined: a hit would disclose their words.
         erased = await get_erased_users(self._database, {hit.sender for hit in doubtful})
         for nid in list(dict.fromkeys(hit.room_nid for hit in doubtful))[:_MAX_VIEWS]:
             await self._open(nid, rooms[nid].room_id, user_id, views)
@@ -221,12 +225,12 @@ class Search:
             try:
                 views[room_nid] = await open_room(self._database, room_id, user_id)
             except MatrixError:
-                return  # he forgot it, or it is gone, since we looked
+                return  # the user forgot the room meanwhile, or it was deleted
 
     async def _load(
         self, page: Sequence[Hit], ids: Mapping[int, str], user_id: str, wanted: EventFilter, views: dict[int, RoomView]
     ) -> list[tuple[Hit, TimelineEvent]]:
-        """Return the hits with their events, as far as they are still there."""
+        """Return the hits with their events, without those that were redacted meanwhile."""
         events: dict[tuple[int, int], TimelineEvent] = {}
         for nid in dict.fromkeys(hit.room_nid for hit in page):
             await self._open(nid, ids[nid], user_id, views)
@@ -235,16 +239,16 @@ class Search:
             rows = await get_events_by_nid(self._database, nid, [hit.event_nid for hit in page if hit.room_nid == nid])
             await load_branches(self._database, views[nid], rows)
             for event in map(views[nid].event, rows):
-                # Both again, of what is there now: it may have been redacted meanwhile.
+                # Checked again on the current event, which may have been redacted meanwhile.
                 if event.redacted_because is None and views[nid].shows(event) and matches(wanted, event, ids[nid]):
                     events[nid, event.event_nid] = event
         keyed = [(hit, events.get((hit.room_nid, hit.event_nid))) for hit in page]
         return [(hit, event) for hit, event in keyed if event is not None]
 
     async def _result(
-        self, hit: Hit, event: TimelineEvent, room: RoomView, reader: Reader, asked: RoomEvents
+        self, hit: Hit, event: TimelineEvent, room: RoomView, reader: Reader, criteria: RoomEvents
     ) -> dict[str, Any]:
-        around = asked.event_context
+        around = criteria.event_context
         if around is None:
             (encoded,) = await shown_events(self._database, room, [event], reader)
             return {"rank": hit.rank, "result": encoded}
@@ -266,7 +270,7 @@ class Search:
         return {"rank": hit.rank, "result": encoded_all[count], "context": context}
 
     async def _profiles(self, room: RoomView, events: Sequence[TimelineEvent]) -> dict[str, Any]:
-        """Return who the senders were at the latest of the events."""
+        """Return the senders' profiles in the room as of the latest of the events."""
         last = max(event.ordinal for event in events)
         keys = [(MEMBER, sender) for sender in dict.fromkeys(event.sender for event in events)]
         profiles: dict[str, Any] = {}
@@ -280,8 +284,7 @@ class Search:
         return profiles
 
     async def _state(self, room: RoomView, found: Sequence[tuple[Hit, TimelineEvent]], reader: Reader) -> list[Any]:
-        """Return the room's state as the user has it; of members those who sent what was found, for there may be
-        very many."""
+        """Return the room's state as the user may see it. Its members are those who sent the events found."""
         end = room.end + 1
         if room.follows:
             rows = await get_current_state_events(self._database, room.room_nid, members=False)
@@ -293,7 +296,7 @@ class Search:
 
 
 def _is_while_joined(hit: Hit, membership: RoomMembership) -> bool:
-    """Return whether the user has been joined from before the event until now: then he sees it."""
+    """Return True if the user was joined from before the event until now, and so may see it."""
     return membership.membership == "join" and hit.ordinal > membership.ordinal and hit.state_nid is None
 
 
@@ -304,7 +307,7 @@ def _group_of(hit: Hit, kind: str, ids: Mapping[int, str]) -> str:
 def _groups(
     kind: str, hits: Sequence[Hit], shown: Mapping[int, str], ids: Mapping[int, str], bound_to: str
 ) -> dict[str, Any]:
-    """Return the groups of what this page shows, in its order. hits: all that there are, over all pages."""
+    """Return the groups of a page's results, in order. hits: of all pages."""
     groups: dict[str, Any] = {}
     for hit in hits:
         if hit.event_nid in shown:
@@ -312,13 +315,11 @@ def _groups(
             group = groups.setdefault(value, {"order": len(groups), "results": []})
             group["results"].append(shown[hit.event_nid])
     for value, group in groups.items():
-        told = [
-            n for n, hit in enumerate(h for h in hits if _group_of(h, kind, ids) == value) if hit.event_nid in shown
-        ]
-        total = sum(_group_of(hit, kind, ids) == value for hit in hits)
-        # Its own pages go on behind the last of it that was told; what another page told may come again.
-        if told and told[-1] + 1 < total:
-            group["next_batch"] = _token(_From(told[-1] + 1, kind, value), bound_to)
+        in_group = [hit for hit in hits if _group_of(hit, kind, ids) == value]
+        on_page = [index for index, hit in enumerate(in_group) if hit.event_nid in shown]
+        # A group's own pages continue after its last result here. They may repeat results of other pages.
+        if on_page and on_page[-1] + 1 < len(in_group):
+            group["next_batch"] = _token(_From(on_page[-1] + 1, kind, value), bound_to)
     return groups
 
 
@@ -327,7 +328,7 @@ def _token(start: _From, bound_to: str) -> str:
 
 
 def _parse_token(token: str | None, bound_to: str) -> _From:
-    """Return where to go on. Raises M_INVALID_PARAM for a token of another search."""
+    """Return the beginning of a page. Raises M_INVALID_PARAM for a token of another search."""
     if token is None:
         return _From()
     try:
@@ -335,7 +336,7 @@ def _parse_token(token: str | None, bound_to: str) -> _From:
             raise ValueError
         skip, kind, value, bound = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (ValueError, TypeError):
-        raise invalid_param("The token is malformed") from None
+        raise invalid_param("next_batch is not a token of this endpoint") from None
     if bound != bound_to or type(skip) is not int or skip < 0 or kind not in ("", "room_id", "sender"):
-        raise invalid_param("The token is of another search")
+        raise invalid_param("next_batch belongs to another search")
     return _From(skip, kind, str(value))

@@ -1,8 +1,8 @@
-"""Telling the owners of users who syncs here: beside the requests, many devices in one call, each every 25 s at most
-or when it changes.
+"""Reports of syncing devices to the owners of their users' slots, for the users' presence.
 
-While a request waits its device is connected, however long that takes; afterwards it is for as long as the owner waits
-for the next one. Spec: client-server API, GET /sync, `set_presence`.
+A device is reported every 25 s while it syncs, and when it changes. Reports run beside the requests, with many devices
+in one call. A device counts as connected while its request waits, however long, and afterwards for as long as the owner
+waits for its next request. Spec: client-server API, GET /sync, `set_presence`.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from shared.runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-_EVERY_S = 25.0
-_LOOK_EVERY_S = 1.0
-_GATHER_S = 0.05  # changes of this time go together
+_REPORT_INTERVAL_S = 25.0
+_CHECK_INTERVAL_S = 1.0
+_GATHER_S = 0.05  # changes within this time share a call
 _BATCH = 500  # devices in one call
-_MAX_DEVICES = 50_000  # some 400 bytes each; who comes beyond is not told of
+_MAX_DEVICES = 50_000  # about 400 bytes each; further devices are not reported
 
 
 class OwnerCalls(Protocol):
@@ -40,25 +40,28 @@ class OwnerCalls(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Device:
-    """told: `set_presence`; requests: under way; seen_s: when the last one ended; active_s: when the user last did
-
-    something, None: not that we know; told_s, told_active_s: when that was last reported; queued: to be looked at.
-    """
+    """A device that syncs here, or did recently."""
 
     user_id: str
     device_id: str
-    told: str
+    #: `set_presence` of its latest request.
+    set_presence: str
     slot: int
+    #: The number of requests under way.
     requests: int = 0
+    #: When its last request ended.
     seen_s: float = 0.0
+    #: When the user was last active. None: unknown.
     active_s: float | None = None
-    told_s: float = float("-inf")
-    told_active_s: float = float("-inf")
+    #: When the device, and the activity, were last reported.
+    reported_s: float = float("-inf")
+    reported_active_s: float = float("-inf")
+    #: True while it is in the queue.
     queued: bool = False
 
 
 class PresenceReports:
-    """enabled: false: nobody is told of."""
+    """The devices that sync here. Without `enabled` nothing is reported."""
 
     def __init__(self, calls: OwnerCalls, clock: Clock, *, enabled: bool) -> None:
         self._calls = calls
@@ -67,15 +70,15 @@ class PresenceReports:
         self._users: dict[str, dict[str, _Device]] = {}
         self._count = 0
         self._changed: set[_Device] = set()
-        self._queue: list[tuple[float, int, _Device]] = []  # reported ones, by when they are looked at again
-        self._numbers = itertools.count()  # devices have no order
+        self._queue: list[tuple[float, int, _Device]] = []  # reported devices by the time of their next check
+        self._numbers = itertools.count()  # orders devices with the same time
         self._owners: list[str | None] = [None] * SLOTS
-        self._news = asyncio.Event()
+        self._has_changes = asyncio.Event()
 
     @contextmanager
-    def syncing(self, user_id: str, device_id: str | None, told: str) -> Iterator[None]:
-        """Count a device as connected while a request runs or waits. told: `set_presence`, "" without."""
-        device = self._enter(user_id, device_id or "", told) if self._enabled else None
+    def syncing(self, user_id: str, device_id: str | None, set_presence: str) -> Iterator[None]:
+        """Count a device as connected while a request runs or waits. set_presence: "" without the parameter."""
+        device = self._enter(user_id, device_id or "", set_presence) if self._enabled else None
         try:
             yield
         finally:
@@ -84,44 +87,44 @@ class PresenceReports:
                 device.seen_s = self._clock.monotonic_s()
 
     def acted(self, user_id: str) -> None:
-        """Take in that a user sent something."""
+        """Note that a user was active."""
         devices = self._users.get(user_id)
         if devices is None:
             return
         now_s = self._clock.monotonic_s()
         for device in devices.values():
             device.active_s = now_s
-            if now_s - device.told_active_s >= _EVERY_S:
-                self._note(device)
+            if now_s - device.reported_active_s >= _REPORT_INTERVAL_S:
+                self._note_change(device)
 
     def apply_events(self, rows: Iterable[EventRow]) -> None:
-        """Count what people send as activity of theirs: a look into a table for each event."""
+        """Count events as activity of their senders, by one dictionary look-up per event."""
         for row in rows:
             if row.sender in self._users and row.txn_device != NO_DEVICE:
                 self.acted(row.sender)
 
     async def run(self) -> None:
-        """Report what is due. Runs for ever."""
+        """Report devices when they are due. Runs until it is cancelled."""
         while True:
             try:
-                async with asyncio.timeout(_LOOK_EVERY_S):
-                    await self._news.wait()
+                async with asyncio.timeout(_CHECK_INTERVAL_S):
+                    await self._has_changes.wait()
                 await asyncio.sleep(_GATHER_S)
             except TimeoutError:
                 pass
-            self._news.clear()
+            self._has_changes.clear()
             await self.report_due()
 
     async def report_due(self) -> None:
-        """Report what changed, what is due again, and to new owners what they can't know."""
+        """Report devices that changed, that are due again, and that have a new owner."""
         now_s = self._clock.monotonic_s()
         self._note_new_owners()
         while self._queue and self._queue[0][0] <= now_s:
             *_, device = heapq.heappop(self._queue)
             device.queued = False
-            if device.told_s + _EVERY_S > now_s:
-                self._look_again(device)  # reported in between, for a change
-            elif device.requests or device.seen_s > device.told_s:
+            if device.reported_s + _REPORT_INTERVAL_S > now_s:
+                self._enqueue(device)  # it was reported in between, after a change
+            elif device.requests or device.seen_s > device.reported_s:
                 self._changed.add(device)
             elif device not in self._changed:
                 self._forget(device)
@@ -135,38 +138,38 @@ class PresenceReports:
                 self._changed.add(device)
             else:
                 by_owner.setdefault(owner, []).append(device)
-        wrong = await asyncio.gather(*(self._report(owner, devices) for owner, devices in by_owner.items()))
-        if any(wrong):
+        moved = await asyncio.gather(*(self._report(owner, devices) for owner, devices in by_owner.items()))
+        if any(moved):
             try:
                 await self._calls.learn_owners()
             except Unavailable:
-                return  # the next look tries again
+                return  # the next check tries again
 
     async def _report(self, owner: str, devices: list[_Device]) -> bool:
-        """Tell one owner; return whether some were not his, or he did not answer."""
-        wrong = False
+        """Report to one owner. Return True if some users have another owner, or the call failed."""
+        moved = False
         for start in range(0, len(devices), _BATCH):
             batch = devices[start : start + _BATCH]
             now_s = self._clock.monotonic_s()
             try:
                 elsewhere = await self._calls.report(owner, [_as_reported(device, now_s) for device in batch])
             except RemoteServerError as error:
-                logger.info("The owner of users at %s did not take a report: %s", owner, error)
+                logger.info("Reporting presence to the owner of users at %s failed: %s", owner, error)
                 self._changed.update(devices[start:])
                 return True
             for device in batch:
                 if device.user_id in elsewhere:
                     self._changed.add(device)
-                    wrong = True
+                    moved = True
                     continue
-                device.told_s = now_s
+                device.reported_s = now_s
                 if not device.queued:
-                    self._look_again(device)
+                    self._enqueue(device)
                 if device.active_s is not None:
-                    device.told_active_s = device.active_s
-        return wrong
+                    device.reported_active_s = device.active_s
+        return moved
 
-    def _enter(self, user_id: str, device_id: str, told: str) -> _Device | None:
+    def _enter(self, user_id: str, device_id: str, set_presence: str) -> _Device | None:
         now_s = self._clock.monotonic_s()
         devices = self._users.setdefault(user_id, {})
         device = devices.get(device_id)
@@ -175,28 +178,32 @@ class PresenceReports:
                 if not devices:
                     del self._users[user_id]
                 return None
-            device = devices[device_id] = _Device(user_id, device_id, told, slot_of(user_id))
+            device = devices[device_id] = _Device(user_id, device_id, set_presence, slot_of(user_id))
             self._count += 1
-            device.active_s = now_s if told in (UNSET, ONLINE) else None
-            self._note(device)
-        elif told == OFFLINE != device.told and (device.requests or now_s - device.seen_s < LAPSES_AFTER_MS / 1000):
-            return None  # a sync that does not count beside those that do
-        elif told != device.told:
-            device.told = told
-            if told in (UNSET, ONLINE):
+            device.active_s = now_s if set_presence in (UNSET, ONLINE) else None
+            self._note_change(device)
+        elif set_presence == OFFLINE != device.set_presence and self._is_connected(device, now_s):
+            return None  # a background sync changes nothing while the device syncs otherwise
+        elif set_presence != device.set_presence:
+            device.set_presence = set_presence
+            if set_presence in (UNSET, ONLINE):
                 device.active_s = now_s
-            self._note(device)
+            self._note_change(device)
         device.requests += 1
         device.seen_s = now_s
         return device
 
-    def _note(self, device: _Device) -> None:
-        self._changed.add(device)
-        self._news.set()
+    @staticmethod
+    def _is_connected(device: _Device, now_s: float) -> bool:
+        return device.requests > 0 or now_s - device.seen_s < LAPSES_AFTER_MS / 1000
 
-    def _look_again(self, device: _Device) -> None:
+    def _note_change(self, device: _Device) -> None:
+        self._changed.add(device)
+        self._has_changes.set()
+
+    def _enqueue(self, device: _Device) -> None:
         device.queued = True
-        heapq.heappush(self._queue, (device.told_s + _EVERY_S, next(self._numbers), device))
+        heapq.heappush(self._queue, (device.reported_s + _REPORT_INTERVAL_S, next(self._numbers), device))
 
     def _forget(self, device: _Device) -> None:
         devices = self._users[device.user_id]
@@ -221,7 +228,7 @@ def _as_reported(device: _Device, now_s: float) -> DevicePresence:
     return DevicePresence(
         user_id=device.user_id,
         device_id=device.device_id,
-        told=device.told,
+        told=device.set_presence,
         seen_ago_ms=_ms(now_s - seen_s),
         active_ago_ms=None if active_s is None else _ms(now_s - active_s),
     )

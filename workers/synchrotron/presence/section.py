@@ -14,7 +14,7 @@ from workers.synchrotron.sections.span import Span
 from workers.synchrotron.users.sync_user import SyncUser
 
 _MAX_CHANGES = 2_000  # changes that one response looks through, about 2 us each
-_MAX_MEMBERS = 500  # of each room that is looked through, for a user who is new in it or to this process
+_MAX_MEMBERS = 500  # of each room, for a user who is new to the room or to this process
 _MAX_NEW_ROOMS = 10
 _TYPE = "m.presence"
 

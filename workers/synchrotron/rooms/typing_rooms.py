@@ -97,6 +97,6 @@ class TypingRooms:
             del self._rooms[room_id]
 
     def next_end_ms(self) -> int | None:
-        """Return the next expiry time; None if nobody types."""
+        """Return the next expiry time; None if there are no typing users."""
         ends = [min(room.until_ms.values()) for room in self._rooms.values() if room.until_ms]
         return min(ends, default=None)

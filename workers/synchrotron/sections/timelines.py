@@ -104,7 +104,7 @@ class RoomTimelines:
     ) -> list[orjson.Fragment]:
         """Return the timeline's events for this reader.
 
-        end: the ordinal up to which the response tells of the room.
+        end: the ordinal at which the response ends.
         with_bundles: bundle relations. A client that gets every event of a room aggregates by itself.
         pdus: events in the federation format, where the client wants it.
         """

@@ -221,15 +221,15 @@ class UserCache:
             user.devices.forget_people(self.seq)
         user.set_membership(
             RoomMembership(
-                row.room_id,
-                row.room_nid,
-                row.room_version,
-                membership,
-                event_nid,
-                sender,
-                row.ordinal,
-                row.writer,
-                row.position,
+                room_id=row.room_id,
+                room_nid=row.room_nid,
+                room_version=row.room_version,
+                membership=membership,
+                event_nid=event_nid,
+                sender=sender,
+                ordinal=row.ordinal,
+                writer=row.writer,
+                position=row.position,
                 forgotten=known is not None and known.forgotten and membership in ("leave", "ban"),
             )
         )

@@ -38,7 +38,8 @@ def shown_event(
 
     room_id: None where events have no room id (/sync).
     in_state: True for an event of the room's state. It gets no `unsigned.membership`.
-    pdu: the federation format, to show instead of the client format (`event_format`).
+    pdu: the federation format, to show instead of the client format (`event_format`). It gets an `event_id` beside,
+        which clients need and newer room versions leave out.
     relations: the bundled aggregations for this reader (`m.relations`).
     Spec: client-server API, "Room event format", UnsignedData.
     """
@@ -67,7 +68,7 @@ def shown_event(
         encoded += _membership(view.membership_after(event))
     encoded += b"," + orjson.dumps(unsigned)[1:] if unsigned else b"}"
     if pdu is not None:
-        encoded = orjson.dumps({**pdu, "unsigned": orjson.Fragment(encoded)})
+        encoded = orjson.dumps({**pdu, "event_id": event.event_id, "unsigned": orjson.Fragment(encoded)})
     else:
         encoded = join_client_event(event.body, room_id=room_id, unsigned=encoded)
     if reader.event_fields is not None:

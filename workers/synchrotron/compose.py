@@ -100,6 +100,7 @@ def compose(foundation: Foundation) -> Worker:
     # The streams that update it, in the order in which their rows are applied.
     feed = Feed(rooms, users, typing, notifier, clock)
     device_lists = DeviceListFeed(users, notifier, reads, foundation.tasks)
+    presence_sections = PresenceSections(present, reads, enabled=has_presence, max_events=config.presence.max_events)
     presence_feed = PresenceFeed(present, users, notifier, reads, clock)
     owners = PresenceOwners(foundation.slots, foundation.internal_client)
     reports = PresenceReports(owners, clock, enabled=has_presence)
@@ -153,7 +154,7 @@ def compose(foundation: Foundation) -> Worker:
             typing=typing,
             unread=unread,
             devices=devices,
-            presence=PresenceSections(present, reads, enabled=has_presence, max_events=config.presence.max_events),
+            presence=presence_sections,
             reads=reads,
             clock=clock,
         ),
@@ -228,6 +229,7 @@ def compose(foundation: Foundation) -> Worker:
         database=database,
         tokens=tokens,
         pages=pages,
+        presence=presence_sections,
         clock=clock,
         max_events=max_events,
     )

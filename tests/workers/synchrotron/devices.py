@@ -1,10 +1,12 @@
 """People with devices in a world of synchrotrons: client_api workers beside them, on the same bus."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from replication.streams import PRESENCE
 from tests.workers.client_api import rig as client_rig
 from tests.workers.synchrotron.rig import Client, World
 
@@ -75,3 +77,13 @@ def inbox(answer: Any) -> list[Any]:
 def lists(answer: Any) -> tuple[set[str], set[str]]:
     """Return (changed, left)."""
     return set(answer["device_lists"]["changed"]), set(answer["device_lists"]["left"])
+
+
+async def know_presence_writer(world: World, api: client_rig.Worker) -> None:
+    """Return once every synchrotron knows the writer of presence, as after its first tick."""
+    api.foundation.announcer.tick([PRESENCE], lambda _: 0)
+    for process in world.synchrotrons:
+        for _ in range(200):
+            if process.foundation.follower.vector(PRESENCE).known >= api.foundation.lease:
+                break
+            await asyncio.sleep(0.02)

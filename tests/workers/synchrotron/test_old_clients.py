@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
+from tests.workers.synchrotron.devices import know_presence_writer, person, writers
 from tests.workers.synchrotron.rig import Client, fleet, soon
 
 
@@ -12,7 +13,9 @@ async def _events(who: Client, **query: Any) -> Any:
     answer = await who.get("/events", **query)
     assert answer.status == 200, answer.body
     file, path = ("peeking_events.yaml", "/events ") if "room_id" in query else ("old_sync.yaml", "/events")
-    check_answer(file, path, "get", answer.json)
+    # The schema knows events of rooms only; presence, receipts and account data stand beside them.
+    of_rooms = [event for event in answer.json["chunk"] if "event_id" in event]
+    check_answer(file, path, "get", {**answer.json, "chunk": of_rooms})
     return answer.json
 
 
@@ -74,9 +77,6 @@ async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
         assert nothing["chunk"] == [] and nothing["start"] == start["end"]
         waiting = asyncio.create_task(_events(bob, timeout=20_000, **{"from": nothing["end"]}))
         await soon(waiting)
-        await world.set_account_data(bob.user_id, "", "m.x", {"y": 2})  # /sync would answer now
-        await soon(waiting)
-        assert not waiting.done()
         await alice.writes.send(room_id, "news")
         news = await waiting
         assert _bodies(news["chunk"]) == ["news"] and news["chunk"][0]["room_id"] == room_id
@@ -86,9 +86,9 @@ async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
         third = await alice.writes.create_room(invite=[bob.user_id])
         bob.synchrotron = 0
         more = await _events(bob, timeout=5_000, **{"from": news["end"]})
-        in_room = [event for event in more["chunk"] if event["room_id"] == invited_to]
+        in_room = [event for event in more["chunk"] if event.get("room_id") == invited_to]
         assert _members(in_room) == {bob.user_id: "join"} and _bodies(in_room) == ["welcome"]
-        [invite] = [event for event in more["chunk"] if event["room_id"] == third]
+        [invite] = [event for event in more["chunk"] if event.get("room_id") == third]
         assert invite["state_key"] == bob.user_id and invite["content"]["membership"] == "invite"
         assert (await bob.sync(more["end"]))["rooms"]["join"] == {}
         token = (await bob.sync())["next_batch"]
@@ -102,6 +102,59 @@ async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
         for query in ({"from": "nonsense"}, {"from": "p1-7"}, {"timeout": "x"}, {"room_id": "nonsense"}):
             answer = await bob.get("/events", **query)
             assert (answer.status, answer.json["errcode"]) == (400, "M_INVALID_PARAM"), query
+
+
+async def test_events_tell_presence_receipts_and_account_data(postgres: TestDatabase) -> None:
+    """Bots from before /sync rely on them, and look for the user in the content of m.presence."""
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        await know_presence_writer(world, api)
+        people = [await person(world, api, name) for name in ("alice", "bob")]
+        alice, bob = people[0].reads, people[1].reads
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        sent = (await alice.writes.send(room_id, "read me")).json["event_id"]
+        start = await _initial(bob)
+        assert start["receipts"] == []
+        assert "m.push_rules" in {event["type"] for event in start["account_data"]}
+
+        tags = {"tags": {"m.favourite": {}}}
+        await world.set_receipt(room_id, alice.user_id, sent)
+        online = f"/presence/{people[0].writes.quoted}/status"
+        assert (await people[0].writes.call("PUT", online, {"presence": "online"})).status == 200
+        await world.set_account_data(bob.user_id, room_id, "m.tag", tags)
+        await world.set_account_data(bob.user_id, "", "m.x", {"y": 2})
+        chunk: list[Any] = []
+        token = start["end"]
+        while len(chunk) < 4:
+            news = await _events(bob, timeout=5_000, **{"from": token})
+            chunk, token = chunk + news["chunk"], news["end"]
+        by_type = {event["type"]: event for event in chunk}
+        assert by_type["m.receipt"]["room_id"] == room_id
+        assert alice.user_id in by_type["m.receipt"]["content"][sent]["m.read"]
+        assert by_type["m.tag"] == {"type": "m.tag", "content": tags, "room_id": room_id}
+        assert by_type["m.x"] == {"type": "m.x", "content": {"y": 2}}
+        assert by_type["m.presence"]["content"]["user_id"] == by_type["m.presence"]["sender"] == alice.user_id
+
+        again = await _initial(bob)
+        assert [receipt["room_id"] for receipt in again["receipts"]] == [room_id]
+        assert alice.user_id in [event["content"]["user_id"] for event in again["presence"]]
+        of_room = await _room_initial(bob, room_id)
+        assert [receipt["room_id"] for receipt in of_room["receipts"]] == [room_id]
+        assert [event["content"]["user_id"] for event in of_room["presence"]] == [alice.user_id]
+        await bob.writes.act(room_id, "leave")
+        gone = await _room_initial(bob, room_id)
+        assert gone["receipts"] == gone["presence"] == []
+
+
+async def test_events_have_a_limit(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        token = (await alice.sync())["next_batch"]
+        for number in range(10):
+            await alice.writes.send(room_id, str(number))
+        assert _bodies((await _events(alice, limit=3, **{"from": token}))["chunk"]) == ["7", "8", "9"]
+        assert (await alice.get("/events", limit=0)).status == 400
 
 
 async def test_more_than_fits_is_told_with_the_state(postgres: TestDatabase) -> None:

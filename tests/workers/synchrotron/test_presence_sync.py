@@ -14,9 +14,8 @@ from shared.core.slots import slot_of
 from shared.core.sync_tokens.stream_token import StreamToken
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import Worker
-from tests.workers.synchrotron.devices import Person, person, writers
-from tests.workers.synchrotron.rig import World, fleet, soon
+from tests.workers.synchrotron.devices import Person, know_presence_writer, person, writers
+from tests.workers.synchrotron.rig import fleet, soon
 from workers.synchrotron.presence.memory import WITHDRAWN_FOR_MS, PresenceMemory, presence_event
 from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.presence.section import PresenceSections
@@ -30,16 +29,6 @@ def _told(answer: Any) -> dict[str, str]:
     check_answer("sync.yaml", "/sync", "get", answer)
     assert all(event["type"] == "m.presence" for event in answer["presence"]["events"])
     return {event["sender"]: event["content"]["presence"] for event in answer["presence"]["events"]}
-
-
-async def _know_one_another(world: World, api: Worker) -> None:
-    """Return once every synchrotron knows the writer of presence, as after its first tick."""
-    api.foundation.announcer.tick([PRESENCE], lambda _: 0)
-    for process in world.synchrotrons:
-        for _ in range(200):
-            if process.foundation.follower.vector(PRESENCE).known >= api.foundation.lease:
-                break
-            await asyncio.sleep(0.02)
 
 
 async def _put(who: Person, presence: str, **more: Any) -> None:
@@ -68,7 +57,7 @@ async def _until(who: Person, told: dict[str, str], since: str | None) -> None:
 
 async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
-        await _know_one_another(world, api)
+        await know_presence_writer(world, api)
         alice, bob, eve = [await person(world, api, name) for name in ("alice", "bob", "eve")]
         room_id = await alice.reads.writes.create_room(preset="public_chat")
         await bob.reads.writes.act(room_id, "join")
@@ -108,7 +97,7 @@ async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDat
 
 async def test_filters_and_limits(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-        await _know_one_another(world, api)
+        await know_presence_writer(world, api)
         people = [await person(world, api, f"p{number}") for number in range(4)]
         reader = people[0]
         room_id = await reader.reads.writes.create_room(preset="public_chat")
@@ -134,7 +123,7 @@ async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monk
     """In a room with more readers than a change may wake, they learn of it with the next answer that they get."""
     monkeypatch.setattr("workers.synchrotron.presence.feed._MAX_WOKEN", 2)
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-        await _know_one_another(world, api)
+        await know_presence_writer(world, api)
         alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
         crowd = await alice.reads.writes.create_room(preset="public_chat")
         for each in (bob, carol, dan):
@@ -184,7 +173,7 @@ async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monk
 
 async def test_what_is_lost_is_asked_for(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
-        await _know_one_another(world, api)
+        await know_presence_writer(world, api)
         alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
         room_id = await alice.reads.writes.create_room(preset="public_chat")
         await bob.reads.writes.act(room_id, "join")

@@ -370,3 +370,14 @@ async def test_who_left_reads_the_state_as_it_was_then(postgres_module: TestData
             assert states((await reads.get(room, "members", **query)).json["chunk"]) == {bob, left}
         members = (await reads.get(room, "members", at=format_place(2))).json["chunk"]
         assert [each["type"] for each in members] == [MEMBER] and states(members) == {bob}
+
+
+async def test_joined_members_have_null_where_nothing_is_set(postgres: TestDatabase) -> None:
+    """Deployed clients fail without the keys."""
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.put_state(room_id, "m.room.member", {"membership": "join", "displayname": "Bob"}, bob.user_id)
+        joined = (await alice.room(room_id, "joined_members")).json["joined"]
+        assert joined[alice.user_id] == {"display_name": None, "avatar_url": None}
+        assert joined[bob.user_id] == {"display_name": "Bob", "avatar_url": None}

@@ -256,6 +256,6 @@ async def test_filters(postgres: TestDatabase) -> None:
         federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}
         section = (await alice.sync(filter=federation))["rooms"]["join"][room_id]
         for event in (*section["timeline"]["events"], *section["state"]["events"]):
-            assert {"auth_events", "hashes", "prev_events", "signatures", "unsigned"} <= set(event)
+            assert {"auth_events", "event_id", "hashes", "prev_events", "signatures", "unsigned"} <= set(event)
         for bad in ("{", '{"room": 1}', "77", "x"):
             assert (await alice.get("/sync", filter=bad)).status == 400

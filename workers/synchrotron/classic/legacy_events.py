@@ -1,6 +1,6 @@
 """GET /events: the event stream from before /sync, and previews of rooms that the user is not in.
 
-Both forms use the tokens of /sync. The general form converts responses of /sync and returns events of rooms only.
+Both forms use the tokens of /sync. The general form converts responses of /sync.
 Spec: client-server API, GET /events.
 """
 
@@ -12,7 +12,6 @@ import orjson
 
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, Filter, RoomFilter
-from shared.core.filters.wildcard import type_patterns
 from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import check_room_id
 from shared.core.presence import UNSET
@@ -39,7 +38,6 @@ from workers.synchrotron.waiting.sync_tokens import SyncTokens, format_sync_toke
 
 _DEFAULT_TIMEOUT_MS = 10_000
 _MAX_SYNCS = 100  # responses of /sync without anything for this client, before it gets an empty one
-NOTHING = EventFilter(types=type_patterns(()))
 
 
 class LegacyEvents:
@@ -66,11 +64,7 @@ class LegacyEvents:
         self._database = database
         self._clock = clock
         self._max_timeout_ms = max_timeout_ms
-        self._filter = Filter(
-            presence=NOTHING,
-            account_data=NOTHING,
-            room=RoomFilter(ephemeral=NOTHING, account_data=NOTHING, timeline=EventFilter(limit=max_events)),
-        )
+        self._max_events = max_events
 
     @endpoint(
         name="get_events",
@@ -92,22 +86,32 @@ class LegacyEvents:
             async with self._hold(user):
                 return json_response(await self._previews.wait(request, check_room_id(room_id), since, deadline))
         refuse_guest(request)
+        limit = request.query_int("limit", self._max_events, minimum=1, maximum=self._max_events)
         with self._reports.syncing(user.user_id, user.device_id, UNSET):
             async with self._hold(user):
-                return json_response(await self._wait(user.user_id, since, deadline))
+                return json_response(await self._wait(user.user_id, since, deadline, limit))
 
-    async def _wait(self, user_id: str, since: str | None, deadline: float) -> dict[str, Any]:
+    async def _wait(self, user_id: str, since: str | None, deadline: float, limit: int) -> dict[str, Any]:
+        """limit: events of each room's timeline."""
         if since is None:
             await self._tokens.reach_present(user_id)
             since = format_sync_token(self._tokens.now())
         # Without a device, so that no to-device message counts as delivered.
-        wanted = SyncRequest(user_id=user_id, device_id=None, since=since, filter=self._filter)
+        filter = Filter(room=RoomFilter(timeline=EventFilter(limit=limit)))
+        wanted = SyncRequest(user_id=user_id, device_id=None, since=since, filter=filter)
         chunk: list[Any] = []
         for _ in range(_MAX_SYNCS):
             left_s = deadline - self._clock.monotonic_s()
             response = await self._sync.whole_response(replace(wanted, timeout_s=max(0.0, left_s)))
-            rooms = orjson.loads(response.body)["rooms"]
-            chunk = [*_events_of(rooms, user_id), *await self._invites(user_id, rooms["invite"].keys())]
+            body = orjson.loads(response.body)
+            rooms = body["rooms"]
+            chunk = [
+                *_events_of(rooms, user_id),
+                *await self._invites(user_id, rooms["invite"].keys()),
+                *_data_of(rooms),
+                *with_user(body["presence"]["events"]),
+                *body["account_data"]["events"],
+            ]
             wanted = replace(wanted, since=response.token)
             if chunk or left_s <= 0:
                 break
@@ -178,6 +182,18 @@ def refuse_guest(request: Request) -> None:
 def with_room(events: Iterable[dict[str, Any]], room_id: str) -> list[dict[str, Any]]:
     """Add `room_id` to events of /sync."""
     return [{**event, "room_id": room_id} for event in events]
+
+
+def with_user(presence: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add `content.user_id` to m.presence events of /sync: clients from before /sync look for it there."""
+    return [{**event, "content": {**event["content"], "user_id": event["sender"]}} for event in presence]
+
+
+def _data_of(rooms: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the ephemeral events and the account data of joined rooms, with their room ids."""
+    for room_id, section in rooms["join"].items():
+        yield from with_room(section["ephemeral"]["events"], room_id)
+        yield from with_room(section["account_data"]["events"], room_id)
 
 
 def _events_of(rooms: Mapping[str, Mapping[str, Any]], user_id: str) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from shared.core.filters import EventFilter, Filter, RoomFilter
+from shared.core.filters.wildcard import type_patterns
 from shared.core.identifiers import check_room_id
 from shared.core.presence import UNSET
 from shared.http.endpoint import RateLimit, RoutingKey
@@ -27,17 +28,21 @@ from shared.storage.rooms.aliases import get_published, is_published
 from shared.storage.rooms.memberships import get_membership, get_memberships_of_user
 from shared.storage.rooms.state import get_current_state_events, get_state_before
 from shared.storage.user_data.account_data import get_account_data_of_user
-from workers.synchrotron.classic.legacy_events import NOTHING, refuse_guest, with_room
+from shared.storage.user_data.receipts import get_receipts_of_room
+from workers.synchrotron.classic.legacy_events import refuse_guest, with_room, with_user
 from workers.synchrotron.classic.sync import Hold, SyncHandler
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.presence.reports import PresenceReports
+from workers.synchrotron.presence.section import PresenceSections
 from workers.synchrotron.room_reads.history_points import point_of_token
 from workers.synchrotron.room_reads.room_state import listed
+from workers.synchrotron.sections.room_extras import receipt_events
 from workers.synchrotron.sections.stripped_state import invite_events
 from workers.synchrotron.waiting.sync_tokens import SyncTokens, format_sync_token
 
 _DEFAULT_LIMIT = 10
 _STATE = "state_after"
+_RECEIPTS = EventFilter(types=type_patterns(("m.receipt",)))
 _MEMBERSHIPS = frozenset({"invite", "join", "leave", "ban"})  # the schema has no knocks
 
 
@@ -53,9 +58,11 @@ class LegacyInitialSync:
         database: Database,
         tokens: SyncTokens,
         pages: HistoryPages,
+        presence: PresenceSections,
         clock: Clock,
         max_events: int,
     ) -> None:
+        self._presence = presence
         self._sync = sync
         self._reports = reports
         self._hold = hold
@@ -81,7 +88,7 @@ class LegacyInitialSync:
         archived = request.query_bool("archived")
         refuse_guest(request)
         user = request.user
-        room = RoomFilter(include_leave=archived, timeline=EventFilter(limit=limit), ephemeral=NOTHING)
+        room = RoomFilter(include_leave=archived, timeline=EventFilter(limit=limit), ephemeral=_RECEIPTS)
         wanted = SyncRequest(user_id=user.user_id, device_id=None, state_after=_STATE, filter=Filter(room=room))
         with self._reports.syncing(user.user_id, user.device_id, UNSET):
             async with self._hold(user):
@@ -108,7 +115,12 @@ class LegacyInitialSync:
             {
                 "end": end,
                 "rooms": infos,
-                "presence": body["presence"]["events"],
+                "presence": with_user(body["presence"]["events"]),
+                "receipts": [
+                    event
+                    for room_id, section in rooms["join"].items()
+                    for event in with_room(section["ephemeral"]["events"], room_id)
+                ],
                 "account_data": body["account_data"]["events"],
             }
         )
@@ -147,7 +159,14 @@ class LegacyInitialSync:
             },
             "visibility": "public" if await is_published(self._database, room_id) else "private",
             "account_data": await self._account_data(room_id, user_id),
+            "receipts": [],
+            "presence": [],
         }
+        if room.is_member:
+            receipts = await get_receipts_of_room(self._database, room.room_nid)
+            shown = [one for one in receipts if one.kind == "m.read" or one.user_id == user_id]
+            head["receipts"] = with_room(receipt_events(shown, room.ignored), room_id)
+            head["presence"] = with_user(await self._presence.in_room(room.room_nid, room.ignored, reader.now_ms))
         membership = await get_membership(self._database, room.room_nid, user_id)
         if membership is not None and membership.membership in _MEMBERSHIPS:
             head["membership"] = membership.membership

@@ -64,6 +64,14 @@ class PresenceSections:
         urgent = span.since_seq is None or user.presence_changed > span.since_seq
         return PresenceSection(events[::-1], bool(events) and urgent)
 
+    async def in_room(self, room_nid: int, ignored: frozenset[str], now_ms: int) -> list[dict[str, object]]:
+        """Return the presence of a room's present members, at most `max_events` of them."""
+        if not self._enabled:
+            return []
+        present = [known.row for known in await self._in_rooms([room_nid]) if known.row.state != OFFLINE]
+        shown = [row for row in present if row.user_id not in ignored]
+        return [presence_event(row, now_ms) for row in shown[: self._max_events]]
+
     async def _updates(self, user: SyncUser, span: Span, since_seq: int) -> list[KnownPresence]:
         found: dict[str, KnownPresence] = {}
         if self._memory.last_seq > since_seq:

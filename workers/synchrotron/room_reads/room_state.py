@@ -152,8 +152,8 @@ class RoomState:
         joined: dict[str, Any] = {}
         for user_id, json in await get_joined_members(self._database, room.room_nid):
             member = event_from_storage(room.version, json, "$")
-            shown = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
-            joined[user_id] = {key: value for key, value in shown.items() if value is not None}
+            # Null where unset: deployed clients fail without the keys.
+            joined[user_id] = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
             if len(joined) % _PIECE == 0:
                 await asyncio.sleep(0)
         return json_response({"joined": joined})

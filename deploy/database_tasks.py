@@ -4,10 +4,10 @@ import asyncio
 
 import asyncpg
 
-from replication.process.fencing import fence_process
 from shared.config.addresses import database_dsn
 from shared.config.sections import Database
 from shared.storage.engine.schema_version import Migration, migrate
+from shared.storage.fleet.leases import fence_process
 
 
 def run_migrations(database: Database) -> list[Migration]:

@@ -1,8 +1,8 @@
-"""The only module that knows Redis: publish and subscribe through txredisapi, nothing kept.
+"""Publish and subscribe through Redis. No other module knows Redis, and nothing is stored there.
 
-Pub/sub is at most once by design. While Redis is away a publisher drops messages, it never queues them; a connection
-made again is a gap on everything, which the driver is told of (`on_up`). txredisapi imports the reactor, so this
-module is imported in worker processes only, after the reactor was installed.
+Delivery is at most once by design. While Redis is away, a publisher drops messages and never queues them. After a
+reconnection the follower treats every stream as having a gap (`on_up`). txredisapi imports the reactor, so only worker
+processes import this module, after they installed the reactor.
 """
 
 import logging
@@ -17,12 +17,12 @@ from shared.config.sections import Redis
 
 logger = logging.getLogger(__name__)
 
-_MAX_UNANSWERED = 1000  # publishes under way; beyond that Redis is as good as away
+_MAX_UNANSWERED = 1000  # publishes without an answer; beyond that Redis counts as away
 _CONNECT_TIMEOUT_S = 2
 
 
 class RedisTransport:
-    """One publishing and one subscribing connection. channel names get the configuration's prefix."""
+    """One publishing and one subscribing connection. Channel names get the configured prefix."""
 
     def __init__(self, reactor: Any, config: Redis) -> None:
         self._prefix = config.channel_prefix + ":"
@@ -31,7 +31,6 @@ class RedisTransport:
         self._publisher = _Factory(config)
         self._subscriber: _SubscriberFactory | None = None
         self._unanswered = 0
-        self.dropped = 0
         self._sentinels = _Sentinels(reactor, config) if config.sentinel.hosts else None
         self._publisher.startConnecting(self._endpoint())
 
@@ -40,10 +39,9 @@ class RedisTransport:
         return self._subscriber is not None and self._subscriber.up
 
     def publish(self, channel: str, message: bytes) -> None:
-        """Send and forget. Dropped, and counted, while Redis is away or too slow."""
+        """Send a message without waiting. It is dropped while Redis is away or too slow."""
         connection = self._publisher.current
         if connection is None or self._unanswered >= _MAX_UNANSWERED:
-            self.dropped += 1
             return
         self._unanswered += 1
         connection.execute_command("PUBLISH", self._prefix + channel, message).addBoth(self._answered)
@@ -51,7 +49,7 @@ class RedisTransport:
     def subscribe(
         self, channels: Sequence[str], on_message: Callable[[str, bytes], None], on_up: Callable[[], None]
     ) -> None:
-        """Listen to these channels from now on; on_up is called after each (new) subscription took effect."""
+        """Listen to these channels from now on. on_up is called after each new subscription took effect."""
         cut = len(self._prefix)
 
         def received(channel: bytes, message: bytes) -> None:
@@ -73,7 +71,7 @@ class RedisTransport:
         return self._sentinels or _endpoint(self._reactor, self._config)
 
     def _answered(self, result: Any) -> None:
-        self._unanswered -= 1  # an error means that the connection broke: readers see a gap and repair
+        self._unanswered -= 1  # after an error the connection is broken: readers see a gap and repair
 
 
 class _Connection(txredisapi.RedisProtocol):
@@ -91,7 +89,7 @@ class _Connection(txredisapi.RedisProtocol):
 
 
 class _Factory(txredisapi.RedisFactory):
-    """Reconnects within a second for ever; bytes in, bytes out."""
+    """Reconnect within a second, without a limit on attempts. Messages are bytes."""
 
     protocol = _Connection
     initialDelay = 0.05
@@ -100,19 +98,28 @@ class _Factory(txredisapi.RedisFactory):
     def __init__(self, config: Redis) -> None:
         user, password, database = _credentials(config)
         super().__init__(
-            uuid="skep", dbid=database, poolsize=1, isLazy=True, charset=None, password=password,
-            convertNumbers=False, username=user,
-        )  # fmt: skip
+            uuid="skep",
+            dbid=database,
+            poolsize=1,
+            isLazy=True,
+            charset=None,
+            password=password,
+            convertNumbers=False,
+            username=user,
+        )
         self.current: Any = None
-        self._refused = 0  # attempts in a row that ended between the connection and the answer to its password
+        self._refused = 0  # attempts in a row that ended after connecting and before the password was accepted
 
     def connectionError(self, why: str) -> None:
         self._refused += 1
         logger.error("Redis: %s", why)
 
     def stopTrying(self) -> "defer.Deferred[None]":
-        """txredisapi gives up for good when a connection ends before its password was taken: Redis that is killed,
-        or a proxy before one that is away, does just that. We never give up: `stop` is the only end."""
+        """Keep trying. `stop` is the only end.
+
+        txredisapi gives up for good when a connection ends before its password was accepted. A Redis that is killed
+        does that, and so does a proxy in front of a Redis that is away.
+        """
         return defer.succeed(None)
 
     def retryDelay(self, attempt: int) -> float:
@@ -123,7 +130,7 @@ class _Factory(txredisapi.RedisFactory):
         self._refused = 0
 
     def stop(self) -> None:
-        # Also what is just being connected: a process that joins anew leaves no connection of its former self behind.
+        # This includes a connection in progress: a process that rejoins must leave none of its previous life behind.
         self.disconnect().addErrback(lambda _: None)
 
 
@@ -165,7 +172,7 @@ class _SubscriberFactory(_Factory):
 
 
 def _credentials(config: Redis) -> tuple[str | None, str | None, int | None]:
-    """(user name, password, database number)"""
+    """Return (user name, password, database number)."""
     if config.url is None:
         return config.username, config.password.reveal() if config.password else None, None
     parts = urlsplit(config.url.reveal())
@@ -201,7 +208,7 @@ def _certificates(bundle: bytes) -> list[bytes]:
 
 
 class _Sentinels:
-    """An endpoint that asks the Sentinels who the primary is before each attempt to connect."""
+    """An endpoint that asks the Sentinels for the primary before each attempt to connect."""
 
     def __init__(self, reactor: Any, config: Redis) -> None:
         self._reactor = reactor

@@ -1,7 +1,7 @@
-"""What replication needs of a message bus: messages out, messages in, word of each new connection.
+"""The interface of the message bus.
 
-Apart from its implementation, since txredisapi imports the reactor: nothing that the parent of forked workers
-imports may do that.
+It stands apart from its implementation because txredisapi imports the reactor. No module that the parent of forked
+workers imports may do that.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """At most once: messages are lost while there is no connection, and a publisher never waits."""
+    """Messages are delivered at most once. They are lost while there is no connection, and a publisher never waits."""
 
     def publish(self, channel: str, message: bytes) -> None: ...
 
     def subscribe(
         self, channels: Sequence[str], on_message: Callable[[str, bytes], None], on_up: Callable[[], None]
     ) -> None:
-        """Listen from now on; on_up is called after each (new) subscription took effect."""
+        """Listen from now on. on_up is called after each new subscription took effect."""
         ...
 
     @property

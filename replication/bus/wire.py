@@ -1,8 +1,8 @@
-"""The wire format of replication, whole and versioned: nothing else knows it.
+"""The wire format of replication. No other module knows it.
 
-MessagePack arrays. Every process publishes frames on the channels of the streams that it writes, and a tick on one
-common channel every second; readers of ephemeral streams publish questions. Readers ignore fields that they do not
-know; a message of another major version is ignored whole (the reader then sees silence or a gap, and reads Postgres).
+Messages are MessagePack arrays. Every process publishes frames on the channels of the streams that it writes, and a
+tick on one common channel every second. Readers of ephemeral streams publish requests to repeat them. Readers ignore
+unknown fields. They drop messages of another major version: they then see silence or a gap, and read Postgres.
 """
 
 from typing import Any, TypeVar
@@ -11,71 +11,75 @@ import msgspec
 
 VERSION = 1
 MAX_FRAME_BYTES = 256 * 1024
-TICKS = "ticks"  # channel of ticks
-CONTROL = "control"  # channel of notices: read `slots` again
-QUESTIONS = "questions"  # channel on which readers of ephemeral streams ask their writers
+TICKS = "ticks"  # the channel of ticks
+CONTROL = "control"  # the channel of notices
+REPEATS = "questions"  # the channel on which readers ask writers to repeat an ephemeral stream
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True):
-    """One committed batch on one channel.
-
-    previous: what this writer last put on this channel (0: nothing yet); current: the last position in this frame.
-    rows: encoded rows of the stream, position ascending. over: of ephemeral streams, in the last frame of an answer:
-    what this writer told at or below this position, and has not told again since, is over.
-    """
+    """One committed batch on one channel."""
 
     version: int
     stream: str
     writer: int
     channel: str
+    #: The writer's last position on this channel before this frame, 0 if there is none.
     previous: int
+    #: The last position in this frame.
     current: int
+    #: Encoded rows of the stream in ascending position.
     rows: list[msgspec.Raw]
+    #: In the last frame of a repetition of an ephemeral stream: the writer's values at or below this position that it
+    #: has not repeated are over.
     over: int | None = None
 
 
 class Progress(msgspec.Struct, array_like=True, frozen=True):
-    """complete_up_to: nothing of this writer at or below this will still appear; last: by channel."""
+    """The progress of a writer in one stream."""
 
+    #: No further row of this writer will appear at or below this position.
     complete_up_to: int
+    #: The last position on each channel.
     last: dict[str, int]
 
 
 class Tick(msgspec.Struct, array_like=True, frozen=True):
-    """What a writer says of itself every second; seen: the greatest position that it saw of each stream."""
+    """The progress of a writer, published every second."""
 
     version: int
     writer: int
+    #: By stream.
     progress: dict[str, Progress]
+    #: The greatest position of each stream that the writer has seen, of any writer.
     seen: dict[str, int]
 
 
 class Notice(msgspec.Struct, array_like=True, frozen=True):
-    """Something in Postgres changed that processes cache. topic: "slots" or "leases"."""
+    """A change in Postgres of something that processes cache. topic: "slots" or "leases"."""
 
     version: int
     topic: str
 
 
-class Question(msgspec.Struct, array_like=True, frozen=True):
-    """A reader missed something of an ephemeral stream: may this writer tell everybody all that is valid now."""
+class RepeatRequest(msgspec.Struct, array_like=True, frozen=True):
+    """A request of a reader that missed a frame: the writer shall publish all valid values of the stream again."""
 
     version: int
     stream: str
     writer: int
 
 
-M = TypeVar("M", Frame, Tick, Notice, Question)
+M = TypeVar("M", Frame, Tick, Notice, RepeatRequest)
 
 _encoder = msgspec.msgpack.Encoder()
 _frame = msgspec.msgpack.Decoder(Frame)
 _tick = msgspec.msgpack.Decoder(Tick)
 _notice = msgspec.msgpack.Decoder(Notice)
-_question = msgspec.msgpack.Decoder(Question)
+_repeat_request = msgspec.msgpack.Decoder(RepeatRequest)
 
 
 class WireError(ValueError):
-    """A message that this version cannot read: ignored, and counted."""
+    """A message that this version cannot read. It is ignored and counted."""
 
 
 def encode_row(row: Any) -> bytes:
@@ -85,23 +89,38 @@ def encode_row(row: Any) -> bytes:
 def encode_frames(
     stream: str, writer: int, channel: str, previous: int, rows: list[tuple[int, bytes]], over: int | None = None
 ) -> list[bytes]:
-    """Return the frames of one batch: as few as MAX_FRAME_BYTES allows, chained by previous and current.
+    """Return the frames of one batch, chained by previous and current: as few as MAX_FRAME_BYTES allows.
 
-    rows: (position, encoded row), position ascending. over: see Frame; there is a frame then without rows too.
+    rows: (position, encoded row) in ascending position.
+    over: see `Frame`. If it is given, there is a frame even without rows.
     """
     frames: list[bytes] = []
     part: list[msgspec.Raw] = []
     size = 0
     last = previous
+
+    def close_frame(over: int | None) -> None:
+        frame = Frame(
+            version=VERSION,
+            stream=stream,
+            writer=writer,
+            channel=channel,
+            previous=previous,
+            current=last,
+            rows=part,
+            over=over,
+        )
+        frames.append(_encoder.encode(frame))
+
     for position, encoded in rows:
         if part and size + len(encoded) > MAX_FRAME_BYTES:
-            frames.append(_encoder.encode(Frame(VERSION, stream, writer, channel, previous, last, part)))
+            close_frame(None)
             previous, part, size = last, [], 0
         part.append(msgspec.Raw(encoded))
         size += len(encoded)
         last = position
     if part or over is not None:
-        frames.append(_encoder.encode(Frame(VERSION, stream, writer, channel, previous, last, part, over)))
+        close_frame(over)
     return frames
 
 
@@ -125,12 +144,12 @@ def decode_notice(message: bytes) -> Notice:
     return _checked(_notice, message)
 
 
-def encode_question(stream: str, writer: int) -> bytes:
-    return _encoder.encode(Question(VERSION, stream, writer))
+def encode_repeat_request(stream: str, writer: int) -> bytes:
+    return _encoder.encode(RepeatRequest(VERSION, stream, writer))
 
 
-def decode_question(message: bytes) -> Question:
-    return _checked(_question, message)
+def decode_repeat_request(message: bytes) -> RepeatRequest:
+    return _checked(_repeat_request, message)
 
 
 def row_decoder(row_type: type[Any]) -> "msgspec.msgpack.Decoder[Any]":

@@ -51,7 +51,7 @@ class OwnerCalls:
                 if answer is not None and answer.status not in (_NOT_THE_OWNER, _UNAVAILABLE):
                     return call.answer_of(answer)
             if self._clock.monotonic_s() > deadline:
-                raise Unavailable(f"Nobody serves slot {slot} of {kind} just now")
+                raise Unavailable(f"No process serves slot {slot} of {kind} at the moment")
             await asyncio.sleep(_TRY_AGAIN_AFTER_S)
             await self._slots.refresh()
 

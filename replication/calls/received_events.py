@@ -8,38 +8,39 @@ MAX_PDUS = 200
 
 
 class ReceivedPdu(msgspec.Struct, frozen=True):
-    """pdu: the event as another server sent it, checks 1 to 3 passed, redacted where its hash was wrong.
+    """One event of another server."""
 
-    outlier: store it without a place (an auth event, or part of a state). state_before: ids of the whole state before
-    it, as another server names it, for an event whose previous events cannot be had; all must be stored, or come in
-    the same call. anchor: it is history: it lies in the gap before the live event with this ordinal.
-    """
-
+    #: The event as the server sent it. It passed checks 1 to 3, and is redacted if its hash was wrong.
     pdu: msgspec.Raw
+    #: Store it outside of the timeline: an auth event, or part of a state.
     outlier: bool = False
+    #: For an event whose previous events are unavailable: the ids of the whole state before it, as another server names
+    #: it. All of them must be stored, or in the same call.
     state_before: list[str] | None = None
+    #: For an event of the history: it lies in the gap before the live event with this ordinal.
     anchor: int | None = None
 
 
 class ReceiveRequest(msgspec.Struct, frozen=True):
-    """At most MAX_PDUS, in any order."""
+    """At most MAX_PDUS events, in any order."""
 
     pdus: list[ReceivedPdu]
 
 
-#: "missing": nothing can be said before other events are here.
+#: "missing": the event cannot be judged before other events are here.
 ReceivedAs: TypeAlias = Literal["accepted", "soft_failed", "rejected", "dropped", "missing"]
 
 
 class Received(msgspec.Struct, frozen=True):
-    """What became of an event. missing: what must be there before anything can be said ("missing" only)."""
+    """The outcome for one event."""
 
     outcome: ReceivedAs
     reason: str = ""
+    #: Only for "missing": the events that must be here first.
     missing: list[str] = []
 
 
 class ReceiveAnswer(msgspec.Struct, frozen=True):
-    """results: event id -> what became of it; events without a valid form are not in it."""
+    """results: the outcome by event id. Events without a valid form are not in it."""
 
     results: dict[str, Received]

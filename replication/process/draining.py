@@ -1,7 +1,8 @@
-"""How a process that is about to end hands over: its slots by planned moves, its requests by haproxy's leave.
+"""Handing over before a process ends: its slots by planned moves, its requests by leaving haproxy's pools.
 
-It says in its heartbeat that it drains. The leader then names next owners for all its slots (`slot_moves.py` gives them
-away) and takes it out of haproxy's pools; meanwhile it serves on. With nobody to take over it just leaves.
+The process says in its heartbeat that it drains. The leader then names next owners for all its slots
+(`replication/slots/mover.py` gives them away), and removes it from haproxy's pools. It serves requests meanwhile. If no
+other process can take over, it just leaves.
 """
 
 import asyncio
@@ -16,17 +17,21 @@ from shared.storage.fleet.leases import ProcessRow, get_processes
 
 logger = logging.getLogger(__name__)
 
-#: Exit code of a process that an operator drained (`skep drain`): its supervisor shall not start it again.
+#: Exit code of a process that an operator drained (`skep drain`). Its supervisor does not start it again.
 DRAINED = 85
-_LOOK_EVERY_S = 0.1
-#: The leader looks four times a second, and tells haproxy at once: by then no new request is on its way to us ...
+_CHECK_EVERY_S = 0.1
+#: The leader checks four times a second and tells haproxy at once. After this time haproxy sends no new requests ...
 _PROXIES_KNOW_AFTER_S = 0.75
-#: ... unless requests still come: then we wait until none came for so long.
+#: ... and the process waits until none came for this time.
 _QUIET_S = 0.3
 
 
 class Draining:
-    """behind_proxies: haproxy sends us requests; last_request_s(): when the last one came, by the loop's clock."""
+    """One process's handing over.
+
+    behind_proxies: True if haproxy sends requests to this process.
+    last_request_s: returns the time of the last request, by the loop's clock.
+    """
 
     def __init__(
         self,
@@ -46,15 +51,16 @@ class Draining:
         self._last_request_s = last_request_s
 
     async def hand_over(self, limit_s: float, fenced: asyncio.Event) -> None:
-        """Return once nothing is ours and nothing comes any more, nobody could take over, or the limit is over.
+        """Return when no slot and no request is left here, when no process can take over, or after the limit.
 
-        fenced: our lease was lost; there is nothing left to hand over then. Raises Unavailable without a database.
+        fenced: set when the lease is lost; there is nothing to hand over then.
+        Raises Unavailable without a database.
         """
         now = asyncio.get_running_loop().time
         began = owned_s = now()
         while not fenced.is_set():
             if not self._successors(await get_processes(self._database)):
-                logger.info("No other %s could take over: leaving", self._membership.worker_type)
+                logger.info("No other %s can take over", self._membership.worker_type)
                 return
             left = self._left()
             if left:
@@ -63,12 +69,12 @@ class Draining:
                 logger.info("Handed over after %.1f s", now() - began)
                 return
             if now() - began > limit_s:
-                logger.warning("%d slots are still ours after %.1f s: the leader gives them away later", left, limit_s)
+                logger.warning("%d slots are still here after %.1f s. The leader moves them later", left, limit_s)
                 return
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
 
     def _successors(self, processes: Sequence[ProcessRow]) -> list[ProcessRow]:
-        """Those that could take over, now or, while they start, in a moment."""
+        """Return the processes that can take over, including those that are starting."""
         return [
             process
             for process in processes
@@ -83,7 +89,7 @@ class Draining:
         return sum(len(self._slots.owned(kind)) for kind in SLOT_KINDS)
 
     def _is_quiet(self, now_s: float, owned_s: float) -> bool:
-        """owned_s: when we last owned a slot. Until haproxy knows the new owner, its requests still come here."""
+        """Return True if requests no longer come. owned_s: the time at which this process last owned a slot."""
         if not self._behind_proxies:
             return True
         return now_s - owned_s > _PROXIES_KNOW_AFTER_S and now_s - self._last_request_s() > _QUIET_S

@@ -1,4 +1,4 @@
-"""What every worker builds on, and what its `compose.py` returns."""
+"""The foundation of every worker, and the result of its `compose.py`."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from shared.storage.engine.pool import Connect, Database
 
 @dataclass(slots=True, kw_only=True)
 class Foundation:
-    """Everything that a worker's compose.py may build on. Take the fields you need; hand on narrower things."""
+    """The parts that a worker's `compose.py` builds on. It passes on single fields, never the whole."""
 
     config: Config
     endpoints: Sequence[Endpoint]
@@ -58,7 +58,7 @@ class Foundation:
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """What a worker's compose.py returns.
+    """The result of a worker's `compose.py`.
 
     features: the objects whose methods serve endpoints (`shared/http/serving.py`).
     jobs: what runs until the process ends, by name. A job that fails is started again.

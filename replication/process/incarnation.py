@@ -1,7 +1,7 @@
-"""One incarnation of a worker process, made in order: database, lease, replication, slots, HTTP.
+"""One incarnation of a worker process: database, lease, replication, slots and HTTP, in that order.
 
-It ends with its lease, and drops everything that it held. `lifecycle.py` then begins the next one. The worker's own
-`compose.py` gets the foundation and returns what the worker serves. Nothing else constructs objects.
+An incarnation ends with its lease and drops everything that it held. `lifecycle.py` then begins the next one. The
+worker's own `compose.py` gets the foundation and returns the worker's features and jobs.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from replication.streams.announcer import Announcer, Ticker
 from replication.streams.checks import check_readers
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from replication.streams.follower import Follower
-from replication.streams.questions import Answers
+from replication.streams.repeats import Repeater
 from shared.config.addresses import database_dsn
 from shared.config.sections import Config
 from shared.config.sections import Replication as ReplicationConfig
@@ -52,15 +52,18 @@ from shared.storage.engine.pool import SESSION_LIMITS, Connect, Database, connec
 
 logger = logging.getLogger(__name__)
 
-#: Of the drain limit: how much of it may go by before requests under way must end.
+#: The part of the drain limit for handing over. The rest is for requests under way.
 _HAND_OVER_SHARE = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What outlives an incarnation. endpoints, pools: the whole fleet's; address: of the listener, as others reach it.
+    """The part of a process that outlives its incarnations.
 
-    reactor: Twisted's. ever_seen: the greatest positions by stream, and lease number, that any incarnation met.
+    endpoints, pools: those of the whole fleet.
+    reactor: Twisted's.
+    address: the listener's address, as other processes reach it.
+    ever_seen: the greatest positions by stream, and the greatest lease number, that any incarnation has seen.
     """
 
     worker_type: str
@@ -79,9 +82,11 @@ class Process:
 
 
 class Ended(NamedTuple):
-    """How an incarnation ended. fenced: it lost its lease; served_s: how long it had been ready.
+    """The end of an incarnation.
 
-    drained: an operator asked for its end.
+    fenced: True if it lost its lease.
+    served_s: the time for which it was ready.
+    drained: True if an operator drained it.
     """
 
     fenced: bool
@@ -89,21 +94,21 @@ class Ended(NamedTuple):
     drained: bool = False
 
 
-async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
-    """Join the fleet and serve until `stop` is set or the lease is lost; leave nothing behind.
+async def run_incarnation(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
+    """Join the fleet and serve until `stop` is set or the lease is lost, and leave nothing behind.
 
-    Raises what kept it from beginning: CONNECTION_ERRORS, Unavailable ...
+    Raises CONNECTION_ERRORS, Unavailable and others when it cannot begin.
     """
     config, clock = process.config, process.clock
     fenced = asyncio.Event()
 
     def on_fenced(why: str) -> None:
         logger.error("%s gives up its lease: %s", process.name, why)
-        # Before anything else runs: no answer may come from a memory that is void.
+        # Before anything else runs: no answer may come from void memory.
         process.gate.close()
         fenced.set()
 
-    # Imports the reactor: only now, after run_until_stopped installed it.
+    # This imports the reactor, so it must come after run_until_stopped installed one.
     from replication.bus.redis_transport import RedisTransport  # noqa: PLC0415
 
     tasks = TaskGroup()
@@ -112,9 +117,15 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
     connect = connector(dsn, pgbouncer=config.database.pgbouncer, settings=settings)
     streams = streams_written_by(process.worker_type)
     membership = Membership(
-        connect, config.replication, clock, name=process.name, worker_type=process.worker_type,
-        address=process.address, version=version("skep"), streams=streams,
-    )  # fmt: skip
+        connect,
+        config.replication,
+        clock,
+        name=process.name,
+        worker_type=process.worker_type,
+        address=process.address,
+        version=version("skep"),
+        streams=streams,
+    )
     lease = await membership.join(process.ever_seen)
     database = Database(connect, max_connections=config.database.connections)
     transport = RedisTransport(process.reactor, config.redis)
@@ -126,8 +137,16 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
     follower: Follower | None = None
     try:
         foundation = _foundation(
-            process, tasks, database, connect, transport, membership, writer, seen, rejoins
-        )  # fmt: skip
+            process=process,
+            tasks=tasks,
+            database=database,
+            connect=connect,
+            transport=transport,
+            membership=membership,
+            writer=writer,
+            seen=seen,
+            rejoins=rejoins,
+        )
         follower = foundation.follower
         worker = process.compose(foundation)
         check_readers(process.worker_type, foundation.follower.followed)
@@ -137,10 +156,8 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         process.gate.open(application, lambda: membership.in_good_standing)
         membership.start_serving()
         ready_at = clock.monotonic_s()
-        logger.info(
-            "%s %s is ready at %s (lease %d, pid %d)",
-            process.worker_type, process.name, process.address, lease, os.getpid(),
-        )  # fmt: skip
+        ready = "%s %s is ready at %s (lease %d, pid %d)"
+        logger.info(ready, process.worker_type, process.name, process.address, lease, os.getpid())
         await _first_of(stop, fenced, membership.asked_to_leave)
         if not fenced.is_set():
             await _drain(process, foundation, worker, fenced)
@@ -149,7 +166,7 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
         process.gate.close()
         _remember(process.ever_seen, lease, seen, follower)
         if fenced.is_set():
-            # Their answers are worth nothing any more, and those that hang would hold up the next incarnation.
+            # Answers of these connections are worthless now, and hanging ones would delay the next incarnation.
             database.drop_all()
         await tasks.close()
         await membership.leave()
@@ -161,13 +178,14 @@ async def live(process: Process, stop: asyncio.Event, rejoins: int) -> Ended:
 
 
 def _remember(ever_seen: dict[str, int], lease: int, seen: SeenPositions, follower: Follower | None) -> None:
-    """Keep the greatest numbers that an incarnation met: the database may have lost them (`timelines.py`)."""
+    """Keep the greatest numbers of an incarnation: the database may lose them (`lost_commits.py`)."""
     known = [] if follower is None else [vector.known for vector in follower.vectors().values()]
     for name, greatest in {**seen.greatest, LEASE: max(lease, *known, 0)}.items():
         ever_seen[name] = max(greatest, ever_seen.get(name, 0))
 
 
 def _foundation(
+    *,
     process: Process,
     tasks: TaskGroup,
     database: Database,
@@ -179,7 +197,7 @@ def _foundation(
     rejoins: int,
 ) -> Foundation:
     config, clock = process.config, process.clock
-    # Each incarnation counts anew: what composes a worker declares its metrics again.
+    # Each incarnation has its own registry, since compose.py declares the metrics again.
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -242,19 +260,29 @@ def _application(process: Process, foundation: Foundation, worker: Worker) -> Ap
 
 
 async def _follow(foundation: Foundation, streams: Sequence[Stream], on_fenced: Callable[[str], None]) -> None:
-    """Follow the streams and the slots, tell the fleet that we live."""
+    """Join replication and start the jobs that every worker type has."""
     tasks = foundation.tasks
-    await take_part(
-        tasks, foundation.config.replication, foundation.database, foundation.membership, foundation.writer,
-        foundation.announcer, foundation.follower, foundation.slots, foundation.forwarder, streams, on_fenced,
-    )  # fmt: skip
-    tasks.forever(foundation.authenticator.run, "store when devices were last seen")
-    tasks.forever(foundation.authenticator.watch, "make sure of log-outs")
+    await join_replication(
+        tasks=tasks,
+        config=foundation.config.replication,
+        database=foundation.database,
+        membership=foundation.membership,
+        writer=foundation.writer,
+        announcer=foundation.announcer,
+        follower=foundation.follower,
+        slots=foundation.slots,
+        forwarder=foundation.forwarder,
+        streams=streams,
+        on_fenced=on_fenced,
+    )
+    tasks.forever(foundation.authenticator.run, "store last seen devices")
+    tasks.forever(foundation.authenticator.watch, "read log-outs")
     loop_metrics = LoopMetrics(foundation.registry)
     tasks.forever(lambda: _watch_loop(loop_metrics), "loop watch")
 
 
-async def take_part(
+async def join_replication(
+    *,
     tasks: TaskGroup,
     config: ReplicationConfig,
     database: Database,
@@ -267,9 +295,9 @@ async def take_part(
     streams: Sequence[Stream],
     on_fenced: Callable[[str], None],
 ) -> None:
-    """Take a place in the streams and read the slots; from then on tick, beat, follow, and give slots away if asked.
+    """Follow the streams and read the slots. From then on tick, send heartbeats, and give slots away when asked.
 
-    streams: those that this process may write. The simulator begins its processes with this too.
+    streams: the streams that this process may write. The simulator starts its processes with this function too.
     """
     mover = SlotMover(slots, forwarder, writer, announcer, config.move_limit_s)
 
@@ -285,8 +313,8 @@ async def take_part(
         writer.drop_idle()
 
     follower.on_notice("slots", read_slots)
-    if answers := Answers(announcer, streams):
-        follower.answer_questions(announcer.lease, answers.asked)
+    if repeater := Repeater(announcer, streams):
+        follower.on_repeat_request(announcer.lease, repeater.requested)
     ticker = Ticker(announcer, writer, streams, config.tick_s)
     await follower.start()
     await slots.refresh()
@@ -297,15 +325,18 @@ async def take_part(
 
 
 async def _drain(process: Process, foundation: Foundation, worker: Worker, fenced: asyncio.Event) -> None:
-    """Hand over our slots, then end what is under way; both within the drain limit."""
+    """Hand over our slots, then finish requests under way, both within the drain limit."""
     limit_s = process.config.workers.drain_limit_s
     membership = foundation.membership
     membership.start_draining()
     draining = Draining(
-        foundation.database, foundation.slots, membership, process.config.replication.dead_after_s,
+        foundation.database,
+        foundation.slots,
+        membership,
+        process.config.replication.dead_after_s,
         behind_proxies=any(pool.worker == process.worker_type for pool in process.pools.values()),
         last_request_s=lambda: process.gate.last_request_s,
-    )  # fmt: skip
+    )
     try:
         async with asyncio.timeout(limit_s):
             await draining.hand_over(limit_s * _HAND_OVER_SHARE, fenced)
@@ -316,7 +347,7 @@ async def _drain(process: Process, foundation: Foundation, worker: Worker, fence
     except TimeoutError:
         logger.warning("%s did not finish within its drain limit", process.name)
     except Unavailable as error:
-        logger.warning("%s could not hand everything over: %s", process.name, error)
+        logger.warning("%s could not hand over everything: %s", process.name, error)
 
 
 async def _first_of(*events: asyncio.Event) -> None:
@@ -329,7 +360,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 async def _watch_loop(metrics: LoopMetrics) -> None:
-    """Measure how long something kept the loop from waking us: the promise is 50 ms at most."""
+    """Measure how long the loop is blocked. The promise is 50 ms at most."""
     interval_s = 0.1
     while True:
         before = time.monotonic()

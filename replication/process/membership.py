@@ -1,7 +1,7 @@
-"""This process's place in the fleet: its lease, its heartbeat, and what to do when either is lost.
+"""The process's membership in the fleet: its lease and its heartbeat.
 
-The heartbeat has a connection of its own: a busy pool must not kill its process. Who could not renew for
-`dead_after_s` stops answering from memory as well (`in_good_standing`), since reads have no fence.
+The heartbeat has a connection of its own: a busy pool must not kill its process. A process that could not renew its
+heartbeat for `dead_after_s` also stops answering from memory (`in_good_standing`), since reads have no fence.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from replication.process.fencing import fence_lease
 from replication.streams import Stream
 from shared.config.sections import Replication as ReplicationConfig
 from shared.runtime.clock import Clock
@@ -22,7 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class Membership:
-    """name: unique in the fleet; address: "host:port" that others reach; version: of this release."""
+    """The membership of one incarnation.
+
+    name: unique in the fleet.
+    address: "host:port", as other processes reach it.
+    version: of this release.
+    """
 
     def __init__(
         self,
@@ -51,15 +55,15 @@ class Membership:
         self.ready = False
         self.draining = False
         self.slots_version = -1
-        #: An operator wants this process to hand everything over and end.
+        #: Set when an operator drains this process.
         self.asked_to_leave = asyncio.Event()
-        self._news = asyncio.Event()
+        self._beat_now = asyncio.Event()
 
     async def join(self, ever_seen: Mapping[str, int] | None = None) -> int:
-        """Take a new lease and return its number; fence what is left of former incarnations of the same name.
+        """Take a new lease and return its number. Fence the older incarnations with the same name.
 
-        ever_seen: the greatest positions and lease number that this process met since its start.
-        Raises UnsafeCommits when the database says "committed" too early.
+        ever_seen: the greatest positions and lease number that this process has seen since its start.
+        Raises UnsafeCommits when the database acknowledges commits too early.
         """
         try:
             return await self._join(ever_seen)
@@ -80,9 +84,9 @@ class Membership:
             sequences={s.name: s.sequence if s.catch_up else "" for s in self._streams},
             ever_seen=ever_seen,
         )
-        for former in await leases.get_older_incarnations(conn, self.name, self.lease):
-            logger.warning("Lease %d of a former %s is ended", former, self.name)
-            await fence_lease(conn, former)
+        for older in await leases.get_older_incarnations(conn, self.name, self.lease):
+            logger.warning("Fencing lease %d, of an older incarnation of %s", older, self.name)
+            await leases.fence(conn, older)
         self._beaten_at = self._unbroken_since = self._clock.monotonic_s()
         return self.lease
 
@@ -93,9 +97,11 @@ class Membership:
         on_fenced: Callable[[str], None],
         on_silence: Callable[[], None] = lambda: None,
     ) -> None:
-        """Beat every `heartbeat_s` until cancelled. on_slots: the slot table changed; on_fenced: the lease is gone.
+        """Send a heartbeat every `heartbeat_s` until cancelled.
 
-        on_silence: a heartbeat was not answered in its time: what was sent on other connections may be lost as well.
+        on_slots: the slot table changed.
+        on_fenced: the lease is gone.
+        on_silence: a heartbeat had no answer in time, so messages on other connections may be lost as well.
         """
         while True:
             try:
@@ -108,47 +114,47 @@ class Membership:
                 self._unbroken_since = self._clock.monotonic_s()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._config.heartbeat_s):
-                    await self._news.wait()
-            self._news.clear()
+                    await self._beat_now.wait()
+            self._beat_now.clear()
 
     def start_serving(self) -> None:
-        """Tell the fleet at once that we may be given slots and requests."""
+        """Tell the fleet at once that this process can get slots and requests."""
         self.ready = True
-        self._news.set()
+        self._beat_now.set()
 
     def start_draining(self) -> None:
-        """Tell the fleet at once, and with every heartbeat from now on, that we want no slots and no new requests."""
+        """Tell the fleet, at once and with each heartbeat, that this process wants no more slots and requests."""
         self.draining = True
-        self._news.set()
+        self._beat_now.set()
 
     @property
     def in_good_standing(self) -> bool:
-        """Whether this process may still answer from memory. Asked at each answer, not by a timer."""
+        """True if this process may answer from memory. It is checked at each answer, not by a timer."""
         return self._clock.monotonic_s() - self._beaten_at < self._config.dead_after_s
 
     @property
     def unbroken_since(self) -> float | None:
-        """Since when each heartbeat was recorded at its time; None while we are not in good standing.
+        """The start of the period in which each heartbeat was recorded in time, None outside of good standing.
 
-        Who judges others must know that the database heard everybody: after an outage, however short, each is silent
-        for as long, and up to two heartbeats longer.
+        The leader judges other processes only if the database could hear them: after an outage, however short, every
+        process was silent for as long, and for up to two heartbeats more.
         """
         return self._unbroken_since if self.in_good_standing else None
 
     async def leave(self) -> None:
-        """End the lease by ourselves: nothing more is written, our slots are free at once.
+        """End the lease. Nothing more is written, and our slots are free at once.
 
-        On a new connection: the one that we have may hang, which is why we leave.
+        This takes a new connection: the present one may hang, and be the reason for leaving.
         """
         self._drop_connection()
         try:
             async with asyncio.timeout(3.0):
                 self._connection = await self._connect()
-                await fence_lease(self._connection, self.lease)
+                await leases.fence(self._connection, self.lease)
                 await self._connection.close()
         except (*CONNECTION_ERRORS, *PASSING_ERRORS) as error:
             self._drop_connection()
-            logger.warning("The lease could not be given back (%s); the leader will end it", type(error).__name__)
+            logger.warning("The lease could not be ended (%s). The leader will fence it", type(error).__name__)
 
     async def _beat(
         self, positions: Mapping[str, int], on_slots: Callable[[], None], on_fenced: Callable[[str], None]
@@ -163,7 +169,7 @@ class Membership:
         if not answer.alive:
             on_fenced("its lease was revoked")
             return
-        # The database recorded it some time after we sent it: counting from the sending errs on the safe side.
+        # The database recorded it some time after it was sent: the time of sending errs on the safe side.
         if started - self._beaten_at > 1.5 * self._config.heartbeat_s:
             self._unbroken_since = started
         self._beaten_at = started

@@ -1,7 +1,7 @@
-"""Passing requests on to the owner of their slot, and parking them while a slot moves.
+"""Forwarding requests to the owner of their slot, and parking them while a slot moves.
 
-Only the first worker that a request reaches passes it on. The next one, if it is not the owner either, answers 421
-with its epoch. The first then reads the table afresh and tries again until 5 s are over, then 503.
+Only the first worker that a request reaches forwards it. The next one, if it is not the owner either, answers 421 with
+its epoch. The first then reads the table again and retries for 5 s, then answers 503.
 Architecture page, section 3 "Wrong or no owner".
 """
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 _GIVE_UP_AFTER_S = 5.0
 _TRY_AGAIN_AFTER_S = 0.1
-_MAX_WAITING = 2000  # requests of this process that wait for an owner; more get 503 at once
+_MAX_WAITING = 2000  # requests that wait for an owner; more get 503 at once
 _MISDIRECTED = 421
-#: Headers that the owner needs as the first worker got them.
+#: Headers that the owner needs unchanged.
 _PASSED_ON = (b"authorization", b"content-type", b"x-forwarded-for", b"user-agent")
 
 
 class SlotForwarder:
-    """The HTTP server's `SlotRouter`: serves what this process owns, passes the rest on."""
+    """The HTTP server's `SlotRouter`: requests for our slots are served here, others are forwarded."""
 
     def __init__(self, table: SlotTable, client: HttpClient, clock: Clock, pools: Mapping[str, Pool]) -> None:
         self._table = table
@@ -40,8 +40,8 @@ class SlotForwarder:
         self._clock = clock
         self._pools = pools
         self._waiting = 0
-        self._held: dict[tuple[str, int], int] = {}  # requests being served here, by slot
-        self._parked: set[tuple[str, int]] = set()  # slots that are being given away
+        self._held: dict[tuple[str, int], int] = {}  # the number of requests being served here, by slot
+        self._parked: set[tuple[str, int]] = set()  # slots that are moving away
         self._unparked = asyncio.Event()
         self._released = asyncio.Event()
 
@@ -66,13 +66,13 @@ class SlotForwarder:
         return None
 
     def free_slots(self, kind: str) -> set[int]:
-        """Return the slots that are ours and stay: none of them is being given away."""
+        """Return our slots that are not moving away."""
         return {slot for slot in self._table.owned(kind) if (kind, slot) not in self._parked}
 
     async def route_to_any(self, request: Request, kind: str) -> Response | None:
-        """Return None when this process may serve a request that chooses its own slot, else another owner's answer.
+        """Return None if this process may serve a request that chooses its own slot, else another owner's answer.
 
-        Who returns None then chooses one of `free_slots` and holds it before it waits for anything.
+        After None the caller chooses one of `free_slots`, and holds it before it waits for anything.
         Raises Unavailable when there was no owner for 5 s.
         """
         deadline = self._clock.monotonic_s() + _GIVE_UP_AFTER_S
@@ -88,12 +88,12 @@ class SlotForwarder:
                 if answer is not None:
                     return answer
             if self._clock.monotonic_s() > deadline:
-                raise Unavailable(f"Nobody owns slots of {kind} just now")
+                raise Unavailable(f"No process owns slots of {kind} at the moment. Try again later")
             await asyncio.sleep(_TRY_AGAIN_AFTER_S)
         return None
 
     def hold(self, request: Request, kind: str, slot: int) -> None:
-        """Keep a slot from being given away until the request is answered. It holds none yet."""
+        """Keep a slot here until the request is answered. The request must not hold one yet."""
         assert request.held_slot is None
         self._hold(request, kind, slot)
 
@@ -102,7 +102,7 @@ class SlotForwarder:
         self._held[kind, slot] = self._held.get((kind, slot), 0) + 1
 
     def served(self, request: Request) -> None:
-        """The request was answered: its slot may be given away as far as it is concerned."""
+        """Release the slot of a request that was answered."""
         held, request.held_slot = request.held_slot, None
         if held is None:
             return
@@ -114,11 +114,11 @@ class SlotForwarder:
             self._released.set()
 
     def park(self, kind: str, slots: Iterable[int]) -> None:
-        """Let no new request for these slots in, until `unpark`."""
+        """Hold back new requests for these slots until `unpark`."""
         self._parked |= {(kind, slot) for slot in slots}
 
     async def until_free(self, kind: str, slots: Iterable[int], timeout_s: float) -> set[int]:
-        """Wait until no request for these slots is being served; return those of which that is so in time."""
+        """Wait until no request for these slots is being served. Return the slots that are free in time."""
         wanted = {(kind, slot) for slot in slots}
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -128,21 +128,21 @@ class SlotForwarder:
         return {slot for _, slot in wanted - self._held.keys()}
 
     def unpark(self, kind: str, slots: Iterable[int]) -> None:
-        """Let parked requests go on: to the new owner, or here if the slots stayed."""
+        """Resume parked requests: at the new owner, or here if the slots stayed."""
         self._parked -= {(kind, slot) for slot in slots}
         self._unparked.set()
         self._unparked = asyncio.Event()
 
     async def _wait_while_parked(self, kind: str, slot: int) -> None:
         if self._waiting >= _MAX_WAITING:
-            raise Unavailable("Too many requests wait for their slot")
+            raise Unavailable("Too many requests wait for a slot. Try again later")
         self._waiting += 1
         try:
             async with asyncio.timeout(_GIVE_UP_AFTER_S):
                 while (kind, slot) in self._parked:
                     await self._unparked.wait()
         except TimeoutError as error:
-            raise Unavailable(f"Slot {slot} of {kind} is being moved") from error
+            raise Unavailable(f"Slot {slot} of {kind} is moving to another process. Try again later") from error
         finally:
             self._waiting -= 1
 
@@ -165,13 +165,13 @@ class SlotForwarder:
     async def forward(
         self, request: Request, kind: str, slot: int, *, path: bytes | None = None, body: bytes | None = None
     ) -> Response | None:
-        """Pass the request on to the slot's owner; None when that turns out to be this process.
+        """Forward a request to the owner of a slot and return the answer, or None if this process is the owner.
 
-        path, body: to send in place of the request's own (such as a room id in place of an alias).
+        path, body: replace those of the request (such as a room id for an alias).
         Raises Unavailable when no owner answered within 5 s.
         """
         if self._waiting >= _MAX_WAITING:
-            raise Unavailable("Too many requests wait for their slot")
+            raise Unavailable("Too many requests wait for a slot. Try again later")
         self._waiting += 1
         try:
             deadline = self._clock.monotonic_s() + _GIVE_UP_AFTER_S
@@ -184,7 +184,7 @@ class SlotForwarder:
                     if response is not None:
                         return response
                 if self._clock.monotonic_s() > deadline:
-                    raise Unavailable(f"Nobody serves slot {slot} of {kind} just now")
+                    raise Unavailable(f"No process serves slot {slot} of {kind} at the moment. Try again later")
                 await asyncio.sleep(_TRY_AGAIN_AFTER_S)
                 await self._table.refresh()
         finally:
@@ -206,12 +206,12 @@ class SlotForwarder:
                 request.method.encode(), url, headers, request.body if body is None else body, timeout_s=60.0
             )
         except RemoteServerError as error:
-            # Not connected at all: try another owner. Broken off in the middle: only what may be repeated is.
+            # Without a connection, try another owner. After a break in the middle, repeat idempotent requests only.
             if request.endpoint.idempotent or str(error) in _NEVER_SENT:
                 logger.info("The owner at %s did not answer: %s", address, error)
                 return None
             raise Unavailable(
-                "The process that serves this went away; the request may have been carried out"
+                "The process that serves this request went away. The request may have been carried out"
             ) from error
         if answer.status == _MISDIRECTED:
             return None

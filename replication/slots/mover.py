@@ -1,8 +1,11 @@
-"""The owner's part of a planned move: what the leader named for another process is handed over, and nothing fails.
+"""The owner's part of a planned move. No request fails.
 
-(1) The leader sets `next_owner`. (2) The owner parks new requests for the slot and lets those under way finish.
-(3) The owner itself sets the new owner, if the epoch is still the one that it knows. (4) Parked requests go on to the
-new owner. Before (3) nothing moved, after it everything did. Architecture page, section 3 "Planned move".
+1. The leader sets `next_owner`.
+2. The owner parks new requests for the slot, and requests under way finish.
+3. The owner itself sets the new owner, if the epoch is still the one that it knows.
+4. Parked requests are forwarded to the new owner.
+
+Before step 3 nothing moved, after it everything did. Architecture page, section 3 "Planned move".
 """
 
 import asyncio
@@ -19,12 +22,15 @@ from shared.storage.fleet.slots import GIVE_SLOTS_AWAY
 logger = logging.getLogger(__name__)
 
 
-#: A request that takes longer holds up its own slot, not those that move with it.
-_PATIENCE_S = 0.1
+#: A request that takes longer delays its own slot only, not the slots that move with it.
+_WAIT_FOR_ALL_S = 0.1
 
 
 class SlotMover:
-    """limit_s: how long the leader leaves a move with us before it withdraws it. A slot is parked for half of that."""
+    """Gives slots to their next owners.
+
+    limit_s: the time after which the leader withdraws a move. A slot is parked for half of that at most.
+    """
 
     def __init__(
         self,
@@ -42,7 +48,7 @@ class SlotMover:
         self._moving = False
 
     async def give_away(self) -> None:
-        """Hand over every slot for which the leader named another owner. Call after each reading of the table."""
+        """Give away every slot for which the leader named another owner. Call it after each read of the table."""
         if self._moving:
             return
         self._moving = True
@@ -54,25 +60,25 @@ class SlotMover:
 
     async def _give_away(self, kind: str) -> None:
         now = asyncio.get_running_loop().time
-        parked: dict[int, float] = {}  # slot -> since when
+        parked: dict[int, float] = {}  # slot -> time of parking
         stay: set[int] = set()
         try:
-            # Read anew each time: more may be named while we wait for one slow request.
+            # Look again each time: the leader may name more slots while we wait for a slow request.
             while wanted := {s: epoch for s, epoch in self._table.to_give_away(kind).items() if s not in stay}:
                 self._forwarder.park(kind, wanted)
                 parked.update({slot: now() for slot in wanted if slot not in parked})
-                free = await self._forwarder.until_free(kind, wanted, _PATIENCE_S)
+                free = await self._forwarder.until_free(kind, wanted, _WAIT_FOR_ALL_S)
                 given = await self._give(kind, {slot: wanted[slot] for slot in free}) if free else set()
                 late = {slot for slot in wanted.keys() - free if now() - parked[slot] > self._limit_s}
                 if late:
-                    logger.warning("%d slots of %s stay: requests for them take too long", len(late), kind)
+                    logger.warning("%d slots of %s stay here: requests for them take too long", len(late), kind)
                 stay |= late | (free - given)
                 self._forwarder.unpark(kind, free | late)
         finally:
             self._forwarder.unpark(kind, parked)
 
     async def _give(self, kind: str, slots: Mapping[int, int]) -> set[int]:
-        """Give these slots, with their epochs, to their next owners; return those that went."""
+        """Give slots (with their epochs) to their next owners. Return the slots that moved."""
         row = await self._writer.write(GIVE_SLOTS_AWAY, kind, list(slots), list(slots.values()))
         given = set(row["given"] or ())
         self._table.gave_away(kind, given)

@@ -1,4 +1,4 @@
-"""The owners of slots, as this process last read them. It is a copy: Postgres decides at each write, by the fence."""
+"""The owners of slots, as this process last read them. The table is a hint: Postgres decides, by the fence."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from shared.storage.fleet.slots import get_slots
 
 
 class SlotTable:
-    """The copy of the slot table. lease: ours; what Postgres says of it decides which slots are ours."""
+    """A copy of the slot table. lease: ours. Our slots are those whose owner in Postgres is this lease."""
 
     def __init__(self, database: Database, lease: int) -> None:
         self._database = database
@@ -23,17 +23,17 @@ class SlotTable:
         self._listeners: list[Callable[[str, set[int]], None]] = []
 
     def on_change(self, listener: Callable[[str, set[int]], None]) -> None:
-        """listener(kind, slots that are ours now): called after each reading that changed what we own."""
+        """Add a listener(kind, our slots), called after each change of our slots."""
         self._listeners.append(listener)
 
     async def refresh(self) -> None:
-        """Read the table; what was in it when this was called is known afterwards. Callers share readings."""
+        """Read the table as it is at the time of this call, or newer. Callers share reads."""
         loop = asyncio.get_running_loop()
         if self._reading is None or self._reading.done():
             self._reading = loop.create_task(self._read())
             await asyncio.shield(self._reading)
             return
-        # One is under way and may have begun too early: all who come meanwhile share the one after it.
+        # A read is under way and may have begun too early. Further callers share the next one.
         if self._reading_next is None or self._reading_next.done():
             self._reading_next = loop.create_task(self._read_after(self._reading))
         await asyncio.shield(self._reading_next)
@@ -62,7 +62,7 @@ class SlotTable:
                     listener(kind, now)
 
     def gave_away(self, kind: str, slots: Iterable[int]) -> None:
-        """These slots are ours no longer, from that answer on: the next reading may fail, or may have begun before."""
+        """Drop slots that were given away. The next read of the table may fail, or may have begun earlier."""
         for slot in slots:
             self._owners[kind][slot] = None
             self._epochs[kind][slot] += 1
@@ -87,6 +87,6 @@ class SlotTable:
         return [slot for slot, owner in self._owners[kind].items() if owner not in (None, self._lease)]
 
     def address(self, kind: str, slot: int) -> str | None:
-        """Return the owner's "host:port", or None while nobody owns the slot."""
+        """Return the owner's "host:port", or None while the slot has no owner."""
         owner = self._owners[kind].get(slot)
         return self._addresses.get(owner) if owner is not None else None

@@ -11,30 +11,30 @@ from replication.streams.registry import Kind, Stream
 
 
 class Announcer:
-    """Puts this process's committed rows on the wire, and a tick every second."""
+    """The writer's side of the streams."""
 
     def __init__(self, lease: int, transport: Transport, seen: SeenPositions) -> None:
         self.lease = lease
         self._transport = transport
         self._seen = seen
-        self._last: dict[str, int] = {}  # by channel: what this writer last put there
-        self._counters: dict[str, int] = {}  # of ephemeral streams
-        self._values: dict[str, Callable[[], Sequence[Any]]] = {}  # likewise: what is valid now
+        self._last: dict[str, int] = {}  # the last position on each channel
+        self._counters: dict[str, int] = {}  # the last position of each ephemeral stream
+        self._values: dict[str, Callable[[], Sequence[Any]]] = {}
 
     def announce(self, stream: Stream, rows: Sequence[Any]) -> None:
-        """Publish committed rows. rows: of the stream's row type, position ascending."""
+        """Publish committed rows of the stream's row type, in ascending position."""
         if not rows:
             return
         if stream.kind is not Kind.EPHEMERAL:
             self._seen.see(stream.name, rows[-1].position)
         self._publish(stream, rows, None)
 
-    def keep(self, stream: Stream, values: Callable[[], Sequence[Any]]) -> None:
-        """values: makes the rows of all that is valid now of an ephemeral stream, each with a new position."""
+    def set_values(self, stream: Stream, values: Callable[[], Sequence[Any]]) -> None:
+        """Set the values of an ephemeral stream. values: returns a row with a new position for each valid value."""
         self._values[stream.name] = values
 
-    def tell_all(self, stream: Stream) -> None:
-        """Publish all that is valid now of an ephemeral stream; what is not among it is over."""
+    def repeat(self, stream: Stream) -> None:
+        """Publish all valid values of an ephemeral stream. Values that are not among them are over."""
         over = self._counters.get(stream.name, 0)
         self._publish(stream, self._values.get(stream.name, tuple)(), over)
 
@@ -54,7 +54,7 @@ class Announcer:
         return position
 
     def tick(self, streams: Iterable[Stream], complete_up_to: Callable[[str], int]) -> dict[str, int]:
-        """Publish a tick; return "complete up to" by stream, to be stored beside the heartbeat."""
+        """Publish a tick. Return "complete up to" by stream, for the heartbeat to store."""
         progress = {}
         for stream in streams:
             reached = (
@@ -72,7 +72,7 @@ class Announcer:
 
 
 class Ticker:
-    """Every second: the process's tick on the wire; `positions` is what its heartbeat stores."""
+    """Publishes the process's tick every second. `positions` is what its heartbeat stores."""
 
     def __init__(self, announcer: Announcer, writer: FencedWriter, streams: Sequence[Stream], tick_s: float) -> None:
         self._announcer = announcer

@@ -1,6 +1,6 @@
-"""What every stream must have, since so much is made from its one entry in the registry. Checked at each start.
+"""Checks of the stream registry at each start: every part that others are made from is there.
 
-From the name come the channel and the metrics' label, so these cannot be left out.
+The channel and the label in metrics come from the name, so they cannot be missing.
 """
 
 import re
@@ -19,7 +19,7 @@ _WORKER_TYPES = frozenset(each.name for each in fields(Fleet))
 
 
 def check_registry(streams: Iterable[Stream] = STREAMS.values()) -> None:
-    """Raise ValueError that lists every stream which lacks a part that others are made from."""
+    """Raise ValueError with a list of all mistakes in the registry."""
     known = list(streams)
     mistakes = [f"{stream.name}: {mistake}" for stream in known for mistake in _mistakes(stream)]
     letters = [stream.token_letter for stream in known if stream.token_letter != NOT_IN_TOKENS]
@@ -32,34 +32,34 @@ def check_registry(streams: Iterable[Stream] = STREAMS.values()) -> None:
 
 
 def check_readers(worker_type: str, followed: Iterable[str]) -> None:
-    """Raise ValueError when a process follows what the registry does not say that its type reads."""
-    strange = sorted(name for name in followed if worker_type not in STREAMS[name].readers)
-    if strange:
-        raise ValueError(f"stream registry: {worker_type} is no reader of {', '.join(strange)}")
+    """Raise ValueError when a worker type follows streams that it is not a reader of."""
+    unlisted = sorted(name for name in followed if worker_type not in STREAMS[name].readers)
+    if unlisted:
+        raise ValueError(f"stream registry: {worker_type} is not a reader of {', '.join(unlisted)}")
 
 
 def _mistakes(stream: Stream) -> Iterable[str]:
     if not _NAME.fullmatch(stream.name):
-        yield "its name does not fit into a sequence's and a channel's"
+        yield "the name does not fit into the name of a sequence and a channel"
     for what, types in (("writes", stream.writers), ("reads", stream.readers)):
         if not types:
-            yield f"nobody {what} it"
+            yield f"no worker {what} it"
         if unknown := sorted(set(types) - _WORKER_TYPES):
             yield f"there is no worker {', '.join(unknown)}"
     columns = _fields(stream.row)
     if not {"position", "writer"} <= columns:
-        yield "rows without writer and position"
+        yield "the rows have no writer and position"
     if stream.key not in columns:
-        yield "no key that says which slot its rows belong to, and whose order holds"
+        yield "no key that decides the slot and the order of its rows"
     if stream.token_letter != NOT_IN_TOKENS and not (stream.token_letter.isascii() and stream.token_letter.isalpha()):
-        yield "no letter in tokens, nor NOT_IN_TOKENS"
+        yield "neither a letter in tokens nor NOT_IN_TOKENS"
     if len(stream.token_letter) > 1:
-        yield "more than a letter in tokens"
+        yield "more than one letter in tokens"
     yield from _stored_mistakes(stream)
 
 
 def _stored_mistakes(stream: Stream) -> Iterable[str]:
-    """What belongs to rows in Postgres; an ephemeral stream has nothing of it."""
+    """Yield mistakes about rows in Postgres. An ephemeral stream has none of these parts."""
     stored = stream.kind is not Kind.EPHEMERAL
     has = {
         "catch-up query": bool(stream.catch_up),
@@ -72,7 +72,7 @@ def _stored_mistakes(stream: Stream) -> Iterable[str]:
         elif there and not stored:
             yield f"a {part}, but it is ephemeral"
     if stream.retention_s is not None and stream.kind is not Kind.LOG:
-        yield "a retention, but it is no log"
+        yield "a retention, but it is not a log"
 
 
 def _creates(sql: str, sequence: str) -> bool:

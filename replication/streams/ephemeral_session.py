@@ -1,11 +1,11 @@
-"""PURE: one reader of one ephemeral stream. Nothing of it is in Postgres: what was missed is asked of its writer.
+"""PURE: one reader of one ephemeral stream. It has no rows in Postgres: a reader asks the writer for missed values.
 
-A frame carries whole values, so what follows a lost one is applied all the same; the writer is asked for all that is
-valid now. Its answer is ordinary frames, the last of which says up to which position everything that it has not told
-anew is over (`Frame.over`). Positions are each writer's own counter.
+A frame carries whole values, so frames after a lost one are applied all the same, and the writer is asked to repeat all
+valid values. The repetition is ordinary frames. The last one says up to which position values that were not repeated
+are over (`Frame.over`). Positions are each writer's own counter.
 
-Always true of a session: every value that was applied of a writer whose number is not in `missed` is as that writer
-last told it, and no value of a fenced writer stays.
+Invariants of a session: the values of a writer that is not in `missed` are as that writer last published them. No value
+of a fenced writer stays.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,18 +19,18 @@ EVERYTHING = (1 << 63) - 1
 
 
 class EphemeralSession:
-    """stream: its name. missed: by writer, a position at or below which something never came."""
+    """A reader of an ephemeral stream. missed: by writer, a position at or below which a frame is missing."""
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.known = 0
         self.positions: dict[int, int] = {}
-        self.finals: dict[int, int] = {}  # nobody's: a fenced writer is forgotten with all that it told
+        self.finals: dict[int, int] = {}  # always empty: a fenced writer is forgotten with its values
         self.missed: dict[int, int] = {}
         self._vector: Vector | None = None
 
     def learn_writers(self, known: int, writers: Iterable[WriterState]) -> Outcome:
-        """Take in the table of writers. What the fenced ones told is over; a new one tells of itself in its ticks."""
+        """Take in the table of writers. The values of fenced writers are over. Ticks show the values of new ones."""
         over = []
         for state in writers:
             if state.final is not None:
@@ -48,7 +48,7 @@ class EphemeralSession:
         writer = frame.writer
         have = self.positions.get(writer)
         if have is None:
-            return self._stranger(writer)
+            return self._unknown_writer(writer)
         if frame.previous > have:
             self.missed[writer] = frame.previous
         self.positions[writer] = max(have, frame.current)
@@ -57,20 +57,20 @@ class EphemeralSession:
         if frame.over is not None and self.missed.get(writer, 0) <= frame.over:
             self.missed.pop(writer, None)
             over.append((writer, frame.over))
-        return Outcome([row for row in rows if row.position > have], over=over, ask=self._to_ask(writer))
+        return Outcome([row for row in rows if row.position > have], over=over, ask=self._missing(writer))
 
     def tick(self, tick: Tick) -> Outcome:
-        """Take in what a writer says of itself: its counter tells of a lost last frame, and of all before we came."""
+        """Take in a writer's counter. It shows a lost last frame, and values from before this session began."""
         progress = tick.progress.get(self.stream)
         if progress is None:
             return NOTHING
         writer = tick.writer
         have = self.positions.get(writer)
         if have is None:
-            return self._stranger(writer)
+            return self._unknown_writer(writer)
         if progress.complete_up_to > have:
             self.missed[writer] = progress.complete_up_to
-        return Outcome(ask=self._to_ask(writer))
+        return Outcome(ask=self._missing(writer))
 
     def vector(self) -> Vector:
         if self._vector is None:
@@ -78,12 +78,12 @@ class EphemeralSession:
         return self._vector
 
     def covers(self, wanted: Vector) -> bool:
-        """Return whether every writer behind `wanted` is known here: there are no rows to wait for."""
+        """Return whether every writer in `wanted` is known here. There are no rows to wait for."""
         return wanted.known <= self.known
 
-    def _stranger(self, writer: int) -> Outcome:
-        """A writer not in the table as we know it: a new one, or one that was fenced and does not know it."""
+    def _unknown_writer(self, writer: int) -> Outcome:
+        """Return what to do about an unknown writer: a new one, or a fenced one that does not know it yet."""
         return Outcome(repair=True, writers=True) if writer > self.known else NOTHING
 
-    def _to_ask(self, writer: int) -> Sequence[int]:
+    def _missing(self, writer: int) -> Sequence[int]:
         return (writer,) if writer in self.missed else ()

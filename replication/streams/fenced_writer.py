@@ -1,8 +1,8 @@
 """The one way to write into a stream: one fenced statement at a time under this process's lease.
 
-Since statements go one after another, the position order of this writer is its commit order. While a statement is
-under way the writer announces no more than its *floor*: the greatest position that it had seen before it sent the
-statement (a position is taken inside the statement, so nobody knows it until the answer; evidence 3).
+Statements run one after another, so the position order of this writer is its commit order. While a statement is under
+way, the writer announces no more than its *floor*: the greatest position that it had seen before it sent the statement.
+(The statement takes its positions itself, so they are unknown until the answer; evidence 3.)
 """
 
 import asyncio
@@ -28,15 +28,18 @@ from shared.storage.fleet.leases import is_writing
 
 logger = logging.getLogger(__name__)
 
-#: A statement that is so old is looked at, so often and within so long, until it has been seen idle so many times.
-_LOOK_AFTER_S = 1.5
-_LOOK_EVERY_S = 0.75
-_LOOK_LIMIT_S = 2.0
-_IDLE_LOOKS = 2
+#: A statement this old is checked ...
+_CHECK_AFTER_S = 1.5
+#: ... this often ...
+_CHECK_EVERY_S = 0.75
+#: ... with this time limit for a check ...
+_CHECK_LIMIT_S = 2.0
+#: ... until it was idle this many times in a row.
+_IDLE_CHECKS = 2
 
 
 class SeenPositions:
-    """The greatest position of each stream that this process saw: its own rows', frames', ticks'."""
+    """The greatest position of each stream that this process saw, in its own rows, in frames and in ticks."""
 
     def __init__(self) -> None:
         self.greatest: dict[str, int] = {}
@@ -47,8 +50,12 @@ class SeenPositions:
 
 
 class FencedWriter:
-    """lease: this incarnation's number. on_fenced: called once when the lease is lost, or the outcome of a statement
-    is unknown (the process then fences itself and begins anew: memory is never guessed)."""
+    """The connection for writes of one incarnation.
+
+    lease: the incarnation's number.
+    on_fenced: called once, when the lease is lost or the outcome of a statement is unknown. The process then fences
+        itself and rejoins from scratch: memory is never guessed.
+    """
 
     def __init__(self, connect: Connect, lease: int, seen: SeenPositions, on_fenced: Callable[[str], None]) -> None:
         self.lease = lease
@@ -57,16 +64,16 @@ class FencedWriter:
         self._seen = seen
         self._on_fenced = on_fenced
         self._turn = asyncio.Lock()
-        # Of each statement whose rows are not announced yet: stream -> what had been seen when it was sent.
+        # Of each statement whose rows are not announced yet: stream -> the greatest position seen when it was sent.
         self._floors: list[dict[str, int]] = []
         self._fenced = False
         self._lock_wait_ms: int | None = None
         self.statements = 0
 
     def limit_lock_wait(self, limit_ms: int) -> None:
-        """From the next connection on: how long a statement waits for a lock, in place of the connection's default.
+        """Set how long a statement waits for a lock, from the next connection on.
 
-        Call before the first write, and not behind a pooler.
+        Call it before the first write, and not behind a pooler.
         """
         self._lock_wait_ms = limit_ms
 
@@ -75,19 +82,20 @@ class FencedWriter:
     ) -> asyncpg.Record:
         """Run one fenced statement and return its row.
 
-        args: from $2 on. streams: those in which it may take positions.
-        Raises Fenced when the outcome is unknown or the lease is lost. Raises NotWritten for a lock, a time limit or an
-        outage of the database. Other errors of asyncpg, such as a violated constraint, come as they are; nothing was
+        args: the parameters from $2 on.
+        streams: the streams in which it may take positions.
+        Raises Fenced when the outcome is unknown or the lease is lost, and NotWritten after a lock wait, a time limit or
+        an outage of the database. Raises asyncpg's other errors, such as a violated constraint, as they are; nothing was
         written then either.
         """
         floors: dict[str, int] = {}
-        # In a task of its own: a caller that goes away must not leave a statement whose outcome nobody reads.
+        # In a task of its own: the outcome of the statement must be read, even if the caller is cancelled.
         run = asyncio.get_running_loop().create_task(self._write(statement, args, streams, floors, timeout_s))
         try:
             return await asyncio.shield(run)
         finally:
-            # Only now, and not when the answer came: until the caller goes on, and announces its rows before it waits
-            # for anything else, a tick in between must not call complete what nobody has been told of.
+            # Now, and not when the answer came: the caller announces its rows before it waits for anything else, and a
+            # tick before that must not call unannounced rows complete.
             if run.done():
                 self._announced(floors)
             else:
@@ -124,18 +132,18 @@ class FencedWriter:
             return row
 
     def drop_idle(self) -> None:
-        """Break the connection where it is idle: it may hang. One with a statement under way is looked after."""
+        """Break an idle connection: it may hang. A connection with a statement under way has its own check."""
         if self._connection is not None and not self._turn.locked():
             self._connection.terminate()
             self._connection = None
 
     def complete_up_to(self, stream: str) -> int:
-        """Nothing of this writer at or below the answer will still appear in the stream."""
+        """Return a position such that no further row of this writer will appear at or below it."""
         floors = [floors[stream] for floors in self._floors if stream in floors]
         return min(floors) if floors else self._seen.greatest.get(stream, 0)
 
     async def close(self) -> None:
-        """Close the connection; in the middle of a statement it is cut, and its task learns that the lease is lost."""
+        """Close the connection. A statement under way is cut, and its task learns that the lease is lost."""
         self._fenced = True
         conn, self._connection = self._connection, None
         if conn is None or conn.is_closed():
@@ -156,9 +164,9 @@ class FencedWriter:
 
         def begin() -> None:
             nonlocal watch
-            watch = loop.create_task(self._watch(conn), name="look after a slow statement")
+            watch = loop.create_task(self._watch(conn), name="check a slow statement")
 
-        timer = loop.call_later(_LOOK_AFTER_S, begin)
+        timer = loop.call_later(_CHECK_AFTER_S, begin)
         try:
             yield
         finally:
@@ -167,23 +175,23 @@ class FencedWriter:
                 watch.cancel()
 
     async def _watch(self, conn: Connection) -> None:
-        """Break the connection when nothing is being written under our lease, though we wait for the end of a write.
+        """Break the connection when Postgres writes nothing under our lease although a write is under way here.
 
-        The statement, or its answer, is then lost on the way. A slow one, or one that waits for a lock of others, holds
-        the lease's row meanwhile, behind a pooler too. Twice, since it takes that row a moment after it arrived. A
-        mistake costs a new incarnation and nothing else.
+        The statement or its answer was lost on the way. A slow statement, or one that waits for a lock, holds the
+        lease's row meanwhile, behind a pooler too. It is checked twice, since a statement takes that row a moment after
+        it arrives. A mistake costs a new incarnation and nothing else.
         """
         idle = 0
         while True:
             try:
-                async with asyncio.timeout(_LOOK_LIMIT_S):
+                async with asyncio.timeout(_CHECK_LIMIT_S):
                     idle = 0 if await self._is_writing() else idle + 1
             except (*CONNECTION_ERRORS, *PASSING_ERRORS):
-                pass  # the database itself is away or busy: that tells nothing of our statement
-            if idle == _IDLE_LOOKS:
+                pass  # the database itself is away or busy: that says nothing about our statement
+            if idle == _IDLE_CHECKS:
                 break
-            await asyncio.sleep(_LOOK_EVERY_S)
-        logger.warning("The connection to the database hangs: nothing is being written, and no answer comes")
+            await asyncio.sleep(_CHECK_EVERY_S)
+        logger.warning("The connection to the database hangs: Postgres writes nothing, and no answer comes")
         conn.terminate()
 
     async def _is_writing(self) -> bool:

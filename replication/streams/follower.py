@@ -1,7 +1,7 @@
 """Following streams in one process: rows from Redis, gaps repaired from Postgres.
 
-The rules are in `session.py` (pure); this does I/O for them. Redis only tells sooner: every second, while Redis is
-away or a writer is silent, the rows above the vector are read from Postgres, and everything is as right, only later.
+The rules are in `session.py` and `ephemeral_session.py` (pure). This module does the I/O for them. Redis only makes it
+faster: while Redis is away or a writer is silent, the rows above the vector are read from Postgres every second.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from replication.bus.transport import Transport
 from replication.streams import Kind, Stream
 from replication.streams.ephemeral_session import EphemeralSession
 from replication.streams.fenced_writer import SeenPositions
-from replication.streams.questions import Asker
+from replication.streams.repeats import RepeatRequests
 from replication.streams.session import Outcome, StreamSession, WriterState
 from shared.config.sections import Replication as ReplicationConfig
 from shared.core.errors import Unavailable
@@ -31,9 +31,10 @@ from shared.storage.streams.catch_up import first_page, pages
 
 logger = logging.getLogger(__name__)
 
-#: Called with the rows of a stream that are new to this process, in an order that is safe to apply.
+#: Called with rows that are new to this process, in an order that is safe to apply.
 Listener: TypeAlias = Callable[[Sequence[Any]], None]
-#: Called with a writer and a position: what it told of an ephemeral stream up to there, and not again since, is over.
+#: Called with a writer and a position of an ephemeral stream: the writer's values up to there that it has not repeated
+#: are over.
 OverListener: TypeAlias = Callable[[int, int], None]
 _PAGE = 1000  # rows of one catch-up statement
 
@@ -52,12 +53,18 @@ class _Followed:
 
 
 class Follower:
-    """Follows streams for one process: keeps a vector per stream, hands new rows to listeners."""
+    """The reader's side of the streams: a vector per stream, and listeners that get the new rows."""
 
     def __init__(
-        self, database: Database, transport: Transport, seen: SeenPositions, config: ReplicationConfig,
-        clock: Clock, tasks: TaskGroup, metrics: ReplicationMetrics,
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        transport: Transport,
+        seen: SeenPositions,
+        config: ReplicationConfig,
+        clock: Clock,
+        tasks: TaskGroup,
+        metrics: ReplicationMetrics,
+    ) -> None:
         self._database = database
         self._transport = transport
         self._seen = seen
@@ -68,40 +75,39 @@ class Follower:
         self._followed: dict[str, _Followed] = {}
         self._notices: dict[str, list[Callable[[], None]]] = {}
         self._tick_listeners: list[Callable[[wire.Tick], None]] = []
-        self._asker = Asker(transport, clock)
-        self._answers: tuple[int, Callable[[str], None]] | None = None
+        self._repeat_requests = RepeatRequests(transport, clock)
+        self._on_repeat_request: tuple[int, Callable[[str], None]] | None = None
 
     def follow(self, stream: Stream, listener: Listener, over: OverListener | None = None) -> None:
-        """Call before `start`. Several listeners of one stream are called in the order of their coming.
+        """Add a listener of a stream, before `start`. Listeners of one stream are called in the order of their adding.
 
-        over: of an ephemeral stream.
+        over: for ephemeral streams.
         """
         followed = self._followed.setdefault(stream.name, _Followed(stream))
         followed.listeners.append(listener)
         if over is not None:
             followed.over_listeners.append(over)
 
-    def answer_questions(self, lease: int, answer: Callable[[str], None]) -> None:
-        """Call before `start`. answer: called with the name of an ephemeral stream when a reader missed something that
-        this lease told."""
-        self._answers = lease, answer
+    def on_repeat_request(self, lease: int, callback: Callable[[str], None]) -> None:
+        """Listen for requests to repeat a stream of this lease, before `start`. callback: gets the stream's name."""
+        self._on_repeat_request = lease, callback
 
     def on_notice(self, topic: str, callback: Callable[[], None]) -> None:
         self._notices.setdefault(topic, []).append(callback)
 
     def on_tick(self, callback: Callable[[wire.Tick], None]) -> None:
-        """Hear every writer's ticks, whatever it writes."""
+        """Listen to the ticks of every writer."""
         self._tick_listeners.append(callback)
 
     async def start(self) -> None:
-        """Take a place in every followed stream, then listen. Returns once the vectors are honest."""
+        """Take a position in every followed stream, then listen. Returns once the vectors are honest."""
         async with self._database.snapshot() as snapshot:
             known, writers = await get_writers(snapshot, 0, [])
         for followed in self._followed.values():
             name = followed.stream.name
             followed.session.learn_writers(
                 known,
-                # Memory is empty: to begin where the writers are is enough; older rows come from Postgres.
+                # Memory is empty, so the session begins where the writers are. Older rows come from Postgres.
                 [
                     WriterState(w.writer, w.final if w.final is not None else max(w.reached or 0, w.start), w.final)
                     for w in writers
@@ -109,8 +115,8 @@ class Follower:
                 ],
             )
         channels = [followed.stream.channel for followed in self._followed.values()]
-        if self._answers is not None:
-            channels.append(wire.QUESTIONS)
+        if self._on_repeat_request is not None:
+            channels.append(wire.REPEATS)
         self._transport.subscribe([*channels, wire.TICKS, wire.CONTROL], self._received, self._connection_made)
         for followed in self._followed.values():
             await self._repair(followed)
@@ -131,9 +137,9 @@ class Follower:
         return self._followed[stream.name].session.covers(wanted)
 
     async def wait_for(self, stream: Stream, wanted: Vector, timeout_s: float) -> bool:
-        """Wait until this process has applied everything behind `wanted`; after 100 ms read Postgres itself.
+        """Wait until this process has applied everything up to `wanted`. After 100 ms it reads Postgres itself.
 
-        Returns False when the time is over (the caller answers 503, or as it stands).
+        Returns False when the time is over. The caller answers 503, or with what it has.
         """
         followed = self._followed[stream.name]
         if followed.session.covers(wanted):
@@ -154,7 +160,7 @@ class Follower:
         return True
 
     async def read_now(self, stream: Stream) -> None:
-        """Apply what Postgres has now of a stored stream above our vector: one statement, mostly without rows.
+        """Apply the rows of a stored stream in Postgres above our vector: one statement, mostly without rows.
 
         Raises Unavailable.
         """
@@ -167,7 +173,7 @@ class Follower:
         if outcome.writers or len(columns) == _PAGE:
             await self._repair(followed)
 
-    # -- what comes in
+    # -- messages
 
     def _received(self, channel: str, message: bytes) -> None:
         try:
@@ -175,10 +181,10 @@ class Follower:
                 self._received_tick(wire.decode_tick(message))
             elif channel == wire.CONTROL:
                 self._received_notice(wire.decode_notice(message).topic)
-            elif channel == wire.QUESTIONS:
-                question = wire.decode_question(message)
-                if self._answers is not None and question.writer == self._answers[0]:
-                    self._answers[1](question.stream)
+            elif channel == wire.REPEATS:
+                request = wire.decode_repeat_request(message)
+                if self._on_repeat_request is not None and request.writer == self._on_repeat_request[0]:
+                    self._on_repeat_request[1](request.stream)
             else:
                 self._received_frame(wire.decode_frame(message))
         except (wire.WireError, msgspec.DecodeError) as error:
@@ -189,7 +195,7 @@ class Follower:
         for callback in self._notices.get(topic, ()):
             callback()
         if topic == "slots":
-            # Perhaps since a lease was ended: what its process told of passing things is over.
+            # A lease may have ended. The ephemeral values of its process are then over.
             for followed in self._followed.values():
                 if followed.stream.kind is Kind.EPHEMERAL:
                     self._repair_soon(followed, writers=True)
@@ -217,7 +223,7 @@ class Follower:
                 followed.advanced.set()
 
     def _connection_made(self) -> None:
-        # At most once: a connection made again is a gap on everything.
+        # Delivery is at most once, so a new connection is a gap in every stream.
         for followed in self._followed.values():
             self._repair_soon(followed, writers=True)
         for callback in self._notices.get("slots", ()):
@@ -227,12 +233,12 @@ class Follower:
         if outcome.rows:
             self._apply(followed, outcome.rows)
         for writer, position in outcome.over:
-            self._asker.forget(followed.stream.name, writer)
+            self._repeat_requests.forget(followed.stream.name, writer)
             for listener in followed.over_listeners:
                 listener(writer, position)
         if outcome.ask:
             self._metrics.gaps.labels(followed.stream.name).inc()
-            self._asker.ask(followed.stream.name, outcome.ask)
+            self._repeat_requests.send(followed.stream.name, outcome.ask)
         if outcome.repair:
             self._metrics.gaps.labels(followed.stream.name).inc()
             self._repair_soon(followed, writers=outcome.writers)
@@ -267,7 +273,7 @@ class Follower:
                 await asyncio.sleep(self._config.tick_s)
 
     async def _repair(self, followed: _Followed) -> None:
-        """Read all writers' rows above the session's least position, page by page, and take in idle writers."""
+        """Read all writers' rows above the session's least position, page by page, and advance idle writers."""
         session = followed.session
         name = followed.stream.name
         async with self._database.snapshot() as snapshot:
@@ -281,10 +287,10 @@ class Follower:
                 rows = [self._row(followed.stream, columns) for columns in page]
                 self._seen.see(name, rows[-1].position)
                 self._carry_out(followed, session.repaired(rows))
-        # A writer stores what it reached after its rows: the snapshot that shows the one shows the others. So it is
-        # with where a dead one ended, whose last row may be gone since (a state stream keeps each key's newest row).
+        # A writer stores its progress after its rows, so a snapshot that shows the progress shows the rows. The same
+        # holds for the end of a dead writer. Its last row may be gone: a state stream keeps each key's newest row only.
         ends = {w.writer: w.reached if w.final is None else w.final for w in mine}
-        session.idle_writers({writer: end for writer, end in ends.items() if end is not None})
+        session.advance_idle_writers({writer: end for writer, end in ends.items() if end is not None})
         self._metrics.repairs.labels(name).inc()
         followed.advanced.set()
 
@@ -293,7 +299,7 @@ class Follower:
         return stream.row(**{name: value for name, value in columns.items() if name in stream.row.__struct_fields__})
 
     async def _watch(self) -> None:
-        """Once a second: while Redis is away, or a living writer is silent, read Postgres."""
+        """Read Postgres once a second while Redis is away or a living writer is silent."""
         await asyncio.sleep(self._config.tick_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
         now = self._clock.monotonic_s()
         for followed in self._followed.values():

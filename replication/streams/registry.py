@@ -1,11 +1,14 @@
-"""The registry of streams: one table from which come sequences, channels, writers, readers, tokens and metrics.
+"""The registry of streams. Sequences, channels, writers, readers, tokens and metrics come from this one table.
 
-Kinds. *log*: rows are appended. *state*: one row per key with the position of its last change; an update applies only
-with a greater position, a deletion leaves a row. *ephemeral*: no rows in Postgres, positions are the writer's own
-counter, a frame carries a key's whole new value and when it ends; lost with the process or with Redis.
+A *log* stream appends rows. A *state* stream has one row per key, with the position of its last change: an update
+applies only with a greater position, and a deletion leaves a row. An *ephemeral* stream has no rows in Postgres:
+positions are the writer's own counter, a frame carries the whole value of a key and when it ends, and values are lost
+with the process or with Redis.
 
-Architecture page, section 4. `stream_checks.py` runs at start: a stream that lacks something stops the process.
+Architecture page, section 4. `checks.py` runs at start: a stream that lacks a part stops the process.
 """
+
+# ruff: noqa: S106 - a token letter is not a secret
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +18,19 @@ from typing import Any
 from shared.core import rows
 from shared.storage.streams import catch_up
 
-#: The token letter of a stream of which clients' tokens say nothing.
+#: The token letter of a stream that is not part of clients' tokens.
 NOT_IN_TOKENS = "-"
-#: Worker types, for what every process reads.
-EVERYBODY = (
-    "main", "event_persister", "synchrotron", "client_api", "federation_reader", "federation_sender", "background",
+#: The readers of streams that every process reads.
+ALL_WORKERS = (
+    "main",
+    "event_persister",
+    "synchrotron",
+    "client_api",
+    "federation_reader",
+    "federation_sender",
+    "background",
     "media",
-)  # fmt: skip
+)
 
 
 class Kind(Enum):
@@ -30,25 +39,28 @@ class Kind(Enum):
     EPHEMERAL = "ephemeral"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """name: also the sequence `stream_<name>`; writers: worker types that may write it; exclusive: only the owner of
-    the key's slot writes; row: what a frame carries; token_letter: its part of sync tokens, or NOT_IN_TOKENS;
-    key: the field of a row that decides its slot, and whose order holds; readers: worker types that may follow it;
-    catch_up: the SELECT of the rows above a position, in position order (log and state), whose columns are the row's
-    fields; $1: greater than this position, $2: at most so many rows.
-    retention_s: how long rows are kept; None: as long as the data itself.
-    """
+    """One stream. Its sequence is `stream_<name>`."""
 
     name: str
     kind: Kind
+    #: Worker types that may write it.
     writers: tuple[str, ...]
+    #: Only the owner of the key's slot writes.
     exclusive: bool
+    #: The type of the rows in a frame.
     row: type[Any]
+    #: The letter of its part in sync tokens, or NOT_IN_TOKENS.
     token_letter: str = ""
+    #: For log and state streams: the SELECT of the rows above a position, in position order. Its columns are the fields
+    #: of the row. $1: the position, $2: the greatest number of rows.
     catch_up: str = ""
+    #: Rows are deleted after this time. None: they stay as long as the data itself.
     retention_s: float | None = None
+    #: The field of a row that decides its slot. The order of rows with one key holds.
     key: str = ""
+    #: Worker types that may follow it.
     readers: tuple[str, ...] = ()
 
     @property
@@ -61,69 +73,142 @@ class Stream:
 
 
 EVENTS = Stream(
-    "events",
-    Kind.LOG,
-    ("event_persister",),
+    name="events",
+    kind=Kind.LOG,
+    writers=("event_persister",),
     exclusive=True,
     row=rows.EventRow,
-    token_letter="e",  # noqa: S106
+    token_letter="e",
     catch_up=catch_up.EVENTS,
     key="room_id",
     readers=("synchrotron",),
 )
 RECEIPTS = Stream(
-    "receipts", Kind.STATE, ("client_api", "federation_reader"), exclusive=False, row=rows.ReceiptRow,
-    token_letter="r",  # noqa: S106
-    catch_up=catch_up.RECEIPTS, key="room_id", readers=("synchrotron",),
-)  # fmt: skip
+    name="receipts",
+    kind=Kind.STATE,
+    writers=("client_api", "federation_reader"),
+    exclusive=False,
+    row=rows.ReceiptRow,
+    token_letter="r",
+    catch_up=catch_up.RECEIPTS,
+    key="room_id",
+    readers=("synchrotron",),
+)
 ACCOUNT_DATA = Stream(
-    "account_data", Kind.STATE, ("client_api",), exclusive=True, row=rows.AccountDataRow, token_letter="a",  # noqa: S106
-    catch_up=catch_up.ACCOUNT_DATA, key="user_id", readers=("synchrotron",),
-)  # fmt: skip
+    name="account_data",
+    kind=Kind.STATE,
+    writers=("client_api",),
+    exclusive=True,
+    row=rows.AccountDataRow,
+    token_letter="a",
+    catch_up=catch_up.ACCOUNT_DATA,
+    key="user_id",
+    readers=("synchrotron",),
+)
 PUSH_RULES = Stream(
-    "push_rules", Kind.STATE, ("client_api",), exclusive=True, row=rows.PushRulesRow, token_letter="u",  # noqa: S106
-    catch_up=catch_up.PUSH_RULES, key="user_id", readers=("synchrotron", "event_persister"),
-)  # fmt: skip
+    name="push_rules",
+    kind=Kind.STATE,
+    writers=("client_api",),
+    exclusive=True,
+    row=rows.PushRulesRow,
+    token_letter="u",
+    catch_up=catch_up.PUSH_RULES,
+    key="user_id",
+    readers=("synchrotron", "event_persister"),
+)
 SESSIONS = Stream(
-    "sessions", Kind.LOG, ("client_api",), exclusive=False, row=rows.SessionRow, retention_s=86_400,
-    token_letter=NOT_IN_TOKENS, catch_up=catch_up.SESSIONS, key="user_id", readers=EVERYBODY,
-)  # fmt: skip
+    name="sessions",
+    kind=Kind.LOG,
+    writers=("client_api",),
+    exclusive=False,
+    row=rows.SessionRow,
+    retention_s=86_400,
+    token_letter=NOT_IN_TOKENS,
+    catch_up=catch_up.SESSIONS,
+    key="user_id",
+    readers=ALL_WORKERS,
+)
 TO_DEVICE = Stream(
-    "to_device", Kind.LOG, ("client_api", "federation_reader"), exclusive=False, row=rows.ToDeviceRow,
-    token_letter="m",  # noqa: S106
-    catch_up=catch_up.TO_DEVICE, key="user_id", readers=("synchrotron",),
-)  # fmt: skip
-#: What a token from before the retention gets: everybody who shares a room.
+    name="to_device",
+    kind=Kind.LOG,
+    writers=("client_api", "federation_reader"),
+    exclusive=False,
+    row=rows.ToDeviceRow,
+    token_letter="m",
+    catch_up=catch_up.TO_DEVICE,
+    key="user_id",
+    readers=("synchrotron",),
+)
+#: A token from before the retention gets everybody who shares a room with the user.
 DEVICE_LISTS = Stream(
-    "device_lists", Kind.LOG, ("client_api", "federation_reader"), exclusive=False, row=rows.DeviceListRow,
-    token_letter="d",  # noqa: S106
-    catch_up=catch_up.DEVICE_LISTS, retention_s=14 * 86_400, key="user_id", readers=("synchrotron",),
-)  # fmt: skip
+    name="device_lists",
+    kind=Kind.LOG,
+    writers=("client_api", "federation_reader"),
+    exclusive=False,
+    row=rows.DeviceListRow,
+    token_letter="d",
+    catch_up=catch_up.DEVICE_LISTS,
+    retention_s=14 * 86_400,
+    key="user_id",
+    readers=("synchrotron",),
+)
 ONE_TIME_KEYS = Stream(
-    "one_time_keys", Kind.LOG, ("client_api", "federation_reader"), exclusive=False, row=rows.OneTimeKeyRow,
-    token_letter="k",  # noqa: S106
-    catch_up=catch_up.ONE_TIME_KEYS, retention_s=2 * 86_400, key="user_id", readers=("synchrotron",),
-)  # fmt: skip
+    name="one_time_keys",
+    kind=Kind.LOG,
+    writers=("client_api", "federation_reader"),
+    exclusive=False,
+    row=rows.OneTimeKeyRow,
+    token_letter="k",
+    catch_up=catch_up.ONE_TIME_KEYS,
+    retention_s=2 * 86_400,
+    key="user_id",
+    readers=("synchrotron",),
+)
 THREAD_SUBSCRIPTIONS = Stream(
-    "thread_subscriptions", Kind.STATE, ("client_api",), exclusive=True, row=rows.ThreadSubscriptionRow,
-    token_letter="h",  # noqa: S106
-    catch_up=catch_up.THREAD_SUBSCRIPTIONS, key="user_id", readers=("synchrotron", "event_persister"),
-)  # fmt: skip
+    name="thread_subscriptions",
+    kind=Kind.STATE,
+    writers=("client_api",),
+    exclusive=True,
+    row=rows.ThreadSubscriptionRow,
+    token_letter="h",
+    catch_up=catch_up.THREAD_SUBSCRIPTIONS,
+    key="user_id",
+    readers=("synchrotron", "event_persister"),
+)
 TYPING = Stream(
-    "typing", Kind.EPHEMERAL, ("client_api", "federation_reader"), exclusive=False, row=rows.TypingRow,
-    token_letter="t",  # noqa: S106
-    key="room_id", readers=("synchrotron",),
-)  # fmt: skip
+    name="typing",
+    kind=Kind.EPHEMERAL,
+    writers=("client_api", "federation_reader"),
+    exclusive=False,
+    row=rows.TypingRow,
+    token_letter="t",
+    key="room_id",
+    readers=("synchrotron",),
+)
 PRESENCE = Stream(
-    "presence", Kind.EPHEMERAL, ("client_api", "federation_reader"), exclusive=False, row=rows.PresenceRow,
-    token_letter="p",  # noqa: S106
-    key="user_id", readers=("synchrotron",),
-)  # fmt: skip
+    name="presence",
+    kind=Kind.EPHEMERAL,
+    writers=("client_api", "federation_reader"),
+    exclusive=False,
+    row=rows.PresenceRow,
+    token_letter="p",
+    key="user_id",
+    readers=("synchrotron",),
+)
 
 _ALL = (
-    EVENTS, RECEIPTS, ACCOUNT_DATA, PUSH_RULES, SESSIONS, TO_DEVICE, DEVICE_LISTS, ONE_TIME_KEYS, THREAD_SUBSCRIPTIONS,
-    TYPING, PRESENCE,
-)  # fmt: skip
+    EVENTS,
+    RECEIPTS,
+    ACCOUNT_DATA,
+    PUSH_RULES,
+    SESSIONS,
+    TO_DEVICE,
+    DEVICE_LISTS,
+    ONE_TIME_KEYS,
+    THREAD_SUBSCRIPTIONS,
+    TYPING,
+    PRESENCE,
+)
 STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in _ALL}
 TOKEN_LETTERS: Mapping[str, str] = {s.name: s.token_letter for s in STREAMS.values() if s.token_letter != NOT_IN_TOKENS}
 

@@ -1,13 +1,13 @@
 """PURE: one reader of one stored stream. Frames, ticks and repaired rows go in; rows to apply and "repair" come out.
 
-Always true of a session:
-- `positions[w]` is a place of writer w such that every row of w at or below it was applied (or is older than the
-  session): so the session's vector is honest at any time.
-- a row is applied at most once, in its writer's order, and never before the row of another writer that precedes it
-  in the same room (`prior_*`).
-- every writer that may write is in `positions`, or numbered above `known`.
+Invariants of a session:
+- Every row of writer w at or below `positions[w]` was applied, or is older than the session. So the vector is honest at
+  any time.
+- A row is applied at most once, in its writer's order, and never before the row of another writer that precedes it in
+  the same room (`prior_*`).
+- Every writer that may write is in `positions`, or has a number above `known`.
 
-`follower.py` does what this says. Nothing here waits, reads a clock or knows Redis.
+`follower.py` performs the actions. Nothing here waits, reads a clock or knows Redis.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +20,17 @@ from shared.core.sync_tokens.vector import Vector, vector_of
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """rows: to apply now, in this order; repair: read Postgres above the vector; writers: first read `writers`.
+    """Actions for the follower."""
 
-    Of ephemeral streams, over: (writer, position): what that writer told at or below it is over unless it is among the
-    rows; ask: the writers to be asked for all that is valid now.
-    """
-
+    #: Apply these rows now, in this order.
     rows: Sequence[Any] = ()
+    #: Read Postgres above the vector.
     repair: bool = False
+    #: Read the table of writers first.
     writers: bool = False
+    #: Ephemeral streams only: (writer, position). The writer's values up to there that are not in `rows` are over.
     over: Sequence[tuple[int, int]] = ()
+    #: Ephemeral streams only: ask these writers to repeat the stream.
     ask: Sequence[int] = ()
 
 
@@ -38,19 +39,21 @@ NOTHING = Outcome()
 
 @dataclass(frozen=True, slots=True)
 class WriterState:
-    """One writer of the stream: where a session begins to follow it, and where it ended once it was fenced.
+    """One writer of the stream.
 
-    To a session that runs already, a new writer begins at its start. To a session that begins, a writer stands where
-    Postgres says that it has come: the session's memory is empty, and what is older is read from Postgres anyway.
+    A running session follows a new writer from its start. A new session follows a writer from its progress in Postgres:
+    the session's memory is empty, and older rows are read from Postgres anyway.
     """
 
     writer: int
+    #: Where a session begins to follow the writer.
     start: int
+    #: Where a fenced writer ended, None for a living one.
     final: int | None
 
 
 class StreamSession:
-    """stream: its name, of kind log or state; `ephemeral_session.py` has the other kind."""
+    """A reader of a log or state stream. `ephemeral_session.py` has the other kind. stream: the name."""
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
@@ -64,7 +67,7 @@ class StreamSession:
         for state in writers:
             if state.writer not in self.positions:
                 if state.writer <= self.known:
-                    continue  # dead, and passed by everybody: forgotten on purpose
+                    continue  # dead, and forgotten on purpose: every living writer is beyond it
                 self.positions[state.writer] = state.start
             if state.final is not None:
                 self.finals[state.writer] = state.final
@@ -80,7 +83,7 @@ class StreamSession:
         if have is None:
             return Outcome(repair=True, writers=True) if writer > self.known else NOTHING
         if writer in self.finals and frame.current > self.finals[writer]:
-            return NOTHING  # a fenced process speaks of what was never stored
+            return NOTHING  # a fenced process announces rows that were never stored
         if frame.previous > have:
             return Outcome(repair=True)
         fresh = [row for row in rows if row.position > have]
@@ -92,7 +95,7 @@ class StreamSession:
         return Outcome(fresh)
 
     def tick(self, tick: Tick) -> Outcome:
-        """Take in what a writer says of itself: a lost last frame shows here, an idle writer moves on here."""
+        """Take in a writer's progress. It shows a lost last frame, and advances an idle writer."""
         progress = tick.progress.get(self.stream)
         if progress is None:
             return NOTHING
@@ -106,7 +109,7 @@ class StreamSession:
         return NOTHING
 
     def repaired(self, rows: Sequence[Any]) -> Outcome:
-        """Take in a page of Postgres' rows of *all* writers above `least_position`, in position order."""
+        """Take in a page of rows of *all* writers from Postgres above `least_position`, in position order."""
         fresh = []
         unknown = False
         for row in rows:
@@ -121,10 +124,11 @@ class StreamSession:
         self._forget_the_dead()
         return Outcome(fresh, writers=unknown)
 
-    def idle_writers(self, complete_up_to: Mapping[int, int]) -> None:
-        """Take in how far writers had come, read in the same snapshot as a whole repair.
+    def advance_idle_writers(self, complete_up_to: Mapping[int, int]) -> None:
+        """Advance writers without new rows, after a whole repair.
 
-        complete_up_to: what the living stored beside their heartbeats, and where the dead ended.
+        complete_up_to: from the same snapshot, the progress beside the heartbeats of living writers, and the ends of
+            dead ones.
         """
         for writer, position in complete_up_to.items():
             if writer in self.positions:
@@ -133,7 +137,7 @@ class StreamSession:
 
     @property
     def least_position(self) -> int:
-        """Every row above this may be new: where a repair starts."""
+        """The start of a repair: every row above this may be new."""
         return min(self.positions.values(), default=0)
 
     def vector(self) -> Vector:
@@ -142,7 +146,7 @@ class StreamSession:
         return self._vector
 
     def covers(self, wanted: Vector) -> bool:
-        """Return whether every row behind `wanted` has been applied here."""
+        """Return whether every row at or below `wanted` has been applied here."""
         if wanted.known > self.known:
             return False
         for writer, have in self.positions.items():
@@ -153,7 +157,7 @@ class StreamSession:
 
     def _has(self, writer: int, position: int) -> bool:
         have = self.positions.get(writer)
-        # A writer that we dropped was dead and passed by everybody.
+        # A writer that was forgotten is dead, and every living writer is beyond it.
         return position <= have if have is not None else writer <= self.known
 
     def _advance(self, writer: int, position: int) -> None:
@@ -164,9 +168,10 @@ class StreamSession:
                 self._forget_the_dead()
 
     def _open(self) -> list[int]:
-        """The writers whose rows may still come: the living, and the dead of whom we lack the last ones.
+        """Return the writers whose rows may still come: living ones, and dead ones whose last rows are missing here.
 
-        Between learning that a writer is dead and reading what it wrote last, the vector must not say that we have it.
+        After this process learned that a writer is dead, and before it read the last rows, the vector must not cover
+        them.
         """
         return [w for w, position in self.positions.items() if w not in self.finals or position < self.finals[w]]
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from replication.process.fencing import fence_lease
 from shared.core.slots import slot_of
+from shared.storage.fleet.leases import fence
 from tests.faults.redis_proxy import FINE, Weather
 from tests.faults.servers import Servers
 from tests.faults.traffic import Listener, Record, Talker, Traffic, WholeFleet, common_rooms, new_room, people, until
@@ -42,7 +42,7 @@ async def test_fencing_a_worker_that_never_pauses(postgres: TestDatabase) -> Non
         await asyncio.sleep(0.03)
     await asyncio.sleep(0.5)
     began_s = time.monotonic()
-    await fence_lease(judge, lease)
+    await fence(judge, lease)
     took_s = time.monotonic() - began_s
     stored = await judge.fetchval("SELECT count(*) FROM account_data")
     greatest = await judge.fetchval("SELECT max(position) FROM account_data")

@@ -10,7 +10,7 @@ def _session() -> StreamSession:
     """Writer 1 has come to 24, writer 2 to 27."""
     session = StreamSession("account_data")
     session.learn_writers(2, [WriterState(1, 0, None), WriterState(2, 0, None)])
-    session.idle_writers({1: 24, 2: 27})
+    session.advance_idle_writers({1: 24, 2: 27})
     return session
 
 
@@ -26,7 +26,7 @@ def test_the_last_rows_of_a_dead_writer_are_not_covered_before_they_were_read() 
 def test_a_dead_writer_is_not_forgotten_while_another_has_not_been_read() -> None:
     session = _session()
     session.learn_writers(3, [WriterState(3, 0, None)])
-    session.idle_writers({3: 30})
+    session.advance_idle_writers({3: 30})
     session.learn_writers(3, [WriterState(1, 0, 26), WriterState(2, 0, 27)])
     vector = session.vector()
     assert vector.covers(2, 27)
@@ -39,7 +39,7 @@ def test_the_last_row_of_a_dead_writer_may_be_gone() -> None:
     session = _session()
     session.learn_writers(2, [WriterState(1, 0, 26), WriterState(2, 0, None)])
     session.repaired([])
-    session.idle_writers({1: 26, 2: 27})
+    session.advance_idle_writers({1: 26, 2: 27})
     assert session.covers(Vector(2, 27, {}))
 
 

@@ -12,7 +12,7 @@ from replication.streams.announcer import Announcer
 from replication.streams.ephemeral_session import EphemeralSession
 from replication.streams.fenced_writer import SeenPositions
 from replication.streams.follower import Follower
-from replication.streams.questions import Answers
+from replication.streams.repeats import Repeater
 from replication.streams.session import WriterState
 from shared.core.rows import TypingRow
 from shared.storage.fleet.leases import fence
@@ -32,7 +32,7 @@ class _Writer:
         self.values: dict[str, int] = {}
         self._sent = sent
         self.announcer = Announcer(lease, bus, SeenPositions())
-        self.announcer.keep(TYPING, lambda: [self._row(key, value) for key, value in self.values.items()])
+        self.announcer.set_values(TYPING, lambda: [self._row(key, value) for key, value in self.values.items()])
 
     def publish(self, channel: str, message: bytes) -> None:
         self._sent.append((channel, message))
@@ -107,7 +107,7 @@ def test_whatever_is_lost_doubled_or_late_heals(seed: int, monkeypatch: pytest.M
             reader.take(*late.pop(rng.randrange(len(late))))
 
     def tell_all(lease: int) -> None:
-        writers[lease].announcer.tell_all(TYPING)
+        writers[lease].announcer.repeat(TYPING)
 
     for _ in range(300):
         writer = rng.choice(list(writers.values()))
@@ -146,14 +146,14 @@ def test_an_answer_too_long_for_one_frame_counts_only_when_whole(monkeypatch: py
     writer.announcer.tick([TYPING], lambda _: 0)
     reader.take(*sent.pop())
     assert reader.asks == {3}
-    writer.announcer.tell_all(TYPING)
+    writer.announcer.repeat(TYPING)
     assert len(sent) > 5
     answer, sent[:] = list(sent), []
     for number, message in enumerate(answer):
         if number != 2:
             reader.take(*message)
     assert reader.session.missed and reader.values(3) != writer.values
-    writer.announcer.tell_all(TYPING)
+    writer.announcer.repeat(TYPING)
     for message in sent:
         reader.take(*message)
     assert not reader.session.missed and reader.values(3) == writer.values
@@ -178,21 +178,21 @@ async def test_questions_and_answers_are_bounded() -> None:
     told = []
 
     class Teller:
-        def tell_all(self, stream: Any) -> None:
+        def repeat(self, stream: Any) -> None:
             told.append(stream.name)
 
-    answers = Answers(Teller(), [TYPING])
+    answers = Repeater(Teller(), [TYPING])
     for _ in range(100):
-        answers.asked("typing")
-        answers.asked("events")
+        answers.requested("typing")
+        answers.requested("events")
     await asyncio.sleep(0.05)
     assert told == ["typing"]
     for _ in range(100):
-        answers.asked("typing")
+        answers.requested("typing")
     await asyncio.sleep(0.05)
     assert told == ["typing"]  # the second answer waits its half second
     answers.close()
-    assert not Answers(Teller(), [])
+    assert not Repeater(Teller(), [])
 
 
 def _shown(answer: Any, room_id: str) -> list[str] | None:
@@ -218,18 +218,18 @@ async def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestData
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
         typing: dict[str, int] = {}
-        world.announcer.keep(TYPING, lambda: [_row(world, room_id, *item) for item in typing.items()])
-        answers = Answers(world.announcer, [TYPING])
+        world.announcer.set_values(TYPING, lambda: [_row(world, room_id, *item) for item in typing.items()])
+        answers = Repeater(world.announcer, [TYPING])
         listener: Any = world.announcer
         asked: list[str] = []
         follower: Follower = world.synchrotrons[0].foundation.follower
 
         def question(_channel: str, message: bytes) -> None:
-            asked.append(wire.decode_question(message).stream)
-            assert wire.decode_question(message).writer == listener.lease
-            answers.asked("typing")
+            asked.append(wire.decode_repeat_request(message).stream)
+            assert wire.decode_repeat_request(message).writer == listener.lease
+            answers.requested("typing")
 
-        world.bus.subscribe([wire.QUESTIONS], question, lambda: None)
+        world.bus.subscribe([wire.REPEATS], question, lambda: None)
         since = (await alice.sync())["next_batch"]
         world.bus.holding = True
         typing["@lost:x"] = _FOREVER_MS

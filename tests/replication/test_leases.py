@@ -8,13 +8,20 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from replication.process.fencing import fence_lease, fence_process
 from replication.streams import ACCOUNT_DATA, STREAMS, Kind, fenced_writer, streams_written_by
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Connection, Database, connector
-from shared.storage.fleet.leases import FINAL_POSITIONS, beat, get_writers, insert_lease, is_writing
+from shared.storage.fleet.leases import (
+    FINAL_POSITIONS,
+    beat,
+    fence,
+    fence_process,
+    get_writers,
+    insert_lease,
+    is_writing,
+)
 from tests.fix_servers import TestDatabase
 from tests.rigs.waiting import until
 
@@ -59,7 +66,7 @@ async def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatab
         writer = writer_of(postgres, lease, lost)
         row = await writer.write(WRITE, "@a:b", "kept", 0.0, streams=("account_data",))
         assert row["position"] == 1
-        await fence_lease(conn, lease)
+        await fence(conn, lease)
         with pytest.raises(Fenced):
             await writer.write(WRITE, "@a:b", "lost", 0.0, streams=("account_data",))
         assert lost == ["its lease was revoked"]
@@ -75,7 +82,7 @@ async def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(po
         writer = writer_of(postgres, lease, [])
         under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "slow", 0.4, streams=("account_data",)))
         await until(lambda: is_writing(conn, lease))
-        await fence_lease(conn, lease)
+        await fence(conn, lease)
         assert under_way.done() or (await under_way)["position"] == 1
         assert await conn.fetchval("SELECT final_position FROM writers WHERE stream = 'account_data'") == 1
         await writer.close()
@@ -89,7 +96,7 @@ async def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestD
         stuck = asyncio.ensure_future(writer.write(WRITE, "@a:b", "stuck", 20.0, streams=("account_data",)))
         await until(lambda: is_writing(conn, lease))
         started = asyncio.get_running_loop().time()
-        await fence_lease(conn, lease)
+        await fence(conn, lease)
         assert asyncio.get_running_loop().time() - started < 10, "the statement would have taken 20 s"
         with pytest.raises(Fenced):
             await stuck
@@ -136,8 +143,8 @@ async def test_a_slow_statement_is_not_taken_for_one_that_hangs(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is looked at again and again, found to be carried out, and waited for."""
-    monkeypatch.setattr(fenced_writer, "_LOOK_AFTER_S", 0.1)
-    monkeypatch.setattr(fenced_writer, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(fenced_writer, "_CHECK_AFTER_S", 0.1)
+    monkeypatch.setattr(fenced_writer, "_CHECK_EVERY_S", 0.05)
     looks: list[bool] = []
 
     async def look(conn: Connection, lease: int) -> bool:

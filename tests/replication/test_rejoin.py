@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from replication.process.incarnation import Ended
-from replication.process.lifecycle import MAX_FAILURES, delay_s, keep_living
+from replication.process.lifecycle import MAX_FAILURES, rejoin_delay_s, run_incarnations
 from shared.http.asgi import send_response
 from shared.http.gate import Gate
 from shared.http.request import Response
@@ -274,7 +274,7 @@ async def test_who_loses_his_lease_again_and_again_ends() -> None:
             raise OSError("the database is away")
         return Ended(fenced=True, served_s=1.0)
 
-    assert await keep_living(live, asyncio.Event(), wait) == 1
+    assert await run_incarnations(live, asyncio.Event(), wait) == 1
     assert lives == list(range(3 + MAX_FAILURES))
     assert delays[0] == 0 and delays[2] == 0
     assert delays[-1] > 3 and 20 < sum(delays) < 60
@@ -288,7 +288,7 @@ async def test_the_first_life_must_begin() -> None:
         raise AssertionError("nothing to wait for")
 
     with pytest.raises(OSError, match="no database"):
-        await keep_living(live, asyncio.Event(), wait)
+        await run_incarnations(live, asyncio.Event(), wait)
 
 
 @pytest.mark.parametrize(("fenced", "code"), [(False, 0), (True, 1)])
@@ -302,13 +302,13 @@ async def test_an_order_to_end_ends_it(fenced: bool, code: int) -> None:
     async def wait(delay: float) -> None:
         raise AssertionError("it goes on")
 
-    assert await keep_living(live, stop, wait) == code
+    assert await run_incarnations(live, stop, wait) == code
 
 
 def test_delays_grow_to_a_limit() -> None:
-    assert delay_s(0) == delay_s(1) == 0
-    assert all(delay_s(failures) <= 6.0 for failures in range(100))
-    assert delay_s(5) > delay_s(2)
+    assert rejoin_delay_s(0) == rejoin_delay_s(1) == 0
+    assert all(rejoin_delay_s(failures) <= 6.0 for failures in range(100))
+    assert rejoin_delay_s(5) > rejoin_delay_s(2)
 
 
 async def test_the_gate() -> None:

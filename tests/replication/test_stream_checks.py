@@ -27,22 +27,22 @@ def test_the_registry_is_whole() -> None:
 @pytest.mark.parametrize(
     ("stream", "omitted", "complaint"),
     [
-        (EVENTS, {"name": "no name"}, "its name"),
+        (EVENTS, {"name": "no name"}, "the name"),
         (EVENTS, {"name": "unheard_of"}, "no sequence in a migration"),
         (EVENTS, {"name": "unheard_of"}, "no final position"),
-        (EVENTS, {"writers": ()}, "nobody writes it"),
+        (EVENTS, {"writers": ()}, "no worker writes it"),
         (EVENTS, {"writers": ("event_persistor",)}, "no worker event_persistor"),
-        (EVENTS, {"readers": ()}, "nobody reads it"),
+        (EVENTS, {"readers": ()}, "no worker reads it"),
         (EVENTS, {"readers": ("sync",)}, "no worker sync"),
-        (EVENTS, {"row": dict}, "rows without writer"),
-        (EVENTS, {"row": _NoWriter}, "rows without writer"),
+        (EVENTS, {"row": dict}, "no writer and position"),
+        (EVENTS, {"row": _NoWriter}, "no writer and position"),
         (EVENTS, {"key": ""}, "no key"),
         (RECEIPTS, {"key": "slot"}, "no key"),
-        (EVENTS, {"token_letter": ""}, "no letter in tokens"),
-        (EVENTS, {"token_letter": "ee"}, "more than a letter"),
+        (EVENTS, {"token_letter": ""}, "neither a letter in tokens"),
+        (EVENTS, {"token_letter": "ee"}, "more than one letter"),
         (ACCOUNT_DATA, {"token_letter": "e"}, "share a token letter"),
         (EVENTS, {"catch_up": ""}, "no catch-up query"),
-        (RECEIPTS, {"retention_s": 1.0}, "no log"),
+        (RECEIPTS, {"retention_s": 1.0}, "not a log"),
         (TYPING, {"catch_up": "SELECT 1"}, "ephemeral"),
         (TYPING, {"kind": Kind.STATE}, "no final position"),
         (EVENTS, {"kind": Kind.EPHEMERAL}, "a sequence in a migration, but it is ephemeral"),
@@ -60,7 +60,7 @@ def test_each_omission_is_named(stream: Stream, omitted: dict[str, Any], complai
 
 def test_no_worker_follows_what_it_is_not_said_to_read() -> None:
     check_readers("synchrotron", ["events", "sessions", "typing"])
-    with pytest.raises(ValueError, match="media is no reader of events, typing"):
+    with pytest.raises(ValueError, match="media is not a reader of events, typing"):
         check_readers("media", ["typing", "events", "sessions"])
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry
 
 from replication.process.draining import Draining
-from replication.process.incarnation import Ended, take_part
-from replication.process.lifecycle import keep_living
+from replication.process.incarnation import Ended, join_replication
+from replication.process.lifecycle import run_incarnations
 from replication.process.membership import Membership
 from replication.slots.forwarder import SlotForwarder
 from replication.slots.table import SlotTable
@@ -152,7 +152,7 @@ class SimProcess:
 
     async def _main(self) -> None:
         try:
-            self.exit_code = await keep_living(self._live, self.stop, self._wait)
+            self.exit_code = await run_incarnations(self._live, self.stop, self._wait)
         except Exception as error:
             self.world.note(f"{self.host.name} could not begin: {error!r}")
             self.exit_code = 1
@@ -203,8 +203,18 @@ class SimProcess:
         ready_at = self.clock.monotonic_s()
         try:
             handle = await self._compose(tasks, database, connect, writer, announcer, follower, slots, membership)
-            await take_part(
-                tasks, CONFIG, database, membership, writer, announcer, follower, slots, forwarder, streams, on_fenced
+            await join_replication(
+                tasks=tasks,
+                config=CONFIG,
+                database=database,
+                membership=membership,
+                writer=writer,
+                announcer=announcer,
+                follower=follower,
+                slots=slots,
+                forwarder=forwarder,
+                streams=streams,
+                on_fenced=on_fenced,
             )
             if self.reader is not None:
                 await self.reader.start()

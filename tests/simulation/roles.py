@@ -46,18 +46,24 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
 #: A log stream and a state stream with slots' owners as writers, and an ephemeral one. The names are those of the
 #: registry, since final positions are stored by name.
 EVENTS = Stream(
-    "events", Kind.LOG, ("event_persister",), exclusive=True, row=Row, token_letter="e", catch_up="events above"
+    name="events",
+    kind=Kind.LOG,
+    writers=("event_persister",),
+    exclusive=True,
+    row=Row,
+    token_letter="e",
+    catch_up="events above",
 )
 ACCOUNT_DATA = Stream(
-    "account_data",
-    Kind.STATE,
-    ("client_api",),
+    name="account_data",
+    kind=Kind.STATE,
+    writers=("client_api",),
     exclusive=True,
     row=Row,
     token_letter="a",
     catch_up="account data above",
 )
-TYPING = Stream("typing", Kind.EPHEMERAL, ("client_api",), exclusive=False, row=Row)
+TYPING = Stream(name="typing", kind=Kind.EPHEMERAL, writers=("client_api",), exclusive=False, row=Row)
 STREAMS = (EVENTS, ACCOUNT_DATA, TYPING)
 STORED = (EVENTS, ACCOUNT_DATA)
 LETTERS = {stream.name: stream.token_letter for stream in STORED}
@@ -186,7 +192,7 @@ class Typist:
         self._lease = lease
         self._quiet = quiet
         self.values: dict[str, int] = {}
-        announcer.keep(TYPING, lambda: [self._row(key) for key in self.values])
+        announcer.set_values(TYPING, lambda: [self._row(key) for key in self.values])
 
     async def run(self) -> None:
         await asyncio.sleep(_TYPING_S)

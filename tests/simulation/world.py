@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeVar
 
-from replication.process.fencing import fence_process
 from shared.core.errors import RemoteServerError
 from shared.http.client import HttpResponse
 from shared.http.request import Request
+from shared.storage.fleet.leases import fence_process
 from tests.simulation import roles
 from tests.simulation.clients import Sender, SyncingClient
 from tests.simulation.invariants import Invariants

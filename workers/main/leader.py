@@ -10,7 +10,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from replication.process.fencing import fence_lease
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.config.sections import Fleet
@@ -19,7 +18,7 @@ from shared.core.slots import SLOT_KINDS
 from shared.metrics.fleet import FleetNumbers
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Connect, Database
-from shared.storage.fleet.leases import TAKE_DUTY, ProcessRow, get_duty_holder, get_processes
+from shared.storage.fleet.leases import TAKE_DUTY, ProcessRow, fence, get_duty_holder, get_processes
 from shared.storage.fleet.slots import (
     ASSIGN_SLOTS,
     NAME_NEXT_OWNERS,
@@ -122,7 +121,7 @@ class Leader:
             )  # fmt: skip
             conn = await self._connect()
             try:
-                await fence_lease(conn, process.lease)
+                await fence(conn, process.lease)
             finally:
                 await conn.close()
             self._fenced[process.type] += 1

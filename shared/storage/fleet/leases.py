@@ -209,6 +209,14 @@ async def fence(conn: Connection, lease: int) -> None:
             await conn.execute(_TERMINATE_HOLDERS, f"skep-writer-{lease}")
 
 
+async def fence_process(conn: Connection, process: str) -> list[int]:
+    """Fence every lease of the process with this name, and return them. For a supervisor that saw its child exit."""
+    ended = await get_older_incarnations(conn, process, 0)
+    for lease in ended:
+        await fence(conn, lease)
+    return ended
+
+
 async def is_writing(conn: Connection, lease: int) -> bool:
     """Tell whether a statement under this lease is being carried out just now. Waits for nobody."""
     writes: bool = await conn.fetchval(_WRITES, lease)

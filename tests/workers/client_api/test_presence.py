@@ -115,7 +115,7 @@ async def test_who_syncs_is_told_once_and_what_ends_by_itself(postgres: TestData
             await _report(worker, _device(alice, active_ago_ms=10_000), _device(bob, "unavailable", None))
         assert len(_rows(worker)) == 2
         # What an ephemeral stream's reader asks for: all that is valid now.
-        worker.foundation.announcer.tell_all(PRESENCE)
+        worker.foundation.announcer.repeat(PRESENCE)
         assert sorted(_rows(worker)[2:]) == sorted(_rows(worker)[:2])
 
 

@@ -182,7 +182,7 @@ async def test_what_is_lost_is_asked_for(postgres: TestDatabase) -> None:
         await _put(alice, "online")
         world.bus.drop_held()
         api.foundation.announcer.tick([PRESENCE], lambda _: 0)
-        api.foundation.announcer.tell_all(PRESENCE)  # as `questions.Answers` does when it is asked
+        api.foundation.announcer.repeat(PRESENCE)
         assert (await _until_told(bob, token))[0] == {alice.user_id: "online"}
 
 

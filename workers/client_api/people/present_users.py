@@ -52,7 +52,7 @@ class PresentUsers:
         self._users: dict[str, _Kept] = {}
         self._due: list[tuple[int, str]] = []
         self._unsaved: dict[str, StoredPresence] = {}
-        announcer.keep(PRESENCE, self._all_rows)
+        announcer.set_values(PRESENCE, self._all_rows)
         slots.on_change(self._slots_changed)
 
     def owns(self, user_id: str) -> bool:

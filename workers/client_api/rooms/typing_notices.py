@@ -46,7 +46,7 @@ class TypingNotices:
         self._present_users = present_users
         self._clock = clock
         self._notices: dict[tuple[RoomId, UserId], _Notice] = {}
-        announcer.keep(TYPING, self._all_rows)
+        announcer.set_values(TYPING, self._all_rows)
 
     @endpoint(
         name="set_typing",

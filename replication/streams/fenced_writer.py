@@ -84,9 +84,9 @@ class FencedWriter:
 
         args: the parameters from $2 on.
         streams: the streams in which it may take positions.
-        Raises Fenced when the outcome is unknown or the lease is lost, and NotWritten after a lock wait, a time limit or
-        an outage of the database. Raises asyncpg's other errors, such as a violated constraint, as they are; nothing was
-        written then either.
+        Raises Fenced when the outcome is unknown or the lease is lost, and NotWritten after a lock wait, a time limit
+        or an outage of the database. Raises asyncpg's errors for others, such as a violated constraint. Nothing was
+        written then.
         """
         floors: dict[str, int] = {}
         # In a task of its own: the outcome of the statement must be read, even if the caller is cancelled.

@@ -123,7 +123,7 @@ def _requests_not_waited_for() -> Any:
 
 
 def _ephemeral_gap_ignored() -> Any:
-    return patch.object(EphemeralSession, "_to_ask", lambda self, writer: ())
+    return patch.object(EphemeralSession, "_missing", lambda self, writer: ())
 
 
 def _tick_not_heard() -> Any:

@@ -254,9 +254,16 @@ class SimProcess:
         world = self.world
         if self.worker_type == "main":
             leader = Leader(
-                database, connect, writer, announcer, CONFIG, world.fleet, self.clock,
-                lambda: membership.unbroken_since, SimProxies(world),  # type: ignore[arg-type]
-            )  # fmt: skip
+                database=database,
+                connect=connect,
+                writer=writer,
+                announcer=announcer,
+                config=CONFIG,
+                fleet=world.fleet,
+                clock=self.clock,
+                unbroken_since=lambda: membership.unbroken_since,
+                proxies=SimProxies(world),  # type: ignore[arg-type]
+            )
             tasks.forever(leader.run, "leader")
             return None
         if self.worker_type == "synchrotron":

@@ -11,22 +11,17 @@ from workers.main.stream_probe import StreamProbe
 
 def compose(foundation: Foundation) -> Worker:
     config = foundation.config
-    proxies = Proxies(
-        config.haproxy.runtime_sockets,
-        tuple(foundation.pools.values()),
-        foundation.clock,
-        config.replication.compare_maps_s,
-    )
+    pools = tuple(foundation.pools.values())
     leader = Leader(
-        foundation.database,
-        foundation.connect,
-        foundation.writer,
-        foundation.announcer,
-        config.replication,
-        config.fleet,
-        foundation.clock,
-        lambda: foundation.membership.unbroken_since,
-        proxies,
+        database=foundation.database,
+        connect=foundation.connect,
+        writer=foundation.writer,
+        announcer=foundation.announcer,
+        config=config.replication,
+        fleet=config.fleet,
+        clock=foundation.clock,
+        unbroken_since=lambda: foundation.membership.unbroken_since,
+        proxies=Proxies(config.haproxy.runtime_sockets, pools, foundation.clock, config.replication.compare_maps_s),
     )
     FleetMetrics(foundation.registry, leader.numbers)
 

@@ -1,4 +1,4 @@
-"""PURE: what the leader tells of the fleet in its metrics, from what it read at its last look."""
+"""PURE: the numbers of the fleet for the leader's metrics."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ def fleet_numbers(
     fenced: Mapping[str, int],
     proxies_away: int,
 ) -> FleetNumbers:
-    """Count. A kind of slots of which none was ever given away is left out: nobody serves that here."""
+    """Return the numbers. A kind of slots that never had an owner is left out: no process serves it here."""
     processes = Counter((p.type, _state(p)) for p in living)
     types = {p.type for p in living}
     rows = {kind: [row for row in slots if row.kind == kind] for kind in SLOT_KINDS}

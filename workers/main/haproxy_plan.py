@@ -1,9 +1,8 @@
-"""What to tell haproxy so that it fits the fleet: pure, from what should be and what is.
+"""PURE: the commands that bring haproxy from its present state to the wanted one.
 
-Nothing is remembered between two plans. Which backend a process has is read from haproxy itself, so a new
-leader, a restarted haproxy and a half-carried-out plan all end in the same place. The order makes every step
-safe: a process is in its backend before a map names it, and out of every map before it is taken from its
-backend.
+Nothing is remembered between two plans. The backend of a process is read from haproxy itself, so a new leader, a
+restarted haproxy and a half-finished plan all lead to the same state. The order makes every step safe: a process is in
+its backend before a map names it, and out of every map before it leaves its backend.
 """
 
 from collections import defaultdict
@@ -24,16 +23,16 @@ from workers.main.haproxy_layout import (
     slot_pools,
 )
 
-#: Bits of `srv_admin_state` that keep requests away: maintenance and drain, whoever asked for it.
+#: The bits of `srv_admin_state` that keep requests away: maintenance and drain, from any source.
 _HELD_BACK = 0x01 | 0x04 | 0x08
 
 
 @dataclass(frozen=True, slots=True)
 class FleetWorker:
-    """A process that serves HTTP. address: "ip:port" or "[ip6]:port"; haproxy resolves no names at run time.
+    """A process that serves HTTP.
 
-    ready: False while it drains. Then it leaves its pools at once, and keeps its slots' backend while it owns
-    slots.
+    address: "ip:port" or "[ip6]:port". haproxy resolves no names at run time.
+    ready: False while it drains. It then leaves its pools at once, and keeps its slots' backend while it owns slots.
     """
 
     name: str
@@ -44,7 +43,7 @@ class FleetWorker:
 
 @dataclass(frozen=True, slots=True)
 class FleetRouting:
-    """What haproxy should know. owners: kind of slots -> slot -> name of the worker that owns it."""
+    """The wanted state of haproxy. owners: kind of slots -> slot -> name of the owner."""
 
     workers: tuple[FleetWorker, ...]
     owners: Mapping[str, Mapping[int, str]]
@@ -52,7 +51,7 @@ class FleetRouting:
 
 @dataclass(frozen=True, slots=True)
 class ProxyServer:
-    """A server in haproxy. admin_state: haproxy's mask; checked: its health check is enabled."""
+    """A server in haproxy. admin_state: haproxy's mask. checked: True if its health check is enabled."""
 
     backend: str
     name: str
@@ -63,8 +62,9 @@ class ProxyServer:
 
 @dataclass(frozen=True, slots=True)
 class ProxyState:
-    """What one haproxy has. maps: map name -> its (key, value) entries, in its order; twice the same key is
-    possible.
+    """The present state of one haproxy.
+
+    maps: map name -> its (key, value) entries in haproxy's order. A key can occur twice.
     """
 
     servers: tuple[ProxyServer, ...] = ()
@@ -74,10 +74,10 @@ class ProxyState:
 def plan_commands(
     wanted: FleetRouting, actual: ProxyState, pools: tuple[Pool, ...], slot_backends: int = SLOT_BACKENDS
 ) -> list[str]:
-    """Return the runtime commands that lead from `actual` to `wanted`, in order; none when nothing differs.
+    """Return the runtime commands that lead from `actual` to `wanted`, in order.
 
-    A server may refuse to be deleted while it has connections: it is in maintenance by then, gets nothing
-    new, and the next plan tries again.
+    haproxy may refuse to delete a server that has connections. The server is in maintenance by then and gets no new
+    requests, and the next plan tries again.
     """
     wanted = _with_server_names(wanted)
     servers: dict[tuple[str, str], tuple[FleetWorker, Pool]] = {}
@@ -93,20 +93,20 @@ def plan_commands(
     known = {(server.backend, server.name): server for server in actual.servers}
     commands: list[str] = []
     for (backend, name), (worker, pool) in sorted(servers.items()):
-        commands += _bring_in(backend, name, worker, pool, known.get((backend, name)))
+        commands += _add(backend, name, worker, pool, known.get((backend, name)))
     for kind, by_worker in backends.items():
         commands += _correct_map(slot_map(kind), wanted.owners.get(kind, {}), by_worker, actual)
-    commands += _take_out([server for key, server in sorted(known.items()) if key not in servers])
+    commands += _remove([server for key, server in sorted(known.items()) if key not in servers])
     return commands
 
 
 def backend_numbers(
     kind: str, wanted: FleetRouting, actual: ProxyState, pool: Pool, slot_backends: int = SLOT_BACKENDS
 ) -> dict[str, int]:
-    """Return worker name -> number of its backend among those of this kind.
+    """Return worker name -> the number of its backend of this kind.
 
-    A number stays with its worker as long as the worker is wanted: it is where haproxy has it now. A joiner
-    gets the least number of an empty backend. When all are taken the joiner gets none.
+    A worker keeps its number, the one that haproxy has now, as long as it is wanted. A new worker gets the least number
+    of an empty backend, or none if all are taken.
     """
     owning = set(wanted.owners.get(kind, {}).values())
     names = sorted(w.name for w in wanted.workers if w.type == pool.worker and (w.ready or w.name in owning))
@@ -134,10 +134,10 @@ def _with_server_names(wanted: FleetRouting) -> FleetRouting:
 def _slot_servers(
     numbers: Mapping[str, int], kind: str, wanted: FleetRouting, pool: Pool
 ) -> Iterator[tuple[tuple[str, str], tuple[FleetWorker, Pool]]]:
-    """Yield each owner in its backend, and beside it another process as backup.
+    """Yield each owner in its backend, and another process as its backup.
 
-    The backup takes the retry of a request whose owner has just died, and forwards. One is enough: with both
-    gone the backend has no server, and requests go to the pool's.
+    The backup gets the retry of a request whose owner has just died, and forwards it. One backup is enough: without
+    both the backend has no server, and requests go to the pool's backend.
     """
     workers = {worker.name: worker for worker in wanted.workers}
     ring = sorted(numbers, key=lambda name: numbers[name])
@@ -150,14 +150,14 @@ def _slot_servers(
             yield (backend, backup.name + BACKUP_SUFFIX), (backup, pool)
 
 
-def _bring_in(backend: str, name: str, worker: FleetWorker, pool: Pool, now: ProxyServer | None) -> Iterator[str]:
+def _add(backend: str, name: str, worker: FleetWorker, pool: Pool, now: ProxyServer | None) -> Iterator[str]:
     server = f"{backend}/{name}"
     if now is None:
         yield f"add server {server} {worker.address} {server_arguments(name, pool)}"
         yield f"enable health {server}"
         yield f"enable server {server}"
         return
-    if now.address != worker.address:  # the same name came back elsewhere
+    if now.address != worker.address:  # a process with the same name started at another address
         host, _, port = worker.address.rpartition(":")
         yield f"set server {server} addr {host.strip('[]')} port {port}"
     if not now.checked:
@@ -186,9 +186,7 @@ def _correct_map(
     yield from (f"del map {name} {key}" for key in entries)
 
 
-def _take_out(servers: list[ProxyServer]) -> Iterator[str]:
-    """First all into maintenance, then all out: by the time of the second, most of the first have no
-    connection.
-    """
+def _remove(servers: list[ProxyServer]) -> Iterator[str]:
+    """Yield maintenance for all servers, then their deletion. Most have no connections left by then."""
     yield from (f"set server {s.backend}/{s.name} state maint" for s in servers if not s.admin_state & 0x01)
     yield from (f"del server {s.backend}/{s.name}" for s in servers)

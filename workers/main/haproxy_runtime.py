@@ -1,6 +1,6 @@
-"""haproxy's runtime socket: read what it has, tell it what to change.
+"""haproxy's runtime socket: read the state of haproxy and change it.
 
-One connection per line of commands, as the socket is made for; every exchange has a time limit.
+Each line of commands has its own connection, as the socket wants it. Every exchange has a time limit.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from shared.http.endpoint import Pool
 from workers.main.haproxy_layout import SLOT_BACKENDS, slot_map, slot_pools
 from workers.main.haproxy_plan import FleetRouting, ProxyServer, ProxyState, plan_commands
 
-#: Longest line sent, bytes: haproxy reads a line into one buffer (`tune.bufsize`, 16,384 unless configured).
+#: The longest line sent, in bytes. haproxy reads a line into one buffer (`tune.bufsize`, 16,384 unless configured).
 _LINE_BYTES = 8_000
-#: Longest answer accepted, bytes: two maps of 1024 slots and some thousand servers stay far below.
+#: The longest answer accepted, in bytes. Two maps of 1024 slots and thousands of servers take far less.
 _ANSWER_BYTES = 8 << 20
-#: What a command that worked may answer, beside nothing.
+#: Answers of commands that worked. Most answer nothing.
 _ACCEPTED = (
     "New server registered.",
     "Server deleted.",
@@ -26,11 +26,11 @@ _CHECK_ENABLED = 0x04
 
 
 class ProxyError(Exception):
-    """haproxy is away, too slow, or answered what we don't understand. The next round tries again."""
+    """haproxy is away or too slow, or its answer is not understood. The next round tries again."""
 
 
 class HaproxyRuntime:
-    """One haproxy. address: path of its UNIX socket, or "host:port"; timeout_s: limit of each exchange."""
+    """One haproxy. address: the path of its UNIX socket, or "host:port". timeout_s: limits each exchange."""
 
     def __init__(self, address: str, timeout_s: float = 2.0) -> None:
         self._address = address
@@ -55,22 +55,20 @@ class HaproxyRuntime:
         return answer.decode("utf-8", "replace")
 
     async def incarnation(self) -> str:
-        """Return what differs after a restart or a reload, when haproxy has forgotten all. Raises ProxyError."""
+        """Return an identity that changes with a restart or a reload, which empty haproxy. Raises ProxyError."""
         answer = dict(line.partition(": ")[::2] for line in (await self.ask("show info")).splitlines())
         if "Pid" not in answer:
             raise ProxyError(f"unknown format of 'show info': {str(answer)[:100]}")
         return f"{answer['Pid']} since {answer.get('Start_time_sec', '?')}"
 
     async def read_state(self, kinds: Iterable[str]) -> ProxyState:
-        """Return servers and slot maps. kinds: "rooms", "users". Raises ProxyError."""
+        """Return the servers and slot maps. kinds: "rooms", "users". Raises ProxyError."""
         servers = tuple(parse_servers(await self.ask("show servers state")))
         maps = {slot_map(kind): parse_map(await self.ask(f"show map {slot_map(kind)}")) for kind in kinds}
         return ProxyState(servers, maps)
 
     async def run(self, commands: Iterable[str]) -> list[str]:
-        """Carry out commands in order, many to a line; return what haproxy complained of. Raises
-        ProxyError.
-        """
+        """Run commands in order, many to a line, and return haproxy's complaints. Raises ProxyError."""
         complaints: list[str] = []
         for line in _lines(commands):
             answer = (text.strip() for text in (await self.ask(line)).splitlines())
@@ -80,10 +78,9 @@ class HaproxyRuntime:
     async def align(
         self, wanted: FleetRouting, pools: tuple[Pool, ...], slot_backends: int = SLOT_BACKENDS
     ) -> list[str]:
-        """Compare with the fleet as a whole, and repair. Returns complaints; [] also when there was nothing
-        to do.
+        """Compare haproxy with the fleet and repair it. Return haproxy's complaints. Raises ProxyError.
 
-        "Server still has connections attached to it" is among the usual ones: the next round deletes it.
+        "Server still has connections attached to it" is a usual one: the next round deletes the server.
         """
         actual = await self.read_state(slot_pools(pools))
         return await self.run(plan_commands(wanted, actual, pools, slot_backends))

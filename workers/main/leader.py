@@ -1,8 +1,8 @@
-"""What the leading main does: sees who lives and who is dead, and gives slots that nobody owns to the living.
+"""The leading main: it fences dead processes, assigns slots, moves them and configures haproxy.
 
-What it decides is in `decisions.py` (pure); this does the I/O. All of its state is in Postgres, so that a new leader
-goes on where the old one stopped. Its writes carry its lease's fence and ask whether it still leads. It is never in the
-path of a message: with no leader the fleet serves as it stands.
+The decisions are in `decisions.py` (pure). This module does the I/O. All state is in Postgres, so a new leader
+continues where the old one stopped. Its writes carry its lease's fence and check that it still leads. It is never in
+the path of a message: without a leader the fleet serves as it stands.
 """
 
 import asyncio
@@ -33,14 +33,19 @@ from workers.main.proxies import Proxies
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.25
+_ROUND_EVERY_S = 0.25
 
 
 class Leader:
-    """unbroken_since: since when this process's own heartbeats were recorded in time; while None it does nothing."""
+    """The leader, or a stand-by.
+
+    unbroken_since: returns the time since which this process's own heartbeats were recorded in time. While it is None,
+        the process does nothing.
+    """
 
     def __init__(
         self,
+        *,
         database: Database,
         connect: Connect,
         writer: FencedWriter,
@@ -69,18 +74,18 @@ class Leader:
         self._fenced: Counter[str] = Counter()
 
     def numbers(self) -> FleetNumbers:
-        """Return what the last look found, for the metrics."""
+        """Return the numbers of the last round, for the metrics."""
         if not self.leading or self._unbroken_since() is None or self._slots is None:
             return FleetNumbers(leads=False)
         return fleet_numbers(self._living, self._slots.slots, self._withdrawn, self._fenced, self._proxies.away)
 
     async def run(self) -> None:
         while True:
-            await self.look()
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await self.run_once()
+            await asyncio.sleep(_ROUND_EVERY_S)
 
-    async def look(self) -> None:
-        """One round: become or stay the leader, fence the dead, deal out what nobody owns."""
+    async def run_once(self) -> None:
+        """Do one round: become or stay the leader, fence the dead, assign and move slots."""
         processes = await get_processes(self._database)
         self._decisions.saw(processes)
         unbroken_since = self._unbroken_since()
@@ -92,12 +97,12 @@ class Leader:
             return
         slots = await self._current_slots()
         living = self._living = self._judgement.living(processes)
-        if await self._deal_out(living, slots) or await self._move(living, slots):
+        if await self._assign(living, slots) or await self._move(living, slots):
             slots = await self._current_slots()
         await self._proxies.follow(processes, slots)
 
     async def _current_slots(self) -> SlotSnapshot:
-        """The slot table, read again only when its version has changed: it has 3072 rows, and we look often."""
+        """Return the slot table. It has 3072 rows, and is read only when its version has changed."""
         if self._slots is None or self._slots.version != await get_slots_version(self._database):
             self._slots = await get_slots(self._database)
         return self._slots
@@ -115,41 +120,38 @@ class Leader:
     async def _fence_dead(self, processes: Sequence[ProcessRow]) -> None:
         holder = await get_duty_holder(self._database, "main")
         for process in self._judgement.dead(processes, self._writer.lease, holder):
-            logger.warning(
-                "%s (lease %d) was not heard of for %.1f s: its lease is ended",
-                process.process, process.lease, process.silent_s,
-            )  # fmt: skip
+            silent = "%s (lease %d) had no heartbeat for %.1f s. Fencing it"
+            logger.warning(silent, process.process, process.lease, process.silent_s)
             conn = await self._connect()
             try:
                 await fence(conn, process.lease)
             finally:
                 await conn.close()
             self._fenced[process.type] += 1
-            self._decisions.ended(process)
+            self._decisions.fenced(process)
             self._announcer.notice("slots")
 
-    async def _deal_out(self, living: Sequence[ProcessRow], snapshot: SlotSnapshot) -> bool:
-        """Give unowned slots to the living; return whether any changed hands."""
+    async def _assign(self, living: Sequence[ProcessRow], snapshot: SlotSnapshot) -> bool:
+        """Assign slots without an owner. Return whether any got one."""
         changed = False
-        for gift in self._decisions.gifts(self._clock.monotonic_s(), living, snapshot.slots):
-            answer = await self._writer.write(ASSIGN_SLOTS, gift.kind, list(gift.owners), list(gift.owners.values()))
+        for step in self._decisions.assignments(self._clock.monotonic_s(), living, snapshot.slots):
+            answer = await self._writer.write(ASSIGN_SLOTS, step.kind, list(step.owners), list(step.owners.values()))
             if answer["leads"] == 0:
                 self.leading = False
             elif answer["given"]:
-                logger.info(
-                    "%d slots of %s given to %d processes", answer["given"], gift.kind, len(set(gift.owners.values()))
-                )
+                count = len(set(step.owners.values()))
+                logger.info("%d slots of %s given to %d processes", answer["given"], step.kind, count)
                 self._announcer.notice("slots")
                 changed = True
         return changed
 
     async def _move(self, living: Sequence[ProcessRow], snapshot: SlotSnapshot) -> bool:
-        """Name the next owners of planned moves, and withdraw those that nobody carried out; return whether one was."""
+        """Begin planned moves and cancel late ones. Return whether any move began."""
         now = self._clock.monotonic_s()
-        named = False
+        begun = False
         for step in self._decisions.moves(now, living, snapshot.slots):
             if isinstance(step, Withdrawal):
-                logger.warning("%d moves of slots of %s are withdrawn", len(step.slots), step.kind)
+                logger.warning("%d moves of slots of %s are cancelled", len(step.slots), step.kind)
                 self._withdrawn[step.kind] += len(step.slots)
                 await self._writer.write(WITHDRAW_NEXT_OWNERS, step.kind, list(step.slots))
                 continue
@@ -157,8 +159,8 @@ class Leader:
                 NAME_NEXT_OWNERS, step.kind, list(step.owners), list(step.owners.values())
             )
             if answer["named"]:
-                logger.info("%d slots of %s shall move %s", answer["named"], step.kind, step.why)
-                self._decisions.named(now, step)
+                logger.info("%d slots of %s begin to move %s", answer["named"], step.kind, step.why)
+                self._decisions.begun(now, step)
                 self._announcer.notice("slots")
-                named = True
-        return named
+                begun = True
+        return begun

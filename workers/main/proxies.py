@@ -1,7 +1,7 @@
-"""Keeps every haproxy in step with the fleet: at once when the fleet or haproxy changed, and every few seconds.
+"""Keep every haproxy in step with the fleet: at once when the fleet or haproxy changed, and every few seconds.
 
-A haproxy that was restarted or reloaded has empty backends; each look asks it who it is, which costs it nothing.
-haproxy can't be fenced, so its maps are hints: a worker that gets a request which is not its own passes it on.
+A haproxy that was restarted or reloaded has empty backends. Each round reads its identity, which is cheap. haproxy
+cannot be fenced, so its maps are hints: a worker forwards a request that is not its own.
 """
 
 import logging
@@ -17,28 +17,32 @@ from workers.main.haproxy_runtime import HaproxyRuntime, ProxyError
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 3.0
+_WARN_AFTER_S = 3.0
 
 
 class Proxies:
-    """sockets: of every haproxy's runtime API; compare_s: time between two comparisons of the whole."""
+    """All haproxies.
+
+    sockets: the runtime sockets.
+    compare_s: the time between two complete comparisons.
+    """
 
     def __init__(self, sockets: Sequence[str], pools: tuple[Pool, ...], clock: Clock, compare_s: float) -> None:
         self._proxies = [HaproxyRuntime(socket) for socket in sockets]
         self._pools = pools
         self._clock = clock
         self._compare_s = compare_s
-        self._aligned: dict[HaproxyRuntime, tuple[FleetRouting, str, float]] = {}  # to what, which haproxy, when
+        self._aligned: dict[HaproxyRuntime, tuple[FleetRouting, str, float]] = {}  # wanted state, incarnation, time
         self._failing_since: dict[HaproxyRuntime, float] = {}
         self._warned: set[HaproxyRuntime] = set()
 
     @property
     def away(self) -> int:
-        """How many did not answer when last asked."""
+        """The number of haproxies that did not answer in the last round."""
         return len(self._failing_since)
 
     async def follow(self, processes: Sequence[ProcessRow], slots: SlotSnapshot) -> None:
-        """Make each haproxy fit this fleet, where it changed or the last comparison is old."""
+        """Configure each haproxy for this fleet, if something changed or its last comparison is old."""
         wanted = routing_of(processes, slots)
         for proxy in self._proxies:
             routing, aligned, at = self._aligned.get(proxy, (None, "", 0.0))
@@ -57,20 +61,20 @@ class Proxies:
             for complaint in complaints:
                 logger.info("haproxy: %s", complaint)
             if aligned not in ("", incarnation):
-                logger.info("haproxy began anew and knows the fleet again")
+                logger.info("haproxy restarted, and is configured again")
             self._aligned[proxy] = (wanted, incarnation, self._clock.monotonic_s())
 
     def _complain(self, proxy: HaproxyRuntime, error: ProxyError) -> None:
-        """One warning for each outage, and none while a fleet starts: main is often there before haproxy."""
+        """Warn once for each outage, and not while a fleet starts: main is often there before haproxy."""
         now = self._clock.monotonic_s()
         since = self._failing_since.setdefault(proxy, now)
-        if proxy not in self._warned and now - since > _PATIENCE_S:
-            logger.warning("%s; trying again", error)
+        if proxy not in self._warned and now - since > _WARN_AFTER_S:
+            logger.warning("%s. Trying again", error)
             self._warned.add(proxy)
 
 
 def routing_of(processes: Sequence[ProcessRow], slots: SlotSnapshot) -> FleetRouting:
-    """Return what haproxy should know: the processes in force, and which of them owns each slot."""
+    """Return the wanted state of haproxy: the processes with a lease, and the owner of each slot."""
     living = [p for p in processes if not p.revoked]
     names = {p.lease: p.process for p in living}
     owners: dict[str, dict[int, str]] = {kind: {} for kind in SLOT_KINDS}

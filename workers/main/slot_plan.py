@@ -1,8 +1,8 @@
-"""PURE: who gets the slots that nobody owns, and which slots move. Fixed rules, so that it can be simulated.
+"""PURE: the owners of slots without an owner, and the slots that move. The rules are fixed, so they can be simulated.
 
-Rules, in this order: a process that carries the same name as the former owner gets its slots back (a restarted worker
-finds its rooms); what is left goes one by one to whoever owns the fewest, ties to the lower lease. Owned slots are
-never touched by `assign`; `rebalance` names the fewest planned moves that even the load.
+A process with the name of the last owner gets its slots back, so that a restarted worker finds its rooms. The rest goes
+one by one to the process with the fewest slots, ties to the lower lease. `assign` never touches owned slots.
+`rebalance` returns the fewest planned moves that even the load.
 """
 
 import heapq
@@ -13,12 +13,14 @@ def assign(
     unowned: Sequence[int],
     owned_by: Mapping[int, int],
     candidates: Sequence[int],
-    heirs: Mapping[int, int] | None = None,
+    same_name: Mapping[int, int] | None = None,
 ) -> dict[int, int]:
-    """Return slot -> lease for each unowned slot; empty when there is no candidate.
+    """Return slot -> lease for each unowned slot. The result is empty when there is no candidate.
 
-    unowned: slots without an owner; owned_by: lease -> number of slots that it owns already;
-    candidates: leases that may be given slots; heirs: slot -> lease of its former owner's successor.
+    unowned: slots without an owner.
+    owned_by: lease -> the number of its slots.
+    candidates: leases that can get slots.
+    same_name: slot -> lease of the process with the name of its last owner.
     """
     if not candidates:
         return {}
@@ -27,11 +29,11 @@ def assign(
     given: dict[int, int] = {}
     rest = []
     for slot in unowned:
-        heir = (heirs or {}).get(slot)
-        if heir in living:
-            assert heir is not None
-            given[slot] = heir
-            load[heir] += 1
+        lease = (same_name or {}).get(slot)
+        if lease in living:
+            assert lease is not None
+            given[slot] = lease
+            load[lease] += 1
         else:
             rest.append(slot)
     heap = [(count, lease) for lease, count in load.items()]
@@ -44,15 +46,15 @@ def assign(
 
 
 def rebalance(owned: Mapping[int, Sequence[int]]) -> dict[int, int]:
-    """Return slot -> lease of the fewest moves after which no two processes differ by more than one slot.
+    """Return slot -> lease for the fewest moves after which no two processes differ by more than one slot.
 
-    owned: lease -> its slots, for every process that may own slots; those with none are named too.
+    owned: lease -> its slots, for every process that can own slots, with or without slots.
     """
     if len(owned) < 2:
         return {}
     total = sum(len(slots) for slots in owned.values())
     share, extra = divmod(total, len(owned))
-    # Whoever has most keeps the odd slots: that moves the fewest.
+    # The processes with the most slots keep the odd ones: that moves the fewest.
     by_load = sorted(owned, key=lambda lease: (-len(owned[lease]), lease))
     target = {lease: share + (1 if place < extra else 0) for place, lease in enumerate(by_load)}
     spare = [slot for lease in by_load for slot in sorted(owned[lease])[target[lease] :]]

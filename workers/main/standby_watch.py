@@ -1,7 +1,8 @@
-"""Says whether the database's standby is synchronous: in the log at the start and at each change, and as a metric.
+"""Report the database's standby: in the log at the start and at each change, and as a metric.
 
-A fail-over to an asynchronous standby loses what was acknowledged last. Nothing breaks then (`timelines.py`), but a
-sender believes that what he sent is there. That is the operator's to choose, and should not happen unnoticed.
+A fail-over to an asynchronous standby loses the last acknowledged writes. Nothing breaks then
+(`shared/storage/engine/lost_commits.py`), but senders believe that their events were stored. That is the operator's
+choice, and should not happen unnoticed.
 """
 
 import asyncio
@@ -15,47 +16,47 @@ from shared.storage.fleet.standbys import Durability, Standbys, get_standbys
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 10.0
+CHECK_EVERY_S = 10.0
 _MEANING = {
-    Durability.NONE: "has no standby: should it be lost, what was acknowledged is in backups only",
+    Durability.NONE: "has no standby: if it is lost, acknowledged writes are in backups only",
     Durability.ASYNCHRONOUS: "has an asynchronous standby: after a fail-over the last acknowledged writes may be gone",
-    Durability.SYNCHRONOUS: "has a synchronous standby: what is acknowledged survives a fail-over",
+    Durability.SYNCHRONOUS: "has a synchronous standby: acknowledged writes survive a fail-over",
 }
 
 
 class StandbyWatch:
-    """leads: whether this process is the leader; the others say nothing after the start."""
+    """Watches the standbys. leads: returns True if this process is the leader; others log at the start only."""
 
     def __init__(self, database: Database, metrics: StandbyMetrics, leads: Callable[[], bool]) -> None:
         self._database = database
         self._metrics = metrics
         self._leads = leads
-        self._said: Durability | None = None
+        self._reported: Durability | None = None
 
     async def run(self) -> None:
         while True:
             try:
-                await self.look()
+                await self.check()
             except Unavailable:
                 logger.debug("The state of the standbys could not be read")
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CHECK_EVERY_S)
 
-    async def look(self) -> None:
-        """Look once."""
+    async def check(self) -> None:
+        """Check the standbys once."""
         leads = self._leads()
         if not leads:
             self._metrics.standby.set(0)
-            if self._said is not None:
+            if self._reported is not None:
                 return
         found = await get_standbys(self._database)
         if leads:
             self._metrics.standby.set(found.durability)
-        if found.durability is not self._said:
-            self._say(found)
+        if found.durability is not self._reported:
+            self._report(found)
 
-    def _say(self, found: Standbys) -> None:
-        worse = self._said is not None and found.durability < self._said
+    def _report(self, found: Standbys) -> None:
+        worse = self._reported is not None and found.durability < self._reported
         text = "PostgreSQL %s (connected: %d, synchronous_standby_names: '%s')"
         level = logging.WARNING if worse else logging.INFO
         logger.log(level, text, _MEANING[found.durability], found.connected, found.names)
-        self._said = found.durability
+        self._reported = found.durability

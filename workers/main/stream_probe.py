@@ -1,9 +1,9 @@
-"""Notices "the database moved and the stream did not": what Postgres has of each writer against what the bus brought.
+"""Notice that the database moved and the stream did not: compare each writer's rows in Postgres with its ticks.
 
-Readers would go on without it: a silent writer is read from Postgres, only later. So it is a metric and a log line, for
-people. Ticks are enough to listen to: they say what their writer last put on each channel, so a row that was stored and
-never announced shows, and so does a writer that cannot be heard. A frame that was lost on its way is each reader's to
-see, who counts it (`skep_replication_gaps_total`).
+Readers work without this probe: they read a silent writer from Postgres, only later. So the result is a metric and a
+log line, for operators. Ticks are enough, since they hold their writer's last position on each channel: a row that was
+stored and never announced shows, and so does a writer that cannot be heard. Each reader counts lost frames itself
+(`skep_replication_gaps_total`).
 """
 
 import asyncio
@@ -23,65 +23,65 @@ from shared.storage.streams.ends import get_stored_positions
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 2.0
+COMPARE_EVERY_S = 2.0
 STALLED_AFTER_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """reached: "complete up to"; last: the last row."""
+class Progress:
+    """The progress of a writer. reached: "complete up to". last: the position of the last row."""
 
     reached: int = 0
     last: int = 0
 
-    def behind(self, other: "Place") -> bool:
+    def behind(self, other: "Progress") -> bool:
         return self.reached < other.reached or self.last < other.last
 
-    def joined(self, other: "Place") -> "Place":
-        return Place(max(self.reached, other.reached), max(self.last, other.last))
+    def joined(self, other: "Progress") -> "Progress":
+        return Progress(max(self.reached, other.reached), max(self.last, other.last))
 
 
-_NOWHERE = Place()
+_NOTHING = Progress()
 
 
 class Comparison:
-    """PURE: which writers of one stream have been behind on the bus for `STALLED_AFTER_S`."""
+    """PURE: finds the writers of one stream that have been behind on the bus for `STALLED_AFTER_S`."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, Place] = {}
-        self._stored: dict[int, Place] = {}
-        self._behind: dict[int, tuple[float, Place]] = {}  # since when, and what is to be heard
+        self._heard: dict[int, Progress] = {}
+        self._stored: dict[int, Progress] = {}
+        self._behind: dict[int, tuple[float, Progress]] = {}  # since when, and the progress that is missing
 
-    def heard(self, writer: int, place: Place) -> None:
-        self._heard[writer] = place.joined(self._heard.get(writer, _NOWHERE))
+    def heard(self, writer: int, progress: Progress) -> None:
+        self._heard[writer] = progress.joined(self._heard.get(writer, _NOTHING))
 
-    def look(self, now_s: float, stored: Mapping[int, Place]) -> dict[int, tuple[Place, Place]]:
-        """Return the stalled: writer -> (stored, heard). stored: what Postgres has, of every living writer."""
-        self._stored = {w: place.joined(self._stored.get(w, _NOWHERE)) for w, place in stored.items()}
-        self._heard = {w: place for w, place in self._heard.items() if w in stored}
+    def compare(self, now_s: float, stored: Mapping[int, Progress]) -> dict[int, tuple[Progress, Progress]]:
+        """Return the stalled writers: writer -> (stored, heard). stored: of every living writer in Postgres."""
+        self._stored = {w: progress.joined(self._stored.get(w, _NOTHING)) for w, progress in stored.items()}
+        self._heard = {w: progress for w, progress in self._heard.items() if w in stored}
         stalled = {}
-        for writer, place in self._stored.items():
-            heard = self._heard.get(writer, _NOWHERE)
-            since_s, wanted = self._behind.get(writer, (now_s, place))
+        for writer, progress in self._stored.items():
+            heard = self._heard.get(writer, _NOTHING)
+            since_s, wanted = self._behind.get(writer, (now_s, progress))
             if not heard.behind(wanted):
-                since_s, wanted = now_s, place
+                since_s, wanted = now_s, progress
             if not heard.behind(wanted):
                 self._behind.pop(writer, None)
                 continue
             self._behind[writer] = since_s, wanted
             if now_s - since_s >= STALLED_AFTER_S:
-                stalled[writer] = place, heard
+                stalled[writer] = progress, heard
         self._behind = {w: each for w, each in self._behind.items() if w in stored}
         return stalled
 
     def reset(self) -> None:
-        """Somebody else leads: what was seen is old."""
+        """Forget the stored progress: another process leads, and it is old."""
         self._stored.clear()
         self._behind.clear()
 
 
 class StreamProbe:
-    """leads: whether this process is the leader; the others listen, and say nothing."""
+    """Probes all streams. leads: returns True if this process is the leader; other processes only listen."""
 
     def __init__(
         self, database: Database, follower: Follower, clock: Clock, metrics: ProbeMetrics, leads: Callable[[], bool]
@@ -91,19 +91,19 @@ class StreamProbe:
         self._metrics = metrics
         self._leads = leads
         self._comparisons = {name: Comparison() for name in STREAMS}
-        self._above: dict[str, int] = {}  # rows at or below were looked at
+        self._above: dict[str, int] = {}  # rows at or below were compared
         self._stalled: set[str] = set()
         follower.on_tick(self._hear)
 
     async def run(self) -> None:
         while True:
             try:
-                await self.look()
+                await self.compare()
             except Unavailable:
                 logger.debug("The probe of the streams could not read the database")
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(COMPARE_EVERY_S)
 
-    async def look(self) -> None:
+    async def compare(self) -> None:
         """Compare once."""
         if not self._leads():
             for name, comparison in self._comparisons.items():
@@ -114,35 +114,34 @@ class StreamProbe:
         processes = await get_processes(self._database)
         for name, comparison in self._comparisons.items():
             stored = await self._stored(name, processes)
-            self._report(name, comparison.look(self._clock.monotonic_s(), stored))
+            self._report(name, comparison.compare(self._clock.monotonic_s(), stored))
 
     def _hear(self, tick: Tick) -> None:
         for name, progress in tick.progress.items():
             if name in self._comparisons:
                 last = max(progress.last.values(), default=0)
-                self._comparisons[name].heard(tick.writer, Place(progress.complete_up_to, last))
+                self._comparisons[name].heard(tick.writer, Progress(progress.complete_up_to, last))
 
-    async def _stored(self, name: str, processes: Sequence[ProcessRow]) -> dict[int, Place]:
+    async def _stored(self, name: str, processes: Sequence[ProcessRow]) -> dict[int, Progress]:
         reached = {each.lease: each.positions[name] for each in processes if name in each.positions}
         rows: Mapping[int, int] = {}
         if reached and STREAMS[name].kind is not Kind.EPHEMERAL:
-            # Below what a writer calls complete it stores nothing any more: all later rows are above the least of it.
+            # A writer stores nothing below its "complete up to", so all later rows are above the least of these.
             least = min(reached.values())
             rows = await get_stored_positions(self._database, name, self._above.get(name, least))
             self._above[name] = least
-        return {writer: Place(position, rows.get(writer, 0)) for writer, position in reached.items()}
+        return {writer: Progress(position, rows.get(writer, 0)) for writer, position in reached.items()}
 
-    def _report(self, name: str, stalled: Mapping[int, tuple[Place, Place]]) -> None:
+    def _report(self, name: str, stalled: Mapping[int, tuple[Progress, Progress]]) -> None:
         self._metrics.stalled.labels(name).set(len(stalled))
         if stalled and name not in self._stalled:
             self._stalled.add(name)
-            logger.error(
-                "The stream %s stands still on the bus, not in the database: %s", name,
-                "; ".join(
-                    f"writer {writer}: stored {place.last}, heard {heard.last}, complete {place.reached}, "
-                    f"heard {heard.reached}" for writer, (place, heard) in sorted(stalled.items())
-                ),
-            )  # fmt: skip
+            writers = (
+                f"writer {writer}: stored {progress.last}, heard {heard.last}, complete {progress.reached}, "
+                f"heard {heard.reached}"
+                for writer, (progress, heard) in sorted(stalled.items())
+            )
+            logger.error("The stream %s is stalled on the bus, not in the database: %s", name, "; ".join(writers))
         elif not stalled and name in self._stalled:
             self._stalled.discard(name)
             logger.info("The stream %s moves again on the bus", name)

@@ -17,7 +17,7 @@ from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS
 from shared.storage.fleet.slots import UNPIN_SLOTS
-from workers.main.decisions import evening
+from workers.main.decisions import evening_moves
 
 _LIMIT_S = 60.0
 
@@ -78,7 +78,7 @@ def plan_text(fleet: Fleet) -> Iterator[str]:
 
 
 def _moves(fleet: Fleet, kind: str) -> dict[int, int]:
-    return evening(kind, fleet.living, fleet.rows(kind), pins=False)
+    return evening_moves(kind, fleet.living, fleet.rows(kind), pins=False)
 
 
 def _why_nothing(fleet: Fleet, kind: str, has: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from shared.core.slots import SLOTS
 from shared.storage.fleet.leases import ProcessRow
 from shared.storage.fleet.slots import SlotRow
-from workers.main.decisions import Moves, SlotDecisions, Withdrawal, evening, from_the_draining
+from workers.main.decisions import Moves, SlotDecisions, Withdrawal, evening_moves, moves_from_draining
 
 _FLEET = {"event_persister": 2, "client_api": 0, "federation_sender": 0}
 _LIMIT_S = 2.0
@@ -37,7 +37,7 @@ def test_a_draining_process_hands_over_all_it_has_bit_by_bit_to_those_who_have_l
     while any(row.owner == 1 for row in slots):
         [step] = decisions.moves(now, living, slots)
         assert isinstance(step, Moves) and 0 < len(step.owners) <= 256
-        decisions.named(now, step)
+        decisions.begun(now, step)
         slots = carried_out(slots, step)
         now, steps = now + 0.25, steps + 1
     assert steps == 3
@@ -48,13 +48,13 @@ def test_a_draining_process_hands_over_all_it_has_bit_by_bit_to_those_who_have_l
     "others", [[], [process(2, draining=True)], [process(2, ready=False)], [process(2, type_="client_api")]]
 )
 def test_with_nobody_to_take_over_the_slots_stay(others: list[ProcessRow]) -> None:
-    assert from_the_draining("rooms", [process(1, draining=True), *others], rows([1])) == {}
+    assert moves_from_draining("rooms", [process(1, draining=True), *others], rows([1])) == {}
 
 
 def test_what_is_named_already_is_not_named_again_and_counts_for_its_next_owner() -> None:
     living = [process(1, draining=True), process(2), process(3)]
     slots = [SlotRow("rooms", n, 1, 1, 2 if n < 100 else None) for n in range(SLOTS)]
-    moves = from_the_draining("rooms", living, slots)
+    moves = moves_from_draining("rooms", living, slots)
     assert moves.keys() == set(range(100, SLOTS))
     assert Counter(moves.values()) == {2: 412, 3: 512}
 
@@ -84,16 +84,16 @@ def test_a_move_is_withdrawn_when_its_own_time_is_over_not_that_of_an_earlier_on
 def test_evening_leaves_what_an_operator_placed_and_counts_it_for_nobody() -> None:
     pinned = frozenset(range(0, 200, 2))  # a hundred of the first one's
     slots = rows([1, 2], pinned)
-    moves = evening("rooms", [process(1), process(2)], slots)
+    moves = evening_moves("rooms", [process(1), process(2)], slots)
     assert not pinned & moves.keys()
     assert Counter(moves.values()) == {1: 50}
-    assert evening("rooms", [process(1), process(2)], slots, pins=False) == {}
+    assert evening_moves("rooms", [process(1), process(2)], slots, pins=False) == {}
     all_of_one = rows([1], frozenset(range(SLOTS)))
-    assert evening("rooms", [process(1), process(2)], all_of_one) == {}
-    assert len(evening("rooms", [process(1), process(2)], all_of_one, pins=False)) == SLOTS // 2
+    assert evening_moves("rooms", [process(1), process(2)], all_of_one) == {}
+    assert len(evening_moves("rooms", [process(1), process(2)], all_of_one, pins=False)) == SLOTS // 2
 
 
 def test_nothing_is_evened_while_a_slot_has_no_good_owner() -> None:
     slots = [SlotRow("rooms", n, 1 if n else None, 1, None) for n in range(SLOTS)]
-    assert evening("rooms", [process(1), process(2)], slots) == {}
-    assert evening("rooms", [process(1, draining=True), process(2)], rows([1])) == {}
+    assert evening_moves("rooms", [process(1), process(2)], slots) == {}
+    assert evening_moves("rooms", [process(1, draining=True), process(2)], rows([1])) == {}

@@ -63,7 +63,7 @@ async def test_none_asynchronous_synchronous_and_back(caplog: pytest.LogCaptureF
 
         async def seen() -> tuple[float | None, list[tuple[str, str]]]:
             caplog.clear()
-            await watch.look()
+            await watch.check()
             lines = [(each.levelname, each.getMessage().split(":")[0]) for each in caplog.records]
             return registry.get_sample_value("skep_fleet_standby"), lines
 

@@ -16,7 +16,7 @@ from shared.runtime.tasks import TaskGroup
 from shared.storage.fleet.leases import beat
 from tests.fix_servers import TestDatabase
 from tests.workers.synchrotron.rig import fleet
-from workers.main.stream_probe import STALLED_AFTER_S, Comparison, Place, StreamProbe
+from workers.main.stream_probe import STALLED_AFTER_S, Comparison, Progress, StreamProbe
 
 _WRITER = 7
 
@@ -25,26 +25,26 @@ def test_only_what_stays_unheard_is_stalled() -> None:
     probe = Comparison()
 
     def look(now_s: float, reached: int, last: int) -> bool:
-        return _WRITER in probe.look(now_s, {_WRITER: Place(reached, last)})
+        return _WRITER in probe.compare(now_s, {_WRITER: Progress(reached, last)})
 
-    probe.heard(_WRITER, Place(10, 10))
+    probe.heard(_WRITER, Progress(10, 10))
     assert not look(0, 10, 10)
     # Always somewhat behind, since it is busy, yet it moves.
     for second in range(1, 20):
         assert not look(second, 10 + second, 10 + second)
-        probe.heard(_WRITER, Place(10 + second, 10 + second))
+        probe.heard(_WRITER, Progress(10 + second, 10 + second))
     # Its rows stop on the bus, its "complete up to" goes on: nobody announces what is stored.
     assert not look(20, 40, 35)
-    probe.heard(_WRITER, Place(40, 29))
+    probe.heard(_WRITER, Progress(40, 29))
     assert not look(20 + STALLED_AFTER_S - 0.1, 41, 36)
     assert look(20 + STALLED_AFTER_S, 41, 36)
-    probe.heard(_WRITER, Place(41, 36))
+    probe.heard(_WRITER, Progress(41, 36))
     assert not look(24, 41, 36)
     # It is not heard at all.
     assert not look(30, 50, 36)
     assert look(30 + STALLED_AFTER_S, 51, 36)
     # Its lease is ended: nobody waits for it.
-    assert probe.look(40, {}) == {}
+    assert probe.compare(40, {}) == {}
     assert not look(41, 60, 36)
 
 
@@ -91,7 +91,7 @@ async def test_a_writer_whose_frames_and_ticks_are_lost(
                         lease = others.lease if of is None else of.foundation.lease
                         ticker.positions = ticker._announcer.tick(ticker._streams, ticker._writer.complete_up_to)
                         await beat(conn, lease, ready=True, draining=False, positions=ticker.positions)
-                await probe.look()
+                await probe.compare()
 
             def stalled(name: str) -> float:
                 return registry.get_sample_value("skep_stream_stalled_writers", {"stream": name}) or 0.0
@@ -111,14 +111,14 @@ async def test_a_writer_whose_frames_and_ticks_are_lost(
             for _ in range(6):
                 await write()
                 await live()
-            assert stalled(stream) == 0 and lines("stands still") == 0
+            assert stalled(stream) == 0 and lines("is stalled") == 0
             world.bus.holding = True  # and all of it will be lost
             for _ in range(6):
                 await write()
                 await live()
-            assert stalled(stream) == 1 and lines("stands still") == 1
+            assert stalled(stream) == 1 and lines("is stalled") == 1
             leading = False
-            await probe.look()
+            await probe.compare()
             assert stalled(stream) == 0
             leading = True
             for _ in range(5):

@@ -192,6 +192,8 @@ class RoomWriter:
         self._push_rules.follow(room.state.push)
         while (lacking := room.state.push.lacking(drafts)) is not None:
             await self._push_rules.load(room, lacking)
+            # Others took numbers meanwhile.
+            await self._numbers.reserve(len(drafts))
         write = Write(
             room=room,
             drafts=drafts,

@@ -6,8 +6,10 @@ import orjson
 import pytest
 
 from shared.core.slots import slot_of
+from shared.storage.engine.number_blocks import NumberBlock
 from tests.fix_servers import TestDatabase
 from tests.workers.event_persister.rig import SERVER, event_persister
+from workers.event_persister.loading.push_rules import PushRules
 
 
 async def _order(persister: Any, room_id: str) -> list[str]:
@@ -209,3 +211,27 @@ async def test_canonical_alias_in_initial_state_must_point_to_the_room(postgres_
         room_id = await alice.create_room(initial_state=state, room_alias_name="own")
         assert await persister.content(room_id, "m.room.canonical_alias") == named
         assert (await _order(persister, room_id)).count("canonical_alias") == 1
+
+
+async def test_event_numbers_suffice_when_other_requests_take_them_meanwhile(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading push rules waits, and other requests use up the block of numbers."""
+    blocks: list[NumberBlock] = []
+    reserve, load = NumberBlock.reserve, PushRules.load
+
+    async def noted(block: NumberBlock, count: int) -> None:
+        blocks.append(block)
+        await reserve(block, count)
+
+    async def slow_load(*arguments: Any) -> None:
+        await load(*arguments)
+        for block in blocks:
+            block._next = block._end
+
+    monkeypatch.setattr(NumberBlock, "reserve", noted)
+    monkeypatch.setattr(PushRules, "load", slow_load)
+    async with event_persister(postgres_module.dsn) as persister:
+        room_id = await persister.user("alice").create_room(preset="public_chat")
+        assert (await _order(persister, room_id))[0] == "create"
+    assert blocks

@@ -67,7 +67,7 @@ def _bodies(person: Person, room_id: str) -> list[str]:
     while True:
         page = person.ask("GET", f"/rooms/{quote(room_id)}/messages?dir=f&limit=100{since}")
         texts += [event["content"]["body"] for event in page["chunk"] if event["type"] == "m.room.message"]
-        if "end" not in page:
+        if not page["chunk"]:
             return texts
         since = "&from=" + quote(page["end"])
 

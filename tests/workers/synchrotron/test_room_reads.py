@@ -43,13 +43,19 @@ async def test_pages_in_both_directions(postgres: TestDatabase) -> None:
         while True:
             page = (await alice.room(room_id, "messages", dir="f", limit=4, **query)).json
             forward += [event["event_id"] for event in page["chunk"]]
-            if "end" not in page:
+            if not page["chunk"]:
                 break
             query = {"from": page["end"]}
         assert forward == found[::-1]
+        # The live end has a token: from there the client pages forward to what comes later.
+        later = (await alice.writes.send(room_id, "7")).event_id
+        page = (await alice.room(room_id, "messages", dir="f", **query)).json
+        assert [event["event_id"] for event in page["chunk"]] == [later]
+        again = (await alice.room(room_id, "messages", dir="f", **{"from": page["end"]})).json
+        assert (again["chunk"], again["end"]) == ([], page["end"])
         only = {"types": ["m.room.message"], "lazy_load_members": True}
         page = (await alice.room(room_id, "messages", dir="b", limit=100, filter=only)).json
-        assert bodies(page["chunk"]) == ["6", "5", "4", "3", "2", "1", "0"]
+        assert bodies(page["chunk"]) == ["7", "6", "5", "4", "3", "2", "1", "0"]
         assert [event["state_key"] for event in page["state"]] == [alice.user_id]
         for query, errcode in (
             ({}, "M_MISSING_PARAM"),
@@ -381,3 +387,34 @@ async def test_joined_members_have_null_where_nothing_is_set(postgres: TestDatab
         joined = (await alice.room(room_id, "joined_members")).json["joined"]
         assert joined[alice.user_id] == {"display_name": None, "avatar_url": None}
         assert joined[bob.user_id] == {"display_name": "Bob", "avatar_url": None}
+
+
+async def test_first_prev_batch_pages_in_both_directions(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        for number in range(4):
+            await alice.writes.send(room_id, str(number))
+        for limit, before in ((2, ["1", "0"]), (50, [])):
+            section = (await alice.sync(filter={"room": {"timeline": {"limit": limit}}}))["rooms"]["join"][room_id]
+            token = section["timeline"]["prev_batch"]
+            back = (await alice.room(room_id, "messages", dir="b", **{"from": token})).json
+            assert bodies(e for e in back["chunk"] if e["type"] == "m.room.message") == before
+            await alice.writes.send(room_id, "later")
+            forward = (await alice.room(room_id, "messages", dir="f", limit=50, **{"from": token})).json
+            texts = bodies(e for e in forward["chunk"] if e["type"] == "m.room.message")
+            assert texts[: 4 - len(before)] == ["0", "1", "2", "3"][len(before) :]
+            assert texts[-1] == "later"
+
+
+async def test_forward_pages_of_a_former_member_end(postgres: TestDatabase) -> None:
+    """`end` is left out where the user may not see what comes."""
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        await bob.writes.act(room_id, "leave")
+        await alice.writes.send(room_id, "without bob")
+        page = (await bob.room(room_id, "messages", dir="f", limit=50)).json
+        assert page["chunk"][-1]["state_key"] == bob.user_id
+        assert "end" not in page

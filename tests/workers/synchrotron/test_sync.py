@@ -99,7 +99,7 @@ async def test_lazy_members_are_sent_once_per_device(postgres: TestDatabase) -> 
     lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
     async with fleet(postgres.dsn) as world:
         alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
-        room_id = await alice.writes.create_room(preset="public_chat", name="named")
+        room_id = await alice.writes.create_room(preset="public_chat")
         await bob.writes.act(room_id, "join")
         await carol.writes.act(room_id, "join")
         await alice.writes.send(room_id, "1")
@@ -259,3 +259,24 @@ async def test_filters(postgres: TestDatabase) -> None:
             assert {"auth_events", "event_id", "hashes", "prev_events", "signatures", "unsigned"} <= set(event)
         for bad in ("{", '{"room": 1}', "77", "x"):
             assert (await alice.get("/sync", filter=bad)).status == 400
+
+
+async def test_heroes_are_for_rooms_without_name_and_alias(postgres: TestDatabase) -> None:
+    """In a named room they would only cost member events."""
+    lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat", name="Bees")
+        other = await alice.writes.create_room(preset="public_chat", room_alias_name="bees")
+        for joined in (room_id, other):
+            await bob.writes.act(joined, "join")
+            await alice.writes.send(joined, "1")
+        first = await alice.sync(filter=lazy)
+        for joined in (room_id, other):
+            section = first["rooms"]["join"][joined]
+            assert section["summary"] == {"m.joined_member_count": 2, "m.invited_member_count": 0}
+            assert ("m.room.member", bob.user_id) not in keys(section)
+        await alice.writes.put_state(room_id, "m.room.name", {"name": ""})
+        section = (await alice.sync(first["next_batch"], filter=lazy))["rooms"]["join"][room_id]
+        assert section["summary"]["m.heroes"] == [bob.user_id]
+        assert ("m.room.member", bob.user_id) in keys(section)

@@ -78,7 +78,8 @@ class Messages:
             "start": start_text or format_place(*start),
             "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
-        if page.more:
+        # Forward, a reader of the live timeline may continue later from its present end.
+        if page.more or (direction == "f" and room.follows):
             body["end"] = format_place(*page.place)
         if wanted.lazy_load_members and page.events:
             members = await strip_erased(self._database, room, await self._senders(room, page.events))

@@ -38,6 +38,8 @@ from workers.synchrotron.users.unread_counts import UnreadCounts
 
 _DEFAULT_LIMIT = 20
 _NO_PDUS: Mapping[int, Mapping[str, Any]] = {}
+_NAME, _ALIAS = ("m.room.name", ""), ("m.room.canonical_alias", "")
+_NAMING = (_NAME, _ALIAS)
 _IN_SUMMARY = frozenset({MEMBER, "m.room.name", "m.room.canonical_alias"})
 
 
@@ -200,11 +202,16 @@ class RoomSections:
             if changes is not None and not any(entry.key[0] in _IN_SUMMARY for entry in changes):
                 return
         record = await self._lookups.summary(draft.room)
-        draft.summary = {
-            "m.heroes": heroes_for(user_id, record.first),
-            "m.joined_member_count": record.joined,
-            "m.invited_member_count": record.invited,
-        }
+        draft.summary = {"m.joined_member_count": record.joined, "m.invited_member_count": record.invited}
+        # Clients name a room after its heroes only without them, and lazy loading sends the heroes' member events.
+        if not await self._has_name(draft):
+            draft.summary["m.heroes"] = heroes_for(user_id, record.first)
+
+    async def _has_name(self, draft: _Draft) -> bool:
+        """Return True if the room has a name or a canonical alias."""
+        found = await self._lookups.keys_before(draft.room, draft.end + 1, _NAMING)
+        fields = [(found.get(_NAME), "name"), (found.get(_ALIAS), "alias")]
+        return any(event is not None and _is_text(event.content().get(field)) for event, field in fields)
 
     async def _shared_state(self, context: SectionContext, draft: _Draft) -> StateBlock | None:
         """Return the room's whole state as shared with other readers; None if this reader's may differ."""
@@ -323,3 +330,7 @@ def _redact_pdus(
     """Redact the PDUs of the events that the reader is shown in redacted form."""
     redacted = {event.event_nid for event, form in zip(events, shown, strict=True) if form.body is not event.body}
     return {nid: redact_pdu(version, pdu) if nid in redacted else pdu for nid, pdu in pdus.items()}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""

@@ -133,7 +133,6 @@ class Placing:
         Raises Unavailable, RoomLost (from the committer), RoomChanged if the room changed again and again.
         """
         for tries in range(_MAX_TRIES):
-            await self._numbers.reserve(1)
             try:
                 if tries < _FREE_TRIES:
                     return await self._try(room, candidate, known)
@@ -151,6 +150,8 @@ class Placing:
         if verdict.outcome is Outcome.DROP or (candidate.draft is not None and not verdict.passed):
             return Placed(verdict)
         former = known.get(event.event_id)
+        # Reserved just before it is taken: others take numbers during every wait.
+        await self._numbers.reserve(1)
         nid = former.event_nid if former is not None else self._numbers.take()
         graph = await self._graph(room, nid, before, verdict, known)
         if before.missing:

@@ -280,3 +280,29 @@ async def test_heroes_are_for_rooms_without_name_and_alias(postgres: TestDatabas
         section = (await alice.sync(first["next_batch"], filter=lazy))["rooms"]["join"][room_id]
         assert section["summary"]["m.heroes"] == [bob.user_id]
         assert ("m.room.member", bob.user_id) in keys(section)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_room_joined_and_left_between_two_syncs_comes_with_its_state(postgres: TestDatabase, after: bool) -> None:
+    """The client never saw the room, so it gets the state before the timeline, as for a joined room."""
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat", name="Bees")
+        for number in range(30):
+            await alice.writes.send(room_id, str(number))
+        token = (await bob.sync())["next_batch"]
+        await bob.writes.act(room_id, "join")
+        await bob.writes.act(room_id, "leave")
+        await alice.writes.put_state(room_id, "m.room.topic", {"topic": "without bob"})
+        answer = await bob.sync(token, **({"use_state_after": True} if after else {}))
+        left = answer["rooms"]["leave"][room_id]
+        state = {event["type"]: event["content"] for event in left["state_after" if after else "state"]["events"]}
+        assert state["m.room.name"] == {"name": "Bees"}
+        assert {"m.room.create", "m.room.power_levels", "m.room.member"} <= state.keys()
+        assert "m.room.topic" not in state
+        assert left["timeline"]["events"][-1]["content"]["membership"] == "leave"
+        # A ban later tells no state: what changed since is not for bob.
+        await alice.writes.act(room_id, "ban", {"user_id": bob.user_id})
+        left = (await bob.sync(answer["next_batch"]))["rooms"]["leave"][room_id]
+        assert [event["content"].get("membership") for event in left["timeline"]["events"]] == ["ban"]
+        assert left["state"]["events"] == []

@@ -151,10 +151,8 @@ class RoomSections:
         room = await self._rooms.get(membership.room_id)
         if room is None:
             return None
-        base = None if span.since is None else await self._lookups.ordinal_at(room, span.since.vector("events"))
         end = membership.ordinal
-        if base is not None and base >= end:
-            base = end - 1
+        base = await self._timelines.left_known_up_to(room, user, span, end)
         draft = await self._draft(context, room, membership, base=base, end=end)
         section = await self._event_fields(context, draft)
         wanted = context.filter.room.account_data

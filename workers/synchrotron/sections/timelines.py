@@ -45,6 +45,23 @@ class RoomTimelines:
         earlier = [value for since, value in history if since <= ordinal]
         return ordinal if earlier and earlier[-1] == "join" else None
 
+    async def left_known_up_to(self, room: CachedRoom, user: SyncUser, span: Span, end: int) -> int | None:
+        """Return the ordinal up to which the client knows a room that the user left at `end`.
+
+        None if the room is new to the client: in the span the user joined and left it. A user who was not joined in the
+        span learns nothing of the room's state.
+        """
+        if span.since is None:
+            return None
+        ordinal = await self._lookups.ordinal_at(room, span.since.vector("events"))
+        if ordinal >= end:
+            return end - 1
+        history = await self._lookups.member_history(room, user.user_id, ordinal)
+        earlier = [value for since, value in history if since <= ordinal]
+        was_joined = bool(earlier) and earlier[-1] == "join"
+        joined_since = any(value == "join" for since, value in history if ordinal < since < end)
+        return None if joined_since and not was_joined else ordinal
+
     async def cut(
         self,
         room: CachedRoom,

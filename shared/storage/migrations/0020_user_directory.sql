@@ -4,7 +4,7 @@ CREATE TABLE user_directory (
   user_id      text PRIMARY KEY,           -- escaped
   display_name text,                       -- escaped
   avatar_url   text,                       -- escaped
-  words        tsvector NOT NULL           -- of the localpart and the name: shared/core/directory_words.py
+  words        tsvector NOT NULL           -- of the localpart and the name: shared/core/search/directory_words.py
 );
 CREATE INDEX user_directory_by_word ON user_directory USING gin (words);
 

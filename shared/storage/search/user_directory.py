@@ -6,14 +6,14 @@ entered with the name that they have in a room whose members everybody may find,
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
-from shared.core.directory_words import directory_words
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.room_versions import get_room_version
+from shared.core.search.directory_words import directory_words
 from shared.storage.engine.pool import Connection, Database
 from shared.storage.search.event_words import complete_up_to
 
@@ -74,21 +74,44 @@ _COMERS = """
     JOIN rooms r USING (room_nid) JOIN events e USING (room_nid, event_nid)
     LEFT JOIN user_directory_rooms d USING (room_nid)
 """
-#: $1 who searches, $2 words, $3 the same as whole words, $4 how the id begins, $5 whether all of our users are found,
-#: $6 how many at most. Uses user_directory_by_word, memberships_by_user, and the primary keys of memberships,
-#: user_directory_rooms and users.
+#: Rooms whose rules may have changed since the job last looked: it is a second or two behind. Uses events_by_position
+#: and state_changes_by_ordinal.
+_CHANGED_ROOMS = """
+    WITH e AS MATERIALIZED (
+        SELECT room_nid, ordinal FROM events
+        WHERE position > (SELECT position FROM user_directory_progress) AND ordinal IS NOT NULL
+          AND type IN ('m.room.join_rules', 'm.room.history_visibility')
+        ORDER BY position DESC LIMIT 5000)
+    SELECT DISTINCT room_nid FROM e
+"""
+_WAITING = (
+    f"SELECT DISTINCT user_id FROM (SELECT user_id FROM user_directory_queue ORDER BY number DESC LIMIT {_USERS}) q"
+)
+#: $1 the searcher, $2 words, $3 the same as whole words, $4 how the id begins, $5 true: all of our users are found,
+#: $6 how many at most, $7 to $10 entries that the job has not stored yet (users, names, avatars, words), $11 rooms that
+#: opened and $12 rooms that closed since it last looked. The searcher is found as others find them: in open rooms. Uses
+#: user_directory_by_word, memberships_by_user, and the primary keys of memberships, user_directory_rooms and users.
 _SEARCH = f"""
     SELECT d.user_id, d.display_name, d.avatar_url FROM (
-        SELECT * FROM user_directory
-        WHERE words @@ $2::tsquery AND user_id <> $1 AND ($4::text IS NULL OR starts_with(lower(user_id), $4))
+        SELECT * FROM (
+            SELECT u.user_id, u.display_name, u.avatar_url, array_to_tsvector(string_to_array(u.words, ' ')) AS words
+            FROM unnest($7::text[], $8::text[], $9::text[], $10::text[]) AS u(user_id, display_name, avatar_url, words)
+            UNION ALL
+            SELECT user_id, display_name, avatar_url, words FROM user_directory
+            WHERE words @@ $2::tsquery AND user_id <> ALL($7::text[])
+        ) AS e
+        WHERE words @@ $2::tsquery AND ($4::text IS NULL OR starts_with(lower(user_id), $4))
         LIMIT {_MAX_MATCHES}) AS d
     WHERE NOT EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id AND u.deactivated)
-      AND (($5 AND EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id))
+      AND (($5 AND d.user_id <> $1 AND EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id))
            OR EXISTS (
                SELECT FROM memberships m WHERE m.user_id = d.user_id AND m.membership = 'join'
-               AND (EXISTS (SELECT FROM user_directory_rooms o WHERE o.room_nid = m.room_nid)
-                    OR EXISTS (SELECT FROM memberships mine WHERE mine.room_nid = m.room_nid AND mine.user_id = $1
-                               AND mine.membership = 'join'))))
+               AND (m.room_nid = ANY($11::bigint[])
+                    OR (EXISTS (SELECT FROM user_directory_rooms o WHERE o.room_nid = m.room_nid)
+                        AND m.room_nid <> ALL($12::bigint[]))
+                    OR (d.user_id <> $1 AND EXISTS (
+                            SELECT FROM memberships mine WHERE mine.room_nid = m.room_nid AND mine.user_id = $1
+                            AND mine.membership = 'join')))))
     ORDER BY d.words @@ $3::tsquery DESC, (d.display_name IS NULL AND d.avatar_url IS NULL), d.user_id LIMIT $6
 """
 #: Whether there are more. Uses user_directory_by_word.
@@ -108,6 +131,10 @@ _SEARCH_NEAR = """
       AND NOT EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id AND u.deactivated)
     ORDER BY d.words @@ $3::tsquery DESC, (d.display_name IS NULL AND d.avatar_url IS NULL), d.user_id LIMIT $5
 """
+
+
+#: User id, display name, avatar URL, words.
+_Entry: TypeAlias = tuple[str, str | None, str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +169,40 @@ async def fill_directory(database: Database, server_name: str) -> bool:
 async def search_directory(
     database: Database, reader: str, words: Sequence[str], id_prefix: str | None, limit: int, *, all_users: bool
 ) -> list[FoundUser]:
-    """Return at most `limit` users that have a word with each of these beginnings and whom the reader may find.
+    """Return at most `limit` users that have a word with each of these beginnings and that the reader may find.
 
-    words: of `term_words`; not empty. all_users: he may find every user of ours. Those who have the very words first.
+    Every stored change counts, also before the job has taken it in. Users with the very words come first.
+    words: of `term_words`; not empty. all_users: True if the reader may find every user of ours.
     """
     beginnings = " & ".join(f"'{word}':*" for word in words)
     whole = " & ".join(f"'{word}'" for word in words)
-    rows = list(await database.fetch(_SEARCH, reader, beginnings, whole, id_prefix, all_users, limit))
+    entries, opened, closed = await _not_filled(database)
+    fresh = [list(column) for column in zip(*entries, strict=True)] if entries else [[], [], [], []]
+    rows = list(
+        await database.fetch(
+            _SEARCH, reader, beginnings, whole, id_prefix, all_users, limit, *fresh, list(opened), list(closed)
+        )
+    )
     if len(rows) < limit and await database.fetchval(_IS_CUT, beginnings):
         # So many have such words that not all were looked at: those whom he knows must be among those who were.
         known = {row["user_id"] for row in rows}
         near = await database.fetch(_SEARCH_NEAR, reader, beginnings, whole, id_prefix, limit)
         rows += [row for row in near if row["user_id"] not in known][: limit - len(rows)]
     return [FoundUser(*row) for row in rows]
+
+
+async def _not_filled(database: Database) -> tuple[list[_Entry], set[int], set[int]]:
+    """Return what the job has not taken in: entries of our users, rooms that opened, rooms that closed."""
+    async with database.snapshot() as conn:
+        waiting = [row[0] for row in await conn.fetch(_WAITING)]
+        entries = [
+            _entry(user_id, _text(name), _text(avatar))
+            for user_id, deactivated, name, avatar in (await conn.fetch(_ACCOUNTS, waiting) if waiting else ())
+            if not deactivated
+        ]
+        changed = {row[0] for row in await conn.fetch(_CHANGED_ROOMS)}
+        opened = {nid for nid, content in await _rules(conn, changed) if _opens(content)} if changed else set()
+        return entries, opened, changed - opened
 
 
 async def _take_queued(conn: Connection) -> bool:
@@ -216,13 +264,13 @@ def _opens(content: Mapping[str, Any]) -> bool:
     return content.get("join_rule") == "public" or content.get("history_visibility") == "world_readable"
 
 
-async def _store(conn: Connection, statement: str, entries: Iterable[tuple[str, str | None, str | None, str]]) -> None:
+async def _store(conn: Connection, statement: str, entries: Iterable[_Entry]) -> None:
     rows = sorted(entries)  # by user: two who store the same ones take them in one order
     if rows:
         await conn.execute(statement, *map(list, zip(*rows, strict=True)))
 
 
-def _entry(user_id: str, name: str | None, avatar: str | None) -> tuple[str, str | None, str | None, str]:
+def _entry(user_id: str, name: str | None, avatar: str | None) -> _Entry:
     return user_id, name, avatar, " ".join(directory_words(user_id, name))
 
 

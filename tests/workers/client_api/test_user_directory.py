@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.config.sections import UserDirectory
-from shared.core.directory_words import directory_words, term_words, user_id_prefix
+from shared.core.search.directory_words import directory_words, term_words, user_id_prefix
 from shared.storage.search.user_directory import fill_directory
 from tests.fix_servers import TestDatabase
 from tests.spec_answers import check_answer
@@ -79,14 +79,21 @@ def test_hostile_terms() -> None:
     assert len(term_words(" ".join(map(str, range(1000))))) <= 8
 
 
-async def test_only_visible_users_are_found(postgres: TestDatabase) -> None:
+@pytest.mark.parametrize("job_runs", [True, False])
+async def test_only_visible_users_are_found_at_once(postgres: TestDatabase, job_runs: bool) -> None:
+    """Each change counts from the answer on, whether or not the job has taken it in."""
+
+    async def fill(world: World) -> None:
+        if job_runs:
+            await _fill(world)
+
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, bob, carol, dan = [await person(world, api, name) for name in ("alice", "bob", "carol", "dan")]
         await _name(bob, "Bob the Beekeeper")
         await _name(bob, "mxc://example.org/bee", "avatar_url")
         await _name(dan, "Dan the Beekeeper")
         private = await _rooms(alice).create_room(invite=[bob.user_id])
-        await _fill(world)
+        await fill(world)
         assert await _found(alice, "bee") == []  # invited only
         await _rooms(bob).act(private, "join")
         [found] = (await _search(alice, "BEEK the"))["results"]  # memberships are never behind
@@ -97,30 +104,32 @@ async def test_only_visible_users_are_found(postgres: TestDatabase) -> None:
         assert await _found(carol, "ali") == await _found(carol, "bee") == []
         # A room that anybody may join, or read, shows its members; and hides them again.
         public = await _rooms(dan).create_room(preset="public_chat")
-        await _fill(world)
+        await fill(world)
         assert await _found(carol, "beekeeper") == ["@dan"]
+        assert await _found(dan, "beekeeper") == ["@dan"], "in a public room one finds oneself too"
         assert await _found(carol, "@dan:example.org") == ["@dan"] and await _found(carol, "@dan:other") == []
         await _rooms(dan).put_state(public, "m.room.join_rules", {"join_rule": "invite"})
-        await _fill(world)
-        assert await _found(carol, "beekeeper") == []
+        await fill(world)
+        assert await _found(carol, "beekeeper") == await _found(dan, "beekeeper") == []
         await _rooms(dan).put_state(public, "m.room.history_visibility", {"history_visibility": "world_readable"})
-        await _fill(world)
+        await fill(world)
         assert await _found(carol, "beekeeper") == ["@dan"]
         await _rooms(dan).act(public, "leave")
         assert await _found(carol, "beekeeper") == []
         # What he calls himself in one room is nobody's business outside of it.
         content = {"membership": "join", "displayname": "Secret Nick"}
         await _rooms(bob).put_state(private, "m.room.member", content, bob.user_id)
-        await _fill(world)
+        await fill(world)
         assert await _found(alice, "nick") == []
         await _name(bob, None)
-        await _fill(world)
+        await fill(world)
         assert await _found(alice, "beekeeper") == [] and await _found(alice, "bob") == ["@bob"]
         # Who closed his account is gone at once.
         await api.sql("UPDATE users SET deactivated = true WHERE user_id = $1", bob.user_id)
         assert await _found(alice, "bob") == []
-        await _fill(world)
-        assert await api.sql("SELECT 1 FROM user_directory WHERE user_id = $1", bob.user_id) == []
+        await fill(world)
+        if job_runs:
+            assert await api.sql("SELECT 1 FROM user_directory WHERE user_id = $1", bob.user_id) == []
 
 
 async def test_limits_order_and_errors(postgres: TestDatabase) -> None:

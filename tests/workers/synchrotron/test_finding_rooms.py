@@ -250,6 +250,9 @@ async def test_the_directory_is_searched(postgres: TestDatabase) -> None:
         assert await found(generic_search_term="Bees") == {bees, wasps, a_space}
         assert await found(generic_search_term="#hive") == {bees}
         assert await found(generic_search_term="nothing") == set()
+        umlaut = await create(visibility="public", name="\u00dcbung", topic="Cafe\u0301")
+        for term in ("\u00fcbung", "u\u0308bung", "U\u0308BUNG", "caf\u00e9", "CAFE\u0301"):
+            assert await found(generic_search_term=term) == {umlaut}, "in every normal form and case"
         assert await found(room_types=["m.space"]) == {a_space}
         assert await found(room_types=[None], generic_search_term="bees") == {bees, wasps}
         assert await found(room_types=[]) == set()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.core.search_words import searchable_text, split_words
+from shared.core.search.event_text import searchable_text, split_words
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.search.event_words import index_events
 from tests.fix_servers import TestDatabase
@@ -251,6 +251,41 @@ async def test_history_is_searched_and_a_writer_under_way_holds_the_job_back(pos
         await room.save()
         # No writer has told yet how far it is: what it may be about to commit must not be skipped.
         assert not await index_events(world.database)
-        assert (await found(alice, "bees"))["count"] == 0
+        assert set(texts(await found(alice, "bees"))) == {"live bees", "old bees"}, "found all the same"
         await index(world)
         assert set(texts(await found(alice, "bees"))) == {"live bees", "old bees"}
+
+
+async def test_messages_are_found_at_once(postgres: TestDatabase) -> None:
+    """The answer to a send comes first, then the search: the index need not have it yet."""
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room = await alice.writes.create_room(preset="public_chat", name="Bees")
+        await bob.writes.act(room, "join")
+        old = (await alice.writes.send(room, "old bees")).event_id
+        await index(world)
+        await alice.writes.send(room, "new bees")
+        gone = (await alice.writes.send(room, "gone bees")).event_id
+        assert (await alice.writes.redact(room, gone)).status == 200
+        assert (await alice.writes.redact(room, old)).status == 200
+        for who in (alice, bob):
+            assert texts(await found(who, "bees", order_by="recent", keys=["content.body"])) == ["new bees"]
+            assert (await found(who, "bees"))["count"] == 2, "the room's name too"
+        await alice.writes.send(room, "newer bees")
+        for indexed in (False, True):
+            if indexed:
+                await index(world)
+            answer = await found(bob, "bees", order_by="recent", keys=["content.body"], filter={"limit": 1})
+            assert (answer["count"], texts(answer)) == (2, ["newer bees"])
+            page = await search(
+                bob, "bees", answer["next_batch"], order_by="recent", keys=["content.body"], filter={"limit": 1}
+            )
+            assert texts(page.json["search_categories"]["room_events"]) == ["new bees"]
+        assert (await found(world.user("eve"), "bees"))["count"] == 0
+
+
+def test_words_are_the_same_in_every_normal_form() -> None:
+    for text in ("\u00dcbung", "U\u0308bung", "u\u0308bung", "\u00fcBUNG"):
+        assert split_words(text).split() == ["\u00fcbung"]
+    assert split_words("Stra\u00dfe") == split_words("STRASSE") == "strasse"
+    assert split_words("\uff46\uff55\uff4c\uff4c \ufb01") == "full fi"

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from shared.core.directory_words import MAX_TERM_CHARS, term_words, user_id_prefix
 from shared.core.errors import invalid_param
+from shared.core.search.directory_words import MAX_TERM_CHARS, term_words, user_id_prefix
 from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint

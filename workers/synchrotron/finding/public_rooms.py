@@ -13,6 +13,7 @@ import msgspec
 
 from shared.core.errors import invalid_param, not_found
 from shared.core.room_summary import RoomFacts, directory_entry
+from shared.core.search.folding import fold
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
@@ -168,13 +169,13 @@ def _matches(wanted: Filter, room: RoomFacts) -> bool:
         return False
     if not wanted.generic_search_term:
         return True
-    term = wanted.generic_search_term.casefold()
+    term = fold(wanted.generic_search_term)
     texts = (
         room.text("m.room.name", "name"),
         room.text("m.room.topic", "topic"),
         room.text("m.room.canonical_alias", "alias"),
     )
-    return any(text is not None and term in text.casefold() for text in texts)
+    return any(text is not None and term in fold(text) for text in texts)
 
 
 def _parse(token: str | None) -> tuple[str, _Key | None]:

@@ -18,7 +18,7 @@ from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import point_after
-from shared.core.search_words import KEYS, split_words
+from shared.core.search.event_text import KEYS, split_words
 from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint

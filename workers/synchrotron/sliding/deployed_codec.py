@@ -11,6 +11,7 @@ import msgspec
 
 from shared.core.errors import invalid_param
 from shared.core.presence import STATES, UNSET
+from shared.core.search.folding import fold
 from shared.http.request import Request
 from shared.rooms.timeline_event import MEMBER
 from workers.synchrotron.sliding.request import (
@@ -120,7 +121,7 @@ def _filter(filters: _Filters) -> RoomFilter:
             not_room_types=frozenset(filters.not_room_types or ()),
             tags=optional_set(filters.tags),
             not_tags=frozenset(filters.not_tags or ()),
-            room_name_like=filters.room_name_like.casefold() if filters.room_name_like else None,
+            room_name_like=fold(filters.room_name_like) if filters.room_name_like else None,
         )
     )
 

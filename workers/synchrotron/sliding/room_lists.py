@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.search.folding import fold
 from shared.storage.engine.pool import Source
 from shared.storage.rooms.list_traits import RoomTraits, get_rooms_once_joined
 from shared.storage.rooms.memberships import RoomMembership
@@ -253,7 +254,7 @@ def passes(
         return False
     if traits.type in filter.not_room_types or (filter.room_types is not None and traits.type not in filter.room_types):
         return False
-    if filter.room_name_like is not None and filter.room_name_like not in (traits.name or "").casefold():
+    if filter.room_name_like is not None and filter.room_name_like not in fold(traits.name or ""):
         return False
     if filter.tags is not None or filter.not_tags:
         tags = _tags(user, room_id)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from shared.core.search.folding import fold
+
 KEYS = ("content.body", "content.name", "content.topic")
 MAX_CHARS = 20_000  # per event; the text after that is not indexed
 _TYPES = {"m.room.message": 0, "m.room.name": 1, "m.room.topic": 2}
@@ -38,13 +40,13 @@ def searchable_text(event_type: str, state_key: str | None, content: Mapping[str
 
 
 def split_words(text: str, *, is_query: bool = False) -> str:
-    """Return the text in lower case, with scripts that have no spaces cut into pairs of characters.
+    """Return the folded text, with scripts that have no spaces cut into pairs of characters.
 
     PostgreSQL finds the words of other scripts. Its own lower-casing depends on the installation.
     The index also holds single characters, so that one can be found.
     is_query: True for a search term. Only a run of one character is a single character there.
     """
-    return _NO_SPACES.sub(lambda run: f" {' '.join(_pieces(run[0], is_query))} ", _CONTROLS.sub(" ", text).lower())
+    return _NO_SPACES.sub(lambda run: f" {' '.join(_pieces(run[0], is_query))} ", fold(_CONTROLS.sub(" ", text)))
 
 
 def _pieces(run: str, is_query: bool) -> list[str]:

@@ -1,6 +1,6 @@
 """The words of the user directory: those by which a user is found, and those of a search term.
 
-Case and accents do not count. Scripts without spaces are cut into characters and pairs (`search_words.py`). Only the
+Case and accents do not count. Scripts without spaces are cut into characters and pairs (`event_text.py`). Only the
 localpart of a user id is indexed; otherwise a server's name would match all of its users.
 Spec: client-server API, POST /user_directory/search.
 """
@@ -8,7 +8,7 @@ Spec: client-server API, POST /user_directory/search.
 import re
 import unicodedata
 
-from shared.core.search_words import split_words
+from shared.core.search.event_text import split_words
 
 MAX_TERM_CHARS = 512
 _MAX_WORDS = 40  # per user

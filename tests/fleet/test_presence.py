@@ -89,7 +89,7 @@ def test_no_user_goes_offline_when_an_owner_is_killed(many: RunningFleet) -> Non
                 time.sleep(0.1)
             check_answer("presence.yaml", "/presence/{userId}/status", "get", told)
             assert told["status_msg"] == person.user_id
-        readers[0].presence = "offline"  # this user appears offline from now on
+        people[0].ask("PUT", _status_path(people[0]), {"presence": "offline"})  # this user appears offline from now on
         readers[1].wait_for(people[0].user_id, ("offline", people[0].user_id))
         for reader, count in zip(readers, before, strict=True):
             flickered = [one for one in reader.told[count:] if one[1] == "offline" and one[0] != people[0].user_id]

@@ -57,7 +57,7 @@ def _what_devices_have(which: str, now: str) -> dict[str, str]:
         "fallback": deletion.format(table="fallback_keys"),
         "inbox": deletion.format(table="to_device_messages"),
         "sent": deletion.format(table="to_device_transactions"),
-        "sliding": deletion.format(table="sliding_connections"),
+        "sliding": deletion.format(table="sliding_states"),
         "list_change": CHANGE_PART.format(user="$2", now=now, source="ended"),
     }
 

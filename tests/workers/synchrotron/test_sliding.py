@@ -111,10 +111,10 @@ async def test_connections_are_few_and_go_with_the_device(postgres: TestDatabase
         lists = {"l": merged_list()}
         for number in range(MAX_PER_DEVICE + 2):
             await merged(alice.reads, conn_id=str(number), lists=lists)
-        rows = await world.database.fetch("SELECT conn_id FROM sliding_connections")
+        rows = await world.database.fetch("SELECT conn_id FROM sliding_states")
         assert len(rows) == MAX_PER_DEVICE and {"0", "1"}.isdisjoint(row["conn_id"] for row in rows)
         await alice.writes.call("POST", "/logout", {})
-        assert not await world.database.fetch("SELECT 1 FROM sliding_connections")
+        assert not await world.database.fetch("SELECT 1 FROM sliding_states")
 
 
 async def test_positions_of_others_are_unknown(postgres: TestDatabase) -> None:
@@ -189,7 +189,10 @@ async def test_a_repeated_position_gets_the_same_again_from_any_process(postgres
         for process in (0, 1):  # the last one was processed
             alice.synchrotron = process
             assert (await merged(alice, answers[-1]["pos"], lists=wide))["rooms"] == {}
-        # Of the answers before it the server keeps nothing.
+        # Once a later state is stored, the server keeps nothing of the answers before.
+        await alice.writes.create_room()
+        await world.settle()
+        await merged(alice, answers[-1]["pos"], lists=wide)
         answer = await post(alice, MERGED, {"pos": answers[0]["pos"], "lists": wide})
         assert (answer.status, answer.json["errcode"]) == (400, "M_UNKNOWN_POS")
 

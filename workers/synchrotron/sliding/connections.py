@@ -2,24 +2,27 @@
 
 A request names a state by its number. A state that is not in memory is read from Postgres. If it is not there either,
 the connection is over: M_UNKNOWN_POS, and the client starts from scratch. A state that a response changed is written
-before the response is sent.
+before the response is sent. It stays good until the client names a later one, whatever other requests of the client,
+perhaps aborted ones, make from the same state meanwhile.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shared.core.errors import MatrixError
+from shared.core.errors import MatrixError, Unavailable
+from shared.core.identifiers import UserId
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Source
-from shared.storage.user_data.sliding_connections import StoredConnection, get_connection, put_connection
+from shared.storage.user_data.sliding_states import MAX_STATES, get_sliding_state, put_sliding_state
 from workers.synchrotron.sliding.connection_state import ConnectionState, decode_state, encode_state
 from workers.synchrotron.sliding.request import ListRequest, RoomFilter
 from workers.synchrotron.sliding.room_lists import ConnectionLists
 from workers.synchrotron.users.sync_user import SyncUser
 
 MAX_PER_DEVICE = 10
-_ATTEMPTS = 3
+_ATTEMPTS = 10  # to take a number; each failed one means that another request took it
 #: The number of the state of a new connection. It is not stored.
 EMPTY = 0
 
@@ -28,22 +31,23 @@ def unknown_pos() -> MatrixError:
     return MatrixError("M_UNKNOWN_POS", "The position has expired or is unknown. Start again without pos")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Connection:
     """One connection in memory."""
 
-    user_id: str
+    user_id: UserId
     device_id: str
     conn_id: str
-    #: The number of the stored row as far as this process knows. None: unknown.
-    number: int | None = None
-    #: The latest state and the one it was made from, by number.
+    #: The state that the client named last, and those made since, by number.
     states: dict[int, ConnectionState] = field(default_factory=dict)
-    lists: ConnectionLists = field(default_factory=ConnectionLists)
-    #: The counts of lists in the latest response.
-    counts: dict[tuple[str, RoomFilter], int] = field(default_factory=dict)
+    #: The counts of the lists in the latest responses, by `pos`.
+    counts: OrderedDict[str, Mapping[tuple[str, RoomFilter], int]] = field(default_factory=OrderedDict)
     #: The settled rooms after the latest response (`engine.Progress`), with its state and the request's shape.
     settled: tuple[ConnectionState, object, Mapping[str, tuple[str, ...]]] | None = None
+    #: Held while a response is built: overlapping requests share the lists.
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _lists: ConnectionLists = field(default_factory=ConnectionLists)
+    _lists_state: ConnectionState | None = None
 
     def settled_for(self, state: ConnectionState, shape: object) -> Mapping[str, tuple[str, ...]]:
         """Return the settled rooms for a request with this state and shape."""
@@ -51,18 +55,32 @@ class Connection:
             return {}
         return self.settled[2]
 
-    def counts_of(self, lists: Mapping[str, ListRequest]) -> dict[str, int] | None:
-        """Return the counts of these lists as last sent, None if unknown. A list that was not sent counts -1."""
-        if not self.counts:
-            return None
-        return {name: self.counts.get((name, one.filter), -1) for name, one in lists.items()}
+    def lists_for(self, state: ConnectionState) -> ConnectionLists:
+        """Return the lists for a request with this state. Lists depend on the rooms that the client has been sent."""
+        if self._lists_state is not state:
+            self._lists, self._lists_state = ConnectionLists(once_joined=self._lists.once_joined), state
+        return self._lists
 
-    def note_counts(self, lists: Mapping[str, ListRequest], counts: Mapping[str, int]) -> None:
-        self.counts = {(name, one.filter): counts[name] for name, one in lists.items()}
+    def note_lists(self, state: ConnectionState) -> None:
+        """Note that the lists are now those of this state."""
+        self._lists_state = state
+
+    def counts_of(self, pos: str, lists: Mapping[str, ListRequest]) -> dict[str, int] | None:
+        """Return the counts of these lists as sent with `pos`, None if unknown. A list that was not sent counts -1."""
+        counts = self.counts.get(pos)
+        if counts is None:
+            return None
+        return {name: counts.get((name, one.filter), -1) for name, one in lists.items()}
+
+    def note_counts(self, pos: str, lists: Mapping[str, ListRequest], counts: Mapping[str, int]) -> None:
+        self.counts[pos] = {(name, one.filter): counts[name] for name, one in lists.items()}
+        if len(self.counts) > MAX_STATES:
+            self.counts.popitem(last=False)
 
     @property
     def size_bytes(self) -> int:
-        return 1_000 + sum(state.size_bytes for state in self.states.values()) + self.lists.size_bytes
+        counts_bytes = 500 * len(self.counts)
+        return 1_000 + counts_bytes + sum(state.size_bytes for state in self.states.values()) + self._lists.size_bytes
 
 
 class Connections:
@@ -75,7 +93,7 @@ class Connections:
         self._connections: OrderedDict[tuple[str, str, str], tuple[Connection, int]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, user_id: str, device_id: str | None, conn_id: str) -> Connection:
+    def get(self, user_id: UserId, device_id: str | None, conn_id: str) -> Connection:
         known = self._connections.get((user_id, device_id or "", conn_id))
         return known[0] if known is not None else Connection(user_id, device_id or "", conn_id)
 
@@ -91,53 +109,40 @@ class Connections:
             self._bytes -= gone
 
     async def state(self, connection: Connection, number: int, user: SyncUser) -> ConnectionState:
-        """Return the state with this number. Raises M_UNKNOWN_POS, Unavailable."""
+        """Return the state that the client names. Raises M_UNKNOWN_POS, Unavailable."""
         if number == EMPTY:
             return ConnectionState()
-        if number not in connection.states:
-            row = await self._read(connection)
-            found = {} if row is None else {row.number: row.state, row.prior_number: row.prior_state}
-            if not found.get(number):
+        state = connection.states.get(number)
+        if state is None:
+            encoded = await get_sliding_state(
+                self._source, connection.user_id, connection.device_id, connection.conn_id, number
+            )
+            if encoded is None:
                 raise unknown_pos()
-            room_ids = {one.room_nid: one.room_id for one in user.memberships.values()}
-            connection.states = {number: decode_state(found[number], room_ids)}
-        return connection.states[number]
+            state = decode_state(encoded, {one.room_nid: one.room_id for one in user.memberships.values()})
+            # Another request of this process may have read it meanwhile: there is one object for each state.
+            state = connection.states.setdefault(number, state)
+        for earlier in [one for one in connection.states if one < number]:
+            del connection.states[earlier]
+        return state
 
     async def store(self, connection: Connection, made_from: int, state: ConnectionState) -> int:
-        """Store a new state beside the one it was made from, and return its number.
-
-        Raises M_UNKNOWN_POS if other responses came between, since the client cannot have received both; Unavailable.
-        """
+        """Store a new state beside the one it was made from, and return its number. Raises Unavailable."""
         encoded, state = encode_state(state)
         for _ in range(_ATTEMPTS):
-            if connection.number is None:
-                await self._read(connection)
-            expected = connection.number or 0
-            now_ms = self._clock.now_ms()
-            # Numbers of a connection that was removed since are not used again.
-            number = max(expected + 1, now_ms)
-            if await put_connection(
+            number = await put_sliding_state(
                 self._source,
                 connection.user_id,
                 connection.device_id,
                 connection.conn_id,
-                expected=expected,
-                number=number,
-                state=encoded,
+                encoded,
                 made_from=made_from,
-                now_ms=now_ms,
+                now_ms=self._clock.now_ms(),
                 max_connections=MAX_PER_DEVICE,
-            ):
-                before = connection.states.get(made_from)
-                connection.states = {number: state} if before is None else {made_from: before, number: state}
-                connection.number = number
+            )
+            if number is not None:
+                connection.states[number] = state
+                while len(connection.states) > MAX_STATES:
+                    del connection.states[min(connection.states)]
                 return number
-            row = await self._read(connection)
-            if row is None or made_from not in (EMPTY, row.number, row.prior_number):
-                break
-        raise unknown_pos()
-
-    async def _read(self, connection: Connection) -> StoredConnection | None:
-        row = await get_connection(self._source, connection.user_id, connection.device_id, connection.conn_id)
-        connection.number = 0 if row is None else row.number
-        return row
+        raise Unavailable("Too many requests of this connection overlap. Please try again")

@@ -9,28 +9,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.core.sync_tokens.stream_token import StreamToken
 from shared.rooms.shown_event import Reader
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import get_rooms_active_since
 from workers.synchrotron.rooms.typing_rooms import TypingRooms
 from workers.synchrotron.sections.span import Span
-from workers.synchrotron.sliding.connection_state import LIVE, ConnectionState, SentRoom, StateDraft
-from workers.synchrotron.sliding.connections import Connection
-from workers.synchrotron.sliding.extensions.extension import (
-    SENT_BITS,
-    Extension,
-    ExtensionContext,
-    RoomInScope,
-    Scope,
-)
+from workers.synchrotron.sliding.connection_state import LIVE, SentRoom, StateDraft
+from workers.synchrotron.sliding.extensions.extension import ExtensionContext, RoomInScope
+from workers.synchrotron.sliding.pending import BuiltResponse, EnabledExtension, PendingRequest, Progress
 from workers.synchrotron.sliding.request import MAX_SUBSCRIPTIONS, RoomConfig, SlidingRequest, merge_configs
 from workers.synchrotron.sliding.response import RoomResult, SlidingResponse
-from workers.synchrotron.sliding.room_lists import RoomLists, direct_rooms
+from workers.synchrotron.sliding.room_lists import ConnectionLists, RoomLists, direct_rooms
 from workers.synchrotron.sliding.room_results import KnownRoom, ResponseContext, RoomResults
 from workers.synchrotron.sliding.room_traits import RoomTraitsCache
-from workers.synchrotron.users.lazy_members import SentMembers
 from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
 from workers.synchrotron.users.unread_counts import UnreadCounts
 from workers.synchrotron.users.user_cache import UserCache
@@ -39,62 +31,6 @@ from workers.synchrotron.waiting.sync_tokens import SyncTokens
 _ROOMS_PER_SLICE = 10
 #: Once the rooms of a response have this many bytes of events, further rooms wait for the next response.
 _MAX_RESPONSE_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class EnabledExtension:
-    """An extension that a request enables."""
-
-    extension: Extension
-    parameters: Any
-    scope: Scope
-
-    @property
-    def bit(self) -> int:
-        return SENT_BITS[self.extension.name] if self.extension.per_room else 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingRequest:
-    """A request, with everything that stays the same while it waits."""
-
-    request: SlidingRequest
-    extensions: Sequence[EnabledExtension]
-    connection: Connection
-    user: SyncUser
-    device_id: str | None
-    sent_members: SentMembers
-    #: True if the response has unread counts.
-    with_counts: bool
-
-    @property
-    def shape(self) -> object:
-        """The parts of a request that select rooms and their contents. Equal requests have equal shapes."""
-        return dict(self.request.lists), [(one.extension.name, one.scope) for one in self.extensions]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the client is up to date."""
-
-    token: StreamToken | None
-    #: See `Span.since_seq`.
-    seq: int | None
-    #: What the client has been sent.
-    state: ConnectionState
-    #: Rooms, with their lists, that an earlier build of the same shape and state found completely sent. They are
-    #: skipped until they have updates.
-    settled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltResponse:
-    """A response, and the client's progress if it is sent."""
-
-    response: SlidingResponse
-    progress: Progress
-    #: True if the client knows all of it.
-    empty: bool
 
 
 @dataclass(slots=True)
@@ -113,6 +49,7 @@ class _Build:
     """A response while it is built."""
 
     pending: PendingRequest
+    lists: ConnectionLists
     context: ResponseContext
     draft: StateDraft
     wanted: Mapping[str, _WantedRoom]
@@ -158,6 +95,15 @@ class Engine:
 
     async def build(self, pending: PendingRequest, progress: Progress) -> BuiltResponse:
         """Return the updates since `progress`. Raises Unavailable."""
+        connection = pending.connection
+        async with connection.turn:
+            built = await self._build(pending, progress, connection.lists_for(progress.state))
+            connection.note_lists(built.progress.state)
+        return built
+
+    async def _build(
+        self, pending: PendingRequest, progress: Progress, connection_lists: ConnectionLists
+    ) -> BuiltResponse:
         # No await between these: the vectors and the seq are of one moment.
         now, seq, user = self._tokens.now(), self._users.seq, pending.user
         span = Span(progress.token, now, progress.seq, full_state=False)
@@ -165,7 +111,7 @@ class Engine:
         _subscribe(draft, pending.request)
         requested = pending.request.lists
         lists = await self._lists.update(
-            pending.connection.lists,
+            connection_lists,
             user,
             filters=[one.filter for one in requested.values()],
             named=draft.subscriptions,
@@ -174,7 +120,7 @@ class Engine:
         )
         rankings = {name: lists[one.filter].ranking for name, one in requested.items()}
         within = {name: rankings[name].within(one.ranges) for name, one in requested.items()}
-        wanted = self._wanted(pending, draft, within)
+        wanted = self._wanted(pending, connection_lists, draft, within)
         changed = await self._changed_rooms(user, draft, span)
         if pending.with_counts and span.since_seq is None:
             examined = [user.memberships[one] for one in wanted if one in changed or one not in draft.rooms]
@@ -182,6 +128,7 @@ class Engine:
             await self._unread.preload(user, joined, now.vector("events"))
         build = _Build(
             pending=pending,
+            lists=connection_lists,
             context=ResponseContext(
                 user=user,
                 span=span,
@@ -204,7 +151,11 @@ class Engine:
         return BuiltResponse(response, reached, not build.rooms and build.extensions_empty)
 
     def _wanted(
-        self, pending: PendingRequest, draft: StateDraft, within: Mapping[str, Sequence[str]]
+        self,
+        pending: PendingRequest,
+        lists: ConnectionLists,
+        draft: StateDraft,
+        within: Mapping[str, Sequence[str]],
     ) -> dict[str, _WantedRoom]:
         """Return the rooms that the request selects, in the order of its lists."""
         names: dict[str, tuple[str, ...]] = {}
@@ -213,16 +164,16 @@ class Engine:
                 names[room_id] = (*names[room_id], name) if room_id in names else (name,)
         configs: dict[tuple[str, ...], RoomConfig] = {}
         wanted = {}
-        for room_id, lists in names.items():
-            config = configs.get(lists)
+        for room_id, selecting in names.items():
+            config = configs.get(selecting)
             if config is None:
-                config = configs[lists] = _merged(pending.request.lists[name].config for name in lists)
-            wanted[room_id] = _WantedRoom(lists, False, config)
+                config = configs[selecting] = _merged(pending.request.lists[name].config for name in selecting)
+            wanted[room_id] = _WantedRoom(selecting, False, config)
         for room_id, config in draft.subscriptions.items():
             if room_id in wanted:
                 wanted[room_id].subscribed = True
                 wanted[room_id].config = merge_configs(wanted[room_id].config, config)
-            elif self._lists.may_subscribe(pending.connection.lists, pending.user, room_id, draft.rooms.__contains__):
+            elif self._lists.may_subscribe(lists, pending.user, room_id, draft.rooms.__contains__):
                 wanted[room_id] = _WantedRoom((), True, config)
         return wanted
 
@@ -247,7 +198,7 @@ class Engine:
 
     async def _build_rooms(self, build: _Build) -> None:
         """Build the results of all rooms, and note in the draft what the client then knows."""
-        context, draft, lists = build.context, build.draft, build.pending.connection.lists
+        context, draft = build.context, build.draft
         now, since = context.span.now.vector("events"), context.span.since
         examined = size_bytes = 0
         for room_id, one in build.wanted.items():
@@ -272,7 +223,7 @@ class Engine:
             known = None
             if room is not None and since is not None:
                 known = KnownRoom(room, draft.token_of(room) or since.vector("events"), draft.state_of(room))
-            was_member = self._lists.was_member(lists, membership, room)
+            was_member = self._lists.was_member(build.lists, membership, room)
             result, sent = await self._results.build(context, membership, one.config, known, was_member=was_member)
             draft.set(room_id, sent._replace(state=draft.number_of(one.config.required_state)))
             build.open_rooms.append(room_id)

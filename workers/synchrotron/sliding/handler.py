@@ -21,8 +21,9 @@ from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.sliding import deployed_codec, merged_codec
 from workers.synchrotron.sliding.connection_state import ConnectionState
 from workers.synchrotron.sliding.connections import EMPTY, Connections, unknown_pos
-from workers.synchrotron.sliding.engine import BuiltResponse, EnabledExtension, Engine, PendingRequest, Progress
+from workers.synchrotron.sliding.engine import Engine
 from workers.synchrotron.sliding.extensions.extension import Extensions, parse_scope
+from workers.synchrotron.sliding.pending import BuiltResponse, EnabledExtension, PendingRequest, Progress
 from workers.synchrotron.sliding.pos import Pos, format_pos, owner_of, parse_pos
 from workers.synchrotron.sliding.request import Limits, SlidingRequest
 from workers.synchrotron.sliding.response import RoomResult, SlidingResponse
@@ -144,11 +145,12 @@ class SlidingSync:
                 if reached.state is not progress.state:
                     number = await self._connections.store(connection, number, reached.state)
                 connection.settled = reached.state, pending.shape, reached.settled
-                self._connections.remember(connection)
                 text = _format(owner, number, reached.token)
+                connection.note_counts(text, wanted.lists, built.response.counts)
                 if reached.seq is not None:
                     user.note_token(text, reached.seq)
                 self._lazy_members.complete(sent, text)
+                self._connections.remember(connection)
         return Response(_encode(text, built.response, codec))
 
     def _enabled_extensions(self, requested: Mapping[str, Mapping[str, Any]]) -> list[EnabledExtension]:
@@ -180,10 +182,11 @@ class SlidingSync:
 
     async def _wait_for_updates(self, pending: PendingRequest, progress: Progress) -> BuiltResponse:
         """Build responses until one is worth sending or the timeout is over."""
-        user, initial = pending.user, progress.token is None
+        user, pos = pending.user, pending.request.pos
+        initial = pos is None
         count, seconds = self._metrics.answers("initial" if initial else "incremental")
         deadline = self._clock.monotonic_s() + pending.request.timeout_s
-        counts: Mapping[str, int] | None = None if initial else pending.connection.counts_of(pending.request.lists)
+        counts = None if pos is None else pending.connection.counts_of(pos, pending.request.lists)
         while True:
             seen = user.version
             async with self._turns.turn(user.user_id) if initial else nullcontext():
@@ -191,10 +194,9 @@ class SlidingSync:
                     built = await self._engine.build(pending, progress)
             if initial or not built.empty or (counts is not None and counts != built.response.counts):
                 break
-            counts, progress = built.response.counts, built.progress
+            counts, progress = dict(built.response.counts), built.progress
             if not await self._notifier.wait(user, seen, deadline - self._clock.monotonic_s(), pending.device_id):
                 break
-        pending.connection.note_counts(pending.request.lists, built.response.counts)
         count.inc()
         return built
 

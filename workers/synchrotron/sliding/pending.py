@@ -1,0 +1,70 @@
+"""A request of sliding sync while it waits, the client's progress, and a response that is built for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.core.sync_tokens.stream_token import StreamToken
+from workers.synchrotron.sliding.connection_state import ConnectionState
+from workers.synchrotron.sliding.connections import Connection
+from workers.synchrotron.sliding.extensions.extension import SENT_BITS, Extension, Scope
+from workers.synchrotron.sliding.request import SlidingRequest
+from workers.synchrotron.sliding.response import SlidingResponse
+from workers.synchrotron.users.lazy_members import SentMembers
+from workers.synchrotron.users.sync_user import SyncUser
+
+
+@dataclass(frozen=True, slots=True)
+class EnabledExtension:
+    """An extension that a request enables."""
+
+    extension: Extension
+    parameters: Any
+    scope: Scope
+
+    @property
+    def bit(self) -> int:
+        return SENT_BITS[self.extension.name] if self.extension.per_room else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingRequest:
+    """A request, with everything that stays the same while it waits."""
+
+    request: SlidingRequest
+    extensions: Sequence[EnabledExtension]
+    connection: Connection
+    user: SyncUser
+    device_id: str | None
+    sent_members: SentMembers
+    #: True if the response has unread counts.
+    with_counts: bool
+
+    @property
+    def shape(self) -> object:
+        """The parts of a request that select rooms and their contents. Equal requests have equal shapes."""
+        return dict(self.request.lists), [(one.extension.name, one.scope) for one in self.extensions]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the client is up to date."""
+
+    token: StreamToken | None
+    #: See `Span.since_seq`.
+    seq: int | None
+    #: What the client has been sent.
+    state: ConnectionState
+    #: Rooms, with their lists, that an earlier build of the same shape and state found completely sent. They are
+    #: skipped until they have updates.
+    settled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltResponse:
+    """A response, and the client's progress if it is sent."""
+
+    response: SlidingResponse
+    progress: Progress
+    #: True if the client knows all of it.
+    empty: bool

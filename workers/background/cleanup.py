@@ -1,4 +1,4 @@
-"""The cleanup job: deletes rows whose time has passed, a small batch at a time."""
+"""The cleanup job: it deletes expired rows in small batches."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from shared.storage.engine.pool import Database
 from shared.storage.removal.expired_rows import delete_old_rows
 
 _BATCH = 500
-_PAUSE_S = 0.2  # between two batches of one table: others come first
+_PAUSE_S = 0.2  # between two batches of one table, for other statements
 _EVERY_S = 60.0
 
 _MINUTE_MS = 60_000
@@ -30,21 +30,21 @@ class Cleanup:
             "to_device_transactions": 2 * _DAY_MS,  # as the other transactions
             "device_list_changes": 14 * _DAY_MS,  # the retention of the stream `device_lists`
             "one_time_key_changes": 2 * _DAY_MS,  # the retention of the stream `one_time_keys`
-            "one_time_keys": 90 * _DAY_MS,  # claimed ones: what comes again under an old id is a retransmission no more
+            "one_time_keys": 90 * _DAY_MS,  # claimed keys: later uploads under an old id are no retransmissions
             "sticky_events": _MINUTE_MS,
             "delayed_events": 7 * _DAY_MS,  # MSC4140, "Retention of finalised delayed events"
-            "access_tokens": _DAY_MS,  # until then an expired one is answered with `soft_logout`
+            "access_tokens": _DAY_MS,  # until then the answer to an expired token has `soft_logout`
         }
 
     async def run(self) -> None:
         """Clean up every minute. Runs until cancelled."""
         while True:
-            # Jitter: several processes of the type then share the work by themselves.
+            # With jitter, several processes share the work.
             await asyncio.sleep(_EVERY_S * random.uniform(0.5, 1.5))  # noqa: S311
             await self.clean_once()
 
     async def clean_once(self) -> dict[str, int]:
-        """Delete all that is old now; return how many rows of each table went."""
+        """Delete all expired rows. Return the number of deleted rows by table."""
         now_ms = self._clock.now_ms()
         deleted = {}
         for job, keep_ms in self._keep_ms.items():

@@ -5,8 +5,7 @@ from replication.process.foundation import Foundation, Worker
 from workers.background.cleanup import Cleanup
 from workers.background.delayed_events import DelayedEventSender
 from workers.background.pending_work import PendingWork
-from workers.background.search_index import SearchIndex
-from workers.background.user_directory import UserDirectoryJob
+from workers.background.search import SearchIndexJob, UserDirectoryJob
 
 
 def compose(foundation: Foundation) -> Worker:
@@ -15,7 +14,7 @@ def compose(foundation: Foundation) -> Worker:
     return Worker(
         jobs={
             "cleanup": Cleanup(database, clock, config.accounts).run,
-            "search index": SearchIndex(database).run,
+            "search index": SearchIndexJob(database).run,
             "user directory": UserDirectoryJob(database, config.server_name).run,
             "delayed events": DelayedEventSender(
                 database, foundation.writer.write, send_delayed_event, foundation.tasks, clock

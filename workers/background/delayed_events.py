@@ -1,7 +1,7 @@
-"""The job that sends delayed events (MSC4140) when their time has come.
+"""The job that sends delayed events (MSC4140) when they are due.
 
-They are dealt into shards by their ids, and each shard is the duty of one living process; what a dead one had begun
-its successor tries again, in the same transaction of the room, so nothing is sent twice. The clock is the database's.
+Their ids decide their shards, and each shard is the duty of one living process. When a process dies, the next holder
+repeats what it began, in the same transaction of the room, so nothing is sent twice. The clock is the database's.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ from shared.storage.events.delayed import DueEvent, claim_due, finalise, keep_sh
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
+_CLAIM_EVERY_S = 0.5
 _SHARE_EVERY_S = 1.0
-_CLAIM = 25  # of each shard at a time
-_MAX_WAITING = 500  # claimed and not sent yet: then nothing more is claimed
+_CLAIM = 25  # events of each shard at a time
+_MAX_WAITING = 500  # claimed events that are not sent yet; at this number no more are claimed
 _ROOMS_AT_A_TIME = 16
-#: Longer ago than the room is sure to know that it was sent: nobody tries again then.
+#: A room may forget after this time that it sent the event, so the job gives up.
 _GIVE_UP_AFTER_MS = 86_400_000
 _GAVE_UP = {"errcode": "M_UNKNOWN", "error": "The room could not be reached for a day"}
 
 
 class DelayedEventSender:
-    """Sends the events of one room one after another, in the order of their times; rooms beside each other."""
+    """Sends the events of a room one after another, in the order of their times. Rooms run concurrently."""
 
     def __init__(
         self,
@@ -48,22 +48,22 @@ class DelayedEventSender:
         self._send_to_room = send
         self._tasks = tasks
         self._clock = clock
-        self._waiting: dict[str, deque[DueEvent]] = {}  # room -> events; one task for each
-        self._under_way: set[str] = set()  # delay ids of all of them
+        self._waiting: dict[str, deque[DueEvent]] = {}  # room -> events; one task per room
+        self._under_way: set[str] = set()  # the delay ids of all waiting events
         self._turns = asyncio.Semaphore(_ROOMS_AT_A_TIME)
 
     async def run(self) -> None:
-        """Send what is due. Runs until cancelled."""
+        """Send due events. Runs until cancelled."""
         shared_s = -_SHARE_EVERY_S
         while True:
             if self._clock.monotonic_s() - shared_s >= _SHARE_EVERY_S:
                 shared_s = self._clock.monotonic_s()
                 await keep_share(self._write)
-            if not await self.look():
-                await asyncio.sleep(_LOOK_EVERY_S)
+            if not await self.claim():
+                await asyncio.sleep(_CLAIM_EVERY_S)
 
-    async def look(self) -> bool:
-        """Claim what is due; return whether there may be more."""
+    async def claim(self) -> bool:
+        """Claim due events. Return True if there may be more."""
         if len(self._under_way) >= _MAX_WAITING:
             return False
         due, looked_at = await claim_due(self._write, _CLAIM)
@@ -80,7 +80,7 @@ class DelayedEventSender:
         return looked_at > 0
 
     async def _send_all(self, room_id: str) -> None:
-        """Send what waits in a room. When it can't be reached the rest is left: it is claimed again, in its order."""
+        """Send the waiting events of a room. If it cannot be reached, the rest is claimed again later, in order."""
         waiting = self._waiting[room_id]
         try:
             async with self._turns:
@@ -88,7 +88,7 @@ class DelayedEventSender:
                     await self._send(waiting[0])
                     self._under_way.discard(waiting.popleft().event.delay_id)
         except (Unavailable, RemoteServerError) as error:
-            logger.warning("Delayed events of room %s wait: %s", room_id, error)
+            logger.warning("Delayed events of room %s wait for its owner: %s", room_id, error)
         finally:
             del self._waiting[room_id]
             self._under_way.difference_update(each.event.delay_id for each in waiting)

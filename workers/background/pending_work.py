@@ -1,8 +1,7 @@
-"""The job that brings to its end what others began: upgrades, settings that follow into new rooms, guests
-who must go, closed accounts.
+"""The job that finishes what requests began: upgrades, settings for new rooms, removals of guests, closed accounts.
 
-Nothing is done here: the owners of rooms and users are asked, and may be asked again. Two processes share the work
-(`shared/storage/fleet/pending_work.py`); should one die, another comes back to what it took.
+It asks the owners of rooms and users, and repeats the calls until all is done. Several processes share the work
+(`shared/storage/fleet/pending_work.py`). When one dies, another takes over what it took.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _EVERY_S = 0.5
 _AT_A_TIME = 20  # of each kind
-_ROOMS_AT_A_TIME = 8  # of one closed account: they must not fill the persisters' queues
+_ROOMS_AT_A_TIME = 8  # of one closed account, so that it does not fill the persisters' queues
 _PAGE = 200
 
 
@@ -41,13 +40,13 @@ class PendingWork:
         self._calls = calls
 
     async def run(self) -> None:
-        """Look twice a second. Runs until cancelled."""
+        """Do pending work twice a second. Runs until cancelled."""
         while True:
             if not await self.once():
                 await asyncio.sleep(_EVERY_S)
 
     async def once(self) -> int:
-        """Do what is to be done now; return how many things that were."""
+        """Do a batch of pending work. Return the number of finished pieces."""
         upgrades = await take_upgrades(self._database, _AT_A_TIME)
         settings = await take_settings(self._database, _AT_A_TIME)
         guests = await take_guest_rooms(self._database, _AT_A_TIME)
@@ -74,7 +73,7 @@ class PendingWork:
             await settings_done(self._database, settings.user_id, settings.new_room_id)
 
     async def _clear(self, account: Deactivation) -> None:
-        """Close an account for good: first what only we know of it, then its rooms."""
+        """Finish closing an account: first its own data, then its rooms."""
         await self._calls.ask(CLEAR_ACCOUNT, account.user_id, ClosedAccount(account.erase))
         leaving, turns = MemberLeaving(account.user_id), asyncio.Semaphore(_ROOMS_AT_A_TIME)
 
@@ -84,16 +83,16 @@ class PendingWork:
 
         while room_ids := await get_rooms_to_leave(self._database, account.user_id, _PAGE):
             if await _all_of([leave(room_id) for room_id in room_ids]) < len(room_ids):
-                raise Unavailable("Some rooms could not be left")
+                raise Unavailable("Some rooms could not be left yet")
         await deactivation_finished(self._database, account.user_id)
 
 
 async def _all_of(tasks: Iterable[Coroutine[Any, Any, object]]) -> int:
-    """Run all at once; return how many succeeded. What fails is tried again later."""
+    """Run all at once. Return the number of successes. Failed work is tried again later."""
     done = 0
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(outcome, Unavailable | RemoteServerError):
-            logger.warning("What was begun could not be ended yet: %s", outcome)
+            logger.warning("Pending work could not be finished yet: %s", outcome)
         elif isinstance(outcome, BaseException):
             raise outcome
         else:

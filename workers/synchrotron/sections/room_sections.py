@@ -261,7 +261,8 @@ class RoomSections:
     ) -> None:
         room, sent = draft.room, context.sent
         for key, event in (await self._lookups.keys_before(room, before, needed)).items():
-            if sent is None or not sent.is_redundant(room.room_id, key[1], event.event_id):
+            # `full_state` asks for what the client has already, too.
+            if sent is None or context.span.full_state or not sent.is_redundant(room.room_id, key[1], event.event_id):
                 state[key] = event
         if sent is not None:
             # With `state_after` a client does not apply the timeline to its state.

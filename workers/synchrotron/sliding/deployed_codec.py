@@ -130,7 +130,11 @@ def room_fields(room: RoomResult) -> dict[str, Any]:
     """Return one entry of `rooms`. This form cannot express that a key left the state."""
     fields = common_fields(room)
     if room.stripped is not None:
-        fields["invite_state"] = room.stripped
+        # Clients take every room with `invite_state` for an invitation. They learn of its end by the member event.
+        if room.membership in ("invite", "knock"):
+            fields["invite_state"] = room.stripped
+        else:
+            fields["required_state"] = room.ended
         return fields
     if room.expanded:
         fields["unstable_expanded_timeline"] = True

@@ -21,6 +21,8 @@ class RoomResult:
     lists: tuple[str, ...] = ()
     #: The stripped state of a room that the user never was in. Then none of the fields below is set.
     stripped: Sequence[Any] | None = None
+    #: The user's member event that ended their invitation or knock, where `stripped` tells of one that is over.
+    ended: Sequence[orjson.Fragment] = ()
     #: `name`, `avatar` and `heroes` where they changed. None as an avatar: it was removed.
     facts: dict[str, Any] = field(default_factory=dict)
     is_dm: bool | None = None

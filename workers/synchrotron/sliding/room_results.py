@@ -3,8 +3,10 @@
 Timelines are cut, judged and encoded by the same code as in classic /sync. Spec: MSC4186, "Room results".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import orjson
 
 from shared.core.filters import EventFilter
 from shared.core.heroes import heroes_for
@@ -158,9 +160,21 @@ class RoomResults:
             initial=known is None,
             bump_stamp=membership.position,
             stripped=stripped,
+            ended=() if membership.membership in ("invite", "knock") else await self._own_event(context, membership),
             is_dm=is_dm or None,
         )
         return result, sent
+
+    async def _own_event(self, context: ResponseContext, membership: RoomMembership) -> Sequence[orjson.Fragment]:
+        """Return the user's current member event, as far as the room is here."""
+        room, end = await self._rooms.get(membership.room_id), membership.ordinal
+        if room is None:
+            return ()
+        view, timeline = await self._timelines.cut(
+            room, context.user, membership, above=end - 1, end=end, limit=1, wanted=EventFilter()
+        )
+        state = [event for event in timeline.shown if event.key == (MEMBER, context.user.user_id)]
+        return await self._timelines.encode_state(room, view, state, context.reader)
 
     async def _begin(
         self,

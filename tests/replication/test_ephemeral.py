@@ -17,7 +17,7 @@ from replication.streams.session import WriterState
 from shared.core.rows import TypingRow
 from shared.storage.fleet.leases import fence
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import World, fleet
+from tests.rigs.synchrotron import World, fleet
 
 _DECODER = wire.row_decoder(TypingRow)
 _FOREVER_MS = 1 << 60

@@ -17,9 +17,9 @@ from shared.storage.fleet.leases import insert_lease
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA
 from shared.storage.user_data.receipts import SET_RECEIPT
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import User
+from tests.rigs.synchrotron import fleet
 from tests.rigs.waiting import until
-from tests.workers.event_persister.rig import User
-from tests.workers.synchrotron.rig import fleet
 
 _WRITERS = 4
 _MIN_SAMPLES = 150

@@ -28,9 +28,10 @@ from shared.http.request import Request, Response
 from shared.metrics.replication import ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
+from tests.rigs.clock import MockClock
 from tests.simulation.redis import SimTransport
 from tests.simulation.roles import STREAMS, Owner, Reader, Typist
-from tests.simulation.virtual_loop import Host, VirtualLoop
+from tests.simulation.virtual_loop import Host
 from workers.main.leader import Leader
 
 if TYPE_CHECKING:
@@ -64,21 +65,6 @@ ENDPOINTS = {
         idempotent=True,
     ),
 }
-
-
-class SimClock:
-    """A process's own clock: it is set wrongly, and it does not run quite evenly with others."""
-
-    def __init__(self, loop: VirtualLoop, ahead_s: float, rate: float) -> None:
-        self._loop = loop
-        self._ahead_s = ahead_s
-        self._rate = rate
-
-    def monotonic_s(self) -> float:
-        return self._ahead_s + self._loop.time() * self._rate
-
-    def now_ms(self) -> int:
-        return int(self.monotonic_s() * 1000)
 
 
 def request_for(kind: str, key: str, method: str, body: bytes, headers: Mapping[bytes, bytes]) -> Request:
@@ -135,7 +121,9 @@ class SimProcess:
         self.address = address
         self.host = Host(f"{name}@{address}")
         random = world.random
-        self.clock = SimClock(world.loop, random.uniform(0.0, 1e5), random.uniform(0.99, 1.01))
+        # Its clock is set wrongly, and does not run quite evenly with others.
+        ahead_s, rate = random.uniform(0.0, 1e5), random.uniform(0.99, 1.01)
+        self.clock = MockClock(ahead_s + rate * world.loop.time(), lambda: rate * world.loop.time())
         self.gate = Gate()
         self.stop = asyncio.Event()
         self.lease = 0

@@ -5,18 +5,11 @@ from typing import Any
 from shared.config.sections import Accounts
 from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
+from tests.rigs.clock import MockClock
 from workers.background.cleanup import Cleanup
 
 _DAY_MS = 86_400_000
 _NOW_MS = 1_790_000_000_000
-
-
-class _Clock:
-    def now_ms(self) -> int:
-        return _NOW_MS
-
-    def monotonic_s(self) -> float:
-        return 0.0
 
 
 _ROWS: dict[str, tuple[str, list[tuple[Any, ...]], int]] = {
@@ -87,7 +80,7 @@ async def test_cleanup(postgres: TestDatabase) -> None:
         holes = ", ".join(f"${n}" for n in range(1, len(columns.split(", ")) + 1))
         for row in rows:
             await database.execute(f"INSERT INTO {table} ({columns}) VALUES ({holes})", *row)
-    deleted = await Cleanup(database, _Clock(), Accounts()).clean_once()
+    deleted = await Cleanup(database, MockClock(_NOW_MS / 1000), Accounts()).clean_once()
     for table, (_, rows, old) in _ROWS.items():
         assert deleted.get(table, 0) == old, table
         assert await database.fetchval(f"SELECT count(*) FROM {table}") == len(rows) - old

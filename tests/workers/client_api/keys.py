@@ -4,7 +4,8 @@ from typing import Any
 
 from replication.bus import wire
 from replication.streams import STREAMS
-from tests.workers.client_api.rig import Answer, User, Worker
+from tests.rigs.client_api import ClientApi, User
+from tests.rigs.requests import Answer
 
 ALGORITHM = "signed_curve25519"
 
@@ -45,7 +46,7 @@ async def claim(by: User, whose: User, algorithm: str = ALGORITHM) -> str | None
     return None if device is None else str(next(iter(device)).partition(":")[2])
 
 
-def announced(worker: Worker, stream: str) -> list[Any]:
+def announced(worker: ClientApi, stream: str) -> list[Any]:
     """Return the rows that the worker put on a stream."""
     decoder = wire.row_decoder(STREAMS[stream].row)
     frames = [wire.decode_frame(m) for channel, m in worker.bus.published if channel.startswith(stream)]

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 
 from shared.core.events.relation import relation_of
-from tests.workers.client_api.rig import Worker
+from tests.rigs.client_api import ClientApi
 
 _nids = itertools.count(1)
 
 
 async def put_room(
-    worker: Worker, room_id: str, members: Mapping[str, str], *, creator: str = "@maker:example.org",
+    worker: ClientApi, room_id: str, members: Mapping[str, str], *, creator: str = "@maker:example.org",
     power_levels: Mapping[str, Any] | None = None, history_visibility: str = "shared",
 ) -> int:  # fmt: skip
     """Make a room of version 10. members: user id -> membership. Returns its number."""
@@ -44,7 +44,7 @@ async def put_room(
 
 
 async def put_event(
-    worker: Worker, room_nid: int, room_id: str, event_id: str, ordinal: int | None,
+    worker: ClientApi, room_nid: int, room_id: str, event_id: str, ordinal: int | None,
     content: Mapping[str, Any], kind: str = "m.room.message", state_key: str | None = None,
     *, depth: int | None = None, status: int = 0, prev: Sequence[str] = (), anchor: int | None = None,
 ) -> int:  # fmt: skip

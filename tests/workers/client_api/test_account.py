@@ -3,7 +3,7 @@
 import bcrypt
 
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import User, client_api
+from tests.rigs.client_api import User, client_api
 
 
 def _auth(user: User, password: str = "correct horse", session: str | None = None) -> dict[str, object]:

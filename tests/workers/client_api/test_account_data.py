@@ -5,12 +5,12 @@ import asyncio
 from replication.bus import wire
 from shared.core.rows import AccountDataRow
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import Worker, client_api
+from tests.rigs.client_api import ClientApi, client_api
 
 _ROOM = "!room:example.org"
 
 
-def _announced(worker: Worker) -> list[AccountDataRow]:
+def _announced(worker: ClientApi) -> list[AccountDataRow]:
     decoder = wire.row_decoder(AccountDataRow)
     frames = [wire.decode_frame(m) for channel, m in worker.bus.published if channel == "account_data"]
     return [decoder.decode(row) for frame in frames for row in frame.rows]

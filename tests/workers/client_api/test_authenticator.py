@@ -11,16 +11,7 @@ from shared.core.errors import MatrixError, Unavailable
 from shared.core.rows import SessionRow
 from shared.operations import authenticate
 from shared.operations.authenticate import TokenAuthenticator
-
-
-class _Clock:
-    now_s = 1.0
-
-    def now_ms(self) -> int:
-        return 1000
-
-    def monotonic_s(self) -> float:
-        return self.now_s
+from tests.rigs.clock import MockClock
 
 
 class _Database:
@@ -56,10 +47,10 @@ async def _nothing_new() -> None:
 
 
 def _make(
-    database: _Database, budget_bytes: int = 1 << 20, clock: _Clock | None = None, read_changes: Any = _nothing_new
+    database: _Database, budget_bytes: int = 1 << 20, clock: MockClock | None = None, read_changes: Any = _nothing_new
 ) -> TokenAuthenticator:
     anything: Any = database
-    return TokenAuthenticator(anything, clock or _Clock(), budget_bytes, read_changes)
+    return TokenAuthenticator(anything, clock or MockClock(), budget_bytes, read_changes)
 
 
 async def test_many_at_once_load_once() -> None:
@@ -147,9 +138,9 @@ class _Log:
 @asynccontextmanager
 async def _watched(
     monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[tuple[TokenAuthenticator, _Database, _Clock, _Log]]:
+) -> AsyncIterator[tuple[TokenAuthenticator, _Database, MockClock, _Log]]:
     monkeypatch.setattr(authenticate, "_READ_EVERY_S", 0.01)
-    database, clock, log = _Database(), _Clock(), _Log()
+    database, clock, log = _Database(), MockClock(), _Log()
     authenticator = _make(database, clock=clock, read_changes=log.read)
     log.apply = authenticator.apply_sessions
     watch = asyncio.ensure_future(authenticator.watch())
@@ -163,7 +154,7 @@ async def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pyt
         await authenticator.authenticate("t", _REQUEST)
         for _ in range(10):
             await asyncio.sleep(0.02)
-            clock.now_s += 0.4
+            clock.advance(0.4)
             await asyncio.sleep(0.02)
             await authenticator.authenticate("t", _REQUEST)
         assert database.asked == 1
@@ -173,7 +164,7 @@ async def test_a_second_after_it_was_ended_no_token_is_accepted(monkeypatch: pyt
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
         # Nobody comes any more: nothing is read.
-        clock.now_s += 10
+        clock.advance(10)
         await asyncio.sleep(0.03)
         reads = log.reads
         await asyncio.sleep(0.05)
@@ -186,13 +177,13 @@ async def test_who_cannot_read_the_log_outs_trusts_his_memory_no_longer(monkeypa
         await asyncio.sleep(0.05)
         log.broken = True
         await asyncio.sleep(0.03)
-        clock.now_s += 0.5
+        clock.advance(0.5)
         await authenticator.authenticate("t", _REQUEST)
         assert database.asked == 1
-        clock.now_s += 0.4
+        clock.advance(0.4)
         await authenticator.authenticate("t", _REQUEST)
         assert database.asked == 2
-        clock.now_s += 0.9
+        clock.advance(0.9)
         database.ended = True
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await authenticator.authenticate("t", _REQUEST)
@@ -245,7 +236,7 @@ async def test_what_waits_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -
         # Out of touch: the body ends by itself, its answer is not given.
         log.broken = True
         go.set()
-        clock.now_s += 1
+        clock.advance(1)
         with pytest.raises(MatrixError, match="M_UNKNOWN_TOKEN"):
             await wait()
         # And who goes away is just cancelled.

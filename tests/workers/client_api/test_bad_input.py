@@ -5,7 +5,7 @@ import re
 
 from shared.http.endpoint import Auth, paths_of
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import client_api
+from tests.rigs.client_api import client_api
 from workers.client_api.endpoints import ENDPOINTS
 
 _NAMES = (

@@ -5,8 +5,9 @@ from typing import Any
 import orjson
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.client_api import ClientApi, User, client_api
+from tests.rigs.requests import SECRET, Answer
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import INTERNAL_SECRET, Answer, User, Worker, client_api
 
 PASSWORD = "correct horse"
 
@@ -15,8 +16,8 @@ def proof(user: User) -> dict[str, Any]:
     return {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": user.user_id}, "password": PASSWORD}
 
 
-async def internal(worker: Worker, path: str, body: Any) -> Answer:
-    return await worker.call("PUT", path, body, token=INTERNAL_SECRET)
+async def internal(worker: ClientApi, path: str, body: Any) -> Answer:
+    return await worker.call("PUT", path, body, token=SECRET)
 
 
 async def test_deactivation(postgres: TestDatabase) -> None:

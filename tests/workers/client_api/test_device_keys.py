@@ -7,6 +7,7 @@ import pytest
 
 from shared.core.sync_tokens.vector import Vector, format_vector
 from tests.fix_servers import TestDatabase
+from tests.rigs.client_api import client_api
 from tests.workers.client_api.keys import (
     ALGORITHM,
     announced,
@@ -17,7 +18,6 @@ from tests.workers.client_api.keys import (
     upload,
     upload_identity,
 )
-from tests.workers.client_api.rig import client_api
 from tests.workers.client_api.rooms import put_room
 from workers.client_api.encryption.device_keys import MAX_ONE_TIME_KEYS
 

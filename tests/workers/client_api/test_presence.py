@@ -13,8 +13,9 @@ from shared.core.presence import IDLE_AFTER_MS, LAPSES_AFTER_MS
 from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
+from tests.rigs.client_api import ClientApi, User, client_api, make_config
+from tests.rigs.requests import SECRET, Answer
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import INTERNAL_SECRET, Answer, User, Worker, client_api, make_config
 from tests.workers.client_api.rooms import put_room
 from workers.client_api.people.presence import MAX_STATUS_CHARS
 
@@ -23,7 +24,7 @@ _DECODER = wire.row_decoder(PresenceRow)
 _PATH = "/presence/{userId}/status"
 
 
-def _rows(worker: Worker) -> list[tuple[str, str, bool, str | None]]:
+def _rows(worker: ClientApi) -> list[tuple[str, str, bool, str | None]]:
     frames = [wire.decode_frame(message) for name, message in worker.bus.published if name == "presence"]
     rows = [_DECODER.decode(row) for frame in frames for row in frame.rows]
     return [(row.user_id, row.state, row.currently_active, row.status_msg) for row in rows]
@@ -40,8 +41,8 @@ async def _get(user: User, whose: User | None = None) -> Answer:
     return answer
 
 
-async def _report(worker: Worker, *devices: dict[str, Any]) -> list[str]:
-    secret = (b"authorization", b"Bearer " + INTERNAL_SECRET.encode())
+async def _report(worker: ClientApi, *devices: dict[str, Any]) -> list[str]:
+    secret = (b"authorization", b"Bearer " + SECRET.encode())
     answer = await worker.call("POST", REPORT_PRESENCE.path, raw=orjson.dumps({"devices": devices}), headers=[secret])
     assert answer.status == 200, answer.body
     elsewhere: list[str] = answer.json["elsewhere"]
@@ -111,7 +112,7 @@ async def test_who_syncs_is_told_once_and_what_ends_by_itself(postgres: TestData
             (bob.user_id, "unavailable", False, None),
         ]
         for _ in range(3):  # heartbeats are no news
-            worker.clock.added_s += 10
+            worker.clock.advance(10)
             await _report(worker, _device(alice, active_ago_ms=10_000), _device(bob, "unavailable", None))
         assert len(_rows(worker)) == 2
         # What an ephemeral stream's reader asks for: all that is valid now.
@@ -134,21 +135,21 @@ async def test_time_alone_makes_idle_and_offline(postgres: TestDatabase) -> None
             return _rows(worker)[-1][1:3]
 
         assert await told(1) == ("online", True)
-        worker.clock.added_s += 61
+        worker.clock.advance(61)
         await _report(worker, _device(alice, active_ago_ms=61_000))
         assert await told(2) == ("online", False)
-        worker.clock.added_s += IDLE_AFTER_MS / 1000 - 62
+        worker.clock.advance(IDLE_AFTER_MS / 1000 - 62)
         await _report(worker, _device(alice, active_ago_ms=None))
-        worker.clock.added_s += 2
+        worker.clock.advance(2)
         assert await told(3) == ("unavailable", False)
-        worker.clock.added_s += LAPSES_AFTER_MS / 1000
+        worker.clock.advance(LAPSES_AFTER_MS / 1000)
         assert await told(4) == ("offline", False)
         assert (await _get(alice)).json["presence"] == "offline"
         for _ in range(50):
             saved = await worker.sql("SELECT state, last_active_ms FROM presence")
             if saved and saved[0]["state"] == "offline":
                 break
-            worker.clock.added_s += 6
+            worker.clock.advance(6)
             await asyncio.sleep(0.1)
         assert saved[0]["state"] == "offline"
         assert saved[0]["last_active_ms"] > 0

@@ -6,7 +6,7 @@ from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import Unavailable
 from shared.runtime.tasks import TaskGroup
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import client_api
+from tests.rigs.client_api import client_api
 from tests.workers.client_api.rooms import put_room
 from workers.client_api.people.member_profiles import MemberProfileSender
 

@@ -13,8 +13,9 @@ from shared.core.push_rules.validation import MAX_RULES
 from shared.core.rows import PushRulesRow
 from shared.storage.push.rules import get_push_rules
 from tests.fix_servers import TestDatabase
+from tests.rigs.client_api import ClientApi, User, client_api, make_config
+from tests.rigs.requests import Answer
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import Answer, User, Worker, client_api, make_config
 from workers.client_api.user_data.push_rules_writer import PushRulesWriter
 
 _GLOBAL = "/pushrules/global"
@@ -22,7 +23,7 @@ _ROOM, _SENDER = "!room:example.org", "@loud:example.org"
 _MATCH = {"kind": "event_match", "key": "type", "pattern": "m.*"}
 
 
-def announced(worker: Worker) -> list[PushRulesRow]:
+def announced(worker: ClientApi) -> list[PushRulesRow]:
     decoder = wire.row_decoder(PushRulesRow)
     frames = [wire.decode_frame(m) for channel, m in worker.bus.published if channel == "push_rules"]
     return [decoder.decode(row) for frame in frames for row in frame.rows]
@@ -271,7 +272,7 @@ async def test_rules_follow_into_a_new_room(postgres: TestDatabase) -> None:
         assert (await worker.sql("SELECT rooms FROM push_rules"))[0]["rooms"] == ["!new:example.org", _ROOM]
 
 
-async def _copy(worker: Worker, user_id: str, room_id: str) -> Any:
+async def _copy(worker: ClientApi, user_id: str, room_id: str) -> Any:
     parts = worker.foundation
     rules = PushRulesWriter(parts.database, parts.writer, parts.announcer, ALL_OFF)
     await rules.copy_room_rules(user_id, _ROOM, room_id)

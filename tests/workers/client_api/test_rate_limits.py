@@ -15,21 +15,11 @@ from shared.http.endpoint import RateLimit
 from shared.http.internal_calls import InternalClient
 from shared.http.request import Requester
 from shared.operations.rate_limits import FleetRateLimiter, TakeRequest
-from tests.workers.client_api.rig import NO_LIMITS
+from tests.rigs.clock import MockClock
+from tests.rigs.worker import NO_LIMITS
 
 _USER = Requester("@alice:example.org", "D", b"")
 _LIMITS = RateLimits(**{**dict.fromkeys(NO_LIMITS.__dataclass_fields__), "message": Rate(2, 30)})
-
-
-@dataclass
-class _Clock:
-    now_s: float = 0.0
-
-    def now_ms(self) -> int:
-        return int(self.now_s * 1000)
-
-    def monotonic_s(self) -> float:
-        return self.now_s
 
 
 @dataclass
@@ -61,7 +51,7 @@ class _ToOwner:
         return HttpResponse(200, {}, msgspec.json.encode(self.owner.answer(call)))
 
 
-def _fleet(others: int, clock: _Clock, *, owner_there: bool = True) -> tuple[list[FleetRateLimiter], _ToOwner]:
+def _fleet(others: int, clock: MockClock, *, owner_there: bool = True) -> tuple[list[FleetRateLimiter], _ToOwner]:
     nobody: Any = _ToOwner(None)
     owner = FleetRateLimiter(_LIMITS, clock, InternalClient(nobody, "secret"), _Slots(True))
     client: Any = _ToOwner(owner if owner_there else None)
@@ -82,12 +72,12 @@ async def _allowed(limiter: FleetRateLimiter) -> bool:
 
 @pytest.mark.parametrize("others", [0, 1, 4, 8])
 async def test_the_limit_holds_over_all_processes(others: int) -> None:
-    clock = _Clock()
+    clock = MockClock()
     limiters, client = _fleet(others, clock)
     allowed = 0
     for step in range(6000):  # a hundred seconds of a client that never waits, at each process in turn
-        clock.now_s = step / 60
         allowed += await _allowed(limiters[step % len(limiters)])
+        clock.advance(1 / 60)
     due = 30 + 2 * 100
     assert due / 2 <= allowed <= 2 * due
     # A process that was denied does not ask again before the next token is due.
@@ -95,21 +85,21 @@ async def test_the_limit_holds_over_all_processes(others: int) -> None:
 
 
 async def test_a_burst_at_once_asks_the_owner_in_chunks() -> None:
-    limiters, client = _fleet(1, _Clock())
+    limiters, client = _fleet(1, MockClock())
     results = await asyncio.gather(*(_allowed(limiters[1]) for _ in range(60)))
     assert sum(results) == 30
     assert len(client.calls) <= 12
 
 
 async def test_without_the_owner_a_process_counts_alone() -> None:
-    clock = _Clock()
+    clock = MockClock()
     limiters, _ = _fleet(2, clock, owner_there=False)
     results = [await _allowed(limiters[1]) for _ in range(60)]
     assert sum(results) == 30
 
 
 async def test_no_limit_costs_nothing() -> None:
-    limiters, client = _fleet(1, _Clock())
+    limiters, client = _fleet(1, MockClock())
     for limit in (RateLimit.NONE, RateLimit.LOGIN, RateLimit.READ):
         for _ in range(1000):
             await limiters[1].check(limit, _USER, "x")

@@ -6,20 +6,20 @@ from typing import Any
 from replication.bus import wire
 from shared.core.rows import ReceiptRow, TypingRow
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import Worker, client_api
+from tests.rigs.client_api import ClientApi, client_api
 from tests.workers.client_api.rooms import put_event, put_room
 
 _ROOM = "!room:example.org"
 _OTHER = "!other:example.org"
 
 
-def _rows(worker: Worker, channel: str, kind: type) -> list[Any]:
+def _rows(worker: ClientApi, channel: str, kind: type) -> list[Any]:
     decoder = wire.row_decoder(kind)
     frames = [wire.decode_frame(message) for name, message in worker.bus.published if name == channel]
     return [decoder.decode(row) for frame in frames for row in frame.rows]
 
 
-async def _room_with_thread(worker: Worker, member: str) -> None:
+async def _room_with_thread(worker: ClientApi, member: str) -> None:
     room = await put_room(worker, _ROOM, {member: "join", "@gone:example.org": "leave"})
     other = await put_room(worker, _OTHER, {member: "join"})
     await put_event(worker, other, _OTHER, "$elsewhere", 10, {})

@@ -6,12 +6,13 @@ import pytest
 
 from shared.config.sections import Rate, RateLimits
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import NO_LIMITS, Worker, client_api, make_config
+from tests.rigs.client_api import ClientApi, client_api, make_config
+from tests.rigs.worker import NO_LIMITS
 
 _PASSWORD = "correct horse"
 
 
-async def log_in(worker: Worker, user: str, password: str) -> int:
+async def log_in(worker: ClientApi, user: str, password: str) -> int:
     identifier = {"type": "m.id.user", "user": user}
     body = {"type": "m.login.password", "identifier": identifier, "password": password}
     return (await worker.call("POST", "/login", body)).status

@@ -1,7 +1,7 @@
 """Reports, and the rooms that two users share."""
 
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import client_api
+from tests.rigs.client_api import client_api
 from tests.workers.client_api.rooms import put_room
 
 _ROOM = "!room:example.org"

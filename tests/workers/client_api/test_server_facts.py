@@ -4,7 +4,8 @@ import dataclasses
 
 from shared.config.sections import Contact, Federation, Support
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import INTERNAL_SECRET, client_api, make_config
+from tests.rigs.client_api import client_api, make_config
+from tests.rigs.requests import SECRET
 
 
 async def test_facts(postgres: TestDatabase) -> None:
@@ -50,7 +51,7 @@ async def test_internal_calls_need_the_secret(postgres: TestDatabase) -> None:
         body = {"limit": "message", "key": "@a:example.org", "wanted": 3}
         path = "/_skep/rate_limit/take"
         assert (await worker.call("POST", path, body)).errcode == "M_UNRECOGNIZED"
-        answer = await worker.call("POST", path, body, token=INTERNAL_SECRET)
+        answer = await worker.call("POST", path, body, token=SECRET)
         assert answer.json == {"granted": 3, "wait_s": 0.0}
-        odd = await worker.call("POST", path, body | {"limit": "odd"}, token=INTERNAL_SECRET)
+        odd = await worker.call("POST", path, body | {"limit": "odd"}, token=SECRET)
         assert odd.status == 400

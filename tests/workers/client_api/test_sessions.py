@@ -11,14 +11,9 @@ from shared.core.access_tokens import slot_hint
 from shared.core.rows import SessionRow
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
-from tests.workers.client_api.rig import (
-    NO_LIMITS,
-    SHARED_SECRET,
-    Answer,
-    Worker,
-    client_api,
-    make_config,
-)
+from tests.rigs.client_api import SHARED_SECRET, ClientApi, client_api, make_config
+from tests.rigs.requests import Answer
+from tests.rigs.worker import NO_LIMITS
 
 
 async def test_life_of_a_session(postgres: TestDatabase) -> None:
@@ -178,7 +173,7 @@ async def test_refresh_tokens(postgres: TestDatabase) -> None:
         assert (await refresh(third["refresh_token"]))["errcode"] == "M_UNKNOWN_TOKEN"
         assert (await worker.call("POST", "/refresh", {})).errcode == "M_BAD_JSON"
 
-        worker.clock.added_s = 301
+        worker.clock.advance(301)
         expired = await worker.call("GET", "/account/whoami", token=third["access_token"])
         assert (expired.status, expired.json["soft_logout"]) == (401, True)
 
@@ -298,7 +293,7 @@ async def test_registration_tokens(postgres: TestDatabase) -> None:
 async def test_shared_secret(postgres: TestDatabase) -> None:
     path = "/_synapse/admin/v1/register"
 
-    async def register(worker: Worker, name: str, *, admin: bool, changes: dict[str, object]) -> Answer:
+    async def register(worker: ClientApi, name: str, *, admin: bool, changes: dict[str, object]) -> Answer:
         nonce = (await worker.call("GET", path)).json["nonce"]
         parts = [nonce, name, "correct horse", "admin" if admin else "notadmin"]
         mac = hmac.new(SHARED_SECRET.encode(), "\x00".join(parts).encode(), hashlib.sha1).hexdigest()
@@ -353,7 +348,7 @@ async def test_access_token_lifetime(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn, config) as worker:
         alice = await worker.register("alice")
         assert (await alice.call("GET", "/account/whoami")).status == 200
-        worker.clock.added_s = 61
+        worker.clock.advance(61)
         answer = await alice.call("GET", "/account/whoami")
         assert (answer.status, answer.errcode) == (401, "M_UNKNOWN_TOKEN")
         assert "soft_logout" not in answer.json

@@ -6,15 +6,15 @@ from typing import Any
 from shared.storage.fleet.leases import fence
 from shared.storage.streams.ends import get_stored_positions
 from tests.fix_servers import TestDatabase
+from tests.rigs.client_api import ClientApi, User, client_api
 from tests.workers.client_api.keys import announced
-from tests.workers.client_api.rig import User, Worker, client_api
 
 
 async def _send(user: User, txn: str, messages: Any, kind: str = "m.x") -> Any:
     return await user.call("PUT", f"/sendToDevice/{kind}/{txn}", {"messages": messages})
 
 
-async def _inbox(worker: Worker, user_id: str) -> list[tuple[str, str]]:
+async def _inbox(worker: ClientApi, user_id: str) -> list[tuple[str, str]]:
     rows = await worker.sql(
         "SELECT device_id, convert_from(content, 'UTF8') AS content FROM to_device_messages WHERE user_id = $1"
         " ORDER BY position",
@@ -23,7 +23,7 @@ async def _inbox(worker: Worker, user_id: str) -> list[tuple[str, str]]:
     return [(row["device_id"], row["content"]) for row in rows]
 
 
-async def _add_device(worker: Worker, user: User, device_id: str) -> User:
+async def _add_device(worker: ClientApi, user: User, device_id: str) -> User:
     body = {
         "type": "m.login.password",
         "identifier": {"type": "m.id.user", "user": user.user_id},

@@ -8,11 +8,12 @@ from shared.config.sections import UserDirectory
 from shared.core.search.directory_words import directory_words, term_words, user_id_prefix
 from shared.storage.search.user_directory import fill_directory
 from tests.fix_servers import TestDatabase
+from tests.rigs.client_api import client_api, make_config
+from tests.rigs.persister import User as RoomUser
+from tests.rigs.synchrotron import World, fleet
+from tests.rigs.worker import SERVER
 from tests.spec_answers import check_answer
-from tests.workers.client_api.rig import SERVER, client_api, make_config
-from tests.workers.event_persister.rig import User as RoomUser
 from tests.workers.synchrotron.devices import Person, person, writers
-from tests.workers.synchrotron.rig import World, fleet
 
 
 async def _fill(world: World) -> None:

@@ -10,8 +10,9 @@ import orjson
 from shared.core.events import Event, build_event, parse_event
 from shared.core.room_versions import get_room_version
 from shared.operations.check_rooms import check_room
+from tests.rigs.persister import Persister
+from tests.rigs.worker import SERVER
 from tests.workers.event_persister.graph_model import OTHER_KEY, Graph, Key
-from tests.workers.event_persister.rig import SERVER, Persister
 
 BOB, CAROL, DAVE = "@bob:b.example", "@carol:c.example", "@dave:b.example"
 STATUS = ["accepted", "soft_failed", "rejected", "outlier"]

@@ -23,7 +23,8 @@ from shared.core.push_rules import (
 from shared.core.room_versions import get_room_version
 from shared.storage.push.totals_check import get_wrong_totals
 from shared.storage.streams.catch_up import EVENTS, pages
-from tests.workers.event_persister.rig import SERVER, Persister
+from tests.rigs.persister import Persister
+from tests.rigs.worker import SERVER
 
 NOTIFY, HIGHLIGHT = "notify", {"set_tweak": "highlight"}
 

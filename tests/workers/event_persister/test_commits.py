@@ -16,7 +16,7 @@ from shared.core.events import parse_event
 from shared.core.room_versions import get_room_version
 from shared.storage.events.batch import EventBatch
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Persister, User, event_persister
+from tests.rigs.persister import Persister, User, event_persister
 from workers.event_persister.commit import batches, committer
 from workers.event_persister.room.live_room import Write
 

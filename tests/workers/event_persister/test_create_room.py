@@ -8,7 +8,8 @@ import pytest
 from shared.core.slots import slot_of
 from shared.storage.engine.number_blocks import NumberBlock
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import SERVER, event_persister
+from tests.rigs.persister import event_persister
+from tests.rigs.worker import SERVER
 from workers.event_persister.loading.push_rules import PushRules
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from shared.core.events import Event
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import Persister, User, event_persister
 from tests.workers.event_persister.graph_model import Graph
 from tests.workers.event_persister.graph_rig import (
     BOB,
@@ -21,7 +22,6 @@ from tests.workers.event_persister.graph_rig import (
     outcomes,
     tied_together,
 )
-from tests.workers.event_persister.rig import Persister, User, event_persister
 from workers.event_persister.graph.dummy_events import MAX_EXTREMITIES
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shared.core.events import Event, build_event
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import Persister, User, event_persister
 from tests.workers.event_persister.graph_model import OTHER_KEY, Graph
 from tests.workers.event_persister.graph_rig import (
     BOB,
@@ -27,7 +28,6 @@ from tests.workers.event_persister.graph_rig import (
     pdu,
     tied_together,
 )
-from tests.workers.event_persister.rig import Persister, User, event_persister
 from workers.event_persister.graph.resolver import Resolver
 
 

@@ -10,6 +10,7 @@ from shared.core.events import Event
 from shared.storage.removal.purge import purge_batches, start_purge
 from shared.storage.removal.purge_statements import RETIRED
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import Persister, event_persister
 from tests.workers.event_persister.graph_model import Graph, RandomEvents, State
 from tests.workers.event_persister.graph_rig import (
     BOB,
@@ -25,7 +26,6 @@ from tests.workers.event_persister.graph_rig import (
     state_before,
     unstorable,
 )
-from tests.workers.event_persister.rig import Persister, event_persister
 
 VERSIONS = ["1", "6", "11", "12"]
 

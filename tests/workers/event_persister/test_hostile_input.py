@@ -8,7 +8,7 @@ import pytest
 
 from shared.core.room_versions import ROOM_VERSIONS
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import event_persister
+from tests.rigs.persister import event_persister
 from tests.workers.event_persister.test_random_rooms import replay
 
 _VALUES: tuple[Any, ...] = (

@@ -10,8 +10,9 @@ import orjson
 import pytest
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import Persister, User, event_persister
+from tests.rigs.requests import Answer
 from tests.room_checks import assert_rooms_agree
-from tests.workers.event_persister.rig import Answer, Persister, User, event_persister
 from workers.event_persister.commit import locked_rooms
 
 EXTREMITIES = "SELECT FROM forward_extremities e JOIN rooms r USING (room_nid) WHERE r.room_id = $1 FOR UPDATE OF e"

@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import SERVER, Persister, event_persister
+from tests.rigs.persister import Persister, event_persister
+from tests.rigs.worker import SERVER
 
 JOINED, LEFT = "join", "leave"
 

@@ -17,9 +17,10 @@ from shared.core.events.signatures import sign_pdu
 from shared.core.room_versions import get_room_version
 from shared.core.signing import generate_signing_key
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import Persister, User, event_persister
+from tests.rigs.worker import SERVER
 from tests.workers.event_persister.graph_model import Graph
 from tests.workers.event_persister.graph_rig import BOB, begin, check_stored, deliver, follow, outcomes
-from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister
 
 KEY = generate_signing_key(b"p" * 32, "policy_server")
 VERSION = get_room_version("10")

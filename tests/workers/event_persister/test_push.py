@@ -26,6 +26,8 @@ from shared.core.unread import Count, CountedRows
 from shared.storage.push.totals_check import get_wrong_totals
 from shared.storage.push.unread import get_unread
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import Persister, User, event_persister
+from tests.rigs.worker import SERVER
 from tests.workers.event_persister.graph_rig import BOB, CAROL, begin, deliver, forget_rooms, outcomes
 from tests.workers.event_persister.push_rig import (
     HIGHLIGHT,
@@ -42,7 +44,6 @@ from tests.workers.event_persister.push_rig import (
     set_rules,
     take_timeline,
 )
-from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister
 from tests.workers.event_persister.test_commits import POISON
 from tests.workers.event_persister.test_graph import random_room
 

@@ -16,7 +16,8 @@ from shared.core.event_auth import auth_types_for, check_auth
 from shared.core.events import Event, parse_event
 from shared.core.room_versions import get_room_version
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Persister, event_persister, make_config
+from tests.rigs.persister import Persister, event_persister
+from tests.rigs.worker import make_config
 from tests.workers.event_persister.test_commits import POISON
 
 _NAMES = ("alice", "bob", "carol", "dan")

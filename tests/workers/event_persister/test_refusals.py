@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Answer, User, event_persister
+from tests.rigs.persister import User, event_persister
+from tests.rigs.requests import Answer
 
 
 async def put(user: User, room_id: str, txn: str, content: Any, kind: str = "m.room.message") -> Answer:

@@ -7,7 +7,7 @@ import pytest
 from shared.core.events import parse_event
 from shared.core.room_versions import ROOM_VERSIONS, get_room_version
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import event_persister
+from tests.rigs.persister import event_persister
 
 
 @pytest.mark.parametrize("version", ROOM_VERSIONS)

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from shared.core.signing import generate_signing_key
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import SERVER, event_persister
+from tests.rigs.persister import event_persister
+from tests.rigs.worker import SERVER
 from workers.event_persister.graph.policy_signatures import ask_nobody
 from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.event_builder import Identity

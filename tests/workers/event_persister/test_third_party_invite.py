@@ -8,7 +8,7 @@ from typing import Any
 from shared.core.canonical_json import encode_canonical, encode_unpadded
 from shared.core.signing import SigningKey, generate_signing_key
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import event_persister
+from tests.rigs.persister import event_persister
 
 
 def _signed(key: SigningKey, mxid: str, token: str) -> dict[str, Any]:

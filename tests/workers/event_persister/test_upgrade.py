@@ -11,8 +11,9 @@ from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Fenced, RemoteServerError
 from shared.core.slots import slot_of
 from tests.fix_servers import TestDatabase
+from tests.rigs.persister import Persister, User, event_persister
+from tests.rigs.worker import SERVER, make_config
 from tests.spec_answers import check_answer
-from tests.workers.event_persister.rig import SERVER, Persister, User, event_persister, make_config
 
 VERSIONS = [str(number) for number in range(1, 13)]
 

@@ -8,23 +8,14 @@ from shared.config.kinds import Secret
 from shared.config.sections import OldKey, Signing
 from shared.core.canonical_json import decode_unpadded
 from shared.core.signing.json_signatures import verify_json
+from tests.rigs.clock import MockClock
 from workers.federation_reader.own_server import OwnServer
 
 _SEEDS = ("A" * 43, "B" * 42 + "A")
 
 
-class _Clock:
-    now = 1_000_000
-
-    def now_ms(self) -> int:
-        return self.now
-
-    def monotonic_s(self) -> float:
-        return self.now / 1000
-
-
 async def test_keys_are_signed_by_each_and_renewed() -> None:
-    clock = _Clock()
+    clock = MockClock()
     secret = Secret("".join(f"ed25519 k_{n} {seed}\n" for n, seed in enumerate(_SEEDS)))
     config = Signing(
         key=secret, old_keys=(OldKey(key_id="ed25519:old", public_key="C" * 43, expired_ms=5),), validity_s=3600
@@ -44,16 +35,16 @@ async def test_keys_are_signed_by_each_and_renewed() -> None:
     assert set(answer["verify_keys"]) == {"ed25519:k_0", "ed25519:k_1"}
     for key_id, key in answer["verify_keys"].items():
         verify_json(answer, "example.org", key_id, decode_unpadded(key["key"]))
-    assert answer["valid_until_ts"] == clock.now + 3_600_000
-    clock.now += 1_799_000
+    assert answer["valid_until_ts"] == clock.now_ms() + 3_600_000
+    clock.advance(1799)
     assert await get() == answer
-    clock.now += 2_000
-    assert (await get())["valid_until_ts"] == clock.now + 3_600_000
+    clock.advance(2)
+    assert (await get())["valid_until_ts"] == clock.now_ms() + 3_600_000
 
 
 async def test_version() -> None:
     nothing: Any = None
-    server = OwnServer("example.org", Signing(key=Secret(f"ed25519 k_0 {_SEEDS[0]}")), _Clock())
+    server = OwnServer("example.org", Signing(key=Secret(f"ed25519 k_0 {_SEEDS[0]}")), MockClock())
     body = (await server.get_server_version(nothing)).body
     assert isinstance(body, bytes)
     assert orjson.loads(body)["server"]["name"] == "Skep"

@@ -15,7 +15,8 @@ from shared.metrics.replication import ProbeMetrics, ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
 from shared.storage.fleet.leases import beat
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.clock import MockClock
+from tests.rigs.synchrotron import fleet
 from workers.main.stream_probe import STALLED_AFTER_S, Comparison, Progress, StreamProbe
 
 _WRITER = 7
@@ -48,18 +49,6 @@ def test_only_what_stays_unheard_is_stalled() -> None:
     assert not look(41, 60, 36)
 
 
-class _Clock:
-    """Seconds that a test lets pass."""
-
-    now_s = 100.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def now_ms(self) -> int:
-        return int(self.now_s * 1000)
-
-
 @pytest.mark.parametrize("stream", [EVENTS.name, RECEIPTS.name, TYPING.name])
 async def test_a_writer_whose_frames_and_ticks_are_lost(
     postgres: TestDatabase, caplog: pytest.LogCaptureFixture, stream: str
@@ -68,7 +57,7 @@ async def test_a_writer_whose_frames_and_ticks_are_lost(
 
     with caplog.at_level(logging.INFO):
         async with fleet(postgres.dsn) as world:
-            persister, clock, registry, tasks = world.persisters[0], _Clock(), CollectorRegistry(), TaskGroup()
+            persister, clock, registry, tasks = world.persisters[0], MockClock(), CollectorRegistry(), TaskGroup()
             anything: Any = world.bus
             follower = Follower(
                 world.database, anything, SeenPositions(), Replication(), clock, tasks, ReplicationMetrics(registry)
@@ -85,7 +74,7 @@ async def test_a_writer_whose_frames_and_ticks_are_lost(
 
             async def live() -> None:
                 """A second of the writers' lives: a tick, a heartbeat; then the probe looks."""
-                clock.now_s += 1.0
+                clock.advance(1.0)
                 async with world.database.connection() as conn:
                     for ticker, of in tickers:
                         lease = others.lease if of is None else of.foundation.lease

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from replication.streams import PRESENCE
-from tests.workers.client_api import rig as client_rig
-from tests.workers.synchrotron.rig import Client, World
+from tests.rigs.client_api import ClientApi, User, client_api
+from tests.rigs.synchrotron import Client, World
+from tests.rigs.worker import SERVER
 
 
 @asynccontextmanager
-async def writers(dsn: str, world: World, count: int = 1) -> AsyncIterator[list[client_rig.Worker]]:
+async def writers(dsn: str, world: World, count: int = 1) -> AsyncIterator[list[ClientApi]]:
     """client_api workers whose frames go to the world's bus."""
     if count == 0:
         yield []
         return
-    async with client_rig.client_api(dsn, name=f"client_api-{count}") as worker:
+    async with client_api(dsn, name=f"client_api-{count}") as worker:
         keep = worker.bus.publish
 
         def publish(channel: str, message: bytes) -> None:
@@ -34,7 +35,7 @@ class Person:
     """One device: reads by a synchrotron, writes by a client_api."""
 
     reads: Client
-    writes: client_rig.User
+    writes: User
 
     @property
     def user_id(self) -> str:
@@ -43,14 +44,14 @@ class Person:
     async def sync(self, since: str | None = None, **query: Any) -> Any:
         return await self.reads.sync(since, **query)
 
-    def by(self, worker: client_rig.Worker) -> client_rig.User:
+    def by(self, worker: ClientApi) -> User:
         """The same device, served by another client_api."""
-        return client_rig.User(worker, self.writes.user_id, self.writes.token, self.writes.device_id)
+        return User(worker, self.writes.user_id, self.writes.token, self.writes.device_id)
 
 
-async def person(world: World, worker: client_rig.Worker, name: str, device: str = "DEVICE") -> Person:
+async def person(world: World, worker: ClientApi, name: str, device: str = "DEVICE") -> Person:
     """Register somebody, or log in with one more device of his."""
-    known = await worker.sql("SELECT 1 FROM users WHERE user_id = $1", f"@{name}:{client_rig.SERVER}")
+    known = await worker.sql("SELECT 1 FROM users WHERE user_id = $1", f"@{name}:{SERVER}")
     if not known:
         return Person(world.user(name, device), await worker.register(name, device_id=device))
     body = {
@@ -60,11 +61,11 @@ async def person(world: World, worker: client_rig.Worker, name: str, device: str
         "device_id": device,
     }
     token = (await worker.call("POST", "/login", body)).json["access_token"]
-    user = client_rig.User(worker, f"@{name}:{client_rig.SERVER}", token, device)
+    user = User(worker, f"@{name}:{SERVER}", token, device)
     return Person(world.user(name, device), user)
 
 
-async def send(sender: client_rig.User, txn: str, to: Person, content: Any) -> None:
+async def send(sender: User, txn: str, to: Person, content: Any) -> None:
     messages = {to.user_id: {to.writes.device_id: content}}
     answer = await sender.call("PUT", f"/sendToDevice/m.x/{txn}", {"messages": messages})
     assert answer.status == 200, answer.body
@@ -79,7 +80,7 @@ def lists(answer: Any) -> tuple[set[str], set[str]]:
     return set(answer["device_lists"]["changed"]), set(answer["device_lists"]["left"])
 
 
-async def know_presence_writer(world: World, api: client_rig.Worker) -> None:
+async def know_presence_writer(world: World, api: ClientApi) -> None:
     """Return once every synchrotron knows the writer of presence, as after its first tick."""
     api.foundation.announcer.tick([PRESENCE], lambda _: 0)
     for process in world.synchrotrons:

@@ -14,8 +14,8 @@ from shared.core.rows import EventRow
 from shared.core.slots import slot_of
 from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
 from shared.storage.events.statement import SOFT_FAILED
-from tests.workers.event_persister.rig import Persister
-from tests.workers.synchrotron.rig import World
+from tests.rigs.persister import Persister
+from tests.rigs.synchrotron import World
 
 MEMBER = "m.room.member"
 StateKey = tuple[str, str]

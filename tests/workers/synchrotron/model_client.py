@@ -4,7 +4,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.workers.synchrotron.rig import Client
+from tests.rigs.synchrotron import Client
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from tests.workers.event_persister.rig import Answer
-from tests.workers.synchrotron.rig import Client
+from tests.rigs.requests import Answer
+from tests.rigs.synchrotron import Client
 
 MERGED = "/_matrix/client/v4/sync"
 DEPLOYED = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import World, fleet, soon
 from tests.workers.client_api.keys import claim, identity_keys, one_time_keys, upload, upload_identity
 from tests.workers.synchrotron.devices import Person, lists, person, writers
-from tests.workers.synchrotron.rig import World, fleet, soon
 
 
 async def _changes(who: Person, since: str, to: str) -> tuple[set[str], set[str]]:

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import Client, World, fleet
+from tests.rigs.synchrotron import Client, World, fleet
 from tests.workers.synchrotron.sliding_client import deployed
 
 FEDERATION = {"event_format": "federation"}

@@ -9,7 +9,7 @@ from shared.core.room_versions import get_room_version
 from shared.rooms.event_memory import EventMemory
 from shared.storage.events.timeline import TimelineRow
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import Client, fleet
+from tests.rigs.synchrotron import Client, fleet
 from tests.workers.synchrotron.test_erased_sync import erase
 
 VERSION = get_room_version("11")

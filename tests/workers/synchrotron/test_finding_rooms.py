@@ -7,9 +7,9 @@ import orjson
 
 from shared.core.room_summary import SpaceChild, child_order
 from tests.fix_servers import TestDatabase
+from tests.rigs.requests import Answer
+from tests.rigs.synchrotron import Client, fleet
 from tests.spec_answers import check_answer
-from tests.workers.event_persister.rig import Answer
-from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.test_relations import v1
 
 WORLD_READABLE = {

@@ -1,7 +1,7 @@
 """Who is ignored. Spec: client-server API, "Ignoring Users"."""
 
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.synchrotron import fleet
 from tests.workers.synchrotron.sliding_client import SlidingClient, merged_list
 
 

@@ -15,7 +15,7 @@ from shared.http.asgi import send_response
 from shared.http.listener import HttpServer
 from shared.http.request import Response
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import World, fleet
+from tests.rigs.synchrotron import World, fleet
 from workers.synchrotron.classic import response_pieces
 from workers.synchrotron.classic.long_responses import InitialSyncs, LongResponse
 from workers.synchrotron.classic.response_pieces import KINDS, Section, body_pieces, whole_or_pieces

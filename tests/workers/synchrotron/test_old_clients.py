@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import Client, fleet, soon
 from tests.spec_answers import check_answer
 from tests.workers.synchrotron.devices import know_presence_writer, person, writers
-from tests.workers.synchrotron.rig import Client, fleet, soon
 
 
 async def _events(who: Client, **query: Any) -> Any:

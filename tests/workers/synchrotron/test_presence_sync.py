@@ -13,9 +13,10 @@ from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from shared.core.sync_tokens.stream_token import StreamToken
 from tests.fix_servers import TestDatabase
+from tests.rigs.clock import MockClock
+from tests.rigs.synchrotron import fleet, soon
 from tests.spec_answers import check_answer
 from tests.workers.synchrotron.devices import Person, know_presence_writer, person, writers
-from tests.workers.synchrotron.rig import fleet, soon
 from workers.synchrotron.presence.memory import WITHDRAWN_FOR_MS, PresenceMemory, presence_event
 from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.presence.section import PresenceSections
@@ -236,17 +237,6 @@ async def test_nothing_is_told_where_presence_is_off() -> None:
         assert len(section.events) == told and not section.urgent
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-    def now_ms(self) -> int:
-        return int(self.now_s * 1000)
-
-
 class _Owners:
     """Two owners, one of whom may be wrong or away."""
 
@@ -271,7 +261,7 @@ class _Owners:
 
 
 async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
-    clock, owners = _Clock(), _Owners()
+    clock, owners = MockClock(), _Owners()
     reports = PresenceReports(owners, clock, enabled=True)
 
     async def due() -> list[tuple[str, str, str, int, int | None]]:
@@ -285,16 +275,16 @@ async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
     with reports.syncing("@a:x", "D", ""):
         assert await due() == [("one", "@a:x", "", 0, 0)]
         for _ in range(24):
-            clock.now_s += 1
+            clock.advance(1)
             assert await due() == []
-        clock.now_s += 1
+        clock.advance(1)
         assert await due() == [("one", "@a:x", "", 0, 25_000)]  # it still waits
-        clock.now_s += 10
+        clock.advance(10)
     for _ in range(80):
         with reports.syncing("@a:x", "D", ""):
-            clock.now_s += 0.125
+            clock.advance(0.125)
     assert await due() == []
-    clock.now_s += 5
+    clock.advance(5)
     assert await due() == [("one", "@a:x", "", 5_000, 50_000)]
     # What he sends counts, but not each message.
     for _ in range(10):
@@ -317,7 +307,7 @@ async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
     owners.table = {slot_of("@b:x"): "three"}
     assert [one[0] for one in await due()] == ["one"]
     assert await due() == []
-    clock.now_s += 26
+    clock.advance(26)
     assert await due() == [] and reports._count == 0  # gone, and forgotten
     assert PresenceReports(owners, clock, enabled=False)._count == 0
 
@@ -326,13 +316,13 @@ async def test_reports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.synchrotron.presence.reports._MAX_DEVICES", 3)
     monkeypatch.setattr("workers.synchrotron.presence.reports._BATCH", 2)
     owners = _Owners()
-    reports = PresenceReports(owners, _Clock(), enabled=True)
+    reports = PresenceReports(owners, MockClock(), enabled=True)
     for number in range(5):
         with reports.syncing(f"@{number}:x", None, ""):
             pass
     await reports.report_due()
     assert [len(devices) for _, devices in owners.reports] == [2, 1]
     assert reports._count == 3
-    disabled = PresenceReports(owners, _Clock(), enabled=False)
+    disabled = PresenceReports(owners, MockClock(), enabled=False)
     with disabled.syncing("@a:x", "D", ""):
         assert disabled._count == 0

@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.core.push_rules import ALL_OFF, NO_CHANGES, UserRule, changes_to_json, full_ruleset
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.synchrotron import fleet
 
 _CHANGES = NO_CHANGES.with_kind("content", [UserRule("honey", ["notify"], pattern="honey")])
 _RULES = changes_to_json(_CHANGES)

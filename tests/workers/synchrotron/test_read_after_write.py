@@ -13,7 +13,7 @@ from replication.streams.follower import Follower
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.synchrotron import fleet
 from workers.synchrotron.waiting import sync_tokens
 
 _LIMIT_S = 4.0

@@ -5,9 +5,9 @@ from urllib.parse import quote
 
 from shared.core.events.relation import Relation, relation_of, relation_of_json
 from tests.fix_servers import TestDatabase
+from tests.rigs.requests import Answer
+from tests.rigs.synchrotron import Client, fleet
 from tests.spec_answers import check_answer
-from tests.workers.event_persister.rig import Answer
-from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, store
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared.core.errors import Unavailable
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.synchrotron import fleet
 
 
 async def test_repair_waits_for_the_database(

@@ -16,8 +16,8 @@ from shared.rooms.timeline_event import event_from_row
 from shared.rooms.viewpoint import value_before
 from shared.storage.rooms.state import get_key_history, get_state_before
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import Client, World, fleet, soon
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
-from tests.workers.synchrotron.rig import Client, World, fleet, soon
 from workers.synchrotron.rooms import cached_room, room_cache, room_loader
 from workers.synchrotron.rooms.cached_room import CachedRoom
 from workers.synchrotron.rooms.room_cache import RoomCache

@@ -11,8 +11,8 @@ from shared.rooms.place_tokens import format_place
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.events.statement import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Answer
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.requests import Answer
+from tests.rigs.synchrotron import fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, MEMBER, VISIBILITY, Store, StoredRoom, store
 from workers.synchrotron.waiting.sync_tokens import format_sync_token
 

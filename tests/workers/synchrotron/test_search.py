@@ -8,9 +8,9 @@ from shared.core.search.event_text import searchable_text, split_words
 from shared.storage.accounts.erased_users import set_user_erased
 from shared.storage.search.event_words import index_events
 from tests.fix_servers import TestDatabase
+from tests.rigs.requests import Answer
+from tests.rigs.synchrotron import Client, World, fleet
 from tests.spec_answers import check_answer
-from tests.workers.event_persister.rig import Answer
-from tests.workers.synchrotron.rig import Client, World, fleet
 from tests.workers.synchrotron.stored_rooms import ALICE, store
 
 

@@ -6,8 +6,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import fleet, soon
 from tests.workers.synchrotron.devices import person, writers
-from tests.workers.synchrotron.rig import fleet, soon
 from tests.workers.synchrotron.sliding_client import (
     MERGED,
     SlidingClient,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import fleet, soon
 from tests.workers.client_api.keys import one_time_keys, upload
 from tests.workers.synchrotron.devices import Person, person, send, writers
-from tests.workers.synchrotron.rig import fleet, soon
 from tests.workers.synchrotron.sliding_client import DEPLOYED, MERGED, merged, merged_list, post
 
 NOW_MS = 4_000_000_000_000  # after any clock of ours

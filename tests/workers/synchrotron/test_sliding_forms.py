@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.synchrotron import fleet
 from tests.workers.synchrotron.sliding_client import DEPLOYED, MERGED, post
 
 EXAMPLES = Path(__file__).parents[2] / "vectors" / "sliding_sync"

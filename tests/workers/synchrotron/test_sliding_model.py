@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import Client, fleet
 from tests.workers.synchrotron.naive_rooms import NaiveRoom, read_naively
-from tests.workers.synchrotron.rig import Client, fleet
 from tests.workers.synchrotron.sliding_client import SlidingClient, merged, merged_list
 from tests.workers.synchrotron.test_sync_model import NAMES, act, fork
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet, soon
+from tests.rigs.synchrotron import fleet, soon
 
 LIMIT_3 = {"room": {"timeline": {"limit": 3}}}
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import World, fleet
 from tests.workers.synchrotron.forked_rooms import MEMBER, ForkedRoom
 from tests.workers.synchrotron.model_client import ModelClient
 from tests.workers.synchrotron.naive_rooms import read_naively
-from tests.workers.synchrotron.rig import World, fleet
 
 NAMES = ("ann", "ben", "cat", "dan")
 VISIBILITIES = ("shared", "joined", "invited", "world_readable")

@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 from tests.fix_servers import TestDatabase
+from tests.rigs.synchrotron import fleet, soon
 from tests.workers.client_api.keys import ALGORITHM, claim, one_time_key, one_time_keys, upload
 from tests.workers.synchrotron.devices import inbox, person, send, writers
-from tests.workers.synchrotron.rig import fleet, soon
 from workers.synchrotron.devices.device_section import MAX_MESSAGES
 
 

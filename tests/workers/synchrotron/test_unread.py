@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from shared.storage.push.unread import get_unread
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import Client, World, fleet, soon
+from tests.rigs.synchrotron import Client, World, fleet, soon
 
 _THREADS = {"room": {"timeline": {"unread_thread_notifications": True}}}
 

@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from tests.fix_servers import TestDatabase
-from tests.workers.synchrotron.rig import fleet
+from tests.rigs.synchrotron import fleet
 
 
 async def test_what_was_there_before_is_told_to_whoever_could_see_it(postgres: TestDatabase) -> None:

@@ -1,4 +1,4 @@
-"""Synchrotrons in memory: real PostgreSQL, real followers, event persisters beside them, a bus that can hold back.
+"""A fleet in memory: synchrotrons that follow event persisters, over a bus that can hold messages back.
 
 async with fleet(dsn, synchrotrons=2) as world:
     alice = world.user("alice")
@@ -7,141 +7,50 @@ async with fleet(dsn, synchrotrons=2) as world:
 """
 
 import asyncio
-import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import orjson
-from prometheus_client import CollectorRegistry
 
-from replication.process.foundation import Foundation
 from replication.streams import ACCOUNT_DATA, EVENTS, PUSH_RULES, RECEIPTS, TYPING
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
-from replication.streams.follower import Follower
-from shared.config.sections import Caches, Replication
+from shared.config.sections import Caches
 from shared.core.rows import AccountDataRow, PushRulesRow, ReceiptRow, TypingRow
 from shared.core.sync_tokens.vector import Vector
-from shared.http.process_pages import ProcessPages
-from shared.http.server import Application
-from shared.metrics.http import HttpMetrics
-from shared.metrics.replication import ReplicationMetrics
-from shared.runtime.clock import SystemClock
-from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database, connector
-from shared.storage.fleet.leases import insert_lease
 from shared.storage.push.rules import get_push_rules
-from tests.workers.event_persister.rig import (
-    SECRET,
-    Answer,
-    NoLimits,
-    Persister,
-    Tokens,
-    User,
-    event_persister,
-    make_config,
-)
+from tests.rigs.bus import MemoryBus
+from tests.rigs.persister import Persister, User, event_persister
+from tests.rigs.requests import Answer, ask, bearer, query_of
+from tests.rigs.slots import MemorySlots
+from tests.rigs.worker import MemoryWorker, WorkerCode, join_fleet, make_config, run_worker
 from workers.synchrotron.compose import compose
 from workers.synchrotron.endpoints import ENDPOINTS, POOLS
 
 _numbers = itertools.count(1)
+_CODE = WorkerCode(type="synchrotron", compose=compose, endpoints=ENDPOINTS, pools=POOLS)
 
 
-class Bus:
-    """Delivers at once what is published; while `holding`, messages wait, and `drop_held` loses them."""
-
-    connected = True
-
-    def __init__(self) -> None:
-        self.holding = False
-        self._held: list[tuple[str, bytes]] = []
-        self._subscribers: list[tuple[set[str], Callable[[str, bytes], None]]] = []
-
-    def publish(self, channel: str, message: bytes) -> None:
-        if self.holding:
-            self._held.append((channel, message))
-            return
-        for channels, on_message in self._subscribers:
-            if channel in channels:
-                on_message(channel, message)
-
-    def subscribe(
-        self, channels: Sequence[str], on_message: Callable[[str, bytes], None], on_up: Callable[[], None]
-    ) -> None:
-        self._subscribers.append((set(channels), on_message))
-
-    def release(self) -> None:
-        self.holding = False
-        held, self._held = self._held, []
-        for channel, message in held:
-            self.publish(channel, message)
-
-    def drop_held(self) -> None:
-        self.holding = False
-        self._held = []
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
-class ServesAll:
-    async def route(self, request: Any) -> None:
-        return None
-
-    def served(self, request: Any) -> None:
-        """Nobody counts."""
-
-
-class NobodyLogsOut:
-    def hold(self, requester: Any) -> nullcontext[None]:
-        return nullcontext()
-
-
-class NobodyOwns:
-    """Of the slot table: there are no owners of users to report to."""
-
-    def address(self, kind: str, slot: int) -> str | None:
-        return None
-
-
-@dataclass(slots=True)
-class Synchrotron:
-    application: Application
-    foundation: Foundation
+class Synchrotron(MemoryWorker):
+    """A running synchrotron."""
 
     async def get(self, path: str, query: Mapping[str, Any], token: str) -> Answer:
         return await self.call("GET", path, query, token)
 
     async def call(self, method: str, path: str, query: Mapping[str, Any], token: str, body: bytes = b"") -> Answer:
-        sent: list[dict[str, Any]] = []
-        scope = {
-            "type": "http", "method": method, "raw_path": path.encode(),
-            "query_string": urlencode({key: _text(value) for key, value in query.items()}).encode(),
-            "headers": [(b"authorization", b"Bearer " + token.encode())], "client": ("127.0.0.1", 1),
-        }  # fmt: skip
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        await self.application(scope, receive, send)
-        return Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]))
-
-    def metric(self, name: str) -> float:
-        return self.foundation.registry.get_sample_value(name) or 0.0
+        return await ask(self.application, method, path, body, query=query_of(query), headers=[bearer(token)])
 
 
 @dataclass(slots=True)
 class World:
     persisters: Sequence[Persister]
     synchrotrons: Sequence[Synchrotron]
-    bus: Bus
+    bus: MemoryBus
     database: Database
     announcer: Announcer
     writer: FencedWriter
@@ -283,7 +192,7 @@ async def fleet(
 ) -> AsyncIterator[World]:
     """persisters: rooms are dealt out among them by slot."""
     async with AsyncExitStack() as stack:
-        bus = Bus()
+        bus = MemoryBus()
         made = []
         for number in range(persisters):
             persister = await stack.enter_async_context(
@@ -298,11 +207,7 @@ async def fleet(
         stack.push_async_callback(database.close)
         stored = (RECEIPTS, ACCOUNT_DATA, PUSH_RULES)
         sequences = {stream.name: stream.sequence for stream in stored} | {TYPING.name: ""}
-        async with database.connection() as conn:
-            lease = await insert_lease(
-                conn, process=f"client_api-{next(_numbers)}", type_="client_api", host="h", pid=1,
-                address="127.0.0.1:1", version="0", sequences=sequences,
-            )  # fmt: skip
+        lease = await join_fleet(database, f"client_api-{next(_numbers)}", "client_api", sequences)
         writer = FencedWriter(connect, lease, SeenPositions(), lambda why: None)
         announcer = Announcer(lease, bus, SeenPositions())
         readers = [await stack.enter_async_context(_synchrotron(dsn, bus, rooms_bytes)) for _ in range(synchrotrons)]
@@ -310,41 +215,13 @@ async def fleet(
 
 
 @asynccontextmanager
-async def _synchrotron(dsn: str, bus: Bus, rooms_bytes: int) -> AsyncIterator[Synchrotron]:
-    config = make_config(caches=Caches(rooms_bytes=rooms_bytes), replication=Replication())
-    tasks, registry, clock = TaskGroup(), CollectorRegistry(), SystemClock()
-    connect = connector(dsn, pgbouncer=False)
-    database = Database(connect, max_connections=6)
-    follower = Follower(database, bus, SeenPositions(), config.replication, clock, tasks, ReplicationMetrics(registry))
-    fields: dict[str, Any] = dict.fromkeys(f.name for f in dataclasses.fields(Foundation))
-    fields |= {
-        "config": config, "endpoints": ENDPOINTS, "pools": {pool.name: pool for pool in POOLS},
-        "name": "synchrotron", "worker_type": "synchrotron", "clock": clock, "tasks": tasks, "registry": registry,
-        "database": database, "connect": connect, "transport": bus, "follower": follower,
-        "authenticator": NobodyLogsOut(), "slots": NobodyOwns(),
-    }  # fmt: skip
-    foundation = Foundation(**fields)
-    worker = compose(foundation)
-    await follower.start()
-    await worker.begin(tasks)
-    application = Application(
-        ENDPOINTS, worker.handlers(), authenticator=Tokens(), rate_limiter=NoLimits(), slot_router=ServesAll(),
-        internal_secret=SECRET, max_body_bytes=1 << 20, metrics=HttpMetrics(registry),
-        pages=ProcessPages(registry, ready=lambda: True, metrics=False),
-    )  # fmt: skip
-    try:
-        yield Synchrotron(application, foundation)
-    finally:
-        if worker.drain is not None:
-            await worker.drain()
-        await tasks.close()
-        await database.close()
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return orjson.dumps(value).decode() if isinstance(value, dict) else str(value)
+async def _synchrotron(dsn: str, bus: MemoryBus, rooms_bytes: int) -> AsyncIterator[Synchrotron]:
+    config = make_config(caches=Caches(rooms_bytes=rooms_bytes))
+    slots = MemorySlots(reachable=False)
+    async with run_worker(
+        dsn, _CODE, kind=Synchrotron, config=config, name="synchrotron", bus=bus, slots=slots, connections=6
+    ) as running:
+        yield running
 
 
 async def soon(task: "asyncio.Task[Any]") -> None:

@@ -9,6 +9,7 @@ import orjson
 from replication.streams import TO_DEVICE
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.rooms.shown_event import Reader
+from shared.rooms.timeline_event import MEMBER
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import get_rooms_active_since
@@ -193,7 +194,9 @@ class SyncResponses:
         ]
         left += [before for one in hidden if (before := await self._left_before(user, one, span)) is not None]
         for one in await self._not_forgotten(user, left, span):
-            found = await self._sections.left(context, one)
+            invite = await self._hidden_invite(user, one)
+            shown = one if invite is None else await self._left_before(user, invite, span)
+            found = None if shown is None else await self._sections.left(context, shown)
             if found is not None:
                 yield Section("leave", one.room_id, (orjson.dumps(found),))
 
@@ -224,6 +227,18 @@ class SyncResponses:
         history = await self._lookups.member_history(room, user.user_id, base)
         left = [one for one in history if base < one[0] < invite.ordinal and one[1] in ("leave", "ban")]
         return replace(invite, ordinal=left[-1][0], membership=left[-1][1]) if left else None
+
+    async def _hidden_invite(self, user: SyncUser, left: RoomMembership) -> RoomMembership | None:
+        """Return the invitation that this membership ended, if it was hidden from the user: so is its end, then."""
+        room = await self._rooms.get(left.room_id)
+        if room is None:
+            return None
+        key = (MEMBER, user.user_id)
+        invite = (await self._lookups.keys_before(room, left.ordinal, [key])).get(key)
+        if invite is None or invite.membership != "invite" or not user.hides_invites_of(invite.sender):
+            return None
+        assert invite.ordinal is not None
+        return replace(left, ordinal=invite.ordinal, membership="invite", sender=invite.sender)
 
     async def _not_forgotten(self, user: SyncUser, left: list[RoomMembership], span: Span) -> list[RoomMembership]:
         """Leave out forgotten rooms in an initial sync. No stream has forgetting, so this reads Postgres."""

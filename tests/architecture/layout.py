@@ -1,4 +1,4 @@
-"""The layout of the code: no circle of imports, and no folder with more modules than one can take in.
+"""Check the layout of the code: no import cycle, and no folder with too many modules.
 
 Run by `make check` as `python -m tests.architecture.layout`.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("shared", "replication", "workers", "deploy")
 MAX_MODULES = 16
-#: Folders that are larger still, with the number of modules that they may have.
+#: Larger folders, with their allowed number of modules.
 KNOWN_FOLDERS: Mapping[str, int] = {}
 
 
@@ -36,12 +36,12 @@ def large_folders(paths: Iterable[Path], known: Mapping[str, int] = KNOWN_FOLDER
 
 
 def imports(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return module -> the modules among `sources` that it imports, in functions and for type checks too."""
+    """Return module -> the modules in `sources` that it imports, including imports in functions and for type checks."""
     return {name: set(_imported(text, sources)) for name, text in sources.items()}
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """Return modules each of which imports the one before it, the first again at the end; empty where none do."""
+    """Return an import cycle, with its first module again at the end, or []. Each module imports the one before it."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -54,7 +54,7 @@ def faults() -> list[str]:
     """Return a line for each fault of the layout."""
     paths = python_files()
     found = circle(imports({_module(path): (ROOT / path).read_text() for path in paths}))
-    return large_folders(paths) + ([f"a circle of imports: {' <- '.join(found)}"] if found else [])
+    return large_folders(paths) + ([f"an import cycle: {' <- '.join(found)}"] if found else [])
 
 
 def _module(path: Path) -> str:
@@ -77,5 +77,5 @@ def _imported(text: str, sources: Mapping[str, str]) -> Iterator[str]:
 
 if __name__ == "__main__":
     lines = faults()
-    print("\n".join(lines) or "layout: no circle of imports, no folder too large")
+    print("\n".join(lines) or "layout: no import cycle, no folder too large")
     sys.exit(bool(lines))

@@ -1,4 +1,4 @@
-"""What can be stated about the shape of the code is checked here."""
+"""Rules about the structure of the code."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ from tests.architecture import layout
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("shared", "replication", "workers", "deploy")
-#: Public functions and classes here explain themselves to whoever builds on them.
+#: Folders whose modules and public classes need docstrings.
 DOCUMENTED = ("shared/core", "shared/operations", "shared/storage", "replication")
 
 
@@ -19,19 +19,22 @@ def modules(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def test_imports_point_one_way() -> None:
+def test_imports_follow_the_layers() -> None:
     lint = subprocess.run(
         [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert lint.returncode == 0, lint.stdout
 
 
-def test_no_circle_of_imports_and_no_large_folder() -> None:
+def test_no_import_cycle_and_no_large_folder() -> None:
     assert not layout.faults()
 
 
-def test_a_circle_and_a_large_folder_are_found() -> None:
+def test_import_cycle_and_large_folder_are_found() -> None:
     sources = {
         "a": "from b import c",
         "b": "",
@@ -48,7 +51,7 @@ def test_a_circle_and_a_large_folder_are_found() -> None:
     assert not layout.large_folders(folder[1:])
 
 
-def test_the_parent_of_forked_workers_never_imports_the_reactor() -> None:
+def test_parent_of_forked_workers_never_imports_the_reactor() -> None:
     code = (
         "import sys, deploy.local.preload as p, deploy.command.processes.worker_process as w\n"
         "from importlib import import_module\n"
@@ -59,14 +62,14 @@ def test_the_parent_of_forked_workers_never_imports_the_reactor() -> None:
 
 
 @pytest.mark.parametrize("path", modules(*PACKAGES), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_left_for_later(path: Path) -> None:
+def test_no_unfinished_code_markers(path: Path) -> None:
     text = path.read_text()
     for word in ("NotImplementedError", "TO" + "DO", "FIX" + "ME"):
         assert word not in text, f"{path.name} holds {word}"
 
 
 @pytest.mark.parametrize("path", modules(*DOCUMENTED), ids=lambda path: str(path.relative_to(ROOT)))
-def test_modules_and_public_names_say_what_they_are(path: Path) -> None:
+def test_modules_and_public_classes_have_docstrings(path: Path) -> None:
     tree = ast.parse(path.read_text())
     if not tree.body:
         return
@@ -78,7 +81,7 @@ def test_modules_and_public_names_say_what_they_are(path: Path) -> None:
 
 
 def _is_plain(node: ast.ClassDef) -> bool:
-    """A record of a few fields whose names say all, or an error with its message."""
+    """Return True for a record of a few fields and for an error class."""
     return not any(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body) or len(node.body) < 4
 
 
@@ -96,6 +99,6 @@ def test_sql_is_in_storage_only() -> None:
     assert not found, f"SQL outside shared/storage: {found}"
 
 
-def test_only_one_module_knows_redis() -> None:
+def test_only_one_module_imports_the_redis_client() -> None:
     users = [str(p.relative_to(ROOT)) for p in modules(*PACKAGES) if "import txredisapi" in p.read_text()]
     assert users == ["replication/bus/redis_transport.py"]

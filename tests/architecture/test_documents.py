@@ -18,7 +18,7 @@ def _documents() -> list[Path]:
 
 @pytest.mark.parametrize("document", _documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_paths_exist(document: Path) -> None:
-    """A path in backticks, from the project's root or from the document's own folder."""
+    """Check paths in backticks, relative to the project's root or to the document's folder."""
     named = set(_PATH.findall(document.read_text()))
     missing = sorted(name for name in named if not (ROOT / name).exists() and not (document.parent / name).exists())
     assert not missing

@@ -1,8 +1,13 @@
-"""`tests/duties.tsv`: each duty that the spec lays on a server, with the test that holds it, or why there is none.
+"""`tests/duties.tsv`: each duty of a server in the spec, with the tests that check it or the reason for having none.
 
-Columns: the duty's id; "done", "not applicable" or "later issue"; tests as path::name, a space between two, or the
-reason; a note where we read a duty otherwise than its line. The duties of the groups below must all be there, where the
-specification's data lies beside this checkout.
+Columns:
+
+    id        the duty's id
+    status    "done", "not applicable" or "later issue"
+    evidence  tests as path::name, separated by spaces, or the reason
+    note      our reading of the duty, if it differs from its line
+
+All duties of the groups below must be listed. This is checked if the specification's data is beside this checkout.
 """
 
 import ast
@@ -18,11 +23,25 @@ _STATUSES = ("done", "not applicable", "later issue")
 #: Groups of duties whose issue is done.
 _GROUPS = frozenset(
     {
-        "room-write", "membership", "room-read", "threads/relations", "spaces", "directory", "search",
-        "sync", "push", "typing/receipts", "account-data", "tags", "to-device", "device", "keys/e2ee", "profile",
+        "account-data",
+        "device",
+        "directory",
+        "keys/e2ee",
+        "membership",
         "presence",
+        "profile",
+        "push",
+        "room-read",
+        "room-write",
+        "search",
+        "spaces",
+        "sync",
+        "tags",
+        "threads/relations",
+        "to-device",
+        "typing/receipts",
     }
-)  # fmt: skip
+)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -35,7 +54,7 @@ ROWS = _rows(ROOT / "tests" / "duties.tsv")
 
 @cache
 def _tests_in(path: str) -> frozenset[str]:
-    """Return the names of the tests of a file; none where there is no such file."""
+    """Return the names of the tests in a file; empty if there is no such file."""
     file = ROOT / path
     if not file.is_file():
         return frozenset()
@@ -44,7 +63,7 @@ def _tests_in(path: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["id"])
-def test_a_duty_has_its_tests_or_a_reason(row: dict[str, str]) -> None:
+def test_each_duty_has_existing_tests_or_a_reason(row: dict[str, str]) -> None:
     assert row["status"] in _STATUSES
     evidence = row["evidence"]
     if row["status"] != "done":
@@ -55,7 +74,7 @@ def test_a_duty_has_its_tests_or_a_reason(row: dict[str, str]) -> None:
     assert named and not missing, f"no such test: {missing}"
 
 
-def test_each_duty_once_and_none_forgotten() -> None:
+def test_each_duty_is_listed_once() -> None:
     ids = [row["id"] for row in ROWS]
     assert ids == sorted(set(ids))
     if not _SPEC.exists():

@@ -1,4 +1,4 @@
-"""Endpoints are data: every one is served by exactly one worker, and none that the spec has is claimed wrongly."""
+"""The declared endpoints: each is served by one worker type and agrees with the spec's table."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ from shared.http.endpoint_check import check_endpoints
 SPEC = Path(__file__).parents[3] / "shared" / "spec" / "endpoints.tsv"
 
 
-def test_the_table_is_sound() -> None:
+def test_endpoint_table_is_consistent() -> None:
     check_endpoints(all_endpoints(), all_pools())
 
 
@@ -27,12 +27,12 @@ def test_names_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
-def test_internal_endpoints_are_where_haproxy_lets_nobody() -> None:
+def test_internal_endpoints_have_only_internal_paths() -> None:
     for endpoint in all_endpoints():
         assert (endpoint.auth is Auth.INTERNAL) == all(path.startswith("/_skep/") for path in paths_of(endpoint))
 
 
-def test_our_endpoints_are_the_specs() -> None:
+def test_declared_endpoints_exist_in_the_spec() -> None:
     if not SPEC.exists():
         pytest.skip("the spec's data (../shared/spec) is not beside this checkout")
     with SPEC.open(newline="") as file:
@@ -47,10 +47,10 @@ def test_our_endpoints_are_the_specs() -> None:
         if row is None:
             unknown.append(f"{endpoint.method} {path}")
         elif row["auth"] == "accessToken":
-            assert endpoint.auth is Auth.ACCESS_TOKEN, f"{endpoint.name}: the spec demands a token"
+            assert endpoint.auth is Auth.ACCESS_TOKEN, f"{endpoint.name}: the spec requires a token"
     assert not unknown, f"not in the spec's table: {unknown}"
 
 
 def _shape(path: str) -> str:
-    """The path with its parameters' names left out."""
+    """Return the path without the names of its parameters."""
     return re.sub(r"\{[^}]*\}", "{}", path).rstrip("/")

@@ -1,4 +1,4 @@
-"""Every declared setting is read by the code: a setting without effect is dangerous, above all a security setting."""
+"""The code reads every declared setting. A setting without effect is dangerous, above all a security setting."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,14 @@ from shared.config.schema import record_in
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = ROOT / "shared/config/sections.py"
-#: Sections that the code reads as a whole: `Fleet.counts`, and one limit for each class of endpoints, by its name.
+#: Sections that the code reads by computed names: `Fleet.counts`, and one limit for each class of endpoints.
 READ_AS_A_WHOLE = {"Fleet", "RateLimits"}
-#: Modules that treat every setting alike, so that a read there gives a setting no effect.
+#: Modules that handle all settings alike. A read there gives a setting no effect.
 WITHOUT_EFFECT = ("relations", "load", "reading", "schema", "writing", "generate")
 
 
 def settings() -> set[tuple[str, str]]:
-    """Return (section, key) of every setting that is no section itself."""
+    """Return (section, key) of every setting that is not a section itself."""
     found: set[tuple[str, str]] = set()
     for name, record in vars(sections).items():
         if isinstance(record, type) and record.__module__ == sections.__name__ and name not in READ_AS_A_WHOLE:
@@ -27,7 +27,7 @@ def settings() -> set[tuple[str, str]]:
 
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
-    """Rename every setting for the type checker: each read of one is then an unknown attribute of its section."""
+    """Rename every setting for the type checker, so that it reports each read as an unknown attribute."""
     source, section, renamed = SECTIONS.read_text(encoding="utf-8"), "", []
     for line in source.splitlines():
         if begin := re.match(r"class (\w+)", line):
@@ -38,7 +38,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     shadow = tmp_path / "sections.py"
     shadow.write_text("\n".join(renamed) + "\n", encoding="utf-8")
     options = ["--config-file", str(ROOT / "pyproject.toml"), "--no-pretty"]
-    options += ["--cache-dir", str(ROOT / ".mypy_cache" / "settings")]  # of its own: it holds the renamed settings
+    options += ["--cache-dir", str(ROOT / ".mypy_cache" / "settings")]  # a separate cache for the renamed settings
     report, failure, _ = api.run([*options, "--shadow-file", str(SECTIONS), str(shadow)])
     assert not failure, failure
 

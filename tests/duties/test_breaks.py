@@ -1,4 +1,4 @@
-"""Each change of `breaks.py` is made to a copy of the project, and the test named there must fail on it."""
+"""Each change in `breaks.py` is applied to a copy of the project, where the named test must fail."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ def _evidence() -> dict[str, list[str]]:
         return {row["id"]: row["evidence"].split() for row in rows if row["status"] == "done"}
 
 
-def test_thirty_duties_with_the_tests_that_hold_them() -> None:
+def test_breaks_match_thirty_duties_and_the_sources() -> None:
     evidence = _evidence()
     assert len({each.duty for each in BREAKS}) == len(BREAKS) == 30
     assert [each.duty for each in BREAKS if each.test not in evidence[each.duty]] == []
@@ -35,14 +35,14 @@ def test_thirty_duties_with_the_tests_that_hold_them() -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """Return what the tests said, by duty: pytest's exit code and its last lines."""
+    """Return duty -> pytest's exit code and the end of its output."""
     place = tmp_path_factory.mktemp("broken")
     with ThreadPoolExecutor(max_workers=2) as workers:
         return dict(zip((each.duty for each in BREAKS), workers.map(lambda one: _try(one, place), BREAKS), strict=True))
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.duty)
-def test_the_test_notices(results: dict[str, tuple[int, str]], broken: Break) -> None:
+def test_named_test_fails_on_the_broken_source(results: dict[str, tuple[int, str]], broken: Break) -> None:
     code, said = results[broken.duty]
     assert code == pytest.ExitCode.TESTS_FAILED, said
 
@@ -54,7 +54,7 @@ def _try(broken: Break, place: Path) -> tuple[int, str]:
     source = file.read_text(encoding="utf-8")
     if source.count(broken.old) != 1:
         return -1, f"{broken.file} has {source.count(broken.old)} times: {broken.old}"
-    file.unlink()  # it is a link to the original
+    file.unlink()  # a hard link to the original
     for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
         compiled.unlink()
     file.write_text(source.replace(broken.old, broken.new), encoding="utf-8")
@@ -68,7 +68,7 @@ def _try(broken: Break, place: Path) -> tuple[int, str]:
 
 
 def _copy(tree: Path) -> None:
-    """Make a copy of the project's sources, with what is compiled of them, of links as far as there are any."""
+    """Copy the project's sources and compiled files, as hard links where possible."""
     tree.mkdir()
     for part in _PARTS:
         source = ROOT / part

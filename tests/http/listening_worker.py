@@ -1,6 +1,6 @@
-"""A worker's real HTTP server in a thread: every declared endpoint, with handlers that only say who answered.
+"""A worker's real HTTP server in a thread, with every declared endpoint. The handlers return the path and the query.
 
-The parts behind the server are stand-ins that refuse when a request's header asks for it: `x-test-refusal: auth`,
+The authenticator, rate limiter and slot router are fakes. They refuse a request with the header `x-test-refusal: auth`,
 `limit` or `slot`.
 """
 
@@ -35,7 +35,7 @@ class _Refusing:
         return Requester("@a:hive.example", "D", b"")
 
     async def check(self, limit: RateLimit, requester: Requester | None, client_address: str) -> None:
-        """Limit nothing; `route` refuses for the rate limit too, so that it also does for endpoints without one."""
+        """Limit nothing. `route` refuses for the rate limit too, and so covers endpoints without a limit."""
 
     async def route(self, request: Request) -> Response | None:
         match request.headers.get(b"x-test-refusal"):
@@ -46,7 +46,7 @@ class _Refusing:
         return None
 
     def served(self, request: Request) -> None:
-        """Nothing is counted here."""
+        """Count nothing."""
 
 
 def application() -> Application:
@@ -68,7 +68,10 @@ def application() -> Application:
 
 
 class ListeningWorker:
-    """The server, behind its gate. name, type, seen: as haproxy's rig wants them. `gate.close()` refuses all."""
+    """The server behind its gate. `gate.close()` makes it refuse all requests.
+
+    name, type, seen: the interface of EchoWorker in haproxy's rig
+    """
 
     def __init__(self, gate: Gate, address: str, worker_type: str = "client_api") -> None:
         self.gate = gate
@@ -89,7 +92,7 @@ class ListeningWorker:
 
 @contextmanager
 def listening_worker(worker_type: str = "client_api") -> Iterator[ListeningWorker]:
-    """Serve on a port of 127.0.0.1 until the end."""
+    """Serve on a port of 127.0.0.1 until the end of the block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

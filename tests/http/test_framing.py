@@ -1,6 +1,6 @@
-"""An answer leaves no connection on which its request was not read whole. RFC 9112, section 9.3.
+"""A connection stays open only after its request was read completely. RFC 9112, section 9.3.
 
-Raw HTTP/1.1 at a worker's own listener, for every declared endpoint and every early refusal.
+Sends raw HTTP/1.1 to a worker's own listener, for every declared endpoint and every early refusal.
 """
 
 import re
@@ -18,7 +18,7 @@ from shared.http.framing import PROXIED
 from tests.http.listening_worker import MAX_BODY_BYTES, SECRET, ListeningWorker, listening_worker
 
 ENDPOINTS = all_endpoints()
-#: Taken for a request of its own by a server that lost count.
+#: A server that loses count takes this for a separate request.
 SMUGGLED = b"GET /_matrix/client/versions?smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
 INTERNAL = ["/metrics", "/health/live", "/health/ready", "/_skep/rooms/!a:b/receive", "/_skep/unknown"]
 
@@ -31,7 +31,7 @@ def worker() -> Iterator[ListeningWorker]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What came back on one connection: the first answer, and everything after it until the connection ended."""
+    """The first answer on a connection, and all bytes after it until the connection ended."""
 
     status: int
     connection: str | None
@@ -50,7 +50,7 @@ def head(method: str, path: str, **headers: str) -> bytes:
 
 
 def answers(port: int, first: bytes, *later: bytes) -> Seen:
-    """Send `first`, read one answer, send `later`, then read until the worker closes or nothing more comes."""
+    """Send `first`, read one answer, send `later`, then read until the worker closes or is silent."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(first)
         response = HTTPResponse(connection)
@@ -74,7 +74,7 @@ def assert_ended(seen: Seen, name: str) -> None:
 
 
 def for_each_endpoint(check: Callable[[Endpoint], None]) -> None:
-    """Check many endpoints at a time: most of the time goes into waiting for bodies that never come."""
+    """Check all endpoints concurrently: most of the time is spent waiting for bodies that never come."""
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(check, ENDPOINTS))
 
@@ -107,7 +107,7 @@ def test_unknown_path_ends_the_connection(worker: ListeningWorker, path: str, fr
         assert_ended(seen, f"{method} {path}")
 
 
-def test_expected_body_that_was_never_asked_for_ends_the_connection(worker: ListeningWorker) -> None:
+def test_expect_continue_without_continue_ends_the_connection(worker: ListeningWorker) -> None:
     request = head("POST", "/nowhere", content_length="10", expect="100-continue")
     assert_ended(answers(worker.port, request, SMUGGLED), "expect")
 
@@ -122,8 +122,8 @@ def test_closed_gate_ends_the_connection(worker: ListeningWorker) -> None:
 
 
 @pytest.mark.parametrize("refusal", ["auth", "limit", "slot"])
-def test_refusal_behind_the_router_keeps_requests_apart(worker: ListeningWorker, refusal: str) -> None:
-    """Whenever the worker refuses, before or after the body: the connection ends, or it read exactly the body."""
+def test_refusal_after_routing_keeps_requests_apart(worker: ListeningWorker, refusal: str) -> None:
+    """Whether the worker refuses before or after the body, it closes the connection or reads exactly the body."""
 
     def check(endpoint: Endpoint) -> None:
         body = SMUGGLED * 3
@@ -157,14 +157,14 @@ def test_refusal_behind_the_router_keeps_requests_apart(worker: ListeningWorker,
 
 
 def test_small_body_of_an_early_refusal_keeps_the_connection(worker: ListeningWorker) -> None:
-    """A body that arrives with its request is read although nobody asks for it: mistakes of clients stay cheap."""
+    """A small body that arrives with a refused request is read, so that client mistakes stay cheap."""
     seen = answers(worker.port, head("POST", "/nowhere", content_length="2") + b"{}", head("GET", "/nowhere"))
     assert seen.connection is None
     assert seen.rest.count(b"HTTP/1.1 404") == 1
 
 
 def test_long_upload_still_gets_its_early_answer(worker: ListeningWorker) -> None:
-    """The worker goes on reading for a while: a reset would overtake the answer."""
+    """The worker keeps reading for a while, because a reset would overtake the answer."""
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", worker.port), timeout=10) as connection:
             connection.sendall(head("POST", "/nowhere", content_length=str(3 << 20)))
@@ -184,7 +184,7 @@ def test_endless_upload_after_the_answer_is_cut_off(worker: ListeningWorker) -> 
 
 
 @pytest.mark.parametrize("path", INTERNAL)
-def test_connection_of_a_proxy_serves_no_internal_path(worker: ListeningWorker, path: str) -> None:
+def test_proxied_connection_serves_no_internal_path(worker: ListeningWorker, path: str) -> None:
     authorization = {"authorization": f"Bearer {SECRET}"}
     method = "POST" if "receive" in path else "GET"
     proxied = {PROXIED.decode(): "1"}
@@ -194,14 +194,14 @@ def test_connection_of_a_proxy_serves_no_internal_path(worker: ListeningWorker, 
         worker.port, head("GET", "/_matrix/client/versions", **proxied), head(method, path, **authorization)
     )
     assert later.status == 200
-    assert later.rest.startswith(b"HTTP/1.1 400 ")  # without the mark: it did not come through the proxy
+    assert later.rest.startswith(b"HTTP/1.1 400 ")  # without the mark it did not come through the proxy
     assert b"connection: close" in later.rest
-    # ... and without a proxy it is there
+    # Without the proxy's mark the path is served.
     assert answers(worker.port, head(method, path, **authorization)).status in ((404,) if "unk" in path else (200,))
 
 
-def test_request_without_the_mark_ends_a_connection_of_a_proxy(worker: ListeningWorker) -> None:
-    """It can only be a smuggled one: a forged `X-Forwarded-For` is not believed."""
+def test_unmarked_request_ends_a_proxied_connection(worker: ListeningWorker) -> None:
+    """Such a request can only be a smuggled one. A forged `X-Forwarded-For` is not trusted."""
     forged = head("GET", "/_matrix/client/versions", x_forwarded_for="10.0.0.1")
     seen = answers(worker.port, head("GET", "/_matrix/client/versions", **{PROXIED.decode(): "1"}), forged + forged)
     assert seen.rest.count(b"HTTP/1.1 ") == 1

@@ -1,4 +1,4 @@
-"""What the gate of a listener says while nothing may be answered."""
+"""Refusals by a listener's gate while the process may not answer."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a client's picture, and what the server lists for a user, differ from the model."""
+"""Differences between the model and a client's view, and between the model and the server's lists for a user."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ _SHOWN = ("m.room.create", "m.room.name", "m.room.topic", "m.room.join_rules")
 
 
 def faults(world: Happenings, client: Client, *, fresh: bool = False) -> list[str]:
-    """Return how a client's picture differs from the model's. fresh: it began with the present."""
+    """Return the differences between a client's view and the model. fresh: the client has just made an initial sync."""
     if isinstance(client, SlidingVillager):
         return _sliding_faults(world, client)
     user_id = client.user_id
     joined = {room_id for room_id, room in world.rooms.items() if room.membership(user_id) == "join"}
     if set(client.rooms) != joined:
-        return [f"{user_id} ({client.query}) is in {sorted(joined)}, his client says {sorted(client.rooms)}"]
+        return [f"{user_id} ({client.query}) is in {sorted(joined)}, the client says {sorted(client.rooms)}"]
     found = _elsewhere_faults(world, client, fresh=fresh)
     for room_id in joined:
         room, mine = world.rooms[room_id], client.rooms[room_id]
@@ -35,7 +35,7 @@ def faults(world: Happenings, client: Client, *, fresh: bool = False) -> list[st
 
 
 def _kept(world: Happenings, room: Room, client: Client, event_ids: list[str]) -> list[str]:
-    """Leave out what the client hides, and whom the user has ever ignored: as of which moment depends on timing."""
+    """Leave out events that the client filters, and those of users who were ever ignored, which depend on timing."""
     ignored = world.people[client.user_id].ever_ignored
     wanted = client.wanted if isinstance(client, ClassicClient) else {}
     events = [room.event(event_id) for event_id in event_ids]
@@ -48,7 +48,7 @@ def _kept(world: Happenings, room: Room, client: Client, event_ids: list[str]) -
 
 def _wrong_state(room: Room, client: ClassicClient, told: dict[tuple[str, str], str]) -> set[tuple[str, str]]:
     if client.wanted and "use_state_after" not in client.query:
-        return set()  # what its filter hides of the timeline it cannot know of the state
+        return set()  # such a client misses the state events that its filter hides from the timeline
     truth = room.naive.state_ids()
     if client.room_filter["state"]:
         wrong = {key for key in told if told[key] != truth.get(key)}
@@ -67,7 +67,7 @@ def _sum(counts: dict[str, tuple[int, int]]) -> tuple[int, int]:
     return sum(n for n, _ in counts.values()), sum(h for _, h in counts.values())
 
 
-# -- rooms in which the user is not
+# -- rooms in which the user is not joined
 
 
 def _elsewhere_faults(world: Happenings, client: ClassicClient, *, fresh: bool) -> list[str]:
@@ -75,7 +75,7 @@ def _elsewhere_faults(world: Happenings, client: ClassicClient, *, fresh: bool) 
     user_id, member = client.user_id, world.people[client.user_id]
     told = {part: {room_id for room_id, one in client.elsewhere.items() if one.part == part} for part in _PARTS}
     there: dict[str, set[str]] = {part: set() for part in _PARTS}
-    hidden = set()  # invitations by those whom he ignores, or did
+    hidden = set()  # invitations by users who are or were ignored
     for room_id, room in world.rooms.items():
         index = room.member_index(user_id)
         if index is None:
@@ -92,7 +92,7 @@ def _elsewhere_faults(world: Happenings, client: ClassicClient, *, fresh: bool) 
             fault for room_id in told[part] & there[part] for fault in _stripped_faults(world, client, room_id, part)
         ]
     forgotten = member.forgotten if fresh else member.ever_forgotten
-    # A hidden invitation does not end that he left, for his clients.
+    # For clients, a hidden invitation does not replace the earlier leave.
     left = told["leave"] - (set() if fresh else forgotten | hidden)
     if "include_leave" in client.room_filter:
         if left != there["leave"] - forgotten:
@@ -108,8 +108,9 @@ _PARTS = ("invite", "knock", "leave")
 
 
 def _left_faults(world: Happenings, client: ClassicClient, room_id: str) -> list[str]:
-    """What is shown of a room that was left is without a break a part of what may be seen, up to the event by which he
-    is out, which is always shown: it is about him.
+    """Check the timeline of a room that the user has left.
+
+    It is a part of the visible events without gaps, up to the user's leave or ban event, which is always shown.
     """
     room = world.rooms[room_id]
     mine = _kept(world, room, client, client.elsewhere[room_id].timeline)
@@ -150,7 +151,7 @@ def _sliding_faults(world: Happenings, client: SlidingVillager) -> list[str]:
         if told != there:
             found.append(f"{membership}: {told}, but {there} is right")
     if client.doubled:
-        found.append(f"came twice: {client.doubled}")
+        found.append(f"delivered twice: {client.doubled}")
     for room_id, mine in client.rooms.items():
         room = world.rooms[room_id]
         if mine.membership != "join" or room.membership(user_id) != "join":
@@ -163,7 +164,7 @@ def _sliding_faults(world: Happenings, client: SlidingVillager) -> list[str]:
         if wrong := {key for key in mine.state.keys() | truth.keys() if mine.state.get(key) != truth.get(key)}:
             found.append(f"state of {room_id}: {wrong}")
         if mine.joined != len(room.joined()):
-            found.append(f"{mine.joined} are in {room_id}, but {len(room.joined())} is right")
+            found.append(f"{mine.joined} members in {room_id}, but {len(room.joined())} is right")
         expected = _sum(count(room.judged, user_id, room.readings.get(user_id, Reading())))
         if client.path == DEPLOYED and client.unread[room_id] != expected:
             found.append(f"counts of {room_id}: {client.unread[room_id]}, but {expected} is right")
@@ -171,7 +172,7 @@ def _sliding_faults(world: Happenings, client: SlidingVillager) -> list[str]:
 
 
 def _earlier(device: Device, room: Room, place: str | None) -> list[str]:
-    """Return the events before a place, the oldest first."""
+    """Return the events before a position, oldest first."""
     found: list[str] = []
     while place is not None:
         page = device.get(f"{path_of(room)}/messages", {"dir": "b", "limit": 50, "from": place})
@@ -185,7 +186,7 @@ def _earlier(device: Device, room: Room, place: str | None) -> list[str]:
 
 
 def check_notifications(world: Happenings, human: Human) -> None:
-    """GET /notifications lists what notified him and he may see, and says what of it he has read."""
+    """Check that GET /notifications lists the visible events that notified the user, with their read marks."""
     query: dict[str, Any] = {"limit": 1 + len(human.user_id) % 7}
     listed: dict[str, list[tuple[str, bool]]] = {}
     while query:

@@ -1,4 +1,4 @@
-"""What clients make of answers: classic sync with filters, and both forms of sliding sync."""
+"""Clients that build a view from answers: classic sync with filters, and both forms of sliding sync."""
 
 import random
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tests.workers.synchrotron.model_client import ModelClient
 from tests.workers.synchrotron.sliding_client import DEPLOYED, MERGED, SlidingClient
 
 Counts = dict[str, tuple[int, int]]
-#: Filters of timelines. Some clients have one of these, some want or don't want a few senders, others show everything.
+#: Timeline filters. Some clients have one of these, some filter by sender, and others show everything.
 _FILTERS: tuple[dict[str, Any], ...] = (
     {"types": ["m.room.message", "m.room.member"]},
     {"types": ["m.room.m*"], "not_types": ["m.room.member"]},
@@ -23,7 +23,11 @@ _LIMITS = (1, 2, 3, 5, 10)
 
 @dataclass(slots=True)
 class Elsewhere:
-    """A room in which the user is not. part: of /sync; timeline: what the client shows of a room that he has left."""
+    """A room in which the user is not joined.
+
+    part: the part of /sync: "invite", "knock" or "leave"
+    timeline: the events that the client shows of a room that the user has left
+    """
 
     part: str
     section: Any
@@ -32,7 +36,11 @@ class Elsewhere:
 
 @dataclass(slots=True)
 class ClassicClient(ModelClient):
-    """counts: room -> what the server last said of it, main and threads. device: the same as `client`."""
+    """A client with classic sync.
+
+    device: the same object as `client`
+    counts: room id -> latest unread counts of the main timeline and threads
+    """
 
     device: Device | None = None
     counts: dict[str, Counts] = field(default_factory=dict)
@@ -45,7 +53,7 @@ class ClassicClient(ModelClient):
 
     @property
     def wanted(self) -> dict[str, Any]:
-        """The filter of its timelines; {} for everything."""
+        """The timeline filter; {} for everything."""
         found: dict[str, Any] = self.page_query.get("filter", {})
         return found
 
@@ -81,12 +89,12 @@ class ClassicClient(ModelClient):
         for event in section["ephemeral"]["events"]:
             if event["type"] == "m.receipt":
                 for kinds in event["content"].values():
-                    assert kinds.get("m.read.private", {}).keys() <= {self.user_id}, "somebody's private receipt"
+                    assert kinds.get("m.read.private", {}).keys() <= {self.user_id}, "another user's private receipt"
 
 
 @dataclass(slots=True)
 class SlidingVillager(SlidingClient):
-    """unread: room -> (notifications, highlights), which only the deployed form tells."""
+    """A client with sliding sync. unread: room id -> (notifications, highlights), in the deployed form only."""
 
     device: Device | None = None
     path: str = MERGED
@@ -114,7 +122,7 @@ class SlidingVillager(SlidingClient):
             self.unread[room_id] = (told["notification_count"], told["highlight_count"])
 
     def _membership(self, room_id: str, told: Any) -> str:
-        """Return the user's own, which the deployed form leaves to be found among the events."""
+        """Return the user's own membership. The deployed form has it only in the events."""
         known = self.rooms.get(room_id)
         found = known.membership if known is not None else ""
         for part in ("timeline", "required_state", "invite_state"):  # the state is that after the timeline
@@ -128,7 +136,7 @@ Client = ClassicClient | SlidingVillager
 
 
 def classic(device: Device, dice: random.Random, people: Sequence[str]) -> ClassicClient:
-    """Return a client with random habits. people: of whom it may want to see something, or nothing."""
+    """Return a client with random settings. people: senders that its filter may name."""
     wanted: dict[str, Any] = {}
     if dice.random() < 0.4:
         some = dice.sample(people, 2)
@@ -148,7 +156,7 @@ def classic(device: Device, dice: random.Random, people: Sequence[str]) -> Class
 
 
 def sliding(device: Device, dice: random.Random) -> SlidingVillager:
-    """Return a client of one of both forms that wants all rooms and their whole state."""
+    """Return a client of either form that requests all rooms with their whole state."""
     path = dice.choice((MERGED, DEPLOYED))
     limit = dice.choice(_LIMITS)
     rooms: dict[str, Any] = {"timeline_limit": limit, "required_state": {"include": [{}]}}
@@ -158,7 +166,7 @@ def sliding(device: Device, dice: random.Random) -> SlidingVillager:
 
 
 def passes(event: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Return whether a timeline's filter lets an event pass. Spec: "Filtering", RoomEventFilter."""
+    """Return True if an event passes a timeline filter. Spec: "Filtering", RoomEventFilter."""
 
     def one_of(patterns: list[str]) -> bool:
         return any(fnmatchcase(event["type"], pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""Unread counts read naively: every event of a room, for one member. Spec: "Receiving notifications"."""
+"""Naive unread counts: every event of a room, for one member. Spec: "Receiving notifications"."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,8 +9,10 @@ MAIN = "main"
 
 @dataclass(slots=True)
 class Judged:
-    """One event. outcomes: by the members that were joined (or are invited by it), with their rules at that time;
-    ignored_by: who of them ignored its sender then.
+    """An event and its evaluation with the rules of that time.
+
+    outcomes: user id -> (notifies, highlights), for users who were joined or whom the event invites
+    ignored_by: those of them who ignored the sender
     """
 
     event: dict[str, Any]
@@ -20,7 +22,7 @@ class Judged:
     redacted: bool = False
 
     def outcome(self, user_id: str) -> tuple[int, int]:
-        """Return (notifies, highlights) for a user, as things are now."""
+        """Return (notifies, highlights) for a user, considering later redactions."""
         if self.redacted or user_id in self.ignored_by or user_id == self.event["sender"]:
             return 0, 0
         return self.outcomes.get(user_id, (0, 0))
@@ -28,14 +30,17 @@ class Judged:
 
 @dataclass(slots=True)
 class Reading:
-    """One user in one room. receipts: thread ("" for unthreaded) -> index of the event, of either kind."""
+    """The read positions of one user in one room.
+
+    receipts: thread ("" for unthreaded) -> index of the event, for public and private receipts
+    """
 
     joined_at: int = -1
     receipts: dict[str, int] = field(default_factory=dict)
 
 
 def marks(events: list[Judged], user_id: str, reading: Reading) -> dict[str, int]:
-    """Return the index of the last event that the user has read, by thread."""
+    """Return thread -> index of the last event that the user has read."""
     floor = max(reading.joined_at, reading.receipts.get("", -1))
     found = {each.thread: max(floor, reading.receipts.get(each.thread, -1)) for each in events}
     for index, each in enumerate(events):
@@ -45,7 +50,7 @@ def marks(events: list[Judged], user_id: str, reading: Reading) -> dict[str, int
 
 
 def count(events: list[Judged], user_id: str, reading: Reading) -> dict[str, tuple[int, int]]:
-    """Return (notifications, highlights) by thread; "main" always, others only where above 0."""
+    """Return thread -> (notifications, highlights). "main" is always there, other threads only above 0."""
     found: Counter[str] = Counter()
     loud: Counter[str] = Counter()
     read = marks(events, user_id, reading)

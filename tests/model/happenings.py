@@ -1,4 +1,4 @@
-"""Random things that people do."""
+"""Random actions of users."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,37 @@ from tests.rigs.waiting import wait_until
 
 LOUD = ["notify", {"set_tweak": "highlight"}]
 WORDS = ("honey", "wax", "swarm", "queen", "smoke")
-#: What can happen, and how often.
+#: Action -> relative frequency.
 WEIGHTS = {
-    "message": 14, "thread_message": 6, "reaction": 2, "edit": 2, "redaction": 2, "join": 7, "leave": 2, "forget": 1,
-    "moderate": 1.5, "invite": 2, "knock": 1, "third_party_invite": 0.7, "setting": 2, "name": 1, "receipt": 7,
-    "rule": 2.5, "ignore": 0.8, "tag": 1.5, "peek": 1.5, "room": 0.7, "guest_joins": 0.8, "upgrade": 0.6, "erase": 0.1,
-}  # fmt: skip
+    "message": 14,
+    "thread_message": 6,
+    "reaction": 2,
+    "edit": 2,
+    "redaction": 2,
+    "join": 7,
+    "leave": 2,
+    "forget": 1,
+    "moderate": 1.5,
+    "invite": 2,
+    "knock": 1,
+    "third_party_invite": 0.7,
+    "setting": 2,
+    "name": 1,
+    "receipt": 7,
+    "rule": 2.5,
+    "ignore": 0.8,
+    "tag": 1.5,
+    "peek": 1.5,
+    "room": 0.7,
+    "guest_joins": 0.8,
+    "upgrade": 0.6,
+    "erase": 0.1,
+}
 
 
 class Happenings(Memberships):
     def any(self, left_out: frozenset[str] = frozenset()) -> None:
-        """Do one random thing."""
+        """Do one random action."""
         while len(self.rooms) < 2:
             self.room()
         names = [name for name in WEIGHTS if name not in left_out]
@@ -31,11 +51,11 @@ class Happenings(Memberships):
         act()
 
     def last_messages(self) -> None:
-        """Say something in every room, so that everybody has something to wait for."""
+        """Send an event into every room, so that every client has an event to wait for."""
         for room in self.rooms.values():
             self.send(room, self.warden, "org.example.last", {})
 
-    # -- talk
+    # -- messages
 
     def message(self) -> None:
         content: dict[str, Any] = {"msgtype": self.dice.choice(("m.text", "m.text", "m.text", "m.notice"))}
@@ -52,9 +72,10 @@ class Happenings(Memberships):
         root = self.some_message(room, main_only=True)
         if root is not None:
             content = {
-                "msgtype": "m.text", "body": f"{self.next()} in a thread",
+                "msgtype": "m.text",
+                "body": f"{self.next()} in a thread",
                 "m.relates_to": {"rel_type": "m.thread", "event_id": root},
-            }  # fmt: skip
+            }
             self._mention(content)
             self.send(room, self.someone_in(room), "m.room.message", content)
 
@@ -81,7 +102,7 @@ class Happenings(Memberships):
             path = f"{path_of(room)}/redact/{quote(target)}/{self.next()}"
             self.did(room, self.dice.choice((self.warden, self.someone_in(room))).do("PUT", path, {}))
 
-    # -- for oneself
+    # -- personal actions
 
     def receipt(self) -> None:
         room = self.some_room()
@@ -96,7 +117,7 @@ class Happenings(Memberships):
         body = {"thread_id": thread} if thread and kind != "m.fully_read" else {}
         answer = somebody.do("POST", f"{path_of(room)}/receipt/{kind}/{quote(event_id)}", body)
         assert answer.status == 200, (answer.body, thread, judged.event)
-        if kind != "m.fully_read":  # that one is a bookmark
+        if kind != "m.fully_read":  # m.fully_read does not change counts
             room.read(somebody.user_id, event_id, thread)
 
     def rule(self) -> None:
@@ -148,7 +169,7 @@ class Happenings(Memberships):
         self.decides(lambda: somebody.do("DELETE" if off else "PUT", target, None if off else body))
 
     def ignore(self) -> None:
-        """Somebody begins to ignore somebody, or ceases to."""
+        """A user starts or stops ignoring another user."""
         somebody, other = self.somebody(), self.somebody()
         if somebody is other:
             return
@@ -164,7 +185,7 @@ class Happenings(Memberships):
         self.tag_room(room, self.someone_in(room))
 
     def peek(self) -> None:
-        """Somebody looks into a room in which he has never been."""
+        """A user reads a room in which they were never a member."""
         room, somebody = self.some_room(), self.somebody()
         if room.member_index(somebody.user_id) is not None:
             return
@@ -178,7 +199,7 @@ class Happenings(Memberships):
                 return expected is None
             return [event["event_id"] for event in reversed(page.json["chunk"])] == expected
 
-        wait_until(sees_it, f"{somebody.user_id} does not see of {room.room_id} what anybody may see")
+        wait_until(sees_it, f"{somebody.user_id} does not see the visible events of {room.room_id}")
 
     def _seen_by_stranger(self, room: Room, user_id: str) -> list[str]:
         ignored = self.people[user_id].ignores

@@ -1,4 +1,4 @@
-"""Rooms made, set, upgraded; who comes, goes, is invited, thrown out, or ends his account."""
+"""Random actions on rooms (create, configure, upgrade) and memberships (join, leave, invite, moderate, deactivate)."""
 
 import time
 from typing import Any
@@ -24,16 +24,18 @@ class Memberships(Tale):
         ]
         levels: dict[str, Any] = {"state_default": 0, "invite": 0, "kick": 0, "ban": 0, "redact": 50}
         body = {
-            "preset": "public_chat", "room_version": self.dice.choice(("10", "11", "12")),
+            "preset": "public_chat",
+            "room_version": self.dice.choice(("10", "11", "12")),
             "initial_state": [{"type": kind, "state_key": "", "content": content} for kind, content in state],
-            "power_level_content_override": levels, "creation_content": {"m.federate": self.dice.random() < 0.7},
-        }  # fmt: skip
+            "power_level_content_override": levels,
+            "creation_content": {"m.federate": self.dice.random() < 0.7},
+        }
         made = self.warden.do("POST", "/createRoom", body)
         assert made.status == 200, made.body
         self.absorb(made.json["room_id"])
 
     def join(self) -> None:
-        """Somebody comes, mostly by a way that is open."""
+        """A user joins, mostly in an allowed way."""
         room = self.some_room()
         somebody = self.someone_outside(room)
         if somebody is None:
@@ -54,7 +56,7 @@ class Memberships(Tale):
         self.did(room, self.someone_in(room).do("POST", f"{path_of(room)}/leave", {}))
 
     def forget(self) -> None:
-        """Somebody forgets a room that he has left."""
+        """A user forgets a room that they have left."""
         room, somebody = self.some_room(), self.somebody()
         if room.member_index(somebody.user_id) is None or room.membership(somebody.user_id) not in ("leave", "ban"):
             return
@@ -87,9 +89,10 @@ class Memberships(Tale):
         room, somebody = self.some_room(), self.somebody()
         token = f"tok{self.next()}"
         invite = {
-            "display_name": "b...@example.org", "public_key": _KEY.verify_key_base64,
+            "display_name": "b...@example.org",
+            "public_key": _KEY.verify_key_base64,
             "key_validity_url": "https://id.example.org/valid",
-        }  # fmt: skip
+        }
         path = f"{path_of(room)}/state/m.room.third_party_invite/{token}"
         self.did(room, self.warden.do("PUT", path, invite))
         signed = {"mxid": somebody.user_id, "token": token}
@@ -121,7 +124,7 @@ class Memberships(Tale):
             self.did(room, somebody.do("PUT", path, content))
 
     def upgrade(self) -> None:
-        """A room is replaced. Before that a member sets something for it; he and others come along."""
+        """A member tags and mutes a room, the room is upgraded, and that member and others join the new room."""
         room = self.some_room()
         if len(self.rooms) > _MOST_ROOMS or ("m.room.tombstone", "") in room.state():
             return
@@ -146,17 +149,19 @@ class Memberships(Tale):
         asked = somebody.do("POST", "/account/deactivate", {"erase": True})
         assert asked.status == 401, asked.body
         proof = {
-            "type": "m.login.password", "identifier": {"type": "m.id.user", "user": somebody.user_id},
-            "password": somebody.password, "session": asked.json["session"],
-        }  # fmt: skip
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": somebody.user_id},
+            "password": somebody.password,
+            "session": asked.json["session"],
+        }
         answer = somebody.do("POST", "/account/deactivate", {"erase": True, "auth": proof})
         assert answer.status == 200, answer.body
         self.gone.add(somebody.user_id)
         end = time.monotonic() + 60
-        for room in self.rooms.values():  # a job makes him leave
+        for room in self.rooms.values():  # a background job makes the user leave
             room.erased_at[somebody.user_id] = len(room.judged)
             while room.membership(somebody.user_id) in ("join", "invite", "knock"):
-                assert time.monotonic() < end, "he did not leave"
+                assert time.monotonic() < end, "the user did not leave"
                 time.sleep(0.1)
                 self.absorb(room.room_id)
 

@@ -1,4 +1,4 @@
-"""People with several devices, who call the workers of a fleet, and synchrotrons at random too."""
+"""Users with several devices, who call a fleet through haproxy or any synchrotron directly."""
 
 import asyncio
 import http.client
@@ -32,17 +32,17 @@ class Answer:
 
 
 class Caller:
-    """Connections that are kept open, one for each process."""
+    """An HTTP client that keeps one connection to each process open."""
 
     def __init__(self) -> None:
         self._open: dict[str, http.client.HTTPConnection] = {}
 
     def call(self, url: str, method: str, target: str, token: str | None, body: Any = None) -> Answer:
-        """Raises ConnectionError."""
+        """Send a request and return the answer. Raises ConnectionError."""
         place = urlsplit(url).netloc
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         sent = b"" if body is None else json.dumps(body).encode()
-        for _ in range(2):  # a connection that was idle for too long is closed by the other end
+        for _ in range(2):  # the other end closes a connection that was idle for too long
             connection = self._open.setdefault(place, http.client.HTTPConnection(place, timeout=30))
             try:
                 connection.request(method, target, sent, headers)
@@ -55,7 +55,7 @@ class Caller:
 
 @dataclass(slots=True)
 class Device:
-    """One device of a user; what `ModelClient` wants of a client."""
+    """One device of a user, with the interface that `ModelClient` needs."""
 
     village: "Village"
     user_id: str
@@ -75,7 +75,7 @@ class Device:
         return self.read("GET", CLIENT + path + _query(query or {}))
 
     def read(self, method: str, target: str, body: Any = None, *, anywhere: bool = False) -> Answer:
-        """anywhere: on any synchrotron, else where haproxy says."""
+        """Send a read request. anywhere: to a random synchrotron instead of through haproxy."""
         return self.village.read(method, target, self.token, body, anywhere=anywhere)
 
     def do(self, method: str, path: str, body: Any = None) -> Answer:
@@ -84,7 +84,7 @@ class Device:
 
 @dataclass(slots=True)
 class Human:
-    """A user. devices: all of them see the same."""
+    """A user with devices that all see the same."""
 
     user_id: str
     password: str
@@ -94,14 +94,14 @@ class Human:
         return self.devices[0].do(method, path, body)
 
     def get(self, path: str, query: dict[str, Any] | None = None) -> Any:
-        """Return the JSON of an answer that must be 200."""
+        """Send a GET request, assert status 200 and return the JSON."""
         answer = self.devices[0].get(path, query)
         assert answer.status == 200, (path, answer.body)
         return answer.json
 
 
 class Village:
-    """The people of one run on one fleet. deadly: synchrotrons are killed, so that who reads must try again."""
+    """The users of one run on one fleet. deadly: synchrotrons are killed, so reads are retried."""
 
     def __init__(self, fleet: RunningFleet, dice: random.Random, *, deadly: bool = False) -> None:
         self.fleet = fleet
@@ -145,7 +145,7 @@ class Village:
             except OSError:
                 if not self.deadly:
                     raise
-            assert time.monotonic() < end, "nobody answers"
+            assert time.monotonic() < end, "no synchrotron answers"
             time.sleep(0.05)
             self._synchrotrons = self._addresses("synchrotron")
 
@@ -154,7 +154,7 @@ class Village:
         self.fleet.kill(name)
 
     def rows_read(self, stream: str) -> list[float]:
-        """Return how many rows of a stream each persister has taken in."""
+        """Return the number of rows of a stream that each persister has read."""
         found = []
         for url in self._persisters:
             text = self.caller.call(url, "GET", "/metrics", None).body.decode()
@@ -164,7 +164,7 @@ class Village:
         return found
 
     def settings_to_copy(self, user_id: str, room_id: str) -> bool:
-        """Return whether what a user has set for a room's predecessor has still to be copied."""
+        """Return True if the user's settings for a room's predecessor are still to be copied."""
 
         async def ask() -> bool:
             connection = await asyncpg.connect(database_dsn(load_config(self.fleet.config).database))
@@ -174,7 +174,7 @@ class Village:
             finally:
                 await connection.close()
 
-        with ThreadPoolExecutor(1) as elsewhere:  # here a loop runs already
+        with ThreadPoolExecutor(1) as elsewhere:  # an event loop runs in this thread
             return elsewhere.submit(asyncio.run, ask()).result()
 
     def _addresses(self, worker_type: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""Push rules read naively, one event and one user at a time. Written from the spec's text ("Predefined rules").
+"""Naive push rules, for one event and one user at a time, written from the spec's text ("Predefined rules").
 
-It knows the rules that the model's users set, and no others.
+Only the rules that the model's users set are supported.
 """
 
 import re
@@ -12,8 +12,10 @@ BY_NAME = "by name"
 
 @dataclass(slots=True)
 class UserRules:
-    """What a user changed. overrides: rooms that are muted, and BY_NAME, the first that holds decides; room, sender:
-    whether a rule of that kind notifies.
+    """The rules that a user has changed.
+
+    overrides: muted rooms and BY_NAME; the first that matches decides
+    room, sender: id -> True if the rule notifies
     """
 
     all_off: bool = False
@@ -24,7 +26,7 @@ class UserRules:
     messages_off: bool = False
 
     def follow(self, old_room_id: str, new_room_id: str) -> bool:
-        """Let what is said of a room be said of its successor too; return whether that changes anything."""
+        """Copy the rules of a room for its successor; return True if that changes a rule."""
         changed = False
         if old_room_id in self.overrides and new_room_id not in self.overrides:
             self.overrides.insert(self.overrides.index(old_room_id) + 1, new_room_id)
@@ -36,10 +38,16 @@ class UserRules:
 
 
 def outcome(
-    rules: UserRules, user_id: str, room_id: str, event: dict[str, Any], *,
-    name: str, joined: int, may_notify_room: bool,
-) -> tuple[int, int]:  # fmt: skip
-    """Return (notifies, highlights) of an event for a user who did not send it. name: how he is called there."""
+    rules: UserRules,
+    user_id: str,
+    room_id: str,
+    event: dict[str, Any],
+    *,
+    name: str,
+    joined: int,
+    may_notify_room: bool,
+) -> tuple[int, int]:
+    """Return (notifies, highlights) of an event for a user who did not send it. name: their display name."""
     content, kind, state_key = event["content"], event["type"], event.get("state_key")
     mentions = content.get("m.mentions") if isinstance(content.get("m.mentions"), dict) else {}
     body = content.get("body") if isinstance(content.get("body"), str) else ""

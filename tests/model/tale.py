@@ -1,6 +1,6 @@
-"""What the people of a village have done so far, with the model kept beside it.
+"""The actions of users on a fleet, applied to the model as well.
 
-What the server accepts goes into the model; what it refuses must have changed nothing.
+An action that the server accepts is added to the model. A refused action must have changed nothing.
 """
 
 import random
@@ -16,7 +16,11 @@ _MEMBER = "m.room.member"
 
 
 class Tale:
-    """warden: joined to every room from its first event on, with every right. accepted, refused: attempts counted."""
+    """The state of one run.
+
+    warden: a user with full power who is joined to every room from its first event
+    accepted, refused: numbers of attempts
+    """
 
     def __init__(self, village: Village, names: tuple[str, ...], dice: random.Random) -> None:
         self.village = village
@@ -35,7 +39,7 @@ class Tale:
         self._heard = village.rows_read("push_rules")
 
     def absorb(self, room_id: str) -> None:
-        """Read what is new in a room, as the warden sees it."""
+        """Read a room's new events, as the warden sees them."""
         room = self.rooms.setdefault(room_id, Room(room_id))
         new: list[dict[str, Any]] = []
         query: dict[str, Any] = {"dir": "b", "limit": 20}
@@ -53,13 +57,13 @@ class Tale:
                 self._settings_follow(event["state_key"], room.predecessor, room)
 
     def did(self, room: Room, answer: Answer) -> bool:
-        """Take in what came of an attempt; return whether it was accepted."""
+        """Add the result of an attempt to the model; return True if it was accepted."""
         known = len(room.judged)
         assert answer.status in (200, 400, 403, 404), (answer.status, answer.body)
         self.absorb(room.room_id)
-        # Guests are thrown out some moments after their access ended.
+        # Guests are removed some moments after their access ends.
         new = [each.event for each in room.judged[known:] if each.event.get("state_key") not in self._guest_ids]
-        assert answer.status == 200 or not new, ("what was refused happened", answer.body, new)
+        assert answer.status == 200 or not new, ("a refused action took effect", answer.body, new)
         self.accepted += answer.status == 200
         self.refused += answer.status != 200
         return answer.status == 200
@@ -73,7 +77,7 @@ class Tale:
             assert (event["sender"], event["type"], event["content"]) == (somebody.user_id, kind, content)
 
     def decides(self, change: Callable[[], Answer]) -> None:
-        """Make a change that decides about later events, and wait until whoever judges them has heard of it."""
+        """Make a change that affects later events, and wait until the persisters have read it."""
         answer = change()
         assert answer.status == 200, answer.body
         self._hear()
@@ -93,14 +97,14 @@ class Tale:
         self.decides(lambda: human.do("PUT", path, {"conditions": [muted], "actions": []}))
 
     def _hear(self) -> None:
-        """Wait until each persister has taken in one more row of push rules."""
+        """Wait until each persister has read one more row of push rules."""
         wanted = [rows + 1 for rows in self._heard]
-        wait_until(lambda: self.village.rows_read("push_rules") >= wanted, "push rules were not heard of")
+        wait_until(lambda: self.village.rows_read("push_rules") >= wanted, "the persisters did not read the push rules")
         self._heard = self.village.rows_read("push_rules")
-        assert self._heard == wanted, "a change of push rules that nobody made"
+        assert self._heard == wanted, "an unexpected change of push rules"
 
     def _settings_follow(self, user_id: str, old_room_id: str, room: Room) -> None:
-        """A job copies what a user who came has set for the room that was upgraded to this one."""
+        """Wait until a job has copied the user's settings from the room that was upgraded to this one."""
         member = self.people.get(user_id)
         if member is None or user_id in self._guest_ids:
             return
@@ -110,10 +114,10 @@ class Tale:
         if member.rules.follow(old_room_id, room.room_id):
             self._hear()
 
-    # -- drawing
+    # -- random choices
 
     def some_room(self) -> Room:
-        """Return mostly a room that was not replaced: in the others hardly anybody may do anything."""
+        """Return a room, mostly one that was not upgraded, because upgraded rooms refuse most actions."""
         rooms = list(self.rooms.values())
         open_rooms = [room for room in rooms if ("m.room.tombstone", "") not in room.state()]
         return self.dice.choice(open_rooms if open_rooms and self.dice.random() < 0.85 else rooms)
@@ -122,7 +126,7 @@ class Tale:
         return self.dice.choice(self.humans)
 
     def someone_in(self, room: Room) -> Human:
-        """Return mostly a member."""
+        """Return a user, mostly a member of the room."""
         members = [human for human in self.humans if room.membership(human.user_id) == "join"]
         return self.dice.choice(members) if members and self.dice.random() < 0.95 else self.somebody()
 

@@ -1,4 +1,4 @@
-"""Every client's timelines, state and counts equal what a simple model makes of all that happened."""
+"""Every client's timelines, state and counts equal those of a simple model after random actions."""
 
 import itertools
 import random
@@ -21,17 +21,25 @@ _STEPS = 150
 _LONG = 600
 _SETTLE_S = 20.0
 _NAMES = ("ann", "ben", "cat", "dan", "eve")
-#: What a run may do without, so that others come in rows that would be rare.
+#: Actions that a run may leave out, so that otherwise rare sequences occur.
 _DISPENSABLE = sorted(WEIGHTS.keys() - {"message", "thread_message", "join", "room", "receipt"})
-#: A run takes seconds and is not the same twice to the event, as several processes take part: no shrinking.
+#: No shrinking: a run takes seconds and is not exactly repeatable, because several processes take part.
 _HOW = settings(
-    deadline=None, derandomize=True, database=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck)
-)  # fmt: skip
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=(Phase.generate,),
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """seed: of what happens, and of the clients' habits; left_out: what does not happen."""
+    """A random run.
+
+    seed: for the actions and the clients' settings
+    left_out: actions that do not occur
+    """
 
     seed: int
     left_out: frozenset[str]
@@ -55,7 +63,7 @@ async def _settled(world: Happenings, clients: list[Client]) -> None:
 
 
 async def _fresh_clients_see_the_same(world: Happenings, dice: random.Random) -> None:
-    """New devices, which page all history: contents too are as they must be now."""
+    """Check new devices that page all history, including the contents of messages."""
     for human in world.humans:
         device = world.village.new_device(human)
         for client in (classic(device, dice, list(world.people)), sliding(device, dice)):
@@ -83,7 +91,7 @@ async def _life(fleet: RunningFleet, plan: Plan, steps: int, *, deadly: bool = F
     for number in range(steps):
         world.any(plan.left_out)
         if number == steps // 2:
-            world.upgrade()  # too rare to be left to chance alone
+            world.upgrade()  # too rare in random runs
         clients = [client for client in clients if client.user_id not in world.gone]
         if dice.random() < 0.4:
             await dice.choice(clients).sync()
@@ -113,7 +121,7 @@ def village_fleet() -> Iterator[RunningFleet]:
 
 @pytest.fixture(scope="module")
 def mortal_fleet() -> Iterator[RunningFleet]:
-    """One that soon notices who died."""
+    """A fleet that soon notices killed processes."""
     yield from run_fleet({**_FLEET, "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5}})
 
 
@@ -133,5 +141,7 @@ async def test_clients_agree_with_the_model_for_longer(village_fleet: RunningFle
 @pytest.mark.soak
 @settings(_HOW, max_examples=10)
 @given(plan=plans)
-async def test_clients_agree_with_the_model_while_synchrotrons_die(mortal_fleet: RunningFleet, plan: Plan) -> None:
+async def test_clients_agree_with_the_model_while_synchrotrons_are_killed(
+    mortal_fleet: RunningFleet, plan: Plan
+) -> None:
     await _life(mortal_fleet, plan, _STEPS, deadly=True)

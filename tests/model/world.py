@@ -1,6 +1,6 @@
-"""What the model knows: rooms as lists of events, who may see which, and what each event notifies whom of.
+"""The model: rooms as lists of events, their visibility, and the notifications of each event.
 
-Fed with the room's events in order, as a member who sees everything (the warden) reads them.
+The warden, a member who sees everything, reads the room's events, and they are added in order.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,11 @@ _MEMBER = "m.room.member"
 
 @dataclass(slots=True)
 class Member:
-    """What the model knows of a user. ever_ignored, ever_forgotten: also what is so no more. tags: by room."""
+    """A user in the model.
+
+    ever_ignored, ever_forgotten: include former entries
+    tags: room id -> tags
+    """
 
     rules: UserRules = field(default_factory=UserRules)
     ignores: set[str] = field(default_factory=set)
@@ -32,7 +36,7 @@ class Member:
 
 @dataclass(slots=True)
 class Room:
-    """threads: event -> the thread it counts in; erased_at: erased user -> number of events at that moment."""
+    """A room in the model. erased_at: erased user -> number of events at that moment."""
 
     room_id: str
     naive: NaiveRoom = field(default_factory=NaiveRoom)
@@ -55,7 +59,7 @@ class Room:
         return found
 
     def member_index(self, user_id: str) -> int | None:
-        """Return the place of the event that is a user's membership now."""
+        """Return the index of the user's current membership event."""
         event = self.state().get((_MEMBER, user_id))
         return None if event is None else self.index_of[event["event_id"]]
 
@@ -78,7 +82,7 @@ class Room:
         return [key[1] for key, event in self.state().items() if key[0] == _MEMBER and _joined(event)]
 
     def take(self, event: dict[str, Any], people: Mapping[str, Member]) -> None:
-        """Take in the room's next event."""
+        """Add the room's next event."""
         before = dict(self.state())
         after = dict(before)
         index = len(self.judged)
@@ -95,20 +99,22 @@ class Room:
         self.naive.after.append(after)
         joined = self.joined()
         concerned = [*joined, event["state_key"]] if _invites(event) else joined
-        judged = Judged(
-            event,
-            self._thread(event),
-            {
-                user_id: outcome(
-                    people[user_id].rules, user_id, self.room_id, event, name=self.name(user_id),
-                    joined=len(joined), may_notify_room=self._level(before, event["sender"]) >= 50,
-                )
-                for user_id in concerned
-                if user_id in people
-            },
-            frozenset(who for who in concerned if who in people and event["sender"] in people[who].ignores),
-        )  # fmt: skip
-        self.judged.append(judged)
+        may_notify_room = self._level(before, event["sender"]) >= 50
+        outcomes = {
+            user_id: outcome(
+                people[user_id].rules,
+                user_id,
+                self.room_id,
+                event,
+                name=self.name(user_id),
+                joined=len(joined),
+                may_notify_room=may_notify_room,
+            )
+            for user_id in concerned
+            if user_id in people
+        }
+        ignored_by = frozenset(who for who in concerned if who in people and event["sender"] in people[who].ignores)
+        self.judged.append(Judged(event, self._thread(event), outcomes, ignored_by))
         self.index_of[event["event_id"]] = index
         if event["type"] == "m.room.redaction":
             target = event.get("redacts") or event["content"].get("redacts")
@@ -116,12 +122,12 @@ class Room:
                 self.judged[self.index_of[target]].redacted = True
 
     def read(self, user_id: str, event_id: str, thread: str) -> None:
-        """A receipt that the server accepted. thread: "" for none."""
+        """Add a receipt that the server accepted. thread: "" for none."""
         reading = self.readings.setdefault(user_id, Reading())
         reading.receipts[thread] = max(reading.receipts.get(thread, -1), self.index_of[event_id])
 
     def shown_content(self, user_id: str, event_id: str) -> dict[str, Any]:
-        """Return what is left to see of a message's content for a user who may see the event."""
+        """Return a message's content after redaction and erasure, for a user who may see the event."""
         index = self.index_of[event_id]
         event = self.naive.events[index]
         if self.judged[index].redacted:

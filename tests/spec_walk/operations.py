@@ -1,4 +1,4 @@
-"""The operations that the specification declares, from its OpenAPI files. None where the data is not beside us."""
+"""The operations in the specification's OpenAPI files, which lie beside this checkout."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,25 @@ _API = SPEC / "openapi" / "api" / "client-server"
 #: Groups of `endpoints.tsv` that the walk covers.
 GROUPS = frozenset(
     {
-        "account-data", "device", "directory", "keys/e2ee", "membership", "presence", "profile", "push", "room-read",
-        "room-write", "search", "spaces", "sync", "threads/relations", "to-device", "typing/receipts",
+        "account-data",
+        "device",
+        "directory",
+        "keys/e2ee",
+        "membership",
+        "presence",
+        "profile",
+        "push",
+        "room-read",
+        "room-write",
+        "search",
+        "spaces",
+        "sync",
+        "threads/relations",
+        "to-device",
+        "typing/receipts",
     }
-)  # fmt: skip
-#: Of these groups, but not of this walk yet.
+)
+#: Operations of these groups that the walk does not cover yet.
 LATER: Mapping[str, str] = {
     "uploadCrossSigningKeys": "cross-signing comes with accounts",
     "uploadCrossSigningSignatures": "cross-signing comes with accounts",
@@ -30,7 +44,11 @@ _LATER_FILES = {"key_backup.yaml": "key backup comes with accounts"}
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """path: whole, with the names of parameters in braces; responses: status -> schema (None: no JSON is declared)."""
+    """A declared operation.
+
+    path: the full path, with parameter names in braces
+    responses: status -> schema; None if no JSON is declared
+    """
 
     name: str
     group: str
@@ -43,7 +61,7 @@ class Operation:
 
 @cache
 def operations() -> Mapping[str, Operation]:
-    """Return the operations of the covered groups, by operationId; those that come later are left out."""
+    """Return operationId -> operation for the covered groups, without those that come later."""
     return {
         name: each
         for name, each in declared_operations().items()
@@ -53,7 +71,7 @@ def operations() -> Mapping[str, Operation]:
 
 @cache
 def declared_operations() -> Mapping[str, Operation]:
-    """Return every operation of the client-server API, by operationId."""
+    """Return operationId -> operation for the client-server API."""
     groups = {(row["method"], row["path"]): row["group"] for row in _rows()}
     return {each.name: each for each in _declared(groups)}
 
@@ -70,7 +88,7 @@ def _declared(groups: Mapping[tuple[str, str], str]) -> Iterator[Operation]:
         servers = document.get("servers") or [{"variables": {"basePath": {"default": ""}}}]
         base = servers[0]["variables"]["basePath"]["default"]
         for path, methods in (document.get("paths") or {}).items():
-            whole = base + path.strip()  # two operations of one path are told apart by a blank
+            whole = base + path.strip()  # a blank distinguishes two operations of one path
             for method, declared in methods.items():
                 if not isinstance(declared, dict) or "operationId" not in declared:
                     continue
@@ -78,18 +96,18 @@ def _declared(groups: Mapping[tuple[str, str], str]) -> Iterator[Operation]:
                     _followed(each, file) for each in (*declared.get("parameters", ()), *methods.get("parameters", ()))
                 ]
                 yield Operation(
-                    declared["operationId"],
-                    groups.get((method.upper(), whole), ""),
-                    method.upper(),
-                    whole,
-                    frozenset(each["name"] for each in parameters if each.get("in") == "query"),
-                    {int(status): _schema_of(answer) for status, answer in declared["responses"].items()},
-                    file,
+                    name=declared["operationId"],
+                    group=groups.get((method.upper(), whole), ""),
+                    method=method.upper(),
+                    path=whole,
+                    query=frozenset(each["name"] for each in parameters if each.get("in") == "query"),
+                    responses={int(status): _schema_of(answer) for status, answer in declared["responses"].items()},
+                    file=file,
                 )
 
 
 def _followed(value: Any, file: Path) -> Any:
-    """Return a parameter, or what it refers to."""
+    """Return a parameter, or the target of its `$ref`."""
     if "$ref" not in value:
         return value
     name, _, inner = value["$ref"].partition("#")

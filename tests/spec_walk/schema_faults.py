@@ -1,7 +1,7 @@
-"""What is wrong with a value by an OpenAPI schema, fields that the schema does not know among it.
+"""Validation of a value against an OpenAPI schema, including fields that the schema does not have.
 
-The specification's schemas require little, so an empty answer passes nearly all of them: what is *in* an answer is for
-the steps to say. Fields that are not in the schema are faults here, since a client can't know what they mean.
+The specification's schemas require little, so an empty answer passes nearly all of them. The steps check the contents.
+Fields that are not in the schema are faults here, because a client cannot know their meaning.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.spec_walk.operations import load
 
-#: Fields beside the schemas: name -> (in what place, why).
+#: Allowed fields that the schemas lack: name -> (place, reason).
 KNOWN_BESIDE = {
     "device_unused_fallback_key_types": ("$", "/sync: only the prose on end-to-end encryption has it"),
     "m.relations": (".unsigned", "only the prose on aggregations has it"),
@@ -24,13 +24,17 @@ KNOWN_NULL = dict.fromkeys(
 )
 _UNSTABLE = ("org.matrix.", "io.element.", "com.beeper.", "fi.mau.")
 _TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "integer": (int,),
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
     "number": (int, float),
-}  # fmt: skip
+}
 
 
 def faults(schema: Any, file: Path, value: Any, place: str = "$") -> Iterator[str]:
-    """Yield each fault as "place: what". file: in which the schema stands, for its references."""
+    """Yield each fault as "place: description". file: the schema's file, for its references."""
     yield from _faults(list(_parts(schema, file)), value, place)
 
 
@@ -38,7 +42,7 @@ _Parts = list[tuple[dict[str, Any], Path]]
 
 
 def _faults(parts: _Parts, value: Any, place: str) -> Iterator[str]:
-    """parts: schemas that hold for the value at once."""
+    """Yield the faults of a value. parts: schemas that all apply to the value."""
     for part, file in parts:
         yield from _plain_faults(part, value, place)
         for alternatives in (part.get("oneOf"), part.get("anyOf")):
@@ -55,7 +59,7 @@ def _faults(parts: _Parts, value: Any, place: str) -> Iterator[str]:
 
 
 def _parts(schema: Any, file: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Yield the schema and all that it includes by `$ref` and `allOf`, each with its own file."""
+    """Yield the schema and those that it includes by `$ref` and `allOf`, each with its file."""
     if not isinstance(schema, dict):
         return
     if "$ref" in schema:
@@ -108,7 +112,7 @@ def _object_faults(parts: _Parts, value: dict[str, Any], place: str) -> Iterator
             if inner:
                 beside.append([] if inner is True else list(_parts(inner, file)))
         for each in (*part.get("oneOf", ()), *part.get("anyOf", ())):
-            for inner_part, _ in _parts(each, file):  # these were held against the value one by one
+            for inner_part, _ in _parts(each, file):  # the alternatives were checked one by one
                 described = described or bool(inner_part.get("properties"))
                 for name in inner_part.get("properties") or {}:
                     known.setdefault(name, [])

@@ -1,4 +1,4 @@
-"""Which of the specification's operations no process serves: none of the walk's groups, and the rest by name."""
+"""Operations of the specification that no process serves: none of the walk's, and only those of known other groups."""
 
 import re
 
@@ -11,7 +11,7 @@ from tests.spec_walk.operations import SPEC, Operation, declared_operations, ope
 
 pytestmark = pytest.mark.skipif(not SPEC.exists(), reason="the specification's data is not beside this checkout")
 
-#: Groups of operations that come with later work. A group that is whole leaves this list.
+#: Groups of operations that come with later work. Remove a group when it is complete.
 LATER_GROUPS = frozenset(
     {"3pid", "account", "admin", "appservice", "auth", "capabilities", "keys/e2ee", "media", "oidc/oauth", "push"}
 )
@@ -23,7 +23,7 @@ def _served() -> set[tuple[str, str]]:
 
 
 def _shapes(endpoint: Endpoint) -> set[str]:
-    """Return the endpoint's paths with each parameter as "{}"; one that may be absent stands for both."""
+    """Return the endpoint's paths with each parameter as "{}", with and without an optional one."""
     shapes: set[str] = set()
     for path in paths_of(endpoint):
         shapes.add(_PARAMETER.sub("{}", path))
@@ -42,13 +42,13 @@ def test_every_operation_of_the_walk_is_served() -> None:
     assert [name for name, each in sorted(operations().items()) if not _is_served(each, served)] == []
 
 
-def test_the_rest_is_of_later_groups() -> None:
+def test_unserved_operations_belong_to_later_groups() -> None:
     served = _served()
     unserved = {each.group for each in declared_operations().values() if each.group and not _is_served(each, served)}
     assert unserved <= LATER_GROUPS, unserved - LATER_GROUPS
 
 
-def test_the_comparison_sees_what_is_missing() -> None:
+def test_unserved_operation_is_detected() -> None:
     served = _served()
     one = next(iter(operations().values()))
     assert served and not _is_served(one, {pair for pair in served if pair[1] != _PARAMETER.sub("{}", one.path)})

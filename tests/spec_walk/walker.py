@@ -1,4 +1,4 @@
-"""Calls operations by their names, holds each answer against its schema, and keeps the record."""
+"""Calls operations by name, validates each answer against its schema, and records the statuses."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from tests.spec_walk.schema_faults import faults
 
 @dataclass(slots=True)
 class Walker:
-    """met: operation -> statuses (with their errcodes) that it was seen to answer."""
+    """A client for operations of the specification. met: operation -> (status, errcode) of its answers."""
 
     fleet: RunningFleet
     met: defaultdict[str, set[tuple[int, str]]] = field(default_factory=lambda: defaultdict(set))
@@ -27,23 +27,41 @@ class Walker:
         return register(self.fleet, f"{name}-{self._people}")
 
     def ok(
-        self, who: Person | None, name: str, *, query: Mapping[str, Any] | None = None, body: Any = None,
+        self,
+        who: Person | None,
+        name: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
         **parameters: str,
-    ) -> Any:  # fmt: skip
-        """Call an operation that must succeed; return its answer's JSON. parameters: of the path."""
+    ) -> Any:
+        """Call an operation that must succeed; return the JSON of its answer. parameters: path parameters."""
         return self._call(200, "", who, name, query, body, parameters).json()
 
     def refused(
-        self, who: Person | None, name: str, status: int, errcode: str, *, query: Mapping[str, Any] | None = None,
-        body: Any = None, **parameters: str,
-    ) -> Any:  # fmt: skip
-        """Call an operation that must fail in this way; return the error's JSON."""
+        self,
+        who: Person | None,
+        name: str,
+        status: int,
+        errcode: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        **parameters: str,
+    ) -> Any:
+        """Call an operation that must fail with this status and errcode; return the JSON of its answer."""
         return self._call(status, errcode, who, name, query, body, parameters).json()
 
     def _call(
-        self, status: int, errcode: str, who: Person | None, name: str, query: Mapping[str, Any] | None, body: Any,
+        self,
+        status: int,
+        errcode: str,
+        who: Person | None,
+        name: str,
+        query: Mapping[str, Any] | None,
+        body: Any,
         parameters: Mapping[str, str],
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         operation = operations()[name]
         target = _target(operation, parameters, query or {})
         sent = b"" if body is None else body
@@ -54,7 +72,7 @@ class Walker:
             assert answer.json().get("errcode", "") == errcode, (operation.method, target, answer.body)
         schema = operation.responses.get(status)
         if name == "getRoomStateWithKey" and status == 200 and (query or {}).get("format") != "event":
-            schema = {"type": "object"}  # the schema knows the whole event only; the default is its content
+            schema = {"type": "object"}  # the schema describes the whole event; the default answer is its content
         found = list(faults(schema, operation.file, answer.json()))
         assert not found, (operation.method, target, found, answer.body[:2000])
         self.met[name].add((status, errcode))

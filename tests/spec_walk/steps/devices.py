@@ -1,4 +1,4 @@
-"""Groups device, keys, to-device and sync: what belongs to a device."""
+"""Steps for the groups device, keys, to-device and sync."""
 
 from typing import Any
 

@@ -1,10 +1,10 @@
-"""Group membership: joining, inviting, knocking, leaving, banning, forgetting."""
+"""Steps for the group membership: join, invite, knock, leave, ban, forget."""
 
 from tests.spec_walk.walker import Walker
 
 
 def member_of(walk: Walker, reader: object, room_id: str, user_id: str) -> str:
-    """Return the membership of a user as `/state` tells it."""
+    """Return the membership of a user from `/state`."""
     member = walk.ok(
         reader,
         "getRoomStateWithKey",

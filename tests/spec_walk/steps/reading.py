@@ -1,4 +1,4 @@
-"""Groups room-read, threads/relations, spaces, search: what is to be read of rooms."""
+"""Steps for the groups room-read, threads/relations, spaces and search."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from tests.spec_walk.walker import Walker
 
 
 def say(walk: Walker, who: Person, room: str, text: str, **more: object) -> str:
-    """Send a message; return its id."""
+    """Send a message; return its event id."""
     content = {"msgtype": "m.text", "body": text, **more}
     event_id: str = walk.ok(
         who, "sendMessage", roomId=room, eventType="m.room.message", txnId=f"{text}-{time.monotonic_ns()}", body=content
@@ -76,10 +76,8 @@ def summaries_and_hierarchies(walk: Walker) -> None:
         alice, "createRoom", body={"preset": "public_chat", "name": "Space", "creation_content": {"type": "m.space"}}
     )["room_id"]
     child = walk.ok(alice, "createRoom", body={"preset": "public_chat", "name": "Child", "topic": "small"})["room_id"]
-    walk.ok(
-        alice, "setRoomStateWithKey", roomId=space, eventType="m.space.child", stateKey=child,
-        body={"via": [server], "suggested": True},
-    )  # fmt: skip
+    link = {"roomId": space, "eventType": "m.space.child", "stateKey": child}
+    walk.ok(alice, "setRoomStateWithKey", body={"via": [server], "suggested": True}, **link)
     summary = walk.ok(bob, "getRoomSummary", roomIdOrAlias=child, query={"via": server})
     assert (summary["room_id"], summary["name"], summary["topic"]) == (child, "Child", "small")
     assert (summary["num_joined_members"], summary["join_rule"]) == (1, "public")
@@ -101,14 +99,12 @@ def relations_and_threads(walk: Walker) -> None:
     root = say(walk, alice, room, "root")
     in_thread = {"rel_type": "m.thread", "event_id": root}
     replies = [say(walk, alice, room, text, **{"m.relates_to": in_thread}) for text in ("one", "two")]
-    reaction = walk.ok(
-        alice, "sendMessage", roomId=room, eventType="m.reaction", txnId="r",
-        body={"m.relates_to": {"rel_type": "m.annotation", "event_id": root, "key": "+1"}},
-    )["event_id"]  # fmt: skip
+    liked = {"m.relates_to": {"rel_type": "m.annotation", "event_id": root, "key": "+1"}}
+    sent = walk.ok(alice, "sendMessage", roomId=room, eventType="m.reaction", txnId="r", body=liked)
+    reaction = sent["event_id"]
     place = {"roomId": room, "eventId": root}
-    assert [event["event_id"] for event in walk.ok(alice, "getRelatingEvents", **place)["chunk"]] == [
-        reaction, replies[1], replies[0],
-    ]  # fmt: skip
+    chunk = walk.ok(alice, "getRelatingEvents", **place)["chunk"]
+    assert [event["event_id"] for event in chunk] == [reaction, replies[1], replies[0]]
     page = walk.ok(alice, "getRelatingEventsWithRelType", relType="m.thread", query={"limit": 1}, **place)
     assert [event["event_id"] for event in page["chunk"]] == [replies[1]]
     query = {"limit": 1, "from": page["next_batch"]}
@@ -139,13 +135,16 @@ def searching(walk: Walker) -> None:
     body = {
         "search_categories": {
             "room_events": {
-                "search_term": "heliotrope", "keys": ["content.body"], "order_by": "recent", "include_state": True,
+                "search_term": "heliotrope",
+                "keys": ["content.body"],
+                "order_by": "recent",
+                "include_state": True,
                 "event_context": {"before_limit": 1, "after_limit": 1, "include_profile": True},
                 "groupings": {"group_by": [{"key": "room_id"}]},
             }
         }
-    }  # fmt: skip
-    end = time.monotonic() + 10  # a job fills the index, some moments behind
+    }
+    end = time.monotonic() + 10  # a background job fills the index a little later
     while (found := walk.ok(alice, "search", body=body)["search_categories"]["room_events"])["count"] == 0:
         assert time.monotonic() < end, found
         time.sleep(0.1)
@@ -173,15 +172,9 @@ def old_initial_syncs(walk: Walker) -> None:
     chunk = walk.ok(alice, "getEvents", query={"from": since, "timeout": 1000})["chunk"]
     assert later in [each.get("event_id") for each in chunk]
     walk.refused(alice, "getEvents", 400, "M_INVALID_PARAM", query={"from": "nonsense"})
-    open_room = walk.ok(
-        alice, "createRoom",
-        body={
-            "preset": "public_chat",
-            "initial_state": [
-                {"type": "m.room.history_visibility", "content": {"history_visibility": "world_readable"}}
-            ],
-        },
-    )["room_id"]  # fmt: skip
+    visibility = {"type": "m.room.history_visibility", "content": {"history_visibility": "world_readable"}}
+    body = {"preset": "public_chat", "initial_state": [visibility]}
+    open_room = walk.ok(alice, "createRoom", body=body)["room_id"]
     since = walk.ok(bob, "initialSync")["end"]
     seen = say(walk, alice, open_room, "to all the world")
     peeked = walk.ok(bob, "peekEvents", query={"from": since, "timeout": 1000, "room_id": open_room})["chunk"]
@@ -207,6 +200,11 @@ def filters(walk: Walker) -> None:
 
 
 STEPS = (
-    pages_and_places, members_and_state, summaries_and_hierarchies, relations_and_threads, searching,
-    old_initial_syncs, filters,
-)  # fmt: skip
+    pages_and_places,
+    members_and_state,
+    summaries_and_hierarchies,
+    relations_and_threads,
+    searching,
+    old_initial_syncs,
+    filters,
+)

@@ -1,4 +1,4 @@
-"""Group room-write: rooms, messages, state, redactions, reports, upgrades."""
+"""Steps for the group room-write: rooms, messages, state, redactions, reports, upgrades."""
 
 from tests.spec_walk.walker import Walker
 
@@ -8,11 +8,17 @@ def creating_rooms(walk: Walker) -> None:
     server = alice.user_id.partition(":")[2]
     name = alice.user_id[1:].partition(":")[0]
     body = {
-        "preset": "public_chat", "name": "Hive", "topic": "honey", "room_alias_name": name, "visibility": "public",
-        "invite": [bob.user_id], "room_version": "11", "creation_content": {"m.federate": False},
+        "preset": "public_chat",
+        "name": "Hive",
+        "topic": "honey",
+        "room_alias_name": name,
+        "visibility": "public",
+        "invite": [bob.user_id],
+        "room_version": "11",
+        "creation_content": {"m.federate": False},
         "power_level_content_override": {"events_default": 5},
         "initial_state": [{"type": "org.example.queen", "state_key": "q", "content": {"age": 2}}],
-    }  # fmt: skip
+    }
     room = walk.ok(alice, "createRoom", body=body)["room_id"]
     state = {(event["type"], event["state_key"]): event for event in walk.ok(alice, "getRoomState", roomId=room)}
     create = state["m.room.create", ""]["content"]
@@ -26,10 +32,8 @@ def creating_rooms(walk: Walker) -> None:
     assert state["m.room.member", bob.user_id]["content"]["membership"] == "invite"
     walk.refused(alice, "createRoom", 400, "M_ROOM_IN_USE", body={"room_alias_name": name})
     walk.refused(alice, "createRoom", 400, "M_UNSUPPORTED_ROOM_VERSION", body={"room_version": "rolling"})
-    walk.refused(
-        alice, "createRoom", 400, "M_INVALID_ROOM_STATE",
-        body={"initial_state": [{"type": "m.room.power_levels", "content": {"users": {"nobody": 3}}}]},
-    )  # fmt: skip
+    levels = {"type": "m.room.power_levels", "content": {"users": {"nobody": 3}}}
+    walk.refused(alice, "createRoom", 400, "M_INVALID_ROOM_STATE", body={"initial_state": [levels]})
 
 
 def sending_and_redacting(walk: Walker) -> None:
@@ -44,10 +48,9 @@ def sending_and_redacting(walk: Walker) -> None:
     walk.refused(
         bob, "sendMessage", 403, "M_FORBIDDEN", roomId=room, eventType="m.room.message", txnId="1", body=content
     )
-    walk.refused(
-        alice, "sendMessage", 413, "M_TOO_LARGE", roomId=room, eventType="m.room.message", txnId="2",
-        body={"msgtype": "m.text", "body": "x" * 66_000},
-    )  # fmt: skip
+    large = {"msgtype": "m.text", "body": "x" * 66_000}
+    place = {"roomId": room, "eventType": "m.room.message", "txnId": "2"}
+    walk.refused(alice, "sendMessage", 413, "M_TOO_LARGE", body=large, **place)
     walk.refused(alice, "sendMessage", 400, "M_BAD_JSON", roomId=room, eventType="m.room.message", txnId="3", body=[1])
     walk.ok(bob, "joinRoomById", roomId=room, body={})
     walk.refused(bob, "redactEvent", 403, "M_FORBIDDEN", roomId=room, eventId=sent, txnId="1", body={})

@@ -1,6 +1,6 @@
-"""What a room should be, worked out the slow way: every state written out, every event judged as it arrives.
+"""A slow model of a room: it keeps every state in full and authorizes every event as it arrives.
 
-Uses the pure rules and nothing of the persister.
+Uses the pure rules and no code of the persister.
 """
 
 import random
@@ -23,9 +23,13 @@ OTHER_KEY = generate_signing_key(b"o" * 32, "o")
 
 
 class Graph:
-    """create: the room's create event, which has arrived.
+    """The event graph of a room.
 
-    events, before, outcome: of all that arrived, by id. before: the state before an event. current: the room's state.
+    create: the room's create event
+    events: event id -> event
+    before: event id -> state before the event
+    outcome: event id -> "accepted", "soft_failed" or "rejected"
+    current: the room's state
     """
 
     def __init__(self, version: RoomVersion, create: Event) -> None:
@@ -47,12 +51,15 @@ class Graph:
     def resolved(self, event_ids: Sequence[str]) -> State:
         states = [self.after(event_id) for event_id in event_ids]
         return resolve(
-            self.version, states, self.events.get,
-            rejected=lambda event_id: self.outcome.get(event_id) == "rejected", create=self.create,
-        )  # fmt: skip
+            self.version,
+            states,
+            self.events.get,
+            rejected=lambda event_id: self.outcome.get(event_id) == "rejected",
+            create=self.create,
+        )
 
     def arrive(self, event: Event, given: State | None = None) -> str:
-        """Judge an event that arrives now; return its outcome. given: the state before it, where that is not known."""
+        """Authorize an arriving event; return its outcome. given: the state before it, if predecessors are unknown."""
         before = self.resolved(event.prev_event_ids) if given is None else given
         self.events[event.event_id] = event
         self.before[event.event_id] = before
@@ -84,10 +91,17 @@ class Graph:
         return True
 
     def make(
-        self, previous: Sequence[str], sender: str, event_type: str, content: Mapping[str, Any],
-        state_key: str | None = None, *, redacts: str | None = None, auth_in: State | None = None,
-    ) -> Event:  # fmt: skip
-        """Return an event of another server after these; auth_in: the state that its auth events are taken from."""
+        self,
+        previous: Sequence[str],
+        sender: str,
+        event_type: str,
+        content: Mapping[str, Any],
+        state_key: str | None = None,
+        *,
+        redacts: str | None = None,
+        auth_in: State | None = None,
+    ) -> Event:
+        """Return another server's event that follows `previous`. auth_in: the state that provides its auth events."""
         self._local += 1
         state = self.resolved(list(previous)) if auth_in is None else auth_in
         keys = auth_types_for(self.version, type=event_type, sender=sender, state_key=state_key, content=content)
@@ -113,7 +127,7 @@ class Graph:
 
 
 class RandomEvents:
-    """Makes events of other servers' users, most of them allowed somewhere."""
+    """Makes random events of other servers' users. Most are allowed somewhere in the graph."""
 
     def __init__(self, graph: Graph, rng: random.Random, users: Sequence[str], locals_: Sequence[str]) -> None:
         self._graph = graph

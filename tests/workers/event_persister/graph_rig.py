@@ -1,4 +1,4 @@
-"""What tests of rooms with forks share: a room and its model, delivering events, comparing what is stored."""
+"""Shared by tests of rooms with forks: a room and its model, delivery of events, comparison with the database."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,14 @@ STATUS = ["accepted", "soft_failed", "rejected", "outlier"]
 
 
 async def begin(persister: Persister, version_name: str) -> tuple[str, Graph, Any]:
-    """Make a public room of Alice's in which everybody may do a lot; return its id, model and Alice."""
+    """Make a public room of Alice's with generous power levels; return its id, its model and Alice."""
     alice = persister.user("alice")
     users = {} if version_name == "12" else {alice.user_id: 100}
     room_id = await alice.create_room(
-        preset="public_chat", room_version=version_name,
+        preset="public_chat",
+        room_version=version_name,
         power_level_content_override={"users": {**users, BOB: 100, CAROL: 50}, "state_default": 0, "invite": 0},
-    )  # fmt: skip
+    )
     version = get_room_version(version_name)
     rows = await persister.timeline(room_id)
     graph = Graph(version, parse_event(version, rows[0]["json"]))
@@ -34,11 +35,11 @@ async def begin(persister: Persister, version_name: str) -> tuple[str, Graph, An
 
 
 async def follow(persister: Persister, room_id: str, graph: Graph) -> None:
-    """Let the model know of the persister's own events."""
+    """Add the persister's own events to the model."""
     for row in await persister.timeline(room_id):
         if row["ordinal"] is not None and row["event_id"] not in graph.events:
             event = parse_event(graph.version, row["json"])
-            assert set(event.prev_event_ids) == graph.extremities, "our own events follow everything"
+            assert set(event.prev_event_ids) == graph.extremities, "a local event follows all extremities"
             assert graph.arrive(event) == "accepted"
 
 
@@ -62,25 +63,25 @@ def outcomes(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def forget_rooms(persister: Persister) -> None:
-    """Let the persister drop what it has in memory, as when its slots change."""
+    """Make the persister drop its rooms from memory, as when its slots change."""
     for listener in persister.slots.listeners:
         listener("rooms", set())
 
 
 async def arrive_as_stored(persister: Persister, room_id: str, graph: Graph) -> None:
-    """Let everything that is stored arrive at the model, in the order in which it got its places."""
+    """Add all stored events to the model, in the order of their positions."""
     rows = await persister.sql(
         """SELECT e.event_id, e.json FROM events e JOIN rooms r USING (room_nid)
            WHERE r.room_id = $1 ORDER BY e.writer, e.position""",
         room_id,
-    )  # fmt: skip
+    )
     for event_id, json in rows:
         if event_id not in graph.events:
             graph.arrive(parse_event(graph.version, json))
 
 
 async def check_stored(persister: Persister, room_id: str, *, but: Sequence[str] = ()) -> None:
-    """The second opinion has nothing to say, but of these kinds perhaps."""
+    """Check that `skep check rooms` finds no fault, except of the kinds in `but`."""
     findings = await check_room(persister.foundation.database, room_id, server_name=SERVER)
     found = [
         (finding.kind, finding.event_id, finding.detail)
@@ -94,13 +95,14 @@ async def line_before(persister: Persister, room_nid: int, ordinal: int) -> dict
     rows = await persister.sql(
         """SELECT DISTINCT ON (type, state_key) type, state_key, event_nid FROM state_changes
            WHERE room_nid = $1 AND ordinal < $2 ORDER BY type, state_key, ordinal DESC""",
-        room_nid, ordinal,
-    )  # fmt: skip
+        room_nid,
+        ordinal,
+    )
     return {(t, k): nid for t, k, nid in rows if nid is not None}
 
 
 async def state_before(persister: Persister, row: Any, keys: dict[int, Key]) -> dict[Key, int]:
-    """Return the state before a stored event, by the tables."""
+    """Return the state before a stored event, from the tables."""
     room_nid = row["room_nid"]
     if row["state_nid"] is None:
         return await line_before(persister, room_nid, row["ordinal"])
@@ -122,7 +124,7 @@ async def state_before(persister: Persister, row: Any, keys: dict[int, Key]) -> 
 
 
 async def compare(persister: Persister, room_id: str, graph: Graph) -> None:
-    """Everything that is stored is what the model has."""
+    """Check that the stored room equals the model."""
     rows = await persister.timeline(room_id)
     nids = {row["event_id"]: row["event_nid"] for row in rows}
     keys = {row["event_nid"]: (row["type"], row["state_key"]) for row in rows if row["state_key"] is not None}
@@ -157,20 +159,30 @@ async def extremities(persister: Persister, room_id: str) -> int:
 
 
 async def tied_together(persister: Persister, room_id: str) -> None:
-    """Wait until dummy events have left one extremity."""
+    """Wait until dummy events have merged the extremities into one."""
     async with asyncio.timeout(20):
         while await extremities(persister, room_id) > 1:  # noqa: ASYNC110 - nothing tells of it but the table
             await asyncio.sleep(0.02)
 
 
 async def unstorable(persister: Persister, graph: Graph, *previous: str) -> Event:
-    """Return an event with the id of one in another room: in versions 1 and 2 a server may choose it."""
+    """Return an event with the id of an event in another room. In versions 1 and 2 the server chooses event ids."""
     other_room = await persister.user("alice").create_room(room_version="1")
     stolen = (await persister.timeline(other_room))[-1]["event_id"]
     create = graph.create.event_id
     return build_event(
-        graph.version, room_id=graph.create.room_id, sender=BOB, type="m.room.message", state_key=None,
-        content={"body": "mine"}, prev_event_ids=list(previous) or [create], auth_event_ids=[create], depth=5,
-        origin_server_ts=1, signing_key=OTHER_KEY, server_name=SERVER, event_id_localpart=stolen[1:].partition(":")[0],
+        graph.version,
+        room_id=graph.create.room_id,
+        sender=BOB,
+        type="m.room.message",
+        state_key=None,
+        content={"body": "mine"},
+        prev_event_ids=list(previous) or [create],
+        auth_event_ids=[create],
+        depth=5,
+        origin_server_ts=1,
+        signing_key=OTHER_KEY,
+        server_name=SERVER,
+        event_id_localpart=stolen[1:].partition(":")[0],
         reference_hashes=dict.fromkeys([create, *previous], b"h" * 32),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""What tests of unread counts share: users' rules, and a plain evaluation of every event for every member."""
+"""Shared by tests of unread counts: users' push rules, and a plain evaluation of every event for every member."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -54,15 +54,20 @@ def own_name() -> RuleChanges:
 async def set_rules(
     persister: Persister, user_id: str, changes: RuleChanges = NO_CHANGES, ignored: Sequence[str] = ()
 ) -> None:
-    """Let a user have these rules, and the persister know of them."""
+    """Set a user's push rules, and make the persister read them."""
     everywhere, rooms = affected_rooms(changes, ALL_OFF)
     await persister.sql(
         """INSERT INTO push_rules (user_id, rules, ignored, everywhere, rooms, writer, position)
            VALUES ($1, $2, $3, $4, $5, $6, nextval('stream_push_rules'))
            ON CONFLICT (user_id) DO UPDATE SET rules = $2, ignored = $3, everywhere = $4, rooms = $5, writer = $6,
              position = excluded.position""",
-        user_id, changes_to_json(changes), list(ignored), everywhere, sorted(rooms), persister.foundation.lease,
-    )  # fmt: skip
+        user_id,
+        changes_to_json(changes),
+        list(ignored),
+        everywhere,
+        sorted(rooms),
+        persister.foundation.lease,
+    )
     await persister.foundation.follower.read_now(PUSH_RULES)
 
 
@@ -71,16 +76,16 @@ Counts = Mapping[str, tuple[int, int]]
 
 @dataclass
 class Model:
-    """Judges each event for each member, in the order of the timeline, with the rules of that time."""
+    """Evaluates each event for each member in timeline order, with the rules of that time."""
 
     version_name: str
     rules: dict[str, tuple[RuleChanges, frozenset[str]]] = field(default_factory=dict)
     members: dict[str, tuple[str, str]] = field(default_factory=dict)  # user -> membership, display name
     threads: dict[str, str] = field(default_factory=dict)
-    #: by ordinal: thread, and what the event counts for local users who are joined or invited by it
+    #: ordinal -> thread, and the counts for local users who are joined or whom the event invites
     counted: dict[int, tuple[str, Counts]] = field(default_factory=dict)
     ordinals: dict[str, int] = field(default_factory=dict)
-    redacted: dict[int, int] = field(default_factory=dict)  # ordinal -> of the redaction
+    redacted: dict[int, int] = field(default_factory=dict)  # ordinal -> ordinal of its redaction
     levels: Event | None = None
     create: Event | None = None
 
@@ -123,7 +128,7 @@ class Model:
 
 
 class Stored:
-    """What is stored of a room's counts, by ordinal."""
+    """The stored counts of a room, by ordinal."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -151,13 +156,15 @@ class Stored:
             stored.exceptions[at, user] = (counts[0], counts[1])
         for group, thread, at, *counts in await persister.sql(
             """SELECT group_id, thread_id, ordinal, notifies, highlights FROM push_counters
-               WHERE room_nid = $1 ORDER BY ordinal""", room_nid,
-        ):  # fmt: skip
+               WHERE room_nid = $1 ORDER BY ordinal""",
+            room_nid,
+        ):
             stored.totals[group, thread, at] = (counts[0], counts[1])
         for group, at, *rest in await persister.sql(
             """SELECT group_id, ordinal, thread_id, notifies, highlights, by_ordinal FROM push_redacted
-               WHERE room_nid = $1""", room_nid,
-        ):  # fmt: skip
+               WHERE room_nid = $1""",
+            room_nid,
+        ):
             stored.taken[at, group] = tuple(rest)
         for user, thread, at in await persister.sql(
             "SELECT user_id, thread_id, ordinal FROM push_own WHERE room_nid = $1", room_nid
@@ -170,7 +177,7 @@ class Stored:
         return next((group for at, group in reversed(self.groups.get(user, [])) if at <= ordinal), DEFAULT_GROUP)
 
     def counted(self, ordinal: int, thread: str, user: str, *, joined: bool) -> tuple[int, int]:
-        """Return what one event counts for one user, redactions taken off."""
+        """Return the counts of one event for one user, without redacted events."""
         group = self.group_of(user, ordinal)
         now = self.totals.get((group, thread, ordinal)) if joined else None
         counts = (0, 0)
@@ -186,7 +193,7 @@ class Stored:
 
 
 async def check(persister: Persister, room_id: str, model: Model) -> Stored:
-    """Fail unless what is stored says of each event and member what the model says."""
+    """Check that the stored counts of each event and member equal the model's."""
     stored = await Stored.read(persister, room_id)
     assert [row["ordinal"] for row in stored.rows] == list(model.counted)
     for row in stored.rows:
@@ -198,11 +205,11 @@ async def check(persister: Persister, room_id: str, model: Model) -> Stored:
             wanted = (0, 0) if ordinal in model.redacted else wanted
             assert found == wanted, (ordinal, user, model.rules.get(user), row["json"])
         for user in {user for at, user in stored.exceptions if at == ordinal}:
-            assert user in counts, f"{user} is not there, or sent it himself"
+            assert user in counts, f"{user} is not a member, or sent the event"
     for (user, thread), at in stored.own.items():
         row = stored.rows[at - 1]
         assert (row["sender"], row["thread_id"]) == (user, thread)
-    # A later event of his own may be left out where nothing was counted in between.
+    # A user's later event may be left out if nothing was counted in between.
     counting = [(row["ordinal"], row["thread_id"]) for row in stored.rows if row["push"] or row["push_users"]]
     for row in stored.rows:
         if row["sender"].endswith(f":{SERVER}"):
@@ -213,7 +220,7 @@ async def check(persister: Persister, room_id: str, model: Model) -> Stored:
 
 
 async def take_timeline(persister: Persister, room_id: str, model: Model) -> None:
-    """Let the model judge what has come since it last looked, with the rules that it has now."""
+    """Add new events of the timeline to the model, evaluated with its current rules."""
     version = get_room_version(model.version_name)
     for row in await persister.timeline(room_id):
         if row["ordinal"] is not None and row["ordinal"] not in model.counted:
@@ -222,7 +229,7 @@ async def take_timeline(persister: Persister, room_id: str, model: Model) -> Non
 
 
 def check_announced(persister: Persister, stored: Stored, room_id: str) -> None:
-    """What was announced of the events is what readers find who missed it."""
+    """Check that the announced rows equal those that readers find in the database."""
     by_position = {row["position"]: row for row in stored.rows}
     announced = [row for row in persister.bus.rows() if row.room_id == room_id]
     assert announced

@@ -1,4 +1,4 @@
-"""Made-up rooms in a real database: what the load scenarios resolve, as rows."""
+"""Stores the made-up rooms of the load scenarios in a real database."""
 
 import asyncpg
 
@@ -16,22 +16,46 @@ async def store_room(
     redacted: frozenset[str] = frozenset(),
     missing: frozenset[str] = frozenset(),
 ) -> None:
-    """Store all events of the room but the missing ones, instead of what the room had."""
+    """Replace the stored events of the room by all of its events except the missing ones."""
     nids = {event_id: room_nid * 1_000_000 + number for number, event_id in enumerate(room.events, 1)}
     columns = (
-        "room_nid", "event_nid", "event_id", "writer", "position", "depth", "type", "state_key", "sender",
-        "origin_server_ts", "status", "prev_nids", "auth_nids", "redacted_by", "json",
-    )  # fmt: skip
+        "room_nid",
+        "event_nid",
+        "event_id",
+        "writer",
+        "position",
+        "depth",
+        "type",
+        "state_key",
+        "sender",
+        "origin_server_ts",
+        "status",
+        "prev_nids",
+        "auth_nids",
+        "redacted_by",
+        "json",
+    )
     records = [
         (
-            room_nid, nids[event.event_id], event.event_id, 1, nids[event.event_id], event.depth, event.type,
-            event.state_key, event.sender, event.origin_server_ts, 2 if event.event_id in rejected else 0, [],
-            [nids[cited] for cited in event.auth_event_ids], 1 if event.event_id in redacted else None,
+            room_nid,
+            nids[event.event_id],
+            event.event_id,
+            1,
+            nids[event.event_id],
+            event.depth,
+            event.type,
+            event.state_key,
+            event.sender,
+            event.origin_server_ts,
+            2 if event.event_id in rejected else 0,
+            [],
+            [nids[cited] for cited in event.auth_event_ids],
+            1 if event.event_id in redacted else None,
             encode_canonical(pdu(event)),
         )
         for event in room.events.values()
         if event.event_id not in missing
-    ]  # fmt: skip
+    ]
     conn = await asyncpg.connect(dsn)
     try:
         await conn.execute("DELETE FROM events WHERE room_nid = $1", room_nid)

@@ -1,4 +1,4 @@
-"""Grouped commits when something is wrong: a poisoned event, a lost lease, a second owner, repeated transactions."""
+"""Grouped commits under faults: a poisoned event, a lost lease, a second owner, repeated transactions."""
 
 import asyncio
 import dataclasses
@@ -31,7 +31,7 @@ POISON = """
 
 
 async def _check_chain(persister: Persister, room_id: str) -> list[str]:
-    """Every event follows the one before it, ordinals are dense; return the texts of messages."""
+    """Check that events follow one another with dense ordinals; return the texts of messages."""
     rows = await persister.timeline(room_id)
     assert [row["ordinal"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["position"] for row in rows] == sorted(row["position"] for row in rows)
@@ -57,7 +57,7 @@ async def test_poisoned_event_fails_alone(postgres: TestDatabase) -> None:
             assert await _check_chain(persister, room_id) == [t for t in texts[n::5] if t != "poison"]
         stored = {row.event_id for row in persister.bus.rows()}
         assert {answer.event_id for answer in answers if answer.status == 200} <= stored
-        # What follows is built on what is stored.
+        # Later events are built on the stored ones.
         assert (await alice.send(rooms[3], "after")).status == 200
         assert (await _check_chain(persister, rooms[3]))[-1] == "after"
 
@@ -67,7 +67,7 @@ def _index_row(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[U
 
 
 def _store_changed(monkeypatch: pytest.MonkeyPatch, text: str, **fields: Any) -> None:
-    """Store the events with this text with other fields than they have."""
+    """Replace fields of the events with this text when they are stored."""
 
     def batch_with_changes(writes: Sequence[Write], server_name: str) -> EventBatch:
         batch = batches.batch_of(writes, server_name)
@@ -80,7 +80,7 @@ def _store_changed(monkeypatch: pytest.MonkeyPatch, text: str, **fields: Any) ->
 
 
 def _overflow(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[User, str]:
-    """What asyncpg itself refuses to send."""
+    """A value that asyncpg refuses to send."""
     _store_changed(monkeypatch, "overflow", depth=1 << 63)
     return persister.user("alice"), "overflow"
 
@@ -96,10 +96,10 @@ def _constraint(persister: Persister, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 
 @pytest.mark.parametrize("poison", [_surrogate, _index_row, _overflow, _constraint])
-async def test_whatever_the_database_refuses_fails_alone(
+async def test_event_refused_by_the_database_fails_alone(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch, poison: Callable[..., tuple[User, str]]
 ) -> None:
-    """One in the middle of a batch of 50: the 49 others are stored, in order, with few statements more."""
+    """It is in the middle of a batch of 50. The 49 others are stored in order with few extra statements."""
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         rooms = [await alice.create_room() for _ in range(5)]
@@ -116,7 +116,7 @@ async def test_whatever_the_database_refuses_fails_alone(
         assert [(n, a.status, a.errcode) for n, a in enumerate(answers) if a.status != 200] == [(26, 400, "M_UNKNOWN")]
         for n, room_id in enumerate(rooms):
             assert await _check_chain(persister, room_id) == [f"message {m}" for m in range(n, 51, 5) if m != 26]
-        # The first event alone, then 50: halved down to one, each time the other half goes through.
+        # The first event alone, then 50, halved down to the faulty one. The other halves are stored.
         assert persister.foundation.writer.statements - before <= 1 + 1 + 2 * math.ceil(math.log2(50))
 
 
@@ -137,13 +137,13 @@ async def test_many_poisoned_events_cost_a_bounded_number_of_statements(postgres
         assert persister.foundation.writer.statements - before <= bound
 
 
-async def test_what_was_built_on_a_failed_event_is_judged_again(postgres: TestDatabase) -> None:
+async def test_events_built_on_a_failed_event_are_authorized_again(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         await persister.foundation.database.execute(POISON)
 
         async def promote_and_use(note: str) -> tuple[str, list[int]]:
-            """Bob's topic needs the power that Alice's event, not stored yet, gives him."""
+            """Bob's topic needs the power level from Alice's event, which is not stored yet."""
             room_id = await alice.create_room(preset="public_chat")
             await bob.act(room_id, "join")
             levels = {"users": {bob.user_id: 50}, "note": note}
@@ -175,7 +175,7 @@ async def test_lost_lease_writes_nothing(postgres: TestDatabase) -> None:
         assert await persister.sql("SELECT count(*) FROM events") == before
 
 
-async def test_a_second_owner_cannot_write_the_same_ordinal(postgres: TestDatabase) -> None:
+async def test_second_owner_cannot_write_the_same_ordinal(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as one, event_persister(postgres.dsn) as two:
         alice, same_alice = one.user("alice"), two.user("alice")
         room_id = await alice.create_room()
@@ -187,7 +187,7 @@ async def test_a_second_owner_cannot_write_the_same_ordinal(postgres: TestDataba
         assert await _check_chain(one, room_id) == ["by two", "by one, who has looked"]
 
 
-async def test_transaction_ids(postgres: TestDatabase) -> None:
+async def test_retry_with_same_txn_id_returns_first_event(postgres: TestDatabase) -> None:
     """Protocol notes, B1."""
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
@@ -204,7 +204,7 @@ async def test_transaction_ids(postgres: TestDatabase) -> None:
         redacted = await alice.call("PUT", f"/rooms/{room_id}/redact/{first.event_id}/m3", {})
         again = await alice.call("PUT", f"/rooms/{room_id}/redact/{first.event_id}/m3", {})
         assert again.event_id == redacted.event_id
-        # After a restart, and when memory reaches no longer so far back.
+        # After a restart, and when the transaction is too old for memory.
         async with event_persister(postgres.dsn) as second:
             assert (await second.user("alice").send(room_id, "hello", "m1")).event_id == first.event_id
         await persister.sql("UPDATE client_transactions SET created_ms = created_ms - 4000000")
@@ -221,8 +221,8 @@ async def test_transaction_ids(postgres: TestDatabase) -> None:
             assert texts[-2:] == ["before", "after"]
 
 
-async def test_text_that_postgresql_refuses(postgres: TestDatabase) -> None:
-    """NUL is legal in Matrix strings: content, types and state keys with it are stored and come back."""
+async def test_nul_in_events_is_stored_and_read_back(postgres: TestDatabase) -> None:
+    """NUL is legal in Matrix strings, but PostgreSQL refuses it in text: content, types and state keys keep it."""
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room()
@@ -241,7 +241,7 @@ async def test_text_that_postgresql_refuses(postgres: TestDatabase) -> None:
             assert (await same.redact(room_id, "$a\x00b")).status == 404
 
 
-async def test_client_that_goes_away_does_not_undo(postgres: TestDatabase) -> None:
+async def test_send_completes_when_its_client_disconnects(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room()
@@ -262,7 +262,7 @@ _OUTAGE = """
 
 @pytest.mark.parametrize("sqlstate", ["53100", "53200", "57000", "58030", "XX000", "XX001"])
 async def test_outage_of_the_database_asks_the_client_to_try_again(postgres: TestDatabase, sqlstate: str) -> None:
-    """A full disk is nobody's wrong request: 503 with Retry-After for all, and the rooms go on afterwards."""
+    """A full disk is not a wrong request: all sends get 503 with Retry-After, and the rooms work again afterwards."""
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         rooms = [await alice.create_room() for _ in range(3)]

@@ -1,4 +1,4 @@
-"""POST /createRoom: presets, what overrides what, the order of events, errors. Spec: client-server API, "Creation"."""
+"""POST /createRoom: presets, overrides, the order of events, errors. Spec: client-server API, "Creation"."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ async def _order(persister: Any, room_id: str) -> list[str]:
     return [row["type"].removeprefix("m.room.") for row in await persister.timeline(room_id)]
 
 
-async def test_order_and_overrides(postgres_module: TestDatabase) -> None:
+async def test_create_room_order_of_events_and_overrides(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         before = persister.foundation.writer.statements
@@ -42,13 +42,21 @@ async def test_order_and_overrides(postgres_module: TestDatabase) -> None:
         )
         assert persister.foundation.writer.statements == before + 1
         assert await _order(persister, room_id) == [
-            "create", "member", "power_levels", "canonical_alias", "join_rules", "guest_access",
-            "history_visibility", "org.example", "name", "topic", "member",
-        ]  # fmt: skip
+            "create",
+            "member",
+            "power_levels",
+            "canonical_alias",
+            "join_rules",
+            "guest_access",
+            "history_visibility",
+            "org.example",
+            "name",
+            "topic",
+            "member",
+        ]
         content = persister.content
-        assert await content(room_id, "m.room.create") == {
-            "m.federate": False, "room_version": "12", "type": "m.space",
-        }  # fmt: skip
+        create = {"m.federate": False, "room_version": "12", "type": "m.space"}
+        assert await content(room_id, "m.room.create") == create
         assert await content(room_id, "m.room.join_rules") == {"join_rule": "public"}
         assert await content(room_id, "m.room.guest_access") == {"guest_access": "forbidden"}
         assert await content(room_id, "m.room.history_visibility") == {"history_visibility": "joined"}
@@ -66,13 +74,15 @@ async def test_order_and_overrides(postgres_module: TestDatabase) -> None:
 
 
 @pytest.mark.parametrize("version", ["11", "12"])
-async def test_trusted_private_chat(postgres_module: TestDatabase, version: str) -> None:
+async def test_trusted_private_chat_gives_invitees_full_power(postgres_module: TestDatabase, version: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(
-            preset="trusted_private_chat", invite=[bob.user_id], room_version=version,
+            preset="trusted_private_chat",
+            invite=[bob.user_id],
+            room_version=version,
             creation_content={"additional_creators": ["@carol:example.org"]} if version == "12" else {},
-        )  # fmt: skip
+        )
         create = await persister.content(room_id, "m.room.create")
         levels = await persister.content(room_id, "m.room.power_levels")
         if version == "12":
@@ -84,7 +94,7 @@ async def test_trusted_private_chat(postgres_module: TestDatabase, version: str)
         assert (await bob.put_state(room_id, "m.room.power_levels", {**levels, "kick": 90})).status == 200
 
 
-async def test_room_ids_are_our_own_slots(postgres_module: TestDatabase) -> None:
+async def test_new_room_id_has_a_slot_of_this_persister(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn, takes=lambda slot: slot % 7 == 3) as persister:
         alice = persister.user("alice")
         seen = set()
@@ -133,7 +143,7 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-async def test_bad_requests_leave_nothing(postgres_module: TestDatabase) -> None:
+async def test_bad_create_room_request_stores_nothing(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         before = await persister.sql("SELECT count(*) FROM rooms")
@@ -146,7 +156,7 @@ async def test_bad_requests_leave_nothing(postgres_module: TestDatabase) -> None
         assert (await alice.call("POST", "/createRoom", null)).status == 200
 
 
-async def test_initial_state_may_hold_the_power_levels(postgres_module: TestDatabase) -> None:
+async def test_initial_state_can_set_power_levels(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         levels = {"users": {alice.user_id: 100}, "events_default": 50}
@@ -154,28 +164,30 @@ async def test_initial_state_may_hold_the_power_levels(postgres_module: TestData
             room_version="10", initial_state=[{"type": "m.room.power_levels", "content": levels}]
         )
         assert await persister.content(room_id, "m.room.power_levels") == levels
-        assert (await _order(persister, room_id))[-1] == "power_levels"  # on top of the default ones
+        assert (await _order(persister, room_id))[-1] == "power_levels"  # after the default ones
         rows = await persister.timeline(room_id)
         assert orjson.loads(rows[0]["json"])["content"]["creator"] == alice.user_id
 
 
-async def test_creator_may_step_down_in_initial_state(postgres_module: TestDatabase) -> None:
+async def test_creator_can_give_up_power_in_initial_state(postgres_module: TestDatabase) -> None:
     """Levels of `initial_state` come after the preset's events, and before the name and the invites."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         levels = {"users": {bob.user_id: 100}, "invite": 0, "state_default": 50}
         state = [{"type": "m.room.power_levels", "content": levels}]
         room_id = await alice.create_room(
-            room_version="11", invite=[bob.user_id], initial_state=state,
+            room_version="11",
+            invite=[bob.user_id],
+            initial_state=state,
             power_level_content_override={"users_default": 7},
-        )  # fmt: skip
+        )
         assert await persister.content(room_id, "m.room.power_levels") == levels
         refused = await alice.call("POST", "/createRoom", {"room_version": "11", "name": "n", "initial_state": state})
         assert (refused.status, refused.errcode) == (400, "M_INVALID_ROOM_STATE")
 
 
-async def test_creator_in_levels_of_version_12(postgres_module: TestDatabase) -> None:
-    """What only repeats the creator's power in the override is dropped; other mistakes name the creator."""
+async def test_creator_in_power_levels_of_version_12(postgres_module: TestDatabase) -> None:
+    """An override that only repeats the creator's power is dropped. Other mistakes get an error with the creator."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(

@@ -1,4 +1,4 @@
-"""Rooms with forks, against a model that writes every state out (graph_model.py)."""
+"""Rooms with forks, compared with a model that keeps every state in full (graph_model.py)."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ from tests.workers.event_persister.graph_rig import (
 async def random_room(
     persister: Persister, version_name: str, seed: int, steps: int, other: Persister | None = None
 ) -> Graph:
-    """other: takes the room over now and then."""
+    """Run a random room and compare it with the model. other: takes the room over now and then."""
     rng = random.Random(seed)
     room_id, graph, alice = await begin(persister, version_name)
     maker = RandomEvents(graph, rng, [BOB, CAROL, DAVE], [alice.user_id])
@@ -56,8 +56,8 @@ async def random_room(
 
 
 @pytest.mark.parametrize("version_name", ["1", "2", "6", "9", "11", "12"])
-async def test_random_forks(postgres_module: TestDatabase, version_name: str) -> None:
-    """Two persisters take turns, and forget the room in between."""
+async def test_random_forks_match_the_model(postgres_module: TestDatabase, version_name: str) -> None:
+    """Two persisters take turns and drop the room from memory in between."""
     seen: set[str] = set()
     async with (
         event_persister(postgres_module.dsn) as persister,
@@ -71,14 +71,14 @@ async def test_random_forks(postgres_module: TestDatabase, version_name: str) ->
 
 @pytest.mark.soak
 @pytest.mark.parametrize("version_name", ["1", "3", "6", "8", "10", "11", "12"])
-async def test_many_random_forks(postgres: TestDatabase, version_name: str) -> None:
+async def test_many_random_forks_match_the_model(postgres: TestDatabase, version_name: str) -> None:
     for seed in range(100, 130):
         async with event_persister(postgres.dsn) as persister, event_persister(postgres.dsn) as other:
             await random_room(persister, version_name, seed, 60, other)
 
 
 async def crowded_room(persister: Persister, version_name: str, seed: int, events: int, *, poison: bool) -> Graph:
-    """Many deliver and send at once: the outcome is that of some order, namely that of the places."""
+    """Deliver and send concurrently: the outcome equals the events applied in the order of their positions."""
     rng = random.Random(seed)
     room_id, shadow, alice = await begin(persister, version_name)
     model = Graph(shadow.version, shadow.create)
@@ -117,22 +117,26 @@ async def crowded_room(persister: Persister, version_name: str, seed: int, event
 
 
 @pytest.mark.parametrize("version_name", ["6", "12"])
-async def test_many_at_once(postgres_module: TestDatabase, version_name: str) -> None:
+async def test_concurrent_deliveries_and_sends_match_the_model(
+    postgres_module: TestDatabase, version_name: str
+) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         for seed in range(3):
             await crowded_room(persister, version_name, seed, 40, poison=False)
 
 
 @pytest.mark.parametrize("version_name", ["1", "2"])
-async def test_events_that_the_database_refuses(postgres_module: TestDatabase, version_name: str) -> None:
-    """They fall alone: what was built above them gets its place again."""
+async def test_event_refused_by_the_database_does_not_affect_others(
+    postgres_module: TestDatabase, version_name: str
+) -> None:
+    """Events that were built on it are built again."""
     async with event_persister(postgres_module.dsn) as persister:
         for seed in range(3):
             await crowded_room(persister, version_name, seed, 30, poison=True)
 
 
 @pytest.mark.soak
-async def test_many_at_once_for_long(postgres: TestDatabase) -> None:
+async def test_many_concurrent_deliveries_and_sends_match_the_model(postgres: TestDatabase) -> None:
     for seed in range(40):
         async with event_persister(postgres.dsn) as persister:
             await crowded_room(persister, ["1", "10"][seed % 2], seed, 60, poison=seed % 2 == 0)

@@ -1,4 +1,4 @@
-"""Long branches, many extremities, dummy events: what is stored stays small, and time per event bounded."""
+"""Long branches, many extremities, dummy events: stored state stays small, and time per event bounded."""
 
 import asyncio
 import time
@@ -34,19 +34,19 @@ async def with_bob(persister: Persister, version_name: str = "10") -> tuple[str,
 
 
 async def snapshot_rows(persister: Persister, room_id: str) -> list[tuple[int, int, int]]:
-    """Return (steps, entries, events that use it) of each."""
+    """Return (steps, entries, events that use it) of each snapshot."""
     rows = await persister.sql(
         """SELECT s.steps, cardinality(s.added) + cardinality(s.removed),
                   (SELECT count(*) FROM events e WHERE e.room_nid = s.room_nid AND e.state_nid = s.nid)
            FROM state_snapshots s JOIN rooms USING (room_nid) WHERE room_id = $1""",
         room_id,
-    )  # fmt: skip
+    )
     return [tuple(row) for row in rows]
 
 
 @pytest.mark.parametrize("size", [1, 50])
-async def test_a_long_branch_beside_a_live_line(postgres_module: TestDatabase, size: int) -> None:
-    """300 changes of state on a branch, delivered one by one or many at once, with messages among them."""
+async def test_long_branch_beside_a_live_timeline(postgres_module: TestDatabase, size: int) -> None:
+    """State changes on a branch, delivered one by one or 50 at once, with messages among them."""
     count = 300 if size > 1 else 60
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, bob = await with_bob(persister)
@@ -68,8 +68,8 @@ async def test_a_long_branch_beside_a_live_line(postgres_module: TestDatabase, s
 
 
 @pytest.mark.parametrize("at_once", [1, 40])
-async def test_a_branch_that_nobody_ties_takes_steps(postgres_module: TestDatabase, at_once: int) -> None:
-    """Soft-failed, so that it stays a branch: the room is Bob's no more."""
+async def test_unmerged_branch_is_stored_in_steps(postgres_module: TestDatabase, at_once: int) -> None:
+    """The branch is soft-failed, because Bob has left the room."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, bob = await with_bob(persister)
         leave = graph.make([bob.event_id], BOB, "m.room.member", {"membership": "leave"}, BOB)
@@ -87,7 +87,7 @@ async def test_a_branch_that_nobody_ties_takes_steps(postgres_module: TestDataba
             }
         snapshots = await snapshot_rows(persister, room_id)
         states = 90
-        assert len(snapshots) <= states + 2, "messages share those of their predecessors"
+        assert len(snapshots) <= states + 2, "messages share the snapshots of their predecessors"
         assert max(steps for steps, _, _ in snapshots) > 60
         assert sum(entries for _, entries, _ in snapshots) <= states * 5 + 16 * 16
         assert any(uses > 1 for _, _, uses in snapshots)
@@ -96,8 +96,8 @@ async def test_a_branch_that_nobody_ties_takes_steps(postgres_module: TestDataba
         await compare(persister, room_id, graph)
 
 
-async def test_a_branch_from_long_ago_takes_little(postgres_module: TestDatabase) -> None:
-    """The line has gone far since: the branch's state is the line back then, not all that has changed."""
+async def test_branch_from_an_old_event_takes_little_space(postgres_module: TestDatabase) -> None:
+    """The branch's state is stored relative to the timeline at its start, not to its current end."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, bob = await with_bob(persister)
         for number in range(60):
@@ -121,7 +121,7 @@ async def many_extremities(
 
 
 @pytest.mark.parametrize("version_name", ["1", "10"])
-async def test_dummy_events_tie_extremities_together(postgres_module: TestDatabase, version_name: str) -> None:
+async def test_dummy_events_merge_extremities(postgres_module: TestDatabase, version_name: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, forks = await many_extremities(persister, 45, version_name)
         assert set(outcomes(await deliver(persister, room_id, forks)).values()) == {"accepted"}
@@ -132,8 +132,8 @@ async def test_dummy_events_tie_extremities_together(postgres_module: TestDataba
         await compare(persister, room_id, graph)
 
 
-async def test_they_stay_few_however_many_come(postgres_module: TestDatabase) -> None:
-    """Calls wait for the room one behind the other, each with more forks than one event may name, of several states."""
+async def test_extremities_stay_few_under_many_forks(postgres_module: TestDatabase) -> None:
+    """Calls queue for the room. Each has more forks than one event may name, with different states."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister)
         state, per_call = graph.after(bob.event_id), 60
@@ -150,15 +150,17 @@ async def test_they_stay_few_however_many_come(postgres_module: TestDatabase) ->
             most = max(most, await extremities(persister, room_id))
 
         await asyncio.gather(*map(deliver_one, calls))
-        # What one event may name, a call's worth, and dummy events that others were faster than.
+        # The number that one event may name, one call's forks, and dummy events that came too late.
         assert most < 3 * MAX_EXTREMITIES + per_call, most
         await tied_together(persister, room_id)
         await arrive_as_stored(persister, room_id, graph)
         await compare(persister, room_id, graph)
 
 
-async def test_nobody_may_tie_them(postgres_module: TestDatabase) -> None:
-    """The room waits for an event of anybody: one of ours names 20 of them."""
+async def test_next_local_event_merges_extremities_when_no_dummy_event_is_allowed(
+    postgres_module: TestDatabase,
+) -> None:
+    """A local event names 20 of the extremities."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, _ = await many_extremities(persister, 0)
         levels = await persister.content(room_id, "m.room.power_levels")
@@ -180,8 +182,8 @@ async def test_nobody_may_tie_them(postgres_module: TestDatabase) -> None:
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.soak)])
-async def test_a_thousand_extremities(postgres_module: TestDatabase, count: int) -> None:
-    """Each with a state of its own. An event takes no more than some milliseconds for each hundred of them."""
+async def test_room_with_a_thousand_extremities_stays_fast(postgres_module: TestDatabase, count: int) -> None:
+    """Each extremity has its own state. An event takes a few milliseconds per hundred extremities."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, _ = await many_extremities(persister, 0)
         levels = await persister.content(room_id, "m.room.power_levels")

@@ -1,4 +1,4 @@
-"""Redactions out of order, events that break the rules of the protocol, and too much at once."""
+"""Redactions out of order, events that break the protocol's rules, and overload."""
 
 import asyncio
 import random
@@ -63,10 +63,10 @@ async def redacted_by(persister: Persister, target: str) -> str | None:
 
 @pytest.mark.parametrize("version_name", ["1", "10", "11"])
 @pytest.mark.parametrize("together", [False, True])
-async def test_a_redaction_before_what_it_redacts(
+async def test_redaction_before_its_target_takes_effect(
     postgres_module: TestDatabase, version_name: str, together: bool
 ) -> None:
-    """A state event, whose redacted form is what the rules read from its first moment on."""
+    """The target is a state event. The auth rules read only its redacted form."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, bob = await with_bob(persister, version_name)
         rules = graph.make([bob.event_id], BOB, "m.room.join_rules", {"join_rule": "invite", "x": "private"}, "")
@@ -81,8 +81,8 @@ async def test_a_redaction_before_what_it_redacts(
         await check_stored(persister, room_id)
 
 
-async def test_who_may_not_redact_waits_in_vain(postgres_module: TestDatabase) -> None:
-    """His redaction came first, and is skipped for one that counts."""
+async def test_unauthorized_early_redaction_is_skipped(postgres_module: TestDatabase) -> None:
+    """A redaction without the right to redact arrives first. A later valid one takes effect."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister)
         carol = graph.make([bob.event_id], CAROL, "m.room.member", {"membership": "join"}, CAROL)
@@ -100,7 +100,7 @@ async def test_who_may_not_redact_waits_in_vain(postgres_module: TestDatabase) -
         await check_stored(persister, room_id)
 
 
-async def test_redaction_of_an_outlier_stays_with_it(postgres_module: TestDatabase) -> None:
+async def test_redaction_of_an_outlier_is_kept_when_it_enters_the_timeline(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         for order in ("outlier, redaction", "redaction, outlier", "outlier, both"):
             room_id, graph, _, bob = await with_bob(persister)
@@ -120,8 +120,8 @@ async def test_redaction_of_an_outlier_stays_with_it(postgres_module: TestDataba
             await check_stored(persister, room_id)
 
 
-async def test_redaction_in_history(postgres_module: TestDatabase) -> None:
-    """Of an event of the same chunk, and of one that was here."""
+async def test_redactions_in_history_take_effect(postgres_module: TestDatabase) -> None:
+    """They redact an event of the same chunk and an event stored before."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, _ = await with_bob(persister)
         here = (await alice.send(room_id, "here")).event_id
@@ -140,7 +140,7 @@ async def test_redaction_in_history(postgres_module: TestDatabase) -> None:
         await check_stored(persister, room_id)
 
 
-async def test_a_soft_failed_redaction_has_no_effect(postgres_module: TestDatabase) -> None:
+async def test_soft_failed_redaction_has_no_effect(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice, bob = await with_bob(persister)
         sent = (await alice.send(room_id, "hi")).event_id
@@ -156,9 +156,7 @@ async def test_a_soft_failed_redaction_has_no_effect(postgres_module: TestDataba
         await check_stored(persister, room_id)
 
 
-async def test_resolution_forgets_what_was_redacted(
-    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_resolver_forgets_redacted_events(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten: list[str] = []
     forget = Resolver.forget
 
@@ -178,28 +176,42 @@ async def test_resolution_forgets_what_was_redacted(
         assert forgotten == [topic, said.event_id]
 
 
-# -- against the rules of the protocol
+# -- violations of the protocol
 
 
-async def test_events_in_a_circle(postgres_module: TestDatabase) -> None:
-    """In version 1 servers choose ids: two events may name each other. What names them is not taken in either."""
+async def test_events_that_form_a_cycle_are_dropped(postgres_module: TestDatabase) -> None:
+    """In version 1 servers choose event ids, so events can name each other. Events that name these are dropped too."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister, "1")
 
         def odd(name: str, previous: list[str], auth: list[str]) -> Event:
             hashes = dict.fromkeys([*previous, *auth], b"h" * 32)
             return build_event(
-                graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
-                prev_event_ids=previous, auth_event_ids=auth, depth=9, origin_server_ts=1, signing_key=OTHER_KEY,
-                server_name="b.example", event_id_localpart=name, reference_hashes=hashes,
-            )  # fmt: skip
+                graph.version,
+                room_id=room_id,
+                sender=BOB,
+                type="m.room.message",
+                state_key=None,
+                content={},
+                prev_event_ids=previous,
+                auth_event_ids=auth,
+                depth=9,
+                origin_server_ts=1,
+                signing_key=OTHER_KEY,
+                server_name="b.example",
+                event_id_localpart=name,
+                reference_hashes=hashes,
+            )
 
         create, at = graph.create.event_id, bob.event_id
         events = [
-            odd("a", ["$b:b.example"], [create]), odd("b", ["$a:b.example"], [create]),
-            odd("c", [at], [create, "$d:b.example"]), odd("d", [at], [create, "$c:b.example"]),
-            odd("e", ["$e:b.example"], [create]), odd("f", ["$a:b.example"], [create]),
-        ]  # fmt: skip
+            odd("a", ["$b:b.example"], [create]),
+            odd("b", ["$a:b.example"], [create]),
+            odd("c", [at], [create, "$d:b.example"]),
+            odd("d", [at], [create, "$c:b.example"]),
+            odd("e", ["$e:b.example"], [create]),
+            odd("f", ["$a:b.example"], [create]),
+        ]
         assert set(outcomes(await deliver(persister, room_id, events)).values()) == {"dropped"}
         fine = graph.make([at], BOB, "m.room.message", {"body": "fine"})
         results = outcomes(await deliver(persister, room_id, [*events, fine]))
@@ -207,16 +219,25 @@ async def test_events_in_a_circle(postgres_module: TestDatabase) -> None:
         await compare(persister, room_id, graph)
 
 
-async def test_an_event_that_follows_nothing(postgres_module: TestDatabase) -> None:
-    """Before it nobody was in the room. It costs a row and no more, and comes in no gap."""
+async def test_event_without_predecessors_is_rejected(postgres_module: TestDatabase) -> None:
+    """Before it no user was in the room. It is stored as one row, without state and outside of any gap."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister)
         auth = [graph.current[key] for key in (("m.room.create", ""), ("m.room.power_levels", ""))]
         first = build_event(
-            graph.version, room_id=room_id, sender=BOB, type="m.room.topic", state_key="", content={"topic": "x"},
-            prev_event_ids=[], auth_event_ids=[*auth, bob.event_id], depth=2**53 - 1, origin_server_ts=1,
-            signing_key=OTHER_KEY, server_name="b.example",
-        )  # fmt: skip
+            graph.version,
+            room_id=room_id,
+            sender=BOB,
+            type="m.room.topic",
+            state_key="",
+            content={"topic": "x"},
+            prev_event_ids=[],
+            auth_event_ids=[*auth, bob.event_id],
+            depth=2**53 - 1,
+            origin_server_ts=1,
+            signing_key=OTHER_KEY,
+            server_name="b.example",
+        )
         for _ in range(2):
             assert outcomes(await deliver(persister, room_id, [first])) == {first.event_id: "rejected"}
         row = await row_of(persister, first.event_id)
@@ -224,24 +245,34 @@ async def test_an_event_that_follows_nothing(postgres_module: TestDatabase) -> N
         assert not await persister.sql("SELECT * FROM state_snapshots WHERE room_nid = $1", row["room_nid"])
 
 
-async def test_the_greatest_depth(postgres_module: TestDatabase) -> None:
+async def test_depth_stays_at_its_maximum(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         for version_name in ("1", "10"):
             room_id, graph, alice, bob = await with_bob(persister, version_name)
             deep = graph.make([bob.event_id], BOB, "m.room.message", {})
             highest = build_event(
-                graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
-                prev_event_ids=[bob.event_id], auth_event_ids=list(deep.auth_event_ids), depth=2**63,
-                origin_server_ts=-5, signing_key=OTHER_KEY, server_name="b.example", event_id_localpart="deep",
+                graph.version,
+                room_id=room_id,
+                sender=BOB,
+                type="m.room.message",
+                state_key=None,
+                content={},
+                prev_event_ids=[bob.event_id],
+                auth_event_ids=list(deep.auth_event_ids),
+                depth=2**63,
+                origin_server_ts=-5,
+                signing_key=OTHER_KEY,
+                server_name="b.example",
+                event_id_localpart="deep",
                 reference_hashes=dict.fromkeys([bob.event_id, *deep.auth_event_ids], b"h" * 32),
-            )  # fmt: skip
+            )
             assert highest.depth == graph.version.max_depth
             assert outcomes(await deliver(persister, room_id, [highest])) == {highest.event_id: "accepted"}
             sent = (await alice.send(room_id, "hi")).event_id
             assert (await row_of(persister, sent))["depth"] == graph.version.max_depth
 
 
-async def test_events_of_another_room(postgres_module: TestDatabase) -> None:
+async def test_events_of_another_room_count_as_missing(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister)
         other_id, other, _, _ = await with_bob(persister)
@@ -250,15 +281,24 @@ async def test_events_of_another_room(postgres_module: TestDatabase) -> None:
         auth = [graph.create.event_id, graph.current["m.room.power_levels", ""], foreign]
         for previous, missing in ((bob.event_id, foreign), (foreign, foreign)):
             odd = build_event(
-                graph.version, room_id=room_id, sender=BOB, type="m.room.message", state_key=None, content={},
-                prev_event_ids=[previous], auth_event_ids=auth, depth=9, origin_server_ts=1,
-                signing_key=OTHER_KEY, server_name="b.example",
-            )  # fmt: skip
+                graph.version,
+                room_id=room_id,
+                sender=BOB,
+                type="m.room.message",
+                state_key=None,
+                content={},
+                prev_event_ids=[previous],
+                auth_event_ids=auth,
+                depth=9,
+                origin_server_ts=1,
+                signing_key=OTHER_KEY,
+                server_name="b.example",
+            )
             answer = (await deliver(persister, room_id, [odd]))[odd.event_id]
             assert answer["outcome"] == "missing" and answer["missing"] == [missing]
 
 
-async def test_a_great_state_that_nobody_knows(postgres_module: TestDatabase) -> None:
+async def test_large_unknown_state_is_reported_missing(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, _ = await with_bob(persister)
         lost = graph.make(sorted(graph.extremities), BOB, "m.room.message", {})
@@ -269,8 +309,8 @@ async def test_a_great_state_that_nobody_knows(postgres_module: TestDatabase) ->
         assert answer["outcome"] == "missing" and len(answer["missing"]) == len(ids)
 
 
-async def test_too_many_deliveries_at_once(postgres_module: TestDatabase) -> None:
-    """Beyond a limit the caller keeps them. What got 200 is stored, and nothing is stored twice."""
+async def test_excess_concurrent_deliveries_get_503(postgres_module: TestDatabase) -> None:
+    """Beyond a limit the caller keeps its events. Events with status 200 are stored, and none is stored twice."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _, bob = await with_bob(persister)
         events = [graph.make([bob.event_id], BOB, "m.room.message", {"n": n}) for n in range(60)]
@@ -287,7 +327,7 @@ async def test_too_many_deliveries_at_once(postgres_module: TestDatabase) -> Non
         await compare(persister, room_id, graph)
 
 
-async def test_bodies_that_are_none(postgres_module: TestDatabase) -> None:
+async def test_malformed_delivery_is_refused(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room_id, _, _, bob = await with_bob(persister)
         path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
@@ -327,8 +367,8 @@ mutations = st.lists(
 
 
 @pytest.mark.parametrize("version_name", ["1", "10", "12"])
-def test_mutated_events_are_answered(postgres_module: TestDatabase, version_name: str) -> None:
-    """Whatever comes is stored, or has another answer: nothing is an internal error."""
+def test_mutated_events_never_cause_an_internal_error(postgres_module: TestDatabase, version_name: str) -> None:
+    """Every event is stored or refused."""
     with asyncio.Runner() as runner:
         running = event_persister(postgres_module.dsn)
         persister = runner.run(running.__aenter__())
@@ -367,4 +407,4 @@ async def mutated_batch(
     results = await deliver_pdus(persister, room_id, [{"pdu": body, **options} for body in made])
     assert len(results) <= 10
     assert (await alice.send(room_id, "still here")).status == 200
-    await check_stored(persister, room_id, but=["content_hash"])  # hashes and signatures are the caller's
+    await check_stored(persister, room_id, but=["content_hash"])  # the caller checks hashes and signatures

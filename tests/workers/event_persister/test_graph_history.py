@@ -1,4 +1,4 @@
-"""Outliers, missing predecessors, and history that fills the gaps: against the model."""
+"""Outliers, missing predecessors, and history that fills the gaps, compared with the model."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ async def extremities_of(persister: Persister, room_id: str) -> set[str]:
         """SELECT e.event_id FROM forward_extremities f JOIN rooms r USING (room_nid)
            JOIN events e ON e.room_nid = f.room_nid AND e.event_nid = ANY(f.event_nids) WHERE r.room_id = $1""",
         room_id,
-    )  # fmt: skip
+    )
     return {row["event_id"] for row in rows}
 
 
@@ -58,7 +58,7 @@ def join(graph: Graph, user_id: str, *previous: str, **content: Any) -> Event:
 
 
 def auth_closure(graph: Graph, state: State) -> list[Event]:
-    """Return the state's events and all that stands behind them, in an order in which each comes after its own."""
+    """Return the state's events and their auth chains, each event after its auth events."""
     found: dict[str, Event] = {}
 
     def visit(event_id: str) -> None:
@@ -73,7 +73,7 @@ def auth_closure(graph: Graph, state: State) -> list[Event]:
 
 
 class Elsewhere:
-    """What goes on at another server while we hear nothing: the shadow grows, ours gets it later."""
+    """The events at another server while we receive nothing. They are added to the model and delivered later."""
 
     def __init__(self, graph: Graph, seed: int, locals_: Sequence[str], count: int) -> None:
         self.shadow = graph
@@ -82,7 +82,7 @@ class Elsewhere:
         start = set(graph.events)
         while len(self.missed) < count:
             event = maker.next()
-            # All of it stands upon what we have last seen, or upon itself.
+            # They follow our latest events or each other.
             if event.event_id not in graph.events and not start - set(graph.extremities) & set(event.prev_event_ids):
                 graph.arrive(event)
                 self.missed.append(event)
@@ -95,7 +95,7 @@ class Elsewhere:
 async def missed_history(
     persister: Persister, version_name: str, seed: int, count: int
 ) -> tuple[str, Graph, Elsewhere, dict[str, str]]:
-    """Deliver a live event whose predecessors are missing, with the state before it as other servers name it."""
+    """Deliver a live event whose predecessors are missing, with the state before it from another server."""
     room_id, graph, alice = await begin(persister, version_name)
     for event in (join(graph, BOB), join(graph, CAROL)):
         graph.arrive(event)
@@ -117,7 +117,7 @@ async def missed_history(
 
 
 def newest_first(events: Sequence[Event], size: int) -> list[list[Event]]:
-    """Return chunks as /backfill gives them."""
+    """Return chunks in the order of /backfill."""
     ordered = list(reversed(events))
     return [ordered[first : first + size] for first in range(0, len(ordered), size)]
 
@@ -138,7 +138,7 @@ async def compare_history(
             assert await state_before(persister, row, keys) == before
         assert row["ordinal"] is None
         assert (row["anchor"] is None) == (row["status"] == 2)
-        # Numbers are those of predecessors that were stored before it.
+        # prev_nids has the predecessors that were stored before the event.
         assert set(row["prev_nids"]) <= {nids[event_id] for event_id in event.prev_event_ids}
         if row["anchor"] is not None:
             places[event.event_id] = (row["anchor"], -row["back"])
@@ -147,14 +147,14 @@ async def compare_history(
         for previous in event.prev_event_ids:
             if event.event_id in places and previous in places:
                 assert places[previous] < places[event.event_id], "topological"
-    # In version 1 an extremity that history follows may still change the state: then it is left to the next event.
+    # In version 1 an extremity that history follows may still change the state. Then the next event removes it.
     await check_stored(persister, room_id, but=["extremities"] if graph.version.name == "1" else [])
     assert graph.extremities <= await extremities_of(persister, room_id)
 
 
 @pytest.mark.parametrize("version_name", VERSIONS)
 @pytest.mark.parametrize("size", [100, 7])
-async def test_a_gap_that_history_fills(postgres_module: TestDatabase, version_name: str, size: int) -> None:
+async def test_history_fills_a_gap(postgres_module: TestDatabase, version_name: str, size: int) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         for seed in range(3):
             await fill_gap(persister, version_name, size, seed)
@@ -172,7 +172,7 @@ async def fill_gap(persister: Persister, version_name: str, size: int, seed: int
     for chunk in newest_first(elsewhere.missed, size):
         if seed % 2:
             forget_rooms(persister)
-        # The state before an event is given where what precedes it comes in a later chunk.
+        # The state before an event is given if its predecessors come in a later chunk.
         here = {event.event_id for event in chunk}
         pdus = []
         for event in chunk:
@@ -198,7 +198,7 @@ async def bring(persister: Persister, room_id: str, graph: Graph, state: State) 
         await deliver_pdus(persister, room_id, [pdu(event, outlier=True) for event in events])
 
 
-async def test_history_of_which_no_state_is_known(postgres_module: TestDatabase) -> None:
+async def test_history_without_known_state_fills_a_gap(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, elsewhere, _ = await missed_history(persister, "10", 5, 12)
         [anchor] = await gaps_of(persister, room_id)
@@ -210,7 +210,7 @@ async def test_history_of_which_no_state_is_known(postgres_module: TestDatabase)
             assert outcomes(results)[event.event_id] in ("accepted", "rejected")
         assert await gaps_of(persister, room_id) == {}
         await compare_history(persister, room_id, graph, elsewhere.missed, with_states=False)
-        # A live event may follow such history: its state must be named, and there is no gap.
+        # A live event may follow such history. The state before it must be given, and there is no gap.
         first = next(e for e in elsewhere.missed if graph.outcome[e.event_id] == "accepted")
         fork = graph.make([first.event_id], BOB, "m.room.message", {"body": "from afar"})
         row = await row_of(persister, first.event_id)
@@ -223,7 +223,7 @@ async def test_history_of_which_no_state_is_known(postgres_module: TestDatabase)
         assert await gaps_of(persister, room_id) == {}
 
 
-async def test_an_outlier_keeps_its_number_when_it_gets_its_place(postgres_module: TestDatabase) -> None:
+async def test_outlier_keeps_its_nid_when_it_enters_the_timeline(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _ = await begin(persister, "10")
         bob = join(graph, BOB)
@@ -240,8 +240,8 @@ async def test_an_outlier_keeps_its_number_when_it_gets_its_place(postgres_modul
         await check_stored(persister, room_id)
 
 
-async def test_an_outlier_and_what_cites_it_in_one_call(postgres_module: TestDatabase) -> None:
-    """In any order, and the same event both as an outlier and as itself."""
+async def test_outlier_and_events_that_cite_it_in_one_call(postgres_module: TestDatabase) -> None:
+    """They come in any order, and one event comes both as an outlier and as a live event."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _ = await begin(persister, "10")
         bob = join(graph, BOB)
@@ -255,17 +255,16 @@ async def test_an_outlier_and_what_cites_it_in_one_call(postgres_module: TestDat
         await check_stored(persister, room_id)
 
 
-async def test_a_rejected_outlier_gets_its_place(postgres_module: TestDatabase) -> None:
-    """What follows it is judged on its own merits: "Rejection"."""
+async def test_rejected_outlier_can_be_a_predecessor(postgres_module: TestDatabase) -> None:
+    """Events that follow it are authorized independently. Spec: "Rejection"."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _ = await begin(persister, "10")
         bob = join(graph, BOB)
         graph.arrive(bob)
         await deliver(persister, room_id, [bob])
-        # It cites no membership of its sender.
-        bad = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "t"}, "", auth_in={
-            key: event_id for key, event_id in graph.current.items() if key != ("m.room.member", BOB)
-        })  # fmt: skip
+        # It does not cite its sender's membership.
+        without_bob = {key: event_id for key, event_id in graph.current.items() if key != ("m.room.member", BOB)}
+        bad = graph.make([bob.event_id], BOB, "m.room.topic", {"topic": "t"}, "", auth_in=without_bob)
         assert outcomes(await deliver(persister, room_id, [bad], outlier=True)) == {bad.event_id: "rejected"}
         graph.arrive(bad)
         after = graph.make([bad.event_id], BOB, "m.room.message", {"body": "hi"})
@@ -280,8 +279,8 @@ async def test_a_rejected_outlier_gets_its_place(postgres_module: TestDatabase) 
         await check_stored(persister, room_id)
 
 
-async def test_one_event_is_missing_at_two_places(postgres_module: TestDatabase) -> None:
-    """It comes before both, and both gaps close."""
+async def test_one_missing_event_closes_two_gaps(postgres_module: TestDatabase) -> None:
+    """The missing event precedes two events. When it arrives, both gaps close."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _ = await begin(persister, "10")
         bob = join(graph, BOB)
@@ -303,8 +302,8 @@ async def test_one_event_is_missing_at_two_places(postgres_module: TestDatabase)
         await check_stored(persister, room_id)
 
 
-async def test_history_that_names_members_of_its_own(postgres_module: TestDatabase) -> None:
-    """A chunk brings a join and what that user said: no event of it is missing. Only the last one's id was known."""
+async def test_history_can_bring_its_own_members(postgres_module: TestDatabase) -> None:
+    """A chunk has a join and that user's message, so no event is missing. Only the id of the message was known."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _ = await begin(persister, "10")
         bob = join(graph, BOB)
@@ -327,7 +326,7 @@ async def test_history_that_names_members_of_its_own(postgres_module: TestDataba
 
 
 async def test_long_history_takes_little_space(postgres_module: TestDatabase) -> None:
-    """150 changes of state in one chunk, far from the present: steps, not one full difference for each."""
+    """150 old state changes in one chunk are stored as steps, not as full differences."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _ = await begin(persister, "10")
         bob = join(graph, BOB)
@@ -350,13 +349,14 @@ async def test_long_history_takes_little_space(postgres_module: TestDatabase) ->
         await compare_history(persister, room_id, graph, missed, with_states=True)
         [size] = await persister.sql(
             "SELECT sum(cardinality(added) + cardinality(removed)) FROM state_snapshots JOIN rooms USING (room_nid)"
-            " WHERE room_id = $1", room_id,
-        )  # fmt: skip
+            " WHERE room_id = $1",
+            room_id,
+        )
         assert size[0] < 150 * 8 + 300
 
 
-async def test_one_event_of_history_is_refused(postgres_module: TestDatabase) -> None:
-    """Of a chunk that is stored as one write: the others get their places all the same."""
+async def test_refused_event_does_not_stop_its_chunk_of_history(postgres_module: TestDatabase) -> None:
+    """The chunk is stored in one write. Its other events are still stored."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, _ = await begin(persister, "1")
         bob = join(graph, BOB)
@@ -378,8 +378,8 @@ async def test_one_event_of_history_is_refused(postgres_module: TestDatabase) ->
         assert len(await persister.timeline(room_id)) == len(graph.events)
 
 
-async def test_what_was_purged_is_no_predecessor(postgres_module: TestDatabase) -> None:
-    """A state event that is kept has lost its place: the line there holds no more what it held then."""
+async def test_purged_event_is_missing_as_predecessor(postgres_module: TestDatabase) -> None:
+    """A state event that survives a purge has no position any more, because the state before it is gone."""
     async with event_persister(postgres_module.dsn) as persister:
         room_id, graph, alice = await begin(persister, "11")
         bob = join(graph, BOB)
@@ -397,7 +397,7 @@ async def test_what_was_purged_is_no_predecessor(postgres_module: TestDatabase) 
         late = graph.make([bob.event_id], BOB, "m.room.message", {"body": "late"}, auth_in=graph.current)
         answer = (await deliver(persister, room_id, [late]))[late.event_id]
         assert (answer["outcome"], answer["missing"]) == ("missing", [bob.event_id])
-        # It is here, and is not taken in a second time.
+        # It is stored and is not added a second time.
         assert outcomes(await deliver(persister, room_id, [bob])) == {bob.event_id: "accepted"}
         assert (await row_of(persister, bob.event_id))["status"] == RETIRED
         state = [

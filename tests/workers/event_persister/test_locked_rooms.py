@@ -1,4 +1,4 @@
-"""A row lock under one room: the others do not feel it, and what was sent there arrives afterwards, in order."""
+"""A row lock of one room does not delay other rooms, and its events are stored in order after the unlock."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ EVENT = "SELECT FROM events e JOIN rooms r USING (room_nid) WHERE r.room_id = $1
 
 @asynccontextmanager
 async def held(postgres: TestDatabase, lock: str, *args: object) -> AsyncIterator[None]:
-    """Hold a lock in a transaction of somebody else's."""
+    """Hold a lock in another transaction."""
     conn = await asyncpg.connect(postgres.dsn)
     try:
         async with conn.transaction():
@@ -85,7 +85,7 @@ async def _sent_in_order(alice: User, room_id: str, first: int, count: int) -> l
 
 
 @pytest.mark.parametrize("hold_s", [3.0, pytest.param(30.0, marks=pytest.mark.soak)])
-async def test_a_lock_under_one_room_is_not_felt_in_the_others(
+async def test_locked_room_does_not_delay_other_rooms(
     postgres: TestDatabase, hold_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Architecture page, P6: one slow room never delays the others."""
@@ -101,7 +101,7 @@ async def test_a_lock_under_one_room_is_not_felt_in_the_others(
         answers = [await task for task in tasks]
         assert {answer.status for answer in answers} == {200}
         assert await _texts(persister, locked) == [f"m{n}" for n in range(20)]
-        # One statement met the lock; from then on the room was looked at and not tried.
+        # One statement met the lock. After that the persister polled the lock without writing.
         assert _count(persister, "skep_persister_statements_refused_total") == 1
         assert _count(persister, "skep_persister_lock_timeouts_total") == 1
         assert _count(persister, "skep_persister_rooms_apart") == 0
@@ -111,7 +111,7 @@ async def test_a_lock_under_one_room_is_not_felt_in_the_others(
     await assert_rooms_agree(postgres.dsn)
 
 
-async def test_locks_on_state_and_on_a_redacted_event(postgres: TestDatabase) -> None:
+async def test_writes_wait_for_locked_state_and_locked_redacted_event(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         topical, redacted, free = [await alice.create_room() for _ in range(3)]
@@ -132,7 +132,7 @@ async def test_locks_on_state_and_on_a_redacted_event(postgres: TestDatabase) ->
             assert (await alice.send(free, "hum")).status == 200
             await asyncio.sleep(0.6)
             assert not any(task.done() for task in waiting)
-            # The rows are asked for, not tried: one statement met the locks, or each its own.
+            # The locks are polled without writing: one statement met both locks, or each met one.
             assert persister.foundation.writer.statements - statements <= 4
         assert [(await task).status for task in waiting] == [200] * 4
         assert await persister.content(topical, "m.room.topic") == {"topic": "new"}
@@ -143,7 +143,7 @@ async def test_locks_on_state_and_on_a_redacted_event(postgres: TestDatabase) ->
     await assert_rooms_agree(postgres.dsn)
 
 
-async def test_a_room_that_stays_locked_is_given_up_and_comes_back(
+async def test_writes_to_a_room_that_stays_locked_fail_until_it_is_unlocked(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locked_rooms, "GIVE_UP_AFTER_S", 0.6)
@@ -153,21 +153,21 @@ async def test_a_room_that_stays_locked_is_given_up_and_comes_back(
         async with held(postgres, EXTREMITIES, locked):
             answers = [await task for task in await _sent_in_order(alice, locked, 0, 3)]
             assert {answer.status for answer in answers} == {503}
-            # It is known by now: what comes next stops nobody, not even for one time-out.
+            # The lock is known now: later events delay no other room, not even by one time-out.
             timeouts = _count(persister, "skep_persister_lock_timeouts_total")
             again = await _sent_in_order(alice, locked, 3, 3)
             assert (await alice.send(free, "hum")).status == 200
             assert _count(persister, "skep_persister_lock_timeouts_total") == timeouts
             assert {(await task).status for task in again} == {503}
-            last = await _sent_in_order(alice, locked, 0, 6)  # the same transactions, as a client does
+            last = await _sent_in_order(alice, locked, 0, 6)  # a client retries with the same transaction ids
             await asyncio.sleep(0.1)
         assert {(await task).status for task in last} == {200}
         assert await _texts(persister, locked) == [f"m{n}" for n in range(6)]
     await assert_rooms_agree(postgres.dsn)
 
 
-async def test_a_lock_that_cannot_be_seen(postgres: TestDatabase) -> None:
-    """Somebody is inserting the alias that a new room is to have: no row to look at, only a statement that waits."""
+async def test_creation_waits_for_an_uncommitted_alias(postgres: TestDatabase) -> None:
+    """Another transaction inserts the alias of a new room: there is no row to poll, only a statement that waits."""
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         rooms = [await alice.create_room() for _ in range(6)]
@@ -183,7 +183,7 @@ async def test_a_lock_that_cannot_be_seen(postgres: TestDatabase) -> None:
     await assert_rooms_agree(postgres.dsn)
 
 
-async def test_a_lock_on_a_whole_table(postgres: TestDatabase) -> None:
+async def test_sends_wait_for_a_locked_table(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         rooms = [await alice.create_room() for _ in range(5)]
@@ -197,7 +197,7 @@ async def test_a_lock_on_a_whole_table(postgres: TestDatabase) -> None:
     await assert_rooms_agree(postgres.dsn)
 
 
-async def test_too_many_events_of_a_locked_room_fail(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_excess_events_of_a_locked_room_fail(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locked_rooms, "_MAX_EVENTS_OF_ROOM", 10)
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
@@ -213,7 +213,7 @@ async def test_too_many_events_of_a_locked_room_fail(postgres: TestDatabase, mon
     await assert_rooms_agree(postgres.dsn)
 
 
-async def test_an_order_to_end_does_not_wait_for_locked_rooms(postgres: TestDatabase) -> None:
+async def test_drain_does_not_wait_for_locked_rooms(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         locked = await alice.create_room()

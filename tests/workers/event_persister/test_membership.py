@@ -1,4 +1,4 @@
-"""Who may join, leave, invite, kick, ban; and what is asked before the room's own rules."""
+"""Permission to join, leave, invite, kick and ban, and the checks before the room's own rules."""
 
 import asyncio
 from typing import Any
@@ -17,8 +17,9 @@ async def _membership(persister: Persister, room_id: str, user_id: str) -> str |
     rows = await persister.sql(
         "SELECT m.membership, m.forgotten, m.is_local FROM memberships m JOIN rooms r USING (room_nid)"
         " WHERE r.room_id = $1 AND m.user_id = $2",
-        room_id, user_id,
-    )  # fmt: skip
+        room_id,
+        user_id,
+    )
     content = await persister.content(room_id, "m.room.member", user_id)
     assert (rows[0]["membership"] if rows else None) == (content["membership"] if content else None)
     assert not rows or rows[0]["is_local"]
@@ -26,7 +27,7 @@ async def _membership(persister: Persister, room_id: str, user_id: str) -> str |
 
 
 @pytest.mark.parametrize("version", ["1", "10", "12"])
-async def test_invite_kick_ban(postgres_module: TestDatabase, version: str) -> None:
+async def test_invite_join_kick_and_ban(postgres_module: TestDatabase, version: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
         room_id = await alice.create_room(preset="private_chat", room_version=version)
@@ -61,15 +62,15 @@ async def test_invite_kick_ban(postgres_module: TestDatabase, version: str) -> N
         assert (await alice.act(room_id, "unban", {"user_id": bob.user_id})).json == {}
         assert await _membership(persister, room_id, bob.user_id) == LEFT
         assert (await bob.act(room_id, "leave")).json == {}, "left already: nothing happens"
-        assert (await carol.act(room_id, "leave")).status == 403, "was never in"
-        # The same, told by the stored state alone.
+        assert (await carol.act(room_id, "leave")).status == 403, "was never a member"
+        # A second persister finds the same in the stored state.
         async with event_persister(postgres_module.dsn) as second:
             assert (await second.user("bob").act(room_id, "join")).status == 403
             assert (await second.user("alice").act(room_id, "invite", body)).json == {}
             assert (await second.user("bob").act(room_id, "join")).status == 200
 
 
-async def test_forget(postgres_module: TestDatabase) -> None:
+async def test_forgetting_a_room(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(preset="public_chat")
@@ -83,20 +84,21 @@ async def test_forget(postgres_module: TestDatabase) -> None:
         async def forgotten() -> bool:
             [row] = await persister.sql(
                 "SELECT forgotten FROM memberships JOIN rooms USING (room_nid) WHERE room_id = $1 AND user_id = $2",
-                room_id, bob.user_id,
-            )  # fmt: skip
+                room_id,
+                bob.user_id,
+            )
             return bool(row[0])
 
         assert await forgotten()
         await alice.act(room_id, "ban", {"user_id": bob.user_id})
-        assert await forgotten(), "a ban does not bring it back"
+        assert await forgotten(), "a ban does not undo it"
         await alice.act(room_id, "unban", {"user_id": bob.user_id})
         await bob.act(room_id, "join")
         assert not await forgotten()
         assert (await bob.act("!nowhere:example.org", "forget")).status == 404
 
 
-async def test_profiles_in_memberships(postgres_module: TestDatabase) -> None:
+async def test_member_events_carry_the_profile(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("shown_alice"), persister.user("shown_bob")
 
@@ -109,28 +111,32 @@ async def test_profiles_in_memberships(postgres_module: TestDatabase) -> None:
         await show(bob.user_id, displayname="Bob", avatar_url="mxc://example.org/bob")
         room_id = await alice.create_room(preset="public_chat", invite=[bob.user_id], is_direct=True)
         assert await persister.content(room_id, "m.room.member", alice.user_id) == {
-            "membership": JOINED, "displayname": "Alice",
-        }  # fmt: skip
+            "membership": JOINED,
+            "displayname": "Alice",
+        }
         assert await persister.content(room_id, "m.room.member", bob.user_id) == {
-            "membership": "invite", "displayname": "Bob", "avatar_url": "mxc://example.org/bob",
+            "membership": "invite",
+            "displayname": "Bob",
+            "avatar_url": "mxc://example.org/bob",
             "is_direct": True,
-        }  # fmt: skip
+        }
         await bob.act(room_id, "join", {"reason": "because"})
         await show(bob.user_id, displayname="Robert")
         path = f"/_skep/rooms/{room_id}/member_profile"
         told = await persister.internal("PUT", path, {"user_id": bob.user_id})
         assert told.event_id
         assert await persister.content(room_id, "m.room.member", bob.user_id) == {
-            "membership": JOINED, "displayname": "Robert",
-        }  # fmt: skip
+            "membership": JOINED,
+            "displayname": "Robert",
+        }
         again = await persister.internal("PUT", path, {"user_id": bob.user_id})
         assert again.json == {"event_id": None}
         stranger = await persister.internal("PUT", path, {"user_id": f"@nobody:{SERVER}"})
         assert stranger.json == {"event_id": None}
-        assert (await bob.call("PUT", path, {"user_id": bob.user_id})).status == 404, "strangers see nothing"
+        assert (await bob.call("PUT", path, {"user_id": bob.user_id})).status == 404, "clients cannot call it"
 
 
-async def test_guests(postgres_module: TestDatabase) -> None:
+async def test_guests_leave_when_access_ends(postgres_module: TestDatabase) -> None:
     """Spec: client-server API, "Guest Access"."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, guest = persister.user("alice"), persister.user("guest")
@@ -159,18 +165,18 @@ async def test_guests(postgres_module: TestDatabase) -> None:
         kind, admitted = "m.room.guest_access", {"guest_access": "can_join"}
         assert (await alice.put_state(opened, kind, {"guest_access": "forbidden"})).status == 200
         await gone()
-        # A redaction takes the permission away just so.
+        # A redaction removes the permission too.
         allowed = (await alice.put_state(opened, kind, admitted)).event_id
         assert (await guest.act(opened, "join")).status == 200
         assert (await alice.redact(opened, allowed)).status == 200
         await gone()
-        # Should the process die in between, the next owner is asked by a background worker.
+        # If the process dies in between, a background worker calls the next owner.
         await alice.put_state(opened, kind, admitted)
         assert (await guest.act(opened, "join")).status == 200
         await persister.sql("INSERT INTO guest_removals (of_room_id, look_at) VALUES ($1, now())", opened)
         path = f"/_skep/rooms/{opened}/guests"
         assert (await persister.internal("PUT", path, {})).status == 200
-        assert await _membership(persister, opened, guest.user_id) == JOINED, "he may stay"
+        assert await _membership(persister, opened, guest.user_id) == JOINED, "the guest may stay"
         assert not await persister.sql("SELECT 1 FROM guest_removals")
         tasks: Any = persister.foundation.tasks
         spawn = tasks.spawn
@@ -183,8 +189,8 @@ async def test_guests(postgres_module: TestDatabase) -> None:
         assert not await persister.sql("SELECT 1 FROM guest_removals")
 
 
-async def test_restricted_room(postgres_module: TestDatabase) -> None:
-    """Spec: client-server API, "Restricted rooms": members of the other room come in, and we vouch for them."""
+async def test_members_of_allowed_room_join_restricted_room(postgres_module: TestDatabase) -> None:
+    """Spec: client-server API, "Restricted rooms": a local user with invite power authorises the join."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
         space = await alice.create_room(preset="public_chat")
@@ -200,14 +206,14 @@ async def test_restricted_room(postgres_module: TestDatabase) -> None:
         assert (await bob.act(room_id, "join")).status == 200
         content = await persister.content(room_id, "m.room.member", bob.user_id)
         assert content["join_authorised_via_users_server"] == alice.user_id
-        # Nobody is left who may invite: nobody can vouch.
+        # No member with invite power is left to authorise a join.
         await alice.put_state(room_id, "m.room.power_levels", {"invite": 50})
         await alice.act(room_id, "leave")
         await carol.act(space, "join")
         assert (await carol.act(room_id, "join")).errcode == "M_FORBIDDEN"
 
 
-async def test_knocking(postgres_module: TestDatabase) -> None:
+async def test_knock_needs_the_join_rule_and_an_invite(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         knock = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
@@ -253,15 +259,16 @@ async def test_join_by_alias_reaches_the_owner(postgres_module: TestDatabase) ->
         assert (await bob.call("POST", "/join/!nowhere:example.org", {})).status == 404
 
 
-async def test_invites_that_cannot_be(postgres_module: TestDatabase) -> None:
+async def test_refused_invites(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("unwilling")
         room_id = await alice.create_room()
         block = orjson.dumps({"default_action": "block"})
         await persister.sql(
             "INSERT INTO account_data VALUES ($1, '', 'm.invite_permission_config', $2, 1, 1)",
-            bob.user_id, block,
-        )  # fmt: skip
+            bob.user_id,
+            block,
+        )
         for answer in (
             await alice.act(room_id, "invite", {"user_id": bob.user_id}),
             await alice.put_state(room_id, "m.room.member", {"membership": "invite"}, bob.user_id),
@@ -272,27 +279,23 @@ async def test_invites_that_cannot_be(postgres_module: TestDatabase) -> None:
         assert (await alice.act(room_id, "invite", {"user_id": "nobody"})).errcode == "M_INVALID_PARAM"
         assert (await alice.act(room_id, "invite", {})).errcode == "M_MISSING_PARAM"
         assert (await alice.act(room_id, "invite", {"user_id": 3})).errcode == "M_BAD_JSON"
-        by_mail = {
-            "id_server": "id.example.org", "id_access_token": "t", "medium": "email", "address": "a@b.c",
-        }  # fmt: skip
+        by_mail = {"id_server": "id.example.org", "id_access_token": "t", "medium": "email", "address": "a@b.c"}
         assert (await alice.act(room_id, "invite", by_mail)).errcode == "M_SERVER_NOT_TRUSTED"
         assert (await alice.call("POST", "/createRoom", {"invite_3pid": [by_mail]})).errcode == "M_SERVER_NOT_TRUSTED"
 
 
-async def test_join_carries_further_keys(postgres_module: TestDatabase) -> None:
+async def test_join_keeps_custom_keys_of_the_request(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(preset="public_chat")
-        body = {"reason": "hi", "org.example.bridge": {"a": 1}, "displayname": "Bob the bridge", "membership": "ban",
-                "join_authorised_via_users_server": alice.user_id}  # fmt: skip
+        kept = {"reason": "hi", "org.example.bridge": {"a": 1}, "displayname": "Bob the bridge"}
+        body = {**kept, "membership": "ban", "join_authorised_via_users_server": alice.user_id}
         assert (await bob.act(room_id, "join", body)).status == 200
-        assert await persister.content(room_id, "m.room.member", bob.user_id) == {
-            "membership": "join", "reason": "hi", "displayname": "Bob the bridge", "org.example.bridge": {"a": 1},
-        }  # fmt: skip
+        assert await persister.content(room_id, "m.room.member", bob.user_id) == {"membership": "join", **kept}
 
 
-async def test_member_event_sent_again_drops_the_authorising_user(postgres_module: TestDatabase) -> None:
-    """Clients change a name by sending their whole member event again, with the key of a restricted join."""
+async def test_resent_member_event_drops_the_authorising_user(postgres_module: TestDatabase) -> None:
+    """Clients change a display name by resending their member event, including the key of a restricted join."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         space = await alice.create_room(preset="public_chat")
@@ -312,8 +315,8 @@ async def test_member_event_sent_again_drops_the_authorising_user(postgres_modul
         }
 
 
-async def test_settings_follow_the_creator_of_a_successor(postgres_module: TestDatabase) -> None:
-    """A client that upgrades a room by itself makes the new one with a `predecessor`; the persister notes it."""
+async def test_creator_of_a_successor_room_gets_settings_copied(postgres_module: TestDatabase) -> None:
+    """A client that upgrades a room itself creates the new one with a `predecessor`. The persister records it."""
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         old = await alice.create_room()

@@ -1,5 +1,6 @@
-"""Rooms with a policy server, which is a small one here and is asked over HTTP. Spec: server-server API, "Policy
-Servers"; room_policy.yaml.
+"""Rooms with a policy server: a small one here, queried over HTTP.
+
+Spec: server-server API, "Policy Servers"; room_policy.yaml.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ VERSION = get_room_version("10")
 
 
 class SmallPolicyServer:
-    """asked: the events' bodies that came. answers: what to do about an event, by its content's body."""
+    """A policy server that decides by the `body` of an event's content. asked: the bodies it has received."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -57,15 +58,19 @@ class SmallPolicyServer:
         signed = sign_pdu(VERSION, pdu, self.name, KEY)["signatures"][self.name]
         good = {self.name: {POLICY_KEY_ID: signed[POLICY_KEY_ID]}}
         rubbish: dict[str, Any] = {
-            "wrong": {self.name: {POLICY_KEY_ID: "A" * 86}}, "nothing": {}, "list": [], "number": {self.name: 1},
-            "other": {"x.example": good[self.name]}, "object": {self.name: {POLICY_KEY_ID: {}}},
+            "wrong": {self.name: {POLICY_KEY_ID: "A" * 86}},
+            "nothing": {},
+            "list": [],
+            "number": {self.name: 1},
+            "other": {"x.example": good[self.name]},
+            "object": {self.name: {POLICY_KEY_ID: {}}},
             "long": {self.name: {POLICY_KEY_ID: "A" * 100_000}},
             "more": {self.name: {**good[self.name], "ed25519:x": "A" * 70_000}, "y": {"z": 1}},
-        }  # fmt: skip
+        }
         return 200, orjson.dumps(rubbish.get(what, good))
 
     async def ask(self, server_name: str, pdu: Mapping[str, Any]) -> Any:
-        """What a persister asks with."""
+        """Query this server, in place of a persister's HTTP client."""
         assert server_name == self.name
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -86,7 +91,7 @@ class SmallPolicyServer:
 async def policed(
     monkeypatch: pytest.MonkeyPatch, dsn: str, name: str = "b.example"
 ) -> AsyncIterator[tuple[Persister, SmallPolicyServer, str, Graph, User]]:
-    """A room whose policy server is Bob's, and Bob is in it."""
+    """Make a room with Bob's server as its policy server. Bob is a member."""
     policy = SmallPolicyServer(name)
     server = await asyncio.start_server(policy.serve, "127.0.0.1", 0)
     policy.port = server.sockets[0].getsockname()[1]
@@ -108,9 +113,11 @@ async def stored_event(persister: Persister, event_id: str) -> Any:
     return rows[0] if rows else None
 
 
-async def test_it_signs_and_refuses(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_policy_server_signs_and_refuses_events(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
-        assert policy.asked == [], "not about m.room.policy itself"
+        assert policy.asked == [], "m.room.policy itself is exempt"
         sent = (await alice.send(room_id, "hello")).event_id
         signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
         assert list(signatures["b.example"]) == [POLICY_KEY_ID] and SERVER in signatures
@@ -119,17 +126,17 @@ async def test_it_signs_and_refuses(postgres_module: TestDatabase, monkeypatch: 
         assert (await alice.put_state(room_id, "m.room.topic", {"topic": "t", "body": "state"})).status == 200
         assert policy.asked == ["hello", "spam, spam", "state"]
         assert [row["event_id"] for row in await persister.timeline(room_id)][-2:-1] == [sent]
-        # A new policy needs no signature of the old one's, and no policy needs none at all.
+        # A policy change needs no signature of the old server, and without a policy no event needs one.
         assert (await alice.put_state(room_id, "m.room.policy", {})).status == 200
         assert (await alice.send(room_id, "spam as you like")).status == 200
         assert len(policy.asked) == 3
         await check_stored(persister, room_id)
 
 
-async def test_the_server_of_the_policy_has_left(
+async def test_policy_server_without_members_is_not_queried(
     postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the room has none; when somebody of it joins, it has one again."""
+    """When a user of the policy server joins again, it is queried again."""
     async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, graph, alice):
         await follow(persister, room_id, graph)
         for membership, is_asked in (("leave", False), ("join", True)):
@@ -144,30 +151,36 @@ async def test_the_server_of_the_policy_has_left(
             await follow(persister, room_id, graph)
 
 
-async def test_rubbish(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_invalid_policy_answers_refuse_the_event(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with policed(monkeypatch, postgres_module.dsn) as (persister, _, room_id, _, alice):
         before = len(await persister.timeline(room_id))
         for what in ("wrong", "nothing", "list", "number", "other", "object", "long"):
             answer = await alice.send(room_id, what)
             assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN"), what
         assert len(await persister.timeline(room_id)) == before
-        sent = (await alice.send(room_id, "more")).event_id  # only its own signature is taken
+        sent = (await alice.send(room_id, "more")).event_id  # only the policy server's signature is kept
         signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
         assert list(signatures["b.example"]) == [POLICY_KEY_ID] and "y" not in signatures
 
 
-async def test_it_is_down(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_send_fails_while_the_policy_server_is_down(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with policed(monkeypatch, postgres_module.dsn) as (_, policy, room_id, _, alice):
         policy.port = 1
         answer = await alice.send(room_id, "hello")
         assert answer.status == 502 and answer.errcode
         policy_gone = await alice.put_state(room_id, "m.room.policy", {})
-        assert policy_gone.status == 200, "the room can do without"
+        assert policy_gone.status == 200, "the policy can be removed"
         assert (await alice.send(room_id, "hello")).status == 200
 
 
-async def test_a_slow_answer_holds_nobody_else(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lands on the predecessors that it was built on, and a repeated request gets its answer."""
+async def test_slow_policy_answer_does_not_delay_others(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event keeps the predecessors that it was built on, and a repeated request gets the same answer."""
     async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
         end = (await alice.send(room_id, "before")).event_id
         slow = asyncio.create_task(alice.send(room_id, "slow", "same"))
@@ -186,7 +199,9 @@ async def test_a_slow_answer_holds_nobody_else(postgres_module: TestDatabase, mo
         await check_stored(persister, room_id)
 
 
-async def test_a_ban_while_it_is_asked(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ban_during_a_policy_request_refuses_the_event(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, _, alice):
         carol = persister.user("carol")
         assert (await carol.act(room_id, "join")).status == 200
@@ -200,18 +215,20 @@ async def test_a_ban_while_it_is_asked(postgres_module: TestDatabase, monkeypatc
         assert len(await persister.timeline(room_id)) == before
 
 
-async def test_our_own_server_is_the_policy_server(
+async def test_own_server_can_be_the_policy_server(
     postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its signature comes beside the usual one."""
+    """Its policy signature is added to the usual one."""
     async with policed(monkeypatch, postgres_module.dsn, SERVER) as (persister, _, room_id, _, alice):
         sent = (await alice.send(room_id, "hello")).event_id
         signatures = orjson.loads((await stored_event(persister, sent))["json"])["signatures"]
         assert len(signatures[SERVER]) == 2 and POLICY_KEY_ID in signatures[SERVER]
 
 
-async def test_events_of_other_servers(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a valid signature the policy server is asked once; what it does not sign is soft-failed."""
+async def test_unsigned_remote_event_queries_the_policy_server_once(
+    postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy server is queried once for an event without a valid signature. Unsigned events are soft-failed."""
     async with policed(monkeypatch, postgres_module.dsn) as (persister, policy, room_id, graph, _):
         [policy_event] = await persister.sql(
             "SELECT event_id, json FROM events WHERE type = 'm.room.policy' ORDER BY event_nid DESC LIMIT 1"
@@ -226,7 +243,7 @@ async def test_events_of_other_servers(postgres_module: TestDatabase, monkeypatc
         assert [results[event.event_id] for event in made] == ["accepted", "soft_failed", "soft_failed", "accepted"]
         assert sorted(policy.asked) == ["fine", "spam", "wrong"]
         stored = orjson.loads((await stored_event(persister, made[0].event_id))["json"])
-        assert POLICY_KEY_ID in stored["signatures"]["b.example"], "others get it from us"
+        assert POLICY_KEY_ID in stored["signatures"]["b.example"], "other servers get the signature from us"
         again = outcomes(await deliver(persister, room_id, made))
         assert again == results and len(policy.asked) == 3
         exempt = graph.make(previous, BOB, "m.room.policy", {}, "")

@@ -1,5 +1,7 @@
-"""What events count: judged when they are built, stored and announced with them. Spec: client-server API, "Push Rules",
-"Receiving notifications", "Threaded read receipts"; judged again here one by one, for each member (`push_rig.Model`).
+"""The unread counts of events: evaluated when an event is built, stored and announced with it.
+
+`push_rig.Model` evaluates each event again for each member. Spec: client-server API, "Push Rules", "Receiving
+notifications", "Threaded read receipts".
 """
 
 import asyncio
@@ -68,7 +70,7 @@ def related(rel_type: str, event_id: str, **more: Any) -> dict[str, Any]:
 
 
 class Room:
-    """Alice's room in which Bob and Carol are; `model` judges with the rules that they got by `rules`."""
+    """Alice's room with Bob and Carol. `model` has the rules set with `rules`."""
 
     def __init__(self, persister: Persister, room_id: str) -> None:
         self.persister = persister
@@ -99,12 +101,12 @@ class Room:
         return await check(self.persister, self.room_id, self.model)
 
     def last(self, user: User) -> tuple[int, int]:
-        """Return what the latest event counts for a user, by the model."""
+        """Return the counts of the latest event for a user, by the model."""
         ordinal = max(self.model.counted)
         return self.model.counted[ordinal][1][user.user_id]
 
 
-async def test_members_with_default_rules_are_one_row(postgres_module: TestDatabase) -> None:
+async def test_members_with_default_rules_share_one_counter(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room = await Room.make(persister)
         for number in range(3):
@@ -117,7 +119,7 @@ async def test_members_with_default_rules_are_one_row(postgres_module: TestDatab
         check_announced(persister, stored, room.room_id)
 
 
-async def test_each_kind_of_rule(postgres_module: TestDatabase) -> None:
+async def test_counts_follow_each_kind_of_rule(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room = await Room.make(persister)
         alice, bob, carol, dan = room.alice, room.bob, room.carol, room.dan
@@ -159,7 +161,7 @@ async def test_each_kind_of_rule(postgres_module: TestDatabase) -> None:
         check_announced(persister, stored, room.room_id)
 
 
-async def test_display_names_and_sizes_of_rooms(postgres_module: TestDatabase) -> None:
+async def test_counts_follow_display_names_and_room_sizes(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room = await Room.make(persister, carol=False)
         alice, bob = room.alice, room.bob
@@ -179,7 +181,7 @@ async def test_display_names_and_sizes_of_rooms(postgres_module: TestDatabase) -
         await room.checked()
         assert room.last(bob) == (1, 1)
         await room.rules(bob)
-        await room.rules(bob, own_name())  # the name must be looked up: nothing knows it any more
+        await room.rules(bob, own_name())  # the name is no longer in memory and must be read
         await room.say(alice, "Bob Bee, again")
         await room.checked()
         assert room.last(bob) == (1, 1)
@@ -190,7 +192,7 @@ async def test_display_names_and_sizes_of_rooms(postgres_module: TestDatabase) -
         assert room.last(bob) == (1, 1)
 
 
-async def test_threads_by_three_hops(postgres_module: TestDatabase) -> None:
+async def test_thread_is_found_over_three_relations(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room = await Room.make(persister)
         alice, bob = room.alice, room.bob
@@ -204,7 +206,7 @@ async def test_threads_by_three_hops(postgres_module: TestDatabase) -> None:
         stored = await room.checked()
         assert [row["thread_id"] for row in stored.rows[-7:]] == ["", root, root, root, root, "", ""]
     async with event_persister(postgres_module.dsn) as persister:
-        # Not in memory any more, and one that says nothing of its thread itself.
+        # The related event is not in memory, and its row has no thread id.
         room.persister, room.alice = persister, persister.user("alice")
         await persister.sql("UPDATE events SET thread_id = NULL WHERE event_id = $1", other)
         await send(room.alice, room.room_id, related("m.annotation", other, key="y"), "m.reaction")
@@ -213,7 +215,7 @@ async def test_threads_by_three_hops(postgres_module: TestDatabase) -> None:
         assert stored.rows[-1]["thread_id"] == root
 
 
-async def test_redactions_take_back_what_was_counted(postgres_module: TestDatabase) -> None:
+async def test_redaction_takes_back_the_counts(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room = await Room.make(persister)
         alice, bob, carol = room.alice, room.bob, room.carol
@@ -227,7 +229,7 @@ async def test_redactions_take_back_what_was_counted(postgres_module: TestDataba
         [row] = [row for row in stored.rows if row["event_id"] == redaction]
         [(ordinal, thread, groups, users)] = row["push_redacted"]
         assert (ordinal, thread, groups, users) == (at, "", ((DEFAULT_GROUP, 1, 0),), ((carol.user_id, 1, 1),))
-        assert stored.rows[-1]["push_redacted"] == [], "only the first takes anything back"
+        assert stored.rows[-1]["push_redacted"] == [], "only the first redaction takes counts back"
         assert (at, carol.user_id) not in stored.exceptions
         check_announced(persister, stored, room.room_id)
         # An event and its redaction in one batch.
@@ -240,7 +242,7 @@ async def test_redactions_take_back_what_was_counted(postgres_module: TestDataba
         assert len(persister.bus.published) > len(before)
 
 
-async def test_invites_joins_and_leaves(postgres_module: TestDatabase) -> None:
+async def test_counts_follow_invites_joins_and_leaves(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         room = await Room.make(persister)
         alice, bob, dan = room.alice, room.bob, room.dan
@@ -267,10 +269,10 @@ async def test_invites_joins_and_leaves(postgres_module: TestDatabase) -> None:
         await dan.act(room.room_id, "leave")
         await alice.act(room.room_id, "invite", {"user_id": dan.user_id})
         stored = await room.checked()
-        assert stored.rows[-1]["push_users"] == [], "nobody hears of invites from whom he ignores"
+        assert stored.rows[-1]["push_users"] == [], "invites from an ignored user do not count"
 
 
-async def test_a_room_made_with_guests(postgres_module: TestDatabase) -> None:
+async def test_invites_of_a_new_room_are_counted(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, erin, frank = (persister.user(name) for name in ("alice", "erin", "frank"))
         await set_rules(persister, erin.user_id, ignored=[alice.user_id])
@@ -280,7 +282,7 @@ async def test_a_room_made_with_guests(postgres_module: TestDatabase) -> None:
         assert [row["push_users"] for row in stored.rows if row["push_users"]] == [((frank.user_id, 1, 0),)]
 
 
-async def test_what_fails_and_is_built_again_counts_once(postgres: TestDatabase) -> None:
+async def test_rebuilt_event_counts_once(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         room = await Room.make(persister)
         await persister.foundation.database.execute(POISON)
@@ -304,14 +306,21 @@ async def test_what_fails_and_is_built_again_counts_once(postgres: TestDatabase)
 
 
 def _changes(chance: random.Random, room_id: str, users: list[User]) -> RuleChanges:
-    changes = chance.choice([
-        NO_CHANGES, NO_CHANGES, muted(room_id), mentions_only(room_id), muted("!another:x"), own_name(),
-        keyword(chance.choice(["bee", "hive", "honey"])), of_sender(chance.choice(users).user_id),
+    possible = [
+        NO_CHANGES,
+        NO_CHANGES,
+        muted(room_id),
+        mentions_only(room_id),
+        muted("!another:x"),
+        own_name(),
+        keyword(chance.choice(["bee", "hive", "honey"])),
+        of_sender(chance.choice(users).user_id),
         of_sender(chance.choice(users).user_id, [NOTIFY, HIGHLIGHT]),
         NO_CHANGES.with_default(".m.rule.message", DefaultChange(enabled=False)),
         NO_CHANGES.with_default(".m.rule.master", DefaultChange(enabled=True)),
         NO_CHANGES.with_default(".m.rule.reaction", DefaultChange(enabled=False)),
-    ])  # fmt: skip
+    ]
+    changes = chance.choice(possible)
     if chance.random() < 0.3:
         rule = UserRule("size", [], conditions=[{"kind": "room_member_count", "is": chance.choice(["<3", ">3"])}])
         changes = changes.with_kind("underride", [rule])
@@ -353,8 +362,8 @@ async def _act(chance: random.Random, room: Room, users: list[User], sent: list[
 @pytest.mark.parametrize(
     ("seed", "steps"), [*((n, 6) for n in range(4)), *(pytest.param(n, 60, marks=pytest.mark.soak) for n in range(20))]
 )
-async def test_random_events_and_rules(postgres: TestDatabase, seed: int, steps: int) -> None:
-    """Everything at once: events, members, rules, refused writes, and the room on one persister after another."""
+async def test_random_events_and_rules_match_the_model(postgres: TestDatabase, seed: int, steps: int) -> None:
+    """Random events, members, rules and refused writes, while the room moves from persister to persister."""
     chance = random.Random(seed)
 
     async def part(room: Room | None) -> Room:
@@ -390,7 +399,7 @@ async def _poisoned(room: Room) -> None:
 
 
 def _memory(persister: Persister, room_id: str) -> RoomEvaluator:
-    """Return what the persister has of the room in memory, by way of whom it tells of new rules."""
+    """Return the persister's evaluator of the room, found through the listeners for new rules."""
     [listener] = persister.foundation.follower._followed[PUSH_RULES.name].listeners
     [push] = [push for push in listener.__self__._rooms if push.evaluator.room_id == room_id]
     judge: RoomEvaluator = push.evaluator
@@ -398,19 +407,19 @@ def _memory(persister: Persister, room_id: str) -> RoomEvaluator:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_members_in_memory_are_those_of_the_state(postgres: TestDatabase, seed: int) -> None:
-    """Also where forks and resolution decide who is in, and writes were taken back."""
+async def test_members_in_memory_match_the_room_state(postgres: TestDatabase, seed: int) -> None:
+    """Includes rooms where forks and state resolution decide the members, and writes that were undone."""
     async with event_persister(postgres.dsn) as persister:
         await set_rules(persister, f"@alice:{SERVER}", mentions_only("!any:where"), [BOB])
         graph = await random_room(persister, "11", seed, 40)
         [[room_nid, room_id]] = await persister.sql("SELECT room_nid, room_id FROM rooms")
         alice = persister.user("alice")
         await set_rules(persister, alice.user_id, muted(room_id))
-        answer = await alice.send(room_id, "the room is in memory, whoever is in it")
+        answer = await alice.send(room_id, "the room is in memory")
         joined = await persister.sql(
             "SELECT user_id, is_local FROM memberships WHERE room_nid = $1 AND membership = 'join'", room_nid
         )
-        gc.collect()  # copies of the room that were dropped before
+        gc.collect()  # remove dropped copies of the room
         judge = _memory(persister, room_id)
         assert judge.joined == len(joined)
         assert judge.local == sum(row["is_local"] for row in joined) == (answer.status == 200)
@@ -420,8 +429,8 @@ async def test_members_in_memory_are_those_of_the_state(postgres: TestDatabase, 
         assert await get_wrong_totals(persister.foundation.database, room_nid, 10) == []
 
 
-async def test_events_of_other_servers(postgres: TestDatabase) -> None:
-    """Live ones are judged; those without a place in the timeline never, until they get one."""
+async def test_remote_events_are_counted_when_they_enter_the_timeline(postgres: TestDatabase) -> None:
+    """Events outside of the timeline are not counted."""
     async with event_persister(postgres.dsn) as persister:
         room_id, graph, alice = await begin(persister, "11")
         for sender in (BOB, CAROL):
@@ -446,8 +455,8 @@ async def test_events_of_other_servers(postgres: TestDatabase) -> None:
         assert [tuple(row) for row in exceptions] == [(alice.user_id, at, 0, 1)]
 
 
-async def test_rules_that_change_while_a_room_is_read(postgres: TestDatabase) -> None:
-    """What the stream brings during the reading is not lost, and what it brings late does no harm."""
+async def test_rule_change_during_room_load_is_not_lost(postgres: TestDatabase) -> None:
+    """A row of the stream that arrives during the load takes effect, and a late old row has no effect."""
     async with event_persister(postgres.dsn) as persister:
         room = await Room.make(persister)
         changes = muted(room.room_id)
@@ -470,8 +479,8 @@ async def test_rules_that_change_while_a_room_is_read(postgres: TestDatabase) ->
         assert stored.counted(last + 1, "", room.bob.user_id, joined=True) == (1, 1)
 
 
-async def test_only_what_users_send_themselves_marks_a_room_as_read(postgres_module: TestDatabase) -> None:
-    """Member events after a profile change and delayed events are sent for the user, who has read nothing by them."""
+async def test_only_events_sent_by_the_user_mark_a_room_as_read(postgres_module: TestDatabase) -> None:
+    """The server sends delayed events, and member events after a profile change. They do not move the read position."""
     async with event_persister(postgres_module.dsn) as persister:
         room = await Room.make(persister)
         await room.say(room.alice, "hey", **mention(room.bob))
@@ -503,7 +512,7 @@ async def test_only_what_users_send_themselves_marks_a_room_as_read(postgres_mod
         path = f"/_skep/rooms/{quote(room.room_id, safe='')}/member_profile"
         assert (await persister.internal("PUT", path, {"user_id": room.bob.user_id})).json["event_id"]
         assert await unread(room.bob) == Count(1, 1)
-        # Rules under which the sender's own event would count otherwise than for their group.
+        # With these rules the sender's own event would have other counts than for their group.
         await room.rules(room.bob, keyword("later"))
         await say_for(room.bob, "second")
         assert await unread(room.bob) == Count(1, 1)

@@ -1,7 +1,7 @@
-"""Random rooms: many users at once, poisoned events, rooms dropped from memory, slots that move.
+"""Random rooms: concurrent users, poisoned events, rooms dropped from memory, slots that move.
 
-Whatever happened, what is stored is judged by a plain replay: events in the order of their ordinals, each allowed by
-the rules in the state before it; the tables of current state and memberships are what the replay ends with.
+A plain replay checks the stored room: the rules allow each event, in the order of ordinals, in the state before it. The
+tables of current state and memberships equal the end of the replay.
 """
 
 import asyncio
@@ -83,9 +83,9 @@ async def _act(chance: random.Random, persisters: list[Persister], room_id: str)
 
 
 @pytest.mark.parametrize(("version", "seed"), [("1", 1), ("6", 2), ("11", 3), ("12", 4)])
-async def test_random_room(postgres: TestDatabase, version: str, seed: int) -> None:
+async def test_random_rooms_match_a_replay(postgres: TestDatabase, version: str, seed: int) -> None:
     chance = random.Random(seed)
-    # Memory for hardly one room: they are dropped and read again all the time.
+    # With memory for hardly one room, rooms are dropped and read again all the time.
     config = make_config(caches=Caches(rooms_bytes=20_000))
     owner_of_odd = [0]
     async with (
@@ -103,7 +103,7 @@ async def test_random_room(postgres: TestDatabase, version: str, seed: int) -> N
                 statuses.append(await _act(chance, [one, two], chance.choice(rooms)))
 
         async def move() -> None:
-            """The slots change hands; nobody parks anything, so requests may meet the wrong owner."""
+            """Move the slots. No request is parked, so requests may reach the wrong owner."""
             for _ in range(10):
                 await asyncio.sleep(0.04)
                 owner_of_odd[0] = 1 - owner_of_odd[0]
@@ -112,7 +112,7 @@ async def test_random_room(postgres: TestDatabase, version: str, seed: int) -> N
                         listener("rooms", persister.slots.owned("rooms"))
 
         await asyncio.gather(*(user() for _ in range(10)), move())
-        assert set(statuses) <= {200, 400, 403, 503}, "nothing fails by a bug"
+        assert set(statuses) <= {200, 400, 403, 503}, "no request causes an internal error"
         total = 0
         for room_id in rooms:
             total += await replay(one, room_id, version)

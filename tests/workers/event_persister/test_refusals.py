@@ -1,4 +1,4 @@
-"""What clients may not send although the room's rules would let it."""
+"""Events that clients may not send although the room's rules allow them."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ def about(rel_type: str, event_id: str, **more: Any) -> dict[str, Any]:
     return {"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": rel_type, "event_id": event_id, **more}}
 
 
-async def test_messages_that_show_nothing(postgres_module: TestDatabase) -> None:
+async def test_message_without_body_or_msgtype_is_refused(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room()
@@ -27,19 +27,23 @@ async def test_messages_that_show_nothing(postgres_module: TestDatabase) -> None
         ):
             answer = await put(alice, room_id, f"m{number}", content)
             assert (answer.status, answer.errcode) == (400, "M_BAD_JSON"), content
-            # Encrypted ones show nothing to anybody, and other types are free.
+            # Encrypted events and other types are not checked.
             assert (await put(alice, room_id, f"e{number}", content, "m.room.encrypted")).status == 200
         assert (await put(alice, room_id, "ok", {"msgtype": "m.own", "body": ""})).status == 200
 
 
 @pytest.mark.parametrize("version", ["1", "9", "12"])
-async def test_levels_as_strings(postgres_module: TestDatabase, version: str) -> None:
+async def test_power_levels_as_strings_are_refused(postgres_module: TestDatabase, version: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room(room_version=version)
         levels = await persister.content(room_id, "m.room.power_levels")
-        for change in ({"ban": "50"}, {"users": {**levels["users"], "@b:c": "5"}}, {"events": {"x": "5"}},
-                       {"notifications": {"room": "50"}}):  # fmt: skip
+        for change in (
+            {"ban": "50"},
+            {"users": {**levels["users"], "@b:c": "5"}},
+            {"events": {"x": "5"}},
+            {"notifications": {"room": "50"}},
+        ):
             answer = await alice.put_state(room_id, "m.room.power_levels", {**levels, **change})
             assert (answer.status, answer.errcode) == (400, "M_BAD_JSON"), change
             made = await alice.call(
@@ -49,7 +53,7 @@ async def test_levels_as_strings(postgres_module: TestDatabase, version: str) ->
         assert (await alice.put_state(room_id, "m.room.power_levels", {**levels, "ban": 51})).status == 200
 
 
-async def test_one_reaction_of_a_kind(postgres_module: TestDatabase) -> None:
+async def test_duplicate_reaction_is_refused(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(preset="public_chat")
@@ -60,7 +64,7 @@ async def test_one_reaction_of_a_kind(postgres_module: TestDatabase) -> None:
         assert first.status == 200
         twice = await put(alice, room_id, "r2", liked, kind)
         assert (twice.status, twice.errcode) == (400, "M_DUPLICATE_ANNOTATION")
-        # A retransmission is no second one.
+        # A retry is not a second reaction.
         assert (await put(alice, room_id, "r1", liked, kind)).body == first.body
         assert (await put(alice, room_id, "r3", about("m.annotation", event_id, key="-1"), kind)).status == 200
         assert (await put(alice, room_id, "r4", liked, "org.other")).status == 200
@@ -75,7 +79,7 @@ async def test_one_reaction_of_a_kind(postgres_module: TestDatabase) -> None:
         assert sorted(answer.status for answer in at_once) == [200, 400, 400, 400, 400]
 
 
-async def test_a_retransmission_that_only_the_database_remembers(postgres_module: TestDatabase) -> None:
+async def test_retry_after_memory_expired_is_answered_from_the_database(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room()
@@ -88,7 +92,7 @@ async def test_a_retransmission_that_only_the_database_remembers(postgres_module
         assert again.body == first.body
 
 
-async def test_no_thread_in_a_thread(postgres_module: TestDatabase) -> None:
+async def test_thread_in_a_thread_is_refused(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room()
@@ -97,18 +101,18 @@ async def test_no_thread_in_a_thread(postgres_module: TestDatabase) -> None:
         assert reply.status == 200
         nested = await put(alice, room_id, "t2", about("m.thread", reply.event_id))
         assert (nested.status, nested.errcode) == (400, "M_UNKNOWN")
-        # A rich reply has no rel_type: it may become a root. So may an event that is not known here.
+        # A rich reply has no rel_type and may become a root. An unknown event may too.
         rich = {"msgtype": "m.text", "body": "x", "m.relates_to": {"m.in_reply_to": {"event_id": root}}}
         rich_id = (await put(alice, room_id, "t3", rich)).event_id
         assert (await put(alice, room_id, "t4", about("m.thread", rich_id))).status == 200
         assert (await put(alice, room_id, "t5", about("m.thread", "$unknown"))).status == 200
-        # What a redaction took the relation from relates to nothing.
+        # A redacted event has no relation any more.
         await alice.redact(room_id, reply.event_id)
         assert (await put(alice, room_id, "t6", about("m.thread", reply.event_id))).status == 200
 
 
-async def test_state_that_nobody_may_set_is_a_wrong_request(postgres_module: TestDatabase) -> None:
-    """A second create event, and power levels of version 12 that name a creator: 400, as other servers answer."""
+async def test_state_that_no_user_may_set_gets_400(postgres_module: TestDatabase) -> None:
+    """A second create event, and power levels of version 12 that name a creator, get 400 as from other servers."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(room_version="12", preset="public_chat")
@@ -117,6 +121,6 @@ async def test_state_that_nobody_may_set_is_a_wrong_request(postgres_module: Tes
             answer = await alice.put_state(room_id, kind, content)
             assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")
         assert f"creator {alice.user_id} must not appear" in answer.json["error"]
-        assert (await bob.put_state(room_id, "m.room.power_levels", named)).status == 403, "strangers learn nothing"
+        assert (await bob.put_state(room_id, "m.room.power_levels", named)).status == 403, "non-members get 403"
         room_id = await alice.create_room(room_version="11")
         assert (await alice.put_state(room_id, "m.room.power_levels", named)).status == 200

@@ -1,4 +1,4 @@
-"""Resolution beside the loop: events from a real PostgreSQL, threads, bounds, and how long the loop is held up."""
+"""State resolution in threads: events from a real PostgreSQL, lanes, bounds, and pauses of the event loop."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ POWER_LEVELS = ("m.room.power_levels", "")
 
 
 class Loads:
-    """Reads the rooms from the database, and counts."""
+    """Loads rooms from the database and counts pages and events."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -90,7 +90,7 @@ def expected(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_from_the_database_as_from_memory(postgres: TestDatabase, version: str) -> None:
+async def test_resolution_is_the_same_from_database_and_memory(postgres: TestDatabase, version: str) -> None:
     room = made_up(version)
     cases = [small(room, 0), overlays(room, 40), everything(room, 0)]
     await store_room(postgres.dsn, room, 1)
@@ -98,7 +98,7 @@ async def test_from_the_database_as_from_memory(postgres: TestDatabase, version:
         async with loads(postgres) as load, resolver(load) as resolver_:
             assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
             assert load.pages <= 60
-            # Once more: all is at hand now.
+            # The second time everything is in memory.
             pages = load.pages
             assert await resolver_.resolve(in_database(room), room.state, branches) == expected(room, branches)
             assert load.pages == pages
@@ -126,7 +126,7 @@ async def test_small_conflict_loads_little_of_a_long_past(postgres: TestDatabase
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_missing_and_rejected_events(postgres: TestDatabase, version: str) -> None:
+async def test_resolution_with_missing_and_rejected_events(postgres: TestDatabase, version: str) -> None:
     room = made_up(version, members=150, fights=20)
     branches = small(room, 0)
     levels = [event.event_id for event in room.events.values() if event.type == "m.room.power_levels"]
@@ -140,7 +140,7 @@ async def test_missing_and_rejected_events(postgres: TestDatabase, version: str)
     assert result == expected(room, branches, rejected)
 
 
-async def test_redacted_events_are_judged_in_their_redacted_form(postgres: TestDatabase) -> None:
+async def test_resolution_uses_the_redacted_form_of_events(postgres: TestDatabase) -> None:
     """In version 10 a redacted power-levels event no longer says who may invite."""
     room = made_up("10", members=3)
     levels = dict(room.events[room.state[POWER_LEVELS]].content)
@@ -153,7 +153,7 @@ async def test_redacted_events_are_judged_in_their_redacted_form(postgres: TestD
         target = in_database(room)
         assert await resolver_.resolve(target, room.state, branches) == {}
         await load.database.execute("UPDATE events SET redacted_by = 1 WHERE event_id = $1", strict.event_id)
-        assert await resolver_.resolve(target, room.state, branches) == {}, "it is kept until it is forgotten"
+        assert await resolver_.resolve(target, room.state, branches) == {}, "the event is cached until `forget`"
         resolver_.forget([strict.event_id])
         assert await resolver_.resolve(target, room.state, branches) == {invited: invite.event_id}
 
@@ -162,10 +162,12 @@ async def test_redacted_events_are_judged_in_their_redacted_form(postgres: TestD
 
 
 async def big_beside_small(postgres: TestDatabase, big: MadeUpRoom) -> tuple[float, int]:
-    """Resolve a room in which everything conflicts, and a small one again and again meanwhile. Nothing is kept of
-    what those load. Return the loop's longest step, in seconds, and how often the small one was done."""
+    """Resolve a large room in which everything conflicts, and a small one repeatedly beside it, without a cache.
+
+    Returns the loop's longest step in seconds and the number of small resolutions.
+    """
     little = made_up("11")
-    gc.freeze()  # no persister has all of a room's past in memory, for the collector to walk through
+    gc.freeze()  # a persister does not hold a room's whole history for the collector to scan
     branches, few = everything(big, 0), small(little, 0)
     await store_room(postgres.dsn, little, 2)
     agreed = expected(little, few)
@@ -183,7 +185,7 @@ async def big_beside_small(postgres: TestDatabase, big: MadeUpRoom) -> tuple[flo
         return pauses.all_s[0], rounds
 
 
-async def test_a_big_resolution_neither_holds_up_the_loop_nor_a_small_one(postgres: TestDatabase) -> None:
+async def test_large_resolution_blocks_neither_the_loop_nor_small_ones(postgres: TestDatabase) -> None:
     pause_s, rounds = await big_beside_small(postgres, made_up("12", members=15_000, changes=1))
     print(f"longest step {pause_s * 1000:.1f} ms, {rounds} small resolutions beside the big one")
     assert pause_s < 0.05
@@ -192,14 +194,14 @@ async def test_a_big_resolution_neither_holds_up_the_loop_nor_a_small_one(postgr
 
 @pytest.mark.soak
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_two_overlays_of_50000_entries_do_not_hold_up_the_loop(postgres: TestDatabase, version: str) -> None:
+async def test_two_overlays_of_50000_entries_do_not_block_the_loop(postgres: TestDatabase, version: str) -> None:
     big = made_up(version, members=50_000, changes=4, fights=200)
     pause_s, rounds = await big_beside_small(postgres, big)
     assert pause_s < 0.05
     assert rounds > 5
 
 
-async def test_what_grows_goes_on_in_the_big_lane_with_what_it_has(postgres: TestDatabase) -> None:
+async def test_growing_resolution_moves_to_the_big_lane_with_its_events(postgres: TestDatabase) -> None:
     room, registry = made_up("12"), CollectorRegistry()
     few = small(room, 0)
     await store_room(postgres.dsn, room, 1)
@@ -214,7 +216,7 @@ async def test_what_grows_goes_on_in_the_big_lane_with_what_it_has(postgres: Tes
     assert registry.get_sample_value(seconds, {"lane": "quick"}) is None
 
 
-async def test_cancelling_ends_the_thread_and_lets_others_in() -> None:
+async def test_cancelled_resolution_frees_its_lane() -> None:
     big, little = made_up("12", members=15_000, changes=1), made_up("11")
     branches, few = everything(big, 0), small(little, 0)
     async with resolver(never) as resolver_:
@@ -233,7 +235,7 @@ async def test_cancelling_ends_the_thread_and_lets_others_in() -> None:
     assert sys.getswitchinterval() == pytest.approx(0.005)
 
 
-async def test_closing_ends_what_waits() -> None:
+async def test_close_ends_waiting_resolutions() -> None:
     room = made_up("12")
     few = small(room, 0)
     made = Resolver(never, SystemClock(), ResolutionMetrics(CollectorRegistry()))
@@ -251,7 +253,7 @@ async def test_closing_ends_what_waits() -> None:
 
 
 @pytest.mark.parametrize("bounds", [ResolverBounds(max_events=500), ResolverBounds(max_bytes=200_000)])
-async def test_too_much_to_load(postgres: TestDatabase, bounds: ResolverBounds) -> None:
+async def test_resolution_that_loads_too_much_fails(postgres: TestDatabase, bounds: ResolverBounds) -> None:
     room = made_up("12")
     branches, few = everything(room, 0), small(room, 0)
     await store_room(postgres.dsn, room, 1)
@@ -262,7 +264,7 @@ async def test_too_much_to_load(postgres: TestDatabase, bounds: ResolverBounds) 
         assert await resolver_.resolve(in_database(room), room.state, few) == expected(room, few)
 
 
-async def test_time_and_queue_are_bounded() -> None:
+async def test_resolution_time_and_queue_are_bounded() -> None:
     room = made_up("12")
     few = small(room, 0)
     async with resolver(never, ResolverBounds(max_waiting=3, max_s=0.3)) as resolver_:
@@ -271,7 +273,7 @@ async def test_time_and_queue_are_bounded() -> None:
         assert [type(result) for result in results] == [Unavailable] * 5
 
 
-async def test_errors_of_the_database_reach_the_caller() -> None:
+async def test_database_error_reaches_the_caller() -> None:
     async def away(room_nid: int, event_ids: Sequence[EventId], max_events: int) -> Sequence[ChainEvent]:
         raise Unavailable("The database is not available just now")
 

@@ -1,4 +1,4 @@
-"""Rooms are made, joined and talked in: what is stored, what is announced, what a send costs."""
+"""Rooms are created, joined and written to: stored rows, announced rows, and statements per send."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from tests.rigs.persister import event_persister
 
 
 @pytest.mark.parametrize("version", ROOM_VERSIONS)
-async def test_create_join_send(postgres_module: TestDatabase, version: str) -> None:
+async def test_create_join_and_send_in_every_room_version(postgres_module: TestDatabase, version: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(
@@ -21,25 +21,21 @@ async def test_create_join_send(postgres_module: TestDatabase, version: str) -> 
         event_id = (await bob.send(room_id, "hello")).event_id
         rows = await persister.timeline(room_id)
         assert [row["ordinal"] for row in rows] == list(range(1, len(rows) + 1))
-        assert [row["type"] for row in rows[:3]] == [
-            "m.room.create", "m.room.member", "m.room.power_levels",
-        ]  # fmt: skip
+        assert [row["type"] for row in rows[:3]] == ["m.room.create", "m.room.member", "m.room.power_levels"]
         assert rows[-1]["event_id"] == event_id
         for row in rows:
-            # What is stored is a PDU of this version, and its id is the one that we gave.
+            # The stored JSON is a PDU of this version with the returned id.
             assert parse_event(get_room_version(version), row["json"]).event_id == row["event_id"]
         announced = persister.bus.rows()
         assert [row.event_id for row in announced] == [row["event_id"] for row in rows]
         assert [row.position for row in announced] == sorted(row["position"] for row in rows)
-        # Another process that has read nothing yet goes on where this one stopped.
+        # Another process with empty memory continues where this one stopped.
         async with event_persister(postgres_module.dsn) as second:
             other = second.user("bob")
             later = (await other.send(room_id, "again")).event_id
             assert (await other.put_state(room_id, "m.room.topic", {"topic": "t"})).status == 403
             [new] = second.bus.rows()
-            assert (new.prior_writer, new.prior_position) == (
-                persister.foundation.lease, announced[-1].position,
-            )  # fmt: skip
+            assert (new.prior_writer, new.prior_position) == (persister.foundation.lease, announced[-1].position)
             assert parse_event(get_room_version(version), new.json).prev_event_ids == (event_id,)
             assert new.event_id == later
 
@@ -53,7 +49,7 @@ async def test_usual_send_is_one_statement(postgres_module: TestDatabase) -> Non
         for number in range(5):
             assert (await alice.send(room_id, f"message {number}")).status == 200
         assert (database.statements, writer.statements) == (before[0], before[1] + 5)
-        # Sends at the same time go together: perhaps one alone, the others while it is under way.
+        # Concurrent sends share statements: perhaps the first alone, and the others while it runs.
         answers = await asyncio.gather(*(alice.send(room_id, f"more {n}") for n in range(40)))
         assert len({answer.event_id for answer in answers}) == 40
         assert database.statements == before[0]

@@ -1,4 +1,4 @@
-"""PUT of state and messages: what is refused, what changes nothing; redactions and what they apply to."""
+"""PUT of state and messages: refusals and repeats. Redactions and their targets."""
 
 import asyncio
 import dataclasses
@@ -17,7 +17,7 @@ from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room_engine import compose_engine
 
 
-async def test_put_state(postgres_module: TestDatabase) -> None:
+async def test_put_state_refusals_and_repeats(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(preset="public_chat")
@@ -46,7 +46,7 @@ async def test_put_state(postgres_module: TestDatabase) -> None:
         assert [row["prev_nid"] for row in rows] == [None, rows[0]["event_nid"]]
 
 
-async def test_member_events_as_state(postgres_module: TestDatabase) -> None:
+async def test_member_events_set_as_state(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(preset="public_chat")
@@ -67,7 +67,7 @@ async def test_member_events_as_state(postgres_module: TestDatabase) -> None:
         assert (await bob.send(room_id, "x")).status == 403
 
 
-async def test_canonical_alias(postgres_module: TestDatabase) -> None:
+async def test_canonical_alias_must_point_to_the_room(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room(room_alias_name="one")
@@ -85,19 +85,19 @@ async def test_canonical_alias(postgres_module: TestDatabase) -> None:
             assert (answer.status, answer.errcode) == (400, errcode), content
         content = {"alias": f"#one:{SERVER}", "alt_aliases": [f"#one:{SERVER}"]}
         assert (await alice.put_state(room_id, kind, content)).status == 200
-        # An alias that was there before is not looked at again.
+        # An alias from the current event is not checked again.
         await persister.sql("DELETE FROM room_aliases")
         assert (await alice.put_state(room_id, kind, {"alias": f"#one:{SERVER}"})).status == 200
 
 
 @pytest.mark.parametrize("version", ["5", "6", "12"])
-async def test_messages_that_cannot_be(postgres_module: TestDatabase, version: str) -> None:
+async def test_invalid_message_contents_are_refused(postgres_module: TestDatabase, version: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room(room_version=version)
         path = f"/rooms/{room_id}/send/org.example/"
         strict = version != "5"
-        for number, (raw, status, errcode) in enumerate((
+        cases = (
             (b'{"a": 1.5}', 400 if strict else 200, "M_BAD_JSON"),
             (b'{"a": 9007199254740993}', 400 if strict else 200, "M_BAD_JSON"),
             (b'{"a": NaN}', 400, "M_NOT_JSON"),
@@ -106,7 +106,8 @@ async def test_messages_that_cannot_be(postgres_module: TestDatabase, version: s
             (b'{"a": "' + b"x" * 66_000 + b'"}', 413, "M_TOO_LARGE"),
             (b"3", 400, "M_BAD_JSON"),
             (b"", 400, "M_NOT_JSON"),
-        )):  # fmt: skip
+        )
+        for number, (raw, status, errcode) in enumerate(cases):
             answer = await alice.call("PUT", f"{path}{number}", raw=raw)
             assert answer.status == status, (raw[:30], answer.body)
             assert status == 200 or answer.errcode == errcode, (raw[:30], answer.body)
@@ -117,7 +118,7 @@ async def test_messages_that_cannot_be(postgres_module: TestDatabase, version: s
 
 
 @pytest.mark.parametrize("version", ["1", "10", "12"])
-async def test_redactions(postgres_module: TestDatabase, version: str) -> None:
+async def test_redactions_apply_to_their_target(postgres_module: TestDatabase, version: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
         room_id = await alice.create_room(preset="public_chat", room_version=version)
@@ -137,19 +138,19 @@ async def test_redactions(postgres_module: TestDatabase, version: str) -> None:
         assert (pdu["content"] if version == "12" else pdu)["redacts"] == by_bob
         announced = persister.bus.rows()[-1]
         assert announced.redacts_nid == rows[by_bob]["event_nid"]
-        # Somebody with the power level, by PUT /send, and an event that is not stored yet.
+        # A user with the power level redacts by PUT /send.
         path = f"/rooms/{room_id}/send/m.room.redaction/1"
         again = (await carol.send(room_id, "again")).event_id
         assert (await alice.call("PUT", path, {"redacts": again})).status == 200
         assert (await alice.call("PUT", path + "x", {})).errcode == "M_MISSING_PARAM"
-        # The first redaction is the one that counts.
+        # Only the first redaction takes effect.
         later = (await alice.redact(room_id, by_bob)).event_id
         rows = {row["event_id"]: row for row in await persister.timeline(room_id)}
         assert rows[by_bob]["redacted_by"] == rows[redaction]["event_nid"] != rows[later]["event_nid"]
 
 
-async def test_redaction_in_the_batch_of_its_target(postgres_module: TestDatabase) -> None:
-    """An UPDATE does not see what its own statement inserts. Clients cannot do this; inbound events will."""
+async def test_redaction_in_the_same_batch_as_its_target(postgres_module: TestDatabase) -> None:
+    """An UPDATE does not see the rows that its own statement inserts. Clients cannot cause this; federation can."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, f = persister.user("alice"), persister.foundation
         room_id = await alice.create_room()
@@ -182,7 +183,7 @@ async def test_redaction_in_the_batch_of_its_target(postgres_module: TestDatabas
         assert registry.get_sample_value("skep_persister_statements_total") == 1
 
 
-async def test_redacted_state_counts_as_redacted(postgres_module: TestDatabase) -> None:
+async def test_redacted_state_is_read_in_redacted_form(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room()
@@ -198,7 +199,7 @@ async def test_redacted_state_counts_as_redacted(postgres_module: TestDatabase) 
             assert joined.errcode == "M_GUEST_ACCESS_FORBIDDEN"
 
 
-async def test_redaction_of_another_rooms_event_is_a_wrong_request(postgres_module: TestDatabase) -> None:
+async def test_redaction_of_another_rooms_event_gets_400(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id, other = await alice.create_room(), await alice.create_room()
@@ -210,8 +211,8 @@ async def test_redaction_of_another_rooms_event_is_a_wrong_request(postgres_modu
         assert (await alice.redact(other, event_id)).status == 200
 
 
-async def test_send_without_a_transaction(postgres_module: TestDatabase) -> None:
-    """Old bots post their messages; each request sends one more."""
+async def test_post_without_transaction_id_sends_each_time(postgres_module: TestDatabase) -> None:
+    """Old bots use POST. Each request sends another event."""
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room()

@@ -1,4 +1,4 @@
-"""POST /rooms/{roomId}/upgrade: what the new room takes over, what becomes of the old one, and every way to be cut."""
+"""POST /rooms/{roomId}/upgrade: the state of the new and the old room, and resumption after every possible cut."""
 
 import asyncio
 from typing import Any
@@ -27,11 +27,16 @@ async def upgrade(user: User, room_id: str, version: str = "11", **more: Any) ->
 
 
 async def furnished_room(persister: Persister, alice: User, version: str) -> str:
-    """A space with everything that an upgrade takes over, and two people who were banned."""
+    """Make a space with all state that an upgrade copies, and two banned users."""
     room_id = await alice.create_room(
-        room_version=version, preset="public_chat", name="Bees", topic="Honey", room_alias_name="bees",
-        visibility="public", creation_content={"type": "m.space", "m.federate": False},
-    )  # fmt: skip
+        room_version=version,
+        preset="public_chat",
+        name="Bees",
+        topic="Honey",
+        room_alias_name="bees",
+        visibility="public",
+        creation_content={"type": "m.space", "m.federate": False},
+    )
     for kind, content in STATE.items():
         assert (await alice.put_state(room_id, kind, content)).status == 200, kind
     child = {"via": [SERVER], "order": "a"}
@@ -59,13 +64,13 @@ async def users_of(persister: Persister, room_id: str) -> Any:
 
 
 @pytest.mark.parametrize(("old", "new"), [("1", "12"), ("12", "1"), ("12", "12"), ("6", "11"), ("11", "3")])
-async def test_what_the_new_room_takes_over(postgres: TestDatabase, old: str, new: str) -> None:
+async def test_upgrade_copies_state_to_the_new_room(postgres: TestDatabase, old: str, new: str) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         room_id = await furnished_room(persister, alice, old)
         last = (await persister.timeline(room_id))[-1]["event_id"]
         new_id = await upgrade(alice, room_id, new)
-        if new != "12":  # there the tombstone names the new room by its create event's hash
+        if new != "12":  # in version 12 the tombstone needs the new room's create event first
             [last] = [row["event_id"] for row in await persister.timeline(room_id) if row["type"] == "m.room.tombstone"]
 
         create = await persister.content(new_id, "m.room.create")
@@ -101,8 +106,8 @@ async def test_what_the_new_room_takes_over(postgres: TestDatabase, old: str, ne
         assert alias.json == {"room_id": new_id}
 
 
-async def test_every_direction(postgres_module: TestDatabase) -> None:
-    """Each version into the one that is six further on, and back: so each pair of neighbouring rules is crossed."""
+async def test_upgrade_between_any_room_versions(postgres_module: TestDatabase) -> None:
+    """Upgrade each version to the version six steps ahead, to the one before it, and to itself."""
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         for index, old in enumerate(VERSIONS):
@@ -111,12 +116,11 @@ async def test_every_direction(postgres_module: TestDatabase) -> None:
                 room_id = await upgrade(alice, room_id, new)
                 assert (await persister.content(room_id, "m.room.create"))["room_version"] == new
                 assert await persister.content(room_id, "m.room.name") == {"name": old}
-                assert (await alice.put_state(room_id, "m.room.power_levels", {
-                    **await persister.content(room_id, "m.room.power_levels"), "redact": 49,
-                })).status == 200  # fmt: skip
+                levels = {**await persister.content(room_id, "m.room.power_levels"), "redact": 49}
+                assert (await alice.put_state(room_id, "m.room.power_levels", levels)).status == 200
 
 
-async def test_creators_and_levels(postgres_module: TestDatabase) -> None:
+async def test_upgrade_converts_creators_and_power_levels(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
         room_id = await alice.create_room(room_version="10", preset="public_chat")
@@ -128,13 +132,13 @@ async def test_creators_and_levels(postgres_module: TestDatabase) -> None:
         assert (await alice.put_state(room_id, "m.room.power_levels", levels)).status == 200
         assert (await alice.put_state(room_id, "m.room.server_acl", {"allow": ["*"]})).status == 200
 
-        # Who may send the tombstone needs more than that to copy all: he has it for the time being only.
+        # Bob may send the tombstone but needs more power to copy all state. The upgrade grants it temporarily.
         second = await upgrade(bob, room_id, "11")
         assert await users_of(persister, second) == levels["users"]
         assert await persister.content(second, "m.room.server_acl") == {"allow": ["*"]}
         assert (await bob.put_state(second, "m.room.server_acl", {})).status == 403
         muted = await persister.content(room_id, "m.room.power_levels")
-        assert muted == levels, "above his power"
+        assert muted == levels, "Bob may not change them"
 
         for user in (alice, carol):
             await user.act(second, "join")
@@ -143,16 +147,16 @@ async def test_creators_and_levels(postgres_module: TestDatabase) -> None:
         assert create["additional_creators"] == [alice.user_id, "@far:elsewhere.org"]
         assert "creator" not in create
         assert await users_of(persister, third) == {bob.user_id: 60}
-        # They are not handed on by themselves.
+        # Additional creators are not copied.
         fourth = await upgrade(carol, third, "12")
         assert "additional_creators" not in await persister.content(fourth, "m.room.create")
-        # Who had no number there has the greatest here.
+        # A creator without a level there gets the greatest level here.
         await alice.act(third, "join")
         fifth = await upgrade(carol, fourth, "11", additional_creators=["nobody cares"])
         assert await users_of(persister, fifth) == {bob.user_id: 60, carol.user_id: 150}
 
 
-async def test_join_rules_that_the_version_does_not_know(postgres_module: TestDatabase) -> None:
+async def test_upgrade_converts_join_rules_unknown_to_the_version(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         allow = [{"type": "m.room_membership", "room_id": "!x:example.org"}]
@@ -170,7 +174,7 @@ async def test_join_rules_that_the_version_does_not_know(postgres_module: TestDa
             assert await persister.content(new_id, "m.room.join_rules") == {"join_rule": then, "allow": allow}
 
 
-async def test_numbers_that_newer_versions_refuse(postgres_module: TestDatabase) -> None:
+async def test_upgrade_converts_numbers_that_newer_versions_refuse(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room(
@@ -185,7 +189,7 @@ async def test_numbers_that_newer_versions_refuse(postgres_module: TestDatabase)
         assert (levels["ban"], levels["redact"], levels["users"]) == (50, 7, {alice.user_id: 100})
 
 
-async def test_refusals(postgres_module: TestDatabase) -> None:
+async def test_refused_upgrades(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice, bob, guest = (persister.user(name) for name in ("alice", "bob", "guest"))
         persister.tokens.guests.add(guest.user_id)
@@ -208,7 +212,7 @@ async def test_refusals(postgres_module: TestDatabase) -> None:
         assert not await persister.sql("SELECT 1 FROM room_upgrades WHERE old_room_id = $1", room_id)
 
 
-async def test_bans_may_stay_behind(postgres_module: TestDatabase) -> None:
+async def test_upgrade_leaves_bans_behind_when_configured(postgres_module: TestDatabase) -> None:
     base = make_config()
     config = make_config(rooms=type(base.rooms)(upgrade_copies_bans=False))
     async with event_persister(postgres_module.dsn, config=config) as persister:
@@ -219,7 +223,7 @@ async def test_bans_may_stay_behind(postgres_module: TestDatabase) -> None:
         assert await persister.content(new_id, "m.room.member", f"@eve:{SERVER}") is None
 
 
-async def test_many_bans_come_over_in_parts(postgres_module: TestDatabase) -> None:
+async def test_upgrade_copies_many_bans_in_parts(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room(room_version="11")
@@ -234,23 +238,23 @@ async def test_many_bans_come_over_in_parts(postgres_module: TestDatabase) -> No
         assert row[0] == 230
 
 
-async def test_asked_again(postgres_module: TestDatabase) -> None:
+async def test_repeated_upgrade_returns_the_same_room(postgres_module: TestDatabase) -> None:
     async with event_persister(postgres_module.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room(room_version="11")
         first = await upgrade(alice, room_id, "12")
         assert await upgrade(alice, room_id, "12") == first
-        # Another request is another upgrade.
+        # A request for another version is another upgrade.
         assert await upgrade(alice, room_id, "11") != first
         at_once = await asyncio.gather(*(upgrade(alice, first, "11") for _ in range(5)))
         assert len(set(at_once)) == 1
 
 
 @pytest.mark.parametrize("new", ["11", "12"])
-async def test_cut_at_any_write_it_goes_on_and_ends_with_one_room(
+async def test_upgrade_cut_at_any_write_resumes_and_makes_one_room(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch, new: str
 ) -> None:
-    """Every statement that an upgrade sends is lost once, on a fresh room; then a new process goes on."""
+    """Each statement of an upgrade is lost once, on a new room. Then a new process resumes."""
     monkeypatch.setattr("replication.calls.owner_calls._GIVE_UP_AFTER_S", 0.0)
     process = Cut(monkeypatch)
     cut = 0
@@ -274,19 +278,17 @@ async def test_cut_at_any_write_it_goes_on_and_ends_with_one_room(
             assert answer.status == 503, answer.body
         async with event_persister(postgres.dsn) as persister:
             alice = persister.user("alice")
-            if cut % 2:  # by the client that asks again, or by the job
+            if cut % 2:  # resumed by the client's retry, or by the job
                 await upgrade(alice, room_id, new)
             elif await persister.sql("SELECT 1 FROM room_upgrades WHERE old_room_id = $1", room_id):
                 resumed = await persister.internal("PUT", f"/_skep/rooms/{quote(room_id)}/upgrade", {})
                 assert resumed.status == 200, resumed.body
             else:
-                continue  # nothing had begun
+                continue  # the upgrade had not begun
             made = {row[0] for row in await persister.sql("SELECT room_id FROM rooms")} - before
             assert len(made) == 1, made
             [new_id] = made
-            tombstones = [
-                row for row in await persister.timeline(room_id) if row["type"] == "m.room.tombstone"
-            ]  # fmt: skip
+            tombstones = [row for row in await persister.timeline(room_id) if row["type"] == "m.room.tombstone"]
             assert len(tombstones) == 1
             assert (await persister.content(room_id, "m.room.tombstone"))["replacement_room"] == new_id
             assert (await persister.content(new_id, "m.room.member", f"@eve2:{SERVER}"))["membership"] == "ban"
@@ -299,7 +301,7 @@ async def test_cut_at_any_write_it_goes_on_and_ends_with_one_room(
 
 
 class Cut:
-    """Processes lose their lease at the numbered fenced statement from `begin` on, before or after it was written."""
+    """Makes processes lose their lease at the numbered fenced statement after `begin`, before or after its write."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at, self.seen, self.reached = 0, 0, False
@@ -317,12 +319,12 @@ class Cut:
         monkeypatch.setattr(FencedWriter, "write", may_fail)
 
     def begin(self, at: int) -> None:
-        """at: 0: never."""
+        """Start counting. at: the number of the statement; 0 for never."""
         self.at, self.seen, self.reached = at, 0, False
 
 
-async def test_two_owners(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rooms belong to different persisters; one of them cannot be reached for a while."""
+async def test_upgrade_between_two_persisters(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rooms belong to different persisters. One of them is unreachable for a while."""
     monkeypatch.setattr("replication.calls.owner_calls._GIVE_UP_AFTER_S", 0.1)
     async with event_persister(postgres.dsn) as one, event_persister(postgres.dsn) as other:
         room_id = await one.user("alice").create_room(room_version="11", name="Bees")
@@ -331,7 +333,7 @@ async def test_two_owners(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatc
         other.slots.takes = lambda slot: slot != mine
         alice = one.user("alice")
         answer = await alice.act(room_id, "upgrade", {"new_version": "12"})
-        assert answer.status == 503, "the owner of the new room is away"
+        assert answer.status == 503, "the owner of the new room is unreachable"
         assert await one.content(room_id, "m.room.tombstone") is None
         one.router.other, other.router.other = other, one
         new_id = await upgrade(alice, room_id, "12")
@@ -341,7 +343,7 @@ async def test_two_owners(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatc
         assert (await one.sql("SELECT count(*) FROM rooms"))[0][0] == 2
 
 
-async def test_an_upgrade_that_is_not_allowed_any_more_is_forgotten(postgres: TestDatabase) -> None:
+async def test_upgrade_that_is_no_longer_allowed_is_forgotten(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice, bob = persister.user("alice"), persister.user("bob")
         room_id = await alice.create_room(room_version="11", preset="public_chat")
@@ -365,8 +367,8 @@ async def test_an_upgrade_that_is_not_allowed_any_more_is_forgotten(postgres: Te
         await upgrade(alice, room_id)
 
 
-async def test_whoever_joins_the_new_room_gets_his_settings(postgres: TestDatabase) -> None:
-    """The persister notes it; `workers/background` and client_api do it."""
+async def test_members_who_join_the_new_room_get_settings_copied(postgres: TestDatabase) -> None:
+    """The persister records it; `workers/background` and client_api copy the settings."""
     async with event_persister(postgres.dsn) as persister:
         alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
         room_id = await alice.create_room(preset="public_chat")
@@ -381,7 +383,7 @@ async def test_whoever_joins_the_new_room_gets_his_settings(postgres: TestDataba
         assert len(await persister.sql("SELECT 1 FROM settings_to_copy")) == 3
 
 
-async def test_the_other_side_breaks_off(postgres: TestDatabase) -> None:
+async def test_upgrade_retries_a_call_that_breaks_off(postgres: TestDatabase) -> None:
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room()
@@ -401,8 +403,8 @@ async def test_the_other_side_breaks_off(postgres: TestDatabase) -> None:
         assert (await persister.sql("SELECT count(*) FROM rooms"))[0][0] == 2
 
 
-async def test_tombstone_is_stored_on_what_it_was_built_on(postgres: TestDatabase) -> None:
-    """Its id is in the new room before it is sent. What is sent to the old room meanwhile lies beside it."""
+async def test_tombstone_keeps_its_predecessors(postgres: TestDatabase) -> None:
+    """The new room has its id before it is sent. Events sent to the old room in between fork from it."""
     async with event_persister(postgres.dsn) as persister:
         alice = persister.user("alice")
         room_id = await alice.create_room(room_version="11")

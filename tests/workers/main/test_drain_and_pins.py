@@ -1,4 +1,4 @@
-"""What the leader decides of those who drain and of slots that an operator placed: pure."""
+"""The leader's decisions about draining processes and pinned slots, as pure functions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def process(lease: int, *, draining: bool = False, ready: bool = True, type_: st
 
 
 def rows(owners: Sequence[int], pinned: frozenset[int] = frozenset()) -> list[SlotRow]:
-    """All rooms' slots, dealt to the owners by turns."""
+    """Return all room slots, assigned to the owners in turn."""
     return [SlotRow("rooms", n, owners[n % len(owners)], 1, None, n in pinned) for n in range(SLOTS)]
 
 
@@ -29,7 +29,7 @@ def carried_out(slots: Sequence[SlotRow], step: Moves) -> list[SlotRow]:
     ]
 
 
-def test_a_draining_process_hands_over_all_it_has_bit_by_bit_to_those_who_have_least() -> None:
+def test_draining_process_hands_over_all_slots_in_steps_to_the_least_loaded() -> None:
     decisions = SlotDecisions(_FLEET, _LIMIT_S)
     living = [process(1, draining=True), process(2), process(3)]
     slots = [SlotRow("rooms", n, 1 if n < 600 else 2, 1, None) for n in range(SLOTS)]
@@ -47,11 +47,11 @@ def test_a_draining_process_hands_over_all_it_has_bit_by_bit_to_those_who_have_l
 @pytest.mark.parametrize(
     "others", [[], [process(2, draining=True)], [process(2, ready=False)], [process(2, type_="client_api")]]
 )
-def test_with_nobody_to_take_over_the_slots_stay(others: list[ProcessRow]) -> None:
+def test_slots_stay_when_no_process_can_take_them(others: list[ProcessRow]) -> None:
     assert moves_from_draining("rooms", [process(1, draining=True), *others], rows([1])) == {}
 
 
-def test_what_is_named_already_is_not_named_again_and_counts_for_its_next_owner() -> None:
+def test_named_slots_are_not_moved_again_and_count_for_the_next_owner() -> None:
     living = [process(1, draining=True), process(2), process(3)]
     slots = [SlotRow("rooms", n, 1, 1, 2 if n < 100 else None) for n in range(SLOTS)]
     moves = moves_from_draining("rooms", living, slots)
@@ -59,7 +59,7 @@ def test_what_is_named_already_is_not_named_again_and_counts_for_its_next_owner(
     assert Counter(moves.values()) == {2: 412, 3: 512}
 
 
-def test_a_drain_waits_for_no_other_move_and_evening_waits_for_all() -> None:
+def test_drain_ignores_pending_moves_and_evening_waits_for_them() -> None:
     decisions = SlotDecisions(_FLEET, _LIMIT_S)
     slots = [SlotRow("rooms", n, 1 if n else 2, 1, 3 if n == 0 else None) for n in range(SLOTS)]
     [step] = decisions.moves(0.0, [process(1, draining=True), process(2), process(3)], slots)
@@ -68,12 +68,14 @@ def test_a_drain_waits_for_no_other_move_and_evening_waits_for_all() -> None:
     assert list(decisions.moves(0.1, uneven, slots)) == []
 
 
-def test_a_move_is_withdrawn_when_its_own_time_is_over_not_that_of_an_earlier_one() -> None:
+def test_move_is_withdrawn_after_its_own_time_limit() -> None:
     decisions = SlotDecisions(_FLEET, _LIMIT_S)
     living = [process(1), process(2)]
     pending = [SlotRow("rooms", n, n % 2 + 1, 1, 2 if n == 0 else None) for n in range(SLOTS)]
     assert list(decisions.moves(0.0, living, pending)) == []
-    assert list(decisions.moves(1.9, living, rows([1, 2]))) == []  # done: an operator names another one later
+    assert (
+        list(decisions.moves(1.9, living, rows([1, 2]))) == []
+    )  # the move is done; an operator names another one later
     assert list(decisions.moves(10.0, living, pending)) == []
     assert list(decisions.moves(12.1, living, pending)) == [Withdrawal("rooms", [0])]
     gone = [process(1), process(2, draining=True)]
@@ -81,8 +83,8 @@ def test_a_move_is_withdrawn_when_its_own_time_is_over_not_that_of_an_earlier_on
     assert Withdrawal("rooms", [0]) in list(fresh.moves(0.0, gone, pending))
 
 
-def test_evening_leaves_what_an_operator_placed_and_counts_it_for_nobody() -> None:
-    pinned = frozenset(range(0, 200, 2))  # a hundred of the first one's
+def test_evening_leaves_pinned_slots_and_does_not_count_them() -> None:
+    pinned = frozenset(range(0, 200, 2))  # a hundred slots of the first process
     slots = rows([1, 2], pinned)
     moves = evening_moves("rooms", [process(1), process(2)], slots)
     assert not pinned & moves.keys()
@@ -93,7 +95,7 @@ def test_evening_leaves_what_an_operator_placed_and_counts_it_for_nobody() -> No
     assert len(evening_moves("rooms", [process(1), process(2)], all_of_one, pins=False)) == SLOTS // 2
 
 
-def test_nothing_is_evened_while_a_slot_has_no_good_owner() -> None:
+def test_no_evening_while_a_slot_has_no_suitable_owner() -> None:
     slots = [SlotRow("rooms", n, 1 if n else None, 1, None) for n in range(SLOTS)]
     assert evening_moves("rooms", [process(1), process(2)], slots) == {}
     assert evening_moves("rooms", [process(1, draining=True), process(2)], rows([1])) == {}

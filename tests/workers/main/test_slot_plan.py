@@ -1,4 +1,4 @@
-"""Who gets slots that nobody owns: pure, so the rules are stated as properties."""
+"""The assignment of unowned slots, as properties of pure functions."""
 
 from collections import Counter
 
@@ -12,21 +12,21 @@ leases = st.lists(st.integers(1, 50), unique=True, min_size=1, max_size=8)
 
 
 @given(slots, leases)
-def test_every_slot_gets_one_of_the_living(unowned: list[int], candidates: list[int]) -> None:
+def test_every_slot_gets_a_living_owner(unowned: list[int], candidates: list[int]) -> None:
     given_ = assign(unowned, {}, candidates)
     assert set(given_) == set(unowned)
     assert set(given_.values()) <= set(candidates)
 
 
 @given(slots, leases)
-def test_from_nothing_all_get_the_same_number(unowned: list[int], candidates: list[int]) -> None:
+def test_unowned_slots_are_shared_evenly(unowned: list[int], candidates: list[int]) -> None:
     counts = Counter(assign(unowned, {}, candidates).values())
     per = [counts.get(lease, 0) for lease in candidates]
     assert max(per) - min(per) <= 1
 
 
 @given(slots, leases, st.dictionaries(st.integers(1, 50), st.integers(0, 500)))
-def test_whoever_owns_least_gets_first(unowned: list[int], candidates: list[int], owned: dict[int, int]) -> None:
+def test_slots_go_to_the_least_loaded_first(unowned: list[int], candidates: list[int], owned: dict[int, int]) -> None:
     given_ = Counter(assign(unowned, owned, candidates).values())
     after = {lease: owned.get(lease, 0) + given_.get(lease, 0) for lease in candidates}
     for lease, count in given_.items():
@@ -34,14 +34,14 @@ def test_whoever_owns_least_gets_first(unowned: list[int], candidates: list[int]
 
 
 @given(slots, leases, st.data())
-def test_a_successor_of_the_same_name_gets_its_slots_back(
+def test_successor_with_the_same_name_gets_its_slots_back(
     unowned: list[int], candidates: list[int], data: st.DataObject
 ) -> None:
     heirs = {slot: data.draw(st.sampled_from(candidates)) for slot in unowned}
     assert assign(unowned, {}, candidates, heirs) == heirs
 
 
-def test_with_nobody_alive_nothing_is_given() -> None:
+def test_no_slots_are_assigned_without_living_processes() -> None:
     assert assign([1, 2], {}, []) == {}
 
 

@@ -1,4 +1,4 @@
-"""Whether the standby is synchronous, with a PostgreSQL that has none, one that follows, one that commits wait for."""
+"""The watch of PostgreSQL's standby: none, an asynchronous one, and a synchronous one."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from workers.main.standby_watch import StandbyWatch
 
 @contextlib.contextmanager
 def follower_of(servers: Servers) -> Iterator[None]:
-    """Run who receives the write-ahead log as a standby called "far" does, and confirms it."""
+    """Run pg_receivewal, which receives and confirms the write-ahead log like a standby called "far"."""
     primary = servers.postgres.program
     directory = primary.directory.with_name("received")
     directory.mkdir()
@@ -47,10 +47,10 @@ async def until(database: Database, durability: Durability) -> None:
         if (await get_standbys(database)).durability is durability:
             return
         await asyncio.sleep(0.05)
-    raise AssertionError(f"it never came to be {durability.name}")
+    raise AssertionError(f"the standby did not become {durability.name}")
 
 
-async def test_none_asynchronous_synchronous_and_back(caplog: pytest.LogCaptureFixture) -> None:
+async def test_standby_changes_are_reported_by_the_leader(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
 
     with running_servers() as servers:
@@ -70,7 +70,7 @@ async def test_none_asynchronous_synchronous_and_back(caplog: pytest.LogCaptureF
         assert await seen() == (0, [("INFO", "PostgreSQL has no standby")])
         with follower_of(servers):
             await until(database, Durability.ASYNCHRONOUS)
-            assert await seen() == (0, [])  # the leader's to tell
+            assert await seen() == (0, [])  # only the leader logs it
             leads = True
             assert await seen() == (1, [("INFO", "PostgreSQL has an asynchronous standby")])
             await set_names(conn, "FIRST 1 (far)")

@@ -1,4 +1,4 @@
-"""The probe: a stream that moves in the database and not on the bus raises a metric and a line in the log."""
+"""The probe: a stream that advances in the database but not on the bus raises a metric and a log line."""
 
 import logging
 from typing import Any
@@ -22,7 +22,7 @@ from workers.main.stream_probe import STALLED_AFTER_S, Comparison, Progress, Str
 _WRITER = 7
 
 
-def test_only_what_stays_unheard_is_stalled() -> None:
+def test_only_writers_that_stay_unheard_are_stalled() -> None:
     probe = Comparison()
 
     def look(now_s: float, reached: int, last: int) -> bool:
@@ -30,30 +30,30 @@ def test_only_what_stays_unheard_is_stalled() -> None:
 
     probe.heard(_WRITER, Progress(10, 10))
     assert not look(0, 10, 10)
-    # Always somewhat behind, since it is busy, yet it moves.
+    # A busy writer is always a little behind, but it advances.
     for second in range(1, 20):
         assert not look(second, 10 + second, 10 + second)
         probe.heard(_WRITER, Progress(10 + second, 10 + second))
-    # Its rows stop on the bus, its "complete up to" goes on: nobody announces what is stored.
+    # Its rows stop on the bus while its "complete up to" advances: stored rows are not announced.
     assert not look(20, 40, 35)
     probe.heard(_WRITER, Progress(40, 29))
     assert not look(20 + STALLED_AFTER_S - 0.1, 41, 36)
     assert look(20 + STALLED_AFTER_S, 41, 36)
     probe.heard(_WRITER, Progress(41, 36))
     assert not look(24, 41, 36)
-    # It is not heard at all.
+    # Nothing of it reaches the bus.
     assert not look(30, 50, 36)
     assert look(30 + STALLED_AFTER_S, 51, 36)
-    # Its lease is ended: nobody waits for it.
+    # Its lease has ended, so it is not stalled.
     assert probe.compare(40, {}) == {}
     assert not look(41, 60, 36)
 
 
 @pytest.mark.parametrize("stream", [EVENTS.name, RECEIPTS.name, TYPING.name])
-async def test_a_writer_whose_frames_and_ticks_are_lost(
+async def test_writer_with_lost_frames_and_ticks_is_reported(
     postgres: TestDatabase, caplog: pytest.LogCaptureFixture, stream: str
 ) -> None:
-    """Its heartbeats go on. The probe says so once, per stream, and says when it is over."""
+    """The writer's heartbeats continue. The probe reports the stall once per stream, and its end."""
 
     with caplog.at_level(logging.INFO):
         async with fleet(postgres.dsn) as world:
@@ -73,7 +73,7 @@ async def test_a_writer_whose_frames_and_ticks_are_lost(
             ]
 
             async def live() -> None:
-                """A second of the writers' lives: a tick, a heartbeat; then the probe looks."""
+                """Advance the writers by a second: a tick, a heartbeat, and a look of the probe."""
                 clock.advance(1.0)
                 async with world.database.connection() as conn:
                     for ticker, of in tickers:
@@ -101,7 +101,7 @@ async def test_a_writer_whose_frames_and_ticks_are_lost(
                 await write()
                 await live()
             assert stalled(stream) == 0 and lines("is stalled") == 0
-            world.bus.holding = True  # and all of it will be lost
+            world.bus.holding = True  # all of it will be dropped
             for _ in range(6):
                 await write()
                 await live()

@@ -24,6 +24,7 @@ from load.report import Result
 from load.scenario import Bench, Tally, main, merged, message, new_people, new_room, results, send_path
 from shared.config.load import load_config
 from shared.core.events import parse_event
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
 
@@ -34,7 +35,7 @@ _WARM_UP = 20
 @dataclass(frozen=True, slots=True)
 class _Room:
     sender: User
-    room_id: str
+    room_id: RoomId
     members: int
 
 
@@ -81,7 +82,7 @@ async def _fill(target: Target, bench: Bench, count: int, room_version: str) -> 
     for first in range(1, count, _BATCH):
         pdus = []
         for number in range(first, min(first + _BATCH, count)):
-            user_id = f"@member{number}:{server_name}"
+            user_id = UserId(f"@member{number}:{server_name}")
             event = made.make(user_id, "m.room.member", {"membership": "join"}, user_id, len(made.line) - 1)
             made.take(event)
             pdus.append({"pdu": orjson.Fragment(event.encoded)})
@@ -93,7 +94,7 @@ async def _fill(target: Target, bench: Bench, count: int, room_version: str) -> 
     return _Room(sender, room_id, count)
 
 
-def _persister(target: Target, room_id: str) -> Connection:
+def _persister(target: Target, room_id: RoomId) -> Connection:
     """Return a connection to the room's owner, as another worker has it."""
     status, slot = target.status(), slot_of(room_id)
     name = next(each["owner"] for each in status["slots"]["rooms"] if each["first"] <= slot <= each["last"])

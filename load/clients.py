@@ -9,6 +9,8 @@ from typing import Any, cast
 import httptools
 import orjson
 
+from shared.core.identifiers import UserId
+
 
 class RequestFailed(Exception):
     """The answer was not 200, or the connection ended."""
@@ -94,7 +96,7 @@ class Connection(asyncio.Protocol):
 class User:
     """A registered user with a connection of his own."""
 
-    def __init__(self, host: str, port: int, user_id: str, token: str) -> None:
+    def __init__(self, host: str, port: int, user_id: UserId, token: str) -> None:
         self.user_id = user_id
         self.connection = Connection(host, port, token)
         self._place, self._token = (host, port), token

@@ -33,6 +33,7 @@ from load.scenario import (
     results,
     send_path,
 )
+from shared.core.identifiers import RoomId
 
 _LISTENERS = 5
 _PACE_S = 0.03
@@ -69,7 +70,7 @@ async def _filled(target: Target, arguments: argparse.Namespace) -> list[User]:
     """Make the members, who are all in all the rooms, and the rooms' messages."""
     people = await new_people(target, "initial", arguments.members)
 
-    async def found(number: int, user: User) -> list[str]:
+    async def found(number: int, user: User) -> list[RoomId]:
         return [await new_room(user) for _ in range(number, arguments.rooms, len(people))]
 
     founded = await at_once(found(number, user) for number, user in enumerate(people))

@@ -11,14 +11,14 @@ from typing import Any
 from shared.core.event_auth import auth_types_for
 from shared.core.events import Event, build_event
 from shared.core.events.hashing import reference_hash
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import generate_signing_key
 from shared.core.state_resolution import StateKey
 
 _KEY = generate_signing_key(b"l" * 32, "load")
-MODERATORS = [f"@moderator{number}:b0.example" for number in range(10)]
-ADMIN = "@admin:b0.example"
+MODERATORS = [UserId(f"@moderator{number}:b0.example") for number in range(10)]
+ADMIN = UserId("@admin:b0.example")
 _SERVERS = 500
 _START_MS = 1_700_000_000_000
 
@@ -53,7 +53,7 @@ class MadeRoom:
         found = bisect.bisect_right(changes, place, key=lambda change: change[0])
         return changes[found - 1][1] if found else None
 
-    def membership(self, place: int, user_id: str) -> str | None:
+    def membership(self, place: int, user_id: UserId) -> str | None:
         event_id = self.at(place, ("m.room.member", user_id))
         return None if event_id is None else str(self.events[event_id].content["membership"])
 
@@ -67,7 +67,7 @@ class MadeRoom:
         return {key: self.at(place, key) for key in keys}
 
     def make(
-        self, sender: str, event_type: str, content: Mapping[str, Any], state_key: str | None, place: int
+        self, sender: UserId, event_type: str, content: Mapping[str, Any], state_key: str | None, place: int
     ) -> Event:
         """Return an event after the line's event with this place, with the auth events that it should have there."""
         self._local += 1
@@ -103,12 +103,12 @@ def membership_changes(room: MadeRoom, count: int, rng: random.Random) -> Iterat
 
     The moderators and the admin come first.
     """
-    users: list[str] = []
+    users: list[UserId] = []
     firsts = iter([ADMIN, *MODERATORS])
     for number in range(count):
         user_id = next(firsts, None)
         if user_id is None and (len(users) < 2 or rng.random() < 0.5):
-            user_id = f"@user{number}:b{number % _SERVERS}.example"
+            user_id = UserId(f"@user{number}:b{number % _SERVERS}.example")
         if user_id is not None:
             content = {"membership": "join", "displayname": f"User {number}"}
             users += [] if user_id in MODERATORS or user_id == ADMIN else [user_id]
@@ -126,7 +126,7 @@ def membership_changes(room: MadeRoom, count: int, rng: random.Random) -> Iterat
 
 def branches(room: MadeRoom, count: int, reach: int, rng: random.Random) -> Iterator[Event]:
     """Make so many events, each after some event of the line among the last `reach`: most change the same few keys."""
-    members = [key[1] for key in room.history if key[0] == "m.room.member" and key[1].startswith("@user")]
+    members = [UserId(key[1]) for key in room.history if key[0] == "m.room.member" and key[1].startswith("@user")]
     end = len(room.line) - 1
     # Not before somebody joined whom a moderator may ban.
     first = max(end - reach, room.history["m.room.member", MODERATORS[-1]][0][0] + 20)

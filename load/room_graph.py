@@ -36,7 +36,7 @@ from load.room_replay import replayed_state
 from load.sizes import bytes_of, get_sizes
 from shared.config.load import load_config
 from shared.core.events import Event, parse_event
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
 from shared.core.state_resolution import StateKey
@@ -229,13 +229,13 @@ class Scenario:
         }
 
 
-async def _create_room(founder: User, room_version: str) -> str:
+async def _create_room(founder: User, room_version: str) -> RoomId:
     users = {ADMIN: 90, **dict.fromkeys(MODERATORS, 50)}
     if not get_room_version(room_version).creators_outrank_all:
         users[founder.user_id] = 100
     levels = {"users": users, "state_default": 50, "events": {"m.room.power_levels": 90}}
     options = {"preset": "public_chat", "room_version": room_version, "power_level_content_override": levels}
-    return str((await founder.request("POST", "/_matrix/client/v3/createRoom", options))["room_id"])
+    return RoomId((await founder.request("POST", "/_matrix/client/v3/createRoom", options))["room_id"])
 
 
 def _cost_figures(before: Sample, after: Sample, owner: Process, events: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def replayed_state(
             after[event_id] = room.difference(place)
         return after[event_id]
 
-    def resolved(event_ids: Sequence[str]) -> Overlay:
+    def resolved(event_ids: Sequence[EventId]) -> Overlay:
         overlays = [state_after(EventId(event_id)) for event_id in event_ids]
         if len(overlays) == 1:
             return overlays[0]

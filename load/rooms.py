@@ -18,6 +18,7 @@ from load.clients import User
 from load.fleet import Target
 from load.report import Result
 from load.scenario import Bench, Tally, main, message, new_people, new_room, results, send_path
+from shared.core.identifiers import RoomId
 
 _V3 = "/_matrix/client/v3"
 _PAGE = 100
@@ -33,7 +34,7 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
     for user in (creator, creator):  # statements are prepared, rooms come into memory
         await new_room(user)
     count = arguments.count
-    rooms: list[str] = []
+    rooms: list[RoomId] = []
     async with bench.case("createRoom", {"count": count}) as create:
         for _ in range(count):
             body = orjson.dumps({"preset": "public_chat", "name": "A room"})

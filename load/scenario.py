@@ -23,6 +23,7 @@ from load.measure import cost, listed_processes, sum_of, take_sample
 from load.memory import Budget, begin_peaks, end_peaks, resident_mib
 from load.report import Result, as_json, comparison
 from shared.config.load import load_config
+from shared.core.identifiers import RoomId
 
 T = TypeVar("T")
 
@@ -52,18 +53,18 @@ async def new_people(target: Target, kind: str, count: int) -> list[User]:
     return await at_once(register(*target.address, f"{kind}-{run_name}-{number}") for number in range(count))
 
 
-async def new_room(creator: User, options: Mapping[str, Any] = _CREATE) -> str:
+async def new_room(creator: User, options: Mapping[str, Any] = _CREATE) -> RoomId:
     """Create a room; return its id."""
     answer = await creator.request("POST", "/_matrix/client/v3/createRoom", dict(options))
-    room_id: str = answer["room_id"]
+    room_id: RoomId = answer["room_id"]
     return room_id
 
 
-async def join(user: User, room_id: str) -> None:
+async def join(user: User, room_id: RoomId) -> None:
     await user.request("POST", f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/join", {})
 
 
-def send_path(room_id: str, txn_id: str) -> str:
+def send_path(room_id: RoomId, txn_id: str) -> str:
     return f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/send/m.room.message/{txn_id}"
 
 

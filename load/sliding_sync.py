@@ -22,6 +22,7 @@ from load.fanout import SYNC_TIMEOUT_MS, Audience
 from load.fleet import Target
 from load.report import Result
 from load.scenario import Bench, Tally, at_once, join, main, message, new_people, new_room, results, send_path
+from shared.core.identifiers import RoomId
 
 _MERGED = "/_matrix/client/v4/sync"
 _DEPLOYED = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
@@ -93,7 +94,7 @@ async def _filled(target: Target, arguments: argparse.Namespace) -> list[User]:
     return people
 
 
-async def _live(user: User, rooms: Sequence[str]) -> None:
+async def _live(user: User, rooms: Sequence[RoomId]) -> None:
     for room_id in rooms:
         await join(user, room_id)
 

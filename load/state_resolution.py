@@ -30,7 +30,7 @@ from shared.core.state_resolution import Overlay, resolve, resolve_overlays
 
 State = dict[tuple[str, str], EventId]
 
-FOUNDER = "@founder:a.example"
+FOUNDER = UserId("@founder:a.example")
 
 
 class MadeUpRoom:
@@ -45,7 +45,7 @@ class MadeUpRoom:
         self.send(self.state, "m.room.member", FOUNDER, FOUNDER, {"membership": "join"}, [self.create.event_id])
         self.set_levels(self.state, 0)
         self.send(self.state, "m.room.join_rules", FOUNDER, "", {"join_rule": "public"})
-        self.users = [f"@user{number}:b{number % 500}.example" for number in range(members)]
+        self.users = [UserId(f"@user{number}:b{number % 500}.example") for number in range(members)]
         every = max(1, members * (changes + 1) // max(1, fights))
         made = 0
         for change in range(changes + 1):
@@ -60,14 +60,14 @@ class MadeUpRoom:
         self.calls += 1
         return self.events.get(event_id)
 
-    def rename(self, state: State, user_id: str, change: int) -> None:
+    def rename(self, state: State, user_id: UserId, change: int) -> None:
         """Let a user join, or change name."""
         self.send(state, "m.room.member", user_id, user_id, {"membership": "join", "displayname": f"{change}"})
 
-    def set_levels(self, state: State, number: int, sender: str = FOUNDER) -> None:
+    def set_levels(self, state: State, number: int, sender: UserId = FOUNDER) -> None:
         """Set new power levels, with 100 moderators."""
         users = {} if self.version.creators_outrank_all else {FOUNDER: 100}
-        users |= {f"@user{index}:b{index}.example": 50 for index in range(100)}
+        users |= {UserId(f"@user{index}:b{index}.example"): 50 for index in range(100)}
         content = {"users": users, "events": {"m.example": number % 50}}
         self.send(state, "m.room.power_levels", sender, "", content)
 
@@ -75,7 +75,7 @@ class MadeUpRoom:
         self,
         state: State,
         event_type: str,
-        sender: str,
+        sender: UserId,
         state_key: str,
         content: Mapping[str, Any],
         prev_event_ids: list[EventId] | None = None,
@@ -89,7 +89,7 @@ class MadeUpRoom:
         self,
         state: State,
         event_type: str,
-        sender: str,
+        sender: UserId,
         state_key: str,
         content: Mapping[str, Any],
         prev_event_ids: list[EventId] | None = None,
@@ -196,6 +196,10 @@ class Forked(State):
         super().__setitem__(key, event_id)
         self.overlay[key] = event_id
 
+    def take_back(self, key: tuple[str, str], event_id: EventId) -> None:
+        """Set an entry as it was in the base."""
+        super().__setitem__(key, event_id)
+
 
 def small(room: MadeUpRoom, forks: int) -> list[Overlay]:
     """Return two branches on which a moderator sets the topic, bans someone and changes name."""
@@ -216,10 +220,11 @@ def overlays(room: MadeUpRoom, forks: int) -> list[Overlay]:
     template = Forked(room.state)
     for index in range(forks):
         template.overlay = {}
-        before = {key: room.state[key] for key in [("m.room.member", room.users[index % len(room.users)])]}
+        key = ("m.room.member", room.users[index % len(room.users)])
+        before = room.state[key]
         room.rename(template, room.users[index % len(room.users)], 5000 + index)
         branches.append(template.overlay)
-        dict.update(template, before)
+        template.take_back(key, before)
     return list(branches)
 
 

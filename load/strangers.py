@@ -11,6 +11,7 @@ from load.made_room import MadeRoom
 from load.measure import listed_processes
 from shared.config.load import load_config
 from shared.core.events import parse_event
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
 
@@ -18,7 +19,7 @@ _BATCH = 200
 _SERVERS = 50
 
 
-async def let_strangers_join(target: Target, room_id: str, count: int) -> None:
+async def let_strangers_join(target: Target, room_id: RoomId, count: int) -> None:
     """Let so many users of other servers join a public room, as a federation reader would hand their joins on."""
     status = target.status()
     assert target.config is not None
@@ -32,7 +33,7 @@ async def let_strangers_join(target: Target, room_id: str, count: int) -> None:
     for first in range(0, count, _BATCH):
         made = []
         for number in range(first, min(count, first + _BATCH)):
-            user_id = f"@stranger{number}:b{number % _SERVERS}.example"
+            user_id = UserId(f"@stranger{number}:b{number % _SERVERS}.example")
             content = {"membership": "join", "displayname": f"Stranger {number}"}
             made.append(room.make(user_id, "m.room.member", content, user_id, len(room.line) - 1))
             room.take(made[-1])
@@ -40,7 +41,7 @@ async def let_strangers_join(target: Target, room_id: str, count: int) -> None:
     connection.close()
 
 
-async def _begun(dsn: str, room_id: str) -> MadeRoom:
+async def _begun(dsn: str, room_id: RoomId) -> MadeRoom:
     database = await asyncpg.connect(dsn, timeout=5)
     try:
         rows = await database.fetch(

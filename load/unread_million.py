@@ -31,6 +31,7 @@ from load.restarts import restart
 from load.scenario import Bench, Tally, join, main, message, new_people, new_room, results, send_path
 from replication.streams import EVENTS
 from shared.core.canonical_json import encode_canonical
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.push_rules import DEFAULT_GROUP
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.storage.engine.fenced import FencedStatement
@@ -49,9 +50,9 @@ _SYNC_LIMIT_S = 600.0  # until the synchrotrons have read what was written
 class _Room:
     """unread: how many events; read: of how many of them the reader has told that he read them."""
 
-    room_id: str
+    room_id: RoomId
     unread: int
-    event_ids: list[str]
+    event_ids: list[EventId]
     read: int = 0
 
 
@@ -158,7 +159,7 @@ class _Writer:
         assert row is not None and row["fence"], "the lease was lost"
         return row
 
-    async def fill(self, room_id: str, sender: str, count: int) -> list[str]:
+    async def fill(self, room_id: RoomId, sender: UserId, count: int) -> list[EventId]:
         """Put so many events of a user behind all that is in the room; return their ids."""
         row = await self._connection.fetchrow(
             "SELECT r.room_nid, max(e.ordinal) AS last, max(e.depth) AS depth, max(e.event_nid) AS nid"
@@ -167,7 +168,7 @@ class _Writer:
         )  # fmt: skip
         assert row is not None
         room_nid, last, depth, previous = row
-        event_ids: list[str] = []
+        event_ids: list[EventId] = []
         started_s = time.monotonic()
         while len(event_ids) < count:
             size = min(_BATCH, count - len(event_ids), BLOCK)
@@ -175,7 +176,7 @@ class _Writer:
             batch = EventBatch()
             for nid in range(first, first + size):
                 last, depth = last + 1, depth + 1
-                event_ids.append(f"$unread{nid:036}")
+                event_ids.append(EventId(f"$unread{nid:036}"))
                 batch.events.append(_event(room_nid, room_id, nid, event_ids[-1], last, depth, sender, previous))
                 previous = nid
             batch.extremities[room_nid] = [previous]
@@ -186,7 +187,7 @@ class _Writer:
 
 
 def _event(
-    room_nid: int, room_id: str, nid: int, event_id: str, ordinal: int, depth: int, sender: str, previous: int
+    room_nid: int, room_id: RoomId, nid: int, event_id: EventId, ordinal: int, depth: int, sender: UserId, previous: int
 ) -> EventToStore:
     pdu: dict[str, Any] = {
         "type": "m.room.encrypted", "room_id": room_id, "sender": sender, "depth": min(depth, 2**53 - 1),

@@ -12,6 +12,7 @@ from load.clients import Connection, User
 from load.fleet import Target
 from load.measure import Process
 from load.scenario import join, message, new_people, new_room, send_path
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.slots import slot_of
 from shared.storage.accounts.tokens import hash_token
 
@@ -27,9 +28,9 @@ class Client:
     logins: access tokens of further devices, each to be logged out once.
     """
 
-    user_id: str
+    user_id: UserId
     connection: Connection
-    room: str
+    room: RoomId
     events: Sequence[str]
     token: str
     logins: list[str]
@@ -155,13 +156,13 @@ async def clients_of_writers(
     return list(found.values())
 
 
-async def _said(talker: User, room_id: str, txn_id: str) -> str:
+async def _said(talker: User, room_id: RoomId, txn_id: str) -> str:
     _, answer = await talker.connection.raw_request("PUT", send_path(room_id, txn_id), message())
-    event_id: str = orjson.loads(answer)["event_id"]
+    event_id: EventId = orjson.loads(answer)["event_id"]
     return event_id
 
 
-async def _logins(database: asyncpg.Connection, user_id: str, count: int) -> list[str]:
+async def _logins(database: asyncpg.Connection, user_id: UserId, count: int) -> list[str]:
     """Put so many devices with tokens into the database: to log in by password would take the machine a minute."""
     tokens = [secrets.token_urlsafe(32) for _ in range(count)]
     devices = [f"OUT{number}" for number in range(count)]
@@ -178,7 +179,7 @@ async def _logins(database: asyncpg.Connection, user_id: str, count: int) -> lis
     return tokens
 
 
-async def _client(user: User, address: str, room_id: str, events: Sequence[str]) -> Client:
+async def _client(user: User, address: str, room_id: RoomId, events: Sequence[str]) -> Client:
     """Log in anew: with a device whose name is known."""
     name = user.user_id[1:].partition(":")[0]
     login = {

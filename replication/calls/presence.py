@@ -3,6 +3,7 @@
 import msgspec
 
 from replication.slots.table import SlotTable
+from shared.core.identifiers import UserId
 from shared.http.internal_calls import InternalClient, ProcessCall
 
 _TIMEOUT_S = 5.0
@@ -11,7 +12,7 @@ _TIMEOUT_S = 5.0
 class DevicePresence(msgspec.Struct, frozen=True, kw_only=True):
     """One device that syncs."""
 
-    user_id: str
+    user_id: UserId
     device_id: str
     #: Its `set_presence`, "" if absent.
     told: str

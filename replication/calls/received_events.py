@@ -4,6 +4,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from shared.core.identifiers import EventId
+
 MAX_PDUS = 200
 
 
@@ -16,7 +18,7 @@ class ReceivedPdu(msgspec.Struct, frozen=True):
     outlier: bool = False
     #: For an event whose previous events are unavailable: the ids of the whole state before it, as another server names
     #: it. All of them must be stored, or in the same call.
-    state_before: list[str] | None = None
+    state_before: list[EventId] | None = None
     #: For an event of the history: it lies in the gap before the live event with this ordinal.
     anchor: int | None = None
 
@@ -37,10 +39,10 @@ class Received(msgspec.Struct, frozen=True):
     outcome: ReceivedAs
     reason: str = ""
     #: Only for "missing": the events that must be here first.
-    missing: list[str] = []
+    missing: list[EventId] = []
 
 
 class ReceiveAnswer(msgspec.Struct, frozen=True):
     """results: the outcome by event id. Events without a valid form are not in it."""
 
-    results: dict[str, Received]
+    results: dict[EventId, Received]

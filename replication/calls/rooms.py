@@ -3,19 +3,20 @@
 import msgspec
 
 from replication.calls.received_events import ReceiveAnswer, ReceiveRequest
+from shared.core.identifiers import EventId, UserId
 from shared.http.internal_calls import Empty, OwnerCall
 
 
 class MemberProfileChange(msgspec.Struct, frozen=True):
     """A user whose profile changed. The owner reads the stored profile, so the order of changes does not matter."""
 
-    user_id: str
+    user_id: UserId
 
 
 class MemberProfileAnswer(msgspec.Struct, frozen=True):
     """event_id: the new membership event, None if nothing had to change."""
 
-    event_id: str | None = None
+    event_id: EventId | None = None
 
 
 #: Bring the stored profile of a user into their membership of a room.
@@ -32,7 +33,7 @@ class DelayedEventToSend(msgspec.Struct, frozen=True, kw_only=True):
     """A delayed event that is due, or that its sender wants to send now."""
 
     delay_id: str
-    sender: str
+    sender: UserId
     type: str
     state_key: str | None
     #: The JSON.
@@ -45,7 +46,7 @@ class DelayedEventToSend(msgspec.Struct, frozen=True, kw_only=True):
 class DelayedEventAnswer(msgspec.Struct, frozen=True):
     """The event id, or why the event cannot be sent now: the status and the standard error response."""
 
-    event_id: str | None = None
+    event_id: EventId | None = None
     status: int = 200
     error: msgspec.Raw = msgspec.Raw(b"{}")
 
@@ -89,7 +90,7 @@ REMOVE_GUESTS = OwnerCall(
 class MemberLeaving(msgspec.Struct, frozen=True):
     """A user of ours whose account was closed. They leave, reject an invite or take back a knock."""
 
-    user_id: str
+    user_id: UserId
 
 
 #: Let the user of a closed account leave a room.

@@ -2,14 +2,15 @@
 
 import msgspec
 
+from shared.core.identifiers import RoomId
 from shared.http.internal_calls import Empty, OwnerCall
 
 
 class RoomSettings(msgspec.Struct, frozen=True):
     """The room whose settings are copied, and the room that replaced it."""
 
-    old_room_id: str
-    new_room_id: str
+    old_room_id: RoomId
+    new_room_id: RoomId
 
 
 class SettingsCopied(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import cast
 
 from replication.slots.table import SlotTable
 from shared.core.errors import MatrixError, RemoteServerError, Unavailable
@@ -153,7 +154,7 @@ class SlotForwarder:
             return kind, None
         match endpoint.routing_key:
             case RoutingKey.ROOM | RoutingKey.ROOM_OR_ALIAS:
-                room = request.params[endpoint.routing_key.value]
+                room = cast("dict[str, str]", request.params)[endpoint.routing_key.value]
                 return kind, None if room.startswith("#") else slot_of(room)
             case RoutingKey.USER:
                 return kind, slot_of(request.params[RoutingKey.USER.value])

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from shared.core.identifiers import EventId, RoomId, UserId
+
 Action: TypeAlias = Literal["restart", "send", "cancel"]
 ACTIONS: tuple[Action, ...] = ("restart", "send", "cancel")
 
@@ -35,8 +37,8 @@ class DelayedEvent:
     """
 
     delay_id: str
-    user_id: str
-    room_id: str
+    user_id: UserId
+    room_id: RoomId
     type: str
     state_key: str | None
     content: bytes
@@ -45,7 +47,7 @@ class DelayedEvent:
     scheduled_ms: int
     sending: bool = False
     finalised_ms: int | None = None
-    event_id: str | None = None
+    event_id: EventId | None = None
     error: bytes | None = None
 
     @property

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
+
 #: The spec's limit.
 MAX_HEROES = 5
 #: The memberships of heroes. Absent members are heroes only if no other member is present.
@@ -13,12 +15,12 @@ PRESENT, ABSENT = ("join", "invite"), ("leave", "ban")
 class Member:
     """One user's membership. order: a number that grows in the order in which the memberships began."""
 
-    user_id: str
+    user_id: UserId
     membership: str
     order: int
 
 
-def heroes_for(viewer: str, members: Iterable[Member]) -> list[str]:
+def heroes_for(viewer: UserId, members: Iterable[Member]) -> list[UserId]:
     """Return the user ids of `m.heroes` for this viewer: the first five other users who are joined or invited.
 
     If there are none, the first five users who left or were banned. Knocking users are never heroes.

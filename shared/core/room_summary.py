@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import get_room_version
 
 SPACE = "m.space"
@@ -36,7 +37,7 @@ class RoomFacts:
     """
 
     room_nid: int
-    room_id: str
+    room_id: RoomId
     room_version: str
     joined: int
     resident: bool
@@ -60,7 +61,7 @@ class RoomFacts:
         return self.text("m.room.history_visibility", "history_visibility") == "world_readable"
 
     @property
-    def allowed_rooms(self) -> tuple[str, ...]:
+    def allowed_rooms(self) -> tuple[RoomId, ...]:
         """The rooms whose members may join, if the join rule allows that. Spec: "Restricted rooms"."""
         if self.join_rule not in ("restricted", "knock_restricted"):
             return ()
@@ -132,8 +133,8 @@ def room_summary(facts: RoomFacts) -> dict[str, Any]:
 class SpaceChild:
     """An m.space.child event. room_id: its state key."""
 
-    room_id: str
-    sender: str
+    room_id: RoomId
+    sender: UserId
     origin_server_ts: int
     content: Mapping[str, Any]
 

@@ -15,6 +15,7 @@ from shared.core.errors import (
     SignatureError,
     Unavailable,
 )
+from shared.core.identifiers import UserId
 from shared.http.request import Headers, Response, error_body
 from shared.http.routing import WrongMethod
 
@@ -64,11 +65,11 @@ class RefusalLog:
         self._at_s = time.monotonic()
         self._skipped = 0
 
-    def note(self, error: Exception, method: str, name: str, user_id: str, address: str) -> None:
+    def note(self, error: Exception, method: str, name: str, user_id: UserId | None, address: str) -> None:
         """Log a request that ended with this error, unless it is routine or no refusal.
 
         name: of the endpoint.
-        user_id: of the requester, "-" if unknown.
+        user_id: of the requester, None if unknown.
         """
         if isinstance(error, AuthRuleViolation):
             what, status = f"M_FORBIDDEN: {error.message}", 403
@@ -84,7 +85,9 @@ class RefusalLog:
             self._skipped += 1
             return
         words = " ".join(what.split())[:_LONGEST_MESSAGE]
-        logger.info("Refused %s %s with %d %s (user %s, address %s)", method, name, status, words, user_id, address)
+        logger.info(
+            "Refused %s %s with %d %s (user %s, address %s)", method, name, status, words, user_id or "-", address
+        )
         if self._skipped:
             logger.info("%d more refused requests are not in the log: they came too quickly", self._skipped)
             self._skipped = 0

@@ -9,7 +9,7 @@
     )
 
     @SET_MEMBER_PROFILE.handler
-    async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer: ...
+    async def set_member_profile(self, room_id: RoomId, change: MemberProfileChange) -> MemberProfileAnswer: ...
 
     answer = await calls.ask(SET_MEMBER_PROFILE, room_id, change)
 
@@ -123,7 +123,7 @@ class OwnerCall(InternalCall[Takes, Returns]):
 
         def adapt(bound: Callable[[Key, Takes], Awaitable[Returns]]) -> Handler:
             async def handle(request: Request) -> Response:
-                answer = await bound(cast(Key, request.params[key]), self.decode(request.body))
+                answer = await bound(cast("dict[str, Key]", request.params)[key], self.decode(request.body))
                 return Response(msgspec.json.encode(answer))
 
             return handle

@@ -15,6 +15,7 @@ from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError, bad_json, invalid_param, missing_param
 from shared.core.identifiers import UserId
 from shared.http.endpoint import Endpoint
+from shared.http.routing import PathParams
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ class Request:
     method: str
     path: bytes
     raw_query: bytes
-    params: Mapping[str, str]
+    params: PathParams
     headers: Mapping[bytes, bytes]
     body: bytes
     client_address: str

@@ -7,11 +7,12 @@ matches the same raw bytes by rules made from the same templates (deploy/haproxy
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 from urllib.parse import unquote_to_bytes
 
 from shared.core.access_tokens import slot_hint
 from shared.core.errors import UNRECOGNIZED_REQUEST, MatrixError, invalid_param, unrecognized
+from shared.core.identifiers import EventId, RoomAlias, RoomId, UserId
 from shared.core.slots import slot_of
 from shared.http.endpoint import Endpoint, RoutingKey, paths_of
 
@@ -33,11 +34,37 @@ class PathShape(NamedTuple):
     names: tuple[tuple[str, int], ...]
 
 
+class PathParams(TypedDict, total=False):
+    """The decoded path parameters of a request, by the names in the path templates. Ids are not validated yet."""
+
+    roomId: RoomId
+    eventId: EventId
+    userId: UserId
+    threadRootId: EventId
+    roomAlias: RoomAlias
+    roomIdOrAlias: str
+    action: str
+    delayId: str
+    deviceId: str
+    eventType: str
+    filterId: str
+    keyName: str
+    kind: str
+    name: str
+    receiptType: str
+    relType: str
+    ruleId: str
+    stateKey: str
+    tag: str
+    txnId: str
+    type: str
+
+
 class Match(NamedTuple):
     """A request's endpoint and its decoded path parameters. Absent optional parameters are ""."""
 
     endpoint: Endpoint
-    params: dict[str, str]
+    params: PathParams
 
 
 class WrongMethod(MatrixError):
@@ -109,7 +136,8 @@ class RouteTable:
         400 for a broken escape or invalid UTF-8.
         """
         endpoint, params = self.locate(method, raw_path)
-        return Match(endpoint, {name: decode_parameter(name, raw) for name, raw in params.items()})
+        decoded: Any = {name: decode_parameter(name, raw) for name, raw in params.items()}
+        return Match(endpoint, decoded)
 
     def locate(self, method: str | bytes, raw_path: bytes) -> tuple[Endpoint, dict[str, bytes]]:
         """Return the endpoint and the raw parameters. Raises the errors of `match` except M_INVALID_PARAM."""

@@ -141,7 +141,7 @@ class Application:
                 raise
             except Exception as error:
                 refusal = _naming_the_request(error, method, scope)
-                user_id = request.requester.user_id if request is not None and request.requester is not None else "-"
+                user_id = request.requester.user_id if request is not None and request.requester is not None else None
                 self._refusals.note(refusal, method, name, user_id, _client_address(headers, scope))
                 response = response_for(refusal)
         try:

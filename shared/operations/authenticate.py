@@ -17,6 +17,7 @@ from typing import Any
 
 from shared.cache.byte_budget import ByteBudgetCache
 from shared.core.errors import MatrixError, SkepError, Unavailable
+from shared.core.identifiers import UserId
 from shared.core.rows import SessionRow
 from shared.http.request import Request, Requester
 from shared.runtime.clock import Clock
@@ -232,11 +233,11 @@ class TokenAuthenticator:
         for gone in self._cache.put(token_hash, known, size):
             self._drop_from_index(gone.requester.token_hash, gone.requester.user_id)
 
-    def _forget(self, token_hash: bytes, user_id: str) -> None:
+    def _forget(self, token_hash: bytes, user_id: UserId) -> None:
         self._cache.pop(token_hash)
         self._drop_from_index(token_hash, user_id)
 
-    def _drop_from_index(self, token_hash: bytes, user_id: str) -> None:
+    def _drop_from_index(self, token_hash: bytes, user_id: UserId) -> None:
         hashes = self._by_user.get(user_id)
         if hashes is not None:
             hashes.discard(token_hash)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from shared.core.errors import SkepError, not_found
+from shared.core.identifiers import RoomId
 from shared.core.room_check import Finding, Findings, RoomLoader, StoredRoom, check_stored_room
 from shared.core.room_check.findings import MAX_OF_A_KIND
 from shared.core.room_versions import get_room_version
@@ -31,7 +32,7 @@ def _no_progress(events: int) -> None:
 
 async def check_room(
     database: Database,
-    room_id: str,
+    room_id: RoomId,
     *,
     server_name: str,
     verify_keys: Mapping[str, bytes] | None = None,

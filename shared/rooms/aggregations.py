@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.rooms.child_groups import Child, ChildGroups, group_children, has_new_content
 from shared.rooms.erased_events import strip_erased
 from shared.rooms.room_view import RoomView, load_branches
@@ -29,19 +30,19 @@ class ChildEvents(Protocol):
     """The source of child events, for one room and reader."""
 
     @property
-    def room_id(self) -> str | None: ...  # None in answers whose events have no room id (/sync)
+    def room_id(self) -> RoomId | None: ...  # None in answers whose events have no room id (/sync)
     @property
     def view(self) -> Viewpoint: ...
     @property
     def ignored(self) -> frozenset[str]: ...
 
-    async def of(self, event_ids: Sequence[str]) -> Mapping[str, Sequence[Child]]:
+    async def of(self, event_ids: Sequence[EventId]) -> Mapping[EventId, Sequence[Child]]:
         """Return the children of those events that have any."""
 
     async def load(self, children: Sequence[Child]) -> Mapping[int, TimelineEvent]:
         """Return the whole events by number, in the form that the reader may see."""
 
-    async def thread_size(self, root: TimelineEvent, user_id: str, replies: Sequence[Child]) -> tuple[int, bool]:
+    async def thread_size(self, root: TimelineEvent, user_id: UserId, replies: Sequence[Child]) -> tuple[int, bool]:
         """Return the number of replies, and True if one is the user's. replies: those that `of` returned."""
 
 
@@ -110,7 +111,7 @@ class StoredChildEvents:
         self.view = room.view
         self.ignored = room.ignored
 
-    async def of(self, event_ids: Sequence[str]) -> Mapping[str, Sequence[RelatedRow]]:
+    async def of(self, event_ids: Sequence[EventId]) -> Mapping[EventId, Sequence[RelatedRow]]:
         if not event_ids:
             return {}
         related = await get_related(self._database, self._room.room_nid, event_ids, MAX_CHILDREN)
@@ -124,7 +125,7 @@ class StoredChildEvents:
         shown = await strip_erased(self._database, self._room, events)
         return {event.event_nid: event for event in shown}
 
-    async def thread_size(self, root: TimelineEvent, user_id: str, replies: Sequence[Child]) -> tuple[int, bool]:
+    async def thread_size(self, root: TimelineEvent, user_id: UserId, replies: Sequence[Child]) -> tuple[int, bool]:
         since = self.view.joined_throughout_from
         if len(replies) >= MAX_CHILDREN and since is not None and root.ordinal > since:
             return await get_thread_size(self._database, self._room.room_nid, root.event_id, user_id, self.ignored)

@@ -6,6 +6,7 @@ These functions take events that the reader may see. Spec: client-server API, PO
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from shared.core.identifiers import UserId
 from shared.core.visibility import ShownForm, shown_form
 from shared.rooms.room_view import RoomView
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
@@ -53,12 +54,12 @@ async def strip_erased(database: Database, room: RoomView, events: Sequence[Time
     return [copies.get(event.event_nid, event) for event in events]
 
 
-async def erased_in(database: Database, room: RoomView) -> dict[str, int]:
+async def erased_in(database: Database, room: RoomView) -> dict[UserId, int]:
     """Return the erasure times (ms) of all erased users who may have sent state of the room, by user id."""
     return await get_erased_of_room(database, room.room_nid)
 
 
-def strip_state(room: RoomView, erased: Mapping[str, int], event: TimelineEvent) -> TimelineEvent:
+def strip_state(room: RoomView, erased: Mapping[UserId, int], event: TimelineEvent) -> TimelineEvent:
     """Strip an event of the room's state in place, by the rules of `strip_erased`. erased: from `erased_in`."""
     if event.sender in erased:
         own = event.type == MEMBER and event.state_key == room.view.user_id

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from shared.core.errors import forbidden, not_found
 from shared.core.history_point import START, HistoryPoint, point_after
-from shared.core.identifiers import RoomId
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.rooms.state_history import history, joined_by
 from shared.rooms.timeline_event import HISTORY_VISIBILITY, MEMBER, TimelineEvent, event_from_row
@@ -36,7 +36,7 @@ class RoomView:
     follows: bool  # True if the view has no end, so that the current state is the user's state
     end: int  # the last ordinal in the view: the end of the room, or the point where the user left
     own_changes: Sequence[KeyChange]  # of the user's membership
-    ignored: frozenset[str] = frozenset()  # users whose messages the user ignores
+    ignored: frozenset[UserId] = frozenset()  # users whose messages the user ignores
 
     @property
     def start_place(self) -> HistoryPoint:
@@ -54,7 +54,7 @@ class RoomView:
 
     @property
     def room_id(self) -> RoomId:
-        return RoomId(self.record.room_id)
+        return self.record.room_id
 
     def event(self, row: TimelineRow) -> TimelineEvent:
         return event_from_row(self.version, row)
@@ -71,7 +71,7 @@ class RoomView:
         return joined_by(self.version, self.own_changes, ordinal, time_ms)
 
 
-async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
+async def open_room(database: Database, room_id: RoomId, user_id: UserId) -> RoomView:
     """Return the room for a member, a former member, or anybody while it is world-readable.
 
     Raises M_FORBIDDEN for everyone else, and for rooms that do not exist or that the user has forgotten.
@@ -108,7 +108,7 @@ async def open_room(database: Database, room_id: str, user_id: str) -> RoomView:
     )
 
 
-async def get_visible_event(database: Database, room: RoomView, event_id: str) -> TimelineEvent:
+async def get_visible_event(database: Database, room: RoomView, event_id: EventId) -> TimelineEvent:
     """Return one event of the room. Raises M_NOT_FOUND if the user may not see it, or if there is none."""
     row = await get_timeline_event(database, room.room_nid, event_id)
     if row is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from shared.core.filters import EventFilter
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import NO_DEVICE
 from shared.core.wire.client_event import join_client_event
 from shared.rooms.timeline_event import TimelineEvent
@@ -18,7 +19,7 @@ from shared.rooms.viewpoint import Viewpoint
 class Reader:
     """The user and device that get the answer."""
 
-    user_id: str
+    user_id: UserId
     device_id: str | None
     now_ms: int
     event_fields: tuple[tuple[str, ...], ...] | None = None  # the paths to keep; None: all
@@ -29,7 +30,7 @@ def shown_event(
     reader: Reader,
     view: Viewpoint,
     *,
-    room_id: str | None = None,
+    room_id: RoomId | None = None,
     in_state: bool = False,
     pdu: Mapping[str, Any] | None = None,
     relations: Mapping[str, Any] | None = None,
@@ -102,7 +103,7 @@ def _keep_fields(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> d
     return kept
 
 
-def matches(wanted: EventFilter, event: TimelineEvent, room_id: str) -> bool:
+def matches(wanted: EventFilter, event: TimelineEvent, room_id: RoomId) -> bool:
     """Return True if the event passes a client's filter. The content is decoded only if the filter needs it."""
     if wanted.passes_all:
         return True

@@ -6,6 +6,7 @@ import orjson
 
 from shared.core.canonical_json import decode_json_exactly
 from shared.core.events.event import event_from_storage
+from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 from shared.storage.rooms.state import KeyChange
 
@@ -34,7 +35,7 @@ def joined_by(version: RoomVersion, changes: Sequence[KeyChange], ordinal: int, 
     clock, which also gives the times of erasures.
     """
     own = (
-        event_from_storage(version, change.json, "$")
+        event_from_storage(version, change.json, EventId("$"))
         for change in changes
         if change.ordinal >= ordinal and change.json is not None
     )

@@ -14,6 +14,7 @@ from shared.core.events.event import Event, event_from_storage
 from shared.core.events.redaction import redact_pdu
 from shared.core.events.relation import Relation, relation_of
 from shared.core.history_point import HistoryPoint
+from shared.core.identifiers import EventId, UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.rows import EventRow
 from shared.core.sticky_events import sticky_of_pdu
@@ -30,9 +31,9 @@ _EVENT_BYTES = 900
 class Previous:
     """The state event that another one replaced."""
 
-    event_id: str
+    event_id: EventId
     ordinal: int  # 0: it is in no timeline
-    sender: str
+    sender: UserId
     content: bytes  # JSON
     membership: str | None
 
@@ -42,13 +43,13 @@ class TimelineEvent:
     """An event, shared by all answers. Only a redaction changes it."""
 
     event_nid: int
-    event_id: str
+    event_id: EventId
     writer: int
     position: int
     ordinal: int  # of history events the anchor; 0: it is in the state, but in no timeline
     type: str
     state_key: str | None
-    sender: str
+    sender: UserId
     origin_server_ts: int
     body: bytes  # the client event as JSON, without `room_id` and `unsigned`
     replaces_nid: int | None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+from shared.core.identifiers import UserId
 from shared.core.visibility import may_see
 from shared.rooms.timeline_event import HISTORY_VISIBILITY, MEMBER
 
@@ -57,7 +58,7 @@ def value_before(history: History, ordinal: int) -> str | None:
 class Viewpoint:
     """One user's view of one room."""
 
-    user_id: str
+    user_id: UserId
     #: The room's history visibility over time; "shared" before its first entry.
     visibility: History
     #: The user's membership over time. With `joined_throughout_from`, the last entry is enough for later events.

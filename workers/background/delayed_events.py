@@ -14,6 +14,7 @@ import orjson
 from replication.calls.owner_calls import Ask
 from replication.calls.rooms import DelayedEventAnswer, DelayedEventToSend
 from shared.core.errors import RemoteServerError, Unavailable
+from shared.core.identifiers import RoomId
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.fenced import FencedWrite
@@ -79,7 +80,7 @@ class DelayedEventSender:
                 self._tasks.spawn(self._send_all(room_id), "send delayed events")
         return looked_at > 0
 
-    async def _send_all(self, room_id: str) -> None:
+    async def _send_all(self, room_id: RoomId) -> None:
         """Send the waiting events of a room. If it cannot be reached, the rest is claimed again later, in order."""
         waiting = self._waiting[room_id]
         try:

@@ -13,6 +13,7 @@ from replication.calls.owner_calls import OwnerCalls
 from replication.calls.rooms import LEAVE_CLOSED_ACCOUNT, REMOVE_GUESTS, RESUME_UPGRADE, MemberLeaving
 from replication.calls.users import CLEAR_ACCOUNT, COPY_ROOM_SETTINGS, ClosedAccount, RoomSettings
 from shared.core.errors import RemoteServerError, Unavailable
+from shared.core.identifiers import RoomId
 from shared.http.internal_calls import EMPTY
 from shared.storage.accounts.deactivation import deactivation_finished, get_rooms_to_leave
 from shared.storage.engine.pool import Database
@@ -77,7 +78,7 @@ class PendingWork:
         await self._calls.ask(CLEAR_ACCOUNT, account.user_id, ClosedAccount(account.erase))
         leaving, turns = MemberLeaving(account.user_id), asyncio.Semaphore(_ROOMS_AT_A_TIME)
 
-        async def leave(room_id: str) -> None:
+        async def leave(room_id: RoomId) -> None:
             async with turns:
                 await self._calls.ask(LEAVE_CLOSED_ACCOUNT, room_id, leaving)
 

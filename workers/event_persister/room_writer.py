@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from shared.core.errors import MatrixError, Unavailable, forbidden
 from shared.core.events import Event, event_from_storage
-from shared.core.identifiers import check_room_id
+from shared.core.identifiers import EventId, RoomId, check_room_id
 from shared.runtime.clock import Clock
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
@@ -51,12 +51,12 @@ class RoomWriter:
         self._database = database
         self._clock = clock
 
-    async def find(self, room_id: str) -> LiveRoom | None:
+    async def find(self, room_id: RoomId) -> LiveRoom | None:
         """Return the room, None if it does not exist here. Raises M_INVALID_PARAM if it is no room id."""
         return await self._rooms.get(check_room_id(room_id))
 
     async def in_room(
-        self, room_id: str, action: Callable[[LiveRoom], Awaitable[T]], *, absent: MatrixError | None = None
+        self, room_id: RoomId, action: Callable[[LiveRoom], Awaitable[T]], *, absent: MatrixError | None = None
     ) -> T:
         """Run an action in a room. Run it again if the room was dropped from memory before anything was built.
 
@@ -73,7 +73,7 @@ class RoomWriter:
                 continue
         raise Unavailable("The room is moving to another process. Try again")
 
-    async def write(self, room: LiveRoom, drafts: Sequence[Draft], key: bytes | None = None) -> list[str]:
+    async def write(self, room: LiveRoom, drafts: Sequence[Draft], key: bytes | None = None) -> list[EventId]:
         """Build events on the room's pending layer, store them (all or none) and return their ids.
 
         key: of the client's transaction. If it was used before, the id of its event is returned.
@@ -126,13 +126,13 @@ class RoomWriter:
         if (lacking := room.state.push.lacking(drafts)) is not None:
             await self._push_rules.load(room, lacking)
 
-    async def _first_answer(self, room: LiveRoom, key: bytes) -> str:
+    async def _first_answer(self, room: LiveRoom, key: bytes) -> EventId:
         event_id = await get_transaction(self._database, room.room_nid, key)
         if event_id is None:
             raise Unavailable("The event of this transaction is not known any more")
         return event_id
 
-    async def _send_slowly(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+    async def _send_slowly(self, room: LiveRoom, draft: Draft, key: bytes | None) -> EventId:
         """Send one event by the slow path. Calls with the same transaction meanwhile share its result."""
         if key is None:
             return await self._place_slowly(room, draft, None)
@@ -153,7 +153,7 @@ class RoomWriter:
         finally:
             del room.slow_sends[key]
 
-    async def _place_slowly(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+    async def _place_slowly(self, room: LiveRoom, draft: Draft, key: bytes | None) -> EventId:
         for _ in range(_TRIES):
             try:
                 return await self._slow_sends.write(room, draft, key)
@@ -210,7 +210,7 @@ class RoomWriter:
         await self._numbers.reserve(1)
         return self._numbers.take()
 
-    def answer_of(self, room: LiveRoom, key: bytes) -> Awaitable[str] | None:
+    def answer_of(self, room: LiveRoom, key: bytes) -> Awaitable[EventId] | None:
         """Return an awaitable of the event id of a client's transaction, None if memory does not know it."""
         answered = room.transactions.get(key)
         if answered is not None:
@@ -221,7 +221,7 @@ class RoomWriter:
         asked = room.slow_sends.get(key)
         return None if asked is None else asyncio.shield(asked)
 
-    async def first_answer(self, room: LiveRoom, key: bytes) -> str | None:
+    async def first_answer(self, room: LiveRoom, key: bytes) -> EventId | None:
         """Return the event id of a client's transaction, from memory or the database. None: it was never used."""
         if (answered := self.answer_of(room, key)) is not None:
             return await answered
@@ -258,11 +258,11 @@ def _event_of(room: LiveRoom, stored: StoredEvent) -> Event:
     return event if stored.redacted_by is None else redacted(room.version, event)
 
 
-async def _now(event_id: str) -> str:
+async def _now(event_id: EventId) -> EventId:
     return event_id
 
 
-async def _last_of(write: Write) -> str:
+async def _last_of(write: Write) -> EventId:
     try:
         return (await asyncio.shield(write.done))[-1]
     except RoomChanged:

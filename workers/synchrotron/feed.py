@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import (
     AccountDataRow,
     EventRow,
@@ -37,11 +38,11 @@ class Feed:
         self._clock = clock
 
     def apply_events(self, rows: Sequence[EventRow]) -> None:
-        affected: set[str] = set()
+        affected: set[UserId] = set()
         for row in rows:
             previous = None
             if row.type == MEMBER and row.state_key is not None:
-                previous = self._rooms.membership_in_memory(row.room_id, row.state_key)
+                previous = self._rooms.membership_in_memory(row.room_id, UserId(row.state_key))
             self._rooms.apply_event(row)
             affected.update(self._users.apply_event(row, previous))
             if row.resolved:
@@ -49,24 +50,24 @@ class Feed:
                     if membership != "join":
                         self._typing.left(row.room_id, user_id, self._users.seq)
             elif row.type == MEMBER and row.state_key is not None and b'"membership":"join"' not in row.json:
-                self._typing.left(row.room_id, row.state_key, self._users.seq)
+                self._typing.left(row.room_id, UserId(row.state_key), self._users.seq)
         self._notifier.wake(affected)
 
     def apply_receipts(self, rows: Sequence[ReceiptRow]) -> None:
-        affected: set[str] = set()
+        affected: set[UserId] = set()
         for row in rows:
             self._rooms.apply_receipt(row)
             affected.update(self._users.apply_receipt(row))
         self._notifier.wake(affected)
 
     def apply_account_data(self, rows: Sequence[AccountDataRow]) -> None:
-        affected: set[str] = set()
+        affected: set[UserId] = set()
         for row in rows:
             affected.update(self._users.apply_account_data(row))
         self._notifier.wake(affected)
 
     def apply_push_rules(self, rows: Sequence[PushRulesRow]) -> None:
-        affected: set[str] = set()
+        affected: set[UserId] = set()
         for row in rows:
             affected.update(self._users.apply_push_rules(row))
         self._notifier.wake(affected)
@@ -103,8 +104,8 @@ class Feed:
                 self._typing_changed(self._typing.expire(now_ms, self._users.seq + 1))
             self._typing.forget(self._users.seq - _FORGET_TYPING_AFTER)
 
-    def _typing_changed(self, room_ids: Iterable[str]) -> None:
-        affected: set[str] = set()
+    def _typing_changed(self, room_ids: Iterable[RoomId]) -> None:
+        affected: set[UserId] = set()
         for room_id in room_ids:
             affected.update(self._users.apply_ephemeral(room_id))
         self._notifier.wake(affected)

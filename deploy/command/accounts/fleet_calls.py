@@ -14,6 +14,7 @@ from deploy.command.opened_database import opened_database
 from deploy.command.options import UsageError
 from deploy.command.slots.fleet_reader import fleet_of
 from shared.config.sections import Config
+from shared.core.identifiers import UserId
 from shared.http.internal_calls import Empty, OwnerCall
 from shared.storage.fleet.status import get_fleet_status
 
@@ -40,7 +41,7 @@ def call_client_api(url: str, method: str, path: str, body: dict[str, Any] | Non
     return answer
 
 
-def change_account(config: Config, path: Path, user_id: str, call: OwnerCall[Takes, Empty], body: Takes) -> None:
+def change_account(config: Config, path: Path, user_id: UserId, call: OwnerCall[Takes, Empty], body: Takes) -> None:
     """Let the owner of the user's slot change an account.
 
     path: the file of the configuration.

@@ -27,6 +27,7 @@ from deploy.command.options import UsageError, add_config_option, config_path
 from replication.calls.users import CLOSE_ACCOUNT, RESET_PASSWORD, SET_ADMIN, AdminRights, ClosedAccount, NewPassword
 from shared.config.load import load_config
 from shared.config.sections import Config
+from shared.core.identifiers import UserId
 from shared.storage.accounts.users import ListedAccount, list_accounts
 
 _REGISTER = "/_synapse/admin/v1/register"
@@ -71,12 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     return _COMMANDS[arguments.user_command](load_config(path), path, arguments)
 
 
-def user_id_of(config: Config, name: str) -> str:
+def user_id_of(config: Config, name: str) -> UserId:
     """Return the user id that a user name or user id on the command line means. Raises UsageError for other servers."""
     localpart, colon, server = name.removeprefix("@").partition(":")
     if colon and server != config.server_name:
         raise UsageError(f"{name} belongs to another server: users here end in :{config.server_name}")
-    return f"@{localpart}:{config.server_name}"
+    return UserId(f"@{localpart}:{config.server_name}")
 
 
 def _register(config: Config, path: Path, arguments: argparse.Namespace) -> int:
@@ -139,7 +140,7 @@ def _day(at_ms: int) -> str:
 def _reset_password(config: Config, path: Path, arguments: argparse.Namespace) -> int:
     user_id = user_id_of(config, arguments.name)
     body = NewPassword(_password(arguments), not arguments.keep_sessions)
-    change_account(config, path, user_id, RESET_PASSWORD, body)
+    change_account(config, path, UserId(user_id), RESET_PASSWORD, body)
     print(f"{user_id} has a new password" + ("" if arguments.keep_sessions else ", and is logged out everywhere"))
     return 0
 
@@ -151,14 +152,14 @@ def _deactivate(config: Config, path: Path, arguments: argparse.Namespace) -> in
             raise UsageError(f"This cannot be undone. To deactivate {user_id} without being asked, add --yes.")
         if input(f"Deactivate {user_id} for good? Type its name to confirm: ") not in (arguments.name, user_id):
             raise UsageError("Not confirmed, and nothing was changed.")
-    change_account(config, path, user_id, CLOSE_ACCOUNT, ClosedAccount(arguments.erase))
+    change_account(config, path, UserId(user_id), CLOSE_ACCOUNT, ClosedAccount(arguments.erase))
     print(f"{user_id} is deactivated and logged out; it leaves its rooms in the background")
     return 0
 
 
 def _make_admin(config: Config, path: Path, arguments: argparse.Namespace) -> int:
     user_id = user_id_of(config, arguments.name)
-    change_account(config, path, user_id, SET_ADMIN, AdminRights(not arguments.revoke))
+    change_account(config, path, UserId(user_id), SET_ADMIN, AdminRights(not arguments.revoke))
     print(f"{user_id} is {'no administrator any more' if arguments.revoke else 'an administrator'}")
     return 0
 

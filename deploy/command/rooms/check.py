@@ -23,6 +23,7 @@ from deploy.command.opened_database import opened_database
 from deploy.command.options import add_config_option, config_path, whole_number
 from shared.config.load import load_config
 from shared.config.sections import Config
+from shared.core.identifiers import RoomId
 from shared.core.room_check import Finding
 from shared.core.signing import parse_signing_key, parse_verify_key
 from shared.operations.check_rooms import check_room
@@ -56,11 +57,11 @@ async def _check(arguments: argparse.Namespace) -> int:
     shown = _Shown(sys.stdout, sys.stderr, as_json=arguments.json, verbose=arguments.verbose)
     async with opened_database(config, path) as database:
         async for room_id in _rooms(database, arguments.room_ids, arguments.sample):
-            shown.begin(room_id)
+            shown.begin(RoomId(room_id))
             found = await check_room(
-                database, room_id, server_name=config.server_name, verify_keys=keys, progress=shown.progress
+                database, RoomId(room_id), server_name=config.server_name, verify_keys=keys, progress=shown.progress
             )
-            shown.room(room_id, found)
+            shown.room(RoomId(room_id), found)
     shown.end()
     return 1 if shown.wrong_rooms else 0
 
@@ -99,7 +100,7 @@ class _Shown:
         self.rooms = 0
         self.wrong_rooms = 0
 
-    def begin(self, room_id: str) -> None:
+    def begin(self, room_id: RoomId) -> None:
         self._current = room_id
 
     def progress(self, events: int) -> None:
@@ -108,7 +109,7 @@ class _Shown:
             self._errors.write(f"\r{self.rooms} rooms done; {self._current}: {events} events\x1b[K\r")
             self._errors.flush()
 
-    def room(self, room_id: str, found: Sequence[Finding]) -> None:
+    def room(self, room_id: RoomId, found: Sequence[Finding]) -> None:
         self.rooms += 1
         wrong = [finding for finding in found if not finding.is_note]
         self.wrong_rooms += bool(wrong)

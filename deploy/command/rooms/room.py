@@ -23,6 +23,7 @@ from deploy.command.options import UsageError, add_config_option, config_path, d
 from replication.streams.fenced_writer import FencedWriter
 from shared.config.load import load_config
 from shared.config.sections import Config
+from shared.core.identifiers import RoomId
 from shared.operations.paced import paced
 from shared.runtime.clock import SystemClock
 from shared.storage.engine.pool import Database, passing_as_unavailable
@@ -166,7 +167,7 @@ async def _purge_on(database: Database, writer: FencedWriter, room_nid: int) -> 
         print(f"room {room_nid}: the timeline begins at {progress.first_ordinal}.{then}")
 
 
-async def _delete_on(database: Database, writer: FencedWriter, room_nid: int, room_id: str) -> None:
+async def _delete_on(database: Database, writer: FencedWriter, room_nid: int, room_id: RoomId) -> None:
     await _show(room_id, delete_room_batches(writer.write, room_nid))
     if any(room.room_nid == room_nid for room in await get_rooms_being_deleted(database, _ROOMS_AT_A_TIME)):
         print(f"{room_id}: some of its rows were in use. Resume with: skep room continue.")
@@ -183,7 +184,7 @@ async def _show(what: str, batches: AsyncIterator[int]) -> None:
     print(f"{what}: {rows} rows deleted.")
 
 
-def _no_such_room(room_id: str) -> UsageError:
+def _no_such_room(room_id: RoomId) -> UsageError:
     return UsageError(f"There is no room {room_id} here. To resume its deletion: skep room continue.")
 
 

@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterable
 from shared.core.event_auth.rule_numbers import violation
 from shared.core.event_auth.selection import auth_types_for
 from shared.core.events.event import Event
+from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 
 
 def check_auth_events(
-    version: RoomVersion, event: Event, auth_events: Iterable[Event], rejected: Collection[str] = ()
+    version: RoomVersion, event: Event, auth_events: Iterable[Event], rejected: Collection[EventId] = ()
 ) -> None:
     """Raise AuthRuleViolation unless the event names the right auth events.
 

@@ -12,7 +12,7 @@ from shared.core.events.readers import (
     membership_of,
     room_creator,
 )
-from shared.core.identifiers import server_of
+from shared.core.identifiers import UserId, server_of
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import signatures_of
 
@@ -80,7 +80,7 @@ def _check_authorised_join(version: RoomVersion, event: Event, state: State, pow
 
 
 def _check_invite(version: RoomVersion, event: Event, state: State, power_levels: PowerLevels) -> None:
-    target = _membership(state, event.state_key or "")
+    target = _membership(state, UserId(event.state_key or ""))
     if "third_party_invite" in event.content:
         check_third_party_invite(version, event, state, target_is_banned=target == "ban")
         return
@@ -93,7 +93,7 @@ def _check_invite(version: RoomVersion, event: Event, state: State, power_levels
 
 
 def _check_leave(version: RoomVersion, event: Event, state: State, power_levels: PowerLevels) -> None:
-    target = event.state_key or ""
+    target = UserId(event.state_key or "")
     current = _membership(state, target)
     if event.sender == target:
         if current in ("invite", "join") or (current == "knock" and version.knocking):
@@ -112,7 +112,7 @@ def _check_ban(version: RoomVersion, event: Event, state: State, power_levels: P
     if _membership(state, event.sender) != "join":
         raise violation(version, "member/ban", "1", "the sender is not in the room")
     level = power_levels.user_level(event.sender)
-    if level < power_levels.ban or power_levels.user_level(event.state_key or "") >= level:
+    if level < power_levels.ban or power_levels.user_level(UserId(event.state_key or "")) >= level:
         raise violation(version, "member/ban", "3", "the sender's power level is too low to ban this user")
 
 
@@ -126,5 +126,5 @@ def _check_knock(version: RoomVersion, event: Event, state: State) -> None:
         raise violation(version, "member/knock", "4", "the user is banned, invited or in the room already")
 
 
-def _membership(state: State, user_id: str) -> str | None:
+def _membership(state: State, user_id: UserId) -> str | None:
     return membership_of(state.get(("m.room.member", user_id)))

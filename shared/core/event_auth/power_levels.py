@@ -7,7 +7,7 @@ from shared.core.event_auth.rule_numbers import violation
 from shared.core.events.event import Event
 from shared.core.events.readers.create import creators_of
 from shared.core.events.readers.power_levels import DEFAULT_LEVELS, read_level, read_level_map
-from shared.core.identifiers import is_user_id
+from shared.core.identifiers import UserId, is_user_id
 from shared.core.room_versions import RoomVersion
 
 
@@ -85,7 +85,7 @@ def _check_entries(version: RoomVersion, old: Mapping[str, Any], new: Mapping[st
 
 
 def _check_users(
-    version: RoomVersion, sender: str, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int
+    version: RoomVersion, sender: UserId, old: Mapping[str, Any], new: Mapping[str, Any], sender_level: int
 ) -> None:
     changes = _changes(version, "users", old, new)
     for user_id, before, _ in changes:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from shared.core.identifiers import UserId
 from shared.core.room_versions import RoomVersion
 
 
 def auth_types_for(
-    version: RoomVersion, *, type: str, sender: str, state_key: str | None, content: Mapping[str, Any]
+    version: RoomVersion, *, type: str, sender: UserId, state_key: str | None, content: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """Return the distinct (type, state key) pairs to select from the room's state. State that is absent is skipped.
 

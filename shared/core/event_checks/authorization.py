@@ -11,13 +11,14 @@ from shared.core.event_auth.rule_numbers import violation
 from shared.core.event_checks.verdict import Verdict, accept, drop, reject, soft_fail
 from shared.core.events.event import Event
 from shared.core.events.readers import PowerLevels
+from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 
 State = Mapping[tuple[str, str], Event]
 
 
 def check_auth_events_of(
-    version: RoomVersion, event: Event, auth_events: Iterable[Event], *, rejected: Collection[str], create: Event
+    version: RoomVersion, event: Event, auth_events: Iterable[Event], *, rejected: Collection[EventId], create: Event
 ) -> Verdict:
     """Check 4: the event names the right auth events, and they allow it. Return ACCEPT, REJECT or DROP.
 
@@ -88,7 +89,7 @@ def _check_create(version: RoomVersion, event: Event, create: Event) -> Verdict:
     return accept(4)
 
 
-def _check_room(version: RoomVersion, named: Sequence[Event], rejected: Collection[str], create: Event) -> None:
+def _check_room(version: RoomVersion, named: Sequence[Event], rejected: Collection[EventId], create: Event) -> None:
     """Raise AuthRuleViolation unless the event refers to the room's own create event, and that was not rejected.
 
     Spec: rooms/v1, rule 2.4 (it is among the auth events); rooms/v12, rule 2 (the room id names it).

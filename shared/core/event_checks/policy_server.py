@@ -8,6 +8,7 @@ from shared.core.event_checks.signatures import POLICY_KEY_ID
 from shared.core.event_checks.verdict import Verdict, accept, soft_fail
 from shared.core.events.event import Event
 from shared.core.events.signatures import verify_pdu
+from shared.core.identifiers import UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import parse_verify_key
 
@@ -26,7 +27,7 @@ class PolicyServer:
     public_key: str
 
 
-def policy_server_of(policy: Event | None, joined_users: Iterable[str]) -> PolicyServer | None:
+def policy_server_of(policy: Event | None, joined_users: Iterable[UserId]) -> PolicyServer | None:
     """Return the policy server that a room uses, or None if it uses none.
 
     policy: the `m.room.policy` event with an empty state key in the current state.

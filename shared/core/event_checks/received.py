@@ -19,6 +19,7 @@ from shared.core.event_checks.verdict import Verdict, drop, reject
 from shared.core.events.event import Event, parse_event
 from shared.core.events.hashing import redacted_bytes
 from shared.core.events.signatures import authorising_server, required_signers
+from shared.core.identifiers import RoomId
 from shared.core.room_versions import RoomVersion
 
 
@@ -47,7 +48,7 @@ class RejectedEvent:
 
 
 def check_received(
-    version: RoomVersion, raw: Mapping[str, Any] | bytes | Event, *, keys: Keys, room_id: str | None = None
+    version: RoomVersion, raw: Mapping[str, Any] | bytes | Event, *, keys: Keys, room_id: RoomId | None = None
 ) -> ReceivedEvent | RejectedEvent | Verdict:
     """Return the event to process further, or a Verdict DROP with the check that failed.
 

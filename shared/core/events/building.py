@@ -12,7 +12,7 @@ from shared.core.errors import EventFormatError, MatrixError, bad_json
 from shared.core.events.event import Event, parse_event
 from shared.core.events.format import MAX_EVENT_BYTES
 from shared.core.events.hashing import content_hash, event_id_of_hash, redacted_bytes
-from shared.core.identifiers import MAX_ID_BYTES, EventId, within_bytes
+from shared.core.identifiers import MAX_ID_BYTES, EventId, RoomId, UserId, within_bytes
 from shared.core.room_versions import EventIdFormat, RoomVersion
 from shared.core.signing import SigningKey
 from shared.core.sticky_events import STICKY_KEY
@@ -21,16 +21,16 @@ from shared.core.sticky_events import STICKY_KEY
 def build_event(
     version: RoomVersion,
     *,
-    room_id: str | None,
-    sender: str,
+    room_id: RoomId | None,
+    sender: UserId,
     type: str,
     state_key: str | None,
     content: Mapping[str, Any],
-    prev_event_ids: Sequence[str],
-    auth_event_ids: Sequence[str],
+    prev_event_ids: Sequence[EventId],
+    auth_event_ids: Sequence[EventId],
     depth: int,
     origin_server_ts: int,
-    redacts: str | None = None,
+    redacts: EventId | None = None,
     signing_key: SigningKey,
     server_name: str,
     event_id_localpart: str | None = None,
@@ -107,10 +107,10 @@ def _check_client_input(
             raise bad_json(f"Not a valid event: {error}") from error
 
 
-def _place_redacts(version: RoomVersion, pdu: dict[str, Any], redacts: str | None) -> None:
+def _place_redacts(version: RoomVersion, pdu: dict[str, Any], redacts: EventId | None) -> None:
     if redacts is None:
         named = pdu["content"].get("redacts")
-        redacts = named if isinstance(named, str) else None
+        redacts = EventId(named) if isinstance(named, str) else None
     others = {key: value for key, value in pdu["content"].items() if key != "redacts"}
     if redacts is None:
         return
@@ -122,7 +122,7 @@ def _place_redacts(version: RoomVersion, pdu: dict[str, Any], redacts: str | Non
 
 
 def _references(
-    version: RoomVersion, event_ids: Sequence[str], hashes: Mapping[str, bytes] | Mapping[EventId, bytes] | None
+    version: RoomVersion, event_ids: Sequence[EventId], hashes: Mapping[str, bytes] | Mapping[EventId, bytes] | None
 ) -> list[Any]:
     if not version.references_with_hashes:
         return list(event_ids)

@@ -42,9 +42,9 @@ class Event:
     content: Mapping[str, Any]
     depth: int
     origin_server_ts: int
-    prev_event_ids: tuple[str, ...]
-    auth_event_ids: tuple[str, ...]
-    redacts: str | None
+    prev_event_ids: tuple[EventId, ...]
+    auth_event_ids: tuple[EventId, ...]
+    redacts: EventId | None
     pdu: Mapping[str, Any]
     encoded: bytes
 
@@ -70,7 +70,7 @@ def parse_event(
     pdu: Mapping[str, Any] | bytes,
     *,
     encoded: bytes | None = None,
-    event_id: str | None = None,
+    event_id: EventId | None = None,
 ) -> Event:
     """Return the event in a PDU whose room version is known, after all checks of its format.
 
@@ -90,7 +90,7 @@ def parse_event(
     return _event_of(version, pdu, encoded, event_id or event_id_of(version, pdu))
 
 
-def event_from_storage(version: RoomVersion, encoded: bytes, event_id: str) -> Event:
+def event_from_storage(version: RoomVersion, encoded: bytes, event_id: EventId) -> Event:
     """Return the event in bytes that this server stored.
 
     There are no checks: the bytes must have passed `parse_event` before.
@@ -107,7 +107,7 @@ def _decode_pdu(version: RoomVersion, raw: bytes) -> Any:
         raise EventFormatError(f"event: {error.message}") from error
 
 
-def _event_of(version: RoomVersion, pdu: Mapping[str, Any], encoded: bytes, event_id: str) -> Event:
+def _event_of(version: RoomVersion, pdu: Mapping[str, Any], encoded: bytes, event_id: EventId) -> Event:
     makes_room = version.room_id_is_create_hash and is_create(pdu)
     room_id = "!" + event_id[1:] if makes_room else pdu["room_id"]
     content = pdu["content"]
@@ -128,9 +128,9 @@ def _event_of(version: RoomVersion, pdu: Mapping[str, Any], encoded: bytes, even
     )
 
 
-def _redacts_of(version: RoomVersion, pdu: Mapping[str, Any]) -> str | None:
+def _redacts_of(version: RoomVersion, pdu: Mapping[str, Any]) -> EventId | None:
     """Return the target of a redaction, None for any other event. Spec: rooms/v11, "Moving the redacts property"."""
     if pdu["type"] != "m.room.redaction":
         return None
     redacts = (pdu["content"] if version.redacts_in_content else pdu).get("redacts")
-    return redacts if isinstance(redacts, str) else None
+    return EventId(redacts) if isinstance(redacts, str) else None

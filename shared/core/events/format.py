@@ -11,6 +11,7 @@ from shared.core.canonical_json import check_strict_numbers
 from shared.core.errors import EventFormatError
 from shared.core.identifiers import (
     MAX_ID_BYTES,
+    EventId,
     is_event_id,
     is_room_id_of_hash,
     is_room_id_with_server,
@@ -60,7 +61,7 @@ def check_size(encoded: bytes) -> None:
         raise EventFormatError(f"event: must not have more than {MAX_EVENT_BYTES} bytes")
 
 
-def reference_ids(version: RoomVersion, value: Sequence[Any]) -> tuple[str, ...]:
+def reference_ids(version: RoomVersion, value: Sequence[Any]) -> tuple[EventId, ...]:
     """Return the event ids in `prev_events` or `auth_events`, whose format has been checked."""
     return tuple(pair[0] for pair in value) if version.references_with_hashes else tuple(value)
 

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from shared.core.identifiers import EventId
+
 REPLACE, THREAD, REFERENCE = "m.replace", "m.thread", "m.reference"
 _KEY = b'"m.relates_to"'
 _MAX_BYTES = 255  # the limit of event ids; relationship types are shorter
@@ -13,7 +15,7 @@ class Relation(NamedTuple):
     """The relationship type, and the id of the target event, which need not exist."""
 
     rel_type: str
-    event_id: str
+    event_id: EventId
 
 
 def relation_of(content: Mapping[str, Any]) -> Relation | None:
@@ -31,7 +33,7 @@ def relation_of(content: Mapping[str, Any]) -> Relation | None:
         longest = max(len(rel_type.encode()), len(event_id.encode()))
     except UnicodeEncodeError:  # a lone surrogate, which no id has
         return None
-    return Relation(rel_type, event_id) if longest <= _MAX_BYTES else None
+    return Relation(rel_type, EventId(event_id)) if longest <= _MAX_BYTES else None
 
 
 def relation_of_json(pdu: bytes) -> Relation | None:

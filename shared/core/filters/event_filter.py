@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.core.filters.wildcard import TypePatterns
+from shared.core.identifiers import RoomId, UserId
 
 #: A key of filters and of the answer. The second is its name before v1.4 (MSC3773).
 THREAD_NOTIFICATIONS = "unread_thread_notifications"
@@ -26,8 +27,8 @@ class EventFilter:
     not_types: TypePatterns | None = None
     senders: frozenset[str] | None = None
     not_senders: frozenset[str] = frozenset()
-    rooms: frozenset[str] | None = None
-    not_rooms: frozenset[str] = frozenset()
+    rooms: frozenset[RoomId] | None = None
+    not_rooms: frozenset[RoomId] = frozenset()
     contains_url: bool | None = None
     lazy_load_members: bool = False
     include_redundant_members: bool = False
@@ -62,8 +63,8 @@ class EventFilter:
         self,
         *,
         type: str,
-        sender: str | None = None,
-        room_id: str | None = None,
+        sender: UserId | None = None,
+        room_id: RoomId | None = None,
         content: Mapping[str, Any] | None = None,
         rel_type: str | None = None,
     ) -> bool:
@@ -94,6 +95,6 @@ class EventFilter:
             return False
         return self.types is None or self.types.match(event_type)
 
-    def match_room(self, room_id: str) -> bool:
+    def match_room(self, room_id: RoomId) -> bool:
         """Return True if the filter passes events of this room, leaving its other conditions aside."""
         return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from shared.core.errors import bad_json
 from shared.core.filters.event_filter import OLD_THREAD_NOTIFICATIONS, THREAD_NOTIFICATIONS, EventFilter
 from shared.core.filters.wildcard import type_patterns
+from shared.core.identifiers import RoomId
 from shared.core.property_path import split_path
 
 #: The most entries in a list. Filters are in memory during each sync and are matched against every event.
@@ -28,15 +29,15 @@ _Out = TypeVar("_Out")
 class RoomFilter:
     """The `room` part of a filter. rooms: None means all. It applies before the filters of each section."""
 
-    rooms: frozenset[str] | None = None
-    not_rooms: frozenset[str] = frozenset()
+    rooms: frozenset[RoomId] | None = None
+    not_rooms: frozenset[RoomId] = frozenset()
     include_leave: bool = False
     timeline: EventFilter = _EVERYTHING
     state: EventFilter = _EVERYTHING
     ephemeral: EventFilter = _EVERYTHING
     account_data: EventFilter = _EVERYTHING
 
-    def match_room(self, room_id: str) -> bool:
+    def match_room(self, room_id: RoomId) -> bool:
         """Return True if the room is shown at all."""
         return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)
 
@@ -89,8 +90,8 @@ def parse_room_event_filter(obj: Any) -> EventFilter:
 def _room_filter(room: Mapping[str, Any]) -> RoomFilter:
     rooms = _strings(room, "rooms", "!")
     return RoomFilter(
-        rooms=None if rooms is None else frozenset(rooms),
-        not_rooms=frozenset(_strings(room, "not_rooms", "!") or ()),
+        rooms=None if rooms is None else _room_ids(rooms),
+        not_rooms=_room_ids(_strings(room, "not_rooms", "!") or ()),
         include_leave=_flag(room, "include_leave") or False,
         timeline=_event_filter(room, "timeline"),
         state=_event_filter(room, "state"),
@@ -107,8 +108,8 @@ def _event_filter(parent: Mapping[str, Any], name: str) -> EventFilter:
         not_types=_optional(_strings(given, "not_types", ""), type_patterns),
         senders=_optional(_strings(given, "senders", "@"), frozenset),
         not_senders=frozenset(_strings(given, "not_senders", "@") or ()),
-        rooms=_optional(_strings(given, "rooms", "!"), frozenset),
-        not_rooms=frozenset(_strings(given, "not_rooms", "!") or ()),
+        rooms=_optional(_strings(given, "rooms", "!"), _room_ids),
+        not_rooms=_room_ids(_strings(given, "not_rooms", "!") or ()),
         contains_url=_flag(given, "contains_url"),
         lazy_load_members=_flag(given, "lazy_load_members") or False,
         include_redundant_members=_flag(given, "include_redundant_members") or False,
@@ -127,6 +128,10 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise bad_json(f"{name} must be an object")
     return value
+
+
+def _room_ids(texts: tuple[str, ...]) -> frozenset[RoomId]:
+    return frozenset(map(RoomId, texts))
 
 
 def _strings(parent: Mapping[str, Any], name: str, sigil: str) -> tuple[str, ...] | None:

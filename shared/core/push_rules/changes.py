@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import orjson
 
+from shared.core.identifiers import UserId
 from shared.core.push_rules.default_rules import KINDS, RuleSwitches, default_rules_of_kind
 
 MASTER: Final = ".m.rule.master"
@@ -120,7 +121,7 @@ def _rule_from_json(rule: Mapping[str, Any]) -> UserRule:
     )
 
 
-def full_ruleset(changes: RuleChanges, user_id: str, switches: RuleSwitches) -> dict[str, Any]:
+def full_ruleset(changes: RuleChanges, user_id: UserId, switches: RuleSwitches) -> dict[str, Any]:
     """Return all rules of the user as GET /pushrules/ shows them: `{"global": {kind: [rule, ...], ...}}`."""
     return {"global": {kind: rules_of_kind(changes, kind, user_id, switches) for kind in shown_kinds(switches)}}
 
@@ -130,7 +131,7 @@ def shown_kinds(switches: RuleSwitches) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind != "postcontent" or switches.thread_subscriptions)
 
 
-def rules_of_kind(changes: RuleChanges, kind: str, user_id: str, switches: RuleSwitches) -> list[dict[str, Any]]:
+def rules_of_kind(changes: RuleChanges, kind: str, user_id: UserId, switches: RuleSwitches) -> list[dict[str, Any]]:
     """Return the rules of one kind, the user's own and the default ones, in the order of evaluation.
 
     Spec: "Predefined Rules": the user's own rules come first, except that `.m.rule.master` precedes them.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.property_path import split_path
 from shared.core.push_rules.changes import RuleChanges, rules_of_kind, shown_kinds
 from shared.core.push_rules.conditions import (
@@ -23,7 +24,7 @@ from shared.core.push_rules.default_rules import RuleSwitches
 from shared.core.push_rules.patterns import has_wildcards, match_whole, word_key
 
 #: The placeholder for the recipient's own user id in default rules.
-_OWN_ID: Final = "[the user's Matrix ID]"
+_OWN_ID: Final = UserId("[the user's Matrix ID]")
 
 
 RoomTest: TypeAlias = Callable[[str], bool]
@@ -60,7 +61,7 @@ class CompiledRule:
     conditions: Sequence[Mapping[str, Any]]
     tests: Sequence[Test]
     room_tests: Sequence[RoomTest]
-    room_id: str | None
+    room_id: RoomId | None
     trigger: Trigger | None
     notifies: int
     highlights: int
@@ -95,7 +96,7 @@ def compile_rule(kind: str, rule: Mapping[str, Any], switches: RuleSwitches) -> 
         conditions=rest,
         tests=tuple([test for test in tests if test is not None] + [is_own_id(c) for c in own]),
         room_tests=tuple(test for test in room_tests if test is not None),
-        room_id=next((room_id for c in of_room if (room_id := _plain_value(c)) is not None), None),
+        room_id=next((RoomId(room_id) for c in of_room if (room_id := _plain_value(c)) is not None), None),
         trigger=Trigger(NAMED) if own else next((t for c in rest if (t := _trigger_of(c)) is not None), None),
         notifies=notifies,
         highlights=highlights,

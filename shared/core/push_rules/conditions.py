@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from shared.core.identifiers import UserId
 from shared.core.property_path import split_path
 from shared.core.push_rules.patterns import literal_key, match_literal, match_whole, match_words, word_key
 from shared.core.push_rules.push_event import PushEvent
@@ -39,13 +40,13 @@ class Recipient:
     subscribed: True if the user is subscribed to the event's thread.
     """
 
-    user_id: str
+    user_id: UserId
     display_name: str = ""
     subscribed: bool = False
 
 
 #: The recipient for whom a group is evaluated: not named by anything, subscribed to nothing.
-GROUP_MEMBER: Final = Recipient("")
+GROUP_MEMBER: Final = Recipient(UserId(""))
 
 Test: TypeAlias = Callable[[PushEvent, Recipient], bool]
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shared.core.identifiers import UserId
+
 _NOTIFY = "notify"
 _HIGHLIGHT = {"set_tweak": "highlight"}
 #: All kinds in the order of evaluation. postcontent: MSC4306.
@@ -33,9 +35,11 @@ class RuleSwitches:
 
 
 ALL_OFF: Final = RuleSwitches()
+#: For callers to whom the rules about the user's own id do not matter.
+ANY_USER: Final = UserId("")
 
 
-def default_rules_of_kind(kind: str, user_id: str, switches: RuleSwitches) -> list[dict[str, Any]]:
+def default_rules_of_kind(kind: str, user_id: UserId, switches: RuleSwitches) -> list[dict[str, Any]]:
     """Return the default rules of a kind, most important first, as new objects.
 
     user_id: the value where the spec says "the user's Matrix ID".
@@ -53,10 +57,10 @@ def default_rules_of_kind(kind: str, user_id: str, switches: RuleSwitches) -> li
 
 def default_rule_kinds(switches: RuleSwitches) -> Mapping[str, str]:
     """Return rule id -> kind of every default rule."""
-    return {rule["rule_id"]: kind for kind in KINDS for rule in default_rules_of_kind(kind, "", switches)}
+    return {rule["rule_id"]: kind for kind in KINDS for rule in default_rules_of_kind(kind, ANY_USER, switches)}
 
 
-def _override_rules(user_id: str, switches: RuleSwitches) -> list[dict[str, Any]]:
+def _override_rules(user_id: UserId, switches: RuleSwitches) -> list[dict[str, Any]]:
     encrypted = _rule(".org.matrix.msc4028.encrypted_event", [_match("type", "m.room.encrypted")], [_NOTIFY])
     return [
         _rule(".m.rule.master", [], [], enabled=False),

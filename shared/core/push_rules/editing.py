@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from shared.core.errors import MatrixError, invalid_param, not_found
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules.changes import DefaultChange, RuleChanges, UserRule, rules_of_kind
-from shared.core.push_rules.default_rules import RuleSwitches, default_rules_of_kind
+from shared.core.push_rules.default_rules import ANY_USER, RuleSwitches, default_rules_of_kind
 from shared.core.push_rules.validation import check_size
 
 
@@ -82,7 +83,7 @@ def set_actions(
     return check_size(changes.with_default(rule_id, replace(known, actions=None if same else actions)))
 
 
-def find_rule(changes: RuleChanges, kind: str, rule_id: str, user_id: str, switches: RuleSwitches) -> dict[str, Any]:
+def find_rule(changes: RuleChanges, kind: str, rule_id: str, user_id: UserId, switches: RuleSwitches) -> dict[str, Any]:
     """Return a rule as GET /pushrules/ shows it. Raises M_NOT_FOUND."""
     for rule in rules_of_kind(changes, kind, user_id, switches):
         if rule["rule_id"] == rule_id:
@@ -90,7 +91,7 @@ def find_rule(changes: RuleChanges, kind: str, rule_id: str, user_id: str, switc
     raise _no_such_rule()
 
 
-def copy_room_rules(changes: RuleChanges, old_room_id: str, new_room_id: str) -> RuleChanges:
+def copy_room_rules(changes: RuleChanges, old_room_id: RoomId, new_room_id: RoomId) -> RuleChanges:
     """Copy a user's rules about a room to the room that replaces it, right below the rules about the old one.
 
     These are room rules, and rules with a condition on the old room's id. Nothing is copied if the new room has rules,
@@ -112,7 +113,7 @@ def copy_room_rules(changes: RuleChanges, old_room_id: str, new_room_id: str) ->
         return changes
 
 
-def _about(kind: str, rule: UserRule, old_room_id: str, new_room_id: str) -> UserRule | None:
+def _about(kind: str, rule: UserRule, old_room_id: RoomId, new_room_id: RoomId) -> UserRule | None:
     """Return the rule for another room, or None if it is not about the old one."""
     conditions = None
     if rule.conditions is not None:
@@ -125,7 +126,7 @@ def _about(kind: str, rule: UserRule, old_room_id: str, new_room_id: str) -> Use
     return replace(rule, rule_id=rule_id, conditions=conditions)
 
 
-def _moved(condition: Any, old_room_id: str, new_room_id: str) -> Any:
+def _moved(condition: Any, old_room_id: RoomId, new_room_id: RoomId) -> Any:
     if condition.get("key") != "room_id":
         return condition
     return {
@@ -135,7 +136,7 @@ def _moved(condition: Any, old_room_id: str, new_room_id: str) -> Any:
 
 
 def _default_rule(kind: str, rule_id: str, switches: RuleSwitches) -> dict[str, Any] | None:
-    rules = default_rules_of_kind(kind, "", switches)
+    rules = default_rules_of_kind(kind, ANY_USER, switches)
     return next((rule for rule in rules if rule["rule_id"] == rule_id), None)
 
 

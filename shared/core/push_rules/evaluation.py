@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import orjson
 
+from shared.core.identifiers import RoomId
 from shared.core.push_rules.changes import NO_CHANGES, RuleChanges, changes_from_json
 from shared.core.push_rules.compiled_rule import (
     DISPLAY_NAME,
@@ -89,7 +90,7 @@ class UserRules:
                 return Outcome(rule.notifies, rule.highlights, rule.actions)
         return NO_PUSH
 
-    def reachable_in(self, room_id: str) -> list[CompiledRule]:
+    def reachable_in(self, room_id: RoomId) -> list[CompiledRule]:
         """Return the rules that can decide in a room, in their order."""
         reachable = []
         for rule in self._rules:
@@ -120,7 +121,7 @@ class SharedRules:
         return 0, 0
 
 
-def _holds(room_tests: Sequence[RoomTest], room_id: str) -> bool:
+def _holds(room_tests: Sequence[RoomTest], room_id: RoomId) -> bool:
     for test in room_tests:  # noqa: SIM110  half the cost of all()
         if not test(room_id):
             return False
@@ -139,7 +140,7 @@ def user_rules(json: bytes, switches: RuleSwitches = ALL_OFF) -> UserRules:
     return UserRules(changes_from_json(json), switches) if json else _DEFAULTS[switches]
 
 
-def shared_rules(rules: UserRules, room_id: str) -> SharedRules:
+def shared_rules(rules: UserRules, room_id: RoomId) -> SharedRules:
     """Return the part of these rules that a group shares in a room. It is the same object for the same meaning."""
     if rules is _DEFAULTS[rules.switches]:
         return _DEFAULTS_SHARED[rules.switches]
@@ -154,12 +155,12 @@ def shared_rules(rules: UserRules, room_id: str) -> SharedRules:
     return shared
 
 
-def group_of(rules: UserRules, room_id: str) -> int:
+def group_of(rules: UserRules, room_id: RoomId) -> int:
     """Return the group, an int64, of a user with these rules in a room."""
     return shared_rules(rules, room_id).group
 
 
-def individual_triggers(rules: UserRules, room_id: str, display_name: str) -> Triggers:
+def individual_triggers(rules: UserRules, room_id: RoomId, display_name: str) -> Triggers:
     """Return the triggers of individual evaluation for this user in a room.
 
     display_name: the user's in the room, "" for none. A new name needs new triggers if `rules.uses_display_name`.
@@ -179,7 +180,7 @@ def individual_triggers(rules: UserRules, room_id: str, display_name: str) -> Tr
     return Triggers(frozenset(words), frozenset(senders))
 
 
-def affected_rooms(changes: RuleChanges, switches: RuleSwitches) -> tuple[bool, frozenset[str]]:
+def affected_rooms(changes: RuleChanges, switches: RuleSwitches) -> tuple[bool, frozenset[RoomId]]:
     """Return whether these changes may matter in any room, and the rooms in which some matter: `push_rules.rooms`."""
     own = (
         compile_rule(kind, rule.shown(), switches)
@@ -192,7 +193,7 @@ def affected_rooms(changes: RuleChanges, switches: RuleSwitches) -> tuple[bool, 
     return everywhere, frozenset(room_id for room_id in rooms if room_id is not None)
 
 
-def _shared_rules(rules: UserRules, room_id: str) -> list[CompiledRule]:
+def _shared_rules(rules: UserRules, room_id: RoomId) -> list[CompiledRule]:
     kept = [rule for rule in rules.reachable_in(room_id) if rule.trigger is None]
     while kept and not kept[-1].notifies:
         kept.pop()
@@ -204,12 +205,15 @@ def _identity(rules: Sequence[CompiledRule]) -> bytes:
     return orjson.dumps(form, option=orjson.OPT_SORT_KEYS)
 
 
+_NO_ROOM: Final = RoomId("")
 _DEFAULTS: Final = {
     switches: UserRules(NO_CHANGES, switches)
     for switches in (RuleSwitches(*both) for both in product((False, True), repeat=2))
 }
-_DEFAULT_IDENTITIES: Final = {switches: _identity(_shared_rules(rules, "")) for switches, rules in _DEFAULTS.items()}
+_DEFAULT_IDENTITIES: Final = {
+    switches: _identity(_shared_rules(rules, _NO_ROOM)) for switches, rules in _DEFAULTS.items()
+}
 _DEFAULTS_SHARED: Final = {
-    switches: SharedRules(_shared_rules(rules, ""), DEFAULT_GROUP) for switches, rules in _DEFAULTS.items()
+    switches: SharedRules(_shared_rules(rules, _NO_ROOM), DEFAULT_GROUP) for switches, rules in _DEFAULTS.items()
 }
 _SHARED: Final[WeakValueDictionary[bytes, SharedRules]] = WeakValueDictionary()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.core.events.readers.power_levels import PowerLevels
+from shared.core.identifiers import RoomId, UserId
 from shared.core.property_path import ABSENT, value_at
 from shared.core.push_rules.patterns import word_keys
 
@@ -26,7 +27,7 @@ class PushEvent:
     def __init__(
         self,
         properties: Mapping[str, Any],
-        room_id: str,
+        room_id: RoomId,
         member_count: int,
         levels: PowerLevels,
         *,
@@ -37,7 +38,7 @@ class PushEvent:
         self.member_count = member_count
         self.levels = levels
         self.in_thread = in_thread
-        self.sender: str = properties["sender"]
+        self.sender: UserId = properties["sender"]
         self._lower_body: str | None = None
         self._body_keys: frozenset[str] | None = None
 
@@ -65,10 +66,10 @@ class PushEvent:
         """Return the key of the sender in an index of sender rules."""
         return self.sender.lower()
 
-    def named_users(self) -> frozenset[str]:
+    def named_users(self) -> frozenset[UserId]:
         """Return the users named in the event: mentioned users, and the user of a membership. They may be anybody."""
         named = value_at(self.properties, ("content", "m.mentions", "user_ids"))
-        users = {user for user in named if isinstance(user, str)} if isinstance(named, list) else set()
+        users = {UserId(user) for user in named if isinstance(user, str)} if isinstance(named, list) else set()
         if self.properties["type"] == "m.room.member" and isinstance(state_key := self.value(("state_key",)), str):
-            users.add(state_key)
+            users.add(UserId(state_key))
         return frozenset(users)

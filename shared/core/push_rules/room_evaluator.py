@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules.conditions import Recipient
 from shared.core.push_rules.default_rules import ALL_OFF, RuleSwitches
 from shared.core.push_rules.evaluation import (
@@ -33,7 +34,7 @@ class _Member:
     __slots__ = ("display_name", "ignored", "joined", "rules", "shared", "triggers")
 
     def __init__(
-        self, rules: UserRules, ignored: frozenset[str], room_id: str, *, joined: bool, name: str | None
+        self, rules: UserRules, ignored: frozenset[UserId], room_id: RoomId, *, joined: bool, name: str | None
     ) -> None:
         self.rules = rules
         self.ignored = ignored
@@ -56,22 +57,22 @@ class RoomEvaluator:
     local: the number of local members, whose events are counted here.
     """
 
-    def __init__(self, room_id: str) -> None:
+    def __init__(self, room_id: RoomId) -> None:
         self.room_id = room_id
         self.joined = 0
         self.local = 0
         self.use(ALL_OFF)
-        self._members: dict[str, _Member] = {}
+        self._members: dict[UserId, _Member] = {}
         # Group -> its rules and the number of its joined members, without DEFAULT_GROUP.
         self._groups: dict[int, tuple[SharedRules, int]] = {}
         self._in_groups = 0  # the sum of these numbers
-        self._words: dict[str, set[str]] = {}
-        self._senders: dict[str, set[str]] = {}
-        self._ignorers: dict[str, set[str]] = {}
-        self._recorded: dict[str, int] = {}  # user -> the group in the room's events, if not DEFAULT_GROUP
-        self._due: set[str] = set()  # users whose group may differ from the recorded one
+        self._words: dict[str, set[UserId]] = {}
+        self._senders: dict[str, set[UserId]] = {}
+        self._ignorers: dict[str, set[UserId]] = {}
+        self._recorded: dict[UserId, int] = {}  # user -> the group in the room's events, if not DEFAULT_GROUP
+        self._due: set[UserId] = set()  # users whose group may differ from the recorded one
         #: Joined members with rules about their display name, which is not known.
-        self.unnamed: set[str] = set()
+        self.unnamed: set[UserId] = set()
         self._undo: deque[tuple[int, Callable[[], None]]] = deque()
 
     def use(self, switches: RuleSwitches) -> None:
@@ -84,11 +85,11 @@ class RoomEvaluator:
         """The number of users kept here."""
         return len(self._members) + len(self._recorded)
 
-    def has(self, user_id: str) -> bool:
+    def has(self, user_id: UserId) -> bool:
         """Return True if this user's rules are kept here."""
         return user_id in self._members
 
-    def name_of(self, user_id: str) -> str | None:
+    def name_of(self, user_id: UserId) -> str | None:
         """Return a user's display name, "" if they have none, None if it is not known here."""
         member = self._members.get(user_id)
         return None if member is None else member.display_name
@@ -96,7 +97,7 @@ class RoomEvaluator:
     # -- rules
 
     def set_rules(
-        self, user_id: str, rules: UserRules, ignored: Iterable[str], *, joined: bool, name: str | None
+        self, user_id: UserId, rules: UserRules, ignored: Iterable[UserId], *, joined: bool, name: str | None
     ) -> None:
         """Set a user's rules. joined: True if they are joined now. name: their display name here, None if unknown."""
         former = self._members.pop(user_id, None)
@@ -114,7 +115,7 @@ class RoomEvaluator:
         if joined:
             self._count(member.shared, 1)
 
-    def set_recorded(self, groups: Mapping[str, int]) -> None:
+    def set_recorded(self, groups: Mapping[UserId, int]) -> None:
         """Take the groups that the room's stored events name last."""
         self._recorded.update(groups)
         self._due.update(groups)
@@ -122,7 +123,7 @@ class RoomEvaluator:
     # -- members
 
     def member_changed(
-        self, ordinal: int, user_id: str, before: str | None, now: str | None, *, local: bool, name: str
+        self, ordinal: int, user_id: UserId, before: str | None, now: str | None, *, local: bool, name: str
     ) -> None:
         """Apply the membership change of the event at this ordinal. name: the user's display name after it."""
         step = (now == "join") - (before == "join")
@@ -151,8 +152,8 @@ class RoomEvaluator:
         ordinal: int,
         event: PushEvent,
         thread_id: str,
-        membership: Callable[[str], str | None],
-        subscribers: Collection[str] = (),
+        membership: Callable[[UserId], str | None],
+        subscribers: Collection[UserId] = (),
         *,
         is_automatic: bool = False,
     ) -> EventOutcome:
@@ -166,7 +167,7 @@ class RoomEvaluator:
         group_changes = self._group_changes(ordinal, membership) if self._due else ()
         sender_here = membership(event.sender) == "join"
         groups: dict[int, tuple[int, int]] = {}
-        named: AbstractSet[str] = frozenset()
+        named: AbstractSet[UserId] = frozenset()
         if self.local > sender_here:
             groups, named = self._judge_groups(event, sender_here), self._named(event, subscribers)
             if is_automatic and sender_here:
@@ -191,7 +192,7 @@ class RoomEvaluator:
                 groups[group] = shared.evaluate(event)
         return groups
 
-    def _named(self, event: PushEvent, subscribers: Collection[str]) -> set[str]:
+    def _named(self, event: PushEvent, subscribers: Collection[UserId]) -> set[UserId]:
         """Return the users who need individual evaluation. Some may not be members."""
         named = {*event.named_users(), *subscribers}
         if self._words:
@@ -207,10 +208,10 @@ class RoomEvaluator:
     def _judge_users(
         self,
         event: PushEvent,
-        named: Iterable[str],
+        named: Iterable[UserId],
         groups: Mapping[int, tuple[int, int]],
-        membership: Callable[[str], str | None],
-        subscribers: Collection[str],
+        membership: Callable[[UserId], str | None],
+        subscribers: Collection[UserId],
     ) -> tuple[tuple[str, int, int], ...]:
         users = []
         for user_id in sorted(named):
@@ -227,7 +228,7 @@ class RoomEvaluator:
                 users.append((user_id, notifies, highlights))
         return tuple(users)
 
-    def _outcome(self, event: PushEvent, user_id: str, member: _Member | None, subscribed: bool) -> tuple[int, int]:
+    def _outcome(self, event: PushEvent, user_id: UserId, member: _Member | None, subscribed: bool) -> tuple[int, int]:
         if member is None:
             outcome = self._default_rules.evaluate(event, Recipient(user_id, subscribed=subscribed))
         elif event.sender in member.ignored:
@@ -238,7 +239,7 @@ class RoomEvaluator:
 
     # -- groups and index
 
-    def _group_changes(self, ordinal: int, membership: Callable[[str], str | None]) -> tuple[tuple[str, int], ...]:
+    def _group_changes(self, ordinal: int, membership: Callable[[UserId], str | None]) -> tuple[tuple[str, int], ...]:
         group_changes = []
         for user_id in sorted(self._due):
             if membership(user_id) != "join":
@@ -253,11 +254,11 @@ class RoomEvaluator:
         self._due.clear()
         return tuple(group_changes)
 
-    def _record_again(self, user_id: str, group: int) -> None:
+    def _record_again(self, user_id: UserId, group: int) -> None:
         self._recorded[user_id] = group
         self._due.add(user_id)
 
-    def _step(self, user_id: str, step: int, local: bool) -> None:
+    def _step(self, user_id: UserId, step: int, local: bool) -> None:
         """Count a user who has joined (1), or is no longer joined (-1)."""
         self.joined += step
         if not local:
@@ -280,7 +281,7 @@ class RoomEvaluator:
         else:
             del self._groups[shared.group]
 
-    def rename(self, user_id: str, name: str | None) -> None:
+    def rename(self, user_id: UserId, name: str | None) -> None:
         """Set a member's display name."""
         member = self._members.get(user_id)
         if member is None:
@@ -290,29 +291,29 @@ class RoomEvaluator:
         self._set_triggers(user_id, member)
         self._note_unnamed(user_id, member)
 
-    def _note_unnamed(self, user_id: str, member: _Member) -> None:
+    def _note_unnamed(self, user_id: UserId, member: _Member) -> None:
         if member.display_name is None and member.rules.uses_display_name and member.joined:
             self.unnamed.add(user_id)
         else:
             self.unnamed.discard(user_id)
 
-    def _set_triggers(self, user_id: str, member: _Member) -> None:
+    def _set_triggers(self, user_id: UserId, member: _Member) -> None:
         member.triggers = individual_triggers(member.rules, self.room_id, member.display_name or "")
         for index, keys in self._index_entries(member):
             for key in keys:
                 index.setdefault(key, set()).add(user_id)
 
-    def _leave_index(self, user_id: str, member: _Member) -> None:
+    def _leave_index(self, user_id: UserId, member: _Member) -> None:
         for index, keys in self._index_entries(member):
             for key in keys:
                 index[key].discard(user_id)
                 if not index[key]:
                     del index[key]
 
-    def _index_entries(self, member: _Member) -> tuple[tuple[dict[str, set[str]], frozenset[str]], ...]:
+    def _index_entries(self, member: _Member) -> tuple[tuple[dict[str, set[UserId]], frozenset[str]], ...]:
         triggers = member.triggers
         return (self._words, triggers.words), (self._senders, triggers.senders), (self._ignorers, member.ignored)
 
 
-def _is_membership_of(event: PushEvent, user_id: str) -> bool:
+def _is_membership_of(event: PushEvent, user_id: UserId) -> bool:
     return bool(event.value(("type",)) == "m.room.member" and event.value(("state_key",)) == user_id)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from shared.core.events.readers import membership_of
+from shared.core.identifiers import UserId
 from shared.core.room_check.findings import Findings
 from shared.core.room_check.line import Line
 from shared.core.room_check.stored_room import ACCEPTED, MembershipRow, StateKey, StoredRoom
@@ -50,8 +51,8 @@ def check_memberships(
     room: StoredRoom, line: Line, wrong: Mapping[StateKey, int | None], end: int, findings: Findings
 ) -> None:
     """Check that each user who was ever in the line has the right row. wrong, end: as for `check_current_state`."""
-    last_rows = {row.state_key: row for row in line.rows if row.type == _MEMBER}
-    for user_id in last_rows.keys() | room.memberships.keys():
+    last_rows = {UserId(row.state_key): row for row in line.rows if row.type == _MEMBER}
+    for user_id in {*last_rows, *room.memberships}:
         key = (_MEMBER, user_id)
         expected = _expected(room, line, user_id, end)
         stored = room.memberships.get(user_id)
@@ -61,7 +62,7 @@ def check_memberships(
             findings.add("membership", None if node is None else node.event.event_id, detail)
 
 
-def _expected(room: StoredRoom, line: Line, user_id: str, end: int) -> MembershipRow | None:
+def _expected(room: StoredRoom, line: Line, user_id: UserId, end: int) -> MembershipRow | None:
     key = (_MEMBER, user_id)
     ordinal = line.last_change(key)
     if not ordinal:

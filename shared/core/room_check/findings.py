@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from shared.core.identifiers import EventId
+
 #: The limit per kind and room; further findings are counted. A broken room must not fill a screen or memory.
 MAX_OF_A_KIND = 50
 
@@ -66,7 +68,7 @@ class Finding:
     """
 
     kind: str
-    event_id: str | None
+    event_id: EventId | None
     detail: str
 
     @property
@@ -87,7 +89,7 @@ class Findings:
         self._found: list[Finding] = []
         self._counts: dict[str, int] = {}
 
-    def add(self, kind: str, event_id: str | None, detail: str) -> None:
+    def add(self, kind: str, event_id: EventId | None, detail: str) -> None:
         """Add a finding. Raises KeyError for an unknown kind."""
         KINDS[kind]
         count = self._counts[kind] = self._counts.get(kind, 0) + 1

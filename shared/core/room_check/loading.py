@@ -40,7 +40,7 @@ class RoomLoader:
         self._findings = findings
         self._server_name = server_name
         self._keys = verify_keys
-        self._texts: dict[str, str] = {}
+        self._texts: dict[Any, Any] = {}
 
     def add(self, row: EventColumns) -> None:
         """Check an event and add it to the room."""

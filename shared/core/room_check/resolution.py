@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from shared.core.events import Event
-from shared.core.identifiers import EventId
 from shared.core.room_check.line import Line, LineState, State
 from shared.core.room_check.rules import Form, Rules
 from shared.core.room_check.stored_room import StateKey, StoredRoom
@@ -55,11 +54,7 @@ class Resolution:
     def _resolve(self, base: int, overlays: Sequence[Mapping[StateKey, int | None]], form: Form) -> State:
         ids, nodes = self._ids, self._room.ids
         given = [
-            {
-                key: None if nid is None else EventId(ids[nid])
-                for key, nid in overlay.items()
-                if nid is None or nid in ids
-            }
+            {key: None if nid is None else ids[nid] for key, nid in overlay.items() if nid is None or nid in ids}
             for overlay in overlays
         ]
         result = resolve_overlays(

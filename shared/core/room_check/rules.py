@@ -54,7 +54,7 @@ class Rules:
         node = self._room.ids.get(event_id)
         return None if node is None else self._form_of(node, form)
 
-    def is_rejected(self, event_id: str) -> bool:
+    def is_rejected(self, event_id: EventId) -> bool:
         return event_id in self._rejected
 
     def verdict(self, node: Node, before: State | None) -> Verdict:
@@ -96,7 +96,7 @@ class Rules:
             known = self._verdicts.get(memo)
             if known is not None:
                 return known
-        named = [cited for event_id in event.auth_event_ids if (cited := self.find(EventId(event_id), form))]
+        named = [cited for event_id in event.auth_event_ids if (cited := self.find(event_id, form))]
         verdict = check_auth_events_of(version, event, named, rejected=self._rejected, create=self._create)
         if verdict.passed and before is not None:
             state = {

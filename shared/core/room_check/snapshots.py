@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from shared.core.identifiers import EventId
 from shared.core.room_check.findings import Findings
 from shared.core.room_check.line import Line, State
 from shared.core.room_check.stored_room import Node, StateKey, StoredRoom
@@ -70,6 +71,6 @@ class Snapshots:
         for nid in self._by_nid.keys() - used:
             findings.add("unused_snapshot", self._name(nid), f"snapshot {nid}")
 
-    def _name(self, nid: int) -> str | None:
+    def _name(self, nid: int) -> EventId | None:
         node = self._nodes.get(nid)
         return None if node is None else node.event.event_id

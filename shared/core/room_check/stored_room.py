@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from shared.core.events import Event
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.state_snapshots import Snapshot
 
@@ -18,14 +19,14 @@ class EventColumns(NamedTuple):
     """A row of `events`, with its text unescaped."""
 
     event_nid: int
-    event_id: str
+    event_id: EventId
     writer: int
     position: int
     ordinal: int | None
     depth: int
     type: str
     state_key: str | None
-    sender: str
+    sender: UserId
     origin_server_ts: int
     status: int
     prev_nids: Sequence[int]
@@ -89,7 +90,7 @@ class MembershipRow(NamedTuple):
 
     membership: str
     event_nid: int
-    sender: str
+    sender: UserId
     ordinal: int
 
 
@@ -107,19 +108,19 @@ class StoredRoom:
     transactions: event ids.
     """
 
-    room_id: str
+    room_id: RoomId
     version: RoomVersion
     nodes: dict[int, Node] = field(default_factory=dict)
-    ids: dict[str, Node] = field(default_factory=dict)
+    ids: dict[EventId, Node] = field(default_factory=dict)
     damaged: bool = False
     extremities: Sequence[int] | None = None
     line: list[LineRow] = field(default_factory=list)
     current_state: dict[StateKey, int] = field(default_factory=dict)
-    memberships: dict[str, MembershipRow] = field(default_factory=dict)
+    memberships: dict[UserId, MembershipRow] = field(default_factory=dict)
     snapshots: list[Snapshot] = field(default_factory=list)
-    gaps: dict[int, Sequence[str]] = field(default_factory=dict)
-    awaited: list[tuple[str, int]] = field(default_factory=list)
-    transactions: list[str] = field(default_factory=list)
+    gaps: dict[int, Sequence[EventId]] = field(default_factory=dict)
+    awaited: list[tuple[EventId, int]] = field(default_factory=list)
+    transactions: list[EventId] = field(default_factory=list)
 
     def add(self, node: Node) -> None:
         self.nodes[node.nid] = node

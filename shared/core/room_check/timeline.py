@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from shared.core.identifiers import EventId
 from shared.core.room_check.findings import Findings
 from shared.core.room_check.stored_room import ACCEPTED, OUTLIER, REJECTED, Node, StoredRoom
 
@@ -71,7 +72,7 @@ def _check_references(room: StoredRoom, findings: Findings) -> None:
 
 
 def _check_nids(
-    room: StoredRoom, node: Node, column: str, ids: Iterable[str], purged: bool, findings: Findings
+    room: StoredRoom, node: Node, column: str, ids: Iterable[EventId], purged: bool, findings: Findings
 ) -> None:
     stored: tuple[int, ...] = getattr(node, column)
     named = list(_known(room, ids))
@@ -102,15 +103,15 @@ def _check_other_tables(room: StoredRoom, findings: Findings) -> None:
             findings.add("transaction", event_id, "is the answer to a transaction, but is not stored")
 
 
-def _known(room: StoredRoom, ids: Iterable[str]) -> Iterable[Node]:
+def _known(room: StoredRoom, ids: Iterable[EventId]) -> Iterable[Node]:
     return (room.ids[event_id] for event_id in ids if event_id in room.ids)
 
 
-def _missing(room: StoredRoom, ids: Iterable[str]) -> list[str]:
+def _missing(room: StoredRoom, ids: Iterable[EventId]) -> list[EventId]:
     return [event_id for event_id in ids if event_id not in room.ids]
 
 
-def _is_here(room: StoredRoom, event_id: str) -> bool:
+def _is_here(room: StoredRoom, event_id: EventId) -> bool:
     node = room.ids.get(event_id)
     return node is not None and node.status != OUTLIER
 

@@ -3,12 +3,20 @@
 A new field goes to the end and has a default. Readers ignore fields that they do not know.
 """
 
-from shared.core.rows.accounts import AccountDataRow, PushRulesRow, ReceiptRow, SessionRow, ThreadSubscriptionRow
+from shared.core.rows.accounts import (
+    GLOBAL,
+    AccountDataRow,
+    PushRulesRow,
+    ReceiptRow,
+    SessionRow,
+    ThreadSubscriptionRow,
+)
 from shared.core.rows.devices import DeviceListRow, OneTimeKeyRow, ToDeviceRow
 from shared.core.rows.ephemeral import PresenceRow, TypingRow
 from shared.core.rows.events import NO_DEVICE, EventRow, PushRedacted
 
 __all__ = [
+    "GLOBAL",
     "NO_DEVICE",
     "AccountDataRow",
     "DeviceListRow",

@@ -1,6 +1,13 @@
 """The rows of the streams `account_data`, `push_rules`, `sessions`, `receipts` and `thread_subscriptions`."""
 
+from typing import Final
+
 import msgspec
+
+from shared.core.identifiers import EventId, RoomId, UserId
+
+#: Stands for the room in global account data.
+GLOBAL: Final = RoomId("")
 
 
 class AccountDataRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
@@ -8,9 +15,9 @@ class AccountDataRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_
 
     position: int
     writer: int
-    user_id: str
-    #: "" for global account data.
-    room_id: str
+    user_id: UserId
+    #: Perhaps GLOBAL.
+    room_id: RoomId
     type: str
     #: None: deleted.
     json: bytes | None
@@ -21,11 +28,11 @@ class PushRulesRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_on
 
     position: int
     writer: int
-    user_id: str
+    user_id: UserId
     #: Changes to the default push rules, in the form of `shared/core/push_rules/changes.py`.
     rules: bytes = b""
     #: The users in m.ignored_user_list.
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[UserId, ...] = ()
 
 
 class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
@@ -33,7 +40,7 @@ class SessionRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only
 
     position: int
     writer: int
-    user_id: str
+    user_id: UserId
     #: None: all devices of the user.
     device_id: str | None
 
@@ -44,13 +51,13 @@ class ReceiptRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only
     position: int
     writer: int
     room_nid: int
-    room_id: str
-    user_id: str
+    room_id: RoomId
+    user_id: UserId
     #: m.read or m.read.private.
     kind: str
     #: "" for an unthreaded receipt.
     thread_id: str
-    event_id: str
+    event_id: EventId
     ordinal: int
     ts_ms: int
 
@@ -60,9 +67,9 @@ class ThreadSubscriptionRow(msgspec.Struct, array_like=True, frozen=True, gc=Fal
 
     position: int
     writer: int
-    user_id: str
+    user_id: UserId
     room_nid: int
-    room_id: str
+    room_id: RoomId
     #: The event id of the thread's root.
     thread_id: str
     subscribed: bool

@@ -2,13 +2,15 @@
 
 import msgspec
 
+from shared.core.identifiers import UserId
+
 
 class ToDeviceRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """A new message in the inbox of a device."""
 
     position: int
     writer: int
-    user_id: str
+    user_id: UserId
     device_id: str
     #: The previous message of the same sending device, when another writer wrote it. A reader that lacks it must
     #: repair first.
@@ -21,7 +23,7 @@ class DeviceListRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_o
 
     position: int
     writer: int
-    user_id: str
+    user_id: UserId
 
 
 class OneTimeKeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
@@ -29,5 +31,5 @@ class OneTimeKeyRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_o
 
     position: int
     writer: int
-    user_id: str
+    user_id: UserId
     device_id: str

@@ -2,14 +2,16 @@
 
 import msgspec
 
+from shared.core.identifiers import RoomId, UserId
+
 
 class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """The typing state of a user in a room."""
 
     position: int
     writer: int
-    room_id: str
-    user_id: str
+    room_id: RoomId
+    user_id: UserId
     #: The time at which typing ends without a further row. 0: the user stopped.
     until_ms: int
 
@@ -19,7 +21,7 @@ class PresenceRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_onl
 
     position: int
     writer: int
-    user_id: str
+    user_id: UserId
     #: online, unavailable or offline.
     state: str
     #: 0 if unknown.

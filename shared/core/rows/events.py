@@ -4,6 +4,8 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from shared.core.identifiers import EventId, RoomId, UserId
+
 #: What an event had counted before a redaction took it back: (ordinal of the event, thread_id, groups, users).
 #: groups: (group, notifies, highlights). users: (user id, notifies, highlights).
 PushRedacted: TypeAlias = tuple[int, str, tuple[tuple[int, int, int], ...], tuple[tuple[str, int, int], ...]]
@@ -23,14 +25,14 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=T
     position: int
     writer: int
     room_nid: int
-    room_id: str
+    room_id: RoomId
     room_version: str
     event_nid: int
-    event_id: str
+    event_id: EventId
     ordinal: int
     type: str
     state_key: str | None
-    sender: str
+    sender: UserId
     origin_server_ts: int
     #: 0 accepted, 1 soft-failed, 2 rejected.
     status: int
@@ -52,7 +54,7 @@ class EventRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=T
     #: Events before this one were missing when it arrived.
     gap: bool = False
     #: Memberships that a resolved row changed: (user id, membership, event_nid, sender of that event).
-    members: tuple[tuple[str, str, int, str], ...] = ()
+    members: tuple[tuple[UserId, str, int, UserId], ...] = ()
     #: The thread in which the event counts, "" for the main timeline.
     thread_id: str = ""
     #: The groups that the event notified, with their running totals in that thread after it:

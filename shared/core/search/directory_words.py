@@ -8,6 +8,7 @@ Spec: client-server API, POST /user_directory/search.
 import re
 import unicodedata
 
+from shared.core.identifiers import UserId
 from shared.core.search.event_text import split_words
 
 MAX_TERM_CHARS = 512
@@ -17,7 +18,7 @@ _MAX_WORD_CHARS = 64
 _WORD = re.compile(r"[^\W_]+")
 
 
-def directory_words(user_id: str, display_name: str | None) -> list[str]:
+def directory_words(user_id: UserId, display_name: str | None) -> list[str]:
     """Return the distinct words of one user."""
     words = dict.fromkeys(_words(_localpart(user_id), is_query=False))
     words |= dict.fromkeys(_words(display_name or "", is_query=False))

@@ -40,7 +40,7 @@ class AuthGraph:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def number_of(self, event_id: str) -> int:
+    def number_of(self, event_id: EventId) -> int:
         """Return the event's number, a new one if needed. The event is not looked up."""
         number = self._numbers.get(event_id)
         if number is None:

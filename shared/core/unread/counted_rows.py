@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.core.rows import NO_DEVICE, EventRow, PushRedacted
 from shared.core.unread.counts import Count
 
@@ -19,6 +20,9 @@ DUMMY = "org.matrix.dummy_event"
 _ROW_BYTES = 350
 _PART_BYTES = 120  # per group or user
 _KEPT_TOTALS = 500  # groups and threads whose latest total is kept; for any other the next row needs a query
+
+
+_NOBODY = UserId("")
 
 
 class UnknownTotal(Exception):
@@ -45,14 +49,14 @@ class CountedRow:
 
     ordinal: int
     thread_id: str
-    sender: str
+    sender: UserId
     highlights: dict[int, int]
     totals: dict[int, int]
     users: Mapping[str, Count]
     group_changes: Mapping[str, int]
     redacted: Sequence[PushRedacted]
 
-    def counts_for(self, user_id: str, group: int) -> Count:
+    def counts_for(self, user_id: UserId, group: int) -> Count:
         """Return the event's counts for a member of a group. Raises UnknownTotal."""
         own = self.users.get(user_id, Count(0, 0))
         if group in self.highlights:
@@ -61,7 +65,7 @@ class CountedRow:
             raise UnknownTotal(group, self.thread_id, self.ordinal)
         return own
 
-    def taken_back(self, user_id: str, group: int) -> list[tuple[int, str, Count]]:
+    def taken_back(self, user_id: UserId, group: int) -> list[tuple[int, str, Count]]:
         """Return (ordinal, thread, former counts for a member of a group) of each event that this one redacted."""
         taken = []
         for ordinal, thread_id, groups, users in self.redacted:
@@ -72,7 +76,7 @@ class CountedRow:
                 taken.append((ordinal, thread_id, Count(notifications, sum(part.highlights for part in parts))))
         return taken
 
-    def concerns(self, user_id: str, group: int) -> bool:
+    def concerns(self, user_id: UserId, group: int) -> bool:
         """Return True if the event may have changed the counts of a member of a group."""
         counted = int(group in self.highlights or group in self.totals)
         own = self.users.get(user_id, Count(0, 0))
@@ -110,7 +114,7 @@ class CountedRows:
         counted = CountedRow(
             ordinal=row.ordinal,
             thread_id=row.thread_id,
-            sender="" if row.txn_device == NO_DEVICE else row.sender,
+            sender=_NOBODY if row.txn_device == NO_DEVICE else row.sender,
             highlights={},
             totals={},
             users={user: Count(*count) for user, *count in row.push_users},

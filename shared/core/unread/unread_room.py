@@ -15,6 +15,7 @@ events).
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.core.unread.counted_rows import CountedRow, CountedRows
 from shared.core.unread.counts import Count, RoomCounts
 
@@ -62,7 +63,7 @@ class UnreadRoom:
     Invariant: once loaded, `_counts` has each thread's counts of events above the marks and up to `at`.
     """
 
-    def __init__(self, user_id: str) -> None:
+    def __init__(self, user_id: UserId) -> None:
         self.user_id = user_id
         #: The ordinal of the membership event for which this was loaded, else None. Another one may be a new join.
         self.membership: int | None = None

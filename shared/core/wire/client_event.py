@@ -12,6 +12,7 @@ import orjson
 from shared.core.canonical_json import encode_canonical
 from shared.core.events.event import Event
 from shared.core.events.redaction import redact_pdu
+from shared.core.identifiers import RoomId
 from shared.core.room_versions import RoomVersion
 from shared.core.sticky_events import STICKY_KEY, sticky_of_pdu
 
@@ -62,7 +63,7 @@ def client_body(event: Event, version: RoomVersion) -> bytes:
         return encode_canonical(fields)
 
 
-def join_client_event(body: bytes, *, room_id: str | None, unsigned: bytes | None) -> bytes:
+def join_client_event(body: bytes, *, room_id: RoomId | None, unsigned: bytes | None) -> bytes:
     """Return the client event made of its body and the parts that belong to one answer.
 
     body: from `client_body`.

@@ -1,5 +1,6 @@
 """Accounts that are closed: noted at once, cleared up afterwards. Spec: client-server API, POST /account/deactivate."""
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
 
@@ -41,17 +42,17 @@ _ROOMS = """
 _FINISHED = "DELETE FROM deactivations WHERE user_id = $1"
 
 
-async def clear_account(database: Database, user_id: str, erase: bool) -> None:
+async def clear_account(database: Database, user_id: UserId, erase: bool) -> None:
     """Remove the profile of a closed account; with `erase` also all that only he had use for."""
     for statement in _CLEAR + (_ERASE if erase else ()):
         await database.execute(statement, user_id)
 
 
-async def get_rooms_to_leave(database: Database, user_id: str, limit: int) -> list[str]:
+async def get_rooms_to_leave(database: Database, user_id: UserId, limit: int) -> list[RoomId]:
     """Return rooms in which the user is, to which he is invited, or that he knocked on."""
     return [row["room_id"] for row in await database.fetch(_ROOMS, user_id, limit)]
 
 
-async def deactivation_finished(database: Database, user_id: str) -> None:
+async def deactivation_finished(database: Database, user_id: UserId) -> None:
     """Nothing is left to do for this account."""
     await database.execute(_FINISHED, user_id)

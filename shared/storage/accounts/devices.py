@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database
 
 # All use the primary key of devices.
@@ -22,11 +23,11 @@ class Device:
     last_seen_ip: str | None
 
 
-async def list_devices(database: Database, user_id: str) -> list[Device]:
+async def list_devices(database: Database, user_id: UserId) -> list[Device]:
     return [_device(row) for row in await database.fetch(_LIST, user_id)]
 
 
-async def get_device(database: Database, user_id: str, device_id: str) -> Device | None:
+async def get_device(database: Database, user_id: UserId, device_id: str) -> Device | None:
     row = await database.fetchrow(_GET, user_id, device_id)
     return _device(row) if row is not None else None
 

@@ -5,6 +5,7 @@ Spec: client-server API, POST /account/deactivate, `erase`.
 
 from collections.abc import Collection
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database, Source
 
 #: Uses the primary key.
@@ -20,23 +21,23 @@ _OF_ROOM = """
 _SET = "INSERT INTO erased_users (user_id, erased_ms) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING"
 
 
-async def get_erased_users(source: Source, user_ids: Collection[str]) -> dict[str, int]:
+async def get_erased_users(source: Source, user_ids: Collection[UserId]) -> dict[UserId, int]:
     """Return user id -> when he was erased (ms since the epoch), of those of these users who were."""
     if not user_ids:
         return {}
     return dict(map(tuple, await source.fetch(_GET, list(user_ids))))
 
 
-async def get_erased_since(source: Source, since_ms: int) -> dict[str, int]:
+async def get_erased_since(source: Source, since_ms: int) -> dict[UserId, int]:
     """Return user id -> when he was erased, of those who were since then."""
     return dict(map(tuple, await source.fetch(_SINCE, since_ms)))
 
 
-async def get_erased_of_room(source: Source, room_nid: int) -> dict[str, int]:
+async def get_erased_of_room(source: Source, room_nid: int) -> dict[UserId, int]:
     """Return user id -> when he was erased, of those who ever were in the room."""
     return dict(map(tuple, await source.fetch(_OF_ROOM, room_nid)))
 
 
-async def set_user_erased(database: Database, user_id: str, erased_ms: int) -> None:
+async def set_user_erased(database: Database, user_id: UserId, erased_ms: int) -> None:
     """Note that the user was erased at that time (ms since the epoch). Again is no matter."""
     await database.execute(_SET, user_id, erased_ms)

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database
 
 # All use the primary key of uia_sessions.
@@ -31,7 +32,7 @@ class UiaSession:
     """request: the first request's body without `auth`; completed: stage -> its result."""
 
     session_id: str
-    user_id: str | None
+    user_id: UserId | None
     operation: str
     request: Mapping[str, Any]
     completed: Mapping[str, str]

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database
 
 # All use the primary key of profiles; users are looked up by theirs.
@@ -25,7 +26,7 @@ _SET = """
 _DELETE = "DELETE FROM profiles WHERE user_id = $1 AND field = $2"
 
 
-async def get_profile(database: Database, user_id: str) -> Mapping[str, Any] | None:
+async def get_profile(database: Database, user_id: UserId) -> Mapping[str, Any] | None:
     """Return every field that is set; None when there is no such local user."""
     rows = await database.fetch(_GET, user_id)
     if not rows:
@@ -33,7 +34,7 @@ async def get_profile(database: Database, user_id: str) -> Mapping[str, Any] | N
     return {row["field"]: orjson.loads(row["value"]) for row in rows if row["field"] is not None}
 
 
-async def set_profile_field(database: Database, user_id: str, field: str, value: bytes, limit_bytes: int) -> bool:
+async def set_profile_field(database: Database, user_id: UserId, field: str, value: bytes, limit_bytes: int) -> bool:
     """Set a field. value: JSON. Return False when the whole profile would exceed `limit_bytes`."""
     room = limit_bytes - len(field.encode()) - len(value) - 8
     # Two fields set at once must not exceed the limit together: the second sees the first only in a statement that
@@ -44,5 +45,5 @@ async def set_profile_field(database: Database, user_id: str, field: str, value:
     return stored
 
 
-async def delete_profile_field(database: Database, user_id: str, field: str) -> None:
+async def delete_profile_field(database: Database, user_id: UserId, field: str) -> None:
     await database.execute(_DELETE, user_id, field)

@@ -218,7 +218,7 @@ class RefreshSession:
 
 @dataclass(frozen=True, slots=True)
 class LastSeen:
-    user_id: str
+    user_id: UserId
     device_id: str
     at_ms: int
     address: str

@@ -177,7 +177,7 @@ class Creation:
     token_accepted: bool
 
 
-async def get_account(database: Database, user_id: str) -> Account | None:
+async def get_account(database: Database, user_id: UserId) -> Account | None:
     row = await database.fetchrow(_GET_ACCOUNT, user_id)
     return Account(**row) if row is not None else None
 
@@ -187,7 +187,7 @@ async def list_accounts(database: Database, after: str, limit: int) -> list[List
     return [ListedAccount(**row) for row in await database.fetch(_LIST_ACCOUNTS, after, limit)]
 
 
-async def is_taken(database: Database, user_id: str) -> bool:
+async def is_taken(database: Database, user_id: UserId) -> bool:
     """Tell whether the user id was ever given out; deactivated ones are not given out again."""
     taken: bool = await database.fetchval(_IS_TAKEN, user_id)
     return taken
@@ -223,10 +223,10 @@ async def create_account(database: Database, account: NewAccount, session: NewSe
     return Creation(row["created"], row["token_accepted"])
 
 
-async def replace_password_hash(database: Database, user_id: str, old: str, new: str) -> None:
+async def replace_password_hash(database: Database, user_id: UserId, old: str, new: str) -> None:
     """Store the same password hashed anew, unless it was changed in between."""
     await database.execute(_REHASH, user_id, old, new)
 
 
-async def set_password_hash(database: Database, user_id: str, new: str) -> None:
+async def set_password_hash(database: Database, user_id: UserId, new: str) -> None:
     await database.execute(_SET_HASH, user_id, new)

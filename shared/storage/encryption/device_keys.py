@@ -8,6 +8,7 @@ Spec: client-server API, "End-to-End Encryption", "Key Distribution"; protocol n
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.storage.encryption.device_lists import CHANGE_PART
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Source
@@ -172,7 +173,7 @@ _COUNTS = """
 class StoredDeviceKeys:
     """json: as uploaded; display_name: of the device."""
 
-    user_id: str
+    user_id: UserId
     device_id: str
     json: bytes
     display_name: str | None
@@ -191,13 +192,13 @@ class KeyCounts:
     position: int
 
 
-async def get_identity_keys(source: Source, user_id: str, device_id: str) -> bytes | None:
+async def get_identity_keys(source: Source, user_id: UserId, device_id: str) -> bytes | None:
     """Return the identity keys of a device as it uploaded them."""
     json: bytes | None = await source.fetchval(_IDENTITY, user_id, device_id)
     return json
 
 
-async def get_device_keys(source: Source, user_ids: Collection[str]) -> list[StoredDeviceKeys]:
+async def get_device_keys(source: Source, user_ids: Collection[UserId]) -> list[StoredDeviceKeys]:
     """Return the identity keys of all devices of these users. source: the primary."""
     return [
         StoredDeviceKeys(user_id, device_id, json, name)
@@ -205,12 +206,12 @@ async def get_device_keys(source: Source, user_ids: Collection[str]) -> list[Sto
     ]
 
 
-async def get_existing_users(source: Source, user_ids: Collection[str]) -> set[str]:
+async def get_existing_users(source: Source, user_ids: Collection[UserId]) -> set[UserId]:
     """Return those who have an account here."""
     return {row[0] for row in await source.fetch(_EXISTING, list(user_ids))}
 
 
-async def get_key_counts(source: Source, user_id: str, device_id: str) -> KeyCounts:
+async def get_key_counts(source: Source, user_id: UserId, device_id: str) -> KeyCounts:
     """Return what a device has left for others to claim."""
     # Deployed clients upload keys only if they see this count, so it is 0 without keys.
     counts = KeyCounts({"signed_curve25519": 0}, [], 0, 0)

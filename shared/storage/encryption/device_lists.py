@@ -6,6 +6,7 @@ Spec: client-server API, "End-to-End Encryption", "Extensions to /sync"; protoco
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.pool import Source
 
@@ -66,7 +67,7 @@ class DeviceListNews:
     left: frozenset[str]
 
 
-async def get_device_list_news(source: Source, user_id: str, events: Vector, lists: Vector) -> DeviceListNews:
+async def get_device_list_news(source: Source, user_id: UserId, events: Vector, lists: Vector) -> DeviceListNews:
     """Return what a token does not cover yet. events, lists: its vectors of the streams `events` and `device_lists`.
 
     Whoever joined, or changed a profile, is among `changed`, though he may have shared a room before: the protocol
@@ -74,8 +75,8 @@ async def get_device_list_news(source: Source, user_id: str, events: Vector, lis
     """
     first = await source.fetchval(_FIRST)
     rows = await source.fetch(_NEWS, user_id, events.base, lists.base)
-    changed: set[str] = set()
-    gone: set[str] = set()
+    changed: set[UserId] = set()
+    gone: set[UserId] = set()
     for kind, stored, writer, position in rows:
         if not (lists if kind == "l" else events).covers(writer, position):
             (gone if kind in "go" else changed).add(stored)
@@ -88,15 +89,15 @@ async def get_device_list_news(source: Source, user_id: str, events: Vector, lis
     return DeviceListNews(frozenset(changed), frozenset(gone))
 
 
-async def get_users_sharing(source: Source, user_id: str, others: Collection[str]) -> set[str]:
+async def get_users_sharing(source: Source, user_id: UserId, others: Collection[UserId]) -> set[UserId]:
     """Return those of the others who are joined to a room to which the user is joined."""
     rows = await source.fetch(_SHARING, user_id, list(others))
     return {row[0] for row in rows}
 
 
-async def get_joined_rooms_of(source: Source, user_ids: Collection[str]) -> dict[str, set[str]]:
+async def get_joined_rooms_of(source: Source, user_ids: Collection[UserId]) -> dict[UserId, set[RoomId]]:
     """Return user id -> ids of the rooms that he is joined to."""
-    rooms: dict[str, set[str]] = {user_id: set() for user_id in user_ids}
+    rooms: dict[UserId, set[RoomId]] = {user_id: set() for user_id in user_ids}
     for stored, room_id in await source.fetch(_ROOMS, list(user_ids)):
         rooms[stored].add(room_id)
     return rooms

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from shared.core.identifiers import UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Source
@@ -73,7 +74,7 @@ _NOTHING = Vector()
 class MessageToSend:
     """device_id: "*" for each of the user's that has no message of its own; content: JSON."""
 
-    user_id: str
+    user_id: UserId
     device_id: str
     content: bytes
 
@@ -85,7 +86,7 @@ class SentMessages:
     prior_writer, prior_position: the last message of the same sending device before these.
     """
 
-    stored: Sequence[tuple[int, str, str]]
+    stored: Sequence[tuple[int, UserId, str]]
     prior_writer: int | None
     prior_position: int | None
 
@@ -95,13 +96,13 @@ class ToDeviceMessage:
     """content: JSON."""
 
     position: int
-    sender: str
+    sender: UserId
     type: str
     content: bytes
 
 
 async def send_to_device(
-    write: FencedWrite, sender: str, sender_device: str, key: bytes, type_: str, messages: Sequence[MessageToSend],
+    write: FencedWrite, sender: UserId, sender_device: str, key: bytes, type_: str, messages: Sequence[MessageToSend],
     now_ms: int, streams: Sequence[str],
 ) -> SentMessages:  # fmt: skip
     """Store messages for the devices there are; nothing for a transaction that was stored before.
@@ -120,7 +121,7 @@ async def send_to_device(
 
 
 async def read_inbox(
-    source: Source, user_id: str, device_id: str, since: Vector | None, now: Vector, limit: int
+    source: Source, user_id: UserId, device_id: str, since: Vector | None, now: Vector, limit: int
 ) -> tuple[list[ToDeviceMessage], bool]:
     """Delete what the device acknowledges by `since`, and return (the next messages in order of arrival, any left).
 

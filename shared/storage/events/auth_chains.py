@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import EventId
 from shared.storage.engine.pool import Source
 from shared.storage.events.statement import REJECTED
 
@@ -39,14 +40,14 @@ class ChainEvent:
     """An event as stored. json: the PDU as signed, None beyond the page's bytes; redacted: only its redacted form
     counts; rejected: on receipt."""
 
-    event_id: str
+    event_id: EventId
     rejected: bool
     redacted: bool
     json: bytes | None
 
 
 async def get_auth_chain_page(
-    source: Source, room_nid: int, event_ids: Sequence[str], *, max_events: int, max_bytes: int
+    source: Source, room_nid: int, event_ids: Sequence[EventId], *, max_events: int, max_bytes: int
 ) -> list[ChainEvent]:
     """Return the room's events with these ids, and of their auth chains as many as the page has room for.
 

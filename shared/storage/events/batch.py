@@ -9,6 +9,7 @@ import asyncpg
 
 from shared.core.errors import SkepError
 from shared.core.events.relation import relation_of_json
+from shared.core.identifiers import EventId, UserId
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.fenced import FencedWrite
@@ -51,12 +52,12 @@ class EventToStore:
 
     room_nid: int
     event_nid: int
-    event_id: str
+    event_id: EventId
     ordinal: int | None
     depth: int
     type: str
     state_key: str | None
-    sender: str
+    sender: UserId
     origin_server_ts: int
     prev_nids: Sequence[int]
     auth_nids: Sequence[int]
@@ -99,10 +100,10 @@ class MembershipToStore(NamedTuple):
     """at_nid: as in the change of state that it belongs to; event_nid: the member event; sender: its sender."""
 
     at_nid: int
-    user_id: str
+    user_id: UserId
     membership: str
     event_nid: int
-    sender: str
+    sender: UserId
     is_local: bool
 
 
@@ -168,10 +169,10 @@ class StoredEvent:
     """An event as stored; redacted_by: the redaction that applies to it."""
 
     event_nid: int
-    event_id: str
+    event_id: EventId
     type: str
     state_key: str | None
-    sender: str
+    sender: UserId
     redacted_by: int | None
     json: bytes
 
@@ -234,7 +235,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
     return StoredBatch(positions, stored_counts(events, row))
 
 
-async def get_event_by_id(database: Database, room_nid: int, event_id: str) -> StoredEvent | None:
+async def get_event_by_id(database: Database, room_nid: int, event_id: EventId) -> StoredEvent | None:
     """Return an accepted event of the room; also one that was purged from its timeline and stays as state."""
     row = await database.fetchrow(_BY_ID, room_nid, event_id)
     return None if row is None else _stored(row)

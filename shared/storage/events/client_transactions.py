@@ -4,6 +4,7 @@ Spec: client-server API, "Transaction identifiers". The answer's row is stored w
 (`events.commit_events`); its primary key also catches a retransmission that no memory knows any more.
 """
 
+from shared.core.identifiers import EventId
 from shared.storage.engine.pool import Connection, Database
 
 PRIMARY_KEY = "client_transactions_pkey"
@@ -19,13 +20,13 @@ _ONE = "SELECT event_id FROM client_transactions WHERE room_nid = $1 AND key = $
 
 async def get_recent_transactions(
     conn: Connection, room_nid: int, since_ms: int, limit: int
-) -> dict[bytes, tuple[str, int]]:
+) -> dict[bytes, tuple[EventId, int]]:
     """Return key -> (event id, time) of the room's latest transactions after a time (exclusive), oldest first."""
     rows = await conn.fetch(_RECENT, room_nid, since_ms, limit)
     return {key: (event_id, ms) for key, event_id, ms in reversed(rows)}
 
 
-async def get_transaction(database: Database, room_nid: int, key: bytes) -> str | None:
+async def get_transaction(database: Database, room_nid: int, key: bytes) -> EventId | None:
     """Return the event id that this transaction was answered with."""
-    event_id: str | None = await database.fetchval(_ONE, room_nid, key)
+    event_id: EventId | None = await database.fetchval(_ONE, room_nid, key)
     return event_id

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.core.delayed_events import DelayedEvent, shard_of
+from shared.core.identifiers import EventId, UserId
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Database, Source
 
@@ -158,22 +159,22 @@ async def get_delayed_event(source: Source, delay_id: str) -> DelayedEvent | Non
     return None if row is None else _event(tuple(row))
 
 
-async def list_scheduled(source: Source, user_id: str) -> list[DelayedEvent]:
+async def list_scheduled(source: Source, user_id: UserId) -> list[DelayedEvent]:
     """Return what the user has scheduled, in the order of the times at which it is due."""
     return [_event(tuple(row)) for row in await source.fetch(_LIST, user_id)]
 
 
-async def restart(database: Database, delay_id: str, user_id: str | None) -> bool:
+async def restart(database: Database, delay_id: str, user_id: UserId | None) -> bool:
     """Let the delay begin anew. user_id: whose it must be, None: anybody's. False: it is not scheduled any more."""
     return await _changed(database, _RESTART, delay_id, user_id)
 
 
-async def cancel(database: Database, delay_id: str, user_id: str | None) -> bool:
+async def cancel(database: Database, delay_id: str, user_id: UserId | None) -> bool:
     """As `restart`."""
     return await _changed(database, _CANCEL, delay_id, user_id)
 
 
-async def claim(database: Database, delay_id: str, user_id: str | None) -> int | None:
+async def claim(database: Database, delay_id: str, user_id: UserId | None) -> int | None:
     """Begin to send it; return the mark of this claim. None: it is not scheduled, or somebody else sends it."""
     claimed: int | None = await database.fetchval(_CLAIM, delay_id, user_id)
     return claimed
@@ -184,7 +185,7 @@ async def give_up_claim(database: Database, delay_id: str, mark: int) -> None:
     await database.execute(_UNCLAIM, delay_id, mark)
 
 
-async def finalise(database: Database, delay_id: str, event_id: str | None, error: bytes | None) -> None:
+async def finalise(database: Database, delay_id: str, event_id: EventId | None, error: bytes | None) -> None:
     """It was sent, or, for good, could not be. error: JSON."""
     await database.execute(_FINALISE, delay_id, event_id, error)
 
@@ -204,7 +205,7 @@ async def keep_share(write: FencedWrite) -> None:
     await write(KEEP_SHARE)
 
 
-async def _changed(database: Database, sql: str, delay_id: str, user_id: str | None) -> bool:
+async def _changed(database: Database, sql: str, delay_id: str, user_id: UserId | None) -> bool:
     status = await database.execute(sql, delay_id, user_id)
     return status.endswith(" 1")
 

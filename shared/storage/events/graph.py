@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from shared.core.identifiers import EventId
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.pool import Source
 
@@ -57,7 +58,7 @@ class GraphEvent:
     """
 
     event_nid: int
-    event_id: str
+    event_id: EventId
     status: int
     ordinal: int | None
     anchor: int | None
@@ -74,10 +75,10 @@ class LineChange(NamedTuple):
 
     type: str
     state_key: str
-    previous: tuple[int, str, bytes | None] | None
+    previous: tuple[int, EventId, bytes | None] | None
 
 
-async def get_graph_events(source: Source, room_nid: int, event_ids: Sequence[str]) -> list[GraphEvent]:
+async def get_graph_events(source: Source, room_nid: int, event_ids: Sequence[EventId]) -> list[GraphEvent]:
     """Return those of these events that the room has, whatever their status, in no particular order."""
     if not event_ids:
         return []
@@ -107,20 +108,20 @@ async def get_line_changes(source: Source, room_nid: int, start: int, end: int) 
     ]
 
 
-async def get_gaps(source: Source, room_nid: int) -> dict[int, list[str]]:
+async def get_gaps(source: Source, room_nid: int) -> dict[int, list[EventId]]:
     """Return the room's gaps: ordinal of the live event that follows -> ids of the events that are missing."""
     return {anchor: list(missing) for anchor, missing in await source.fetch(_GAPS, room_nid)}
 
 
 async def get_gaps_of(
-    source: Source, room_nid: int, anchors: Sequence[int], event_ids: Sequence[str]
-) -> dict[int, list[str]]:
+    source: Source, room_nid: int, anchors: Sequence[int], event_ids: Sequence[EventId]
+) -> dict[int, list[EventId]]:
     """Return, as `get_gaps`, the gaps at these anchors and those in which one of these events is missing."""
     rows = await source.fetch(_GAPS_OF, room_nid, list(anchors), list(event_ids))
     return {anchor: list(missing) for anchor, missing in rows}
 
 
-async def get_awaited_redactions(source: Source, room_nid: int, event_ids: Sequence[str]) -> dict[str, list[int]]:
+async def get_awaited_redactions(source: Source, room_nid: int, event_ids: Sequence[EventId]) -> dict[str, list[int]]:
     """Return event id -> numbers of the redactions that came before the event, at most 20, earliest first."""
     return {row[0]: list(row[1]) for row in await source.fetch(_AWAITED, room_nid, list(event_ids))}
 

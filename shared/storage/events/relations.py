@@ -11,6 +11,7 @@ import asyncpg
 
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD, Relation
 from shared.core.history_point import HistoryPoint
+from shared.core.identifiers import EventId, UserId
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 
@@ -101,10 +102,10 @@ class RelatedRow:
 
     relation: Relation
     event_nid: int
-    event_id: str
+    event_id: EventId
     type: str
     state_key: str | None
-    sender: str
+    sender: UserId
     origin_server_ts: int
     ordinal: int
     back: int
@@ -126,8 +127,8 @@ class Wanted:
 
 
 async def get_children(
-    source: Source, room_nid: int, event_id: str, wanted: Wanted, start: HistoryPoint, stop: HistoryPoint, limit: int,
-    *, forward: bool,
+    source: Source, room_nid: int, event_id: EventId, wanted: Wanted, start: HistoryPoint, stop: HistoryPoint,
+    limit: int, *, forward: bool,
 ) -> list[TimelineRow]:  # fmt: skip
     """Return at most `limit` events that relate to one, from a place on (forward: up to `stop`, else back to it)."""
     sql = _CHILDREN_FROM if forward else _CHILDREN_BEFORE
@@ -136,18 +137,18 @@ async def get_children(
 
 
 async def get_relating(
-    source: Source, room_nid: int, event_ids: Collection[str], wanted: Wanted, limit: int
-) -> list[tuple[HistoryPoint, int, str]]:
+    source: Source, room_nid: int, event_ids: Collection[EventId], wanted: Wanted, limit: int
+) -> list[tuple[HistoryPoint, int, EventId]]:
     """Return (place, number, id) of at most `limit` events that relate to any of these, in no order."""
     rows = await source.fetch(_LEVEL, room_nid, list(event_ids), *wanted.parameters, limit)
     return [(HistoryPoint(ordinal, step), nid, event_id) for nid, event_id, ordinal, step in rows]
 
 
 async def get_related(
-    source: Source, room_nid: int, event_ids: Collection[str], limit: int
-) -> dict[str, list[RelatedRow]]:
+    source: Source, room_nid: int, event_ids: Collection[EventId], limit: int
+) -> dict[EventId, list[RelatedRow]]:
     """Return the edits, replies in threads and references of each event that has any: the latest of each type."""
-    related: dict[str, list[RelatedRow]] = {}
+    related: dict[EventId, list[RelatedRow]] = {}
     for row in await source.fetch(_RELATED, room_nid, list(event_ids), limit):
         one = _related(row)
         related.setdefault(one.relation.event_id, []).append(one)
@@ -155,7 +156,7 @@ async def get_related(
 
 
 async def get_thread_size(
-    source: Source, room_nid: int, event_id: str, user_id: str, ignored: Collection[str]
+    source: Source, room_nid: int, event_id: EventId, user_id: UserId, ignored: Collection[str]
 ) -> tuple[int, bool]:
     """Return how many replies the thread has without those of the ignored users, and whether one is the user's."""
     row = await source.fetchrow(_THREAD_SIZE, room_nid, event_id, list(ignored), user_id)
@@ -183,7 +184,9 @@ def _related(row: asyncpg.Record) -> RelatedRow:
     return RelatedRow(Relation(rel_type, relates_to), *others)
 
 
-async def get_annotation_keys(source: Source, room_nid: int, event_id: str, sender: str, event_type: str) -> set[str]:
+async def get_annotation_keys(
+    source: Source, room_nid: int, event_id: EventId, sender: UserId, event_type: str
+) -> set[str]:
     """Return the keys of a user's annotations of an event, of one event type; redacted ones count no more."""
     rows = await source.fetch(_ANNOTATION_KEYS, room_nid, event_id, sender, event_type, _MAX_ANNOTATIONS)
     # Not orjson: rooms of old versions have integers beyond 64 bits.

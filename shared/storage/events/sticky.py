@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId
 from shared.storage.engine.pool import Source
 
 #: Uses sticky_events_by_end and the primary key of rooms. The latest to end come first, should there be too many.
@@ -23,6 +24,6 @@ class StickyEvent:
     until_ms: int
 
 
-async def get_sticky_events(source: Source, now_ms: int, limit: int) -> list[tuple[str, StickyEvent]]:
+async def get_sticky_events(source: Source, now_ms: int, limit: int) -> list[tuple[RoomId, StickyEvent]]:
     """Return (room id, event) of those that have not expired."""
     return [(row[0], StickyEvent(*row[1:])) for row in await source.fetch(_UNEXPIRED, now_ms, limit)]

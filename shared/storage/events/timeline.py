@@ -12,6 +12,7 @@ import asyncpg
 
 from shared.core.events.relation import REFERENCE, REPLACE, THREAD
 from shared.core.history_point import HistoryPoint
+from shared.core.identifiers import EventId, RoomId
 from shared.storage.engine.pool import Source
 
 #: Joins use the primary key of events. A redaction and a replaced event come along: `unsigned` shows both.
@@ -140,7 +141,7 @@ class RoomRecord:
     """
 
     room_nid: int
-    room_id: str
+    room_id: RoomId
     room_version: str
     last_ordinal: int
     last_anchor: int | None
@@ -157,7 +158,7 @@ class TimelineRow(NamedTuple):
     """
 
     event_nid: int
-    event_id: str
+    event_id: EventId
     writer: int
     position: int
     ordinal: int
@@ -165,9 +166,9 @@ class TimelineRow(NamedTuple):
     txn_device: str | None
     txn_id: str | None
     json: bytes
-    redaction_id: str | None
+    redaction_id: EventId | None
     redaction_json: bytes | None
-    previous_id: str | None
+    previous_id: EventId | None
     previous_ordinal: int | None
     previous_json: bytes | None
     previous_redacted: bool
@@ -196,7 +197,7 @@ def timeline_row(record: asyncpg.Record) -> TimelineRow:
     return TimelineRow._make(record[:18])
 
 
-async def get_room(source: Source, room_id: str) -> RoomRecord | None:
+async def get_room(source: Source, room_id: RoomId) -> RoomRecord | None:
     """Return the room; None for one that we do not have."""
     row = await source.fetchrow(ROOM, room_id)
     return None if row is None else RoomRecord(*row)
@@ -243,15 +244,15 @@ async def get_events_near_time(
     return [timeline_row(row) for row in await source.fetch(sql, room_nid, time_ms, limit, offset)]
 
 
-async def get_timeline_event(source: Source, room_nid: int, event_id: str) -> TimelineRow | None:
+async def get_timeline_event(source: Source, room_nid: int, event_id: EventId) -> TimelineRow | None:
     """Return an accepted event of the room, live or of its history."""
     row = await source.fetchrow(_BY_ID, room_nid, event_id)
     return None if row is None else timeline_row(row)
 
 
-async def get_room_of_event(source: Source, event_id: str) -> str | None:
+async def get_room_of_event(source: Source, event_id: EventId) -> RoomId | None:
     """Return the id of the room that the event is in; None for an event that we do not have."""
-    room_id: str | None = await source.fetchval(_ROOM_OF, event_id)
+    room_id: RoomId | None = await source.fetchval(_ROOM_OF, event_id)
     return room_id
 
 

@@ -8,6 +8,7 @@ that failed for a day is given up.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Database
 
 _TAKE = """
@@ -48,9 +49,9 @@ _SETTINGS_DONE = "DELETE FROM settings_to_copy WHERE user_id = $1 AND new_room_i
 class SettingsToCopy:
     """has_joined: he is in the new room; is_old: he has had ten minutes for it."""
 
-    user_id: str
-    new_room_id: str
-    old_room_id: str
+    user_id: UserId
+    new_room_id: RoomId
+    old_room_id: RoomId
     is_old: bool
     has_joined: bool
 
@@ -59,11 +60,11 @@ class SettingsToCopy:
 class Deactivation:
     """erase: whether the user's data go as well."""
 
-    user_id: str
+    user_id: UserId
     erase: bool
 
 
-async def take_upgrades(database: Database, limit: int) -> Sequence[str]:
+async def take_upgrades(database: Database, limit: int) -> Sequence[RoomId]:
     """Return old rooms whose upgrade seems to be left alone."""
     return [row["old_room_id"] for row in await database.fetch(_TAKE_UPGRADES, limit)]
 
@@ -76,11 +77,11 @@ async def take_deactivations(database: Database, limit: int) -> Sequence[Deactiv
     return [Deactivation(**row) for row in await database.fetch(_TAKE_DEACTIVATIONS, limit)]
 
 
-async def take_guest_rooms(database: Database, limit: int) -> Sequence[str]:
+async def take_guest_rooms(database: Database, limit: int) -> Sequence[RoomId]:
     """Return rooms of which somebody must look whether guests have to leave."""
     return [row["of_room_id"] for row in await database.fetch(_TAKE_GUEST_ROOMS, limit)]
 
 
-async def settings_done(database: Database, user_id: str, new_room_id: str) -> None:
+async def settings_done(database: Database, user_id: UserId, new_room_id: RoomId) -> None:
     """The settings were copied, or the user never came."""
     await database.execute(_SETTINGS_DONE, user_id, new_room_id)

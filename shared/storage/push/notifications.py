@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Source
 
 #: Behind every event of a room.
@@ -116,12 +117,12 @@ class PlacedEvent:
     ordinal: int
     position: int
     event_nid: int
-    sender: str
+    sender: UserId
     is_redacted: bool
     thread_id: str
 
 
-async def get_joined_room_ids(source: Source, user_id: str) -> dict[int, str]:
+async def get_joined_room_ids(source: Source, user_id: UserId) -> dict[int, RoomId]:
     """Return the rooms that a user is joined to, by number."""
     return {row[0]: row[1] for row in await source.fetch(_JOINED, user_id)}
 
@@ -133,7 +134,7 @@ async def get_ordinals_from(source: Source, room_nids: Collection[int], position
 
 
 async def get_counted_events(
-    source: Source, user_id: str, before: Mapping[int, int], limit: int
+    source: Source, user_id: UserId, before: Mapping[int, int], limit: int
 ) -> dict[int, CountedEvents]:
     """Return the latest events that counted for a user in each room before an ordinal: at least `limit` of them, own
     ones and redacted ones included, unless there are fewer.

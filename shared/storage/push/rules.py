@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Source
 
@@ -62,12 +63,12 @@ class PushRulesRecord:
     """rules: JSON, b"" for none; position, writer: 0 when nothing was ever changed."""
 
     rules: bytes = b""
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[UserId, ...] = ()
     writer: int = 0
     position: int = 0
 
 
-async def get_push_rules(source: Source, user_id: str) -> PushRulesRecord:
+async def get_push_rules(source: Source, user_id: UserId) -> PushRulesRecord:
     """Return what the user changed."""
     rows = await source.fetch(_GET, user_id)
     return push_rules_record(rows[0]) if rows else PushRulesRecord()

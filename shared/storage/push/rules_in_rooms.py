@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.pool import Source
 
 _RULES = "SELECT p.user_id, p.rules, p.ignored, p.position FROM push_rules p"
@@ -43,28 +44,28 @@ _HOPS = 3
 class PushRulesOfUser:
     """rules: JSON, b"" for none; ignored: users whom he ignores; position: 0 when nothing was ever changed."""
 
-    user_id: str
+    user_id: UserId
     rules: bytes = b""
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[UserId, ...] = ()
     position: int = 0
 
 
-async def get_rules_that_matter(source: Source, room_nid: int, room_id: str) -> list[PushRulesOfUser]:
+async def get_rules_that_matter(source: Source, room_nid: int, room_id: RoomId) -> list[PushRulesOfUser]:
     """Return the rules of a room's joined local members that may say something of their own in it."""
     return [_rules(row) for row in await source.fetch(_THAT_MATTER, room_nid, room_id)]
 
 
-async def get_rules_of_users(source: Source, user_ids: Collection[str]) -> list[PushRulesOfUser]:
+async def get_rules_of_users(source: Source, user_ids: Collection[UserId]) -> list[PushRulesOfUser]:
     """Return the rules of those of the users who ever changed anything."""
     return [_rules(row) for row in await source.fetch(_OF_USERS, list(user_ids))]
 
 
-async def get_push_groups(source: Source, room_nid: int) -> dict[str, int]:
+async def get_push_groups(source: Source, room_nid: int) -> dict[UserId, int]:
     """Return user id -> the group in which the room's events put him last; others are in DEFAULT_GROUP."""
     return dict(map(tuple, await source.fetch(_GROUPS, room_nid)))
 
 
-async def get_event_threads(source: Source, room_nid: int, event_ids: Collection[str]) -> dict[str, str]:
+async def get_event_threads(source: Source, room_nid: int, event_ids: Collection[EventId]) -> dict[EventId, str]:
     """Return event id -> root of the thread that it is in; events of the main timeline, and unknown ones, lack.
 
     Follows three relations at most, the event's own ones included.

@@ -7,6 +7,7 @@ above what he has read; never on how many events are unread.
 from collections.abc import Sequence
 from typing import Final
 
+from shared.core.identifiers import UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import Count, UnreadSnapshot
 from shared.storage.engine.pool import Source
@@ -133,14 +134,14 @@ _HIGHLIGHTS = """
 _NOWHERE: Final = Vector(0, 0, {})
 
 
-async def get_unread(source: Source, user_id: str, room_nid: int, end: int) -> UnreadSnapshot:
+async def get_unread(source: Source, user_id: UserId, room_nid: int, end: int) -> UnreadSnapshot:
     """Return what is unread for a user who is joined, up to an ordinal (inclusive) of the room."""
     found = await _read(source, user_id, [room_nid], [end], _NOWHERE)
     return found[room_nid]
 
 
 async def get_unread_of_rooms(
-    source: Source, user_id: str, room_nids: Sequence[int], vector: Vector
+    source: Source, user_id: UserId, room_nids: Sequence[int], vector: Vector
 ) -> dict[int, UnreadSnapshot]:
     """Return what is unread in several rooms in which the user is joined, each up to a vector of `events`."""
     return await _read(source, user_id, room_nids, [None] * len(room_nids), vector)
@@ -153,7 +154,7 @@ async def get_highlights_before(source: Source, room_nid: int, group: int, threa
 
 
 async def _read(
-    source: Source, user_id: str, room_nids: Sequence[int], ends: Sequence[int | None], vector: Vector
+    source: Source, user_id: UserId, room_nids: Sequence[int], ends: Sequence[int | None], vector: Vector
 ) -> dict[int, UnreadSnapshot]:
     rows = await source.fetch(
         _UNREAD, user_id, list(room_nids), list(ends),

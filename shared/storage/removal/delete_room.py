@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from shared.core.errors import SkepError
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import FencedStatement, FencedWrite, fenced_statement
 from shared.storage.engine.pool import Source
 from shared.storage.events.statement import REJECTED
@@ -117,7 +118,7 @@ _COUNT = """
 class RoomHasMembers(SkepError):
     """Users of this server are still joined. user_id: one of them."""
 
-    def __init__(self, room_id: str, user_id: str) -> None:
+    def __init__(self, room_id: RoomId, user_id: UserId) -> None:
         super().__init__(f"Users of this server are still in {room_id}, such as {user_id}: make them leave first")
         self.user_id = user_id
 
@@ -125,10 +126,10 @@ class RoomHasMembers(SkepError):
 @dataclass(frozen=True, slots=True)
 class RoomBeingDeleted:
     room_nid: int
-    room_id: str
+    room_id: RoomId
 
 
-async def mark_room_deleted(write: FencedWrite, room_id: str, *, force: bool = False) -> int | None:
+async def mark_room_deleted(write: FencedWrite, room_id: RoomId, *, force: bool = False) -> int | None:
     """Begin to delete a room; return its number. From now on nobody finds it.
 
     force: though local users are joined; they lose the room without a word. None: there is no such room (any more).

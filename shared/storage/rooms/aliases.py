@@ -6,6 +6,7 @@ An alias made with its room is stored by `shared.storage.events.batch.commit_eve
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Database
 
 # Uses the primary key of room_aliases, that of memberships.
@@ -58,8 +59,8 @@ class Alias:
     """creator: who made the alias."""
 
     room_nid: int
-    room_id: str
-    creator: str
+    room_id: RoomId
+    creator: UserId
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ async def get_alias(database: Database, alias: str) -> Alias | None:
     return Alias(**row) if row is not None else None
 
 
-async def create_alias(database: Database, alias: str, room_nid: int, creator: str, now_ms: int) -> bool:
+async def create_alias(database: Database, alias: str, room_nid: int, creator: UserId, now_ms: int) -> bool:
     """Return False when the alias exists already."""
     return (await database.execute(_CREATE, alias, room_nid, creator, now_ms)).endswith(" 1")
 
@@ -89,19 +90,19 @@ async def list_aliases(database: Database, room_nid: int) -> list[str]:
     return [row["alias"] for row in await database.fetch(_LIST, room_nid)]
 
 
-async def get_room_membership(database: Database, room_id: str, user_id: str) -> RoomMembership | None:
+async def get_room_membership(database: Database, room_id: RoomId, user_id: UserId) -> RoomMembership | None:
     """Return the room's number and the user's membership; None for a room that is not known. No id holds U+0000."""
     row = await database.fetchrow(_MEMBERSHIP, room_id, user_id)
     return RoomMembership(**row) if row is not None else None
 
 
-async def is_published(database: Database, room_id: str) -> bool | None:
+async def is_published(database: Database, room_id: RoomId) -> bool | None:
     """Return whether the room is in our directory; None for a room that is not known. No id holds U+0000."""
     published: bool | None = await database.fetchval(_IS_PUBLISHED, room_id)
     return published
 
 
-async def get_published(database: Database, room_ids: list[str]) -> set[str]:
+async def get_published(database: Database, room_ids: list[RoomId]) -> set[str]:
     """Return those of the rooms that are in our directory."""
     return {row[0] for row in await database.fetch(_PUBLISHED_AMONG, room_ids)}
 
@@ -121,13 +122,13 @@ async def list_other_servers(database: Database, room_nid: int, limit: int) -> l
     return [row["server"] for row in await database.fetch(_SERVERS, room_nid, limit)]
 
 
-async def list_joined_rooms(database: Database, user_id: str) -> list[str]:
+async def list_joined_rooms(database: Database, user_id: UserId) -> list[RoomId]:
     return [row["room_id"] for row in await database.fetch(_JOINED, user_id)]
 
 
-async def get_room_of_alias(database: Database, alias: str) -> str | None:
+async def get_room_of_alias(database: Database, alias: str) -> RoomId | None:
     """Return the id of the room that the alias points to."""
-    room_id: str | None = await database.fetchval(_ROOM_OF, alias)
+    room_id: RoomId | None = await database.fetchval(_ROOM_OF, alias)
     return room_id
 
 

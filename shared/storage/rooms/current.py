@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from shared.core.identifiers import EventId, RoomId
 from shared.storage.engine.pool import Connection
 
 #: Uses rooms_room_id_key, the primary key of forward_extremities, events_room_nid_ordinal_key.
@@ -51,7 +52,7 @@ class RoomEnd:
     depth: int
 
 
-async def get_room_end(conn: Connection, room_id: str) -> RoomEnd | None:
+async def get_room_end(conn: Connection, room_id: RoomId) -> RoomEnd | None:
     """Return where the room's timeline ends; None for a room that we do not have."""
     row = await conn.fetchrow(_ROOM, room_id)
     if row is None:
@@ -67,7 +68,7 @@ class StateRow:
     type: str
     state_key: str
     event_nid: int
-    event_id: str
+    event_id: EventId
     redacted: bool
     membership: str | None
     json: bytes | None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import ROOM, RoomRecord
 from shared.storage.rooms.state import KEY_HISTORY, KeyChange
@@ -39,10 +40,10 @@ class RoomForReader:
     forgotten: bool
     visibility: Sequence[KeyChange]
     own_changes: Sequence[KeyChange]
-    ignored: frozenset[str]
+    ignored: frozenset[UserId]
 
 
-async def get_room_for_reader(source: Source, room_id: str, user_id: str) -> RoomForReader | None:
+async def get_room_for_reader(source: Source, room_id: RoomId, user_id: UserId) -> RoomForReader | None:
     """Return the room for a user; None for one that we do not have."""
     row = await source.fetchrow(_FOR_READER, room_id, user_id)
     if row is None:

@@ -1,5 +1,6 @@
 """Rooms whose guests may have to leave: written before their access ends, gone when nobody is left to turn out."""
 
+from shared.core.identifiers import RoomId
 from shared.storage.engine.pool import Database
 
 #: All use the primary key. number: a change that comes meanwhile must be looked at too.
@@ -12,17 +13,17 @@ _GET = "SELECT number FROM guest_removals WHERE of_room_id = $1"
 _DONE = "DELETE FROM guest_removals WHERE of_room_id = $1 AND number = $2"
 
 
-async def expect_removal(database: Database, room_id: str) -> None:
+async def expect_removal(database: Database, room_id: RoomId) -> None:
     """Note that guests may have to leave this room soon."""
     await database.execute(_EXPECT, room_id)
 
 
-async def get_removal(database: Database, room_id: str) -> int | None:
+async def get_removal(database: Database, room_id: RoomId) -> int | None:
     """Return the number of the expected removal; None where none is."""
     number: int | None = await database.fetchval(_GET, room_id)
     return number
 
 
-async def removal_done(database: Database, room_id: str, number: int) -> None:
+async def removal_done(database: Database, room_id: RoomId, number: int) -> None:
     """All are gone, or may stay: unless another removal was expected meanwhile, that is the end of it."""
     await database.execute(_DONE, room_id, number)

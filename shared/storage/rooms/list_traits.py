@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from shared.core.events.event import event_from_storage
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import get_room_version
 from shared.storage.engine.pool import Source
 
@@ -62,7 +63,7 @@ class RoomTraits:
             self.name = _text(content.get("name")) or None
 
 
-async def get_room_traits(source: Source, room_nids: Collection[int]) -> dict[str, RoomTraits]:
+async def get_room_traits(source: Source, room_nids: Collection[int]) -> dict[RoomId, RoomTraits]:
     """Return the traits of those of the rooms that we have, by id."""
     traits, versions, ids = {}, {}, {}
     for nid, room_id, version, writer, position in await source.fetch(_LAST, list(room_nids)):
@@ -83,7 +84,7 @@ async def get_last_of_types(
     return position
 
 
-async def get_rooms_once_joined(source: Source, user_id: str, room_nids: Collection[int]) -> set[int]:
+async def get_rooms_once_joined(source: Source, user_id: UserId, room_nids: Collection[int]) -> set[int]:
     """Return those of the rooms in which the user has been joined at some time."""
     rows = await source.fetch(_MEMBER_EVENTS, list(room_nids), user_id)
     return {nid for nid, json in rows if orjson.loads(json)["content"].get("membership") == "join"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
+from shared.core.identifiers import RoomId
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import EVENT_COLUMNS, EVENT_JOINS, TimelineRow, timeline_row
 from shared.storage.rooms.memberships import SummaryRecord
@@ -105,7 +106,7 @@ class WholeRoom:
     """
 
     room_nid: int
-    room_id: str
+    room_id: RoomId
     room_version: str
     last_ordinal: int
     timeline: list[TimelineRow] = field(default_factory=list)
@@ -119,7 +120,7 @@ class WholeRoom:
 
 
 async def get_whole_rooms(
-    source: Source, room_ids: Iterable[str], *, max_events: int, max_changes: int
+    source: Source, room_ids: Iterable[RoomId], *, max_events: int, max_changes: int
 ) -> list[WholeRoom]:
     """Return those of the rooms that we have, without members.
 

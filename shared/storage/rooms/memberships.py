@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Database, Source
 from shared.storage.user_data.account_data import blocks_invites
@@ -74,20 +75,20 @@ _SOME_MEMBERS = """
 _MAX_SOME_MEMBERS = 20_000
 
 
-async def forget_room(write: FencedWrite, room_nid: int, user_id: str) -> bool:
+async def forget_room(write: FencedWrite, room_nid: int, user_id: UserId) -> bool:
     """Mark the room as forgotten by the user; False when he has not left it. Raises Fenced."""
     row = await write(FORGET_ROOM, room_nid, user_id)
     return bool(row["forgotten"])
 
 
-async def is_joined_to_any(database: Database, user_id: str, room_ids: Sequence[str]) -> bool:
+async def is_joined_to_any(database: Database, user_id: UserId, room_ids: Sequence[RoomId]) -> bool:
     """Return whether the user is joined to at least one of the rooms."""
     return bool(await database.fetchval(_JOINED_ANY, user_id, list(room_ids)))
 
 
-async def get_member_profiles(database: Database, user_ids: Collection[str]) -> dict[str, dict[str, str]]:
+async def get_member_profiles(database: Database, user_ids: Collection[UserId]) -> dict[UserId, dict[str, str]]:
     """Return `displayname` and `avatar_url` of the users, as far as they are set: what member events show."""
-    profiles: dict[str, dict[str, str]] = {}
+    profiles: dict[UserId, dict[str, str]] = {}
     for user_id, field, value in await database.fetch(_PROFILES, list(user_ids)):
         text = orjson.loads(value)
         if isinstance(text, str) and text:
@@ -95,13 +96,13 @@ async def get_member_profiles(database: Database, user_ids: Collection[str]) -> 
     return profiles
 
 
-async def get_users_blocking_invites(database: Database, user_ids: Collection[str]) -> set[str]:
+async def get_users_blocking_invites(database: Database, user_ids: Collection[UserId]) -> set[UserId]:
     """Return those who want no invites. Spec: client-server API, "Invite permission"."""
     rows = await database.fetch(_INVITE_PERMISSIONS, list(user_ids))
     return {user_id for user_id, json in rows if blocks_invites(json)}
 
 
-async def get_joined_guests(database: Database, room_nid: int) -> list[str]:
+async def get_joined_guests(database: Database, room_nid: int) -> list[UserId]:
     """Return the guests of this server who are in the room."""
     return [row[0] for row in await database.fetch(_JOINED_GUESTS, room_nid)]
 
@@ -113,12 +114,12 @@ class RoomMembership:
     forgotten: he asked not to see the left room any more.
     """
 
-    room_id: str
+    room_id: RoomId
     room_nid: int
     room_version: str
     membership: str
     event_nid: int
-    sender: str
+    sender: UserId
     ordinal: int
     writer: int
     position: int
@@ -134,17 +135,17 @@ class SummaryRecord:
     first: tuple[Member, ...]
 
 
-async def get_memberships_of_user(source: Source, user_id: str) -> list[RoomMembership]:
+async def get_memberships_of_user(source: Source, user_id: UserId) -> list[RoomMembership]:
     """Return every room in which the user has, or had, a membership."""
     return [RoomMembership(*row) for row in await source.fetch(_OF_USER, user_id)]
 
 
-async def get_membership(source: Source, room_nid: int, user_id: str) -> RoomMembership | None:
+async def get_membership(source: Source, room_nid: int, user_id: UserId) -> RoomMembership | None:
     row = await source.fetchrow(_ONE, room_nid, user_id)
     return None if row is None else RoomMembership(*row)
 
 
-async def get_some_members(source: Source, room_nids: Sequence[int], limit: int) -> set[str]:
+async def get_some_members(source: Source, room_nids: Sequence[int], limit: int) -> set[UserId]:
     """Return members of rooms, at most `limit` of each and 20,000 of all."""
     if not room_nids:
         return set()

@@ -5,6 +5,7 @@ from typing import Any
 
 from shared.core.events.event import event_from_storage
 from shared.core.events.redaction import redact_pdu
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_summary import CHILD, SUMMARY_TYPES, RoomFacts, SpaceChild
 from shared.core.room_versions import get_room_version
 from shared.storage.engine.pool import Source
@@ -43,12 +44,12 @@ _PUBLISHED = "SELECT room_nid FROM rooms WHERE is_public AND deleted_id IS NULL 
 _MAX_CHILDREN = 1000  # of one space
 
 
-async def get_facts(source: Source, room_ids: Collection[str]) -> dict[str, RoomFacts]:
+async def get_facts(source: Source, room_ids: Collection[RoomId]) -> dict[RoomId, RoomFacts]:
     """Return what we know of those of the rooms that we have, by id."""
     return await _facts(source, await source.fetch(_BY_ID, list(room_ids)))
 
 
-async def get_facts_by_nid(source: Source, room_nids: Collection[int]) -> dict[str, RoomFacts]:
+async def get_facts_by_nid(source: Source, room_nids: Collection[int]) -> dict[RoomId, RoomFacts]:
     """Return the same, asked for by number."""
     return await _facts(source, await source.fetch(_BY_NID, list(room_nids)))
 
@@ -63,7 +64,7 @@ async def get_published_rooms(source: Source, limit: int) -> list[int]:
     return [row[0] for row in await source.fetch(_PUBLISHED, limit)]
 
 
-async def get_memberships_in(source: Source, room_ids: Collection[str], user_id: str) -> dict[str, str]:
+async def get_memberships_in(source: Source, room_ids: Collection[RoomId], user_id: UserId) -> dict[RoomId, str]:
     """Return the user's membership in each of the rooms where he has or had one."""
     return dict(map(tuple, await source.fetch(_MEMBERSHIPS, list(room_ids), user_id)))
 
@@ -78,7 +79,7 @@ async def get_space_children(source: Source, facts: RoomFacts) -> list[SpaceChil
     return children
 
 
-async def _facts(source: Source, rooms: Sequence[Any]) -> dict[str, RoomFacts]:
+async def _facts(source: Source, rooms: Sequence[Any]) -> dict[RoomId, RoomFacts]:
     if not rooms:
         return {}
     nids = [nid for nid, _, _ in rooms]

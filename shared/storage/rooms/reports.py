@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.pool import Database, Source
 
 _STORE = """
@@ -37,7 +38,7 @@ class Report:
 
     reporter: str
     about_room: str | None
-    event_id: str | None
+    event_id: EventId | None
     about_user: str | None
     reason: str
 
@@ -48,19 +49,19 @@ async def store_report(database: Database, report: Report, now_ms: int) -> None:
     )
 
 
-async def may_report_event(source: Source, room_id: str, event_id: str, user_id: str) -> bool:
+async def may_report_event(source: Source, room_id: RoomId, event_id: EventId, user_id: UserId) -> bool:
     """Return whether the event is in the room, and the user too."""
     return bool(await source.fetchval(_MAY_REPORT, room_id, event_id, user_id))
 
 
-async def is_known_room(source: Source, room_id: str) -> bool:
+async def is_known_room(source: Source, room_id: RoomId) -> bool:
     return bool(await source.fetchval(_IS_ROOM, room_id))
 
 
-async def is_known_user(source: Source, user_id: str) -> bool:
+async def is_known_user(source: Source, user_id: UserId) -> bool:
     return bool(await source.fetchval(_IS_USER, user_id))
 
 
-async def get_mutual_rooms(source: Source, user_id: str, other: str) -> list[tuple[int, str]]:
+async def get_mutual_rooms(source: Source, user_id: UserId, other: UserId) -> list[tuple[int, RoomId]]:
     """Return (number, id) of every room that both are joined to, by number."""
     return [tuple(row) for row in await source.fetch(_MUTUAL, user_id, other)]

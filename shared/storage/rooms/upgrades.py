@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Database
 
@@ -116,13 +117,13 @@ class RoomUpgrade:
     ended: True when everything is done
     """
 
-    old_room_id: str
-    new_room_id: str
+    old_room_id: RoomId
+    new_room_id: RoomId
     new_version: str
-    upgrader: str
-    create_event_id: str
+    upgrader: UserId
+    create_event_id: EventId
     create_event: bytes
-    tombstone_event_id: str | None
+    tombstone_event_id: EventId | None
     tombstone: bytes | None
     ended: bool
 
@@ -136,13 +137,13 @@ class StateContent:
     content: dict[str, object]
 
 
-async def get_room_upgrade(database: Database, old_room_id: str) -> RoomUpgrade | None:
+async def get_room_upgrade(database: Database, old_room_id: RoomId) -> RoomUpgrade | None:
     """Return the latest upgrade of a room."""
     row = await database.fetchrow(_GET, old_room_id)
     return None if row is None else RoomUpgrade(**row)
 
 
-async def get_upgrade_into(database: Database, new_room_id: str) -> RoomUpgrade | None:
+async def get_upgrade_into(database: Database, new_room_id: RoomId) -> RoomUpgrade | None:
     """Return the upgrade whose new room this is, or will be."""
     row = await database.fetchrow(_GET_BY_NEW, new_room_id)
     return None if row is None else RoomUpgrade(**row)
@@ -157,7 +158,7 @@ async def begin_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> bool:
     return bool(row["begun"])
 
 
-async def move_names(write: FencedWrite, old_room_id: str, new_room_id: str) -> None:
+async def move_names(write: FencedWrite, old_room_id: RoomId, new_room_id: RoomId) -> None:
     """Let all aliases of a room, and its place in the directory, be another room's."""
     await write(MOVE_NAMES, old_room_id, new_room_id)
 
@@ -171,7 +172,9 @@ async def drop_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
     await write(DROP_UPGRADE, upgrade.old_room_id, upgrade.new_room_id)
 
 
-async def get_state_contents(database: Database, room_id: str, types: Sequence[str], limit: int) -> list[StateContent]:
+async def get_state_contents(
+    database: Database, room_id: RoomId, types: Sequence[str], limit: int
+) -> list[StateContent]:
     """Return the current state of these types, at most `limit` events; redacted ones are left out."""
     rows = await database.fetch(_STATE, room_id, list(types), limit)
     return [
@@ -181,32 +184,32 @@ async def get_state_contents(database: Database, room_id: str, types: Sequence[s
     ]
 
 
-async def get_create_event(database: Database, room_id: str) -> tuple[str, str, bytes] | None:
+async def get_create_event(database: Database, room_id: RoomId) -> tuple[str, EventId, bytes] | None:
     """Return the room's version, the id of its create event, and that event; None for a room that is not known."""
     row = await database.fetchrow(_CREATE, room_id)
     return None if row is None else (row["room_version"], row["event_id"], row["json"])
 
 
-async def get_bans(database: Database, room_id: str, limit: int) -> dict[str, str | None]:
+async def get_bans(database: Database, room_id: RoomId, limit: int) -> dict[UserId, str | None]:
     """Return user id -> reason of those who are banned from a room, at most `limit`."""
-    bans: dict[str, str | None] = {}
+    bans: dict[UserId, str | None] = {}
     for user_id, json in await database.fetch(_BANS, room_id, limit):
         reason = orjson.loads(json)["content"].get("reason")
         bans[user_id] = reason if isinstance(reason, str) else None
     return bans
 
 
-async def get_local_aliases(database: Database, room_id: str) -> set[str]:
+async def get_local_aliases(database: Database, room_id: RoomId) -> set[str]:
     """Return our aliases that point to a room."""
     return {row["alias"] for row in await database.fetch(_ALIASES, room_id)}
 
 
-async def remember_settings(database: Database, user_id: str, old_room_id: str, new_room_id: str) -> None:
+async def remember_settings(database: Database, user_id: UserId, old_room_id: RoomId, new_room_id: RoomId) -> None:
     """Note that a user joins, or is about to join, a room that says to be the successor of another one."""
     await database.execute(_REMEMBER, user_id, new_room_id, old_room_id)
 
 
-async def is_successor(database: Database, old_room_id: str, new_room_id: str) -> bool:
+async def is_successor(database: Database, old_room_id: RoomId, new_room_id: RoomId) -> bool:
     """Return whether the old room itself says so: anybody can claim it in a new one."""
     row = await database.fetchrow(_IS_SUCCESSOR, old_room_id, new_room_id)
     assert row is not None

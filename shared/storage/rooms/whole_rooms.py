@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_check import EventColumns, LineRow, MembershipRow
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.pool import Source
@@ -33,17 +34,17 @@ _AWAITED = "SELECT event_id, redaction_nid FROM awaited_redactions WHERE room_ni
 _TRANSACTIONS = "SELECT event_id FROM client_transactions WHERE room_nid = $1"
 
 
-async def get_room_ids(source: Source, after: str, limit: int) -> list[str]:
+async def get_room_ids(source: Source, after: str, limit: int) -> list[RoomId]:
     """Return at most so many ids of our rooms, in their order, after the given one ("": from the first on)."""
     return [row[0] for row in await source.fetch(_ROOM_IDS, after, limit)]
 
 
-async def get_some_room_ids(source: Source, count: int) -> list[str]:
+async def get_some_room_ids(source: Source, count: int) -> list[RoomId]:
     """Return ids of so many rooms, drawn by chance. Reads all rows of `rooms`."""
     return [row[0] for row in await source.fetch(_SAMPLE, count)]
 
 
-async def get_whole_room(source: Source, room_id: str) -> tuple[int, str, int] | None:
+async def get_whole_room(source: Source, room_id: RoomId) -> tuple[int, str, int] | None:
     """Return (room number, room version, how many events are stored); None for a room that we do not have."""
     row = await source.fetchrow(_ROOM, room_id)
     return None if row is None else (row[0], row[1], await source.fetchval(_COUNT, row[0]))
@@ -74,7 +75,7 @@ async def get_extremities(source: Source, room_nid: int) -> list[int] | None:
     return None if nids is None else list(nids)
 
 
-async def get_membership_rows(source: Source, room_nid: int) -> dict[str, MembershipRow]:
+async def get_membership_rows(source: Source, room_nid: int) -> dict[UserId, MembershipRow]:
     """Return user id -> what is stored of the membership."""
     return {user_id: MembershipRow(*membership) for user_id, *membership in await source.fetch(_MEMBERSHIPS, room_nid)}
 
@@ -87,11 +88,11 @@ async def get_snapshots(source: Source, room_nid: int) -> list[Snapshot]:
     ]
 
 
-async def get_all_awaited_redactions(source: Source, room_nid: int) -> list[tuple[str, int]]:
+async def get_all_awaited_redactions(source: Source, room_nid: int) -> list[tuple[EventId, int]]:
     """Return (id of the event that is not here, number of its redaction)."""
     return [(row[0], row[1]) for row in await source.fetch(_AWAITED, room_nid)]
 
 
-async def get_transaction_answers(source: Source, room_nid: int) -> list[str]:
+async def get_transaction_answers(source: Source, room_nid: int) -> list[EventId]:
     """Return the event ids that clients' transactions have been answered with."""
     return [row[0] for row in await source.fetch(_TRANSACTIONS, room_nid)]

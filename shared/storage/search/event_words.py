@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from shared.core.events.event import event_from_storage
+from shared.core.identifiers import UserId
 from shared.core.room_versions import get_room_version
 from shared.core.search.event_text import searchable_text, split_words
 from shared.storage.engine.pool import Connection, Database, Source
@@ -78,7 +79,7 @@ class Hit:
     rank: float
     type: str
     state_key: str | None
-    sender: str
+    sender: UserId
     ordinal: int
     back: int
     state_nid: int | None

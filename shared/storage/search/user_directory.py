@@ -12,6 +12,7 @@ import orjson
 
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
+from shared.core.identifiers import UserId
 from shared.core.room_versions import get_room_version
 from shared.core.search.directory_words import directory_words
 from shared.storage.engine.pool import Connection, Database
@@ -139,7 +140,7 @@ _Entry: TypeAlias = tuple[str, str | None, str | None, str]
 
 @dataclass(frozen=True, slots=True)
 class FoundUser:
-    user_id: str
+    user_id: UserId
     display_name: str | None
     avatar_url: str | None
 
@@ -211,7 +212,7 @@ async def _take_queued(conn: Connection) -> bool:
     return len(rows) == _USERS
 
 
-async def _enter_accounts(conn: Connection, user_ids: Sequence[str]) -> None:
+async def _enter_accounts(conn: Connection, user_ids: Sequence[UserId]) -> None:
     if not user_ids:
         return
     entries, gone = [], []
@@ -270,7 +271,7 @@ async def _store(conn: Connection, statement: str, entries: Iterable[_Entry]) ->
         await conn.execute(statement, *map(list, zip(*rows, strict=True)))
 
 
-def _entry(user_id: str, name: str | None, avatar: str | None) -> _Entry:
+def _entry(user_id: UserId, name: str | None, avatar: str | None) -> _Entry:
     return user_id, name, avatar, " ".join(directory_words(user_id, name))
 
 

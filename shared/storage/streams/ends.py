@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Source
 from shared.storage.fleet.leases import FINAL_POSITIONS
 
@@ -45,7 +46,7 @@ async def get_stream_ends(source: Source, streams: Collection[str]) -> StreamEnd
     return StreamEnds(row["lease"], {name: row[name] for name in streams})
 
 
-async def get_user_ends(source: Source, user_id: str) -> dict[str, dict[int, int]]:
+async def get_user_ends(source: Source, user_id: UserId) -> dict[str, dict[int, int]]:
     """Return stream -> writer -> position of the latest row that is the user's own or of a room that he is in.
 
     Of receipts: his own only. A writer may have stored later rows; none of them is such a one.

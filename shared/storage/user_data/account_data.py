@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database, Source
 from shared.storage.push.rules import PushRulesRecord, push_rules_record
@@ -69,30 +70,30 @@ class AccountDataEntry:
     position: int
 
 
-async def get_account_data(database: Database, user_id: str, room_id: str, type_: str) -> AccountDataEntry:
-    """room_id: "" for global account data."""
+async def get_account_data(database: Database, user_id: UserId, room_id: RoomId, type_: str) -> AccountDataEntry:
+    """room_id: perhaps GLOBAL."""
     row = await database.fetchrow(_GET, user_id, room_id, type_)
     return AccountDataEntry(row["json"], row["position"]) if row is not None else AccountDataEntry(None, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class AccountDataRecord:
-    """room_id "": global; json None: deleted."""
+    """room_id: perhaps GLOBAL. json: None: deleted."""
 
-    room_id: str
+    room_id: RoomId
     type: str
     json: bytes | None
     writer: int
     position: int
 
 
-async def get_account_data_of_user(source: Source, user_id: str) -> list[AccountDataRecord]:
+async def get_account_data_of_user(source: Source, user_id: UserId) -> list[AccountDataRecord]:
     """Return all account data of the user, deletions too."""
     return [AccountDataRecord(*row) for row in await source.fetch(_OF_USER, user_id)]
 
 
 async def get_account_data_and_push_rules(
-    source: Source, user_id: str
+    source: Source, user_id: UserId
 ) -> tuple[list[AccountDataRecord], PushRulesRecord]:
     """Return all account data of the user, deletions too, and what he changed of the push rules."""
     records, rules = [], PushRulesRecord()
@@ -104,19 +105,19 @@ async def get_account_data_and_push_rules(
     return records, rules
 
 
-async def get_filter_json(source: Source, user_id: str, filter_id: int) -> bytes | None:
+async def get_filter_json(source: Source, user_id: UserId, filter_id: int) -> bytes | None:
     """Return a filter that the user stored, as JSON; None when he has none of that number."""
     json: bytes | None = await source.fetchval(_FILTER, user_id, filter_id)
     return json
 
 
-async def get_ignored_users(source: Source, user_id: str) -> frozenset[str]:
+async def get_ignored_users(source: Source, user_id: UserId) -> frozenset[UserId]:
     """Return whom the user ignores. Spec: client-server API, "Ignoring Users"."""
     json: bytes | None = await source.fetchval(_IGNORED, user_id)
     return frozenset() if json is None else frozenset(ignored_in(json))
 
 
-def ignored_in(json: bytes) -> Iterable[str]:
+def ignored_in(json: bytes) -> Iterable[UserId]:
     """Return the users in the content of an m.ignored_user_list, whatever shape it has."""
     content: Any = orjson.loads(json)
     users = content.get("ignored_users") if isinstance(content, dict) else None
@@ -129,7 +130,7 @@ def blocks_invites(json: bytes | None) -> bool:
     return isinstance(content, dict) and content.get("default_action") == "block"
 
 
-async def store_filter(database: Database, user_id: str, hash_: bytes, json: bytes) -> int:
+async def store_filter(database: Database, user_id: UserId, hash_: bytes, json: bytes) -> int:
     """Return the id of the user's filter with this content, new or not. hash_: SHA-256 of its canonical JSON."""
     while True:
         filter_id: int | None = await database.fetchval(_STORE_FILTER, user_id, hash_, json)

@@ -6,6 +6,7 @@ Saved without a fence: a row says when it was so, and only something later repla
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.storage.engine.parameters import columns
 from shared.storage.engine.pool import Database
 
@@ -26,7 +27,7 @@ _SAVE = """
 class StoredPresence:
     """state: online, unavailable, offline; last_active_ms: 0 where it isn't known; changed_ms: when it was so."""
 
-    user_id: str
+    user_id: UserId
     state: str
     status_msg: str | None
     last_active_ms: int
@@ -41,7 +42,7 @@ class SavedPresence:
     last_active_ms: int
 
 
-async def get_presence(database: Database, user_ids: Collection[str]) -> dict[str, SavedPresence]:
+async def get_presence(database: Database, user_ids: Collection[UserId]) -> dict[str, SavedPresence]:
     """Return what is saved, by user; users of whom nothing is are left out."""
     rows = await database.fetch(_GET, list(user_ids))
     return {user_id: SavedPresence(status, last_active_ms) for user_id, status, last_active_ms in rows}

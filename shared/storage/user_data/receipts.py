@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database, Source
 
@@ -50,12 +51,14 @@ class ReceiptTarget:
     room_nid: int
     membership: str | None
     membership_ordinal: int | None
-    event_id: str | None
+    event_id: EventId | None
     ordinal: int
     place: int
 
 
-async def get_receipt_target(database: Database, room_id: str, user_id: str, event_id: str) -> ReceiptTarget | None:
+async def get_receipt_target(
+    database: Database, room_id: RoomId, user_id: UserId, event_id: EventId
+) -> ReceiptTarget | None:
     """Return what a receipt names; None when the room is not known. The ids are free of U+0000."""
     row = await database.fetchrow(_TARGET, room_id, user_id, event_id)
     if row is None:
@@ -68,10 +71,10 @@ async def get_receipt_target(database: Database, room_id: str, user_id: str, eve
 class ReceiptRecord:
     """kind: m.read or m.read.private; thread_id: "" for an unthreaded receipt."""
 
-    user_id: str
+    user_id: UserId
     kind: str
     thread_id: str
-    event_id: str
+    event_id: EventId
     ts_ms: int
     writer: int
     position: int

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Source
@@ -97,7 +98,7 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionChange:
-    room_id: str
+    room_id: RoomId
     thread_id: str
     subscribed: bool
     automatic: bool
@@ -106,7 +107,7 @@ class SubscriptionChange:
 
 
 async def find_thread(
-    source: Source, room_id: str, user_id: str, thread_id: str, cause: str | None = None
+    source: Source, room_id: RoomId, user_id: UserId, thread_id: str, cause: str | None = None
 ) -> Thread | None:
     """Return a thread of a room that the user is in; None where there is none such. cause: event id."""
     rows = await source.fetch(_FIND, room_id, user_id, thread_id, cause)
@@ -117,7 +118,7 @@ async def find_thread(
 
 
 async def subscribe(
-    write: FencedWrite, user_id: str, room_nid: int, thread_id: str, cause: int | None, streams: Collection[str]
+    write: FencedWrite, user_id: UserId, room_nid: int, thread_id: str, cause: int | None, streams: Collection[str]
 ) -> int | Literal["unchanged", "conflict"]:
     """Return the position of the change. cause: None: the user himself wants it.
 
@@ -131,7 +132,7 @@ async def subscribe(
 
 
 async def unsubscribe(
-    write: FencedWrite, user_id: str, room_nid: int, thread_id: str, streams: Collection[str]
+    write: FencedWrite, user_id: UserId, room_nid: int, thread_id: str, streams: Collection[str]
 ) -> int | None:
     """Return the position of the change, None: there was no subscription."""
     row = await write(UNSUBSCRIBE, user_id, room_nid, thread_id, streams=tuple(streams))
@@ -140,14 +141,14 @@ async def unsubscribe(
 
 
 async def read_changes(
-    source: Source, user_id: str, since: Vector, now: Vector, limit: int, before: int = END
+    source: Source, user_id: UserId, since: Vector, now: Vector, limit: int, before: int = END
 ) -> list[SubscriptionChange]:
     """Return those of the user's subscriptions that changed after `since` and before the position, the latest first."""
     rows = await source.fetch(_CHANGES, user_id, before, limit, *_columns(since), *_columns(now))
     return [SubscriptionChange(*row) for row in rows]
 
 
-async def subscribers_of(source: Source, room_nid: int, thread_id: str) -> list[tuple[str, int]]:
+async def subscribers_of(source: Source, room_nid: int, thread_id: str) -> list[tuple[UserId, int]]:
     """Return (user id, position of that) of those who are subscribed to a thread, in its room or not any more."""
     return [tuple(row) for row in await source.fetch(_SUBSCRIBERS, room_nid, thread_id)]
 

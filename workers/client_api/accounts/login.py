@@ -100,7 +100,7 @@ class PasswordCheck:
             # People capitalise their names. Registered names are lower case.
             localpart, colon, server = user_id.partition(":")
             if (lower := lower_ascii(localpart)) != localpart:
-                account = await get_account(self._database, lower + colon + server)
+                account = await get_account(self._database, UserId(lower + colon + server))
         return account
 
     async def _count(self, user_id: UserId | None, address: str) -> None:

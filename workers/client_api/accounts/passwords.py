@@ -55,7 +55,7 @@ class PasswordDemand:
                 raise missing_param("Missing key: auth.password")
             if "identifier" not in auth and "user" not in auth:
                 raise missing_param("Missing key: auth.identifier")
-            account = await self._passwords.check(_identifier(auth, ""), password, request.client_address)
+            account = await self._passwords.check(_identifier(auth, UserId("")), password, request.client_address)
             return account.user_id
 
         return _demand(operation, None, pass_password)
@@ -122,7 +122,7 @@ class PasswordChange:
         return kept
 
 
-def _identifier(auth: Mapping[str, Any], user_id: str) -> UserIdentifier:
+def _identifier(auth: Mapping[str, Any], user_id: UserId) -> UserIdentifier:
     """Return the user that the `auth` object names. Old clients send `user`, some send nothing and mean themselves."""
     if "identifier" in auth:
         return convert(auth["identifier"], UserIdentifier)

@@ -12,13 +12,7 @@ import msgspec
 
 from shared.config.sections import Registration as RegistrationConfig
 from shared.core.errors import MatrixError, bad_json, forbidden, missing_param
-from shared.core.identifiers import (
-    UserId,
-    is_user_id,
-    is_valid_localpart_for_registration,
-    lower_ascii,
-    parse_user_id,
-)
+from shared.core.identifiers import UserId, is_user_id, is_valid_localpart_for_registration, lower_ascii, parse_user_id
 from shared.http.endpoint import CLIENT_V1, Auth, RateLimit
 from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
@@ -57,7 +51,7 @@ _STORED_ONLY = ("password_hash", "guest_token_hash")
 class Registered(msgspec.Struct, frozen=True):
     """The account that an interactive session made. device_id: None if it did not log in."""
 
-    user_id: str
+    user_id: UserId
     device_id: str | None
 
 

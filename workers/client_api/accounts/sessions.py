@@ -193,7 +193,7 @@ class Sessions:
         with passing_as_unavailable():
             return await self._writer.write(statement, *args, streams=(SESSIONS.name, DEVICE_LISTS.name))
 
-    def _announce(self, changes: Sequence[tuple[int, str, str | None]]) -> None:
+    def _announce(self, changes: Sequence[tuple[int, UserId, str | None]]) -> None:
         rows = [
             SessionRow(position=at, writer=self._writer.lease, user_id=user_id, device_id=device)
             for at, user_id, device in changes

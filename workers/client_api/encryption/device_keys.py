@@ -41,12 +41,12 @@ _ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
 
 class KeyQueryBody(msgspec.Struct):
-    device_keys: dict[str, list[str]]
+    device_keys: dict[UserId, list[str]]
     timeout: int = 10_000
 
 
 class KeyClaimBody(msgspec.Struct):
-    one_time_keys: dict[str, dict[str, str]]
+    one_time_keys: dict[UserId, dict[str, str]]
     timeout: int = 10_000
 
 
@@ -250,9 +250,9 @@ class DeviceKeys:
                 raise invalid_param("The token is from the future")
         return token
 
-    def _split(self, user_ids: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
+    def _split(self, user_ids: Iterable[UserId]) -> tuple[list[UserId], dict[str, Any]]:
         """Return the local users, and the servers of the others as `failures`. Raises M_INVALID_PARAM."""
-        local: list[str] = []
+        local: list[UserId] = []
         failures: dict[str, Any] = {}
         for number, user_id in enumerate(user_ids, start=1):
             if number > _MAX_USERS:

@@ -28,7 +28,7 @@ class KeyUploadBody(msgspec.Struct):
 class DeviceKeysBody(msgspec.Struct):
     """The identity keys of a device. Spec: client-server API, DeviceKeys."""
 
-    user_id: str
+    user_id: UserId
     device_id: str
     algorithms: list[str]
     keys: dict[str, str]

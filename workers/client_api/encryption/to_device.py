@@ -12,7 +12,7 @@ from replication.streams import TO_DEVICE
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import invalid_param
-from shared.core.identifiers import check_user_id, server_of, within_bytes
+from shared.core.identifiers import UserId, check_user_id, server_of, within_bytes
 from shared.core.rows import ToDeviceRow
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response
@@ -28,7 +28,7 @@ _MAX_CONTENT_BYTES = 65_536  # of one message: the limit of an event
 
 
 class SendToDeviceBody(msgspec.Struct):
-    messages: dict[str, dict[str, dict[str, Any]]]
+    messages: dict[UserId, dict[str, dict[str, Any]]]
 
 
 class SendToDevice:

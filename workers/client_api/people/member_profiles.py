@@ -9,7 +9,7 @@ import logging
 from replication.calls.owner_calls import Ask
 from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import RemoteServerError, Unavailable
-from shared.core.identifiers import UserId
+from shared.core.identifiers import RoomId, UserId
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import list_joined_rooms
@@ -30,8 +30,8 @@ class MemberProfileSender:
         self._database = database
         self._set_profile = set_profile
         self._tasks = tasks
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._changed_meanwhile: set[str] = set()
+        self._running: dict[UserId, asyncio.Task[None]] = {}
+        self._changed_meanwhile: set[UserId] = set()
 
     async def profile_changed(self, user_id: UserId) -> None:
         """Begin to update the user's member events from the stored profile, and wait at most a second."""
@@ -63,7 +63,7 @@ class MemberProfileSender:
         change = MemberProfileChange(user_id)  # the owner of each room reads the stored profile
         turns = asyncio.Semaphore(_ROOMS_AT_A_TIME)
 
-        async def send(room_id: str) -> None:
+        async def send(room_id: RoomId) -> None:
             async with turns:
                 if user_id not in self._changed_meanwhile:  # else the next run brings a newer profile to this room
                     await self._send(room_id, change)
@@ -72,7 +72,7 @@ class MemberProfileSender:
             for room_id in await list_joined_rooms(self._database, user_id):
                 group.create_task(send(room_id))
 
-    async def _send(self, room_id: str, change: MemberProfileChange) -> None:
+    async def _send(self, room_id: RoomId, change: MemberProfileChange) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._set_profile(room_id, change)

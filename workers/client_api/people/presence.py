@@ -7,7 +7,7 @@ import msgspec
 
 from replication.calls.presence import REPORT_PRESENCE, PresenceAnswer, PresenceReport
 from shared.core.errors import Unavailable, forbidden, invalid_param, not_found
-from shared.core.identifiers import check_user_id
+from shared.core.identifiers import UserId, check_user_id
 from shared.core.presence import OFFLINE, STATES, UNSET, VisiblePresence
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response, json_response
@@ -107,7 +107,7 @@ class Presence:
             # A device that syncs as offline from the start needs no entry.
             devices = [device for device in report.devices if device.told != OFFLINE or device.user_id in self._users]
             await self._users.load({device.user_id for device in devices if self._users.owns(device.user_id)})
-            changed: dict[str, None] = {}
+            changed: dict[UserId, None] = {}
             for device in devices:
                 user = self._users.get(device.user_id)
                 if user is not None and self._users.owns(device.user_id) and device.told in (UNSET, *STATES):

@@ -14,6 +14,7 @@ from typing import Protocol
 from replication.streams import PRESENCE
 from replication.streams.announcer import Announcer
 from shared.core.errors import Unavailable
+from shared.core.identifiers import UserId
 from shared.core.presence import UserPresence, VisiblePresence
 from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
@@ -49,24 +50,24 @@ class PresentUsers:
         self._announcer = announcer
         self._slots = slots
         self._clock = clock
-        self._users: dict[str, _Kept] = {}
-        self._due: list[tuple[int, str]] = []
-        self._unsaved: dict[str, StoredPresence] = {}
+        self._users: dict[UserId, _Kept] = {}
+        self._due: list[tuple[int, UserId]] = []
+        self._unsaved: dict[UserId, StoredPresence] = {}
         announcer.set_values(PRESENCE, self._all_rows)
         slots.on_change(self._slots_changed)
 
-    def owns(self, user_id: str) -> bool:
+    def owns(self, user_id: UserId) -> bool:
         return self._slots.owns("users", slot_of(user_id))
 
-    def __contains__(self, user_id: str) -> bool:
+    def __contains__(self, user_id: UserId) -> bool:
         return user_id in self._users
 
-    def get(self, user_id: str) -> UserPresence | None:
+    def get(self, user_id: UserId) -> UserPresence | None:
         """Return the presence of a user who is present, or was a short time ago."""
         kept = self._users.get(user_id)
         return None if kept is None else kept.presence
 
-    async def load(self, user_ids: Collection[str]) -> None:
+    async def load(self, user_ids: Collection[UserId]) -> None:
         """Load these users into memory, up to its limit. Raises Unavailable."""
         missing = [user_id for user_id in user_ids if user_id not in self._users]
         if not missing:
@@ -79,7 +80,7 @@ class PresentUsers:
             if (last := saved.get(user_id)) is not None:
                 kept.presence.status_msg, kept.presence.last_active_ms = last.status_msg, last.last_active_ms
 
-    def announce_changes(self, user_ids: Iterable[str]) -> None:
+    def announce_changes(self, user_ids: Iterable[UserId]) -> None:
         """Announce the presence of those users for whom it differs from the last announcement."""
         now_ms = self._clock.now_ms()
         rows = [row for user_id in user_ids if (row := self._updated(user_id, now_ms)) is not None]
@@ -103,10 +104,10 @@ class PresentUsers:
                 await self.save()
                 save_at_s = self._clock.monotonic_s() + _SAVE_EVERY_S
 
-    def _take_due(self) -> list[str]:
+    def _take_due(self) -> list[UserId]:
         """Return a batch of users whose presence is due for a check."""
         now_ms = self._clock.now_ms()
-        due: list[str] = []
+        due: list[UserId] = []
         while self._due and self._due[0][0] <= now_ms and len(due) < _EXPIRE_BATCH:
             at_ms, user_id = heapq.heappop(self._due)
             kept = self._users.get(user_id)
@@ -127,7 +128,7 @@ class PresentUsers:
         except Unavailable:
             return
 
-    async def save_now(self, user_id: str) -> None:
+    async def save_now(self, user_id: UserId) -> None:
         """Save the changes of one user. Raises Unavailable; they are then saved later."""
         unsaved = self._unsaved.get(user_id)
         if unsaved is not None:
@@ -135,7 +136,7 @@ class PresentUsers:
             if self._unsaved.get(user_id) is unsaved:
                 del self._unsaved[user_id]
 
-    def _updated(self, user_id: str, now_ms: int) -> PresenceRow | None:
+    def _updated(self, user_id: UserId, now_ms: int) -> PresenceRow | None:
         """Return the row to announce; None if the presence is as announced. Schedules the next check."""
         kept = self._users.get(user_id)
         if kept is None:
@@ -167,7 +168,7 @@ class PresentUsers:
             self._row(user_id, kept.announced) for user_id, kept in self._users.items() if kept.announced is not None
         ]
 
-    def _row(self, user_id: str, visible: VisiblePresence) -> PresenceRow:
+    def _row(self, user_id: UserId, visible: VisiblePresence) -> PresenceRow:
         return PresenceRow(
             position=self._announcer.next_ephemeral_position(PRESENCE),
             writer=self._announcer.lease,

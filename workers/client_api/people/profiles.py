@@ -128,7 +128,7 @@ class Profiles:
         if key in _IN_MEMBER_EVENTS:
             await self._members.profile_changed(user_id)
 
-    async def _profile(self, user_id: str) -> Mapping[str, Any]:
+    async def _profile(self, user_id: UserId) -> Mapping[str, Any]:
         _, _, server = check_user_id(user_id).partition(":")
         profile = await get_profile(self._database, user_id) if server == self._server_name else None
         if profile is None:

@@ -11,7 +11,7 @@ import orjson
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
 from shared.core.events.event import parse_event
 from shared.core.events.readers import power_levels_of
-from shared.core.identifiers import UserId, check_room_id, parse_room_alias
+from shared.core.identifiers import RoomId, UserId, check_room_id, parse_room_alias
 from shared.core.room_versions import get_room_version
 from shared.http.endpoint import Auth, RateLimit
 from shared.http.request import Request, Requester, Response, empty_response, json_response
@@ -27,7 +27,7 @@ _MAX_SERVERS = 20  # in an answer: to join, a client needs few
 
 
 class SetAliasBody(msgspec.Struct):
-    room_id: str
+    room_id: RoomId
 
 
 class VisibilityBody(msgspec.Struct):

@@ -9,7 +9,7 @@ from replication.streams import RECEIPTS
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import forbidden, invalid_param, not_found
-from shared.core.identifiers import RoomId, UserId, check_event_id, check_room_id
+from shared.core.identifiers import EventId, RoomId, UserId, check_event_id, check_room_id
 from shared.core.rows import ReceiptRow
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response
@@ -92,13 +92,15 @@ class Receipts:
         body = request.decode(ReadMarkersBody)
         user_id, room_id = request.user.user_id, check_room_id(request.params["roomId"])
         wanted = ((FULLY_READ, body.fully_read), (PUBLIC, body.read), (PRIVATE, body.private))
-        targets = [(kind, await self._target(room_id, user_id, event)) for kind, event in wanted if event is not None]
+        targets = [
+            (kind, await self._target(room_id, user_id, EventId(event))) for kind, event in wanted if event is not None
+        ]
         for kind, target in targets:
             await self._set(user_id, room_id, kind, "", target)
         self._present_users.note_activity(request.user)
         return empty_response()
 
-    async def _target(self, room_id: RoomId, user_id: UserId, event_id: str) -> ReceiptTarget:
+    async def _target(self, room_id: RoomId, user_id: UserId, event_id: EventId) -> ReceiptTarget:
         target = await get_receipt_target(self._database, room_id, user_id, check_event_id(event_id))
         if target is None or target.membership != "join":
             raise forbidden("You are not in this room")
@@ -143,7 +145,7 @@ class Receipts:
         )
         self._announcer.announce(RECEIPTS, [receipt])
 
-    async def _set_fully_read(self, user_id: UserId, room_id: RoomId, event_id: str, ordinal: int) -> None:
+    async def _set_fully_read(self, user_id: UserId, room_id: RoomId, event_id: EventId, ordinal: int) -> None:
         """Set the marker. It only moves forward, because each device of the user sends its own."""
         async with self._account_data.lock(user_id):
             present = await self._present_marker(user_id, room_id)
@@ -156,7 +158,7 @@ class Receipts:
         event_id = orjson.loads(json).get("event_id") if json is not None else None
         if not isinstance(event_id, str) or "\x00" in event_id:
             return None
-        target = await get_receipt_target(self._database, room_id, user_id, event_id)
+        target = await get_receipt_target(self._database, room_id, user_id, EventId(event_id))
         return target if target is not None and target.event_id is not None else None
 
     async def _check_thread(self, target: ReceiptTarget, thread_id: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from shared.core.errors import invalid_param, not_found
-from shared.core.identifiers import is_user_id
+from shared.core.identifiers import UserId, is_user_id
 from shared.http.endpoint import CLIENT_V1, RateLimit
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.serving import endpoint
@@ -118,7 +118,7 @@ class Reports:
         match = None if token is None else _TOKEN.fullmatch(token)
         if token is not None and match is None:
             raise invalid_param("from must be a next_batch token of an earlier answer")
-        rooms = await get_mutual_rooms(self._database, request.user.user_id, other)
+        rooms = await get_mutual_rooms(self._database, request.user.user_id, UserId(other))
         after = 0 if match is None else int(match[1])
         ahead = [(nid, room_id) for nid, room_id in rooms if nid > after]
         page = ahead[:_ROOMS_PER_PAGE]

@@ -1,11 +1,10 @@
 """Account data, global and per room. Spec: client-server API, "Client Config"."""
 
-from typing import Literal
-
 import orjson
 
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
 from shared.core.identifiers import RoomId, UserId, check_room_id, within_bytes
+from shared.core.rows import GLOBAL
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.serving import endpoint
@@ -42,7 +41,7 @@ class AccountData:
         user_id = own_user_id(request)
         if request.params["type"] == PUSH_RULES:
             return json_response(await self._push_rules.get_ruleset(user_id))
-        return await self._get(user_id, "", request.params["type"])
+        return await self._get(user_id, GLOBAL, request.params["type"])
 
     @endpoint(
         name="set_account_data",
@@ -55,7 +54,7 @@ class AccountData:
     )
     async def set_account_data(self, request: Request) -> Response:
         """PUT /user/{userId}/account_data/{type}. Raises M_BAD_JSON, 405 for types that the server manages."""
-        return await self._set(request, "")
+        return await self._set(request, GLOBAL)
 
     @endpoint(
         name="get_room_account_data",
@@ -84,13 +83,13 @@ class AccountData:
         """PUT /user/{userId}/rooms/{roomId}/account_data/{type}."""
         return await self._set(request, check_room_id(request.params["roomId"]))
 
-    async def _get(self, user_id: UserId, room_id: RoomId | Literal[""], type_: str) -> Response:
+    async def _get(self, user_id: UserId, room_id: RoomId, type_: str) -> Response:
         entry = await get_account_data(self._database, user_id, room_id, type_)
         if entry.json is None:
             raise not_found("There is no account data of this type")
         return Response(entry.json)
 
-    async def _set(self, request: Request, room_id: RoomId | Literal[""]) -> Response:
+    async def _set(self, request: Request, room_id: RoomId) -> Response:
         user_id, type_ = own_user_id(request), request.params["type"]
         if type_ in _MANAGED:
             raise MatrixError("M_BAD_JSON", f"{type_} cannot be set through this endpoint", 405)

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal
 
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.errors import Unavailable
 from shared.core.identifiers import RoomId, UserId, is_user_id
-from shared.core.rows import AccountDataRow, PushRulesRow
+from shared.core.rows import GLOBAL, AccountDataRow, PushRulesRow
 from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.push.rules import SET_IGNORED_USERS
@@ -33,14 +32,14 @@ class AccountDataWriter:
         """
         return self._locks.hold(user_id)
 
-    async def get(self, user_id: UserId, room_id: RoomId | Literal[""], type_: str) -> bytes | None:
-        """Return an entry's JSON; None if there is no entry. room_id: "": global account data."""
+    async def get(self, user_id: UserId, room_id: RoomId, type_: str) -> bytes | None:
+        """Return an entry's JSON; None if there is no entry. room_id: perhaps GLOBAL."""
         return (await get_account_data(self._database, user_id, room_id, type_)).json
 
     async def set(
         self,
         user_id: UserId,
-        room_id: RoomId | Literal[""],
+        room_id: RoomId,
         type_: str,
         json: bytes | None,
         *,
@@ -48,11 +47,11 @@ class AccountDataWriter:
     ) -> bool:
         """Store and announce an entry. Return False if it was changed meanwhile.
 
-        room_id: "": global account data.
+        room_id: perhaps GLOBAL.
         json: None: delete the entry.
         expected: write only if the entry still has this position; 0: only if there is no entry.
         """
-        if room_id == "" and type_ == IGNORED_USERS:
+        if room_id == GLOBAL and type_ == IGNORED_USERS:
             return await self._set_ignored_users(user_id, json, expected)
         with passing_as_unavailable():
             row = await self._writer.write(
@@ -91,7 +90,7 @@ class AccountDataWriter:
             return False
         lease = self._writer.lease
         data = AccountDataRow(
-            position=row["position"], writer=lease, user_id=user_id, room_id="", type=IGNORED_USERS, json=json
+            position=row["position"], writer=lease, user_id=user_id, room_id=GLOBAL, type=IGNORED_USERS, json=json
         )
         rules = PushRulesRow(
             position=row["rules_position"], writer=lease, user_id=user_id, rules=row["rules"], ignored=tuple(ignored)
@@ -103,7 +102,7 @@ class AccountDataWriter:
     async def change(
         self,
         user_id: UserId,
-        room_id: RoomId | Literal[""],
+        room_id: RoomId,
         type_: str,
         new_value: Callable[[bytes | None], bytes | None],
     ) -> None:

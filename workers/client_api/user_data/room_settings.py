@@ -9,6 +9,7 @@ import orjson
 
 from replication.calls.users import COPY_ROOM_SETTINGS, RoomSettings, SettingsCopied
 from shared.core.identifiers import RoomId, UserId
+from shared.core.rows import GLOBAL
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.upgrades import is_successor
 from workers.client_api.user_data.account_data_writer import AccountDataWriter
@@ -37,7 +38,7 @@ class RoomSettingsCopy:
         tags = await self._writer.get(user_id, old, _TAGS)
         if tags is not None:
             await self._writer.change(user_id, new, _TAGS, lambda present: tags if present is None else None)
-        await self._writer.change(user_id, "", _DIRECT, lambda present: _with_room(present, old, new))
+        await self._writer.change(user_id, GLOBAL, _DIRECT, lambda present: _with_room(present, old, new))
         await self._rules.copy_room_rules(user_id, old, new)
         return SettingsCopied(copied=True)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from shared.core.identifiers import UserId
 from shared.core.rows import EventRow
 from shared.core.sticky_events import sticky_of_pdu
 from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
@@ -62,7 +63,9 @@ def rows_of(
         prior = (None, None)
 
 
-def _members_of(event: EventToStore, memberships: Sequence[MembershipToStore]) -> tuple[tuple[str, str, int, str], ...]:
+def _members_of(
+    event: EventToStore, memberships: Sequence[MembershipToStore]
+) -> tuple[tuple[UserId, str, int, UserId], ...]:
     mine = (member for member in memberships if member.at_nid == event.event_nid)
     return tuple((member.user_id, member.membership, member.event_nid, member.sender) for member in mine)
 
@@ -119,12 +122,12 @@ def _add_change(batch: EventBatch, built: BuiltEvent, change: EntryChange, serve
     if now is not None:
         event = built.event if now.event_nid == built.event_nid else built.graph.brought[now.event_nid]
         member = MembershipToStore(
-            built.event_nid, key, now.membership or "leave", now.event_nid, event.sender, is_local
+            built.event_nid, UserId(key), now.membership or "leave", now.event_nid, event.sender, is_local
         )
     else:
         # Resolution removed the user's membership altogether: they count as having left by themselves.
         assert before is not None
-        member = MembershipToStore(built.event_nid, key, "leave", before.event_nid, key, is_local)
+        member = MembershipToStore(built.event_nid, UserId(key), "leave", before.event_nid, UserId(key), is_local)
     batch.memberships.append(member)
 
 

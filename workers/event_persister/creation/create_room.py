@@ -11,7 +11,7 @@ from replication.slots.forwarder import SlotForwarder
 from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable, invalid_param
 from shared.core.events import Event
 from shared.core.events.readers.create import creators_of
-from shared.core.identifiers import is_room_alias
+from shared.core.identifiers import UserId, is_room_alias
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.core.slots import slot_of
 from shared.http.endpoint import RateLimit
@@ -123,7 +123,9 @@ class CreateRoomHandler:
             raise MatrixError("M_ROOM_IN_USE", "This room alias is already in use", 400)
         return alias
 
-    def _create_event(self, version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> Event:
+    def _create_event(
+        self, version: RoomVersion, body: CreateRoomBody, creator: UserId, invited: Sequence[UserId]
+    ) -> Event:
         content = create_content(version, body, creator, invited)
         if version.additional_creators and "additional_creators" in content:
             check_additional_creators(content["additional_creators"])

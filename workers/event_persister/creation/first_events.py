@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.core.identifiers import UserId
 from shared.core.room_versions import RoomVersion
 from workers.event_persister.members.member_changes import member_draft
 from workers.event_persister.room.drafts import Draft
@@ -43,7 +44,7 @@ class CreateRoomBody(msgspec.Struct):
     room_alias_name: str | None = None
     name: str | None = None
     topic: str | None = None
-    invite: list[str] | None = None
+    invite: list[UserId] | None = None
     invite_3pid: list[Invite3pid] | None = None
     room_version: str | None = None
     creation_content: dict[str, Any] | None = None
@@ -58,7 +59,9 @@ class CreateRoomBody(msgspec.Struct):
         return self.preset or ("public_chat" if self.visibility == "public" else "private_chat")
 
 
-def create_content(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:
+def create_content(
+    version: RoomVersion, body: CreateRoomBody, creator: UserId, invited: Sequence[UserId]
+) -> dict[str, Any]:
     """Return the content of m.room.create. The server's own keys win over `creation_content`."""
     content = {**(body.creation_content or {}), "room_version": version.name}
     content.pop("creator", None)
@@ -75,11 +78,11 @@ def create_content(version: RoomVersion, body: CreateRoomBody, creator: str, inv
 def first_events(
     version: RoomVersion,
     body: CreateRoomBody,
-    creator: str,
-    creators: Collection[str],
+    creator: UserId,
+    creators: Collection[UserId],
     alias: str | None,
-    invited: Sequence[str],
-    profiles: Mapping[str, Mapping[str, str]],
+    invited: Sequence[UserId],
+    profiles: Mapping[UserId, Mapping[str, str]],
 ) -> list[Draft]:
     """Return the events after m.room.create, in the spec's order.
 
@@ -129,7 +132,7 @@ def first_events(
     ]
 
 
-def _override(version: RoomVersion, body: CreateRoomBody, creators: Collection[str]) -> dict[str, Any]:
+def _override(version: RoomVersion, body: CreateRoomBody, creators: Collection[UserId]) -> dict[str, Any]:
     """Return `power_level_content_override`, without creators whose power no level can express.
 
     Deployed clients name the creator there with level 100 in every room version. From version 12 on the rules refuse
@@ -147,7 +150,9 @@ def _override(version: RoomVersion, body: CreateRoomBody, creators: Collection[s
     return override
 
 
-def _power_levels(version: RoomVersion, body: CreateRoomBody, creator: str, invited: Sequence[str]) -> dict[str, Any]:
+def _power_levels(
+    version: RoomVersion, body: CreateRoomBody, creator: UserId, invited: Sequence[UserId]
+) -> dict[str, Any]:
     """Return the default levels: creators may do everything, others may talk.
 
     Creators are not named if the room version lets them outrank all.

@@ -62,9 +62,9 @@ class RoomResolution:
         await asyncio.sleep(0)
         return _entries_of(room, resolved, entries, known)
 
-    def forget(self, event_id: str) -> None:
+    def forget(self, event_id: EventId) -> None:
         """Drop an event that was redacted from the cache."""
-        self._resolver.forget([EventId(event_id)])
+        self._resolver.forget([event_id])
 
     async def load(self, room: LiveRoom, missing: Callable[[], set[int]], known: KnownEvents) -> None:
         """Load events into the room's memory until the rules miss none.
@@ -90,7 +90,7 @@ class CurrentIds(Mapping[StateKey, EventId]):
         entry = self._room.state.entry(*key)
         if entry is None:
             raise KeyError(key)
-        return EventId(entry.event_id)
+        return entry.event_id
 
     @overload
     def get(self, key: StateKey, /) -> EventId | None: ...
@@ -99,7 +99,7 @@ class CurrentIds(Mapping[StateKey, EventId]):
     def get(self, key: StateKey, /, default: EventId | T | None = None) -> EventId | T | None:
         # Most look-ups miss. The inherited method would raise and catch an exception for each.
         entry = self._room.state.entry(*key)
-        return default if entry is None else EventId(entry.event_id)
+        return default if entry is None else entry.event_id
 
     def __iter__(self) -> Iterator[StateKey]:
         return self._room.state.keys_now()

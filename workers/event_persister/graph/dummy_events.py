@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 
 from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable
-from shared.core.identifiers import server_of
+from shared.core.identifiers import RoomId, UserId, server_of
 from shared.core.unread import DUMMY
 from shared.runtime.tasks import TaskGroup
 from workers.event_persister.graph.slow_sends import SlowSends
@@ -51,7 +51,7 @@ class DummyEvents:
             task = self._tasks.spawn(self._collapse(room.room_id), "tie extremities together")
             task.add_done_callback(lambda _: self._under_way.discard(room.room_id))
 
-    async def _collapse(self, room_id: str) -> None:
+    async def _collapse(self, room_id: RoomId) -> None:
         for _ in range(_MAX_IN_A_ROW):
             try:
                 if not await self._writer.in_room(room_id, self._write_one):
@@ -79,7 +79,7 @@ class DummyEvents:
             return True
         return False
 
-    def _senders(self, room: LiveRoom) -> list[str]:
+    def _senders(self, room: LiveRoom) -> list[UserId]:
         levels = room.state.power_levels
         needed = levels.event_level(DUMMY, False)
         local = (user_id for user_id in room.state.walk_members("join") if server_of(user_id) == self._server_name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from shared.core.event_auth import auth_types_for
 from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import PowerLevels, membership_of
-from shared.core.identifiers import is_event_id
+from shared.core.identifiers import EventId, is_event_id
 from shared.storage.engine.pool import Source
 from shared.storage.events.graph import GraphEvent, get_awaited_redactions, get_graph_events, get_graph_events_by_nid
 from shared.storage.events.statement import OUTLIER, REJECTED
@@ -106,7 +106,7 @@ class KnownEvents:
         self._placed: dict[str, tuple[BuiltEvent, Write]] = {}
         self._redactions: dict[str, list[KnownEvent]] = {}  # event id -> redactions that came before it
 
-    def get(self, event_id: str) -> KnownEvent | None:
+    def get(self, event_id: EventId) -> KnownEvent | None:
         """Return the event with its latest place, None if it was not found. Events of failed writes are not found."""
         built = self._room.state.built_event(event_id)
         if built is not None:
@@ -134,7 +134,7 @@ class KnownEvents:
             if built.graph.awaited is not None:
                 self._redactions.setdefault(built.graph.awaited, []).append(known_from_built(built))
 
-    async def look_up(self, event_ids: Iterable[str]) -> None:
+    async def look_up(self, event_ids: Iterable[EventId]) -> None:
         """Find these events."""
         missing = []
         for event_id in dict.fromkeys(event_ids):
@@ -150,12 +150,12 @@ class KnownEvents:
                 self._found[row.event_id] = known_from_row(self._room, row)
             await asyncio.sleep(0)
 
-    def accepted(self, event_id: str) -> Event | None:
+    def accepted(self, event_id: EventId) -> Event | None:
         """Return an event that was looked up and not rejected. Any thread may call this."""
         known = self.get(event_id)
         return None if known is None or known.is_rejected else known.event
 
-    async def look_up_redactions(self, event_ids: Sequence[str]) -> None:
+    async def look_up_redactions(self, event_ids: Sequence[EventId]) -> None:
         """Find the redactions that came before these events."""
         awaited = await get_awaited_redactions(self._source, self._room.room_nid, event_ids)
         if awaited:
@@ -218,7 +218,7 @@ class KnownEvents:
             raise RoomChanged
         return found
 
-    def auth_events(self, event: Event) -> tuple[list[Event], list[int], set[str]]:
+    def auth_events(self, event: Event) -> tuple[list[Event], list[int], set[EventId]]:
         """Return the event's auth events, their numbers, and the ids of those that were rejected.
 
         Events that are not found are left out. Members of the current state come as stubs, which is all that the rules
@@ -240,7 +240,7 @@ class KnownEvents:
             current[entry.event_id] = (entry.event_nid, auth_event)
         events: list[Event] = []
         nids: list[int] = []
-        rejected: set[str] = set()
+        rejected: set[EventId] = set()
         for event_id in event.auth_event_ids:
             if event_id in current:
                 nid, auth_event = current[event_id]
@@ -256,12 +256,12 @@ class KnownEvents:
             nids.append(nid)
         return events, nids, rejected
 
-    def missing(self, event_ids: Iterable[str]) -> list[str]:
+    def missing(self, event_ids: Iterable[EventId]) -> list[EventId]:
         """Return those of the ids that were not found."""
         extremities, create = self._extremities(), self._room.create.event_id
         return [e for e in event_ids if e not in extremities and e != create and self.get(e) is None]
 
-    def without_place(self, event_ids: Iterable[str]) -> list[str]:
+    def without_place(self, event_ids: Iterable[EventId]) -> list[EventId]:
         """Return those of the ids that have no place in the graph: not found, or stored for their content only."""
         extremities, create = self._extremities(), self._room.create.event_id
         return [
@@ -272,12 +272,12 @@ class KnownEvents:
             and ((known := self.get(event_id)) is None or known.lacks_place)
         ]
 
-    def missing_auth(self, event: Event) -> list[str]:
+    def missing_auth(self, event: Event) -> list[EventId]:
         """Return those of the event's auth events that were not found."""
         found = {auth_event.event_id for auth_event in self.auth_events(event)[0]}
         return [event_id for event_id in event.auth_event_ids if event_id not in found]
 
-    def missing_previous(self, event: Event) -> list[str]:
+    def missing_previous(self, event: Event) -> list[EventId]:
         """Return those of the event's previous events after which the state is unknown here."""
         extremities = self._extremities()
         return [
@@ -286,5 +286,5 @@ class KnownEvents:
             if event_id not in extremities and ((known := self.get(event_id)) is None or not known.is_placed)
         ]
 
-    def _extremities(self) -> set[str]:
+    def _extremities(self) -> set[EventId]:
         return {event_id for _, event_id in self._room.state.head.extremities}

@@ -23,6 +23,7 @@ from shared.core.event_checks import (
 )
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
+from shared.core.identifiers import EventId
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
 from shared.storage.events.statement import ACCEPTED, REJECTED, SOFT_FAILED
@@ -76,7 +77,7 @@ class Candidate:
     event: Event
     draft: Draft | None = None
     key: bytes | None = None
-    state_before: Sequence[str] | None = None
+    state_before: Sequence[EventId] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class _Before:
     snapshot_nid: int | None = None
     previous: KnownEvent | None = None
     ref: StateRef | None = None
-    missing: Sequence[str] = ()
+    missing: Sequence[EventId] = ()
 
 
 class Placing:

@@ -11,6 +11,7 @@ from shared.core.errors import EventFormatError, MatrixError, RemoteServerError,
 from shared.core.event_checks import PolicyServer, check_policy_signature
 from shared.core.event_checks.signatures import POLICY_KEY_ID
 from shared.core.events import Event, parse_event
+from shared.core.identifiers import EventId
 from workers.event_persister.room.live_room import LiveRoom
 
 _MAX_SIGNATURE_CHARS = 100  # 64 bytes in base64
@@ -55,14 +56,14 @@ class PolicySignatures:
                 "M_TOO_LARGE", "With the policy server's signature the event is too large", 413
             ) from error
 
-    async def signed_ones(self, room: LiveRoom, events: Sequence[Event], policy: PolicyServer) -> dict[str, Event]:
+    async def signed_ones(self, room: LiveRoom, events: Sequence[Event], policy: PolicyServer) -> dict[EventId, Event]:
         """Return by id those of the events that are signed, or were signed within some seconds.
 
         Spec: "Validating Policy Server signatures": a missing or invalid signature is requested once, since the policy
         server's key may have changed.
         """
         places = asyncio.Semaphore(_AT_ONCE)
-        signed: dict[str, Event] = {}
+        signed: dict[EventId, Event] = {}
 
         async def sign(event: Event) -> None:
             async with places:

@@ -167,8 +167,7 @@ class RoomEvents:
         rows = fetch(wanted, len(wanted) + self._reach)
         loaded = []
         for row in rows:
-            row_id = EventId(row.event_id)
-            if row.json is not None and row_id not in self._found:
+            if row.json is not None and row.event_id not in self._found:
                 loaded.append(_loaded(self._room.version, row, row.json))
                 self._hold(loaded[-1])
         there = {row.event_id for row in rows}
@@ -196,7 +195,7 @@ class RoomEvents:
             self._rejected.add(event.event_id)
         for cited in event.auth_event_ids:
             if cited not in self._found:
-                self._soon[EventId(cited)] = None
+                self._soon[cited] = None
         self._loaded += 1
         self._bytes += loaded.size_bytes
         if self._loaded > self._max_events or self._bytes > self._max_bytes:

@@ -12,6 +12,7 @@ from shared.core.errors import AuthRuleViolation, forbidden
 from shared.core.event_checks import needs_policy_signature
 from shared.core.events import Event
 from shared.core.events.format import MAX_PREV_EVENTS
+from shared.core.identifiers import EventId
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from workers.event_persister.graph.branch_resolution import RoomResolution
@@ -44,7 +45,7 @@ class SlowSends:
         """Return True if events of this room take the slow path now. Costs the usual send two look-ups."""
         return not room.state.names_all_extremities or room.state.policy_server() is not None
 
-    async def write(self, room: LiveRoom, draft: Draft, key: bytes | None) -> str:
+    async def write(self, room: LiveRoom, draft: Draft, key: bytes | None) -> EventId:
         """Store one event and return its id.
 
         Raises AuthRuleViolation, MatrixError, Unavailable, RoomLost, RoomChanged.
@@ -56,7 +57,7 @@ class SlowSends:
         async with room.turns.take("sends"):
             return await self._build(room, draft)
 
-    async def place(self, room: LiveRoom, event: Event, draft: Draft, key: bytes | None) -> str:
+    async def place(self, room: LiveRoom, event: Event, draft: Draft, key: bytes | None) -> EventId:
         """Store an event that `build` made, on the predecessors that it was built on, and return its id.
 
         Raises as `write`.

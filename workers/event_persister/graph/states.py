@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import membership_of
+from shared.core.identifiers import EventId
 from shared.core.state_snapshots import Snapshot, find_parent
 from shared.storage.engine.pool import Database
 from shared.storage.events.graph import get_line_changes, get_snapshot_walk
@@ -163,7 +164,7 @@ def branch_after(before: Branch, event_nid: int, event: Event) -> Branch:
     return Branch(before.overlay.replaced((event.type, event.state_key), entry_of(event_nid, event)))
 
 
-def _entry(room: LiveRoom, event: tuple[int, str, bytes | None] | None) -> StateEntry | None:
+def _entry(room: LiveRoom, event: tuple[int, EventId, bytes | None] | None) -> StateEntry | None:
     if event is None:
         return None
     nid, event_id, json = event
@@ -171,7 +172,7 @@ def _entry(room: LiveRoom, event: tuple[int, str, bytes | None] | None) -> State
     return StateEntry(nid, event_id, membership)
 
 
-async def entries_of(event_ids: Sequence[str], known: KnownEvents) -> dict[StateKey, StateEntry]:
+async def entries_of(event_ids: Sequence[EventId], known: KnownEvents) -> dict[StateKey, StateEntry]:
     """Return the entries of a state that another server has listed by event ids."""
     given: dict[StateKey, StateEntry] = {}
     for number, event_id in enumerate(event_ids):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import RuleSwitches, UserRules, user_rules
 from shared.core.rows import PushRulesRow, ThreadSubscriptionRow
 from shared.storage.engine.pool import Connection, Database
@@ -37,7 +38,7 @@ class PushRules:
         self._compiled: OrderedDict[bytes, UserRules] = OrderedDict()
         self._rooms: weakref.WeakSet[RoomPush] = weakref.WeakSet()
         #: The latest copy of each room. Nothing is written into an older one any more.
-        self._by_id: weakref.WeakValueDictionary[str, RoomPush] = weakref.WeakValueDictionary()
+        self._by_id: weakref.WeakValueDictionary[RoomId, RoomPush] = weakref.WeakValueDictionary()
 
     def apply(self, rows: Sequence[PushRulesRow]) -> None:
         """Take in rows of the stream."""
@@ -60,7 +61,7 @@ class PushRules:
             if push is not None and push.subscribers is not None:
                 push.subscribers.take(row.thread_id, row.user_id, row.position, subscribed=row.subscribed)
 
-    async def read_room(self, snapshot: Connection, room_nid: int, room_id: str) -> dict[str, KnownRules]:
+    async def read_room(self, snapshot: Connection, room_nid: int, room_id: RoomId) -> dict[UserId, KnownRules]:
         """Return the rules of a room's members, of those whose rules may differ from the default ones there."""
         rows = await get_rules_that_matter(snapshot, room_nid, room_id)
         return {row.user_id: self._known(row) for row in rows}
@@ -89,7 +90,7 @@ class PushRules:
         if lacking.names:
             await self._load_names(room, list(lacking.names))
 
-    async def _load_names(self, room: LiveRoom, user_ids: Iterable[str]) -> None:
+    async def _load_names(self, room: LiveRoom, user_ids: Iterable[UserId]) -> None:
         """Read the display names of members. If a member event comes meanwhile, its name stays lacking."""
         entries = {user_id: room.state.entry(MEMBER, user_id) for user_id in user_ids}
         nids = [entry.event_nid for entry in entries.values() if entry is not None]

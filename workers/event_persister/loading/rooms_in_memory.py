@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from shared.core.errors import Unavailable
 from shared.core.events import Event, event_from_storage
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import get_room_version
 from shared.core.slots import slot_of
 from shared.metrics.persister import PersisterMetrics
@@ -48,7 +49,7 @@ class RoomsInMemory:
         clock: Clock,
         budget_bytes: int,
         metrics: PersisterMetrics,
-        on_redacted: Callable[[str], None],
+        on_redacted: Callable[[EventId], None],
         push_rules: PushRules,
     ) -> None:
         self._database = database
@@ -58,12 +59,12 @@ class RoomsInMemory:
         self._metrics = metrics
         self._on_redacted = on_redacted
         self._push_rules = push_rules
-        self._rooms: OrderedDict[str, tuple[LiveRoom, int]] = OrderedDict()
+        self._rooms: OrderedDict[RoomId, tuple[LiveRoom, int]] = OrderedDict()
         self._bytes = 0
-        self._loads: dict[str, asyncio.Task[LiveRoom | None]] = {}
+        self._loads: dict[RoomId, asyncio.Task[LiveRoom | None]] = {}
         self._lookups = 0
 
-    async def get(self, room_id: str) -> LiveRoom | None:
+    async def get(self, room_id: RoomId) -> LiveRoom | None:
         """Return the room, None if it does not exist here. Callers at the same time share one load."""
         known = self._rooms.get(room_id)
         if known is not None:
@@ -123,7 +124,7 @@ class RoomsInMemory:
         self._metrics.rooms.set(len(self._rooms))
         self._metrics.rooms_bytes.set(self._bytes)
 
-    async def _load(self, room_id: str) -> LiveRoom | None:
+    async def _load(self, room_id: RoomId) -> LiveRoom | None:
         room = await load_room(self._database, self._identity, room_id, self._clock.now_ms(), self._push_rules)
         if room is None:
             return None
@@ -136,7 +137,7 @@ class RoomsInMemory:
 
 
 async def load_room(
-    database: Database, identity: Identity, room_id: str, now_ms: int, push_rules: PushRules
+    database: Database, identity: Identity, room_id: RoomId, now_ms: int, push_rules: PushRules
 ) -> LiveRoom | None:
     """Read a room from the database, None if it does not exist here."""
     if "\x00" in room_id:
@@ -163,7 +164,7 @@ async def load_room(
             await asyncio.sleep(0)
         state[row.type, row.state_key] = StateEntry(row.event_nid, row.event_id, row.membership)
         if row.membership == "join":
-            push.count_member(row.state_key)
+            push.count_member(UserId(row.state_key))
         if row.json is not None:
             event = event_from_storage(version, row.json, row.event_id)
             events[row.event_nid] = redacted(version, event) if row.redacted else event

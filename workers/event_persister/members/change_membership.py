@@ -8,7 +8,7 @@ import msgspec
 
 from replication.calls.rooms import LEAVE_CLOSED_ACCOUNT, MemberLeaving
 from shared.core.errors import MatrixError, forbidden, missing_param, not_found
-from shared.core.identifiers import check_room_alias, check_user_id, server_of
+from shared.core.identifiers import RoomId, UserId, check_room_alias, check_user_id, server_of
 from shared.core.slots import slot_of
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.internal_calls import EMPTY, Empty
@@ -30,7 +30,7 @@ class ReasonBody(msgspec.Struct):
 class ThirdPartySigned(msgspec.Struct):
     """The proof of a third-party invite. The JSON is used as it was signed: this only checks that it is complete."""
 
-    sender: str
+    sender: UserId
     mxid: str
     token: str
     signatures: dict[str, dict[str, str]]
@@ -42,12 +42,12 @@ class JoinBody(msgspec.Struct):
 
 
 class TargetBody(msgspec.Struct):
-    user_id: str
+    user_id: UserId
     reason: str | None = None
 
 
 class InviteBody(msgspec.Struct):
-    user_id: str | None = None
+    user_id: UserId | None = None
     reason: str | None = None
     id_server: str | None = None
     id_access_token: str | None = None
@@ -68,7 +68,7 @@ class Forward(Protocol):
 _NOT_OF_CLIENTS = frozenset({"reason", "third_party_signed", "third_party_invite", "membership", AUTHORISED_VIA})
 
 #: A change of a user's membership: (room, requester, target, reason).
-Change = Callable[[LiveRoom, Requester, str, str | None], Awaitable[None]]
+Change = Callable[[LiveRoom, Requester, UserId, str | None], Awaitable[None]]
 
 
 class MembershipHandlers:
@@ -246,7 +246,7 @@ class MembershipHandlers:
         return await self._change(request, self._changes.unban)
 
     @LEAVE_CLOSED_ACCOUNT.handler
-    async def leave_closed_account(self, room_id: str, leaving: MemberLeaving) -> Empty:
+    async def leave_closed_account(self, room_id: RoomId, leaving: MemberLeaving) -> Empty:
         """Let the user of a closed account leave. No event is sent for a user who is not in the room."""
         user_id = leaving.user_id
 
@@ -265,7 +265,7 @@ class MembershipHandlers:
         )
         return empty_response()
 
-    async def _join(self, request: Request, room_id: str) -> Response:
+    async def _join(self, request: Request, room_id: RoomId) -> Response:
         body = request.decode(JoinBody, empty_ok=True)
         signed = None
         if body.third_party_signed is not None:
@@ -280,14 +280,14 @@ class MembershipHandlers:
         )
         return json_response({"room_id": room_id})
 
-    async def _resolve(self, request: Request, operation: bytes) -> tuple[str, Response | None]:
+    async def _resolve(self, request: Request, operation: bytes) -> tuple[RoomId, Response | None]:
         """Return the room id, and the owner's answer if the room is not ours.
 
         A room id in the path was routed by its slot already. An alias reaches any persister.
         """
         text = request.params["roomIdOrAlias"]
         if not text.startswith("#"):
-            return text, None
+            return RoomId(text), None
         alias = check_room_alias(text)
         room_id = None
         if server_of(alias) == self._server_name:

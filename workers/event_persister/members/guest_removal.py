@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from replication.calls.rooms import REMOVE_GUESTS
+from shared.core.identifiers import RoomId
 from shared.http.internal_calls import EMPTY, Empty
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
@@ -43,15 +44,15 @@ class GuestRemoval:
         self._start(room.room_id)
 
     @REMOVE_GUESTS.handler
-    async def remove_guests(self, room_id: str, _: Empty) -> Empty:
+    async def remove_guests(self, room_id: RoomId, _: Empty) -> Empty:
         """Remove the guests of a room that no longer admits guests, if a removal is expected."""
         await self._remove(room_id)
         return EMPTY
 
-    def _start(self, room_id: str) -> None:
+    def _start(self, room_id: RoomId) -> None:
         self._tasks.spawn(self._remove(room_id), "remove guests")
 
-    async def _remove(self, room_id: str) -> None:
+    async def _remove(self, room_id: RoomId) -> None:
         number = await get_removal(self._database, room_id)
         if number is None:
             return

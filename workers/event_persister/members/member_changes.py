@@ -13,7 +13,7 @@ from shared.core.errors import MatrixError, RemoteServerError, bad_json, forbidd
 from shared.core.events import Event
 from shared.core.events.readers import allowed_rooms, join_rule_of
 from shared.core.events.readers.create import predecessor_of
-from shared.core.identifiers import check_user_id, server_of
+from shared.core.identifiers import UserId, check_user_id, server_of
 from shared.http.request import Requester
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles, get_users_blocking_invites, is_joined_to_any
@@ -29,7 +29,7 @@ _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
 
 
 def member_draft(
-    sender: str, target: str, membership: str, content: Mapping[str, Any], *, device: str | None = None
+    sender: UserId, target: UserId, membership: str, content: Mapping[str, Any], *, device: str | None = None
 ) -> Draft:
     """Return the draft of a member event.
 
@@ -91,13 +91,13 @@ class MemberChanges:
             return
         await self._writer.write(room, [member_draft(user_id, user_id, "knock", {**profile, "reason": reason})])
 
-    async def leave(self, room: LiveRoom, user_id: str, reason: str | None) -> None:
+    async def leave(self, room: LiveRoom, user_id: UserId, reason: str | None) -> None:
         """Leave, reject an invite, or take back a knock. Nothing changes for a user who has left already."""
         if await self._is_already(room, user_id, "leave"):
             return
         await self._writer.write(room, [member_draft(user_id, user_id, "leave", {"reason": reason})])
 
-    async def invite(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
+    async def invite(self, room: LiveRoom, requester: Requester, target: UserId, reason: str | None) -> None:
         """Invite a user of this server. Nothing changes for a user who is invited already.
 
         Raises M_FORBIDDEN, M_INVITE_BLOCKED, RemoteServerError for users of other servers.
@@ -112,18 +112,18 @@ class MemberChanges:
             return
         await self._writer.write(room, [member_draft(sender, target, "invite", {**profile, "reason": reason})])
 
-    async def kick(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
+    async def kick(self, room: LiveRoom, requester: Requester, target: UserId, reason: str | None) -> None:
         """Remove a member, or take back an invite or a knock. Raises M_FORBIDDEN."""
         self.check_member(room, requester.user_id)
         if room.state.membership(target) not in ("join", "invite", "knock"):
             raise forbidden("That user is not in this room")
         await self._writer.write(room, [member_draft(requester.user_id, target, "leave", {"reason": reason})])
 
-    async def ban(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
+    async def ban(self, room: LiveRoom, requester: Requester, target: UserId, reason: str | None) -> None:
         """Ban a user, joined or not. Raises M_FORBIDDEN."""
         await self._writer.write(room, [member_draft(requester.user_id, target, "ban", {"reason": reason})])
 
-    async def unban(self, room: LiveRoom, requester: Requester, target: str, reason: str | None) -> None:
+    async def unban(self, room: LiveRoom, requester: Requester, target: UserId, reason: str | None) -> None:
         """Lift a ban, so that the user may join or be invited again. Raises M_FORBIDDEN."""
         self.check_member(room, requester.user_id)
         if room.state.membership(target) != "ban":
@@ -131,7 +131,7 @@ class MemberChanges:
         await self._writer.write(room, [member_draft(requester.user_id, target, "leave", {"reason": reason})])
 
     async def prepare_member_state(
-        self, room: LiveRoom, requester: Requester, target: str, content: Mapping[str, Any]
+        self, room: LiveRoom, requester: Requester, target: UserId, content: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """Return the content for an m.room.member event that a client sets as state, after the checks of its kind.
 
@@ -160,7 +160,7 @@ class MemberChanges:
         profile = (await get_member_profiles(self._database, [target])).get(target, {})
         return {**profile, **authorisation, **content}
 
-    async def check_can_be_invited(self, user_ids: list[str]) -> None:
+    async def check_can_be_invited(self, user_ids: list[UserId]) -> None:
         """Raise M_INVITE_BLOCKED (403), or RemoteServerError if a user is of another server."""
         for user_id in user_ids:
             if server_of(check_user_id(user_id)) != self._server_name:
@@ -168,7 +168,7 @@ class MemberChanges:
         if await get_users_blocking_invites(self._database, user_ids):
             raise MatrixError("M_INVITE_BLOCKED", "An invited user blocks invites", 403)
 
-    def check_member(self, room: LiveRoom, user_id: str) -> None:
+    def check_member(self, room: LiveRoom, user_id: UserId) -> None:
         """Raise M_FORBIDDEN unless the user is in the room, before an answer that could tell strangers about it."""
         if room.state.membership(user_id) != "join":
             raise forbidden("You are not in this room")
@@ -178,7 +178,7 @@ class MemberChanges:
         if requester.is_guest and not guests_can_join(room):
             raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests cannot join this room", 403)
 
-    async def expect_settings(self, create: Event, user_id: str) -> None:
+    async def expect_settings(self, create: Event, user_id: UserId) -> None:
         """Note that the user's settings for the room's predecessor must follow them if they join.
 
         This is stored before the join: a job looks whether the join was. Spec: client-server API, "Room Upgrades".
@@ -187,14 +187,14 @@ class MemberChanges:
         if predecessor is not None:
             await remember_settings(self._database, user_id, predecessor, create.room_id)
 
-    async def _is_already(self, room: LiveRoom, user_id: str, membership: str) -> bool:
+    async def _is_already(self, room: LiveRoom, user_id: UserId, membership: str) -> bool:
         entry = room.state.entry(MEMBER, user_id)
         if entry is None or entry.membership != membership:
             return False
         await self._writer.settled(room, entry)
         return True
 
-    async def _authorisation(self, room: LiveRoom, user_id: str) -> dict[str, str]:
+    async def _authorisation(self, room: LiveRoom, user_id: UserId) -> dict[str, str]:
         """Return the key that the join of a restricted room needs, empty if none is needed or available.
 
         A member of ours who may invite vouches for the join. Spec: client-server API, "Restricted rooms".
@@ -216,7 +216,7 @@ class MemberChanges:
             raise forbidden("No user of this server can authorise your join to this room")
         return {AUTHORISED_VIA: voucher}
 
-    async def _third_party_invite(self, room: LiveRoom, user_id: str, signed: Mapping[str, Any]) -> Draft:
+    async def _third_party_invite(self, room: LiveRoom, user_id: UserId, signed: Mapping[str, Any]) -> Draft:
         """Return the invite that an identity server has signed. The room's rules verify it."""
         token = signed.get("token")
         entry = room.state.entry("m.room.third_party_invite", token) if isinstance(token, str) else None

@@ -5,6 +5,7 @@ Spec: client-server API, "Profiles", "Events on Change of Profile Information".
 
 from replication.calls.rooms import SET_MEMBER_PROFILE, MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import not_found
+from shared.core.identifiers import EventId, RoomId
 from shared.core.rows import NO_DEVICE
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.memberships import get_member_profiles
@@ -22,7 +23,7 @@ class MemberProfileHandler:
         self._database = database
 
     @SET_MEMBER_PROFILE.handler
-    async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer:
+    async def set_member_profile(self, room_id: RoomId, change: MemberProfileChange) -> MemberProfileAnswer:
         """Send the user's membership with their stored profile. The other keys of the membership stay.
 
         No event is sent for a user who is not joined, or whose membership shows the profile already.
@@ -30,7 +31,7 @@ class MemberProfileHandler:
         """
         user_id = change.user_id
 
-        async def show(room: LiveRoom) -> str | None:
+        async def show(room: LiveRoom) -> EventId | None:
             profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
             entry = room.state.entry(MEMBER, user_id)
             if entry is None or entry.membership != "join":

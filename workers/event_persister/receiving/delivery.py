@@ -13,6 +13,7 @@ from shared.core.errors import EventFormatError, MatrixError, Unavailable
 from shared.core.event_checks import Outcome, Verdict, check_auth_events_of, needs_policy_signature
 from shared.core.event_checks.verdict import reject
 from shared.core.events import Event, parse_event
+from shared.core.identifiers import EventId
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
 from shared.storage.events.graph import get_gaps_of
@@ -73,13 +74,13 @@ class Receiving:
         self._history = history
         self._signatures = signatures
 
-    async def receive(self, room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, Received]:
+    async def receive(self, room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[EventId, Received]:
         """Store events, and return event id -> what became of it.
 
         A PDU without a valid form is left out of the answer: it has no id. Raises Unavailable, RoomLost.
         """
         incoming = await _parsed(room, pdus)
-        answers: dict[str, Received] = {}
+        answers: dict[EventId, Received] = {}
         self._committer.check_room_for_more()
         await self._ask_for_signatures(room, incoming)
         async with room.turns.take("deliveries"):
@@ -102,8 +103,8 @@ class Receiving:
         return answers
 
     async def _receive(
-        self, room: LiveRoom, incoming: Mapping[str, _Incoming], *, one_by_one: bool
-    ) -> dict[str, Received]:
+        self, room: LiveRoom, incoming: Mapping[EventId, _Incoming], *, one_by_one: bool
+    ) -> dict[EventId, Received]:
         """Try to place and store events. Those that must be placed again are left out of the answer.
 
         one_by_one: True to store each event before the next. One that the database refuses then fails alone.
@@ -112,17 +113,17 @@ class Receiving:
         await known.look_up([*incoming, *(event_id for one in incoming.values() for event_id in _names(one))])
         await known.look_up_redactions(list(incoming))
         ordered, circular = _in_order(incoming)
-        answers = {
+        answers: dict[EventId, Received] = {
             event_id: Received("dropped", "it is among its own previous or auth events") for event_id in circular
         }
-        gaps: Mapping[int, Sequence[str]] = await get_gaps_of(
+        gaps: Mapping[int, Sequence[EventId]] = await get_gaps_of(
             self._database,
             room.room_nid,
             [one.pdu.anchor for one in ordered if one.pdu.anchor is not None],
             list(incoming),
         )
         anchors = _anchors(ordered, gaps, known)
-        writes: dict[str, tuple[Verdict, Write]] = {}
+        writes: dict[EventId, tuple[Verdict, Write]] = {}
         chunks: dict[int, list[_Incoming]] = {}
         for number, one in enumerate(ordered):
             if number % _AT_ONCE == _AT_ONCE - 1:
@@ -154,7 +155,7 @@ class Receiving:
         answers.update(await _stored(writes))
         return answers
 
-    async def _ask_for_signatures(self, room: LiveRoom, incoming: dict[str, _Incoming]) -> None:
+    async def _ask_for_signatures(self, room: LiveRoom, incoming: dict[EventId, _Incoming]) -> None:
         """Get the signatures of the room's policy server, if it has one, for events of the live timeline."""
         policy = room.state.policy_server()
         if policy is None:
@@ -170,7 +171,7 @@ class Receiving:
         for event_id, event in (await self._signatures.signed_ones(room, new, policy)).items():
             incoming[event_id] = _Incoming(event, incoming[event_id].pdu)
 
-    def _is_here(self, room: LiveRoom, one: _Incoming, known: KnownEvents, answers: dict[str, Received]) -> bool:
+    def _is_here(self, room: LiveRoom, one: _Incoming, known: KnownEvents, answers: dict[EventId, Received]) -> bool:
         """Return True if the event is known. Adds its answer, unless it is not stored yet: then this round has none."""
         former = known.get(one.event.event_id)
         if former is None or (former.lacks_place and not one.pdu.outlier and one.event.prev_event_ids):
@@ -180,7 +181,7 @@ class Receiving:
         return True
 
     async def _take(
-        self, room: LiveRoom, one: _Incoming, known: KnownEvents, writes: dict[str, tuple[Verdict, Write]]
+        self, room: LiveRoom, one: _Incoming, known: KnownEvents, writes: dict[EventId, tuple[Verdict, Write]]
     ) -> Received | None:
         """Give an event its place. Returns its answer if no write is needed."""
         event = one.event
@@ -239,8 +240,8 @@ class Receiving:
         return verdict, write
 
 
-async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, _Incoming]:
-    incoming: dict[str, _Incoming] = {}
+async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[EventId, _Incoming]:
+    incoming: dict[EventId, _Incoming] = {}
     for number, pdu in enumerate(pdus):
         try:
             event = parse_event(room.version, bytes(pdu.pdu))
@@ -254,11 +255,11 @@ async def _parsed(room: LiveRoom, pdus: Sequence[ReceivedPdu]) -> dict[str, _Inc
     return incoming
 
 
-def _names(one: _Incoming) -> Sequence[str]:
+def _names(one: _Incoming) -> Sequence[EventId]:
     return (*one.event.prev_event_ids, *one.event.auth_event_ids, *(one.pdu.state_before or ()))
 
 
-def _anchors(ordered: Sequence[_Incoming], gaps: Mapping[int, Sequence[str]], known: KnownEvents) -> dict[str, int]:
+def _anchors(ordered: Sequence[_Incoming], gaps: Mapping[int, Sequence[EventId]], known: KnownEvents) -> dict[str, int]:
     """Return event id -> the live event in whose gap it lies, for events of history. The earliest if there are several.
 
     Events that precede such an event, and are not known, are history too.
@@ -283,14 +284,14 @@ async def _finished(write: Write) -> None:
     await asyncio.wait([write.done])
 
 
-def _in_order(incoming: Mapping[str, _Incoming]) -> tuple[list[_Incoming], set[str]]:
+def _in_order(incoming: Mapping[EventId, _Incoming]) -> tuple[list[_Incoming], set[EventId]]:
     """Return the events as they came, but each after those of the call that it names.
 
     Events in a circle, and those that name one of these, are returned apart.
     """
     names = {event_id: [name for name in _names(one) if name in incoming] for event_id, one in incoming.items()}
     ordered: list[_Incoming] = []
-    done: dict[str, bool] = {}  # False: not finished
+    done: dict[EventId, bool] = {}  # False: not finished
     for first in incoming:
         pending = [first]
         while pending:
@@ -306,9 +307,9 @@ def _in_order(incoming: Mapping[str, _Incoming]) -> tuple[list[_Incoming], set[s
     return ordered, {event_id for event_id, ended in done.items() if not ended}
 
 
-async def _stored(writes: Mapping[str, tuple[Verdict, Write]]) -> dict[str, Received]:
+async def _stored(writes: Mapping[EventId, tuple[Verdict, Write]]) -> dict[EventId, Received]:
     """Wait for the database. Events that must be placed again are left out of the answer."""
-    answers: dict[str, Received] = {}
+    answers: dict[EventId, Received] = {}
     for event_id, (verdict, write) in writes.items():
         try:
             await write.wait()

@@ -12,6 +12,7 @@ from shared.core.event_auth import auth_types_for
 from shared.core.event_checks import Verdict, check_auth_events_of, check_state_before
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
+from shared.core.identifiers import EventId
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
@@ -44,9 +45,9 @@ class PlacedHistory:
     gaps: anchor -> ids that are still missing.
     """
 
-    writes: dict[str, tuple[Verdict, Write]] = field(default_factory=dict)
-    answers: dict[str, Received] = field(default_factory=dict)
-    gaps: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    writes: dict[EventId, tuple[Verdict, Write]] = field(default_factory=dict)
+    answers: dict[EventId, Received] = field(default_factory=dict)
+    gaps: Mapping[int, Sequence[EventId]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ class _Chunk:
 
     def __init__(self) -> None:
         self.checked: list[_Checked] = []
-        self.after: dict[str, Branch] = {}
+        self.after: dict[EventId, Branch] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._keys: dict[int, StateKey] = {}
 
@@ -132,8 +133,8 @@ class HistoryPlacing:
         self,
         room: LiveRoom,
         anchor: int,
-        gaps: Mapping[int, Sequence[str]],
-        events: Sequence[tuple[Event, Sequence[str] | None]],
+        gaps: Mapping[int, Sequence[EventId]],
+        events: Sequence[tuple[Event, Sequence[EventId] | None]],
         known: KnownEvents,
     ) -> PlacedHistory:
         """Place events in the gap before a live event. Their write is under way when this returns.
@@ -166,7 +167,7 @@ class HistoryPlacing:
         self,
         room: LiveRoom,
         event: Event,
-        state_before: Sequence[str] | None,
+        state_before: Sequence[EventId] | None,
         known: KnownEvents,
         chunk: _Chunk,
     ) -> _Checked:
@@ -218,9 +219,9 @@ class HistoryPlacing:
         self,
         room: LiveRoom,
         event: Event,
-        given: Sequence[str] | None,
+        given: Sequence[EventId] | None,
         known: KnownEvents,
-        after: Mapping[str, Branch],
+        after: Mapping[EventId, Branch],
     ) -> Branch | None:
         """Return the state before an event of history, None if too few of the events before it are known."""
         branches: list[Branch] = []
@@ -247,7 +248,7 @@ class HistoryPlacing:
         self,
         room: LiveRoom,
         anchor: int,
-        gaps: Mapping[int, Sequence[str]],
+        gaps: Mapping[int, Sequence[EventId]],
         checked: Sequence[_Checked],
         known: KnownEvents,
     ) -> Write:
@@ -272,14 +273,14 @@ class HistoryPlacing:
         return write
 
     async def _ends(
-        self, room: LiveRoom, missing: Sequence[str], checked: Sequence[_Checked], known: KnownEvents
+        self, room: LiveRoom, missing: Sequence[EventId], checked: Sequence[_Checked], known: KnownEvents
     ) -> Head:
         """Return the room's head without the extremities that accepted history follows, since live events follow it.
 
         If the current state would change by that, they stay: it changes at live events only. The next live event
         names all extremities and so ends them.
         """
-        head, reached, followed = room.state.head, set(missing), set[str]()
+        head, reached, followed = room.state.head, set(missing), set[EventId]()
         for one in reversed(checked):
             if one.event.event_id in reached:
                 reached.update(one.event.prev_event_ids)
@@ -297,7 +298,7 @@ class HistoryPlacing:
         one: _Checked,
         head: Head,
         place: tuple[int, int | None],
-        gaps: Mapping[int, Sequence[str]],
+        gaps: Mapping[int, Sequence[EventId]],
         known: KnownEvents,
     ) -> BuiltEvent:
         event = one.event
@@ -330,8 +331,8 @@ class HistoryPlacing:
 
 
 def _missing_now(
-    anchor: int, gaps: Mapping[int, Sequence[str]], checked: Sequence[_Checked], known: KnownEvents
-) -> dict[int, list[str]]:
+    anchor: int, gaps: Mapping[int, Sequence[EventId]], checked: Sequence[_Checked], known: KnownEvents
+) -> dict[int, list[EventId]]:
     """Return the ids that the gaps lack once these events are stored: of this gap the ids that they name too."""
     here = {one.event.event_id for one in checked}
     named = sorted({event_id for one in checked for event_id in one.event.prev_event_ids})

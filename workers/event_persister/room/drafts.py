@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from shared.core.errors import SkepError, Unavailable
 from shared.core.events import Event
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, UserId
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot, rebase
 from shared.storage.events.statement import ACCEPTED
@@ -27,7 +27,7 @@ class StateEntry(NamedTuple):
     """One entry of the room's state. membership: of member events only."""
 
     event_nid: int
-    event_id: str
+    event_id: EventId
     membership: str | None
 
 
@@ -69,7 +69,7 @@ class Overlay(dict[StateKey, StateEntry | None]):
         try:
             return self._ids
         except AttributeError:
-            ids = {key: None if entry is None else EventId(entry.event_id) for key, entry in self.items()}
+            ids = {key: None if entry is None else entry.event_id for key, entry in self.items()}
             if len(ids) <= _KEPT_IDS:
                 self._ids = ids
             return ids
@@ -118,7 +118,7 @@ class Head(NamedTuple):
         Empty if there is one extremity: the state after it is the current one.
     """
 
-    extremities: tuple[tuple[int, str], ...]
+    extremities: tuple[tuple[int, EventId], ...]
     depth: int
     ordinal: int
     branches: Mapping[int, Branch] = MappingProxyType({})
@@ -128,8 +128,8 @@ class RedactionTarget(NamedTuple):
     """The parts of a redacted event that the rules read."""
 
     event_nid: int
-    event_id: str
-    sender: str
+    event_id: EventId
+    sender: UserId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,14 +141,14 @@ class Draft:
     sticky_ms: how long it is sticky (MSC4354), or None if it is not.
     """
 
-    sender: str
+    sender: UserId
     type: str
     state_key: str | None
     content: Mapping[str, Any]
     _: KW_ONLY
     device: str | None = None
     txn_id: str | None = None
-    redacts: str | None = None
+    redacts: EventId | None = None
     target: RedactionTarget | None = None
     sticky_ms: int | None = None
 
@@ -174,7 +174,7 @@ class Graph:
     back: int | None = None
     state_nid: int | None = None
     snapshot: Snapshot | None = None
-    gaps: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    gaps: Mapping[int, Sequence[EventId]] = field(default_factory=dict)
     is_after_gap: bool = False
     redacted_by: int | None = None
     awaited: str | None = None
@@ -249,7 +249,7 @@ class BuiltEvent:
 class NewRoom:
     """A room that is stored with its first events. alias: its first alias, or None."""
 
-    creator: str
+    creator: UserId
     is_public: bool
     created_ms: int
     alias: str | None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from shared.core.event_auth import auth_types_for, check_auth, may_apply_redaction
 from shared.core.events import Event, build_event
 from shared.core.events.readers import PowerLevels
+from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import RoomVersion
 from shared.core.signing import SigningKey
 from workers.event_persister.room.drafts import (
@@ -41,14 +42,14 @@ class EventBuilder:
         self._identity = identity
         self._version = version
         self._create = create
-        self._room_id: str = create.room_id
+        self._room_id: RoomId = create.room_id
         self._state = state
 
     def missing(
         self,
         drafts: Iterable[Draft],
         overlay: Overlay = NO_CHANGE,
-        named: Sequence[tuple[int, str]] | None = None,
+        named: Sequence[tuple[int, EventId]] | None = None,
     ) -> set[int]:
         """Return the events without which the drafts cannot be built, usually none.
 
@@ -73,7 +74,7 @@ class EventBuilder:
         return self._placed(event, nid, auth, StateEntry(nid, event.event_id, membership_in(event)), draft)
 
     def make_event(
-        self, draft: Draft, now_ms: int, extremities: Sequence[tuple[int, str]], overlay: Overlay
+        self, draft: Draft, now_ms: int, extremities: Sequence[tuple[int, EventId]], overlay: Overlay
     ) -> tuple[Event, list[StateEntry], dict[StateKey, Event]]:
         """Return a new event that follows these extremities and has this state, with its auth events (entries, state).
 

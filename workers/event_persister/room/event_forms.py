@@ -20,14 +20,14 @@ def membership_in(event: Event) -> str | None:
 
 
 def stub(
-    room_id: str, event_id: str, user_id: str, type: str = "", content: Mapping[str, object] | None = None
+    room_id: RoomId, event_id: EventId, user_id: UserId, type: str = "", content: Mapping[str, object] | None = None
 ) -> Event:
     """Return an event that has only an id, a sender, who is its state key too, and perhaps a content."""
     return Event(
-        event_id=EventId(event_id),
-        room_id=RoomId(room_id),
+        event_id=event_id,
+        room_id=room_id,
         type=type,
-        sender=UserId(user_id),
+        sender=user_id,
         state_key=user_id,
         content=content or {},
         depth=0,

@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable
 
 from shared.core.event_checks import PolicyServer, policy_server_of
 from shared.core.events import Event
-from shared.core.identifiers import server_of
+from shared.core.identifiers import UserId, server_of
 
 
 class JoinedPolicyServer:
     """Remembers a joined user of the policy server, so that no event needs a walk through the members."""
 
     def __init__(self) -> None:
-        self._witness: str | None = None  # a user of the policy server
+        self._witness: UserId | None = None  # a user of the policy server
         self._absent: str | None = None  # a server without joined users
 
     def server(
         self,
         event: Event | None,
-        membership: Callable[[str], str | None],
-        members: Callable[[str], Iterable[str]],
+        membership: Callable[[UserId], str | None],
+        members: Callable[[str], Iterable[UserId]],
     ) -> PolicyServer | None:
         """Return the policy server of the room's m.room.policy. Usually one look-up.
 
@@ -38,7 +38,7 @@ class JoinedPolicyServer:
             self._witness, self._absent = witness, via if witness is None else None
         return policy_server_of(event, [] if witness is None else [witness])
 
-    def member_changed(self, user_id: str) -> None:
+    def member_changed(self, user_id: UserId) -> None:
         """Take in that this user may have come or gone."""
         if self._absent is not None and server_of(user_id) == self._absent:
             self._absent = None

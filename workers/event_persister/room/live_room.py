@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from shared.core.events import Event
+from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import RoomVersion
 from workers.event_persister.room.drafts import BuiltEvent, Draft, Head, NewRoom, RoomChanged, RoomLost
 from workers.event_persister.room.event_builder import EventBuilder, Identity
@@ -39,7 +40,7 @@ class Write:
     room: "LiveRoom"
     drafts: Sequence[Draft]
     event_nids: Sequence[int]
-    done: "asyncio.Future[list[str]]"
+    done: "asyncio.Future[list[EventId]]"
     key: bytes | None = None
     new_room: NewRoom | None = None
     built: list[BuiltEvent] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Write:
     def is_stored(self) -> bool:
         return self.done.done() and self.done.exception() is None
 
-    async def wait(self) -> list[str]:
+    async def wait(self) -> list[EventId]:
         """Return the event ids once they are stored, or raise the write's error. Cancelling does not end the write."""
         return await asyncio.shield(self.done)
 
@@ -60,10 +61,10 @@ class Write:
             self.done.exception()
 
 
-class RecentTransactions(dict[bytes, tuple[str, int]]):
+class RecentTransactions(dict[bytes, tuple[EventId, int]]):
     """key -> (event id, time in ms)."""
 
-    def note(self, key: bytes, event_id: str, now_ms: int) -> None:
+    def note(self, key: bytes, event_id: EventId, now_ms: int) -> None:
         """Add a transaction that was just stored, and drop those beyond the limits of age and number."""
         self[key] = (event_id, now_ms)
         while True:  # insertion order is age
@@ -87,11 +88,11 @@ class LiveRoom:
         *,
         last_writer: int = 0,
         last_position: int = 0,
-        transactions: Mapping[bytes, tuple[str, int]] | None = None,
+        transactions: Mapping[bytes, tuple[EventId, int]] | None = None,
     ) -> None:
         self.version = version
         self.room_nid = room_nid
-        self.room_id: str = create.room_id
+        self.room_id: RoomId = create.room_id
         self.create = create
         self.state = state
         self.builder = EventBuilder(identity, version, create, state)
@@ -100,9 +101,9 @@ class LiveRoom:
         self.transactions = RecentTransactions(transactions or {})
         self.writes: list[Write] = []  # built and not stored, in the order of their places
         self.under_way: dict[bytes, Write] = {}  # those of `writes` with a client's transaction
-        self.slow_sends: dict[bytes, asyncio.Future[str]] = {}  # clients' transactions beside the room's turn
+        self.slow_sends: dict[bytes, asyncio.Future[EventId]] = {}  # clients' transactions beside the room's turn
         self.turns = PlacementTurns()  # one at a time works out places beside the room's own writes
-        self.on_redacted: Callable[[str], None] = _forget_nothing  # called with ids, once that is stored
+        self.on_redacted: Callable[[EventId], None] = _forget_nothing  # called with ids, once that is stored
         self.held: asyncio.Future[None] | None = None  # while it is set, the room's own writes wait for it
         self.lost = False  # another owner was seen, or the lease is gone: nothing may be built on this any more
 
@@ -223,5 +224,5 @@ def new_live_room(identity: Identity, version: RoomVersion, room_nid: int, creat
     return LiveRoom(identity, version, room_nid, create, state)
 
 
-def _forget_nothing(event_id: str) -> None:
+def _forget_nothing(event_id: EventId) -> None:
     """Do nothing: events of this room are kept nowhere else."""

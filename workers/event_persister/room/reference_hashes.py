@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from shared.core.events import Event
 from shared.core.events.hashing import reference_hash
+from shared.core.identifiers import EventId
 from shared.core.room_versions import RoomVersion
 
 
@@ -18,14 +19,14 @@ class ReferenceHashes:
     def __len__(self) -> int:
         return len(self._state) + len(self._messages)
 
-    def get(self, event_id: str) -> bytes | None:
+    def get(self, event_id: EventId) -> bytes | None:
         return self._state.get(event_id) or self._messages.get(event_id)
 
-    def lacks(self, event_id: str) -> bool:
+    def lacks(self, event_id: EventId) -> bool:
         """Return True if the event must be read before a new one can name it."""
         return self._version.references_with_hashes and self.get(event_id) is None
 
-    def of(self, event_ids: Iterable[str]) -> dict[str, bytes] | None:
+    def of(self, event_ids: Iterable[EventId]) -> dict[EventId, bytes] | None:
         """Return event id -> hash for the events that a new one names, None if the version does not write them."""
         if not self._version.references_with_hashes:
             return None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
 from shared.core.events.relation import THREAD, Relation, relation_of
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.push_rules import PushEvent, RuleSwitches, UserRules
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.push_rules.room_evaluator import RoomEvaluator
@@ -35,7 +36,7 @@ class KnownRules(NamedTuple):
     """A user's rules and ignored users, with their position in the stream `push_rules`, 0 if they never changed."""
 
     rules: UserRules
-    ignored: tuple[str, ...]
+    ignored: tuple[UserId, ...]
     position: int
 
 
@@ -49,9 +50,9 @@ class Lacking:
     threads: those whose subscribers are needed.
     """
 
-    users: set[str] = field(default_factory=set)
-    names: set[str] = field(default_factory=set)
-    events: set[str] = field(default_factory=set)
+    users: set[UserId] = field(default_factory=set)
+    names: set[UserId] = field(default_factory=set)
+    events: set[EventId] = field(default_factory=set)
     threads: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
@@ -61,21 +62,21 @@ class Lacking:
 class RoomSeen(Protocol):
     """The part of `RoomState` used here, which imports this module."""
 
-    def membership(self, user_id: str) -> str | None: ...
+    def membership(self, user_id: UserId) -> str | None: ...
 
-    def built_event(self, event_id: str) -> BuiltEvent | None: ...
+    def built_event(self, event_id: EventId) -> BuiltEvent | None: ...
 
 
 class RoomPush:
-    def __init__(self, room_id: str, server_name: str) -> None:
+    def __init__(self, room_id: RoomId, server_name: str) -> None:
         self.evaluator = RoomEvaluator(room_id)
         self._room: Callable[[], RoomSeen | None] = _no_room
         self._suffix = ":" + server_name
-        self._positions: dict[str, int] = {}
-        self._guests: OrderedDict[str, None] = OrderedDict()
-        self._threads: OrderedDict[str, str] = OrderedDict()
+        self._positions: dict[UserId, int] = {}
+        self._guests: OrderedDict[UserId, None] = OrderedDict()
+        self._threads: OrderedDict[EventId, str] = OrderedDict()
         self._subscribers: ThreadSubscribers | None = None
-        self._arrived: dict[str, KnownRules] = {}  # while rules are being read
+        self._arrived: dict[UserId, KnownRules] = {}  # while rules are being read
         self._reading = 0
         #: (sender, thread) of own events since any event was counted. Further ones change nothing.
         self._marked: set[tuple[str, str]] = set()
@@ -100,7 +101,7 @@ class RoomPush:
         """Attach this to its room."""
         self._room = weakref.ref(room)  # a strong reference would keep a dropped room until garbage collection
 
-    def count_member(self, user_id: str) -> None:
+    def count_member(self, user_id: UserId) -> None:
         """Add a joined member of a room that is being read."""
         self.evaluator.joined += 1
         self.evaluator.local += user_id.endswith(self._suffix)
@@ -113,7 +114,7 @@ class RoomPush:
         for draft in drafts:
             if draft.type == MEMBER:
                 if isinstance(draft.state_key, str):
-                    self._lack_user(lacking, draft.state_key, draft.content.get("membership"))
+                    self._lack_user(lacking, UserId(draft.state_key), draft.content.get("membership"))
             elif "m.relates_to" in draft.content and draft.state_key is None:
                 relation = relation_of(draft.content)
                 if relation is not None:
@@ -133,14 +134,14 @@ class RoomPush:
         lacking = self.lacking((built.event,)) or Lacking()
         for (kind, user_id), _, now in built.changes:
             if kind == MEMBER and now is not None:
-                self._lack_user(lacking, user_id, now.membership)
+                self._lack_user(lacking, UserId(user_id), now.membership)
         return lacking if lacking else None
 
-    def _lack_user(self, lacking: Lacking, user_id: str, membership: object) -> None:
+    def _lack_user(self, lacking: Lacking, user_id: UserId, membership: object) -> None:
         if membership in ("join", "invite") and user_id.endswith(self._suffix) and not self._knows(user_id):
             lacking.users.add(user_id)
 
-    def _knows(self, user_id: str) -> bool:
+    def _knows(self, user_id: UserId) -> bool:
         return user_id in self._guests or self.evaluator.has(user_id) or self._membership(user_id) == "join"
 
     # -- rules
@@ -149,7 +150,7 @@ class RoomPush:
         """Keep what the stream brings until `end_reading`, for the users who are being read."""
         self._reading += 1
 
-    def end_reading(self, read: Mapping[str, KnownRules]) -> None:
+    def end_reading(self, read: Mapping[UserId, KnownRules]) -> None:
         """Add the rules that were read, and those that the stream brought meanwhile."""
         for user_id, known in read.items():
             if known.position >= self._positions.get(user_id, 0):
@@ -160,17 +161,17 @@ class RoomPush:
         if not self._reading:
             self._arrived.clear()
 
-    def take_row(self, user_id: str, known: KnownRules) -> None:
+    def take_row(self, user_id: UserId, known: KnownRules) -> None:
         """Take in a stream row of a user, who may have nothing to do with this room."""
         if self._reading:
             self._arrived[user_id] = known
         self._take(user_id, known)
 
-    def _take(self, user_id: str, known: KnownRules) -> None:
+    def _take(self, user_id: UserId, known: KnownRules) -> None:
         if known.position > self._positions.get(user_id, 0) and self._knows(user_id):
             self._set(user_id, known)
 
-    def _set(self, user_id: str, known: KnownRules) -> None:
+    def _set(self, user_id: UserId, known: KnownRules) -> None:
         if known.position:
             self._positions[user_id] = known.position
         joined = self._membership(user_id) == "join"
@@ -179,7 +180,7 @@ class RoomPush:
         if not joined and not self.evaluator.has(user_id):
             self._note_guest(user_id)
 
-    def _note_guest(self, user_id: str) -> None:
+    def _note_guest(self, user_id: UserId) -> None:
         self._guests[user_id] = None
         self._guests.move_to_end(user_id)
         if len(self._guests) > _MAX_GUESTS:
@@ -187,16 +188,16 @@ class RoomPush:
 
     # -- display names, threads
 
-    def take_name(self, user_id: str, name: str) -> None:
+    def take_name(self, user_id: UserId, name: str) -> None:
         """Set the display name of a joined member."""
         self.evaluator.rename(user_id, name)
 
-    def take_threads(self, event_ids: Iterable[str], threads: Mapping[str, str]) -> None:
+    def take_threads(self, event_ids: Iterable[EventId], threads: Mapping[EventId, str]) -> None:
         """Set the threads of events that were looked up. Those without one are in the main timeline."""
         for event_id in event_ids:
             self._note_thread(event_id, threads.get(event_id, ""))
 
-    def _note_thread(self, event_id: str, thread_id: str) -> None:
+    def _note_thread(self, event_id: EventId, thread_id: str) -> None:
         self._threads[event_id] = thread_id
         if len(self._threads) > _MAX_THREADS:
             self._threads.popitem(last=False)
@@ -206,13 +207,18 @@ class RoomPush:
     def member_changed(self, built: BuiltEvent, change: EntryChange) -> None:
         """Take in a change of a membership by an event."""
         assert built.ordinal is not None
-        user_id, before, now = change.key[1], change.before, change.now
+        user_id, before, now = UserId(change.key[1]), change.before, change.now
         local = user_id.endswith(self._suffix)
         was = None if before is None else before.membership
         if local and was == "join" and (now is None or now.membership != "join") and not self.evaluator.has(user_id):
             self._note_guest(user_id)  # if the change is taken back, they are a member whose rules are known
         self.evaluator.member_changed(
-            built.ordinal, user_id, was, None if now is None else now.membership, local=local, name=_name(built, now)
+            built.ordinal,
+            user_id,
+            was,
+            None if now is None else now.membership,
+            local=local,
+            name=_name(built, now),
         )
 
     def count(self, built: BuiltEvent, levels: PowerLevels) -> EventOutcome:
@@ -261,7 +267,7 @@ class RoomPush:
             return ""
         return relation.event_id if relation.rel_type == THREAD else self._known_thread(relation.event_id) or ""
 
-    def _known_thread(self, event_id: str) -> str | None:
+    def _known_thread(self, event_id: EventId) -> str | None:
         """Return the thread in which an event counts, None if that is not in memory."""
         thread_id = self._threads.get(event_id)
         if thread_id is None and (room := self._room()) is not None:
@@ -269,11 +275,11 @@ class RoomPush:
             return None if pending is None else pending.push.thread_id
         return thread_id
 
-    def _membership(self, user_id: str) -> str | None:
+    def _membership(self, user_id: UserId) -> str | None:
         room = self._room()
         return None if room is None else room.membership(user_id)
 
-    def _local_membership(self, user_id: str) -> str | None:
+    def _local_membership(self, user_id: UserId) -> str | None:
         return self._membership(user_id) if user_id.endswith(self._suffix) else None
 
 

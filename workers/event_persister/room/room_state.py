@@ -12,7 +12,7 @@ from shared.core.event_checks import PolicyServer
 from shared.core.events import Event
 from shared.core.events.format import MAX_PREV_EVENTS
 from shared.core.events.readers import PowerLevels, power_levels_of
-from shared.core.identifiers import EventId
+from shared.core.identifiers import EventId, UserId
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING
 from shared.core.room_versions import RoomVersion
 from shared.core.state_snapshots import Snapshot
@@ -81,7 +81,7 @@ class RoomState:
         self._pending_entries: dict[StateKey, StateEntry | None] = {}
         self._events = events
         self._pending_events: dict[int, Event] = {}
-        self._pending_built: dict[str, BuiltEvent] = {}
+        self._pending_built: dict[EventId, BuiltEvent] = {}
         self._levels: tuple[int, PowerLevels] | None = None
         self._policy = JoinedPolicyServer()
         self._hashes = ReferenceHashes(version)
@@ -105,20 +105,20 @@ class RoomState:
             return self._pending_entries[key]
         return self._entries.get(key)
 
-    def membership(self, user_id: str) -> str | None:
+    def membership(self, user_id: UserId) -> str | None:
         """Return the user's membership, None if they never had any."""
         entry = self.entry(_MEMBER, user_id)
         return entry.membership if entry is not None else None
 
-    def members(self, membership: str) -> list[str]:
+    def members(self, membership: str) -> list[UserId]:
         """Return the users with this membership. It walks the whole state, which a usual send must not do."""
         return list(self.walk_members(membership))
 
-    def walk_members(self, membership: str) -> Iterator[str]:
+    def walk_members(self, membership: str) -> Iterator[UserId]:
         """Yield the users with this membership. The state must not change meanwhile."""
         for (kind, key), entry in self.entries():
             if kind == _MEMBER and entry.membership == membership:
-                yield key
+                yield UserId(key)
 
     def entries(self) -> Iterator[tuple[StateKey, StateEntry]]:
         """Walk the current state without a copy. It must not change meanwhile."""
@@ -191,7 +191,7 @@ class RoomState:
         """Return True if the event has its place and is not stored yet."""
         return event_nid in self._pending_events
 
-    def built_event(self, event_id: str) -> BuiltEvent | None:
+    def built_event(self, event_id: EventId) -> BuiltEvent | None:
         """Return an event that has its place and is not stored yet."""
         return self._pending_built.get(event_id)
 
@@ -200,7 +200,7 @@ class RoomState:
         event = self._pending_events.get(event_nid)
         return None if event is None else self._pending_built[event.event_id]
 
-    def pending_target(self, event_id: str) -> RedactionTarget | None:
+    def pending_target(self, event_id: EventId) -> RedactionTarget | None:
         """Return what a redaction reads of an event that is not stored yet."""
         built = self.built_event(event_id)
         return None if built is None else RedactionTarget(built.event_nid, event_id, built.event.sender)
@@ -223,11 +223,11 @@ class RoomState:
                 nids.add(entry.event_nid)
         return nids
 
-    def missing_hashes(self, named: Iterable[tuple[int, str]]) -> set[int]:
+    def missing_hashes(self, named: Iterable[tuple[int, EventId]]) -> set[int]:
         """Return those of the events (number, id) that must be read before a new event can name them."""
         return {nid for nid, event_id in named if self._hashes.lacks(event_id)}
 
-    def hashes_of(self, event_ids: Iterable[str]) -> dict[str, bytes] | None:
+    def hashes_of(self, event_ids: Iterable[EventId]) -> dict[EventId, bytes] | None:
         """Return event id -> reference hash, None if the room's version does not write them."""
         return self._hashes.of(event_ids)
 
@@ -290,7 +290,7 @@ class RoomState:
         for change in built.changes:
             self._pending_entries[change.key] = change.now
             if change.key[0] == _MEMBER:
-                self._policy.member_changed(change.key[1])
+                self._policy.member_changed(UserId(change.key[1]))
                 self.push.member_changed(built, change)
             assert built.ordinal is not None
             self._changes.note(built.ordinal, change)
@@ -357,7 +357,7 @@ class RoomState:
         """Return what the rules read of an entry. Of a member event that is the membership, so a stub will do."""
         if key[0] == _MEMBER:
             content = {"membership": entry.membership}
-            return stub(self._create.room_id, entry.event_id, key[1], type=key[0], content=content)
+            return stub(self._create.room_id, entry.event_id, UserId(key[1]), type=key[0], content=content)
         event = self.event_of(entry)
         assert event is not None, f"{key[0]} was not loaded before it was needed"
         return event

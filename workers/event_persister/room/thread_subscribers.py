@@ -7,11 +7,13 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
+from shared.core.identifiers import UserId
+
 #: Threads of one room. The rest are read again when they are used.
 _MAX_THREADS = 20
 
 #: user id -> (position, subscribed)
-_Known: TypeAlias = dict[str, tuple[int, bool]]
+_Known: TypeAlias = dict[UserId, tuple[int, bool]]
 
 
 class ThreadSubscribers:
@@ -23,7 +25,7 @@ class ThreadSubscribers:
         """Return True if an event of the thread can be counted without reading."""
         return thread_id in self._threads
 
-    def of(self, thread_id: str) -> Collection[str]:
+    def of(self, thread_id: str) -> Collection[UserId]:
         """Return the subscribers, none if they are not known any more."""
         return {user_id for user_id, (_, subscribed) in self._threads.get(thread_id, {}).items() if subscribed}
 
@@ -31,7 +33,7 @@ class ThreadSubscribers:
         """Keep what the stream brings for this thread until `end_reading`."""
         self._arriving.setdefault(thread_id, {})
 
-    def end_reading(self, thread_id: str, subscribers: Iterable[tuple[str, int]]) -> None:
+    def end_reading(self, thread_id: str, subscribers: Iterable[tuple[UserId, int]]) -> None:
         """Set the subscribers that were read: (user id, position)."""
         arrived = self._arriving.pop(thread_id, {})
         known = self._threads.setdefault(thread_id, {})
@@ -43,13 +45,13 @@ class ThreadSubscribers:
         if len(self._threads) > _MAX_THREADS:
             self._threads.popitem(last=False)
 
-    def take(self, thread_id: str, user_id: str, position: int, *, subscribed: bool) -> None:
+    def take(self, thread_id: str, user_id: UserId, position: int, *, subscribed: bool) -> None:
         """Take in a row of the stream."""
         for threads in (self._threads, self._arriving):
             if (known := threads.get(thread_id)) is not None:
                 _take(known, user_id, position, subscribed=subscribed)
 
 
-def _take(known: _Known, user_id: str, position: int, *, subscribed: bool) -> None:
+def _take(known: _Known, user_id: UserId, position: int, *, subscribed: bool) -> None:
     if position > known.get(user_id, (0, False))[0]:
         known[user_id] = (position, subscribed)

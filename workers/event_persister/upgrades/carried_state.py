@@ -13,7 +13,7 @@ from shared.core.events import Event
 from shared.core.events.readers import PowerLevels
 from shared.core.events.readers.create import federates, room_type
 from shared.core.events.readers.power_levels import DEFAULT_LEVELS
-from shared.core.identifiers import is_user_id
+from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.room_versions import RoomVersion
 from shared.storage.rooms.upgrades import StateContent
 from workers.event_persister.members.member_changes import member_draft
@@ -42,7 +42,7 @@ _JOIN_RULES = "m.room.join_rules"
 
 
 def create_content(
-    version: RoomVersion, old_create: Event, last_event_id: str, upgrader: str, additional_creators: Sequence[str]
+    version: RoomVersion, old_create: Event, last_event_id: str, upgrader: UserId, additional_creators: Sequence[str]
 ) -> dict[str, Any]:
     """Return the content of the new room's m.room.create.
 
@@ -66,7 +66,7 @@ def create_content(
 
 
 def final_levels(
-    version: RoomVersion, old: PowerLevels, content: Mapping[str, Any], creators: Collection[str], upgrader: str
+    version: RoomVersion, old: PowerLevels, content: Mapping[str, Any], creators: Collection[UserId], upgrader: UserId
 ) -> dict[str, Any]:
     """Return the content of the new room's final power levels.
 
@@ -79,7 +79,7 @@ def final_levels(
     levels["events"] = {kind: _within(level) for kind, level in old.events.items()}
     if old.notifications:
         levels["notifications"] = {key: _within(level) for key, level in old.notifications.items()}
-    users = {user_id: _within(level) for user_id, level in old.users.items() if is_user_id(user_id)}
+    users: dict[str, int] = {user_id: _within(level) for user_id, level in old.users.items() if is_user_id(user_id)}
     levels["users"] = users
     if version.creators_outrank_all:
         for creator in creators:
@@ -93,7 +93,7 @@ def final_levels(
     return levels
 
 
-def first_levels(version: RoomVersion, final: Mapping[str, Any], upgrader: str) -> Mapping[str, Any]:
+def first_levels(version: RoomVersion, final: Mapping[str, Any], upgrader: UserId) -> Mapping[str, Any]:
     """Return the levels under which the upgrader may write all copied state. The final ones are set at the end."""
     if version.creators_outrank_all:
         return final
@@ -109,7 +109,7 @@ def highest_level(levels: Mapping[str, Any]) -> int:
 
 def first_drafts(
     version: RoomVersion,
-    upgrader: str,
+    upgrader: UserId,
     profile: Mapping[str, str],
     levels: Mapping[str, Any],
     state: Iterable[StateContent],
@@ -162,7 +162,7 @@ def kept_aliases(content: Mapping[str, Any], kept: Collection[str]) -> dict[str,
     return named
 
 
-def keyed_drafts(upgrader: str, state: Iterable[StateContent]) -> list[Draft]:
+def keyed_drafts(upgrader: UserId, state: Iterable[StateContent]) -> list[Draft]:
     """Return the drafts of KEYED_TYPES. A child or parent without `via` counts as removed, and is not copied."""
     return [
         Draft(sender=upgrader, type=each.type, state_key=each.state_key, content=fit(each.content))
@@ -171,7 +171,7 @@ def keyed_drafts(upgrader: str, state: Iterable[StateContent]) -> list[Draft]:
     ]
 
 
-def ban_drafts(upgrader: str, bans: Mapping[str, str | None], levels: PowerLevels) -> list[Draft]:
+def ban_drafts(upgrader: UserId, bans: Mapping[UserId, str | None], levels: PowerLevels) -> list[Draft]:
     """Return the bans that the upgrader may set in a room with these levels. bans: user id -> reason."""
     own = levels.user_level(upgrader)
     if own < levels.ban:
@@ -183,13 +183,13 @@ def ban_drafts(upgrader: str, bans: Mapping[str, str | None], levels: PowerLevel
     ]
 
 
-def tombstone_draft(upgrader: str, new_room_id: str) -> Draft:
+def tombstone_draft(upgrader: UserId, new_room_id: RoomId) -> Draft:
     content = {"body": "This room has been replaced", "replacement_room": new_room_id}
     return Draft(sender=upgrader, type=TOMBSTONE, state_key="", content=content)
 
 
 def closing_drafts(
-    upgrader: str,
+    upgrader: UserId,
     levels: PowerLevels,
     power_content: Mapping[str, Any],
     alias_content: Mapping[str, Any],

@@ -13,6 +13,7 @@ from shared.core.errors import AuthRuleViolation, MatrixError, Unavailable
 from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import power_levels_of
 from shared.core.events.readers.create import creators_of
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.room_versions import get_room_version
 from shared.http.internal_calls import Empty
 from shared.storage.engine.number_blocks import NumberBlock
@@ -65,11 +66,11 @@ class UpgradeSuccessor:
         self._copies_bans = copies_bans
 
     @COMPLETE_SUCCESSOR.handler
-    async def complete_successor(self, room_id: str, _: Empty) -> SuccessorAnswer:
+    async def complete_successor(self, room_id: RoomId, _: Empty) -> SuccessorAnswer:
         """Complete the new room of an upgrade. Nothing happens for any other room."""
         return await self._runs.run(room_id, lambda: self._complete(room_id))
 
-    async def _complete(self, room_id: str) -> SuccessorAnswer:
+    async def _complete(self, room_id: RoomId) -> SuccessorAnswer:
         upgrade = await get_upgrade_into(self._database, room_id)
         if upgrade is None or upgrade.ended:
             return SuccessorAnswer()
@@ -115,7 +116,7 @@ class UpgradeSuccessor:
         new_room = NewRoom(creator=upgrader, is_public=False, created_ms=create.origin_server_ts, alias=None)
         await self._writer.write_new_room(room, create_nid, drafts, new_room)
 
-    async def _write_missing(self, room_id: str, drafts: Sequence[Draft]) -> None:
+    async def _write_missing(self, room_id: RoomId, drafts: Sequence[Draft]) -> None:
         """Write the drafts that the room lacks, a part at a time."""
 
         async def write(room: LiveRoom) -> bool:
@@ -127,7 +128,7 @@ class UpgradeSuccessor:
         while await self._writer.in_room(room_id, write):
             pass
 
-    async def _settle(self, room: LiveRoom, upgrader: str, levels: dict[str, object]) -> None:
+    async def _settle(self, room: LiveRoom, upgrader: UserId, levels: dict[str, object]) -> None:
         """Give the room its final power levels."""
         entry = room.state.entry(carried_state.POWER_LEVELS)
         assert entry is not None
@@ -156,7 +157,7 @@ class UpgradeSuccessor:
 
 def _levels_event(create: Event, content: Mapping[str, object]) -> Event:
     """Return these power levels as an event that the rules can read."""
-    return stub(create.room_id, "$levels", create.sender, carried_state.POWER_LEVELS, content)
+    return stub(create.room_id, EventId("$levels"), create.sender, carried_state.POWER_LEVELS, content)
 
 
 def _lacks(room: LiveRoom, draft: Draft) -> bool:

@@ -16,6 +16,7 @@ from replication.calls.owner_calls import OwnerCalls
 from replication.calls.rooms import COMPLETE_SUCCESSOR, RESUME_UPGRADE
 from shared.core.errors import AuthRuleViolation, MatrixError, RemoteServerError, Unavailable, forbidden, not_found
 from shared.core.events import Event, event_from_storage
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.internal_calls import EMPTY, Empty
@@ -86,7 +87,7 @@ class Upgrades:
         """
         body, user_id = request.decode(UpgradeBody), request.user.user_id
         version = get_room_version(body.new_version)
-        creators: list[str] = []
+        creators: list[UserId] = []
         if version.additional_creators and body.additional_creators is not None:
             creators = check_additional_creators(body.additional_creators)
 
@@ -99,12 +100,14 @@ class Upgrades:
         return json_response({"replacement_room": upgrade.new_room_id})
 
     @RESUME_UPGRADE.handler
-    async def resume_upgrade(self, room_id: str, _: Empty) -> Empty:
+    async def resume_upgrade(self, room_id: RoomId, _: Empty) -> Empty:
         """Continue an upgrade that is under way, for a background worker."""
         await self._runs.run(room_id, lambda: self._carry_out(room_id))
         return EMPTY
 
-    async def _begin(self, room: LiveRoom, user_id: str, version: RoomVersion, creators: list[str]) -> RoomUpgrade:
+    async def _begin(
+        self, room: LiveRoom, user_id: UserId, version: RoomVersion, creators: list[UserId]
+    ) -> RoomUpgrade:
         """Return the upgrade that is under way, was asked for before, or is begun now."""
         self._check_may_upgrade(room, user_id)
         await room.finish_writes()  # events that clients have ids of belong into the new room
@@ -138,7 +141,7 @@ class Upgrades:
             return upgrade
         return _joined(await get_room_upgrade(self._database, room.room_id), version)  # another request was faster
 
-    async def _carry_out(self, room_id: str) -> None:
+    async def _carry_out(self, room_id: RoomId) -> None:
         """Do the rest of the room's upgrade. An upgrade that turns out impossible is dropped, and its error raised."""
         upgrade = await get_room_upgrade(self._database, room_id)
         if upgrade is None or upgrade.ended:
@@ -183,7 +186,7 @@ class Upgrades:
         if drafts:
             await self._writer.write(room, drafts)
 
-    async def _complete_successor(self, new_room_id: str) -> None:
+    async def _complete_successor(self, new_room_id: RoomId) -> None:
         try:
             answer = await self._calls.ask(COMPLETE_SUCCESSOR, new_room_id, EMPTY)
         except RemoteServerError as error:
@@ -191,7 +194,7 @@ class Upgrades:
         if answer.refused is not None:
             raise MatrixError("M_INVALID_ROOM_STATE", f"The new room cannot be created: {answer.refused}", 400)
 
-    def _check_may_upgrade(self, room: LiveRoom, user_id: str) -> None:
+    def _check_may_upgrade(self, room: LiveRoom, user_id: UserId) -> None:
         """Raise M_FORBIDDEN unless the user may send the tombstone, as the spec has it."""
         self._changes.check_member(room, user_id)
         levels = room.state.power_levels
@@ -213,7 +216,7 @@ def _joined(known: RoomUpgrade | None, version: RoomVersion) -> RoomUpgrade:
     return known
 
 
-def _asks_for(known: RoomUpgrade, user_id: str, version: RoomVersion, creators: list[str]) -> bool:
+def _asks_for(known: RoomUpgrade, user_id: UserId, version: RoomVersion, creators: list[UserId]) -> bool:
     """Return True if a request is for this upgrade."""
     if (known.upgrader, known.new_version) != (user_id, version.name):
         return False

@@ -8,7 +8,7 @@ import orjson
 from replication.calls.rooms import SEND_DELAYED_EVENT, DelayedEventAnswer, DelayedEventToSend
 from shared.core.delayed_events import sending_key
 from shared.core.errors import AuthRuleViolation, EventFormatError, MatrixError, RemoteServerError
-from shared.core.identifiers import UserId
+from shared.core.identifiers import EventId, RoomId
 from shared.core.rows import NO_DEVICE
 from shared.http.endpoint import RateLimit
 from shared.http.errors_to_json import response_for
@@ -38,7 +38,7 @@ class DelayedSending:
         self._limiter = limiter
 
     @SEND_DELAYED_EVENT.handler
-    async def send_delayed_event(self, room_id: str, event: DelayedEventToSend) -> DelayedEventAnswer:
+    async def send_delayed_event(self, room_id: RoomId, event: DelayedEventToSend) -> DelayedEventAnswer:
         """Send a delayed event. A lasting refusal is the answer, a temporary one is an error of this call."""
         try:
             return DelayedEventAnswer(await self._send(room_id, event))
@@ -47,15 +47,15 @@ class DelayedSending:
             assert isinstance(refused.body, bytes)
             return DelayedEventAnswer(None, refused.status, msgspec.Raw(refused.body))
 
-    async def _send(self, room_id: str, event: DelayedEventToSend) -> str:
+    async def _send(self, room_id: RoomId, event: DelayedEventToSend) -> EventId:
         account = await get_account(self._database, event.sender)
-        user = Requester(UserId(event.sender), None, b"", account is not None and account.kind == "guest")
+        user = Requester(event.sender, None, b"", account is not None and account.kind == "guest")
         content: dict[str, Any] = orjson.loads(bytes(event.content))
         key, shown_to = sending_key(event.delay_id), (NO_DEVICE, event.delay_id)
         if not event.again:
             await self._limiter.check(RateLimit.MESSAGE, user, "")
 
-        async def send(room: LiveRoom) -> str:
+        async def send(room: LiveRoom) -> EventId:
             if (answered := await self._writer.first_answer(room, key)) is not None:
                 return answered
             if event.state_key is None:

@@ -12,7 +12,7 @@ from shared.core.errors import MatrixError, bad_json, invalid_param
 from shared.core.events.readers.create import creators_of
 from shared.core.events.readers.power_levels import DEFAULT_LEVELS
 from shared.core.events.relation import THREAD, relation_of, relation_of_json
-from shared.core.identifiers import is_room_alias
+from shared.core.identifiers import EventId, UserId, is_room_alias
 from shared.storage.engine.pool import Database
 from shared.storage.events.batch import get_event_by_id
 from shared.storage.events.client_transactions import get_transaction
@@ -35,7 +35,7 @@ def check_content(event_type: str, content: Mapping[str, Any]) -> None:
             raise bad_json("Power levels must be integers")
 
 
-def check_state(room: LiveRoom, sender: str, event_type: str, content: Mapping[str, Any]) -> None:
+def check_state(room: LiveRoom, sender: UserId, event_type: str, content: Mapping[str, Any]) -> None:
     """Raise M_INVALID_PARAM for state that no user may ever set, whatever their power level.
 
     Only members learn who the creators are.
@@ -82,8 +82,8 @@ class RelationRefusals:
         self._database = database
 
     async def check(
-        self, room: LiveRoom, sender: str, event_type: str, content: Mapping[str, Any], key: bytes | None
-    ) -> str | None:
+        self, room: LiveRoom, sender: UserId, event_type: str, content: Mapping[str, Any], key: bytes | None
+    ) -> EventId | None:
         """Return None if the event may be sent, or the event id if the same transaction has sent it long ago.
 
         key: of the transaction. Usual messages relate to no event, and cost nothing here.
@@ -109,7 +109,7 @@ class RelationRefusals:
         return None
 
 
-def _is_under_way(room: LiveRoom, sender: str, event_type: str, event_id: str, mark: str) -> bool:
+def _is_under_way(room: LiveRoom, sender: UserId, event_type: str, event_id: EventId, mark: str) -> bool:
     """Return True if the same annotation is being stored at this moment."""
     for write in room.writes:
         for built in write.built:

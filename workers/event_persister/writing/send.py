@@ -56,7 +56,7 @@ class SendHandlers:
         content, key = request.json_object(), transaction_key(request)
         shown_to, sticky_ms = (user.device_id, request.params["txnId"]), self._scheduling.sticky_ms(request)
 
-        async def send(room: LiveRoom) -> str:
+        async def send(room: LiveRoom) -> EventId:
             return await self.put(room, user, event_type, content, key=key, shown_to=shown_to, sticky_ms=sticky_ms)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], send)})
@@ -79,7 +79,7 @@ class SendHandlers:
         user, event_type, content = request.user, request.params["eventType"], request.json_object()
         key = secrets.token_bytes(32)
 
-        async def send(room: LiveRoom) -> str:
+        async def send(room: LiveRoom) -> EventId:
             return await self.put(room, user, event_type, content, key=key, shown_to=(None, ""), sticky_ms=None)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], send)})
@@ -94,7 +94,7 @@ class SendHandlers:
         key: bytes,
         shown_to: tuple[str | None, str],
         sticky_ms: int | None,
-    ) -> str:
+    ) -> EventId:
         """Send a message event, which may be a redaction, and return its id.
 
         key: of the client's transaction. shown_to: device and transaction id.
@@ -105,7 +105,9 @@ class SendHandlers:
             redacts = content.get("redacts")
             if not isinstance(redacts, str):
                 raise missing_param("A redaction names the event that it redacts, in redacts")
-            return await self._redact(room, user, redacts, content, key=key, shown_to=shown_to, sticky_ms=sticky_ms)
+            return await self._redact(
+                room, user, EventId(redacts), content, key=key, shown_to=shown_to, sticky_ms=sticky_ms
+            )
         check_content(event_type, content)
         if (answered := self._writer.answer_of(room, key)) is not None:
             return await answered
@@ -144,7 +146,7 @@ class SendHandlers:
 
         shown_to = (user.device_id, request.params["txnId"])
 
-        async def redact(room: LiveRoom) -> str:
+        async def redact(room: LiveRoom) -> EventId:
             if (answered := self._writer.answer_of(room, key)) is not None:
                 return await answered
             return await self._redact(room, user, event_id, content, key=key, shown_to=shown_to, sticky_ms=None)
@@ -155,13 +157,13 @@ class SendHandlers:
         self,
         room: LiveRoom,
         user: Requester,
-        event_id: str,
+        event_id: EventId,
         content: dict[str, Any],
         *,
         key: bytes,
         shown_to: tuple[str | None, str],
         sticky_ms: int | None,
-    ) -> str:
+    ) -> EventId:
         target = await self._target(room, user, event_id)
         device, txn_id = shown_to
         draft = Draft(
@@ -180,7 +182,7 @@ class SendHandlers:
             return (await self._guests.around(room, lambda: self._writer.write(room, [draft], key)))[-1]
         return (await self._writer.write(room, [draft], key))[-1]
 
-    async def _target(self, room: LiveRoom, user: Requester, event_id: str) -> RedactionTarget:
+    async def _target(self, room: LiveRoom, user: Requester, event_id: EventId) -> RedactionTarget:
         """Return the event to redact. Raises M_FORBIDDEN, M_NOT_FOUND, M_INVALID_PARAM for one of another room.
 
         The rules let a whole server redact its users' events. The client API lets a user redact their own events, and
@@ -195,7 +197,7 @@ class SendHandlers:
                 if await get_room_of_event(self._database, event_id) not in (None, room.room_id):
                     raise invalid_param("The event to redact is in another room")
                 raise not_found("There is no such event in this room")
-            target = RedactionTarget(stored.event_nid, EventId(stored.event_id), stored.sender)
+            target = RedactionTarget(stored.event_nid, stored.event_id, stored.sender)
         levels = room.state.power_levels
         if target.sender != user.user_id and levels.user_level(user.user_id) < levels.redact:
             raise forbidden("Your power level is too low to redact other people's events")

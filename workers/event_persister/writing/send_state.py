@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from shared.core.identifiers import EventId, UserId
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Requester, Response, json_response
 from shared.http.serving import endpoint
@@ -59,7 +60,7 @@ class StateHandlers:
         event_type, state_key = request.params["eventType"], request.params["stateKey"]
         content, sticky_ms = request.json_object(), self._scheduling.sticky_ms(request)
 
-        async def put(room: LiveRoom) -> str:
+        async def put(room: LiveRoom) -> EventId:
             return await self.put(room, request.user, event_type, state_key, content, sticky_ms=sticky_ms)
 
         return json_response({"event_id": await self._writer.in_room(request.params["roomId"], put)})
@@ -75,7 +76,7 @@ class StateHandlers:
         key: bytes | None = None,
         shown_to: tuple[str | None, str] | None = None,
         sticky_ms: int | None = None,
-    ) -> str:
+    ) -> EventId:
         """Set the state and return its event's id.
 
         key: of a transaction. shown_to: device and transaction id. A sticky event is always a new one: sending it
@@ -90,7 +91,7 @@ class StateHandlers:
             if unchanged is not None:
                 return unchanged
         if event_type == MEMBER:
-            content = await self._changes.prepare_member_state(room, user, state_key, content)
+            content = await self._changes.prepare_member_state(room, user, UserId(state_key), content)
         elif event_type == "m.room.canonical_alias":
             await self._check_aliases(room, content)
         device, txn_id = shown_to or (None, None)
@@ -108,8 +109,8 @@ class StateHandlers:
         return (await self._writer.write(room, [draft], key))[-1]
 
     async def _unchanged(
-        self, room: LiveRoom, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]
-    ) -> str | None:
+        self, room: LiveRoom, sender: UserId, event_type: str, state_key: str, content: Mapping[str, Any]
+    ) -> EventId | None:
         entry = room.state.entry(event_type, state_key)
         if entry is None:
             return None

@@ -13,7 +13,7 @@ import orjson
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.history_point import HistoryPoint
-from shared.core.identifiers import check_room_id
+from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.presence import UNSET
 from shared.http.endpoint import RoutingKey
 from shared.http.request import Request, Response, json_response
@@ -91,7 +91,7 @@ class LegacyEvents:
             async with self._hold(user):
                 return json_response(await self._wait(user.user_id, since, deadline, limit))
 
-    async def _wait(self, user_id: str, since: str | None, deadline: float, limit: int) -> dict[str, Any]:
+    async def _wait(self, user_id: UserId, since: str | None, deadline: float, limit: int) -> dict[str, Any]:
         """limit: events of each room's timeline."""
         if since is None:
             await self._tokens.reach_present(user_id)
@@ -117,7 +117,7 @@ class LegacyEvents:
                 break
         return {"start": since, "end": wanted.since, "chunk": chunk}
 
-    async def _invites(self, user_id: str, room_ids: Collection[str]) -> Iterable[Any]:
+    async def _invites(self, user_id: UserId, room_ids: Collection[RoomId]) -> Iterable[Any]:
         if not room_ids:
             return ()
         invited = [one for one in await get_memberships_of_user(self._database, user_id) if one.room_id in room_ids]
@@ -145,7 +145,7 @@ class RoomPreviews:
         self._clock = clock
         self._max_events = max_events
 
-    async def wait(self, request: Request, room_id: str, since: str | None, deadline: float) -> dict[str, Any]:
+    async def wait(self, request: Request, room_id: RoomId, since: str | None, deadline: float) -> dict[str, Any]:
         """Return the events after a token as soon as there are any. Raises M_FORBIDDEN, M_INVALID_PARAM."""
         user = request.user
         start = since
@@ -179,7 +179,7 @@ def refuse_guest(request: Request) -> None:
         raise MatrixError("M_GUEST_ACCESS_FORBIDDEN", "Guests may not use this endpoint", 403)
 
 
-def with_room(events: Iterable[dict[str, Any]], room_id: str) -> list[dict[str, Any]]:
+def with_room(events: Iterable[dict[str, Any]], room_id: RoomId) -> list[dict[str, Any]]:
     """Add `room_id` to events of /sync."""
     return [{**event, "room_id": room_id} for event in events]
 
@@ -192,11 +192,11 @@ def with_user(presence: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _data_of(rooms: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the ephemeral events and the account data of joined rooms, with their room ids."""
     for room_id, section in rooms["join"].items():
-        yield from with_room(section["ephemeral"]["events"], room_id)
-        yield from with_room(section["account_data"]["events"], room_id)
+        yield from with_room(section["ephemeral"]["events"], RoomId(room_id))
+        yield from with_room(section["account_data"]["events"], RoomId(room_id))
 
 
-def _events_of(rooms: Mapping[str, Mapping[str, Any]], user_id: str) -> Iterator[dict[str, Any]]:
+def _events_of(rooms: Mapping[str, Mapping[str, Any]], user_id: UserId) -> Iterator[dict[str, Any]]:
     """Yield the events of a response of /sync, each room's in order.
 
     State changes before a limited timeline come first. A room that the user just joined begins with their join.
@@ -206,10 +206,10 @@ def _events_of(rooms: Mapping[str, Mapping[str, Any]], user_id: str) -> Iterator
             timeline = section["timeline"]["events"]
             joined = _index_of_join(timeline, user_id)
             events = [*section["state"]["events"], *timeline] if joined is None else timeline[joined:]
-            yield from with_room(events, room_id)
+            yield from with_room(events, RoomId(room_id))
 
 
-def _index_of_join(timeline: list[dict[str, Any]], user_id: str) -> int | None:
+def _index_of_join(timeline: list[dict[str, Any]], user_id: UserId) -> int | None:
     for index in range(len(timeline) - 1, -1, -1):
         event = timeline[index]
         if event["type"] == MEMBER and event.get("state_key") == user_id:

@@ -10,7 +10,7 @@ import orjson
 
 from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.filters.wildcard import type_patterns
-from shared.core.identifiers import check_room_id
+from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.presence import UNSET
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
@@ -187,7 +187,7 @@ class LegacyInitialSync:
 
         return listed(orjson.dumps(head)[:-1] + b',"state":[', rows, encode, b"]}")
 
-    async def _account_data(self, room_id: str, user_id: str) -> list[Any]:
+    async def _account_data(self, room_id: RoomId, user_id: UserId) -> list[Any]:
         return [
             {"type": record.type, "content": orjson.Fragment(record.json)}
             for record in await get_account_data_of_user(self._database, user_id)
@@ -195,7 +195,7 @@ class LegacyInitialSync:
         ]
 
 
-def _room_info(room_id: str, section: dict[str, Any], membership: str, end: str) -> dict[str, Any]:
+def _room_info(room_id: RoomId, section: dict[str, Any], membership: str, end: str) -> dict[str, Any]:
     """Return `RoomInfo`. section: of an initial /sync with the state after the timeline."""
     timeline = section["timeline"]
     return {

@@ -8,6 +8,7 @@ listener disconnects clients that take nothing (`shared/http/server.py`), so non
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
+from shared.core.identifiers import UserId
 from workers.synchrotron.classic.response_pieces import WHOLE_BYTES
 from workers.synchrotron.waiting.fair_turns import FairTurns
 
@@ -33,7 +34,7 @@ class LongResponse:
     """
 
     def __init__(
-        self, pieces: AsyncGenerator[bytes, None], turns: FairTurns, user_id: str, held: AsyncExitStack
+        self, pieces: AsyncGenerator[bytes, None], turns: FairTurns, user_id: UserId, held: AsyncExitStack
     ) -> None:
         self._pieces = pieces
         self._turns = turns

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from shared.core.identifiers import RoomId
+
 #: The order in which rooms are sent.
 KINDS = ("join", "invite", "knock", "leave")
 #: Responses up to this size are sent as one body.
@@ -21,7 +23,7 @@ class Section(NamedTuple):
     """A room's part of a response."""
 
     kind: str
-    room_id: str
+    room_id: RoomId
     #: The section's JSON in parts, which other responses may share.
     parts: Sequence[bytes]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from shared.core.canonical_json import decode_json
 from shared.core.errors import MatrixError, invalid_param
 from shared.core.filters import Filter, parse_filter
+from shared.core.identifiers import UserId
 from shared.core.presence import STATES, UNSET
 from shared.http.request import Request
 from shared.storage.engine.pool import Source
@@ -19,7 +20,7 @@ _MAX_INLINE_CHARS = 2_000
 class SyncRequest:
     """The parsed parameters."""
 
-    user_id: str
+    user_id: UserId
     device_id: str | None
     #: The token as text, None for an initial sync.
     since: str | None = None
@@ -41,7 +42,7 @@ class Filters:
         self._parsed: dict[tuple[str, int], Filter] = {}
         self._inline: dict[str, Filter] = {}
 
-    async def get(self, user_id: str, text: str | None) -> Filter:
+    async def get(self, user_id: UserId, text: str | None) -> Filter:
         """Return the filter of a query parameter, which is an id, JSON or absent.
 
         Raises M_NOT_JSON, M_BAD_JSON, M_INVALID_PARAM.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from replication.streams import TO_DEVICE
+from shared.core.rows import GLOBAL
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.rooms.shown_event import Reader
 from shared.rooms.timeline_event import MEMBER
@@ -28,7 +29,7 @@ from workers.synchrotron.sections.room_sections import RoomSections, SectionCont
 from workers.synchrotron.sections.span import Span
 from workers.synchrotron.sections.stripped_state import StrippedStates
 from workers.synchrotron.users.lazy_members import SentMembers
-from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.users.sync_user import SyncUser
 from workers.synchrotron.users.unread_counts import UnreadCounts
 from workers.synchrotron.users.user_cache import UserCache
 from workers.synchrotron.waiting.sync_tokens import SyncTokens

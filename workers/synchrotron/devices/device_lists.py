@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from shared.core.errors import Unavailable
+from shared.core.identifiers import UserId
 from shared.core.rows import DeviceListRow
 from shared.runtime.tasks import TaskGroup
 from shared.storage.encryption.device_lists import get_joined_rooms_of
@@ -29,7 +30,7 @@ class DeviceListFeed:
         self._notifier = notifier
         self._reads = reads
         self._tasks = tasks
-        self._pending: deque[tuple[str, int]] = deque()  # (user, seq of the row)
+        self._pending: deque[tuple[UserId, int]] = deque()  # (user, seq of the row)
         self._settling = False
         self._progress = asyncio.Event()
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from replication.streams import DEVICE_LISTS, EVENTS, ONE_TIME_KEYS, TO_DEVICE
+from shared.core.identifiers import UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.encryption.device_keys import get_key_counts
 from shared.storage.encryption.device_lists import get_device_list_news, get_users_sharing
@@ -113,7 +114,7 @@ class DeviceSections:
                 self._reads, user.user_id, span.since.vector(EVENTS.name), span.since.vector(DEVICE_LISTS.name)
             )
             return sorted(updates.changed), sorted(updates.left)
-        changed, left = set(), set()
+        changed, left = set[UserId](), set[UserId]()
         for user_id, has_changed, has_left in devices.people_since(span.since_seq):
             if has_changed:
                 changed.add(user_id)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from shared.core.errors import MatrixError, invalid_param
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import display_name_of, power_levels_of
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import PushEvent, Recipient, RuleSwitches, UserRules, user_rules
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import UnreadSnapshot
@@ -93,7 +94,7 @@ class Notifications:
         return json_response(body)
 
     async def _find(
-        self, user_id: str, rooms: Mapping[int, str], position: int | None, limit: int, *, only_highlights: bool
+        self, user_id: UserId, rooms: Mapping[int, RoomId], position: int | None, limit: int, *, only_highlights: bool
     ) -> tuple[list[_Notification], int | None]:
         """Return the latest before a position, and the position to page on from; None at the end."""
         found: list[_Notification] = []
@@ -114,7 +115,7 @@ class Notifications:
         return found, position
 
     async def _step(
-        self, user_id: str, before: Mapping[int, int], limit: int, *, only_highlights: bool
+        self, user_id: UserId, before: Mapping[int, int], limit: int, *, only_highlights: bool
     ) -> tuple[list[_Notification], int]:
         """Return the latest before these ordinals, and the position down to which they are complete; 0 for all."""
         newest = await get_counted_events(self._database, user_id, before, 1)
@@ -137,7 +138,7 @@ class Notifications:
         return sorted(some, key=lambda one: one.placed.position, reverse=True), cut
 
     async def _shown(
-        self, found: Sequence[_Notification], rooms: Mapping[int, str], reader: Reader
+        self, found: Sequence[_Notification], rooms: Mapping[int, RoomId], reader: Reader
     ) -> list[dict[str, Any]]:
         if not found:
             return []
@@ -198,7 +199,12 @@ class _Judge:
     """Evaluates a user's current push rules for events of a room."""
 
     def __init__(
-        self, room: RoomView, rules: UserRules, joined: int, state: Mapping[tuple[str, str], TimelineRow], user_id: str
+        self,
+        room: RoomView,
+        rules: UserRules,
+        joined: int,
+        state: Mapping[tuple[str, str], TimelineRow],
+        user_id: UserId,
     ) -> None:
         self._room = room
         self._rules = rules
@@ -209,7 +215,7 @@ class _Judge:
         self._reader = Recipient(user_id, (display_name_of(member) or "") if member is not None else "")
 
     @classmethod
-    async def of(cls, database: Database, room: RoomView, rules: UserRules, joined: int, user_id: str) -> "_Judge":
+    async def of(cls, database: Database, room: RoomView, rules: UserRules, joined: int, user_id: UserId) -> "_Judge":
         keys = [_CREATE, _POWER_LEVELS, (MEMBER, user_id)]
         rows = await get_keys_before(database, room.room_nid, room.end + 1, keys)
         return cls(room, rules, joined, {key: row for row in rows if (key := room.event(row).key) is not None}, user_id)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from shared.core.errors import forbidden, invalid_param, not_found
-from shared.core.identifiers import check_room_id, parse_room_alias
+from shared.core.identifiers import RoomId, UserId, check_room_id, parse_room_alias
 from shared.core.room_summary import SPACE, RoomFacts, SpaceChild, child_order, may_find, room_summary
 from shared.http.endpoint import CLIENT_V1, Auth, RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
@@ -99,10 +99,10 @@ class RoomSummaries:
         return json_response(body)
 
     async def _walk(
-        self, root: str, user_id: str, max_depth: int, *, suggested_only: bool
+        self, root: RoomId, user_id: UserId, max_depth: int, *, suggested_only: bool
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield the rooms of the tree depth first, each once, even if spaces contain one another."""
-        seen: set[str] = set()
+        seen: set[RoomId] = set()
         facts, _ = (await self._known([root], user_id))[root]
         stack: list[tuple[RoomFacts, int]] = [(facts, 0)]
         while stack:
@@ -124,7 +124,9 @@ class RoomSummaries:
             if len(seen) >= _MAX_WALKED:
                 return
 
-    async def _known(self, room_ids: Collection[str], user_id: str | None) -> dict[str, tuple[RoomFacts, str | None]]:
+    async def _known(
+        self, room_ids: Collection[RoomId], user_id: UserId | None
+    ) -> dict[RoomId, tuple[RoomFacts, str | None]]:
         """Return the rooms that the user may find, each with the user's membership."""
         known = await get_facts(self._database, room_ids)
         needed = {each for facts in known.values() for each in (facts.room_id, *facts.allowed_rooms)}
@@ -137,7 +139,7 @@ class RoomSummaries:
                 found[room_id] = (facts, membership)
         return found
 
-    async def _room_id(self, id_or_alias: str) -> str:
+    async def _room_id(self, id_or_alias: str) -> RoomId:
         if not id_or_alias.startswith("#"):
             return check_room_id(id_or_alias)
         _, server = parse_room_alias(id_or_alias)
@@ -148,7 +150,7 @@ class RoomSummaries:
         return room_id
 
 
-def _parameters(room_id: str, user_id: str, suggested_only: bool, max_depth: int) -> str:
+def _parameters(room_id: RoomId, user_id: UserId, suggested_only: bool, max_depth: int) -> str:
     """Return a digest of the request's parameters. A token holds it, so that it is valid with the same ones only."""
     text = "\x00".join((room_id, user_id, str(suggested_only), str(max_depth)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

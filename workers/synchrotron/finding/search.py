@@ -18,6 +18,7 @@ from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import point_after
+from shared.core.identifiers import RoomId, UserId
 from shared.core.search.event_text import KEYS, split_words
 from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, json_response
@@ -154,7 +155,7 @@ class Search:
             answer["state"] = {ids[nid]: await self._state(views[nid], found, reader) for nid in nids}
         return json_response({"search_categories": {"room_events": answer}})
 
-    async def _rooms(self, user_id: str, wanted: EventFilter, criteria: RoomEvents) -> dict[int, RoomMembership]:
+    async def _rooms(self, user_id: UserId, wanted: EventFilter, criteria: RoomEvents) -> dict[int, RoomMembership]:
         """Return the rooms to search: the user's current and former rooms, without encrypted and forgotten ones."""
         only = wanted.rooms
         if only is not None and criteria.include_predecessors:
@@ -172,18 +173,18 @@ class Search:
         encrypted = await get_encrypted_rooms(self._database, rooms) if rooms else set()
         return {nid: one for nid, one in rooms.items() if nid not in encrypted}
 
-    async def _with_predecessors(self, room_ids: frozenset[str]) -> frozenset[str]:
+    async def _with_predecessors(self, room_ids: frozenset[RoomId]) -> frozenset[RoomId]:
         """Return the rooms and those that they were upgraded from, as their create events say."""
         found, new = set(room_ids), set(room_ids)
         for _ in range(_MAX_PREDECESSORS):
             if not new or len(found) > _MAX_ROOMS:
                 break
-            former = set()
+            former = set[RoomId]()
             for facts in (await get_facts(self._database, new)).values():
                 predecessor = facts.contents.get("m.room.create", {}).get("predecessor")
                 room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
                 if isinstance(room_id, str):
-                    former.add(room_id)
+                    former.add(RoomId(room_id))
             new = former - found
             found |= new
         return frozenset(found)
@@ -192,7 +193,7 @@ class Search:
         self,
         hits: Sequence[Hit],
         rooms: Mapping[int, RoomMembership],
-        user_id: str,
+        user_id: UserId,
         wanted: EventFilter,
         views: dict[int, RoomView],
     ) -> list[Hit]:
@@ -220,7 +221,7 @@ class Search:
         }
         return [hit for hit in hits if (hit.room_nid, hit.event_nid) not in hidden]
 
-    async def _open(self, room_nid: int, room_id: str, user_id: str, views: dict[int, RoomView]) -> None:
+    async def _open(self, room_nid: int, room_id: RoomId, user_id: UserId, views: dict[int, RoomView]) -> None:
         if room_nid not in views:
             try:
                 views[room_nid] = await open_room(self._database, room_id, user_id)
@@ -228,7 +229,12 @@ class Search:
                 return  # the user forgot the room meanwhile, or it was deleted
 
     async def _load(
-        self, page: Sequence[Hit], ids: Mapping[int, str], user_id: str, wanted: EventFilter, views: dict[int, RoomView]
+        self,
+        page: Sequence[Hit],
+        ids: Mapping[int, RoomId],
+        user_id: UserId,
+        wanted: EventFilter,
+        views: dict[int, RoomView],
     ) -> list[tuple[Hit, TimelineEvent]]:
         """Return the hits with their events, without those that were redacted meanwhile."""
         events: dict[tuple[int, int], TimelineEvent] = {}
@@ -300,12 +306,12 @@ def _is_while_joined(hit: Hit, membership: RoomMembership) -> bool:
     return membership.membership == "join" and hit.ordinal > membership.ordinal and hit.state_nid is None
 
 
-def _group_of(hit: Hit, kind: str, ids: Mapping[int, str]) -> str:
+def _group_of(hit: Hit, kind: str, ids: Mapping[int, RoomId]) -> str:
     return ids[hit.room_nid] if kind == "room_id" else hit.sender
 
 
 def _groups(
-    kind: str, hits: Sequence[Hit], shown: Mapping[int, str], ids: Mapping[int, str], bound_to: str
+    kind: str, hits: Sequence[Hit], shown: Mapping[int, str], ids: Mapping[int, RoomId], bound_to: str
 ) -> dict[str, Any]:
     """Return the groups of a page's results, in order. hits: of all pages."""
     groups: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 from shared.core.errors import Unavailable
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import EventRow, PresenceRow
 from shared.rooms.timeline_event import MEMBER
 from shared.runtime.clock import Clock
@@ -39,8 +40,8 @@ class PresenceFeed:
         self._reads = reads
         self._clock = clock
 
-        self._pending: dict[str, PresenceRow] = {}
-        self._expired: set[str] = set()  # the pending users whose presence expired here, without a row
+        self._pending: dict[UserId, PresenceRow] = {}
+        self._expired: set[UserId] = set()  # the pending users whose presence expired here, without a row
         self._has_pending = asyncio.Event()
 
     def apply(self, rows: Sequence[PresenceRow]) -> None:
@@ -70,7 +71,7 @@ class PresenceFeed:
                     self._memory.move(user_id, row.room_id, membership, self._users.seq)
             elif row.type == MEMBER and row.status == 0 and row.state_key is not None:
                 membership = "join" if b'"membership":"join"' in row.json else "leave"
-                self._memory.move(row.state_key, row.room_id, membership, self._users.seq)
+                self._memory.move(UserId(row.state_key), row.room_id, membership, self._users.seq)
 
     async def run(self) -> None:
         """Apply pending changes once a second. Runs until it is cancelled."""
@@ -91,7 +92,7 @@ class PresenceFeed:
 
     async def settle(self) -> None:
         """Apply all pending changes and wake users. While the database is unavailable the changes stay pending."""
-        woken: set[str] = set()
+        woken: set[UserId] = set()
         try:
             while self._pending:
                 batch = list(islice(self._pending, _BATCH))
@@ -105,11 +106,11 @@ class PresenceFeed:
             self._has_pending.set()
         self._notifier.wake(woken)
 
-    def _change(self, user_id: str, rooms: Iterable[str]) -> Collection[str]:
+    def _change(self, user_id: UserId, rooms: Iterable[RoomId]) -> Collection[UserId]:
         row = self._pending.pop(user_id)
         expired = user_id in self._expired
         self._expired.discard(user_id)
-        with_readers = [sys.intern(room_id) for room_id in rooms if self._users.readers_in(room_id)]
+        with_readers = [RoomId(sys.intern(room_id)) for room_id in rooms if self._users.readers_in(room_id)]
         seq, woken = self._users.apply_presence(user_id, with_readers, _MAX_WOKEN)
         self._memory.change(row, seq, with_readers, expired=expired)
         return woken

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.presence import ACTIVE_FOR_MS, OFFLINE
 from shared.core.rows import PresenceRow
 
@@ -25,7 +26,7 @@ class KnownPresence:
     #: The seq of the last change.
     seq: int
     #: The joined rooms that have readers here.
-    rooms: tuple[str, ...]
+    rooms: tuple[RoomId, ...]
     #: True if the presence expired here, without a row that says so.
     expired: bool = False
 
@@ -34,14 +35,14 @@ class PresenceMemory:
     """The presence of all users known here."""
 
     def __init__(self) -> None:
-        self._users: OrderedDict[str, KnownPresence] = OrderedDict()
+        self._users: OrderedDict[UserId, KnownPresence] = OrderedDict()
         #: The users whose row was withdrawn, and when.
-        self._withdrawn: dict[str, int] = {}
+        self._withdrawn: dict[UserId, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._users)
 
-    def get(self, user_id: str) -> KnownPresence | None:
+    def get(self, user_id: UserId) -> KnownPresence | None:
         return self._users.get(user_id)
 
     @property
@@ -62,7 +63,7 @@ class PresenceMemory:
         self._withdrawn.pop(row.user_id, None)
         return True
 
-    def change(self, row: PresenceRow, seq: int, rooms: Iterable[str], *, expired: bool = False) -> None:
+    def change(self, row: PresenceRow, seq: int, rooms: Iterable[RoomId], *, expired: bool = False) -> None:
         """Apply a row that changes what clients see."""
         self._users.pop(row.user_id, None)
         self._withdrawn.pop(row.user_id, None)
@@ -71,7 +72,7 @@ class PresenceMemory:
             oldest, _ = self._users.popitem(last=False)
             self._withdrawn.pop(oldest, None)
 
-    def move(self, user_id: str, room_id: str, membership: str, seq: int) -> None:
+    def move(self, user_id: UserId, room_id: RoomId, membership: str, seq: int) -> None:
         """Apply a join, after which the room's members need the user's presence, or a leave."""
         known = self._users.get(user_id)
         if known is None or (membership == "join") == (room_id in known.rooms):

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from replication.calls.presence import DevicePresence
 from shared.core.errors import RemoteServerError, Unavailable
+from shared.core.identifiers import UserId
 from shared.core.presence import LAPSES_AFTER_MS, OFFLINE, ONLINE, UNSET
 from shared.core.rows import NO_DEVICE, EventRow
 from shared.core.slots import SLOTS, slot_of
@@ -42,7 +43,7 @@ class OwnerCalls(Protocol):
 class _Device:
     """A device that syncs here, or did recently."""
 
-    user_id: str
+    user_id: UserId
     device_id: str
     #: `set_presence` of its latest request.
     set_presence: str
@@ -67,7 +68,7 @@ class PresenceReports:
         self._calls = calls
         self._clock = clock
         self._enabled = enabled
-        self._users: dict[str, dict[str, _Device]] = {}
+        self._users: dict[UserId, dict[str, _Device]] = {}
         self._count = 0
         self._changed: set[_Device] = set()
         self._queue: list[tuple[float, int, _Device]] = []  # reported devices by the time of their next check
@@ -76,7 +77,7 @@ class PresenceReports:
         self._has_changes = asyncio.Event()
 
     @contextmanager
-    def syncing(self, user_id: str, device_id: str | None, set_presence: str) -> Iterator[None]:
+    def syncing(self, user_id: UserId, device_id: str | None, set_presence: str) -> Iterator[None]:
         """Count a device as connected while a request runs or waits. set_presence: "" without the parameter."""
         device = self._enter(user_id, device_id or "", set_presence) if self._enabled else None
         try:
@@ -86,7 +87,7 @@ class PresenceReports:
                 device.requests -= 1
                 device.seen_s = self._clock.monotonic_s()
 
-    def acted(self, user_id: str) -> None:
+    def acted(self, user_id: UserId) -> None:
         """Note that a user was active."""
         devices = self._users.get(user_id)
         if devices is None:
@@ -169,7 +170,7 @@ class PresenceReports:
                     device.reported_active_s = device.active_s
         return moved
 
-    def _enter(self, user_id: str, device_id: str, set_presence: str) -> _Device | None:
+    def _enter(self, user_id: UserId, device_id: str, set_presence: str) -> _Device | None:
         now_s = self._clock.monotonic_s()
         devices = self._users.setdefault(user_id, {})
         device = devices.get(device_id)

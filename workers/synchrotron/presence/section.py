@@ -6,6 +6,7 @@ from itertools import islice
 
 from replication.streams import PRESENCE
 from shared.core.filters import EventFilter
+from shared.core.identifiers import RoomId, UserId
 from shared.core.presence import OFFLINE
 from shared.storage.engine.pool import Source
 from shared.storage.rooms.memberships import get_some_members
@@ -64,7 +65,7 @@ class PresenceSections:
         urgent = span.since_seq is None or user.presence_changed > span.since_seq
         return PresenceSection(events[::-1], bool(events) and urgent)
 
-    async def in_room(self, room_nid: int, ignored: frozenset[str], now_ms: int) -> list[dict[str, object]]:
+    async def in_room(self, room_nid: int, ignored: frozenset[UserId], now_ms: int) -> list[dict[str, object]]:
         """Return the presence of a room's present members, at most `max_events` of them."""
         if not self._enabled:
             return []
@@ -73,7 +74,7 @@ class PresenceSections:
         return [presence_event(row, now_ms) for row in shown[: self._max_events]]
 
     async def _updates(self, user: SyncUser, span: Span, since_seq: int) -> list[KnownPresence]:
-        found: dict[str, KnownPresence] = {}
+        found: dict[UserId, KnownPresence] = {}
         if self._memory.last_seq > since_seq:
             found = {known.row.user_id: known for known in self._changed(user, since_seq)}
         joined = [
@@ -110,7 +111,7 @@ class PresenceSections:
         return [known for user_id in members if (known := self._memory.get(user_id)) is not None]
 
 
-def _is_joined(user: SyncUser, room_id: str) -> bool:
+def _is_joined(user: SyncUser, room_id: RoomId) -> bool:
     membership = user.memberships.get(room_id)
     return membership is not None and membership.membership == "join"
 

@@ -9,6 +9,7 @@ from typing import Any
 from shared.core.errors import MatrixError, missing_param, not_found
 from shared.core.filters import EventFilter
 from shared.core.history_point import START, point_after
+from shared.core.identifiers import RoomId
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
@@ -163,7 +164,7 @@ class Messages:
             raise not_found("The event does not exist, or you may not see it")
         return await self._one_event(request, room_id)
 
-    async def _one_event(self, request: Request, room_id: str) -> Response:
+    async def _one_event(self, request: Request, room_id: RoomId) -> Response:
         try:
             room = await open_room(self._database, room_id, request.user.user_id)
         except MatrixError as error:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from shared.core.errors import MatrixError, not_found
 from shared.core.events.relation import THREAD
 from shared.core.history_point import HistoryPoint, point_after
+from shared.core.identifiers import EventId
 from shared.http.endpoint import CLIENT_V1, RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
@@ -144,7 +145,7 @@ class Relations:
         return json_response(body)
 
     def _one_level(
-        self, room: RoomView, event_id: str, wanted: Wanted, stop: HistoryPoint, *, forward: bool
+        self, room: RoomView, event_id: EventId, wanted: Wanted, stop: HistoryPoint, *, forward: bool
     ) -> _ReadPage:
         async def read(start: HistoryPoint, limit: int) -> list[TimelineRow]:
             return await get_children(
@@ -154,7 +155,7 @@ class Relations:
         return read
 
     async def _all_levels(
-        self, room: RoomView, event_id: str, wanted: Wanted, stop: HistoryPoint, *, forward: bool
+        self, room: RoomView, event_id: EventId, wanted: Wanted, stop: HistoryPoint, *, forward: bool
     ) -> _ReadPage:
         """Find the points of all direct and indirect relations. Their rows are read page by page."""
         points: dict[int, HistoryPoint] = {}

@@ -14,6 +14,7 @@ from shared.core.errors import forbidden, not_found
 from shared.core.events.event import event_from_storage
 from shared.core.events.readers import avatar_url_of, display_name_of
 from shared.core.history_point import HistoryPoint
+from shared.core.identifiers import EventId
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
@@ -151,7 +152,7 @@ class RoomState:
             raise forbidden("You are not a member of this room")
         joined: dict[str, Any] = {}
         for user_id, json in await get_joined_members(self._database, room.room_nid):
-            member = event_from_storage(room.version, json, "$")
+            member = event_from_storage(room.version, json, EventId("$"))
             # Null where unset: deployed clients fail without the keys.
             joined[user_id] = {"display_name": display_name_of(member), "avatar_url": avatar_url_of(member)}
             if len(joined) % _PIECE == 0:

@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.room_versions import RoomVersion, get_room_version
 from shared.core.rows import EventRow
 from shared.core.unread import DUMMY, CountedRows
@@ -88,7 +89,9 @@ _UNKNOWN = StateLookup(None, known=False)
 class CachedRoom:
     """A room in memory. It keeps `max_events` of the timeline and drops older ones in batches of half as many."""
 
-    def __init__(self, room_id: str, room_nid: int, room_version: str, *, last_ordinal: int, max_events: int) -> None:
+    def __init__(
+        self, room_id: RoomId, room_nid: int, room_version: str, *, last_ordinal: int, max_events: int
+    ) -> None:
         self.room_id = room_id
         self.room_nid = room_nid
         self.version: RoomVersion = get_room_version(room_version)
@@ -104,7 +107,7 @@ class CachedRoom:
         self.counted = CountedRows(last_ordinal)
         self.summary: SummaryRecord | None = None
         #: By (user, kind, thread), the latest change at the end.
-        self.receipts: dict[tuple[str, str, str], ReceiptRecord] = {}
+        self.receipts: dict[tuple[UserId, str, str], ReceiptRecord] = {}
         #: True if the room has, or had, too many members to hold all their member events in memory.
         self.has_many_members = False
         self.size_bytes = _ROOM_BYTES

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from shared.core.errors import Unavailable
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import EventRow, ReceiptRow
 from shared.metrics.synchrotron import SyncMetrics
 from shared.rooms.timeline_event import MEMBER
@@ -61,8 +62,8 @@ class RoomCache:
         self._budget = budget_bytes
         self._metrics = metrics
         self._loader = RoomLoader(database, metrics)
-        self._rooms: OrderedDict[str, CachedRoom] = OrderedDict()
-        self._loading: dict[str, _Loading] = {}
+        self._rooms: OrderedDict[RoomId, CachedRoom] = OrderedDict()
+        self._loading: dict[RoomId, _Loading] = {}
         #: By room whose state changes must be read: the resolved row and all rows after it.
         self._pending: dict[str, list[EventRow]] = {}
         self._bytes = 0
@@ -95,7 +96,7 @@ class RoomCache:
         if len(rows) > _MAX_PENDING_ROWS:
             self._evict(room.room_id, "behind")
 
-    def membership_in_memory(self, room_id: str, user_id: str) -> str | None:
+    def membership_in_memory(self, room_id: RoomId, user_id: UserId) -> str | None:
         """Return the user's membership as of the rows applied so far; None if it is not in memory."""
         room = self._rooms.get(room_id)
         if room is None or room_id in self._pending:
@@ -119,7 +120,7 @@ class RoomCache:
 
     # -- whole rooms
 
-    async def get(self, room_id: str) -> CachedRoom | None:
+    async def get(self, room_id: RoomId) -> CachedRoom | None:
         """Return the room as of the rows applied so far, or later; None for an unknown room."""
         room = self._rooms.get(room_id)
         if room is not None and room_id not in self._pending:
@@ -137,7 +138,7 @@ class RoomCache:
             task.add_done_callback(lambda _: None)
         return await asyncio.shield(loading.done)
 
-    async def preload(self, room_ids: Collection[str], wanted: WantedMembers) -> None:
+    async def preload(self, room_ids: Collection[RoomId], wanted: WantedMembers) -> None:
         """Load at most ROOMS_PER_READ rooms and some of their members together, by few statements.
 
         Rooms that another request is loading are not waited for here.
@@ -151,8 +152,8 @@ class RoomCache:
         here = (self._rooms.get(each) for each in room_ids if each not in self._pending)
         await self._preload_members([room for room in here if room is not None and not room.members_complete], wanted)
 
-    async def _load_together(self, loadings: Mapping[str, _Loading], wanted: WantedMembers) -> None:
-        found: dict[str, CachedRoom] = {}
+    async def _load_together(self, loadings: Mapping[RoomId, _Loading], wanted: WantedMembers) -> None:
+        found: dict[RoomId, CachedRoom] = {}
         try:
             found = await self._loader.load(loadings.keys(), wanted)
         except Exception as error:
@@ -189,7 +190,7 @@ class RoomCache:
         if self._rooms.get(room.room_id) is room:
             self._account(room.size_bytes - size_bytes)
 
-    async def _load(self, room_id: str, loading: _Loading) -> None:
+    async def _load(self, room_id: RoomId, loading: _Loading) -> None:
         self._metrics.room_misses.inc()
         try:
             room = await self._load_and_update(room_id, loading)
@@ -206,7 +207,7 @@ class RoomCache:
             self._account(room.size_bytes)
         loading.done.set_result(room)
 
-    async def _load_and_update(self, room_id: str, loading: _Loading) -> CachedRoom | None:
+    async def _load_and_update(self, room_id: RoomId, loading: _Loading) -> CachedRoom | None:
         for _ in range(_LOAD_ATTEMPTS):
             room, loading.preloaded = loading.room or loading.preloaded, None
             if room is None:
@@ -250,11 +251,11 @@ class RoomCache:
             self._evict(next(iter(self._rooms)), "budget")
         self._metrics.room_bytes.set(self._bytes)
 
-    def _remove(self, room_id: str) -> None:
+    def _remove(self, room_id: RoomId) -> None:
         self._bytes -= self._rooms.pop(room_id).size_bytes
         self._pending.pop(room_id, None)
 
-    def _evict(self, room_id: str, why: str) -> None:
+    def _evict(self, room_id: RoomId, why: str) -> None:
         self._remove(room_id)
         self._metrics.room_drops.labels(why).inc()
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import RoomId, UserId
 from shared.metrics.synchrotron import SyncMetrics
 from shared.rooms.state_history import history
 from shared.rooms.timeline_event import TimelineEvent, event_from_row
@@ -25,7 +26,7 @@ class WantedMembers:
     """The member events to load with a room."""
 
     #: Load the members that a lazy-loading response to this user may need: senders, heroes, and the user.
-    reader: str | None = None
+    reader: UserId | None = None
     #: Load all members instead, unless there are more than MAX_CACHED_MEMBERS.
     everybody: bool = False
 
@@ -37,7 +38,7 @@ class RoomLoader:
         self._database = database
         self._metrics = metrics
 
-    async def load(self, room_ids: Collection[str], wanted: WantedMembers) -> dict[str, CachedRoom]:
+    async def load(self, room_ids: Collection[RoomId], wanted: WantedMembers) -> dict[RoomId, CachedRoom]:
         """Return the rooms as of one snapshot. Unknown rooms are left out."""
         loaded = {}
         self._metrics.queries.inc(_STATEMENTS)
@@ -72,7 +73,7 @@ class _LoadingRoom:
     def loads_everybody(self, wanted: WantedMembers) -> bool:
         return wanted.everybody and self.stored.people <= MAX_CACHED_MEMBERS
 
-    def needed_members(self, reader: str) -> list[str]:
+    def needed_members(self, reader: UserId) -> list[UserId]:
         """Return the users whose member events lazy loading probably needs."""
         names = dict.fromkeys(event.sender for event in self.events)
         return list(names | dict.fromkeys(member.user_id for member in self.stored.summary.first) | {reader: None})

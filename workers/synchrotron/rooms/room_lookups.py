@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.core.events.event import event_from_storage
 from shared.core.events.redaction import redact_pdu
+from shared.core.identifiers import EventId, UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.metrics.synchrotron import SyncMetrics
 from shared.rooms.state_history import history
@@ -58,8 +59,8 @@ class RoomLookups:
             room.add_previous(event, replaced)
 
     async def related(
-        self, room: CachedRoom, event_ids: Sequence[str], limit: int
-    ) -> Mapping[str, Sequence[RelatedRow]]:
+        self, room: CachedRoom, event_ids: Sequence[EventId], limit: int
+    ) -> Mapping[EventId, Sequence[RelatedRow]]:
         """Return the relations of events from before those in memory, at most `limit` of each."""
         return await get_related(self._reads, room.room_nid, event_ids, limit)
 
@@ -152,7 +153,7 @@ class RoomLookups:
             last[key] = StateEntry(row.since, key, None if row.row is None else event_from_row(room.version, row.row))
         return last
 
-    async def member_history(self, room: CachedRoom, user_id: str, from_ordinal: int) -> list[tuple[int, str]]:
+    async def member_history(self, room: CachedRoom, user_id: UserId, from_ordinal: int) -> list[tuple[int, str]]:
         """Return (ordinal, membership) for the changes of a user's membership, complete from an ordinal on."""
         known: list[tuple[int, str]] = []
         entry = room.state.get((MEMBER, user_id))

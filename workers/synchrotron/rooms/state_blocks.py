@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from shared.cache.byte_budget import ByteBudgetCache
+from shared.core.identifiers import RoomId, UserId
 from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
@@ -26,7 +27,7 @@ _EVENTS_PER_SLICE = 200  # half a millisecond of encoding between two moments at
 _BLOCK_BYTES = 500
 _SENDER_BYTES = 150
 #: The reader of a block: a user who sent no event.
-_NOBODY = ""
+_NOBODY = UserId("")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +39,7 @@ class StateBlock:
     #: Events that look different to their senders. They are not in `pieces`.
     own: Sequence[TimelineEvent]
     #: The senders of all events and of the events they replaced. If one of them is erased, readers differ.
-    senders: frozenset[str]
+    senders: frozenset[UserId]
     created_s: float
 
 
@@ -48,8 +49,8 @@ class StateBlocks:
     def __init__(self, lookups: RoomLookups, clock: Clock, budget_bytes: int) -> None:
         self._lookups = lookups
         self._clock = clock
-        self._blocks: ByteBudgetCache[tuple[str, int], StateBlock] = ByteBudgetCache(budget_bytes)
-        self._creating: dict[tuple[str, int], asyncio.Task[StateBlock]] = {}
+        self._blocks: ByteBudgetCache[tuple[RoomId, int], StateBlock] = ByteBudgetCache(budget_bytes)
+        self._creating: dict[tuple[RoomId, int], asyncio.Task[StateBlock]] = {}
 
     async def get(self, room: CachedRoom, ordinal: int) -> StateBlock:
         """Return the state just before an ordinal, for readers with `Viewpoint.sees_everything`."""

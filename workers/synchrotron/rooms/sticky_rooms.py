@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import orjson
 
+from shared.core.identifiers import RoomId
 from shared.core.rows import EventRow
 from shared.core.sticky_events import STICKY_KEYS, sticky_until
 from shared.storage.events.sticky import StickyEvent
@@ -24,10 +25,10 @@ class StickyRooms:
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
-        self._rooms: dict[str, dict[int, StickyEvent]] = {}  # by event_nid
-        self._ends: list[tuple[int, str, int]] = []  # (until_ms, room, event_nid)
+        self._rooms: dict[RoomId, dict[int, StickyEvent]] = {}  # by event_nid
+        self._ends: list[tuple[int, RoomId, int]] = []  # (until_ms, room, event_nid)
 
-    def load(self, events: Iterable[tuple[str, StickyEvent]], now_ms: int) -> None:
+    def load(self, events: Iterable[tuple[RoomId, StickyEvent]], now_ms: int) -> None:
         """Add stored events. Events that the stream has already brought stay."""
         for room_id, event in events:
             self._add(room_id, event, now_ms)
@@ -46,19 +47,19 @@ class StickyRooms:
                 event = StickyEvent(row.event_nid, row.ordinal, row.writer, row.position, until_ms)
                 self._add(row.room_id, event, now_ms)
 
-    def of(self, room_id: str, now_ms: int) -> Collection[StickyEvent]:
+    def of(self, room_id: RoomId, now_ms: int) -> Collection[StickyEvent]:
         """Return a room's sticky events, in no particular order."""
         if room_id not in self._rooms:
             return ()
         self._expire(now_ms)
         return self._rooms.get(room_id, _NONE).values()
 
-    def rooms(self, now_ms: int) -> Collection[str]:
+    def rooms(self, now_ms: int) -> Collection[RoomId]:
         """Return the rooms with sticky events."""
         self._expire(now_ms)
         return self._rooms.keys()
 
-    def _add(self, room_id: str, event: StickyEvent, now_ms: int) -> None:
+    def _add(self, room_id: RoomId, event: StickyEvent, now_ms: int) -> None:
         of_room = self._rooms.setdefault(room_id, {})
         if event.event_nid not in of_room:
             of_room[event.event_nid] = event

@@ -7,6 +7,7 @@ withdraws it.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import TypingRow
 
 _MAX_ROOMS = 20_000  # rooms with typing users, now or recently; further rooms show none
@@ -17,13 +18,13 @@ class RoomTyping:
     """The typing users of one room."""
 
     #: Expiry times by user.
-    until_ms: dict[str, int] = field(default_factory=dict)
+    until_ms: dict[UserId, int] = field(default_factory=dict)
     #: (writer, position) of the row by user.
-    rows: dict[str, tuple[int, int]] = field(default_factory=dict)
+    rows: dict[UserId, tuple[int, int]] = field(default_factory=dict)
     #: The seq of the last change in this process. Expiry is a change too.
     seq: int = 0
 
-    def remove(self, user_id: str) -> bool:
+    def remove(self, user_id: UserId) -> bool:
         """Remove a user. Return True if they were typing."""
         self.rows.pop(user_id, None)
         return self.until_ms.pop(user_id, None) is not None
@@ -33,9 +34,9 @@ class TypingRooms:
     """The typing users by room. PURE: times are arguments."""
 
     def __init__(self) -> None:
-        self._rooms: dict[str, RoomTyping] = {}
+        self._rooms: dict[RoomId, RoomTyping] = {}
 
-    def get(self, room_id: str) -> RoomTyping | None:
+    def get(self, room_id: RoomId) -> RoomTyping | None:
         return self._rooms.get(room_id)
 
     def apply(self, row: TypingRow, now_ms: int, seq: int) -> bool:
@@ -56,7 +57,7 @@ class TypingRooms:
             room.seq = seq
         return changed
 
-    def left(self, room_id: str, user_id: str, seq: int) -> bool:
+    def left(self, room_id: RoomId, user_id: UserId, seq: int) -> bool:
         """Remove a user who left the room. Return True if they were typing."""
         room = self._rooms.get(room_id)
         if room is None or not room.remove(user_id):
@@ -64,20 +65,20 @@ class TypingRooms:
         room.seq = seq
         return True
 
-    def expire(self, now_ms: int, seq: int) -> list[str]:
+    def expire(self, now_ms: int, seq: int) -> list[RoomId]:
         """Remove the users whose time is over. Return the rooms that changed."""
         return self._remove_where(lambda room, user_id: room.until_ms[user_id] <= now_ms, seq)
 
-    def withdraw(self, writer: int, position: int, seq: int) -> list[str]:
+    def withdraw(self, writer: int, position: int, seq: int) -> list[RoomId]:
         """Remove the users whose latest row is this writer's, at or below a position. Return the rooms that changed."""
 
-        def is_withdrawn(room: RoomTyping, user_id: str) -> bool:
+        def is_withdrawn(room: RoomTyping, user_id: UserId) -> bool:
             row_writer, row_position = room.rows[user_id]
             return row_writer == writer and row_position <= position
 
         return self._remove_where(is_withdrawn, seq)
 
-    def _remove_where(self, is_removed: Callable[[RoomTyping, str], bool], seq: int) -> list[str]:
+    def _remove_where(self, is_removed: Callable[[RoomTyping, UserId], bool], seq: int) -> list[RoomId]:
         changed = []
         for room_id, room in self._rooms.items():
             removed = [user_id for user_id in room.until_ms if is_removed(room, user_id)]
@@ -90,7 +91,7 @@ class TypingRooms:
 
     def forget(self, before_seq: int) -> None:
         """Forget rooms without typing users whose last change is before `before_seq`."""
-        gone: Iterable[str] = [
+        gone: Iterable[RoomId] = [
             room_id for room_id, room in self._rooms.items() if not room.until_ms and room.seq < before_seq
         ]
         for room_id in list(gone):

@@ -6,14 +6,16 @@ import orjson
 
 from replication.streams import ACCOUNT_DATA, PUSH_RULES
 from shared.core.filters import EventFilter
+from shared.core.identifiers import RoomId
+from shared.core.rows import GLOBAL
 from workers.synchrotron.sections.span import Span
-from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.users.sync_user import SyncUser
 
 _PUSH_RULES = "m.push_rules"
 
 
 def account_data_events(
-    user: SyncUser, room_id: str, span: Span, wanted: EventFilter, *, everything: bool
+    user: SyncUser, room_id: RoomId, span: Span, wanted: EventFilter, *, everything: bool
 ) -> list[Any]:
     """Return the account data of a room, or of GLOBAL.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from shared.core.identifiers import EventId, UserId
 from shared.rooms.aggregations import MAX_CHILDREN
 from shared.rooms.child_groups import Child
 from shared.rooms.timeline_event import TimelineEvent
@@ -27,7 +28,7 @@ class CachedRelatives:
         room: CachedRoom,
         view: Viewpoint,
         *,
-        ignored: frozenset[str],
+        ignored: frozenset[UserId],
         start: int,
         end: int,
     ) -> None:
@@ -40,7 +41,7 @@ class CachedRelatives:
         self.view = view
         self.ignored = ignored
 
-    async def of(self, event_ids: Sequence[str]) -> Mapping[str, Sequence[Child]]:
+    async def of(self, event_ids: Sequence[EventId]) -> Mapping[EventId, Sequence[Child]]:
         if not event_ids:
             return {}
         if not self._in_memory:
@@ -49,7 +50,7 @@ class CachedRelatives:
                 event_id: [child for child in children if child.ordinal <= self._end]
                 for event_id, children in found.items()
             }
-        wanted, related = set(event_ids), dict[str, list[Child]]()
+        wanted, related = set(event_ids), dict[EventId, list[Child]]()
         for event in self._room.events:
             if event.relation is not None and event.relation.event_id in wanted and event.ordinal <= self._end:
                 related.setdefault(event.relation.event_id, []).append(event)
@@ -63,5 +64,5 @@ class CachedRelatives:
         shown = await self._erased.shown(self._room, self.view, list(known.values()))
         return {event.event_nid: event for event in shown}
 
-    async def thread_size(self, root: TimelineEvent, user_id: str, replies: Sequence[Child]) -> tuple[int, bool]:
+    async def thread_size(self, root: TimelineEvent, user_id: UserId, replies: Sequence[Child]) -> tuple[int, bool]:
         return len(replies), any(reply.sender == user_id for reply in replies)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
+from shared.core.identifiers import UserId
 from shared.core.visibility import ShownForm, shown_form
 from shared.rooms.state_history import history, joined_by
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
@@ -30,7 +31,7 @@ class ErasedSenders:
         self._reads = reads
         self._clock = clock
         #: The time of erasure by user.
-        self._erased: dict[str, int] = {}
+        self._erased: dict[UserId, int] = {}
         self._read_at_s: float | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -47,7 +48,7 @@ class ErasedSenders:
         own = await get_key_history(self._reads, room.room_nid, MEMBER, view.user_id)
         memberships = history(own, "membership")
 
-        def is_redacted(sender: str | None, ordinal: int, after: str | None) -> bool:
+        def is_redacted(sender: UserId | None, ordinal: int, after: str | None) -> bool:
             return (
                 sender in erased
                 and shown_form(
@@ -77,11 +78,11 @@ class ErasedSenders:
 
         return [form(event) for event in events]
 
-    async def is_any(self, senders: Set[str]) -> bool:
+    async def is_any(self, senders: Set[UserId]) -> bool:
         """Return True if any of these users is erased."""
         return not senders.isdisjoint(await self._current())
 
-    async def _current(self) -> dict[str, int]:
+    async def _current(self) -> dict[UserId, int]:
         now_s = self._clock.monotonic_s()
         if self._read_at_s is None or now_s - self._read_at_s > _FRESH_S:
             if self._reading is None:  # one query for all requests that an event wakes
@@ -102,5 +103,5 @@ def _is_after(event: TimelineEvent, ordinal: int) -> bool:
     return event.ordinal > ordinal and (event.previous is None or event.previous.ordinal > ordinal)
 
 
-def _previous_sender(event: TimelineEvent) -> str | None:
+def _previous_sender(event: TimelineEvent) -> UserId | None:
     return None if event.previous is None else event.previous.sender

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.core.filters import EventFilter
+from shared.core.identifiers import UserId
 from shared.core.unread import RoomCounts
 from shared.storage.user_data.receipts import ReceiptRecord
 from workers.synchrotron.rooms.cached_room import CachedRoom
@@ -16,7 +17,7 @@ def ephemeral_events(
     receipts: Sequence[ReceiptRecord],
     span: Span,
     *,
-    ignored: frozenset[str],
+    ignored: frozenset[UserId],
     wanted: EventFilter,
     everything: bool,
 ) -> list[Any]:
@@ -40,7 +41,7 @@ def typing_event(typing: RoomTyping) -> dict[str, Any]:
     return {"type": "m.typing", "content": {"user_ids": list(typing.until_ms)}}
 
 
-def new_receipts(room: CachedRoom, user_id: str, span: Span, *, everything: bool) -> Sequence[ReceiptRecord]:
+def new_receipts(room: CachedRoom, user_id: UserId, span: Span, *, everything: bool) -> Sequence[ReceiptRecord]:
     """Return the receipts of the response: public ones and the user's own. everything: with those before the span."""
     receipts = []
     now = span.now.vector("receipts")
@@ -56,7 +57,7 @@ def new_receipts(room: CachedRoom, user_id: str, span: Span, *, everything: bool
     return receipts
 
 
-def receipt_events(receipts: Sequence[ReceiptRecord], ignored: frozenset[str]) -> list[Any]:
+def receipt_events(receipts: Sequence[ReceiptRecord], ignored: frozenset[UserId]) -> list[Any]:
     """Return one m.receipt per thread, since one event cannot hold a user's receipts of two threads at one event."""
     by_thread: dict[str, dict[str, Any]] = {}
     for receipt in receipts:

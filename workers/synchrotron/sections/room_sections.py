@@ -7,6 +7,7 @@ from typing import Any
 from shared.core.events.redaction import redact_pdu
 from shared.core.filters import Filter
 from shared.core.heroes import heroes_for
+from shared.core.identifiers import UserId
 from shared.core.room_versions import RoomVersion
 from shared.core.sticky_events import STICKY_KEY
 from shared.rooms.place_tokens import format_place
@@ -193,7 +194,7 @@ class RoomSections:
             await self._add_invitation_end(context, draft)
         return draft
 
-    async def _add_summary(self, draft: _Draft, user_id: str) -> None:
+    async def _add_summary(self, draft: _Draft, user_id: UserId) -> None:
         """Add the summary if it may have changed. Spec: GET /sync, RoomSummary."""
         if not draft.whole:
             changes = draft.room.changes_between(draft.above, draft.end)
@@ -262,13 +263,17 @@ class RoomSections:
         room, sent = draft.room, context.sent
         for key, event in (await self._lookups.keys_before(room, before, needed)).items():
             # `full_state` asks for what the client has already, too.
-            if sent is None or context.span.full_state or not sent.is_redundant(room.room_id, key[1], event.event_id):
+            if (
+                sent is None
+                or context.span.full_state
+                or not sent.is_redundant(room.room_id, UserId(key[1]), event.event_id)
+            ):
                 state[key] = event
         if sent is not None:
             # With `state_after` a client does not apply the timeline to its state.
             for event in (*(() if context.state_after else draft.timeline.shown), *state.values()):
                 if event.type == MEMBER and event.state_key is not None:
-                    sent.note(room.room_id, event.state_key, event.event_id)
+                    sent.note(room.room_id, UserId(event.state_key), event.event_id)
 
     async def _add_invitation_end(self, context: SectionContext, draft: _Draft) -> None:
         """Add the state that a user may know who never was in the room: their declined or withdrawn invitation.

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import UserId
 from shared.core.room_versions import get_room_version
 from shared.core.wire.stripped_state import strip_event, stripped_state_keys
 from shared.rooms.shown_event import Reader, shown_event
@@ -27,7 +28,7 @@ class StrippedStates:
         self._rooms = rooms
         self._lookups = lookups
 
-    async def get(self, user_id: str, membership: RoomMembership) -> list[Any] | None:
+    async def get(self, user_id: UserId, membership: RoomMembership) -> list[Any] | None:
         """Return the stripped state as of the invite or knock, the user's member event last; None without a room."""
         room = await self._rooms.get(membership.room_id)
         if room is None:

@@ -6,6 +6,7 @@ Spec: client-server API, "Syncing"; GET /sync, `timeline`, `state`, `state_after
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from workers.synchrotron.rooms.cached_room import StateEntry, StateKey
 
@@ -100,7 +101,7 @@ def unshown_changes(timeline: Timeline, changes: Mapping[StateKey, StateEntry]) 
 
 
 def needed_members(
-    timeline: Timeline, heroes: Iterable[str], own: str | None, present: Container[StateKey]
+    timeline: Timeline, heroes: Iterable[UserId], own: UserId | None, present: Container[StateKey]
 ) -> list[StateKey]:
     """Return the member events that lazy loading has to add: of senders, heroes, and the user with a full state.
 

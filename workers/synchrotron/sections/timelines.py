@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from shared.core.filters import EventFilter
+from shared.core.identifiers import UserId
 from shared.rooms.aggregations import Bundles, bundle
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import TimelineEvent
@@ -94,7 +95,7 @@ class RoomTimelines:
             events = [event for event in older if event.ordinal > above] + events
         return view, timeline
 
-    async def _view(self, room: CachedRoom, user_id: str, membership: RoomMembership, lowest: int) -> Viewpoint:
+    async def _view(self, room: CachedRoom, user_id: UserId, membership: RoomMembership, lowest: int) -> Viewpoint:
         joined = membership.membership == "join"
         if joined and membership.ordinal < lowest:
             return Viewpoint(user_id, room.visibility, (), joined_throughout_from=membership.ordinal)

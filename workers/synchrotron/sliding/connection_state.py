@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from shared.core.identifiers import RoomId
 from shared.core.sync_tokens.vector import Vector, format_vector, parse_vector
 from workers.synchrotron.sliding.request import RoomConfig
 from workers.synchrotron.sliding.required_state import RequiredState, StateRequest, combine
@@ -52,12 +53,12 @@ class ConnectionState:
     """What the client has been sent."""
 
     #: By id, the room sent last at the end.
-    rooms: Mapping[str, SentRoom] = field(default_factory=dict)
+    rooms: Mapping[RoomId, SentRoom] = field(default_factory=dict)
     #: The required states and vectors that `SentRoom` names by number.
     states: tuple[RequiredState, ...] = ()
     tokens: tuple[Vector, ...] = ()
     #: The subscriptions that last until they are withdrawn, the latest at the end.
-    subscriptions: Mapping[str, RoomConfig] = field(default_factory=dict)
+    subscriptions: Mapping[RoomId, RoomConfig] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -71,29 +72,29 @@ class StateDraft:
 
     def __init__(self, state: ConnectionState) -> None:
         self._old = state
-        self.rooms: dict[str, SentRoom] = dict(state.rooms)
+        self.rooms: dict[RoomId, SentRoom] = dict(state.rooms)
         self._states = list(state.states)
         self._tokens = list(state.tokens)
         self._subscriptions = state.subscriptions
         self._changed = False
 
     @property
-    def subscriptions(self) -> Mapping[str, RoomConfig]:
+    def subscriptions(self) -> Mapping[RoomId, RoomConfig]:
         return self._subscriptions
 
-    def subscribe(self, subscriptions: Mapping[str, RoomConfig], maximum: int) -> None:
+    def subscribe(self, subscriptions: Mapping[RoomId, RoomConfig], maximum: int) -> None:
         """Replace the subscriptions. Of more than `maximum`, the first ones are dropped."""
         kept = dict(list(subscriptions.items())[-maximum:])
         if kept != self._subscriptions:
             self._subscriptions, self._changed = kept, True
 
-    def set(self, room_id: str, room: SentRoom) -> None:
+    def set(self, room_id: RoomId, room: SentRoom) -> None:
         if self.rooms.get(room_id) != room:
             self.rooms.pop(room_id, None)
             self.rooms[room_id] = room
             self._changed = True
 
-    def freeze(self, room_id: str, at: Vector) -> None:
+    def freeze(self, room_id: RoomId, at: Vector) -> None:
         """Note that the client knows a live room only up to `at` from now on."""
         if at not in self._tokens:
             self._tokens.append(at)
@@ -167,7 +168,7 @@ def _as_json(state: ConnectionState) -> dict[str, Any]:
     }
 
 
-def decode_state(encoded: bytes, room_ids: Mapping[int, str]) -> ConnectionState:
+def decode_state(encoded: bytes, room_ids: Mapping[int, RoomId]) -> ConnectionState:
     """Decode the result of encode_state. Rooms that are not in `room_ids`, by number, are left out."""
     value = orjson.loads(zlib.decompress(encoded))
     rooms = {}

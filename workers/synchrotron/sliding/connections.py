@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shared.core.errors import MatrixError, Unavailable
-from shared.core.identifiers import UserId
+from shared.core.identifiers import RoomId, UserId
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Source
 from shared.storage.user_data.sliding_states import MAX_STATES, get_sliding_state, put_sliding_state
@@ -43,13 +43,13 @@ class Connection:
     #: The counts of the lists in the latest responses, by `pos`.
     counts: OrderedDict[str, Mapping[tuple[str, RoomFilter], int]] = field(default_factory=OrderedDict)
     #: The settled rooms after the latest response (`engine.Progress`), with its state and the request's shape.
-    settled: tuple[ConnectionState, object, Mapping[str, tuple[str, ...]]] | None = None
+    settled: tuple[ConnectionState, object, Mapping[RoomId, tuple[str, ...]]] | None = None
     #: Held while a response is built: overlapping requests share the lists.
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _lists: ConnectionLists = field(default_factory=ConnectionLists)
     _lists_state: ConnectionState | None = None
 
-    def settled_for(self, state: ConnectionState, shape: object) -> Mapping[str, tuple[str, ...]]:
+    def settled_for(self, state: ConnectionState, shape: object) -> Mapping[RoomId, tuple[str, ...]]:
         """Return the settled rooms for a request with this state and shape."""
         if self.settled is None or self.settled[0] is not state or self.settled[1] != shape:
             return {}
@@ -90,7 +90,7 @@ class Connections:
         self._source = source
         self._budget = budget_bytes
         self._clock = clock
-        self._connections: OrderedDict[tuple[str, str, str], tuple[Connection, int]] = OrderedDict()
+        self._connections: OrderedDict[tuple[UserId, str, str], tuple[Connection, int]] = OrderedDict()
         self._bytes = 0
 
     def get(self, user_id: UserId, device_id: str | None, conn_id: str) -> Connection:

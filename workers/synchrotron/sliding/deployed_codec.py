@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from shared.core.errors import invalid_param
+from shared.core.identifiers import RoomId
 from shared.core.presence import STATES, UNSET
 from shared.core.search.folding import fold
 from shared.http.request import Request
@@ -42,7 +43,7 @@ class _Room(msgspec.Struct):
 
 class _Filters(msgspec.Struct):
     is_dm: bool | None = None
-    spaces: list[str] | None = None
+    spaces: list[RoomId] | None = None
     is_encrypted: bool | None = None
     is_invite: bool | None = None
     room_types: list[str | None] | None = None
@@ -60,8 +61,8 @@ class _List(_Room):
 class _Body(msgspec.Struct):
     conn_id: str | None = None
     lists: dict[str, _List] | None = None
-    room_subscriptions: dict[str, _Room] | None = None
-    unsubscribe_rooms: list[str] | None = None
+    room_subscriptions: dict[RoomId, _Room] | None = None
+    unsubscribe_rooms: list[RoomId] | None = None
     extensions: dict[str, dict[str, Any]] | None = None
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.core.identifiers import RoomId
+from shared.core.rows import GLOBAL
 from shared.rooms.shown_event import Reader
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Source
@@ -23,7 +25,7 @@ from workers.synchrotron.sliding.response import RoomResult, SlidingResponse
 from workers.synchrotron.sliding.room_lists import ConnectionLists, RoomLists, direct_rooms
 from workers.synchrotron.sliding.room_results import KnownRoom, ResponseContext, RoomResults
 from workers.synchrotron.sliding.room_traits import RoomTraitsCache
-from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.users.sync_user import SyncUser
 from workers.synchrotron.users.unread_counts import UnreadCounts
 from workers.synchrotron.users.user_cache import UserCache
 from workers.synchrotron.waiting.sync_tokens import SyncTokens
@@ -52,17 +54,17 @@ class _Build:
     lists: ConnectionLists
     context: ResponseContext
     draft: StateDraft
-    wanted: Mapping[str, _WantedRoom]
+    wanted: Mapping[RoomId, _WantedRoom]
     #: The rooms that may have updates.
-    changed: set[str]
-    settled: Mapping[str, tuple[str, ...]]
+    changed: set[RoomId]
+    settled: Mapping[RoomId, tuple[str, ...]]
     #: Return all rooms that pass a list's filters or are subscribed to, whatever the ranges.
-    matched: Callable[[], set[str]]
-    rooms: dict[str, RoomResult] = field(default_factory=dict)
+    matched: Callable[[], set[RoomId]]
+    rooms: dict[RoomId, RoomResult] = field(default_factory=dict)
     #: Rooms about which extensions may have something to send.
-    open_rooms: list[str] = field(default_factory=list)
+    open_rooms: list[RoomId] = field(default_factory=list)
     #: Wanted rooms left for the next response: this one is full, or they changed after the build began.
-    postponed: set[str] = field(default_factory=set)
+    postponed: set[RoomId] = field(default_factory=set)
     extensions: dict[str, Any] = field(default_factory=dict)
     extensions_empty: bool = True
 
@@ -155,10 +157,10 @@ class Engine:
         pending: PendingRequest,
         lists: ConnectionLists,
         draft: StateDraft,
-        within: Mapping[str, Sequence[str]],
-    ) -> dict[str, _WantedRoom]:
+        within: Mapping[str, Sequence[RoomId]],
+    ) -> dict[RoomId, _WantedRoom]:
         """Return the rooms that the request selects, in the order of its lists."""
-        names: dict[str, tuple[str, ...]] = {}
+        names: dict[RoomId, tuple[str, ...]] = {}
         for name, room_ids in within.items():
             for room_id in room_ids:
                 names[room_id] = (*names[room_id], name) if room_id in names else (name,)
@@ -177,7 +179,7 @@ class Engine:
                 wanted[room_id] = _WantedRoom((), True, config)
         return wanted
 
-    async def _changed_rooms(self, user: SyncUser, draft: StateDraft, span: Span) -> set[str]:
+    async def _changed_rooms(self, user: SyncUser, draft: StateDraft, span: Span) -> set[RoomId]:
         """Return the rooms that may have updates, of those that the client has been sent."""
         if span.since is None:
             return set()
@@ -253,7 +255,7 @@ class Engine:
     async def _build_extensions(self, build: _Build) -> None:
         """Build the results of all extensions, and note in the draft of which rooms they were sent."""
         context, draft, pending = build.context, build.draft, build.pending
-        covered: dict[str, int] = {}
+        covered: dict[RoomId, int] = {}
         for one in pending.extensions:
             in_scope = []
             for room_id in build.open_rooms if one.bit else ():
@@ -309,7 +311,7 @@ def _is_complete(draft: StateDraft, room: SentRoom, config: RoomConfig, is_dm: b
     return room.stripped or (config.timeline_limit <= room.limit and draft.state_of(room) == config.required_state)
 
 
-def _bits(extensions: Iterable[EnabledExtension], room_id: str, room: _WantedRoom) -> int:
+def _bits(extensions: Iterable[EnabledExtension], room_id: RoomId, room: _WantedRoom) -> int:
     """Return the bits of the extensions that have the room in their scope."""
     return sum(one.bit for one in extensions if one.bit and one.scope.has(room_id, room.lists, room.subscribed))
 
@@ -318,7 +320,7 @@ def _lacks(room: SentRoom, bits: int) -> bool:
     return room.sent_bits & bits != bits
 
 
-def _settled(build: _Build) -> Mapping[str, tuple[str, ...]]:
+def _settled(build: _Build) -> Mapping[RoomId, tuple[str, ...]]:
     """Return the rooms that need not be examined until they have updates. See `Progress`."""
     settled = build.settled
     moved = any(settled.get(room_id) != build.wanted[room_id].lists for room_id in build.open_rooms)
@@ -337,7 +339,7 @@ def _settled(build: _Build) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-def _in_scope(build: _Build, room_id: str, bit: int) -> RoomInScope:
+def _in_scope(build: _Build, room_id: RoomId, bit: int) -> RoomInScope:
     result = build.rooms.get(room_id)
     initial = result is not None and result.initial
     return RoomInScope(

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from shared.core.errors import invalid_param
+from shared.core.identifiers import RoomId
 from shared.core.presence import STATES, UNSET
 from shared.http.request import Request
 from workers.synchrotron.sliding.request import (
@@ -47,7 +48,7 @@ class _Room(msgspec.Struct):
 
 class _Filters(msgspec.Struct):
     is_dm: bool | None = None
-    spaces: list[str] | None = None
+    spaces: list[RoomId] | None = None
     is_encrypted: bool | None = None
     is_invited: bool | None = None
     room_types: list[str | None] | None = None
@@ -67,7 +68,7 @@ class _Body(msgspec.Struct):
     timeout: Number | None = None
     set_presence: str | None = None
     lists: dict[str, _List] | None = None
-    room_subscriptions: dict[str, _Room] | None = None
+    room_subscriptions: dict[RoomId, _Room] | None = None
     extensions: dict[str, dict[str, Any]] | None = None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.core.identifiers import RoomId
 from shared.core.sync_tokens.stream_token import StreamToken
 from workers.synchrotron.sliding.connection_state import ConnectionState
 from workers.synchrotron.sliding.connections import Connection
@@ -57,7 +58,7 @@ class Progress:
     state: ConnectionState
     #: Rooms, with their lists, that an earlier build of the same shape and state found completely sent. They are
     #: skipped until they have updates.
-    settled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settled: Mapping[RoomId, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

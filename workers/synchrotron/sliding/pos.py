@@ -7,6 +7,8 @@ secret, since everything read with it belongs to the requester.
 import hashlib
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
+
 _PREFIX = "x1."
 _OWNER_CHARS = 16
 
@@ -21,7 +23,7 @@ class Pos:
     token: str
 
 
-def owner_of(user_id: str, device_id: str | None, conn_id: str) -> str:
+def owner_of(user_id: UserId, device_id: str | None, conn_id: str) -> str:
     """Return the owner part of every `pos` of the connection."""
     whole = "\x00".join((user_id, device_id or "", conn_id))
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:_OWNER_CHARS]

@@ -3,15 +3,16 @@
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
+from shared.core.identifiers import RoomId
 from workers.synchrotron.sliding.request import Range
 
 
 class Ranking:
     """An ordered set of rooms."""
 
-    def __init__(self, rooms: Iterable[tuple[int, str]] = ()) -> None:
+    def __init__(self, rooms: Iterable[tuple[int, RoomId]] = ()) -> None:
         """rooms: (position of the room's last activity, room)."""
-        self._order: list[tuple[int, str]] = sorted(rooms)
+        self._order: list[tuple[int, RoomId]] = sorted(rooms)
         self._positions = {room_id: position for position, room_id in self._order}
 
     def __len__(self) -> int:
@@ -20,7 +21,7 @@ class Ranking:
     def __contains__(self, room_id: object) -> bool:
         return room_id in self._positions
 
-    def put(self, room_id: str, position: int) -> None:
+    def put(self, room_id: RoomId, position: int) -> None:
         """Add the room, or move it."""
         if self._positions.get(room_id) == position:
             return
@@ -28,20 +29,20 @@ class Ranking:
         self._positions[room_id] = position
         insort(self._order, (position, room_id))
 
-    def remove(self, room_id: str) -> None:
+    def remove(self, room_id: RoomId) -> None:
         position = self._positions.pop(room_id, None)
         if position is not None:
             del self._order[bisect_left(self._order, (position, room_id))]
 
-    def rooms(self) -> list[str]:
+    def rooms(self) -> list[RoomId]:
         return [room_id for _, room_id in reversed(self._order)]
 
-    def within(self, ranges: Sequence[Range] | None) -> list[str]:
+    def within(self, ranges: Sequence[Range] | None) -> list[RoomId]:
         """Return the rooms within the ranges, each once; all for None. Ranges are inclusive, 0 is the latest."""
         if ranges is None:
             return self.rooms()
         size = len(self._order)
-        found: dict[str, None] = {}
+        found: dict[RoomId, None] = {}
         for first, last in ranges:
             part = self._order[max(size - last - 1, 0) : max(size - first, 0)]
             found.update((room_id, None) for _, room_id in reversed(part))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import msgspec
 
 from shared.core.errors import invalid_param
+from shared.core.identifiers import RoomId
 from workers.synchrotron.sliding.required_state import Element, RequiredState, StateRequest, combine
 
 MAX_LISTS = 100
@@ -46,7 +47,7 @@ class RoomFilter:
     """A list's filter. A field that is None matches every room. Spec: MSC4186, SlidingRoomFilter."""
 
     is_dm: bool | None = None
-    spaces: frozenset[str] | None = None
+    spaces: frozenset[RoomId] | None = None
     is_encrypted: bool | None = None
     is_invited: bool | None = None
     #: None among the types: rooms without a type.
@@ -78,8 +79,8 @@ class SlidingRequest:
     timeout_s: float
     lists: Mapping[str, ListRequest]
     #: The subscriptions in this request.
-    subscriptions: Mapping[str, RoomConfig]
-    unsubscribe: Sequence[str]
+    subscriptions: Mapping[RoomId, RoomConfig]
+    unsubscribe: Sequence[RoomId]
     #: True if subscriptions last until `unsubscribe` names their room. False: they hold for this request only.
     sticky: bool
     extensions: Mapping[str, Mapping[str, Any]]

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import RoomId
 from shared.rooms.timeline_event import TimelineEvent
 from workers.synchrotron.rooms.cached_room import StateKey
 
@@ -50,7 +51,7 @@ class SlidingResponse:
 
     #: The number of rooms by list.
     counts: Mapping[str, int]
-    rooms: Mapping[str, RoomResult]
+    rooms: Mapping[RoomId, RoomResult]
     extensions: Mapping[str, Any]
 
 

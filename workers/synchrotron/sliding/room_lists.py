@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from shared.core.identifiers import RoomId
+from shared.core.rows import GLOBAL
 from shared.core.search.folding import fold
 from shared.storage.engine.pool import Source
 from shared.storage.rooms.list_traits import RoomTraits, get_rooms_once_joined
@@ -20,7 +22,7 @@ from workers.synchrotron.sliding.connection_state import SentRoom
 from workers.synchrotron.sliding.ranking import Ranking
 from workers.synchrotron.sliding.request import RoomFilter
 from workers.synchrotron.sliding.room_traits import RoomTraitsCache
-from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.users.sync_user import SyncUser
 
 _DIRECT, _IGNORED, _INVITES, _TAG = "m.direct", "m.ignored_user_list", "m.invite_permission_config", "m.tag"
 _CHILD = "m.space.child"
@@ -36,7 +38,7 @@ class RoomList:
     #: The global account data that the list depends on.
     globals: tuple[AccountDataRecord | None, ...]
     #: The children of the spaces in the filter.
-    children: frozenset[str] = frozenset()
+    children: frozenset[RoomId] = frozenset()
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class ConnectionLists:
 
     by_filter: dict[RoomFilter, RoomList] = field(default_factory=dict)
     #: By (room, ordinal of the membership): True if the user had been joined before they were removed.
-    once_joined: dict[tuple[str, int], bool] = field(default_factory=dict)
+    once_joined: dict[tuple[RoomId, int], bool] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -58,7 +60,7 @@ class _ListUpdate:
 
     lists: ConnectionLists
     user: SyncUser
-    was_sent: Callable[[str], bool]
+    was_sent: Callable[[RoomId], bool]
 
 
 class RoomLists:
@@ -75,9 +77,9 @@ class RoomLists:
         user: SyncUser,
         *,
         filters: Sequence[RoomFilter],
-        named: Collection[str],
+        named: Collection[RoomId],
         seq: int,
-        was_sent: Callable[[str], bool],
+        was_sent: Callable[[RoomId], bool],
     ) -> dict[RoomFilter, RoomList]:
         """Return the list of each filter with everything applied up to `seq`, and perhaps more.
 
@@ -106,7 +108,7 @@ class RoomLists:
         return known
 
     def may_list(
-        self, lists: ConnectionLists, user: SyncUser, membership: RoomMembership, was_sent: Callable[[str], bool]
+        self, lists: ConnectionLists, user: SyncUser, membership: RoomMembership, was_sent: Callable[[RoomId], bool]
     ) -> bool:
         """Return True if lists may have the room. Spec: MSC4186, "Lists"."""
         kind, room_id = membership.membership, membership.room_id
@@ -123,7 +125,7 @@ class RoomLists:
         return lists.once_joined.get((room_id, membership.ordinal), False)
 
     def may_subscribe(
-        self, lists: ConnectionLists, user: SyncUser, room_id: str, was_sent: Callable[[str], bool]
+        self, lists: ConnectionLists, user: SyncUser, room_id: RoomId, was_sent: Callable[[RoomId], bool]
     ) -> bool:
         """Return True if the user may subscribe to the room. Spec: MSC4186, "Subscriptions"."""
         membership = user.memberships.get(room_id)
@@ -149,8 +151,8 @@ class RoomLists:
         lists: ConnectionLists,
         user: SyncUser,
         examined: Iterable[RoomMembership],
-        named: Collection[str],
-        was_sent: Callable[[str], bool],
+        named: Collection[RoomId],
+        was_sent: Callable[[RoomId], bool],
     ) -> None:
         """Find out if the user had been joined to the rooms that they left, where that matters."""
         unknown = [
@@ -166,7 +168,7 @@ class RoomLists:
             lists.once_joined.update(((one.room_id, one.ordinal), one.room_nid in joined) for one in unknown)
 
     @staticmethod
-    def _changed(one: RoomList | None, user: SyncUser, filter: RoomFilter) -> list[str] | None:
+    def _changed(one: RoomList | None, user: SyncUser, filter: RoomFilter) -> list[RoomId] | None:
         """Return the rooms to examine again, None for all."""
         if one is None or one.seq < user.changes_from or one.globals != _globals(user):
             return None
@@ -189,7 +191,7 @@ class RoomLists:
         return one
 
     def _place(
-        self, update: _ListUpdate, one: RoomList, filter: RoomFilter, room_id: str, direct: frozenset[str]
+        self, update: _ListUpdate, one: RoomList, filter: RoomFilter, room_id: RoomId, direct: frozenset[RoomId]
     ) -> None:
         membership = update.user.memberships.get(room_id)
         if membership is None:
@@ -206,7 +208,7 @@ class RoomLists:
         one: RoomList,
         filter: RoomFilter,
         membership: RoomMembership,
-        direct: frozenset[str],
+        direct: frozenset[RoomId],
     ) -> int | None:
         """Return the position of the last activity that the user may see, None if the room is not in the list."""
         user, traits = update.user, self._traits.get(membership.room_id)
@@ -217,9 +219,9 @@ class RoomLists:
             return None
         return traits.position if membership.membership == "join" else membership.position
 
-    async def _children(self, user: SyncUser, spaces: Iterable[str] | None) -> frozenset[str]:
+    async def _children(self, user: SyncUser, spaces: Iterable[RoomId] | None) -> frozenset[RoomId]:
         """Return the children of those of the spaces that the user is joined to."""
-        children: set[str] = set()
+        children: set[RoomId] = set()
         for space_id in spaces or ():
             membership = user.memberships.get(space_id)
             if membership is None or membership.membership != "join":
@@ -227,7 +229,7 @@ class RoomLists:
             room = await self._rooms.get(space_id)
             for (type_, state_key), entry in ({} if room is None else room.state).items():
                 if type_ == _CHILD and entry.event is not None and entry.event.content().get("via"):
-                    children.add(state_key)
+                    children.add(RoomId(state_key))
         return frozenset(children)
 
 
@@ -236,8 +238,8 @@ def passes(
     user: SyncUser,
     membership: RoomMembership,
     traits: RoomTraits,
-    direct: frozenset[str],
-    children: frozenset[str],
+    direct: frozenset[RoomId],
+    children: frozenset[RoomId],
 ) -> bool:
     """PURE. Return True if a room passes a filter.
 
@@ -263,21 +265,21 @@ def passes(
     return True
 
 
-def direct_rooms(user: SyncUser) -> frozenset[str]:
+def direct_rooms(user: SyncUser) -> frozenset[RoomId]:
     """Return the rooms in the user's m.direct, whatever its shape."""
-    found: set[str] = set()
+    found: set[RoomId] = set()
     for room_ids in _content(user, GLOBAL, _DIRECT).values():
         if isinstance(room_ids, list):
-            found.update(room_id for room_id in room_ids if isinstance(room_id, str))
+            found.update(RoomId(room_id) for room_id in room_ids if isinstance(room_id, str))
     return frozenset(found)
 
 
-def _tags(user: SyncUser, room_id: str) -> frozenset[str]:
+def _tags(user: SyncUser, room_id: RoomId) -> frozenset[RoomId]:
     tags = _content(user, room_id, _TAG).get("tags")
     return frozenset(tags) if isinstance(tags, dict) else frozenset()
 
 
-def _content(user: SyncUser, room_id: str, type_: str) -> Mapping[str, Any]:
+def _content(user: SyncUser, room_id: RoomId, type_: str) -> Mapping[str, Any]:
     record = user.account_data.get(room_id, {}).get(type_)
     content = None if record is None or record.json is None else orjson.loads(record.json)
     return content if isinstance(content, dict) else {}

@@ -10,6 +10,7 @@ import orjson
 
 from shared.core.filters import EventFilter
 from shared.core.heroes import heroes_for
+from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
 from shared.rooms.place_tokens import format_place
@@ -63,7 +64,7 @@ class ResponseContext:
     #: Member events that lazy loading need not repeat. None: repeat all.
     sent: SentMembers | None
     #: The rooms that are direct chats.
-    direct: frozenset[str]
+    direct: frozenset[RoomId]
     #: True if the response has unread counts.
     with_counts: bool
 
@@ -119,7 +120,7 @@ class RoomResults:
         self._unread = unread
         self._reads = reads
         #: (ordinal before which nothing was searched, bump stamp) by room.
-        self._bump_stamps: dict[str, tuple[int, int]] = {}
+        self._bump_stamps: dict[RoomId, tuple[int, int]] = {}
 
     async def build(
         self,
@@ -327,15 +328,15 @@ class RoomResults:
         """Add the member events that the timeline needs. Spec: MSC4186, "Lazy loaded memberships"."""
         room, sent = build.room, build.context.sent
         users = dict.fromkeys(event.sender for event in timeline.shown)
-        users.update((event.state_key or "", None) for event in timeline.shown if event.type == MEMBER)
+        users.update((UserId(event.state_key or ""), None) for event in timeline.shown if event.type == MEMBER)
         needed = [(MEMBER, user_id) for user_id in users if (MEMBER, user_id) not in state]
         for key, event in (await self._lookups.keys_before(room, build.end + 1, needed)).items():
-            if sent is None or not sent.is_redundant(room.room_id, key[1], event.event_id):
+            if sent is None or not sent.is_redundant(room.room_id, UserId(key[1]), event.event_id):
                 state[key] = event
         if sent is not None:
             for (type_, user_id), event in state.items():
                 if type_ == MEMBER:
-                    sent.note(room.room_id, user_id, event.event_id)
+                    sent.note(room.room_id, UserId(user_id), event.event_id)
 
     async def _add_facts(self, build: _RoomBuild, result: RoomResult, changed: Iterable[StateKey]) -> None:
         """Add name, avatar, heroes and member counts: all for a new room, else those that may have changed."""
@@ -393,8 +394,8 @@ def _text(event: TimelineEvent | None, field: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _hero(user_id: str, member: TimelineEvent | None) -> dict[str, str]:
-    hero = {"user_id": user_id}
+def _hero(user_id: UserId, member: TimelineEvent | None) -> dict[str, str]:
+    hero: dict[str, str] = {"user_id": user_id}
     for field in ("displayname", "avatar_url"):
         if (value := _text(member, field)) is not None:
             hero[field] = value

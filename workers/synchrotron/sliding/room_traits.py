@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import orjson
 
+from shared.core.identifiers import RoomId
 from shared.core.rows import EventRow
 from shared.storage.engine.pool import Source
 from shared.storage.rooms.list_traits import TRAIT_TYPES, RoomTraits, get_room_traits
@@ -22,12 +23,12 @@ class RoomTraitsCache:
 
     def __init__(self, reads: Source) -> None:
         self._reads = reads
-        self._traits: dict[str, RoomTraits] = {}
+        self._traits: dict[RoomId, RoomTraits] = {}
         #: The rooms that are being read, with the rows that arrived meanwhile.
         self._loading: dict[str, list[EventRow]] = {}
         self._turn = asyncio.Lock()
 
-    def get(self, room_id: str) -> RoomTraits | None:
+    def get(self, room_id: RoomId) -> RoomTraits | None:
         """Return a room's traits, None if they are not loaded or the room is unknown."""
         return self._traits.get(room_id)
 
@@ -39,7 +40,7 @@ class RoomTraitsCache:
             if traits is not None and not _apply(traits, row):
                 del self._traits[row.room_id]
 
-    async def load(self, rooms: Iterable[tuple[str, int]]) -> None:
+    async def load(self, rooms: Iterable[tuple[RoomId, int]]) -> None:
         """Load the traits of these rooms, given as (room id, room_nid), unless they are loaded. Raises Unavailable."""
         if all(room_id in self._traits for room_id, _ in rooms):
             return
@@ -54,7 +55,7 @@ class RoomTraitsCache:
                 for first in range(0, len(missing), _ROOMS_PER_QUERY):
                     await self._read(missing[first : first + _ROOMS_PER_QUERY])
 
-    async def _read(self, missing: Collection[tuple[str, int]]) -> None:
+    async def _read(self, missing: Collection[tuple[RoomId, int]]) -> None:
         self._loading = {room_id: [] for room_id, _ in missing}
         try:
             found = await get_room_traits(self._reads, [nid for _, nid in missing])

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shared.core.identifiers import EventId, RoomId, UserId
+
 _MAX_MEMBERS = 5_000  # per device, in all rooms
 _DEVICE_BYTES = 600
 _MEMBER_BYTES = 300  # the entry and its ids, measured with tracemalloc
@@ -17,7 +19,7 @@ _MEMBER_BYTES = 300  # the entry and its ids, measured with tracemalloc
 @dataclass(slots=True, eq=False)
 class _Device:
     #: Acknowledged event ids by (room, member).
-    sent: dict[tuple[str, str], str] = field(default_factory=dict)
+    sent: dict[tuple[RoomId, UserId], EventId] = field(default_factory=dict)
     #: The response begun last, which follows the token `since`.
     latest: "SentMembers | None" = None
     since: str | None = None
@@ -32,13 +34,13 @@ class SentMembers:
     """The member events of one response: `sent` before it, and `added` by it."""
 
     device: _Device
-    sent: Mapping[tuple[str, str], str]
-    added: dict[tuple[str, str], str] = field(default_factory=dict)
+    sent: Mapping[tuple[RoomId, UserId], EventId]
+    added: dict[tuple[RoomId, UserId], EventId] = field(default_factory=dict)
 
-    def is_redundant(self, room_id: str, user_id: str, event_id: str) -> bool:
+    def is_redundant(self, room_id: RoomId, user_id: UserId, event_id: EventId) -> bool:
         return self.sent.get((room_id, user_id)) == event_id
 
-    def note(self, room_id: str, user_id: str, event_id: str) -> None:
+    def note(self, room_id: RoomId, user_id: UserId, event_id: EventId) -> None:
         if len(self.added) < _MAX_MEMBERS:
             self.added[(room_id, user_id)] = event_id
 
@@ -47,11 +49,11 @@ class LazyMembers:
     """The sent member events of all devices. Devices are evicted least recently used first."""
 
     def __init__(self, budget_bytes: int) -> None:
-        self._devices: OrderedDict[tuple[str, str], _Device] = OrderedDict()
+        self._devices: OrderedDict[tuple[UserId, str], _Device] = OrderedDict()
         self._budget = budget_bytes
         self._bytes = 0
 
-    def begin(self, user_id: str, device_id: str, since: str | None) -> SentMembers:
+    def begin(self, user_id: UserId, device_id: str, since: str | None) -> SentMembers:
         """Begin a response to a request with the token `since`, None for an initial sync."""
         device = self._devices.setdefault((user_id, device_id), _Device())
         self._devices.move_to_end((user_id, device_id))

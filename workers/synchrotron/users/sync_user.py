@@ -4,15 +4,15 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import ALL_OFF, RuleSwitches, changes_from_json, full_ruleset
+from shared.core.rows import GLOBAL
 from shared.core.unread import UnreadRoom
 from shared.storage.push.rules import PushRulesRecord
 from shared.storage.rooms.memberships import RoomMembership
 from shared.storage.user_data.account_data import AccountDataRecord, blocks_invites, ignored_in
 from workers.synchrotron.users.user_devices import UserDevices
 
-#: The key of global account data among the changed rooms.
-GLOBAL = ""
 _ISSUED_TOKENS = 32  # the latest tokens of all devices together; an older token costs more, nothing else
 _MEMBERSHIP_BYTES = 600
 _ACCOUNT_DATA_BYTES = 500
@@ -25,17 +25,17 @@ class SyncUser:
     A `seq` counts the rows that this process has applied. It has no meaning in another process.
     """
 
-    def __init__(self, user_id: str, switches: RuleSwitches = ALL_OFF) -> None:
+    def __init__(self, user_id: UserId, switches: RuleSwitches = ALL_OFF) -> None:
         self.user_id = user_id
         #: Its position is that of the last change of the rules. Changes of the ignore list do not move it.
         self.push_rules = PushRulesRecord()
-        self.memberships: dict[str, RoomMembership] = {}
-        self.account_data: dict[str, dict[str, AccountDataRecord]] = {}
+        self.memberships: dict[RoomId, RoomMembership] = {}
+        self.account_data: dict[RoomId, dict[str, AccountDataRecord]] = {}
         self.devices = UserDevices()
         #: Unread counts by room id, of the rooms that a response has counted.
-        self.unread: dict[str, UnreadRoom] = {}
+        self.unread: dict[RoomId, UnreadRoom] = {}
         #: The seq of each room's last update.
-        self.changed: OrderedDict[str, int] = OrderedDict()
+        self.changed: OrderedDict[RoomId, int] = OrderedDict()
         self.changes_from = 0
         #: Grows with each update. A request compares it to notice updates between building a response and waiting.
         self.version = 0
@@ -81,7 +81,7 @@ class SyncUser:
         """Return all push rules of the user, in the form of GET /pushrules/."""
         return full_ruleset(changes_from_json(self.push_rules.rules), self.user_id, self._switches)
 
-    def note_change(self, room_id: str, seq: int) -> None:
+    def note_change(self, room_id: RoomId, seq: int) -> None:
         self.changed[room_id] = seq
         self.changed.move_to_end(room_id)
         self.version += 1
@@ -98,7 +98,7 @@ class SyncUser:
         seq = self._issued.get(token)
         return seq if seq is not None and seq >= self.changes_from else None
 
-    def changed_since(self, seq: int) -> list[str]:
+    def changed_since(self, seq: int) -> list[RoomId]:
         """Return the rooms with updates after `seq`, the latest first. GLOBAL may be among them."""
         rooms = []
         for room_id in reversed(self.changed):
@@ -107,7 +107,7 @@ class SyncUser:
             rooms.append(room_id)
         return rooms
 
-    def hides_invites_of(self, sender: str) -> bool:
+    def hides_invites_of(self, sender: UserId) -> bool:
         """Return True if invitations by this sender are hidden from the user.
 
         Spec: client-server API, "Invite permission", "Ignoring users".
@@ -115,7 +115,7 @@ class SyncUser:
         record = self.account_data.get(GLOBAL, {}).get("m.invite_permission_config")
         return sender in self.ignored_users or (record is not None and blocks_invites(record.json))
 
-    def shown_membership(self, room_id: str) -> RoomMembership:
+    def shown_membership(self, room_id: RoomId) -> RoomMembership:
         """Return the user's membership as shown to them: "leave" in place of a hidden invitation."""
         membership = self.memberships[room_id]
         if membership.membership == "invite" and self.hides_invites_of(membership.sender):
@@ -123,7 +123,7 @@ class SyncUser:
         return membership
 
     @property
-    def ignored_users(self) -> frozenset[str]:
+    def ignored_users(self) -> frozenset[UserId]:
         """The users in m.ignored_user_list. Spec: client-server API, "Ignoring users"."""
         record = self.account_data.get(GLOBAL, {}).get("m.ignored_user_list")
         if record is None or record.json is None:
@@ -134,4 +134,4 @@ class SyncUser:
         return self._ignored
 
     _ignored_of: AccountDataRecord | None = None
-    _ignored: frozenset[str] = frozenset()
+    _ignored: frozenset[UserId] = frozenset()

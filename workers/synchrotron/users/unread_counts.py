@@ -12,6 +12,7 @@ Before a response with many rooms, `await unread.preload(user, rooms, now)` read
 from collections.abc import Sequence
 
 from shared.core.errors import Unavailable
+from shared.core.identifiers import RoomId
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import NotInMemory, RoomCounts, UnknownTotal, UnreadRoom
 from shared.storage.engine.pool import Source
@@ -100,7 +101,7 @@ class UnreadCounts:
                     unread.load(found[one.room_nid], one.ordinal)
                     self._users.account(user, unread.size_bytes - size_bytes)
 
-    def _store(self, user: SyncUser, room_id: str, unread: UnreadRoom) -> None:
+    def _store(self, user: SyncUser, room_id: RoomId, unread: UnreadRoom) -> None:
         replaced = user.unread.get(room_id)
         user.unread[room_id] = unread
         self._users.account(user, unread.size_bytes - (replaced.size_bytes if replaced is not None else 0))

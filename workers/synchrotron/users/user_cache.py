@@ -8,8 +8,10 @@ from typing import TypeAlias
 import orjson
 
 from shared.core.errors import Unavailable
+from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import RuleSwitches
 from shared.core.rows import (
+    GLOBAL,
     AccountDataRow,
     EventRow,
     OneTimeKeyRow,
@@ -26,12 +28,12 @@ from shared.storage.engine.pool import Source
 from shared.storage.push.rules import PushRulesRecord
 from shared.storage.rooms.memberships import RoomMembership, get_memberships_of_user
 from shared.storage.user_data.account_data import AccountDataRecord, get_account_data_and_push_rules
-from workers.synchrotron.users.sync_user import GLOBAL, SyncUser
+from workers.synchrotron.users.sync_user import SyncUser
 from workers.synchrotron.users.user_devices import UserDevices
 
 _Stored: TypeAlias = RoomMembership | AccountDataRecord | PushRulesRecord
 _CATCH_UP_LIMIT_S = 5.0
-_NOBODY: Set[str] = frozenset()
+_NOBODY: Set[UserId] = frozenset()
 
 #: wait_for(stream name, vector, limit in s) returns True once everything up to the vector is applied here.
 WaitFor = Callable[[str, Vector, float], Awaitable[bool]]
@@ -48,10 +50,10 @@ class UserCache:
         self._wait_for = wait_for
         self._budget = budget_bytes
         self._metrics = metrics
-        self._users: OrderedDict[str, SyncUser] = OrderedDict()
-        self._in_room: dict[str, set[str]] = {}
-        self._loading: dict[str, asyncio.Task[SyncUser]] = {}
-        self._pins: dict[str, int] = {}
+        self._users: OrderedDict[UserId, SyncUser] = OrderedDict()
+        self._in_room: dict[RoomId, set[UserId]] = {}
+        self._loading: dict[UserId, asyncio.Task[SyncUser]] = {}
+        self._pins: dict[UserId, int] = {}
         self._bytes = 0
         #: The number of rows applied in this process. See SyncUser.
         self.seq = 0
@@ -63,7 +65,7 @@ class UserCache:
 
     # -- rows. Each method returns the affected users, to be woken.
 
-    def apply_event(self, row: EventRow, previous: str | None = None) -> Iterable[str]:
+    def apply_event(self, row: EventRow, previous: str | None = None) -> Iterable[UserId]:
         """Apply a row of `events`. previous: for m.room.member, the membership before it; None if unknown here."""
         self.seq += 1
         affected = self._in_room.get(row.room_id, _NOBODY)
@@ -76,19 +78,20 @@ class UserCache:
             for user_id, membership, *_ in row.members:
                 self._note_person(affected, user_id, membership, None)
         elif row.type == MEMBER and row.status == 0 and row.state_key is not None:
-            user = self._users.get(row.state_key)
+            user_id = UserId(row.state_key)
+            user = self._users.get(user_id)
             if user is not None or affected:
                 membership = orjson.loads(row.json).get("content", {}).get("membership")
                 if not isinstance(membership, str):
                     membership = "leave"
-                self._note_person(affected, row.state_key, membership, previous)
+                self._note_person(affected, user_id, membership, previous)
                 if user is not None:
-                    affected = {*affected, row.state_key}
+                    affected = {*affected, user_id}
                     self._apply_membership(user, row, membership, row.event_nid, row.sender)
         self._note(affected, row.room_id)
         return affected
 
-    def apply_receipt(self, row: ReceiptRow) -> Iterable[str]:
+    def apply_receipt(self, row: ReceiptRow) -> Iterable[UserId]:
         """Apply a receipt: an update for all joined users, and a read mark of the user's own."""
         user = self._users.get(row.user_id)
         unread = user.unread.get(row.room_id) if user is not None else None
@@ -96,14 +99,14 @@ class UserCache:
             unread.note_receipt(receipt_thread(row.thread_id), row.ordinal)
         return self.apply_ephemeral(row.room_id)
 
-    def apply_ephemeral(self, room_id: str) -> Iterable[str]:
+    def apply_ephemeral(self, room_id: RoomId) -> Iterable[UserId]:
         """Apply a receipt or typing notification: an update for all joined users."""
         self.seq += 1
         affected = self._in_room.get(room_id, _NOBODY)
         self._note(affected, room_id)
         return affected
 
-    def apply_account_data(self, row: AccountDataRow) -> Iterable[str]:
+    def apply_account_data(self, row: AccountDataRow) -> Iterable[UserId]:
         self.seq += 1
         user = self._users.get(row.user_id)
         if user is None:
@@ -114,7 +117,7 @@ class UserCache:
         user.note_change(row.room_id, self.seq)
         return (row.user_id,)
 
-    def apply_push_rules(self, row: PushRulesRow) -> Iterable[str]:
+    def apply_push_rules(self, row: PushRulesRow) -> Iterable[UserId]:
         self.seq += 1
         user = self._users.get(row.user_id)
         if user is None:
@@ -145,7 +148,7 @@ class UserCache:
         """Return True if the user is in memory. The key counts of the device are then read again."""
         return self._apply_to_device(row.user_id, UserDevices.note_keys, row.device_id)
 
-    def apply_device_list(self, user_id: str, room_ids: Iterable[str], seq: int) -> Iterable[str]:
+    def apply_device_list(self, user_id: UserId, room_ids: Iterable[RoomId], seq: int) -> Iterable[UserId]:
         """Apply a change of a user's devices, for all who share one of their rooms. seq: that of the row."""
         affected = {user_id} if user_id in self._users else set()
         for room_id in room_ids:
@@ -156,7 +159,7 @@ class UserCache:
             user.version += 1
         return affected
 
-    def apply_presence(self, user_id: str, room_ids: Iterable[str], max_woken: int) -> tuple[int, set[str]]:
+    def apply_presence(self, user_id: UserId, room_ids: Iterable[RoomId], max_woken: int) -> tuple[int, set[UserId]]:
         """Apply a presence change. Return its seq and the users to wake.
 
         Those are the members of the user's smallest rooms, at most `max_woken`. Users are not woken by their own
@@ -175,18 +178,18 @@ class UserCache:
             user.version += 1
         return self.seq, affected
 
-    def joined_rooms_of(self, user_id: str) -> list[str] | None:
+    def joined_rooms_of(self, user_id: UserId) -> list[RoomId] | None:
         """Return the joined rooms of a user; None for a user who is not in memory."""
         user = self._users.get(user_id)
         if user is None or user_id in self._loading:
             return None
         return [one.room_id for one in user.memberships.values() if one.membership == "join"]
 
-    def readers_in(self, room_id: str) -> Set[str]:
+    def readers_in(self, room_id: RoomId) -> Set[UserId]:
         """Return the users in memory who are joined to a room."""
         return self._in_room.get(room_id, _NOBODY)
 
-    def _apply_to_device(self, user_id: str, note: Callable[[UserDevices, str, int], None], device_id: str) -> bool:
+    def _apply_to_device(self, user_id: UserId, note: Callable[[UserDevices, str, int], None], device_id: str) -> bool:
         self.seq += 1
         user = self._users.get(user_id)
         if user is None:
@@ -195,7 +198,7 @@ class UserCache:
         user.version += 1
         return True
 
-    def _note_person(self, affected: Iterable[str], user_id: str, membership: str, previous: str | None) -> None:
+    def _note_person(self, affected: Iterable[UserId], user_id: UserId, membership: str, previous: str | None) -> None:
         """Note a join or leave with the room's members, who begin or stop to track that user's devices."""
         if membership == "join":
             if previous == "join":
@@ -209,11 +212,11 @@ class UserCache:
             if other != user_id:
                 note(self._users[other].devices, user_id, self.seq)
 
-    def _note(self, affected: Iterable[str], room_id: str) -> None:
+    def _note(self, affected: Iterable[UserId], room_id: RoomId) -> None:
         for user_id in affected:
             self._users[user_id].note_change(room_id, self.seq)
 
-    def _apply_membership(self, user: SyncUser, row: EventRow, membership: str, event_nid: int, sender: str) -> None:
+    def _apply_membership(self, user: SyncUser, row: EventRow, membership: str, event_nid: int, sender: UserId) -> None:
         size_bytes = user.size_bytes
         known = user.memberships.get(row.room_id)
         previous = known.membership if known is not None else None
@@ -236,7 +239,7 @@ class UserCache:
         self._bytes += user.size_bytes - size_bytes
         self._index(user, row.room_id)
 
-    def _index(self, user: SyncUser, room_id: str) -> None:
+    def _index(self, user: SyncUser, room_id: RoomId) -> None:
         if user.memberships[room_id].membership == "join":
             self._in_room.setdefault(room_id, set()).add(user.user_id)
         elif (here := self._in_room.get(room_id)) is not None:
@@ -246,7 +249,7 @@ class UserCache:
 
     # -- users
 
-    async def get(self, user_id: str) -> SyncUser:
+    async def get(self, user_id: UserId) -> SyncUser:
         """Return the user, with nothing beyond the rows that this process has applied. Raises Unavailable."""
         if user_id in self._loading:
             return await asyncio.shield(self._loading[user_id])
@@ -258,7 +261,7 @@ class UserCache:
         self._loading[user_id] = task
         return await asyncio.shield(task)
 
-    async def _load(self, user_id: str) -> SyncUser:
+    async def _load(self, user_id: UserId) -> SyncUser:
         # In the table before the first query: rows that arrive meanwhile update it, and the later value stays.
         user = self._users[user_id] = SyncUser(user_id, self._switches)
         self._bytes += user.size_bytes
@@ -302,7 +305,7 @@ class UserCache:
         if self._users.get(user.user_id) is user:
             self._bytes += difference_bytes
 
-    def pinned(self, user_id: str) -> "_Pinned":
+    def pinned(self, user_id: UserId) -> "_Pinned":
         """Keep the user in memory while a request runs or waits: `with users.pinned(...)`."""
         return _Pinned(self._pins, user_id)
 
@@ -315,7 +318,7 @@ class UserCache:
             if user_id not in self._pins and user_id not in self._loading:
                 self._forget(user_id)
 
-    def _forget(self, user_id: str) -> None:
+    def _forget(self, user_id: UserId) -> None:
         user = self._users.pop(user_id)
         self._bytes -= user.size_bytes
         for room_id in user.memberships:
@@ -327,7 +330,7 @@ class UserCache:
 
 
 class _Pinned:
-    def __init__(self, pins: dict[str, int], user_id: str) -> None:
+    def __init__(self, pins: dict[UserId, int], user_id: UserId) -> None:
         self._pins = pins
         self._user_id = user_id
 

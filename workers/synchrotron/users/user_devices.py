@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shared.core.identifiers import UserId
 from shared.storage.encryption.device_keys import KeyCounts
 
 #: Beyond these numbers, responses read device list updates and key counts from Postgres.
@@ -48,7 +49,7 @@ class UserDevices:
     def __init__(self) -> None:
         self.people_from = 0
         self._devices: OrderedDict[str, DeviceMemory] = OrderedDict()
-        self._people: OrderedDict[str, _Person] = OrderedDict()
+        self._people: OrderedDict[UserId, _Person] = OrderedDict()
 
     def device(self, device_id: str) -> DeviceMemory:
         """Return the memory of a device; an empty one for a new device."""
@@ -67,11 +68,11 @@ class UserDevices:
         device = self.device(device_id)
         device.keys, device.keys_changed = None, seq
 
-    def note_changed(self, user_id: str, seq: int) -> None:
+    def note_changed(self, user_id: UserId, seq: int) -> None:
         """Note that another user's devices changed, or that they joined a shared room."""
         self._person(user_id).changed = seq
 
-    def note_left(self, user_id: str, seq: int) -> None:
+    def note_left(self, user_id: UserId, seq: int) -> None:
         """Note that another user left a shared room. Other rooms may still be shared."""
         self._person(user_id).left = seq
 
@@ -80,14 +81,14 @@ class UserDevices:
         self.people_from = seq
         self._people.clear()
 
-    def people_since(self, seq: int) -> Iterator[tuple[str, bool, bool]]:
+    def people_since(self, seq: int) -> Iterator[tuple[UserId, bool, bool]]:
         """Yield (user id, changed, left) of users with updates after `seq`, which is at least `people_from`."""
         for user_id, person in self._people.items():
             changed, left = person.changed > seq, person.left > seq
             if changed or left:
                 yield user_id, changed, left
 
-    def _person(self, user_id: str) -> _Person:
+    def _person(self, user_id: UserId) -> _Person:
         person = self._people.get(user_id)
         if person is None:
             person = self._people[user_id] = _Person()

@@ -8,6 +8,8 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from shared.core.identifiers import UserId
+
 
 class FairTurns:
     """At most `at_once` turns at the same time."""
@@ -18,7 +20,7 @@ class FairTurns:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def turn(self, user_id: str) -> AsyncIterator[None]:
+    async def turn(self, user_id: UserId) -> AsyncIterator[None]:
         """Wait for a turn and hold it while the body runs."""
         await self._take(user_id)
         try:
@@ -26,7 +28,7 @@ class FairTurns:
         finally:
             self._give()
 
-    async def _take(self, user_id: str) -> None:
+    async def _take(self, user_id: UserId) -> None:
         if self._free and not self._waiting:
             self._free -= 1
             return
@@ -53,7 +55,7 @@ class FairTurns:
                 return
         self._free += 1
 
-    def _forget(self, user_id: str, waiter: "asyncio.Future[None]") -> None:
+    def _forget(self, user_id: UserId, waiter: "asyncio.Future[None]") -> None:
         waiters = self._waiting.get(user_id)
         if waiters is not None and waiter in waiters:
             waiters.remove(waiter)

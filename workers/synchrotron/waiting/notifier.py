@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 
+from shared.core.identifiers import UserId
 from shared.metrics.synchrotron import SyncMetrics
 from workers.synchrotron.users.sync_user import SyncUser
 
@@ -15,13 +16,13 @@ class Notifier:
         self._metrics = metrics
         self._closed = False
 
-    def wake(self, user_ids: Iterable[str]) -> None:
+    def wake(self, user_ids: Iterable[UserId]) -> None:
         """Wake every waiting request of these users."""
         for user_id in user_ids:
             for waiter in self._waiting.get(user_id, ()):
                 self._wake(waiter)
 
-    def wake_device(self, user_id: str, device_id: str) -> None:
+    def wake_device(self, user_id: UserId, device_id: str) -> None:
         """Wake every waiting request of one device."""
         for waiter, device in self._waiting.get(user_id, {}).items():
             if device == device_id:

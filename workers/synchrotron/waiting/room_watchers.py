@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from shared.core.identifiers import RoomId
 from shared.core.rows import EventRow
 
 
@@ -44,7 +45,7 @@ class RoomWatchers:
                     watch.event.set()
 
     @contextmanager
-    def watch(self, room_id: str) -> Iterator[Watch]:
+    def watch(self, room_id: RoomId) -> Iterator[Watch]:
         watch = Watch()
         watch.closed = self._closed
         watches = self._watches.setdefault(room_id, set())

@@ -19,6 +19,7 @@ from replication.streams import (
 )
 from replication.streams.follower import Follower
 from shared.core.errors import Unavailable, invalid_param
+from shared.core.identifiers import UserId
 from shared.core.sync_tokens.stream_token import StreamToken, format_token, parse_token
 from shared.core.sync_tokens.vector import Vector
 from shared.runtime.clock import Clock
@@ -114,7 +115,7 @@ class SyncTokens:
             parsed.reached = True
         return parsed.token
 
-    async def reach_present(self, user_id: str) -> None:
+    async def reach_present(self, user_id: UserId) -> None:
         """Wait until everything that Postgres now holds for the user is applied here.
 
         A response to a request without a token then includes it. Raises Unavailable when the process does not catch

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from shared.core.events.event import Event
+from shared.core.identifiers import RoomId
 
 
 class JoinRule(StrEnum):
@@ -22,7 +23,7 @@ def join_rule_of(join_rules: Event | None) -> str:
     return value if isinstance(value, str) else JoinRule.INVITE.value
 
 
-def allowed_rooms(join_rules: Event | None) -> tuple[str, ...]:
+def allowed_rooms(join_rules: Event | None) -> tuple[RoomId, ...]:
     """Return the rooms whose members may join a restricted room (`allow` of type m.room_membership)."""
     allow = join_rules.content.get("allow") if join_rules is not None else None
     if not isinstance(allow, list):

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from shared.core.events.event import Event
+from shared.core.identifiers import UserId
 
 
 class Membership(StrEnum):
@@ -22,9 +23,10 @@ def membership_of(member: Event | None) -> str | None:
     return _text(member, "membership")
 
 
-def authorising_user(member: Event) -> str | None:
+def authorising_user(member: Event) -> UserId | None:
     """Return the user who authorised a restricted join. Spec: client-server API, "Restricted rooms"."""
-    return _text(member, "join_authorised_via_users_server")
+    authoriser = _text(member, "join_authorised_via_users_server")
+    return None if authoriser is None else UserId(authoriser)
 
 
 def display_name_of(member: Event) -> str | None:

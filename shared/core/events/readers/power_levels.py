@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.core.events.event import Event
 from shared.core.events.readers.create import creators_of
+from shared.core.identifiers import UserId
 from shared.core.room_versions import RoomVersion
 
 #: The level of creators where they outrank everyone (rooms/v12), above every level that JSON may hold there.
@@ -55,9 +56,9 @@ class PowerLevels:
     kick: int
     redact: int
     invite: int
-    creators: frozenset[str]
+    creators: frozenset[UserId]
 
-    def user_level(self, user_id: str) -> int:
+    def user_level(self, user_id: UserId) -> int:
         """Return the user's level, member or not. Creators who outrank everyone have INFINITE_POWER."""
         if user_id in self.creators:
             return INFINITE_POWER

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from shared.core.identifiers import RoomId
 from shared.http.request import convert
 from shared.rooms.shown_event import Reader
 from shared.rooms.timeline_event import TimelineEvent
@@ -44,7 +45,7 @@ class Scope:
     #: Those of these rooms that are subscribed to. None: all of them.
     rooms: frozenset[str] | None = None
 
-    def has(self, room_id: str, lists: Collection[str], subscribed: bool) -> bool:
+    def has(self, room_id: RoomId, lists: Collection[str], subscribed: bool) -> bool:
         if subscribed and (self.rooms is None or room_id in self.rooms):
             return True
         return bool(lists) and (self.lists is None or not self.lists.isdisjoint(lists))
@@ -64,7 +65,7 @@ def _names(names: list[str] | None) -> frozenset[str] | None:
 class RoomInScope:
     """A room in an extension's scope that may have something to send."""
 
-    room_id: str
+    room_id: RoomId
     membership: RoomMembership
     #: True if the client has everything of the room up to `span.since`. False: the extension sends all of it.
     was_sent: bool
@@ -86,7 +87,7 @@ class ExtensionContext:
     #: The rooms in scope with updates, or not sent yet. Empty for an extension that is not `per_room`.
     rooms: Sequence[RoomInScope]
     #: Return every room that passes a list's filters, whatever its ranges, or is subscribed to.
-    matched: Callable[[], Collection[str]]
+    matched: Callable[[], Collection[RoomId]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.core.filters import EventFilter
+from shared.core.identifiers import UserId
 from shared.storage.user_data.receipts import ReceiptRecord
 from workers.synchrotron.rooms.room_cache import RoomCache
 from workers.synchrotron.rooms.typing_rooms import TypingRooms
@@ -73,7 +74,7 @@ class Receipts:
         return ExtensionResult({"rooms": rooms}, empty=False) if rooms else NO_RESULT
 
 
-def _of_shown_events(receipts: Sequence[ReceiptRecord], room: RoomInScope, user_id: str) -> list[ReceiptRecord]:
+def _of_shown_events(receipts: Sequence[ReceiptRecord], room: RoomInScope, user_id: UserId) -> list[ReceiptRecord]:
     shown = {event.event_id for event in room.timeline}
     return [receipt for receipt in receipts if receipt.event_id in shown or receipt.user_id == user_id]
 

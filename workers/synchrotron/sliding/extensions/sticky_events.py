@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from replication.streams import EVENTS
+from shared.core.identifiers import RoomId
 from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
 from shared.http.request import convert
@@ -55,7 +56,7 @@ class StickyEvents:
         limit = min(parameters.limit, _MAX_EVENTS)
         reached = now if len(unsent) <= limit else now.capped(unsent[limit - 1][1].position)
         rooms: dict[str, Any] = {}
-        by_room: dict[str, list[StickyEvent]] = {}
+        by_room: dict[RoomId, list[StickyEvent]] = {}
         for room_id, event in (*unsent[:limit], *earlier):
             by_room.setdefault(room_id, []).append(event)
         for room_id, sticky in by_room.items():
@@ -66,7 +67,7 @@ class StickyEvents:
 
     def _find(
         self, context: ExtensionContext, since: Vector, now: Vector
-    ) -> tuple[list[tuple[str, StickyEvent]], list[tuple[str, StickyEvent]]]:
+    ) -> tuple[list[tuple[RoomId, StickyEvent]], list[tuple[RoomId, StickyEvent]]]:
         """Return the events after the token, and earlier events of rooms that the user joined after the token."""
         memberships, now_ms = context.user.memberships, context.reader.now_ms
         joined = [
@@ -77,8 +78,8 @@ class StickyEvents:
         if not joined:
             return [], []
         matched = context.matched()
-        unsent: list[tuple[str, StickyEvent]] = []
-        earlier: list[tuple[str, StickyEvent]] = []
+        unsent: list[tuple[RoomId, StickyEvent]] = []
+        earlier: list[tuple[RoomId, StickyEvent]] = []
         for room_id in joined:
             if room_id not in matched:
                 continue
@@ -93,7 +94,7 @@ class StickyEvents:
                     earlier.append((room_id, event))
         return unsent, earlier
 
-    async def _encode(self, context: ExtensionContext, room_id: str, events: list[StickyEvent]) -> list[Any]:
+    async def _encode(self, context: ExtensionContext, room_id: RoomId, events: list[StickyEvent]) -> list[Any]:
         room = await self._rooms.get(room_id)
         if room is None:
             return []

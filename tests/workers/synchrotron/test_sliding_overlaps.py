@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from tests.fix_servers import TestDatabase
-from tests.workers.event_persister.rig import Answer
-from tests.workers.synchrotron.rig import Client, World, fleet
+from tests.rigs.requests import Answer
+from tests.rigs.synchrotron import Client, World, fleet
 from tests.workers.synchrotron.sliding_client import MERGED, SlidingClient, merged, merged_list, post
 
 _ROOMS = 6

@@ -33,6 +33,8 @@ class Requester:
     user_id: the acting user.
     device_id: None for tokens without a device.
     token_hash: the SHA-256 of the access token.
+    device_created_ms: the time of the log-in that began the device. After a log-out, a log-in with the same device id
+        begins another device.
     """
 
     user_id: UserId
@@ -40,6 +42,7 @@ class Requester:
     token_hash: bytes
     is_guest: bool = False
     is_admin: bool = False
+    device_created_ms: int = 0
 
 
 def parse_query(raw: bytes) -> dict[str, list[str]]:

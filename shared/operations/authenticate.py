@@ -258,6 +258,7 @@ def _known(session: Session, token_hash: bytes, asked_s: float) -> _Known:
         token_hash,
         is_guest=session.kind == "guest",
         is_admin=session.is_admin,
+        device_created_ms=session.device_created_ms or 0,
     )
     return _Known(requester, session.expires_ms, session.refresh_hash is not None, asked_s)
 

@@ -11,8 +11,11 @@ from shared.core.filters import EventFilter
 from shared.core.identifiers import RoomId, UserId
 from shared.core.rows import NO_DEVICE
 from shared.core.wire.client_event import join_client_event
+from shared.http.request import Requester
 from shared.rooms.timeline_event import TimelineEvent
 from shared.rooms.viewpoint import Viewpoint
+
+_CLOCK_SKEW_MS = 5_000  # between the process that logged a device in and the one that takes its events
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,12 @@ class Reader:
     device_id: str | None
     now_ms: int
     event_fields: tuple[tuple[str, ...], ...] | None = None  # the paths to keep; None: all
+    device_created_ms: int = 0  # events from before are those of an earlier device with the same id
+
+    @classmethod
+    def of(cls, requester: Requester, now_ms: int) -> "Reader":
+        """Return the reader who sent a request."""
+        return cls(requester.user_id, requester.device_id, now_ms, device_created_ms=requester.device_created_ms)
 
 
 def shown_event(
@@ -46,7 +55,8 @@ def shown_event(
     """
     unsigned: dict[str, Any] = {}
     if event.txn_id is not None and event.sender == reader.user_id:
-        if event.txn_device == reader.device_id and reader.device_id is not None:
+        is_of_device = event.txn_device == reader.device_id and reader.device_id is not None
+        if is_of_device and event.origin_server_ts >= reader.device_created_ms - _CLOCK_SKEW_MS:
             unsigned["transaction_id"] = event.txn_id
         if event.txn_device == NO_DEVICE:
             unsigned |= {"delay_id": event.txn_id, "org.matrix.msc4140.delay_id": event.txn_id}

@@ -20,6 +20,7 @@ from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from replication.streams.follower import Follower
 from shared.config.kinds import Secret
 from shared.config.sections import Config, RateLimits, Secrets, Signing
+from shared.core.identifiers import UserId
 from shared.http.endpoint import Endpoint, Pool
 from shared.http.internal_calls import InternalClient
 from shared.http.process_pages import ProcessPages
@@ -56,11 +57,19 @@ class UserIdTokens:
 
     def __init__(self) -> None:
         self.guests: set[str] = set()
+        self.logged_in_ms: dict[tuple[str, str], int] = {}  # when devices that were logged in again began
 
     async def authenticate(self, token: str | None, request: Request) -> Requester:
         assert token is not None
         user_id, _, device = token.partition("|")
-        return Requester(user_id, device or "DEVICE", token.encode(), is_guest=user_id in self.guests)
+        device = device or "DEVICE"
+        return Requester(
+            UserId(user_id),
+            device,
+            token.encode(),
+            is_guest=user_id in self.guests,
+            device_created_ms=self.logged_in_ms.get((user_id, device), 0),
+        )
 
     def hold(self, requester: Requester) -> nullcontext[None]:
         """Nobody logs out."""

@@ -14,12 +14,14 @@ from shared.storage.encryption.device_lists import CHANGE_PART
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
 
-# Uses the primary keys of access_tokens and users, and refresh_tokens_by_successor.
+# Uses the primary keys of access_tokens, users and devices, and refresh_tokens_by_successor.
 _GET_SESSION = """
-    SELECT t.user_id, t.device_id, t.expires_ms, t.refresh_hash, u.kind, u.is_admin, u.deactivated,
+    SELECT t.user_id, t.device_id, d.created_ms AS device_created_ms, t.expires_ms, t.refresh_hash, u.kind, u.is_admin,
+           u.deactivated,
            t.refresh_hash IS NOT NULL
            AND EXISTS (SELECT 1 FROM refresh_tokens r WHERE r.successor = t.refresh_hash) AS has_predecessor
-    FROM access_tokens t JOIN users u USING (user_id) WHERE t.token_hash = $1
+    FROM access_tokens t JOIN users u USING (user_id) LEFT JOIN devices d USING (user_id, device_id)
+    WHERE t.token_hash = $1
 """
 # Uses refresh_tokens_by_successor.
 _END_PREDECESSORS = "DELETE FROM refresh_tokens WHERE successor = $1"
@@ -191,19 +193,17 @@ REFRESH_SESSION = fenced_statement(
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What an access token stands for.
-
-    expires_ms: None: never. refresh_hash: of the refresh token issued beside it. has_predecessor: the refresh token
-    that this pair replaced is still valid, because neither of the pair was used yet.
-    """
+    """The user and device of an access token."""
 
     user_id: UserId
     device_id: str | None
-    expires_ms: int | None
-    refresh_hash: bytes | None
+    device_created_ms: int | None  # None without a device
+    expires_ms: int | None  # None: never
+    refresh_hash: bytes | None  # of the refresh token that was issued with it
     kind: str
     is_admin: bool
     deactivated: bool
+    #: True if the refresh token that this pair replaced is still valid, because neither of the pair was used yet.
     has_predecessor: bool
 
 

@@ -30,9 +30,16 @@ class _Database:
         if ended:
             return None
         return {
-            "user_id": "@a:b", "device_id": "D", "expires_ms": None, "refresh_hash": None, "kind": "user",
-            "is_admin": False, "deactivated": False, "has_predecessor": False,
-        }  # fmt: skip
+            "user_id": "@a:b",
+            "device_id": "D",
+            "device_created_ms": 0,
+            "expires_ms": None,
+            "refresh_hash": None,
+            "kind": "user",
+            "is_admin": False,
+            "deactivated": False,
+            "has_predecessor": False,
+        }
 
 
 class _Request:

@@ -82,6 +82,28 @@ async def test_a_transaction_is_known_everywhere_and_names_the_one_before(postgr
             assert ordered[1].prior_position == ordered[0].position
 
 
+async def test_a_transaction_id_ends_with_its_device(postgres: TestDatabase) -> None:
+    """A log-in after a log-out begins another device, whatever its id; a log-in of a live device continues it."""
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        login = {"type": "m.login.password", "user": "alice", "password": "correct horse", "device_id": "TABLET"}
+        to_bob = {bob.user_id: {"*": {}}}
+
+        async def log_in() -> User:
+            answer = (await worker.call("POST", "/login", login)).json
+            return User(worker, alice.user_id, answer["access_token"], answer["device_id"])
+
+        for count in (1, 2):
+            tablet = await log_in()
+            assert (await _send(tablet, "t1", to_bob)).status == 200
+            assert len(await _inbox(worker, bob.user_id)) == count
+            tablet = await log_in()
+            assert (await _send(tablet, "t1", to_bob)).status == 200
+            assert len(await _inbox(worker, bob.user_id)) == count, "the device goes on, with another token"
+            worker.clock.advance(1)
+            assert (await tablet.call("POST", "/logout")).status == 200
+
+
 async def test_hostile_messages(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice = await worker.register("alice")

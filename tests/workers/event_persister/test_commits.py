@@ -221,6 +221,21 @@ async def test_retry_with_same_txn_id_returns_first_event(postgres: TestDatabase
             assert texts[-2:] == ["before", "after"]
 
 
+async def test_txn_id_ends_with_its_device(postgres: TestDatabase) -> None:
+    """After a log-out, a log-in with the same device id begins another device, whose messages must not be lost."""
+    async with event_persister(postgres.dsn) as persister:
+        alice = persister.user("alice")
+        room_id = await alice.create_room()
+        first = await alice.send(room_id, "hello", "m1")
+        persister.tokens.logged_in_ms[alice.user_id, "DEVICE"] = 1
+        new = await alice.send(room_id, "another message", "m1")
+        assert new.event_id != first.event_id
+        assert (await alice.send(room_id, "another message", "m1")).event_id == new.event_id
+        redacted = await alice.call("PUT", f"/rooms/{room_id}/redact/{first.event_id}/m1", {})
+        persister.tokens.logged_in_ms[alice.user_id, "DEVICE"] = 2
+        assert (await alice.call("PUT", f"/rooms/{room_id}/redact/{new.event_id}/m1", {})).event_id != redacted.event_id
+
+
 async def test_nul_in_events_is_stored_and_read_back(postgres: TestDatabase) -> None:
     """NUL is legal in Matrix strings, but PostgreSQL refuses it in text: content, types and state keys keep it."""
     async with event_persister(postgres.dsn) as persister:

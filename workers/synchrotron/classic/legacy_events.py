@@ -160,7 +160,7 @@ class RoomPreviews:
                 if page.events or page.more or not await watch.wait(left_s):
                     break
         events = await strip_erased(self._database, room, page.events) if page.erased else page.events
-        reader = Reader(user.user_id, user.device_id, self._clock.now_ms())
+        reader = Reader.of(user, self._clock.now_ms())
         return {
             "start": start,
             "end": format_place(*page.place) if page.more else now,

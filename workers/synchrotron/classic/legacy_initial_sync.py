@@ -95,7 +95,7 @@ class LegacyInitialSync:
                 response = await self._sync.whole_response(wanted)
         body = orjson.loads(response.body)
         end, rooms = response.token, body["rooms"]
-        reader = Reader(user.user_id, user.device_id, self._clock.now_ms())
+        reader = Reader.of(user, self._clock.now_ms())
         memberships = {one.room_id: one for one in await get_memberships_of_user(self._database, user.user_id)}
         invited = [one for one in memberships.values() if one.room_id in rooms["invite"] and one.membership == "invite"]
         invites = await invite_events(self._database, invited, reader)
@@ -149,7 +149,7 @@ class LegacyInitialSync:
         events = page.events[::-1]
         if page.erased:
             events = list(await strip_erased(self._database, room, events))
-        reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
+        reader = Reader.of(request.user, self._clock.now_ms())
         head: dict[str, Any] = {
             "room_id": room_id,
             "messages": {

@@ -22,6 +22,7 @@ class SyncRequest:
 
     user_id: UserId
     device_id: str | None
+    device_created_ms: int = 0
     #: The token as text, None for an initial sync.
     since: str | None = None
     full_state: bool = False
@@ -96,6 +97,7 @@ async def parse_sync_request(request: Request, filters: Filters, max_timeout_ms:
     return SyncRequest(
         user_id=user.user_id,
         device_id=user.device_id,
+        device_created_ms=user.device_created_ms,
         since=request.query_text("since") or None,
         full_state=full_state,
         timeout_s=timeout_ms / 1000,

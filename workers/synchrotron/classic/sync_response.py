@@ -100,7 +100,13 @@ class SyncResponses:
         since_seq = None if since_text is None else user.seq_of(since_text)
         span = Span(since, now, since_seq, request.full_state)
         candidates, has_global = _candidates(user, span)
-        reader = Reader(user.user_id, request.device_id, self._clock.now_ms(), request.filter.event_fields)
+        reader = Reader(
+            user.user_id,
+            request.device_id,
+            self._clock.now_ms(),
+            request.filter.event_fields,
+            device_created_ms=request.device_created_ms,
+        )
 
         if span.since is not None and since_seq is None:
             candidates = await self._with_updates(user, candidates, span)

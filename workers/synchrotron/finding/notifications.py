@@ -87,7 +87,7 @@ class Notifications:
         rooms = await get_joined_room_ids(self._database, user_id)
         position = int(match[1]) if match is not None else None
         found, next_position = await self._find(user_id, rooms, position, limit, only_highlights=only_highlights)
-        reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
+        reader = Reader.of(request.user, self._clock.now_ms())
         body: dict[str, Any] = {"notifications": await self._shown(found, rooms, reader)}
         if next_position is not None:
             body["next_token"] = f"n1-{next_position}"

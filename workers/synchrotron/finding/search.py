@@ -140,7 +140,7 @@ class Search:
         here = [hit for hit in hits if not start.kind or _group_of(hit, start.kind, ids) == start.value]
         limit = min(_DEFAULT_LIMIT if wanted.limit is None else wanted.limit, _MAX_RESULTS)
         page = here[start.skip : start.skip + limit]
-        reader = Reader(user_id, request.user.device_id, self._clock.now_ms())
+        reader = Reader.of(request.user, self._clock.now_ms())
         found = await self._load(page, ids, user_id, wanted, views)
         results = [await self._result(hit, event, views[hit.room_nid], reader, criteria) for hit, event in found]
         answer: dict[str, Any] = {"count": len(hits), "results": results, "highlights": words}

@@ -215,4 +215,4 @@ class Relations:
         return shown
 
     def _reader(self, request: Request) -> Reader:
-        return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())
+        return Reader.of(request.user, self._clock.now_ms())

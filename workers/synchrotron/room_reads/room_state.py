@@ -180,7 +180,7 @@ class RoomState:
         return encode
 
     def _reader(self, request: Request) -> Reader:
-        return Reader(request.user.user_id, request.user.device_id, self._clock.now_ms())
+        return Reader.of(request.user, self._clock.now_ms())
 
 
 async def listed(

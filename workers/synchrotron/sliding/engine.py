@@ -134,7 +134,12 @@ class Engine:
             context=ResponseContext(
                 user=user,
                 span=span,
-                reader=Reader(user.user_id, pending.device_id, self._clock.now_ms()),
+                reader=Reader(
+                    user.user_id,
+                    pending.device_id,
+                    self._clock.now_ms(),
+                    device_created_ms=pending.device_created_ms,
+                ),
                 sent=pending.sent_members,
                 direct=direct_rooms(user),
                 with_counts=pending.with_counts,

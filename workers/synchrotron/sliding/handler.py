@@ -132,6 +132,7 @@ class SlidingSync:
                     connection=connection,
                     user=user,
                     device_id=requester.device_id,
+                    device_created_ms=requester.device_created_ms,
                     sent_members=sent,
                     with_counts=codec.with_counts,
                 )

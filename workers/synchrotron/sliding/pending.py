@@ -37,6 +37,7 @@ class PendingRequest:
     connection: Connection
     user: SyncUser
     device_id: str | None
+    device_created_ms: int
     sent_members: SentMembers
     #: True if the response has unread counts.
     with_counts: bool

@@ -1,6 +1,6 @@
-"""Text as people write it: sentences in 34 languages and a dozen scripts, with emoji of the awkward kinds.
+"""Realistic text: sentences in 34 languages and a dozen scripts, with awkward kinds of emoji.
 
-The sentences are the translations that ship with WTForms (BSD), a package small enough to install for this alone.
+The sentences are the translations that ship with WTForms (BSD), a small package that is installed only for them.
 """
 
 import gettext
@@ -12,8 +12,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-#: One each of what breaks text handling: beyond the BMP, variation selector, skin tone, joined family, joined
-#: profession, flag of two letters, flag made of tags, keycap, and a symbol that is a character of old.
+#: One emoji of each kind that breaks text handling: beyond the BMP, variation selector, skin tone, joined family,
+#: joined profession, flag of two letters, flag made of tags, keycap, and an old symbol character.
 EMOJI = ("🐝", "❤️", "👋🏽", "👩‍👩‍👧‍👦", "🧑🏿‍🚀", "🇺🇦", "🏴󠁧󠁢󠁷󠁬󠁳󠁿", "7️⃣", "☃", "🫠")
 
 _PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]")
@@ -27,7 +27,7 @@ class Sentence:
 
 @cache
 def sentences() -> tuple[Sentence, ...]:
-    """Every sentence of the corpus, ordered by language."""
+    """Return every sentence of the corpus, ordered by language."""
     spec = find_spec("wtforms")
     assert spec is not None and spec.origin is not None
     found = []
@@ -35,13 +35,18 @@ def sentences() -> tuple[Sentence, ...]:
         with file.open("rb") as opened:
             catalogue: dict[object, str] = vars(gettext.GNUTranslations(opened))["_catalog"]
         language = file.parents[1].name
-        texts = {text for source, text in catalogue.items() if source and text}  # the empty source is the head
+        texts = {
+            text for source, text in catalogue.items() if source and text
+        }  # the empty source is the catalogue's header
         found += [Sentence(language, _PLACEHOLDER.sub("3", text)) for text in sorted(texts)]
     return tuple(found)
 
 
 def messages(seed: int) -> Iterator[str]:
-    """Endless messages: one to four sentences of one or two languages, every third with emoji; the same per seed."""
+    """Yield endless messages of one to four sentences in one or two languages, every third with emoji.
+
+    The same seed gives the same messages.
+    """
     chance = random.Random(seed)
     corpus = sentences()
     while True:

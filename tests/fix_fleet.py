@@ -1,9 +1,9 @@
-"""A whole fleet as a user starts it: `skep up` in a directory of its own, with real clients' ports picked.
+"""A whole fleet as a user starts it: `skep up` in its own directory, with free ports.
 
     fleet         shared by the session: 2 persisters, 2 synchrotrons, 1 of each other; do not kill its processes
-    start_fleet   makes a fleet for one test, which may do with it what it likes
+    start_fleet   makes a fleet for one test, which may kill and change it
 
-When a test that uses one fails, the ends of the fleet's logs are part of its report.
+When a test that uses a fleet fails, the ends of the fleet's logs are part of its report.
 """
 
 import json
@@ -49,7 +49,7 @@ class RunningFleet:
         self._up = self._skep("up", "--data", str(directory))
 
     def wait_until_ready(self) -> None:
-        """Return when `skep up` says that the fleet answers; fail with its logs when it does not."""
+        """Wait until `skep up` reports that the fleet answers. Fail with its logs otherwise."""
         end = time.monotonic() + _READY_LIMIT_S
         while " ready after " not in self._output():
             if self._up.poll() is not None or time.monotonic() > end:
@@ -57,7 +57,7 @@ class RunningFleet:
             time.sleep(0.05)
 
     def status(self) -> dict[str, Any]:
-        """Return what `skep status --json` prints."""
+        """Return the output of `skep status --json`."""
         words = [sys.executable, "-m", "deploy.command.main", "status", "--json", "--config", str(self.config)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 0, done.stderr
@@ -65,37 +65,37 @@ class RunningFleet:
         return status
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        """Return the processes that `skep up` runs, by name, with pid and address; cheaper than `status`."""
+        """Return name -> pid and address of the processes of `skep up`. Cheaper than `status`."""
         raw = json.loads((self.directory / "run" / "fleet.json").read_text())
         return {each["name"]: each for each in raw["processes"]}
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to a process by its name, such as "event_persister-1", "redis", "haproxy"."""
+        """Send a signal to a process, named for example "event_persister-1", "redis" or "haproxy"."""
         os.kill(self.processes()[name]["pid"], number)
 
     def add_worker(self, worker_type: str) -> "subprocess.Popen[bytes]":
-        """Start one more worker as an operator would, with `skep worker`; it ends with the fleet."""
+        """Start another worker with `skep worker`. It ends with the fleet."""
         self._others.append(self._skep("worker", worker_type, "--config", str(self.config)))
         return self._others[-1]
 
     def add_main(self, name: str) -> "subprocess.Popen[bytes]":
-        """Start one more main, which stands by; it ends with the fleet."""
+        """Start another main process, a standby. It ends with the fleet."""
         self._others.append(self._skep("main", "--name", name, "--config", str(self.config)))
         return self._others[-1]
 
     def skep(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command of `skep` on this fleet to its end, as an operator would."""
+        """Run a `skep` command on this fleet to its end."""
         words = (sys.executable, "-m", "deploy.command.main", *words, "--config", str(self.config))
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
     def start_again(self) -> None:
-        """Start a fleet that was stopped, on the same data and ports; return when it answers."""
+        """Start a stopped fleet with the same data and ports, and wait until it answers."""
         (self.directory / "up.log").rename(self.directory / "up-before.log")
         self._up = self._skep("up", "--data", str(self.directory))
         self.wait_until_ready()
 
     def stop(self) -> float:
-        """End the fleet as Ctrl-C does; return how many seconds it took."""
+        """Stop the fleet as Ctrl-C does; return the seconds that it took."""
         began = time.monotonic()
         for process in (*self._others, self._up):
             if process.poll() is None:
@@ -133,9 +133,9 @@ StartFleet = Callable[..., RunningFleet]
 
 
 def run_fleet(settings: Mapping[str, Mapping[str, Any]], *, makes_database: bool = False) -> Generator[RunningFleet]:
-    """Body of a fixture: a fleet in a directory of its own, ended and removed afterwards.
+    """Body of a fixture: a fleet in its own directory, stopped and removed afterwards.
 
-    makes_database: True if `skep up` makes the cluster and migrates the database, instead of finding them there.
+    makes_database: True if `skep up` makes the cluster and migrates the database instead of finding both.
     """
     with server_directory("fleet") as directory:
         if not makes_database and "database" not in settings:
@@ -152,7 +152,7 @@ _shared: list[RunningFleet] = []
 
 
 def run_shared_fleet(settings: Mapping[str, Mapping[str, Any]]) -> Generator[RunningFleet]:
-    """Body of a fixture of the session: a fleet for a group of tests that follow each other."""
+    """Body of a session fixture: a fleet for a group of consecutive tests."""
     for running in run_fleet(settings):
         _shared.append(running)
         yield running

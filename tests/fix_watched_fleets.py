@@ -1,9 +1,9 @@
-"""Two fleets that are looked at closely, each shared by all tests of the session which want one like it.
+"""Two fleets whose logs and spans are examined, each shared by all tests of the session that need one like it.
 
-    watched_fleet   all that can be told is told: JSON logs at the level debug, every request traced to `jaeger_agent`
-    limited_fleet   rate limits as in production, only smaller; plain logs; tracing off, though an agent listens
+    watched_fleet   JSON logs at level debug, every request traced to `jaeger_agent`
+    limited_fleet   rate limits as in production, but smaller; plain logs; tracing off, with an idle agent
 
-Do not kill their processes; make users of your own.
+Do not kill their processes. Each test registers its own users.
 """
 
 import time
@@ -26,7 +26,7 @@ _SMALL: dict[str, int] = {
 }
 #: Of `watched_fleet`.
 MAX_BODY_BYTES = 900_000
-#: What `limited_fleet` allows; classes that are not named here have no limit.
+#: The rate limits of `limited_fleet`. Other classes have no limit.
 LIMITS: dict[str, dict[str, Any]] = {
     "message": {"per_second": 4, "burst": 32},
     "registration": {"per_second": 0.5, "burst": 12},
@@ -43,7 +43,7 @@ def jaeger_agent() -> Iterator[JaegerAgent]:
 
 @pytest.fixture(scope="session")
 def idle_jaeger_agent() -> Iterator[JaegerAgent]:
-    """The agent that the configuration of `limited_fleet` names."""
+    """The agent in the configuration of `limited_fleet`."""
     with JaegerAgent() as agent:
         yield agent
 
@@ -74,7 +74,7 @@ def limited_fleet(idle_jaeger_agent: JaegerAgent) -> Iterator[RunningFleet]:
 
 
 def _settled(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[RunningFleet]:
-    """A fleet whose slots are dealt out: a 503 from then on is a fault, not the start."""
+    """Wait until all slots have owners. A later 503 is a fault and not caused by the start."""
     for fleet in run_shared_fleet(settings):
         first = register(fleet, "first")
         end = time.monotonic() + 10

@@ -1,6 +1,6 @@
-"""Rooms with forks as a server would store them, worked out the plain way: whole states, all rows in memory.
+"""Rooms with forks as a server stores them, computed in a simple way: whole states, all rows in memory.
 
-For tests of what reads or checks a room's graph. States are resolved by the oracle of the tests of state resolution.
+For tests of code that reads or checks a room's graph. The oracle of the state resolution tests resolves states.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,12 @@ START_MS = 1_700_000_000_000
 
 
 class GraphRoom:
-    """A room and its rows, begun by Alice. rows: by event number; the others: as in `StoredRoom`."""
+    """A room created by Alice, and its rows. rows: event number -> row; the others: as in `StoredRoom`."""
 
     def __init__(self, version_name: str = "10", *, begun: bool = True) -> None:
         self.version = ROOM_VERSIONS[version_name]
         self.made: dict[str, Event] = {}  # also events that have not arrived
-        self.count = 0  # of those
+        self.count = 0  # the number of made events
         self.events: dict[str, Event] = {}
         self.nids: dict[str, int] = {}
         self.rows: dict[int, EventColumns] = {}
@@ -75,7 +75,7 @@ class GraphRoom:
     # -- events
 
     def send(self, sender: str, event_type: str, content: Mapping[str, Any], key: str | None = None, **how: Any) -> str:
-        """Make an event and let it arrive; return its id. how: as for `make` and `arrive`."""
+        """Make an event and add it; return its id. how: as for `make` and `arrive`."""
         made = {name: how.pop(name) for name in ("prev", "redacts", "known", "depth") if name in how}
         return self.arrive(self.make(sender, event_type, content, key, **made), **how)
 
@@ -97,7 +97,7 @@ class GraphRoom:
         known: State | None = None,
         depth: int | None = None,
     ) -> Event:
-        """Return an event after some others (default: the extremities). known: the state that its server knows."""
+        """Return an event that follows others (default: the extremities). known: the state that its server knows."""
         prev = list(self.ends if prev is None else prev)
         state = self.resolve([self.after[event_id] for event_id in prev]) if known is None else known
         wanted = auth_types_for(self.version, type=event_type, sender=sender, state_key=key, content=content)
@@ -132,9 +132,10 @@ class GraphRoom:
         history: tuple[int, int] | None = None,
         outlier: bool = False,
     ) -> str:
-        """Judge an event and store it; return its id.
+        """Authorize an event and store it; return its id.
 
-        given: the whole state before it, where its predecessors are not all here. history: (anchor, back).
+        given: the whole state before it, if not all predecessors are stored
+        history: (anchor, back)
         """
         nid = len(self.nids) + 1
         before = {} if outlier else self._state_before(event, given)
@@ -196,7 +197,7 @@ class GraphRoom:
         return True
 
     def _snapshot(self, nid: int, event: Event, before: State) -> int:
-        """Return the snapshot of the state before an event: a step upon its predecessor's, or a root."""
+        """Return the snapshot of the state before an event: a step from its predecessor's snapshot, or a root."""
         only = self.nids.get(event.prev_event_ids[0]) if len(event.prev_event_ids) == 1 else None
         row = None if only is None else self.rows.get(only)
         if row is not None and row.state_nid is not None and row.state_key is not None and row.status != REJECTED:
@@ -245,7 +246,7 @@ class GraphRoom:
         )
 
     def _advance(self, event: Event, nid: int) -> None:
-        """Let an accepted event be the latest of the timeline."""
+        """Append an accepted event to the timeline."""
         self.ends = [one for one in self.ends if one not in event.prev_event_ids] + [event.event_id]
         now = self.resolve([self.after[one] for one in self.ends])
         changed = sorted(key for key in now.keys() | self.current.keys() if now.get(key) is not self.current.get(key))
@@ -310,7 +311,7 @@ class GraphRoom:
         return self.rows[self.nids[event_id]]
 
     def stored(self, findings: Findings, verify_keys: Mapping[str, bytes] | None = None) -> StoredRoom:
-        """Return the room as it is read from the database."""
+        """Return the room as read from the database."""
         room = StoredRoom(self.create.room_id, self.version)
         loader = RoomLoader(room, findings, SERVER, verify_keys)
         for row in self.rows.values():
@@ -326,13 +327,13 @@ class GraphRoom:
         return room
 
     def check(self, verify_keys: Mapping[str, bytes] | None = None) -> list[Finding]:
-        """Check the room as it is stored."""
+        """Check the stored room."""
         findings = Findings()
         check_stored_room(self.stored(findings, verify_keys), findings)
         return findings.all()
 
     def batch(self, room_nid: int = 1) -> EventBatch:
-        """Return what stores the whole room at once, in an empty database."""
+        """Return a batch that stores the whole room in an empty database."""
         ids = {nid: event_id for event_id, nid in self.nids.items()}
         at = {row.ordinal: nid for nid, row in self.rows.items() if row.ordinal is not None}
         changes = [ChangeToStore(at[r.ordinal], r.ordinal, *r[:2], r.event_nid, r.prev_nid) for r in self.line]
@@ -385,10 +386,10 @@ def _to_store(room_nid: int, row: EventColumns) -> EventToStore:
 
 
 def forked_room(version_name: str = "10") -> tuple[GraphRoom, dict[str, str]]:
-    """Return a room with all there is, and its events by name.
+    """Return a room with every feature of a graph, and name -> event id.
 
-    A fork with snapshots in steps, its merge, a conflict, soft-failed and rejected events, a gap, history, an
-    outlier, redactions.
+    It has a fork with snapshots in steps, its merge, a conflict, soft-failed and rejected events, a gap, history, an
+    outlier and redactions.
     """
     room = GraphRoom(version_name)
     names: dict[str, str] = {"create": room.create.event_id, "alice": list(room.nids)[1]}

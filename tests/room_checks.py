@@ -1,4 +1,4 @@
-"""For tests that write rooms: at their end everything that is stored must be what the rooms' event graphs give."""
+"""Checks for the end of tests that write rooms: the stored rows must agree with the rooms' event graphs."""
 
 from deploy.command.rooms.check import our_verify_keys
 from shared.config.addresses import database_dsn
@@ -15,9 +15,9 @@ _MAX_ROOMS = 10_000
 async def room_faults(
     dsn: str, *, server_name: str = "", verify_keys: dict[str, bytes] | None = None
 ) -> dict[str, list[Finding]]:
-    """Return room id -> findings that are no notes, of all rooms that have some.
+    """Return room id -> findings, without notes and without rooms that have none.
 
-    server_name, verify_keys: ours, where our signatures are to be checked too.
+    server_name, verify_keys: set to check our own signatures too
     """
     database = Database(connector(dsn, pgbouncer=False), max_connections=1)
     try:
@@ -36,7 +36,7 @@ async def assert_rooms_agree(dsn: str) -> None:
 
 
 async def assert_fleet_rooms_agree(fleet: RunningFleet) -> None:
-    """The same for a running fleet, with its signatures."""
+    """Fail with the findings unless all rooms of a running fleet agree with their event graphs and signatures."""
     config = load_config(fleet.config)
     dsn, keys = database_dsn(config.database), our_verify_keys(config)
     assert await room_faults(dsn, server_name=config.server_name, verify_keys=keys) == {}

@@ -1,4 +1,4 @@
-"""Answers held against the response schemas of the specification, where its data lies beside this checkout."""
+"""Validation of answers against the specification's response schemas, if its data is beside this checkout."""
 
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ _MAX_DEPTH = 12  # events may hold events
 
 
 def check_answer(file: str, path: str, method: str, answer: Any) -> None:
-    """Raise when an answer of 200 breaks its schema. path: as in the file; nothing is checked without the spec."""
+    """Fail when a 200 answer violates its schema. Without the spec nothing is checked. path: as in the file."""
     if _API.exists():
         jsonschema.validate(answer, _schema(file, path, method))
 
@@ -31,7 +31,7 @@ def _load(path: Path) -> Any:
 
 
 def _resolved(value: Any, file: Path, depth: int) -> Any:
-    """Return the schema with what it refers to in its place, down to some depth; below, anything goes."""
+    """Return the schema with its references replaced, down to some depth. Below that, everything is valid."""
     if depth > _MAX_DEPTH * 4:
         return {}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""A room whose every event is judged for every member, one by one: what the counts must be, and what is stored of it.
+"""A model of a room that evaluates every event for every member, with the expected counts and the stored rows.
 
 room = RoomModel(random)
-room.act()                            # an event, a redaction, a receipt, a change of somebody's group, a re-join
+room.act()                            # an event, a redaction, a receipt, a change of a user's group, a re-join
 room.counts("@a:x", end)              # the naive answer
 room.rows                             # what the stream `events` tells a reader
 """
@@ -21,7 +21,11 @@ THREADS = ("", "$t1", "$t2")
 
 @dataclass
 class Judged:
-    """One event. outcomes: of each group, as nobody in particular; users: of single users beside their group's."""
+    """An evaluated event.
+
+    outcomes: the counts of each group, for a member without individual counts
+    users: the additional counts of single users
+    """
 
     ordinal: int
     thread_id: str
@@ -43,7 +47,7 @@ def counted_row(
     push_groups: tuple[tuple[str, int], ...] = (),
     push_redacted: tuple[PushRedacted, ...] = (),
 ) -> EventRow:
-    """Return the row of a message with these counts. Its other fields do not matter here."""
+    """Return the row of a message with these counts. Its other fields are irrelevant here."""
     return EventRow(
         position=ordinal,
         writer=1,
@@ -76,9 +80,9 @@ class RoomModel:
     random: Random
     events: list[Judged] = field(default_factory=list)
     rows: list[EventRow] = field(default_factory=list)
-    #: (from ordinal, group), by user
+    #: user -> (from ordinal, group)
     groups: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(lambda: [(0, 0)]))
-    #: (thread or None, ordinal), by user
+    #: user -> (thread or None, ordinal)
     receipts: dict[str, list[tuple[str | None, int]]] = field(default_factory=lambda: defaultdict(list))
     joins: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     totals: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
@@ -89,7 +93,7 @@ class RoomModel:
         return len(self.rows)
 
     def act(self) -> str:
-        """Do something at random; return what."""
+        """Do a random action; return its description."""
         choice = self.random.random()
         if choice < 0.62 or not self.events:
             self.add_event()
@@ -174,7 +178,7 @@ class RoomModel:
         return max([joined, *(ordinal for thread, ordinal in self.receipts[user] if thread is None)])
 
     def read_by_sending(self, user: str, thread_id: str) -> list[int]:
-        """Return the ordinals of the events by whose sending the user has read the thread."""
+        """Return the ordinals of the user's own events, which mark the thread as read."""
         own = (one for one in self.events if one.sender == user and one.thread_id == thread_id)
         return [one.ordinal for one in own if not one.is_automatic]
 
@@ -184,7 +188,7 @@ class RoomModel:
         return max([self.floor(user, end), *own, *read])
 
     def counts(self, user: str, end: int) -> RoomCounts:
-        """Judge every event up to an ordinal."""
+        """Count by evaluating every event up to an ordinal."""
         found: dict[str, Count] = {}
         for event in self.events[:end]:
             if event.redacted_at is not None and event.redacted_at <= end:
@@ -202,7 +206,7 @@ class RoomModel:
         return sum(event.outcomes.get(group, (0, 0))[1] for event in self.events[:end] if event.thread_id == thread_id)
 
     def found(self, user: str, end: int) -> UnreadSnapshot:
-        """What a reading of the tables gives."""
+        """Return the result of reading the tables."""
         counts, (first, group), floor = self.counts(user, end), self.group_at(user, end), self.floor(user, end)
         marks = {thread: self.mark(user, thread, end) for thread in THREADS}
         marks = {thread: mark for thread, mark in marks.items() if mark > floor}

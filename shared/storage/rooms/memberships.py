@@ -56,6 +56,8 @@ _ONE = """
            m.forgotten
     FROM memberships m JOIN rooms r USING (room_nid) WHERE m.room_nid = $1 AND m.user_id = $2
 """
+#: Uses memberships_by_user.
+_FORGOTTEN = "SELECT room_nid FROM memberships WHERE user_id = $1 AND forgotten"
 _COUNTS = """
     SELECT count(*) FILTER (WHERE membership = 'join'), count(*) FILTER (WHERE membership = 'invite')
     FROM memberships WHERE room_nid = $1
@@ -138,6 +140,11 @@ class SummaryRecord:
 async def get_memberships_of_user(source: Source, user_id: UserId) -> list[RoomMembership]:
     """Return every room in which the user has, or had, a membership."""
     return [RoomMembership(*row) for row in await source.fetch(_OF_USER, user_id)]
+
+
+async def get_forgotten_rooms(source: Source, user_id: UserId) -> set[int]:
+    """Return the numbers of the rooms that the user left and forgot."""
+    return {row[0] for row in await source.fetch(_FORGOTTEN, user_id)}
 
 
 async def get_membership(source: Source, room_nid: int, user_id: UserId) -> RoomMembership | None:

@@ -14,7 +14,7 @@ from shared.rooms.timeline_event import MEMBER
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Source
 from shared.storage.events.timeline import get_rooms_active_since
-from shared.storage.rooms.memberships import RoomMembership, get_memberships_of_user
+from shared.storage.rooms.memberships import RoomMembership
 from workers.synchrotron.classic.response_pieces import Section, body_pieces, body_without_rooms, whole_or_pieces
 from workers.synchrotron.classic.sync_request import SyncRequest
 from workers.synchrotron.devices.device_section import DeviceSections
@@ -29,7 +29,7 @@ from workers.synchrotron.sections.room_sections import RoomSections, SectionCont
 from workers.synchrotron.sections.span import Span
 from workers.synchrotron.sections.stripped_state import StrippedStates
 from workers.synchrotron.users.lazy_members import SentMembers
-from workers.synchrotron.users.sync_user import SyncUser
+from workers.synchrotron.users.sync_user import LEFT, SyncUser
 from workers.synchrotron.users.unread_counts import UnreadCounts
 from workers.synchrotron.users.user_cache import UserCache
 from workers.synchrotron.waiting.sync_tokens import SyncTokens
@@ -193,14 +193,18 @@ class SyncResponses:
                 events = await self._stripped.get(user.user_id, one)
                 if events is not None:
                     yield Section(kind, one.room_id, (orjson.dumps({f"{kind}_state": {"events": events}}),))
+        left = [one for one in candidates if one.membership in LEFT and (span.since is None or span.changed(one))]
+        if span.since is None and not wanted.include_leave:
+            left = []
+        if left and (span.since is None or user.may_have_forgotten):
+            await self._users.learn_forgotten(user)
         left = [
             one
-            for one in candidates
-            if one.membership not in ("join", "invite", "knock")
-            and ((wanted.include_leave and not one.forgotten) if span.since is None else span.changed(one))
+            for one in left
+            if not user.memberships.get(one.room_id, one).forgotten or not await self._knew_left(user, one, span)
         ]
         left += [before for one in hidden if (before := await self._left_before(user, one, span)) is not None]
-        for one in await self._not_forgotten(user, left, span):
+        for one in left:
             invite = await self._hidden_invite(user, one)
             shown = one if invite is None else await self._left_before(user, invite, span)
             found = None if shown is None else await self._sections.left(context, shown)
@@ -247,13 +251,17 @@ class SyncResponses:
         assert invite.ordinal is not None
         return replace(left, ordinal=invite.ordinal, membership="invite", sender=invite.sender)
 
-    async def _not_forgotten(self, user: SyncUser, left: list[RoomMembership], span: Span) -> list[RoomMembership]:
-        """Leave out forgotten rooms in an initial sync. No stream has forgetting, so this reads Postgres."""
-        if span.since is not None or not left:
-            return left
-        stored = await get_memberships_of_user(self._reads, user.user_id)
-        forgotten = {one.room_id for one in stored if one.forgotten}
-        return [one for one in left if one.room_id not in forgotten]
+    async def _knew_left(self, user: SyncUser, left: RoomMembership, span: Span) -> bool:
+        """Return True if the client knew before that the user had left the room: nothing since then is news."""
+        if span.since is None:
+            return True
+        room = await self._rooms.get(left.room_id)
+        if room is None:
+            return True
+        base = await self._lookups.ordinal_at(room, span.since.vector("events"))
+        history = await self._lookups.member_history(room, user.user_id, base)
+        earlier = [membership for since, membership in history if since <= base]
+        return not earlier or earlier[-1] in LEFT
 
 
 def _candidates(user: SyncUser, span: Span) -> tuple[list[RoomMembership], bool]:

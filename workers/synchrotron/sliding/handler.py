@@ -191,6 +191,8 @@ class SlidingSync:
         while True:
             seen = user.version
             async with self._turns.turn(user.user_id) if initial else nullcontext():
+                if initial or user.may_have_forgotten:
+                    await self._users.learn_forgotten(user)
                 with seconds.time():
                     built = await self._engine.build(pending, progress)
             if initial or not built.empty or (counts is not None and counts != built.response.counts):

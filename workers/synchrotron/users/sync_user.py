@@ -17,6 +17,9 @@ _ISSUED_TOKENS = 32  # the latest tokens of all devices together; an older token
 _MEMBERSHIP_BYTES = 600
 _ACCOUNT_DATA_BYTES = 500
 
+#: The memberships of rooms that a user may forget.
+LEFT = ("leave", "ban")
+
 
 class SyncUser:
     """A user in memory.
@@ -30,6 +33,8 @@ class SyncUser:
         #: Its position is that of the last change of the rules. Changes of the ignore list do not move it.
         self.push_rules = PushRulesRecord()
         self.memberships: dict[RoomId, RoomMembership] = {}
+        #: True if the membership of a left room changed, which the user may have forgotten. No stream has forgetting.
+        self.may_have_forgotten = False
         self.account_data: dict[RoomId, dict[str, AccountDataRecord]] = {}
         self.devices = UserDevices()
         #: Unread counts by room id, of the rooms that a response has counted.

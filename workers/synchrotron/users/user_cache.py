@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Set
+from dataclasses import replace
 from typing import TypeAlias
 
 import orjson
@@ -26,9 +27,9 @@ from shared.metrics.synchrotron import SyncMetrics
 from shared.rooms.timeline_event import MEMBER
 from shared.storage.engine.pool import Source
 from shared.storage.push.rules import PushRulesRecord
-from shared.storage.rooms.memberships import RoomMembership, get_memberships_of_user
+from shared.storage.rooms.memberships import RoomMembership, get_forgotten_rooms, get_memberships_of_user
 from shared.storage.user_data.account_data import AccountDataRecord, get_account_data_and_push_rules
-from workers.synchrotron.users.sync_user import SyncUser
+from workers.synchrotron.users.sync_user import LEFT, SyncUser
 from workers.synchrotron.users.user_devices import UserDevices
 
 _Stored: TypeAlias = RoomMembership | AccountDataRecord | PushRulesRecord
@@ -222,6 +223,8 @@ class UserCache:
         previous = known.membership if known is not None else None
         if previous != membership and "join" in (previous, membership):
             user.devices.forget_people(self.seq)
+        if membership in LEFT and previous in LEFT:
+            user.may_have_forgotten = True
         user.set_membership(
             RoomMembership(
                 room_id=row.room_id,
@@ -233,7 +236,7 @@ class UserCache:
                 ordinal=row.ordinal,
                 writer=row.writer,
                 position=row.position,
-                forgotten=known is not None and known.forgotten and membership in ("leave", "ban"),
+                forgotten=known is not None and known.forgotten and membership in LEFT,
             )
         )
         self._bytes += user.size_bytes - size_bytes
@@ -248,6 +251,16 @@ class UserCache:
                 del self._in_room[room_id]
 
     # -- users
+
+    async def learn_forgotten(self, user: SyncUser) -> None:
+        """Read which of the left rooms the user forgot: one statement, if there are any left rooms."""
+        user.may_have_forgotten = False
+        if not any(one.membership in LEFT and not one.forgotten for one in user.memberships.values()):
+            return
+        forgotten = await get_forgotten_rooms(self._reads, user.user_id)
+        for room_id, one in list(user.memberships.items()):
+            if one.membership in LEFT and one.room_nid in forgotten and not one.forgotten:
+                user.memberships[room_id] = replace(one, forgotten=True)
 
     async def get(self, user_id: UserId) -> SyncUser:
         """Return the user, with nothing beyond the rows that this process has applied. Raises Unavailable."""

@@ -36,7 +36,14 @@ from shared.core.push_rules import DEFAULT_GROUP
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.number_blocks import BLOCK
-from shared.storage.events.batch import EventBatch, EventToStore, commit_events
+from shared.storage.engine.statements import Parameters
+from shared.storage.events.batch import (
+    EventBatch,
+    EventToStore,
+)
+from shared.storage.events.commit import (
+    commit_events,
+)
 from shared.storage.fleet.leases import beat, fence, insert_lease
 
 _V3 = "/_matrix/client/v3"
@@ -154,8 +161,10 @@ class _Writer:
         self._connection = connection
         self._lease = lease
 
-    async def write(self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()) -> asyncpg.Record:
-        row = await self._connection.fetchrow(statement.sql, self._lease, *args)
+    async def write(
+        self, statement: FencedStatement[Parameters], record: Parameters, *, streams: Sequence[str] = ()
+    ) -> asyncpg.Record:
+        row = await self._connection.fetchrow(statement.sql, self._lease, *statement.values(record))
         assert row is not None and row["fence"], "the lease was lost"
         return row
 

@@ -24,8 +24,19 @@ from shared.core.room_check import (
 )
 from shared.core.room_versions import ROOM_VERSIONS
 from shared.core.state_snapshots import Snapshot, find_parent
-from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
-from shared.storage.events.statement import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
+from shared.storage.events.batch import (
+    ACCEPTED,
+    OUTLIER,
+    REJECTED,
+    SOFT_FAILED,
+    AwaitedRedaction,
+    ChangeToStore,
+    EventBatch,
+    EventToStore,
+    MembershipToStore,
+    RoomToStore,
+    TransactionToStore,
+)
 from tests.core.rooms import KEY
 from tests.core.state_resolution import oracle
 
@@ -344,13 +355,16 @@ class GraphRoom:
         return EventBatch(
             events=[_to_store(room_nid, row) for row in self.rows.values()],
             extremities={room_nid: [self.nids[one] for one in self.ends]},
-            transactions=[(room_nid, b"%d" % n, event_id, START_MS) for n, event_id in enumerate(self.transactions)],
+            transactions=[
+                TransactionToStore(room_nid, b"%d" % n, event_id, START_MS)
+                for n, event_id in enumerate(self.transactions)
+            ],
             changes=changes,
             memberships=members,
-            rooms=[(room_nid, self.create.room_id, self.version.name, ALICE, True, START_MS)] if ids else [],
+            rooms=[RoomToStore(room_nid, self.create.room_id, self.version.name, ALICE, True, START_MS)] if ids else [],
             snapshots=[(room_nid, snapshot) for snapshot in self.snapshots.values()],
             gaps={(room_nid, anchor): ids for anchor, ids in self.gaps.items()},
-            awaited=[(room_nid, event_id, nid) for event_id, nid in self.awaited],
+            awaited=[AwaitedRedaction(room_nid, event_id, nid) for event_id, nid in self.awaited],
         )
 
 

@@ -17,7 +17,7 @@ from replication.slots.table import SlotTable
 from replication.streams.announcer import Announcer
 from replication.streams.fenced_writer import FencedWriter
 from shared.core.slots import SLOT_KINDS
-from shared.storage.fleet.slots import GIVE_SLOTS_AWAY
+from shared.storage.fleet.slots import GIVE_SLOTS_AWAY, GiveSlotsAway, SlotEpochs
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ class SlotMover:
 
     async def _give(self, kind: str, slots: Mapping[int, int]) -> set[int]:
         """Give slots (with their epochs) to their next owners. Return the slots that moved."""
-        row = await self._writer.write(GIVE_SLOTS_AWAY, kind, list(slots), list(slots.values()))
+        epochs = SlotEpochs(slot=list(slots), epoch=list(slots.values()))
+        row = await self._writer.write(GIVE_SLOTS_AWAY, GiveSlotsAway(kind=kind, slots=epochs))
         given = set(row["given"] or ())
         self._table.gave_away(kind, given)
         await self._table.refresh()

@@ -23,6 +23,7 @@ from shared.storage.engine.pool import (
     Connection,
     passing_as_unavailable,
 )
+from shared.storage.engine.statements import Parameters
 from shared.storage.events.locked_rooms import limit_lock_wait
 from shared.storage.fleet.leases import is_writing
 
@@ -78,19 +79,25 @@ class FencedWriter:
         self._lock_wait_ms = limit_ms
 
     async def write(
-        self, statement: FencedStatement, *args: Any, streams: Sequence[str] = (), timeout_s: float = CLIENT_LIMIT_S
+        self,
+        statement: FencedStatement[Parameters],
+        record: Parameters,
+        *,
+        streams: Sequence[str] = (),
+        timeout_s: float = CLIENT_LIMIT_S,
     ) -> asyncpg.Record:
         """Run one fenced statement and return its row.
 
-        args: the parameters from $2 on.
+        record: the statement's parameters.
         streams: the streams in which it may take positions.
         Raises Fenced when the outcome is unknown or the lease is lost, and NotWritten after a lock wait, a time limit
         or an outage of the database. Raises asyncpg's errors for others, such as a violated constraint. Nothing was
         written then.
         """
         floors: dict[str, int] = {}
+        values = statement.values(record)
         # In a task of its own: the outcome of the statement must be read, even if the caller is cancelled.
-        run = asyncio.get_running_loop().create_task(self._write(statement, args, streams, floors, timeout_s))
+        run = asyncio.get_running_loop().create_task(self._write(statement, values, streams, floors, timeout_s))
         try:
             return await asyncio.shield(run)
         finally:
@@ -106,8 +113,8 @@ class FencedWriter:
 
     async def _write(
         self,
-        statement: FencedStatement,
-        args: tuple[Any, ...],
+        statement: FencedStatement[Any],
+        values: Sequence[Any],
         streams: Sequence[str],
         floors: dict[str, int],
         timeout_s: float,
@@ -121,7 +128,7 @@ class FencedWriter:
             try:
                 self.statements += 1
                 with passing_as_unavailable(), self._watched(conn):
-                    row = await conn.fetchrow(statement.sql, self.lease, *args, timeout=timeout_s)
+                    row = await conn.fetchrow(statement.sql, self.lease, *values, timeout=timeout_s)
             except CONNECTION_ERRORS as error:
                 self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")
                 raise Fenced("The outcome of a write is unknown") from error

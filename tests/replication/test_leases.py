@@ -13,6 +13,7 @@ from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Connection, Database, connector
+from shared.storage.engine.statements import NoParameters, parameters
 from shared.storage.fleet.leases import (
     FINAL_POSITIONS,
     beat,
@@ -25,13 +26,24 @@ from shared.storage.fleet.leases import (
 from tests.fix_servers import TestDatabase
 from tests.rigs.waiting import until
 
+
+@parameters
+class Put:
+    """slow_s: how long the statement takes."""
+
+    type: str
+    slow_s: float = 0.0
+
+
 WRITE = fenced_statement(
     "test_write",
+    Put,
     {
-        "slow": "SELECT pg_sleep($4) FROM fence",
+        "slow": "SELECT pg_sleep(:slow_s) FROM fence",
         "put": """
             INSERT INTO account_data (user_id, room_id, type, json, writer, position)
-            SELECT $2, '', $3, ''::bytea, $1, nextval('stream_account_data') FROM fence, slow RETURNING position
+            SELECT '@a:b', '', :type, ''::bytea, :lease, nextval('stream_account_data')
+            FROM fence, slow RETURNING position
         """,
     },
     "(SELECT position FROM put) AS position",
@@ -64,11 +76,11 @@ async def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatab
         lease = await join(conn)
         lost: list[str] = []
         writer = writer_of(postgres, lease, lost)
-        row = await writer.write(WRITE, "@a:b", "kept", 0.0, streams=("account_data",))
+        row = await writer.write(WRITE, Put(type="kept"), streams=("account_data",))
         assert row["position"] == 1
         await fence(conn, lease)
         with pytest.raises(Fenced):
-            await writer.write(WRITE, "@a:b", "lost", 0.0, streams=("account_data",))
+            await writer.write(WRITE, Put(type="lost"), streams=("account_data",))
         assert lost == ["its lease was revoked"]
         assert [r["type"] for r in await conn.fetch("SELECT type FROM account_data")] == ["kept"]
         final = await conn.fetchval("SELECT final_position FROM writers WHERE stream = 'account_data'")
@@ -80,7 +92,7 @@ async def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(po
     async with connected(postgres) as conn:
         lease = await join(conn)
         writer = writer_of(postgres, lease, [])
-        under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "slow", 0.4, streams=("account_data",)))
+        under_way = asyncio.ensure_future(writer.write(WRITE, Put(type="slow", slow_s=0.4), streams=("account_data",)))
         await until(lambda: is_writing(conn, lease))
         await fence(conn, lease)
         assert under_way.done() or (await under_way)["position"] == 1
@@ -93,7 +105,7 @@ async def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestD
         lease = await join(conn)
         lost: list[str] = []
         writer = writer_of(postgres, lease, lost)
-        stuck = asyncio.ensure_future(writer.write(WRITE, "@a:b", "stuck", 20.0, streams=("account_data",)))
+        stuck = asyncio.ensure_future(writer.write(WRITE, Put(type="stuck", slow_s=20.0), streams=("account_data",)))
         await until(lambda: is_writing(conn, lease))
         started = asyncio.get_running_loop().time()
         await fence(conn, lease)
@@ -130,7 +142,7 @@ async def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postg
         seen.see(ACCOUNT_DATA.name, 10)
         connect = connector(postgres.dsn, pgbouncer=False)
         writer = FencedWriter(connect, lease, seen, lambda why: None)
-        under_way = asyncio.ensure_future(writer.write(WRITE, "@a:b", "x", 1.0, streams=("account_data",)))
+        under_way = asyncio.ensure_future(writer.write(WRITE, Put(type="x", slow_s=1.0), streams=("account_data",)))
         await until(lambda: is_writing(conn, lease))
         seen.see(ACCOUNT_DATA.name, 99)  # another writer's row arrives meanwhile
         assert writer.complete_up_to("account_data") == 10
@@ -158,7 +170,7 @@ async def test_a_slow_statement_is_not_taken_for_one_that_hangs(
         assert not await is_writing(conn, lease)
         lost: list[str] = []
         writer = writer_of(postgres, lease, lost)
-        row = await writer.write(WRITE, "@a:b", "slow", 0.8, streams=("account_data",))
+        row = await writer.write(WRITE, Put(type="slow", slow_s=0.8), streams=("account_data",))
         assert (row["fence"], lost) == (1, [])
         assert len(looks) >= 3 and all(looks)
         await writer.close()
@@ -166,4 +178,4 @@ async def test_a_slow_statement_is_not_taken_for_one_that_hangs(
 
 def test_a_part_that_writes_without_the_fence_is_refused() -> None:
     with pytest.raises(ValueError, match="without taking rows from the fence"):
-        fenced_statement("test_unfenced", {"put": "INSERT INTO counters VALUES ('x', 1)"})
+        fenced_statement("test_unfenced", NoParameters, {"put": "INSERT INTO counters VALUES ('x', 1)"})

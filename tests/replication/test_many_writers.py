@@ -11,11 +11,12 @@ import pytest
 
 from replication.streams import ACCOUNT_DATA, RECEIPTS, SESSIONS
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
-from shared.storage.accounts.tokens import END_DEVICES
+from shared.core.identifiers import EventId, UserId
+from shared.storage.accounts.tokens import END_DEVICES, EndDevices
 from shared.storage.engine.pool import SESSION_LIMITS, connector
 from shared.storage.fleet.leases import insert_lease
-from shared.storage.user_data.account_data import SET_ACCOUNT_DATA
-from shared.storage.user_data.receipts import SET_RECEIPT
+from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, SetAccountData
+from shared.storage.user_data.receipts import SET_RECEIPT, SetReceipt
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import User
 from tests.rigs.synchrotron import fleet
@@ -97,20 +98,36 @@ async def _measure(dsn: str, write: Write, writers: int = _WRITERS) -> tuple[int
         return sum(counts), samples.seen
 
 
+def _user(number: int) -> UserId:
+    return UserId(f"@{number % 50}-{number // 1_000_000}:x")
+
+
+def _set_receipt(user_id: UserId, room_nid: int, number: int) -> SetReceipt:
+    return SetReceipt(
+        room_nid=room_nid,
+        user_id=user_id,
+        kind="m.read",
+        thread_id="",
+        event_id=EventId("$e"),
+        ordinal=number,
+        ts_ms=0,
+    )
+
+
 def _account_data(writer: FencedWriter, number: int) -> Awaitable[object]:
     json = orjson.dumps({"n": number})
-    return writer.write(SET_ACCOUNT_DATA, f"@{number % 50}-{number // 1_000_000}:x", "", "t", json, None,
-                        streams=(ACCOUNT_DATA.name,))  # fmt: skip
+    record = SetAccountData(user_id=_user(number), room_id="", type="t", json=json, expected=None)
+    return writer.write(SET_ACCOUNT_DATA, record, streams=(ACCOUNT_DATA.name,))
 
 
 def _receipt(writer: FencedWriter, number: int) -> Awaitable[object]:
     # All writers into the same few rooms: rows are per (room, user), never a list that two would share.
-    return writer.write(SET_RECEIPT, number % 3, f"@{number % 50}-{number // 1_000_000}:x", "m.read", "", "$e",
-                        number, 0, streams=(RECEIPTS.name,))  # fmt: skip
+    return writer.write(SET_RECEIPT, _set_receipt(_user(number), number % 3, number), streams=(RECEIPTS.name,))
 
 
 def _log_out(writer: FencedWriter, number: int) -> Awaitable[object]:
-    return writer.write(END_DEVICES, f"@{number % 50}-{number // 1_000_000}:x", ["D"], 0, streams=(SESSIONS.name,))
+    record = EndDevices(user_id=_user(number), device_ids=["D"], now_ms=0)
+    return writer.write(END_DEVICES, record, streams=(SESSIONS.name,))
 
 
 @pytest.mark.parametrize("write", [_account_data, _receipt, _log_out], ids=["account_data", "receipts", "sessions"])
@@ -140,8 +157,8 @@ async def test_the_sampling_sees_a_wait(postgres: TestDatabase) -> None:
     """The same key from all writers: here they do wait, and it shows."""
 
     async def same_key(writer: FencedWriter, number: int) -> object:
-        return await writer.write(SET_RECEIPT, 1, "@one:x", "m.read", "", "$e", number, 0,
-                                  streams=(RECEIPTS.name,))  # fmt: skip
+        record = _set_receipt(UserId("@one:x"), 1, number)
+        return await writer.write(SET_RECEIPT, record, streams=(RECEIPTS.name,))
 
     blocker = await asyncpg.connect(postgres.dsn)
     writer = await _lease(postgres.dsn, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +13,7 @@ from replication.streams.announcer import Announcer
 from replication.streams.ephemeral_session import EphemeralSession
 from replication.streams.fenced_writer import FencedWriter
 from replication.streams.session import Outcome, StreamSession
-from shared.storage.engine.fenced import FENCE, FencedStatement
+from shared.storage.engine.fenced import FENCE
 from tests.simulation import roles
 
 
@@ -37,7 +38,7 @@ def _position_moves_backwards() -> Any:
 
 
 def _missing_fence() -> Any:
-    without = FencedStatement("simulated_events", roles.WRITE_EVENTS.sql.replace(FENCE, "nothing"))
+    without = replace(roles.WRITE_EVENTS, sql=roles.WRITE_EVENTS.sql.replace(FENCE, "nothing"))
     return patch.object(roles, "WRITE_EVENTS", without)
 
 

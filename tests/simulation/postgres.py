@@ -570,11 +570,11 @@ def _declare(database: SimPostgres) -> None:
         declare(database, statement, Write(_by_conditions(statement, apply)))
 
 
-def declare(database: SimPostgres, statement: FencedStatement, write: Write) -> None:
+def declare(database: SimPostgres, statement: FencedStatement[Any], write: Write) -> None:
     database.writes[statement.sql] = write
 
 
-def _by_conditions(statement: FencedStatement, apply: Any) -> Any:
+def _by_conditions(statement: FencedStatement[Any], apply: Any) -> Any:
     """The conditions of a statement that its text names are the ones that it has here: a patch of the text counts."""
     return lambda database, lease, args, positions: apply(database, lease, args, statement.sql)
 

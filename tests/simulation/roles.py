@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import msgspec
 import orjson
@@ -69,8 +70,13 @@ STORED = (EVENTS, ACCOUNT_DATA)
 LETTERS = {stream.name: stream.token_letter for stream in STORED}
 STREAM_OF_KIND = {"rooms": EVENTS, "users": ACCOUNT_DATA}
 
-WRITE_EVENTS = FencedStatement("simulated_events", f"WITH {FENCE} simulated events")
-WRITE_ACCOUNT_DATA = FencedStatement("simulated_account_data", f"WITH {FENCE} simulated account data")
+
+def _simulated(text: str) -> FencedStatement[list[Any]]:
+    return FencedStatement(f"WITH {FENCE} {text}", lambda items: (items,), text)
+
+
+WRITE_EVENTS = _simulated("simulated events")
+WRITE_ACCOUNT_DATA = _simulated("simulated account data")
 READ_KEY = "simulated: what is stored of a key"
 
 

@@ -11,7 +11,18 @@ import asyncpg
 
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.core.state_snapshots import Snapshot
-from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
+from shared.storage.events.batch import (
+    AwaitedRedaction,
+    ChangeToStore,
+    EventBatch,
+    EventToStore,
+    MembershipToStore,
+    RedactionToStore,
+    RoomToStore,
+)
+from shared.storage.events.commit import (
+    commit_events,
+)
 from shared.storage.removal.purge_statements import AUTH_TYPES
 from tests.storage.test_events import OneConnection, event
 
@@ -49,7 +60,7 @@ class RandomRoom:
     def __init__(self, room_nid: int, base: int, seed: int, size: int) -> None:
         self.room_nid, self.base, self.size = room_nid, base, size
         self.room_id = f"!r{room_nid}:b"
-        self.batch = EventBatch(rooms=[(room_nid, self.room_id, "11", "@u0:b", True, 1)])
+        self.batch = EventBatch(rooms=[RoomToStore(room_nid, self.room_id, "11", "@u0:b", True, 1)])
         self._random = random.Random(seed)
         self._nid = base
         self._line: dict[tuple[str, str], int] = {}
@@ -105,7 +116,7 @@ class RandomRoom:
             made = self._add(ordinal, kind, key)
             self._change(made, kind, key, made.event_nid)
         waiting = self._add(len(_KEYS) + 3, "m.room.redaction")
-        self.batch.awaited.append((self.room_nid, "$absent", waiting.event_nid))
+        self.batch.awaited.append(AwaitedRedaction(self.room_nid, "$absent", waiting.event_nid))
         for ordinal in range(len(_KEYS) + 4, self.size + 1):
             roll = chance.random()
             if roll < 0.25:
@@ -115,7 +126,7 @@ class RandomRoom:
             elif roll < 0.35:
                 target = chance.choice([e for e in self.batch.events if e.redacted_by is None])
                 redaction = self._add(ordinal, "m.room.redaction", redacts_nid=target.event_nid)
-                self.batch.redacted.append((self.room_nid, target.event_nid, redaction.event_nid))
+                self.batch.redacted.append(RedactionToStore(self.room_nid, target.event_nid, redaction.event_nid))
             elif roll < 0.45:
                 self._add(ordinal, "m.room.message", state_nid=self._snapshot(ordinal))
             elif roll < 0.5:

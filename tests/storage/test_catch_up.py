@@ -1,6 +1,14 @@
 """Rows read to repair a gap are those that the frame carried, text and all."""
 
-from shared.storage.events.batch import ChangeToStore, EventBatch, MembershipToStore, commit_events
+from shared.storage.events.batch import (
+    ChangeToStore,
+    EventBatch,
+    MembershipToStore,
+    RoomToStore,
+)
+from shared.storage.events.commit import (
+    commit_events,
+)
 from shared.storage.streams.catch_up import EVENTS, pages
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import event, writing
@@ -21,7 +29,7 @@ async def test_odd_text_comes_back_as_it_was(postgres: TestDatabase) -> None:
                 ChangeToStore(11, 2, "m.room.member", f"@{ODD}:c", 10, None),
             ],
             memberships=[MembershipToStore(11, f"@{ODD}:c", "join", 10, f"@{ODD}:d", True)],
-            rooms=[(1, "!r:b", "1", "@a:b", True, 1)],
+            rooms=[RoomToStore(1, "!r:b", "1", "@a:b", True, 1)],
         )
         await commit_events(writer.write, batch)
         async with writer.conn.transaction(isolation="repeatable_read", readonly=True):

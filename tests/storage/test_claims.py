@@ -7,7 +7,15 @@ from typing import Any
 
 import asyncpg
 
-from shared.storage.encryption.device_keys import CLAIM_KEYS, UPLOAD_KEYS, get_key_counts
+from shared.storage.encryption.device_keys import (
+    CLAIM_KEYS,
+    UPLOAD_KEYS,
+    ClaimKeys,
+    KeyToClaim,
+    KeyToUpload,
+    UploadKeys,
+    get_key_counts,
+)
 from shared.storage.engine.pool import Database, connector
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import OneConnection, writing
@@ -16,16 +24,22 @@ ALICE, DEVICE = "@alice:x", "D"
 
 
 async def _upload(writer: OneConnection, *key_ids: str, fallback: str | None = None) -> Any:
-    names, spare = list(key_ids), [fallback] if fallback else []
-    return await writer.write(
-        UPLOAD_KEYS, ALICE, DEVICE, None, None, 1, ["a"] * len(names), names, [b"h"] * len(names),
-        [name.encode() for name in names], ["a"] * len(spare), spare, [b"spare"] * len(spare), 100,
-    )  # fmt: skip
+    record = UploadKeys(
+        user_id=ALICE,
+        device_id=DEVICE,
+        identity=None,
+        known_identity=None,
+        now_ms=1,
+        one_time=[KeyToUpload("a", name, b"h", name.encode()) for name in key_ids],
+        fallback=[KeyToUpload("a", fallback, b"h", b"spare")] if fallback else [],
+        max_one_time=100,
+    )
+    return await writer.write(UPLOAD_KEYS, record)
 
 
 async def _claim(writer: OneConnection, *devices: str) -> list[bytes]:
-    users, algorithms = [ALICE] * len(devices), ["a"] * len(devices)
-    row = await writer.write(CLAIM_KEYS, users, list(devices), algorithms, 2)
+    keys = [KeyToClaim(ALICE, device, "a") for device in devices]
+    row = await writer.write(CLAIM_KEYS, ClaimKeys(keys=keys, now_ms=2))
     return list(row["jsons"] or ())
 
 

@@ -1,7 +1,7 @@
 """Deleting a room on a real PostgreSQL: at once out of sight, then row by row, and nothing of it is left."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,7 +9,14 @@ import asyncpg
 import pytest
 
 from shared.storage.engine.fenced import FencedStatement
-from shared.storage.events.batch import EventBatch, StatementRefused, commit_events
+from shared.storage.events.batch import (
+    EventBatch,
+    RoomToStore,
+)
+from shared.storage.events.commit import (
+    StatementRefused,
+    commit_events,
+)
 from shared.storage.events.timeline import get_ordinal_at, get_room
 from shared.storage.removal.delete_room import (
     ROOM_TABLES,
@@ -105,7 +112,7 @@ async def test_a_marked_room_is_out_of_sight(postgres: TestDatabase) -> None:
         assert refused.value.constraint == "events_room_nid_ordinal_key"
         # To make it anew is refused for as long as events are left, under whatever number.
         again = EventBatch(
-            events=[event(3, nid, 1, event_id="$10001")], rooms=[(3, room.room_id, "11", "@u:b", False, 1)]
+            events=[event(3, nid, 1, event_id="$10001")], rooms=[RoomToStore(3, room.room_id, "11", "@u:b", False, 1)]
         )
         with pytest.raises(StatementRefused) as refused:
             await commit_events(writer.write, again)
@@ -143,12 +150,14 @@ async def test_a_crash_after_any_statement(postgres: TestDatabase) -> None:
         for after in range(1, 200, 5):
             calls = 0
 
-            async def breaks(statement: FencedStatement, *args: Any, streams: Any = (), after: int = after) -> Any:
+            async def breaks(
+                statement: FencedStatement[Any], record: Any, *, streams: Sequence[str] = (), after: int = after
+            ) -> asyncpg.Record:
                 nonlocal calls
                 calls += 1
                 if calls > after:
                     raise Broken
-                return await writer.write(statement, *args)
+                return await writer.write(statement, record)
 
             try:
                 async for _ in delete_room_batches(breaks, 1, rows=9):

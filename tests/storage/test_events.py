@@ -10,14 +10,23 @@ import pytest
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import Database, connector, passing_as_unavailable
+from shared.storage.engine.statements import Parameters
 from shared.storage.engine.text_codec import set_text_codec
 from shared.storage.events.batch import (
+    AliasToStore,
     ChangeToStore,
     EventBatch,
     EventToStore,
     MembershipToStore,
+    RedactionToStore,
+    RoomToStore,
+    TransactionToStore,
+)
+from shared.storage.events.commit import (
     StatementRefused,
     commit_events,
+)
+from shared.storage.events.stored_events import (
     get_event_by_id,
     get_events,
 )
@@ -32,9 +41,11 @@ class OneConnection:
         self.conn = conn
         self.lease = lease
 
-    async def write(self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()) -> asyncpg.Record:
+    async def write(
+        self, statement: FencedStatement[Parameters], record: Parameters, *, streams: Sequence[str] = ()
+    ) -> asyncpg.Record:
         with passing_as_unavailable():
-            row = await self.conn.fetchrow(statement.sql, self.lease, *args)
+            row = await self.conn.fetchrow(statement.sql, self.lease, *statement.values(record))
         assert row is not None
         if row["fence"] == 0:
             raise Fenced("fenced")
@@ -81,7 +92,7 @@ def full_batch() -> EventBatch:
             event(1, 13, 4),
         ],
         extremities={1: [13]},
-        transactions=[(1, b"key", "$13", 5)],
+        transactions=[TransactionToStore(1, b"key", "$13", 5)],
         changes=[
             ChangeToStore(10, 1, "m.room.create", "", 10, None),
             ChangeToStore(11, 2, member, "@a:b", 11, None),
@@ -91,8 +102,8 @@ def full_batch() -> EventBatch:
             MembershipToStore(11, "@a:b", "join", 11, "@a:b", True),
             MembershipToStore(12, "@a:b", "leave", 12, "@a:b", True),
         ],
-        rooms=[(1, "!r:b", "12", "@a:b", True, 1)],
-        aliases=[("#a:b", 1, "@a:b", 1)],
+        rooms=[RoomToStore(1, "!r:b", "12", "@a:b", True, 1)],
+        aliases=[AliasToStore("#a:b", 1, "@a:b", 1)],
     )
 
 
@@ -127,7 +138,7 @@ async def test_all_parts(postgres: TestDatabase) -> None:
         batch = EventBatch(
             events=[event(1, 14, 5, "m.room.redaction", redacts_nid=13, sender="@a\x00b:c")],
             extremities={1: [14]},
-            redacted=[(1, 13, 14)],
+            redacted=[RedactionToStore(1, 13, 14)],
         )
         await commit_events(writer.write, batch)
         assert await conn.fetchval("SELECT redacted_by FROM events WHERE event_nid = 13") == 14
@@ -160,7 +171,7 @@ async def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
             (EventBatch(events=[event(1, 21, 4)]), "events_room_nid_ordinal_key"),
             (EventBatch(events=[event(1, 22, 5, event_id="$13")]), "events_by_id"),
             (
-                EventBatch(events=[event(1, 22, 5)], transactions=[(1, b"key", "$22", 6)]),
+                EventBatch(events=[event(1, 22, 5)], transactions=[TransactionToStore(1, b"key", "$22", 6)]),
                 "client_transactions_pkey",
             ),
             (alias, "room_aliases_pkey"),

@@ -12,6 +12,7 @@ import pytest
 
 import shared.storage
 from shared.storage.engine.fenced import ALL_STATEMENTS, FencedStatement, fenced_statement
+from shared.storage.engine.statements import NoParameters
 from tests.fix_servers import TestDatabase
 
 for module in pkgutil.walk_packages(shared.storage.__path__, "shared.storage."):
@@ -26,7 +27,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-async def _plan(conn: asyncpg.Connection, statement: FencedStatement) -> dict[str, Any]:
+async def _plan(conn: asyncpg.Connection, statement: FencedStatement[Any]) -> dict[str, Any]:
     parameters = max(int(number) for number in re.findall(r"\$(\d+)", statement.sql))
     await conn.execute(f"PREPARE explained AS {statement.sql}")
     values = ", ".join(["NULL"] * parameters)
@@ -55,6 +56,6 @@ async def test_each_write_has_the_fence_below_it(postgres_module: TestDatabase) 
 
 def test_a_part_without_the_fence_is_refused() -> None:
     with pytest.raises(ValueError, match="without taking rows from the fence"):
-        fenced_statement("unfenced", {"a": "DELETE FROM rooms WHERE room_nid = $2"})
+        fenced_statement("unfenced", NoParameters, {"a": "DELETE FROM rooms WHERE room_nid = 1"})
     with pytest.raises(ValueError, match="declared twice"):
-        fenced_statement("commit_events", {})
+        fenced_statement("commit_events", NoParameters, {})

@@ -1,7 +1,7 @@
 """Purge of history on a real PostgreSQL: what goes, what stays, and that the states of the rest are what they were."""
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,15 @@ import pytest
 from shared.core.event_auth import selection
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import Database, connector
-from shared.storage.events.batch import EventBatch, commit_events, get_event_by_id
+from shared.storage.events.batch import (
+    EventBatch,
+)
+from shared.storage.events.commit import (
+    commit_events,
+)
+from shared.storage.events.stored_events import (
+    get_event_by_id,
+)
 from shared.storage.removal.purge import (
     get_ordinal_of_time,
     get_purge_progress,
@@ -143,12 +151,14 @@ async def test_a_crash_after_any_statement(postgres: TestDatabase, seed: int) ->
         for after in range(1, 60, 2):
             calls = 0
 
-            async def breaks(statement: FencedStatement, *args: Any, streams: Any = (), after: int = after) -> Any:
+            async def breaks(
+                statement: FencedStatement[Any], record: Any, *, streams: Sequence[str] = (), after: int = after
+            ) -> asyncpg.Record:
                 nonlocal calls
                 calls += 1
                 if calls > after:
                     raise Broken
-                return await writer.write(statement, *args)
+                return await writer.write(statement, record)
 
             try:
                 async for _ in purge_batches(breaks, 1, rows=5, settle_s=0):
@@ -288,8 +298,8 @@ async def test_a_purge_of_a_locked_out_process_does_nothing(postgres: TestDataba
         before = await dump(writer.conn, 1)
         await writer.conn.execute("UPDATE leases SET revoked = true")
 
-        async def blind(statement: FencedStatement, *args: Any, streams: Any = ()) -> asyncpg.Record:
-            row = await writer.conn.fetchrow(statement.sql, writer.lease, *args)
+        async def blind(statement: FencedStatement[Any], record: Any, *, streams: Sequence[str] = ()) -> asyncpg.Record:
+            row = await writer.conn.fetchrow(statement.sql, writer.lease, *statement.values(record))
             assert row is not None and row["fence"] == 0
             return row
 

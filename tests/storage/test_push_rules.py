@@ -1,5 +1,7 @@
 """Users' push rules and ignore lists in one row: written under the fence, read back as frames carry them."""
 
+from collections.abc import Sequence
+
 import orjson
 import pytest
 
@@ -9,6 +11,8 @@ from shared.storage.push.rules import (
     SET_IGNORED_USERS,
     SET_PUSH_RULES,
     PushRulesRecord,
+    SetIgnoredUsers,
+    SetPushRules,
     get_push_rules,
 )
 from shared.storage.streams.catch_up import PUSH_RULES, first_page
@@ -19,15 +23,23 @@ ODD = "@a\x00b\x1a0:x"
 _ME = "@me:x"
 
 
+def _push_rules(rules: bytes, expected: int, *, everywhere: bool = False, rooms: Sequence[str] = ()) -> SetPushRules:
+    return SetPushRules(user_id=_ME, rules=rules, everywhere=everywhere, rooms=list(rooms), expected=expected)
+
+
+def _ignored(json: bytes | None, users: list[str], expected: int | None) -> SetIgnoredUsers:
+    return SetIgnoredUsers(user_id=_ME, json=json, ignored=users, expected=expected)
+
+
 async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
         rules, rooms = b'{"defaults":{}}', ["!a:x", "!b:x"]
-        first = await writer.write(SET_PUSH_RULES, _ME, rules, True, rooms, 0)
+        first = await writer.write(SET_PUSH_RULES, _push_rules(rules, 0, everywhere=True, rooms=rooms))
         assert (first["fence"], first["ignored"]) == (1, [])
         for stale in (0, first["position"] - 1, first["position"] + 5):
-            refused = await writer.write(SET_PUSH_RULES, _ME, b"other", False, [], stale)
+            refused = await writer.write(SET_PUSH_RULES, _push_rules(b"other", stale))
             assert (refused["fence"], refused["position"]) == (1, None)
-        ignoring = await writer.write(SET_IGNORED_USERS, _ME, b"{}", [ODD, "@b:x"], None)
+        ignoring = await writer.write(SET_IGNORED_USERS, _ignored(b"{}", [ODD, "@b:x"], None))
         assert ignoring["rules_position"] > first["position"]
         assert bytes(ignoring["rules"]) == rules
         record = await get_push_rules(writer.conn, _ME)
@@ -36,7 +48,7 @@ async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: Tes
         assert stored is not None
         assert tuple(stored) == (True, ["!a:x", "!b:x"])
 
-        again = await writer.write(SET_PUSH_RULES, _ME, b"", False, [], ignoring["rules_position"])
+        again = await writer.write(SET_PUSH_RULES, _push_rules(b"", ignoring["rules_position"]))
         assert again["ignored"] == [ODD, "@b:x"]
         [row] = await first_page(writer.conn, PUSH_RULES, 0, 10)
         read = PushRulesRow(**row)
@@ -47,11 +59,11 @@ async def test_rules_and_ignored_users_keep_out_of_each_others_way(postgres: Tes
 
 async def test_an_ignore_list_is_written_whole_or_not_at_all(postgres: TestDatabase) -> None:
     async with writing(postgres.dsn) as writer:
-        done = await writer.write(SET_IGNORED_USERS, _ME, b"{}", ["@b:x"], 0)
-        refused = await writer.write(SET_IGNORED_USERS, _ME, b"[]", ["@c:x"], done["position"] - 1)
+        done = await writer.write(SET_IGNORED_USERS, _ignored(b"{}", ["@b:x"], 0))
+        refused = await writer.write(SET_IGNORED_USERS, _ignored(b"[]", ["@c:x"], done["position"] - 1))
         assert (refused["position"], refused["rules_position"]) == (None, None)
         assert (await get_push_rules(writer.conn, _ME)).ignored == ("@b:x",)
-        deleted = await writer.write(SET_IGNORED_USERS, _ME, None, [], done["position"])
+        deleted = await writer.write(SET_IGNORED_USERS, _ignored(None, [], done["position"]))
         assert deleted["position"] > done["position"]
         assert (await get_push_rules(writer.conn, _ME)).ignored == ()
         assert await get_push_rules(writer.conn, "@other:x") == PushRulesRecord()

@@ -7,7 +7,13 @@ import asyncpg
 import pytest
 
 from shared.core.state_snapshots import Snapshot
-from shared.storage.events.batch import EventBatch, StatementRefused, commit_events
+from shared.storage.events.batch import (
+    EventBatch,
+)
+from shared.storage.events.commit import (
+    StatementRefused,
+    commit_events,
+)
 from shared.storage.removal.unused_snapshots import Place, reclaim_all_of_room, reclaim_snapshots
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import OneConnection, event, writing

@@ -9,7 +9,7 @@ from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.errors import Unavailable
 from shared.storage.engine.pool import Database, connector
 from shared.storage.fleet.leases import insert_lease
-from shared.storage.rooms.memberships import FORGET_ROOM
+from shared.storage.rooms.memberships import FORGET_ROOM, ForgetRoom
 from tests.fix_servers import TestDatabase
 
 
@@ -26,9 +26,9 @@ async def test_an_argument_that_cannot_be_encoded(postgres: TestDatabase) -> Non
     lost: list[str] = []
     writer = FencedWriter(connect, lease, SeenPositions(), lost.append)
     with pytest.raises(asyncpg.DataError):
-        await writer.write(FORGET_ROOM, 2**70, "@a:b")
+        await writer.write(FORGET_ROOM, ForgetRoom(room_nid=2**70, user_id="@a:b"))
     assert lost == []  # hostile input must not cost a worker its lease
-    assert (await writer.write(FORGET_ROOM, 1, "@a:b"))["forgotten"] == 0
+    assert (await writer.write(FORGET_ROOM, ForgetRoom(room_nid=1, user_id="@a:b")))["forgotten"] == 0
     await writer.close()
     await database.close()
 

@@ -18,12 +18,16 @@ from shared.core.slots import SLOT_KINDS
 from shared.metrics.fleet import FleetNumbers
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Connect, Database
-from shared.storage.fleet.leases import TAKE_DUTY, ProcessRow, fence, get_duty_holder, get_processes
+from shared.storage.fleet.leases import TAKE_DUTY, ProcessRow, TakeDuty, fence, get_duty_holder, get_processes
 from shared.storage.fleet.slots import (
     ASSIGN_SLOTS,
     NAME_NEXT_OWNERS,
     WITHDRAW_NEXT_OWNERS,
+    AssignSlots,
+    NameNextOwners,
+    SlotOwners,
     SlotSnapshot,
+    WithdrawNextOwners,
     get_slots,
     get_slots_version,
 )
@@ -110,7 +114,7 @@ class Leader:
     async def _lead(self) -> bool:
         holder = await get_duty_holder(self._database, "main")
         if holder is None:
-            row = await self._writer.write(TAKE_DUTY, "main")
+            row = await self._writer.write(TAKE_DUTY, TakeDuty(duty="main"))
             if row["epoch"] is not None:
                 logger.info("This process leads now (epoch %d)", row["epoch"])
             holder = await get_duty_holder(self._database, "main")
@@ -135,7 +139,9 @@ class Leader:
         """Assign slots without an owner. Return whether any got one."""
         changed = False
         for step in self._decisions.assignments(self._clock.monotonic_s(), living, snapshot.slots):
-            answer = await self._writer.write(ASSIGN_SLOTS, step.kind, list(step.owners), list(step.owners.values()))
+            answer = await self._writer.write(
+                ASSIGN_SLOTS, AssignSlots(kind=step.kind, owners=SlotOwners.of(step.owners))
+            )
             if answer["leads"] == 0:
                 self.leading = False
             elif answer["given"]:
@@ -153,10 +159,11 @@ class Leader:
             if isinstance(step, Withdrawal):
                 logger.warning("%d moves of slots of %s are cancelled", len(step.slots), step.kind)
                 self._withdrawn[step.kind] += len(step.slots)
-                await self._writer.write(WITHDRAW_NEXT_OWNERS, step.kind, list(step.slots))
+                record = WithdrawNextOwners(kind=step.kind, slots=list(step.slots))
+                await self._writer.write(WITHDRAW_NEXT_OWNERS, record)
                 continue
             answer = await self._writer.write(
-                NAME_NEXT_OWNERS, step.kind, list(step.owners), list(step.owners.values())
+                NAME_NEXT_OWNERS, NameNextOwners(kind=step.kind, next_owners=SlotOwners.of(step.owners))
             )
             if answer["named"]:
                 logger.info("%d slots of %s begin to move %s", answer["named"], step.kind, step.why)

@@ -17,7 +17,7 @@ from deploy.command.options import UsageError, add_config_option, config_path, p
 from deploy.command.slots.fleet_reader import Fleet, FleetReader, fleet_reader, kind_owned_by
 from shared.config.load import load_config
 from shared.config.sections import Config
-from shared.storage.fleet.drains import ASK_DRAIN
+from shared.storage.fleet.drains import ASK_DRAIN, AskDrain
 from shared.storage.fleet.leases import ProcessRow
 
 #: Seconds beyond one heartbeat, in which a process notices the drain, and its drain limit.
@@ -45,7 +45,8 @@ async def drain(config: Config, path: Path, name: str, *, keep_running: bool) ->
         process = fleet.find(name)
         _check(fleet, process, keep_running)
         async with own_writer(config, "skep-drain") as writer:
-            await writer.write(ASK_DRAIN, name, None if keep_running else process.lease)
+            leaving = None if keep_running else process.lease
+            await writer.write(ASK_DRAIN, AskDrain(process=name, leaving=leaving))
         limit_s = config.workers.drain_limit_s + config.replication.heartbeat_s + _GRACE_S
         return await _wait(reader, process, keep_running, limit_s)
 

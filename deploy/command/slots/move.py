@@ -20,7 +20,7 @@ from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS, SLOTS, slot_of
 from shared.storage.fleet.leases import ProcessRow
-from shared.storage.fleet.slots import PLACE_SLOT, UNPIN_SLOTS, SlotRow
+from shared.storage.fleet.slots import PLACE_SLOT, UNPIN_SLOTS, PlaceSlot, SlotRow, SlotsOfKinds, UnpinSlots
 
 #: The first characters of the ids of each kind. Server names begin with none of them.
 _SIGILS = {"rooms": "!", "users": "@"}
@@ -66,7 +66,7 @@ async def move(config: Config, path: Path, kind: str, slot: int, name: str) -> i
                 print(f"{name} owns slot {slot} of {kind}; it is pinned there until `skep rebalance`.")
                 return 0
             if not before.pinned:
-                await writer.write(UNPIN_SLOTS, [kind], [slot])
+                await writer.write(UNPIN_SLOTS, UnpinSlots(slots=SlotsOfKinds(kind=[kind], slot=[slot])))
     raise UsageError(
         f"Slot {slot} of {kind} stays with {fleet.name(before.owner)}, which did not give it away within"
         f" {_LIMIT_S:g} s. Requests for it take long (see its log), or the process hangs (see `skep status`)."
@@ -97,7 +97,7 @@ async def _move(reader: FleetReader, writer: FencedWriter, process: ProcessRow, 
         if all(p.lease != process.lease for p in fleet.living):
             raise UsageError(f"{process.process} has ended. Look with `skep status`, and choose another process.")
         if row.owner is not None and row.next_owner is None:
-            await writer.write(PLACE_SLOT, kind, slot, process.lease)
+            await writer.write(PLACE_SLOT, PlaceSlot(kind=kind, slot=slot, next_owner=process.lease))
     return False
 
 

@@ -16,7 +16,7 @@ from deploy.command.slots.fleet_reader import Fleet, fleet_reader
 from shared.config.load import load_config
 from shared.config.sections import Config
 from shared.core.slots import SLOT_KINDS
-from shared.storage.fleet.slots import UNPIN_SLOTS
+from shared.storage.fleet.slots import UNPIN_SLOTS, SlotsOfKinds, UnpinSlots
 from workers.main.decisions import evening_moves
 
 _LIMIT_S = 60.0
@@ -44,7 +44,8 @@ async def rebalance(config: Config, path: Path, *, dry_run: bool) -> int:
         pinned = [row for row in fleet.slots if row.pinned]
         if pinned:
             async with own_writer(config, "skep-rebalance") as writer:
-                await writer.write(UNPIN_SLOTS, [row.kind for row in pinned], [row.slot for row in pinned])
+                slots = SlotsOfKinds(kind=[row.kind for row in pinned], slot=[row.slot for row in pinned])
+                await writer.write(UNPIN_SLOTS, UnpinSlots(slots=slots))
         left = shown = -1
         async for now in reader.looks(_LIMIT_S):
             left = sum(len(_moves(now, kind)) for kind in SLOT_KINDS)

@@ -9,7 +9,7 @@ from deploy.command.options import UsageError, add_config_option, config_path, p
 from deploy.command.slots.fleet_reader import fleet_reader
 from shared.config.load import load_config
 from shared.config.sections import Config
-from shared.storage.fleet.drains import END_DRAIN, get_drains
+from shared.storage.fleet.drains import END_DRAIN, EndDrain, get_drains
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,6 @@ async def undrain(config: Config, path: Path, name: str) -> int:
             others = f"These are: {drained}." if drained else "No process is."
             raise UsageError(f"{name!r} is not being drained by an operator. {others}")
         async with own_writer(config, "skep-undrain") as writer:
-            await writer.write(END_DRAIN, name)
+            await writer.write(END_DRAIN, EndDrain(process=name))
     print(f"{name} gets slots again within seconds of being alive.")
     return 0

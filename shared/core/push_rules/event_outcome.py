@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from shared.core.identifiers import UserId
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventOutcome:
@@ -18,8 +20,8 @@ class EventOutcome:
 
     thread_id: str = ""
     groups: tuple[tuple[int, int, int], ...] = ()
-    users: tuple[tuple[str, int, int], ...] = ()
-    group_changes: tuple[tuple[str, int], ...] = ()
+    users: tuple[tuple[UserId, int, int], ...] = ()
+    group_changes: tuple[tuple[UserId, int], ...] = ()
     is_mark: bool = False
 
 

@@ -212,7 +212,7 @@ class RoomEvaluator:
         groups: Mapping[int, tuple[int, int]],
         membership: Callable[[UserId], str | None],
         subscribers: Collection[UserId],
-    ) -> tuple[tuple[str, int, int], ...]:
+    ) -> tuple[tuple[UserId, int, int], ...]:
         users = []
         for user_id in sorted(named):
             now = membership(user_id)
@@ -239,7 +239,9 @@ class RoomEvaluator:
 
     # -- groups and index
 
-    def _group_changes(self, ordinal: int, membership: Callable[[UserId], str | None]) -> tuple[tuple[str, int], ...]:
+    def _group_changes(
+        self, ordinal: int, membership: Callable[[UserId], str | None]
+    ) -> tuple[tuple[UserId, int], ...]:
         group_changes = []
         for user_id in sorted(self._due):
             if membership(user_id) != "join":

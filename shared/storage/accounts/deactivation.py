@@ -3,21 +3,33 @@
 from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
+from shared.storage.engine.statements import parameters
 
-#: $2 user, $3 whether to erase, $4 now (ms). The erasure counts from here: who joins later sees redacted copies.
-#: Uses the primary keys. The password is gone with it, so nobody logs in any more.
+
+@parameters
+class CloseAccount:
+    """erase: True to erase what the user sent. Users who join a room after `now_ms` see redacted copies."""
+
+    user_id: UserId
+    erase: bool
+    now_ms: int
+
+
+#: The password goes at once, so nobody can log in. Uses the primary keys.
 CLOSE_ACCOUNT = fenced_statement(
     "close_account",
+    CloseAccount,
     {
         "closed": """
-            UPDATE users SET deactivated = true, password_hash = NULL FROM fence WHERE user_id = $2 RETURNING 1
+            UPDATE users SET deactivated = true, password_hash = NULL FROM fence WHERE user_id = :user_id RETURNING 1
         """,
         "to_clear": """
-            INSERT INTO deactivations (user_id, erase, look_at) SELECT $2, $3, clock_timestamp() FROM fence, closed
+            INSERT INTO deactivations (user_id, erase, look_at)
+            SELECT :user_id, :erase, clock_timestamp() FROM fence, closed
             ON CONFLICT (user_id) DO UPDATE SET erase = deactivations.erase OR excluded.erase
         """,
         "erased": """
-            INSERT INTO erased_users (user_id, erased_ms) SELECT $2, $4 FROM fence, closed WHERE $3
+            INSERT INTO erased_users (user_id, erased_ms) SELECT :user_id, :now_ms FROM fence, closed WHERE :erase
             ON CONFLICT (user_id) DO NOTHING
         """,
     },

@@ -13,6 +13,7 @@ from shared.core.identifiers import UserId
 from shared.storage.encryption.device_lists import CHANGE_PART
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
+from shared.storage.engine.statements import parameters
 
 # Uses the primary keys of access_tokens, users and devices, and refresh_tokens_by_successor.
 _GET_SESSION = """
@@ -36,23 +37,88 @@ _SET_LAST_SEEN = """
 # Uses the primary key of refresh_tokens.
 _GET_REFRESH = "SELECT user_id, device_id, created_ms FROM refresh_tokens WHERE token_hash = $1"
 
+
+@parameters
+class NewTokens:
+    """The tokens of a session, by their hashes.
+
+    device_id: whose tokens they are.
+    expires_ms: when the access token ends. None: never.
+    refresh_hash: None if there is no refresh token.
+    """
+
+    user_id: UserId
+    device_id: str
+    access_hash: bytes
+    expires_ms: int | None
+    refresh_hash: bytes | None
+    now_ms: int
+
+
+@parameters
+class StartSession(NewTokens):
+    """display_name: of a device that is new."""
+
+    display_name: str | None
+
+
+@parameters
+class RefreshSession(NewTokens):
+    """shown_hash: of the refresh token that the client showed."""
+
+    shown_hash: bytes
+
+
+@parameters
+class EndDevices:
+    user_id: UserId
+    device_ids: list[str]
+    now_ms: int
+
+
+@parameters
+class EndAllSessions:
+    """The device and the access token that stay. None: none."""
+
+    user_id: UserId
+    kept_device: str | None
+    kept_access: bytes | None
+    now_ms: int
+
+
+@parameters
+class RenameDevice:
+    user_id: UserId
+    device_id: str
+    display_name: str
+    now_ms: int
+
+
+@parameters
+class EndToken:
+    user_id: UserId
+    access_hash: bytes
+    now_ms: int
+
+
 _CHANGE_COLUMNS = "INSERT INTO session_changes (writer, position, user_id, device_id, changed_ms)"
+_NEXT = "nextval('stream_sessions')"
 _INSERT_ACCESS = """
     INSERT INTO access_tokens (token_hash, user_id, device_id, expires_ms, refresh_hash, created_ms)
-    SELECT $5, $2, $3, $6, $7, $8 FROM {source}
+    SELECT :access_hash, :user_id, :device_id, :expires_ms, :refresh_hash, :now_ms FROM {source}
 """
 _INSERT_REFRESH = """
     INSERT INTO refresh_tokens (token_hash, user_id, device_id, created_ms)
-    SELECT $7, $2, $3, $8 FROM {source} WHERE $7::bytea IS NOT NULL
+    SELECT :refresh_hash, :user_id, :device_id, :now_ms FROM {source} WHERE :refresh_hash::bytea IS NOT NULL
 """
 
 
-def _what_devices_have(which: str, now: str) -> dict[str, str]:
-    """The parts by which keys and messages of devices go with them: the rows of the part `ended`.
+def _delete_what_devices_have(which: str) -> dict[str, str]:
+    """Return the parts that delete keys, messages and connections of the devices that the part `ended` deletes.
 
-    which: a condition on $2 and `device_id`.
+    which: a condition on `device_id`.
     """
-    deletion = "DELETE FROM {table} USING fence WHERE user_id = $2 AND " + which
+    deletion = "DELETE FROM {table} USING fence WHERE user_id = :user_id AND " + which
     return {
         "identity": deletion.format(table="device_keys"),
         "one_time": deletion.format(table="one_time_keys"),
@@ -60,31 +126,29 @@ def _what_devices_have(which: str, now: str) -> dict[str, str]:
         "inbox": deletion.format(table="to_device_messages"),
         "sent": deletion.format(table="to_device_transactions"),
         "sliding": deletion.format(table="sliding_states"),
-        "list_change": CHANGE_PART.format(user="$2", now=now, source="ended"),
+        "list_change": CHANGE_PART.format(source="ended"),
     }
 
 
-#: A new session of a device that may have had one: its former tokens end.
-#: $2 user, $3 device, $4 display name, $5 access hash, $6 expires_ms, $7 refresh hash, $8 now.
-#: Uses access_tokens_by_user, refresh_tokens_by_user.
+_OF_DEVICE = "user_id = :user_id AND device_id = :device_id"
+#: The device may have had a session: its earlier tokens end. Uses access_tokens_by_user, refresh_tokens_by_user.
 START_SESSION = fenced_statement(
     "start_session",
+    StartSession,
     {
         "device": """
             INSERT INTO devices (user_id, device_id, display_name, created_ms)
-            SELECT $2, $3, $4, $8 FROM fence ON CONFLICT (user_id, device_id) DO NOTHING RETURNING 1
+            SELECT :user_id, :device_id, :display_name, :now_ms FROM fence
+            ON CONFLICT (user_id, device_id) DO NOTHING RETURNING 1
         """,
-        "list_change": CHANGE_PART.format(user="$2", now="$8", source="device"),
-        # Sent to a former device of this name at the moment when it went.
-        "strays": """
-            DELETE FROM to_device_messages USING fence
-            WHERE user_id = $2 AND device_id = $3 AND EXISTS (SELECT FROM device)
-        """,
-        "ended": "DELETE FROM access_tokens USING fence WHERE user_id = $2 AND device_id = $3 RETURNING 1",
-        "ended_refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id = $3",
+        "list_change": CHANGE_PART.format(source="device"),
+        # They were sent to an earlier device of this name at the moment when it went.
+        "strays": f"DELETE FROM to_device_messages USING fence WHERE {_OF_DEVICE} AND EXISTS (SELECT FROM device)",
+        "ended": f"DELETE FROM access_tokens USING fence WHERE {_OF_DEVICE} RETURNING 1",
+        "ended_refresh": f"DELETE FROM refresh_tokens USING fence WHERE {_OF_DEVICE}",
         "change": f"""
             {_CHANGE_COLUMNS}
-            SELECT $1, nextval('stream_sessions'), $2, $3, $8 FROM fence WHERE EXISTS (SELECT 1 FROM ended)
+            SELECT :lease, {_NEXT}, :user_id, :device_id, :now_ms FROM fence WHERE EXISTS (SELECT 1 FROM ended)
             RETURNING position
         """,
         "access": _INSERT_ACCESS.format(source="fence"),
@@ -93,98 +157,103 @@ START_SESSION = fenced_statement(
     "(SELECT position FROM change) AS position, (SELECT position FROM list_change) AS list_position",
 )
 
-#: $2 user, $3 devices, $4 now: the devices go with their tokens, their keys and the messages for them.
+_OF_DEVICES = "user_id = :user_id AND device_id = ANY (:device_ids::text[])"
+#: The devices go with their tokens, their keys and the messages for them.
 END_DEVICES = fenced_statement(
     "end_devices",
+    EndDevices,
     {
-        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[]) RETURNING 1",
-        "access": "DELETE FROM access_tokens USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
-        "refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id = ANY ($3::text[])",
+        "ended": f"DELETE FROM devices USING fence WHERE {_OF_DEVICES} RETURNING 1",
+        "access": f"DELETE FROM access_tokens USING fence WHERE {_OF_DEVICES}",
+        "refresh": f"DELETE FROM refresh_tokens USING fence WHERE {_OF_DEVICES}",
         "change": f"""
             {_CHANGE_COLUMNS}
-            SELECT $1, nextval('stream_sessions'), $2, d, $4 FROM fence, unnest($3::text[]) AS d
+            SELECT :lease, {_NEXT}, :user_id, d, :now_ms FROM fence, unnest(:device_ids::text[]) AS d
             RETURNING position, device_id
         """,
-        **_what_devices_have("device_id = ANY ($3::text[])", "$4"),
+        **_delete_what_devices_have("device_id = ANY (:device_ids::text[])"),
     },
     """(SELECT array_agg(position ORDER BY position) FROM change) AS positions,
        (SELECT array_agg(device_id ORDER BY position) FROM change) AS devices,
        (SELECT position FROM list_change) AS list_position""",
 )
 
-#: $2 user, $3 the device that stays (NULL: none), $4 the access token that stays, $5 now. As END_DEVICES.
+_OTHER_DEVICES = "user_id = :user_id AND device_id IS DISTINCT FROM :kept_device"
+#: As END_DEVICES, for all devices but one.
 END_ALL_SESSIONS = fenced_statement(
     "end_all_sessions",
+    EndAllSessions,
     {
-        "ended": "DELETE FROM devices USING fence WHERE user_id = $2 AND device_id IS DISTINCT FROM $3 RETURNING 1",
+        "ended": f"DELETE FROM devices USING fence WHERE {_OTHER_DEVICES} RETURNING 1",
         "access": """
             DELETE FROM access_tokens USING fence
-            WHERE user_id = $2 AND token_hash IS DISTINCT FROM $4
-              AND (device_id IS DISTINCT FROM $3 OR device_id IS NULL)
+            WHERE user_id = :user_id AND token_hash IS DISTINCT FROM :kept_access
+              AND (device_id IS DISTINCT FROM :kept_device OR device_id IS NULL)
         """,
-        "refresh": "DELETE FROM refresh_tokens USING fence WHERE user_id = $2 AND device_id IS DISTINCT FROM $3",
+        "refresh": f"DELETE FROM refresh_tokens USING fence WHERE {_OTHER_DEVICES}",
         "change": f"""
             {_CHANGE_COLUMNS}
-            SELECT $1, nextval('stream_sessions'), $2, NULL, $5 FROM fence RETURNING position
+            SELECT :lease, {_NEXT}, :user_id, NULL, :now_ms FROM fence RETURNING position
         """,
-        **_what_devices_have("device_id IS DISTINCT FROM $3", "$5"),
+        **_delete_what_devices_have("device_id IS DISTINCT FROM :kept_device"),
     },
     "(SELECT position FROM change) AS position, (SELECT position FROM list_change) AS list_position",
 )
 
-#: $2 user, $3 device, $4 its new display name, $5 now. Others see the name beside the device's keys. Uses the primary
-#: key of devices.
+#: Others see the name beside the device's keys. Uses the primary key of devices.
 RENAME_DEVICE = fenced_statement(
     "rename_device",
+    RenameDevice,
     {
-        "device": "SELECT 1 FROM fence, devices WHERE user_id = $2 AND device_id = $3",
-        "renamed": """
-            UPDATE devices SET display_name = $4 FROM fence
-            WHERE user_id = $2 AND device_id = $3 AND display_name IS DISTINCT FROM $4 RETURNING 1
+        "device": f"SELECT 1 FROM fence, devices WHERE {_OF_DEVICE}",
+        "renamed": f"""
+            UPDATE devices SET display_name = :display_name FROM fence
+            WHERE {_OF_DEVICE} AND display_name IS DISTINCT FROM :display_name RETURNING 1
         """,
-        "list_change": CHANGE_PART.format(user="$2", now="$5", source="renamed"),
+        "list_change": CHANGE_PART.format(source="renamed"),
     },
     "(SELECT count(*) FROM device) AS found, (SELECT position FROM list_change) AS list_position",
 )
 
-#: $2 user, $3 access token, $4 now: for a token without a device.
+#: For a token without a device.
 END_TOKEN = fenced_statement(
     "end_token",
+    EndToken,
     {
-        "access": "DELETE FROM access_tokens USING fence WHERE token_hash = $3 AND user_id = $2",
+        "access": "DELETE FROM access_tokens USING fence WHERE token_hash = :access_hash AND user_id = :user_id",
         "change": f"""
             {_CHANGE_COLUMNS}
-            SELECT $1, nextval('stream_sessions'), $2, NULL, $4 FROM fence RETURNING position
+            SELECT :lease, {_NEXT}, :user_id, NULL, :now_ms FROM fence RETURNING position
         """,
     },
     "(SELECT position FROM change) AS position",
 )
 
-#: $2 user, $3 device, $4 the refresh token shown, $5 access hash, $6 expires_ms, $7 refresh hash, $8 now.
-#: The token shown was a successor: its predecessor ends now. It had an unused successor already (the client missed that
-#: answer): that pair ends, so that there is never more than one.
+#: If the token that was shown is a successor, its predecessor ends now. If it has an unused successor already, because
+#: the client missed that answer, that pair ends: there is never more than one.
 REFRESH_SESSION = fenced_statement(
     "refresh_session",
+    RefreshSession,
     {
         "shown": """
             SELECT r.token_hash, r.successor FROM fence, refresh_tokens r
-            WHERE r.token_hash = $4 AND r.user_id = $2 AND r.device_id = $3 FOR UPDATE OF r
+            WHERE r.token_hash = :shown_hash AND r.user_id = :user_id AND r.device_id = :device_id FOR UPDATE OF r
         """,
         "before": "DELETE FROM refresh_tokens r USING fence, shown s WHERE r.successor = s.token_hash",
         "missed": "DELETE FROM refresh_tokens r USING fence, shown s WHERE r.token_hash = s.successor",
         "missed_access": """
             DELETE FROM access_tokens a USING fence, shown s
-            WHERE a.user_id = $2 AND a.device_id = $3 AND a.refresh_hash = s.successor RETURNING 1
+            WHERE a.user_id = :user_id AND a.device_id = :device_id AND a.refresh_hash = s.successor RETURNING 1
         """,
         "linked": """
-            UPDATE refresh_tokens r SET successor = $7 FROM fence, shown s WHERE r.token_hash = s.token_hash
+            UPDATE refresh_tokens r SET successor = :refresh_hash FROM fence, shown s WHERE r.token_hash = s.token_hash
         """,
         "access": _INSERT_ACCESS.format(source="fence, shown"),
         "refresh": _INSERT_REFRESH.format(source="fence, shown"),
         "change": f"""
             {_CHANGE_COLUMNS}
-            SELECT $1, nextval('stream_sessions'), $2, $3, $8 FROM fence WHERE EXISTS (SELECT 1 FROM missed_access)
-            RETURNING position
+            SELECT :lease, {_NEXT}, :user_id, :device_id, :now_ms FROM fence
+            WHERE EXISTS (SELECT 1 FROM missed_access) RETURNING position
         """,
     },
     "(SELECT count(*) FROM shown) AS refreshed, (SELECT position FROM change) AS position",
@@ -208,8 +277,8 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class RefreshSession:
-    """What a refresh token stands for. created_ms: when it was issued."""
+class StoredRefreshToken:
+    """A refresh token. created_ms: when it was issued."""
 
     user_id: UserId
     device_id: str
@@ -235,9 +304,9 @@ async def get_session(database: Database, token_hash: bytes) -> Session | None:
     return Session(**row) if row is not None else None
 
 
-async def get_refresh_session(database: Database, token_hash: bytes) -> RefreshSession | None:
+async def get_refresh_token(database: Database, token_hash: bytes) -> StoredRefreshToken | None:
     row = await database.fetchrow(_GET_REFRESH, token_hash)
-    return RefreshSession(**row) if row is not None else None
+    return StoredRefreshToken(**row) if row is not None else None
 
 
 async def end_predecessors(database: Database, refresh_hash: bytes) -> None:

@@ -5,102 +5,161 @@ about one device's keys go one after another: they lock its row in `devices`, or
 Spec: client-server API, "End-to-End Encryption", "Key Distribution"; protocol notes, A6, B6.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.core.identifiers import UserId
 from shared.storage.encryption.device_lists import CHANGE_PART
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Source
+from shared.storage.engine.statements import parameters
 
 _CHANGE_COLUMNS = "INSERT INTO one_time_key_changes (writer, position, user_id, device_id, changed_ms)"
 
-#: $2 user, $3 device, $4 identity keys, $5 those that must still be there (both NULL: none), $6 now;
-#: one-time keys: $7 algorithms, $8 key ids, $9 hashes, $10 JSON; fallback keys: $11 algorithms, $12 key ids, $13 JSON.
-#: $14: most one-time keys that may lie unclaimed. Nothing is written unless the
-#: device is there, no key id that is known comes with another content, the limit holds, and the identity keys are as
-#: expected. Uses the primary keys of devices, device_keys, one_time_keys and fallback_keys, and one_time_keys_to_claim.
+_OF_DEVICE = "user_id = :user_id AND device_id = :device_id"
+
+
+class KeyToUpload(NamedTuple):
+    algorithm: str
+    key_id: str
+    hash: bytes
+    json: bytes
+
+
+class KeyToClaim(NamedTuple):
+    user_id: UserId
+    device_id: str
+    algorithm: str
+
+
+@parameters
+class UploadKeys:
+    """Keys that a device uploads.
+
+    identity: its identity keys, as JSON. None: it uploads none.
+    known_identity: the identity keys that must still be stored. None: none.
+    max_one_time: the most one-time keys that may lie unclaimed.
+    """
+
+    user_id: UserId
+    device_id: str
+    identity: bytes | None
+    known_identity: bytes | None
+    now_ms: int
+    one_time: Sequence[KeyToUpload]
+    fallback: Sequence[KeyToUpload]
+    max_one_time: int
+
+
+@parameters
+class ReplaceIdentityKeys:
+    """known_identity: the identity keys that must still be stored."""
+
+    user_id: UserId
+    device_id: str
+    identity: bytes
+    known_identity: bytes
+    now_ms: int
+
+
+@parameters
+class ClaimKeys:
+    """keys: no triple twice."""
+
+    keys: Sequence[KeyToClaim]
+    now_ms: int
+
+
+#: Writes nothing unless the device exists, no known key id comes with another content, the limit holds, and the
+#: identity keys are as expected. Uses the primary keys of devices, device_keys, one_time_keys and fallback_keys, and
+#: one_time_keys_to_claim.
 UPLOAD_KEYS = fenced_statement(
     "upload_keys",
+    UploadKeys,
     {
-        "device": "SELECT 1 FROM fence, devices WHERE user_id = $2 AND device_id = $3 FOR UPDATE OF devices",
-        "given": "SELECT * FROM unnest($7::text[], $8::text[], $9::bytea[], $10::bytea[])"
-        " AS g(algorithm, key_id, hash, json)",
+        "device": f"SELECT 1 FROM fence, devices WHERE {_OF_DEVICE} FOR UPDATE OF devices",
+        "given": "SELECT * FROM :one_time AS g(:one_time.columns)",
         "clash": """
             SELECT g.algorithm, g.key_id FROM given g JOIN one_time_keys k USING (algorithm, key_id)
-            WHERE k.user_id = $2 AND k.device_id = $3 AND k.hash <> g.hash LIMIT 1
+            WHERE k.user_id = :user_id AND k.device_id = :device_id AND k.hash <> g.hash LIMIT 1
         """,
-        "crowded": """
-            SELECT 1 FROM one_time_keys WHERE user_id = $2 AND device_id = $3 AND claimed_ms IS NULL
-            HAVING cardinality($7::text[]) > 0 AND count(*) + cardinality($7::text[]) > $14
+        "crowded": f"""
+            SELECT 1 FROM one_time_keys WHERE {_OF_DEVICE} AND claimed_ms IS NULL
+            HAVING (SELECT count(*) FROM given) > 0 AND count(*) + (SELECT count(*) FROM given) > :max_one_time
         """,
-        "same": """
-            SELECT 1 FROM device WHERE (SELECT json FROM device_keys WHERE user_id = $2 AND device_id = $3)
-                IS NOT DISTINCT FROM $5::bytea
+        "same": f"""
+            SELECT 1 FROM device WHERE (SELECT json FROM device_keys WHERE {_OF_DEVICE})
+                IS NOT DISTINCT FROM :known_identity::bytea
         """,
         "go": """
             SELECT 1 FROM same WHERE NOT EXISTS (SELECT FROM clash) AND NOT EXISTS (SELECT FROM crowded)
         """,
         "identity": """
             INSERT INTO device_keys AS t (user_id, device_id, json)
-            SELECT $2, $3, $4 FROM fence, go WHERE $4::bytea IS NOT NULL
-            ON CONFLICT (user_id, device_id) DO UPDATE SET json = excluded.json WHERE t.json = $5
+            SELECT :user_id, :device_id, :identity FROM fence, go WHERE :identity::bytea IS NOT NULL
+            ON CONFLICT (user_id, device_id) DO UPDATE SET json = excluded.json WHERE t.json = :known_identity
             RETURNING 1
         """,
-        "list_change": CHANGE_PART.format(user="$2", now="$6", source="identity"),
+        "list_change": CHANGE_PART.format(source="identity"),
+        "fallbacks": "SELECT * FROM :fallback AS f(:fallback.columns)",
         "place": """
             SELECT nextval('stream_one_time_keys') AS position FROM go
-            WHERE cardinality($7::text[]) + cardinality($11::text[]) > 0
+            WHERE EXISTS (SELECT FROM given) OR EXISTS (SELECT FROM fallbacks)
         """,
         "one_time": """
             INSERT INTO one_time_keys (user_id, device_id, algorithm, key_id, uploaded, hash, json)
-            SELECT $2, $3, g.algorithm, g.key_id, place.position, g.hash, g.json FROM fence, place, given g
+            SELECT :user_id, :device_id, g.algorithm, g.key_id, place.position, g.hash, g.json
+            FROM fence, place, given g
             ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING
         """,
         "fallback": """
             INSERT INTO fallback_keys AS t (user_id, device_id, algorithm, key_id, json)
-            SELECT $2, $3, g.algorithm, g.key_id, g.json
-            FROM fence, place, unnest($11::text[], $12::text[], $13::bytea[]) AS g(algorithm, key_id, json)
+            SELECT :user_id, :device_id, f.algorithm, f.key_id, f.json FROM fence, place, fallbacks f
             ON CONFLICT (user_id, device_id, algorithm) DO UPDATE
                 SET key_id = excluded.key_id, json = excluded.json, used = false
                 WHERE t.key_id <> excluded.key_id OR t.json <> excluded.json
         """,
-        "key_change": f"{_CHANGE_COLUMNS} SELECT $1, place.position, $2, $3, $6 FROM fence, place RETURNING position",
+        "key_change": f"""
+            {_CHANGE_COLUMNS}
+            SELECT :lease, place.position, :user_id, :device_id, :now_ms FROM fence, place RETURNING position
+        """,
     },
     """(SELECT count(*) FROM device) AS devices, (SELECT count(*) FROM same) AS same,
        (SELECT key_id FROM clash) AS clash, (SELECT count(*) FROM crowded) AS crowded,
        (SELECT position FROM list_change) AS list_position, (SELECT position FROM key_change) AS key_position""",
 )
 
-#: $2 user, $3 device, $4 new identity keys, $5 those that must still be there, $6 now. The keys that belong to the old
-#: ones go, since nobody could use them. Nothing is written unless the identity keys are as expected. Uses the primary
-#: keys of devices, device_keys, one_time_keys and fallback_keys.
+#: The keys that belong to the old identity keys go, since nobody could use them. Writes nothing unless the identity
+#: keys are as expected. Uses the primary keys of devices, device_keys, one_time_keys and fallback_keys.
 REPLACE_IDENTITY_KEYS = fenced_statement(
     "replace_identity_keys",
+    ReplaceIdentityKeys,
     {
-        "device": "SELECT 1 FROM fence, devices WHERE user_id = $2 AND device_id = $3 FOR UPDATE OF devices",
-        "identity": """
-            UPDATE device_keys SET json = $4 FROM fence, device
-            WHERE user_id = $2 AND device_id = $3 AND json = $5 RETURNING 1
+        "device": f"SELECT 1 FROM fence, devices WHERE {_OF_DEVICE} FOR UPDATE OF devices",
+        "identity": f"""
+            UPDATE device_keys SET json = :identity FROM fence, device
+            WHERE {_OF_DEVICE} AND json = :known_identity RETURNING 1
         """,
-        "one_time": "DELETE FROM one_time_keys USING fence, identity WHERE user_id = $2 AND device_id = $3",
-        "fallback": "DELETE FROM fallback_keys USING fence, identity WHERE user_id = $2 AND device_id = $3",
-        "list_change": CHANGE_PART.format(user="$2", now="$6", source="identity"),
+        "one_time": f"DELETE FROM one_time_keys USING fence, identity WHERE {_OF_DEVICE}",
+        "fallback": f"DELETE FROM fallback_keys USING fence, identity WHERE {_OF_DEVICE}",
+        "list_change": CHANGE_PART.format(source="identity"),
         "key_change": f"""
             {_CHANGE_COLUMNS}
-            SELECT $1, nextval('stream_one_time_keys'), $2, $3, $6 FROM fence, identity RETURNING position
+            SELECT :lease, nextval('stream_one_time_keys'), :user_id, :device_id, :now_ms FROM fence, identity
+            RETURNING position
         """,
     },
     "(SELECT position FROM list_change) AS list_position, (SELECT position FROM key_change) AS key_position",
 )
 
-#: $2 users, $3 devices, $4 algorithms: arrays of one length, no triple twice; $5 now. Each is given a
-#: one-time key, in the order of upload, else the fallback key. Who claims at the same moment passes over a key that is
-#: being taken. Uses one_time_keys_to_claim and the primary keys of one_time_keys and fallback_keys.
+#: Gives a one-time key for each triple, in the order of upload, else the fallback key. Claims at the same moment skip
+#: keys that are being taken. Uses one_time_keys_to_claim and the primary keys of one_time_keys and fallback_keys.
 CLAIM_KEYS = fenced_statement(
     "claim_keys",
+    ClaimKeys,
     {
-        "wanted": "SELECT * FROM unnest($2::text[], $3::text[], $4::text[]) AS w(user_id, device_id, algorithm)",
+        "wanted": "SELECT * FROM :keys AS w(:keys.columns)",
         "picked": """
             SELECT k.* FROM fence, wanted w CROSS JOIN LATERAL (
                 SELECT o.user_id, o.device_id, o.algorithm, o.key_id, o.json FROM one_time_keys o
@@ -110,7 +169,7 @@ CLAIM_KEYS = fenced_statement(
             ) AS k
         """,
         "taken": """
-            UPDATE one_time_keys o SET claimed_ms = $5, json = NULL FROM fence, picked p
+            UPDATE one_time_keys o SET claimed_ms = :now_ms, json = NULL FROM fence, picked p
             WHERE o.user_id = p.user_id AND o.device_id = p.device_id AND o.algorithm = p.algorithm
               AND o.key_id = p.key_id
             RETURNING o.user_id, o.device_id, o.algorithm, o.key_id
@@ -134,7 +193,7 @@ CLAIM_KEYS = fenced_statement(
         """,
         "key_change": f"""
             {_CHANGE_COLUMNS}
-            SELECT $1, nextval('stream_one_time_keys'), c.user_id, c.device_id, $5
+            SELECT :lease, nextval('stream_one_time_keys'), c.user_id, c.device_id, :now_ms
             FROM (SELECT user_id, device_id FROM fence, taken UNION SELECT user_id, device_id FROM marked
                   ORDER BY 1, 2) AS c
             RETURNING position, user_id, device_id

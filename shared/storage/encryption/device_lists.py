@@ -10,10 +10,11 @@ from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.pool import Source
 
-#: A part of a fenced statement that writes into the stream when `source` has rows. user: a parameter, such as "$2".
+#: A part of a fenced statement that writes into the stream if `source` has rows. The statement has the parameters
+#: `user_id` and `now_ms`.
 CHANGE_PART = """
     INSERT INTO device_list_changes (writer, position, user_id, changed_ms)
-    SELECT $1, nextval('stream_device_lists'), {user}, {now} FROM fence WHERE EXISTS (SELECT FROM {source})
+    SELECT :lease, nextval('stream_device_lists'), :user_id, :now_ms FROM fence WHERE EXISTS (SELECT FROM {source})
     RETURNING position
 """
 

@@ -18,43 +18,50 @@ from typing import Any, Protocol
 import asyncpg
 
 from shared.storage.engine.lost_commits import TIMELINE
+from shared.storage.engine.statements import Parameters, Statement, resolve
 
-FENCE = f"fence AS (SELECT 1 FROM leases WHERE lease = $1 AND NOT revoked AND timeline = {TIMELINE} FOR KEY SHARE)"
+_FENCE = f"SELECT 1 FROM leases WHERE lease = :lease AND NOT revoked AND timeline = {TIMELINE} FOR KEY SHARE"
+#: The fence as it is in every fenced statement.
+FENCE = f"fence AS ({_FENCE})".replace(":lease", "$1")
 _FROM_FENCE = re.compile(r"\b(?:FROM|USING|JOIN)\s+fence\b", re.IGNORECASE)
 _WRITES = re.compile(r"\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class FencedStatement:
+class FencedStatement(Statement[Parameters]):
     """A statement whose first parameter is the lease and whose answer is one row.
 
-    name: for metrics and the EXPLAIN test; sql: the text; the row's first column `fence` is 1 when the lease held and
-    0 when nothing was written; the other columns are those of `result`.
+    The row's first column `fence` is 1 when the lease held and 0 when nothing was written. The other columns are those
+    of `result`.
+
+    name: for metrics and the EXPLAIN test.
     """
 
     name: str
-    sql: str
 
 
-ALL_STATEMENTS: dict[str, FencedStatement] = {}
+ALL_STATEMENTS: dict[str, FencedStatement[Any]] = {}
 
 
-def fenced_statement(name: str, parts: Mapping[str, str], result: str = "") -> FencedStatement:
+def fenced_statement(
+    name: str, record: type[Parameters], parts: Mapping[str, str], result: str = ""
+) -> FencedStatement[Parameters]:
     """Build and register a fenced statement.
 
-    parts: name -> data-modifying or reading SELECT/INSERT/UPDATE/DELETE text; each one that writes takes its rows
-        FROM (or USING) fence. $1 is the lease; the caller's parameters start at $2.
+    record: declares the parameters (`engine/statements.py`). `:lease` is one of every statement.
+    parts: name -> SELECT, INSERT, UPDATE or DELETE. Each one that writes takes its rows FROM (or USING) fence.
     result: further columns of the answer, such as "(SELECT array_agg(position) FROM ev) AS positions".
-    Raises ValueError when a part writes without the fence, or the name is taken.
+    Raises ValueError when a part writes without the fence, the name is taken, or the text and the record differ.
     """
     if name in ALL_STATEMENTS:
         raise ValueError(f"fenced statement {name!r} is declared twice")
     for part, text in parts.items():
         if _WRITES.search(text) and not _FROM_FENCE.search(text):
             raise ValueError(f"fenced statement {name!r}: part {part!r} writes without taking rows from the fence")
-    ctes = ",\n".join([FENCE, *(f"{part} AS ({text})" for part, text in parts.items())])
+    ctes = ",\n".join(f"{part} AS ({text})" for part, text in {"fence": _FENCE, **parts}.items())
     columns = "(SELECT count(*) FROM fence) AS fence" + (f", {result}" if result else "")
-    statement = FencedStatement(name, f"WITH {ctes}\nSELECT {columns}")
+    sql, values = resolve(record, f"WITH {ctes}\nSELECT {columns}", ("lease",))
+    statement = FencedStatement(sql, values, name)
     ALL_STATEMENTS[name] = statement
     return statement
 
@@ -63,5 +70,5 @@ class FencedWrite(Protocol):
     """`FencedWriter.write`: runs one fenced statement. Raises Fenced when the lease, or the answer, was lost."""
 
     def __call__(
-        self, statement: FencedStatement, *args: Any, streams: Sequence[str] = ()
+        self, statement: FencedStatement[Parameters], record: Parameters, *, streams: Sequence[str] = ()
     ) -> Awaitable[asyncpg.Record]: ...

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.core.delayed_events import DelayedEvent, shard_of
-from shared.core.identifiers import EventId, UserId
+from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Database, Source
+from shared.storage.engine.statements import NoParameters, parameters, statement
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _KEPT_FINALISED = 1000  # of one user; MSC4140, "Retention of finalised delayed events"
@@ -21,30 +22,59 @@ _CLAIM_FOR_MS = 45_000
 #: After so long the job tries again what could not be reached, or what a dead process had begun.
 RETRY_AFTER_MS = 5_000
 
-#: $1 delay id, $2 shard, $3 user, $4 room id, $5 type, $6 state key, $7 content, $8 sticky, $9 key, $10 delay,
-#: $11 how many may be scheduled. Uses delayed_events_by_user, delayed_events_user_id_key_key.
-_SCHEDULE = f"""
+
+@parameters
+class _Schedule:
+    """A new delayed event. key: of its transaction. max_scheduled: the most that the user may have."""
+
+    delay_id: str
+    shard: int
+    user_id: UserId
+    room_id: RoomId
+    type: str
+    state_key: str | None
+    content: bytes
+    sticky_ms: int | None
+    key: bytes | None
+    delay_ms: int
+    max_scheduled: int
+
+
+@parameters
+class ClaimDue:
+    """limit: the most events of each shard. retry_after_ms: when to try again what is claimed now."""
+
+    limit: int
+    retry_after_ms: int
+
+
+#: Uses delayed_events_by_user, delayed_events_user_id_key_key.
+_SCHEDULE = statement(
+    _Schedule,
+    f"""
     WITH now AS (SELECT {_NOW} AS ms),
-    room AS (SELECT room_nid FROM rooms WHERE room_id = $4),
+    room AS (SELECT room_nid FROM rooms WHERE room_id = :room_id),
     waiting AS (
         SELECT count(*) AS number, min(scheduled_ms + delay_ms) AS first_ms
-        FROM delayed_events WHERE user_id = $3 AND finalised_ms IS NULL),
-    known AS (SELECT delay_id FROM delayed_events WHERE user_id = $3 AND key = $9),
+        FROM delayed_events WHERE user_id = :user_id AND finalised_ms IS NULL),
+    known AS (SELECT delay_id FROM delayed_events WHERE user_id = :user_id AND key = :key),
     old AS (
         DELETE FROM delayed_events WHERE delay_id IN (
-            SELECT delay_id FROM delayed_events WHERE user_id = $3 AND finalised_ms IS NOT NULL
+            SELECT delay_id FROM delayed_events WHERE user_id = :user_id AND finalised_ms IS NOT NULL
             ORDER BY finalised_ms DESC OFFSET {_KEPT_FINALISED} LIMIT 100)),
     stored AS (
         INSERT INTO delayed_events (delay_id, shard, user_id, room_nid, type, state_key, content, sticky_ms, key,
                                     delay_ms, scheduled_ms, check_ms)
-        SELECT $1, $2, $3, room.room_nid, $5, $6, $7, $8, $9, $10, now.ms, now.ms + $10
-        FROM now, room, waiting WHERE waiting.number < $11 AND NOT EXISTS (SELECT FROM known)
+        SELECT :delay_id, :shard, :user_id, room.room_nid, :type, :state_key, :content, :sticky_ms, :key,
+               :delay_ms, now.ms, now.ms + :delay_ms
+        FROM now, room, waiting WHERE waiting.number < :max_scheduled AND NOT EXISTS (SELECT FROM known)
         ON CONFLICT DO NOTHING RETURNING delay_id)
     SELECT (SELECT delay_id FROM stored) AS stored, (SELECT delay_id FROM known) AS known,
-           EXISTS (SELECT FROM room) AS is_room, waiting.number < $11 AS is_free,
+           EXISTS (SELECT FROM room) AS is_room, waiting.number < :max_scheduled AS is_free,
            greatest(1, waiting.first_ms - now.ms) AS wait_ms
     FROM now, waiting
-"""
+""",
+)
 _FIELDS = """d.delay_id, d.user_id, r.room_id, d.type, d.state_key, d.content, d.sticky_ms, d.delay_ms, d.scheduled_ms,
     d.sending_ms IS NOT NULL AS sending, d.finalised_ms, d.event_id, d.error"""
 #: Uses the primary keys.
@@ -74,20 +104,20 @@ _FINALISE = f"""
 """
 
 _PREFIX = "delayed_events/"
-_MINE = (
-    f"SELECT substr(duty, {len(_PREFIX) + 1})::smallint AS shard FROM duties WHERE holder = $1 AND duty ^@ '{_PREFIX}'"
-)
+_SHARDS = f"duties WHERE holder = :lease AND duty ^@ '{_PREFIX}'"
+_MINE = f"SELECT substr(duty, {len(_PREFIX) + 1})::smallint AS shard FROM {_SHARDS}"
 #: Each living process of the job has its share of the shards: who has more leaves some, who has fewer takes free ones.
 KEEP_SHARE = fenced_statement(
     "keep_share_of_delayed_events",
+    NoParameters,
     {
         "share": f"""
             SELECT ceil(count(*)::numeric / (SELECT greatest(1, count(*)) FROM leases
                                              WHERE type = 'background' AND NOT revoked))::bigint AS size
             FROM duties WHERE duty ^@ '{_PREFIX}'""",
-        "mine": f"SELECT duty FROM duties WHERE holder = $1 AND duty ^@ '{_PREFIX}' ORDER BY duty",
+        "mine": f"SELECT duty FROM {_SHARDS} ORDER BY duty",
         "taken": f"""
-            UPDATE duties SET holder = $1, epoch = epoch + 1 FROM fence WHERE duty IN (
+            UPDATE duties SET holder = :lease, epoch = epoch + 1 FROM fence WHERE duty IN (
                 SELECT duty FROM duties WHERE holder IS NULL AND duty ^@ '{_PREFIX}'
                 LIMIT greatest(0, (SELECT size FROM share) - (SELECT count(*) FROM mine)) FOR UPDATE SKIP LOCKED)""",
         "left_over": """
@@ -95,19 +125,20 @@ KEEP_SHARE = fenced_statement(
             WHERE duty IN (SELECT duty FROM mine OFFSET (SELECT size FROM share))""",
     },
 )
-#: $2: at most so many of each shard; $3: try again after so many ms. Uses delayed_events_to_check and primary keys.
+#: Uses delayed_events_to_check and primary keys.
 CLAIM_DUE = fenced_statement(
     "claim_due_delayed_events",
+    ClaimDue,
     {
         "now": f"SELECT {_NOW} AS ms FROM fence",
         "looked_at": f"""
             SELECT due.* FROM fence, now, ({_MINE}) AS mine, LATERAL (
                 SELECT delay_id, sending_ms, sending_ms IS NOT NULL OR scheduled_ms + delay_ms <= now.ms AS is_due
                 FROM delayed_events WHERE shard = mine.shard AND finalised_ms IS NULL AND check_ms <= now.ms
-                ORDER BY check_ms LIMIT $2 FOR UPDATE SKIP LOCKED) AS due""",
+                ORDER BY check_ms LIMIT :limit FOR UPDATE SKIP LOCKED) AS due""",
         "moved": """
             UPDATE delayed_events d
-            SET check_ms = CASE WHEN l.is_due THEN now.ms + $3 ELSE d.scheduled_ms + d.delay_ms END,
+            SET check_ms = CASE WHEN l.is_due THEN now.ms + :retry_after_ms ELSE d.scheduled_ms + d.delay_ms END,
                 sending_ms = CASE WHEN l.is_due THEN coalesce(d.sending_ms, now.ms) END
             FROM fence, now, looked_at l WHERE d.delay_id = l.delay_id
             RETURNING d.*, l.is_due, l.sending_ms AS before_ms""",
@@ -143,11 +174,21 @@ class DueEvent:
 
 async def schedule(database: Database, event: DelayedEvent, key: bytes | None, max_scheduled: int) -> Scheduled:
     """Store a new delayed event, unless its transaction is known (then that one's id is the answer)."""
+    record = _Schedule(
+        delay_id=event.delay_id,
+        shard=shard_of(event.delay_id),
+        user_id=event.user_id,
+        room_id=event.room_id,
+        type=event.type,
+        state_key=event.state_key,
+        content=event.content,
+        sticky_ms=event.sticky_ms,
+        key=key,
+        delay_ms=event.delay_ms,
+        max_scheduled=max_scheduled,
+    )
     for attempt in (1, 2):  # another process may store the same transaction meanwhile
-        [row] = await database.fetch(
-            _SCHEDULE, event.delay_id, shard_of(event.delay_id), event.user_id, event.room_id, event.type,
-            event.state_key, event.content, event.sticky_ms, key, event.delay_ms, max_scheduled,
-        )  # fmt: skip
+        [row] = await database.fetch(*_SCHEDULE.bind(record))
         delay_id = row["known"] or row["stored"]
         if delay_id is not None or not row["is_room"] or not row["is_free"] or attempt == 2:
             break
@@ -195,14 +236,14 @@ async def claim_due(write: FencedWrite, limit: int) -> tuple[list[DueEvent], int
 
     limit: of each shard. What was claimed and not finalised comes again after RETRY_AFTER_MS.
     """
-    row = await write(CLAIM_DUE, limit, RETRY_AFTER_MS)
+    row = await write(CLAIM_DUE, ClaimDue(limit=limit, retry_after_ms=RETRY_AFTER_MS))
     due = [DueEvent(replace(_event(tuple(record)[:9]), sending=True), record[9], record[10]) for record in row["due"]]
     return due, row["looked_at"]
 
 
 async def keep_share(write: FencedWrite) -> None:
     """Take free shards, or leave some, so that every living process of the job has as many."""
-    await write(KEEP_SHARE)
+    await write(KEEP_SHARE, NoParameters())
 
 
 async def _changed(database: Database, sql: str, delay_id: str, user_id: UserId | None) -> bool:

@@ -4,23 +4,39 @@ from collections.abc import Mapping
 
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
+from shared.storage.engine.statements import parameters
 
-#: $2 name of the process, $3 the lease of the incarnation that shall end, NULL: it goes on running without slots.
+
+@parameters
+class AskDrain:
+    """process: its name. leaving: the lease of the incarnation that is to end. None: it runs on without slots."""
+
+    process: str
+    leaving: int | None
+
+
+@parameters
+class EndDrain:
+    process: str
+
+
 ASK_DRAIN = fenced_statement(
     "ask_drain",
+    AskDrain,
     {
         "asked": """
-            INSERT INTO drains (process, lease) SELECT $2, $3::bigint FROM fence
+            INSERT INTO drains (process, lease) SELECT :process, :leaving::bigint FROM fence
             ON CONFLICT (process) DO UPDATE SET lease = excluded.lease, asked_at = clock_timestamp()
             RETURNING 1
         """
     },
 )
 
-#: $2 name of the process. The answer says whether there was anything to take back.
+#: `ended` in the answer is 0 if there was no such drain.
 END_DRAIN = fenced_statement(
     "end_drain",
-    {"ended": "DELETE FROM drains USING fence WHERE process = $2 RETURNING 1"},
+    EndDrain,
+    {"ended": "DELETE FROM drains USING fence WHERE process = :process RETURNING 1"},
     "(SELECT count(*) FROM ended) AS ended",
 )
 

@@ -13,6 +13,7 @@ import orjson
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.lost_commits import TIMELINE, lift_what_was_lost
 from shared.storage.engine.pool import Connection, Database
+from shared.storage.engine.statements import parameters
 
 # The counter row is updated by the inserting transaction, so numbers become visible in order: who reads `writers`
 # knows every writer up to the greatest that it sees.
@@ -243,11 +244,17 @@ async def get_writers(conn: Connection, above: int, named: Sequence[int]) -> tup
     ]
 
 
+@parameters
+class TakeDuty:
+    duty: str
+
+
 TAKE_DUTY = fenced_statement(
     "take_duty",
+    TakeDuty,
     {
-        "taken": """UPDATE duties SET holder = $1, epoch = epoch + 1 FROM fence
-                    WHERE duty = $2 AND holder IS NULL RETURNING epoch"""
+        "taken": """UPDATE duties SET holder = :lease, epoch = epoch + 1 FROM fence
+                    WHERE duty = :duty AND holder IS NULL RETURNING epoch"""
     },
     "(SELECT epoch FROM taken) AS epoch",
 )

@@ -1,10 +1,12 @@
 """Slots: which lease owns each of the 1024 parts of rooms, users and destinations. Architecture page, section 3."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
+from shared.storage.engine.statements import Integer, columns, parameters
 
 _SLOTS = """
     SELECT s.kind, s.slot, s.owner, s.epoch, s.next_owner, s.pinned,
@@ -14,27 +16,93 @@ _SLOTS = """
 _VERSION = "SELECT value FROM counters WHERE name = 'slots_version'"
 _ADDRESSES = "SELECT lease, address FROM leases WHERE NOT revoked"
 
-#: Whether this process leads: what only the leader may do takes its rows from here too.
-_LEADER = "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = $1"
+#: A row if this process leads. Parts that only the leader may run take their rows from here too.
+_LEADER = "SELECT 1 FROM fence JOIN duties ON duty = 'main' AND holder = :lease"
+
+
+@columns
+class SlotOwners:
+    """Slots, and for each the lease of an owner."""
+
+    slot: list[Integer]
+    owner: list[int]
+
+    @classmethod
+    def of(cls, owners: Mapping[int, int]) -> Self:
+        """Return the columns of a mapping from slots to leases."""
+        return cls(slot=list(owners), owner=list(owners.values()))
+
+
+@columns
+class SlotEpochs:
+    """Slots, and the epoch of each as its owner knows it."""
+
+    slot: list[Integer]
+    epoch: list[int]
+
+
+@columns
+class SlotsOfKinds:
+    kind: list[str]
+    slot: list[Integer]
+
+
+@parameters
+class AssignSlots:
+    kind: str
+    owners: SlotOwners
+
+
+@parameters
+class NameNextOwners:
+    kind: str
+    next_owners: SlotOwners
+
+
+@parameters
+class WithdrawNextOwners:
+    kind: str
+    slots: list[int]
+
+
+@parameters
+class GiveSlotsAway:
+    kind: str
+    slots: SlotEpochs
+
+
+@parameters
+class PlaceSlot:
+    """next_owner: its lease. A slot that it owns already is only pinned."""
+
+    kind: str
+    slot: int
+    next_owner: int
+
+
+@parameters
+class UnpinSlots:
+    slots: SlotsOfKinds
 
 
 def _new_version_if(part: str) -> str:
-    """The part that tells everybody to read the table again, if another part changed a row of it."""
+    """Return the part that makes every process read the table again, if another part changed a row of it."""
     return f"""
         UPDATE counters SET value = value + 1 FROM fence
         WHERE name = 'slots_version' AND EXISTS (SELECT 1 FROM {part})
     """
 
 
-#: The leader gives slots that nobody owns to living processes. $2 kind, $3 slots, $4 owners (arrays of one length).
+#: The leader gives slots without an owner to living processes.
 ASSIGN_SLOTS = fenced_statement(
     "assign_slots",
+    AssignSlots,
     {
         "leader": _LEADER,
         "given": """
             UPDATE slots s SET owner = u.owner, epoch = s.epoch + 1, next_owner = NULL
-            FROM fence, leader, unnest($3::int[], $4::bigint[]) AS u(slot, owner), leases l
-            WHERE s.kind = $2 AND s.slot = u.slot AND s.owner IS NULL AND l.lease = u.owner AND NOT l.revoked
+            FROM fence, leader, :owners AS u(:owners.columns), leases l
+            WHERE s.kind = :kind AND s.slot = u.slot AND s.owner IS NULL AND l.lease = u.owner AND NOT l.revoked
             RETURNING s.slot
         """,
         "version": _new_version_if("given"),
@@ -42,16 +110,16 @@ ASSIGN_SLOTS = fenced_statement(
     "(SELECT count(*) FROM leader) AS leads, (SELECT count(*) FROM given) AS given",
 )
 
-#: A planned move, step 1: the leader names the next owners. $2 kind, $3 slots, $4 next owners.
+#: A planned move, step 1: the leader names the next owners.
 NAME_NEXT_OWNERS = fenced_statement(
     "name_next_owners",
+    NameNextOwners,
     {
         "leader": _LEADER,
         "named": """
-            UPDATE slots s SET next_owner = u.next_owner
-            FROM fence, leader, unnest($3::int[], $4::bigint[]) AS u(slot, next_owner), leases l
-            WHERE s.kind = $2 AND s.slot = u.slot AND s.owner <> u.next_owner AND l.lease = u.next_owner
-              AND NOT l.revoked
+            UPDATE slots s SET next_owner = u.owner
+            FROM fence, leader, :next_owners AS u(:next_owners.columns), leases l
+            WHERE s.kind = :kind AND s.slot = u.slot AND s.owner <> u.owner AND l.lease = u.owner AND NOT l.revoked
             RETURNING s.slot
         """,
         "version": _new_version_if("named"),
@@ -59,29 +127,30 @@ NAME_NEXT_OWNERS = fenced_statement(
     "(SELECT count(*) FROM named) AS named",
 )
 
-#: The leader takes back what it named: the owner did not answer, or the next owner died. $2 kind, $3 slots.
+#: The leader takes its names back: the owner did not answer, or the next owner died.
 WITHDRAW_NEXT_OWNERS = fenced_statement(
     "withdraw_next_owners",
+    WithdrawNextOwners,
     {
         "leader": _LEADER,
         "withdrawn": """
             UPDATE slots SET next_owner = NULL FROM fence, leader
-            WHERE kind = $2 AND slot = ANY ($3::int[]) AND next_owner IS NOT NULL RETURNING slot
+            WHERE kind = :kind AND slot = ANY (:slots::int[]) AND next_owner IS NOT NULL RETURNING slot
         """,
         "version": _new_version_if("withdrawn"),
     },
 )
 
 #: Step 3: the owner itself gives its slots to the next owners, if nothing changed meanwhile.
-#: $2 kind, $3 slots, $4 their epochs as the owner knows them.
 GIVE_SLOTS_AWAY = fenced_statement(
     "give_slots_away",
+    GiveSlotsAway,
     {
         "given": """
             UPDATE slots s SET owner = s.next_owner, next_owner = NULL, epoch = s.epoch + 1
-            FROM fence, unnest($3::int[], $4::bigint[]) AS u(slot, epoch), leases l
-            WHERE s.kind = $2 AND s.slot = u.slot AND s.owner = $1 AND s.epoch = u.epoch AND l.lease = s.next_owner
-              AND NOT l.revoked
+            FROM fence, :slots AS u(:slots.columns), leases l
+            WHERE s.kind = :kind AND s.slot = u.slot AND s.owner = :lease AND s.epoch = u.epoch
+              AND l.lease = s.next_owner AND NOT l.revoked
             RETURNING s.slot
         """,
         "version": _new_version_if("given"),
@@ -89,15 +158,15 @@ GIVE_SLOTS_AWAY = fenced_statement(
     "(SELECT array_agg(slot) FROM given) AS given",
 )
 
-#: An operator names the next owner of a slot and pins it there. $2 kind, $3 slot, $4 next owner (who owns it already
-#: is only pinned). A move that is under way is not disturbed: nothing is placed then.
+#: An operator names the next owner of a slot and pins it there. A slot that is being moved is left alone.
 PLACE_SLOT = fenced_statement(
     "place_slot",
+    PlaceSlot,
     {
         "placed": """
-            UPDATE slots s SET next_owner = nullif($4::bigint, s.owner), pinned = true FROM fence, leases l
-            WHERE s.kind = $2 AND s.slot = $3::int AND s.owner IS NOT NULL AND s.next_owner IS NULL AND l.lease = $4
-              AND NOT l.revoked
+            UPDATE slots s SET next_owner = nullif(:next_owner::bigint, s.owner), pinned = true FROM fence, leases l
+            WHERE s.kind = :kind AND s.slot = :slot::int AND s.owner IS NOT NULL AND s.next_owner IS NULL
+              AND l.lease = :next_owner AND NOT l.revoked
             RETURNING s.slot
         """,
         "version": _new_version_if("placed"),
@@ -105,12 +174,13 @@ PLACE_SLOT = fenced_statement(
     "(SELECT count(*) FROM placed) AS placed",
 )
 
-#: Evening the load counts these slots again. $2 kinds, $3 slots (arrays of one length).
+#: Rebalancing may move these slots again.
 UNPIN_SLOTS = fenced_statement(
     "unpin_slots",
+    UnpinSlots,
     {
         "unpinned": """
-            UPDATE slots s SET pinned = false FROM fence, unnest($2::text[], $3::int[]) AS u(kind, slot)
+            UPDATE slots s SET pinned = false FROM fence, :slots AS u(:slots.columns)
             WHERE s.kind = u.kind AND s.slot = u.slot AND s.pinned RETURNING s.slot
         """,
         "version": _new_version_if("unpinned"),

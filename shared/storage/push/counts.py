@@ -1,16 +1,27 @@
-"""What events count: from a batch of them to the parameters of the statement, and from its answer to their totals.
+"""What events count: from a batch of them to the rows of the statement, and from its answer to their totals.
 
 The statement's parts are in `statement.py`; the rows' meaning in `migrations/0012_unread_counts.sql`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import asyncpg
 
+from shared.core.identifiers import UserId
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.core.rows import PushRedacted
-from shared.storage.engine.parameters import columns
+from shared.storage.push.statement import (
+    GroupChange,
+    GroupTotal,
+    OwnEvent,
+    PushException,
+    PushRows,
+    PushTotals,
+    RedactedEvent,
+    RedactedException,
+    RedactedTotal,
+)
 
 #: (group, notifies, highlights): running totals.
 Totals = tuple[tuple[int, int, int], ...]
@@ -48,46 +59,55 @@ def has_push_rows(event: _Counting) -> bool | None:
     return True if push.users or push.group_changes or event.redacts_nid is not None else None
 
 
-def message_args(events: Sequence[_Counting], own: Mapping[tuple[int, str, str], int]) -> list[Any]:
-    """Return the parameters of the parts that every batch has. own: (room_nid, user id, thread id) -> ordinal."""
-    marks = [(nid, user, thread, ordinal) for (nid, user, thread), ordinal in own.items()]
-    return [*columns(_counted(events), 6), *columns(marks, 4)]
+def push_totals(events: Sequence[_Counting], own: Mapping[tuple[int, UserId, str], int]) -> PushTotals:
+    """Return the rows of every batch. own: (room_nid, user id, thread id) -> ordinal."""
+    newest = [
+        OwnEvent(room_nid, user_id, thread_id, ordinal) for (room_nid, user_id, thread_id), ordinal in own.items()
+    ]
+    return PushTotals(counted=_group_totals(events), own=newest)
 
 
-def _counted(events: Sequence[_Counting]) -> list[tuple[int, int, str, int | None, int, int]]:
+def _group_totals(events: Sequence[_Counting]) -> list[GroupTotal]:
     sums: dict[tuple[int, int, str], tuple[int, int]] = {}
-    counted: list[tuple[int, int, str, int | None, int, int]] = []
+    totals = []
     for event in events:
-        outcome = event.push
-        for group, notifies, highlights in outcome.groups:
-            key = (event.room_nid, group, outcome.thread_id)
+        thread_id = event.push.thread_id
+        for group, notifies, highlights in event.push.groups:
+            key = (event.room_nid, group, thread_id)
             before = sums.get(key, (0, 0))
             now = sums[key] = (before[0] + notifies, before[1] + highlights)
-            counted.append((event.room_nid, group, outcome.thread_id, event.ordinal, *now))
-    return counted
+            totals.append(GroupTotal(event.room_nid, group, thread_id, event.ordinal, *now))
+    return totals
 
 
-def redaction_args(events: Sequence[_Counting], redacted: Sequence[tuple[int, int, int]]) -> list[list[Any]]:
-    """Return the redactions of stored events with the ordinals of those that redact."""
+def redacted_events(events: Sequence[_Counting], redacted: Sequence[tuple[int, int, int]]) -> list[RedactedEvent]:
+    """Return the redactions of stored events with the ordinals of the redactions.
+
+    redacted: (room_nid, redacted event, redaction).
+    """
     ordinals = {event.event_nid: event.ordinal for event in events} if redacted else {}
-    return columns([(*one, ordinals.get(one[2])) for one in redacted], 4)
+    return [RedactedEvent(room_nid, nid, by, ordinals.get(by)) for room_nid, nid, by in redacted]
 
 
-def state_args(events: Sequence[_Counting]) -> list[Any]:
-    """Return the parameters of exceptions, changes of group, and what is taken back in the batch that counted it."""
+def push_rows(events: Sequence[_Counting]) -> PushRows:
+    """Return exceptions, changes of group, and what is taken back in the batch that counted it."""
     ordinals = {event.event_nid: event.ordinal for event in events}
-    exceptions, moved, groups, users = [], [], [], []
+    exceptions: list[PushException] = []
+    group_changes: list[GroupChange] = []
+    totals: list[RedactedTotal] = []
+    users: list[RedactedException] = []
     for event in events:
-        nid, ordinal, outcome = event.room_nid, event.ordinal, event.push
-        moved += [(nid, user, ordinal, group) for user, group in outcome.group_changes]
-        thread = outcome.thread_id
+        nid, ordinal, thread_id = event.room_nid, event.ordinal, event.push.thread_id
+        group_changes += [GroupChange(nid, user, ordinal, group) for user, group in event.push.group_changes]
         by = None if event.redacted_by is None else ordinals.get(event.redacted_by)
         if by is None:
-            exceptions += [(nid, user, ordinal, thread, n, h) for user, n, h in outcome.users]
+            exceptions += [PushException(nid, user, ordinal, thread_id, n, h) for user, n, h in event.push.users]
         else:
-            groups += [(nid, group, ordinal, thread, n, h, by) for group, n, h in outcome.groups]
-            users += [(nid, ordinal, user, thread, n, h, by) for user, n, h in outcome.users]
-    return [*columns(exceptions, 6), *columns(moved, 4), *columns(groups, 7), *columns(users, 7)]
+            totals += [RedactedTotal(nid, group, ordinal, thread_id, n, h, by) for group, n, h in event.push.groups]
+            users += [RedactedException(nid, ordinal, user, thread_id, n, h, by) for user, n, h in event.push.users]
+    return PushRows(
+        exceptions=exceptions, group_changes=group_changes, redacted_totals=totals, redacted_exceptions=users
+    )
 
 
 def stored_counts(events: Sequence[_Counting], answer: asyncpg.Record) -> StoredCounts:

@@ -7,44 +7,72 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from shared.core.identifiers import UserId
+from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Source
+from shared.storage.engine.statements import parameters
 
-#: $2 user, $3 rules (JSON), $4 everywhere, $5 rooms, $6 position that the row must still have, 0 for "there
-#: is none". Uses the primary key of push_rules.
+
+@parameters
+class SetPushRules:
+    """rules: JSON.
+
+    everywhere: True if they say something about every room.
+    rooms: those that they say something about by name.
+    expected: the position that the row must still have. 0: no row.
+    """
+
+    user_id: UserId
+    rules: bytes
+    everywhere: bool
+    rooms: list[RoomId]
+    expected: int
+
+
+@parameters
+class SetIgnoredUsers:
+    """json: the account data, None for a deletion. expected: as in SetAccountData."""
+
+    user_id: UserId
+    json: bytes | None
+    ignored: list[UserId]
+    expected: int | None
+
+
+#: Uses the primary key of push_rules.
 SET_PUSH_RULES = fenced_statement(
     "set_push_rules",
+    SetPushRules,
     {
         "stored": """
             INSERT INTO push_rules AS t (user_id, rules, everywhere, rooms, writer, position)
-            SELECT $2, $3, $4, $5::text[], $1, nextval('stream_push_rules') FROM fence
+            SELECT :user_id, :rules, :everywhere, :rooms::text[], :lease, nextval('stream_push_rules') FROM fence
             ON CONFLICT (user_id) DO UPDATE
                 SET rules = excluded.rules, everywhere = excluded.everywhere, rooms = excluded.rooms,
                     writer = excluded.writer, position = excluded.position
-                WHERE excluded.position > t.position AND t.position = $6::bigint
+                WHERE excluded.position > t.position AND t.position = :expected::bigint
             RETURNING position, ignored
         """
     },
     "(SELECT position FROM stored) AS position, (SELECT ignored FROM stored) AS ignored",
 )
-#: What `SET_ACCOUNT_DATA` does for m.ignored_user_list, and what the list says into push_rules, both or neither.
-#: $2 user, $3 JSON or NULL, $4 ignored users, $5 as $6 of SET_ACCOUNT_DATA. Uses the primary keys of
-#: account_data and push_rules.
+#: Stores m.ignored_user_list as `SET_ACCOUNT_DATA` does, and its users in push_rules: both or neither.
+#: Uses the primary keys of account_data and push_rules.
 SET_IGNORED_USERS = fenced_statement(
     "set_ignored_users",
+    SetIgnoredUsers,
     {
         "stored": """
             INSERT INTO account_data AS t (user_id, room_id, type, json, writer, position)
-            SELECT $2, '', 'm.ignored_user_list', $3, $1, nextval('stream_account_data') FROM fence
+            SELECT :user_id, '', 'm.ignored_user_list', :json, :lease, nextval('stream_account_data') FROM fence
             ON CONFLICT (user_id, room_id, type) DO UPDATE
                 SET json = excluded.json, writer = excluded.writer, position = excluded.position
-                WHERE excluded.position > t.position AND ($5::bigint IS NULL OR t.position = $5)
+                WHERE excluded.position > t.position AND (:expected::bigint IS NULL OR t.position = :expected)
             RETURNING position
         """,
         "ignored": """
             INSERT INTO push_rules AS t (user_id, ignored, writer, position)
-            SELECT $2, $4::text[], $1, nextval('stream_push_rules') FROM fence JOIN stored ON true
+            SELECT :user_id, :ignored::text[], :lease, nextval('stream_push_rules') FROM fence JOIN stored ON true
             ON CONFLICT (user_id) DO UPDATE
                 SET ignored = excluded.ignored, writer = excluded.writer, position = excluded.position
                 WHERE excluded.position > t.position

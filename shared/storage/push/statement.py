@@ -1,20 +1,115 @@
-"""What events count, as parts of the statement that stores them (`events/statement.py`, which numbers the parameters).
+"""What events count, as parts of the statement that stores them (`events/statement.py`).
 
-Running totals are worked out inside the statement, from the last row of the group in that thread: whoever writes needs
-no totals in memory, so a room that moves, or a batch that is taken apart, can't make them wrong. The rows' owner alone
-writes them, one statement at a time, and a statement built on an old copy of the room is refused by its ordinals.
+Running totals are worked out inside the statement, from the last row of the group in that thread. The writer keeps no
+totals in memory, so a room that moves, or a batch that is taken apart, cannot make them wrong. Only the room's owner
+writes these rows, one statement at a time, and a statement built on an old copy of the room is refused by its ordinals.
+
+The statement has these parameters: `push` (PushTotals), `redactions` (rows of RedactedEvent) and, unless it stores
+messages only, `push_rows` (PushRows).
 """
 
-from shared.storage.engine.parameters import unnest
+from collections.abc import Sequence
+from typing import NamedTuple
 
-#: $30 to $35, in the events' order. notifies, highlights: the sum of what the batch has counted there up to this row.
-#: The last row is found in the primary key of push_counters; rows keep their order (the caller looks at it).
-_COUNTED = f"""
+from shared.core.identifiers import UserId
+from shared.storage.engine.statements import SmallInt, parameters
+
+
+class GroupTotal(NamedTuple):
+    """What an event counts for a group. notifies, highlights: the batch's sum for group and thread up to this row."""
+
+    room_nid: int
+    group_id: int
+    thread_id: str
+    ordinal: int | None
+    notifies: int
+    highlights: int
+
+
+class OwnEvent(NamedTuple):
+    """A user's newest event in a thread."""
+
+    room_nid: int
+    user_id: UserId
+    thread_id: str
+    ordinal: int
+
+
+@parameters
+class PushTotals:
+    """counted: in the events' order. own: one row per room, user and thread."""
+
+    counted: Sequence[GroupTotal]
+    own: Sequence[OwnEvent]
+
+
+class RedactedEvent(NamedTuple):
+    """An event that was stored before, and the event of the batch that redacts it.
+
+    by_ordinal: the ordinal of the redaction. None: it has none, so no reader would hear of it, and what the event had
+    counted stays.
+    """
+
+    room_nid: int
+    event_nid: int
+    redacted_by: int
+    by_ordinal: int | None
+
+
+class PushException(NamedTuple):
+    room_nid: int
+    user_id: UserId
+    ordinal: int | None
+    thread_id: str
+    notifies: SmallInt
+    highlights: SmallInt
+
+
+class GroupChange(NamedTuple):
+    room_nid: int
+    user_id: UserId
+    from_ordinal: int | None
+    group_id: int
+
+
+class RedactedTotal(NamedTuple):
+    """What an event counted for a group, if the batch that stores it redacts it too."""
+
+    room_nid: int
+    group_id: int
+    ordinal: int | None
+    thread_id: str
+    notifies: SmallInt
+    highlights: SmallInt
+    by_ordinal: int
+
+
+class RedactedException(NamedTuple):
+    """The same for one user."""
+
+    room_nid: int
+    ordinal: int | None
+    user_id: UserId
+    thread_id: str
+    notifies: SmallInt
+    highlights: SmallInt
+    by_ordinal: int
+
+
+@parameters
+class PushRows:
+    exceptions: Sequence[PushException]
+    group_changes: Sequence[GroupChange]
+    redacted_totals: Sequence[RedactedTotal]
+    redacted_exceptions: Sequence[RedactedException]
+
+
+#: The last row is found in the primary key of push_counters; rows keep their order (the caller checks it).
+_COUNTED = """
     INSERT INTO push_counters (room_nid, group_id, thread_id, ordinal, notifies, highlights)
     SELECT u.room_nid, u.group_id, u.thread_id, u.ordinal,
            u.notifies + coalesce(l.notifies, 0), u.highlights + coalesce(l.highlights, 0)
-    FROM fence, {unnest(30, "bigint", "bigint", "text", "bigint", "bigint", "bigint")}
-      AS u(room_nid, group_id, thread_id, ordinal, notifies, highlights)
+    FROM fence, :push.counted AS u(:push.counted.columns)
     LEFT JOIN LATERAL (
         SELECT c.notifies, c.highlights FROM push_counters c
         WHERE c.room_nid = u.room_nid AND c.group_id = u.group_id AND c.thread_id = u.thread_id
@@ -22,27 +117,19 @@ _COUNTED = f"""
     ) AS l ON true
     RETURNING ordinal, notifies, highlights
 """
-#: $36 to $39, one row per key.
-_OWN = f"""
-    INSERT INTO push_own (room_nid, user_id, thread_id, ordinal)
-    SELECT u.room_nid, u.user_id, u.thread_id, u.ordinal
-    FROM fence, {unnest(36, "bigint", "text", "text", "bigint")} AS u(room_nid, user_id, thread_id, ordinal)
+_OWN = """
+    INSERT INTO push_own (:push.own.columns)
+    SELECT u.* FROM fence, :push.own AS u(:push.own.columns)
     ON CONFLICT (room_nid, user_id, thread_id) DO UPDATE SET ordinal = excluded.ordinal
 """
-#: $52 to $55: events that were stored before, redacted by an event of the batch; by_ordinal: its ordinal, NULL where it
-#: has none: then no reader would hear of it, and what the event had counted stays.
-REDACTIONS = unnest(52, "bigint", "bigint", "bigint", "bigint") + " AS u(room_nid, event_nid, redacted_by, by_ordinal)"
-#: $66 to $71.
-_EXCEPTIONS = f"""
-    INSERT INTO push_exceptions (room_nid, user_id, ordinal, thread_id, notifies, highlights)
-    SELECT u.* FROM fence, {unnest(66, "bigint", "text", "bigint", "text", "smallint", "smallint")}
-      AS u(room_nid, user_id, ordinal, thread_id, notifies, highlights)
+REDACTIONS = ":redactions AS u(:redactions.columns)"
+_EXCEPTIONS = """
+    INSERT INTO push_exceptions (:push_rows.exceptions.columns)
+    SELECT u.* FROM fence, :push_rows.exceptions AS u(:push_rows.exceptions.columns)
 """
-#: $72 to $75.
-_MEMBERS = f"""
-    INSERT INTO push_members (room_nid, user_id, from_ordinal, group_id)
-    SELECT u.* FROM fence, {unnest(72, "bigint", "text", "bigint", "bigint")}
-      AS u(room_nid, user_id, from_ordinal, group_id)
+_GROUP_CHANGES = """
+    INSERT INTO push_members (:push_rows.group_changes.columns)
+    SELECT u.* FROM fence, :push_rows.group_changes AS u(:push_rows.group_changes.columns)
 """
 #: What the redacted events had counted: their totals less those before. Uses the primary keys of events and
 #: push_counters. A second redaction takes nothing back.
@@ -61,12 +148,10 @@ _TAKEN_BACK = f"""
     ) AS l ON true
     WHERE u.by_ordinal IS NOT NULL
 """
-#: $76 to $82: of events that were redacted in the batch that stored them.
-_REDACTED = f"""
-    INSERT INTO push_redacted (room_nid, group_id, ordinal, thread_id, notifies, highlights, by_ordinal)
+_REDACTED = """
+    INSERT INTO push_redacted (:push_rows.redacted_totals.columns)
     SELECT t.* FROM fence, (
-        SELECT * FROM taken_back
-        UNION ALL SELECT * FROM {unnest(76, "bigint", "bigint", "bigint", "text", "smallint", "smallint", "bigint")}
+        SELECT * FROM taken_back UNION ALL SELECT * FROM :push_rows.redacted_totals
     ) AS t
 """
 #: Uses the primary key of events, push_exceptions_by_ordinal.
@@ -76,12 +161,10 @@ _EXCEPTIONS_TAKEN_BACK = f"""
     WHERE u.by_ordinal IS NOT NULL AND x.room_nid = e.room_nid AND x.ordinal = e.ordinal
     RETURNING x.room_nid, x.ordinal, x.user_id, x.thread_id, x.notifies, x.highlights, u.by_ordinal
 """
-#: $83 to $89: as above.
-_REDACTED_USERS = f"""
-    INSERT INTO push_redacted_users (room_nid, ordinal, user_id, thread_id, notifies, highlights, by_ordinal)
+_REDACTED_USERS = """
+    INSERT INTO push_redacted_users (:push_rows.redacted_exceptions.columns)
     SELECT t.* FROM fence, (
-        SELECT * FROM users_taken_back
-        UNION ALL SELECT * FROM {unnest(83, "bigint", "bigint", "text", "text", "smallint", "smallint", "bigint")}
+        SELECT * FROM users_taken_back UNION ALL SELECT * FROM :push_rows.redacted_exceptions
     ) AS t
 """
 
@@ -92,7 +175,7 @@ MESSAGE_RESULT = (
 )
 STATE_PARTS = {
     "exceptions": _EXCEPTIONS,
-    "push_members": _MEMBERS,
+    "push_members": _GROUP_CHANGES,
     "taken_back": _TAKEN_BACK,
     "push_redacted": _REDACTED,
     "users_taken_back": _EXCEPTIONS_TAKEN_BACK,

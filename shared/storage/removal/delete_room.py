@@ -18,7 +18,10 @@ from shared.core.errors import SkepError
 from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import FencedStatement, FencedWrite, fenced_statement
 from shared.storage.engine.pool import Source
-from shared.storage.events.statement import REJECTED
+from shared.storage.engine.statements import parameters
+from shared.storage.events.batch import (
+    REJECTED,
+)
 from shared.storage.removal.purge import BATCH_ROWS
 from shared.storage.removal.unused_snapshots import reclaim_all_of_room
 
@@ -34,19 +37,44 @@ ROOM_TABLES = (
 #: The event that takes the ordinal. Numbers of real events begin at 1; position 0 is before every stream's begin.
 _MARK_NID = 0
 
-#: $2 room id, $3 whether local members matter not. Uses rooms_room_id_key, the primary key of memberships,
+
+@parameters
+class MarkDeleted:
+    """force: True to mark the room though local users are joined."""
+
+    room_id: RoomId
+    force: bool
+
+
+@parameters
+class RowsOfRoom:
+    """rows: the most rows to delete."""
+
+    room_nid: int
+    rows: int
+
+
+@parameters
+class DeletedRoom:
+    room_nid: int
+
+
+#: Uses rooms_room_id_key, the primary key of memberships,
 #: events_room_nid_ordinal_key.
 MARK_DELETED = fenced_statement(
     "delete_room_mark",
+    MarkDeleted,
     {
-        "room": "SELECT r.room_nid FROM fence, rooms r WHERE r.room_id = $2 AND r.deleted_id IS NULL FOR UPDATE OF r",
+        "room": """
+            SELECT r.room_nid FROM fence, rooms r WHERE r.room_id = :room_id AND r.deleted_id IS NULL
+            FOR UPDATE OF r""",
         "joined": """
             SELECT m.user_id FROM room JOIN memberships m USING (room_nid)
             WHERE m.is_local AND m.membership = 'join' LIMIT 1""",
         "marked": """
             UPDATE rooms r SET deleted_id = r.room_id, room_id = 'deleted:' || r.room_nid, is_public = false,
                 purge_to = NULL
-            FROM fence, room WHERE r.room_nid = room.room_nid AND ($3 OR NOT EXISTS (SELECT FROM joined))
+            FROM fence, room WHERE r.room_nid = room.room_nid AND (:force OR NOT EXISTS (SELECT FROM joined))
             RETURNING r.room_nid""",
         "mark": f"""
             INSERT INTO events (room_nid, event_nid, event_id, writer, position, ordinal, depth, type, sender,
@@ -61,38 +89,39 @@ MARK_DELETED = fenced_statement(
 )
 
 
-def _delete_rows(table: str) -> FencedStatement:
-    """$2 the room, $3 at most so many rows."""
-    of_room = "t.room_id = (SELECT deleted_id FROM room)" if table == "account_data" else "t.room_nid = $2"
+def _delete_rows(table: str) -> FencedStatement[RowsOfRoom]:
+    of_room = "t.room_id = (SELECT deleted_id FROM room)" if table == "account_data" else "t.room_nid = :room_nid"
     but = f" AND t.event_nid <> {_MARK_NID}" if table == "events" else ""
     return fenced_statement(
         f"delete_room_{table}",
+        RowsOfRoom,
         {
-            "room": "SELECT r.deleted_id FROM rooms r WHERE r.room_nid = $2 AND r.deleted_id IS NOT NULL",
+            "room": "SELECT r.deleted_id FROM rooms r WHERE r.room_nid = :room_nid AND r.deleted_id IS NOT NULL",
             "gone": f"""
                 DELETE FROM {table} USING fence, room WHERE {table}.ctid = ANY(ARRAY(
-                    SELECT t.ctid FROM {table} t WHERE {of_room}{but} LIMIT $3 FOR UPDATE SKIP LOCKED))
+                    SELECT t.ctid FROM {table} t WHERE {of_room}{but} LIMIT :rows FOR UPDATE SKIP LOCKED))
                 RETURNING 1""",
         },
         "(SELECT count(*) FROM gone) AS deleted",
     )
 
 
-_STATEMENTS: Mapping[str, FencedStatement] = {
+_STATEMENTS: Mapping[str, FencedStatement[RowsOfRoom]] = {
     table: _delete_rows(table) for table in ROOM_TABLES if table != "state_snapshots"
 }
 _EMPTY = " AND ".join(
     f"NOT EXISTS (SELECT FROM {table} t WHERE "
-    + ("t.room_id = r.deleted_id" if table == "account_data" else "t.room_nid = $2")
+    + ("t.room_id = r.deleted_id" if table == "account_data" else "t.room_nid = :room_nid")
     + (f" AND t.event_nid <> {_MARK_NID}" if table == "events" else "")
     + ")"
     for table in ROOM_TABLES
 )
 DELETE_ROOM_ROW = fenced_statement(
     "delete_room_row",
+    DeletedRoom,
     {
         "empty": f"""
-            SELECT r.room_nid FROM fence, rooms r WHERE r.room_nid = $2 AND r.deleted_id IS NOT NULL AND {_EMPTY}
+            SELECT r.room_nid FROM fence, rooms r WHERE r.room_nid = :room_nid AND r.deleted_id IS NOT NULL AND {_EMPTY}
             FOR UPDATE OF r""",
         "unmarked": f"""
             DELETE FROM events e USING fence, empty
@@ -135,7 +164,7 @@ async def mark_room_deleted(write: FencedWrite, room_id: RoomId, *, force: bool 
     force: though local users are joined; they lose the room without a word. None: there is no such room (any more).
     Raises RoomHasMembers; asyncpg's UniqueViolationError when the room was written at the same moment: call again.
     """
-    row = await write(MARK_DELETED, room_id, force)
+    row = await write(MARK_DELETED, MarkDeleted(room_id=room_id, force=force))
     if row["room_nid"] is not None and not row["marked"]:
         raise RoomHasMembers(room_id, row["joined"])
     room_nid: int | None = row["room_nid"]
@@ -163,8 +192,8 @@ async def delete_room_batches(write: FencedWrite, room_nid: int, *, rows: int = 
     for statement in _STATEMENTS.values():
         deleted = 1
         while deleted:
-            deleted = (await write(statement, room_nid, rows))["deleted"]
+            deleted = (await write(statement, RowsOfRoom(room_nid=room_nid, rows=rows)))["deleted"]
             yield deleted
     async for deleted in reclaim_all_of_room(write, room_nid, rows=rows):
         yield deleted
-    yield (await write(DELETE_ROOM_ROW, room_nid))["deleted"]
+    yield (await write(DELETE_ROOM_ROW, DeletedRoom(room_nid=room_nid)))["deleted"]

@@ -26,10 +26,10 @@ A crash at any time, or two callers at once, do no harm: the columns of `rooms` 
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from shared.storage.engine.fenced import FencedStatement, FencedWrite
 from shared.storage.engine.pool import Source
+from shared.storage.engine.statements import Parameters
 from shared.storage.removal.purge_counts import purge_push_batches
 from shared.storage.removal.purge_statements import (
     COMPACT_LINE,
@@ -40,6 +40,13 @@ from shared.storage.removal.purge_statements import (
     START_PURGE,
     START_RETENTION,
     SWEEP_RETIRED,
+    FinishPurge,
+    PurgeRows,
+    RoomWithRetention,
+    SettledRows,
+    StartPurge,
+    StartRetention,
+    SweepRetired,
 )
 from shared.storage.removal.unused_snapshots import reclaim_all_of_room
 
@@ -105,7 +112,8 @@ async def start_purge(
 
     keep_events: so many of the latest events stay, at least one. None: there is nothing to purge, or no such room.
     """
-    row = await write(START_PURGE, room_nid, before_ordinal, keep_events)
+    record = StartPurge(room_nid=room_nid, before_ordinal=before_ordinal, keep_events=keep_events)
+    row = await write(START_PURGE, record)
     purge_to: int | None = row["purge_to"]
     return purge_to
 
@@ -118,9 +126,13 @@ async def start_retention(
     before_ms: room -> what is older may go. An event goes when it and all before it are older; one call begins with at
     most 10,000 of a room. A room with a purge under way is left out.
     """
-    row = await write(
-        START_RETENTION, list(before_ms), list(before_ms.values()), now_ms, _RETENTION_WINDOW, keep_events
+    record = StartRetention(
+        rooms=[RoomWithRetention(*item) for item in before_ms.items()],
+        now_ms=now_ms,
+        window=_RETENTION_WINDOW,
+        keep_events=keep_events,
     )
+    row = await write(START_RETENTION, record)
     return row["room_nids"] or []
 
 
@@ -133,18 +145,19 @@ async def purge_batches(
     first: then `get_rooms_to_purge` still names the room.
     """
     for statement in (RETIRE_HISTORY, DELETE_ASIDE, RETIRE_LIVE):
-        async for deleted in _repeat(write, statement, room_nid, rows):
+        async for deleted in _repeat(write, statement, PurgeRows(room_nid=room_nid, rows=rows)):
             yield deleted
     async for deleted in purge_push_batches(write, room_nid, rows):
         yield deleted
     # Only now are the snapshots of what went unused, and no reason any more to keep the line from their base on.
     async for deleted in reclaim_all_of_room(write, room_nid, rows=rows):
         yield deleted
-    async for deleted in _repeat(write, COMPACT_LINE, room_nid, rows, settle_s):
+    settled = SettledRows(room_nid=room_nid, rows=rows, settle_s=settle_s)
+    async for deleted in _repeat(write, COMPACT_LINE, settled):
         yield deleted
     async for deleted in _sweep(write, room_nid, rows, settle_s):
         yield deleted
-    await write(FINISH_PURGE, room_nid, settle_s)
+    await write(FINISH_PURGE, FinishPurge(room_nid=room_nid, settle_s=settle_s))
 
 
 async def _sweep(write: FencedWrite, room_nid: int, rows: int, settle_s: float) -> AsyncIterator[int]:
@@ -153,7 +166,8 @@ async def _sweep(write: FencedWrite, room_nid: int, rows: int, settle_s: float) 
         in_walk = 0
         last_nid: int | None = 0
         while last_nid is not None:
-            row = await write(SWEEP_RETIRED, room_nid, rows, settle_s, last_nid)
+            record = SweepRetired(room_nid=room_nid, rows=rows, settle_s=settle_s, after_nid=last_nid)
+            row = await write(SWEEP_RETIRED, record)
             last_nid = row["last_nid"]
             in_walk += row["deleted"]
             yield row["deleted"]
@@ -161,9 +175,9 @@ async def _sweep(write: FencedWrite, room_nid: int, rows: int, settle_s: float) 
             return
 
 
-async def _repeat(write: FencedWrite, statement: FencedStatement, *args: Any) -> AsyncIterator[int]:
+async def _repeat(write: FencedWrite, statement: FencedStatement[Parameters], record: Parameters) -> AsyncIterator[int]:
     remaining = True
     while remaining:
-        row = await write(statement, *args)
+        row = await write(statement, record)
         remaining = row["remaining"]
         yield row["deleted"]

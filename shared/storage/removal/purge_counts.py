@@ -2,38 +2,47 @@
 
 Of each group and thread one total stays of all that was purged, at ordinal 0: whoever had read nothing of the purged
 events counts from there, as if he had. Nobody needs to know that there was a purge.
-
-$1: the lease; $2: the room; $3: at most about so many rows.
 """
 
 from collections.abc import AsyncIterator
 
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
-from shared.storage.removal.purge_statements import UNDER_WAY
+from shared.storage.engine.statements import parameters
+from shared.storage.removal.purge_statements import UNDER_WAY, PurgeRows
+
+
+@parameters
+class CompactCounters(PurgeRows):
+    """group_id, thread_id, ordinal: rows after this one only."""
+
+    group_id: int
+    thread_id: str
+    ordinal: int
+
 
 _FIRST = (-(2**63), "", -1)  # before every row
-
-#: $4, $5, $6: rows behind this group, thread and ordinal only. A row at a time stays the last one of its group and
+#: A row at a time stays the last one of its group and
 #: thread, and the last one never changes its totals: writers may add theirs meanwhile. Uses the primary key.
 COMPACT_COUNTERS = fenced_statement(
     "purge_push_counters",
+    CompactCounters,
     {
         "page": f"""
             SELECT c.group_id, c.thread_id, c.ordinal, c.notifies, c.highlights, r.first_ordinal
-            FROM ({UNDER_WAY}) AS r JOIN push_counters c ON c.room_nid = $2
-             AND (c.group_id, c.thread_id, c.ordinal) > ($4::bigint, $5::text, $6::bigint)
-            ORDER BY c.group_id, c.thread_id, c.ordinal LIMIT $3""",
+            FROM ({UNDER_WAY}) AS r JOIN push_counters c ON c.room_nid = :room_nid
+             AND (c.group_id, c.thread_id, c.ordinal) > (:group_id::bigint, :thread_id::text, :ordinal::bigint)
+            ORDER BY c.group_id, c.thread_id, c.ordinal LIMIT :rows""",
         "due": "SELECT * FROM page WHERE ordinal > 0 AND ordinal < first_ordinal",
         "based": """
             INSERT INTO push_counters (room_nid, group_id, thread_id, ordinal, notifies, highlights)
-            SELECT DISTINCT ON (d.group_id, d.thread_id) $2::bigint, d.group_id, d.thread_id, 0, d.notifies,
+            SELECT DISTINCT ON (d.group_id, d.thread_id) :room_nid::bigint, d.group_id, d.thread_id, 0, d.notifies,
                    d.highlights
             FROM fence, due d ORDER BY d.group_id, d.thread_id, d.ordinal DESC
             ON CONFLICT (room_nid, group_id, thread_id, ordinal) DO UPDATE
             SET notifies = excluded.notifies, highlights = excluded.highlights""",
         "gone": """
             DELETE FROM push_counters c USING fence, due d
-            WHERE c.room_nid = $2 AND c.group_id = d.group_id AND c.thread_id = d.thread_id
+            WHERE c.room_nid = :room_nid AND c.group_id = d.group_id AND c.thread_id = d.thread_id
               AND c.ordinal = d.ordinal RETURNING 1""",
     },
     "(SELECT count(*) FROM gone) AS deleted,"
@@ -45,15 +54,16 @@ COMPACT_COUNTERS = fenced_statement(
 def _delete_before(table: str, columns: str) -> str:
     return f"""
         DELETE FROM {table} t USING fence, room r
-        WHERE t.room_nid = $2 AND ({columns}) IN (
+        WHERE t.room_nid = :room_nid AND ({columns}) IN (
             SELECT {columns.replace("t.", "x.")} FROM {table} x
-            WHERE x.room_nid = $2 AND x.ordinal < r.first_ordinal LIMIT $3)
+            WHERE x.room_nid = :room_nid AND x.ordinal < r.first_ordinal LIMIT :rows)
         RETURNING 1"""
 
 
 #: Uses push_exceptions_by_ordinal and the primary keys: a room has few redactions.
 DELETE_PUSH_ROWS = fenced_statement(
     "purge_push_rows",
+    PurgeRows,
     {
         "room": UNDER_WAY,
         "exceptions": _delete_before("push_exceptions", "t.user_id, t.ordinal"),
@@ -68,10 +78,12 @@ async def purge_push_batches(write: FencedWrite, room_nid: int, rows: int) -> As
     """Take away what purged events counted. Yields after each statement how many rows it deleted."""
     last: tuple[int, str, int] | None = _FIRST
     while last is not None:
-        row = await write(COMPACT_COUNTERS, room_nid, rows, *last)
+        group_id, thread_id, ordinal = last
+        record = CompactCounters(room_nid=room_nid, rows=rows, group_id=group_id, thread_id=thread_id, ordinal=ordinal)
+        row = await write(COMPACT_COUNTERS, record)
         last = row["last"]
         yield row["deleted"]
     deleted = 1
     while deleted:
-        deleted = (await write(DELETE_PUSH_ROWS, room_nid, rows))["deleted"]
+        deleted = (await write(DELETE_PUSH_ROWS, PurgeRows(room_nid=room_nid, rows=rows)))["deleted"]
         yield deleted

@@ -13,20 +13,40 @@ from typing import NamedTuple
 import asyncpg
 
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
+from shared.storage.engine.statements import parameters
 
-#: $2, $3: greater (room, number) only; $4: rooms up to this one; $5: look at so many; $6: whether to delete.
+
+@parameters
+class Reclaim:
+    """A page of a walk through the snapshots.
+
+    room_nid, nid: snapshots after this one only.
+    last_room_nid: rooms up to this one.
+    rows: so many snapshots are looked at.
+    deletes: True to delete the unused ones.
+    """
+
+    room_nid: int
+    nid: int
+    last_room_nid: int
+    rows: int
+    deletes: bool
+
+
 #: Uses the primary key of state_snapshots, events_by_snapshot, state_snapshots_by_parent; OFFSET 0 keeps them from
 #: becoming joins with whole tables.
 RECLAIM = fenced_statement(
     "reclaim_snapshots",
+    Reclaim,
     {
         "page": """
             SELECT s.room_nid, s.nid FROM fence, state_snapshots s
-            WHERE (s.room_nid, s.nid) > ($2, $3) AND s.room_nid <= $4 ORDER BY s.room_nid, s.nid LIMIT $5""",
+            WHERE (s.room_nid, s.nid) > (:room_nid, :nid) AND s.room_nid <= :last_room_nid
+            ORDER BY s.room_nid, s.nid LIMIT :rows""",
         "last": "SELECT room_nid, nid FROM page ORDER BY room_nid DESC, nid DESC LIMIT 1",
         "unused": """
             SELECT s.ctid FROM fence, state_snapshots s
-            WHERE $6 AND (s.room_nid, s.nid) > ($2, $3)
+            WHERE :deletes AND (s.room_nid, s.nid) > (:room_nid, :nid)
               AND (s.room_nid, s.nid) <= ((SELECT room_nid FROM last), (SELECT nid FROM last))
               AND NOT EXISTS (SELECT FROM events e WHERE e.room_nid = s.room_nid AND e.state_nid = s.nid OFFSET 0)
               AND NOT EXISTS (SELECT FROM state_snapshots c WHERE c.room_nid = s.room_nid AND c.parent = s.nid OFFSET 0)
@@ -78,7 +98,8 @@ async def _reclaim(write: FencedWrite, after: Place, last_room: int, rows: int) 
     deletes = True
     while True:
         try:
-            row = await write(RECLAIM, after.room_nid, after.nid, last_room, rows, deletes)
+            page = Reclaim(room_nid=after.room_nid, nid=after.nid, last_room_nid=last_room, rows=rows, deletes=deletes)
+            row = await write(RECLAIM, page)
         except asyncpg.ForeignKeyViolationError:
             # One was named between our look and its deletion: half as many next, and that one alone is passed over.
             deletes = rows > 1

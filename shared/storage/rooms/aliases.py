@@ -1,6 +1,6 @@
 """Room aliases of this server: resolved, made, deleted and listed.
 
-An alias made with its room is stored by `shared.storage.events.batch.commit_events`.
+An alias made with its room is stored by `shared.storage.events.commit.commit_events`.
 """
 
 from collections.abc import Collection, Mapping

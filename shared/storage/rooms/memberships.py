@@ -9,15 +9,24 @@ from shared.core.heroes import ABSENT, MAX_HEROES, PRESENT, Member
 from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Database, Source
+from shared.storage.engine.statements import parameters
 from shared.storage.user_data.account_data import blocks_invites
 
-#: $2 room, $3 user. Nothing of it is in a stream: the user's own clients drop the room when they ask.
+
+@parameters
+class ForgetRoom:
+    room_nid: int
+    user_id: UserId
+
+
+#: No stream has this: the user's clients drop the room when they ask for it.
 FORGET_ROOM = fenced_statement(
     "forget_room",
+    ForgetRoom,
     {
         "forgotten": """
             UPDATE memberships SET forgotten = true FROM fence
-            WHERE room_nid = $2 AND user_id = $3 AND membership IN ('leave', 'ban')
+            WHERE room_nid = :room_nid AND user_id = :user_id AND membership IN ('leave', 'ban')
             RETURNING 1
         """
     },
@@ -79,7 +88,7 @@ _MAX_SOME_MEMBERS = 20_000
 
 async def forget_room(write: FencedWrite, room_nid: int, user_id: UserId) -> bool:
     """Mark the room as forgotten by the user; False when he has not left it. Raises Fenced."""
-    row = await write(FORGET_ROOM, room_nid, user_id)
+    row = await write(FORGET_ROOM, ForgetRoom(room_nid=room_nid, user_id=user_id))
     return bool(row["forgotten"])
 
 

@@ -12,39 +12,73 @@ import orjson
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Database
+from shared.storage.engine.statements import column_names, parameters
 
-_COLUMNS = (
-    "old_room_id, new_room_id, new_version, upgrader, create_event_id, create_event, tombstone_event_id, tombstone,"
-    " ended"
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomUpgrade:
+    """An upgrade of a room.
+
+    create_event: the new room's, signed
+    tombstone: the old room's, signed; None where its id could not be known before the new room's
+    ended: True when everything is done
+    """
+
+    old_room_id: RoomId
+    new_room_id: RoomId
+    new_version: str
+    upgrader: UserId
+    create_event_id: EventId
+    create_event: bytes
+    tombstone_event_id: EventId | None
+    tombstone: bytes | None
+    ended: bool
+
+
+@parameters
+class ReplacedRoom:
+    old_room_id: RoomId
+    new_room_id: RoomId
+
+
+@parameters
+class EndUpgrade(ReplacedRoom):
+    """upgrader: their settings follow them now."""
+
+    upgrader: UserId
+
+
+_COLUMNS = ", ".join(column_names(RoomUpgrade))
 #: Uses the primary key, and room_upgrades_new_room_id_key.
 _GET = f"SELECT {_COLUMNS} FROM room_upgrades WHERE old_room_id = $1"
 _GET_BY_NEW = f"SELECT {_COLUMNS} FROM room_upgrades WHERE new_room_id = $1"
 
-#: $2 to $9 as the columns, without `ended`. An upgrade that is under way stays; one that ended gives way.
+#: An upgrade that is under way stays. One that has ended is replaced.
 BEGIN_UPGRADE = fenced_statement(
     "begin_room_upgrade",
+    RoomUpgrade,
     {
         "begun": f"""
             INSERT INTO room_upgrades ({_COLUMNS}, look_at)
-            SELECT $2, $3, $4, $5, $6, $7, $8, $9, false, clock_timestamp() + interval '10 seconds' FROM fence
+            SELECT :{", :".join(column_names(RoomUpgrade))}, clock_timestamp() + interval '10 seconds' FROM fence
             ON CONFLICT (old_room_id) DO UPDATE
             SET new_room_id = excluded.new_room_id, new_version = excluded.new_version, upgrader = excluded.upgrader,
                 create_event_id = excluded.create_event_id, create_event = excluded.create_event,
-                tombstone_event_id = excluded.tombstone_event_id, tombstone = excluded.tombstone, ended = false,
-                created_at = excluded.created_at, look_at = excluded.look_at, looks = 0
+                tombstone_event_id = excluded.tombstone_event_id, tombstone = excluded.tombstone,
+                ended = excluded.ended, created_at = excluded.created_at, look_at = excluded.look_at, looks = 0
             WHERE room_upgrades.ended RETURNING 1
         """
     },
     "(SELECT count(*) FROM begun) AS begun",
 )
-#: $2 old room id, $3 new room id. Again is no matter. Uses rooms_room_id_key, room_aliases_by_room.
+#: May be repeated. Uses rooms_room_id_key, room_aliases_by_room.
 MOVE_NAMES = fenced_statement(
     "move_names_of_room",
+    ReplacedRoom,
     {
         "rooms_of": """
             SELECT old.room_nid AS old_nid, new.room_nid AS new_nid, old.is_public
-            FROM fence, rooms old, rooms new WHERE old.room_id = $2 AND new.room_id = $3
+            FROM fence, rooms old, rooms new WHERE old.room_id = :old_room_id AND new.room_id = :new_room_id
         """,
         "moved": """
             UPDATE room_aliases a SET room_nid = o.new_nid FROM fence, rooms_of o WHERE a.room_nid = o.old_nid
@@ -55,24 +89,22 @@ MOVE_NAMES = fenced_statement(
         """,
     },
 )
-#: $2 old room id, $3 new room id, $4 the upgrader, whose settings follow him now. Uses the primary keys.
+_OPEN = "old_room_id = :old_room_id AND new_room_id = :new_room_id AND NOT ended"
+#: Uses the primary keys.
 END_UPGRADE = fenced_statement(
     "end_room_upgrade",
+    EndUpgrade,
     {
-        "ended": """
-            UPDATE room_upgrades SET ended = true FROM fence
-            WHERE old_room_id = $2 AND new_room_id = $3 AND NOT ended RETURNING 1
-        """,
+        "ended": f"UPDATE room_upgrades SET ended = true FROM fence WHERE {_OPEN} RETURNING 1",
         "settings": """
             INSERT INTO settings_to_copy (user_id, new_room_id, old_room_id, look_at)
-            SELECT $4, $3, $2, clock_timestamp() FROM fence, ended ON CONFLICT DO NOTHING
+            SELECT :upgrader, :new_room_id, :old_room_id, clock_timestamp() FROM fence, ended ON CONFLICT DO NOTHING
         """,
     },
 )
-#: $2 old room id, $3 new room id: it cannot be brought to its end.
+#: For an upgrade that can never be finished.
 DROP_UPGRADE = fenced_statement(
-    "drop_room_upgrade",
-    {"gone": "DELETE FROM room_upgrades USING fence WHERE old_room_id = $2 AND new_room_id = $3 AND NOT ended"},
+    "drop_room_upgrade", ReplacedRoom, {"gone": f"DELETE FROM room_upgrades USING fence WHERE {_OPEN}"}
 )
 
 #: Uses the primary keys of current_state and events.
@@ -108,26 +140,6 @@ _IS_SUCCESSOR = """
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomUpgrade:
-    """An upgrade of a room.
-
-    create_event: the new room's, signed
-    tombstone: the old room's, signed; None where its id could not be known before the new room's
-    ended: True when everything is done
-    """
-
-    old_room_id: RoomId
-    new_room_id: RoomId
-    new_version: str
-    upgrader: UserId
-    create_event_id: EventId
-    create_event: bytes
-    tombstone_event_id: EventId | None
-    tombstone: bytes | None
-    ended: bool
-
-
 @dataclass(frozen=True, slots=True)
 class StateContent:
     """A state event of a room, as far as another room can have the same. content: what the sender wrote."""
@@ -150,26 +162,25 @@ async def get_upgrade_into(database: Database, new_room_id: RoomId) -> RoomUpgra
 
 
 async def begin_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> bool:
-    """Store a new upgrade; False while another one of this room is under way."""
-    row = await write(
-        BEGIN_UPGRADE, upgrade.old_room_id, upgrade.new_room_id, upgrade.new_version, upgrade.upgrader,
-        upgrade.create_event_id, upgrade.create_event, upgrade.tombstone_event_id, upgrade.tombstone,
-    )  # fmt: skip
+    """Store a new upgrade. Return False while another one of this room is under way."""
+    row = await write(BEGIN_UPGRADE, upgrade)
     return bool(row["begun"])
 
 
 async def move_names(write: FencedWrite, old_room_id: RoomId, new_room_id: RoomId) -> None:
-    """Let all aliases of a room, and its place in the directory, be another room's."""
-    await write(MOVE_NAMES, old_room_id, new_room_id)
+    """Move all aliases of a room, and its place in the directory, to another room."""
+    await write(MOVE_NAMES, ReplacedRoom(old_room_id=old_room_id, new_room_id=new_room_id))
 
 
 async def end_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
-    await write(END_UPGRADE, upgrade.old_room_id, upgrade.new_room_id, upgrade.upgrader)
+    """Mark an upgrade as finished."""
+    record = EndUpgrade(old_room_id=upgrade.old_room_id, new_room_id=upgrade.new_room_id, upgrader=upgrade.upgrader)
+    await write(END_UPGRADE, record)
 
 
 async def drop_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
-    """Forget an upgrade that cannot be brought to its end."""
-    await write(DROP_UPGRADE, upgrade.old_room_id, upgrade.new_room_id)
+    """Forget an upgrade that can never be finished."""
+    await write(DROP_UPGRADE, ReplacedRoom(old_room_id=upgrade.old_room_id, new_room_id=upgrade.new_room_id))
 
 
 async def get_state_contents(

@@ -13,19 +13,36 @@ import orjson
 from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database, Source
+from shared.storage.engine.statements import parameters
 from shared.storage.push.rules import PushRulesRecord, push_rules_record
 
-#: $2 user, $3 room id or '', $4 type, $5 JSON or NULL for a deletion, $6 position that the row must still
-#: have: NULL for any, 0 for "there is none". Uses the primary key of account_data.
+
+@parameters
+class SetAccountData:
+    """room_id: "" for global account data.
+
+    json: None for a deletion.
+    expected: the position that the row must still have. None: any; 0: no row.
+    """
+
+    user_id: UserId
+    room_id: RoomId
+    type: str
+    json: bytes | None
+    expected: int | None
+
+
+#: Uses the primary key of account_data.
 SET_ACCOUNT_DATA = fenced_statement(
     "set_account_data",
+    SetAccountData,
     {
         "stored": """
             INSERT INTO account_data AS t (user_id, room_id, type, json, writer, position)
-            SELECT $2, $3, $4, $5, $1, nextval('stream_account_data') FROM fence
+            SELECT :user_id, :room_id, :type, :json, :lease, nextval('stream_account_data') FROM fence
             ON CONFLICT (user_id, room_id, type) DO UPDATE
                 SET json = excluded.json, writer = excluded.writer, position = excluded.position
-                WHERE excluded.position > t.position AND ($6::bigint IS NULL OR t.position = $6)
+                WHERE excluded.position > t.position AND (:expected::bigint IS NULL OR t.position = :expected)
             RETURNING position
         """
     },

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from shared.core.identifiers import UserId
-from shared.storage.engine.parameters import columns
+from shared.storage.engine.arrays import columns_of_rows
 from shared.storage.engine.pool import Database
 
 #: Uses the primary key of presence.
@@ -52,4 +52,4 @@ async def save_presence(database: Database, changed: Iterable[StoredPresence]) -
     """Save how users are; at most one of each user."""
     rows = [(one.user_id, one.state, one.status_msg, one.last_active_ms, one.changed_ms) for one in changed]
     if rows:
-        await database.execute(_SAVE, *columns(rows, 5))
+        await database.execute(_SAVE, *columns_of_rows(rows, 5))

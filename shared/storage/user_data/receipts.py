@@ -5,16 +5,32 @@ from dataclasses import dataclass
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database, Source
+from shared.storage.engine.statements import parameters
 
-#: $2 room, $3 user, $4 kind, $5 thread or '', $6 event, $7 its ordinal, $8 now. A receipt that is not ahead of the one
-#: there changes nothing. Uses the primary key of receipts.
+
+@parameters
+class SetReceipt:
+    """thread_id: "" for an unthreaded receipt. ordinal: of the event."""
+
+    room_nid: int
+    user_id: UserId
+    kind: str
+    thread_id: str
+    event_id: EventId
+    ordinal: int
+    ts_ms: int
+
+
+#: A receipt that is not ahead of the stored one changes nothing. Uses the primary key of receipts.
 SET_RECEIPT = fenced_statement(
     "set_receipt",
+    SetReceipt,
     {
         "stored": """
             INSERT INTO receipts AS t
                 (room_nid, user_id, kind, thread_id, event_id, ordinal, ts_ms, writer, position)
-            SELECT $2, $3, $4, $5, $6, $7, $8, $1, nextval('stream_receipts') FROM fence
+            SELECT :room_nid, :user_id, :kind, :thread_id, :event_id, :ordinal, :ts_ms, :lease,
+                   nextval('stream_receipts') FROM fence
             ON CONFLICT (room_nid, user_id, kind, thread_id) DO UPDATE
                 SET event_id = excluded.event_id, ordinal = excluded.ordinal, ts_ms = excluded.ts_ms,
                     writer = excluded.writer, position = excluded.position

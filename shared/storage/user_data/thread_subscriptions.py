@@ -12,23 +12,43 @@ from shared.core.identifiers import RoomId, UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.storage.engine.fenced import FencedWrite, fenced_statement
 from shared.storage.engine.pool import Source
+from shared.storage.engine.statements import parameters, statement
+from shared.storage.engine.vectors import VectorParameter, is_covered, vector_parameter
 
-_KEY = "user_id = $2 AND room_nid = $3 AND thread_id = $4"
-#: $2 user, $3 room, $4 thread, $5 ordinal of the cause, NULL: the user himself wants it. A subscription that he made
-#: himself stays so. Uses the primary key.
+
+@parameters
+class ThreadOfUser:
+    """A thread, and the user whose subscription it is."""
+
+    user_id: UserId
+    room_nid: int
+    thread_id: str
+
+
+@parameters
+class Subscribe(ThreadOfUser):
+    """cause: ordinal of the event that causes an automatic subscription. None: the user asks for it."""
+
+    cause: int | None
+
+
+_KEY = "user_id = :user_id AND room_nid = :room_nid AND thread_id = :thread_id"
+#: A subscription that the user asked for never becomes an automatic one. Uses the primary key.
 SUBSCRIBE = fenced_statement(
     "subscribe_to_thread",
+    Subscribe,
     {
         "before": f"SELECT subscribed FROM thread_subscriptions WHERE {_KEY}",
         "stored": """
             INSERT INTO thread_subscriptions AS t
                 (user_id, room_nid, thread_id, subscribed, automatic, writer, position)
-            SELECT $2, $3, $4, true, $5::bigint IS NOT NULL, $1, nextval('stream_thread_subscriptions') FROM fence
+            SELECT :user_id, :room_nid, :thread_id, true, :cause::bigint IS NOT NULL, :lease,
+                   nextval('stream_thread_subscriptions') FROM fence
             ON CONFLICT (user_id, room_nid, thread_id) DO UPDATE
                 SET subscribed = true, automatic = excluded.automatic, writer = excluded.writer,
                     position = excluded.position
-                WHERE excluded.position > t.position AND CASE WHEN $5::bigint IS NULL
-                    THEN t.automatic OR NOT t.subscribed ELSE NOT t.subscribed AND t.until < $5 END
+                WHERE excluded.position > t.position AND CASE WHEN :cause::bigint IS NULL
+                    THEN t.automatic OR NOT t.subscribed ELSE NOT t.subscribed AND t.until < :cause END
             RETURNING position
         """,
     },
@@ -37,11 +57,12 @@ SUBSCRIBE = fenced_statement(
 #: Uses the primary key, events_room_nid_ordinal_key.
 UNSUBSCRIBE = fenced_statement(
     "unsubscribe_from_thread",
+    ThreadOfUser,
     {
         "stored": f"""
             UPDATE thread_subscriptions t
-            SET subscribed = false, writer = $1, position = nextval('stream_thread_subscriptions'),
-                until = coalesce((SELECT e.ordinal FROM events e WHERE e.room_nid = $3 AND e.ordinal IS NOT NULL
+            SET subscribed = false, writer = :lease, position = nextval('stream_thread_subscriptions'),
+                until = coalesce((SELECT e.ordinal FROM events e WHERE e.room_nid = :room_nid AND e.ordinal IS NOT NULL
                                   ORDER BY e.ordinal DESC LIMIT 1), 0)
             FROM fence WHERE {_KEY} AND t.subscribed RETURNING t.position
         """
@@ -62,19 +83,33 @@ _FIND = """
     WHERE r.room_id = $1
 """
 _FIELDS = "r.room_id, t.thread_id, t.subscribed, t.automatic, t.writer, t.position"
-#: $2: below this position, $3: at most so many. $4 to $7 a vector: what it covers is left out; $8 to $11: nothing
-#: beyond this one. Uses thread_subscriptions_by_user.
-_CHANGES = f"""
+
+
+@parameters
+class _Changes:
+    """Changes that `since` does not cover and `now` does.
+
+    before: positions below this one only.
+    limit: the most changes.
+    """
+
+    user_id: UserId
+    before: int
+    limit: int
+    since: VectorParameter
+    now: VectorParameter
+
+
+#: Uses thread_subscriptions_by_user.
+_CHANGES = statement(
+    _Changes,
+    f"""
     SELECT {_FIELDS} FROM thread_subscriptions t JOIN rooms r USING (room_nid)
-    WHERE t.user_id = $1 AND t.position < $2 AND t.position > $5
-      AND NOT (t.writer <= $4 AND t.position <= coalesce(
-        (SELECT a.position FROM unnest($6::bigint[], $7::bigint[]) AS a(writer, position) WHERE a.writer = t.writer),
-        $5::bigint))
-      AND t.writer <= $8 AND t.position <= coalesce(
-        (SELECT a.position FROM unnest($10::bigint[], $11::bigint[]) AS a(writer, position) WHERE a.writer = t.writer),
-        $9::bigint)
-    ORDER BY t.position DESC LIMIT $3
-"""
+    WHERE t.user_id = :user_id AND t.position < :before AND t.position > :since.base
+      AND NOT {is_covered("t", "since")} AND {is_covered("t", "now")}
+    ORDER BY t.position DESC LIMIT :limit
+    """,
+)
 #: Uses thread_subscriptions_by_thread.
 _SUBSCRIBERS = """
     SELECT user_id, position FROM thread_subscriptions WHERE room_nid = $1 AND thread_id = $2 AND subscribed
@@ -124,7 +159,8 @@ async def subscribe(
 
     conflict: he unsubscribed after the cause was there.
     """
-    row = await write(SUBSCRIBE, user_id, room_nid, thread_id, cause, streams=tuple(streams))
+    record = Subscribe(user_id=user_id, room_nid=room_nid, thread_id=thread_id, cause=cause)
+    row = await write(SUBSCRIBE, record, streams=tuple(streams))
     position: int | None = row["position"]
     if position is not None:
         return position
@@ -135,7 +171,8 @@ async def unsubscribe(
     write: FencedWrite, user_id: UserId, room_nid: int, thread_id: str, streams: Collection[str]
 ) -> int | None:
     """Return the position of the change, None: there was no subscription."""
-    row = await write(UNSUBSCRIBE, user_id, room_nid, thread_id, streams=tuple(streams))
+    thread = ThreadOfUser(user_id=user_id, room_nid=room_nid, thread_id=thread_id)
+    row = await write(UNSUBSCRIBE, thread, streams=tuple(streams))
     position: int | None = row["position"]
     return position
 
@@ -144,14 +181,12 @@ async def read_changes(
     source: Source, user_id: UserId, since: Vector, now: Vector, limit: int, before: int = END
 ) -> list[SubscriptionChange]:
     """Return those of the user's subscriptions that changed after `since` and before the position, the latest first."""
-    rows = await source.fetch(_CHANGES, user_id, before, limit, *_columns(since), *_columns(now))
-    return [SubscriptionChange(*row) for row in rows]
+    record = _Changes(
+        user_id=user_id, before=before, limit=limit, since=vector_parameter(since), now=vector_parameter(now)
+    )
+    return [SubscriptionChange(*row) for row in await source.fetch(*_CHANGES.bind(record))]
 
 
 async def subscribers_of(source: Source, room_nid: int, thread_id: str) -> list[tuple[UserId, int]]:
     """Return (user id, position of that) of those who are subscribed to a thread, in its room or not any more."""
     return [tuple(row) for row in await source.fetch(_SUBSCRIBERS, room_nid, thread_id)]
-
-
-def _columns(vector: Vector) -> tuple[int, int, list[int], list[int]]:
-    return vector.known, vector.base, list(vector.above), list(vector.above.values())

@@ -12,8 +12,8 @@ import orjson
 from replication.streams import EVENTS
 from shared.core.rows import EventRow
 from shared.core.slots import slot_of
-from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
-from shared.storage.events.statement import SOFT_FAILED
+from shared.storage.events.batch import SOFT_FAILED, ChangeToStore, EventBatch, EventToStore, MembershipToStore
+from shared.storage.events.commit import commit_events
 from tests.rigs.persister import Persister
 from tests.rigs.synchrotron import World
 

@@ -19,8 +19,17 @@ from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.history_point import HistoryPoint
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.pool import Database, connector
-from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore, commit_events
-from shared.storage.events.statement import OUTLIER
+from shared.storage.events.batch import (
+    OUTLIER,
+    ChangeToStore,
+    EventBatch,
+    EventToStore,
+    MembershipToStore,
+    RoomToStore,
+)
+from shared.storage.events.commit import (
+    commit_events,
+)
 from shared.storage.fleet.leases import insert_lease
 
 ALICE = "@alice:example.org"
@@ -139,7 +148,7 @@ class Store:
         """A new room, of version 11; everything is stored by `save`."""
         nid = next(_numbers)
         room = StoredRoom(self.writer, nid, f"!room{nid}:example.org")
-        room.batch.rooms.append((nid, room.room_id, "11", "@bob:remote", False, 1000))
+        room.batch.rooms.append(RoomToStore(nid, room.room_id, "11", "@bob:remote", False, 1000))
         return room
 
 

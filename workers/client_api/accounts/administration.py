@@ -8,7 +8,7 @@ from shared.http.internal_calls import EMPTY, Empty
 from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
 from shared.storage.accounts import deactivation
-from shared.storage.accounts.users import SET_PASSWORD
+from shared.storage.accounts.users import SET_PASSWORD, SetPassword
 from shared.storage.engine.pool import passing_as_unavailable
 from workers.client_api.accounts.sessions import Sessions
 
@@ -27,7 +27,7 @@ class AccountAdministration:
         self._hasher.check_strength(new.password)
         new_hash = await self._hasher.hash(new.password)
         with passing_as_unavailable():
-            row = await self._writer.write(SET_PASSWORD, user_id, new_hash)
+            row = await self._writer.write(SET_PASSWORD, SetPassword(user_id=user_id, password_hash=new_hash))
         if not row["changed"]:
             raise _no_such_account(user_id)
         if new.logout_devices:
@@ -37,7 +37,8 @@ class AccountAdministration:
     @CLOSE_ACCOUNT.handler
     async def close_account(self, user_id: UserId, account: ClosedAccount) -> Empty:
         with passing_as_unavailable():
-            row = await self._writer.write(deactivation.CLOSE_ACCOUNT, user_id, account.erase, self._clock.now_ms())
+            record = deactivation.CloseAccount(user_id=user_id, erase=account.erase, now_ms=self._clock.now_ms())
+            row = await self._writer.write(deactivation.CLOSE_ACCOUNT, record)
         if not row["closed"]:
             raise _no_such_account(user_id)
         await self._sessions.end_all(user_id)

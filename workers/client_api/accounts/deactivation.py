@@ -14,7 +14,7 @@ from shared.http.internal_calls import EMPTY, Empty
 from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
-from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, clear_account
+from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, CloseAccount, clear_account
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from workers.client_api.accounts.interactive_auth import InteractiveAuth
 from workers.client_api.accounts.login import PASSWORD
@@ -65,7 +65,9 @@ class Deactivation:
         user_id = request.user.user_id if request.requester is not None else UserId(passed.results[PASSWORD])
         erase = convert(passed.request, DeactivationBody).erase
         with passing_as_unavailable():
-            await self._writer.write(CLOSE_ACCOUNT, user_id, erase, self._clock.now_ms())
+            await self._writer.write(
+                CLOSE_ACCOUNT, CloseAccount(user_id=user_id, erase=erase, now_ms=self._clock.now_ms())
+            )
         await self._sessions.end_all(user_id)
         await self._auth.end(passed)
         return json_response({"id_server_unbind_result": "success"})

@@ -21,9 +21,10 @@ from shared.http.request import Requester
 from shared.operations.authenticate import TokenAuthenticator
 from shared.runtime.clock import Clock
 from shared.storage.accounts import tokens
-from shared.storage.accounts.users import SET_ADMIN, UPGRADE_GUEST, Creation, NewSession
+from shared.storage.accounts.users import SET_ADMIN, UPGRADE_GUEST, Creation, NewSession, SetAdmin, UpgradeGuest
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.statements import Parameters
 
 MAX_DEVICE_NAME_CHARS = 1000
 _DEVICE_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -98,16 +99,16 @@ class Sessions:
         Spec: client-server API, "Relationship between access tokens and devices".
         """
         session = issued.stored
-        row = await self._write(
-            tokens.START_SESSION,
-            user_id,
-            session.device_id,
-            session.display_name,
-            session.access_hash,
-            session.expires_ms,
-            session.refresh_hash,
-            self._clock.now_ms(),
+        record = tokens.StartSession(
+            user_id=user_id,
+            device_id=session.device_id,
+            display_name=session.display_name,
+            access_hash=session.access_hash,
+            expires_ms=session.expires_ms,
+            refresh_hash=session.refresh_hash,
+            now_ms=self._clock.now_ms(),
         )
+        row = await self._write(tokens.START_SESSION, record)
         if row["position"] is not None:
             self._announce([(row["position"], user_id, session.device_id)])
         self._announce_device_list(user_id, row["list_position"])
@@ -115,22 +116,22 @@ class Sessions:
     async def refresh(self, refresh_token: str) -> Issued:
         """Return the next pair of tokens. Raises MatrixError M_UNKNOWN_TOKEN, 401. Spec: "Token refresh flow"."""
         shown = tokens.hash_token(refresh_token)
-        session = await tokens.get_refresh_session(self._database, shown)
+        session = await tokens.get_refresh_token(self._database, shown)
         now_ms = self._clock.now_ms()
         lifetime_s = self._config.refresh_token_lifetime_s
         if session is None or (lifetime_s is not None and session.created_ms + lifetime_s * 1000 <= now_ms):
             raise _unknown_refresh_token()
         issued = self.issue(session.user_id, session.device_id, None, refreshable=True)
-        row = await self._write(
-            tokens.REFRESH_SESSION,
-            session.user_id,
-            session.device_id,
-            shown,
-            issued.stored.access_hash,
-            issued.stored.expires_ms,
-            issued.stored.refresh_hash,
-            now_ms,
+        record = tokens.RefreshSession(
+            user_id=session.user_id,
+            device_id=session.device_id,
+            shown_hash=shown,
+            access_hash=issued.stored.access_hash,
+            expires_ms=issued.stored.expires_ms,
+            refresh_hash=issued.stored.refresh_hash,
+            now_ms=now_ms,
         )
+        row = await self._write(tokens.REFRESH_SESSION, record)
         if row["refreshed"] == 0:  # the session ended since it was read
             raise _unknown_refresh_token()
         if row["position"] is not None:
@@ -142,32 +143,37 @@ class Sessions:
         if requester.device_id is not None:
             await self.end_devices(requester.user_id, [requester.device_id])
             return
-        row = await self._write(tokens.END_TOKEN, requester.user_id, requester.token_hash, self._clock.now_ms())
+        record = tokens.EndToken(
+            user_id=requester.user_id, access_hash=requester.token_hash, now_ms=self._clock.now_ms()
+        )
+        row = await self._write(tokens.END_TOKEN, record)
         self._announce([(row["position"], requester.user_id, None)])
 
     async def end_devices(self, user_id: UserId, device_ids: Sequence[str]) -> None:
         """Delete devices with their tokens, keys and messages. Skip devices that do not exist."""
         if not device_ids:
             return
-        row = await self._write(tokens.END_DEVICES, user_id, list(device_ids), self._clock.now_ms())
+        record = tokens.EndDevices(user_id=user_id, device_ids=list(device_ids), now_ms=self._clock.now_ms())
+        row = await self._write(tokens.END_DEVICES, record)
         self._announce([(at, user_id, device) for at, device in zip(row["positions"], row["devices"], strict=True)])
         self._announce_device_list(user_id, row["list_position"])
 
     async def end_all(self, user_id: UserId, *, but: Requester | None = None) -> None:
         """Delete all devices and tokens of a user, except those of the session `but`."""
-        row = await self._write(
-            tokens.END_ALL_SESSIONS,
-            user_id,
-            but.device_id if but else None,
-            but.token_hash if but else None,
-            self._clock.now_ms(),
+        record = tokens.EndAllSessions(
+            user_id=user_id,
+            kept_device=but.device_id if but else None,
+            kept_access=but.token_hash if but else None,
+            now_ms=self._clock.now_ms(),
         )
+        row = await self._write(tokens.END_ALL_SESSIONS, record)
         self._announce([(row["position"], user_id, None)])
         self._announce_device_list(user_id, row["list_position"])
 
     async def set_admin(self, user_id: UserId, *, admin: bool) -> bool:
         """Change whether a user is an administrator, also for present sessions; False if there is no such account."""
-        row = await self._write(SET_ADMIN, user_id, admin, self._clock.now_ms())
+        record = SetAdmin(user_id=user_id, is_admin=admin, now_ms=self._clock.now_ms())
+        row = await self._write(SET_ADMIN, record)
         if row["position"] is None:
             return False
         self._announce([(row["position"], user_id, None)])
@@ -178,20 +184,30 @@ class Sessions:
     ) -> Creation:
         """Make a guest a user. Their sessions stay. displayname: for an account that has none."""
         name = None if displayname is None else orjson.dumps(displayname)
-        row = await self._write(UPGRADE_GUEST, user_id, password_hash, name, self._clock.now_ms(), registration_token)
+        record = UpgradeGuest(
+            user_id=user_id,
+            password_hash=password_hash,
+            displayname=name,
+            now_ms=self._clock.now_ms(),
+            registration_token=registration_token,
+        )
+        row = await self._write(UPGRADE_GUEST, record)
         if row["position"] is not None:
             self._announce([(row["position"], user_id, None)])
         return Creation(row["position"] is not None, row["token_accepted"])
 
     async def rename_device(self, user_id: UserId, device_id: str, name: str) -> bool:
         """Set the display name of a device. Return False if there is no such device."""
-        row = await self._write(tokens.RENAME_DEVICE, user_id, device_id, name, self._clock.now_ms())
+        record = tokens.RenameDevice(
+            user_id=user_id, device_id=device_id, display_name=name, now_ms=self._clock.now_ms()
+        )
+        row = await self._write(tokens.RENAME_DEVICE, record)
         self._announce_device_list(user_id, row["list_position"])
         return bool(row["found"])
 
-    async def _write(self, statement: FencedStatement, *args: Any) -> asyncpg.Record:
+    async def _write(self, statement: FencedStatement[Parameters], record: Parameters) -> asyncpg.Record:
         with passing_as_unavailable():
-            return await self._writer.write(statement, *args, streams=(SESSIONS.name, DEVICE_LISTS.name))
+            return await self._writer.write(statement, record, streams=(SESSIONS.name, DEVICE_LISTS.name))
 
     def _announce(self, changes: Sequence[tuple[int, UserId, str | None]]) -> None:
         rows = [

@@ -28,7 +28,6 @@ from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.streams.ends import get_stream_ends
 from workers.client_api.encryption.key_upload import (
     KeyUploadBody,
-    UploadedKey,
     check_identity_keys,
     have_other_keys,
     parse_keys,
@@ -91,8 +90,8 @@ class DeviceKeys:
         user_id: UserId,
         device_id: str,
         body: KeyUploadBody,
-        one_time: Sequence[UploadedKey],
-        fallback: Sequence[UploadedKey],
+        one_time: Sequence[storage.KeyToUpload],
+        fallback: Sequence[storage.KeyToUpload],
     ) -> Response:
         for _ in range(_ATTEMPTS):
             # The keys may change between the read and the statement. The statement then does nothing: try again.
@@ -102,22 +101,18 @@ class DeviceKeys:
                 await self._replace_identity(user_id, device_id, identity, known)
                 continue
             with passing_as_unavailable():
+                upload = storage.UploadKeys(
+                    user_id=user_id,
+                    device_id=device_id,
+                    identity=identity,
+                    known_identity=known,
+                    now_ms=self._clock.now_ms(),
+                    one_time=one_time,
+                    fallback=fallback,
+                    max_one_time=MAX_ONE_TIME_KEYS,
+                )
                 row = await self._writer.write(
-                    storage.UPLOAD_KEYS,
-                    user_id,
-                    device_id,
-                    identity,
-                    known,
-                    self._clock.now_ms(),
-                    [key.algorithm for key in one_time],
-                    [key.key_id for key in one_time],
-                    [key.hash for key in one_time],
-                    [key.json for key in one_time],
-                    [key.algorithm for key in fallback],
-                    [key.key_id for key in fallback],
-                    [key.json for key in fallback],
-                    MAX_ONE_TIME_KEYS,
-                    streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name),
+                    storage.UPLOAD_KEYS, upload, streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name)
                 )
             if row["devices"] == 0:
                 raise MatrixError("M_UNKNOWN_TOKEN", "The device has been deleted", 401)
@@ -134,14 +129,15 @@ class DeviceKeys:
     async def _replace_identity(self, user_id: UserId, device_id: str, identity: bytes, known: bytes) -> None:
         """Store new identity keys, and drop the one-time and fallback keys of the old ones."""
         with passing_as_unavailable():
+            record = storage.ReplaceIdentityKeys(
+                user_id=user_id,
+                device_id=device_id,
+                identity=identity,
+                known_identity=known,
+                now_ms=self._clock.now_ms(),
+            )
             row = await self._writer.write(
-                storage.REPLACE_IDENTITY_KEYS,
-                user_id,
-                device_id,
-                identity,
-                known,
-                self._clock.now_ms(),
-                streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name),
+                storage.REPLACE_IDENTITY_KEYS, record, streams=(DEVICE_LISTS.name, ONE_TIME_KEYS.name)
             )
         self._announce(user_id, device_id, row["list_position"], row["key_position"])
 
@@ -190,18 +186,17 @@ class DeviceKeys:
         wanted = request.decode(KeyClaimBody).one_time_keys
         local, failures = self._split(wanted)
         # Sorted, so that two claims of the same devices cannot deadlock.
-        triples = sorted(
-            (user_id, device_id, algorithm) for user_id in local for device_id, algorithm in wanted[user_id].items()
+        keys = sorted(
+            storage.KeyToClaim(user_id, device_id, algorithm)
+            for user_id in local
+            for device_id, algorithm in wanted[user_id].items()
         )
         claimed: dict[str, dict[str, dict[str, Any]]] = {}
-        if triples:
+        if keys:
             with passing_as_unavailable():
                 row = await self._writer.write(
                     storage.CLAIM_KEYS,
-                    [user_id for user_id, _, _ in triples],
-                    [device for _, device, _ in triples],
-                    [algorithm for _, _, algorithm in triples],
-                    self._clock.now_ms(),
+                    storage.ClaimKeys(keys=keys, now_ms=self._clock.now_ms()),
                     streams=(ONE_TIME_KEYS.name,),
                 )
             columns = (row[name] or () for name in ("users", "devices", "algorithms", "key_ids", "jsons"))

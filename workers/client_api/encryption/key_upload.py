@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,6 +10,7 @@ import orjson
 from shared.core.errors import bad_json, invalid_param
 from shared.core.identifiers import UserId, within_bytes
 from shared.http.request import convert
+from shared.storage.encryption.device_keys import KeyToUpload
 
 MAX_KEYS = 500  # in one upload
 _MAX_NAME_BYTES = 255  # of an algorithm or a key id
@@ -35,17 +35,7 @@ class DeviceKeysBody(msgspec.Struct):
     signatures: dict[str, dict[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class UploadedKey:
-    """A one-time or fallback key."""
-
-    algorithm: str
-    key_id: str
-    json: bytes
-    hash: bytes  # SHA-256 of the JSON with sorted keys
-
-
-def parse_keys(keys: Mapping[str, Any]) -> list[UploadedKey]:
+def parse_keys(keys: Mapping[str, Any]) -> list[KeyToUpload]:
     """Return the keys, whose names are `<algorithm>:<key id>`. Raises M_BAD_JSON, M_INVALID_PARAM."""
     if len(keys) > MAX_KEYS:
         raise invalid_param(f"An upload may have at most {MAX_KEYS} keys")
@@ -60,7 +50,7 @@ def parse_keys(keys: Mapping[str, Any]) -> list[UploadedKey]:
         json = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
         if len(json) > _MAX_KEY_BYTES:
             raise invalid_param(f"A key must have at most {_MAX_KEY_BYTES} bytes")
-        parsed.append(UploadedKey(algorithm, key_id, json, hashlib.sha256(json).digest()))
+        parsed.append(KeyToUpload(algorithm, key_id, hash=hashlib.sha256(json).digest(), json=json))
     return parsed
 
 

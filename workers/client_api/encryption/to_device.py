@@ -19,7 +19,8 @@ from shared.http.request import Request, Response, empty_response
 from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
 from shared.runtime.clock import Clock
-from shared.storage.encryption.to_device import MessageToSend, SentMessages, send_to_device
+from shared.storage.encryption import to_device as storage
+from shared.storage.encryption.to_device import MessageToSend, SentMessages
 from shared.storage.engine.pool import passing_as_unavailable
 
 _MAX_TYPE_BYTES = 255
@@ -57,14 +58,16 @@ class SendToDevice:
         messages = self._local_messages(request.decode(SendToDeviceBody))
         user = request.user
         with passing_as_unavailable():
-            sent = await send_to_device(
+            sent = await storage.send_to_device(
                 self._writer.write,
-                sender=user.user_id,
-                sender_device=user.device_id or "",
-                key=transaction_key(request),
-                type_=event_type,
-                messages=messages,
-                now_ms=self._clock.now_ms(),
+                storage.SendToDevice(
+                    sender=user.user_id,
+                    sender_device=user.device_id or "",
+                    key=transaction_key(request),
+                    type=event_type,
+                    messages=messages,
+                    now_ms=self._clock.now_ms(),
+                ),
                 streams=(TO_DEVICE.name,),
             )
         self._announcer.announce(TO_DEVICE, self._rows(sent))

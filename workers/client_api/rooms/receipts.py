@@ -18,7 +18,7 @@ from shared.rooms.room_view import get_visible_event, open_room
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database, passing_as_unavailable
 from shared.storage.push.rules_in_rooms import get_event_threads
-from shared.storage.user_data.receipts import SET_RECEIPT, ReceiptTarget, get_receipt_target
+from shared.storage.user_data.receipts import SET_RECEIPT, ReceiptTarget, SetReceipt, get_receipt_target
 from workers.client_api.people.present_users import PresentUsers
 from workers.client_api.user_data.account_data import FULLY_READ
 from workers.client_api.user_data.account_data_writer import AccountDataWriter
@@ -118,17 +118,16 @@ class Receipts:
             return
         now_ms = self._clock.now_ms()
         with passing_as_unavailable():
-            row = await self._writer.write(
-                SET_RECEIPT,
-                target.room_nid,
-                user_id,
-                kind,
-                thread_id,
-                target.event_id,
-                target.ordinal,
-                now_ms,
-                streams=(RECEIPTS.name,),
+            record = SetReceipt(
+                room_nid=target.room_nid,
+                user_id=user_id,
+                kind=kind,
+                thread_id=thread_id,
+                event_id=target.event_id,
+                ordinal=target.ordinal,
+                ts_ms=now_ms,
             )
+            row = await self._writer.write(SET_RECEIPT, record, streams=(RECEIPTS.name,))
         if row["position"] is None:
             return  # not ahead of the present receipt, so nothing changed
         receipt = ReceiptRow(

@@ -11,8 +11,8 @@ from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.rows import GLOBAL, AccountDataRow, PushRulesRow
 from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.engine.pool import Database, passing_as_unavailable
-from shared.storage.push.rules import SET_IGNORED_USERS
-from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, get_account_data, ignored_in
+from shared.storage.push.rules import SET_IGNORED_USERS, SetIgnoredUsers
+from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, SetAccountData, get_account_data, ignored_in
 
 IGNORED_USERS = "m.ignored_user_list"
 _ATTEMPTS = 5  # with the lock held, only another process can be in the way
@@ -54,9 +54,8 @@ class AccountDataWriter:
         if room_id == GLOBAL and type_ == IGNORED_USERS:
             return await self._set_ignored_users(user_id, json, expected)
         with passing_as_unavailable():
-            row = await self._writer.write(
-                SET_ACCOUNT_DATA, user_id, room_id, type_, json, expected, streams=(ACCOUNT_DATA.name,)
-            )
+            record = SetAccountData(user_id=user_id, room_id=room_id, type=type_, json=json, expected=expected)
+            row = await self._writer.write(SET_ACCOUNT_DATA, record, streams=(ACCOUNT_DATA.name,))
         if row["position"] is None:
             return False
         self._announcer.announce(
@@ -78,14 +77,8 @@ class AccountDataWriter:
         """Store and announce the list of ignored users. Persisters learn of it too: ignored users do not notify."""
         ignored = sorted({other for other in ignored_in(json or b"{}") if is_user_id(other)})
         with passing_as_unavailable():
-            row = await self._writer.write(
-                SET_IGNORED_USERS,
-                user_id,
-                json,
-                ignored,
-                expected,
-                streams=(ACCOUNT_DATA.name, PUSH_RULES.name),
-            )
+            record = SetIgnoredUsers(user_id=user_id, json=json, ignored=ignored, expected=expected)
+            row = await self._writer.write(SET_IGNORED_USERS, record, streams=(ACCOUNT_DATA.name, PUSH_RULES.name))
         if row["position"] is None:
             return False
         lease = self._writer.lease

@@ -20,7 +20,7 @@ from shared.core.push_rules.editing import copy_room_rules
 from shared.core.rows import PushRulesRow
 from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.engine.pool import Database, passing_as_unavailable
-from shared.storage.push.rules import SET_PUSH_RULES, PushRulesRecord, get_push_rules
+from shared.storage.push.rules import SET_PUSH_RULES, PushRulesRecord, SetPushRules, get_push_rules
 
 _ATTEMPTS = 5  # with the lock held, only another process can be in the way
 
@@ -63,11 +63,11 @@ class PushRulesWriter:
     async def _store(self, user_id: UserId, record: PushRulesRecord, changes: RuleChanges, json: bytes) -> bool:
         """Write and announce. Return False if another change came first."""
         everywhere, rooms = affected_rooms(changes, self.switches)
-        rooms_column = sorted(rooms)
+        changed = SetPushRules(
+            user_id=user_id, rules=json, everywhere=everywhere, rooms=sorted(rooms), expected=record.position
+        )
         with passing_as_unavailable():
-            row = await self._writer.write(
-                SET_PUSH_RULES, user_id, json, everywhere, rooms_column, record.position, streams=(PUSH_RULES.name,)
-            )
+            row = await self._writer.write(SET_PUSH_RULES, changed, streams=(PUSH_RULES.name,))
         if row["position"] is None:
             return False
         ignored = tuple(row["ignored"])

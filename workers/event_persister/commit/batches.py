@@ -2,11 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 
-from shared.core.identifiers import UserId
+from shared.core.identifiers import EventId, UserId
 from shared.core.rows import EventRow
 from shared.core.sticky_events import sticky_of_pdu
-from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
-from shared.storage.events.statement import ACCEPTED
+from shared.storage.events.batch import (
+    ACCEPTED,
+    AliasToStore,
+    ArrivedEvent,
+    AwaitedRedaction,
+    ChangeToStore,
+    EventBatch,
+    EventToStore,
+    MembershipToStore,
+    RedactionToStore,
+    RoomToStore,
+    StickyToStore,
+    TransactionToStore,
+)
 from shared.storage.push.counts import StoredCounts
 from workers.event_persister.room.drafts import USUAL, BuiltEvent, EntryChange, NewRoom
 from workers.event_persister.room.live_room import LiveRoom, Write
@@ -90,16 +102,19 @@ def batch_of(writes: Sequence[Write], server_name: str) -> EventBatch:
                 _add_change(batch, built, change, server_name)
             if built.ordinal is not None and (sticky := sticky_of_pdu(built.event.pdu)) is not None:
                 sent_ms = built.event.origin_server_ts
-                batch.sticky.append((built.event_nid, built.ordinal, sent_ms, sticky["duration_ms"]))
+                batch.sticky.append(StickyToStore(built.event_nid, built.ordinal, sent_ms, sticky["duration_ms"]))
             if built.graph is not USUAL:
                 _add_graph(batch, room.room_nid, built)
         last = write.built[-1]
         batch.extremities[room.room_nid] = [nid for nid, _ in last.head.extremities]
         if write.key is not None:
-            batch.transactions.append((room.room_nid, write.key, last.event.event_id, last.event.origin_server_ts))
+            event = last.event
+            batch.transactions.append(
+                TransactionToStore(room.room_nid, write.key, event.event_id, event.origin_server_ts)
+            )
         if write.new_room is not None:
             _add_room(batch, room, write.new_room)
-    batch.redacted = [(room_nid, nid, by) for nid, (room_nid, by) in redacted.items()]
+    batch.redacted = [RedactionToStore(room_nid, nid, by) for nid, (room_nid, by) in redacted.items()]
     return batch
 
 
@@ -138,19 +153,27 @@ def _add_graph(batch: EventBatch, room_nid: int, built: BuiltEvent) -> None:
     for anchor, missing in graph.gaps.items():
         batch.gaps[room_nid, anchor] = missing
     if graph.awaited is not None:
-        batch.awaited.append((room_nid, graph.awaited, built.event_nid))
+        batch.awaited.append(AwaitedRedaction(room_nid, EventId(graph.awaited), built.event_nid))
     if graph.was_awaited:
         # The statement cannot delete what it inserts itself, so nothing of it may be in this batch.
         event_id = built.event.event_id
-        batch.arrived.append((room_nid, event_id))
+        batch.arrived.append(ArrivedEvent(room_nid, event_id))
         batch.awaited = [one for one in batch.awaited if one[:2] != (room_nid, event_id)]
 
 
 def _add_room(batch: EventBatch, room: LiveRoom, new: NewRoom) -> None:
-    version = room.version.name
-    batch.rooms.append((room.room_nid, room.room_id, version, new.creator, new.is_public, new.created_ms))
+    batch.rooms.append(
+        RoomToStore(
+            room_nid=room.room_nid,
+            room_id=room.room_id,
+            room_version=room.version.name,
+            creator=new.creator,
+            is_public=new.is_public,
+            created_ms=new.created_ms,
+        )
+    )
     if new.alias is not None:
-        batch.aliases.append((new.alias, room.room_nid, new.creator, new.created_ms))
+        batch.aliases.append(AliasToStore(new.alias, room.room_nid, new.creator, new.created_ms))
 
 
 def _to_store(room: LiveRoom, built: BuiltEvent, redacted_by: int | None) -> EventToStore:

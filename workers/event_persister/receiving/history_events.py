@@ -16,8 +16,11 @@ from shared.core.identifiers import EventId
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
+from shared.storage.events.batch import (
+    ACCEPTED,
+    REJECTED,
+)
 from shared.storage.events.graph import get_last_back
-from shared.storage.events.statement import ACCEPTED, REJECTED
 from workers.event_persister.commit.committer import Committer
 from workers.event_persister.graph.branch_resolution import RoomResolution
 from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of

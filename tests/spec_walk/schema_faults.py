@@ -16,11 +16,14 @@ KNOWN_BESIDE = {
     "m.relations": (".unsigned", "only the prose on aggregations has it"),
     "fallback": (".one_time_keys.", "claimed fallback keys: only the prose on them has it"),
     "sender": (".presence.events[", "the schema of m.presence has it, that of /sync's section does not"),
+    "receipts": ("$", "/initialSync of a room: bots from before /sync read it"),
+    "presence": ("$", "/initialSync of a room: bots from before /sync read it"),
 }
-#: Fields that are null where they are unknown, though the schema declares another type: name -> (in what places, why).
+_NULL_IN = ("$.devices[", "$.display_name", "$.last_seen_", "$.joined.")
+#: Fields that are null if unknown, though the schema declares another type: name -> (places, reason).
 KNOWN_NULL = dict.fromkeys(
-    ("display_name", "last_seen_ip", "last_seen_ts"),
-    (("$.devices[", "$.display_name", "$.last_seen_"), "deployed clients fail without the keys of a device"),
+    ("avatar_url", "display_name", "last_seen_ip", "last_seen_ts"),
+    (_NULL_IN, "deployed clients fail without these keys of devices and of joined members"),
 )
 _UNSTABLE = ("org.matrix.", "io.element.", "com.beeper.", "fi.mau.")
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -123,7 +123,7 @@ def test_closed_gate_ends_the_connection(worker: ListeningWorker) -> None:
 
 @pytest.mark.parametrize("refusal", ["auth", "limit", "slot"])
 def test_refusal_after_routing_keeps_requests_apart(worker: ListeningWorker, refusal: str) -> None:
-    """Whether the worker refuses before or after the body, it closes the connection or reads exactly the body."""
+    """A worker that refuses, before or after the body, closes the connection or reads exactly the body."""
 
     def check(endpoint: Endpoint) -> None:
         body = SMUGGLED * 3

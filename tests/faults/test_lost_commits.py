@@ -127,7 +127,7 @@ async def _fail_over(servers: Servers, before: WholeFleet) -> None:
             == []
         )
         assert after.pids() == old_pids
-        await asyncio.to_thread(assert_fleet_rooms_agree, after.fleet)
+        await assert_fleet_rooms_agree(after.fleet)
         await conn.close()
         before.fleet.stop()  # before the standby ends: it gives its leases back
 

@@ -1,10 +1,10 @@
-"""Scenario `fanout`: one room, members who all long-poll /sync, and messages one after another.
+"""Scenario `fanout`: members of one room who all long-poll /sync, and one message after another.
 
     python -m load.fanout                      200 members
     python -m load.fanout --members 50,200 --compare COMMIT
 
-A delivery is one message in one member's answer. The next message is sent when everybody has the one before; what it
-costs to send it is among the figures, shared by all.
+A delivery is one message in one member's answer. The next message is sent when all members have the previous one. The
+cost of sending is part of the figures.
 """
 
 import argparse
@@ -16,19 +16,31 @@ from urllib.parse import quote
 
 import orjson
 
-from load.clients import User
-from load.fleet import Target
-from load.report import Result
-from load.scenario import Bench, Tally, at_once, join, main, message, new_people, new_room, results, send_path
+from load.harness.clients import User
+from load.harness.fleet import Target
+from load.harness.report import Result
+from load.harness.scenario import (
+    Bench,
+    Tally,
+    at_once,
+    counts,
+    join,
+    main,
+    message,
+    new_room,
+    new_users,
+    results,
+    send_path,
+)
 
 SYNC_TIMEOUT_MS = 30_000
 _DELIVERY_LIMIT_S = 30.0
-#: What most clients send.
+#: The filter of most clients.
 _FILTER = quote('{"room":{"state":{"lazy_load_members":true}}}')
 
 
 class Audience:
-    """Members who long-poll, and who of them has seen which event. A subclass may poll otherwise."""
+    """Members who long-poll, and their deliveries. A subclass can poll in another way."""
 
     token_field = "next_batch"  # noqa: S105 - a name, not a secret
 
@@ -42,19 +54,19 @@ class Audience:
         self._sent_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def take_seats(self) -> None:
-        """Let everyone have the room, and wait for news of it."""
+    async def start(self) -> None:
+        """Let all members sync once, and long-poll."""
         tokens = await at_once(self.first_token(user) for user in self._members)
         self._tasks = [asyncio.create_task(self._listen(u, t)) for u, t in zip(self._members, tokens, strict=True)]
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         for user in self._members:
             user.connection.close()
 
-    async def hear(self, sender: User, path: str, content: bytes) -> None:
-        """Send one message; return when all have it."""
+    async def deliver(self, sender: User, path: str, content: bytes) -> None:
+        """Send one message, and wait until all members have it."""
         self._missing = len(self._members)
         self._all.clear()
         self._sent_s = time.perf_counter()
@@ -73,7 +85,7 @@ class Audience:
         return str((await user.request("GET", f"/_matrix/client/v3/sync?filter={_FILTER}"))["next_batch"])
 
     async def poll(self, user: User, token: str) -> tuple[int, bytes]:
-        """Return status and body of the next answer with news."""
+        """Return the status and body of the next answer."""
         path = f"/_matrix/client/v3/sync?filter={_FILTER}&timeout={SYNC_TIMEOUT_MS}&since={quote(token)}"
         return await user.connection.raw_request("GET", path, b"")
 
@@ -85,7 +97,7 @@ class Audience:
                 self.errors[f"sync: status {status}"] += 1
                 await asyncio.sleep(0.2)
                 continue
-            # The generator must stay cheap: nothing is decoded where the answer looks as it always does.
+            # The generator must stay cheap: an answer of the usual form is not decoded.
             if answer.startswith(start):
                 token = answer[len(start) : answer.index(b'"', len(start))].decode()
             else:
@@ -99,42 +111,38 @@ class Audience:
 
 
 async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
-    """One case for each number of members."""
+    """Measure one case for each number of members."""
     bench = Bench(target, "fanout", "delivery")
     cases = []
     for count in arguments.members:
-        [sender, *members] = await new_people(target, "fan", count + 1)
+        [sender, *members] = await new_users(target, "fan", count + 1)
         room_id = await new_room(sender)
         await at_once((join(user, room_id) for user in members), 4)
         audience = Audience(members, Counter())
-        await audience.take_seats()
+        await audience.start()
         await asyncio.sleep(1.0)
         for number in range(arguments.warm_up):
-            await audience.hear(sender, send_path(room_id, f"warm{number}"), message())
+            await audience.deliver(sender, send_path(room_id, f"warm{number}"), message())
         async with bench.case(f"{count} members", {"members": count, "messages": arguments.messages}) as tally:
             audience.latencies_s = tally.latencies_s
             for number in range(arguments.messages):
-                await audience.hear(sender, send_path(room_id, f"m{number}"), message())
+                await audience.deliver(sender, send_path(room_id, f"m{number}"), message())
         tally.errors.update(audience.errors)
-        audience.leave()
+        audience.stop()
         sender.connection.close()
         cases.append(tally)
-        print(f"{count} members: {_missed(tally, count * arguments.messages)}", file=sys.stderr, flush=True)
+        print(f"{count} members: {_deliveries(tally, count * arguments.messages)}", file=sys.stderr, flush=True)
     return results(*cases)
 
 
-def _missed(tally: Tally, wanted: int) -> str:
+def _deliveries(tally: Tally, wanted: int) -> str:
     return f"{len(tally.latencies_s)} of {wanted} deliveries"
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--members", type=_counts, default=[200], help="members who sync, one case for each (200)")
+    parser.add_argument("--members", type=counts, default=[200], help="numbers of members, one case each (200)")
     parser.add_argument("--messages", type=int, default=60, help="measured messages (60)")
-    parser.add_argument("--warm-up", type=int, default=10, help="messages before (10)")
-
-
-def _counts(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    parser.add_argument("--warm-up", type=int, default=10, help="messages before the measurement (10)")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Scenario `idle_workers`: what listening costs. A paced load, and workers beside it that have nothing to do.
+"""Scenario `idle_workers`: the cost of listening to streams. Workers without work run next to a paced load.
 
     python -m load.idle_workers                       1, 4 and 8 idle workers at 100 events/s, on a fleet of its own
     python -m load.idle_workers --idle 1,16 --rate 50
 
-The idle are added with `skep worker`, their types in turn. They own slots as all do; the senders' rooms lie in slots
-of the fleet's first persisters, so that nothing is asked of the idle. A run without any comes first, for Redis' bytes.
+The idle workers are started with `skep worker`, with types in turn. They own slots as others do, but the senders' rooms
+are in slots of the fleet's own persisters, so that the idle workers get no requests. The first run has no idle workers,
+for comparison of Redis' bytes.
 """
 
 import argparse
@@ -27,14 +28,21 @@ import asyncpg
 import uvloop
 import yaml
 
-from load.clients import User, register
-from load.fleet import Target, own_fleet
-from load.measure import Process, circumstances, listed_processes
+from load.harness.clients import User, register
+from load.harness.fleet import Target, own_fleet
+from load.harness.measure import Process, circumstances, listed_processes
 from shared.core.slots import slot_of
 
-#: In this order; a synchrotron hears most.
-TYPES = ("synchrotron", "client_api", "event_persister", "background", "federation_reader", "federation_sender",
-         "media")  # fmt: skip
+#: In this order. A synchrotron reads the most streams.
+TYPES = (
+    "synchrotron",
+    "client_api",
+    "event_persister",
+    "background",
+    "federation_reader",
+    "federation_sender",
+    "media",
+)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _ROOMS = 20
 _SENDERS = 8
@@ -48,14 +56,14 @@ def cpu_s(pid: int) -> float:
 
 
 class RedisCounters:
-    """Redis' own counters, asked over a connection of our own. section: `redis` of the fleet's configuration."""
+    """Redis' own counters. section: `redis` of the fleet's configuration."""
 
     def __init__(self, section: Mapping[str, Any]) -> None:
         self._socket = socket.create_connection((section["host"], section["port"]))
         self._command(f"AUTH {section['password']}")
 
     def read(self) -> tuple[int, int]:
-        """Return (bytes in, bytes out) since its start."""
+        """Return (bytes in, bytes out) since the start of Redis."""
         info = self._command("INFO stats")
         values = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         return int(values["total_net_input_bytes"]), int(values["total_net_output_bytes"])
@@ -69,23 +77,26 @@ class RedisCounters:
 
 
 def _whole(bulk: bytes) -> int:
-    """Return the length of a bulk reply, its head and end included."""
+    """Return the length of a bulk reply, including its head and end."""
     head, _, _ = bulk.partition(b"\r\n")
     return len(head) + 4 + int(head[1:])
 
 
 @contextlib.contextmanager
 def idle_workers(target: Target, count: int, types: Sequence[str] = TYPES) -> Iterator[list[Process]]:
-    """Start so many workers beside the fleet, their types in turn; yield them once all are ready."""
+    """Start workers in the fleet, with types in turn, and yield them once all are ready."""
     before = {each.name for each in listed_processes(target.status())}
     command = [sys.executable, "-m", "deploy.command.main", "worker"]
     started = [
         subprocess.Popen(
             [*command, types[number % len(types)], "--config", str(target.config)],
-            cwd=target.code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            cwd=target.code,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     try:
         end = time.monotonic() + _START_LIMIT_S
         while True:
@@ -95,7 +106,7 @@ def idle_workers(target: Target, count: int, types: Sequence[str] = TYPES) -> It
                 break
             if time.monotonic() > end:
                 missing = [types[n % len(types)] for n in range(count)]
-                raise RuntimeError(f"of the idle workers {missing} only {[each.name for each in new]} started")
+                raise RuntimeError(f"only {[each.name for each in new]} of {missing} started")
             time.sleep(0.5)
         yield new
     finally:
@@ -120,7 +131,7 @@ async def _owners(dsn: str, kind: str) -> dict[int, str]:
 
 
 async def _senders(target: Target, idle: Sequence[Process], dsn: str) -> list[tuple[User, list[str]]]:
-    """Make users and rooms, none of them in a slot of the idle."""
+    """Create users and rooms, none of them in a slot of an idle worker."""
     names = {each.name for each in idle}
     owners = await _owners(dsn, "rooms")
     tag = f"{random.getrandbits(32):08x}"
@@ -138,7 +149,7 @@ async def _senders(target: Target, idle: Sequence[Process], dsn: str) -> list[tu
 
 
 async def _send(users: Sequence[tuple[User, list[str]]], rate: float, seconds: float) -> Counter[int]:
-    """Send at an even pace, each user his share; return statuses."""
+    """Send at an even pace, with equal shares for the users. Return the statuses."""
     statuses: Counter[int] = Counter()
     began = time.monotonic()
     prefix = f"{random.getrandbits(64):016x}"
@@ -162,7 +173,7 @@ async def _send(users: Sequence[tuple[User, list[str]]], rate: float, seconds: f
 
 
 async def measure(target: Target, idle: Sequence[Process], rate: float, seconds: float, redis: RedisCounters) -> Any:
-    """Return one run's figures: CPU of each idle worker in percent of a core, and Redis' bytes a second."""
+    """Return the figures of a run: CPU of each idle worker in percent of a core, and Redis' bytes per second."""
     users = await _senders(target, idle, target.status()["database"])
     await _send(users, rate, 5.0)
     before, cpu, began = redis.read(), {each.pid: cpu_s(each.pid) for each in idle}, time.monotonic()
@@ -186,7 +197,7 @@ async def measure(target: Target, idle: Sequence[Process], rate: float, seconds:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--idle", default="1,4,8", help="numbers of idle workers, one run each (1,4,8)")
-    parser.add_argument("--rate", type=float, default=100, help="events a second (100)")
+    parser.add_argument("--rate", type=float, default=100, help="events per second (100)")
     parser.add_argument("--seconds", type=float, default=20, help="measured time of a run (20)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
@@ -196,7 +207,7 @@ def main() -> int:
         redis = RedisCounters(yaml.safe_load(target.config.read_text())["redis"])
         for count in [0, *map(int, arguments.idle.split(","))]:
             with idle_workers(target, count) as idle:
-                time.sleep(4)  # slots that move to the new ones
+                time.sleep(4)  # slots move to the new workers
                 runs.append(uvloop.run(measure(target, idle, arguments.rate, arguments.seconds, redis)))
                 print(f"{count} idle: done", file=sys.stderr, flush=True)
     if arguments.json:

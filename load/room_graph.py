@@ -1,12 +1,12 @@
-"""Scenario `room_graph`: a room of many membership changes, and branches from anywhere in it.
+"""Scenario `room_graph`: a room with many membership changes, and branches from any of its events.
 
     python -m load.room_graph                                  50,000 changes, then 1,000 branches
     python -m load.room_graph --changes 1000                   branches in a small room
     python -m load.room_graph --forks 0                        a big room without branches
 
-The events are other servers', made and signed here, and given to the room's persister in batches, as a federation
-reader would do it. At the end the room's state is compared with a resolution worked out here. `--nobody-here`: no user
-of ours is in the room, so nobody may send the events that tie branches together, and all of them stay open.
+The events are generated for other servers, signed, and given to the room's persister in batches, as a federation reader
+does. At the end the room's state is compared with a resolution of its own. With `--no-local-members`, no local user can
+send the events that join branches, so all of them stay open.
 """
 
 import argparse
@@ -27,18 +27,17 @@ import asyncpg
 import orjson
 import uvloop
 
-from load.clients import Connection, User, register
-from load.fleet import Target, own_fleet
-from load.made_room import ADMIN, MODERATORS, MadeRoom, branches, membership_changes
-from load.measure import PROGRAMS, Process, Sample, circumstances, cost, listed_processes, scrape, take_sample
-from load.memory import begin_peaks, peak_mib
-from load.room_replay import replayed_state
-from load.sizes import bytes_of, get_sizes
-from shared.config.load import load_config
+from load.harness.clients import User, register
+from load.harness.expected_state import expected_state
+from load.harness.fleet import Target, own_fleet
+from load.harness.generated_room import ADMIN, MODERATORS, GeneratedRoom, branches, membership_changes
+from load.harness.measure import PROGRAMS, Process, Sample, circumstances, cost, listed_processes, scrape, take_sample
+from load.harness.memory import begin_peaks, peak_mib
+from load.harness.room_owner import RoomOwner, read_room
+from load.harness.table_sizes import bytes_of, get_sizes
 from shared.core.events import Event, parse_event
 from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import get_room_version
-from shared.core.slots import slot_of
 from shared.core.state_resolution import StateKey
 from shared.storage.engine.text_codec import set_text_codec
 from shared.storage.events.batch import (
@@ -51,10 +50,12 @@ _BLOCKED_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """changes: of memberships, one after another. forks: events beside them, each after one of the last `reach`.
+    """The load.
 
-    batch: events in one call, of changes; fork_batch: of forks. settled_after_s: how long the extremities must have
-    stayed the same at the end of a phase.
+    changes: the number of membership changes, one after another.
+    forks: the number of events after random events among the last `reach`.
+    batch, fork_batch: the events in one call.
+    settled_after_s: a phase ends when the extremities stay the same for this time.
     """
 
     changes: int
@@ -62,7 +63,7 @@ class Parameters:
     reach: int
     batch: int
     fork_batch: int
-    nobody_here: bool
+    no_local_members: bool
     room_version: str
     seed: int
     settled_after_s: float
@@ -70,7 +71,7 @@ class Parameters:
 
 @dataclass(slots=True)
 class Phase:
-    """What one part of the load cost the persister."""
+    """The cost of one part of the load for the persister."""
 
     name: str
     events: int = 0
@@ -84,20 +85,18 @@ class Scenario:
         self._parameters = parameters
         self._database = database
         self._status = target.status()
-        self._room: MadeRoom
-        self._owner: Process
-        self._connection: Connection
-        self._path = ""
+        self._room: GeneratedRoom
+        self._owner: RoomOwner
 
     async def run(self) -> dict[str, Any]:
-        """Make the room, load it, look at the result."""
+        """Create the room, load it, and check the result."""
         parameters, rng = self._parameters, random.Random(self._parameters.seed)
         await self._begin()
         phases = [await self._phase("changes", membership_changes(self._room, parameters.changes, rng))]
         if parameters.forks:
             forks = branches(self._room, parameters.forks, parameters.reach, rng)
             phases.append(await self._phase("forks", forks))
-        self._connection.close()
+        self._owner.close()
         return {
             "scenario": "room_graph",
             "facts": circumstances(),
@@ -107,55 +106,43 @@ class Scenario:
         }
 
     async def _begin(self) -> None:
-        """Make the room by a user of ours, and find its owner."""
+        """Let a local user create the room, and find its owner."""
         founder = await register(*self._target.address, f"load-founder-{int(time.time()):x}{os.getpid():x}")
         room_id = await _create_room(founder, self._parameters.room_version)
-        if self._parameters.nobody_here:
+        if self._parameters.no_local_members:
             await founder.request("POST", f"/_matrix/client/v3/rooms/{quote(room_id, safe='')}/leave", {})
         founder.connection.close()
-        rows = await self._database.fetch(
-            "SELECT room_nid, e.json FROM events e JOIN rooms USING (room_nid) WHERE room_id = $1 ORDER BY ordinal",
-            room_id,
-        )
-        self._room_nid = rows[0][0]
-        version = get_room_version(self._parameters.room_version)
-        self._room = MadeRoom(version, [parse_event(version, row[1]) for row in rows])
-        self._path = f"/_skep/rooms/{quote(room_id, safe='')}/receive"
-        slot = slot_of(room_id)
-        ranges = self._status["slots"]["rooms"]
-        name = next(each["owner"] for each in ranges if each["first"] <= slot <= each["last"])
-        self._processes = [p for p in listed_processes(self._status) if p.name == name or p.type in PROGRAMS]
-        self._owner = next(process for process in self._processes if process.name == name)
-        others = (p for p in listed_processes(self._status) if p.type == self._owner.type and p.name != name)
-        self._idle = next(others, None)  # what its loop waits for is the machine, not us
-        assert self._target.config is not None
-        secret = load_config(self._target.config).secrets.internal_secret.reveal()
-        host, _, port = self._owner.address.rpartition(":")
-        self._connection = Connection(host, int(port), secret)
+        self._room = await read_room(self._status["database"], room_id)
+        self._room_nid = await self._database.fetchval("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
+        self._owner = RoomOwner(self._target, room_id)
+        listed, own = listed_processes(self._status), self._owner.process
+        self._processes = [each for each in listed if each.name == own.name or each.type in PROGRAMS]
+        others = (each for each in listed if each.type == own.type and each.name != own.name)
+        self._idle = next(others, None)  # delays of its loop come from the machine
 
     async def _phase(self, name: str, events: Iterable[Event]) -> Phase:
         made = list(events)
         size = self._parameters.batch if name == "changes" else self._parameters.fork_batch
         phase = Phase(name, len(made))
-        begin_peaks([self._owner])
-        metrics_before, idle_before = scrape(self._owner), self._idle_metrics()
+        begin_peaks([self._owner.process])
+        metrics_before, idle_before = scrape(self._owner.process), self._idle_metrics()
         before = await take_sample(self._processes, self._status["database"], last=False)
         seconds: list[float] = []
         for first in range(0, len(made), size):
             started_s = time.perf_counter()
-            await self._give(made[first : first + size], phase)
+            phase.outcomes += await self._owner.receive(made[first : first + size])
             seconds.append(time.perf_counter() - started_s)
-        given_s = sum(seconds)
+        received_s = sum(seconds)
         most = await self._settle()
         after = await take_sample(self._processes, self._status["database"], last=True)
         phase.figures = {
-            "seconds": round(given_s, 1),
+            "seconds": round(received_s, 1),
             "slowest_batch_s": round(max(seconds), 3),
             "most_extremities_seen": most,
-            **_cost_figures(before, after, self._owner, len(made)),
-            **_loop(metrics_before, scrape(self._owner), "loop"),
+            **_cost_figures(before, after, self._owner.process, len(made)),
+            **_loop(metrics_before, scrape(self._owner.process), "loop"),
             **_loop(idle_before, self._idle_metrics(), "idle_persisters_loop"),
-            **_resolutions(metrics_before, scrape(self._owner)),
+            **_resolutions(metrics_before, scrape(self._owner.process)),
             **await self._storage(),
         }
         return phase
@@ -163,13 +150,8 @@ class Scenario:
     def _idle_metrics(self) -> dict[str, float]:
         return {} if self._idle is None else scrape(self._idle)
 
-    async def _give(self, events: Sequence[Event], phase: Phase) -> None:
-        body = {"pdus": [{"pdu": orjson.Fragment(event.encoded)} for event in events]}
-        answer = await self._connection.request("POST", self._path, body)
-        phase.outcomes.update(result["outcome"] for result in answer["results"].values())
-
     async def _settle(self) -> int:
-        """Wait until nothing is sent any more that ties branches together; return the greatest number of them."""
+        """Wait until no more events join branches. Return the greatest number of extremities."""
         most, last, since_s = 0, None, time.monotonic()
         end_s = since_s + _SETTLE_LIMIT_S
         while time.monotonic() < end_s:
@@ -187,7 +169,7 @@ class Scenario:
         return list(await self._database.fetchval(sql, self._room_nid))
 
     async def _storage(self) -> dict[str, Any]:
-        """P9: bytes of what is kept of the room's states, beside the JSON of its state events."""
+        """Return the bytes of the room's stored states and of the JSON of its state events (P9)."""
         sizes = await get_sizes(self._database)
         raw = await self._database.fetchval(
             "SELECT sum(length(json)) FROM events WHERE room_nid = $1 AND state_key IS NOT NULL", self._room_nid
@@ -195,24 +177,27 @@ class Scenario:
         tables = {name: bytes_of(sizes, name) for name in ("state_snapshots", "state_changes", "current_state")}
         return {
             "state_json_bytes": raw,
-            "state_storage_bytes": {f"{name} {part}": n for name, both in tables.items()
-                                    for part, n in zip(("rows", "indexes"), both, strict=True)},
+            "state_storage_bytes": {
+                f"{name} {part}": size
+                for name, both in tables.items()
+                for part, size in zip(("rows", "indexes"), both, strict=True)
+            },
             "state_storage_ratio": round(sum(map(sum, tables.values())) / raw, 2),
             "memberships_bytes": sum(bytes_of(sizes, "memberships")),
-        }  # fmt: skip
+        }
 
     async def _compare(self) -> dict[str, Any]:
-        """Hold the room's state against the resolution of its branches."""
+        """Compare the room's state with the resolution of its branches."""
         room = self._room
         rows = await self._database.fetch(
             "SELECT event_nid, event_id, json, status FROM events WHERE room_nid = $1 ORDER BY position", self._room_nid
         )
         ids = {nid: EventId(event_id) for nid, event_id, _, _ in rows}
-        branched = [parse_event(room.version, json) for _, event_id, json, _ in rows if event_id not in room.place]
+        branched = [parse_event(room.version, json) for _, event_id, json, _ in rows if event_id not in room.index]
         rejected = frozenset(EventId(event_id) for _, event_id, _, status in rows if status == REJECTED)
         extremities = await self._extremities()
         started_s = time.process_time()
-        expected = replayed_state(room, branched, [ids[nid] for nid in extremities], rejected)
+        expected = expected_state(room, branched, [ids[nid] for nid in extremities], rejected)
         replay_s = time.process_time() - started_s
         stored: dict[StateKey, EventId] = {
             (kind, key): ids[nid]
@@ -223,10 +208,10 @@ class Scenario:
         wrong = [key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key)]
         return {
             "events": len(rows),
-            "of_ours": sum(not event.sender.endswith(".example") for event in branched),
+            "local_events": sum(not event.sender.endswith(".example") for event in branched),
             "extremities": len(extremities),
             "state_entries": len(stored),
-            "entries_unlike_the_resolution": len(wrong),
+            "wrong_entries": len(wrong),
             "replay_cpu_s": round(replay_s, 1),
         }
 
@@ -257,14 +242,14 @@ _LE = re.compile(r'le="([^"]+)"')
 
 
 def _loop(before: dict[str, float], after: dict[str, float], name: str) -> dict[str, Any]:
-    """How late the loop woke a sleeper, which looks ten times a second."""
-    looks = _histogram(before, after, "skep_loop_blocked_seconds", "")
-    if not looks:
+    """Return how late the loop woke its watch, which sleeps ten times a second."""
+    samples = _histogram(before, after, "skep_loop_blocked_seconds", "")
+    if not samples:
         return {}
     return {
-        f"{name}_looks": int(looks[-1][1]),
-        f"{name}_blocked_over_50_ms": int(looks[-1][1] - dict(looks)[_BLOCKED_S]),
-        f"{name}_blocked_at_most_s": _longest(looks),
+        f"{name}_samples": int(samples[-1][1]),
+        f"{name}_blocked_over_50_ms": int(samples[-1][1] - dict(samples)[_BLOCKED_S]),
+        f"{name}_blocked_at_most_s": _longest(samples),
     }
 
 
@@ -281,7 +266,7 @@ def _resolutions(before: dict[str, float], after: dict[str, float]) -> dict[str,
 
 
 def _histogram(before: dict[str, float], after: dict[str, float], name: str, label: str) -> list[tuple[float, float]]:
-    """Return the growth of a histogram's buckets: each counts all that is at most as long."""
+    """Return the growth of a histogram's cumulative buckets."""
     found = [
         (float(bound[1]), value - before.get(key, 0.0))
         for key, value in after.items()
@@ -291,7 +276,7 @@ def _histogram(before: dict[str, float], after: dict[str, float], name: str, lab
 
 
 def _longest(buckets: Sequence[tuple[float, float]]) -> float | str:
-    """Return the least bound below which all lies."""
+    """Return the least bound of a bucket that holds all values."""
     if not buckets:
         return 0.0
     bound = next(bound for bound, count in buckets if count == buckets[-1][1])
@@ -299,7 +284,7 @@ def _longest(buckets: Sequence[tuple[float, float]]) -> float | str:
 
 
 async def run(target: Target, parameters: Parameters) -> dict[str, Any]:
-    """Return all figures. Raises RequestFailed when the persister doesn't take the events."""
+    """Return all figures. Raises RequestFailed if the persister refuses the events."""
     database = await asyncpg.connect(target.status()["database"], timeout=5)
     set_text_codec(database)
     try:
@@ -323,21 +308,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a running fleet with open registration and no rate limits; default: start one")
     parser.add_argument("--config", type=Path, help="its configuration (with --url)")
-    parser.add_argument("--changes", type=int, default=50_000, help="changes of memberships, at least 100 (50000)")
+    parser.add_argument("--changes", type=int, default=50_000, help="membership changes, at least 100 (50000)")
     parser.add_argument("--forks", type=int, default=1000, help="branches, of one event each (1000)")
-    parser.add_argument("--reach", type=int, default=500, help="how far back in the line they begin, in events (500)")
+    parser.add_argument("--reach", type=int, default=500, help="branches start within this many last events (500)")
     parser.add_argument("--batch", type=int, default=200, help="changes in one call (200)")
     parser.add_argument("--fork-batch", type=int, default=50, help="branches in one call (50)")
-    parser.add_argument("--nobody-here", action="store_true", help="no user of ours ties branches together")
+    parser.add_argument("--no-local-members", action="store_true", help="no local user joins branches")
     parser.add_argument("--room-version", default="12", help="version of the room (12)")
-    parser.add_argument("--seed", type=int, default=1, help="of all that is drawn by chance (1)")
-    parser.add_argument("--settled-after", type=float, default=5.0, dest="settled_after_s",
-                        help="seconds without new extremities that end a phase (5)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1, help="the seed of random choices (1)")
+    settled = "seconds without new extremities that end a phase (5)"
+    parser.add_argument("--settled-after", type=float, default=5.0, dest="settled_after_s", help=settled)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON there too (-: print it)")
     arguments = vars(parser.parse_args())
     url, config, output = (arguments.pop(name) for name in ("url", "config", "json"))
     if url and config is None:
-        parser.error("--url needs --config: the room's owner and the database are asked")
+        parser.error("--url needs --config, to find the room's owner and the database")
     parameters = Parameters(**arguments)
     if url:
         result = uvloop.run(run(Target(url, config), parameters))
@@ -348,7 +333,7 @@ def main() -> int:
     print(encoded.decode() if output == Path("-") else as_text(result))
     if output and output != Path("-"):
         output.write_bytes(encoded)
-    return 1 if result["end"]["entries_unlike_the_resolution"] else 0
+    return 1 if result["end"]["wrong_entries"] else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Scenario `rooms`: what it costs to create a room, to invite, to join, and to read a page of 100 /messages.
+"""Scenario `rooms`: the cost of creating a room, an invite, a join, and a page of 100 /messages.
 
     python -m load.rooms
     python -m load.rooms --count 100 --compare COMMIT
 
-One request after another, of one user at a time: there is no group commit that would make them cheaper. Joins and
-invitations are into small rooms, each room's first.
+Requests run one after another, so group commit does not make them cheaper. Each invite and join is the first one in a
+small room.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import orjson
 
-from load.clients import User
-from load.fleet import Target
-from load.report import Result
-from load.scenario import Bench, Tally, main, message, new_people, new_room, results, send_path
+from load.harness.clients import User
+from load.harness.fleet import Target
+from load.harness.report import Result
+from load.harness.scenario import Bench, Tally, main, message, new_room, new_users, results, send_path
 from shared.core.identifiers import RoomId
 
 _V3 = "/_matrix/client/v3"
@@ -26,12 +26,12 @@ _PAGE = 100
 
 async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
     bench = Bench(target, "rooms", "request")
-    creator, invited, joining, reader = await new_people(target, "rooms", 4)
-    talked = await new_room(creator)
+    creator, invited, joining, reader = await new_users(target, "rooms", 4)
+    busy = await new_room(creator)
     for number in range(_PAGE + 50):
-        await creator.connection.raw_request("PUT", send_path(talked, f"{number}"), message())
-    await reader.request("POST", f"{_V3}/rooms/{quote(talked, safe='')}/join", {})
-    for user in (creator, creator):  # statements are prepared, rooms come into memory
+        await creator.connection.raw_request("PUT", send_path(busy, f"{number}"), message())
+    await reader.request("POST", f"{_V3}/rooms/{quote(busy, safe='')}/join", {})
+    for user in (creator, creator):  # prepares statements
         await new_room(user)
     count = arguments.count
     rooms: list[RoomId] = []
@@ -46,12 +46,12 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
         await _post(creator, (f"{path}/invite" for path in paths), body, invite)
     async with bench.case("join", {"count": count}) as join:
         await _post(joining, (f"{path}/join" for path in paths), b"{}", join)
-    page = f"{_V3}/rooms/{quote(talked, safe='')}/messages?dir=b&limit={_PAGE}"
+    page = f"{_V3}/rooms/{quote(busy, safe='')}/messages?dir=b&limit={_PAGE}"
     async with bench.case("messages", {"count": count, "limit": _PAGE}) as messages:
         for _ in range(count):
             answer = await messages.timed(reader.connection.raw_request("GET", page, b""))
             if answer.count(b'"event_id"') < _PAGE:
-                messages.errors["a short page"] += 1
+                messages.errors["short page"] += 1
     for user in (creator, invited, joining, reader):
         user.connection.close()
     return results(create, invite, join, messages)

@@ -1,12 +1,11 @@
-"""Scenario `send`: closed-loop senders over many rooms. Each sender sends as soon as he has his answer.
+"""Scenario `send`: closed-loop senders over many rooms. Each sender sends again as soon as they have the answer.
 
-    python -m load.send                                       on a fleet of its own, thrown away afterwards
+    python -m load.send                                       on a fleet of its own
     python -m load.send --url http://127.0.0.1:8008 --config data/run/skep.yaml
-    python -m load.send --senders 1,8,64                      one after another, each with users and rooms of its own
-    python -m load.send --senders 1,8,64 --compare COMMIT     beside another commit, in turns; the least CPU of each
+    python -m load.send --senders 1,8,64                      one after another, each with its own users and rooms
+    python -m load.send --senders 1,8,64 --compare COMMIT     compared with another commit, in turns
 
-Nobody listens by default: this is the cost of sending alone. `--listeners` adds users who are joined to every room
-and long-poll /sync.
+This is the cost of sending alone. `--listeners` adds users who are joined to every room and long-poll /sync.
 """
 
 import argparse
@@ -26,11 +25,11 @@ from urllib.parse import quote
 import asyncpg
 import uvloop
 
-from load.clients import RequestFailed, User, register
-from load.fleet import HERE, Target, checked_out, own_fleet
-from load.measure import cost, listed_processes, take_sample
-from load.report import Growth, Result, as_json, comparison
-from load.sizes import Sizes, get_sizes, growth
+from load.harness.clients import RequestFailed, User, register
+from load.harness.fleet import HERE, Target, checked_out, own_fleet
+from load.harness.measure import cost, listed_processes, take_sample
+from load.harness.report import Growth, Result, as_json, comparison
+from load.harness.table_sizes import Sizes, get_sizes, growth
 
 _SETUP_AT_ONCE = 16
 _SYNC_TIMEOUT_MS = 10_000
@@ -38,9 +37,10 @@ _SYNC_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """warm_up: seconds of the same load before the measured ones: rooms come into memory, statements are prepared.
+    """The load.
 
-    least_events: the measured time goes on until there are as many.
+    warm_up: seconds of the same load before the measurement.
+    least_events: the measurement continues until there are this many events.
     """
 
     senders: int
@@ -55,7 +55,7 @@ class Parameters:
 
 @dataclass(slots=True)
 class Tally:
-    """What the senders note while the load is measured."""
+    """The counts of the senders."""
 
     latencies_s: list[float]
     errors: Counter[str]
@@ -83,7 +83,16 @@ async def run(target: Target, parameters: Parameters) -> Result:
         user.connection.close()
     spent = cost(before, after)
     case = f"{parameters.senders} senders"
-    return Result("send", "event", asdict(parameters), tally.latencies_s, tally.errors, spent, grown, case=case)
+    return Result(
+        scenario="send",
+        operation="event",
+        parameters=asdict(parameters),
+        latencies_s=tally.latencies_s,
+        errors=tally.errors,
+        cost=spent,
+        growth=grown,
+        case=case,
+    )
 
 
 async def _sizes(dsn: str | None) -> tuple[Sizes, int]:
@@ -111,9 +120,9 @@ async def _growth(dsn: str | None, before: Sizes, position: int) -> Growth | Non
 
 
 async def _set_up(target: Target, parameters: Parameters) -> tuple[list[User], list[User], list[list[str]]]:
-    """Make users and rooms. Room number r belongs to sender r mod senders; with fewer rooms than senders they share.
+    """Create users and rooms. Room number r belongs to sender r mod senders. With fewer rooms than senders they share.
 
-    Returns senders, listeners, and for each sender the rooms that he sends to.
+    Returns the senders, the listeners, and the rooms of each sender.
     """
     run_name = f"{int(time.time()):x}{os.getpid():x}"
     limit = asyncio.Semaphore(_SETUP_AT_ONCE)
@@ -163,7 +172,7 @@ async def _send_for(
 async def _send(user: User, rooms: Sequence[str], size: int, end_s: float, least_events: int, tally: Tally) -> None:
     paths = [f"/_matrix/client/v3/rooms/{quote(room, safe='')}/send/m.room.message/" for room in rooms]
     prefix = f"{random.getrandbits(64):016x}-"
-    text = b'{"msgtype":"m.text","body":"%b"}' % (b"x" * size)  # encoded once: the generator must stay cheap
+    text = b'{"msgtype":"m.text","body":"%b"}' % (b"x" * size)  # encoded once, since the generator must stay cheap
     for number, path in enumerate(itertools.cycle(paths)):
         started_s = time.perf_counter()
         if started_s >= end_s and len(tally.latencies_s) + sum(tally.errors.values()) >= least_events:
@@ -173,7 +182,7 @@ async def _send(user: User, rooms: Sequence[str], size: int, end_s: float, least
             tally.latencies_s.append(time.perf_counter() - started_s)
         else:
             tally.errors[f"status {status}"] += 1
-            await asyncio.sleep(0.1)  # a server that refuses at once must not be flooded
+            await asyncio.sleep(0.1)  # do not flood a server that refuses at once
 
 
 async def _listen(user: User, stop: asyncio.Event) -> None:
@@ -193,7 +202,7 @@ def run_all(target: Target, every: Sequence[Parameters]) -> list[Result]:
 
 
 def compare(commit: str, repeat: int, every: Sequence[Parameters]) -> tuple[list[list[Result]], list[list[Result]]]:
-    """Run the load on fleets of another commit and of this code in turns; return the results of both."""
+    """Run the load on fleets of another commit and of this code in turns. Return the results of both."""
     others: list[list[Result]] = []
     ours: list[list[Result]] = []
     with checked_out(commit) as code:
@@ -225,22 +234,22 @@ def main() -> int:
     parser.add_argument("--url", help="a running fleet with open registration and no rate limits; default: start one")
     parser.add_argument("--config", type=Path, help="its configuration, for `skep status` (CPU needs it)")
     parser.add_argument("--senders", type=_counts, default=[16], help="users who send at the same time (16)")
-    parser.add_argument("--rooms", type=int, default=200, help="rooms that they send to in turn (200)")
+    parser.add_argument("--rooms", type=int, default=200, help="rooms of the senders (200)")
     parser.add_argument("--seconds", type=float, default=20, help="measured time (20)")
-    parser.add_argument("--least-events", type=int, default=0, help="the last run goes on until there are as many (0)")
+    parser.add_argument("--least-events", type=int, default=0, help="continue until there are this many events (0)")
     parser.add_argument("--message-bytes", type=int, default=200, help="length of each message's text (200)")
-    parser.add_argument("--listeners", type=int, default=0, help="users in all rooms who long-poll /sync (0)")
-    parser.add_argument("--warm-up", type=float, default=5, help="seconds of load before measuring (5)")
-    parser.add_argument("--room-version", default="12", help="version of the rooms (12)")
-    parser.add_argument("--compare", metavar="COMMIT", help="measure that commit too, on fleets of their own")
-    parser.add_argument("--repeat", type=int, default=3, help="with --compare: how often (3)")
+    parser.add_argument("--listeners", type=int, default=0, help="members of all rooms who long-poll /sync (0)")
+    parser.add_argument("--warm-up", type=float, default=5, help="seconds of load before the measurement (5)")
+    parser.add_argument("--room-version", default="12", help="the version of the rooms (12)")
+    parser.add_argument("--compare", metavar="COMMIT", help="measure that commit too, on fleets of its own")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of a comparison (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON there too (-: print them)")
     arguments = vars(parser.parse_args())
     url, config, output, commit, repeat = (
         arguments.pop(name) for name in ("url", "config", "json", "compare", "repeat")
     )
     if url and commit:
-        parser.error("--compare starts fleets of its own: no --url")
+        parser.error("--compare starts its own fleets, so it takes no --url")
     every = _every(arguments)
     if commit:
         others, ours = compare(commit, repeat, every)

@@ -3,8 +3,8 @@
     python -m load.sliding_sync                                a user of 100 rooms; 50 listeners
     python -m load.sliding_sync --rooms 1000 --compare COMMIT
 
-Cases: a new connection's window with 1 and with 20 events of each room, once for each form; the same window again on a
-connection that knows it (nothing to tell); a range that grows by 20; deliveries, each listener with a window of 20.
+Cases: a window on a new connection with 1 and with 20 events of each room, in both forms; the same window again, with
+nothing new; a range that grows by 20; and deliveries, with a window of 20 for each listener.
 """
 
 import argparse
@@ -17,17 +17,17 @@ from typing import Any
 
 import orjson
 
-from load.clients import User
 from load.fanout import SYNC_TIMEOUT_MS, Audience
-from load.fleet import Target
-from load.report import Result
-from load.scenario import Bench, Tally, at_once, join, main, message, new_people, new_room, results, send_path
+from load.harness.clients import User
+from load.harness.fleet import Target
+from load.harness.report import Result
+from load.harness.scenario import Bench, Tally, at_once, join, main, message, new_room, new_users, results, send_path
 from shared.core.identifiers import RoomId
 
 _MERGED = "/_matrix/client/v4/sync"
 _DEPLOYED = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 _WINDOW = 20
-#: What a room list shows of a room.
+#: The state that a room list shows.
 _STATE = ["m.room.create", "m.room.encryption", "m.room.name", "m.room.avatar", "m.room.tombstone"]
 _EXTENSIONS = {name: {"enabled": True} for name in ("account_data", "receipts", "typing", "e2ee", "to_device")}
 
@@ -60,8 +60,8 @@ class SlidingAudience(Audience):
 
 async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
     bench = Bench(target, "sliding_sync", "window")
-    people = await _filled(target, arguments)
-    user = people[0]
+    users = await _filled(target, arguments)
+    user = users[0]
     shape = {"rooms": arguments.rooms, "members": arguments.members}
     tallies = []
     for name, path, body in (
@@ -73,28 +73,28 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
         await user.connection.raw_request("POST", path, body)
         async with bench.case(f"new window, {name}", shape) as tally:
             for _ in range(arguments.windows):
-                _complain(tally, await tally.timed(user.connection.raw_request("POST", path, body)), _WINDOW)
+                _check_rooms(tally, await tally.timed(user.connection.raw_request("POST", path, body)), _WINDOW)
         tallies.append(tally)
     tallies.append(await _again(bench, user, arguments, shape))
     tallies.append(await _growing(bench, user, arguments, shape))
-    tallies.append(await _deliveries(bench, people, target, arguments))
-    for one in people:
+    tallies.append(await _deliveries(bench, users, target, arguments))
+    for one in users:
         one.connection.close()
     return results(*tallies)
 
 
 async def _filled(target: Target, arguments: argparse.Namespace) -> list[User]:
-    """Make the members, who are all in all the rooms, and the rooms' messages."""
-    people = await new_people(target, "sliding", arguments.members)
-    rooms = [await new_room(people[0]) for _ in range(arguments.rooms)]
-    await at_once((_live(one, rooms) for one in people[1:]), 4)
-    for number, room_id in itertools.product(range(arguments.said), rooms):
-        await people[number % len(people)].connection.raw_request("PUT", send_path(room_id, f"{number}"), message())
+    """Create the rooms, with all members in all rooms, and their messages."""
+    users = await new_users(target, "sliding", arguments.members)
+    rooms = [await new_room(users[0]) for _ in range(arguments.rooms)]
+    await at_once((_join_all(one, rooms) for one in users[1:]), 4)
+    for number, room_id in itertools.product(range(arguments.room_messages), rooms):
+        await users[number % len(users)].connection.raw_request("PUT", send_path(room_id, f"{number}"), message())
     print(f"{len(rooms)} rooms are filled", file=sys.stderr, flush=True)
-    return people
+    return users
 
 
-async def _live(user: User, rooms: Sequence[RoomId]) -> None:
+async def _join_all(user: User, rooms: Sequence[RoomId]) -> None:
     for room_id in rooms:
         await join(user, room_id)
 
@@ -105,57 +105,57 @@ async def _again(bench: Bench, user: User, arguments: argparse.Namespace, shape:
         for _ in range(arguments.windows):
             body = _merged(20, pos=orjson.loads(answer)["pos"])
             answer = await tally.timed(user.connection.raw_request("POST", _MERGED, body))
-            _complain(tally, answer, 0)
+            _check_rooms(tally, answer, 0)
     return tally
 
 
 async def _growing(bench: Bench, user: User, arguments: argparse.Namespace, shape: dict[str, Any]) -> Tally:
-    async with bench.case("20 rooms more", shape) as tally:
+    async with bench.case("20 more rooms", shape) as tally:
         for number in range(max(arguments.windows * _WINDOW // arguments.rooms, 1)):
             conn_id = f"growing {number}"
             _, answer = await user.connection.raw_request("POST", _MERGED, _merged(1, conn_id=conn_id))
             for last in range(2 * _WINDOW - 1, arguments.rooms, _WINDOW):
                 body = _merged(1, last, conn_id=conn_id, pos=orjson.loads(answer)["pos"])
                 answer = await tally.timed(user.connection.raw_request("POST", _MERGED, body))
-                _complain(tally, answer, _WINDOW)
+                _check_rooms(tally, answer, _WINDOW)
     return tally
 
 
-async def _deliveries(bench: Bench, people: Sequence[User], target: Target, arguments: argparse.Namespace) -> Tally:
-    """Each listener is in the scenario's rooms too, so that his list is long."""
-    [sender, *listeners] = await new_people(target, "hearing", arguments.listeners + 1)
+async def _deliveries(bench: Bench, users: Sequence[User], target: Target, arguments: argparse.Namespace) -> Tally:
+    """Measure deliveries to listeners who are in further rooms too, so that their lists are long."""
+    [sender, *listeners] = await new_users(target, "listener", arguments.listeners + 1)
     room_id = await new_room(sender)
     others = [await new_room(sender) for _ in range(_WINDOW)]
-    await at_once((_live(user, [*others, room_id]) for user in listeners), 4)
+    await at_once((_join_all(user, [*others, room_id]) for user in listeners), 4)
     audience = SlidingAudience(listeners, Counter())
-    await audience.take_seats()
+    await audience.start()
     await asyncio.sleep(1.0)
     for number in range(5):
-        await audience.hear(sender, send_path(room_id, f"warm{number}"), message())
+        await audience.deliver(sender, send_path(room_id, f"warm{number}"), message())
     shape = {"listeners": arguments.listeners, "messages": arguments.messages}
     async with bench.case("deliveries", shape, "delivery") as tally:
         audience.latencies_s = tally.latencies_s
         for number in range(arguments.messages):
-            await audience.hear(sender, send_path(room_id, f"m{number}"), message())
+            await audience.deliver(sender, send_path(room_id, f"m{number}"), message())
     tally.errors.update(audience.errors)
-    audience.leave()
+    audience.stop()
     sender.connection.close()
     return tally
 
 
-def _complain(tally: Tally, answer: bytes, rooms: int) -> None:
-    """Note an answer with another number of rooms."""
+def _check_rooms(tally: Tally, answer: bytes, rooms: int) -> None:
+    """Record an error unless the answer has this number of rooms."""
     if answer.count(b'"bump_stamp":') != rooms:
-        tally.errors["another number of rooms"] += 1
+        tally.errors["wrong number of rooms"] += 1
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rooms", type=int, default=100, help="rooms of the user (100)")
-    parser.add_argument("--members", type=int, default=10, help="members, who are in all the rooms (10)")
-    parser.add_argument("--said", type=int, default=20, help="messages in each room (20)")
+    parser.add_argument("--members", type=int, default=10, help="members of all rooms (10)")
+    parser.add_argument("--room-messages", type=int, default=20, help="messages in each room (20)")
     parser.add_argument("--windows", type=int, default=100, help="requests of each case (100)")
     parser.add_argument("--listeners", type=int, default=50, help="members who long-poll (50)")
-    parser.add_argument("--messages", type=int, default=60, help="messages to them (60)")
+    parser.add_argument("--messages", type=int, default=60, help="messages to the listeners (60)")
 
 
 if __name__ == "__main__":

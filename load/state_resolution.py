@@ -1,19 +1,19 @@
-"""Measure state resolution: CPU and memory on made-up forks of big rooms, without database or network.
+"""Measure state resolution: CPU and memory on generated forks of big rooms, without database and network.
 
     python -m load.state_resolution --members 50000 --changes 4 --fights 200 --forks 1000 [--version 12] [--only NAME]
 
-Scenarios, each from one room with as many members, who have changed their profile often, under many power levels:
-    topic      two branches differ in the topic only; all memberships are agreed on
-    renames    on each of two branches every member has changed name: all entries conflict, with deep auth chains
+Scenarios, each from one room whose members changed their profiles often, under many power levels:
+    topic      two branches differ in the topic only, and all memberships agree
+    renames    on each of two branches every member changed their name: all entries conflict, with deep auth chains
     strangers  the branches share only the room's beginning: each has its own join of every member
-    fight      two branches of power levels, each event on the one before
-    bans       on one branch moderators ban a tenth of the members, on the other those members go on
-    forks      many branches, each with one membership of its own
+    fight      two branches of power levels, each event after the previous one
+    bans       on one branch moderators ban a tenth of the members, on the other those members change their names
+    forks      many branches with one membership each
 
-The same as overlays upon the room's state, as a persister keeps branches:
+The same as overlays of the room's state, as a persister keeps branches:
     small      two branches of three entries each: a topic, a profile, a ban
     overlays   as many branches as `forks`, each an overlay of one membership
-    all        two overlays upon every entry: everything conflicts
+    all        two overlays of every entry: everything conflicts
 """
 
 import argparse
@@ -34,7 +34,7 @@ FOUNDER = UserId("@founder:a.example")
 
 
 class MadeUpRoom:
-    """Events without hashes and signatures, which resolution doesn't look at; ids sort as they were made."""
+    """A room of events without hashes and signatures, which resolution does not read. Ids are in order of creation."""
 
     def __init__(self, version: RoomVersion, members: int, changes: int, fights: int) -> None:
         self.version = version
@@ -56,12 +56,12 @@ class MadeUpRoom:
                     self.set_levels(self.state, made)
 
     def find(self, event_id: EventId) -> Event | None:
-        """Find an event, counting how often that is done."""
+        """Return an event, and count the call."""
         self.calls += 1
         return self.events.get(event_id)
 
     def rename(self, state: State, user_id: UserId, change: int) -> None:
-        """Let a user join, or change name."""
+        """Let a user join, or change their name."""
         self.send(state, "m.room.member", user_id, user_id, {"membership": "join", "displayname": f"{change}"})
 
     def set_levels(self, state: State, number: int, sender: UserId = FOUNDER) -> None:
@@ -80,7 +80,7 @@ class MadeUpRoom:
         content: Mapping[str, Any],
         prev_event_ids: list[EventId] | None = None,
     ) -> Event:
-        """Make a state event with the auth events that it should have, and put it into the state."""
+        """Create a state event with the right auth events, and put it into the state."""
         event = self.add(state, event_type, sender, state_key, content, prev_event_ids or [])
         state[event_type, state_key] = event.event_id
         return event
@@ -94,7 +94,7 @@ class MadeUpRoom:
         content: Mapping[str, Any],
         prev_event_ids: list[EventId] | None = None,
     ) -> Event:
-        """Make a state event; no state changes."""
+        """Create a state event without changing the state."""
         keys = [("m.room.power_levels", ""), ("m.room.member", sender)]
         if self.version.create_in_auth_events:
             keys.append(("m.room.create", ""))
@@ -131,7 +131,7 @@ def topic(room: MadeUpRoom, forks: int) -> list[State]:
 
 
 def renames(room: MadeUpRoom, forks: int) -> list[State]:
-    """Return the states of two branches on each of which everybody has changed name."""
+    """Return the states of two branches, on each of which every member changed their name."""
     states = []
     for branch in range(2):
         state = dict(room.state)
@@ -142,7 +142,7 @@ def renames(room: MadeUpRoom, forks: int) -> list[State]:
 
 
 def strangers(room: MadeUpRoom, forks: int) -> list[State]:
-    """Return two states whose members have joined on either branch anew, under its own power levels."""
+    """Return two states whose members joined on each branch separately, under its own power levels."""
     begun = {key: event_id for key, event_id in room.state.items() if key[0] != "m.room.member" or key[1] == FOUNDER}
     states = []
     for branch in range(2):
@@ -167,16 +167,16 @@ def fight(room: MadeUpRoom, forks: int) -> list[State]:
 
 
 def bans(room: MadeUpRoom, forks: int) -> list[State]:
-    """Return a state where a tenth of the members are banned, and one where they have changed name."""
-    banned, going_on = dict(room.state), dict(room.state)
+    """Return a state in which a tenth of the members are banned, and one in which they changed their names."""
+    banned, renamed = dict(room.state), dict(room.state)
     for index, user_id in enumerate(room.users[100 : 100 + len(room.users) // 10]):
         room.send(banned, "m.room.member", room.users[index % 100], user_id, {"membership": "ban"})
-        room.rename(going_on, user_id, 2000)
-    return [banned, going_on]
+        room.rename(renamed, user_id, 2000)
+    return [banned, renamed]
 
 
 def forks(room: MadeUpRoom, forks: int) -> list[State]:
-    """Return as many states, each with one membership of its own."""
+    """Return states with one different membership each."""
     states = []
     for index in range(forks):
         state = dict(room.state)
@@ -186,7 +186,7 @@ def forks(room: MadeUpRoom, forks: int) -> list[State]:
 
 
 class Forked(State):
-    """A state upon a copy of the room's, and what has been set in it since."""
+    """A copy of the room's state, with an overlay of its changes."""
 
     def __init__(self, base: State) -> None:
         super().__init__(base)
@@ -202,7 +202,7 @@ class Forked(State):
 
 
 def small(room: MadeUpRoom, forks: int) -> list[Overlay]:
-    """Return two branches on which a moderator sets the topic, bans someone and changes name."""
+    """Return two branches, on which a moderator sets the topic, bans a member and changes their own name."""
     branches = []
     for index in range(2):
         branch = Forked(room.state)
@@ -215,7 +215,7 @@ def small(room: MadeUpRoom, forks: int) -> list[Overlay]:
 
 
 def overlays(room: MadeUpRoom, forks: int) -> list[Overlay]:
-    """Return as many overlays, each of one membership."""
+    """Return overlays of one membership each."""
     branches = []
     template = Forked(room.state)
     for index in range(forks):
@@ -229,7 +229,7 @@ def overlays(room: MadeUpRoom, forks: int) -> list[Overlay]:
 
 
 def everything(room: MadeUpRoom, forks: int) -> list[Overlay]:
-    """Return two overlays upon every entry but the room's create event, each side with its own renames and levels."""
+    """Return two overlays of all entries but the create event, each with its own names and power levels."""
     branches = []
     for index in range(2):
         branch = Forked(room.state)
@@ -274,7 +274,7 @@ def measure(room: MadeUpRoom, run: Callable[[], Mapping[tuple[str, str], EventId
 
 
 def resolution(room: MadeUpRoom, name: str, forks: int) -> tuple[int, Callable[[], Mapping[Any, EventId | None]]]:
-    """Return how many states there are to resolve, and what resolves them."""
+    """Return the number of states, and a function that resolves them."""
     if name in OVERLAYS:
         branches = OVERLAYS[name](room, forks)
         return len(branches), lambda: resolve_overlays(
@@ -285,15 +285,15 @@ def resolution(room: MadeUpRoom, name: str, forks: int) -> tuple[int, Callable[[
 
 
 def main() -> None:
-    """Make the room, resolve each scenario, print one line for each."""
+    """Create the room, resolve each scenario, and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=50_000)
     parser.add_argument("--changes", type=int, default=4, help="memberships of each member after the join")
-    parser.add_argument("--fights", type=int, default=200, help="power-levels events in the room's past")
+    parser.add_argument("--fights", type=int, default=200, help="power levels events in the room's past")
     parser.add_argument("--forks", type=int, default=100, help="branches of the scenario of that name")
     parser.add_argument("--version", default="12", help="room version")
     parser.add_argument(
-        "--only", choices=[*STATES, *OVERLAYS], action="append", help="leave out the others; may be repeated"
+        "--only", choices=[*STATES, *OVERLAYS], action="append", help="run this one only; can be repeated"
     )
     parser.add_argument("--no-memory", action="store_true", help="skip the second, slower run that measures memory")
     options = parser.parse_args()

@@ -1,12 +1,11 @@
-"""Scenario `unread_million`: a receipt and the next sync, and a message and the next sync, with ever more unread.
+"""Scenario `unread_million`: a receipt or a message and the next sync, in rooms with up to a million unread events.
 
-    python -m load.unread_million                              1,000 to 1,000,000 unread events in a room each
+    python -m load.unread_million                              rooms with 1,000 to 1,000,000 unread events
     python -m load.unread_million --unread 1000,10000 --operations 50
 
-The rooms are filled by a writer of our own, which commits batches as a persister does, under a lease of its own; then
-the fleet's persisters and synchrotrons begin anew, and know nothing. The events are encrypted ones: they notify, and no
-index of words has to be made of them. Each receipt names the oldest unread event, so that no memory can know what it
-leaves, and the count of every answer is held against what it must be.
+A writer of the scenario fills the rooms. It commits batches as a persister does, under its own lease. Then the fleet's
+persisters and synchrotrons restart with empty memory. The events are encrypted: they notify, and the search index skips
+them. Each receipt names the oldest unread event, so that its counts cannot be in memory, and every count is checked.
 """
 
 import argparse
@@ -17,18 +16,18 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 import asyncpg
 import orjson
 
-from load.clients import User
-from load.fleet import Target
-from load.report import Result
-from load.restarts import restart
-from load.scenario import Bench, Tally, join, main, message, new_people, new_room, results, send_path
+from load.harness.clients import User
+from load.harness.fleet import Target
+from load.harness.report import Result
+from load.harness.restarts import restart
+from load.harness.scenario import Bench, Tally, counts, join, main, message, new_room, new_users, results, send_path
 from replication.streams import EVENTS
 from shared.core.canonical_json import encode_canonical
 from shared.core.identifiers import EventId, RoomId, UserId
@@ -37,25 +36,20 @@ from shared.core.push_rules.event_outcome import EventOutcome
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.number_blocks import BLOCK
 from shared.storage.engine.statements import Parameters
-from shared.storage.events.batch import (
-    EventBatch,
-    EventToStore,
-)
-from shared.storage.events.commit import (
-    commit_events,
-)
+from shared.storage.events.batch import EventBatch, EventToStore
+from shared.storage.events.commit import commit_events
 from shared.storage.fleet.leases import beat, fence, insert_lease
 
 _V3 = "/_matrix/client/v3"
 _BATCH = 500
 _BEAT_EVERY_S = 1.0
 _NOTIFIES = EventOutcome(groups=((DEFAULT_GROUP, 1, 0),))
-_SYNC_LIMIT_S = 600.0  # until the synchrotrons have read what was written
+_SYNC_LIMIT_S = 600.0  # for the synchrotrons to read the new rows
 
 
 @dataclass(slots=True)
 class _Room:
-    """unread: how many events; read: of how many of them the reader has told that he read them."""
+    """A filled room. unread: the number of events. read: the number that the reader has read."""
 
     room_id: RoomId
     unread: int
@@ -66,17 +60,17 @@ class _Room:
 async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
     bench = Bench(target, "unread_million", "change")
     assert bench.database is not None, "a fleet on this machine"
-    sender, reader = await new_people(target, "unread", 2)
+    sender, reader = await new_users(target, "unread", 2)
     rooms = [_Room(await new_room(sender), count, []) for count in arguments.unread]
     for room in rooms:
         await join(reader, room.room_id)
     async with _writer(bench.database) as writer:
         for room in rooms:
             room.event_ids = await writer.fill(room.room_id, sender.user_id, room.unread)
-    if not arguments.stay:
+    if not arguments.no_restart:
         for worker_type in ("event_persister", "synchrotron"):
             await restart(target, worker_type)
-        bench.look(target)
+        bench.find_processes(target)
     tallies = []
     shape = {"operations": arguments.operations}
     async with bench.case("first sync", {"rooms": len(rooms)}) as first:
@@ -98,20 +92,20 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[Result]:
 
 
 async def _first_sync(reader: User, rooms: Sequence[_Room], tally: Tally) -> str:
-    """Sync until all that was written is told; return the token."""
+    """Sync until the counts are complete. Return the token."""
     end_s = time.monotonic() + _SYNC_LIMIT_S
     while True:
         answer = orjson.loads(await tally.timed(reader.connection.raw_request("GET", f"{_V3}/sync", b"")))
-        told = [_unread(answer, room) for room in rooms]
-        if told == [room.unread for room in rooms]:
+        counts = [_unread(answer, room) for room in rooms]
+        if counts == [room.unread for room in rooms]:
             return str(answer["next_batch"])
         if time.monotonic() > end_s:
-            raise TimeoutError(f"the counts are {told}")
+            raise TimeoutError(f"the counts are {counts}")
         await asyncio.sleep(1.0)
 
 
 async def _receipts(room: _Room, reader: User, token: str, count: int, tally: Tally) -> str:
-    """Read event after event, from the oldest on, and sync after each."""
+    """Read one event after another, the oldest first, and sync after each."""
     for _ in range(count):
         event_id = quote(room.event_ids[room.read], safe="")
         path = f"{_V3}/rooms/{quote(room.room_id, safe='')}/receipt/m.read.private/{event_id}"
@@ -130,10 +124,11 @@ async def _messages(room: _Room, sender: User, reader: User, token: str, count: 
 async def _changed(
     tally: Tally, reader: User, room: _Room, change: Any, token: str, *, unread: int = 0, read: int = 0
 ) -> str:
-    """Make a change, and let the reader be told of it: one operation. Returns the next token.
+    """Do one operation: make a change, and sync as the reader. Return the next token.
 
-    unread, read: by how much the change makes the room's numbers greater. What fails is not tried again: in a room that
-    its persister knew before it was filled that happens to the first message.
+    A failed change is not tried again. The first message fails in a room that was in its persister's memory before the
+    room was filled.
+    unread, read: the increments of the room's numbers.
     """
     started_s = time.perf_counter()
     status, _ = await change
@@ -145,7 +140,7 @@ async def _changed(
     if _unread(answer, room) == room.unread - room.read:
         tally.latencies_s.append(time.perf_counter() - started_s)
     else:
-        tally.errors["a wrong count"] += 1
+        tally.errors["wrong count"] += 1
     return str(answer["next_batch"])
 
 
@@ -155,7 +150,7 @@ def _unread(answer: Any, room: _Room) -> int:
 
 
 class _Writer:
-    """Writes events as a persister does: one fenced statement for a batch."""
+    """Writes events as a persister does, with one fenced statement per batch."""
 
     def __init__(self, connection: asyncpg.Connection, lease: int) -> None:
         self._connection = connection
@@ -169,12 +164,12 @@ class _Writer:
         return row
 
     async def fill(self, room_id: RoomId, sender: UserId, count: int) -> list[EventId]:
-        """Put so many events of a user behind all that is in the room; return their ids."""
+        """Append events of a user to a room. Return their ids."""
         row = await self._connection.fetchrow(
             "SELECT r.room_nid, max(e.ordinal) AS last, max(e.depth) AS depth, max(e.event_nid) AS nid"
             " FROM rooms r JOIN events e USING (room_nid) WHERE r.room_id = $1 GROUP BY r.room_nid",
             room_id,
-        )  # fmt: skip
+        )
         assert row is not None
         room_nid, last, depth, previous = row
         event_ids: list[EventId] = []
@@ -186,7 +181,8 @@ class _Writer:
             for nid in range(first, first + size):
                 last, depth = last + 1, depth + 1
                 event_ids.append(EventId(f"$unread{nid:036}"))
-                batch.events.append(_event(room_nid, room_id, nid, event_ids[-1], last, depth, sender, previous))
+                event = _event(room_nid, nid, event_ids[-1], room_id=room_id, sender=sender, depth=depth)
+                batch.events.append(replace(event, ordinal=last, prev_nids=[previous]))
                 previous = nid
             batch.extremities[room_nid] = [previous]
             batch.own[room_nid, sender, ""] = last
@@ -196,25 +192,32 @@ class _Writer:
 
 
 def _event(
-    room_nid: int, room_id: RoomId, nid: int, event_id: EventId, ordinal: int, depth: int, sender: UserId, previous: int
+    room_nid: int, event_nid: int, event_id: EventId, *, room_id: RoomId, sender: UserId, depth: int
 ) -> EventToStore:
+    """Return an event without its place in the room."""
     pdu: dict[str, Any] = {
-        "type": "m.room.encrypted", "room_id": room_id, "sender": sender, "depth": min(depth, 2**53 - 1),
-        "origin_server_ts": time.time_ns() // 1_000_000, "prev_events": [], "auth_events": [],
+        "type": "m.room.encrypted",
+        "room_id": room_id,
+        "sender": sender,
+        "depth": min(depth, 2**53 - 1),
+        "origin_server_ts": time.time_ns() // 1_000_000,
+        "prev_events": [],
+        "auth_events": [],
         "content": {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x" * 100},
-        "hashes": {"sha256": "x" * 43}, "signatures": {sender.partition(":")[2]: {"ed25519:a": "x" * 86}},
-    }  # fmt: skip
+        "hashes": {"sha256": "x" * 43},
+        "signatures": {sender.partition(":")[2]: {"ed25519:a": "x" * 86}},
+    }
     return EventToStore(
         room_nid=room_nid,
-        event_nid=nid,
+        event_nid=event_nid,
         event_id=event_id,
-        ordinal=ordinal,
+        ordinal=None,
         depth=depth,
         type=pdu["type"],
         state_key=None,
         sender=sender,
         origin_server_ts=pdu["origin_server_ts"],
-        prev_nids=[previous],
+        prev_nids=[],
         auth_nids=[],
         json=encode_canonical(pdu),
         push=_NOTIFIES,
@@ -223,19 +226,25 @@ def _event(
 
 @asynccontextmanager
 async def _writer(dsn: str) -> AsyncIterator[_Writer]:
-    """A writer with a lease, which ends with it: no slot is ever given to its type."""
+    """Yield a writer with its own lease. Its type never gets slots."""
     connection, beating = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     lease = await insert_lease(
-        connection, process="load-1", type_="load", host=platform.node(), pid=os.getpid(), address="127.0.0.1:1",
-        version="load", sequences={EVENTS.name: EVENTS.sequence},
-    )  # fmt: skip
+        connection,
+        process="load-1",
+        type_="load",
+        host=platform.node(),
+        pid=os.getpid(),
+        address="127.0.0.1:1",
+        version="load",
+        sequences={EVENTS.name: EVENTS.sequence},
+    )
 
-    async def beat_on() -> None:
+    async def keep_beating() -> None:
         while True:
             await beat(beating, lease, ready=False, draining=False, positions={})
             await asyncio.sleep(_BEAT_EVERY_S)
 
-    task = asyncio.create_task(beat_on())
+    task = asyncio.create_task(keep_beating())
     try:
         yield _Writer(connection, lease)
     finally:
@@ -247,16 +256,10 @@ async def _writer(dsn: str) -> AsyncIterator[_Writer]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--unread", type=_counts, default=[1_000, 10_000, 100_000, 1_000_000],
-        help="one room for each number (1000,10000,100000,1000000)",
-    )  # fmt: skip
+    unread = [1_000, 10_000, 100_000, 1_000_000]
+    parser.add_argument("--unread", type=counts, default=unread, help="one room for each number (1000 to 1000000)")
     parser.add_argument("--operations", type=int, default=200, help="changes in each case (200)")
-    parser.add_argument("--stay", action="store_true", help="let the workers run on, and read what was written")
-
-
-def _counts(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    parser.add_argument("--no-restart", action="store_true", help="do not restart the workers")
 
 
 if __name__ == "__main__":

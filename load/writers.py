@@ -1,17 +1,16 @@
-"""Scenario `writers`: whether a stream with more writers costs more per operation, and whether they wait for another.
+"""Scenario `writers`: the cost of an operation in a stream with more writers, and their waits for each other.
 
     python -m load.writers                                 all streams, 1, 2 and 4 writers, three rounds
     python -m load.writers --streams receipts,typing --rounds 5 --rate 150
 
-One fleet with as many persisters and client_apis as there are writers at most; all of them run all the time. A case is
-one stream and a number of writers: the same pace of requests, dealt out among that many processes, straight to each,
-of users and rooms whose slots it owns. The cases of a round follow each other, so that what else goes on at the
-machine meets all of them; the rounds tell the noise. What the fleet takes while it has nothing to do is measured in
-each round and left out.
+The fleet has the greatest number of persisters and client_apis, and all of them always run. A case is one stream with a
+number of writers: the same rate of requests, shared among that many processes, with direct connections of users and
+rooms whose slots they own. The cases of a round run one after another, so that other work on the machine affects all of
+them. The rounds show the noise. Each round measures the idle fleet, and subtracts its cost.
 
-`ratio` is the cost with several writers, over that with one: the mean of the rounds, in brackets the least and the
-greatest. `waits`: how often a look at Postgres, fifty a second, found a writer's statement waiting for a lock that
-another writer held.
+`ratio` is the cost with several writers divided by that with one writer: the mean of the rounds, with the least and the
+greatest in brackets. `waits` is the number of samples of Postgres, fifty a second, in which a writer's statement waited
+for a lock of another writer.
 """
 
 import argparse
@@ -31,15 +30,16 @@ import asyncpg
 import orjson
 import uvloop
 
-from load.fleet import Target, own_fleet
+from load.harness.fleet import Target, own_fleet
+from load.harness.measure import GENERATOR, Process, Sample, circumstances, cost, listed_processes, take_sample
+from load.harness.scenario import counts
+from load.harness.writer_clients import CLIENTS, WRITES, Client, clients_of_writers
 from load.idle_workers import idle_workers
-from load.measure import GENERATOR, Process, Sample, circumstances, cost, listed_processes, take_sample
-from load.writer_clients import CLIENTS, WRITES, Client, clients_of_writers
 
 _SETTLE_S = 1.0
 _WARM_UP_S = 1.0
-_LOOK_EVERY_S = 0.02
-#: A writer's statement that waits for a lock, and the writer that holds it.
+_SAMPLE_EVERY_S = 0.02
+#: Writers whose statements wait for a lock, and the writers that hold it.
 _WAITING = """
     SELECT waiting.application_name || ' for ' || holder.application_name
     FROM pg_stat_activity waiting
@@ -53,9 +53,11 @@ _WAITING = """
 
 @dataclass(slots=True)
 class Case:
-    """The rounds of one stream with one number of writers. cpu_ms: of one operation, in each round.
+    """The rounds of one stream with one number of writers.
 
-    rows: positions that were taken in the stream; none are known of streams that nobody stores.
+    cpu_ms: of one operation, in each round.
+    rows: the positions taken in the stream, 0 for streams that are not stored.
+    waits: by pair of writers.
     """
 
     cpu_ms: list[float] = field(default_factory=list)
@@ -63,7 +65,7 @@ class Case:
     rows: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     waits: Counter[str] = field(default_factory=Counter)
-    looks: int = 0
+    samples: int = 0
 
 
 class Scenario:
@@ -72,7 +74,7 @@ class Scenario:
         self._arguments = arguments
         self._database = database
         self._processes: list[Process] = []
-        self._clients: dict[str, list[list[Client]]] = {}  # worker type -> of each writer
+        self._clients: dict[str, list[list[Client]]] = {}  # worker type -> the clients of each writer
         self._idle_cpu_per_s = 0.0
 
     async def run(self) -> dict[tuple[str, int], Case]:
@@ -86,11 +88,11 @@ class Scenario:
                 self._target, self._database, self._processes, kind, max(counts), most
             )
         for stream, count in itertools.product(streams, counts):
-            await self._load(stream, count, _WARM_UP_S, Case())  # statements are prepared, rooms come into memory
+            await self._load(stream, count, _WARM_UP_S, Case())  # warms up
         for number in range(self._arguments.rounds):
             self._idle_cpu_per_s = await self._idle()
             for stream in streams:
-                # In another order each time: what grows with time must not look like the number of writers.
+                # Rotate the order, so that growth with time does not look like an effect of the number of writers.
                 turned = (*counts[number % len(counts) :], *counts[: number % len(counts)])
                 for count in turned:
                     await self._measure(stream, count, cases[stream, count])
@@ -101,7 +103,7 @@ class Scenario:
         await asyncio.sleep(_SETTLE_S)
         position = await self._position(stream)
         before = await self._sample(last=False)
-        async with self._looking(case):
+        async with self._sampling(case):
             done = await self._load(stream, count, self._arguments.seconds, case)
         spent = cost(before, await self._sample(last=True))
         cpu_s = _of_servers(spent.cpu_s) - self._idle_cpu_per_s * spent.seconds
@@ -110,17 +112,17 @@ class Scenario:
         case.rows += await self._position(stream) - position
 
     async def _position(self, stream: str) -> int:
-        """Return the last position taken in a stream; 0 for one that nobody stores."""
+        """Return the last position taken in a stream, 0 for one that is not stored."""
         if await self._database.fetchval("SELECT to_regclass($1) IS NULL", f"stream_{stream}"):
             return 0
         position: int = await self._database.fetchval(f"SELECT last_value FROM stream_{stream}")  # noqa: S608
         return position
 
     async def _idle(self) -> float:
-        """Return the CPU seconds a second of the fleet when nobody asks anything, the looking included."""
+        """Return the CPU seconds per second of the idle fleet, including the sampling."""
         await asyncio.sleep(_SETTLE_S)
         before = await self._sample(last=False)
-        async with self._looking(Case()):
+        async with self._sampling(Case()):
             await asyncio.sleep(self._arguments.seconds)
         spent = cost(before, await self._sample(last=True))
         return _of_servers(spent.cpu_s) / spent.seconds
@@ -129,7 +131,7 @@ class Scenario:
         return await take_sample(self._processes, None, last=last)
 
     async def _load(self, stream: str, count: int, seconds: float, case: Case) -> int:
-        """Send at an even pace, dealt out among so many writers; return how many requests were answered well."""
+        """Send at an even pace to a number of writers. Return the number of successful requests."""
         kind = "event_persister" if stream == "events" else "client_api"
         free: asyncio.Queue[Client] = asyncio.Queue()
         for turn in zip(*self._clients[kind][:count], strict=True):
@@ -143,9 +145,7 @@ class Scenario:
             running.append(asyncio.create_task(self._one(stream, client, case, free)))
         return sum(await asyncio.gather(*running))
 
-    async def _one(
-        self, stream: str, client: Client, case: Case, free: "asyncio.Queue[Client]"
-    ) -> bool:  # fmt: skip
+    async def _one(self, stream: str, client: Client, case: Case, free: "asyncio.Queue[Client]") -> bool:
         status, answer = await client.write(stream)
         if status != 200:
             case.errors[f"{status} {answer[:80].decode(errors='replace')}"] += 1
@@ -153,14 +153,14 @@ class Scenario:
         return status == 200
 
     @asynccontextmanager
-    async def _looking(self, case: Case) -> AsyncIterator[None]:
-        async def look() -> None:
+    async def _sampling(self, case: Case) -> AsyncIterator[None]:
+        async def sample() -> None:
             while True:
                 case.waits.update(row[0] for row in await self._database.fetch(_WAITING))
-                case.looks += 1
-                await asyncio.sleep(_LOOK_EVERY_S)
+                case.samples += 1
+                await asyncio.sleep(_SAMPLE_EVERY_S)
 
-        task = asyncio.create_task(look())
+        task = asyncio.create_task(sample())
         try:
             yield
         finally:
@@ -169,7 +169,7 @@ class Scenario:
 
 
 def _of_servers(cpu_s: Mapping[str, float]) -> float:
-    """The CPU seconds of our processes, Postgres, Redis; the generator talks to the processes straight."""
+    """Return the CPU seconds of workers, Postgres and Redis. haproxy is not used: connections are direct."""
     return sum(spent for group, spent in cpu_s.items() if group not in (GENERATOR, "haproxy"))
 
 
@@ -187,7 +187,7 @@ def _values(cases: Mapping[tuple[str, int], Case]) -> list[dict[str, Any]]:
                 "cpu_ms_per_operation": [round(each, 3) for each in case.cpu_ms],
                 "ratios": [round(each, 3) for each in ratios],
                 "waits": dict(case.waits),
-                "looks": case.looks,
+                "samples": case.samples,
                 "errors": dict(case.errors),
             }
         )
@@ -199,7 +199,7 @@ def _text(values: list[dict[str, Any]]) -> str:
     lines = ["{:14} {:>7} {:>24} {:>24} {:>6} {:>12}".format(*heads)]
     for each in values:
         spans = [_span(each[name]) for name in ("cpu_ms_per_operation", "ratios")]
-        waits = f"{sum(each['waits'].values())} of {each['looks']}"
+        waits = f"{sum(each['waits'].values())} of {each['samples']}"
         lines.append(
             f"{each['stream']:14} {each['writers']:>7} {spans[0]:>24} {spans[1]:>24}"
             f" {each['rows_per_operation']:>6} {waits:>12}"
@@ -213,7 +213,7 @@ def _span(values: list[float]) -> str:
 
 
 async def run(target: Target, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the figures of each case. The fleet has as many of each writer as are asked for."""
+    """Return the figures of each case. The fleet must have enough writers of each type."""
     database = await asyncpg.connect(target.status()["database"], timeout=5)
     try:
         return _values(await Scenario(target, arguments, database).run())
@@ -224,29 +224,25 @@ async def run(target: Target, arguments: argparse.Namespace) -> list[dict[str, A
 def _streams(text: str) -> list[str]:
     names = text.split(",")
     if unknown := sorted(set(names) - WRITES.keys()):
-        raise argparse.ArgumentTypeError(f"no such stream: {', '.join(unknown)}")
+        raise argparse.ArgumentTypeError(f"unknown stream: {', '.join(unknown)}")
     return names
-
-
-def _counts(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=_streams, default=list(WRITES), help="some of: " + ", ".join(WRITES))
-    parser.add_argument("--writers", type=_counts, default=[1, 2, 4], help="numbers of writers (1,2,4)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured (3)")
-    parser.add_argument("--rate", type=float, default=100, help="operations a second (100)")
-    parser.add_argument("--seconds", type=float, default=5, help="measured time of a case in a round (5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON there too")
+    parser.add_argument("--writers", type=counts, default=[1, 2, 4], help="numbers of writers (1,2,4)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
+    parser.add_argument("--rate", type=float, default=100, help="operations per second (100)")
+    parser.add_argument("--seconds", type=float, default=5, help="seconds of a case in a round (5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
     arguments = parser.parse_args()
     with own_fleet() as target:
         listed = [each.type for each in listed_processes(target.status())]
         kinds = ("event_persister", "client_api")
         more = [kind for kind in kinds for _ in range(max(arguments.writers) - listed.count(kind))]
         with idle_workers(target, len(more), more):
-            time.sleep(6)  # slots that move to the new ones
+            time.sleep(6)  # slots move to the new workers
             values = uvloop.run(run(target, arguments))
     facts = circumstances()
     print("  ".join(f"{name} {value}" for name, value in facts.items()), _text(values), sep="\n\n")

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import asyncpg
 import pytest
 
-from load.clients import User
+from load.harness.clients import User
 from shared.core.slots import slot_of
 from tests.faults.servers import Servers
 from tests.faults.traffic import Listener, Record, Talker, Traffic, WholeFleet, new_room, now, p99, people

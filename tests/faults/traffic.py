@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 import orjson
 
-from load.clients import User, register
+from load.harness.clients import User, register
 from tests.fix_fleet import RunningFleet
 from tests.fleet.observing import PROGRAMS
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from load.made_room import MadeRoom, membership_changes
-from load.measure import PROGRAMS, Cost, listed_processes, percentile, take_sample
-from load.report import Growth, Result, comparison
-from load.room_replay import replayed_state
+from load.harness.expected_state import expected_state
+from load.harness.generated_room import GeneratedRoom, membership_changes
+from load.harness.measure import PROGRAMS, Cost, listed_processes, percentile, take_sample
+from load.harness.report import Growth, Result, comparison
 from shared.core.identifiers import EventId
 from tests.fix_fleet import ROOT, RunningFleet
 from tests.graph_rooms import BOB, GraphRoom
@@ -45,7 +45,7 @@ def test_send_reports_cost_by_process_group(fleet: RunningFleet, tmp_path: Path)
 def test_unread_million_checks_every_count(fleet: RunningFleet, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     words = ["-m", "load.unread_million", "--url", fleet.client_url, "--config", str(fleet.config)]
-    words += ["--json", str(output), "--unread", "30,300", "--operations", "3", "--stay"]
+    words += ["--json", str(output), "--unread", "30,300", "--operations", "3", "--no-restart"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(output.read_text())
@@ -66,21 +66,21 @@ def test_unread_million_checks_every_count(fleet: RunningFleet, tmp_path: Path) 
         ("rooms", "--count 3", ["createRoom", "invite", "join", "messages"]),
         (
             "sliding_sync",
-            "--rooms 40 --members 2 --said 1 --windows 2 --listeners 2 --messages 2",
+            "--rooms 40 --members 2 --room-messages 1 --windows 2 --listeners 2 --messages 2",
             [
                 "new window, merged, 1 event",
                 "new window, merged, 20 events",
                 "new window, deployed, 1 event",
                 "new window, deployed, 20 events",
                 "known window",
-                "20 rooms more",
+                "20 more rooms",
                 "deliveries",
             ],
         ),
         (
             "initial_sync",
-            "--rooms 3 --members 3 --messages 2 --colds 0 --warms 3 --crowd 4 --beside 3",
-            ["warm, full", "warm, lazy", "deliveries alone", "deliveries beside 4"],
+            "--rooms 3 --members 3 --messages 2 --cold 0 --warm 3 --at-once 4 --deliveries 3",
+            ["warm, full", "warm, lazy", "deliveries alone", "deliveries during 4 syncs"],
         ),
     ],
 )
@@ -124,7 +124,7 @@ def test_writers_scenario_counts_rows_of_each_stream(tmp_path: Path) -> None:
     cases = {(case["stream"], case["writers"]): case for case in json.loads(output.read_text())["cases"]}
     assert len(cases) == 8
     for (stream, _), case in cases.items():
-        assert case["operations"] == 15 and case["looks"] > 3
+        assert case["operations"] == 15 and case["samples"] > 3
         assert case["rows_per_operation"] == (0 if stream == "typing" else 1)
 
 
@@ -148,22 +148,22 @@ def test_room_graph_compares_the_room_with_its_own_resolution(fleet: RunningFlee
     changes, forks, end = result["phases"]["changes"], result["phases"]["forks"], result["end"]
     assert changes["accepted"] == changes["events"] == 150
     assert forks["accepted"] + forks.get("soft_failed", 0) == forks["events"] == 24
-    assert end["entries_unlike_the_resolution"] == 0
+    assert end["wrong_entries"] == 0
     assert end["state_entries"] > 50
-    assert end["of_ours"] > 0  # local events merge the branches
-    assert end["events"] > 150 + 24 + end["of_ours"]
+    assert end["local_events"] > 0  # local events merge the branches
+    assert end["events"] > 150 + 24 + end["local_events"]
     for phase in (changes, forks):
         assert phase["persister_cpu_s"] > 0
         assert phase["peak_memory_mib"] > 20
         assert phase["state_storage_ratio"] > 0
-        assert phase["loop_looks"] > 0
+        assert phase["loop_samples"] > 0
     assert sum(lane["count"] for lane in forks["resolutions"].values()) > 0
 
 
 def test_made_room_knows_its_state_after_every_event() -> None:
     """Compare with the state computed event by event."""
     begun = GraphRoom("11")
-    room = MadeRoom(begun.version, list(begun.events.values()))
+    room = GeneratedRoom(begun.version, list(begun.events.values()))
     states = [{(e.type, e.state_key): e.event_id for e in room.line[: place + 1]} for place in range(len(room.line))]
     for event in membership_changes(room, 80, random.Random(5)):
         assert event.prev_event_ids == (room.line[-2].event_id,)
@@ -176,26 +176,33 @@ def test_made_room_knows_its_state_after_every_event() -> None:
         assert {**states[-1], **room.difference(place)} == {key: state.get(key) for key in states[-1]}
 
 
-def test_replayed_state_resolves_branches() -> None:
+def test_expected_state_resolves_branches() -> None:
     """Two branches set the topic: the later one wins."""
     begun = GraphRoom("11")
     begun.member(BOB, "join")
-    room = MadeRoom(begun.version, list(begun.events.values()))
+    room = GeneratedRoom(begun.version, list(begun.events.values()))
     end = len(room.line) - 1
     first, second = (room.make(BOB, "m.room.topic", {"topic": name}, "", end) for name in ("one", "two"))
     key = ("m.room.topic", "")
     none: frozenset[EventId] = frozenset()
     both = [first.event_id, second.event_id]
-    assert replayed_state(room, [first, second], both, none) == {**room.state(), key: second.event_id}
-    assert replayed_state(room, [first, second], both[:1], none) == {**room.state(), key: first.event_id}
-    assert replayed_state(room, [first, second], both, frozenset(both[1:])) == {**room.state(), key: first.event_id}
+    assert expected_state(room, [first, second], both, none) == {**room.state(), key: second.event_id}
+    assert expected_state(room, [first, second], both[:1], none) == {**room.state(), key: first.event_id}
+    assert expected_state(room, [first, second], both, frozenset(both[1:])) == {**room.state(), key: first.event_id}
 
 
 def test_comparison_shows_the_minimum_of_each_side() -> None:
     def result(server_s: float) -> Result:
         spent = Cost(1.0, {"event_persister": server_s, "postgres": 0.1}, 50.0, 0.0, 10, 1000, {})
         return Result(
-            "send", "event", {"senders": 8}, [0.01] * 100, {}, spent, Growth({("events", ""): 200}, 1.0), case="8"
+            scenario="send",
+            operation="event",
+            parameters={"senders": 8},
+            latencies_s=[0.01] * 100,
+            errors={},
+            cost=spent,
+            growth=Growth({("events", ""): 200}, 1.0),
+            case="8",
         )
 
     text = comparison("abc", [[result(0.4)], [result(0.2)]], [[result(0.1)], [result(0.3)]])

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from deploy.command.processes.worker_process import WORKER_TYPES
-from load.clients import RequestFailed, User, register
+from load.harness.clients import RequestFailed, User, register
 from shared.core.slots import SLOT_KINDS, SLOTS
 from tests.fix_fleet import ROOT, RunningFleet, StartFleet
 from tests.fleet.observing import PROGRAMS, get, metrics, wait_for_process, workers

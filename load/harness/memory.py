@@ -1,4 +1,4 @@
-"""How much memory the processes take at most while they are under load, beside what their configuration allows."""
+"""The peak memory of processes under load, compared with their configuration."""
 
 import re
 import sys
@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from load.measure import Process
+from load.harness.measure import Process
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of one process, in MiB. before: resident when the load began; peak: the most since; budget: see `Budget`."""
+    """The memory of one process in MiB.
+
+    before: resident before the load.
+    peak: the greatest since then.
+    budget: see `Budget`.
+    """
 
     before: float
     peak: float
@@ -21,15 +26,16 @@ class Memory:
 
     @property
     def share(self) -> float | None:
-        """The peak as a share of the budget; at most 1.2 is the aim."""
+        """The peak divided by the budget. The goal is at most 1.2."""
         return None if not self.budget else self.peak / self.budget
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a synchrotron may take: as much as it does when it has just started, and what its caches may hold.
+    """The allowed memory of a synchrotron: its memory after the start and the size of its caches.
 
-    empty: MiB by process, when it was new; caches_bytes: the sum of the sections `caches` of the configuration.
+    empty: MiB by process after the start.
+    caches_bytes: the sum of the limits in the configuration.
     """
 
     empty: Mapping[str, float]
@@ -41,19 +47,19 @@ class Budget:
 
 
 def resident_mib(pid: int) -> float:
-    """Return what is resident now; 0.0 for a process that is no more."""
+    """Return the resident memory, 0.0 for a process that has ended."""
     return _field(pid, "VmRSS")
 
 
 def peak_mib(pid: int) -> float:
-    """Return the most that was resident since `begin_peaks`; 0.0 for a process that is no more."""
+    """Return the peak since `begin_peaks`, 0.0 for a process that has ended."""
     return _field(pid, "VmHWM")
 
 
 def begin_peaks(processes: Sequence[Process]) -> dict[str, float]:
-    """Let the peaks be counted from now on; return what is resident, by process.
+    """Reset the peaks, and return the resident memory by process.
 
-    proc(5), clear_refs: 5 sets the peak to what is resident now. Where that is not allowed, it counts from the start.
+    Writing 5 to clear_refs resets the peak, see proc(5). Where that is not allowed, peaks count from the process start.
     """
     before = {}
     for process in processes:

@@ -1,6 +1,7 @@
-"""Events of other servers for a room of ours: a long line of them, and branches from anywhere in it.
+"""Generated events of other servers for a room: a long line of them, and branches from any event in it.
 
-The room's state is never written out: each key has its history, so the state at any place of the line costs a search.
+The state is not copied for each event. Each key of the state has its history, so a search finds its value at any index
+of the line.
 """
 
 import bisect
@@ -23,8 +24,8 @@ _SERVERS = 500
 _START_MS = 1_700_000_000_000
 
 
-class MadeRoom:
-    """begun: the room's events so far, each after the one before. line: all that follow each other, in order."""
+class GeneratedRoom:
+    """A room with a line of events, each after the previous one. begun: the first events."""
 
     def __init__(self, version: RoomVersion, begun: Sequence[Event]) -> None:
         self.version = version
@@ -32,48 +33,48 @@ class MadeRoom:
         self.room_id = begun[0].room_id
         self.events: dict[EventId, Event] = {}
         self.line: list[Event] = []
-        self.place: dict[EventId, int] = {}
+        self.index: dict[EventId, int] = {}
         self.history: dict[StateKey, list[tuple[int, EventId]]] = {}
-        self._local = 0
+        self._count = 0
         for event in begun:
-            self.take(event)
+            self.append(event)
 
-    def take(self, event: Event) -> None:
-        """Let an event be the next of the line."""
+    def append(self, event: Event) -> None:
+        """Append an event to the line."""
         self.events[event.event_id] = event
-        self.place[event.event_id] = len(self.line)
+        self.index[event.event_id] = len(self.line)
         if event.state_key is not None:
             changes = self.history.setdefault((event.type, event.state_key), [])
             changes.append((len(self.line), event.event_id))
         self.line.append(event)
 
-    def at(self, place: int, key: StateKey) -> EventId | None:
-        """Return what a key of the state holds after the line's event with this place."""
+    def at(self, index: int, key: StateKey) -> EventId | None:
+        """Return the event of a state key after an event of the line."""
         changes = self.history.get(key, [])
-        found = bisect.bisect_right(changes, place, key=lambda change: change[0])
+        found = bisect.bisect_right(changes, index, key=lambda change: change[0])
         return changes[found - 1][1] if found else None
 
-    def membership(self, place: int, user_id: UserId) -> str | None:
-        event_id = self.at(place, ("m.room.member", user_id))
+    def membership(self, index: int, user_id: UserId) -> str | None:
+        event_id = self.at(index, ("m.room.member", user_id))
         return None if event_id is None else str(self.events[event_id].content["membership"])
 
     def state(self) -> dict[StateKey, EventId]:
-        """Return the state at the line's end."""
+        """Return the state at the end of the line."""
         return {key: changes[-1][1] for key, changes in self.history.items()}
 
-    def difference(self, place: int) -> dict[StateKey, EventId | None]:
-        """Return the state after the line's event with this place, as an overlay upon the one at the line's end."""
-        keys = {(e.type, e.state_key) for e in self.line[place + 1 :] if e.state_key is not None}
-        return {key: self.at(place, key) for key in keys}
+    def difference(self, index: int) -> dict[StateKey, EventId | None]:
+        """Return the state after an event of the line, as an overlay of the state at the end of the line."""
+        keys = {(e.type, e.state_key) for e in self.line[index + 1 :] if e.state_key is not None}
+        return {key: self.at(index, key) for key in keys}
 
     def make(
-        self, sender: UserId, event_type: str, content: Mapping[str, Any], state_key: str | None, place: int
+        self, sender: UserId, event_type: str, content: Mapping[str, Any], state_key: str | None, index: int
     ) -> Event:
-        """Return an event after the line's event with this place, with the auth events that it should have there."""
-        self._local += 1
+        """Return an event after an event of the line, with the right auth events."""
+        self._count += 1
         keys = auth_types_for(self.version, type=event_type, sender=sender, state_key=state_key, content=content)
-        auth = [event_id for key in keys if (event_id := self.at(place, key)) is not None]
-        previous = self.line[place]
+        auth = [event_id for key in keys if (event_id := self.at(index, key)) is not None]
+        previous = self.line[index]
         hashes = None
         if self.version.references_with_hashes:
             named = [previous, *(self.events[event_id] for event_id in auth)]
@@ -88,20 +89,20 @@ class MadeRoom:
             prev_event_ids=[previous.event_id],
             auth_event_ids=auth,
             depth=previous.depth + 1,
-            origin_server_ts=_START_MS + self._local,
+            origin_server_ts=_START_MS + self._count,
             signing_key=_KEY,
             server_name=sender.partition(":")[2],
-            event_id_localpart=f"e{self._local}",
+            event_id_localpart=f"e{self._count}",
             reference_hashes=hashes,
         )
         self.events[event.event_id] = event
         return event
 
 
-def membership_changes(room: MadeRoom, count: int, rng: random.Random) -> Iterator[Event]:
-    """Make so many membership events at the line's end: half of them first joins, then new names, leaves, joins.
+def membership_changes(room: GeneratedRoom, count: int, rng: random.Random) -> Iterator[Event]:
+    """Append membership events to the line: half are first joins, the others new names, leaves and joins.
 
-    The moderators and the admin come first.
+    The admin and the moderators join first.
     """
     users: list[UserId] = []
     firsts = iter([ADMIN, *MODERATORS])
@@ -120,36 +121,36 @@ def membership_changes(room: MadeRoom, count: int, rng: random.Random) -> Iterat
             else:
                 content = {"membership": "join", "displayname": f"User {number}"}
         event = room.make(user_id, "m.room.member", content, user_id, len(room.line) - 1)
-        room.take(event)
+        room.append(event)
         yield event
 
 
-def branches(room: MadeRoom, count: int, reach: int, rng: random.Random) -> Iterator[Event]:
-    """Make so many events, each after some event of the line among the last `reach`: most change the same few keys."""
+def branches(room: GeneratedRoom, count: int, reach: int, rng: random.Random) -> Iterator[Event]:
+    """Generate events after random events among the last `reach` of the line. Most change the same few keys."""
     members = [UserId(key[1]) for key in room.history if key[0] == "m.room.member" and key[1].startswith("@user")]
     end = len(room.line) - 1
-    # Not before somebody joined whom a moderator may ban.
+    # Not before users joined whom a moderator may ban.
     first = max(end - reach, room.history["m.room.member", MODERATORS[-1]][0][0] + 20)
     for number in range(count):
-        place = rng.randint(first, end - 1)
-        joined = rng.choice([user for user in rng.choices(members, k=200) if room.membership(place, user) == "join"])
+        index = rng.randint(first, end - 1)
+        joined = rng.choice([user for user in rng.choices(members, k=200) if room.membership(index, user) == "join"])
         moderator = rng.choice(MODERATORS)
         kind = rng.random()
         if kind < 0.25:
-            yield room.make(moderator, "m.room.topic", {"topic": f"topic {number}"}, "", place)
+            yield room.make(moderator, "m.room.topic", {"topic": f"topic {number}"}, "", index)
         elif kind < 0.4:
-            yield room.make(moderator, "m.room.name", {"name": f"name {number}"}, "", place)
+            yield room.make(moderator, "m.room.name", {"name": f"name {number}"}, "", index)
         elif kind < 0.65:
             content = {"membership": "join", "displayname": f"Branch {number}"}
-            yield room.make(joined, "m.room.member", content, joined, place)
+            yield room.make(joined, "m.room.member", content, joined, index)
         elif kind < 0.8:
-            yield room.make(moderator, "m.room.member", {"membership": "ban"}, joined, place)
+            yield room.make(moderator, "m.room.member", {"membership": "ban"}, joined, index)
         elif kind < 0.9:
-            yield room.make(joined, "m.room.member", {"membership": "leave"}, joined, place)
+            yield room.make(joined, "m.room.member", {"membership": "leave"}, joined, index)
         elif kind < 0.95:
-            levels = room.at(place, ("m.room.power_levels", ""))
+            levels = room.at(index, ("m.room.power_levels", ""))
             assert levels is not None
             new = {**room.events[levels].content, "events": {"m.room.topic": number % 50}}
-            yield room.make(ADMIN, "m.room.power_levels", new, "", place)
+            yield room.make(ADMIN, "m.room.power_levels", new, "", index)
         else:
-            yield room.make(joined, "m.room.message", {"msgtype": "m.text", "body": f"{number}"}, None, place)
+            yield room.make(joined, "m.room.message", {"msgtype": "m.text", "body": f"{number}"}, None, index)

@@ -1,11 +1,11 @@
-"""Where the bytes of a database lie: by table and index."""
+"""The sizes of tables and indexes."""
 
 from collections.abc import Mapping
 from typing import TypeAlias
 
 import asyncpg
 
-#: (table, "") -> bytes of its rows, what is stored apart of long values included; (table, index) -> bytes of an index.
+#: (table, "") -> bytes of its rows, including long values; (table, index) -> bytes of an index.
 Sizes: TypeAlias = Mapping[tuple[str, str], int]
 
 _SIZES = """
@@ -20,17 +20,17 @@ _SIZES = """
 
 
 async def get_sizes(connection: asyncpg.Connection) -> Sizes:
-    """Return the bytes of our tables and indexes as their files are now."""
+    """Return the present file sizes of our tables and indexes."""
     return {(table, index): size for table, index, size in await connection.fetch(_SIZES)}
 
 
 def growth(before: Sizes, after: Sizes) -> dict[tuple[str, str], int]:
-    """Return what has changed, the greatest first."""
+    """Return the changes, the greatest first."""
     changed = {key: size - before.get(key, 0) for key, size in after.items() if size != before.get(key, 0)}
     return dict(sorted(changed.items(), key=lambda item: -item[1]))
 
 
 def bytes_of(sizes: Sizes, table: str) -> tuple[int, int]:
-    """Return the bytes of a table's rows, and of its indexes."""
+    """Return the bytes of a table's rows and of its indexes."""
     indexes = sum(size for (name, index), size in sizes.items() if name == table and index)
     return sizes.get((table, ""), 0), indexes

@@ -1,29 +1,29 @@
-"""The state that a room with branches should have, worked out from its events without the persister's code."""
+"""The expected state of a room with branches, computed from its events without the persister's code."""
 
 from collections.abc import Iterable, Sequence
 
-from load.made_room import MadeRoom
+from load.harness.generated_room import GeneratedRoom
 from shared.core.events import Event
 from shared.core.identifiers import EventId
 from shared.core.state_resolution import Overlay, StateKey, resolve_overlays
 
 
-def replayed_state(
-    room: MadeRoom, branched: Iterable[Event], extremities: Sequence[EventId], rejected: frozenset[EventId]
+def expected_state(
+    room: GeneratedRoom, branched: Iterable[Event], extremities: Sequence[EventId], rejected: frozenset[EventId]
 ) -> dict[StateKey, EventId]:
     """Return the resolution of the states after the extremities.
 
-    branched: all events beside the room's line, each after those that it names. Every state is kept as an overlay
-    upon the state at the line's end, which only has to hold one entry for each key.
+    branched: all events outside of the line, each after its previous events. States are overlays of the state at the
+        end of the line.
     """
     base = room.state()
     after: dict[EventId, Overlay] = {}
     events = dict(room.events)
 
     def state_after(event_id: EventId) -> Overlay:
-        place = room.place.get(event_id)
-        if place is not None and event_id not in after:
-            after[event_id] = room.difference(place)
+        index = room.index.get(event_id)
+        if index is not None and event_id not in after:
+            after[event_id] = room.difference(index)
         return after[event_id]
 
     def resolved(event_ids: Sequence[EventId]) -> Overlay:

@@ -1,4 +1,4 @@
-"""What every scenario prints: the same figures as text for people and as JSON for comparisons."""
+"""The output of scenarios: the same figures as text and as JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,16 +6,20 @@ from typing import Any
 
 import orjson
 
-from load.measure import GENERATOR, PROGRAMS, Cost, circumstances, latencies_ms
-from load.memory import Memory
+from load.harness.measure import GENERATOR, PROGRAMS, Cost, circumstances, latencies_ms
+from load.harness.memory import Memory
 
-#: Not of a scenario's own; in this order at the end of the table.
+#: The groups that are not workers, in this order at the end of the table.
 _APART = (*PROGRAMS, GENERATOR)
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """by_relation: (table, index or "") -> bytes that it grew by.  event_bytes: mean length of the events' JSON."""
+    """The growth of the database.
+
+    by_relation: (table, index or "") -> bytes.
+    event_bytes: the mean length of the events' JSON.
+    """
 
     by_relation: Mapping[tuple[str, str], int]
     event_bytes: float
@@ -25,11 +29,14 @@ class Growth:
         return sum(self.by_relation.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """operation: what is counted, such as "event".  latencies_s: one for each that succeeded.
+    """The figures of one case of a scenario.
 
-    case: what tells it from the scenario's other results.  memory: by process.
+    operation: the counted operation, such as "event".
+    latencies_s: one for each successful operation.
+    case: the name among the scenario's cases.
+    memory: by process.
     """
 
     scenario: str
@@ -52,7 +59,7 @@ class Result:
         return len(self.latencies_s)
 
     def cpu_ms(self) -> dict[str, float]:
-        """CPU milliseconds per operation by group; `server` is the sum of our own worker types."""
+        """Return CPU milliseconds per operation by group. `server` is the sum of all worker types."""
         per_group = {group: 1000 * spent / max(1, self.count) for group, spent in self.cost.cpu_s.items()}
         workers = {group: spent for group, spent in sorted(per_group.items()) if group not in _APART}
         rest = {group: per_group[group] for group in _APART if group in per_group}
@@ -119,9 +126,9 @@ class Result:
         return "\n".join(lines)
 
     def _memory_lines(self) -> list[str]:
-        """The peaks of the processes that have a budget."""
+        """Return the peaks of the processes with a budget."""
         return [
-            f"{name}: at most {used.peak:.0f} MiB, {used.before:.0f} before; {100 * used.share:.0f} % of its budget"
+            f"{name}: peak {used.peak:.0f} MiB, {used.before:.0f} before; {100 * used.share:.0f} % of its budget"
             for name, used in self.memory.items()
             if used.share is not None
         ]
@@ -129,7 +136,7 @@ class Result:
     def _database_lines(self) -> list[str]:
         amounts = (
             ("statements", self.cost.statements, ".3f"),
-            ("of the persisters' that store no events", self.cost.other_statements, ".4f"),
+            ("statements of persisters that store no events", self.cost.other_statements, ".4f"),
             ("transactions", self.cost.transactions, ".2f"),
             ("bytes of write-ahead log", self.cost.wal_bytes, ".0f"),
         )
@@ -144,7 +151,7 @@ class Result:
         if self.growth is not None:
             lines.append(
                 f"{self.growth.total / count:.0f} bytes of database growth per {self.operation},"
-                f" whose JSON has {self.growth.event_bytes:.0f} bytes:"
+                f" with {self.growth.event_bytes:.0f} bytes of JSON each:"
             )
             lines += [
                 f"  {index or table:30} {size / count:8.0f}"
@@ -155,12 +162,12 @@ class Result:
 
 
 def as_json(results: Sequence[Result]) -> bytes:
-    """Return one result as an object, several as a list."""
+    """Return one result as an object, or several as a list."""
     values: Any = [result.as_values() for result in results]
     return orjson.dumps(values[0] if len(results) == 1 else values, option=orjson.OPT_INDENT_2)
 
 
-#: What a comparison shows: heading -> figure of a result.
+#: The columns of a comparison: heading -> figure of a result.
 _FIGURES: Mapping[str, Callable[[Result], float]] = {
     "server CPU ms": lambda result: result.cpu_ms()["server"],
     "persister CPU ms": lambda result: result.cpu_ms().get("event_persister", 0.0),
@@ -174,14 +181,14 @@ _FIGURES: Mapping[str, Callable[[Result], float]] = {
 
 
 def comparison(commit: str, others: Sequence[Sequence[Result]], ours: Sequence[Sequence[Result]]) -> str:
-    """Return a table: for each case the least figure of each side, and in brackets the greatest.
+    """Return a table with the least figure of each side for each case, and the greatest in brackets.
 
-    others, ours: runs of one side, each with a result for each case.
+    others, ours: the runs of one side, each with a result for each case.
     """
     facts = ours[0][0].facts
     width = max(7, *(len(result.case) for result in ours[0]))
     lines = [
-        f"{commit} beside {facts['commit']}; per {ours[0][0].operation}; the least of {len(ours)} runs (the greatest)",
+        f"{commit} against {facts['commit']}, per {ours[0][0].operation}; least of {len(ours)} runs (greatest)",
         "  ".join(f"{name} {value}" for name, value in facts.items()),
         "",
         f"{'case':>{width}} {'figure':18} {commit[:12]:>22} {'this':>22}   change",

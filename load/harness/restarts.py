@@ -1,21 +1,18 @@
-"""A worker that begins anew, so that what it answers next comes from nowhere but the database."""
+"""Restart workers, so that their next answers come from the database."""
 
 import asyncio
 import os
 import signal
 import time
 
-from load.fleet import Target
+from load.harness.fleet import Target
 
 _LIMIT_S = 60.0
-_REST_S = 1.5  # what a process does at its start goes on for a moment after it is ready
+_REST_S = 1.5  # start-up work of a process continues for a moment after it is ready
 
 
 async def restart(target: Target, worker_type: str) -> None:
-    """End the fleet's workers of a type; return when their supervisor has put ready ones in their place.
-
-    Raises TimeoutError.
-    """
+    """Kill the fleet's workers of a type, and wait until their supervisor has replaced them. Raises TimeoutError."""
     old = _pids(target, worker_type)
     for pid in old:
         os.kill(pid, signal.SIGKILL)
@@ -27,7 +24,7 @@ async def restart(target: Target, worker_type: str) -> None:
             await asyncio.sleep(_REST_S)
             return
         if time.monotonic() > end_s:
-            raise TimeoutError(f"{worker_type} did not come back")
+            raise TimeoutError(f"{worker_type} did not restart")
 
 
 def _pids(target: Target, worker_type: str) -> set[int]:

@@ -1,7 +1,7 @@
-"""What a load costs: CPU time by process group, database work, latency; and where and of what it was measured.
+"""The cost of a load: CPU time by process group, database work and latency, with the machine and the commit.
 
-CPU time is read from /proc for the processes that `skep status --json` names, each with all that descends from it
-(Postgres' backends), before and after. Wall time on a shared machine says little; this can be compared.
+CPU time is read from /proc before and after the load, for the processes in `skep status --json` and their descendants
+(Postgres' backends). Unlike wall time, it can be compared on a shared machine.
 """
 
 import math
@@ -21,11 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
-#: Process types that are not ours; every other type is a worker's.
+#: The process types that are other programs. Every other type is a worker type.
 PROGRAMS = ("postgres", "redis", "haproxy")
 GENERATOR = "generator"
 
-#: Counts the statements that a process sent to Postgres; a persister's that stored events.
+#: The counters of statements that a process sent to Postgres, and of a persister's statements that stored events.
 STATEMENTS_METRIC = "skep_database_statements_total"
 STORED_METRIC = "skep_persister_statements_total"
 
@@ -42,32 +42,30 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Counters at one moment.
-
-    cpu_s: CPU seconds since its processes' start, by group.  statements: by process, for those that tell.
-    stored: statements that stored events, by persister.  transactions, wal_bytes: of the whole database; None where it
-    could not be asked.  rows_read: rows that scans have fetched, by table.
-    """
+    """The counters at one time."""
 
     at_s: float
+    #: CPU seconds since the start of the processes, by group.
     cpu_s: Mapping[str, float]
+    #: By process, for those with metrics.
     statements: Mapping[str, float]
+    #: Statements that stored events, by persister.
     stored: Mapping[str, float]
+    #: Of the whole database, None if it could not be read.
     transactions: int | None
     wal_bytes: int | None
+    #: Rows that scans fetched, by table.
     rows_read: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The difference of two samples. statements, transactions and wal_bytes: None where not known.
-
-    other_statements: those of the persisters that stored no events: above all, reads.
-    """
+    """The difference of two samples. Unknown numbers are None."""
 
     seconds: float
     cpu_s: Mapping[str, float]
     statements: float | None
+    #: The persisters' statements that stored no events, most of them reads.
     other_statements: float | None
     transactions: int | None
     wal_bytes: int | None
@@ -75,7 +73,7 @@ class Cost:
 
 
 def listed_processes(status: Mapping[str, Any]) -> list[Process]:
-    """Return those of this machine. status: the answer of `skep status --json`."""
+    """Return the processes on this machine. status: the answer of `skep status --json`."""
     here = platform.node()
     return [
         Process(each["name"], each["type"], each["pid"], each["address"])
@@ -85,10 +83,11 @@ def listed_processes(status: Mapping[str, Any]) -> list[Process]:
 
 
 async def take_sample(processes: Sequence[Process], database: str | None, *, last: bool) -> Sample:
-    """Read all counters. database: a DSN, None to leave it out.
+    """Read all counters.
 
-    last: whether the load ended with this sample. CPU time is read nearest to the load, since asking for the other
-    counters costs some itself.
+    database: a DSN, or None to leave it out.
+    last: True for the sample after the load. CPU time is read nearest to the load, since reading the other counters
+        costs CPU time itself.
     """
     at_s, cpu_s = time.monotonic(), _cpu_by_group(processes)
     scraped = {each.name: scrape(each) for each in processes}
@@ -97,37 +96,47 @@ async def take_sample(processes: Sequence[Process], database: str | None, *, las
     transactions, wal_bytes, rows_read = await _database_counters(database) if database else (None, None, {})
     if not last:
         at_s, cpu_s = time.monotonic(), _cpu_by_group(processes)
-    return Sample(at_s, cpu_s, statements, stored, transactions, wal_bytes, rows_read)
+    return Sample(
+        at_s=at_s,
+        cpu_s=cpu_s,
+        statements=statements,
+        stored=stored,
+        transactions=transactions,
+        wal_bytes=wal_bytes,
+        rows_read=rows_read,
+    )
 
 
 def cost(before: Sample, after: Sample) -> Cost:
-    """Return what was spent between two samples. A group that came meanwhile counts from its start."""
+    """Return the difference of two samples. A group that is missing in the first one counts from its start."""
     spent = {group: value - before.cpu_s.get(group, 0.0) for group, value in after.cpu_s.items()}
     statements = {name: value - before.statements.get(name, 0.0) for name, value in after.statements.items()}
     stored = {name: value - before.stored.get(name, 0.0) for name, value in after.stored.items()}
     rows_read = {table: count - before.rows_read.get(table, 0) for table, count in after.rows_read.items()}
     return Cost(
-        after.at_s - before.at_s,
-        spent,
-        sum(statements.values()) if statements else None,
-        sum(statements[name] - count for name, count in stored.items()) if stored else None,
-        _difference(before.transactions, after.transactions),
-        _difference(before.wal_bytes, after.wal_bytes),
-        {table: count for table, count in rows_read.items() if count},
+        seconds=after.at_s - before.at_s,
+        cpu_s=spent,
+        statements=sum(statements.values()) if statements else None,
+        other_statements=sum(statements[name] - count for name, count in stored.items()) if stored else None,
+        transactions=_difference(before.transactions, after.transactions),
+        wal_bytes=_difference(before.wal_bytes, after.wal_bytes),
+        rows_read={table: count for table, count in rows_read.items() if count},
     )
 
 
 def sum_of(costs: Sequence[Cost]) -> Cost:
-    """Return what several loads cost together."""
+    """Return the sum of several costs."""
     groups, tables = {g for each in costs for g in each.cpu_s}, {t for each in costs for t in each.rows_read}
+    transactions = _total([each.transactions for each in costs])
+    wal_bytes = _total([each.wal_bytes for each in costs])
     return Cost(
-        sum(each.seconds for each in costs),
-        {group: sum(each.cpu_s.get(group, 0.0) for each in costs) for group in groups},
-        _total([each.statements for each in costs]),
-        _total([each.other_statements for each in costs]),
-        None if (transactions := _total([each.transactions for each in costs])) is None else int(transactions),
-        None if (wal_bytes := _total([each.wal_bytes for each in costs])) is None else int(wal_bytes),
-        {table: sum(each.rows_read.get(table, 0) for each in costs) for table in tables},
+        seconds=sum(each.seconds for each in costs),
+        cpu_s={group: sum(each.cpu_s.get(group, 0.0) for each in costs) for group in groups},
+        statements=_total([each.statements for each in costs]),
+        other_statements=_total([each.other_statements for each in costs]),
+        transactions=None if transactions is None else int(transactions),
+        wal_bytes=None if wal_bytes is None else int(wal_bytes),
+        rows_read={table: sum(each.rows_read.get(table, 0) for each in costs) for table in tables},
     )
 
 
@@ -157,7 +166,7 @@ def _cpu_by_group(processes: Iterable[Process]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Stat:
-    """own: ticks of the process itself; ended: of children that it waited for, theirs included."""
+    """Ticks of a process: its own, and those of the ended children that it waited for."""
 
     parent: int
     own: int
@@ -172,8 +181,8 @@ def _process_table() -> dict[int, _Stat]:
                 text = Path(entry.path, "stat").read_text(encoding="ascii", errors="replace")
             except OSError:
                 continue  # ended meanwhile
-            # The name stands in parentheses and may hold spaces and parentheses itself. proc(5), /proc/pid/stat:
-            # what follows are the fields from 3 on; 4 is the parent, 14 to 17 are the times.
+            # The name is in parentheses and may hold spaces and parentheses itself. The fields from 3 on follow it:
+            # 4 is the parent, 14 to 17 are the times. See proc(5), /proc/pid/stat.
             fields = text.rpartition(")")[2].split()
             table[int(entry.name)] = _Stat(
                 int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
@@ -182,14 +191,14 @@ def _process_table() -> dict[int, _Stat]:
 
 
 def _tree_ticks(pid: int, stats: Mapping[int, _Stat], children: Mapping[int, Sequence[int]], roots: set[int]) -> int:
-    """Ticks of a process and all below it, but not of those that are listed by themselves."""
+    """Return the ticks of a process and its descendants, without those that are listed themselves."""
     stat = stats[pid]
     below = (child for child in children.get(pid, ()) if child not in roots)
     return stat.own + stat.ended + sum(_tree_ticks(child, stats, children, roots) for child in below)
 
 
 def scrape(process: Process) -> dict[str, float]:
-    """Return a process's metrics by their name with labels, as `/metrics` writes it; none where there are none."""
+    """Return a process's metrics by name with labels, as `/metrics` has them. Other programs have none."""
     if process.type in PROGRAMS or not process.address:
         return {}
     try:
@@ -209,9 +218,9 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 async def _database_counters(dsn: str) -> tuple[int | None, int | None, dict[str, int]]:
-    """Committed transactions (a statement by itself is one), bytes of write-ahead log, rows read by table.
+    """Return committed transactions (including single statements), bytes of WAL, and rows read by table.
 
-    All cumulative. Postgres' sessions hand in the first and the last once a second while they work.
+    All are cumulative. Postgres' sessions report transactions and rows once a second while they work.
     """
     try:
         connection = await asyncpg.connect(dsn, timeout=5)
@@ -232,7 +241,7 @@ async def _database_counters(dsn: str) -> tuple[int | None, int | None, dict[str
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the value that this share of the ordered values doesn't exceed; 0.0 when there are none."""
+    """Return the value that this share of the ordered values does not exceed, 0.0 without values."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
@@ -247,8 +256,8 @@ def latencies_ms(seconds: Iterable[float]) -> dict[str, float]:
 
 
 def circumstances() -> dict[str, str | int]:
-    """Where, when and of which commit: a figure without them cannot be compared with another."""
-    root = Path(__file__).parents[1]
+    """Return the machine, the date and the commit. Without them figures cannot be compared."""
+    root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:
         answer = subprocess.run(["git", *arguments], cwd=root, check=False, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The fleet under load: one that runs already, or one of its own, started for the scenario and ended after it."""
+"""The fleet under load: a running one, or one that is started for the scenario and stopped after it."""
 
 import contextlib
 import io
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-#: The code that this module belongs to.
-HERE = Path(__file__).parents[1]
+#: The directory of this code.
+HERE = Path(__file__).parents[2]
 
 _READY_LIMIT_S = 90.0
 _STOP_LIMIT_S = 15.0
@@ -27,9 +27,11 @@ _STOP_LIMIT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """url: where clients reach the fleet; config: the file that `skep status` needs, None where it is not at hand.
+    """A fleet under load.
 
-    code: the directory of the code that it runs.
+    url: the address for clients.
+    config: the configuration file for `skep status`, None if it is not available.
+    code: the directory of the fleet's code.
     """
 
     url: str
@@ -43,7 +45,7 @@ class Target:
         return parts.hostname, parts.port or 80
 
     def status(self) -> dict[str, Any]:
-        """Return what `skep status --json` says; nobody and nothing where there is no configuration."""
+        """Return the answer of `skep status --json`. It is empty without a configuration."""
         if self.config is None:
             return {"processes": [], "database": None}
         command = [*_SKEP, "status", "--json", "--config", str(self.config)]
@@ -57,9 +59,9 @@ _SKEP = (sys.executable, "-m", "deploy.command.main")
 
 @contextlib.contextmanager
 def own_fleet(code: Path = HERE) -> Iterator[Target]:
-    """Run `skep up` on a fresh directory and free ports. Raises RuntimeError with the log when it doesn't start.
+    """Run `skep up` in a new directory on free ports. Raises RuntimeError with the log if it does not start.
 
-    code: the directory of the code to run, which may be another version than this one.
+    code: the directory of the code, which may be another version.
     """
     data = Path(tempfile.mkdtemp(prefix="skep-load-"))
     data.chmod(0o755)  # PostgreSQL may run as another user
@@ -67,7 +69,7 @@ def own_fleet(code: Path = HERE) -> Iterator[Target]:
     command = [*_SKEP, "up", "--data", str(data), "--client-port", str(client_port)]
     command += ["--federation-port", str(federation_port)]
     with (data / "skep-up.log").open("wb") as log:
-        # A session of its own: Ctrl-C reaches the scenario only, which then ends the fleet in order.
+        # In a session of its own: Ctrl-C reaches the scenario only, which then stops the fleet in order.
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=code, env=_environment(code)
         )
@@ -87,7 +89,7 @@ def own_fleet(code: Path = HERE) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """Lend a directory with the code of another commit. Raises CalledProcessError for one that there is not."""
+    """Yield a directory with the code of another commit. Raises CalledProcessError for an unknown commit."""
     with tempfile.TemporaryDirectory(prefix="skep-load-code-") as directory:
         archive = subprocess.run(["git", "archive", commit], cwd=HERE, check=True, stdout=subprocess.PIPE).stdout
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -96,7 +98,7 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 
 def _environment(code: Path) -> dict[str, str]:
-    """The code of that directory goes before what is installed."""
+    """Return an environment in which the code of this directory precedes the installed one."""
     return {**os.environ, "PYTHONPATH": str(code)}
 
 
@@ -109,7 +111,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    """`skep up` says so itself, once all answers."""
+    """Wait until `skep up` reports that all processes answer."""
     end = time.monotonic() + _READY_LIMIT_S
     while time.monotonic() < end and process.poll() is None:
         if "ready after" in log.read_text(errors="replace"):

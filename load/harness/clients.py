@@ -1,6 +1,6 @@
-"""An HTTP/1.1 client that costs little: what the generator burns, the server under test cannot have.
+"""A cheap HTTP/1.1 client. CPU time of the generator is missing to the server under test.
 
-One connection, one request at a time, written in one piece and parsed in C. No redirects, no TLS, no retries.
+One connection has one request at a time, written in one piece and parsed in C. There are no redirects, TLS or retries.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from shared.core.identifiers import UserId
 
 
 class RequestFailed(Exception):
-    """The answer was not 200, or the connection ended."""
+    """The status was not 200, or the connection ended."""
 
-    def __init__(self, what: str, status: int, body: bytes) -> None:
-        super().__init__(f"{what}: {status} {body[:300].decode(errors='replace')}")
+    def __init__(self, request: str, status: int, body: bytes) -> None:
+        super().__init__(f"{request}: {status} {body[:300].decode(errors='replace')}")
         self.status = status
 
 
 class Connection(asyncio.Protocol):
-    """A connection to the server, kept open. `connect` makes one; a broken one is replaced at the next request."""
+    """A connection to the server that stays open. The next request replaces a broken one."""
 
     def __init__(self, host: str, port: int, token: str | None = None) -> None:
-        """token: the access token that goes with every request."""
+        """token: the access token of every request."""
         self._host, self._port = host, port
         self.use_token(token)
         self._transport: asyncio.WriteTransport | None = None
@@ -33,16 +33,16 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
 
     def use_token(self, token: str | None) -> None:
-        """Send this access token from the next request on."""
+        """Use this access token from the next request on."""
         authorization = f"authorization: Bearer {token}\r\n" if token else ""
         self._head = (
             f"host: {self._host}:{self._port}\r\n{authorization}content-type: application/json\r\ncontent-length: "
         )
 
     async def request(self, method: str, path: str, body: Any = None) -> Any:
-        """Send a request and return the decoded JSON of its answer. path: already percent-encoded.
+        """Send a request and return the decoded JSON of its answer. path: percent-encoded.
 
-        Raises RequestFailed for every status but 200; OSError when there is no server.
+        Raises RequestFailed for every status but 200, and OSError without a server.
         """
         status, answer = await self.raw_request(method, path, b"" if body is None else orjson.dumps(body))
         if status != 200:
@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         return orjson.loads(answer)
 
     async def raw_request(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """Send a request; return status and body. Status 0: the connection ended before the answer did."""
+        """Send a request and return status and body. Status 0: the connection ended before the answer."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             await loop.create_connection(lambda: self, self._host, self._port)
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by name
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's transport is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -94,24 +94,24 @@ class Connection(asyncio.Protocol):
 
 
 class User:
-    """A registered user with a connection of his own."""
+    """A registered user with their own connection."""
 
     def __init__(self, host: str, port: int, user_id: UserId, token: str) -> None:
         self.user_id = user_id
         self.connection = Connection(host, port, token)
-        self._place, self._token = (host, port), token
+        self._address, self._token = (host, port), token
 
     def on_another_connection(self) -> "User":
-        """Return the same user and token, for requests that overlap (a long poll and a send)."""
-        return User(*self._place, self.user_id, self._token)
+        """Return the same user with another connection, for concurrent requests (a long poll and a send)."""
+        return User(*self._address, self.user_id, self._token)
 
     async def request(self, method: str, path: str, body: Any = None) -> Any:
-        """As Connection.request."""
+        """Send a request as `Connection.request` does."""
         return await self.connection.request(method, path, body)
 
 
 async def register(host: str, port: int, username: str) -> User:
-    """Make an account on a server with open registration (the development configuration)."""
+    """Register a user on a server with open registration (the development configuration)."""
     anonymous = Connection(host, port)
     answer = await anonymous.request(
         "POST",

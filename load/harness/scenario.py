@@ -1,6 +1,6 @@
-"""What scenarios with several cases share: people and rooms, one measured case, the command line, a commit beside.
+"""The parts that scenarios with several cases share: users and rooms, measured cases, the command line, comparisons.
 
-A scenario is a function `run(target, arguments)` that returns one `Result` for each case; `main` does the rest.
+A scenario is a function `run(target, arguments)` that returns one `Result` for each case. `main` does the rest.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from urllib.parse import quote
 
 import uvloop
 
-from load.clients import User, register
-from load.fleet import HERE, Target, checked_out, own_fleet
-from load.measure import cost, listed_processes, sum_of, take_sample
-from load.memory import Budget, begin_peaks, end_peaks, resident_mib
-from load.report import Result, as_json, comparison
+from load.harness.clients import User, register
+from load.harness.fleet import HERE, Target, checked_out, own_fleet
+from load.harness.measure import cost, listed_processes, sum_of, take_sample
+from load.harness.memory import Budget, begin_peaks, end_peaks, resident_mib
+from load.harness.report import Result, as_json, comparison
 from shared.config.load import load_config
 from shared.core.identifiers import RoomId
 
@@ -37,7 +37,7 @@ FULL_AND_LAZY = {"full": "", "lazy": f"?filter={_LAZY}"}
 
 
 async def at_once(work: Iterable[Awaitable[T]], limit: int = _SETUP_AT_ONCE) -> list[T]:
-    """Await all, so many at a time; return their results in order."""
+    """Await all, at most `limit` at a time. Return their results in order."""
     semaphore = asyncio.Semaphore(limit)
 
     async def one(each: Awaitable[T]) -> T:
@@ -47,17 +47,22 @@ async def at_once(work: Iterable[Awaitable[T]], limit: int = _SETUP_AT_ONCE) -> 
     return await asyncio.gather(*map(one, work))
 
 
-async def new_people(target: Target, kind: str, count: int) -> list[User]:
-    """Register so many users."""
+async def new_users(target: Target, kind: str, count: int) -> list[User]:
+    """Register users."""
     run_name = f"{time.time_ns():x}"
     return await at_once(register(*target.address, f"{kind}-{run_name}-{number}") for number in range(count))
 
 
 async def new_room(creator: User, options: Mapping[str, Any] = _CREATE) -> RoomId:
-    """Create a room; return its id."""
+    """Create a room and return its id."""
     answer = await creator.request("POST", "/_matrix/client/v3/createRoom", dict(options))
     room_id: RoomId = answer["room_id"]
     return room_id
+
+
+def counts(text: str) -> list[int]:
+    """Parse "5,200" for the command line."""
+    return [int(part) for part in text.split(",")]
 
 
 async def join(user: User, room_id: RoomId) -> None:
@@ -69,20 +74,20 @@ def send_path(room_id: RoomId, txn_id: str) -> str:
 
 
 def message(size: int = 100) -> bytes:
-    """Return the content of a message, encoded once: the generator must stay cheap."""
+    """Return the encoded content of a message. It is encoded once, since the generator must stay cheap."""
     return b'{"msgtype":"m.text","body":"%b"}' % (b"x" * size)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a measured case notes: a latency for each operation that succeeded, errors by their name."""
+    """The counts of a measured case: the latency of each successful operation, and errors by name."""
 
     latencies_s: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     result: Result | None = None
 
     async def timed(self, work: Awaitable[tuple[int, bytes]]) -> bytes:
-        """Note one request's latency; return its answer. Anything but 200 is an error."""
+        """Record the latency of a request and return its answer. Any status but 200 is an error."""
         started_s = time.perf_counter()
         status, answer = await work
         if status == 200:
@@ -93,28 +98,28 @@ class Tally:
 
 
 class Bench:
-    """Measures cases on one fleet. Made while the fleet is new: what its processes take then is their least."""
+    """Measures cases on one fleet. Create it while the fleet is new, to learn the memory of idle processes."""
 
     def __init__(self, target: Target, scenario: str, operation: str) -> None:
         self._scenario, self._operation = scenario, operation
-        self.look(target)
+        self.find_processes(target)
         self._budget = None
         if target.config is not None:
             caches = load_config(target.config).caches
-            # Of users there are two caches: of their tokens, and of what /sync knows of them.
+            # There are two caches of users: their tokens, and their state in /sync.
             allowed = caches.rooms_bytes + 2 * caches.users_bytes + caches.answers_bytes
             empty = {each.name: resident_mib(each.pid) for each in self.processes}
             self._budget = Budget(empty, allowed)
 
-    def look(self, target: Target) -> None:
-        """Find the processes again, some of which have begun anew."""
+    def find_processes(self, target: Target) -> None:
+        """Find the processes of the fleet, again after a restart of some."""
         status = target.status()
         self.database: str | None = status["database"]
         self.processes = listed_processes(status)
 
     @asynccontextmanager
     async def case(self, name: str, parameters: Mapping[str, Any], operation: str = "") -> AsyncIterator[Tally]:
-        """Measure what happens inside; the tally has the result afterwards. operation: if not the scenario's own."""
+        """Measure the body. The tally has the result afterwards. operation: replaces the scenario's operation."""
         tally = Tally()
         before_mib = begin_peaks(self.processes)
         before = await take_sample(self.processes, self.database, last=False)
@@ -122,9 +127,15 @@ class Bench:
         after = await take_sample(self.processes, self.database, last=True)
         memory = end_peaks(self.processes, before_mib, self._budget)
         tally.result = Result(
-            self._scenario, operation or self._operation, parameters, tally.latencies_s, tally.errors,
-            cost(before, after), case=name, memory=memory,
-        )  # fmt: skip
+            scenario=self._scenario,
+            operation=operation or self._operation,
+            parameters=parameters,
+            latencies_s=tally.latencies_s,
+            errors=tally.errors,
+            cost=cost(before, after),
+            case=name,
+            memory=memory,
+        )
 
 
 def results(*tallies: Tally) -> list[Result]:
@@ -132,13 +143,15 @@ def results(*tallies: Tally) -> list[Result]:
 
 
 def merged(runs: Sequence[Result]) -> Result:
-    """Return one result for several runs of the same case."""
+    """Merge the results of several runs of one case."""
     memory = {name: used for run in sorted(runs, key=_peak) for name, used in run.memory.items()}
     return replace(
-        runs[0], latencies_s=[each for run in runs for each in run.latencies_s],
-        errors=sum((Counter(run.errors) for run in runs), Counter()), cost=sum_of([run.cost for run in runs]),
+        runs[0],
+        latencies_s=[each for run in runs for each in run.latencies_s],
+        errors=sum((Counter(run.errors) for run in runs), Counter()),
+        cost=sum_of([run.cost for run in runs]),
         memory=memory,
-    )  # fmt: skip
+    )
 
 
 def _peak(result: Result) -> float:
@@ -158,17 +171,17 @@ def _compare(run: Run, commit: str, arguments: argparse.Namespace) -> tuple[list
 
 
 def main(description: str, run: Run, add_arguments: Callable[[argparse.ArgumentParser], None]) -> int:
-    """The command line of a scenario: on a fleet of its own, on one that runs, or beside another commit."""
+    """Run a scenario from the command line: on a fleet of its own, on a running one, or compared with a commit."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a running fleet with open registration and no rate limits; default: start one")
-    parser.add_argument("--config", type=Path, help="its configuration, for `skep status` (CPU needs it)")
-    parser.add_argument("--compare", metavar="COMMIT", help="measure that commit too, on fleets of their own")
-    parser.add_argument("--repeat", type=int, default=3, help="with --compare: how often (3)")
+    parser.add_argument("--config", type=Path, help="its configuration; needed to measure CPU")
+    parser.add_argument("--compare", metavar="COMMIT", help="measure that commit too, on fleets of its own")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds of a comparison (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON there too (-: print them)")
     add_arguments(parser)
     arguments = parser.parse_args()
     if arguments.url and arguments.compare:
-        parser.error("--compare starts fleets of its own: no --url")
+        parser.error("--compare starts its own fleets, so it takes no --url")
     if arguments.compare:
         others, ours = _compare(run, arguments.compare, arguments)
         shown, found = comparison(arguments.compare, others, ours), [r for runs in (*others, *ours) for r in runs]

@@ -1,4 +1,4 @@
-"""Users who write into a stream of one's choice, each straight to the process that owns his slot, or his room's."""
+"""Users who write into a chosen stream, with direct connections to the owners of their slots or rooms."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -8,24 +8,25 @@ from urllib.parse import quote
 import asyncpg
 import orjson
 
-from load.clients import Connection, User
-from load.fleet import Target
-from load.measure import Process
-from load.scenario import join, message, new_people, new_room, send_path
+from load.harness.clients import Connection, User
+from load.harness.fleet import Target
+from load.harness.measure import Process
+from load.harness.scenario import join, message, new_room, new_users, send_path
 from shared.core.identifiers import EventId, RoomId, UserId
 from shared.core.slots import slot_of
 from shared.storage.accounts.tokens import hash_token
 
 _V3 = "/_matrix/client/v3"
-#: Of each writer, so that none has to wait for himself.
+#: The clients of each writer: enough that none waits for its own answers.
 CLIENTS = 6
 
 
 @dataclass(slots=True)
 class Client:
-    """A user with a connection straight to the writer that owns his slot, and what he has to send about.
+    """A user with a direct connection to the writer that owns their slot or room.
 
-    logins: access tokens of further devices, each to be logged out once.
+    events: for receipts.
+    logins: access tokens of further devices, each for one log-out.
     """
 
     user_id: UserId
@@ -37,7 +38,7 @@ class Client:
     count: int = 0
 
     async def write(self, stream: str) -> tuple[int, bytes]:
-        """Do what writes into a stream; return status and body of the answer."""
+        """Write into a stream, and return the status and body of the answer."""
         self.count += 1
         self.connection.use_token(self.logins.pop() if stream == "sessions" else self.token)
         return await self.connection.raw_request(*WRITES[stream](self, self.count))
@@ -75,12 +76,14 @@ def _to_device(client: Client, number: int) -> Request:
 
 
 def _device_list(client: Client, number: int) -> Request:
-    # Signed by nobody: the server takes what a device says of itself, and tells the others that it changed.
+    # The signature is false: the server stores a device's keys unchecked, and announces the change.
     keys = {
-        "user_id": client.user_id, "device_id": "LOAD", "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "user_id": client.user_id,
+        "device_id": "LOAD",
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
         "keys": {"ed25519:LOAD": "e" * 43, "curve25519:LOAD": "c" * 43},
         "signatures": {client.user_id: {"ed25519:LOAD": f"{number}"}},
-    }  # fmt: skip
+    }
     return "POST", f"{_V3}/keys/upload", orjson.dumps({"device_keys": keys})
 
 
@@ -99,7 +102,7 @@ def _presence(client: Client, number: int) -> Request:
     return "PUT", f"{_V3}/presence/{quote(client.user_id, safe='')}/status", body
 
 
-#: Stream -> what writes into it.
+#: Stream -> the request that writes into it.
 WRITES: dict[str, Callable[[Client, int], Request]] = {
     "events": _event,
     "receipts": _receipt,
@@ -127,8 +130,8 @@ async def clients_of_writers(
 ) -> list[list[Client]]:
     """Return the clients of each of the first `count` processes of a type.
 
-    Those of persisters have a room each; all others are in one, whose rows of different users they write.
-    operations: how many of them one client may be asked for, at most.
+    Clients of persisters have a room each. All others share a room.
+    operations: the greatest number of operations of one client.
     """
     writers = [each for each in processes if each.type == kind][:count]
     if len(writers) < count:
@@ -136,12 +139,12 @@ async def clients_of_writers(
     slots = target.status()["slots"]["rooms" if kind == "event_persister" else "users"]
     owners = {slot: each["owner"] for each in slots for slot in range(each["first"], each["last"] + 1)}
     found: dict[str, list[Client]] = {each.name: [] for each in writers}
-    [talker] = await new_people(target, "talker", 1)
+    [talker] = await new_users(target, "talker", 1)
     common = await new_room(talker)
     events = [] if kind == "event_persister" else [await _said(talker, common, f"{n}") for n in range(operations)]
     addresses = {each.name: each.address for each in writers}
     while any(len(own) < CLIENTS for own in found.values()):
-        for user in await new_people(target, "writer", 8):
+        for user in await new_users(target, "writer", 8):
             room_id = await new_room(user) if kind == "event_persister" else common
             own = found.get(owners[slot_of(room_id if kind == "event_persister" else user.user_id)])
             if own is not None and len(own) < CLIENTS:
@@ -156,36 +159,41 @@ async def clients_of_writers(
     return list(found.values())
 
 
-async def _said(talker: User, room_id: RoomId, txn_id: str) -> str:
+async def _said(talker: User, room_id: RoomId, txn_id: str) -> EventId:
     _, answer = await talker.connection.raw_request("PUT", send_path(room_id, txn_id), message())
     event_id: EventId = orjson.loads(answer)["event_id"]
     return event_id
 
 
 async def _logins(database: asyncpg.Connection, user_id: UserId, count: int) -> list[str]:
-    """Put so many devices with tokens into the database: to log in by password would take the machine a minute."""
+    """Insert devices with tokens into the database: log-ins by password would take a minute."""
     tokens = [secrets.token_urlsafe(32) for _ in range(count)]
     devices = [f"OUT{number}" for number in range(count)]
     hashes = [hash_token(token) for token in tokens]
     await database.execute(
         "INSERT INTO devices (user_id, device_id, created_ms) SELECT $1, d, 0 FROM unnest($2::text[]) AS d",
-        user_id, devices,
-    )  # fmt: skip
+        user_id,
+        devices,
+    )
     await database.execute(
         "INSERT INTO access_tokens (token_hash, user_id, device_id, created_ms)"
         " SELECT h, $1, d, 0 FROM unnest($2::text[], $3::bytea[]) AS l(d, h)",
-        user_id, devices, hashes,
-    )  # fmt: skip
+        user_id,
+        devices,
+        hashes,
+    )
     return tokens
 
 
 async def _client(user: User, address: str, room_id: RoomId, events: Sequence[str]) -> Client:
-    """Log in anew: with a device whose name is known."""
+    """Return a client of a user who logged in with a known device id."""
     name = user.user_id[1:].partition(":")[0]
     login = {
-        "type": "m.login.password", "identifier": {"type": "m.id.user", "user": name}, "password": f"load-{name}",
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": name},
+        "password": f"load-{name}",
         "device_id": "LOAD",
-    }  # fmt: skip
+    }
     answer = await user.request("POST", f"{_V3}/login", login)
     host, _, port = address.rpartition(":")
     token = answer["access_token"]

@@ -1,0 +1,1 @@
+"""What the scenarios share: fleets, clients, measurements, reports and generated rooms."""

@@ -211,9 +211,7 @@ def compose(foundation: Foundation) -> Worker:
     pages = HistoryPages(database, StoredHistory(), room_share_bytes)
     legacy_events = LegacyEvents(
         sync=sync,
-        previews=RoomPreviews(
-            database=database, tokens=tokens, pages=pages, watchers=watchers, clock=clock, max_events=max_events
-        ),
+        previews=RoomPreviews(database=database, tokens=tokens, pages=pages, watchers=watchers, clock=clock),
         tokens=tokens,
         reports=reports,
         hold=hold,

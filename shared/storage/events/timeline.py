@@ -88,6 +88,8 @@ _BY_ID = f"""
 """
 #: Uses events_by_id.
 _ROOM_OF = "SELECT r.room_id FROM events e JOIN rooms r USING (room_nid) WHERE e.event_id = $1"
+#: Uses events_by_id.
+_POSITIONS = "SELECT event_id, position FROM events WHERE event_id = ANY($1::text[])"
 #: Both use events_by_time; ties in no order.
 _SINCE_TIME = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
@@ -254,6 +256,11 @@ async def get_room_of_event(source: Source, event_id: EventId) -> RoomId | None:
     """Return the id of the room that the event is in; None for an event that we do not have."""
     room_id: RoomId | None = await source.fetchval(_ROOM_OF, event_id)
     return room_id
+
+
+async def get_positions(source: Source, event_ids: Sequence[EventId]) -> dict[EventId, int]:
+    """Return the positions of events in the stream `events`."""
+    return {row[0]: row[1] for row in await source.fetch(_POSITIONS, list(event_ids))}
 
 
 async def get_events_by_nid(source: Source, room_nid: int, event_nids: Sequence[int]) -> list[TimelineRow]:

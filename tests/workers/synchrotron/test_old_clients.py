@@ -146,15 +146,27 @@ async def test_events_tell_presence_receipts_and_account_data(postgres: TestData
         assert gone["receipts"] == gone["presence"] == []
 
 
-async def test_events_have_a_limit(postgres: TestDatabase) -> None:
+async def test_events_have_a_limit_and_none_is_lost(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
-        alice = world.user("alice")
-        room_id = await alice.writes.create_room()
+        alice, bob = world.user("alice"), world.user("bob")
+        rooms = [await alice.writes.create_room() for _ in range(2)]
         token = (await alice.sync())["next_batch"]
-        for number in range(10):
-            await alice.writes.send(room_id, str(number))
-        assert _bodies((await _events(alice, limit=3, **{"from": token}))["chunk"]) == ["7", "8", "9"]
-        assert (await alice.get("/events", limit=0)).status == 400
+        for number in range(6):
+            await alice.writes.send(rooms[number % 2], str(number))
+        await bob.writes.create_room(invite=[alice.user_id])
+        await alice.writes.send(rooms[0], "6")
+        chunks, at = [], token
+        while not chunks or chunks[-1]:
+            page = await _events(alice, limit=3, timeout=0, **{"from": at})
+            assert page["start"] == at
+            chunks.append([event["content"].get("body", event["type"]) for event in page["chunk"]])
+            at = page["end"]
+        assert chunks == [["0", "1", "2"], ["3", "4", "5"], ["6", "m.room.member"], []]
+        first = await _events(alice, limit=2, room_id=rooms[0], **{"from": token})
+        second = await _events(alice, limit=2, room_id=rooms[0], **{"from": first["end"]})
+        assert [_bodies(page["chunk"]) for page in (first, second)] == [["0", "2"], ["4", "6"]]
+        for query in ({}, {"room_id": rooms[0]}):
+            assert (await alice.get("/events", limit=0, **query)).status == 400
 
 
 async def test_more_than_fits_is_told_with_the_state(postgres: TestDatabase) -> None:

@@ -412,6 +412,23 @@ async def test_first_prev_batch_pages_in_both_directions(postgres: TestDatabase)
             assert texts[-1] == "later"
 
 
+async def test_page_up_to_a_token_has_an_end_to_continue_from(postgres: TestDatabase) -> None:
+    """Only the room's beginning and the end of the reader's view have none."""
+    async with fleet(postgres.dsn) as world:
+        alice = world.user("alice")
+        room_id = await alice.writes.create_room()
+        await alice.writes.send(room_id, "0")
+        token = (await alice.sync())["next_batch"]
+        await alice.writes.send(room_id, "1")
+        for direction, first, then in (("b", ["1"], "0"), ("f", ["0"], "1")):
+            query = {"dir": direction, "limit": 50, "filter": {"types": ["m.room.message"]}}
+            page = (await alice.room(room_id, "messages", to=token, **query)).json
+            assert bodies(page["chunk"]) == first
+            page = (await alice.room(room_id, "messages", **query, **{"from": page["end"]})).json
+            assert bodies(page["chunk"]) == [then]
+            assert ("end" in page) == (direction == "f")
+
+
 async def test_forward_pages_of_a_former_member_end(postgres: TestDatabase) -> None:
     """`end` is left out where the user may not see what comes."""
     async with fleet(postgres.dsn) as world:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet, soon
+from tests.workers.synchrotron.sliding_client import merged, merged_list
 
 LIMIT_3 = {"room": {"timeline": {"limit": 3}}}
 
@@ -119,6 +120,32 @@ async def test_lazy_members_are_sent_once_per_device(postgres: TestDatabase) -> 
         await bob.writes.send(room_id, "3")
         third = await alice.sync(second["next_batch"], filter=everything)
         assert keys(third["rooms"]["join"][room_id]) == {("m.room.member", bob.user_id)}
+
+
+async def test_lazy_members_are_sent_again_to_a_user_who_rejoined(postgres: TestDatabase) -> None:
+    """The client may have dropped the room: in classic sync as in sliding sync."""
+    lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    lists = {"l": merged_list(5, {"include": [{"type": "m.room.name"}], "lazy_members": True})}
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await alice.writes.create_room(preset="public_chat")
+        await bob.writes.act(room_id, "join")
+        await alice.writes.send(room_id, "1")
+        answer = await bob.sync(filter=lazy)
+        sliding = await merged(bob, lists=lists)
+        for action in ("leave", "join"):
+            await bob.writes.act(room_id, action)
+            await world.settle()
+            answer = await bob.sync(answer["next_batch"], filter=lazy)
+            sliding = await merged(bob, sliding["pos"], lists=lists)
+        assert sliding["rooms"][room_id]["initial"]
+        again = await bob.sync(answer["next_batch"], filter=lazy, full_state=True)
+        for events in (
+            answer["rooms"]["join"][room_id]["state"]["events"],
+            again["rooms"]["join"][room_id]["state"]["events"],
+            sliding["rooms"][room_id]["required_state"],
+        ):
+            assert alice.user_id in {event["state_key"] for event in events if event["type"] == "m.room.member"}
 
 
 async def test_invite_reject_leave_kick_and_forget(postgres: TestDatabase) -> None:

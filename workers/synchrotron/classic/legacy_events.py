@@ -10,11 +10,13 @@ from typing import Any
 
 import orjson
 
+from replication.streams import EVENTS
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, Filter, RoomFilter
 from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import RoomId, UserId, check_room_id
 from shared.core.presence import UNSET
+from shared.core.sync_tokens.stream_token import StreamToken
 from shared.http.endpoint import RoutingKey
 from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
@@ -27,6 +29,7 @@ from shared.rooms.shown_event import Reader
 from shared.rooms.timeline_event import MEMBER
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
+from shared.storage.events.timeline import get_positions
 from shared.storage.rooms.memberships import get_memberships_of_user
 from workers.synchrotron.classic.sync import Hold, SyncHandler
 from workers.synchrotron.classic.sync_request import SyncRequest
@@ -82,47 +85,64 @@ class LegacyEvents:
         deadline = self._clock.monotonic_s() + timeout_ms / 1000
         room_id, since = request.query_text("room_id"), request.query_text("from") or None
         user = request.user
+        limit = request.query_int("limit", self._max_events, minimum=1, maximum=self._max_events)
+        is_limited = request.query_text("limit") is not None
         if room_id is not None:
             async with self._hold(user):
-                return json_response(await self._previews.wait(request, check_room_id(room_id), since, deadline))
+                return json_response(await self._previews.wait(request, check_room_id(room_id), since, deadline, limit))
         refuse_guest(request)
-        limit = request.query_int("limit", self._max_events, minimum=1, maximum=self._max_events)
         with self._reports.syncing(user.user_id, user.device_id, UNSET):
             async with self._hold(user):
-                return json_response(await self._wait(user.user_id, since, deadline, limit))
+                return json_response(await self._wait(user.user_id, since, deadline, limit if is_limited else None))
 
-    async def _wait(self, user_id: UserId, since: str | None, deadline: float, limit: int) -> dict[str, Any]:
-        """limit: events of each room's timeline."""
+    async def _wait(self, user_id: UserId, since: str | None, deadline: float, limit: int | None) -> dict[str, Any]:
+        """limit: None for everything that /sync has, up to `max_events` of each room's timeline."""
         if since is None:
             await self._tokens.reach_present(user_id)
             since = format_sync_token(self._tokens.now())
         # Without a device, so that no to-device message counts as delivered.
-        filter = Filter(room=RoomFilter(timeline=EventFilter(limit=limit)))
+        filter = Filter(room=RoomFilter(timeline=EventFilter(limit=self._max_events)))
         wanted = SyncRequest(user_id=user_id, device_id=None, since=since, filter=filter)
         chunk: list[Any] = []
+        end = since
         for _ in range(_MAX_SYNCS):
             left_s = deadline - self._clock.monotonic_s()
-            response = await self._sync.whole_response(replace(wanted, timeout_s=max(0.0, left_s)))
+            response = await self._sync.whole_response(replace(wanted, since=end, timeout_s=max(0.0, left_s)))
             body = orjson.loads(response.body)
             rooms = body["rooms"]
-            chunk = [
-                *_events_of(rooms, user_id),
-                *await self._invites(user_id, rooms["invite"].keys()),
+            events = [*_events_of(rooms, user_id), *await self._invites(user_id, rooms["invite"].keys())]
+            others = [
                 *_data_of(rooms),
                 *with_user(body["presence"]["events"]),
                 *body["account_data"]["events"],
             ]
-            wanted = replace(wanted, since=response.token)
+            if limit is not None and len(events) > limit:
+                events, end = await self._cut(events, end, response.token, limit)
+            else:
+                end = response.token
+            chunk = [*events, *others]
             if chunk or left_s <= 0:
                 break
-        return {"start": since, "end": wanted.since, "chunk": chunk}
+        return {"start": since, "end": end, "chunk": chunk}
 
-    async def _invites(self, user_id: UserId, room_ids: Collection[RoomId]) -> Iterable[Any]:
+    async def _cut(self, events: list[Any], since: str, now: str, limit: int) -> tuple[list[Any], str]:
+        """Return the first `limit` events between two tokens, and the token after them."""
+        positions = await get_positions(self._database, [event["event_id"] for event in events])
+        ordered = sorted(events, key=lambda event: positions[event["event_id"]])
+        # Not before `since`, which may be further for some writers: then a few more events are in the chunk.
+        since_position = (await self._tokens.parse(since)).vector(EVENTS.name).greatest
+        last = max(positions[ordered[limit - 1]["event_id"]], since_position)
+        token = await self._tokens.parse(now)
+        cut = StreamToken({**token.vectors, EVENTS.name: token.vector(EVENTS.name).capped(last)})
+        return [event for event in ordered if positions[event["event_id"]] <= last], format_sync_token(cut)
+
+    async def _invites(self, user_id: UserId, room_ids: Collection[RoomId]) -> list[Any]:
         if not room_ids:
-            return ()
+            return []
         invited = [one for one in await get_memberships_of_user(self._database, user_id) if one.room_id in room_ids]
         reader = Reader(user_id, None, self._clock.now_ms())
-        return (await invite_events(self._database, invited, reader)).values()
+        events = await invite_events(self._database, invited, reader)
+        return [orjson.loads(event) for event in map(orjson.dumps, events.values())]
 
 
 class RoomPreviews:
@@ -136,17 +156,20 @@ class RoomPreviews:
         pages: HistoryPages,
         watchers: RoomWatchers,
         clock: Clock,
-        max_events: int,
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._pages = pages
         self._watchers = watchers
         self._clock = clock
-        self._max_events = max_events
 
-    async def wait(self, request: Request, room_id: RoomId, since: str | None, deadline: float) -> dict[str, Any]:
-        """Return the events after a token as soon as there are any. Raises M_FORBIDDEN, M_INVALID_PARAM."""
+    async def wait(
+        self, request: Request, room_id: RoomId, since: str | None, deadline: float, limit: int
+    ) -> dict[str, Any]:
+        """Return the first `limit` events after a token as soon as there are any.
+
+        Raises M_FORBIDDEN, M_INVALID_PARAM.
+        """
         user = request.user
         start = since
         with self._watchers.watch(room_id) as watch:
@@ -155,7 +178,7 @@ class RoomPreviews:
                 room = await open_room(self._database, room_id, user.user_id)
                 now = format_sync_token(self._tokens.now())
                 start = start or now
-                page = await self._page(room, start, now)
+                page = await self._page(room, start, now, limit)
                 left_s = deadline - self._clock.monotonic_s()
                 if page.events or page.more or not await watch.wait(left_s):
                     break
@@ -167,10 +190,10 @@ class RoomPreviews:
             "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
 
-    async def _page(self, room: RoomView, start: str, now: str) -> Page:
+    async def _page(self, room: RoomView, start: str, now: str, limit: int) -> Page:
         place = await point_of_token(self._database, self._tokens, room, start)
         stop: HistoryPoint = await point_of_token(self._database, self._tokens, room, now)
-        return await self._pages.forward(room, place, self._max_events, EventFilter(), stop=stop)
+        return await self._pages.forward(room, place, limit, EventFilter(), stop=stop)
 
 
 def refuse_guest(request: Request) -> None:

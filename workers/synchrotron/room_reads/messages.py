@@ -79,8 +79,9 @@ class Messages:
             "start": start_text or format_place(*start),
             "chunk": await shown_events(self._database, room, events, reader, parents=page.parents),
         }
-        # Forward, a reader of the live timeline may continue later from its present end.
-        if page.more or (direction == "f" and room.follows):
+        # Not where the room begins or the reader's view ends. At `to`, or at the live end, a client may continue later.
+        more = page.place > room.start_place if direction == "b" else room.follows or page.place < room.end_place
+        if page.more or more:
             body["end"] = format_place(*page.place)
         if wanted.lazy_load_members and page.events:
             members = await strip_erased(self._database, room, await self._senders(room, page.events))

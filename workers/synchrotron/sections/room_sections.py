@@ -261,13 +261,10 @@ class RoomSections:
         needed: Sequence[StateKey],
     ) -> None:
         room, sent = draft.room, context.sent
+        # With the whole state a client starts from scratch, or asks for what it has already.
+        known = None if draft.whole else sent
         for key, event in (await self._lookups.keys_before(room, before, needed)).items():
-            # `full_state` asks for what the client has already, too.
-            if (
-                sent is None
-                or context.span.full_state
-                or not sent.is_redundant(room.room_id, UserId(key[1]), event.event_id)
-            ):
+            if known is None or not known.is_redundant(room.room_id, UserId(key[1]), event.event_id):
                 state[key] = event
         if sent is not None:
             # With `state_after` a client does not apply the timeline to its state.

@@ -330,8 +330,9 @@ class RoomResults:
         users = dict.fromkeys(event.sender for event in timeline.shown)
         users.update((UserId(event.state_key or ""), None) for event in timeline.shown if event.type == MEMBER)
         needed = [(MEMBER, user_id) for user_id in users if (MEMBER, user_id) not in state]
+        known = None if build.known is None else sent  # a client drops what it had of a room that is `initial`
         for key, event in (await self._lookups.keys_before(room, build.end + 1, needed)).items():
-            if sent is None or not sent.is_redundant(room.room_id, UserId(key[1]), event.event_id):
+            if known is None or not known.is_redundant(room.room_id, UserId(key[1]), event.event_id):
                 state[key] = event
         if sent is not None:
             for (type_, user_id), event in state.items():

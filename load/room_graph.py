@@ -40,9 +40,7 @@ from shared.core.identifiers import EventId, RoomId
 from shared.core.room_versions import get_room_version
 from shared.core.state_resolution import StateKey
 from shared.storage.engine.text_codec import set_text_codec
-from shared.storage.events.batch import (
-    REJECTED,
-)
+from shared.storage.events.batch import REJECTED
 
 _SETTLE_LIMIT_S = 60.0
 _BLOCKED_S = 0.05

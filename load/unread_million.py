@@ -38,7 +38,7 @@ from shared.storage.engine.number_blocks import BLOCK
 from shared.storage.engine.statements import Parameters
 from shared.storage.events.batch import EventBatch, EventToStore
 from shared.storage.events.commit import commit_events
-from shared.storage.fleet.leases import beat, fence, insert_lease
+from shared.storage.fleet.leases import fence, insert_lease, record_heartbeat
 
 _V3 = "/_matrix/client/v3"
 _BATCH = 500
@@ -241,7 +241,7 @@ async def _writer(dsn: str) -> AsyncIterator[_Writer]:
 
     async def keep_beating() -> None:
         while True:
-            await beat(beating, lease, ready=False, draining=False, positions={})
+            await record_heartbeat(beating, lease, ready=False, draining=False, positions={})
             await asyncio.sleep(_BEAT_EVERY_S)
 
     task = asyncio.create_task(keep_beating())

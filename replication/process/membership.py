@@ -14,7 +14,7 @@ from contextlib import suppress
 from replication.streams import Stream
 from shared.config.sections import Replication as ReplicationConfig
 from shared.runtime.clock import Clock
-from shared.storage.engine.pool import CONNECTION_ERRORS, PASSING_ERRORS, Connect, Connection
+from shared.storage.engine.pool import CONNECTION_ERRORS, TRANSIENT_ERRORS, Connect, Connection
 from shared.storage.fleet import leases
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Membership:
                 self._connection = await self._connect()
                 await leases.fence(self._connection, self.lease)
                 await self._connection.close()
-        except (*CONNECTION_ERRORS, *PASSING_ERRORS) as error:
+        except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS) as error:
             self._drop_connection()
             logger.warning("The lease could not be ended (%s). The leader will fence it", type(error).__name__)
 
@@ -163,7 +163,7 @@ class Membership:
             self._connection = await self._connect()
         started = self._clock.monotonic_s()
         async with asyncio.timeout(self._config.dead_after_s):
-            answer = await leases.beat(
+            answer = await leases.record_heartbeat(
                 self._connection, self.lease, ready=self.ready, draining=self.draining, positions=positions
             )
         if not answer.alive:

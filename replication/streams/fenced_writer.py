@@ -18,10 +18,10 @@ from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import (
     CLIENT_LIMIT_S,
     CONNECTION_ERRORS,
-    PASSING_ERRORS,
+    TRANSIENT_ERRORS,
     Connect,
     Connection,
-    passing_as_unavailable,
+    transient_as_unavailable,
 )
 from shared.storage.engine.statements import Parameters
 from shared.storage.events.locked_rooms import limit_lock_wait
@@ -127,7 +127,7 @@ class FencedWriter:
             self._floors.append(floors)
             try:
                 self.statements += 1
-                with passing_as_unavailable(), self._watched(conn):
+                with transient_as_unavailable(), self._watched(conn):
                     row = await conn.fetchrow(statement.sql, self.lease, *values, timeout=timeout_s)
             except CONNECTION_ERRORS as error:
                 self._lose(f"the outcome of {statement.name} is unknown: {type(error).__name__}")
@@ -193,7 +193,7 @@ class FencedWriter:
             try:
                 async with asyncio.timeout(_CHECK_LIMIT_S):
                     idle = 0 if await self._is_writing() else idle + 1
-            except (*CONNECTION_ERRORS, *PASSING_ERRORS):
+            except (*CONNECTION_ERRORS, *TRANSIENT_ERRORS):
                 pass  # the database itself is away or busy: that says nothing about our statement
             if idle == _IDLE_CHECKS:
                 break

@@ -9,12 +9,7 @@ from shared.core.events import parse_event, redact_pdu
 from shared.core.room_check import KINDS, LineRow, MembershipRow
 from shared.core.room_check.findings import MAX_OF_A_KIND
 from shared.core.room_versions import ROOM_VERSIONS
-from shared.storage.events.batch import (
-    ACCEPTED,
-    OUTLIER,
-    REJECTED,
-    SOFT_FAILED,
-)
+from shared.storage.events.batch import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.core.rooms import KEY, VERSIONS
 from tests.graph_rooms import ALICE, BOB, CAROL, GraphRoom, forked_room
 

@@ -16,8 +16,8 @@ import pytest
 
 from deploy.local.servers.unprivileged import give_to
 from replication.streams import streams_written_by
-from shared.storage.engine.lost_commits import LEASE, LEASES_LIFT, POSITIONS_LIFT, UnsafeCommits
-from shared.storage.fleet.leases import beat, insert_lease
+from shared.storage.engine.lost_commits import LEASE, LEASES_RAISED_BY, POSITIONS_RAISED_BY, UnsafeCommits
+from shared.storage.fleet.leases import insert_lease, record_heartbeat
 from tests.faults.servers import Server, Servers, running_servers
 from tests.faults.traffic import WholeFleet, common_rooms, now
 from tests.fix_fleet import run_fleet
@@ -116,7 +116,7 @@ async def _fail_over(servers: Servers, before: WholeFleet) -> None:
         [row] = await after.fetch(
             "SELECT min(position) AS least, min(writer) AS writer FROM events WHERE position > $1", greatest["events"]
         )
-        assert row["least"] >= greatest["events"] + POSITIONS_LIFT - 1_000 and row["writer"] > greatest["lease"]
+        assert row["least"] >= greatest["events"] + POSITIONS_RAISED_BY - 1_000 and row["writer"] > greatest["lease"]
         # None under an old number, none at a position that somebody had passed.
         assert (
             await after.fetch(
@@ -146,8 +146,8 @@ async def test_each_joiner_lifts_above_what_he_saw(postgres: TestDatabase) -> No
     assert await _insert(conn, **{LEASE: first, "events": 0}) == first + 1
     await conn.fetchval("SELECT setval('stream_events', 50)")
     # He met more than there is.
-    assert await _insert(conn, **{LEASE: 40, "events": 70}) == 40 + LEASES_LIFT + 1
-    assert await conn.fetchval("SELECT nextval('stream_events')") == 70 + POSITIONS_LIFT + 1
+    assert await _insert(conn, **{LEASE: 40, "events": 70}) == 40 + LEASES_RAISED_BY + 1
+    assert await conn.fetchval("SELECT nextval('stream_events')") == 70 + POSITIONS_RAISED_BY + 1
     # He met less, or as much as there is.
     [row] = await conn.fetch(_GREATEST)
     assert await _insert(conn, **{LEASE: row["lease"], "events": row["events"]}) == row["lease"] + 1
@@ -159,14 +159,14 @@ async def test_each_joiner_lifts_above_what_he_saw(postgres: TestDatabase) -> No
 async def test_a_lease_of_another_timeline_is_void_and_the_next_joiner_lifts_all(postgres: TestDatabase) -> None:
     conn = await asyncpg.connect(postgres.dsn)
     lease = await _insert(conn)
-    assert (await beat(conn, lease, ready=True, draining=False, positions={})).alive
+    assert (await record_heartbeat(conn, lease, ready=True, draining=False, positions={})).alive
     await conn.execute("UPDATE leases SET timeline = 'FFFFFFFF'")
-    assert not (await beat(conn, lease, ready=True, draining=False, positions={})).alive
+    assert not (await record_heartbeat(conn, lease, ready=True, draining=False, positions={})).alive
     await conn.execute("UPDATE counters SET value = 4294967295 WHERE name = 'timeline'")
-    assert await _insert(conn) == lease + LEASES_LIFT + 1
+    assert await _insert(conn) == lease + LEASES_RAISED_BY + 1
     for stream in ("events", "receipts", "account_data", "sessions"):
-        assert await conn.fetchval(f"SELECT nextval('stream_{stream}')") > POSITIONS_LIFT
-    assert await _insert(conn) == lease + LEASES_LIFT + 2
+        assert await conn.fetchval(f"SELECT nextval('stream_{stream}')") > POSITIONS_RAISED_BY
+    assert await _insert(conn) == lease + LEASES_RAISED_BY + 2
     await conn.close()
 
 

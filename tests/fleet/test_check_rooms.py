@@ -17,9 +17,7 @@ from shared.config.load import load_config
 from shared.core.errors import MatrixError
 from shared.operations.check_rooms import check_room
 from shared.storage.engine.pool import Database, connector
-from shared.storage.events.commit import (
-    commit_events,
-)
+from shared.storage.events.commit import commit_events
 from tests.fix_fleet import ROOT, RunningFleet
 from tests.fix_servers import TestDatabase
 from tests.fleet.people import Person, register

@@ -4,12 +4,8 @@ import asyncio
 
 from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.storage.engine.pool import connector
-from shared.storage.events.batch import (
-    EventBatch,
-)
-from shared.storage.events.commit import (
-    commit_events,
-)
+from shared.storage.events.batch import EventBatch
+from shared.storage.events.commit import commit_events
 from shared.storage.fleet.leases import insert_lease
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import event

@@ -16,12 +16,12 @@ from shared.storage.engine.pool import Connection, Database, connector
 from shared.storage.engine.statements import NoParameters, parameters
 from shared.storage.fleet.leases import (
     FINAL_POSITIONS,
-    beat,
     fence,
     fence_process,
     get_writers,
     insert_lease,
     is_writing,
+    record_heartbeat,
 )
 from tests.fix_servers import TestDatabase
 from tests.rigs.waiting import until
@@ -122,8 +122,10 @@ async def test_lease_numbers_are_never_used_again(postgres: TestDatabase) -> Non
         assert await fence_process(conn, "client_api1") == [first]
         second = await join(conn)
         assert second > first
-        assert (await beat(conn, first, ready=True, draining=False, positions={})).alive is False
-        assert (await beat(conn, second, ready=True, draining=False, positions={"receipts": 5})).alive is True
+        assert (await record_heartbeat(conn, first, ready=True, draining=False, positions={})).alive is False
+        assert (
+            await record_heartbeat(conn, second, ready=True, draining=False, positions={"receipts": 5})
+        ).alive is True
         async with Database(connector(postgres.dsn, pgbouncer=False), max_connections=1).snapshot() as snapshot:
             known, writers = await get_writers(snapshot, 0, [])
         assert known == second

@@ -414,21 +414,21 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
         stream = sql.rpartition("stream_")[2]
         statement.answer([{"last_value": database.sequences[stream]}])
         return
-    if sql == leases._WRITES:
+    if sql == leases._IS_WRITING:
         (lease,) = args
         held = bool(database._holders.get(lease)) or lease in database._locked
         statement.answer([{"writes": lease in database.tables.leases and held}])
         return
-    if sql == leases._WAIT_FOR_HOLDERS_S:
+    if sql == leases._LIMIT_WAIT_FOR_HOLDERS:
         statement.answer([])
         return
     if sql == lost_commits._COMMIT_WAITS:
         statement.answer([{"waits": True}])
         return
-    if sql in (lost_commits._NEW_TIMELINE, lost_commits._LIFT_LEASE) or sql.startswith("SELECT setval("):
+    if sql in (lost_commits._NEW_TIMELINE, lost_commits._RAISE_LEASE) or sql.startswith("SELECT setval("):
         statement.answer([])  # this database loses nothing that was committed
         return
-    if sql == leases._BEAT:
+    if sql == leases._HEARTBEAT:
         lease, ready, draining, positions = args
         row = database.tables.leases.get(lease)
         alive = row is not None and not row.revoked
@@ -466,7 +466,7 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
 def _change_of(sql: str, args: tuple[Any, ...], now: float) -> Change:
     lease = args[0] if args else 0
     match sql:
-        case leases._INSERT_LEASE:
+        case leases._INSERT_LEASE.sql:
             _, process, type_, _host, _pid, address, _version = args
             new = Lease(process, type_, address, False, now)
             return lambda t: replace(t, leases={**t.leases, lease: new})

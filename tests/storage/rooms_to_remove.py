@@ -20,9 +20,7 @@ from shared.storage.events.batch import (
     RedactionToStore,
     RoomToStore,
 )
-from shared.storage.events.commit import (
-    commit_events,
-)
+from shared.storage.events.commit import commit_events
 from shared.storage.removal.purge_statements import AUTH_TYPES
 from tests.storage.test_events import OneConnection, event
 

@@ -1,14 +1,7 @@
 """Rows read to repair a gap are those that the frame carried, text and all."""
 
-from shared.storage.events.batch import (
-    ChangeToStore,
-    EventBatch,
-    MembershipToStore,
-    RoomToStore,
-)
-from shared.storage.events.commit import (
-    commit_events,
-)
+from shared.storage.events.batch import ChangeToStore, EventBatch, MembershipToStore, RoomToStore
+from shared.storage.events.commit import commit_events
 from shared.storage.streams.catch_up import EVENTS, pages
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import event, writing

@@ -9,14 +9,8 @@ import asyncpg
 import pytest
 
 from shared.storage.engine.fenced import FencedStatement
-from shared.storage.events.batch import (
-    EventBatch,
-    RoomToStore,
-)
-from shared.storage.events.commit import (
-    StatementRefused,
-    commit_events,
-)
+from shared.storage.events.batch import EventBatch, RoomToStore
+from shared.storage.events.commit import StatementRefused, commit_events
 from shared.storage.events.timeline import get_ordinal_at, get_room
 from shared.storage.removal.delete_room import (
     ROOM_TABLES,

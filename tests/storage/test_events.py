@@ -9,7 +9,7 @@ import pytest
 
 from shared.core.errors import Fenced
 from shared.storage.engine.fenced import FencedStatement
-from shared.storage.engine.pool import Database, connector, passing_as_unavailable
+from shared.storage.engine.pool import Database, connector, transient_as_unavailable
 from shared.storage.engine.statements import Parameters
 from shared.storage.engine.text_codec import set_text_codec
 from shared.storage.events.batch import (
@@ -22,14 +22,8 @@ from shared.storage.events.batch import (
     RoomToStore,
     TransactionToStore,
 )
-from shared.storage.events.commit import (
-    StatementRefused,
-    commit_events,
-)
-from shared.storage.events.stored_events import (
-    get_event_by_id,
-    get_events,
-)
+from shared.storage.events.commit import StatementRefused, commit_events
+from shared.storage.events.stored_events import get_event_by_id, get_events
 from shared.storage.fleet.leases import insert_lease
 from tests.fix_servers import TestDatabase
 
@@ -44,7 +38,7 @@ class OneConnection:
     async def write(
         self, statement: FencedStatement[Parameters], record: Parameters, *, streams: Sequence[str] = ()
     ) -> asyncpg.Record:
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             row = await self.conn.fetchrow(statement.sql, self.lease, *statement.values(record))
         assert row is not None
         if row["fence"] == 0:
@@ -178,7 +172,7 @@ async def test_what_postgresql_refuses_is_named(postgres: TestDatabase) -> None:
         ):
             with pytest.raises(StatementRefused) as refused:
                 await commit_events(writer.write, batch)
-            assert (refused.value.constraint, refused.value.passing) == (constraint, False)
+            assert (refused.value.constraint, refused.value.transient) == (constraint, False)
             assert await everything(writer.conn) == before
 
 
@@ -191,7 +185,7 @@ async def test_a_locked_row_is_passing(postgres: TestDatabase) -> None:
             await other.execute("SELECT FROM forward_extremities WHERE room_nid = 1 FOR UPDATE")
             with pytest.raises(StatementRefused) as refused:
                 await commit_events(writer.write, EventBatch(events=[event(1, 15, 5)], extremities={1: [15]}))
-            assert refused.value.passing
+            assert refused.value.transient
         await other.close()
 
 

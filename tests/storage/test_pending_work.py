@@ -4,11 +4,11 @@ import asyncio
 
 from shared.storage.engine.pool import Database, connector
 from shared.storage.fleet.pending_work import (
-    settings_done,
-    take_deactivations,
-    take_guest_rooms,
-    take_settings,
-    take_upgrades,
+    claim_deactivations,
+    claim_guest_removals,
+    claim_settings,
+    claim_upgrades,
+    delete_settings_to_copy,
 )
 from shared.storage.rooms.upgrades import remember_settings
 from tests.fix_servers import TestDatabase
@@ -30,20 +30,20 @@ async def test_work_is_taken_once_and_comes_back(postgres: TestDatabase) -> None
     try:
         for old, ended, hours in (("!open:b", False, 1), ("!ended:b", True, 1), ("!old:b", False, 30)):
             await database.execute(_UPGRADE, old, ended, hours)
-        both = await asyncio.gather(*(take_upgrades(database, 10) for _ in range(4)))
+        both = await asyncio.gather(*(claim_upgrades(database, 10) for _ in range(4)))
         assert sorted(room for rooms in both for room in rooms) == ["!old:b", "!open:b"]
-        assert await take_upgrades(database, 10) == []
+        assert await claim_upgrades(database, 10) == []
         for statement in _LATER:
             await database.execute(statement)
-        assert await take_upgrades(database, 10) == ["!open:b"], "what failed for a day is given up"
+        assert await claim_upgrades(database, 10) == ["!open:b"], "what failed for a day is given up"
 
         await database.execute("INSERT INTO deactivations VALUES ('@a:b', true, now(), now())")
-        [account] = await take_deactivations(database, 10)
+        [account] = await claim_deactivations(database, 10)
         assert (account.user_id, account.erase) == ("@a:b", True)
-        assert not await take_deactivations(database, 10)
+        assert not await claim_deactivations(database, 10)
         await database.execute("INSERT INTO guest_removals (of_room_id, look_at) VALUES ('!g:b', now())")
-        assert await take_guest_rooms(database, 10) == ["!g:b"]
-        assert not await take_guest_rooms(database, 10)
+        assert await claim_guest_removals(database, 10) == ["!g:b"]
+        assert not await claim_guest_removals(database, 10)
     finally:
         await database.close()
 
@@ -52,10 +52,10 @@ async def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
     database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
     try:
         await remember_settings(database, "@a:b", "!old:b", "!new:b")
-        assert not await take_settings(database, 10), "not at once: the join is on its way"
+        assert not await claim_settings(database, 10), "not at once: the join is on its way"
         for has_joined in (False, True):
             await database.execute(_LATER[0])
-            [found] = await take_settings(database, 10)
+            [found] = await claim_settings(database, 10)
             assert (found.user_id, found.old_room_id, found.new_room_id) == ("@a:b", "!old:b", "!new:b")
             assert (found.has_joined, found.is_old) == (has_joined, False)
             await database.execute(
@@ -67,10 +67,10 @@ async def test_settings_wait_for_the_join(postgres: TestDatabase) -> None:
             )
         await database.execute("UPDATE settings_to_copy SET created_at = now() - interval '11 minutes'")
         await database.execute(_LATER[0])
-        [found] = await take_settings(database, 10)
+        [found] = await claim_settings(database, 10)
         assert found.is_old
-        await settings_done(database, "@a:b", "!new:b")
+        await delete_settings_to_copy(database, "@a:b", "!new:b")
         await database.execute(_LATER[0])
-        assert not await take_settings(database, 10)
+        assert not await claim_settings(database, 10)
     finally:
         await database.close()

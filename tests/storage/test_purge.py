@@ -11,15 +11,9 @@ import pytest
 from shared.core.event_auth import selection
 from shared.storage.engine.fenced import FencedStatement
 from shared.storage.engine.pool import Database, connector
-from shared.storage.events.batch import (
-    EventBatch,
-)
-from shared.storage.events.commit import (
-    commit_events,
-)
-from shared.storage.events.stored_events import (
-    get_event_by_id,
-)
+from shared.storage.events.batch import EventBatch
+from shared.storage.events.commit import commit_events
+from shared.storage.events.stored_events import get_event_by_id
 from shared.storage.removal.purge import (
     get_ordinal_of_time,
     get_purge_progress,

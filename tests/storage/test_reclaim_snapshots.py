@@ -7,13 +7,8 @@ import asyncpg
 import pytest
 
 from shared.core.state_snapshots import Snapshot
-from shared.storage.events.batch import (
-    EventBatch,
-)
-from shared.storage.events.commit import (
-    StatementRefused,
-    commit_events,
-)
+from shared.storage.events.batch import EventBatch
+from shared.storage.events.commit import StatementRefused, commit_events
 from shared.storage.removal.unused_snapshots import Place, reclaim_all_of_room, reclaim_snapshots
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import OneConnection, event, writing
@@ -101,7 +96,7 @@ async def test_who_names_one_that_went_is_refused(postgres: TestDatabase) -> Non
             await transaction.commit()
             with pytest.raises(StatementRefused) as refused:
                 await storing
-            assert (refused.value.constraint, refused.value.passing) == (constraint, False)
+            assert (refused.value.constraint, refused.value.transient) == (constraint, False)
             assert await other.fetchval("SELECT count(*) FROM events WHERE event_nid = $1", nid) == 0
             await _store(writer, 10 + nid, None, [_root(7)])
         await other.close()

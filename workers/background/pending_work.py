@@ -20,11 +20,11 @@ from shared.storage.engine.pool import Database
 from shared.storage.fleet.pending_work import (
     Deactivation,
     SettingsToCopy,
-    settings_done,
-    take_deactivations,
-    take_guest_rooms,
-    take_settings,
-    take_upgrades,
+    claim_deactivations,
+    claim_guest_removals,
+    claim_settings,
+    claim_upgrades,
+    delete_settings_to_copy,
 )
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ class PendingWork:
 
     async def once(self) -> int:
         """Do a batch of pending work. Return the number of finished pieces."""
-        upgrades = await take_upgrades(self._database, _AT_A_TIME)
-        settings = await take_settings(self._database, _AT_A_TIME)
-        guests = await take_guest_rooms(self._database, _AT_A_TIME)
-        closed = await take_deactivations(self._database, _AT_A_TIME)
+        upgrades = await claim_upgrades(self._database, _AT_A_TIME)
+        settings = await claim_settings(self._database, _AT_A_TIME)
+        guests = await claim_guest_removals(self._database, _AT_A_TIME)
+        closed = await claim_deactivations(self._database, _AT_A_TIME)
         return await _all_of(
             [
                 *(self._calls.ask(RESUME_UPGRADE, room_id, EMPTY) for room_id in upgrades),
@@ -71,7 +71,7 @@ class PendingWork:
             rooms = RoomSettings(settings.old_room_id, settings.new_room_id)
             copied = (await self._calls.ask(COPY_ROOM_SETTINGS, settings.user_id, rooms)).copied
         if copied or settings.is_old:
-            await settings_done(self._database, settings.user_id, settings.new_room_id)
+            await delete_settings_to_copy(self._database, settings.user_id, settings.new_room_id)
 
     async def _clear(self, account: Deactivation) -> None:
         """Finish closing an account: first its own data, then its rooms."""

@@ -15,10 +15,7 @@ from shared.runtime.clock import Clock
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
 from shared.storage.events.client_transactions import get_transaction
-from shared.storage.events.stored_events import (
-    StoredEvent,
-    get_events,
-)
+from shared.storage.events.stored_events import StoredEvent, get_events
 from workers.event_persister.commit.committer import AlreadySent, Committer
 from workers.event_persister.graph.slow_sends import SlowSends
 from workers.event_persister.loading.push_rules import PushRules

@@ -26,7 +26,7 @@ from shared.config.sections import Config
 from shared.core.identifiers import RoomId
 from shared.operations.paced import paced
 from shared.runtime.clock import SystemClock
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.events.timeline import get_room
 from shared.storage.removal.delete_room import (
     count_room,
@@ -83,7 +83,7 @@ async def _run(work: Work, arguments: argparse.Namespace) -> int:
     path = config_path(arguments)
     config = load_config(path)
     async with opened_database(config, path) as database:
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             return await work(database, config, arguments)
 
 

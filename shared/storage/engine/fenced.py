@@ -1,10 +1,10 @@
 """The fence: one function builds every statement that writes under a lease.
 
 A process that lost its lease must not write. Each writing statement therefore locks its own lease row (KEY SHARE) and
-takes its rows from that lock: no row, nothing written. On another timeline than its own a lease counts for nothing
+takes its rows from that lock: no row, nothing written. A lease holds only on the timeline on which it was granted
 (`lost_commits.py`). PostgreSQL does not run a SELECT part that nothing refers to, so each part must name the fence
-itself; `fenced_statement` refuses parts that do not, and a test explains every statement it ever built. READ
-COMMITTED only: there the lock looks at the row again after waiting.
+itself. `fenced_statement` refuses parts that do not, and a test explains every statement that it built. This needs READ
+COMMITTED, where the lock reads the row again after waiting.
 
 A fenced write is one statement that commits by itself, and a lease has one of them under way at a time
 (`replication/streams/fenced_writer.py`). Architecture page, section 3; evidence 1, 2, 24.
@@ -67,7 +67,7 @@ def fenced_statement(
 
 
 class FencedWrite(Protocol):
-    """`FencedWriter.write`: runs one fenced statement. Raises Fenced when the lease, or the answer, was lost."""
+    """`FencedWriter.write`: run one fenced statement. Raises Fenced if the lease, or the answer, is lost."""
 
     def __call__(
         self, statement: FencedStatement[Parameters], record: Parameters, *, streams: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""Short integer ids, reserved in blocks, so that a batch can name its own rows before it is stored."""
+"""Short integer ids, reserved in blocks. A batch can name its own rows before it is stored."""
 
 from shared.storage.engine.pool import Database
 

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 Connection: TypeAlias = asyncpg.Connection
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 
-#: What asyncpg raises when the server is away, restarting or the connection broke. Nothing is known of a write then.
+#: What asyncpg raises when the server is away or restarting, or the connection broke. The outcome of a write is unknown
+#: then.
 CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -34,11 +35,11 @@ CONNECTION_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.exceptions.CrashShutdownError,
     asyncpg.exceptions.TooManyConnectionsError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
-    asyncpg.InternalClientError,  # asyncpg lost track of the protocol, as when PostgreSQL dies in mid-answer
+    asyncpg.InternalClientError,  # asyncpg lost track of the protocol: PostgreSQL died in the middle of an answer
 )
 
 #: A lock or time limit, a deadlock: nothing was done, and the same statement may succeed later.
-PASSING_ERRORS: tuple[type[Exception], ...] = (
+TRANSIENT_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,
@@ -67,14 +68,16 @@ class NotWritten(Unavailable):
 
 
 class Source(Protocol):
+    """A pool or a connection to read from."""
+
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]: ...
     async def fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None: ...
     async def fetchval(self, sql: str, *args: Any) -> Any: ...
 
 
 @contextmanager
-def passing_as_unavailable() -> Iterator[None]:
-    """Turn PASSING_ERRORS and OUTAGE_ERRORS of the body into `NotWritten`, so that the client tries again.
+def transient_as_unavailable() -> Iterator[None]:
+    """Turn TRANSIENT_ERRORS and OUTAGE_ERRORS of the body into `NotWritten`, so that the client tries again.
 
     CONNECTION_ERRORS pass: the outcome is unknown then.
     """
@@ -82,11 +85,11 @@ def passing_as_unavailable() -> Iterator[None]:
         yield
     except CONNECTION_ERRORS:
         raise
-    except PASSING_ERRORS as error:
-        raise NotWritten("The database is too busy just now", is_lock=True) from error
+    except TRANSIENT_ERRORS as error:
+        raise NotWritten("The database is too busy now", is_lock=True) from error
     except OUTAGE_ERRORS as error:
         logger.error("The database failed: %s (SQLSTATE %s)", error, getattr(error, "sqlstate", "unknown"))
-        raise NotWritten("The database cannot do this just now", is_lock=False) from error
+        raise NotWritten("The database cannot do this now", is_lock=False) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +109,8 @@ class PoolUse:
 class Database:
     """A bounded pool of connections. Statements are prepared once per connection by asyncpg's own cache.
 
-    max_connections: no more are opened. acquire_timeout_s: how long a caller waits for one before `Unavailable`.
+    max_connections: the most that are open at a time.
+    acquire_timeout_s: how long a caller waits for a connection before `Unavailable`.
     """
 
     def __init__(self, connect: Connect, *, max_connections: int, acquire_timeout_s: float = 10.0) -> None:
@@ -122,11 +126,11 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection. Raises Unavailable when none can be had in time or the database is away."""
+        """Lend a connection. Raises Unavailable if none is free in time or the database is away."""
         conn = await self._acquire()
         self._lent[conn] = None
         try:
-            with passing_as_unavailable():
+            with transient_as_unavailable():
                 yield conn
         except CONNECTION_ERRORS as error:
             self._drop(conn)
@@ -179,9 +183,9 @@ class Database:
             await _close_quietly(conn)
 
     def drop_all(self) -> None:
-        """Break every connection, lent or idle: they may hang, or nobody wants to know their answers any more.
+        """Break every connection, lent or idle: they may hang, or nobody needs their answers.
 
-        Whoever waits on one of them gets `Unavailable`.
+        Callers that wait on one of them get `Unavailable`.
         """
         idle, self._idle = self._idle, []
         for conn in idle:
@@ -217,7 +221,7 @@ class Database:
                         await waiter
                     except BaseException:
                         if waiter.done() and not waiter.cancelled():
-                            self._wake_one()  # our turn came while we were cancelled: pass it on
+                            self._wake_one()  # this waiter was woken while it was cancelled: wake the next one
                         raise
         except TimeoutError as error:
             raise Unavailable("All database connections are busy") from error
@@ -254,20 +258,21 @@ async def _close_quietly(conn: Connection) -> None:
 def connector(dsn: str, *, pgbouncer: bool, settings: Sequence[tuple[str, str]] = ()) -> Connect:
     """Return the function that opens one connection.
 
-    dsn: may name several hosts; the primary is chosen. pgbouncer: no prepared statements by name, and no start
-    parameters (they get lost behind a pooler: the role must carry the time-outs there).
+    dsn: may name several hosts, of which the primary is chosen.
+    pgbouncer: True for no named prepared statements and no start parameters. These get lost behind a pooler, so that
+        the role must carry the time-outs there.
     """
     server_settings = {} if pgbouncer else {"application_name": "skep", **dict(settings)}
 
     async def connect() -> Connection:
-        # `primary` is asked of several hosts only: with one it would cost a query and forbid nothing useful.
+        # `primary` for several hosts only: with one host it would cost a query and forbid nothing useful.
         several = "," in dsn.partition("@")[2].partition("/")[0]
         conn: Connection = await asyncpg.connect(
             dsn,
             statement_cache_size=0 if pgbouncer else 500,
             max_cached_statement_lifetime=0,
             timeout=5.0,
-            # Above the server's own limit: a statement that it ends is known not to have happened.
+            # Above the server's own limit: a statement that the server ends is known not to have happened.
             command_timeout=CLIENT_LIMIT_S,
             server_settings=server_settings,
             target_session_attrs=SessionAttribute.primary if several else SessionAttribute.any,
@@ -280,32 +285,32 @@ def connector(dsn: str, *, pgbouncer: bool, settings: Sequence[tuple[str, str]] 
 
 
 def _notice_silence(conn: Connection) -> None:
-    """Break the connection when the other host acknowledges nothing for some seconds: its packets get lost.
+    """Break the connection when the other host acknowledges no packets for some seconds.
 
-    A server that works on a statement acknowledges all the same. Without this a connection that a firewall forgot
-    waits for its answer until the statement's time limit.
+    A server that works on a statement still acknowledges. Without this, a connection that a firewall forgot waits for
+    its answer until the statement's time limit.
     """
     sock = conn._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # asyncpg shows it nowhere else
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _SILENCE:
-        # The names are Linux's; elsewhere the system's own, longer limits stand.
+        # The names are Linux's; elsewhere the system's own, longer limits hold.
         if (number := getattr(socket, option, None)) is not None:
             sock.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
-#: Four seconds: of nothing acknowledged (ms), and of an idle line that is asked whether it is there (s).
+#: Four seconds without acknowledgements (ms), or of an idle connection that does not answer probes (s).
 _SILENCE = (("TCP_USER_TIMEOUT", 4000), ("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 2))
-#: For the answer to a statement; greater than `statement_timeout`.
+#: How long to wait for the answer to a statement; greater than `statement_timeout`.
 CLIENT_LIMIT_S = 35.0
-#: The role's limits where no pooler stands between: a fenced transaction never outlives its sender for long.
+#: The role's limits if there is no pooler: a fenced transaction never outlives its sender for long.
 SESSION_LIMITS: tuple[tuple[str, str], ...] = (
     ("statement_timeout", "30s"),
-    ("lock_timeout", "1s"),  # a row that somebody holds must not stop a batch of other rooms
+    ("lock_timeout", "1s"),  # a locked row must not stop a batch of other rooms
     ("idle_in_transaction_session_timeout", "10s"),
     ("client_connection_check_interval", "2s"),
-    # So that the server, too, learns of a client whose packets get lost, and ends what it runs for him.
+    # So that the server notices too when a client's packets get lost, and ends the client's statements.
     ("tcp_keepalives_idle", "2"),
     ("tcp_keepalives_interval", "1"),
     ("tcp_keepalives_count", "3"),

@@ -1,7 +1,7 @@
 """Schema versions and migrations: numbered SQL files, each run once, under one advisory lock.
 
-`SCHEMA_VERSION` is what this release needs; `COMPATIBLE_SINCE` the oldest release's schema that can still run beside
-it (how far one may roll back). Files: `migrations/NNNN_name.sql`.
+This release needs `SCHEMA_VERSION`. Releases that need `COMPATIBLE_SINCE` or later can run beside it, and one can roll
+back to them. Files: `migrations/NNNN_name.sql`.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ async def current_version(conn: Connection) -> int:
 
 
 async def migrate(conn: Connection) -> list[Migration]:
-    """Bring the database up to this release; return what was run. Safe to call from several processes at once."""
+    """Bring the database up to this release. Return the migrations that ran. Several processes may call it at once."""
     done: list[Migration] = []
     await conn.execute("SELECT pg_advisory_lock($1)", _LOCK)
     try:

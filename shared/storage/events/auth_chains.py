@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from shared.core.identifiers import EventId
 from shared.storage.engine.pool import Source
-from shared.storage.events.batch import (
-    REJECTED,
-)
+from shared.storage.events.batch import REJECTED
 
 #: Uses events_by_id, then the primary key for each step of the chain. `chain` is made only as far as the page asks
 #: for rows, those of $2 first. A row after $4 bytes of JSON has none, except the first one.

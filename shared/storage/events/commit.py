@@ -45,14 +45,14 @@ class StatementRefused(SkepError):
     """PostgreSQL refused the statement: nothing was written. One event of the batch may be the cause.
 
     constraint: the violated constraint's name, "" for other reasons.
-    passing: True for a lock or a time limit, so that the same statement may succeed later.
+    transient: True for a lock or a time limit, so that the same statement may succeed later.
     outage: True if the database itself is in trouble, and no event is to blame.
     """
 
-    def __init__(self, constraint: str, message: str, *, passing: bool = False, outage: bool = False) -> None:
+    def __init__(self, constraint: str, message: str, *, transient: bool = False, outage: bool = False) -> None:
         super().__init__(message)
         self.constraint = constraint
-        self.passing = passing
+        self.transient = transient
         self.outage = outage
 
 
@@ -70,7 +70,7 @@ async def commit_events(write: FencedWrite, batch: EventBatch) -> StoredBatch:
         else:
             row = await write(COMMIT_MESSAGES, messages, streams=("events",))
     except NotWritten as error:
-        raise StatementRefused("", str(error.__cause__), passing=error.is_lock, outage=not error.is_lock) from error
+        raise StatementRefused("", str(error.__cause__), transient=error.is_lock, outage=not error.is_lock) from error
     except asyncpg.PostgresError as error:
         constraint = getattr(error, "constraint_name", None) or ""
         raise StatementRefused(constraint, f"{type(error).__name__} {constraint}") from error

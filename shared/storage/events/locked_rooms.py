@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.storage.engine.pool import Connection, Database
-from shared.storage.events.batch import (
-    EventBatch,
-)
+from shared.storage.events.batch import EventBatch
 
 #: $1: rooms; $2 to $4: keys of their state; $5, $6: members; $7, $8: events. Each part uses its table's primary key.
 _LOCKED_ROOMS = """

@@ -1,4 +1,4 @@
-"""Drains that an operator asked for: which processes shall have no slots. Architecture page, section 3."""
+"""Drains that operators asked for: the processes that are to have no slots. Architecture page, section 3."""
 
 from collections.abc import Mapping
 
@@ -44,5 +44,5 @@ _DRAINS = "SELECT process, lease FROM drains"
 
 
 async def get_drains(database: Database) -> Mapping[str, int | None]:
-    """Return process -> the lease that shall end, None where the process goes on without slots."""
+    """Return process -> the lease that is to end. None: the process runs on without slots."""
     return {row["process"]: row["lease"] for row in await database.fetch(_DRAINS)}

@@ -1,6 +1,6 @@
-"""Leases, heartbeats, writers and duties: who lives, who may write, who leads. Architecture page, section 3.
+"""Leases, heartbeats, writers and duties: which process is alive, may write, leads. Architecture page, section 3.
 
-Clocks are the database's. A lease row is inserted once, revoked once, deleted once; what changes every second is in
+Times are the database's. A lease row is inserted once, revoked once and deleted once; what changes every second is in
 `heartbeats`. A lease number is also the writer's number in every stream and is never used again.
 """
 
@@ -11,23 +11,39 @@ import asyncpg
 import orjson
 
 from shared.storage.engine.fenced import fenced_statement
-from shared.storage.engine.lost_commits import TIMELINE, lift_what_was_lost
+from shared.storage.engine.lost_commits import TIMELINE, raise_above_lost_numbers
 from shared.storage.engine.pool import Connection, Database
-from shared.storage.engine.statements import parameters
+from shared.storage.engine.statements import parameters, statement
 
-# The counter row is updated by the inserting transaction, so numbers become visible in order: who reads `writers`
+
+@parameters
+class _InsertLease:
+    lease: int
+    process: str
+    type: str
+    host: str
+    pid: int
+    address: str
+    version: str
+
+
+# The counter row is updated by the inserting transaction, so numbers become visible in order: a reader of `writers`
 # knows every writer up to the greatest that it sees.
 _NEXT_LEASE = "UPDATE counters SET value = value + 1 WHERE name = 'lease' RETURNING value"
-_INSERT_LEASE = """
-    INSERT INTO leases (lease, process, type, host, pid, address, version) VALUES ($1, $2, $3, $4, $5, $6, $7)
-"""
+_INSERT_LEASE = statement(
+    _InsertLease,
+    """
+    INSERT INTO leases (lease, process, type, host, pid, address, version)
+    VALUES (:lease, :process, :type, :host, :pid, :address, :version)
+    """,
+)
 _INSERT_HEARTBEAT = """
     INSERT INTO heartbeats (lease, seen_at, ready, positions) VALUES ($1, clock_timestamp(), false, '{}')
 """
 _INSERT_WRITER = "INSERT INTO writers (lease, stream, start_position) VALUES ($1, $2, $3)"
 _OLDER_INCARNATIONS = "SELECT lease FROM leases WHERE process = $1 AND lease <> $2"
-# What an operator asked for is in force with the first heartbeat of whoever carries the name.
-_BEAT = f"""
+# An operator's drain takes effect with the first heartbeat of a process with that name.
+_HEARTBEAT = f"""
     WITH alive AS (SELECT process FROM leases WHERE lease = $1 AND NOT revoked AND timeline = {TIMELINE}),
          asked AS (SELECT d.lease IS NOT NULL AS leaves FROM drains d JOIN alive USING (process)
                    WHERE d.lease IS NULL OR d.lease = $1),
@@ -51,12 +67,12 @@ _PROCESSES = """
            extract(epoch FROM clock_timestamp() - l.started_at)::float8 AS age_s
     FROM leases l JOIN heartbeats h USING (lease) ORDER BY l.lease
 """
-# Whoever writes under a lease holds its row (`engine/fenced.py`) until the statement is over.
-_WRITES = """
+# A statement that writes under a lease holds its row (`engine/fenced.py`) until it ends.
+_IS_WRITING = """
     WITH free AS MATERIALIZED (SELECT FROM leases WHERE lease = $1 FOR UPDATE SKIP LOCKED)
     SELECT EXISTS (SELECT FROM leases WHERE lease = $1) AND NOT EXISTS (SELECT FROM free) AS writes
 """
-_WAIT_FOR_HOLDERS_S = "SET LOCAL lock_timeout = '1s'"
+_LIMIT_WAIT_FOR_HOLDERS = "SET LOCAL lock_timeout = '1s'"
 _END_WRITER = "UPDATE writers SET final_position = start_position WHERE lease = $1 AND final_position IS NULL"
 _FREE_SLOTS = "UPDATE slots SET owner = NULL, epoch = epoch + 1 WHERE owner = $1"
 _FREE_MOVES = "UPDATE slots SET next_owner = NULL WHERE next_owner = $1"
@@ -82,7 +98,7 @@ FINAL_POSITIONS = {
     """,
     "push_rules": "SELECT max(position) FROM push_rules WHERE writer = $1 AND position > start_position",
     "sessions": "SELECT max(position) FROM session_changes WHERE writer = $1 AND position > start_position",
-    # Messages go once they are acknowledged, what is remembered of their sending goes with the sending device.
+    # Messages are deleted once they are acknowledged, and their transactions with the sending device.
     "to_device": """
         SELECT max(position) FROM (
             SELECT position FROM to_device_messages WHERE writer = $1 AND position > start_position
@@ -101,9 +117,13 @@ _STORE_FINAL_POSITION = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRow:
-    """A process with a lease. silent_s: since its last heartbeat; positions: stream -> complete up to."""
+    """A process with a lease.
+
+    positions: stream -> complete up to.
+    silent_s: since its last heartbeat.
+    """
 
     lease: int
     process: str
@@ -122,7 +142,7 @@ class ProcessRow:
 
 @dataclass(frozen=True, slots=True)
 class WriterRow:
-    """reached: "complete up to" as last stored beside the writer's heartbeat; None when it never was."""
+    """A writer of a stream. reached: "complete up to" of its last heartbeat. None: it has had none."""
 
     writer: int
     stream: str
@@ -132,18 +152,30 @@ class WriterRow:
 
 
 async def insert_lease(
-    conn: Connection, *, process: str, type_: str, host: str, pid: int, address: str, version: str,
-    sequences: Mapping[str, str], ever_seen: Mapping[str, int] | None = None,
-) -> int:  # fmt: skip
-    """Register a new incarnation and return its lease number.
+    conn: Connection,
+    *,
+    process: str,
+    type_: str,
+    host: str,
+    pid: int,
+    address: str,
+    version: str,
+    sequences: Mapping[str, str],
+    ever_seen: Mapping[str, int] | None = None,
+) -> int:
+    """Register a new incarnation of a process. Return its lease number.
 
     sequences: stream -> sequence of each stream that it may write. Its start is the sequence's last value now.
-    ever_seen: see `timelines.lift_what_was_lost`, whose error this raises.
+    ever_seen: see `lost_commits.raise_above_lost_numbers`, whose error this raises.
     """
     async with conn.transaction():
-        await lift_what_was_lost(conn, {stream: f"stream_{stream}" for stream in FINAL_POSITIONS}, ever_seen or {})
+        streams = {stream: f"stream_{stream}" for stream in FINAL_POSITIONS}
+        await raise_above_lost_numbers(conn, streams, ever_seen or {})
         lease: int = await conn.fetchval(_NEXT_LEASE)
-        await conn.execute(_INSERT_LEASE, lease, process, type_, host, pid, address, version)
+        record = _InsertLease(
+            lease=lease, process=process, type=type_, host=host, pid=pid, address=address, version=version
+        )
+        await conn.execute(*_INSERT_LEASE.bind(record))
         await conn.execute(_INSERT_HEARTBEAT, lease)
         for stream, sequence in sequences.items():
             start = 0
@@ -157,15 +189,18 @@ async def insert_lease(
 
 
 async def get_older_incarnations(conn: Connection, process: str, lease: int) -> list[int]:
-    """Return the leases of dead (or hanging) processes that had the same name."""
+    """Return the leases of dead (or hanging) processes with the same name."""
     return [row["lease"] for row in await conn.fetch(_OLDER_INCARNATIONS, process, lease)]
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """The answer to a heartbeat. alive: the lease still holds; slots_version: of the slot table.
+class HeartbeatAnswer:
+    """What a process learns from its heartbeat.
 
-    leaves: an operator drains the process: True, it shall end; False, it shall go on without slots; None: nobody does.
+    alive: True if the lease still holds.
+    slots_version: the version of the slot table.
+    leaves: True if an operator drains the process and it must end, False if it must run on without slots. None: no
+        operator drains it.
     """
 
     alive: bool
@@ -173,25 +208,27 @@ class Beat:
     leaves: bool | None
 
 
-async def beat(conn: Connection, lease: int, *, ready: bool, draining: bool, positions: Mapping[str, int]) -> Beat:
-    """Record a heartbeat; return what the process needs to know."""
-    row = await conn.fetchrow(_BEAT, lease, ready, draining, orjson.dumps(dict(positions)).decode())
+async def record_heartbeat(
+    conn: Connection, lease: int, *, ready: bool, draining: bool, positions: Mapping[str, int]
+) -> HeartbeatAnswer:
+    """Record a heartbeat."""
+    row = await conn.fetchrow(_HEARTBEAT, lease, ready, draining, orjson.dumps(dict(positions)).decode())
     assert row is not None
-    return Beat(bool(row["alive"]), row["slots"], row["leaves"])
+    return HeartbeatAnswer(bool(row["alive"]), row["slots"], row["leaves"])
 
 
 async def fence(conn: Connection, lease: int) -> None:
-    """End a lease in the three steps that no write survives.
+    """End a lease. No write under it commits afterwards. Harmless if the lease has ended already.
 
-    (1) revoke and commit: waits for nobody, and no statement that starts later can write. (2) delete: waits for those
-    that began before; after 1 s end whatever blocks it. (3) in the same transaction store the final positions.
-    Harmless when the lease is gone already.
+    1. Revoke it and commit: this waits for nobody, and no statement that starts later can write.
+    2. Delete it: this waits for the statements that began before. After 1 s, end what blocks it.
+    3. In the same transaction, store the final positions.
     """
     await conn.execute(_REVOKE, lease)
     for attempt in range(5):
         try:
             async with conn.transaction():
-                await conn.execute(_WAIT_FOR_HOLDERS_S)
+                await conn.execute(_LIMIT_WAIT_FOR_HOLDERS)
                 await conn.execute(_DELETE, lease)
                 await conn.execute(_END_WRITER, lease)
                 for stream, statement in _STORE_FINAL_POSITION.items():
@@ -206,7 +243,7 @@ async def fence(conn: Connection, lease: int) -> None:
         except asyncpg.LockNotAvailableError:
             if attempt == 4:
                 raise
-            # A statement of the fenced process still holds the row: it had its second.
+            # A statement of the fenced process still holds the row after its second.
             await conn.execute(_TERMINATE_HOLDERS, f"skep-writer-{lease}")
 
 
@@ -219,12 +256,13 @@ async def fence_process(conn: Connection, process: str) -> list[int]:
 
 
 async def is_writing(conn: Connection, lease: int) -> bool:
-    """Tell whether a statement under this lease is being carried out just now. Waits for nobody."""
-    writes: bool = await conn.fetchval(_WRITES, lease)
+    """Return True if a statement under this lease is running now. Waits for nobody."""
+    writes: bool = await conn.fetchval(_IS_WRITING, lease)
     return writes
 
 
 async def get_processes(database: Database) -> list[ProcessRow]:
+    """Return all processes with a lease."""
     return [
         ProcessRow(**{**dict(row), "positions": orjson.loads(row["positions"])})
         for row in await database.fetch(_PROCESSES)
@@ -232,10 +270,10 @@ async def get_processes(database: Database) -> list[ProcessRow]:
 
 
 async def get_writers(conn: Connection, above: int, named: Sequence[int]) -> tuple[int, list[WriterRow]]:
-    """Return (known, writers): the writers above `above`, the living, and those in `named`.
+    """Return (known, writers): the writers above `above`, those that are alive, and those in `named`.
 
-    conn: inside a snapshot (repeatable read), so that every writer up to `known` is in sight.
-    known: the greatest lease number there is.
+    conn: inside a snapshot (repeatable read), which shows every writer up to `known`.
+    known: the greatest lease number.
     """
     known: int = await conn.fetchval(_KNOWN)
     rows = await conn.fetch(_WRITERS, above, list(named))
@@ -263,5 +301,6 @@ _DUTY_HOLDER = "SELECT holder FROM duties WHERE duty = $1"
 
 
 async def get_duty_holder(database: Database, duty: str) -> int | None:
+    """Return the lease that holds a duty, if any does."""
     holder: int | None = await database.fetchval(_DUTY_HOLDER, duty)
     return holder

@@ -1,4 +1,4 @@
-"""Slots: which lease owns each of the 1024 parts of rooms, users and destinations. Architecture page, section 3."""
+"""Slots: the lease that owns each of the 1024 parts of rooms, users and destinations. Architecture page, section 3."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -191,7 +191,7 @@ UNPIN_SLOTS = fenced_statement(
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:
-    """pinned: an operator placed it; evening the load leaves it where it is."""
+    """pinned: True if an operator placed it. Rebalancing leaves it where it is."""
 
     kind: str
     slot: int
@@ -203,7 +203,7 @@ class SlotRow:
 
 @dataclass(frozen=True, slots=True)
 class SlotSnapshot:
-    """version: of the slot table, as the heartbeat reports it; addresses: of every lease in force."""
+    """version: of the slot table, as the heartbeat reports it. addresses: of every lease that holds."""
 
     version: int
     slots: Sequence[SlotRow]

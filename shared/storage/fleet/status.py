@@ -1,4 +1,4 @@
-"""What `skep status` reads: processes, slots, and how far each stream and each writer has come."""
+"""The state of the fleet for `skep status`: processes, slots, and the positions of streams and writers."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _SEQUENCE = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {}"
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """sequences: stream -> last position that Postgres gave; leader: lease of the leading main."""
+    """sequences: stream -> last position that Postgres gave. leader: lease of the leading main."""
 
     processes: list[ProcessRow]
     slots: list[SlotRow]
@@ -21,7 +21,7 @@ class FleetStatus:
 
 
 async def get_fleet_status(database: Database, sequences: dict[str, str]) -> FleetStatus:
-    """sequences: stream -> name of its sequence."""
+    """Return the state of the fleet. sequences: stream -> name of its sequence."""
     processes = await get_processes(database)
     snapshot = await get_slots(database)
     last = {stream: await database.fetchval(_SEQUENCE.format(name)) for stream, name in sequences.items()}

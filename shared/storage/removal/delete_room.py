@@ -19,9 +19,7 @@ from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import FencedStatement, FencedWrite, fenced_statement
 from shared.storage.engine.pool import Source
 from shared.storage.engine.statements import parameters
-from shared.storage.events.batch import (
-    REJECTED,
-)
+from shared.storage.events.batch import REJECTED
 from shared.storage.removal.purge import BATCH_ROWS
 from shared.storage.removal.unused_snapshots import reclaim_all_of_room
 

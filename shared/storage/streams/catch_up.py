@@ -1,10 +1,9 @@
-"""Missed rows of each stream, from Postgres: what repairs a gap, whoever wrote the rows.
+"""Missed rows of each stream, from Postgres, to repair a gap.
 
-Each query gives the rows of *all* writers above a position, in position order, in bounded pages: what one snapshot
+Each query returns the rows of *all* writers above a position, in position order, in bounded pages: what one snapshot
 shows is closed under "happened before", one writer's rows alone are not (evidence 4). So all pages of one repair must
-come from one snapshot: a row that commits between two pages may lie below the first one's end.
-$1: greater than this position; $2: at most so many rows. The columns are the fields of the stream's row in
-`shared/core/rows/`.
+come from one snapshot, since a row that commits between two pages may lie below the end of the first one.
+$1: rows above this position. $2: the most rows. The columns are the fields of the stream's row in `shared/core/rows/`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -15,7 +14,7 @@ import asyncpg
 from shared.storage.engine.pool import Connection, Source
 
 #: Uses events_by_position; for `members` state_changes_by_ordinal and the primary key of memberships. A membership that
-#: changed again since is left to the later row. What an event counted: the primary keys of push_counters and
+#: has changed again is left to the later row. For what an event counted, it uses the primary keys of push_counters and
 #: push_redacted_users, and the indices by ordinal and by redaction of the other push tables.
 EVENTS = """
     SELECT e.position, e.writer, r.room_nid, r.room_id, r.room_version, e.event_nid, e.event_id, e.ordinal,
@@ -119,12 +118,12 @@ _ROWS = ("members", "push", "push_users", "push_groups")
 
 
 async def first_page(source: Source, query: str, above: int, size: int) -> list[dict[str, Any]]:
-    """Return what the first of `pages` is, in one statement."""
+    """Return the first page of `pages`, in one statement."""
     return [_plain(record) for record in await source.fetch(query, above, size)]
 
 
 async def pages(snapshot: Connection, query: str, above: int, size: int) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yield the rows above a position, `size` at a time, as columns by name, text as it is in frames.
+    """Yield the rows above a position, `size` at a time, as columns by name.
 
     snapshot: a connection in a repeatable-read transaction (`Database.snapshot`).
     """
@@ -150,7 +149,7 @@ def _plain(record: asyncpg.Record) -> dict[str, Any]:
 
 
 def _redacted(records: Iterable[Sequence[Any]]) -> tuple[Any, ...]:
-    """What a redaction took back: one entry per event, though it has only one as a rule."""
+    """Return what a redaction took back: one entry per event. Usually there is one."""
     events: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
     for ordinal, thread_id, group, user, notifies, highlights in records:
         groups, users = events.setdefault((ordinal, thread_id), ([], []))

@@ -1,4 +1,4 @@
-"""How far the streams have come in Postgres: as a whole, for one user, and by writer."""
+"""The ends of streams in Postgres: their greatest positions as a whole, for one user, and by writer."""
 
 import re
 from collections.abc import Collection
@@ -32,14 +32,14 @@ _ENDS = """
 
 @dataclass(frozen=True, slots=True)
 class StreamEnds:
-    """lease: greatest writer number so far; positions: by stream, the greatest position handed out."""
+    """lease: the greatest writer number so far. positions: by stream, the greatest position given."""
 
     lease: int
     positions: dict[str, int]
 
 
 async def get_stream_ends(source: Source, streams: Collection[str]) -> StreamEnds:
-    """streams: those with a sequence `stream_<name>`."""
+    """Return the ends of streams that have a sequence `stream_<name>`."""
     columns = ", ".join(f"(SELECT last_value FROM stream_{name}) AS {name}" for name in streams)
     row = await source.fetchrow(f"SELECT ({_LEASES}) AS lease, {columns}")
     assert row is not None
@@ -47,9 +47,9 @@ async def get_stream_ends(source: Source, streams: Collection[str]) -> StreamEnd
 
 
 async def get_user_ends(source: Source, user_id: UserId) -> dict[str, dict[int, int]]:
-    """Return stream -> writer -> position of the latest row that is the user's own or of a room that he is in.
+    """Return stream -> writer -> position of the latest row that is the user's own or of a room that they are in.
 
-    Of receipts: his own only. A writer may have stored later rows; none of them is such a one.
+    Of receipts, the user's own only. A writer may have stored later rows that are neither.
     """
     ends: dict[str, dict[int, int]] = {}
     for row in await source.fetch(_ENDS, user_id):
@@ -59,7 +59,7 @@ async def get_user_ends(source: Source, user_id: UserId) -> dict[str, dict[int, 
 
 
 def _recent(final_position: str) -> str:
-    """From the query of a final position: the same of every writer, for rows above $1, each of which is read once."""
+    """Return, from the query of a final position, the query of those of every writer. It reads rows above $1 once."""
     tables = re.findall(r"FROM (\w+) WHERE writer = \$1", final_position)
     rows = " UNION ALL ".join(f"SELECT writer, position FROM {table} WHERE position > $1" for table in tables)
     return f"SELECT writer, max(position) AS position FROM ({rows}) AS recent GROUP BY writer"
@@ -70,5 +70,5 @@ _RECENT = {stream: _recent(query) for stream, query in FINAL_POSITIONS.items()}
 
 
 async def get_stored_positions(source: Source, stream: str, above: int) -> dict[int, int]:
-    """Return writer -> the greatest position above `above` that it stored; only those that stored any."""
+    """Return writer -> the greatest position above `above` that it stored. Writers that stored none are left out."""
     return {row["writer"]: row["position"] for row in await source.fetch(_RECENT[stream], above)}

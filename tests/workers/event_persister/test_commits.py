@@ -14,9 +14,7 @@ import pytest
 
 from shared.core.events import parse_event
 from shared.core.room_versions import get_room_version
-from shared.storage.events.batch import (
-    EventBatch,
-)
+from shared.storage.events.batch import EventBatch
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, User, event_persister
 from workers.event_persister.commit import batches, committer

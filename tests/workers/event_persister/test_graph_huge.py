@@ -7,15 +7,8 @@ from collections.abc import Sequence
 
 from shared.core.event_auth import auth_types_for
 from shared.core.events import Event, build_event
-from shared.storage.events.batch import (
-    ChangeToStore,
-    EventBatch,
-    EventToStore,
-    MembershipToStore,
-)
-from shared.storage.events.commit import (
-    commit_events,
-)
+from shared.storage.events.batch import ChangeToStore, EventBatch, EventToStore, MembershipToStore
+from shared.storage.events.commit import commit_events
 from tests.fix_servers import TestDatabase
 from tests.rigs.loop_pauses import LoopPauses
 from tests.rigs.persister import Persister, User, event_persister

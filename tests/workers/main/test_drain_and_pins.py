@@ -15,7 +15,21 @@ _LIMIT_S = 2.0
 
 
 def process(lease: int, *, draining: bool = False, ready: bool = True, type_: str = "event_persister") -> ProcessRow:
-    return ProcessRow(lease, f"p{lease}", type_, "h", lease, "h:1", "1", False, ready, draining, {}, 0.1, 10.0)
+    return ProcessRow(
+        lease=lease,
+        process=f"p{lease}",
+        type=type_,
+        host="h",
+        pid=lease,
+        address="h:1",
+        version="1",
+        revoked=False,
+        ready=ready,
+        draining=draining,
+        positions={},
+        silent_s=0.1,
+        age_s=10.0,
+    )
 
 
 def rows(owners: Sequence[int], pinned: frozenset[int] = frozenset()) -> list[SlotRow]:

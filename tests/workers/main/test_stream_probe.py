@@ -13,7 +13,7 @@ from replication.streams.follower import Follower
 from shared.config.sections import Replication
 from shared.metrics.replication import ProbeMetrics, ReplicationMetrics
 from shared.runtime.tasks import TaskGroup
-from shared.storage.fleet.leases import beat
+from shared.storage.fleet.leases import record_heartbeat
 from tests.fix_servers import TestDatabase
 from tests.rigs.clock import MockClock
 from tests.rigs.synchrotron import fleet
@@ -79,7 +79,7 @@ async def test_writer_with_lost_frames_and_ticks_is_reported(
                     for ticker, of in tickers:
                         lease = others.lease if of is None else of.foundation.lease
                         ticker.positions = ticker._announcer.tick(ticker._streams, ticker._writer.complete_up_to)
-                        await beat(conn, lease, ready=True, draining=False, positions=ticker.positions)
+                        await record_heartbeat(conn, lease, ready=True, draining=False, positions=ticker.positions)
                 await probe.compare()
 
             def stalled(name: str) -> float:

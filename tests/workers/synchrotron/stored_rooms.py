@@ -19,17 +19,8 @@ from replication.streams.fenced_writer import FencedWriter, SeenPositions
 from shared.core.history_point import HistoryPoint
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.pool import Database, connector
-from shared.storage.events.batch import (
-    OUTLIER,
-    ChangeToStore,
-    EventBatch,
-    EventToStore,
-    MembershipToStore,
-    RoomToStore,
-)
-from shared.storage.events.commit import (
-    commit_events,
-)
+from shared.storage.events.batch import OUTLIER, ChangeToStore, EventBatch, EventToStore, MembershipToStore, RoomToStore
+from shared.storage.events.commit import commit_events
 from shared.storage.fleet.leases import insert_lease
 
 ALICE = "@alice:example.org"

@@ -15,10 +15,7 @@ from shared.rooms.history_page import HistoryPages, StoredHistory
 from shared.rooms.place_tokens import format_place, parse_place
 from shared.rooms.room_view import load_branches, open_room
 from shared.storage.events import timeline
-from shared.storage.events.batch import (
-    REJECTED,
-    SOFT_FAILED,
-)
+from shared.storage.events.batch import REJECTED, SOFT_FAILED
 from shared.storage.events.timeline import RoomRecord, get_timeline_event
 from shared.storage.rooms import for_reader, snapshots
 from shared.storage.rooms.snapshots import get_keys_at_snapshots, get_state_at_snapshot

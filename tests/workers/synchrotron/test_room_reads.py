@@ -9,12 +9,7 @@ from shared.core.sync_tokens.stream_token import StreamToken
 from shared.core.sync_tokens.vector import Vector
 from shared.rooms.place_tokens import format_place
 from shared.storage.accounts.erased_users import set_user_erased
-from shared.storage.events.batch import (
-    ACCEPTED,
-    OUTLIER,
-    REJECTED,
-    SOFT_FAILED,
-)
+from shared.storage.events.batch import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from tests.fix_servers import TestDatabase
 from tests.rigs.requests import Answer
 from tests.rigs.synchrotron import fleet

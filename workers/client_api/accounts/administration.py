@@ -9,7 +9,7 @@ from shared.operations.passwords import PasswordHasher
 from shared.runtime.clock import Clock
 from shared.storage.accounts import deactivation
 from shared.storage.accounts.users import SET_PASSWORD, SetPassword
-from shared.storage.engine.pool import passing_as_unavailable
+from shared.storage.engine.pool import transient_as_unavailable
 from workers.client_api.accounts.sessions import Sessions
 
 
@@ -26,7 +26,7 @@ class AccountAdministration:
             raise invalid_param("A password must not contain NUL")
         self._hasher.check_strength(new.password)
         new_hash = await self._hasher.hash(new.password)
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             row = await self._writer.write(SET_PASSWORD, SetPassword(user_id=user_id, password_hash=new_hash))
         if not row["changed"]:
             raise _no_such_account(user_id)
@@ -36,7 +36,7 @@ class AccountAdministration:
 
     @CLOSE_ACCOUNT.handler
     async def close_account(self, user_id: UserId, account: ClosedAccount) -> Empty:
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             record = deactivation.CloseAccount(user_id=user_id, erase=account.erase, now_ms=self._clock.now_ms())
             row = await self._writer.write(deactivation.CLOSE_ACCOUNT, record)
         if not row["closed"]:

@@ -15,7 +15,7 @@ from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.accounts.deactivation import CLOSE_ACCOUNT, CloseAccount, clear_account
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from workers.client_api.accounts.interactive_auth import InteractiveAuth
 from workers.client_api.accounts.login import PASSWORD
 from workers.client_api.accounts.passwords import PasswordDemand
@@ -64,7 +64,7 @@ class Deactivation:
         passed = await self._auth.check(self._demand.of_account(request, "deactivate_account"), body)
         user_id = request.user.user_id if request.requester is not None else UserId(passed.results[PASSWORD])
         erase = convert(passed.request, DeactivationBody).erase
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             await self._writer.write(
                 CLOSE_ACCOUNT, CloseAccount(user_id=user_id, erase=erase, now_ms=self._clock.now_ms())
             )

@@ -23,7 +23,7 @@ from shared.runtime.clock import Clock
 from shared.storage.accounts import tokens
 from shared.storage.accounts.users import SET_ADMIN, UPGRADE_GUEST, Creation, NewSession, SetAdmin, UpgradeGuest
 from shared.storage.engine.fenced import FencedStatement
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.engine.statements import Parameters
 
 MAX_DEVICE_NAME_CHARS = 1000
@@ -206,7 +206,7 @@ class Sessions:
         return bool(row["found"])
 
     async def _write(self, statement: FencedStatement[Parameters], record: Parameters) -> asyncpg.Record:
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             return await self._writer.write(statement, record, streams=(SESSIONS.name, DEVICE_LISTS.name))
 
     def _announce(self, changes: Sequence[tuple[int, UserId, str | None]]) -> None:

@@ -24,7 +24,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.encryption import device_keys as storage
 from shared.storage.encryption.device_lists import get_device_list_news
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.streams.ends import get_stream_ends
 from workers.client_api.encryption.key_upload import (
     KeyUploadBody,
@@ -100,7 +100,7 @@ class DeviceKeys:
             if identity is not None and known is not None and have_other_keys(identity, known):
                 await self._replace_identity(user_id, device_id, identity, known)
                 continue
-            with passing_as_unavailable():
+            with transient_as_unavailable():
                 upload = storage.UploadKeys(
                     user_id=user_id,
                     device_id=device_id,
@@ -128,7 +128,7 @@ class DeviceKeys:
 
     async def _replace_identity(self, user_id: UserId, device_id: str, identity: bytes, known: bytes) -> None:
         """Store new identity keys, and drop the one-time and fallback keys of the old ones."""
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             record = storage.ReplaceIdentityKeys(
                 user_id=user_id,
                 device_id=device_id,
@@ -193,7 +193,7 @@ class DeviceKeys:
         )
         claimed: dict[str, dict[str, dict[str, Any]]] = {}
         if keys:
-            with passing_as_unavailable():
+            with transient_as_unavailable():
                 row = await self._writer.write(
                     storage.CLAIM_KEYS,
                     storage.ClaimKeys(keys=keys, now_ms=self._clock.now_ms()),

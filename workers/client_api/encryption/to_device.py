@@ -21,7 +21,7 @@ from shared.http.transaction_key import transaction_key
 from shared.runtime.clock import Clock
 from shared.storage.encryption import to_device as storage
 from shared.storage.encryption.to_device import MessageToSend, SentMessages
-from shared.storage.engine.pool import passing_as_unavailable
+from shared.storage.engine.pool import transient_as_unavailable
 
 _MAX_TYPE_BYTES = 255
 _MAX_MESSAGES = 10_000  # in one request, before "*" is expanded
@@ -57,7 +57,7 @@ class SendToDevice:
             raise invalid_param(f"The event type must have at most {_MAX_TYPE_BYTES} bytes")
         messages = self._local_messages(request.decode(SendToDeviceBody))
         user = request.user
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             sent = await storage.send_to_device(
                 self._writer.write,
                 storage.SendToDevice(

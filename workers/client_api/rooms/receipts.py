@@ -16,7 +16,7 @@ from shared.http.request import Request, Response, empty_response
 from shared.http.serving import endpoint
 from shared.rooms.room_view import get_visible_event, open_room
 from shared.runtime.clock import Clock
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.push.rules_in_rooms import get_event_threads
 from shared.storage.user_data.receipts import SET_RECEIPT, ReceiptTarget, SetReceipt, get_receipt_target
 from workers.client_api.people.present_users import PresentUsers
@@ -117,7 +117,7 @@ class Receipts:
             await self._set_fully_read(user_id, room_id, target.event_id, target.ordinal)
             return
         now_ms = self._clock.now_ms()
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             record = SetReceipt(
                 room_nid=target.room_nid,
                 user_id=user_id,

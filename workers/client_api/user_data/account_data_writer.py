@@ -10,7 +10,7 @@ from shared.core.errors import Unavailable
 from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.rows import GLOBAL, AccountDataRow, PushRulesRow
 from shared.runtime.keyed_locks import KeyedLocks
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.push.rules import SET_IGNORED_USERS, SetIgnoredUsers
 from shared.storage.user_data.account_data import SET_ACCOUNT_DATA, SetAccountData, get_account_data, ignored_in
 
@@ -53,7 +53,7 @@ class AccountDataWriter:
         """
         if room_id == GLOBAL and type_ == IGNORED_USERS:
             return await self._set_ignored_users(user_id, json, expected)
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             record = SetAccountData(user_id=user_id, room_id=room_id, type=type_, json=json, expected=expected)
             row = await self._writer.write(SET_ACCOUNT_DATA, record, streams=(ACCOUNT_DATA.name,))
         if row["position"] is None:
@@ -76,7 +76,7 @@ class AccountDataWriter:
     async def _set_ignored_users(self, user_id: UserId, json: bytes | None, expected: int | None) -> bool:
         """Store and announce the list of ignored users. Persisters learn of it too: ignored users do not notify."""
         ignored = sorted({other for other in ignored_in(json or b"{}") if is_user_id(other)})
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             record = SetIgnoredUsers(user_id=user_id, json=json, ignored=ignored, expected=expected)
             row = await self._writer.write(SET_IGNORED_USERS, record, streams=(ACCOUNT_DATA.name, PUSH_RULES.name))
         if row["position"] is None:

@@ -19,7 +19,7 @@ from shared.core.push_rules import (
 from shared.core.push_rules.editing import copy_room_rules
 from shared.core.rows import PushRulesRow
 from shared.runtime.keyed_locks import KeyedLocks
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.push.rules import SET_PUSH_RULES, PushRulesRecord, SetPushRules, get_push_rules
 
 _ATTEMPTS = 5  # with the lock held, only another process can be in the way
@@ -66,7 +66,7 @@ class PushRulesWriter:
         changed = SetPushRules(
             user_id=user_id, rules=json, everywhere=everywhere, rooms=sorted(rooms), expected=record.position
         )
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             row = await self._writer.write(SET_PUSH_RULES, changed, streams=(PUSH_RULES.name,))
         if row["position"] is None:
             return False

@@ -10,7 +10,7 @@ from shared.core.rows import ThreadSubscriptionRow
 from shared.http.endpoint import RateLimit, RoutingKey
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.serving import endpoint
-from shared.storage.engine.pool import Database, passing_as_unavailable
+from shared.storage.engine.pool import Database, transient_as_unavailable
 from shared.storage.user_data.thread_subscriptions import Thread, find_thread, subscribe, unsubscribe
 
 _NOT_IN_THREAD = "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"
@@ -52,7 +52,7 @@ class ThreadSubscriptions:
             raise MatrixError(_NOT_IN_THREAD, "The event that `automatic` names is not in the thread", 400)
         cause = thread.cause if automatic else None
         user_id, thread_id = request.user.user_id, request.params["threadRootId"]
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             changed = await subscribe(self._writer.write, user_id, thread.room_nid, thread_id, cause, _STREAMS)
         if changed == "conflict":
             raise MatrixError(_CONFLICT, "You unsubscribed from the thread after that event", 409)
@@ -93,7 +93,7 @@ class ThreadSubscriptions:
         """
         thread = await self._thread(request)
         user_id, thread_id = request.user.user_id, request.params["threadRootId"]
-        with passing_as_unavailable():
+        with transient_as_unavailable():
             position = await unsubscribe(self._writer.write, user_id, thread.room_nid, thread_id, _STREAMS)
         if position is not None:
             self._announce(request, thread, position, subscribed=False, automatic=False)

@@ -31,14 +31,8 @@ from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.fenced import FencedWrite
 from shared.storage.engine.pool import Database
 from shared.storage.events import client_transactions
-from shared.storage.events.batch import (
-    EventBatch,
-)
-from shared.storage.events.commit import (
-    StatementRefused,
-    StoredBatch,
-    commit_events,
-)
+from shared.storage.events.batch import EventBatch
+from shared.storage.events.commit import StatementRefused, StoredBatch, commit_events
 from workers.event_persister.commit.batches import batch_of, rows_of
 from workers.event_persister.commit.locked_rooms import PROBE_EVERY_S, LockedRooms
 from workers.event_persister.room.live_room import LiveRoom, Write
@@ -200,7 +194,7 @@ class Committer:
             self._metrics.refused.inc()
             if refused.outage:
                 self._fail_in_outage(writes)
-            elif refused.passing:
+            elif refused.transient:
                 await self._commit_unlocked(writes, batch, again)
             elif len(writes) == 1:
                 self._refused(writes[0], refused)

@@ -17,9 +17,7 @@ from shared.core.errors import Unavailable
 from shared.metrics.persister import PersisterMetrics
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.events.batch import (
-    EventBatch,
-)
+from shared.storage.events.batch import EventBatch
 from shared.storage.events.locked_rooms import find_locked_rooms
 from workers.event_persister.commit.batches import batch_of
 from workers.event_persister.room.live_room import LiveRoom, Write

@@ -9,10 +9,7 @@ from shared.core.events import Event, event_from_storage
 from shared.core.events.readers import PowerLevels, membership_of
 from shared.core.identifiers import EventId, is_event_id
 from shared.storage.engine.pool import Source
-from shared.storage.events.batch import (
-    OUTLIER,
-    REJECTED,
-)
+from shared.storage.events.batch import OUTLIER, REJECTED
 from shared.storage.events.graph import GraphEvent, get_awaited_redactions, get_graph_events, get_graph_events_by_nid
 from shared.storage.removal.purge_statements import RETIRED
 from workers.event_persister.room.drafts import (

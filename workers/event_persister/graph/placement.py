@@ -26,11 +26,7 @@ from shared.core.events.readers import PowerLevels
 from shared.core.identifiers import EventId
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
-from shared.storage.events.batch import (
-    ACCEPTED,
-    REJECTED,
-    SOFT_FAILED,
-)
+from shared.storage.events.batch import ACCEPTED, REJECTED, SOFT_FAILED
 from workers.event_persister.commit.committer import Committer
 from workers.event_persister.graph.branch_resolution import RoomResolution
 from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of

@@ -14,10 +14,7 @@ from shared.core.events.readers import membership_of
 from shared.core.identifiers import EventId
 from shared.core.state_snapshots import Snapshot, find_parent
 from shared.storage.engine.pool import Database
-from shared.storage.events.batch import (
-    ACCEPTED,
-    SOFT_FAILED,
-)
+from shared.storage.events.batch import ACCEPTED, SOFT_FAILED
 from shared.storage.events.graph import get_line_changes, get_snapshot_walk
 from workers.event_persister.graph.known_events import KnownEvent, KnownEvents, entry_of
 from workers.event_persister.room.drafts import NO_CHANGE, Branch, Overlay, RoomChanged, StateEntry, StateKey

@@ -14,9 +14,7 @@ from shared.core.identifiers import RoomId, UserId
 from shared.core.push_rules import RuleSwitches, UserRules, user_rules
 from shared.core.rows import PushRulesRow, ThreadSubscriptionRow
 from shared.storage.engine.pool import Connection, Database
-from shared.storage.events.stored_events import (
-    get_events,
-)
+from shared.storage.events.stored_events import get_events
 from shared.storage.push.rules_in_rooms import (
     PushRulesOfUser,
     get_event_threads,

@@ -16,12 +16,7 @@ from shared.core.events import Event, parse_event
 from shared.core.identifiers import EventId
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
-from shared.storage.events.batch import (
-    ACCEPTED,
-    OUTLIER,
-    REJECTED,
-    SOFT_FAILED,
-)
+from shared.storage.events.batch import ACCEPTED, OUTLIER, REJECTED, SOFT_FAILED
 from shared.storage.events.graph import get_gaps_of
 from shared.storage.removal.purge_statements import RETIRED
 from workers.event_persister.commit.committer import Committer

@@ -16,10 +16,7 @@ from shared.core.identifiers import EventId
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
-from shared.storage.events.batch import (
-    ACCEPTED,
-    REJECTED,
-)
+from shared.storage.events.batch import ACCEPTED, REJECTED
 from shared.storage.events.graph import get_last_back
 from workers.event_persister.commit.committer import Committer
 from workers.event_persister.graph.branch_resolution import RoomResolution

@@ -10,9 +10,7 @@ from shared.core.events import Event
 from shared.core.identifiers import EventId, UserId
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING, EventOutcome
 from shared.core.state_snapshots import Snapshot, rebase
-from shared.storage.events.batch import (
-    ACCEPTED,
-)
+from shared.storage.events.batch import ACCEPTED
 
 StateKey: TypeAlias = tuple[str, str]
 

@@ -16,9 +16,7 @@ from shared.core.identifiers import EventId, UserId
 from shared.core.push_rules.event_outcome import COUNTS_NOTHING
 from shared.core.room_versions import RoomVersion
 from shared.core.state_snapshots import Snapshot
-from shared.storage.events.batch import (
-    REJECTED,
-)
+from shared.storage.events.batch import REJECTED
 from workers.event_persister.room.drafts import (
     Branch,
     BuiltEvent,

@@ -16,9 +16,7 @@ from shared.core.identifiers import EventId, UserId, is_room_alias
 from shared.storage.engine.pool import Database
 from shared.storage.events.client_transactions import get_transaction
 from shared.storage.events.relations import get_annotation_keys
-from shared.storage.events.stored_events import (
-    get_event_by_id,
-)
+from shared.storage.events.stored_events import get_event_by_id
 from workers.event_persister.room.live_room import LiveRoom
 
 _ANNOTATION = "m.annotation"

@@ -12,9 +12,7 @@ from shared.http.request import Request, Requester, Response, json_response
 from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
 from shared.storage.engine.pool import Database
-from shared.storage.events.stored_events import (
-    get_event_by_id,
-)
+from shared.storage.events.stored_events import get_event_by_id
 from shared.storage.events.timeline import get_room_of_event
 from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.room.drafts import Draft, RedactionTarget

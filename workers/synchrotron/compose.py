@@ -139,6 +139,7 @@ def compose(foundation: Foundation) -> Worker:
             users=users,
             rooms=rooms,
             lookups=lookups,
+            timelines=timelines,
             sections=RoomSections(
                 rooms=rooms,
                 lookups=lookups,

@@ -2,7 +2,7 @@
 
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet
-from tests.workers.synchrotron.sliding_client import SlidingClient, merged_list
+from tests.workers.synchrotron.sliding_client import SlidingClient, deployed, deployed_list, merged_list
 
 
 async def test_invites_of_the_ignored_are_hidden(postgres: TestDatabase) -> None:
@@ -49,3 +49,23 @@ async def test_who_is_invited_anew_by_the_ignored_is_told_that_he_left(postgres:
         assert invited.status == 200, invited.body
         assert set((await alice.sync(answer["next_batch"]))["rooms"]["invite"]) == {room_id}
         assert (await sliding.sync(10_000))["rooms"][room_id]["membership"] == "invite"
+
+
+async def test_invitation_is_not_sent_again_after_its_sender_is_ignored(postgres: TestDatabase) -> None:
+    """On a connection of the deployed form, where every room with `invite_state` is a new invitation."""
+    async with fleet(postgres.dsn) as world:
+        alice, bob = world.user("alice"), world.user("bob")
+        room_id = await bob.writes.create_room(invite=[alice.user_id])
+        lists = {"l": deployed_list()}
+        answer = await deployed(alice, lists=lists)
+        assert "invite_state" in answer["rooms"][room_id]
+        ignored = {"ignored_users": {bob.user_id: {}}}
+        await world.set_account_data(alice.user_id, "", "m.ignored_user_list", ignored)
+        for action in (None, "kick", "invite", "ban"):
+            if action is not None:
+                assert (await bob.writes.act(room_id, action, {"user_id": alice.user_id})).status == 200
+            await world.settle()
+            answer = await deployed(alice, answer["pos"], lists=lists)
+            assert "invite_state" not in answer["rooms"].get(room_id, {}), action
+            ordered = await deployed(alice, conn_id=f"{action}", lists=lists)
+            assert room_id not in ordered["rooms"] and ordered["lists"]["l"]["count"] == 0

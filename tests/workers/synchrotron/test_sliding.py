@@ -104,6 +104,30 @@ async def test_subscriptions_of_the_deployed_form_stay_until_they_are_taken_back
         assert set(answer["rooms"]) == {top}
 
 
+async def test_forgotten_room_stays_away_from_a_connection_that_knew_it(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world:
+        for ask, one in ((merged, merged_list()), (deployed, deployed_list())):
+            alice, bob = world.user("alice"), world.user("bob")
+            room_id = await alice.writes.create_room(preset="public_chat")
+            await bob.writes.act(room_id, "join")
+            await world.settle()
+            answer = await ask(bob, lists={"l": one})
+            await bob.writes.act(room_id, "leave")
+            await world.settle()
+            answer = await ask(bob, answer["pos"], lists={"l": one})
+            assert room_id in answer["rooms"]
+            assert (await bob.writes.act(room_id, "forget")).status == 200
+            for action in ("ban", "unban", "ban", "unban"):
+                await alice.writes.act(room_id, action, {"user_id": bob.user_id})
+                await world.settle()
+                answer = await ask(bob, answer["pos"], lists={"l": one})
+                assert answer["rooms"] == {}, action
+            await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})
+            await world.settle()
+            answer = await ask(bob, answer["pos"], lists={"l": one})
+            assert {"invite_state", "stripped_state"} & answer["rooms"][room_id].keys()
+
+
 async def test_connections_are_few_and_go_with_the_device(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice = await person(world, api, "alice")

@@ -28,6 +28,7 @@ from workers.synchrotron.sections.account_data import global_account_data
 from workers.synchrotron.sections.room_sections import RoomSections, SectionContext
 from workers.synchrotron.sections.span import Span
 from workers.synchrotron.sections.stripped_state import StrippedStates
+from workers.synchrotron.sections.timelines import RoomTimelines
 from workers.synchrotron.users.lazy_members import SentMembers
 from workers.synchrotron.users.sync_user import LEFT, SyncUser
 from workers.synchrotron.users.unread_counts import UnreadCounts
@@ -63,6 +64,7 @@ class SyncResponses:
         users: UserCache,
         rooms: RoomCache,
         lookups: RoomLookups,
+        timelines: RoomTimelines,
         sections: RoomSections,
         stripped: StrippedStates,
         typing: TypingRooms,
@@ -76,6 +78,7 @@ class SyncResponses:
         self._users = users
         self._rooms = rooms
         self._lookups = lookups
+        self._timelines = timelines
         self._sections = sections
         self._stripped = stripped
         self._typing = typing
@@ -253,15 +256,10 @@ class SyncResponses:
 
     async def _knew_left(self, user: SyncUser, left: RoomMembership, span: Span) -> bool:
         """Return True if the client knew before that the user had left the room: nothing since then is news."""
-        if span.since is None:
+        room = None if span.since is None else await self._rooms.get(left.room_id)
+        if room is None or span.since is None:
             return True
-        room = await self._rooms.get(left.room_id)
-        if room is None:
-            return True
-        base = await self._lookups.ordinal_at(room, span.since.vector("events"))
-        history = await self._lookups.member_history(room, user.user_id, base)
-        earlier = [membership for since, membership in history if since <= base]
-        return not earlier or earlier[-1] in LEFT
+        return await self._timelines.was_out_at(room, user, span.since.vector("events"))
 
 
 def _candidates(user: SyncUser, span: Span) -> tuple[list[RoomMembership], bool]:

@@ -7,6 +7,7 @@ import orjson
 
 from shared.core.filters import EventFilter
 from shared.core.identifiers import UserId
+from shared.core.sync_tokens.vector import Vector
 from shared.rooms.aggregations import Bundles, bundle
 from shared.rooms.shown_event import Reader, matches, shown_event
 from shared.rooms.timeline_event import TimelineEvent
@@ -18,7 +19,7 @@ from workers.synchrotron.sections.cached_relatives import CachedRelatives
 from workers.synchrotron.sections.erased_senders import ErasedSenders
 from workers.synchrotron.sections.span import Span
 from workers.synchrotron.sections.timeline import Timeline, cut_timeline, last_gap
-from workers.synchrotron.users.sync_user import SyncUser
+from workers.synchrotron.users.sync_user import LEFT, SyncUser
 
 _PAGE = 100
 _MAX_PAGES = 5  # searched for events that pass a filter; then the client pages on
@@ -62,6 +63,13 @@ class RoomTimelines:
         was_joined = bool(earlier) and earlier[-1] == "join"
         joined_since = any(value == "join" for since, value in history if ordinal < since < end)
         return None if joined_since and not was_joined else ordinal
+
+    async def was_out_at(self, room: CachedRoom, user: SyncUser, vector: Vector) -> bool:
+        """Return True if the user had left the room, or was never in it, as of a vector of the stream `events`."""
+        ordinal = await self._lookups.ordinal_at(room, vector)
+        history = await self._lookups.member_history(room, user.user_id, ordinal)
+        earlier = [value for since, value in history if since <= ordinal]
+        return not earlier or earlier[-1] in LEFT
 
     async def cut(
         self,

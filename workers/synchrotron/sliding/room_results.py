@@ -28,7 +28,7 @@ from workers.synchrotron.sections.span import Span
 from workers.synchrotron.sections.stripped_state import StrippedStates
 from workers.synchrotron.sections.timeline import Timeline
 from workers.synchrotron.sections.timelines import RoomTimelines
-from workers.synchrotron.sliding.connection_state import SentRoom
+from workers.synchrotron.sliding.connection_state import LIVE, SentRoom
 from workers.synchrotron.sliding.request import RoomConfig
 from workers.synchrotron.sliding.required_state import RequiredState
 from workers.synchrotron.sliding.response import RoomResult
@@ -136,6 +136,8 @@ class RoomResults:
         was_member: the user is or was joined; else they get the stripped state. The caller sets the number `state` of
         the SentRoom.
         """
+        if known is not None and membership.forgotten and await self._knew_left(context, membership, known):
+            return None, known.room._replace(token=LIVE)  # nothing that others do brings a forgotten room back
         if known is not None and known.room.stripped == was_member:
             known = None  # from stripped state to the room, or back: all of it is new
         if not was_member:
@@ -144,6 +146,10 @@ class RoomResults:
         if room is None:
             return None, SentRoom(membership.room_nid)
         return await self._build_room(await self._begin(context, room, membership, config, known))
+
+    async def _knew_left(self, context: ResponseContext, membership: RoomMembership, known: KnownRoom) -> bool:
+        room = await self._rooms.get(membership.room_id)
+        return room is None or await self._timelines.was_out_at(room, context.user, known.at)
 
     async def _build_stripped(
         self, context: ResponseContext, membership: RoomMembership, known: KnownRoom | None

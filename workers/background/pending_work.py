@@ -15,7 +15,7 @@ from replication.calls.users import CLEAR_ACCOUNT, COPY_ROOM_SETTINGS, ClosedAcc
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.identifiers import RoomId
 from shared.http.internal_calls import EMPTY
-from shared.storage.accounts.deactivation import deactivation_finished, get_rooms_to_leave
+from shared.storage.accounts.deactivation import finish_deactivation, get_rooms_to_leave
 from shared.storage.engine.pool import Database
 from shared.storage.fleet.pending_work import (
     Deactivation,
@@ -85,7 +85,7 @@ class PendingWork:
         while room_ids := await get_rooms_to_leave(self._database, account.user_id, _PAGE):
             if await _all_of([leave(room_id) for room_id in room_ids]) < len(room_ids):
                 raise Unavailable("Some rooms could not be left yet")
-        await deactivation_finished(self._database, account.user_id)
+        await finish_deactivation(self._database, account.user_id)
 
 
 async def _all_of(tasks: Iterable[Coroutine[Any, Any, object]]) -> int:

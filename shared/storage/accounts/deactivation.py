@@ -1,4 +1,4 @@
-"""Accounts that are closed: noted at once, cleared up afterwards. Spec: client-server API, POST /account/deactivate."""
+"""Closed accounts: marked at once, cleared up afterwards. Spec: client-server API, POST /account/deactivate."""
 
 from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.fenced import fenced_statement
@@ -35,13 +35,13 @@ CLOSE_ACCOUNT = fenced_statement(
     },
     "(SELECT count(*) FROM closed) AS closed",
 )
-#: $1 user. Always: what others could see of the account. Uses the primary keys.
+#: $1 user. Everything that others could see of the account. Uses the primary keys.
 _CLEAR = (
     "DELETE FROM profiles WHERE user_id = $1",
     "DELETE FROM presence WHERE user_id = $1",
     "DELETE FROM settings_to_copy WHERE user_id = $1",
 )
-#: $1 user. When he asked for erasure: all that is his alone. Uses the primary keys.
+#: $1 user. Everything that is the user's alone, if they asked for erasure. Uses the primary keys.
 _ERASE = tuple(
     f"DELETE FROM {table} WHERE user_id = $1"
     for table in ("account_data", "filters", "push_rules", "thread_subscriptions", "presence")
@@ -55,16 +55,16 @@ _FINISHED = "DELETE FROM deactivations WHERE user_id = $1"
 
 
 async def clear_account(database: Database, user_id: UserId, erase: bool) -> None:
-    """Remove the profile of a closed account; with `erase` also all that only he had use for."""
+    """Delete the profile of a closed account. With `erase`, delete the user's own data too."""
     for statement in _CLEAR + (_ERASE if erase else ()):
         await database.execute(statement, user_id)
 
 
 async def get_rooms_to_leave(database: Database, user_id: UserId, limit: int) -> list[RoomId]:
-    """Return rooms in which the user is, to which he is invited, or that he knocked on."""
+    """Return rooms that the user has joined, is invited to, or has knocked on."""
     return [row["room_id"] for row in await database.fetch(_ROOMS, user_id, limit)]
 
 
-async def deactivation_finished(database: Database, user_id: UserId) -> None:
-    """Nothing is left to do for this account."""
+async def finish_deactivation(database: Database, user_id: UserId) -> None:
+    """Note that the account is cleared up."""
     await database.execute(_FINISHED, user_id)

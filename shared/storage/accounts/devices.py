@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import asyncpg
-
 from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database
 
@@ -15,7 +13,7 @@ _GET = f"{_COLUMNS} WHERE user_id = $1 AND device_id = $2"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """last_seen_ms, last_seen_ip: of its last use, up to half a minute late."""
+    """A device. last_seen_ms, last_seen_ip: of its last request, up to half a minute late."""
 
     device_id: str
     display_name: str | None
@@ -24,13 +22,11 @@ class Device:
 
 
 async def list_devices(database: Database, user_id: UserId) -> list[Device]:
-    return [_device(row) for row in await database.fetch(_LIST, user_id)]
+    """Return all devices of a user."""
+    return [Device(**row) for row in await database.fetch(_LIST, user_id)]
 
 
 async def get_device(database: Database, user_id: UserId, device_id: str) -> Device | None:
+    """Return a device of a user."""
     row = await database.fetchrow(_GET, user_id, device_id)
-    return _device(row) if row is not None else None
-
-
-def _device(row: asyncpg.Record) -> Device:
-    return Device(**row)
+    return Device(**row) if row is not None else None

@@ -1,4 +1,4 @@
-"""Users whose account was erased: what they sent is shown in its redacted form to whoever did not have it before.
+"""Erased users. Readers who had not seen their events before see them redacted.
 
 Spec: client-server API, POST /account/deactivate, `erase`.
 """
@@ -12,12 +12,12 @@ from shared.storage.engine.pool import Database, Source
 _GET = "SELECT user_id, erased_ms FROM erased_users WHERE user_id = ANY($1::text[])"
 #: Uses erased_users_by_time.
 _SINCE = "SELECT user_id, erased_ms FROM erased_users WHERE erased_ms >= $1"
-#: Uses the primary keys. Whoever sent something into a room is, or was, in it.
+#: Uses the primary keys. Every sender of an event of a room is, or was, a member.
 _OF_ROOM = """
     SELECT u.user_id, u.erased_ms FROM erased_users u
     WHERE EXISTS (SELECT FROM memberships m WHERE m.room_nid = $1 AND m.user_id = u.user_id)
 """
-#: The first erasure counts: who had the events in sight before it keeps them.
+#: The first erasure counts: readers who could see the events before it keep them.
 _SET = "INSERT INTO erased_users (user_id, erased_ms) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING"
 
 

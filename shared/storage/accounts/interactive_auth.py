@@ -1,6 +1,6 @@
-"""Sessions of user-interactive authentication: any worker continues what another began.
+"""Sessions of user-interactive authentication. Any worker can continue one.
 
-Secrets of the request (passwords) are not stored: callers leave them out or hash them first.
+The secrets of a request (passwords) are not stored: callers leave them out or hash them first.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _END = "DELETE FROM uia_sessions WHERE session_id = $1"
 
 @dataclass(frozen=True, slots=True)
 class UiaSession:
-    """request: the first request's body without `auth`; completed: stage -> its result."""
+    """A session. request: the first request's body without `auth`. completed: stage -> its result."""
 
     session_id: str
     user_id: UserId | None
@@ -44,18 +44,16 @@ async def create_uia_session(database: Database, session: UiaSession, now_ms: in
 
 
 async def get_uia_session(database: Database, session_id: str, newer_than_ms: int) -> UiaSession | None:
-    """Return the session unless it is unknown or was begun before `newer_than_ms`."""
+    """Return the session, unless it is unknown or began before `newer_than_ms`."""
     row = await database.fetchrow(_GET, session_id, newer_than_ms)
     if row is None:
         return None
-    return UiaSession(
-        row["session_id"], row["user_id"], row["operation"], orjson.loads(row["request"]),
-        orjson.loads(row["completed"]),
-    )  # fmt: skip
+    request, completed = orjson.loads(row["request"]), orjson.loads(row["completed"])
+    return UiaSession(row["session_id"], row["user_id"], row["operation"], request, completed)
 
 
 async def complete_stage(database: Database, session_id: str, stage: str, result: str) -> Mapping[str, str]:
-    """Record that a stage was passed; return all that were. result: free of U+0000."""
+    """Record that a stage was passed. Return all that were. result: free of U+0000, since JSON holds it."""
     passed = {stage: result}
     completed = await database.fetchval(_COMPLETE, session_id, orjson.dumps(passed).decode())
     found: Mapping[str, str] = orjson.loads(completed) if completed is not None else passed

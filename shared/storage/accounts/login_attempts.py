@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from shared.storage.engine.pool import Database
 
-# Uses the primary key of login_attempts. Keys go in order, so that two attempts never wait for each other in a circle.
-# A denied attempt takes nothing. $1 keys, $2 burst, $3 tokens per second.
+# Uses the primary key of login_attempts. Keys are in order, so that two attempts cannot deadlock. A denied attempt
+# takes no token. $1 keys, $2 burst, $3 tokens per second.
 _COUNT = """
     INSERT INTO login_attempts AS a (key, tokens, allowed, refilled_at)
     SELECT key, $2::float8 - 1, true, clock_timestamp() FROM unnest($1::text[]) AS key ORDER BY key
@@ -20,7 +20,7 @@ _COUNT = """
 
 
 async def count_login_attempt(database: Database, keys: Sequence[str], burst: int, per_second: float) -> float:
-    """Count one attempt against each key; return the seconds to wait, 0.0 when all keys allow it.
+    """Count one attempt against each key. Return the seconds to wait, 0.0 if all keys allow the attempt.
 
     keys: such as "account:@alice:example.org" and "address:192.0.2.1", free of U+0000.
     """

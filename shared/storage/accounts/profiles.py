@@ -8,7 +8,7 @@ import orjson
 from shared.core.identifiers import UserId
 from shared.storage.engine.pool import Database
 
-# All use the primary key of profiles; users are looked up by theirs.
+# All use the primary keys of profiles and users.
 _GET = """
     SELECT u.user_id, p.field, p.value FROM users u LEFT JOIN profiles p USING (user_id)
     WHERE u.user_id = $1 AND NOT u.deactivated
@@ -27,7 +27,7 @@ _DELETE = "DELETE FROM profiles WHERE user_id = $1 AND field = $2"
 
 
 async def get_profile(database: Database, user_id: UserId) -> Mapping[str, Any] | None:
-    """Return every field that is set; None when there is no such local user."""
+    """Return every field that is set, None if there is no such local user."""
     rows = await database.fetch(_GET, user_id)
     if not rows:
         return None
@@ -35,10 +35,10 @@ async def get_profile(database: Database, user_id: UserId) -> Mapping[str, Any] 
 
 
 async def set_profile_field(database: Database, user_id: UserId, field: str, value: bytes, limit_bytes: int) -> bool:
-    """Set a field. value: JSON. Return False when the whole profile would exceed `limit_bytes`."""
+    """Set a field to a JSON value. Return False if the whole profile would exceed `limit_bytes`."""
     room = limit_bytes - len(field.encode()) - len(value) - 8
-    # Two fields set at once must not exceed the limit together: the second sees the first only in a statement that
-    # begins once it holds the lock.
+    # Two fields that are set at once must not exceed the limit together. The second statement sees the field of the
+    # first one only if it begins once it holds the lock.
     async with database.connection() as conn, conn.transaction():
         await conn.execute(_LOCK, user_id)
         stored: bool = await conn.fetchval(_SET, user_id, field, value, room)

@@ -22,7 +22,7 @@ _TAKE_NONCE = "DELETE FROM registration_nonces WHERE nonce = $1 RETURNING create
 
 @dataclass(frozen=True, slots=True)
 class RegistrationToken:
-    """uses_allowed: None: without limit; expires_ms: None: never."""
+    """A token. uses_allowed: None: without limit. expires_ms: None: never."""
 
     token: str
     uses_allowed: int | None
@@ -39,7 +39,7 @@ async def is_usable_token(database: Database, token: str, now_ms: int) -> bool:
 async def create_registration_token(
     database: Database, token: str, uses_allowed: int | None, expires_ms: int | None
 ) -> bool:
-    """Return False when the token exists already."""
+    """Create a token. Return False if it exists already."""
     return (await database.execute(_CREATE, token, uses_allowed, expires_ms)).endswith(" 1")
 
 
@@ -52,6 +52,6 @@ async def create_nonce(database: Database, nonce: str, now_ms: int) -> None:
 
 
 async def take_nonce(database: Database, nonce: str, newer_than_ms: int) -> bool:
-    """Use up a nonce; False when it is unknown, was used, or is too old."""
+    """Use up a nonce. Return False if it is unknown, was used, or is too old."""
     created_ms: int | None = await database.fetchval(_TAKE_NONCE, nonce)
     return created_ms is not None and created_ms > newer_than_ms

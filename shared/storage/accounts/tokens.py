@@ -1,19 +1,20 @@
 """Access and refresh tokens. Only their SHA-256 is stored.
 
-A token in force leaves in the fenced statement that also writes a row of the stream `sessions`, which tells every
-process to forget what it cached; the statement's answer holds the row's position.
+A fenced statement that deletes a valid token also writes a row of the stream `sessions`, so that every process drops it
+from its cache. The statement's answer has the row's position.
 Spec: client-server API, "Client Authentication".
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.core.identifiers import UserId
 from shared.storage.encryption.device_lists import CHANGE_PART
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.pool import Database
-from shared.storage.engine.statements import parameters
+from shared.storage.engine.statements import parameters, statement
 
 # Uses the primary keys of access_tokens, users and devices, and refresh_tokens_by_successor.
 _GET_SESSION = """
@@ -26,13 +27,31 @@ _GET_SESSION = """
 """
 # Uses refresh_tokens_by_successor.
 _END_PREDECESSORS = "DELETE FROM refresh_tokens WHERE successor = $1"
+
+
+class LastSeen(NamedTuple):
+    """The last use of a device."""
+
+    user_id: UserId
+    device_id: str
+    at_ms: int
+    address: str
+
+
+@parameters
+class _SetLastSeen:
+    seen: Sequence[LastSeen]
+
+
 # Uses the primary key of devices. Older values never overwrite newer ones of another process.
-_SET_LAST_SEEN = """
-    UPDATE devices d SET last_seen_ms = u.ms, last_seen_ip = u.ip
-    FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[]) AS t(user_id, device_id, ms, ip)
-          ORDER BY user_id, device_id) AS u
-    WHERE d.user_id = u.user_id AND d.device_id = u.device_id AND coalesce(d.last_seen_ms, 0) < u.ms
-"""
+_SET_LAST_SEEN = statement(
+    _SetLastSeen,
+    """
+    UPDATE devices d SET last_seen_ms = u.at_ms, last_seen_ip = u.address
+    FROM (SELECT * FROM :seen AS t(:seen.columns) ORDER BY user_id, device_id) AS u
+    WHERE d.user_id = u.user_id AND d.device_id = u.device_id AND coalesce(d.last_seen_ms, 0) < u.at_ms
+    """,
+)
 
 # Uses the primary key of refresh_tokens.
 _GET_REFRESH = "SELECT user_id, device_id, created_ms FROM refresh_tokens WHERE token_hash = $1"
@@ -266,7 +285,7 @@ class Session:
 
     user_id: UserId
     device_id: str | None
-    device_created_ms: int | None  # None without a device
+    device_created_ms: int | None  # None: without a device
     expires_ms: int | None  # None: never
     refresh_hash: bytes | None  # of the refresh token that was issued with it
     kind: str
@@ -285,21 +304,13 @@ class StoredRefreshToken:
     created_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class LastSeen:
-    user_id: UserId
-    device_id: str
-    at_ms: int
-    address: str
-
-
 def hash_token(token: str) -> bytes:
     """Return the SHA-256 under which a token is stored. Lone surrogates hash too (such a token is unknown)."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 async def get_session(database: Database, token_hash: bytes) -> Session | None:
-    """Return whose access token this is, expired or not; None when there is no such token."""
+    """Return the session of an access token, expired or not; None if there is no such token."""
     row = await database.fetchrow(_GET_SESSION, token_hash)
     return Session(**row) if row is not None else None
 
@@ -310,16 +321,10 @@ async def get_refresh_token(database: Database, token_hash: bytes) -> StoredRefr
 
 
 async def end_predecessors(database: Database, refresh_hash: bytes) -> None:
-    """Revoke the refresh tokens that this one replaced: one of the new pair was used."""
+    """Revoke the refresh tokens that this one replaced, since one of the new pair was used."""
     await database.execute(_END_PREDECESSORS, refresh_hash)
 
 
 async def set_last_seen(database: Database, seen: Sequence[LastSeen]) -> None:
-    """Store when and from where devices were last used, many at once."""
-    await database.execute(
-        _SET_LAST_SEEN,
-        [s.user_id for s in seen],
-        [s.device_id for s in seen],
-        [s.at_ms for s in seen],
-        [s.address for s in seen],
-    )
+    """Store the last uses of devices, many at once."""
+    await database.execute(*_SET_LAST_SEEN.bind(_SetLastSeen(seen=seen)))

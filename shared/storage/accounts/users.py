@@ -14,7 +14,7 @@ _GET_ACCOUNT = "SELECT user_id, password_hash, kind, is_admin, deactivated FROM 
 _IS_TAKEN = "SELECT EXISTS (SELECT 1 FROM users WHERE user_id = $1)"
 _REHASH = "UPDATE users SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 _SET_HASH = "UPDATE users SET password_hash = $2 WHERE user_id = $1 AND NOT deactivated"
-# $1 the last user id of the page before, $2 the greatest number of rows. last_seen_ms is that of any device.
+# $1 the last user id of the page before, $2 the most rows. last_seen_ms is the latest of all devices.
 _LIST_ACCOUNTS = """
     SELECT user_id, kind, is_admin, deactivated, created_ms,
            (SELECT max(last_seen_ms) FROM devices d WHERE d.user_id = u.user_id) AS last_seen_ms
@@ -71,7 +71,11 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """created False: the user id is taken, or (token_accepted False) the registration token is worth nothing."""
+    """The outcome of creating an account.
+
+    created: False if the user id is taken or the registration token is refused.
+    token_accepted: False if the registration token is refused.
+    """
 
     created: bool
     token_accepted: bool
@@ -247,7 +251,7 @@ async def list_accounts(database: Database, after: str, limit: int) -> list[List
 
 
 async def is_taken(database: Database, user_id: UserId) -> bool:
-    """Tell whether the user id was ever given out; deactivated ones are not given out again."""
+    """Return True if there is or was an account with this user id. User ids are never given out again."""
     taken: bool = await database.fetchval(_IS_TAKEN, user_id)
     return taken
 
@@ -276,7 +280,7 @@ async def create_account(database: Database, account: NewAccount, session: NewSe
 
 
 async def replace_password_hash(database: Database, user_id: UserId, old: str, new: str) -> None:
-    """Store the same password hashed anew, unless it was changed in between."""
+    """Store another hash of the same password, unless the password was changed in between."""
     await database.execute(_REHASH, user_id, old, new)
 
 

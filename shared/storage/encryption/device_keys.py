@@ -1,7 +1,7 @@
 """End-to-end keys of local devices: identity keys, one-time keys, fallback keys.
 
-Stream `device_lists` tells when identity keys changed, `one_time_keys` when keys were uploaded or claimed. Statements
-about one device's keys go one after another: they lock its row in `devices`, or the keys themselves.
+The stream `device_lists` has the changes of identity keys, `one_time_keys` the uploads and claims of the other keys.
+Statements about one device's keys run one after another: they lock its row in `devices`, or the keys themselves.
 Spec: client-server API, "End-to-End Encryption", "Key Distribution"; protocol notes, A6, B6.
 """
 
@@ -230,7 +230,7 @@ _COUNTS = """
 
 @dataclass(frozen=True, slots=True)
 class StoredDeviceKeys:
-    """json: as uploaded; display_name: of the device."""
+    """The identity keys of a device. json: as uploaded. display_name: of the device."""
 
     user_id: UserId
     device_id: str
@@ -240,9 +240,11 @@ class StoredDeviceKeys:
 
 @dataclass(frozen=True, slots=True)
 class KeyCounts:
-    """one_time: by algorithm, how many lie unclaimed; unused_fallback: algorithms of fallback keys that nobody got.
+    """The keys of a device that others can claim.
 
-    (writer, position): of the last change in the stream `one_time_keys`, (0, 0) when none is remembered.
+    one_time: algorithm -> number of unclaimed keys.
+    unused_fallback: algorithms of fallback keys that nobody has claimed.
+    writer, position: of the last change in the stream `one_time_keys`. 0: none is stored any more.
     """
 
     one_time: dict[str, int]
@@ -266,12 +268,12 @@ async def get_device_keys(source: Source, user_ids: Collection[UserId]) -> list[
 
 
 async def get_existing_users(source: Source, user_ids: Collection[UserId]) -> set[UserId]:
-    """Return those who have an account here."""
+    """Return those of the users who have an account here."""
     return {row[0] for row in await source.fetch(_EXISTING, list(user_ids))}
 
 
 async def get_key_counts(source: Source, user_id: UserId, device_id: str) -> KeyCounts:
-    """Return what a device has left for others to claim."""
+    """Return the numbers of a device's unclaimed keys."""
     # Deployed clients upload keys only if they see this count, so it is 0 without keys.
     counts = KeyCounts({"signed_curve25519": 0}, [], 0, 0)
     for algorithm, number, used, writer, position in await source.fetch(_COUNTS, user_id, device_id):

@@ -1,4 +1,4 @@
-"""Whose devices changed, and with whom a user shares rooms. Stream `device_lists`: any process with a lease may write.
+"""Changes of device lists, and the users who share rooms. Stream `device_lists`: any process with a lease may write.
 
 Spec: client-server API, "End-to-End Encryption", "Extensions to /sync"; protocol notes, B7.
 """
@@ -19,10 +19,13 @@ CHANGE_PART = """
 """
 
 #: Uses memberships_by_user, memberships_by_position, device_list_changes_by_user and its primary key. $1 the reader,
-#: $2 and $3: the least positions of the token in `events` and `device_lists`. A row's (writer, position) is what makes
-#: it news. Kinds: l: devices changed; j: somebody joined, or told again that he is in; i: the reader came into a room
-#: in which this user is; g: somebody went, o: the reader went from a room in
-#: which this user is or was.
+#: $2 and $3: the least positions of the token in `events` and `device_lists`. A row's (writer, position) makes it
+#: news. Kinds:
+#:   l: the user's devices changed
+#:   j: the user joined, or sent another join
+#:   i: the reader joined a room that the user is in
+#:   g: the user left
+#:   o: the reader left a room that the user is or was in
 _NEWS = """
     WITH mine AS (SELECT room_nid, membership, writer, position FROM memberships WHERE user_id = $1),
          joined AS (SELECT * FROM mine WHERE membership = 'join'),
@@ -62,17 +65,17 @@ _FIRST = "SELECT min(position) FROM device_list_changes"
 
 @dataclass(frozen=True, slots=True)
 class DeviceListNews:
-    """changed: whose devices are to be asked for again; left: with whom no room is shared any more."""
+    """changed: users whose devices must be queried again. left: users who share no room with the reader any more."""
 
-    changed: frozenset[str]
-    left: frozenset[str]
+    changed: frozenset[UserId]
+    left: frozenset[UserId]
 
 
 async def get_device_list_news(source: Source, user_id: UserId, events: Vector, lists: Vector) -> DeviceListNews:
-    """Return what a token does not cover yet. events, lists: its vectors of the streams `events` and `device_lists`.
+    """Return the news that a token does not cover. events, lists: its vectors of `events` and `device_lists`.
 
-    Whoever joined, or changed a profile, is among `changed`, though he may have shared a room before: the protocol
-    allows it. A token from before the oldest row that is kept gets everybody who shares a room.
+    Users who joined, or changed their profile, are in `changed` even if they shared a room before: the protocol allows
+    it. A token from before the oldest row that is kept gets all users who share a room.
     """
     first = await source.fetchval(_FIRST)
     rows = await source.fetch(_NEWS, user_id, events.base, lists.base)
@@ -91,13 +94,13 @@ async def get_device_list_news(source: Source, user_id: UserId, events: Vector, 
 
 
 async def get_users_sharing(source: Source, user_id: UserId, others: Collection[UserId]) -> set[UserId]:
-    """Return those of the others who are joined to a room to which the user is joined."""
+    """Return those of the others who are joined to a room that the user is joined to."""
     rows = await source.fetch(_SHARING, user_id, list(others))
     return {row[0] for row in rows}
 
 
 async def get_joined_rooms_of(source: Source, user_ids: Collection[UserId]) -> dict[UserId, set[RoomId]]:
-    """Return user id -> ids of the rooms that he is joined to."""
+    """Return user id -> ids of the rooms that the user is joined to."""
     rooms: dict[UserId, set[RoomId]] = {user_id: set() for user_id in user_ids}
     for stored, room_id in await source.fetch(_ROOMS, list(user_ids)):
         rooms[stored].add(room_id)

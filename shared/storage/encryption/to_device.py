@@ -1,7 +1,7 @@
-"""Messages from device to device: stored per recipient device until that device acknowledges them.
+"""Messages from device to device, stored per recipient device until it acknowledges them.
 
-Stream `to_device`: any client_api may write. One device's messages to another stay in order: one statement takes their
-positions in order, and a message names the one that its sender sent before, if another writer wrote it.
+Stream `to_device`: any client_api may write. Messages from one device to another stay in order: one statement takes
+their positions in order, and a message names its sender's previous one, if another writer wrote that.
 Spec: client-server API, "Send-to-Device messaging".
 """
 
@@ -108,9 +108,10 @@ _NOTHING = Vector()
 
 @dataclass(frozen=True, slots=True)
 class SentMessages:
-    """stored: (position, user, device) of each device that gets one, positions ascending.
+    """Messages that were stored.
 
-    prior_writer, prior_position: the last message of the same sending device before these.
+    stored: (position, user, device) of each device that gets a message, positions ascending.
+    prior_writer, prior_position: of the last message of the same sending device before these.
     """
 
     stored: Sequence[tuple[int, UserId, str]]
@@ -120,7 +121,7 @@ class SentMessages:
 
 @dataclass(frozen=True, slots=True)
 class ToDeviceMessage:
-    """content: JSON."""
+    """A message in an inbox. content: JSON."""
 
     position: int
     sender: UserId
@@ -144,11 +145,14 @@ async def send_to_device(write: FencedWrite, messages: SendToDevice, streams: Se
 async def read_inbox(
     source: Source, user_id: UserId, device_id: str, since: Vector | None, now: Vector, limit: int
 ) -> tuple[list[ToDeviceMessage], bool]:
-    """Delete what the device acknowledges by `since`, and return (the next messages in order of arrival, any left).
+    """Delete the messages that `since` covers. Return (the next messages in order of arrival, any left).
 
-    since: of the token that the device itself showed; None: it acknowledges nothing. now: nothing beyond it is given.
-    At most `limit` messages; any left: whether the inbox holds anything at all, also what was just returned.
-    The deletion needs no fence: whoever does it, and however late, the device has these messages.
+    since: of the token that the device showed. None: it acknowledges nothing.
+    now: messages that it does not cover are not returned.
+    limit: the most messages.
+    any left: True if the inbox is not empty, even if it holds only what is returned.
+
+    The deletion needs no fence: the device has these messages, whichever process deletes them and however late.
     """
     record = _ReadInbox(
         user_id=user_id,

@@ -1,7 +1,7 @@
 """Account data, and the filters that clients store.
 
 Account data: one row per (user, room, type) with the position of its last change, in stream `account_data`. Only the
-owner of the user's slot writes. The position makes sure that no older write ever covers a newer one.
+owner of the user's slot writes. The position makes sure that an older write never replaces a newer one.
 """
 
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ SET_ACCOUNT_DATA = fenced_statement(
 _GET = "SELECT json, position FROM account_data WHERE user_id = $1 AND room_id = $2 AND type = $3"
 #: Uses the primary key of account_data.
 _OF_USER = "SELECT room_id, type, json, writer, position FROM account_data WHERE user_id = $1"
-#: The same, and in one more row, without a room, what he changed of the push rules. Uses their primary key too.
+#: The same, with the changed push rules in one more row without a room. Uses their primary key too.
 _WITH_PUSH_RULES = """
     SELECT room_id, type, json, writer, position, NULL::bytea AS rules, NULL::text[] AS ignored
     FROM account_data WHERE user_id = $1
@@ -67,8 +67,8 @@ IGNORED_LIST = """
     WHERE user_id = {user} AND room_id = '' AND type = 'm.ignored_user_list' AND json IS NOT NULL
 """
 _IGNORED = IGNORED_LIST.format(user="$1")
-# Uses the unique index on (user_id, hash) and the primary key. Two that are stored at once may want one id: then
-# nothing is inserted for the second, and it asks again.
+# Uses the unique index on (user_id, hash) and the primary key. Two filters that are stored at once may take the same
+# id: then nothing is inserted for the second one, which tries again.
 _STORE_FILTER = """
     WITH known AS (SELECT filter_id FROM filters WHERE user_id = $1 AND hash = $2),
     made AS (INSERT INTO filters (user_id, filter_id, hash, json)
@@ -81,21 +81,21 @@ _STORE_FILTER = """
 
 @dataclass(frozen=True, slots=True)
 class AccountDataEntry:
-    """json: None when it was deleted or never there; position: 0 when it was never there."""
+    """An entry. json: None if it was deleted or never existed. position: 0 if it never existed."""
 
     json: bytes | None
     position: int
 
 
 async def get_account_data(database: Database, user_id: UserId, room_id: RoomId, type_: str) -> AccountDataEntry:
-    """room_id: perhaps GLOBAL."""
+    """Return an entry of account data. room_id: perhaps GLOBAL."""
     row = await database.fetchrow(_GET, user_id, room_id, type_)
     return AccountDataEntry(row["json"], row["position"]) if row is not None else AccountDataEntry(None, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class AccountDataRecord:
-    """room_id: perhaps GLOBAL. json: None: deleted."""
+    """A row of account data. room_id: perhaps GLOBAL. json: None if it was deleted."""
 
     room_id: RoomId
     type: str
@@ -112,7 +112,7 @@ async def get_account_data_of_user(source: Source, user_id: UserId) -> list[Acco
 async def get_account_data_and_push_rules(
     source: Source, user_id: UserId
 ) -> tuple[list[AccountDataRecord], PushRulesRecord]:
-    """Return all account data of the user, deletions too, and what he changed of the push rules."""
+    """Return all account data of the user, deletions too, and the changed push rules."""
     records, rules = [], PushRulesRecord()
     for row in await source.fetch(_WITH_PUSH_RULES, user_id):
         if row["room_id"] is None:
@@ -123,13 +123,13 @@ async def get_account_data_and_push_rules(
 
 
 async def get_filter_json(source: Source, user_id: UserId, filter_id: int) -> bytes | None:
-    """Return a filter that the user stored, as JSON; None when he has none of that number."""
+    """Return a filter that the user stored, as JSON; None if they have none with that number."""
     json: bytes | None = await source.fetchval(_FILTER, user_id, filter_id)
     return json
 
 
 async def get_ignored_users(source: Source, user_id: UserId) -> frozenset[UserId]:
-    """Return whom the user ignores. Spec: client-server API, "Ignoring Users"."""
+    """Return the users that a user ignores. Spec: client-server API, "Ignoring Users"."""
     json: bytes | None = await source.fetchval(_IGNORED, user_id)
     return frozenset() if json is None else frozenset(ignored_in(json))
 

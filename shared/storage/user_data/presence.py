@@ -1,6 +1,6 @@
-"""Presence as it was last saved: of users whom no process has in memory. Everything fresher is on the stream.
+"""Saved presence, for users whom no process has in memory. Everything fresher is on the stream.
 
-Saved without a fence: a row says when it was so, and only something later replaces it, whoever writes it.
+Rows are written without a fence: each has its time, and only a later one replaces it.
 """
 
 from collections.abc import Collection, Iterable
@@ -25,7 +25,12 @@ _SAVE = """
 
 @dataclass(frozen=True, slots=True)
 class StoredPresence:
-    """state: online, unavailable, offline; last_active_ms: 0 where it isn't known; changed_ms: when it was so."""
+    """A user's presence to save.
+
+    state: online, unavailable or offline.
+    last_active_ms: 0 if unknown.
+    changed_ms: the time of the change.
+    """
 
     user_id: UserId
     state: str
@@ -36,20 +41,20 @@ class StoredPresence:
 
 @dataclass(frozen=True, slots=True)
 class SavedPresence:
-    """What outlasts a user's owner."""
+    """The part of presence that outlasts the process that owns the user."""
 
     status_msg: str | None
     last_active_ms: int
 
 
 async def get_presence(database: Database, user_ids: Collection[UserId]) -> dict[str, SavedPresence]:
-    """Return what is saved, by user; users of whom nothing is are left out."""
+    """Return saved presence by user. Users without any are left out."""
     rows = await database.fetch(_GET, list(user_ids))
     return {user_id: SavedPresence(status, last_active_ms) for user_id, status, last_active_ms in rows}
 
 
 async def save_presence(database: Database, changed: Iterable[StoredPresence]) -> None:
-    """Save how users are; at most one of each user."""
+    """Save the presence of users, at most once per user."""
     rows = [(one.user_id, one.state, one.status_msg, one.last_active_ms, one.changed_ms) for one in changed]
     if rows:
         await database.execute(_SAVE, *columns_of_rows(rows, 5))

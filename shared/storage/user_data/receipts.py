@@ -40,7 +40,7 @@ SET_RECEIPT = fenced_statement(
     },
     "(SELECT position FROM stored) AS position",
 )
-#: Uses rooms_room_id_key, the primary key of memberships, events_by_id. History lies in a gap before its anchor.
+#: Uses rooms_room_id_key, the primary key of memberships, events_by_id. Fetched history lies before its anchor.
 _TARGET = """
     SELECT r.room_nid, m.membership, m.ordinal, e.event_id, coalesce(e.ordinal, e.anchor - 1),
            coalesce(e.ordinal, e.anchor)
@@ -58,10 +58,11 @@ _OF_ROOM = """
 
 @dataclass(frozen=True, slots=True)
 class ReceiptTarget:
-    """The room, the user's membership there and its place, and the event if it is one of that room's timeline.
+    """The room, the user's membership there, and the event if it is in that room's timeline.
 
-    ordinal: of the event, or of the live event before it. place: its own ordinal; of history that of the live event
-    that comes after it. What is said of the event means nothing without one.
+    event_id: None: there is no such event; ordinal and place mean nothing then.
+    ordinal: of the event, or of the live event before it.
+    place: the event's own ordinal, or for fetched history that of the live event after it.
     """
 
     room_nid: int
@@ -75,7 +76,7 @@ class ReceiptTarget:
 async def get_receipt_target(
     database: Database, room_id: RoomId, user_id: UserId, event_id: EventId
 ) -> ReceiptTarget | None:
-    """Return what a receipt names; None when the room is not known. The ids are free of U+0000."""
+    """Return the target of a receipt, None if the room is unknown."""
     row = await database.fetchrow(_TARGET, room_id, user_id, event_id)
     if row is None:
         return None
@@ -85,7 +86,7 @@ async def get_receipt_target(
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRecord:
-    """kind: m.read or m.read.private; thread_id: "" for an unthreaded receipt."""
+    """A receipt. kind: m.read or m.read.private. thread_id: "" for an unthreaded receipt."""
 
     user_id: UserId
     kind: str
@@ -97,5 +98,5 @@ class ReceiptRecord:
 
 
 async def get_receipts_of_room(source: Source, room_nid: int) -> list[ReceiptRecord]:
-    """Return every receipt of the room, private ones too: what is shown to whom is the caller's duty."""
+    """Return every receipt of the room, private ones too. The caller decides who may see them."""
     return [ReceiptRecord(*row) for row in await source.fetch(_OF_ROOM, room_nid)]

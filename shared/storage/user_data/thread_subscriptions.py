@@ -1,7 +1,7 @@
 """Thread subscriptions (MSC4306): one row per user and thread, with the position of its last change.
 
-Only the owner of the user's slot writes. An automatic subscription is refused when its cause was there already when
-the user unsubscribed: what is compared are ordinals, the order in which this server had the room's events.
+Only the owner of the user's slot writes. An automatic subscription is refused if its cause was there before the user
+unsubscribed. Ordinals decide this: the order in which this server got the room's events.
 """
 
 from collections.abc import Collection
@@ -69,7 +69,7 @@ UNSUBSCRIBE = fenced_statement(
     },
     "(SELECT position FROM stored) AS position",
 )
-#: $3 thread, $4 cause or NULL. A thread's event that isn't live is as old as all that came from elsewhere: ordinal 0.
+#: $3 thread, $4 cause or NULL. An event of the thread that is not live counts as the oldest: ordinal 0.
 #: Uses rooms_room_id_key, the primary keys of memberships and thread_subscriptions, events_by_id.
 _FIND = """
     SELECT r.room_nid, c.event_id IS NOT NULL AS in_thread, coalesce(c.ordinal, 0) AS ordinal,
@@ -115,15 +115,16 @@ _SUBSCRIBERS = """
     SELECT user_id, position FROM thread_subscriptions WHERE room_nid = $1 AND thread_id = $2 AND subscribed
 """
 END = 2**62
-#: Covers everything: for reading up to the present.
+#: Covers everything, for reading up to the present.
 PRESENT = Vector(END, END)
 
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A thread that the user may see. cause: ordinal of the event that was named, None: it is not in the thread.
+    """A thread that the user may see.
 
-    automatic: of his subscription; None: he has none.
+    cause: ordinal of the event that was named. None: it is not in the thread.
+    automatic: True if the user's subscription is automatic. None: they have none.
     """
 
     room_nid: int
@@ -144,7 +145,7 @@ class SubscriptionChange:
 async def find_thread(
     source: Source, room_id: RoomId, user_id: UserId, thread_id: str, cause: str | None = None
 ) -> Thread | None:
-    """Return a thread of a room that the user is in; None where there is none such. cause: event id."""
+    """Return a thread of a room that the user is in, None if there is no such thread. cause: event id."""
     rows = await source.fetch(_FIND, room_id, user_id, thread_id, cause)
     if not rows:
         return None
@@ -155,9 +156,10 @@ async def find_thread(
 async def subscribe(
     write: FencedWrite, user_id: UserId, room_nid: int, thread_id: str, cause: int | None, streams: Collection[str]
 ) -> int | Literal["unchanged", "conflict"]:
-    """Return the position of the change. cause: None: the user himself wants it.
+    """Subscribe a user to a thread. Return the position of the change.
 
-    conflict: he unsubscribed after the cause was there.
+    cause: as in Subscribe.
+    Returns "conflict" if the user unsubscribed after the cause was there.
     """
     record = Subscribe(user_id=user_id, room_nid=room_nid, thread_id=thread_id, cause=cause)
     row = await write(SUBSCRIBE, record, streams=tuple(streams))
@@ -170,23 +172,23 @@ async def subscribe(
 async def unsubscribe(
     write: FencedWrite, user_id: UserId, room_nid: int, thread_id: str, streams: Collection[str]
 ) -> int | None:
-    """Return the position of the change, None: there was no subscription."""
+    """Unsubscribe a user from a thread. Return the position of the change, None if there was no subscription."""
     thread = ThreadOfUser(user_id=user_id, room_nid=room_nid, thread_id=thread_id)
     row = await write(UNSUBSCRIBE, thread, streams=tuple(streams))
     position: int | None = row["position"]
     return position
 
 
-async def read_changes(
+async def get_subscription_changes(
     source: Source, user_id: UserId, since: Vector, now: Vector, limit: int, before: int = END
 ) -> list[SubscriptionChange]:
-    """Return those of the user's subscriptions that changed after `since` and before the position, the latest first."""
+    """Return the user's subscriptions that changed after `since` and below the position `before`, latest first."""
     record = _Changes(
         user_id=user_id, before=before, limit=limit, since=vector_parameter(since), now=vector_parameter(now)
     )
     return [SubscriptionChange(*row) for row in await source.fetch(*_CHANGES.bind(record))]
 
 
-async def subscribers_of(source: Source, room_nid: int, thread_id: str) -> list[tuple[UserId, int]]:
-    """Return (user id, position of that) of those who are subscribed to a thread, in its room or not any more."""
+async def get_thread_subscribers(source: Source, room_nid: int, thread_id: str) -> list[tuple[UserId, int]]:
+    """Return (user id, position) of the subscribers of a thread, also of those who have left the room."""
     return [tuple(row) for row in await source.fetch(_SUBSCRIBERS, room_nid, thread_id)]

@@ -21,7 +21,7 @@ from shared.storage.push.rules_in_rooms import (
     get_rules_of_users,
     get_rules_that_matter,
 )
-from shared.storage.user_data.thread_subscriptions import subscribers_of
+from shared.storage.user_data.thread_subscriptions import get_thread_subscribers
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.room_push import MEMBER, KnownRules, Lacking, RoomPush, display_name_in
 
@@ -85,7 +85,7 @@ class PushRules:
         for thread_id in lacking.threads:
             assert push.subscribers is not None
             push.subscribers.begin_reading(thread_id)
-            found = await subscribers_of(self._database, room.room_nid, thread_id)
+            found = await get_thread_subscribers(self._database, room.room_nid, thread_id)
             push.subscribers.end_reading(thread_id, found)
         if lacking.names:
             await self._load_names(room, list(lacking.names))

@@ -12,7 +12,7 @@ from shared.core.identifiers import RoomId
 from shared.http.internal_calls import EMPTY, Empty
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
-from shared.storage.rooms.guest_removals import expect_removal, get_removal, removal_done
+from shared.storage.rooms.guest_removals import expect_guest_removal, finish_guest_removal, get_guest_removal
 from shared.storage.rooms.memberships import get_joined_guests
 from workers.event_persister.members.member_changes import guests_can_join, member_draft
 from workers.event_persister.room.live_room import LiveRoom
@@ -32,7 +32,7 @@ class GuestRemoval:
         """Make a change that may end the guests' access, and return its result. The guests may leave later."""
         if not guests_can_join(room):
             return await change()
-        await expect_removal(self._database, room.room_id)
+        await expect_guest_removal(self._database, room.room_id)
         changed = await change()
         if not guests_can_join(room):
             self._start(room.room_id)
@@ -40,7 +40,7 @@ class GuestRemoval:
 
     async def begin(self, room: LiveRoom) -> None:
         """Remove the guests after another server's event, or state resolution, has ended their access."""
-        await expect_removal(self._database, room.room_id)
+        await expect_guest_removal(self._database, room.room_id)
         self._start(room.room_id)
 
     @REMOVE_GUESTS.handler
@@ -53,12 +53,12 @@ class GuestRemoval:
         self._tasks.spawn(self._remove(room_id), "remove guests")
 
     async def _remove(self, room_id: RoomId) -> None:
-        number = await get_removal(self._database, room_id)
+        number = await get_guest_removal(self._database, room_id)
         if number is None:
             return
         if await self._writer.find(room_id) is not None:
             await self._writer.in_room(room_id, self._remove_from)
-        await removal_done(self._database, room_id, number)
+        await finish_guest_removal(self._database, room_id, number)
 
     async def _remove_from(self, room: LiveRoom) -> None:
         if guests_can_join(room):

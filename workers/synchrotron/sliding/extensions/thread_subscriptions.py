@@ -12,7 +12,7 @@ from shared.http.endpoint import RateLimit
 from shared.http.request import Request, Response, convert, json_response
 from shared.http.serving import endpoint
 from shared.storage.engine.pool import Source
-from shared.storage.user_data.thread_subscriptions import END, PRESENT, SubscriptionChange, read_changes
+from shared.storage.user_data.thread_subscriptions import END, PRESENT, SubscriptionChange, get_subscription_changes
 from workers.synchrotron.sliding.extensions.extension import NO_RESULT, ExtensionContext, ExtensionResult
 from workers.synchrotron.sliding.pos import sync_token_in
 from workers.synchrotron.waiting.sync_tokens import SyncTokens
@@ -47,7 +47,9 @@ class ThreadSubscriptions:
         if not self._enabled or (span.since_seq is not None and user.subscriptions_changed <= span.since_seq):
             return NO_RESULT
         since = _START if span.since is None else span.since.vector(_STREAM)
-        changes = await read_changes(self._reads, user.user_id, since, span.now.vector(_STREAM), parameters + 1)
+        changes = await get_subscription_changes(
+            self._reads, user.user_id, since, span.now.vector(_STREAM), parameters + 1
+        )
         if not changes:
             return NO_RESULT
         return ExtensionResult(_page(changes, parameters, "prev_batch"), empty=False)
@@ -83,7 +85,7 @@ class ThreadSubscriptionPages:
         before, since = _position_in(request.query_text("from")), _START
         if (to := request.query_text("to")) is not None:
             since = (await self._tokens.parse(sync_token_in(to))).vector(_STREAM)
-        changes = await read_changes(self._reads, request.user.user_id, since, PRESENT, limit + 1, before)
+        changes = await get_subscription_changes(self._reads, request.user.user_id, since, PRESENT, limit + 1, before)
         return json_response(_page(changes, limit, "end"))
 
 

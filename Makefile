@@ -8,7 +8,7 @@ FEDERATION_PORT ?= 8448
 TEST_PROCESSES ?= 2
 export PYTHON
 
-.PHONY: help run test test-fast check soak docs install-embedded install-dev
+.PHONY: help run test test-fast check soak duties docs install-embedded install-dev
 
 help:
 	@echo 'make run        run a whole fleet on this machine: DATA=$(DATA) CLIENT_PORT=$(CLIENT_PORT) FEDERATION_PORT=$(FEDERATION_PORT)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-fast  run the tests that need no fleet'
 	@echo 'make check      check lint, format, types, layers of imports and layout'
 	@echo 'make soak       run the long forms of the tests'
+	@echo 'make duties     break each duty of the server that is done, and check that its test fails'
 	@echo 'make docs       write the generated documents'
 
 install-embedded:
@@ -37,6 +38,9 @@ test-fast: install-dev
 
 soak: install-dev
 	@.venv/bin/python -m pytest -m soak --timeout 7200
+
+duties: install-dev
+	@.venv/bin/python -m pytest tests/duties -m 'soak or not soak' --timeout 3600
 
 check: install-dev
 	.venv/bin/python -m ruff check .

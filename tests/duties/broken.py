@@ -1,6 +1,7 @@
 """A pytest plugin that runs each test once for each of its breaks.
 
-The file that SKEP_BREAKS_RESULT names gets one JSON object: duty -> [True if the test failed, the end of its report].
+SKEP_BREAKS_DUTIES: the duties to break, separated by spaces.
+SKEP_BREAKS_RESULT: the file that gets one JSON object: duty -> [True if the test failed, the end of its report].
 """
 
 import importlib
@@ -16,15 +17,18 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from tests.duties.breaks import BREAKS, Break
+from tests.duties.other_breaks import OTHER_BREAKS
 
-RESULT = "SKEP_BREAKS_RESULT"
+DUTIES, RESULT = "SKEP_BREAKS_DUTIES", "SKEP_BREAKS_RESULT"
 _OURS = ("shared.", "replication.", "workers.", "deploy.")
-_results: dict[str, tuple[bool, str]] = {each.duty: (False, "the test did not run") for each in BREAKS}
+_wanted = os.environ[DUTIES].split() if DUTIES in os.environ else []
+_breaks = [each for each in (*BREAKS, *OTHER_BREAKS) if each.duty in _wanted]
+_results: dict[str, tuple[bool, str]] = {each.duty: (False, "the test did not run") for each in _breaks}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
-    for each in BREAKS:
+    for each in _breaks:
         if each.test != item.nodeid.partition("[")[0]:
             continue
         try:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.core.identifiers import RoomId
 from shared.core.push_rules import (
     ALL_OFF,
     DEFAULT_GROUP,
@@ -50,6 +51,15 @@ def test_evaluation_follows_the_rules_as_shown(
     outcome = _rules(some, with_switches).evaluate(event, recipient)
     assert (bool(outcome.notifies), bool(outcome.highlights)) == (notifies, highlights)
     assert list(outcome.actions) == (actions or [])
+
+
+def test_rule_with_unknown_condition_never_matches() -> None:
+    known: Any = {"kind": "event_match", "key": "type", "pattern": "m.x"}
+    event = PushEvent({"type": "m.x", "sender": "@a:x", "content": {}}, RoomId("!r:x"), 5, _LEVELS)
+    for conditions, matches in (([known], True), ([{"kind": "org.example.moon"}, known], False)):
+        rule = UserRule(rule_id="r", conditions=conditions, actions=["notify"])
+        outcome = _rules(NO_CHANGES.with_kind("override", [rule])).evaluate(event, _ME)
+        assert bool(outcome.notifies) is matches
 
 
 def _without_thread_conditions(shown: Any) -> Any:

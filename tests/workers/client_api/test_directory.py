@@ -49,6 +49,18 @@ async def test_aliases(postgres: TestDatabase) -> None:
         assert (await alice.call("GET", "/directory/room/%23a:other.org")).errcode == "M_NOT_FOUND"
 
 
+async def test_alias_is_deleted_by_its_creator_without_power(postgres: TestDatabase) -> None:
+    async with client_api(postgres.dsn) as worker:
+        alice, bob = await worker.register("alice"), await worker.register("bob")
+        await put_room(worker, _ROOM, {alice.user_id: "join", bob.user_id: "join"})
+        path = "/directory/room/%23tea:example.org"
+        assert (await alice.call("PUT", path, {"room_id": _ROOM})).json == {}
+        assert (await bob.call("DELETE", path)).errcode == "M_FORBIDDEN"
+        # Alice may not change m.room.canonical_alias, but the alias is hers.
+        assert (await alice.call("DELETE", path)).status == 200
+        assert (await worker.call("GET", path)).errcode == "M_NOT_FOUND"
+
+
 async def test_who_publishes_a_room(postgres: TestDatabase) -> None:
     async with client_api(postgres.dsn) as worker:
         alice, bob, eve = [await worker.register(name) for name in ("alice", "bob", "eve")]

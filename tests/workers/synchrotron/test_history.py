@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shared.core.errors import MatrixError
 from shared.core.filters import EventFilter, parse_room_event_filter
 from shared.core.history_point import START, HistoryPoint, gap_start, point_after
+from shared.rooms import history_page
 from shared.rooms.history_page import HistoryPages, StoredHistory
 from shared.rooms.place_tokens import format_place, parse_place
 from shared.rooms.room_view import load_branches, open_room
@@ -130,6 +131,23 @@ async def test_pages_of_every_room_against_a_list(
             each for each in passing
             if (start is None or room.places[each] >= start) and (stop is None or room.places[each] < stop)
         ]  # fmt: skip
+
+
+async def test_empty_page_is_not_the_end(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_page, "_PAGE", 2)
+    monkeypatch.setattr(history_page, "_MAX_PAGES", 2)
+    async with store(postgres_module.dsn) as stored:
+        room = stored.room()
+        joined(room)
+        first = room.live(type="x")
+        for _ in range(9):
+            room.live()
+        await room.save()
+        pages, wanted = HistoryPages(stored.database, StoredHistory()), parse_room_event_filter({"types": ["x"]})
+        view = await open_room(stored.database, room.room_id, ALICE)
+        page = await pages.back(view, view.end_place, 5, wanted)
+        assert (page.events, page.more) == ([], True)
+        assert await walk(stored, pages, room, 5, wanted, back=True) == [first]
 
 
 class Elsewhere:

@@ -26,7 +26,7 @@ class _LingeringTransport:
         self._timer: asyncio.TimerHandle | None = None
         self._left = _LINGER_BYTES
         self.lingers = False
-        self.write = transport.write  # called for each answer, so without a detour
+        self.write = transport.write  # called for each response: bypasses __getattr__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -109,13 +109,13 @@ def _decode_pdu(version: RoomVersion, raw: bytes) -> Any:
 
 def _event_of(version: RoomVersion, pdu: Mapping[str, Any], encoded: bytes, event_id: EventId) -> Event:
     makes_room = version.room_id_is_create_hash and is_create(pdu)
-    room_id = "!" + event_id[1:] if makes_room else pdu["room_id"]
+    room_id: RoomId = RoomId("!" + event_id[1:]) if makes_room else pdu["room_id"]
     content = pdu["content"]
     return Event(
-        event_id=EventId(event_id),
-        room_id=RoomId(room_id),
+        event_id=event_id,
+        room_id=room_id,
         type=pdu["type"],
-        sender=UserId(pdu["sender"]),
+        sender=pdu["sender"],
         state_key=pdu.get("state_key"),
         content=content,
         depth=pdu["depth"],

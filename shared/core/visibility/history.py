@@ -16,8 +16,8 @@ def may_see(
 
     visibility: the `history_visibility` in force at the event. Unknown values, also "", count as "shared".
     membership_at_event: the user's membership in the state before the event, None if there was none.
-    joined_since: True if the user was joined at any time from the event on (for "shared"). Where the view of a user
-        who left again ends is decided by the caller.
+    joined_since: True if the user was joined at any time from the event on (for "shared"). The caller decides where
+        the view of a user who left again ends.
     visibility_after: the value that an `m.room.history_visibility` event sets. Either visibility may allow the event.
     membership_after: the value that the user's own `m.room.member` event sets, likewise. So users see their own join,
         and the kick that ended their membership. They see an invite only if the visibility is "invited" or wider.
@@ -41,4 +41,4 @@ def _allows(visibility: str, membership: str | None, joined_since: bool) -> bool
         return membership == "invite"
     if visibility == "joined":
         return False
-    return joined_since  # "shared", and every value that is not understood
+    return joined_since  # "shared" and unknown values

@@ -1,1 +1,1 @@
-"""What the scenarios share: fleets, clients, measurements, reports and generated rooms."""
+"""The parts that the scenarios share: fleets, clients, measurements, reports and generated rooms."""

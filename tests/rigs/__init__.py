@@ -1,4 +1,4 @@
-"""What tests are built from: directories and servers, and workers of a fleet in memory.
+"""The parts that tests are built from: directories and servers, and workers of a fleet in memory.
 
 directories, clusters    directories in memory, and a PostgreSQL cluster to copy
 clock, bus, slots        a fleet's surroundings: a clock that tests advance, a message bus, slot tables

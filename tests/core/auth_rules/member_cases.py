@@ -292,7 +292,7 @@ for _name in ("ban.level", "ban.otherwise"):
 
 
 def _creators_outrank(membership: str, denied_by: str) -> None:
-    """Where creators have infinite power, no other level reaches it, nor does another creator's."""
+    """No level reaches a creator's infinite power, nor does another creator's power."""
 
     @case(f"{membership}.otherwise", denied_by=denied_by, first=12)
     def _(version: str, broken: bool) -> Attempt:

@@ -46,7 +46,7 @@ _IN_SUMMARY = frozenset({MEMBER, "m.room.name", "m.room.canonical_alias"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SectionContext:
-    """What the sections of all rooms in a response have in common."""
+    """The context that the sections of all rooms in a response share."""
 
     user: SyncUser
     span: Span

@@ -50,7 +50,7 @@ class SentRoom(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionState:
-    """What the client has been sent."""
+    """The rooms and extensions that the client has been sent."""
 
     #: By id, the room sent last at the end.
     rooms: Mapping[RoomId, SentRoom] = field(default_factory=dict)

@@ -50,7 +50,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the client is up to date."""
+    """The point up to which the client is up to date."""
 
     token: StreamToken | None
     #: See `Span.since_seq`.

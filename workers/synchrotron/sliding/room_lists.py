@@ -56,7 +56,7 @@ class ConnectionLists:
 
 @dataclass(frozen=True, slots=True)
 class _ListUpdate:
-    """What an update of a connection's lists depends on."""
+    """The inputs of an update of a connection's lists."""
 
     lists: ConnectionLists
     user: SyncUser

@@ -56,7 +56,7 @@ _EVERYTHING = EventFilter()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseContext:
-    """What all rooms of a response have in common."""
+    """The context that all rooms of a response share."""
 
     user: SyncUser
     span: Span

@@ -1,4 +1,5 @@
-"""The job that finishes what requests began: upgrades, settings for new rooms, removals of guests, closed accounts.
+"""The job that finishes what requests began: upgrades, settings for new rooms, removals of guests, closed accounts,
+profile changes.
 
 It asks the owners of rooms and users, and repeats the calls until all is done. Several processes share the work
 (`shared/storage/fleet/pending_work.py`). When one dies, another takes over what it took.
@@ -10,22 +11,33 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from replication.calls.owner_calls import OwnerCalls
-from replication.calls.rooms import LEAVE_CLOSED_ACCOUNT, REMOVE_GUESTS, RESUME_UPGRADE, MemberLeaving
+from replication.calls.rooms import (
+    LEAVE_CLOSED_ACCOUNT,
+    REMOVE_GUESTS,
+    RESUME_UPGRADE,
+    SET_MEMBER_PROFILE,
+    MemberLeaving,
+    MemberProfileChange,
+)
 from replication.calls.users import CLEAR_ACCOUNT, COPY_ROOM_SETTINGS, ClosedAccount, RoomSettings
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.identifiers import RoomId
 from shared.http.internal_calls import EMPTY
 from shared.storage.accounts.deactivation import finish_deactivation, get_rooms_to_leave
+from shared.storage.accounts.profiles import end_profile_change
 from shared.storage.engine.pool import Database
 from shared.storage.fleet.pending_work import (
     Deactivation,
+    ProfileChange,
     SettingsToCopy,
     claim_deactivations,
     claim_guest_removals,
+    claim_profile_changes,
     claim_settings,
     claim_upgrades,
     delete_settings_to_copy,
 )
+from shared.storage.rooms.aliases import list_joined_rooms
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +64,14 @@ class PendingWork:
         settings = await claim_settings(self._database, _AT_A_TIME)
         guests = await claim_guest_removals(self._database, _AT_A_TIME)
         closed = await claim_deactivations(self._database, _AT_A_TIME)
+        profiles = await claim_profile_changes(self._database, _AT_A_TIME)
         return await _all_of(
             [
                 *(self._calls.ask(RESUME_UPGRADE, room_id, EMPTY) for room_id in upgrades),
                 *(self._copy(each) for each in settings),
                 *(self._calls.ask(REMOVE_GUESTS, room_id, EMPTY) for room_id in guests),
                 *(self._clear(each) for each in closed),
+                *(self._update_member_events(each) for each in profiles),
             ]
         )
 
@@ -86,6 +100,19 @@ class PendingWork:
             if await _all_of([leave(room_id) for room_id in room_ids]) < len(room_ids):
                 raise Unavailable("Some rooms could not be left yet")
         await finish_deactivation(self._database, account.user_id)
+
+    async def _update_member_events(self, change: ProfileChange) -> None:
+        """Finish a profile change whose process died, or could not reach all of the user's rooms."""
+        user_id, turns = change.user_id, asyncio.Semaphore(_ROOMS_AT_A_TIME)
+        room_ids = await list_joined_rooms(self._database, user_id)
+
+        async def update(room_id: RoomId) -> None:
+            async with turns:
+                await self._calls.ask(SET_MEMBER_PROFILE, room_id, MemberProfileChange(user_id))
+
+        if await _all_of([update(room_id) for room_id in room_ids]) < len(room_ids) and not change.is_old:
+            raise Unavailable("Some rooms do not have a profile change yet")
+        await end_profile_change(self._database, user_id, change.number)
 
 
 async def _all_of(tasks: Iterable[Coroutine[Any, Any, object]]) -> int:

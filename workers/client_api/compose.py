@@ -88,7 +88,7 @@ def compose(foundation: Foundation) -> Worker:
             Deactivation(database, writer, sessions, auth, demand, clock),
             Devices(database, sessions, auth, demand),
             ThirdPartyIds(),
-            Profiles(server_name, database, member_profiles),
+            Profiles(server_name, database, member_profiles, present_users if config.presence.enabled else None),
             AccountData(database, data, rules),
             Tags(database, data),
             RoomSettingsCopy(database, data, rules),

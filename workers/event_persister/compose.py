@@ -8,7 +8,7 @@ from workers.event_persister.graph.policy_signatures import ask_nobody
 from workers.event_persister.members.change_membership import MembershipHandlers
 from workers.event_persister.members.guest_removal import GuestRemoval
 from workers.event_persister.members.member_changes import MemberChanges
-from workers.event_persister.members.member_profile import MemberProfileHandler
+from workers.event_persister.members.member_profile import MemberProfileHandler, MemberProfiles
 from workers.event_persister.receiving.receive_events import ReceiveHandler
 from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room_engine import compose_engine
@@ -29,7 +29,8 @@ def compose(foundation: Foundation) -> Worker:
     identity = Identity(server_name, parse_signing_key(keys[0]))  # the first one signs
     engine = compose_engine(foundation, identity, ask_nobody)
     writer = engine.writer
-    changes = MemberChanges(writer, database, server_name)
+    profiles = MemberProfiles(writer, database)
+    changes = MemberChanges(writer, profiles, database, server_name)
     scheduling = Scheduling(database, config.delayed_events, has_sticky=config.experimental.msc4354_sticky_events)
     guests = GuestRemoval(writer, tasks, database)
     send = SendHandlers(writer, scheduling, guests, database)
@@ -55,6 +56,7 @@ def compose(foundation: Foundation) -> Worker:
     )
     successor = UpgradeSuccessor(
         writer=writer,
+        profiles=profiles,
         identity=identity,
         room_numbers=room_numbers,
         database=database,
@@ -64,6 +66,7 @@ def compose(foundation: Foundation) -> Worker:
     creation = CreateRoomHandler(
         writer=writer,
         changes=changes,
+        profiles=profiles,
         identity=identity,
         default_version=config.rooms.default_version,
         slots=foundation.forwarder,
@@ -80,7 +83,7 @@ def compose(foundation: Foundation) -> Worker:
             scheduling,
             DelayedSending(writer, send, state, foundation.rate_limiter, database),
             membership,
-            MemberProfileHandler(writer, database),
+            MemberProfileHandler(writer, profiles),
             guests,
             upgrades,
             successor,

@@ -165,6 +165,7 @@ def compose(foundation: Foundation) -> Worker:
         lazy_members=LazyMembers(answer_share_bytes),
         initial_syncs=initial_syncs,
         reports=reports,
+        presence=presence_feed,
         hold=hold,
         clock=clock,
         metrics=metrics,

@@ -17,7 +17,7 @@ class TypingRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=
 
 
 class PresenceRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
-    """The whole presence of a user."""
+    """The whole presence of a user, with the part of their profile that goes into m.presence events."""
 
     position: int
     writer: int
@@ -28,3 +28,5 @@ class PresenceRow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_onl
     last_active_ms: int
     currently_active: bool = False
     status_msg: str | None = None
+    displayname: str | None = None
+    avatar_url: str | None = None

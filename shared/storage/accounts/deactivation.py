@@ -40,6 +40,7 @@ _CLEAR = (
     "DELETE FROM profiles WHERE user_id = $1",
     "DELETE FROM presence WHERE user_id = $1",
     "DELETE FROM settings_to_copy WHERE user_id = $1",
+    "DELETE FROM profile_changes WHERE user_id = $1",
 )
 #: $1 user. Everything that is the user's alone, if they asked for erasure. Uses the primary keys.
 _ERASE = tuple(

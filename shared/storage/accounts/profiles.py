@@ -1,4 +1,8 @@
-"""Profiles of local users: fields with JSON values. Spec: client-server API, "Profiles"."""
+"""Profiles of local users: fields with JSON values. Spec: client-server API, "Profiles".
+
+Member events repeat the display name and the picture. A change of these leaves a row in `profile_changes` until it is
+in all of the user's rooms.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +28,19 @@ _SET = """
     SELECT EXISTS (SELECT 1 FROM stored)
 """
 _DELETE = "DELETE FROM profiles WHERE user_id = $1 AND field = $2"
+#: The owner has this long for the user's rooms before a background worker looks.
+_OWNER_HAS_S = 10
+#: Uses the primary key of profile_changes.
+_NOTE_CHANGE = f"""
+    INSERT INTO profile_changes AS c (user_id, look_at)
+    VALUES ($1, clock_timestamp() + interval '{_OWNER_HAS_S} seconds')
+    ON CONFLICT (user_id) DO UPDATE
+        SET number = c.number + 1, created_at = clock_timestamp(), look_at = excluded.look_at, looks = 0
+"""
+_GET_CHANGE = "SELECT number FROM profile_changes WHERE user_id = $1"
+_END_CHANGE = "DELETE FROM profile_changes WHERE user_id = $1 AND number = $2"
+#: Fields that member events repeat.
+IN_MEMBER_EVENTS = ("displayname", "avatar_url")
 
 
 async def get_profile(database: Database, user_id: UserId) -> Mapping[str, Any] | None:
@@ -42,8 +59,29 @@ async def set_profile_field(database: Database, user_id: UserId, field: str, val
     async with database.connection() as conn, conn.transaction():
         await conn.execute(_LOCK, user_id)
         stored: bool = await conn.fetchval(_SET, user_id, field, value, room)
+        if stored and field in IN_MEMBER_EVENTS:
+            await conn.execute(_NOTE_CHANGE, user_id)
     return stored
 
 
 async def delete_profile_field(database: Database, user_id: UserId, field: str) -> None:
-    await database.execute(_DELETE, user_id, field)
+    async with database.connection() as conn, conn.transaction():
+        await conn.execute(_DELETE, user_id, field)
+        if field in IN_MEMBER_EVENTS:
+            await conn.execute(_NOTE_CHANGE, user_id)
+
+
+async def note_profile_change(database: Database, user_id: UserId) -> None:
+    """Let a background worker compare the user's member events with their profile."""
+    await database.execute(_NOTE_CHANGE, user_id)
+
+
+async def get_profile_change(database: Database, user_id: UserId) -> int | None:
+    """Return the number of the change that is being brought into the user's rooms, or None."""
+    number: int | None = await database.fetchval(_GET_CHANGE, user_id)
+    return number
+
+
+async def end_profile_change(database: Database, user_id: UserId, number: int) -> None:
+    """Note that all rooms have the change, unless another one has come meanwhile."""
+    await database.execute(_END_CHANGE, user_id, number)

@@ -52,6 +52,13 @@ _CLAIM_SETTINGS = _claim(
 )
 #: Uses deactivations_when.
 _CLAIM_DEACTIVATIONS = _claim("deactivations", "user_id", "user_id, erase", min_wait_s=40)
+#: Uses profile_changes_when.
+_CLAIM_PROFILE_CHANGES = _claim(
+    "profile_changes",
+    "user_id",
+    "user_id, number, created_at < clock_timestamp() - interval '1 day' AS is_old",
+    min_wait_s=10,
+)
 #: Uses guest_removals_when.
 _CLAIM_GUEST_REMOVALS = _claim("guest_removals", "of_room_id", "of_room_id", min_wait_s=10)
 _DELETE_SETTINGS = "DELETE FROM settings_to_copy WHERE user_id = $1 AND new_room_id = $2"
@@ -78,6 +85,20 @@ class Deactivation:
 
     user_id: UserId
     erase: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileChange:
+    """A profile change that may not be in all rooms. is_old: True after a day, when it is given up."""
+
+    user_id: UserId
+    number: int
+    is_old: bool
+
+
+async def claim_profile_changes(database: Database, limit: int) -> Sequence[ProfileChange]:
+    """Claim profile changes to bring into the users' rooms."""
+    return [ProfileChange(**row) for row in await database.fetch(_CLAIM_PROFILE_CHANGES, limit)]
 
 
 async def claim_upgrades(database: Database, limit: int) -> Sequence[RoomId]:

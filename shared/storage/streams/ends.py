@@ -10,8 +10,16 @@ from shared.storage.fleet.leases import FINAL_POSITIONS
 
 #: Both are one row; `name` comes from the stream registry, never from a request.
 _LEASES = "SELECT value FROM counters WHERE name = 'lease'"
+#: Uses the primary keys of the tables.
+_OWN_ENDS = """
+    SELECT 'account_data' AS stream, writer, max(position) AS position
+    FROM account_data WHERE user_id = $1 GROUP BY writer
+    UNION ALL SELECT 'push_rules', writer, position FROM push_rules WHERE user_id = $1
+    UNION ALL
+    SELECT 'thread_subscriptions', writer, max(position) FROM thread_subscriptions WHERE user_id = $1 GROUP BY writer
+"""
 #: Uses memberships_by_user, events_room_nid_ordinal_key, and the primary keys of the other tables.
-_ENDS = """
+_ENDS = f"""
     WITH mine AS (SELECT room_nid, membership, writer, position FROM memberships WHERE user_id = $1)
     SELECT 'events' AS stream, e.writer, max(e.position) AS position
     FROM mine CROSS JOIN LATERAL (
@@ -19,10 +27,7 @@ _ENDS = """
         WHERE room_nid = mine.room_nid AND ordinal IS NOT NULL ORDER BY ordinal DESC LIMIT 1
     ) e WHERE mine.membership = 'join' GROUP BY e.writer
     UNION ALL SELECT 'events', writer, max(position) FROM mine GROUP BY writer
-    UNION ALL SELECT 'account_data', writer, max(position) FROM account_data WHERE user_id = $1 GROUP BY writer
-    UNION ALL SELECT 'push_rules', writer, position FROM push_rules WHERE user_id = $1
-    UNION ALL
-    SELECT 'thread_subscriptions', writer, max(position) FROM thread_subscriptions WHERE user_id = $1 GROUP BY writer
+    UNION ALL {_OWN_ENDS}
     UNION ALL
     SELECT 'receipts', r.writer, max(r.position)
     FROM mine JOIN receipts r ON r.room_nid = mine.room_nid AND r.user_id = $1
@@ -46,13 +51,14 @@ async def get_stream_ends(source: Source, streams: Collection[str]) -> StreamEnd
     return StreamEnds(row["lease"], {name: row[name] for name in streams})
 
 
-async def get_user_ends(source: Source, user_id: UserId) -> dict[str, dict[int, int]]:
+async def get_user_ends(source: Source, user_id: UserId, *, without_rooms: bool = False) -> dict[str, dict[int, int]]:
     """Return stream -> writer -> position of the latest row that is the user's own or of a room that they are in.
 
     Of receipts, the user's own only. A writer may have stored later rows that are neither.
+    without_rooms: True leaves out events and receipts, whose reading costs more the more rooms the user is in.
     """
     ends: dict[str, dict[int, int]] = {}
-    for row in await source.fetch(_ENDS, user_id):
+    for row in await source.fetch(_OWN_ENDS if without_rooms else _ENDS, user_id):
         writers = ends.setdefault(row["stream"], {})
         writers[row["writer"]] = max(row["position"], writers.get(row["writer"], 0))
     return ends

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+from replication.calls.rooms import SET_MEMBER_PROFILE, MemberProfileAnswer, MemberProfileChange
 from replication.calls.users import COPY_ROOM_SETTINGS, SettingsCopied
+from shared.core.errors import Unavailable
+from shared.core.identifiers import UserId
+from shared.storage.accounts.profiles import note_profile_change
 from shared.storage.engine.pool import Database, connector
 from shared.storage.rooms.upgrades import remember_settings
 from tests.fix_servers import TestDatabase
@@ -49,5 +53,54 @@ async def test_settings_wait_for_the_tombstone(postgres: TestDatabase) -> None:
         await database.execute(_NOW)
         await job.once()
         assert await database.fetchval(_COUNT) == 0, "given up after ten minutes"
+    finally:
+        await database.close()
+
+
+class _RoomOwners:
+    """Owners of rooms, some of which cannot be reached."""
+
+    def __init__(self) -> None:
+        self.unreachable: set[str] = set()
+        self.updated: list[str] = []
+
+    async def ask(self, call: Any, key: str, body: Any) -> MemberProfileAnswer:
+        assert call is SET_MEMBER_PROFILE and body == MemberProfileChange(UserId("@a:b"))
+        if key in self.unreachable:
+            raise Unavailable("not now")
+        self.updated.append(key)
+        return MemberProfileAnswer()
+
+
+async def test_profile_change_is_brought_into_all_rooms(postgres: TestDatabase) -> None:
+    database = Database(connector(postgres.dsn, pgbouncer=False), max_connections=2)
+    due = "UPDATE profile_changes SET look_at = now() - interval '1 second'"
+    count = "SELECT count(*) FROM profile_changes"
+    try:
+        owners: Any = _RoomOwners()
+        job = PendingWork(database, owners)
+        for nid in range(3):
+            await database.execute(f"INSERT INTO rooms VALUES ({nid}, '!{nid}:b', '12', '@x:b', false, 1)")
+            membership = "leave" if nid == 2 else "join"
+            await database.execute(
+                f"INSERT INTO memberships VALUES ({nid}, '@a:b', '{membership}', 1, '@a:b', 1, 1, 1, true)"
+            )
+        await note_profile_change(database, UserId("@a:b"))
+        await job.once()
+        assert owners.updated == [], "the process that took the change has ten seconds"
+        owners.unreachable = {"!1:b"}
+        await database.execute(due)
+        await job.once()
+        assert (owners.updated, await database.fetchval(count)) == (["!0:b"], 1)
+        owners.unreachable = set()
+        await database.execute(due)
+        await job.once()
+        assert (set(owners.updated), await database.fetchval(count)) == ({"!0:b", "!1:b"}, 0)
+        owners.unreachable = {"!1:b"}
+        await note_profile_change(database, UserId("@a:b"))
+        await database.execute("UPDATE profile_changes SET created_at = now() - interval '25 hours'")
+        await database.execute(due)
+        await job.once()
+        assert await database.fetchval(count) == 0, "given up after a day"
     finally:
         await database.close()

@@ -5,6 +5,7 @@ import asyncio
 from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import Unavailable
 from shared.runtime.tasks import TaskGroup
+from shared.storage.accounts.profiles import note_profile_change
 from tests.fix_servers import TestDatabase
 from tests.rigs.client_api import client_api
 from tests.workers.client_api.rooms import put_room
@@ -88,5 +89,42 @@ async def test_a_new_name_reaches_all_rooms(postgres: TestDatabase) -> None:
         await asyncio.gather(*(sender.profile_changed(alice.user_id) for _ in range(5)))
         await sender.finished(alice.user_id)
         assert set(owners.asked) == set(rooms)
+        assert not await worker.sql("SELECT 1 FROM profile_changes")
         assert owners.most_at_once <= 8
         assert len(owners.asked) <= 4 * len(rooms)  # five changes at once are not five runs
+
+
+async def test_profile_change_is_a_row_until_all_rooms_have_it(postgres: TestDatabase) -> None:
+    """What this process cannot finish, because a room cannot be reached or it dies, a background worker does."""
+    async with client_api(postgres.dsn) as worker:
+        alice = await worker.register("alice")
+        await put_room(worker, "!a:example.org", {alice.user_id: "join"})
+        path = f"/profile/{alice.quoted}"
+        for field, body, number in (
+            ("displayname", {"displayname": "Alice"}, 0),
+            ("avatar_url", {"avatar_url": "mxc://a/b"}, 1),
+            ("displayname", {"displayname": ""}, 2),
+        ):
+            assert (await alice.call("PUT", f"{path}/{field}", body)).status == 200
+            [row] = await worker.sql("SELECT user_id, number, look_at > now() AS later FROM profile_changes")
+            assert tuple(row) == (alice.user_id, number, True), "no room can be reached here"
+        assert (await alice.call("PUT", f"{path}/m.tz", {"m.tz": "Europe/Paris"})).status == 200
+        assert (await alice.call("DELETE", f"{path}/avatar_url")).status == 200
+        [row] = await worker.sql("SELECT number FROM profile_changes")
+        assert row["number"] == 3, "m.tz is in no member event"
+
+        class Owners:
+            async def set_member_profile(self, room_id: str, change: MemberProfileChange) -> MemberProfileAnswer:
+                if room_id == "!b:example.org":
+                    await note_profile_change(worker.foundation.database, alice.user_id)
+                return MemberProfileAnswer()
+
+        tasks = TaskGroup()
+        sender = MemberProfileSender(worker.foundation.database, Owners().set_member_profile, tasks)
+        await sender.profile_changed(alice.user_id)
+        assert not await worker.sql("SELECT 1 FROM profile_changes")
+        # A change that comes while another one is brought into the rooms keeps its row.
+        await put_room(worker, "!b:example.org", {alice.user_id: "join"})
+        await sender.profile_changed(alice.user_id)
+        assert len(await worker.sql("SELECT 1 FROM profile_changes")) == 1
+        await tasks.close()

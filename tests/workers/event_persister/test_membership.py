@@ -6,9 +6,12 @@ from typing import Any
 import orjson
 import pytest
 
+from shared.core.errors import Unavailable
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, event_persister
 from tests.rigs.worker import SERVER
+from workers.event_persister.members.member_profile import MemberProfiles
+from workers.event_persister.room_writer import RoomWriter
 
 JOINED, LEFT = "join", "leave"
 
@@ -134,6 +137,44 @@ async def test_member_events_carry_the_profile(postgres_module: TestDatabase) ->
         stranger = await persister.internal("PUT", path, {"user_id": f"@nobody:{SERVER}"})
         assert stranger.json == {"event_id": None}
         assert (await bob.call("PUT", path, {"user_id": bob.user_id})).status == 404, "clients cannot call it"
+
+
+@pytest.mark.parametrize("how", ["join", "create", "fails"])
+async def test_profile_that_changes_during_a_join_is_shown(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The change found the room without the user, and the join read the profile before the change."""
+    async with event_persister(postgres.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(preset="public_chat")
+        write = (
+            "INSERT INTO profiles VALUES ($1, 'displayname', $2) ON CONFLICT (user_id, field) DO UPDATE SET value = $2"
+        )
+        await persister.sql(write, bob.user_id, b'"Old"')
+        module = "workers.event_persister.room_writer.RoomWriter"
+        for name in ("write", "write_new_room"):
+            original = getattr(RoomWriter, name)
+
+            async def changing(self: Any, *args: Any, original: Any = original, **more: Any) -> Any:
+                result = await original(self, *args, **more)
+                await persister.sql(write, bob.user_id, b'"New"')
+                return result
+
+            monkeypatch.setattr(f"{module}.{name}", changing)
+        if how == "fails":
+            monkeypatch.setattr(MemberProfiles, "update", _unavailable)
+        if how == "create":
+            room_id = await bob.create_room()
+        else:
+            assert (await bob.act(room_id, "join")).status == 200
+        shown = await persister.content(room_id, "m.room.member", bob.user_id)
+        assert shown["displayname"] == ("Old" if how == "fails" else "New")
+        rows = await persister.sql("SELECT user_id FROM profile_changes")
+        assert [row["user_id"] for row in rows] == ([bob.user_id] if how == "fails" else []), "left to the job"
+
+
+async def _unavailable(*args: Any) -> None:
+    raise Unavailable("not now")
 
 
 async def test_guests_leave_when_access_ends(postgres_module: TestDatabase) -> None:

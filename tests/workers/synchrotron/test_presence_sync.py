@@ -70,7 +70,8 @@ async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDat
         answer = await waiting[0]
         content = answer["presence"]["events"][0]["content"]
         assert content.pop("last_active_ago") < 10_000_000_000  # the writers' clock is another one here
-        assert content == {"presence": "online", "currently_active": True, "status_msg": "at work"}
+        shown = {"presence": "online", "currently_active": True, "status_msg": "at work", "displayname": "alice"}
+        assert content == shown
         await _until(alice, {alice.user_id: "online"}, tokens[alice.user_id])  # her own devices too
         assert not waiting[1].done()
         # Told once; an initial sync tells who is present, those who are not aren't there.
@@ -94,6 +95,50 @@ async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDat
         bob.reads.synchrotron = 1
         await _until(bob, {alice.user_id: "offline"}, token)
         assert _told(await bob.sync()) == {}
+
+
+async def test_profile_change_is_a_presence_update(postgres: TestDatabase) -> None:
+    """Spec: client-server API, "Events on Change of Profile Information". Users who are offline are told of too."""
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        await know_presence_writer(world, api)
+        alice, bob, eve = [await person(world, api, name) for name in ("alice", "bob", "eve")]
+        room_id = await alice.reads.writes.create_room(preset="public_chat")
+        await bob.reads.writes.act(room_id, "join")
+        for state in ("offline", "online"):
+            await _put(alice, state, status_msg="here")
+            token, eves = (await bob.sync())["next_batch"], (await eve.sync())["next_batch"]
+            for field, value in (("displayname", f"Alice {state}"), ("avatar_url", f"mxc://x/{state}")):
+                path = f"/profile/{alice.writes.quoted}/{field}"
+                assert (await alice.writes.call("PUT", path, {field: value})).status == 200
+                content: dict[str, Any] = {}
+                async with asyncio.timeout(10):
+                    while content.get(field) != value:
+                        answer = await bob.sync(token, timeout=5_000)
+                        token = answer["next_batch"]
+                        for told in answer.get("presence", {}).get("events", []):
+                            content = told["content"]
+                assert content["presence"] == state and content["status_msg"] == "here"
+            assert _told(await eve.sync(eves)) == {}, "no room is shared"
+
+
+async def test_presence_and_tags_set_before_are_in_the_next_response(postgres: TestDatabase) -> None:
+    async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
+        await know_presence_writer(world, api)
+        alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
+        room_id = await alice.reads.writes.create_room(preset="public_chat")
+        await bob.reads.writes.act(room_id, "join")
+        token = (await bob.sync())["next_batch"]
+        for number in range(5):
+            await _put(alice, "online", status_msg=str(number))
+            tag = f"/user/{bob.writes.quoted}/rooms/{room_id}/tags/u.{number}"
+            assert (await bob.writes.call("PUT", tag, {})).status == 200
+            for since in (token, None):
+                answer = await bob.sync(since)
+                [told] = answer["presence"]["events"]
+                assert told["content"]["status_msg"] == str(number)
+                [tags] = answer["rooms"]["join"][room_id]["account_data"]["events"]
+                assert f"u.{number}" in tags["content"]["tags"]
+                token = answer["next_batch"] if since else token
 
 
 async def test_filters_and_limits(postgres: TestDatabase) -> None:
@@ -164,6 +209,7 @@ async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monk
                     state="online",
                     last_active_ms=9,
                     currently_active=True,
+                    displayname="alice",
                 )
             ],
         )

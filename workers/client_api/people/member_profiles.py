@@ -1,5 +1,7 @@
 """Updates the member events of a user after a profile change. The owner of each room sends the event.
 
+The change is a row (`profile_changes`) until all rooms have it. If this process dies, or cannot reach a room, a
+background worker finishes the work.
 Spec: client-server API, "Events on Change of Profile Information".
 """
 
@@ -11,6 +13,7 @@ from replication.calls.rooms import MemberProfileAnswer, MemberProfileChange
 from shared.core.errors import RemoteServerError, Unavailable
 from shared.core.identifiers import RoomId, UserId
 from shared.runtime.tasks import TaskGroup
+from shared.storage.accounts.profiles import end_profile_change, get_profile_change
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import list_joined_rooms
 
@@ -52,30 +55,38 @@ class MemberProfileSender:
         try:
             while True:
                 self._changed_meanwhile.discard(user_id)
-                await self._send_to_all(user_id)
+                number = await get_profile_change(self._database, user_id)
+                all_done = await self._send_to_all(user_id)
                 if user_id not in self._changed_meanwhile:
+                    if all_done and number is not None:
+                        await end_profile_change(self._database, user_id, number)
                     return
+        except Unavailable as error:
+            logger.info("A profile change is left to the background job: %s", error)
         finally:
             del self._running[user_id]
             self._changed_meanwhile.discard(user_id)
 
-    async def _send_to_all(self, user_id: UserId) -> None:
+    async def _send_to_all(self, user_id: UserId) -> bool:
+        """Return True if all rooms have the change."""
         change = MemberProfileChange(user_id)  # the owner of each room reads the stored profile
         turns = asyncio.Semaphore(_ROOMS_AT_A_TIME)
 
-        async def send(room_id: RoomId) -> None:
+        async def send(room_id: RoomId) -> bool:
             async with turns:
-                if user_id not in self._changed_meanwhile:  # else the next run brings a newer profile to this room
-                    await self._send(room_id, change)
+                # After another change, the next run brings a newer profile to this room.
+                return user_id in self._changed_meanwhile or await self._send(room_id, change)
 
+        rooms = await list_joined_rooms(self._database, user_id)
         async with asyncio.TaskGroup() as group:
-            for room_id in await list_joined_rooms(self._database, user_id):
-                group.create_task(send(room_id))
+            sent = [group.create_task(send(room_id)) for room_id in rooms]
+        return all(task.result() for task in sent)
 
-    async def _send(self, room_id: RoomId, change: MemberProfileChange) -> None:
+    async def _send(self, room_id: RoomId, change: MemberProfileChange) -> bool:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._set_profile(room_id, change)
-                return
+                return True
             except (Unavailable, RemoteServerError) as error:
                 logger.warning("A profile change did not reach a room (attempt %d): %s", attempt, error)
+        return False

@@ -7,7 +7,7 @@ announcement. Readers wait for the rows of the new owner (`workers/synchrotron/p
 
 import asyncio
 import heapq
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,9 @@ from shared.core.rows import PresenceRow
 from shared.core.slots import slot_of
 from shared.http.request import Requester
 from shared.runtime.clock import Clock
+from shared.runtime.keyed_locks import KeyedLocks
 from shared.storage.engine.pool import Database
+from shared.storage.rooms.memberships import get_member_profiles
 from shared.storage.user_data.presence import StoredPresence, get_presence, save_presence
 
 _MAX_USERS = 50_000  # present at a time in one process, some 1 KB each; further users stay invisible
@@ -39,8 +41,10 @@ class UserSlots(Protocol):
 
 @dataclass(slots=True)
 class _Kept:
+    profile: Mapping[str, str]  # displayname and avatar_url, as far as they are set
     presence: UserPresence = field(default_factory=UserPresence)
     announced: VisiblePresence | None = None  # the last announced state
+    announced_profile: Mapping[str, str] | None = None
     due_ms: int | None = None  # the time of the next check: the user's earliest entry in the heap
 
 
@@ -53,6 +57,7 @@ class PresentUsers:
         self._users: dict[UserId, _Kept] = {}
         self._due: list[tuple[int, UserId]] = []
         self._unsaved: dict[UserId, StoredPresence] = {}
+        self._profile_locks = KeyedLocks()
         announcer.set_values(PRESENCE, self._all_rows)
         slots.on_change(self._slots_changed)
 
@@ -73,10 +78,11 @@ class PresentUsers:
         if not missing:
             return
         saved = await get_presence(self._database, missing)
+        profiles = await get_member_profiles(self._database, missing)
         for user_id in missing:
             if user_id in self._users or len(self._users) >= _MAX_USERS:
                 continue
-            kept = self._users[user_id] = _Kept()
+            kept = self._users[user_id] = _Kept(profiles.get(user_id, {}))
             if (last := saved.get(user_id)) is not None:
                 kept.presence.status_msg, kept.presence.last_active_ms = last.status_msg, last.last_active_ms
 
@@ -85,6 +91,18 @@ class PresentUsers:
         now_ms = self._clock.now_ms()
         rows = [row for user_id in user_ids if (row := self._updated(user_id, now_ms)) is not None]
         self._announcer.announce(PRESENCE, rows)
+
+    async def profile_changed(self, user_id: UserId) -> None:
+        """Announce a user with their stored profile, also if they are offline. Raises Unavailable.
+
+        Spec: client-server API, "Events on Change of Profile Information".
+        """
+        async with self._profile_locks.hold(user_id):  # so that an older profile does not come last
+            await self.load([user_id])
+            profiles = await get_member_profiles(self._database, [user_id])
+            if (kept := self._users.get(user_id)) is not None:
+                kept.profile = profiles.get(user_id, {})
+                self.announce_changes([user_id])
 
     def note_activity(self, user: Requester) -> None:
         """Record that a user did something, such as typing or reading."""
@@ -143,20 +161,21 @@ class PresentUsers:
             return None
         kept.presence.forget_lapsed(now_ms)
         visible, before = kept.presence.visible(now_ms), kept.announced
-        kept.announced = visible
+        profile_before = kept.announced_profile
+        kept.announced, kept.announced_profile = visible, kept.profile
         next_ms = kept.presence.next_change_ms(now_ms)
         if next_ms is None:
             del self._users[user_id]
         elif kept.due_ms is None or next_ms < kept.due_ms:
             kept.due_ms = next_ms
             heapq.heappush(self._due, (next_ms, user_id))
-        if visible.same_except_last_active(before):
+        if visible.same_except_last_active(before) and kept.profile == profile_before:
             return None
         if len(self._unsaved) < _MAX_USERS:
             self._unsaved[user_id] = StoredPresence(
                 user_id, visible.state, visible.status_msg, visible.last_active_ms, now_ms
             )
-        return self._row(user_id, visible)
+        return self._row(user_id, visible, kept.profile)
 
     def _slots_changed(self, kind: str, now: set[int]) -> None:
         if kind == "users":
@@ -165,10 +184,12 @@ class PresentUsers:
 
     def _all_rows(self) -> list[PresenceRow]:
         return [
-            self._row(user_id, kept.announced) for user_id, kept in self._users.items() if kept.announced is not None
+            self._row(user_id, kept.announced, kept.profile)
+            for user_id, kept in self._users.items()
+            if kept.announced is not None
         ]
 
-    def _row(self, user_id: UserId, visible: VisiblePresence) -> PresenceRow:
+    def _row(self, user_id: UserId, visible: VisiblePresence, profile: Mapping[str, str]) -> PresenceRow:
         return PresenceRow(
             position=self._announcer.next_ephemeral_position(PRESENCE),
             writer=self._announcer.lease,
@@ -177,4 +198,6 @@ class PresentUsers:
             last_active_ms=visible.last_active_ms,
             currently_active=visible.currently_active,
             status_msg=visible.status_msg,
+            displayname=profile.get("displayname"),
+            avatar_url=profile.get("avatar_url"),
         )

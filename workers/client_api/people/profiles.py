@@ -1,6 +1,7 @@
 """Profiles of local users. Spec: client-server API, "Profiles".
 
-A change of the display name or avatar also updates the user's member event in every joined room (`MemberProfiles`).
+A change of the display name or avatar also goes into the user's member event in every joined room (`MemberProfiles`)
+and into their presence.
 """
 
 import re
@@ -15,15 +16,14 @@ from shared.http.endpoint import Auth, RateLimit, RoutingKey
 from shared.http.guests import guest_refused
 from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.serving import endpoint
-from shared.storage.accounts.profiles import delete_profile_field, get_profile, set_profile_field
+from shared.storage.accounts.profiles import IN_MEMBER_EVENTS, delete_profile_field, get_profile, set_profile_field
 from shared.storage.engine.pool import Database
+from workers.client_api.people.present_users import PresentUsers
 
 MAX_PROFILE_BYTES = 65_535  # the spec: the whole profile must be under 64 KiB
 MAX_DISPLAY_NAME_CHARS = 256
 MAX_AVATAR_URL_CHARS = 1000
 MAX_KEY_BYTES = 255
-#: Fields that member events repeat.
-_IN_MEMBER_EVENTS = ("displayname", "avatar_url")
 # The two old fields, or a namespaced name. Spec: appendices, "Common Namespaced Identifier Grammar".
 _KEY = re.compile(r"displayname|avatar_url|[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
 
@@ -35,10 +35,14 @@ class MemberProfiles(Protocol):
 
 
 class Profiles:
-    def __init__(self, server_name: str, database: Database, members: MemberProfiles) -> None:
+    def __init__(
+        self, server_name: str, database: Database, members: MemberProfiles, present_users: PresentUsers | None
+    ) -> None:
+        """present_users: None if presence is disabled."""
         self._server_name = server_name
         self._database = database
         self._members = members
+        self._present_users = present_users
 
     @endpoint(
         name="get_profile",
@@ -73,7 +77,7 @@ class Profiles:
         profile = await self._profile(request.params["userId"])
         if key in profile:
             return json_response({key: profile[key]})
-        if key in _IN_MEMBER_EVENTS:
+        if key in IN_MEMBER_EVENTS:
             return json_response({})  # deployed clients take 404 for "no such user"
         raise not_found("This field of the profile is not set")
 
@@ -98,12 +102,12 @@ class Profiles:
         if key not in body:
             raise missing_param(f"Missing key: {key}")
         value = _check_value(key, body[key])
-        if value is None and key in _IN_MEMBER_EVENTS:
+        if value is None and key in IN_MEMBER_EVENTS:
             return await self._delete(user_id, key)
         stored = await set_profile_field(self._database, user_id, key, orjson.dumps(value), MAX_PROFILE_BYTES)
         if not stored:
             raise MatrixError("M_PROFILE_TOO_LARGE", "The whole profile must be under 64 KiB")
-        await self._update_rooms(user_id, key)
+        await self._announce(user_id, key)
         return empty_response()
 
     @endpoint(
@@ -121,11 +125,13 @@ class Profiles:
 
     async def _delete(self, user_id: UserId, key: str) -> Response:
         await delete_profile_field(self._database, user_id, key)
-        await self._update_rooms(user_id, key)
+        await self._announce(user_id, key)
         return empty_response()
 
-    async def _update_rooms(self, user_id: UserId, key: str) -> None:
-        if key in _IN_MEMBER_EVENTS:
+    async def _announce(self, user_id: UserId, key: str) -> None:
+        if key in IN_MEMBER_EVENTS:
+            if self._present_users is not None:
+                await self._present_users.profile_changed(user_id)
             await self._members.profile_changed(user_id)
 
     async def _profile(self, user_id: UserId) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ from workers.event_persister.creation.create_event import build_create_event, ch
 from workers.event_persister.creation.first_events import CreateRoomBody, create_content, first_events
 from workers.event_persister.members.change_membership import no_identity_server
 from workers.event_persister.members.member_changes import MemberChanges
+from workers.event_persister.members.member_profile import MemberProfiles
 from workers.event_persister.room.drafts import NewRoom
 from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room.live_room import new_live_room
@@ -44,6 +45,7 @@ class CreateRoomHandler:
         *,
         writer: RoomWriter,
         changes: MemberChanges,
+        profiles: MemberProfiles,
         identity: Identity,
         default_version: str,
         slots: SlotForwarder,
@@ -53,6 +55,7 @@ class CreateRoomHandler:
     ) -> None:
         self._writer = writer
         self._changes = changes
+        self._profiles = profiles
         self._identity = identity
         self._default_version = default_version
         self._slots = slots
@@ -109,6 +112,7 @@ class CreateRoomHandler:
             await self._writer.write_new_room(room, create_nid, drafts, new_room)
         except AuthRuleViolation as violation:
             raise MatrixError("M_INVALID_ROOM_STATE", f"The room cannot be created: {violation.message}") from None
+        await self._profiles.follow(room, creator, profiles.get(creator, {}))
         return json_response({"room_id": room.room_id})
 
     async def _check_alias(self, localpart: str | None) -> str | None:

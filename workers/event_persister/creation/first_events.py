@@ -10,7 +10,7 @@ import msgspec
 
 from shared.core.identifiers import UserId
 from shared.core.room_versions import RoomVersion
-from workers.event_persister.members.member_changes import member_draft
+from workers.event_persister.members.member_draft import member_draft
 from workers.event_persister.room.drafts import Draft
 
 Preset = Literal["private_chat", "public_chat", "trusted_private_chat"]

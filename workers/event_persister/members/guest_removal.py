@@ -14,7 +14,8 @@ from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.guest_removals import expect_guest_removal, finish_guest_removal, get_guest_removal
 from shared.storage.rooms.memberships import get_joined_guests
-from workers.event_persister.members.member_changes import guests_can_join, member_draft
+from workers.event_persister.members.member_changes import guests_can_join
+from workers.event_persister.members.member_draft import member_draft
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room_writer import RoomWriter
 

@@ -8,7 +8,6 @@ Spec: client-server API, "Room membership", "Guest Access", "Invite permission",
 from collections.abc import Mapping
 from typing import Any
 
-from shared.core.canonical_json import encode_canonical
 from shared.core.errors import MatrixError, RemoteServerError, bad_json, forbidden
 from shared.core.events import Event
 from shared.core.events.readers import allowed_rooms, join_rule_of
@@ -16,36 +15,25 @@ from shared.core.events.readers.create import predecessor_of
 from shared.core.identifiers import UserId, check_user_id, server_of
 from shared.http.request import Requester
 from shared.storage.engine.pool import Database
-from shared.storage.rooms.memberships import get_member_profiles, get_users_blocking_invites, is_joined_to_any
+from shared.storage.rooms.memberships import get_users_blocking_invites, is_joined_to_any
 from shared.storage.rooms.upgrades import remember_settings
+from workers.event_persister.members.member_draft import MEMBER, member_draft
+from workers.event_persister.members.member_profile import MemberProfiles
 from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.room_state import GUEST_ACCESS, JOIN_RULES
 from workers.event_persister.room_writer import RoomWriter
 
-MEMBER = "m.room.member"
 AUTHORISED_VIA = "join_authorised_via_users_server"
 _MEMBERSHIPS = ("join", "invite", "leave", "ban", "knock")
-
-
-def member_draft(
-    sender: UserId, target: UserId, membership: str, content: Mapping[str, Any], *, device: str | None = None
-) -> Draft:
-    """Return the draft of a member event.
-
-    content: further keys. Those that are None are left out.
-    device: NO_DEVICE if the server sends the event for the sender.
-    """
-    filled = {key: value for key, value in content.items() if value is not None}
-    whole = {**filled, "membership": membership}
-    return Draft(sender=sender, type=MEMBER, state_key=target, content=whole, device=device)
 
 
 class MemberChanges:
     """server_name: ours. Users of other servers cannot be reached yet."""
 
-    def __init__(self, writer: RoomWriter, database: Database, server_name: str) -> None:
+    def __init__(self, writer: RoomWriter, profiles: MemberProfiles, database: Database, server_name: str) -> None:
         self._writer = writer
+        self._profiles = profiles
         self._database = database
         self._server_name = server_name
 
@@ -69,7 +57,7 @@ class MemberChanges:
             return
         self.check_guest(room, requester)
         drafts = [] if signed is None else [await self._third_party_invite(room, user_id, signed)]
-        profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
+        profile = await self._profiles.read(user_id)
         content = {
             **profile,
             **further,
@@ -80,13 +68,14 @@ class MemberChanges:
         await self.expect_settings(room.create, user_id)
         drafts.append(member_draft(user_id, user_id, "join", content))
         await self._writer.write(room, drafts)
+        await self._profiles.follow(room, user_id, profile)
 
     async def knock(self, room: LiveRoom, requester: Requester, reason: str | None) -> None:
         """Knock. Raises M_FORBIDDEN if the room allows no knocks, or the user is joined, invited or banned."""
         user_id = requester.user_id
         if not room.version.knocking:
             raise forbidden("This room's version has no knocking")
-        profile = (await get_member_profiles(self._database, [user_id])).get(user_id, {})
+        profile = await self._profiles.read(user_id)
         if await self._is_already(room, user_id, "knock"):
             return
         await self._writer.write(room, [member_draft(user_id, user_id, "knock", {**profile, "reason": reason})])
@@ -105,7 +94,7 @@ class MemberChanges:
         sender = requester.user_id
         self.check_member(room, sender)
         await self.check_can_be_invited([target])
-        profile = (await get_member_profiles(self._database, [target])).get(target, {})
+        profile = await self._profiles.read(target)
         if room.state.power_levels.user_level(sender) >= room.state.power_levels.invite and await self._is_already(
             room, target, "invite"
         ):
@@ -157,7 +146,7 @@ class MemberChanges:
             authorisation = {}
         else:
             return content
-        profile = (await get_member_profiles(self._database, [target])).get(target, {})
+        profile = await self._profiles.read(target)
         return {**profile, **authorisation, **content}
 
     async def check_can_be_invited(self, user_ids: list[UserId]) -> None:
@@ -234,8 +223,3 @@ def guests_can_join(room: LiveRoom) -> bool:
     """Return True if guests may join: m.room.guest_access must say so. Spec: client-server API, "Guest Access"."""
     access = room.state.event(*GUEST_ACCESS)
     return access is not None and access.content.get("guest_access") == "can_join"
-
-
-def same_json(one: Any, other: Any) -> bool:
-    """Return True if two values are equal as JSON. In Python, True equals 1."""
-    return encode_canonical(one) == encode_canonical(other)

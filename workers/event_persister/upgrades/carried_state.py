@@ -16,7 +16,7 @@ from shared.core.events.readers.power_levels import DEFAULT_LEVELS
 from shared.core.identifiers import RoomId, UserId, is_user_id
 from shared.core.room_versions import RoomVersion
 from shared.storage.rooms.upgrades import StateContent
-from workers.event_persister.members.member_changes import member_draft
+from workers.event_persister.members.member_draft import member_draft
 from workers.event_persister.room.drafts import Draft
 from workers.event_persister.writing.refusals import aliases_in
 

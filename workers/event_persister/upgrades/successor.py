@@ -18,7 +18,6 @@ from shared.core.room_versions import get_room_version
 from shared.http.internal_calls import Empty
 from shared.storage.engine.number_blocks import NumberBlock
 from shared.storage.engine.pool import Database
-from shared.storage.rooms.memberships import get_member_profiles
 from shared.storage.rooms.upgrades import (
     RoomUpgrade,
     StateContent,
@@ -28,7 +27,8 @@ from shared.storage.rooms.upgrades import (
     get_state_contents,
     get_upgrade_into,
 )
-from workers.event_persister.members.member_changes import MEMBER, same_json
+from workers.event_persister.members.member_draft import MEMBER, same_json
+from workers.event_persister.members.member_profile import MemberProfiles
 from workers.event_persister.room.drafts import Draft, NewRoom
 from workers.event_persister.room.event_builder import Identity
 from workers.event_persister.room.event_forms import stub
@@ -52,6 +52,7 @@ class UpgradeSuccessor:
         self,
         *,
         writer: RoomWriter,
+        profiles: MemberProfiles,
         identity: Identity,
         room_numbers: NumberBlock,
         database: Database,
@@ -59,6 +60,7 @@ class UpgradeSuccessor:
         copies_bans: bool,
     ) -> None:
         self._writer = writer
+        self._profiles = profiles
         self._identity = identity
         self._room_numbers = room_numbers
         self._database = database
@@ -105,16 +107,17 @@ class UpgradeSuccessor:
         self, upgrade: RoomUpgrade, create: Event, state: Sequence[StateContent], levels: dict[str, object]
     ) -> None:
         version, upgrader = get_room_version(upgrade.new_version), upgrade.upgrader
-        profiles = await get_member_profiles(self._database, [upgrader])
+        profile = await self._profiles.read(upgrader)
         aliases = await get_local_aliases(self._database, upgrade.old_room_id)
         first = carried_state.first_levels(version, levels, upgrader)
-        drafts = carried_state.first_drafts(version, upgrader, profiles.get(upgrader, {}), first, state, aliases)
+        drafts = carried_state.first_drafts(version, upgrader, profile, first, state, aliases)
         await self._room_numbers.reserve(1)
         room_nid = self._room_numbers.take()
         create_nid = await self._writer.take_event_number()
         room = new_live_room(self._identity, version, room_nid, create)
         new_room = NewRoom(creator=upgrader, is_public=False, created_ms=create.origin_server_ts, alias=None)
         await self._writer.write_new_room(room, create_nid, drafts, new_room)
+        await self._profiles.follow(room, upgrader, profile)
 
     async def _write_missing(self, room_id: RoomId, drafts: Sequence[Draft]) -> None:
         """Write the drafts that the room lacks, a part at a time."""

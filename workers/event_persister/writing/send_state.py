@@ -10,11 +10,8 @@ from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.rooms.aliases import get_aliases_pointing_to
 from workers.event_persister.members.guest_removal import GuestRemoval
-from workers.event_persister.members.member_changes import (
-    MEMBER,
-    MemberChanges,
-    same_json,
-)
+from workers.event_persister.members.member_changes import MemberChanges
+from workers.event_persister.members.member_draft import MEMBER, same_json
 from workers.event_persister.room.drafts import Draft
 from workers.event_persister.room.live_room import LiveRoom
 from workers.event_persister.room.room_state import GUEST_ACCESS

@@ -14,6 +14,7 @@ from shared.runtime.clock import Clock
 from workers.synchrotron.classic.long_responses import InitialSyncs, LongResponse
 from workers.synchrotron.classic.sync_request import Filters, SyncRequest, parse_sync_request
 from workers.synchrotron.classic.sync_response import SyncResponse, SyncResponses
+from workers.synchrotron.presence.feed import PresenceFeed
 from workers.synchrotron.presence.reports import PresenceReports
 from workers.synchrotron.users.lazy_members import LazyMembers, SentMembers
 from workers.synchrotron.users.sync_user import SyncUser
@@ -46,6 +47,7 @@ class SyncHandler:
         lazy_members: LazyMembers,
         initial_syncs: InitialSyncs,
         reports: PresenceReports,
+        presence: PresenceFeed,
         hold: Hold,
         clock: Clock,
         metrics: SyncMetrics,
@@ -62,6 +64,7 @@ class SyncHandler:
         self._metrics = metrics
         self._hold = hold
         self._reports = reports
+        self._presence = presence
         self._initial = initial_syncs
 
     @endpoint(
@@ -101,6 +104,10 @@ class SyncHandler:
         if since is None:
             # A first response without a token must have what the user wrote before, on any process.
             await self._tokens.reach_present(wanted.user_id)
+        elif not wanted.timeout_s:
+            await self._tokens.reach_own_data(wanted.user_id)
+        if since is None or not wanted.timeout_s:
+            await self._presence.settle()
         under_way = self._initial.under_way.turn(wanted.user_id)
         if since is None or wanted.full_state:
             await stack.enter_async_context(under_way)

@@ -43,6 +43,7 @@ class PresenceFeed:
         self._pending: dict[UserId, PresenceRow] = {}
         self._expired: set[UserId] = set()  # the pending users whose presence expired here, without a row
         self._has_pending = asyncio.Event()
+        self._settling = asyncio.Lock()
 
     def apply(self, rows: Sequence[PresenceRow]) -> None:
         for row in rows:
@@ -92,6 +93,11 @@ class PresenceFeed:
 
     async def settle(self) -> None:
         """Apply all pending changes and wake users. While the database is unavailable the changes stay pending."""
+        if self._pending:
+            async with self._settling:
+                await self._settle()
+
+    async def _settle(self) -> None:
         woken: set[UserId] = set()
         try:
             while self._pending:

@@ -54,10 +54,9 @@ class PresenceMemory:
         """Apply a row that clients would see no difference by. Return False for other rows, which go to `change`."""
         known = self._users.get(row.user_id)
         if known is None:
-            # Users who are offline look like unknown users, unless they have a status message.
-            return row.state == OFFLINE and row.status_msg is None
-        old = known.row
-        if (old.state, old.currently_active, old.status_msg) != (row.state, row.currently_active, row.status_msg):
+            # Offline users look like unknown users, unless they have something to show.
+            return row.state == OFFLINE and (row.status_msg, row.displayname, row.avatar_url) == (None, None, None)
+        if _shown(known.row) != _shown(row):
             return False
         known.row = row
         self._withdrawn.pop(row.user_id, None)
@@ -105,6 +104,8 @@ class PresenceMemory:
                     state=OFFLINE,
                     last_active_ms=old.last_active_ms,
                     status_msg=old.status_msg,
+                    displayname=old.displayname,
+                    avatar_url=old.avatar_url,
                 )
             )
         return rows
@@ -117,6 +118,11 @@ class PresenceMemory:
             yield known
 
 
+def _shown(row: PresenceRow) -> tuple[object, ...]:
+    """Return what clients see of a row, apart from the time of the last activity."""
+    return row.state, row.currently_active, row.status_msg, row.displayname, row.avatar_url
+
+
 def presence_event(row: PresenceRow, now_ms: int) -> dict[str, object]:
     """Return the m.presence event. A user who is currently active was active within the last minute."""
     content: dict[str, object] = {"presence": row.state}
@@ -127,4 +133,8 @@ def presence_event(row: PresenceRow, now_ms: int) -> dict[str, object]:
         content["currently_active"] = row.currently_active
     if row.status_msg is not None:
         content["status_msg"] = row.status_msg
+    if row.displayname is not None:
+        content["displayname"] = row.displayname
+    if row.avatar_url is not None:
+        content["avatar_url"] = row.avatar_url
     return {"type": "m.presence", "sender": row.user_id, "content": content}

@@ -141,6 +141,8 @@ class SlidingSync:
                 if token is None:
                     # A first response must have what the user wrote before, on any process.
                     await self._tokens.reach_present(requester.user_id)
+                elif not wanted.timeout_s:
+                    await self._tokens.reach_own_data(requester.user_id)
                 built = await self._wait_for_updates(pending, progress)
                 reached = built.progress
                 if reached.state is not progress.state:

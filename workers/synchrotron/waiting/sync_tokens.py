@@ -121,8 +121,17 @@ class SyncTokens:
         A response to a request without a token then includes it. Raises Unavailable when the process does not catch
         up within five seconds.
         """
-        ends = await get_user_ends(self._reads, user_id)
-        await self._wait_for({stream: Vector(max(found), 0, found) for stream, found in ends.items()})
+        await self._reach_ends(await get_user_ends(self._reads, user_id))
+
+    async def reach_own_data(self, user_id: UserId) -> None:
+        """Wait until the user's own data, such as tags and push rules, are applied here. Raises as `reach_present`.
+
+        A response that does not wait for updates then includes what the user set just before.
+        """
+        await self._reach_ends(await get_user_ends(self._reads, user_id, without_rooms=True))
+
+    async def _reach_ends(self, ends: Mapping[str, Mapping[int, int]]) -> None:
+        await self._wait_for({stream: Vector(max(found), 0, dict(found)) for stream, found in ends.items()})
 
     async def _wait_for(self, wanted: Mapping[str, Vector]) -> None:
         # One limit for all streams together, since they are waited for in turn.

@@ -16,6 +16,7 @@ from types import FunctionType
 import pytest
 from _pytest.runner import runtestprotocol
 
+from shared.storage.engine.statements import Statement
 from tests.duties.breaks import BREAKS, Break
 from tests.duties.other_breaks import OTHER_BREAKS
 
@@ -51,7 +52,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @contextmanager
 def applied(broken: Break) -> Iterator[None]:
-    """Replace the symbol; a function or class is replaced wherever our modules have imported it."""
+    """Replace the symbol; a function or statement is replaced wherever our modules have imported it."""
     module_name, _, name = broken.symbol.partition(":")
     owner = importlib.import_module(module_name)
     *path, name = name.split(".")
@@ -61,7 +62,7 @@ def applied(broken: Break) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         changed = broken.change(present)
         patch.setattr(owner, name, changed)
-        if isinstance(present, FunctionType) and not path:
+        if isinstance(present, FunctionType | Statement) and not path:
             for module in [each for key, each in sys.modules.items() if key.startswith((*_OURS, "tests."))]:
                 for other, value in list(vars(module).items()):
                     if value is present:

@@ -1,6 +1,7 @@
 """Operation of a fleet: status, metrics, health, killed workers, stop and restart."""
 
 import asyncio
+import json
 import os
 import ssl
 import subprocess
@@ -58,6 +59,8 @@ def test_status_as_text_names_every_process(fleet: RunningFleet) -> None:
         assert each["name"] in text
     for word in ("LAG", "SLOTS", "POSITION"):
         assert word in text
+    plain = subprocess.run([*words, "--json"], cwd=ROOT, check=True, capture_output=True, text=True, timeout=20).stdout
+    assert json.loads(plain).keys() == fleet.status().keys()
 
 
 def test_metrics_parse_and_health_answers_on_every_process(fleet: RunningFleet) -> None:

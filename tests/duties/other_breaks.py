@@ -5,6 +5,7 @@ several breaks, marked by a letter after the duty's id.
 """
 
 import asyncio
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -229,6 +230,22 @@ def _with_low_tombstone(present: Any, *args: Any) -> Any:
     return {**levels, "events": {**levels["events"], "m.room.tombstone": 50}}
 
 
+async def _counts_the_ignored(present: Any, events: Any, children: Any, *args: Any, **kwargs: Any) -> Any:
+    children.ignored = frozenset()
+    return await present(events, children, *args, **kwargs)
+
+
+async def _is_always_joined(present: Any, *args: Any) -> Any:
+    room = await present(*args)
+    return None if room is None else dataclasses.replace(room, membership="join")
+
+
+def _leaves_own_events_unread(present: Any, self: Any, row: Any) -> None:
+    row = copy.copy(row)
+    row.sender = ""
+    present(self, row)
+
+
 OTHER_BREAKS = (
     Break("D042", "workers.client_api.accounts.sessions:Sessions.end_all", around(_nothing_later),
           _API + "test_deactivation.py::test_deactivation"),
@@ -367,6 +384,16 @@ OTHER_BREAKS = (
           _API + "test_device_keys.py::test_each_key_is_given_once_and_in_order"),
     Break("D126c", "shared.storage.encryption.device_keys:CLAIM_KEYS", _in_sql("FOR UPDATE SKIP LOCKED", ""),
           "tests/storage/test_claims.py::test_a_key_that_somebody_holds_is_passed_over"),
+    Break("D051b", "shared.core.heroes:ABSENT", instead(()),
+          _CORE + "test_heroes.py::test_absent_members_are_heroes_only_if_none_is_present"),
+    Break("D100b", "workers.client_api.user_data.push_rules_writer:PushRulesWriter.copy_room_rules",
+          around(_nothing_later), _API + "test_deactivation.py::test_settings_follow_into_the_new_room"),
+    Break("D105b", "shared.rooms.aggregations:bundle", around(_counts_the_ignored),
+          _SYNC + "test_relations.py::test_ignored_users_are_not_counted"),
+    Break("D119b", "shared.core.unread.unread_room:UnreadRoom._add", around(_leaves_own_events_unread),
+          _SYNC + "test_unread.py::test_own_events_redactions_and_coming_back"),
+    Break("D123b", "workers.client_api.rooms.typing_notices:get_room_membership", around(_is_always_joined),
+          _API + "test_reading.py::test_typing"),
 )  # fmt: skip
 
 #: Duties that no small change breaks alone -> the reason.

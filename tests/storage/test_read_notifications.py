@@ -36,7 +36,7 @@ async def test_what_counted_is_read_backwards(postgres: TestDatabase) -> None:
             found = await get_counted_events(conn, user, before, limit)
             for room, model in models.items():
                 one = found.get(room)
-                down_to = one.looked_down_to if one is not None else 0
+                down_to = one.read_down_to if one is not None else 0
                 counted = {} if one is None else one.counted
                 redacted = {event.ordinal for event in model.events if event.redacted_at is not None}
                 told = {o: count for o, count in counted.items() if o > down_to and count[0] and o not in redacted}

@@ -78,6 +78,9 @@ def test_names_become_numbers_in_the_order_of_the_record() -> None:
 def test_sql_can_name_the_columns_and_arrays_of_a_set_of_rows() -> None:
     sql, _ = resolve(Inner, "INSERT INTO t (:pairs.columns) SELECT * FROM unnest(:pairs.arrays, :known)", ("lease",))
     assert sql == "INSERT INTO t (user_id, number) SELECT * FROM unnest($3::text[], $4::smallint[], $2)"
+    sql, _ = resolve(Inner, "SELECT :known = ANY(:pairs.number) FROM :pairs")
+    assert sql == "SELECT $1 = ANY($3::smallint[]) FROM unnest($2::text[], $3::smallint[])"
+    assert resolve(Inner, "SELECT :known, :pairs.number, :pairs.user_id")[0] == "SELECT $1, $3::smallint[], $2::text[]"
 
 
 def test_records_that_extend_others_add_their_fields_at_the_end() -> None:
@@ -108,6 +111,7 @@ def test_parameters_before_those_of_the_record_have_names_too() -> None:
         ("SELECT :known, :pairs, :known.columns", "has no parameter 'known.columns'"),
         ("SELECT :known", "does not use \\['pairs'\\]"),
         ("SELECT :known, (:pairs.columns)", "does not use \\['pairs'\\]"),
+        ("SELECT :known, :pairs.number", "does not use \\['pairs'\\]"),
         ("SELECT :known, :pairs, $3", "numbers a parameter"),
     ],
 )

@@ -16,7 +16,8 @@ A field may also be
 
 - a set of rows, which travel as one array per column. It is a sequence of named tuples, such as
   `aliases: Sequence[Alias]`, or a record of whole columns, made with `@columns`. Their fields give the columns names
-  and types. SQL reads the rows with `:aliases AS a(:aliases.columns)`; `:aliases.arrays` are the arrays alone;
+  and types. SQL reads the rows with `:aliases AS a(:aliases.columns)`. `:aliases.arrays` are the arrays, and
+  `:aliases.room_nid` is the array of one column;
 - another record of parameters, whose fields SQL names with a dot, such as `:since.known`.
 """
 
@@ -24,6 +25,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from types import NoneType
 from typing import (
@@ -112,13 +114,13 @@ def resolve(record: type[Parameters], sql: str, before: Sequence[str] = ()) -> t
         if field.columns is None:
             texts[field.name] = f"${first}"
         else:
-            numbered = zip(range(first, last), field.columns.values(), strict=True)
-            arrays = ", ".join(f"${number}::{kind}[]" for number, kind in numbered)
-            texts[field.name] = f"unnest({arrays})"
-            texts[f"{field.name}.arrays"] = arrays
+            arrays = [f"${number}::{kind}[]" for number, kind in enumerate(field.columns.values(), first)]
+            texts |= {f"{field.name}.{column}": array for column, array in zip(field.columns, arrays, strict=True)}
+            texts[f"{field.name}.arrays"] = ", ".join(arrays)
             texts[f"{field.name}.columns"] = ", ".join(field.columns)
+            texts[field.name] = f"unnest({', '.join(arrays)})"
         first = last
-    used = set()
+    used: set[str] = set()
 
     def replace(found: re.Match[str]) -> str:
         name = found[1]
@@ -128,7 +130,7 @@ def resolve(record: type[Parameters], sql: str, before: Sequence[str] = ()) -> t
         return texts[name]
 
     text = _PLACEHOLDER.sub(replace, sql)
-    unused = [field.name for field in fields if used.isdisjoint((field.name, f"{field.name}.arrays"))]
+    unused = [field.name for field in fields if not field.is_used(used)]
     if unused:
         raise ValueError(f"a statement does not use {unused} of {record.__name__}")
     return text, _values_of(fields)
@@ -150,6 +152,12 @@ class _Field(NamedTuple):
     name: str
     columns: dict[str, str] | None = None
     is_rows: bool = False
+
+    def is_used(self, names: AbstractSet[str]) -> bool:
+        """Return True if these names use the parameter, or all columns of the set."""
+        if self.name in names or f"{self.name}.arrays" in names:
+            return True
+        return self.columns is not None and all(f"{self.name}.{column}" in names for column in self.columns)
 
 
 def _fields(record: type[Any], inside: str = "") -> Iterator[_Field]:

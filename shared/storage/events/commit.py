@@ -11,7 +11,7 @@ from shared.storage.engine.arrays import number_array, text_array
 from shared.storage.engine.fenced import FencedWrite
 from shared.storage.engine.pool import NotWritten
 from shared.storage.events.batch import EventBatch
-from shared.storage.events.statement import (
+from shared.storage.events.commit_statement import (
     COMMIT_EVENTS,
     COMMIT_GRAPH,
     COMMIT_MESSAGES,

@@ -1,6 +1,6 @@
-"""What events count: from a batch of them to the rows of the statement, and from its answer to their totals.
+"""The counts of events: the rows that the commit statement stores for a batch, and the totals in its answer.
 
-The statement's parts are in `statement.py`; the rows' meaning in `migrations/0012_unread_counts.sql`.
+The statement's parts are in `statement_parts.py`. `migrations/0012_unread_counts.sql` says what the rows mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import asyncpg
 from shared.core.identifiers import UserId
 from shared.core.push_rules.event_outcome import EventOutcome
 from shared.core.rows import PushRedacted
-from shared.storage.push.statement import (
+from shared.storage.push.statement_parts import (
     GroupChange,
     GroupTotal,
     OwnEvent,
@@ -28,7 +28,7 @@ Totals = tuple[tuple[int, int, int], ...]
 
 
 class _Counting(Protocol):
-    """The part of `EventToStore` that this is about."""
+    """The part of `EventToStore` used here."""
 
     @property
     def room_nid(self) -> int: ...
@@ -45,8 +45,10 @@ class _Counting(Protocol):
 
 
 class StoredCounts(NamedTuple):
-    """totals: event_nid -> the totals of the groups that it notified, after it. taken_back: (room_nid, ordinal of the
-    redaction) -> what it took back.
+    """What the events of a batch count.
+
+    totals: event_nid -> the totals, after it, of the groups that it notified.
+    taken_back: (room_nid, ordinal of a redaction) -> what it took back.
     """
 
     totals: Mapping[int, Totals]
@@ -54,7 +56,7 @@ class StoredCounts(NamedTuple):
 
 
 def has_push_rows(event: _Counting) -> bool | None:
-    """Return whether rows beside its totals may name this event: True or None."""
+    """Return True if rows other than its totals may name this event, otherwise None."""
     push = event.push
     return True if push.users or push.group_changes or event.redacts_nid is not None else None
 
@@ -111,7 +113,7 @@ def push_rows(events: Sequence[_Counting]) -> PushRows:
 
 
 def stored_counts(events: Sequence[_Counting], answer: asyncpg.Record) -> StoredCounts:
-    """Return what the statement says of these events. Raises AssertionError: the rows came in another order."""
+    """Return the counts in the statement's answer. Raises AssertionError if the rows came in another order."""
     ordinals, notifies, highlights = answer["counted_ordinals"] or (), answer["notifies"], answer["highlights"]
     totals: dict[int, Totals] = {}
     at = 0

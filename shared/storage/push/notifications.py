@@ -1,6 +1,6 @@
-"""Reading which events notified a user, the latest first, from what was counted when they came.
+"""The events that notified a user, latest first, from what they counted when they arrived.
 
-No event is judged again, and none that did not notify is looked at: all of it is steps backwards in indices.
+No event is evaluated again, and events that did not notify are not read: all queries step backwards in indices.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,15 +10,15 @@ from typing import Final
 from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Source
 
-#: Behind every event of a room.
+#: After every event of a room.
 END: Final = 1 << 62
 #: Uses memberships_by_user.
 _JOINED = """
     SELECT m.room_nid, r.room_id FROM memberships m JOIN rooms r USING (room_nid)
     WHERE m.user_id = $1 AND m.membership = 'join'
 """
-#: $1 rooms, $2 a position. Halves each room's timeline by events_room_nid_ordinal_key: a room's positions ascend with
-#: its ordinals.
+#: $1 rooms, $2 a position. A binary search in each room's timeline with events_room_nid_ordinal_key, since a room's
+#: positions ascend with its ordinals.
 _PLACES = """
     WITH RECURSIVE search(room_nid, low, high) AS (
         SELECT a.room_nid, 0::bigint, coalesce((
@@ -39,7 +39,7 @@ _PLACES = """
     )
     SELECT room_nid, low + 1 FROM search WHERE low = high
 """
-#: $1 user; $2 rooms; $3 before which ordinal; $4 how many of each source. Uses the primary keys of
+#: $1 user; $2 rooms; $3 the ordinals before which to read; $4 the most events of each source. Uses the primary keys of
 #: push_members, push_counters and push_exceptions, and push_counters_in_threads.
 _COUNTED = """
     WITH asked AS MATERIALIZED (
@@ -100,18 +100,19 @@ _PLACED = """
 
 @dataclass(slots=True)
 class CountedEvents:
-    """What counted in a room for a user, by ordinal: (notifies, highlights), all of his exceptions applied.
+    """The events of a room that counted for a user.
 
-    looked_down_to: at this ordinal and below there may be more.
+    counted: ordinal -> (notifies, highlights), with all exceptions of the user.
+    read_down_to: there may be more at this ordinal and below.
     """
 
     counted: dict[int, tuple[int, int]]
-    looked_down_to: int = 0
+    read_down_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedEvent:
-    """position: in the stream `events`; thread_id: in which it counts."""
+    """A live event. position: in the stream `events`. thread_id: of the thread that it counts in."""
 
     room_nid: int
     ordinal: int
@@ -128,7 +129,7 @@ async def get_joined_room_ids(source: Source, user_id: UserId) -> dict[int, Room
 
 
 async def get_ordinals_from(source: Source, room_nids: Collection[int], position: int) -> dict[int, int]:
-    """Return the ordinal from which on the rooms' events have that position of the stream `events`, or a later one."""
+    """Return, by room, the ordinal from which on events have this position of the stream `events` or a later one."""
     rows = await source.fetch(_PLACES, list(room_nids), position)
     return {row[0]: row[1] for row in rows}
 
@@ -136,8 +137,9 @@ async def get_ordinals_from(source: Source, room_nids: Collection[int], position
 async def get_counted_events(
     source: Source, user_id: UserId, before: Mapping[int, int], limit: int
 ) -> dict[int, CountedEvents]:
-    """Return the latest events that counted for a user in each room before an ordinal: at least `limit` of them, own
-    ones and redacted ones included, unless there are fewer.
+    """Return the latest events that counted for a user in each room before an ordinal.
+
+    Returns at least `limit` events of each room, own and redacted ones included, unless there are fewer.
     """
     rows = await source.fetch(_COUNTED, user_id, list(before), list(before.values()), limit)
     found: dict[int, CountedEvents] = {}
@@ -149,12 +151,12 @@ async def get_counted_events(
         sources.setdefault((room_nid, kind, first), []).append(ordinal)
     for (room_nid, _, _), ordinals in sources.items():
         if len(ordinals) >= limit:
-            found[room_nid].looked_down_to = max(found[room_nid].looked_down_to, min(ordinals))
+            found[room_nid].read_down_to = max(found[room_nid].read_down_to, min(ordinals))
     return found
 
 
 async def get_placed_events(source: Source, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], PlacedEvent]:
-    """Return the live events at these (room number, ordinal), by them."""
+    """Return the live events at these (room number, ordinal) pairs, by pair."""
     rows = await source.fetch(_PLACED, [nid for nid, _ in places], [ordinal for _, ordinal in places])
     events = (
         PlacedEvent(nid, ordinal, position, event_nid, sender, redacted, thread_id)

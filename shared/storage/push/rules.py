@@ -1,6 +1,6 @@
-"""What users changed of the default push rules, and whom they ignore: one row per user, in the stream `push_rules`.
+"""Changes of the default push rules, and ignored users: one row per user, in the stream `push_rules`.
 
-Only the owner of the user's slot writes. A change takes the row as it was read, so that none is lost.
+Only the owner of the user's slot writes. A change names the position of the row that it read, so that none is lost.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ _GET = "SELECT user_id, rules, ignored, writer, position FROM push_rules WHERE u
 
 @dataclass(frozen=True, slots=True)
 class PushRulesRecord:
-    """rules: JSON, b"" for none; position, writer: 0 when nothing was ever changed."""
+    """A user's changes. rules: JSON, b"" for none. position, writer: 0 if the user never changed anything."""
 
     rules: bytes = b""
     ignored: tuple[UserId, ...] = ()
@@ -97,11 +97,11 @@ class PushRulesRecord:
 
 
 async def get_push_rules(source: Source, user_id: UserId) -> PushRulesRecord:
-    """Return what the user changed."""
+    """Return the user's changes."""
     rows = await source.fetch(_GET, user_id)
     return push_rules_record(rows[0]) if rows else PushRulesRecord()
 
 
 def push_rules_record(row: asyncpg.Record) -> PushRulesRecord:
-    """Return the record of a row that has its fields as columns."""
+    """Return the record of a row with these columns."""
     return PushRulesRecord(row["rules"], tuple(row["ignored"]), row["writer"], row["position"])

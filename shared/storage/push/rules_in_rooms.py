@@ -1,4 +1,4 @@
-"""What the writers of rooms judge events by: users' rules and groups, and the threads of events."""
+"""What persisters need to evaluate push rules: users' rules and groups, and the threads of events."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from shared.storage.engine.pool import Source
 
 _RULES = "SELECT p.user_id, p.rules, p.ignored, p.position FROM push_rules p"
 #: $1 room_nid, $2 its id. Uses the primary keys of memberships and push_rules.
-_THAT_MATTER = f"""
+_OF_ROOM = f"""
     {_RULES} JOIN memberships m ON m.room_nid = $1 AND m.user_id = p.user_id AND m.is_local AND m.membership = 'join'
     WHERE p.everywhere OR $2 = ANY(p.rooms) OR p.ignored <> '{{}}'
 """
@@ -21,8 +21,8 @@ _GROUPS = """
     SELECT DISTINCT ON (user_id) user_id, group_id FROM push_members
     WHERE room_nid = $1 ORDER BY user_id, from_ordinal DESC
 """
-#: $2 event ids, $3 how many events to look at for each. What is stored as the thread of a live event is its thread;
-#: of others their relations say it. Uses events_by_id.
+#: $2 event ids, $3 the most events to read for each. Live events are stored with their thread; for others it follows
+#: from their relations. Uses events_by_id.
 _THREADS = """
     WITH RECURSIVE chain(first, looked_at, thread_id, relates_to) AS (
         SELECT e.event_id, 1, coalesce(e.thread_id, CASE WHEN e.rel_type = 'm.thread' THEN e.relates_to END),
@@ -36,13 +36,13 @@ _THREADS = """
     )
     SELECT first, thread_id FROM chain WHERE thread_id IS NOT NULL
 """
-#: Spec: client-server API, "Threaded read receipts": no less than three hops.
+#: Spec: client-server API, "Threaded read receipts": at least three hops.
 _HOPS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PushRulesOfUser:
-    """rules: JSON, b"" for none; ignored: users whom he ignores; position: 0 when nothing was ever changed."""
+    """A user's rules. rules: JSON, b"" for none. position: 0 if the user never changed anything."""
 
     user_id: UserId
     rules: bytes = b""
@@ -50,25 +50,25 @@ class PushRulesOfUser:
     position: int = 0
 
 
-async def get_rules_that_matter(source: Source, room_nid: int, room_id: RoomId) -> list[PushRulesOfUser]:
-    """Return the rules of a room's joined local members that may say something of their own in it."""
-    return [_rules(row) for row in await source.fetch(_THAT_MATTER, room_nid, room_id)]
+async def get_rules_of_room(source: Source, room_nid: int, room_id: RoomId) -> list[PushRulesOfUser]:
+    """Return the rules of a room's joined local members that may differ from the default ones in it."""
+    return [_rules(row) for row in await source.fetch(_OF_ROOM, room_nid, room_id)]
 
 
 async def get_rules_of_users(source: Source, user_ids: Collection[UserId]) -> list[PushRulesOfUser]:
-    """Return the rules of those of the users who ever changed anything."""
+    """Return the rules of those of the users who have changed any."""
     return [_rules(row) for row in await source.fetch(_OF_USERS, list(user_ids))]
 
 
 async def get_push_groups(source: Source, room_nid: int) -> dict[UserId, int]:
-    """Return user id -> the group in which the room's events put him last; others are in DEFAULT_GROUP."""
+    """Return user id -> the group that the room's events put them in last. Others are in DEFAULT_GROUP."""
     return dict(map(tuple, await source.fetch(_GROUPS, room_nid)))
 
 
 async def get_event_threads(source: Source, room_nid: int, event_ids: Collection[EventId]) -> dict[EventId, str]:
-    """Return event id -> root of the thread that it is in; events of the main timeline, and unknown ones, lack.
+    """Return event id -> root of its thread. Events of the main timeline and unknown ones are left out.
 
-    Follows three relations at most, the event's own ones included.
+    Follows at most three relations, including the event's own.
     """
     rows = await source.fetch(_THREADS, room_nid, list(event_ids), _HOPS)
     return dict(map(tuple, rows))

@@ -1,4 +1,4 @@
-"""What events count, held against itself: for `skep check rooms`."""
+"""Consistency of what events count, for `skep check rooms`."""
 
 from shared.storage.engine.pool import Source
 
@@ -21,7 +21,7 @@ _WRONG_TOTALS = """
             c.group_id = ANY(e.push_groups) AND c.thread_id = coalesce(e.thread_id, ''), false))
     ORDER BY c.ordinal LIMIT $2
 """
-#: Events that say they notified a group, and no total does.
+#: Events that notified a group, according to themselves, and have no total.
 _NO_TOTALS = """
     SELECT e.ordinal, g.group_id, coalesce(e.thread_id, '')
     FROM events e CROSS JOIN LATERAL unnest(e.push_groups) AS g(group_id)
@@ -35,6 +35,6 @@ _NO_TOTALS = """
 
 
 async def get_wrong_totals(source: Source, room_nid: int, limit: int) -> list[tuple[int, int, str]]:
-    """Return (ordinal, group, thread id) of events whose running totals are wrong, or are not there."""
+    """Return (ordinal, group, thread id) of events whose running totals are wrong or missing."""
     rows = [*await source.fetch(_WRONG_TOTALS, room_nid, limit), *await source.fetch(_NO_TOTALS, room_nid, limit)]
     return [(ordinal, group, thread_id) for ordinal, group, thread_id in rows]

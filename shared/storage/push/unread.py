@@ -1,7 +1,7 @@
-"""Reading what is unread: running totals at both ends of a span, and what differs from them for one user.
+"""Unread counts of a user: the running totals at both ends of a span, and what differs from them for the user.
 
-The cost depends on the number of the user's marks and groups in the room, of its threads, and of single exceptions
-above what he has read; never on how many events are unread.
+The cost depends on the number of the user's marks and groups in the room, of its threads, and of the exceptions after
+what they have read. It does not depend on the number of unread events.
 """
 
 from collections.abc import Sequence
@@ -11,37 +11,62 @@ from shared.core.identifiers import UserId
 from shared.core.sync_tokens.vector import Vector
 from shared.core.unread import Count, UnreadSnapshot
 from shared.storage.engine.pool import Source
+from shared.storage.engine.statements import columns, parameters, statement
+from shared.storage.engine.vectors import VectorParameter, vector_parameter
 
 _IS_JOIN: Final = """position('"membership":"join"'::bytea IN {json}) > 0"""
-#: $1 user; $2 rooms; $3 up to which ordinal, NULL: as far as the vector reaches: $4 known, $5 base, $6 and $7
-#: the writers above base and their positions. One row per room.
-#: ends: events_room_nid_ordinal_key, backwards. floors: the primary keys of state_changes, events and receipts; a join
-#: is a change to "join" from anything else. marks: the primary keys of receipts and push_own. spans (what he is told by
-#: one group's totals): push_members. threads: push_counters, one step per thread. parts: push_counters for the totals;
-#: push_redacted; push_exceptions, and push_redacted_users by redaction for what was taken away only later.
-#: The arrays are hidden from the planner, which else would make a plan for their length each time: at several times the
-#: price of running it for one room.
-_UNREAD = f"""
+
+
+@columns
+class _Rooms:
+    """Rooms and their ends. ordinal: None: as far as the vector reaches."""
+
+    room_nid: list[int]
+    ordinal: list[int | None]
+
+
+@parameters
+class _ReadUnread:
+    user_id: UserId
+    rooms: _Rooms
+    vector: VectorParameter
+
+
+#: Returns one row per room. Its parts, and the indices that they use:
+#:   ends      events_room_nid_ordinal_key, backwards
+#:   floors    the primary keys of state_changes, events and receipts; a join is a change to "join" from anything else
+#:   marks     the primary keys of receipts and push_own
+#:   spans     of the user's groups; push_members
+#:   threads   push_counters, one step per thread
+#:   parts     push_counters for the totals; push_redacted; push_exceptions, and push_redacted_users by redaction for
+#:             what was taken away later
+#: The arrays are hidden from the planner. Otherwise it would make a plan for their length each time, which costs
+#: several times as much as running it for one room.
+_UNREAD = statement(
+    _ReadUnread,
+    f"""
     WITH ends AS MATERIALIZED (
         SELECT w.room_nid, coalesce(w.ordinal, (
             SELECT e.ordinal FROM events e
-            LEFT JOIN unnest((SELECT $6::bigint[]), (SELECT $7::bigint[])) AS v(writer, position) USING (writer)
-            WHERE e.room_nid = w.room_nid AND e.ordinal IS NOT NULL AND e.writer <= $4
-              AND e.position <= coalesce(v.position, $5)
+            LEFT JOIN unnest((SELECT :vector.above.writer), (SELECT :vector.above.position))
+                AS v(:vector.above.columns) USING (writer)
+            WHERE e.room_nid = w.room_nid AND e.ordinal IS NOT NULL AND e.writer <= :vector.known
+              AND e.position <= coalesce(v.position, :vector.base)
             ORDER BY e.ordinal DESC LIMIT 1
         ), 0) AS till
-        FROM unnest((SELECT $2::bigint[]), (SELECT $3::bigint[])) AS w(room_nid, ordinal)
+        FROM unnest((SELECT :rooms.room_nid), (SELECT :rooms.ordinal)) AS w(:rooms.columns)
     ), floors AS MATERIALIZED (
         SELECT ends.*, greatest(0, (
             SELECT c.ordinal FROM state_changes c
             JOIN events e ON e.room_nid = c.room_nid AND e.event_nid = c.event_nid
             LEFT JOIN events p ON p.room_nid = c.room_nid AND p.event_nid = c.prev_nid
-            WHERE c.room_nid = ends.room_nid AND c.type = 'm.room.member' AND c.state_key = $1 AND c.ordinal <= till
+            WHERE c.room_nid = ends.room_nid AND c.type = 'm.room.member' AND c.state_key = :user_id
+              AND c.ordinal <= till
               AND {_IS_JOIN.format(json="e.json")} AND NOT coalesce({_IS_JOIN.format(json="p.json")}, false)
             ORDER BY c.ordinal DESC LIMIT 1
         ), (
             SELECT max(r.ordinal) FROM receipts r
-            WHERE r.room_nid = ends.room_nid AND r.user_id = $1 AND r.kind IN ('m.read', 'm.read.private')
+            WHERE r.room_nid = ends.room_nid AND r.user_id = :user_id AND r.kind IN ('m.read', 'm.read.private')
               AND r.thread_id = ''
         )) AS floor
         FROM ends
@@ -49,11 +74,11 @@ _UNREAD = f"""
         SELECT room_nid, thread_id, max(ordinal) AS ordinal FROM (
             SELECT f.room_nid, CASE r.thread_id WHEN 'main' THEN '' ELSE r.thread_id END AS thread_id, r.ordinal
             FROM floors f JOIN receipts r USING (room_nid)
-            WHERE r.user_id = $1 AND r.kind IN ('m.read', 'm.read.private') AND r.thread_id <> ''
+            WHERE r.user_id = :user_id AND r.kind IN ('m.read', 'm.read.private') AND r.thread_id <> ''
               AND r.ordinal > f.floor
             UNION ALL
             SELECT f.room_nid, o.thread_id, o.ordinal FROM floors f JOIN push_own o USING (room_nid)
-            WHERE o.user_id = $1 AND o.ordinal > f.floor
+            WHERE o.user_id = :user_id AND o.ordinal > f.floor
         ) AS m GROUP BY room_nid, thread_id
     ), spans AS MATERIALIZED (
         SELECT f.room_nid, g.group_id, g.first, greatest(g.first - 1, f.floor) AS above,
@@ -63,7 +88,7 @@ _UNREAD = f"""
                 SELECT 0::bigint AS group_id, 0::bigint AS first
                 UNION ALL
                 SELECT group_id, from_ordinal FROM push_members
-                WHERE room_nid = f.room_nid AND user_id = $1 AND from_ordinal <= f.till
+                WHERE room_nid = f.room_nid AND user_id = :user_id AND from_ordinal <= f.till
             ) AS one
         ) AS g
     ), parts AS (
@@ -107,10 +132,10 @@ _UNREAD = f"""
         FROM floors f
         CROSS JOIN LATERAL (
             SELECT thread_id, ordinal, notifies, highlights FROM push_exceptions
-            WHERE room_nid = f.room_nid AND user_id = $1 AND ordinal > f.floor AND ordinal <= f.till
+            WHERE room_nid = f.room_nid AND user_id = :user_id AND ordinal > f.floor AND ordinal <= f.till
             UNION ALL
             SELECT thread_id, ordinal, notifies, highlights FROM push_redacted_users
-            WHERE room_nid = f.room_nid AND by_ordinal > f.till AND user_id = $1
+            WHERE room_nid = f.room_nid AND by_ordinal > f.till AND user_id = :user_id
               AND ordinal > f.floor AND ordinal <= f.till
         ) AS x
         LEFT JOIN marks m ON m.room_nid = f.room_nid AND m.thread_id = x.thread_id
@@ -125,7 +150,8 @@ _UNREAD = f"""
                FROM parts p WHERE p.room_nid = f.room_nid GROUP BY p.thread_id
            ) AS counts
     FROM floors f JOIN spans s ON s.room_nid = f.room_nid AND s.present
-"""
+    """,
+)
 #: Uses the primary key of push_counters.
 _HIGHLIGHTS = """
     SELECT highlights FROM push_counters
@@ -135,7 +161,7 @@ _NOWHERE: Final = Vector(0, 0, {})
 
 
 async def get_unread(source: Source, user_id: UserId, room_nid: int, end: int) -> UnreadSnapshot:
-    """Return what is unread for a user who is joined, up to an ordinal (inclusive) of the room."""
+    """Return the unread counts of a joined user, up to an ordinal (inclusive) of the room."""
     found = await _read(source, user_id, [room_nid], [end], _NOWHERE)
     return found[room_nid]
 
@@ -143,12 +169,12 @@ async def get_unread(source: Source, user_id: UserId, room_nid: int, end: int) -
 async def get_unread_of_rooms(
     source: Source, user_id: UserId, room_nids: Sequence[int], vector: Vector
 ) -> dict[int, UnreadSnapshot]:
-    """Return what is unread in several rooms in which the user is joined, each up to a vector of `events`."""
+    """Return the unread counts of a user in rooms that they are joined to, each up to a vector of `events`."""
     return await _read(source, user_id, room_nids, [None] * len(room_nids), vector)
 
 
 async def get_highlights_before(source: Source, room_nid: int, group: int, thread_id: str, ordinal: int) -> int:
-    """Return how many of a group's events in a thread highlighted before an ordinal (exclusive)."""
+    """Return the number of a group's events in a thread that highlighted, before an ordinal (exclusive)."""
     found: int | None = await source.fetchval(_HIGHLIGHTS, room_nid, group, thread_id, ordinal)
     return found or 0
 
@@ -156,10 +182,9 @@ async def get_highlights_before(source: Source, room_nid: int, group: int, threa
 async def _read(
     source: Source, user_id: UserId, room_nids: Sequence[int], ends: Sequence[int | None], vector: Vector
 ) -> dict[int, UnreadSnapshot]:
-    rows = await source.fetch(
-        _UNREAD, user_id, list(room_nids), list(ends),
-        vector.known, vector.base, list(vector.above), list(vector.above.values()),
-    )  # fmt: skip
+    rooms = _Rooms(room_nid=list(room_nids), ordinal=list(ends))
+    record = _ReadUnread(user_id=user_id, rooms=rooms, vector=vector_parameter(vector))
+    rows = await source.fetch(*_UNREAD.bind(record))
     return {
         room_nid: UnreadSnapshot(
             at=till,

@@ -1,7 +1,7 @@
-"""The words of events: filling their index behind the stream `events`, and looking words up in some rooms.
+"""The words of events: their index, which follows the stream `events`, and searches in rooms.
 
-Words are those that PostgreSQL's parsers find, as they stand and stemmed in several languages: a word is found by
-each of its forms in any of these. Parts written in ASCII are English under `russian`.
+Words are those that PostgreSQL's parsers find, unchanged and stemmed in several languages: a word is found by each of
+its forms in any of these. `russian` stems ASCII words as English.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,21 +14,22 @@ from shared.core.search.event_text import searchable_text, split_words
 from shared.storage.engine.pool import Connection, Database, Source
 
 LANGUAGES = ("simple", "russian", "german", "french", "spanish")
-#: So many rooms are asked of the index as words. With more it is slower than to look at the words of all rooms: 500
-#: rooms among 1,000 with 200,000 messages took 2.4 s so.
+#: The index is searched for room numbers, as words, in at most so many rooms. With more it is slower than reading the
+#: words of all rooms: 500 rooms among 1,000 with 200,000 messages took 2.4 s.
 _FEW_ROOMS = 20
-_SPAN = 2_000  # positions looked at in one transaction
+_SPAN = 2_000  # positions that one transaction reads
 
 _PROGRESS = "SELECT position FROM search_progress FOR UPDATE SKIP LOCKED"
 _MOVE = "UPDATE search_progress SET position = $1"
-#: Every position up to the sequence's that no living writer may still be about to commit. The sequence first: who
-#: joins afterwards draws greater ones. Uses the primary keys of writers and heartbeats.
+#: Every position up to the sequence's that no live writer may still commit. The sequence is read first: a writer that
+#: joins afterwards draws greater positions. Uses the primary keys of writers and heartbeats.
 _SEQUENCE = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM stream_events"
 _REACHED = """
     SELECT min(coalesce((h.positions ->> 'events')::bigint, w.start_position))
     FROM writers w LEFT JOIN heartbeats h USING (lease) WHERE w.stream = 'events' AND w.final_position IS NULL
 """
-#: Uses events_by_position. The events first, by themselves: PostgreSQL might else go through all events of each room.
+#: Uses events_by_position. The events are read first, by themselves: PostgreSQL might otherwise read all events of each
+#: room.
 _NEW = """
     WITH e AS MATERIALIZED (
         SELECT room_nid, event_nid, event_id, json, redacts_nid, redacted_by, position FROM events
@@ -39,8 +40,8 @@ _NEW = """
     SELECT r.room_version, e.room_nid, e.event_nid, e.event_id, e.json, e.redacts_nid, e.redacted_by IS NOT NULL
     FROM e JOIN rooms r USING (room_nid) ORDER BY e.position
 """
-#: Events of some rooms that the index has not taken in yet: it is a second or two behind. $1 rooms. Uses
-#: events_by_position. Both limits are far above what comes in that time.
+#: Events of some rooms that are not in the index yet, which is a second or two behind. $1 rooms. Uses
+#: events_by_position. Both limits are far above the number of events in that time.
 _NOT_INDEXED = """
     WITH e AS MATERIALIZED (
         SELECT room_nid, event_nid FROM events
@@ -89,7 +90,7 @@ class Hit:
 
 
 async def index_events(database: Database) -> bool:
-    """Take in the words of the next events; return whether there is more to do. False also while another works."""
+    """Index the next events. Return True if there may be more. False also while another process does this."""
     async with database.connection() as conn, conn.transaction():
         position: int | None = await conn.fetchval(_PROGRESS)
         if position is None:
@@ -115,7 +116,7 @@ async def index_events(database: Database) -> bool:
 
 
 async def complete_up_to(conn: Connection) -> int:
-    """Return the position of `events` up to which no writer commits anything any more."""
+    """Return the position of `events` up to which no writer will commit anything."""
     end: int = await conn.fetchval(_SEQUENCE)
     reached: int | None = await conn.fetchval(_REACHED)
     return end if reached is None else min(end, reached)
@@ -129,14 +130,15 @@ async def get_encrypted_rooms(source: Source, room_nids: Collection[int]) -> set
 async def search_words(
     source: Source, room_nids: Collection[int], words: Sequence[str], keys: Collection[int], limit: int, *, recent: bool
 ) -> list[Hit]:
-    """Return at most `limit` events of the rooms that have all of the words, the best or the latest ones first.
+    """Return at most `limit` events of the rooms that have all of the words, the best or the latest first.
 
-    Every event that is stored is found, also before it is in the index.
-    words: as `split_words` leaves them; a few, since each makes the statement longer. Uses search_words_by_word.
+    Every committed event is found, also before it is in the index. Uses search_words_by_word.
+
+    words: of `split_words`; a few, since each makes the statement longer.
     """
     if not room_nids or not words:
         return []
-    # First the events that are not in the index: it may take them in before it is searched.
+    # First the events that are not in the index: they may enter it before it is searched.
     hits = await _search_not_indexed(source, room_nids, words, keys)
     few = len(room_nids) <= _FEW_ROOMS
     rooms = " | ".join(f"' {nid}'" for nid in room_nids) if few else list(room_nids)
@@ -191,7 +193,7 @@ def _search(count: int, *, recent: bool, few: bool) -> str:
 
 
 def _search_texts(count: int) -> str:
-    """Return the search in texts that are given: $1 rooms, $2 events, $3 keys, $4 texts."""
+    """Return the search in given texts: $1 rooms, $2 events, $3 keys, $4 texts."""
     return f"""
         SELECT {_HIT}
         FROM (SELECT {_terms(5, count)} AS terms) AS q, (

@@ -1,12 +1,12 @@
-"""Users as others find them by name: filling the directory behind the stream `events` and our own accounts; searching.
+"""The user directory: its job follows the stream `events` and local accounts, and searches find users by name.
 
-Names of our users are those of their profiles, never what they call themselves in one room. Users of other servers are
-entered with the name that they have in a room whose members everybody may find, else without one.
+Local users have the name of their profile, never one of a single room. Users of other servers have the name of a room
+whose members everybody may find, or none.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,11 +16,12 @@ from shared.core.identifiers import UserId
 from shared.core.room_versions import get_room_version
 from shared.core.search.directory_words import directory_words
 from shared.storage.engine.pool import Connection, Database
+from shared.storage.engine.statements import parameters, statement
 from shared.storage.search.event_words import complete_up_to
 
-_SPAN = 2_000  # positions looked at in one transaction
-_USERS = 500  # of ours, likewise
-#: Entries with the words that one search looks at, before who may be found is asked: some 30 us each.
+_SPAN = 2_000  # positions that one transaction reads
+_USERS = 500  # local users that one transaction reads
+#: Entries with the words that one search reads before it checks whether they may be found: some 30 us each.
 _MAX_MATCHES = 5_000
 
 _PROGRESS = "SELECT position, users_above FROM user_directory_progress FOR UPDATE SKIP LOCKED"
@@ -47,11 +48,11 @@ _STORE = """
     ON CONFLICT (user_id) DO UPDATE
     SET display_name = excluded.display_name, avatar_url = excluded.avatar_url, words = excluded.words
 """
-#: A user of another server whose name nobody may see is entered, and what is known of him already stays.
+#: For users of other servers whose name nobody may see. What is known of them already stays.
 _STORE_NEW = _STORE.partition("ON CONFLICT")[0] + "ON CONFLICT (user_id) DO NOTHING"
 _REMOVE = "DELETE FROM user_directory WHERE user_id = ANY($1::text[])"
-#: What changed in the rooms' states. Uses events_by_position and state_changes_by_ordinal. The events first, by
-#: themselves: PostgreSQL might else go through all events of each room.
+#: Changes of the rooms' states. Uses events_by_position and state_changes_by_ordinal. The events are read first, by
+#: themselves: PostgreSQL might otherwise read all events of each room.
 _CHANGES = """
     WITH e AS MATERIALIZED (
         SELECT room_nid, ordinal FROM events WHERE position > $1 AND position <= $2 AND ordinal IS NOT NULL)
@@ -68,14 +69,15 @@ _RULES = """
 """
 _OPEN = "INSERT INTO user_directory_rooms SELECT * FROM unnest($1::bigint[]) ON CONFLICT DO NOTHING"
 _CLOSE = "DELETE FROM user_directory_rooms WHERE room_nid = ANY($1::bigint[])"
-#: Uses the primary keys of rooms, events and user_directory_rooms. Members of other servers, as they came.
-_COMERS = """
+#: Members of other servers, in the order of their joins. Uses the primary keys of rooms, events and
+#: user_directory_rooms.
+_JOINED = """
     SELECT r.room_version, u.state_key, e.event_id, e.json, d.room_nid IS NOT NULL AS is_open
     FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS u(room_nid, event_nid, state_key)
     JOIN rooms r USING (room_nid) JOIN events e USING (room_nid, event_nid)
     LEFT JOIN user_directory_rooms d USING (room_nid)
 """
-#: Rooms whose rules may have changed since the job last looked: it is a second or two behind. Uses events_by_position
+#: Rooms whose rules may have changed since the job last ran: it is a second or two behind. Uses events_by_position
 #: and state_changes_by_ordinal.
 _CHANGED_ROOMS = """
     WITH e AS MATERIALIZED (
@@ -88,39 +90,72 @@ _CHANGED_ROOMS = """
 _WAITING = (
     f"SELECT DISTINCT user_id FROM (SELECT user_id FROM user_directory_queue ORDER BY number DESC LIMIT {_USERS}) q"
 )
-#: $1 the searcher, $2 words, $3 the same as whole words, $4 how the id begins, $5 true: all of our users are found,
-#: $6 how many at most, $7 to $10 entries that the job has not stored yet (users, names, avatars, words), $11 rooms that
-#: opened and $12 rooms that closed since it last looked. The searcher is found as others find them: in open rooms. Uses
-#: user_directory_by_word, memberships_by_user, and the primary keys of memberships, user_directory_rooms and users.
-_SEARCH = f"""
+
+
+class _Entry(NamedTuple):
+    user_id: UserId
+    display_name: str | None
+    avatar_url: str | None
+    words: str
+
+
+@parameters
+class _Search:
+    """A search of the directory.
+
+    prefixes: the beginnings of words that must all be found, as a tsquery.
+    whole: the same as whole words.
+    id_prefix: the beginning of the user id. None: any.
+    all_users: True if the reader may find all local users.
+    entries: those that the job has not stored yet.
+    opened, closed: rooms that opened and closed since the job last ran.
+    """
+
+    reader: UserId
+    prefixes: str
+    whole: str
+    id_prefix: str | None
+    all_users: bool
+    limit: int
+    entries: Sequence[_Entry]
+    opened: list[int]
+    closed: list[int]
+
+
+#: The reader is found as others find them: in open rooms. Uses user_directory_by_word, memberships_by_user, and the
+#: primary keys of memberships, user_directory_rooms and users.
+_SEARCH = statement(
+    _Search,
+    f"""
     SELECT d.user_id, d.display_name, d.avatar_url FROM (
         SELECT * FROM (
             SELECT u.user_id, u.display_name, u.avatar_url, array_to_tsvector(string_to_array(u.words, ' ')) AS words
-            FROM unnest($7::text[], $8::text[], $9::text[], $10::text[]) AS u(user_id, display_name, avatar_url, words)
+            FROM :entries AS u(:entries.columns)
             UNION ALL
             SELECT user_id, display_name, avatar_url, words FROM user_directory
-            WHERE words @@ $2::tsquery AND user_id <> ALL($7::text[])
+            WHERE words @@ :prefixes::tsquery AND user_id <> ALL(:entries.user_id)
         ) AS e
-        WHERE words @@ $2::tsquery AND ($4::text IS NULL OR starts_with(lower(user_id), $4))
+        WHERE words @@ :prefixes::tsquery AND (:id_prefix::text IS NULL OR starts_with(lower(user_id), :id_prefix))
         LIMIT {_MAX_MATCHES}) AS d
     WHERE NOT EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id AND u.deactivated)
-      AND (($5 AND d.user_id <> $1 AND EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id))
+      AND ((:all_users AND d.user_id <> :reader AND EXISTS (SELECT FROM users u WHERE u.user_id = d.user_id))
            OR EXISTS (
                SELECT FROM memberships m WHERE m.user_id = d.user_id AND m.membership = 'join'
-               AND (m.room_nid = ANY($11::bigint[])
+               AND (m.room_nid = ANY(:opened::bigint[])
                     OR (EXISTS (SELECT FROM user_directory_rooms o WHERE o.room_nid = m.room_nid)
-                        AND m.room_nid <> ALL($12::bigint[]))
-                    OR (d.user_id <> $1 AND EXISTS (
-                            SELECT FROM memberships mine WHERE mine.room_nid = m.room_nid AND mine.user_id = $1
+                        AND m.room_nid <> ALL(:closed::bigint[]))
+                    OR (d.user_id <> :reader AND EXISTS (
+                            SELECT FROM memberships mine WHERE mine.room_nid = m.room_nid AND mine.user_id = :reader
                             AND mine.membership = 'join')))))
-    ORDER BY d.words @@ $3::tsquery DESC, (d.display_name IS NULL AND d.avatar_url IS NULL), d.user_id LIMIT $6
-"""
-#: Whether there are more. Uses user_directory_by_word.
+    ORDER BY d.words @@ :whole::tsquery DESC, (d.display_name IS NULL AND d.avatar_url IS NULL), d.user_id LIMIT :limit
+    """,
+)
+#: True if more entries have the words than a search reads. Uses user_directory_by_word.
 _IS_CUT = f"""
     SELECT count(*) > {_MAX_MATCHES} FROM (
         SELECT FROM user_directory WHERE words @@ $1::tsquery LIMIT {_MAX_MATCHES + 1}) AS m
 """
-#: As _SEARCH, among people of the searcher's rooms alone. Uses memberships_by_user and the primary keys of memberships,
+#: As _SEARCH, among members of the reader's rooms only. Uses memberships_by_user and the primary keys of memberships,
 #: user_directory and users.
 _SEARCH_NEAR = """
     SELECT d.user_id, d.display_name, d.avatar_url FROM (
@@ -134,10 +169,6 @@ _SEARCH_NEAR = """
 """
 
 
-#: User id, display name, avatar URL, words.
-_Entry: TypeAlias = tuple[str, str | None, str | None, str]
-
-
 @dataclass(frozen=True, slots=True)
 class FoundUser:
     user_id: UserId
@@ -146,54 +177,62 @@ class FoundUser:
 
 
 async def fill_directory(database: Database, server_name: str) -> bool:
-    """Take in what is new; return whether there is more to do. False also while another process works."""
+    """Store some changes. Return True if there may be more. False also while another process does this."""
     async with database.connection() as conn, conn.transaction():
         progress = await conn.fetchrow(_PROGRESS)
         if progress is None:
             return False
         position, users_above = progress
-        more = await _take_queued(conn)
+        more = await _store_queued(conn)
         if users_above is not None:
             users = [row[0] for row in await conn.fetch(_OLD_USERS, users_above, _USERS)]
-            await _enter_accounts(conn, users)
+            await _store_accounts(conn, users)
             await conn.execute(_MOVE_USERS, users[-1] if users else None)
             more = True
         complete = await complete_up_to(conn)
         if complete > position:
             until = min(complete, position + _SPAN)
-            await _follow_rooms(conn, position, until, f":{server_name}")
+            await _store_rooms(conn, position, until, f":{server_name}")
             await conn.execute(_MOVE, until)
             more = more or until < complete
         return more
 
 
 async def search_directory(
-    database: Database, reader: str, words: Sequence[str], id_prefix: str | None, limit: int, *, all_users: bool
+    database: Database, reader: UserId, words: Sequence[str], id_prefix: str | None, limit: int, *, all_users: bool
 ) -> list[FoundUser]:
     """Return at most `limit` users that have a word with each of these beginnings and that the reader may find.
 
-    Every stored change counts, also before the job has taken it in. Users with the very words come first.
-    words: of `term_words`; not empty. all_users: True if the reader may find every user of ours.
+    Every committed change counts, also before the job has stored it. Users with the whole words come first.
+
+    words: of `term_words`; not empty.
+    all_users: True if the reader may find every local user.
     """
-    beginnings = " & ".join(f"'{word}':*" for word in words)
+    prefixes = " & ".join(f"'{word}':*" for word in words)
     whole = " & ".join(f"'{word}'" for word in words)
     entries, opened, closed = await _not_filled(database)
-    fresh = [list(column) for column in zip(*entries, strict=True)] if entries else [[], [], [], []]
-    rows = list(
-        await database.fetch(
-            _SEARCH, reader, beginnings, whole, id_prefix, all_users, limit, *fresh, list(opened), list(closed)
-        )
+    record = _Search(
+        reader=reader,
+        prefixes=prefixes,
+        whole=whole,
+        id_prefix=id_prefix,
+        all_users=all_users,
+        limit=limit,
+        entries=entries,
+        opened=list(opened),
+        closed=list(closed),
     )
-    if len(rows) < limit and await database.fetchval(_IS_CUT, beginnings):
-        # So many have such words that not all were looked at: those whom he knows must be among those who were.
+    rows = list(await database.fetch(*_SEARCH.bind(record)))
+    if len(rows) < limit and await database.fetchval(_IS_CUT, prefixes):
+        # Not all entries with these words were read. Those of users in the reader's rooms must be.
         known = {row["user_id"] for row in rows}
-        near = await database.fetch(_SEARCH_NEAR, reader, beginnings, whole, id_prefix, limit)
+        near = await database.fetch(_SEARCH_NEAR, reader, prefixes, whole, id_prefix, limit)
         rows += [row for row in near if row["user_id"] not in known][: limit - len(rows)]
     return [FoundUser(*row) for row in rows]
 
 
 async def _not_filled(database: Database) -> tuple[list[_Entry], set[int], set[int]]:
-    """Return what the job has not taken in: entries of our users, rooms that opened, rooms that closed."""
+    """Return what the job has not stored yet: entries of local users, rooms that opened, rooms that closed."""
     async with database.snapshot() as conn:
         waiting = [row[0] for row in await conn.fetch(_WAITING)]
         entries = [
@@ -206,13 +245,13 @@ async def _not_filled(database: Database) -> tuple[list[_Entry], set[int], set[i
         return entries, opened, changed - opened
 
 
-async def _take_queued(conn: Connection) -> bool:
+async def _store_queued(conn: Connection) -> bool:
     rows = await conn.fetch(_QUEUED, _USERS)
-    await _enter_accounts(conn, sorted({row[0] for row in rows}))
+    await _store_accounts(conn, sorted({row[0] for row in rows}))
     return len(rows) == _USERS
 
 
-async def _enter_accounts(conn: Connection, user_ids: Sequence[UserId]) -> None:
+async def _store_accounts(conn: Connection, user_ids: Sequence[UserId]) -> None:
     if not user_ids:
         return
     entries, gone = [], []
@@ -226,22 +265,22 @@ async def _enter_accounts(conn: Connection, user_ids: Sequence[UserId]) -> None:
         await conn.execute(_REMOVE, gone)
 
 
-async def _follow_rooms(conn: Connection, above: int, until: int, own_server: str) -> None:
+async def _store_rooms(conn: Connection, above: int, until: int, own_server: str) -> None:
     rooms: set[int] = set()
-    comers: list[tuple[int, int, str]] = []
+    joined: list[tuple[int, int, str]] = []
     for room_nid, kind, state_key, event_nid in await conn.fetch(_CHANGES, above, until):
         if kind != "m.room.member":
             rooms.add(room_nid)
         elif event_nid is not None and not state_key.endswith(own_server):
-            comers.append((room_nid, event_nid, state_key))
+            joined.append((room_nid, event_nid, state_key))
     if rooms:
         is_open = {room_nid for room_nid, event in await _rules(conn, rooms) if _opens(event)}
         await conn.execute(_OPEN, sorted(is_open))
         await conn.execute(_CLOSE, sorted(rooms - is_open))
     known, new = {}, {}
-    if comers:
+    if joined:
         for version, state_key, event_id, json, open_room in await conn.fetch(
-            _COMERS, *map(list, zip(*comers, strict=True))
+            _JOINED, *map(list, zip(*joined, strict=True))
         ):
             event = event_from_storage(get_room_version(version), json, event_id)
             if event.content.get("membership") == "join":
@@ -266,13 +305,13 @@ def _opens(content: Mapping[str, Any]) -> bool:
 
 
 async def _store(conn: Connection, statement: str, entries: Iterable[_Entry]) -> None:
-    rows = sorted(entries)  # by user: two who store the same ones take them in one order
+    rows = sorted(entries)  # by user: two processes that store the same users cannot deadlock
     if rows:
         await conn.execute(statement, *map(list, zip(*rows, strict=True)))
 
 
 def _entry(user_id: UserId, name: str | None, avatar: str | None) -> _Entry:
-    return user_id, name, avatar, " ".join(directory_words(user_id, name))
+    return _Entry(user_id, name, avatar, " ".join(directory_words(user_id, name)))
 
 
 def _text(value: bytes | None) -> str | None:

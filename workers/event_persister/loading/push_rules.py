@@ -18,8 +18,8 @@ from shared.storage.events.stored_events import get_events
 from shared.storage.push.rules_in_rooms import (
     PushRulesOfUser,
     get_event_threads,
+    get_rules_of_room,
     get_rules_of_users,
-    get_rules_that_matter,
 )
 from shared.storage.user_data.thread_subscriptions import get_thread_subscribers
 from workers.event_persister.room.live_room import LiveRoom
@@ -63,7 +63,7 @@ class PushRules:
 
     async def read_room(self, snapshot: Connection, room_nid: int, room_id: RoomId) -> dict[UserId, KnownRules]:
         """Return the rules of a room's members, of those whose rules may differ from the default ones there."""
-        rows = await get_rules_that_matter(snapshot, room_nid, room_id)
+        rows = await get_rules_of_room(snapshot, room_nid, room_id)
         return {row.user_id: self._known(row) for row in rows}
 
     async def load(self, room: LiveRoom, lacking: Lacking) -> None:

@@ -127,7 +127,7 @@ class Notifications:
         chosen = {one.room_nid: before[one.room_nid] for one in latest[:limit]}
         counted = await get_counted_events(self._database, user_id, chosen, count)
         wanted = _notifying(counted, only_highlights=only_highlights)
-        edges = [(nid, one.looked_down_to) for nid, one in counted.items() if one.looked_down_to]
+        edges = [(nid, one.read_down_to) for nid, one in counted.items() if one.read_down_to]
         placed = await get_placed_events(self._database, [*wanted, *edges])
         cut = max([cut, *(placed[edge].position for edge in edges if edge in placed)])
         some = [
@@ -237,7 +237,7 @@ def _notifying(counted: Mapping[int, CountedEvents], *, only_highlights: bool) -
         (nid, ordinal): min(highlights, 1)
         for nid, one in counted.items()
         for ordinal, (notifies, highlights) in one.counted.items()
-        if ordinal > one.looked_down_to and notifies > 0 and (highlights > 0 or not only_highlights)
+        if ordinal > one.read_down_to and notifies > 0 and (highlights > 0 or not only_highlights)
     }
 
 

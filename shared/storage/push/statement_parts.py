@@ -1,4 +1,4 @@
-"""What events count, as parts of the statement that stores them (`events/statement.py`).
+"""What events count, as parts of the statement that stores them (`events/commit_statement.py`).
 
 Running totals are worked out inside the statement, from the last row of the group in that thread. The writer keeps no
 totals in memory, so a room that moves, or a batch that is taken apart, cannot make them wrong. Only the room's owner

@@ -25,7 +25,7 @@ from shared.storage.events.batch import (
     StickyToStore,
     TransactionToStore,
 )
-from shared.storage.push.statement import (
+from shared.storage.push.statement_parts import (
     MESSAGE_PARTS,
     MESSAGE_RESULT,
     REDACTIONS,

@@ -29,6 +29,29 @@ SET_MEMBER_PROFILE = OwnerCall(
 )
 
 
+class AliasToRemove(msgspec.Struct, frozen=True):
+    """An alias that a user deletes."""
+
+    user_id: UserId
+    alias: str
+
+
+class AliasRemoved(msgspec.Struct, frozen=True):
+    """event_id: the new m.room.canonical_alias, None if it did not name the alias or the user may not set it."""
+
+    event_id: EventId | None = None
+
+
+#: Remove an alias from the canonical and alternative aliases of a room.
+REMOVE_CANONICAL_ALIAS = OwnerCall(
+    name="remove_canonical_alias",
+    path="/_skep/rooms/{roomId}/canonical_alias",
+    pool="rooms",
+    takes=AliasToRemove,
+    returns=AliasRemoved,
+)
+
+
 class DelayedEventToSend(msgspec.Struct, frozen=True, kw_only=True):
     """A delayed event that is due, or that its sender wants to send now."""
 

@@ -162,8 +162,11 @@ _MAX_ORDER_CHARS = 50
 
 
 def child_order(child: SpaceChild) -> tuple[bool, str, int, str]:
-    """Return the sort key of a space's child. Spec: "Ordering of children within a space"."""
+    """Return the sort key of a space's child. An empty order is none.
+
+    Spec: client-server API, "Ordering of children within a space".
+    """
     order = child.content.get("order")
-    if isinstance(order, str) and len(order) <= _MAX_ORDER_CHARS and all(" " <= each <= "~" for each in order):
+    if isinstance(order, str) and 0 < len(order) <= _MAX_ORDER_CHARS and all(" " <= each <= "~" for each in order):
         return (False, order, child.origin_server_ts, child.room_id)
     return (True, "", child.origin_server_ts, child.room_id)

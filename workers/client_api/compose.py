@@ -1,6 +1,6 @@
 """Compose a client_api worker."""
 
-from replication.calls.rooms import SEND_DELAYED_EVENT, SET_MEMBER_PROFILE
+from replication.calls.rooms import REMOVE_CANONICAL_ALIAS, SEND_DELAYED_EVENT, SET_MEMBER_PROFILE
 from replication.process.foundation import Foundation, Worker
 from shared.operations.passwords import PasswordHasher
 from shared.operations.rule_switches import rule_switches
@@ -100,7 +100,7 @@ def compose(foundation: Foundation) -> Worker:
             SendToDevice(server_name, writer, announcer, clock),
             DeviceKeys(server_name, database, writer, announcer, clock),
             KeyBackup(),
-            Directory(server_name, database, clock),
+            Directory(server_name, database, calls.to(REMOVE_CANONICAL_ALIAS), clock),
             Reports(database, clock),
             UserDirectory(database, search_all_users=config.user_directory.search_all_users),
             DelayedEvents(database, calls.to(SEND_DELAYED_EVENT)),

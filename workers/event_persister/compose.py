@@ -15,6 +15,7 @@ from workers.event_persister.room_engine import compose_engine
 from workers.event_persister.upgrades.runs import UpgradeRuns
 from workers.event_persister.upgrades.successor import UpgradeSuccessor
 from workers.event_persister.upgrades.upgrade import Upgrades
+from workers.event_persister.writing.canonical_alias import CanonicalAliasRemoval
 from workers.event_persister.writing.delayed_sending import DelayedSending
 from workers.event_persister.writing.scheduling import Scheduling
 from workers.event_persister.writing.send import SendHandlers
@@ -80,6 +81,7 @@ def compose(foundation: Foundation) -> Worker:
             creation,
             send,
             state,
+            CanonicalAliasRemoval(writer),
             scheduling,
             DelayedSending(writer, send, state, foundation.rate_limiter, database),
             membership,

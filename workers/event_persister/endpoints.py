@@ -9,6 +9,7 @@ from workers.event_persister.members.member_profile import MemberProfileHandler
 from workers.event_persister.receiving.receive_events import ReceiveHandler
 from workers.event_persister.upgrades.successor import UpgradeSuccessor
 from workers.event_persister.upgrades.upgrade import Upgrades
+from workers.event_persister.writing.canonical_alias import CanonicalAliasRemoval
 from workers.event_persister.writing.delayed_sending import DelayedSending
 from workers.event_persister.writing.scheduling import Scheduling
 from workers.event_persister.writing.send import SendHandlers
@@ -20,6 +21,7 @@ ENDPOINTS = endpoints_of(
     CreateRoomHandler,
     SendHandlers,
     StateHandlers,
+    CanonicalAliasRemoval,
     Scheduling,
     DelayedSending,
     MembershipHandlers,

@@ -113,7 +113,10 @@ def aliases(walk: Walker) -> None:
     walk.refused(alice, "setRoomAlias", 400, "M_INVALID_PARAM", roomAlias="nonsense", body={"room_id": room})
     walk.refused(bob, "getRoomIdByAlias", 400, "M_INVALID_PARAM", roomAlias="nonsense")
     walk.refused(bob, "deleteRoomAlias", 403, "M_FORBIDDEN", roomAlias=alias)
+    canonical = {"roomId": room, "eventType": "m.room.canonical_alias", "stateKey": ""}
+    walk.ok(alice, "setRoomStateWithKey", body={"alias": alias}, **canonical)
     assert walk.ok(alice, "deleteRoomAlias", roomAlias=alias) == {}
+    assert walk.ok(alice, "getRoomStateWithKey", **canonical) == {}
     walk.refused(bob, "getRoomIdByAlias", 404, "M_NOT_FOUND", roomAlias=alias)
     walk.refused(alice, "deleteRoomAlias", 404, "M_NOT_FOUND", roomAlias=alias)
 

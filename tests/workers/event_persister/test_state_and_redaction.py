@@ -90,6 +90,38 @@ async def test_canonical_alias_must_point_to_the_room(postgres_module: TestDatab
         assert (await alice.put_state(room_id, kind, {"alias": f"#one:{SERVER}"})).status == 200
 
 
+async def test_deleted_alias_leaves_the_canonical_alias(postgres_module: TestDatabase) -> None:
+    async with event_persister(postgres_module.dsn) as persister:
+        alice, bob = persister.user("alice"), persister.user("bob")
+        room_id = await alice.create_room(room_alias_name="first", preset="public_chat")
+        await bob.act(room_id, "join")
+        kind, first = "m.room.canonical_alias", f"#first:{SERVER}"
+        path = f"/_skep/rooms/{room_id}/canonical_alias"
+
+        async def remove(user_id: str, alias: str) -> str | None:
+            answer = await persister.internal("PUT", path, {"user_id": user_id, "alias": alias})
+            assert answer.status == 200, answer.body
+            event_id: str | None = answer.json["event_id"]
+            return event_id
+
+        assert await persister.content(room_id, kind) == {"alias": first}
+        assert await remove(bob.user_id, first) is None, "bob may not set it"
+        assert await remove(alice.user_id, "#another:x") is None
+        assert await remove(alice.user_id, first) is not None
+        assert await persister.content(room_id, kind) == {}
+        await persister.sql(
+            "INSERT INTO room_aliases (alias, room_nid, creator, created_ms) SELECT $1, room_nid, $2, 0"
+            " FROM rooms WHERE room_id = $3",
+            "#second:example.org",
+            alice.user_id,
+            room_id,
+        )
+        aliases = {"alias": first, "alt_aliases": [first, f"#second:{SERVER}"], "x.other": 1}
+        assert (await alice.put_state(room_id, kind, aliases)).status == 200
+        assert await remove(alice.user_id, first) is not None
+        assert await persister.content(room_id, kind) == {"alt_aliases": [f"#second:{SERVER}"], "x.other": 1}
+
+
 @pytest.mark.parametrize("version", ["5", "6", "12"])
 async def test_invalid_message_contents_are_refused(postgres_module: TestDatabase, version: str) -> None:
     async with event_persister(postgres_module.dsn) as persister:

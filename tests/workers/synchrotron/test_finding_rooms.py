@@ -51,7 +51,7 @@ def test_children_are_ordered_as_the_spec_says() -> None:
     children = [
         child("!b", 1640341000000, " "), child("!a", 1640141000000, "aaaa"), child("!c", 1640841000000, "first"),
         child("!e", 1640641000000), child("!d", 1640741000000), child("!f", 1640741000001, "é"),
-        child("!g", 1640741000002, "x" * 51), child("!h", 1640741000003, 7),
+        child("!g", 1640741000002, "x" * 51), child("!h", 1640741000003, 7), child("!i", 1640741000004, ""),
     ]  # fmt: skip
     mixed = children[4:] + children[:4]
     assert [each.room_id for each in sorted(mixed, key=child_order)] == [each.room_id for each in children]

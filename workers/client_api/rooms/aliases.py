@@ -8,6 +8,8 @@ from typing import Literal
 import msgspec
 import orjson
 
+from replication.calls.owner_calls import Ask
+from replication.calls.rooms import AliasRemoved, AliasToRemove
 from shared.core.errors import MatrixError, forbidden, invalid_param, not_found
 from shared.core.events.event import parse_event
 from shared.core.events.readers import power_levels_of
@@ -35,9 +37,13 @@ class VisibilityBody(msgspec.Struct):
 
 
 class Directory:
-    def __init__(self, server_name: str, database: Database, clock: Clock) -> None:
+    def __init__(
+        self, server_name: str, database: Database, remove_alias: Ask[AliasToRemove, AliasRemoved], clock: Clock
+    ) -> None:
+        """remove_alias: removes an alias from the canonical and alternative aliases of a room."""
         self._server_name = server_name
         self._database = database
+        self._remove_alias = remove_alias
         self._clock = clock
 
     @endpoint(
@@ -91,11 +97,17 @@ class Directory:
         spec="client-server-api/#delete_matrixclientv3directoryroomroomalias",
     )
     async def delete_room_alias(self, request: Request) -> Response:
-        """DELETE /directory/room/{roomAlias}, by its creator, members who may set the canonical alias, and admins."""
+        """DELETE /directory/room/{roomAlias}, by its creator, members who may set the canonical alias, and admins.
+
+        The alias is also removed from m.room.canonical_alias if the user may set it.
+        """
         text = request.params["roomAlias"]
         alias = await self._find(text)
         if not await self._may_delete(request.user, alias):
             raise forbidden("You may not delete this alias")
+        # Before the deletion: if this fails, the client repeats the request.
+        if await self._is_canonical(text, alias.room_nid):
+            await self._remove_alias(alias.room_id, AliasToRemove(request.user.user_id, text))
         await aliases.delete_alias(self._database, text, alias.room_nid)
         return empty_response()
 
@@ -182,6 +194,13 @@ class Directory:
             return True
         room = await aliases.get_room_membership(self._database, alias.room_id, user.user_id)
         return room is not None and await self._may_set_canonical_alias(user.user_id, room)
+
+    async def _is_canonical(self, text: str, room_nid: int) -> bool:
+        """Return True if m.room.canonical_alias names the alias."""
+        state = await aliases.get_state_with_empty_key(self._database, room_nid, (_CANONICAL_ALIAS,))
+        content = orjson.loads(state[_CANONICAL_ALIAS])["content"] if _CANONICAL_ALIAS in state else {}
+        others = content.get("alt_aliases")
+        return bool(content.get("alias") == text or (isinstance(others, list) and text in others))
 
     async def _may_set_canonical_alias(self, user_id: UserId, room: RoomMembership) -> bool:
         """Return True if the user is in the room and may set its canonical alias."""

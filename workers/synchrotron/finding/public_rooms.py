@@ -134,9 +134,8 @@ class PublicRooms:
         if direction == "b":
             found.reverse()
         first = found[0][0] if found else last
-        body: dict[str, Any] = {"chunk": [entry for _, entry in found]}
-        if not _filters(wanted):
-            body["total_room_count_estimate"] = len(keys)
+        # The estimate is of all rooms, also with a filter: deployed clients count on it.
+        body: dict[str, Any] = {"chunk": [entry for _, entry in found], "total_room_count_estimate": len(keys)}
         forward = last if direction == "f" else (found[-1][0] if found else at)
         backward = last if direction == "b" else first
         if forward is not None and (more if direction == "f" else at is not None):

@@ -6,7 +6,7 @@ from shared.config.load import load_config
 from shared.core.room_check import Finding
 from shared.operations.check_rooms import check_room
 from shared.storage.engine.pool import Database, connector
-from shared.storage.rooms.whole_rooms import get_room_ids
+from shared.storage.rooms.for_check import get_room_ids
 from tests.fix_fleet import RunningFleet
 
 _MAX_ROOMS = 10_000

@@ -10,16 +10,16 @@ from shared.core.room_versions import get_room_version
 from shared.storage.engine.pool import Database, Source
 from shared.storage.events.graph import get_gaps
 from shared.storage.push.totals_check import get_wrong_totals
-from shared.storage.rooms.whole_rooms import (
+from shared.storage.rooms.for_check import (
     get_all_awaited_redactions,
     get_event_pages,
     get_extremities,
+    get_line,
     get_membership_rows,
+    get_room_to_check,
     get_snapshots,
     get_state_numbers,
     get_transaction_answers,
-    get_whole_line,
-    get_whole_room,
 )
 
 #: The largest room to check, in events: some 2 GiB of memory. A larger one could exhaust the host's memory.
@@ -48,7 +48,7 @@ async def check_room(
     """
     findings = Findings()
     async with database.snapshot() as snapshot:
-        row = await get_whole_room(snapshot, room_id)
+        row = await get_room_to_check(snapshot, room_id)
         if row is None:
             raise not_found(f"There is no room {room_id} here")
         room_nid, version_name, count = row
@@ -76,7 +76,7 @@ async def check_room(
 
 
 async def _read_rest(source: Source, room_nid: int, room: StoredRoom) -> None:
-    room.line = await get_whole_line(source, room_nid)
+    room.line = await get_line(source, room_nid)
     room.current_state = await get_state_numbers(source, room_nid)
     room.extremities = await get_extremities(source, room_nid)
     room.memberships = await get_membership_rows(source, room_nid)

@@ -14,7 +14,7 @@ from typing import Any
 from shared.core.errors import forbidden
 from shared.core.event_auth.rule_numbers import violation
 from shared.core.room_versions import get_room_version
-from shared.storage.rooms.aliases import get_room_membership
+from shared.storage.rooms.aliases import get_user_in_room
 from tests.duties.breaks import Break, around, instead
 
 _CORE = "tests/core/"
@@ -204,7 +204,7 @@ def _refuses_who_knocked(present: Any, version: Any, event: Any, state: Any, *ar
 
 
 async def _unless_creator_may_set_state(present: Any, self: Any, user: Any, alias: Any) -> bool:
-    room = await get_room_membership(self._database, alias.room_id, user.user_id)
+    room = await get_user_in_room(self._database, alias.room_id, user.user_id)
     return room is not None and await self._may_set_canonical_alias(user.user_id, room)
 
 
@@ -392,7 +392,7 @@ OTHER_BREAKS = (
           _SYNC + "test_relations.py::test_ignored_users_are_not_counted"),
     Break("D119b", "shared.core.unread.unread_room:UnreadRoom._add", around(_leaves_own_events_unread),
           _SYNC + "test_unread.py::test_own_events_redactions_and_coming_back"),
-    Break("D123b", "workers.client_api.rooms.typing_notices:get_room_membership", around(_is_always_joined),
+    Break("D123b", "workers.client_api.rooms.typing_notices:get_user_in_room", around(_is_always_joined),
           _API + "test_reading.py::test_typing"),
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ from shared.storage.removal.delete_room import (
 )
 from shared.storage.removal.purge import start_purge
 from shared.storage.rooms.aliases import get_room_of_alias
-from shared.storage.rooms.current import get_room_end
+from shared.storage.rooms.for_writer import get_room_end
 from tests.fix_servers import TestDatabase
 from tests.storage.rooms_to_remove import ROOM_ROWS, RandomRoom, dump
 from tests.storage.test_events import OneConnection, event, writing

@@ -28,7 +28,7 @@ from shared.core.room_check import Finding
 from shared.core.signing import parse_signing_key, parse_verify_key
 from shared.operations.check_rooms import check_room
 from shared.storage.engine.pool import Database
-from shared.storage.rooms.whole_rooms import get_room_ids, get_some_room_ids
+from shared.storage.rooms.for_check import get_room_ids, get_some_room_ids
 
 _ROOMS_AT_A_TIME = 1000
 _SHOW_EVERY_S = 1.0

@@ -1,6 +1,6 @@
-"""Room aliases of this server: resolved, made, deleted and listed.
+"""Room aliases of this server, and the directory of published rooms.
 
-An alias made with its room is stored by `shared.storage.events.commit.commit_events`.
+`shared.storage.events.commit.commit_events` stores an alias that is created with its room.
 """
 
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shared.core.identifiers import RoomId, UserId
 from shared.storage.engine.pool import Database
 
-# Uses the primary key of room_aliases, that of memberships.
+# Uses the primary keys of room_aliases and rooms.
 _GET = """
     SELECT r.room_nid, r.room_id, a.creator
     FROM room_aliases a JOIN rooms r USING (room_nid) WHERE a.alias = $1
@@ -18,7 +18,7 @@ _CREATE = """
     INSERT INTO room_aliases (alias, room_nid, creator, created_ms) VALUES ($1, $2, $3, $4)
     ON CONFLICT (alias) DO NOTHING
 """
-# room_nid: should somebody else have deleted it and made it anew for another room, that one stays.
+# room_nid: an alias that was deleted and created again for another room meanwhile stays.
 _DELETE = "DELETE FROM room_aliases WHERE alias = $1 AND room_nid = $2"
 # Uses room_aliases_by_room.
 _LIST = "SELECT alias FROM room_aliases WHERE room_nid = $1 ORDER BY alias LIMIT 1000"
@@ -56,7 +56,7 @@ _POINTING_TO = "SELECT alias FROM room_aliases WHERE alias = ANY($2::text[]) AND
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """creator: who made the alias."""
+    """An alias. creator: the user who created it."""
 
     room_nid: int
     room_id: RoomId
@@ -64,8 +64,8 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True)
-class RoomMembership:
-    """membership: None for a user who never had one."""
+class UserInRoom:
+    """A room and a user's membership in it. membership: None if the user never had one."""
 
     room_nid: int
     room_version: str
@@ -73,42 +73,45 @@ class RoomMembership:
 
 
 async def get_alias(database: Database, alias: str) -> Alias | None:
+    """Return an alias of this server."""
     row = await database.fetchrow(_GET, alias)
     return Alias(**row) if row is not None else None
 
 
 async def create_alias(database: Database, alias: str, room_nid: int, creator: UserId, now_ms: int) -> bool:
-    """Return False when the alias exists already."""
+    """Create an alias. Return False if it exists already."""
     return (await database.execute(_CREATE, alias, room_nid, creator, now_ms)).endswith(" 1")
 
 
 async def delete_alias(database: Database, alias: str, room_nid: int) -> None:
+    """Delete an alias, if it still points to this room."""
     await database.execute(_DELETE, alias, room_nid)
 
 
 async def list_aliases(database: Database, room_nid: int) -> list[str]:
+    """Return at most 1,000 aliases that point to the room."""
     return [row["alias"] for row in await database.fetch(_LIST, room_nid)]
 
 
-async def get_room_membership(database: Database, room_id: RoomId, user_id: UserId) -> RoomMembership | None:
-    """Return the room's number and the user's membership; None for a room that is not known. No id holds U+0000."""
+async def get_user_in_room(database: Database, room_id: RoomId, user_id: UserId) -> UserInRoom | None:
+    """Return the room and the user's membership in it, None if the room is unknown."""
     row = await database.fetchrow(_MEMBERSHIP, room_id, user_id)
-    return RoomMembership(**row) if row is not None else None
+    return UserInRoom(**row) if row is not None else None
 
 
 async def is_published(database: Database, room_id: RoomId) -> bool | None:
-    """Return whether the room is in our directory; None for a room that is not known. No id holds U+0000."""
+    """Return True if the room is in the directory, None if the room is unknown."""
     published: bool | None = await database.fetchval(_IS_PUBLISHED, room_id)
     return published
 
 
 async def get_published(database: Database, room_ids: list[RoomId]) -> set[str]:
-    """Return those of the rooms that are in our directory."""
+    """Return those of the rooms that are in the directory."""
     return {row[0] for row in await database.fetch(_PUBLISHED_AMONG, room_ids)}
 
 
 async def set_published(database: Database, room_nid: int, published: bool) -> None:
-    """Take the room into our directory, or out of it."""
+    """Put the room into the directory, or remove it."""
     await database.execute(_PUBLISH, room_nid, published)
 
 
@@ -118,11 +121,12 @@ async def get_state_with_empty_key(database: Database, room_nid: int, types: tup
 
 
 async def list_other_servers(database: Database, room_nid: int, limit: int) -> list[str]:
-    """Return up to `limit` other servers with a joined member."""
+    """Return at most `limit` other servers with a joined member."""
     return [row["server"] for row in await database.fetch(_SERVERS, room_nid, limit)]
 
 
 async def list_joined_rooms(database: Database, user_id: UserId) -> list[RoomId]:
+    """Return the rooms that the user is joined to."""
     return [row["room_id"] for row in await database.fetch(_JOINED, user_id)]
 
 

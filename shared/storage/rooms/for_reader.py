@@ -1,4 +1,4 @@
-"""Reading a room for one user: what he was and is there, what the room let whom see, and whom he ignores."""
+"""A room as a reader needs it: their membership over time, the history visibility, and the users that they ignore."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from shared.storage.events.timeline import ROOM, RoomRecord
 from shared.storage.rooms.state import KEY_HISTORY, KeyChange
 from shared.storage.user_data.account_data import IGNORED_LIST, ignored_in
 
-#: One value of one key of the state after the other, oldest first: their ordinals, and their events.
+#: All values of one key of the state, oldest first: their ordinals, and their events.
 _KEY = """
     SELECT array_agg(h.ordinal ORDER BY h.ordinal) AS ordinals, array_agg(h.json ORDER BY h.ordinal) AS jsons
     FROM ({history}) AS h
@@ -28,11 +28,13 @@ _FOR_READER = f"""
 
 @dataclass(frozen=True, slots=True)
 class RoomForReader:
-    """A room as it was at one moment.
+    """A room for a reader, at one moment.
 
-    membership: the user's; None: he never had any. forgotten: he asked not to see the left room any more.
-    visibility: every value that m.room.history_visibility has had; own_changes: the same of his m.room.member.
-    ignored: whom he ignores.
+    membership: the reader's. None: they never had one.
+    forgotten: True if the reader has forgotten the room.
+    visibility: every value that m.room.history_visibility has had.
+    own_changes: every value that the reader's m.room.member has had.
+    ignored: the users that the reader ignores.
     """
 
     record: RoomRecord
@@ -44,15 +46,19 @@ class RoomForReader:
 
 
 async def get_room_for_reader(source: Source, room_id: RoomId, user_id: UserId) -> RoomForReader | None:
-    """Return the room for a user; None for one that we do not have."""
+    """Return the room for a user, None if the room does not exist here."""
     row = await source.fetchrow(_FOR_READER, room_id, user_id)
     if row is None:
         return None
     *record, membership, forgotten, set_at, settings, changed_at, members, ignored = row
     return RoomForReader(
-        RoomRecord(*record), membership, bool(forgotten), _changes(set_at, settings), _changes(changed_at, members),
-        frozenset() if ignored is None else frozenset(ignored_in(ignored)),
-    )  # fmt: skip
+        record=RoomRecord(*record),
+        membership=membership,
+        forgotten=bool(forgotten),
+        visibility=_changes(set_at, settings),
+        own_changes=_changes(changed_at, members),
+        ignored=frozenset() if ignored is None else frozenset(ignored_in(ignored)),
+    )
 
 
 def _changes(ordinals: Sequence[int] | None, jsons: Sequence[bytes | None] | None) -> list[KeyChange]:

@@ -1,4 +1,4 @@
-"""What lists of rooms are ordered and filtered by: each room's last event, and a few keys of its state."""
+"""The traits of rooms that lists are sorted and filtered by: the last event, and a few keys of the state."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _STATE = """
     FROM current_state s JOIN events e USING (room_nid, event_nid)
     WHERE s.room_nid = ANY($1::bigint[]) AND s.type = ANY($2::text[]) AND s.state_key = ''
 """
-#: Uses events_room_nid_ordinal_key; no more than $3 events are looked at.
+#: Uses events_room_nid_ordinal_key, for at most $3 events.
 _BUMPED = """
     SELECT position FROM (
         SELECT ordinal, position, type, status FROM events
@@ -44,7 +44,7 @@ _MEMBER_EVENTS = """
 
 @dataclass(slots=True)
 class RoomTraits:
-    """writer, position: of the last event; type: of the room, None without one; name: None without one."""
+    """The traits of a room. writer, position: of the last event. type: of the room, if it has one."""
 
     room_nid: int
     writer: int
@@ -54,7 +54,7 @@ class RoomTraits:
     name: str | None = None
 
     def set_state(self, type_: str, content: dict[str, Any]) -> None:
-        """Take in a state event of one of TRAIT_TYPES."""
+        """Apply a state event of one of TRAIT_TYPES."""
         if type_ == CREATE:
             self.type = _text(content.get("type"))
         elif type_ == ENCRYPTION:
@@ -64,7 +64,7 @@ class RoomTraits:
 
 
 async def get_room_traits(source: Source, room_nids: Collection[int]) -> dict[RoomId, RoomTraits]:
-    """Return the traits of those of the rooms that we have, by id."""
+    """Return the traits of those of the rooms that exist here, by id."""
     traits, versions, ids = {}, {}, {}
     for nid, room_id, version, writer, position in await source.fetch(_LAST, list(room_nids)):
         traits[nid] = RoomTraits(nid, writer, position)
@@ -77,15 +77,15 @@ async def get_room_traits(source: Source, room_nids: Collection[int]) -> dict[Ro
 
 
 async def get_last_of_types(
-    source: Source, room_nid: int, before_ordinal: int, types: Collection[str], looked_at: int
+    source: Source, room_nid: int, before_ordinal: int, types: Collection[str], max_events: int
 ) -> int | None:
-    """Return the position of the latest event of these types among the `looked_at` events before an ordinal."""
-    position: int | None = await source.fetchval(_BUMPED, room_nid, before_ordinal, looked_at, list(types))
+    """Return the position of the latest event of these types among the `max_events` events before an ordinal."""
+    position: int | None = await source.fetchval(_BUMPED, room_nid, before_ordinal, max_events, list(types))
     return position
 
 
 async def get_rooms_once_joined(source: Source, user_id: UserId, room_nids: Collection[int]) -> set[int]:
-    """Return those of the rooms in which the user has been joined at some time."""
+    """Return those of the rooms that the user has been joined to at some time."""
     rows = await source.fetch(_MEMBER_EVENTS, list(room_nids), user_id)
     return {nid for nid, json in rows if orjson.loads(json)["content"].get("membership") == "join"}
 

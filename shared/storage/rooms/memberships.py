@@ -1,4 +1,4 @@
-"""Memberships: a user's rooms, a room's summary, and what a change of a membership asks for."""
+"""Memberships: a user's rooms, a room's summary, and the look-ups that a change of membership needs."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -71,12 +71,12 @@ _COUNTS = """
     SELECT count(*) FILTER (WHERE membership = 'join'), count(*) FILTER (WHERE membership = 'invite')
     FROM memberships WHERE room_nid = $1
 """
-#: One more than are named, since the reader himself never is.
+#: One more than the heroes, since the reader is never one of them.
 _FIRST_MEMBERS = f"""
     SELECT user_id, membership, ordinal FROM memberships WHERE room_nid = $1 AND membership = ANY($2::text[])
     ORDER BY ordinal LIMIT {MAX_HEROES + 1}
 """
-#: Uses the primary key of memberships. $2: members of each room; $3: of all.
+#: Uses the primary key of memberships. $2: the most members of each room. $3: of all rooms.
 _SOME_MEMBERS = """
     SELECT DISTINCT x.user_id FROM (
         SELECT m.user_id FROM unnest($1::bigint[]) AS r(room_nid) CROSS JOIN LATERAL (
@@ -87,18 +87,18 @@ _MAX_SOME_MEMBERS = 20_000
 
 
 async def forget_room(write: FencedWrite, room_nid: int, user_id: UserId) -> bool:
-    """Mark the room as forgotten by the user; False when he has not left it. Raises Fenced."""
+    """Mark the room as forgotten by the user. Return False if they have not left it. Raises Fenced."""
     row = await write(FORGET_ROOM, ForgetRoom(room_nid=room_nid, user_id=user_id))
     return bool(row["forgotten"])
 
 
 async def is_joined_to_any(database: Database, user_id: UserId, room_ids: Sequence[RoomId]) -> bool:
-    """Return whether the user is joined to at least one of the rooms."""
+    """Return True if the user is joined to at least one of the rooms."""
     return bool(await database.fetchval(_JOINED_ANY, user_id, list(room_ids)))
 
 
 async def get_member_profiles(database: Database, user_ids: Collection[UserId]) -> dict[UserId, dict[str, str]]:
-    """Return `displayname` and `avatar_url` of the users, as far as they are set: what member events show."""
+    """Return `displayname` and `avatar_url` of the users, if they are set, for member events."""
     profiles: dict[UserId, dict[str, str]] = {}
     for user_id, field, value in await database.fetch(_PROFILES, list(user_ids)):
         text = orjson.loads(value)
@@ -108,7 +108,7 @@ async def get_member_profiles(database: Database, user_ids: Collection[UserId]) 
 
 
 async def get_users_blocking_invites(database: Database, user_ids: Collection[UserId]) -> set[UserId]:
-    """Return those who want no invites. Spec: client-server API, "Invite permission"."""
+    """Return those of the users who block invites. Spec: client-server API, "Invite permission"."""
     rows = await database.fetch(_INVITE_PERMISSIONS, list(user_ids))
     return {user_id for user_id, json in rows if blocks_invites(json)}
 
@@ -118,11 +118,12 @@ async def get_joined_guests(database: Database, room_nid: int) -> list[UserId]:
     return [row[0] for row in await database.fetch(_JOINED_GUESTS, room_nid)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoomMembership:
-    """One user's latest m.room.member event in one room; (writer, position): its place in the stream `events`.
+    """A user's latest m.room.member event in a room.
 
-    forgotten: he asked not to see the left room any more.
+    writer, position: its position in the stream `events`.
+    forgotten: True if the user has forgotten the room.
     """
 
     room_id: RoomId
@@ -139,7 +140,7 @@ class RoomMembership:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRecord:
-    """joined, invited: numbers of members; first: what `heroes_for` needs of them to name any reader's heroes."""
+    """The summary of a room's members. joined, invited: numbers of members. first: those that `heroes_for` needs."""
 
     joined: int
     invited: int
@@ -148,7 +149,7 @@ class SummaryRecord:
 
 async def get_memberships_of_user(source: Source, user_id: UserId) -> list[RoomMembership]:
     """Return every room in which the user has, or had, a membership."""
-    return [RoomMembership(*row) for row in await source.fetch(_OF_USER, user_id)]
+    return [RoomMembership(**row) for row in await source.fetch(_OF_USER, user_id)]
 
 
 async def get_forgotten_rooms(source: Source, user_id: UserId) -> set[int]:
@@ -157,8 +158,9 @@ async def get_forgotten_rooms(source: Source, user_id: UserId) -> set[int]:
 
 
 async def get_membership(source: Source, room_nid: int, user_id: UserId) -> RoomMembership | None:
+    """Return a user's membership in a room, None if they never had one."""
     row = await source.fetchrow(_ONE, room_nid, user_id)
-    return None if row is None else RoomMembership(*row)
+    return None if row is None else RoomMembership(**row)
 
 
 async def get_some_members(source: Source, room_nids: Sequence[int], limit: int) -> set[UserId]:
@@ -170,16 +172,11 @@ async def get_some_members(source: Source, room_nids: Sequence[int], limit: int)
 
 
 async def get_summary(source: Source, room_nid: int) -> SummaryRecord:
-    """Return the counts of a room's members, and its first members.
-
-    Spec: client-server API, GET /sync, RoomSummary.
-    """
+    """Return the summary of a room's members. Spec: client-server API, GET /sync, RoomSummary."""
     counts = await source.fetchrow(_COUNTS, room_nid)
     assert counts is not None
     joined, invited = counts
     first = list(await source.fetch(_FIRST_MEMBERS, room_nid, PRESENT))
     if joined + invited <= 1:  # perhaps the reader alone
         first += await source.fetch(_FIRST_MEMBERS, room_nid, ABSENT)
-    return SummaryRecord(
-        joined, invited, tuple(Member(user_id, membership, order) for user_id, membership, order in first)
-    )
+    return SummaryRecord(joined, invited, tuple(Member(*row) for row in first))

@@ -45,32 +45,32 @@ _MAX_CHILDREN = 1000  # of one space
 
 
 async def get_facts(source: Source, room_ids: Collection[RoomId]) -> dict[RoomId, RoomFacts]:
-    """Return what we know of those of the rooms that we have, by id."""
+    """Return the facts of those of the rooms that exist here, by id."""
     return await _facts(source, await source.fetch(_BY_ID, list(room_ids)))
 
 
 async def get_facts_by_nid(source: Source, room_nids: Collection[int]) -> dict[RoomId, RoomFacts]:
-    """Return the same, asked for by number."""
+    """Return the facts of rooms given by number."""
     return await _facts(source, await source.fetch(_BY_NID, list(room_nids)))
 
 
 async def get_joined_counts(source: Source, room_nids: Collection[int]) -> dict[int, int]:
-    """Return the numbers of members of the rooms that have any."""
+    """Return room number -> number of joined members, of rooms that have any."""
     return {nid: joined for nid, joined, _ in await source.fetch(_JOINED, list(room_nids))}
 
 
 async def get_published_rooms(source: Source, limit: int) -> list[int]:
-    """Return the numbers of the rooms in our directory, in no order."""
+    """Return the numbers of the rooms in the directory, in no particular order."""
     return [row[0] for row in await source.fetch(_PUBLISHED, limit)]
 
 
 async def get_memberships_in(source: Source, room_ids: Collection[RoomId], user_id: UserId) -> dict[RoomId, str]:
-    """Return the user's membership in each of the rooms where he has or had one."""
+    """Return the user's membership in each of the rooms in which they have or had one."""
     return dict(map(tuple, await source.fetch(_MEMBERSHIPS, list(room_ids), user_id)))
 
 
 async def get_space_children(source: Source, facts: RoomFacts) -> list[SpaceChild]:
-    """Return at most 1,000 of the room's m.space.child events, valid or not, in no order that means anything."""
+    """Return at most 1,000 of the room's m.space.child events, valid or not, in no particular order."""
     version = get_room_version(facts.room_version)
     children = []
     for event_id, state_key, json in await source.fetch(_CHILDREN, facts.room_nid, _MAX_CHILDREN):

@@ -34,7 +34,7 @@ _MUTUAL = """
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """about_room: the room, or the event's; event_id, about_user: None for other kinds."""
+    """A report. about_room: the room, or that of the event. event_id, about_user: None in other reports."""
 
     reporter: str
     about_room: str | None
@@ -44,13 +44,14 @@ class Report:
 
 
 async def store_report(database: Database, report: Report, now_ms: int) -> None:
+    """Store a report."""
     await database.execute(
         _STORE, report.reporter, report.about_room, report.event_id, report.about_user, report.reason, now_ms
     )
 
 
 async def may_report_event(source: Source, room_id: RoomId, event_id: EventId, user_id: UserId) -> bool:
-    """Return whether the event is in the room, and the user too."""
+    """Return True if both the event and the user are in the room."""
     return bool(await source.fetchval(_MAY_REPORT, room_id, event_id, user_id))
 
 
@@ -63,5 +64,5 @@ async def is_known_user(source: Source, user_id: UserId) -> bool:
 
 
 async def get_mutual_rooms(source: Source, user_id: UserId, other: UserId) -> list[tuple[int, RoomId]]:
-    """Return (number, id) of every room that both are joined to, by number."""
+    """Return (number, id) of every room that both users are joined to, by number."""
     return [tuple(row) for row in await source.fetch(_MUTUAL, user_id, other)]

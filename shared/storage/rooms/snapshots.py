@@ -1,7 +1,7 @@
-"""Reading the state at an event that does not have the room's line as its state: on a fork, or in history.
+"""The state at an event that does not have the room's line as its state: on a fork, or in history.
 
-Such a state is a snapshot, a walk of differences down to the line before some ordinal (0002_room_graph.sql,
-`shared/core/state_snapshots.py`): of two entries for one key the one nearer to the start of the walk holds.
+Such a state is a snapshot: a walk of differences down to the line before some ordinal (0002_room_graph.sql,
+`shared/core/state_snapshots.py`). Of two entries for one key, the one nearer to the start of the walk holds.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +14,7 @@ from shared.storage.rooms.state import get_state_before
 #: (type, state key) -> number of the event that holds it.
 Held: TypeAlias = dict[tuple[str, str], int]
 
-#: What a snapshot's row changes; rank: an event that takes a key's place precedes one that leaves it.
+#: The changes of a snapshot's row. rank: an event that a key gets precedes one that it loses.
 _ENTRIES = "SELECT unnest(s.added) AS event_nid, 0 AS rank UNION ALL SELECT unnest(s.removed), 1"
 #: Uses the primary keys of state_snapshots, events and state_changes. $2: the snapshot.
 _STATE = f"""
@@ -75,7 +75,7 @@ _KEYS = f"""
 async def get_state_at_event(source: Source, room_nid: int, ordinal: int, state_nid: int | None) -> list[TimelineRow]:
     """Return the whole state before an event, in no particular order.
 
-    ordinal, state_nid: the event's, as in `TimelineRow`: of history without a snapshot the line before its anchor.
+    ordinal, state_nid: the event's, as in `TimelineRow`. History without a snapshot has the line before its anchor.
     """
     if state_nid is None:
         return await get_state_before(source, room_nid, ordinal)
@@ -83,14 +83,14 @@ async def get_state_at_event(source: Source, room_nid: int, ordinal: int, state_
 
 
 async def get_state_at_snapshot(source: Source, room_nid: int, nid: int) -> list[TimelineRow]:
-    """Return the whole state that a snapshot stands for, in no particular order; nothing when it is not there."""
+    """Return the whole state of a snapshot, in no particular order; nothing if the snapshot does not exist."""
     return [timeline_row(row) for row in await source.fetch(_STATE, room_nid, nid)]
 
 
 async def get_keys_at_snapshots(
     source: Source, room_nid: int, nids: Collection[int], keys: Sequence[tuple[str, str]]
 ) -> dict[int, Held]:
-    """Return snapshot -> those of the keys that its state has, for each of these snapshots."""
+    """Return, for each of these snapshots, those of the keys that its state has."""
     types, state_keys = [kind for kind, _ in keys], [state_key for _, state_key in keys]
     held: dict[int, Held] = {nid: {} for nid in nids}
     for start, kind, state_key, event_nid in await source.fetch(_KEYS, room_nid, list(nids), types, state_keys):

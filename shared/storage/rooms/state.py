@@ -1,7 +1,7 @@
-"""Reading a room's state: now, at any place of its timeline, and what changed between two places.
+"""A room's state: the current one, the state at any point of its timeline, and its changes.
 
-`state_changes` holds every change with the ordinal at which it took effect. "Before ordinal n" means: n's own change
-is not in it yet.
+`state_changes` has every change with the ordinal at which it took effect. The state before ordinal n is without n's own
+change.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -35,7 +35,7 @@ _MEMBERS_AT = f"""
         WHERE room_nid = $1 AND type = 'm.room.member' AND ordinal < $2 ORDER BY state_key, ordinal DESC
     ) s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
 """
-#: The same a page at a time. LEFT: who left the state by then is the last of a page, too.
+#: The same, a page at a time. LEFT JOIN: a page may end with a user who left the state by then.
 _MEMBERS_PAGE = f"""
     SELECT {EVENT_COLUMNS}, s.state_key FROM (
         SELECT DISTINCT ON (state_key) room_nid, event_nid, state_key FROM state_changes
@@ -66,26 +66,26 @@ _JOINED = """
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """From this ordinal on a key had this value. json: the PDU; None: the key left the state."""
+    """A value of a key, from an ordinal on. json: the PDU. None: the key left the state."""
 
     ordinal: int
     json: bytes | None
 
 
 async def get_current_state_events(source: Source, room_nid: int, *, members: bool = True) -> list[TimelineRow]:
-    """Return the events of the current state, in no particular order. members: with those of m.room.member."""
+    """Return the events of the current state, in no particular order. members: False to leave m.room.member out."""
     sql = _CURRENT if members else _CURRENT_WITHOUT_MEMBERS
     return [timeline_row(row) for row in await source.fetch(sql, room_nid)]
 
 
 async def get_current_keys(source: Source, room_nid: int, keys: Sequence[tuple[str, str]]) -> list[TimelineRow]:
-    """Return the current events of these (type, state key) pairs, as far as there are any."""
+    """Return the current events of these (type, state key) pairs. Pairs without one are left out."""
     types, state_keys = _split(keys)
     return [timeline_row(row) for row in await source.fetch(_CURRENT_KEYS, room_nid, types, state_keys)]
 
 
 async def get_state_before(source: Source, room_nid: int, ordinal: int, *, members: bool = True) -> list[TimelineRow]:
-    """Return the whole state before an ordinal. members: with m.room.member events."""
+    """Return the whole state before an ordinal. members: False to leave m.room.member out."""
     return [timeline_row(row) for row in await source.fetch(_AT, room_nid, ordinal, members)]
 
 
@@ -97,7 +97,7 @@ async def get_members_before(source: Source, room_nid: int, ordinal: int) -> lis
 async def get_member_pages(
     source: Source, room_nid: int, ordinal: int, size: int
 ) -> AsyncGenerator[list[TimelineRow], None]:
-    """Yield the m.room.member events of the state before an ordinal, `size` at a time at most; it changes no more."""
+    """Yield the m.room.member events of the state before an ordinal, at most `size` at a time."""
     after, found = "", size
     while found == size:
         rows = await source.fetch(_MEMBERS_PAGE, room_nid, ordinal, after, size)
@@ -116,13 +116,13 @@ async def get_keys_before(
 
 
 async def get_key_history(source: Source, room_nid: int, event_type: str, state_key: str) -> list[KeyChange]:
-    """Return every value that one key of the state has had, in order."""
+    """Return all values that one key of the state has had, in order."""
     rows = await source.fetch(_HISTORY, room_nid, event_type, state_key)
     return [KeyChange(ordinal, json) for ordinal, json in rows]
 
 
 async def get_joined_members(source: Source, room_nid: int) -> list[tuple[str, bytes]]:
-    """Return (user id, PDU of the member event) of everyone who is joined now."""
+    """Return (user id, PDU of the member event) of all users who are joined now."""
     return [tuple(row) for row in await source.fetch(_JOINED, room_nid)]
 
 

@@ -1,7 +1,7 @@
-"""Reading what a room's state holds together with the ordinal from which on it does.
+"""A room's state together with the ordinals from which its keys hold their events.
 
-An event may hold a key from a later ordinal than its own: where state resolution brought it back, or made one state
-that soft failure had hidden.
+An event may hold a key from a later ordinal than its own, if state resolution brought it back or accepted a soft-failed
+event.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,12 @@ _LAST_CHANGES = f"""
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """At an ordinal a key of the state changed. event_nid: what it holds since; prev_nid: before; None: nothing."""
+    """A change of a key of the state.
+
+    ordinal: of the event at which it changed.
+    event_nid: the event that the key holds since. None: none.
+    prev_nid: the event that it held before. None: none.
+    """
 
     ordinal: int
     type: str
@@ -54,8 +59,11 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:
-    """What a key of the state holds. since: the ordinal from which on it does, None where that wasn't read; row:
-    the event; None: the key left the state."""
+    """A key of the state and the event that it holds.
+
+    since: the ordinal from which it does. None: not read.
+    row: the event. None: the key left the state.
+    """
 
     type: str
     state_key: str
@@ -64,12 +72,12 @@ class HeldRow:
 
 
 async def get_members_held(source: Source, room_nid: int, ordinal: int) -> list[HeldRow]:
-    """Return every m.room.member of the state before an ordinal."""
+    """Return the m.room.member events of the state before an ordinal."""
     return [_held(row) for row in await source.fetch(_MEMBERS_AT, room_nid, ordinal)]
 
 
 async def get_keys_held(source: Source, room_nid: int, ordinal: int, keys: Sequence[tuple[str, str]]) -> list[HeldRow]:
-    """Return what these (type, state key) pairs hold in the state before an ordinal; absent ones are left out."""
+    """Return what these (type, state key) pairs hold in the state before an ordinal. Absent ones are left out."""
     types = [event_type for event_type, _ in keys]
     state_keys = [state_key for _, state_key in keys]
     return [_held(row) for row in await source.fetch(_KEYS_AT, room_nid, ordinal, types, state_keys)]

@@ -1,7 +1,7 @@
 """Upgrades of rooms under way, and the settings that follow users into the new rooms.
 
-A row is written before anything else happens, and says which room the new one will be: whoever goes on with an
-upgrade, however often and on whichever process, makes the same room. Spec: client-server API, "Room Upgrades".
+A row is written before anything else happens, and names the new room: every process that continues an upgrade, however
+often, creates the same room. Spec: client-server API, "Room Upgrades".
 """
 
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ _IS_SUCCESSOR = """
 
 @dataclass(frozen=True, slots=True)
 class StateContent:
-    """A state event of a room, as far as another room can have the same. content: what the sender wrote."""
+    """The part of a state event that another room can copy. content: as its sender wrote it."""
 
     type: str
     state_key: str
@@ -156,7 +156,7 @@ async def get_room_upgrade(database: Database, old_room_id: RoomId) -> RoomUpgra
 
 
 async def get_upgrade_into(database: Database, new_room_id: RoomId) -> RoomUpgrade | None:
-    """Return the upgrade whose new room this is, or will be."""
+    """Return the upgrade that creates, or has created, this room."""
     row = await database.fetchrow(_GET_BY_NEW, new_room_id)
     return None if row is None else RoomUpgrade(**row)
 
@@ -186,7 +186,7 @@ async def drop_upgrade(write: FencedWrite, upgrade: RoomUpgrade) -> None:
 async def get_state_contents(
     database: Database, room_id: RoomId, types: Sequence[str], limit: int
 ) -> list[StateContent]:
-    """Return the current state of these types, at most `limit` events; redacted ones are left out."""
+    """Return the current state of these types, at most `limit` events. Redacted events are left out."""
     rows = await database.fetch(_STATE, room_id, list(types), limit)
     return [
         StateContent(kind, key, content)
@@ -196,13 +196,13 @@ async def get_state_contents(
 
 
 async def get_create_event(database: Database, room_id: RoomId) -> tuple[str, EventId, bytes] | None:
-    """Return the room's version, the id of its create event, and that event; None for a room that is not known."""
+    """Return the room's version, the id of its create event, and that event; None if the room is unknown."""
     row = await database.fetchrow(_CREATE, room_id)
     return None if row is None else (row["room_version"], row["event_id"], row["json"])
 
 
 async def get_bans(database: Database, room_id: RoomId, limit: int) -> dict[UserId, str | None]:
-    """Return user id -> reason of those who are banned from a room, at most `limit`."""
+    """Return user id -> reason of at most `limit` users who are banned from a room."""
     bans: dict[UserId, str | None] = {}
     for user_id, json in await database.fetch(_BANS, room_id, limit):
         reason = orjson.loads(json)["content"].get("reason")
@@ -211,17 +211,17 @@ async def get_bans(database: Database, room_id: RoomId, limit: int) -> dict[User
 
 
 async def get_local_aliases(database: Database, room_id: RoomId) -> set[str]:
-    """Return our aliases that point to a room."""
+    """Return the aliases of this server that point to a room."""
     return {row["alias"] for row in await database.fetch(_ALIASES, room_id)}
 
 
 async def remember_settings(database: Database, user_id: UserId, old_room_id: RoomId, new_room_id: RoomId) -> None:
-    """Note that a user joins, or is about to join, a room that says to be the successor of another one."""
+    """Note that a user joins, or is about to join, a room that claims to be the successor of another one."""
     await database.execute(_REMEMBER, user_id, new_room_id, old_room_id)
 
 
 async def is_successor(database: Database, old_room_id: RoomId, new_room_id: RoomId) -> bool:
-    """Return whether the old room itself says so: anybody can claim it in a new one."""
+    """Return True if the old room itself names the new one: the new one alone could claim anything."""
     row = await database.fetchrow(_IS_SUCCESSOR, old_room_id, new_room_id)
     assert row is not None
     by_us, tombstone = row

@@ -21,7 +21,7 @@ from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
 from shared.storage.rooms import aliases
-from shared.storage.rooms.aliases import Alias, RoomMembership
+from shared.storage.rooms.aliases import Alias, UserInRoom
 
 _CANONICAL_ALIAS, _CREATE, _POWER_LEVELS = "m.room.canonical_alias", "m.room.create", "m.room.power_levels"
 _HISTORY_VISIBILITY = "m.room.history_visibility"
@@ -79,7 +79,7 @@ class Directory:
             raise invalid_param(f"The alias must be #name:{self._server_name}")
         user_id = request.user.user_id
         room_id = check_room_id(request.decode(SetAliasBody).room_id)
-        room = await aliases.get_room_membership(self._database, room_id, user_id)
+        room = await aliases.get_user_in_room(self._database, room_id, user_id)
         if room is None or room.membership != "join":
             raise forbidden("Only members of the room can create an alias for it")
         now_ms = self._clock.now_ms()
@@ -123,7 +123,7 @@ class Directory:
     async def list_room_aliases(self, request: Request) -> Response:
         """GET /rooms/{roomId}/aliases, for members, and for everyone if the history is world-readable."""
         room_id = check_room_id(request.params["roomId"])
-        room = await aliases.get_room_membership(self._database, room_id, request.user.user_id)
+        room = await aliases.get_user_in_room(self._database, room_id, request.user.user_id)
         if room is None or not (room.membership == "join" or await self._world_readable(room.room_nid)):
             raise forbidden("You are not in this room")
         return json_response({"aliases": await aliases.list_aliases(self._database, room.room_nid)})
@@ -160,7 +160,7 @@ class Directory:
         """PUT /directory/list/room/{roomId}, by members who may set the canonical alias, and admins."""
         room_id = check_room_id(request.params["roomId"])
         published = request.decode(VisibilityBody, empty_ok=True).visibility == "public"
-        room = await aliases.get_room_membership(self._database, room_id, request.user.user_id)
+        room = await aliases.get_user_in_room(self._database, room_id, request.user.user_id)
         if room is None:
             raise not_found("There is no such room")
         if not request.user.is_admin and not await self._may_set_canonical_alias(request.user.user_id, room):
@@ -192,7 +192,7 @@ class Directory:
     async def _may_delete(self, user: Requester, alias: Alias) -> bool:
         if user.user_id == alias.creator or user.is_admin:
             return True
-        room = await aliases.get_room_membership(self._database, alias.room_id, user.user_id)
+        room = await aliases.get_user_in_room(self._database, alias.room_id, user.user_id)
         return room is not None and await self._may_set_canonical_alias(user.user_id, room)
 
     async def _is_canonical(self, text: str, room_nid: int) -> bool:
@@ -202,7 +202,7 @@ class Directory:
         others = content.get("alt_aliases")
         return bool(content.get("alias") == text or (isinstance(others, list) and text in others))
 
-    async def _may_set_canonical_alias(self, user_id: UserId, room: RoomMembership) -> bool:
+    async def _may_set_canonical_alias(self, user_id: UserId, room: UserInRoom) -> bool:
         """Return True if the user is in the room and may set its canonical alias."""
         if room.membership != "join":
             return False

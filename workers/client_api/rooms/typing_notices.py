@@ -20,7 +20,7 @@ from shared.http.request import Request, Response, empty_response
 from shared.http.serving import endpoint
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.rooms.aliases import get_room_membership
+from shared.storage.rooms.aliases import get_user_in_room
 from workers.client_api.people.present_users import PresentUsers
 from workers.client_api.user_data.account_data import own_user_id
 
@@ -62,7 +62,7 @@ class TypingNotices:
         """PUT /rooms/{roomId}/typing/{userId}. Raises M_FORBIDDEN for another user, or outside of the room."""
         user_id, room_id = own_user_id(request), check_room_id(request.params["roomId"])
         body = request.decode(TypingBody)
-        room = await get_room_membership(self._database, room_id, user_id)
+        room = await get_user_in_room(self._database, room_id, user_id)
         if room is None or room.membership != "join":
             raise forbidden("You are not in this room")
         timeout_ms = min(body.timeout, MAX_TIMEOUT_MS)

@@ -19,7 +19,7 @@ from shared.storage.engine.pool import Database
 from shared.storage.events.client_transactions import get_recent_transactions
 from shared.storage.events.stored_events import get_events
 from shared.storage.push.rules_in_rooms import get_push_groups
-from shared.storage.rooms.current import get_current_state, get_room_end
+from shared.storage.rooms.for_writer import get_current_state, get_room_end
 from workers.event_persister.graph.known_events import KnownEvents
 from workers.event_persister.graph.states import GraphStates, upon_current
 from workers.event_persister.loading.push_rules import PushRules

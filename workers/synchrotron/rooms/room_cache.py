@@ -16,7 +16,7 @@ from shared.core.rows import EventRow, ReceiptRow
 from shared.metrics.synchrotron import SyncMetrics
 from shared.rooms.timeline_event import MEMBER
 from shared.storage.engine.pool import Database, Source
-from shared.storage.rooms.many_rooms import get_members_before_ordinals, get_some_members_before_ordinals
+from shared.storage.rooms.for_cache import get_members_before_ordinals, get_some_members_before_ordinals
 from shared.storage.rooms.state_changes import HeldRow, get_changes
 from shared.storage.user_data.receipts import ReceiptRecord
 from workers.synchrotron.rooms.cached_room import MAX_CHANGES, CachedRoom, Change, OutOfStep

@@ -10,7 +10,7 @@ from shared.rooms.state_history import history
 from shared.rooms.timeline_event import TimelineEvent, event_from_row
 from shared.storage.engine.pool import Database, Source
 from shared.storage.events.timeline import get_events_by_nid
-from shared.storage.rooms.many_rooms import WholeRoom, add_all_members, add_members, get_whole_rooms
+from shared.storage.rooms.for_cache import RoomForCache, add_all_members, add_members, get_rooms_for_cache
 from shared.storage.rooms.state_changes import HeldRow, StateChange
 from workers.synchrotron.rooms.cached_room import MAX_CHANGES, CachedRoom, Change
 
@@ -43,7 +43,7 @@ class RoomLoader:
         loaded = {}
         self._metrics.queries.inc(_STATEMENTS)
         async with self._database.snapshot() as snapshot:
-            found = await get_whole_rooms(snapshot, room_ids, max_events=LOADED_EVENTS, max_changes=MAX_CHANGES + 1)
+            found = await get_rooms_for_cache(snapshot, room_ids, max_events=LOADED_EVENTS, max_changes=MAX_CHANGES + 1)
             rooms = [await _begin(stored) for stored in found]
             await self._add_members(snapshot, rooms, wanted)
             for each in rooms:
@@ -66,7 +66,7 @@ class RoomLoader:
 class _LoadingRoom:
     """A room as read from Postgres, and as it is being built in memory."""
 
-    stored: WholeRoom
+    stored: RoomForCache
     room: CachedRoom
     events: list[TimelineEvent]
 
@@ -105,7 +105,7 @@ class _LoadingRoom:
         return room
 
 
-async def _begin(stored: WholeRoom) -> _LoadingRoom:
+async def _begin(stored: RoomForCache) -> _LoadingRoom:
     room = CachedRoom(
         stored.room_id,
         stored.room_nid,

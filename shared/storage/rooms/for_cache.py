@@ -1,6 +1,6 @@
-"""Reading many rooms at once, as a synchrotron keeps them in memory: each statement answers for all of the rooms.
+"""Many rooms at once, as a synchrotron keeps them in memory: each statement reads all of the rooms.
 
-To be read from one snapshot, so that the parts agree.
+All of it must come from one snapshot, so that the parts agree.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ _TIMELINES = f"""
     ORDER BY e.room_nid, e.ordinal
 """
 #: Uses the primary keys of current_state and events. An event with the position of its key's last change is that
-#: change; of others only the timeline knows since when they hold.
+#: change. For others only the timeline tells since which ordinal they hold.
 _HELD = f"""
     SELECT {EVENT_COLUMNS}, s.room_nid, s.type, s.state_key, CASE WHEN s.position = e.position THEN e.ordinal END
     FROM current_state s JOIN events e USING (room_nid, event_nid) {EVENT_JOINS}
@@ -99,10 +99,16 @@ _RECEIPTS = """
 
 
 @dataclass(slots=True)
-class WholeRoom:
-    """timeline: its latest events, ascending; state: the current one, without m.room.member; members: what was asked
-    for of it; changes: those from `timeline` on, the latest first; visibility: every value of the history visibility.
-    people: number of all who have, or had, a membership; receipts: by position.
+class RoomForCache:
+    """A room for a synchrotron's cache.
+
+    timeline: the latest events, ascending.
+    state: the current state, without m.room.member.
+    members: the m.room.member events of the current state that were added.
+    changes: the changes of the state from `timeline` on, latest first.
+    visibility: every value of m.room.history_visibility.
+    people: the number of users who have or had a membership.
+    receipts: by position.
     """
 
     room_nid: int
@@ -119,15 +125,14 @@ class WholeRoom:
     receipts: list[ReceiptRecord] = field(default_factory=list)
 
 
-async def get_whole_rooms(
+async def get_rooms_for_cache(
     source: Source, room_ids: Iterable[RoomId], *, max_events: int, max_changes: int
-) -> list[WholeRoom]:
-    """Return those of the rooms that we have, without members.
+) -> list[RoomForCache]:
+    """Return those of the rooms that exist, without members.
 
-    Each with its latest `max_events` live events and `max_changes` changes from the first of them on, at most.
+    Each has at most its latest `max_events` live events, and `max_changes` changes from the first of these on.
     """
-    wanted = [room_id for room_id in room_ids if "\x00" not in room_id]
-    rooms = {row[0]: WholeRoom(*row) for row in await source.fetch(_ROOMS, wanted)}
+    rooms = {row[0]: RoomForCache(*row) for row in await source.fetch(_ROOMS, list(room_ids))}
     nids = list(rooms)
     if not nids:
         return []
@@ -146,15 +151,15 @@ async def get_whole_rooms(
     return list(rooms.values())
 
 
-async def add_all_members(source: Source, rooms: Sequence[WholeRoom]) -> None:
-    """Add every m.room.member of the rooms' current state."""
+async def add_all_members(source: Source, rooms: Sequence[RoomForCache]) -> None:
+    """Add all m.room.member events of the rooms' current state."""
     by_nid = {room.room_nid: room for room in rooms}
     for row in await source.fetch(_MEMBERS, list(by_nid)):
         by_nid[row["room_nid"]].members.append(_held(tuple(row)))
 
 
-async def add_members(source: Source, wanted: Sequence[tuple[WholeRoom, str]]) -> None:
-    """Add the m.room.member events of these users, each in a room, as the current state has them."""
+async def add_members(source: Source, wanted: Sequence[tuple[RoomForCache, str]]) -> None:
+    """Add the m.room.member events of these users, each in a room, from the current state."""
     by_nid = {room.room_nid: room for room, _ in wanted}
     nids, users = [room.room_nid for room, _ in wanted], [user_id for _, user_id in wanted]
     for row in await source.fetch(_SOME_MEMBERS, nids, users):
@@ -162,7 +167,7 @@ async def add_members(source: Source, wanted: Sequence[tuple[WholeRoom, str]]) -
 
 
 async def get_members_before_ordinals(source: Source, places: Mapping[int, int]) -> dict[int, list[HeldRow]]:
-    """Return every m.room.member of rooms, by number, each in its state before an ordinal."""
+    """Return the m.room.member events of rooms, by room number, each room in its state before an ordinal."""
     rows = await source.fetch(_MEMBERS_BEFORE, list(places), list(places.values()))
     return _by_room(places, rows)
 
@@ -170,7 +175,10 @@ async def get_members_before_ordinals(source: Source, places: Mapping[int, int])
 async def get_some_members_before_ordinals(
     source: Source, wanted: Sequence[tuple[int, int, str]]
 ) -> dict[int, list[HeldRow]]:
-    """Return the m.room.member events of users, each (room number, ordinal, user) before that ordinal of the room."""
+    """Return the m.room.member events of users, by room number. wanted: (room number, ordinal, user).
+
+    Each is the user's event in the room's state before the ordinal.
+    """
     users = [user_id for *_, user_id in wanted]
     nids, places = [nid for nid, *_ in wanted], [place for _, place, _ in wanted]
     return _by_room(nids, await source.fetch(_SOME_MEMBERS_BEFORE, nids, places, users))
@@ -183,20 +191,20 @@ def _by_room(nids: Iterable[int], rows: Iterable[asyncpg.Record]) -> dict[int, l
     return found
 
 
-async def _add_state(source: Source, rooms: Mapping[int, WholeRoom], sql: str) -> None:
+async def _add_state(source: Source, rooms: Mapping[int, RoomForCache], sql: str) -> None:
     for row in await source.fetch(sql, list(rooms)):
         rooms[row["room_nid"]].state.append(_held(tuple(row)))
 
 
-async def _add_summaries(source: Source, rooms: Mapping[int, WholeRoom]) -> None:
-    """Spec: client-server API, GET /sync, RoomSummary."""
+async def _add_summaries(source: Source, rooms: Mapping[int, RoomForCache]) -> None:
+    """Add the rooms' summaries. Spec: client-server API, GET /sync, RoomSummary."""
     first: dict[int, list[Member]] = {nid: [] for nid in rooms}
     counts: dict[int, tuple[int, int]] = {}
     for nid, joined, invited, people in await source.fetch(_COUNTS, list(rooms)):
         counts[nid], rooms[nid].people = (joined, invited), people
     for nid, *member in await source.fetch(_FIRST_MEMBERS, list(rooms), PRESENT):
         first[nid].append(Member(*member))
-    alone = [nid for nid in rooms if sum(counts.get(nid, (0, 0))) <= 1]  # perhaps the reader himself
+    alone = [nid for nid in rooms if sum(counts.get(nid, (0, 0))) <= 1]  # perhaps the reader
     if alone:
         for nid, *member in await source.fetch(_FIRST_MEMBERS, alone, ABSENT):
             first[nid].append(Member(*member))
@@ -205,7 +213,7 @@ async def _add_summaries(source: Source, rooms: Mapping[int, WholeRoom]) -> None
 
 
 def _held(values: tuple[object, ...]) -> HeldRow:
-    """values: EVENT_COLUMNS, then room number, type, state key, ordinal since which it holds."""
+    """Return what a key holds. values: EVENT_COLUMNS, then room number, type, state key and `since`."""
     _, kind, key, since = values[18:22]
     assert isinstance(kind, str) and isinstance(key, str) and (since is None or isinstance(since, int))
     return HeldRow(kind, key, since, TimelineRow(*values[:18]))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Reading everything that is stored of a room, for checks of it: events in pages, all else at once."""
+"""Everything that is stored of a room, for checks: events in pages, the rest at once."""
 
 from collections.abc import AsyncIterator
 
@@ -7,7 +7,7 @@ from shared.core.room_check import EventColumns, LineRow, MembershipRow
 from shared.core.state_snapshots import Snapshot
 from shared.storage.engine.pool import Source
 
-#: Rows of one page: of the greatest events 64 MiB.
+#: Rows of one page: 64 MiB of the greatest events.
 _PAGE_EVENTS = 1000
 
 #: Uses rooms_room_id_key.
@@ -16,7 +16,7 @@ _COUNT = "SELECT count(*) FROM events WHERE room_nid = $1"
 #: Uses rooms_room_id_key: a page of the rooms after one.
 _ROOM_IDS = "SELECT room_id FROM rooms WHERE room_id > $1 ORDER BY room_id LIMIT $2"
 _SAMPLE = "SELECT room_id FROM rooms ORDER BY random() LIMIT $1"
-#: Uses the primary key. What a purge has left as state only (status 4) has no place any more: it is like an outlier.
+#: Uses the primary key. An event that a purge has kept only as state (status 4) has no place: it is like an outlier.
 _EVENTS = """
     SELECT event_nid, event_id, writer, position, CASE WHEN status <> 4 THEN ordinal END, depth, type, state_key,
            sender, origin_server_ts, CASE WHEN status = 4 THEN 3 ELSE status END, prev_nids, auth_nids, replaces_nid,
@@ -35,48 +35,48 @@ _TRANSACTIONS = "SELECT event_id FROM client_transactions WHERE room_nid = $1"
 
 
 async def get_room_ids(source: Source, after: str, limit: int) -> list[RoomId]:
-    """Return at most so many ids of our rooms, in their order, after the given one ("": from the first on)."""
+    """Return at most `limit` room ids in order, after the given one. after: "" for the first page."""
     return [row[0] for row in await source.fetch(_ROOM_IDS, after, limit)]
 
 
 async def get_some_room_ids(source: Source, count: int) -> list[RoomId]:
-    """Return ids of so many rooms, drawn by chance. Reads all rows of `rooms`."""
+    """Return the ids of `count` random rooms. Reads all rows of `rooms`."""
     return [row[0] for row in await source.fetch(_SAMPLE, count)]
 
 
-async def get_whole_room(source: Source, room_id: RoomId) -> tuple[int, str, int] | None:
-    """Return (room number, room version, how many events are stored); None for a room that we do not have."""
+async def get_room_to_check(source: Source, room_id: RoomId) -> tuple[int, str, int] | None:
+    """Return (room number, room version, number of stored events), None if the room does not exist here."""
     row = await source.fetchrow(_ROOM, room_id)
     return None if row is None else (row[0], row[1], await source.fetchval(_COUNT, row[0]))
 
 
 async def get_event_pages(source: Source, room_nid: int) -> AsyncIterator[list[EventColumns]]:
-    """Yield all events of the room by ascending number, whatever their status, in pages."""
+    """Yield all events of the room, whatever their status, by ascending number, in pages."""
     last = -(2**63)
     while rows := await source.fetch(_EVENTS, room_nid, last, _PAGE_EVENTS):
         last = rows[-1][0]
         yield [EventColumns(*row) for row in rows]
 
 
-async def get_whole_line(source: Source, room_nid: int) -> list[LineRow]:
+async def get_line(source: Source, room_nid: int) -> list[LineRow]:
     """Return all changes of the room's state, in no particular order."""
     return [LineRow(*row) for row in await source.fetch(_LINE, room_nid)]
 
 
 async def get_state_numbers(source: Source, room_nid: int) -> dict[tuple[str, str], int]:
-    """Return (type, state key) -> number of the event, of the current state."""
+    """Return the current state: (type, state key) -> number of the event."""
     rows = await source.fetch(_CURRENT_STATE, room_nid)
     return {(kind, state_key): nid for kind, state_key, nid in rows}
 
 
 async def get_extremities(source: Source, room_nid: int) -> list[int] | None:
-    """Return the numbers of the forward extremities; None where there is no row."""
+    """Return the numbers of the forward extremities, None if there is no row."""
     nids = await source.fetchval(_EXTREMITIES, room_nid)
     return None if nids is None else list(nids)
 
 
 async def get_membership_rows(source: Source, room_nid: int) -> dict[UserId, MembershipRow]:
-    """Return user id -> what is stored of the membership."""
+    """Return user id -> the stored membership."""
     return {user_id: MembershipRow(*membership) for user_id, *membership in await source.fetch(_MEMBERSHIPS, room_nid)}
 
 
@@ -89,10 +89,10 @@ async def get_snapshots(source: Source, room_nid: int) -> list[Snapshot]:
 
 
 async def get_all_awaited_redactions(source: Source, room_nid: int) -> list[tuple[EventId, int]]:
-    """Return (id of the event that is not here, number of its redaction)."""
+    """Return (id of a missing event, number of its redaction)."""
     return [(row[0], row[1]) for row in await source.fetch(_AWAITED, room_nid)]
 
 
 async def get_transaction_answers(source: Source, room_nid: int) -> list[EventId]:
-    """Return the event ids that clients' transactions have been answered with."""
+    """Return the event ids in the answers to clients' transactions."""
     return [row[0] for row in await source.fetch(_TRANSACTIONS, room_nid)]

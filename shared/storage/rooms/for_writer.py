@@ -1,4 +1,4 @@
-"""A room as it is now, for its writer: where its timeline ends, and its current state."""
+"""A room as its writer needs it: the end of its timeline, and its current state."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _ROOM = """
     ) deepest
     WHERE r.room_id = $1
 """
-#: Uses the primary keys of current_state, events and memberships. $2: types whose JSON is wanted as well.
+#: Uses the primary keys of current_state, events and memberships. $2: types whose JSON is read too.
 _CURRENT = """
     SELECT s.type, s.state_key, s.event_nid, e.event_id, e.redacted_by IS NOT NULL AS redacted,
            m.membership, CASE WHEN s.type = ANY($2::text[]) THEN e.json END AS json
@@ -30,17 +30,18 @@ _CURRENT = """
       ON s.type = 'm.room.member' AND m.room_nid = s.room_nid AND m.user_id = s.state_key
     WHERE s.room_nid = $1 AND (s.type, s.state_key) {after} ($3, $4) ORDER BY s.type, s.state_key LIMIT $5
 """
-#: A type and a state key may both be empty: the first page has its own comparison.
+#: Type and state key may both be empty, so the first page has its own comparison.
 _FIRST, _NEXT = _CURRENT.format(after=">="), _CURRENT.format(after=">")
 _PAGE = 2000  # rows: some 15 ms of the loop
 
 
 @dataclass(frozen=True, slots=True)
 class RoomEnd:
-    """A room and where its timeline ends.
+    """The end of a room's timeline.
 
-    extremities: events that nothing follows; depth: the greatest among them; last_ordinal, last_writer,
-    last_position: of the latest live event.
+    extremities: events that nothing follows.
+    last_ordinal, last_writer, last_position: of the latest live event.
+    depth: the greatest depth of the extremities.
     """
 
     room_nid: int
@@ -53,7 +54,7 @@ class RoomEnd:
 
 
 async def get_room_end(conn: Connection, room_id: RoomId) -> RoomEnd | None:
-    """Return where the room's timeline ends; None for a room that we do not have."""
+    """Return the end of the room's timeline, None if the room does not exist here."""
     row = await conn.fetchrow(_ROOM, room_id)
     if row is None:
         return None
@@ -63,7 +64,7 @@ async def get_room_end(conn: Connection, room_id: RoomId) -> RoomEnd | None:
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """One entry of the current state. membership: of m.room.member only; json: where it was asked for."""
+    """One entry of the current state. membership: of m.room.member only. json: of the types whose JSON is read."""
 
     type: str
     state_key: str
@@ -77,7 +78,8 @@ class StateRow:
 async def get_current_state(conn: Connection, room_nid: int, with_json_of: Collection[str]) -> list[StateRow]:
     """Return the room's current state.
 
-    conn: in a snapshot, since it is read in pages. with_json_of: the types whose events come with their JSON.
+    conn: in a snapshot, since the state is read in pages.
+    with_json_of: the types whose JSON is read.
     """
     state: list[StateRow] = []
     sql, after = _FIRST, ("", "")

@@ -1,4 +1,4 @@
-"""People with devices in a world of synchrotrons: client_api workers beside them, on the same bus."""
+"""Users with devices for tests of synchrotrons: client_api workers run beside them, on the same bus."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from tests.rigs.worker import SERVER
 
 @asynccontextmanager
 async def writers(dsn: str, world: World, count: int = 1) -> AsyncIterator[list[ClientApi]]:
-    """client_api workers whose frames go to the world's bus."""
+    """Run client_api workers that publish on the world's bus."""
     if count == 0:
         yield []
         return
@@ -32,7 +32,7 @@ async def writers(dsn: str, world: World, count: int = 1) -> AsyncIterator[list[
 
 @dataclass(slots=True)
 class Person:
-    """One device: reads by a synchrotron, writes by a client_api."""
+    """One device. It reads from a synchrotron and writes to a client_api worker."""
 
     reads: Client
     writes: User
@@ -45,12 +45,12 @@ class Person:
         return await self.reads.sync(since, **query)
 
     def by(self, worker: ClientApi) -> User:
-        """The same device, served by another client_api."""
+        """Return the same device, served by another client_api worker."""
         return User(worker, self.writes.user_id, self.writes.token, self.writes.device_id)
 
 
 async def person(world: World, worker: ClientApi, name: str, device: str = "DEVICE") -> Person:
-    """Register somebody, or log in with one more device of his."""
+    """Register a user, or log in with another device of theirs."""
     known = await worker.sql("SELECT 1 FROM users WHERE user_id = $1", f"@{name}:{SERVER}")
     if not known:
         return Person(world.user(name, device), await worker.register(name, device_id=device))
@@ -76,12 +76,12 @@ def inbox(answer: Any) -> list[Any]:
 
 
 def lists(answer: Any) -> tuple[set[str], set[str]]:
-    """Return (changed, left)."""
+    """Return (changed, left) of device_lists."""
     return set(answer["device_lists"]["changed"]), set(answer["device_lists"]["left"])
 
 
 async def know_presence_writer(world: World, api: ClientApi) -> None:
-    """Return once every synchrotron knows the writer of presence, as after its first tick."""
+    """Wait until every synchrotron knows the writer of presence, as after its first tick."""
     api.foundation.announcer.tick([PRESENCE], lambda _: 0)
     for process in world.synchrotrons:
         for _ in range(200):

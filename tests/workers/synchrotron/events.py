@@ -1,4 +1,4 @@
-"""Events for the pure tests: made by hand, in no database."""
+"""Events for the pure tests, built without a database."""
 
 import orjson
 

@@ -1,6 +1,6 @@
-"""Writes into a room what comes of forks: state that resolution changed, soft-failed events, gaps.
+"""Rooms with what forks cause: state changed by resolution, soft-failed events and gaps.
 
-It writes under the lease of the persister that owns the room, which must be at rest, and lets it forget the room then.
+Rows are written under the lease of the persister that owns the room. It must be idle, and evicts the room afterwards.
 """
 
 import itertools
@@ -31,12 +31,13 @@ class ForkedRoom:
         self._persister: Persister = next(p for p in world.persisters if p.slots.takes(slot_of(room_id)))
 
     async def events_of(self, key: StateKey) -> list[str]:
-        """Return the id of every event with this key, whether or not it ever was state."""
+        """Return the id of every event with this key, also if it never was in the state."""
         rows = await self.world.database.fetch(
             """SELECT e.event_id FROM events e JOIN rooms r USING (room_nid)
                WHERE r.room_id = $1 AND e.type = $2 AND e.state_key = $3 ORDER BY e.event_nid""",
-            self.room_id, *key,
-        )  # fmt: skip
+            self.room_id,
+            *key,
+        )
         return [row["event_id"] for row in rows]
 
     async def state(self) -> dict[StateKey, str]:
@@ -44,23 +45,42 @@ class ForkedRoom:
             """SELECT s.type, s.state_key, e.event_id FROM current_state s JOIN events e USING (room_nid, event_nid)
                JOIN rooms r USING (room_nid) WHERE r.room_id = $1""",
             self.room_id,
-        )  # fmt: skip
+        )
         return {(row["type"], row["state_key"]): row["event_id"] for row in rows}
 
     async def soft_fail(self, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]) -> str:
-        """Store a state event that nobody is shown."""
+        """Store a soft-failed state event, which no client gets."""
         room_nid, _, depth, nid = await self._end()
-        event = self._event(room_nid, nid, depth, sender, event_type, state_key, content, None, status=SOFT_FAILED)
+        event = self._event(
+            room_nid=room_nid,
+            nid=nid,
+            depth=depth,
+            sender=sender,
+            event_type=event_type,
+            state_key=state_key,
+            content=content,
+            ordinal=None,
+            status=SOFT_FAILED,
+        )
         await commit_events(self._persister.foundation.writer.write, EventBatch([event]))
         return event.event_id
 
     async def write(
-        self, sender: str, event_type: str = "m.room.message", content: Mapping[str, Any] | None = None, *,
-        state_key: str | None = None, wins: bool = True, to: Mapping[StateKey, str | None] | None = None,
+        self,
+        sender: str,
+        event_type: str = "m.room.message",
+        content: Mapping[str, Any] | None = None,
+        *,
+        state_key: str | None = None,
+        wins: bool = True,
+        to: Mapping[StateKey, str | None] | None = None,
         gap: bool = False,
-    ) -> str:  # fmt: skip
-        """Store one live event. wins: a state event becomes the state of its key; to: what other keys become with it
-        (ids of stored events, None: they leave the state)."""
+    ) -> str:
+        """Store one live event.
+
+        wins: a state event becomes the state of its key.
+        to: the new values of other keys, as ids of stored events. None: the key leaves the state.
+        """
         room_nid, ordinal, depth, nid = await self._end()
         content = content or {"msgtype": "m.text", "body": f"forked {next(_numbers)}"}
         stored = await self._stored()
@@ -85,9 +105,18 @@ class ForkedRoom:
             if key[0] == MEMBER:
                 batch.memberships.append(_membership(nid, key[1], before, now))
         event = self._event(
-            room_nid, nid, depth, sender, event_type, state_key, content, ordinal + 1,
-            resolved=resolved, gap=gap, replaces_nid=replaces,
-        )  # fmt: skip
+            room_nid=room_nid,
+            nid=nid,
+            depth=depth,
+            sender=sender,
+            event_type=event_type,
+            state_key=state_key,
+            content=content,
+            ordinal=ordinal + 1,
+            resolved=resolved,
+            gap=gap,
+            replaces_nid=replaces,
+        )
         batch.events.append(event)
         (position,) = (await commit_events(self._persister.foundation.writer.write, batch)).positions
         await self._announce(batch, event, position)
@@ -138,7 +167,7 @@ class ForkedRoom:
             """SELECT room_nid, max(ordinal) AS ordinal, max(depth) AS depth, nextval('event_nids') AS nid
                FROM events JOIN rooms r USING (room_nid) WHERE r.room_id = $1 GROUP BY room_nid""",
             self.room_id,
-        )  # fmt: skip
+        )
         assert row is not None
         return tuple(row)
 
@@ -148,18 +177,37 @@ class ForkedRoom:
             """SELECT event_id, event_nid, sender, json FROM events JOIN rooms r USING (room_nid)
                WHERE r.room_id = $1 AND state_key IS NOT NULL""",
             self.room_id,
-        )  # fmt: skip
+        )
         return {row["event_id"]: (row["event_nid"], row["sender"], row["json"]) for row in rows}
 
     def _event(
-        self, room_nid: int, nid: int, depth: int, sender: str, event_type: str, state_key: str | None,
-        content: Mapping[str, Any], ordinal: int | None, *, status: int = 0, resolved: bool = False, gap: bool = False,
+        self,
+        *,
+        room_nid: int,
+        nid: int,
+        depth: int,
+        sender: str,
+        event_type: str,
+        state_key: str | None,
+        content: Mapping[str, Any],
+        ordinal: int | None,
+        status: int = 0,
+        resolved: bool = False,
+        gap: bool = False,
         replaces_nid: int | None = None,
-    ) -> EventToStore:  # fmt: skip
+    ) -> EventToStore:
         pdu: dict[str, Any] = {
-            "type": event_type, "sender": sender, "room_id": self.room_id, "content": content, "origin_server_ts": 1000,
-            "depth": depth + 1, "auth_events": [], "prev_events": [], "hashes": {}, "signatures": {},
-        }  # fmt: skip
+            "type": event_type,
+            "sender": sender,
+            "room_id": self.room_id,
+            "content": content,
+            "origin_server_ts": 1000,
+            "depth": depth + 1,
+            "auth_events": [],
+            "prev_events": [],
+            "hashes": {},
+            "signatures": {},
+        }
         if state_key is not None:
             pdu["state_key"] = state_key
         return EventToStore(

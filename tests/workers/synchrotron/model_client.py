@@ -1,4 +1,4 @@
-"""A client that keeps what /sync tells it, by the rules of the specification, and checks what it is told."""
+"""A client that keeps what /sync sends, by the rules of the specification, and checks it."""
 
 import copy
 from dataclasses import dataclass, field
@@ -15,10 +15,11 @@ class ModelRoom:
 
 @dataclass(slots=True)
 class ModelClient:
-    """query: parameters of each of its syncs. Gaps are filled at once by paging back from `prev_batch`.
+    """A client. It fills gaps at once by paging back from `prev_batch`.
 
-    after_gap: events before which something is missing, which no timeline may cross. page_query: parameters of each
-    page that fills a gap.
+    query: parameters of each sync.
+    after_gap: events with missing events before them, which no timeline may cross.
+    page_query: parameters of each page that fills a gap.
     """
 
     client: Client
@@ -32,16 +33,16 @@ class ModelClient:
     page_query: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> None:
-        """Keep this point, as an application that is closed and opened again does."""
+        """Keep this point, as an application does that is closed and opened again."""
         self.saved = (self.token, copy.deepcopy(self.rooms))
 
     def go_back(self) -> None:
         self.token, self.rooms = self.saved[0], copy.deepcopy(self.saved[1])
 
     async def sync(self, **query: Any) -> bool:
-        """One round; returns whether it brought any news of rooms."""
+        """Sync once. Return True if rooms had updates."""
         answer = await self.client.sync(self.token, **(self.query | query))
-        for part in ("leave", "invite", "knock"):  # who was kicked and invited anew is told the latter only
+        for part in ("leave", "invite", "knock"):  # after a kick and another invitation only the invitation is sent
             for room_id, section in answer["rooms"][part].items():
                 self._gone(part, room_id, section)
         for room_id, section in answer["rooms"]["join"].items():
@@ -50,7 +51,7 @@ class ModelClient:
         return any(answer["rooms"].values())
 
     def _gone(self, part: str, room_id: str, section: Any) -> None:
-        """He is not in the room (any more)."""
+        """Drop a room that the user is not in."""
         self.rooms.pop(room_id, None)
 
     async def _take(self, room_id: str, section: Any) -> None:
@@ -74,7 +75,7 @@ class ModelClient:
             _apply(room, [event for event in events if "state_key" in event])
 
     async def _fill(self, room_id: str, room: ModelRoom, token: str) -> list[str]:
-        """Page back from the gap's end to what is known already."""
+        """Page back from the end of a gap to the known events."""
         known = set(room.timeline)
         found: list[str] = []
         place: str | None = token

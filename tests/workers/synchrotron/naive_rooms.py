@@ -1,7 +1,7 @@
-"""A slow and simple reading of rooms straight from `events` and `state_changes`, to hold the synchrotron against.
+"""A slow and simple reading of rooms from `events` and `state_changes`, to compare the synchrotron with.
 
-Written from the specification's text ("Room history visibility"); it shares nothing with the code under test but the
-stored events.
+It follows the text of the specification ("Room history visibility") and shares nothing with the code under test but
+the stored events.
 """
 
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from shared.storage.engine.pool import Database
 
 @dataclass(slots=True)
 class NaiveRoom:
-    """events: all of the room's timeline, in order, with what the state was before and after each.
+    """A room's whole timeline in order, with the state before and after each event.
 
-    once_left: keys that left the state at some time: clients that had them cannot be told.
+    once_left: keys that left the state at some time. The protocol cannot tell clients so.
     """
 
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -38,7 +38,7 @@ class NaiveRoom:
             if event["type"] == "m.room.history_visibility" or (
                 event["type"] == "m.room.member" and event.get("state_key") == user_id
             ):
-                # What the event itself sets, should it have become state or not.
+                # The event's own value counts, whether it became state or not.
                 views.append(self.before[index] | {(event["type"], event["state_key"]): event})
             if any(self._allows(view, user_id, joined_since) for view in views):
                 shown.append(event["event_id"])

@@ -1,4 +1,4 @@
-"""A small client of the merged form, written from the MSC: what it would show of its rooms, from answers alone."""
+"""A small client of the merged form, written from the MSC. It keeps its rooms from responses alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ EVERYTHING: Mapping[str, Any] = {"include": [{}]}
 
 
 async def post(client: Client, path: str, body: Any, **query: Any) -> Answer:
-    """Ask the client's synchrotron, whatever it answers."""
+    """Send a request to the client's synchrotron and return any response."""
     process = client.world.synchrotrons[client.synchrotron]
     token = f"{client.user_id}|{client.writes.device}"
     return await process.call("POST", path, query, token, orjson.dumps(body))
@@ -52,7 +52,7 @@ def keys(room: Any) -> set[tuple[str, str]]:
 
 @dataclass(slots=True)
 class SeenRoom:
-    """timeline: event ids, oldest first, without a break since the last gap."""
+    """A room as the client shows it. timeline: event ids, oldest first, without a break since the last gap."""
 
     membership: str = ""
     timeline: list[str] = field(default_factory=list)
@@ -65,9 +65,10 @@ class SeenRoom:
 
 @dataclass(slots=True)
 class SlidingClient:
-    """client: None where a subclass asks otherwise. body: the rest of its requests.
+    """A client. body: the fields of its requests but `pos` and `timeout`.
 
-    doubled: events that came twice without the server saying why.
+    client: None if a subclass sends requests otherwise.
+    doubled: events that came twice for no reason given.
     """
 
     client: Client | None
@@ -78,7 +79,7 @@ class SlidingClient:
     doubled: list[str] = field(default_factory=list)
 
     async def sync(self, timeout: int = 0, **changes: Any) -> Any:
-        """Make one request with what was processed last, take the answer in and return it."""
+        """Make one request, apply the response and return it."""
         self.body |= changes
         answer = await self.ask(timeout)
         self.take_in(answer)

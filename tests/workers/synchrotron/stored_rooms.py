@@ -1,4 +1,4 @@
-"""Rooms stored as other servers' events make them: with history in gaps, branches with states of their own, outliers.
+"""Rooms as events of other servers make them: with fetched history in gaps, branches with their own states, outliers.
 
 async with store(dsn) as stored:
     room = await stored.room()
@@ -31,7 +31,7 @@ _numbers = itertools.count(1)
 
 @dataclass(slots=True)
 class StoredRoom:
-    """places: of every accepted event, id -> place. nids: id -> number."""
+    """A room. places: the point of every accepted event by id. nids: event numbers by id."""
 
     writer: FencedWriter
     room_nid: int
@@ -44,7 +44,7 @@ class StoredRoom:
     state: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def live(self, **fields: Any) -> str:
-        """Add an event at the end; a state event becomes the line's state. fields: see `_event`."""
+        """Add an event at the end. A state event becomes the line's state. fields: see `_event`."""
         self.ordinal += 1
         event = self._event(ordinal=self.ordinal, **fields)
         self.places[event.event_id] = HistoryPoint(self.ordinal)
@@ -62,7 +62,7 @@ class StoredRoom:
         return event.event_id
 
     def history(self, anchor: int, **fields: Any) -> str:
-        """Add an event before all of the history that lies before a live event."""
+        """Add an event before all fetched history of a live event's gap."""
         back = self.backs[anchor] = self.backs.get(anchor, 0) + 1
         event = self._event(anchor=anchor, back=back, **fields)
         self.places[event.event_id] = HistoryPoint(anchor, -back)
@@ -72,15 +72,15 @@ class StoredRoom:
         return self._event(**({"status": OUTLIER} | fields)).event_id
 
     def member(self, user_id: str, membership: str, **fields: Any) -> dict[str, Any]:
-        """The fields of somebody's own member event."""
+        """Return the fields of a user's own member event."""
         content = {"membership": membership}
         return {"type": MEMBER, "state_key": user_id, "sender": user_id, "content": content, **fields}
 
     def snapshot(self, base: int, added: list[str], removed: list[str] = [], parent: int | None = None) -> int:  # noqa: B006
-        """Add a state: the line before `base`, or the parent, with these events changed."""
+        """Add a snapshot: the line before `base`, or the parent, with these events changed."""
         nid, steps = next(_numbers), 0
         if parent is not None:
-            # A walk is what these tests need, its depth is not: the parent is always the step before.
+            # These tests need a walk of any depth: the parent is always the step before.
             steps = next(s.steps for _, s in self.batch.snapshots if s.nid == parent) + 1
         nids = [tuple(self.nids[each] for each in ids) for ids in (added, removed)]
         snapshot = Snapshot(nid, parent, base if parent is None else None, steps, *nids)
@@ -95,19 +95,33 @@ class StoredRoom:
         self.batch = EventBatch()
 
     def ordered(self) -> list[str]:
-        """Ids of all events that have a place, in its order: the naive form of everything that pages do."""
+        """Return the ids of all events that have a point, in order: the naive form of all pages."""
         return sorted(self.places, key=self.places.__getitem__)
 
     def _event(
-        self, *, type: str = "m.room.message", state_key: str | None = None, sender: str = "@bob:remote",
-        content: Mapping[str, Any] | None = None, ts: int = 1000, **stored: Any,
-    ) -> EventToStore:  # fmt: skip
+        self,
+        *,
+        type: str = "m.room.message",
+        state_key: str | None = None,
+        sender: str = "@bob:remote",
+        content: Mapping[str, Any] | None = None,
+        ts: int = 1000,
+        **stored: Any,
+    ) -> EventToStore:
         nid = next(_numbers)
         event_id = f"$event{nid}"
         pdu: dict[str, Any] = {
-            "type": type, "sender": sender, "room_id": self.room_id, "content": content or {"body": event_id},
-            "origin_server_ts": ts, "depth": nid, "auth_events": [], "prev_events": [], "hashes": {}, "signatures": {},
-        }  # fmt: skip
+            "type": type,
+            "sender": sender,
+            "room_id": self.room_id,
+            "content": content or {"body": event_id},
+            "origin_server_ts": ts,
+            "depth": nid,
+            "auth_events": [],
+            "prev_events": [],
+            "hashes": {},
+            "signatures": {},
+        }
         if state_key is not None:
             pdu["state_key"] = state_key
         given: dict[str, Any] = {"ordinal": None, "replaces_nid": None, **stored}
@@ -136,7 +150,7 @@ class Store:
     writer: FencedWriter
 
     def room(self) -> StoredRoom:
-        """A new room, of version 11; everything is stored by `save`."""
+        """Return a new room of version 11. `save` stores everything."""
         nid = next(_numbers)
         room = StoredRoom(self.writer, nid, f"!room{nid}:example.org")
         room.batch.rooms.append(RoomToStore(nid, room.room_id, "11", "@bob:remote", False, 1000))
@@ -149,9 +163,15 @@ async def store(dsn: str) -> AsyncIterator[Store]:
     database = Database(connect, max_connections=2)
     async with database.connection() as conn:
         lease = await insert_lease(
-            conn, process=f"event_persister-{next(_numbers)}", type_="event_persister", host="h", pid=1,
-            address="127.0.0.1:1", version="0", sequences={"events": "stream_events"},
-        )  # fmt: skip
+            conn,
+            process=f"event_persister-{next(_numbers)}",
+            type_="event_persister",
+            host="h",
+            pid=1,
+            address="127.0.0.1:1",
+            version="0",
+            sequences={"events": "stream_events"},
+        )
     writer = FencedWriter(connect, lease, SeenPositions(), lambda why: None)
     try:
         yield Store(database, writer)

@@ -1,4 +1,4 @@
-"""`device_lists` of /sync and GET /keys/changes: whose devices a client must ask for again, and whose no more."""
+"""`device_lists` of /sync and GET /keys/changes: users to query again, and users who no longer share a room."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ async def _changes(who: Person, since: str, to: str) -> tuple[set[str], set[str]
 
 
 async def _until_told(who: Person, token: str) -> tuple[Any, str]:
-    """Sync until device lists are told; return (changed, left) and the token."""
+    """Sync until there are device list changes. Return (changed, left) and the token."""
     async with asyncio.timeout(10):
         while True:
             answer = await who.sync(token, timeout=2_000)
@@ -29,7 +29,7 @@ async def _until_told(who: Person, token: str) -> tuple[Any, str]:
                 return lists(answer), token
 
 
-async def test_new_keys_wake_those_who_share_a_room(postgres: TestDatabase) -> None:
+async def test_new_keys_wake_users_who_share_a_room(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, bob, carol = [await person(world, api, name) for name in ("alice", "bob", "carol")]
         room_id = await alice.reads.writes.create_room(preset="public_chat")
@@ -48,18 +48,18 @@ async def test_new_keys_wake_those_who_share_a_room(postgres: TestDatabase) -> N
             tokens[each.user_id] = answer["next_batch"]
         assert not waiting[carol.user_id].done()
         waiting[carol.user_id].cancel()
-        # Nothing of it is told twice, and then nobody asks Postgres.
+        # Changes are sent once, and then nothing reads Postgres.
         process = world.synchrotrons[0]
         queries = process.metric("skep_sync_queries_total")
         assert lists(await alice.sync(tokens[alice.user_id])) == (set(), set())
         assert process.metric("skep_sync_queries_total") == queries
-        # His log-out is a change of his list.
+        # A log-out changes the user's device list.
         assert (await bob.writes.call("POST", "/logout", {})).status == 200
         told, _ = await _until_told(alice, tokens[alice.user_id])
         assert told == ({bob.user_id}, set())
 
 
-async def test_an_initial_sync_names_nobody(postgres: TestDatabase) -> None:
+async def test_initial_sync_has_no_device_list_changes(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice = await person(world, api, "alice")
         await upload_identity(alice.writes)
@@ -67,8 +67,8 @@ async def test_an_initial_sync_names_nobody(postgres: TestDatabase) -> None:
 
 
 @pytest.mark.parametrize("cold", [False, True])
-async def test_coming_and_going(postgres: TestDatabase, cold: bool) -> None:
-    """cold: the process knows nothing of the tokens (they have a part of a stream of the future)."""
+async def test_joins_and_leaves_change_device_lists(postgres: TestDatabase, cold: bool) -> None:
+    """cold: the process remembers none of the tokens, since they have a part of an unknown stream."""
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, bob, carol = [await person(world, api, name) for name in ("alice", "bob", "carol")]
         first = await alice.reads.writes.create_room(preset="public_chat")
@@ -90,29 +90,29 @@ async def test_coming_and_going(postgres: TestDatabase, cold: bool) -> None:
         assert await told(alice) == (set(), set())
         await alice.reads.writes.send(first, "nothing of it")
         assert await told(bob) == (set(), set())
-        # Another room is left: alice is still there in the first.
+        # They leave the second room: alice still shares the first.
         await bob.reads.writes.act(second, "join")
         await told(bob), await told(alice)
         await bob.reads.writes.act(second, "leave")
         assert await told(bob) == await told(alice) == (set(), set())
-        # From the last shared room.
+        # They leave the last shared room.
         await bob.reads.writes.act(first, "leave")
         assert await told(bob) == (set(), {alice.user_id, carol.user_id})
         assert await told(alice) == await told(carol) == (set(), {bob.user_id})
-        # Into one and out of the other between two answers.
+        # They join one room and leave the other between two responses.
         await bob.reads.writes.act(first, "join")
         await told(alice), await told(bob)
         await bob.reads.writes.act(first, "leave")
         await bob.reads.writes.act(second, "join")
         assert await told(alice) == ({bob.user_id}, set())
         assert await told(bob) == ({alice.user_id}, {carol.user_id})
-        # An invitation is nobody's business yet.
+        # An invitation changes no device list yet.
         await alice.reads.writes.act(second, "invite", {"user_id": carol.user_id})
         assert (await told(carol))[0] == set()
 
 
-async def test_who_was_told_of_new_keys_finds_them_at_any_process(postgres: TestDatabase) -> None:
-    """Protocol notes, A6: /keys/query carries no token; the process that is asked hears nothing of replication."""
+async def test_announced_keys_are_found_on_every_process(postgres: TestDatabase) -> None:
+    """/keys/query has no token, and its process gets no frames (protocol notes, A6)."""
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world, 2) as [one, deaf]:
         alice, bob = await person(world, one, "alice"), await person(world, one, "bob")
         room_id = await alice.reads.writes.create_room(preset="public_chat")
@@ -132,7 +132,7 @@ async def test_who_was_told_of_new_keys_finds_them_at_any_process(postgres: Test
 
 @dataclass(slots=True)
 class _Tracker:
-    """A client that tracks devices as the spec tells it to: it asks for those who changed, forgets those who left."""
+    """A client that tracks devices by the spec: it queries users who changed and forgets users who left."""
 
     who: Person
     token: str = ""
@@ -140,8 +140,8 @@ class _Tracker:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_trackers_know_the_devices_of_all_with_whom_they_share_a_room(postgres: TestDatabase, seed: int) -> None:
-    """Random joins, leaves, bans and changes of devices; answers are lost, come late, or from a cold process."""
+async def test_trackers_know_the_devices_of_all_users_who_share_a_room(postgres: TestDatabase, seed: int) -> None:
+    """Random joins, leaves, bans and device changes. Responses are lost, late, or from a cold process."""
     chance = random.Random(seed)
     async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
         people = [await person(world, api, name) for name in ("ann", "ben", "cat", "dan")]
@@ -184,7 +184,7 @@ async def test_trackers_know_the_devices_of_all_with_whom_they_share_a_room(post
 async def _track(world: World, tracker: _Tracker, chance: random.Random, versions: dict[str, int]) -> None:
     await world.settle()
     tracker.who.reads.synchrotron = chance.randrange(2)
-    for _ in range(chance.choice((1, 1, 2))):  # the first answer may be lost
+    for _ in range(chance.choice((1, 1, 2))):  # the first response may be lost
         since = tracker.token + chance.choice(("", "", "_z0.0"))
         answer = await tracker.who.sync(since)
     tracker.token = answer["next_batch"]

@@ -1,4 +1,4 @@
-"""Erased senders in /sync, /state and /members; invites that nobody is told of. Spec: POST /account/deactivate."""
+"""Erased senders in /sync, /state and /members, and hidden invitations. Spec: POST /account/deactivate."""
 
 import time
 from typing import Any
@@ -11,18 +11,16 @@ FEDERATION = {"event_format": "federation"}
 
 
 async def erase(world: World, user: Client) -> None:
-    await world.database.execute(
-        "INSERT INTO erased_users VALUES ($1, $2)", user.user_id, time.time_ns() // 1_000_000
-    )  # fmt: skip
+    await world.database.execute("INSERT INTO erased_users VALUES ($1, $2)", user.user_id, time.time_ns() // 1_000_000)
 
 
 def by_sender(events: list[Any], sender: str) -> dict[str, Any]:
-    """Return type -> content of what a user sent."""
+    """Return the contents of a user's events by type."""
     return {event["type"]: event["content"] for event in events if event["sender"] == sender}
 
 
 async def every_way(client: Client, room_id: str) -> list[dict[str, Any]]:
-    """Return what the client is shown, by each way of reading, of state and timeline."""
+    """Return the state and timeline that each endpoint shows to the client."""
     whole = (await client.sync())["rooms"]["join"][room_id]
     after = (await client.sync(use_state_after="true"))["rooms"]["join"][room_id]
     raw = (await client.sync(filter=FEDERATION))["rooms"]["join"][room_id]
@@ -39,7 +37,7 @@ async def every_way(client: Client, room_id: str) -> list[dict[str, Any]]:
     ]
 
 
-async def test_whoever_joins_later_sees_erased_people_redacted(postgres: TestDatabase) -> None:
+async def test_users_who_join_later_see_erased_senders_redacted(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -69,7 +67,7 @@ async def test_whoever_joins_later_sees_erased_people_redacted(postgres: TestDat
                 assert by_sender(events, alice.user_id)["m.room.message"]["body"] == "said by Alice"
         topic = await eve.room(room_id, "state/m.room.topic")
         assert topic.json == {}
-        # Who was there keeps what he had, and is told no more than of his leaving.
+        # Members keep what they had, and get the leave event only.
         for answer in await every_way(alice, room_id):
             if answer["timeline"]:
                 events = [*answer["state"], *answer["timeline"]]
@@ -77,11 +75,12 @@ async def test_whoever_joins_later_sees_erased_people_redacted(postgres: TestDat
                 assert by_sender(events, bob.user_id)["m.room.message"]["body"] == "said by Bob"
         news = (await alice.sync(since))["rooms"]["join"][room_id]["timeline"]["events"]
         assert [(event["sender"], event["type"]) for event in news] == [
-            (bob.user_id, "m.room.member"), (eve.user_id, "m.room.member"),
-        ]  # fmt: skip
+            (bob.user_id, "m.room.member"),
+            (eve.user_id, "m.room.member"),
+        ]
 
 
-async def test_a_latest_edit_and_reply_of_an_erased_sender(postgres: TestDatabase) -> None:
+async def test_latest_edit_and_reply_of_an_erased_sender_are_redacted(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -102,7 +101,7 @@ async def test_a_latest_edit_and_reply_of_an_erased_sender(postgres: TestDatabas
         assert (latest["sender"], latest["content"].get("body")) == (bob.user_id, None)
 
 
-async def test_new_messages_ask_nobody_who_was_erased(postgres: TestDatabase) -> None:
+async def test_new_messages_need_no_query_for_erased_users(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -117,7 +116,7 @@ async def test_new_messages_ask_nobody_who_was_erased(postgres: TestDatabase) ->
         assert world.synchrotrons[0].metric("skep_sync_queries_total") == queries
 
 
-async def test_invites_of_whoever_wants_none_are_not_told(postgres: TestDatabase) -> None:
+async def test_blocked_invites_are_not_sent(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         first = await alice.writes.create_room(invite=[bob.user_id])
@@ -128,6 +127,6 @@ async def test_invites_of_whoever_wants_none_are_not_told(postgres: TestDatabase
             answer = await bob.sync()
             assert (first in answer["rooms"].get("invite", {})) is told, content
             assert (first in (await deployed(bob, **lists))["rooms"]) is told, content
-            # What others read says it all the same.
+            # Other readers see the invitation.
             state = await alice.room(first, f"state/m.room.member/{bob.user_id}")
             assert state.json["membership"] == "invite"

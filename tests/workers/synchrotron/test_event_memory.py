@@ -1,4 +1,4 @@
-"""Events kept in the form in which clients get them: shown is always what is stored, and the memory is bounded."""
+"""The memory of decoded events: pages always show the stored events, and it is bounded."""
 
 import asyncio
 from typing import Any
@@ -17,32 +17,38 @@ VERSION = get_room_version("11")
 
 def _row(nid: int, text: str = "x") -> TimelineRow:
     pdu = {
-        "type": "m.room.message", "sender": "@a:b", "room_id": "!r:b", "content": {"body": text}, "depth": 1,
-        "origin_server_ts": 1, "prev_events": [], "auth_events": [],
-    }  # fmt: skip
+        "type": "m.room.message",
+        "sender": "@a:b",
+        "room_id": "!r:b",
+        "content": {"body": text},
+        "depth": 1,
+        "origin_server_ts": 1,
+        "prev_events": [],
+        "auth_events": [],
+    }
     return TimelineRow(
-        nid,
-        f"${nid}",
-        1,
-        1,
-        1,
-        None,
-        None,
-        None,
-        orjson.dumps(pdu),
-        None,
-        None,
-        None,
-        None,
-        None,
-        False,
-        0,
-        None,
-        False,
+        event_nid=nid,
+        event_id=f"${nid}",
+        writer=1,
+        position=1,
+        ordinal=1,
+        replaces_nid=None,
+        txn_device=None,
+        txn_id=None,
+        json=orjson.dumps(pdu),
+        redaction_id=None,
+        redaction_json=None,
+        previous_id=None,
+        previous_ordinal=None,
+        previous_json=None,
+        previous_redacted=False,
+        back=0,
+        state_nid=None,
+        gap=False,
     )
 
 
-def test_only_the_very_row_is_answered_from_memory() -> None:
+def test_memory_answers_for_an_identical_row_only() -> None:
     memory = EventMemory(1 << 20)
     first = memory.event(VERSION, _row(1))
     assert memory.event(VERSION, _row(1)) is first
@@ -53,7 +59,7 @@ def test_only_the_very_row_is_answered_from_memory() -> None:
     assert memory.event(VERSION, _row(1)).content() == {"body": "x"}
 
 
-def test_it_keeps_what_was_read_last_within_its_budget() -> None:
+def test_memory_keeps_the_latest_events_within_its_budget() -> None:
     memory = EventMemory(10_000)
     events = [memory.event(VERSION, _row(nid)) for nid in range(1, 101)]
     again = [memory.event(VERSION, _row(nid)) for nid in range(100, 0, -1)]
@@ -69,7 +75,7 @@ async def _page(client: Client, room_id: str) -> dict[str, Any]:
     return {event["event_id"]: event for event in page.json["chunk"]}
 
 
-async def test_pages_show_what_is_stored_now_to_each_his_own(postgres: TestDatabase) -> None:
+async def test_pages_show_the_stored_events_to_each_reader(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -79,9 +85,10 @@ async def test_pages_show_what_is_stored_now_to_each_his_own(postgres: TestDatab
         assert before[gone]["content"]["body"] == "gone"
         await bob.writes.redact(room_id, gone)
         await alice.writes.call(
-            "PUT", f"/rooms/{room_id}/send/m.room.message/edit",
+            "PUT",
+            f"/rooms/{room_id}/send/m.room.message/edit",
             {"msgtype": "m.text", "body": "*", "m.relates_to": {"rel_type": "m.reference", "event_id": said}},
-        )  # fmt: skip
+        )
         after = await _page(alice, room_id)
         assert after[gone]["content"] == {} and "redacted_because" in after[gone]["unsigned"]
         assert len(after[said]["unsigned"]["m.relations"]["m.reference"]["chunk"]) == 1

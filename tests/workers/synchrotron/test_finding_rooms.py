@@ -1,4 +1,4 @@
-"""Finding rooms: summaries, the hierarchy of spaces, the directory."""
+"""Room summaries, the hierarchy of spaces, and the directory."""
 
 from typing import Any
 from urllib.parse import quote
@@ -43,16 +43,22 @@ def ids(answer: Answer) -> list[str]:
     return [room["room_id"] for room in answer.json["rooms"]]
 
 
-def test_children_are_ordered_as_the_spec_says() -> None:
+def test_space_children_are_in_the_order_of_the_spec() -> None:
     def child(room: str, ts: int, order: Any = None) -> SpaceChild:
         return SpaceChild(room, "@a:b", ts, {} if order is None else {"order": order})
 
-    # The spec's own example, and orders that are none.
+    # The example of the spec, and invalid orders.
     children = [
-        child("!b", 1640341000000, " "), child("!a", 1640141000000, "aaaa"), child("!c", 1640841000000, "first"),
-        child("!e", 1640641000000), child("!d", 1640741000000), child("!f", 1640741000001, "é"),
-        child("!g", 1640741000002, "x" * 51), child("!h", 1640741000003, 7), child("!i", 1640741000004, ""),
-    ]  # fmt: skip
+        child("!b", 1640341000000, " "),
+        child("!a", 1640141000000, "aaaa"),
+        child("!c", 1640841000000, "first"),
+        child("!e", 1640641000000),
+        child("!d", 1640741000000),
+        child("!f", 1640741000001, "é"),
+        child("!g", 1640741000002, "x" * 51),
+        child("!h", 1640741000003, 7),
+        child("!i", 1640741000004, ""),
+    ]
     mixed = children[4:] + children[:4]
     assert [each.room_id for each in sorted(mixed, key=child_order)] == [each.room_id for each in children]
     assert (
@@ -60,7 +66,7 @@ def test_children_are_ordered_as_the_spec_says() -> None:
     )
 
 
-async def test_a_tree_with_loops_in_pages(postgres: TestDatabase) -> None:
+async def test_hierarchy_with_loops_comes_in_pages(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         root, inner = await space(alice, name="root"), await space(alice, name="inner")
@@ -107,7 +113,7 @@ async def test_a_tree_with_loops_in_pages(postgres: TestDatabase) -> None:
         assert (await hierarchy(alice, "!nothing:example.org")).errcode == "M_FORBIDDEN"
 
 
-async def test_who_may_find_a_room(postgres: TestDatabase) -> None:
+async def test_summary_is_for_users_who_may_find_the_room(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         club = await alice.writes.create_room(preset="public_chat")
@@ -148,12 +154,12 @@ async def test_who_may_find_a_room(postgres: TestDatabase) -> None:
             "restricted",
         )
         assert (await v1(bob, f"/room_summary/{quote(rooms['invited'])}")).json["membership"] == "invite"
-        # Nobody of this server is in it any more: what we know of it is old.
+        # No user of this server is in the room any more, so its summary would be out of date.
         await alice.writes.act(rooms["readable"], "leave")
         assert "readable" not in await seen()
 
 
-async def test_a_summary_tells_only_what_has_the_right_type(postgres: TestDatabase) -> None:
+async def test_summary_leaves_out_fields_of_the_wrong_type(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room(preset="public_chat", room_alias_name="hive", name="n", topic="t")
@@ -168,24 +174,36 @@ async def test_a_summary_tells_only_what_has_the_right_type(postgres: TestDataba
             summary = (await world.synchrotrons[0].get(path, {}, f"{alice.user_id}|D")).json
             check_answer("room_summary.yaml", "/room_summary/{roomIdOrAlias}", "get", summary)
             assert summary == {
-                "room_id": room_id, "name": "n", "topic": "t", "avatar_url": "mxc://a/b", "join_rule": "public",
-                "canonical_alias": "#hive:example.org", "encryption": "m.megolm.v1.aes-sha2", "membership": "join",
-                "guest_can_join": False, "world_readable": False, "num_joined_members": 1,
+                "room_id": room_id,
+                "name": "n",
+                "topic": "t",
+                "avatar_url": "mxc://a/b",
+                "join_rule": "public",
+                "canonical_alias": "#hive:example.org",
+                "encryption": "m.megolm.v1.aes-sha2",
+                "membership": "join",
+                "guest_can_join": False,
+                "world_readable": False,
+                "num_joined_members": 1,
                 "room_version": summary["room_version"],
-            }  # fmt: skip
+            }
         await alice.writes.redact(room_id, avatar)
         for event_type, content in (
-            ("m.room.name", {"name": ["n"]}), ("m.room.topic", {"topic": {}}),
-            ("m.room.canonical_alias", {}), ("m.room.guest_access", {"guest_access": 1}),
+            ("m.room.name", {"name": ["n"]}),
+            ("m.room.topic", {"topic": {}}),
+            ("m.room.canonical_alias", {}),
+            ("m.room.guest_access", {"guest_access": 1}),
             ("m.room.history_visibility", {"history_visibility": []}),
-        ):  # fmt: skip
+        ):
             assert (await alice.writes.put_state(room_id, event_type, content)).status == 200
         summary = (await v1(alice, f"/room_summary/{quote(room_id)}")).json
         assert not {"name", "topic", "avatar_url", "canonical_alias", "room_type"} & set(summary)
         for wrong, errcode in (
-            ("#none:example.org", "M_NOT_FOUND"), ("#hive:remote", "M_NOT_FOUND"), ("hive", "M_INVALID_PARAM"),
+            ("#none:example.org", "M_NOT_FOUND"),
+            ("#hive:remote", "M_NOT_FOUND"),
+            ("hive", "M_INVALID_PARAM"),
             ("!none:example.org", "M_NOT_FOUND"),
-        ):  # fmt: skip
+        ):
             assert (await v1(alice, f"/room_summary/{quote(wrong)}")).errcode == errcode
 
 
@@ -200,7 +218,7 @@ async def search(client: Client, **body: Any) -> Answer:
     return await client.post("/publicRooms", body)
 
 
-async def test_the_directory_in_pages_both_ways(postgres: TestDatabase) -> None:
+async def test_directory_pages_in_both_directions(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, others = world.user("alice"), [world.user(f"u{n}") for n in range(3)]
         create = alice.writes.create_room
@@ -232,7 +250,7 @@ async def test_the_directory_in_pages_both_ways(postgres: TestDatabase) -> None:
         assert (await directory(alice, server="example.org", limit=1))["chunk"] == whole["chunk"][:1]
 
 
-async def test_the_directory_is_searched(postgres: TestDatabase) -> None:
+async def test_directory_is_filtered(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         create = alice.writes.create_room
@@ -261,10 +279,13 @@ async def test_the_directory_is_searched(postgres: TestDatabase) -> None:
         rest = (await search(alice, since=page["next_batch"], filter={"generic_search_term": "bees"})).json
         assert {room["room_id"] for room in page["chunk"] + rest["chunk"]} == {bees, wasps, a_space}
         for wrong, errcode in (
-            ({"limit": 0}, "M_INVALID_PARAM"), ({"limit": "x"}, "M_BAD_JSON"), ({"filter": 1}, "M_BAD_JSON"),
-            ({"filter": {"room_types": "m.space"}}, "M_BAD_JSON"), ({"since": "x"}, "M_INVALID_PARAM"),
+            ({"limit": 0}, "M_INVALID_PARAM"),
+            ({"limit": "x"}, "M_BAD_JSON"),
+            ({"filter": 1}, "M_BAD_JSON"),
+            ({"filter": {"room_types": "m.space"}}, "M_BAD_JSON"),
+            ({"since": "x"}, "M_INVALID_PARAM"),
             ({"filter": {"generic_search_term": "x" * 1001}}, "M_INVALID_PARAM"),
-        ):  # fmt: skip
+        ):
             answer = await search(alice, **wrong)
             assert (answer.status, answer.errcode) == (400, errcode), wrong
         assert orjson.loads((await alice.post("/publicRooms", None)).body)["chunk"]

@@ -1,4 +1,4 @@
-"""A room's history in the order of places: tokens, pages in both directions, gaps, states of branches."""
+"""A room's history in order: tokens, pages in both directions, gaps, and states of branches."""
 
 import json
 from typing import Any
@@ -27,27 +27,49 @@ BOB, CAROL = "@bob:remote", "@carol:remote"
 ALL = EventFilter()
 places = st.builds(
     lambda ordinal, back: gap_start(ordinal) if back is None else HistoryPoint(ordinal, -back),
-    st.integers(1, 10**18 - 1), st.one_of(st.none(), st.integers(0, 2**31 - 2)),
-)  # fmt: skip
+    st.integers(1, 10**18 - 1),
+    st.one_of(st.none(), st.integers(0, 2**31 - 2)),
+)
 
 
 @given(places, places)
-def test_places_come_back_and_keep_their_order(one: HistoryPoint, other: HistoryPoint) -> None:
+def test_point_tokens_keep_points_and_their_order(one: HistoryPoint, other: HistoryPoint) -> None:
     assert parse_place(format_place(*one)) == one
     assert (format_place(*one) == format_place(*other)) == (one == other)
     assert one >= START
     if not one.starts_gap:
         after = point_after(one)
         assert one < after
-        assert not (one < other < after)  # nothing can ever lie between an event and the place behind it
+        assert not (one < other < after)  # no event ever lies between an event and the point after it
 
 
 @pytest.mark.parametrize(
     "token",
-    ["", "p1", "p1-", "p1-01", "p1--1", "p1-+1", "p1-1-1", "p1-1 ", "p1-1\n", "p1-٣", "p1-1" + "0" * 18,
-     "p2-1", "p2-0-1", "p2-1-", "p2-1-01", "p2-1--1", "p2-1-2147483647", "p2-1-99999999999", "p2-1-1-1",
-     "p3-1", "P1-1", "p2--1-1"],
-)  # fmt: skip
+    [
+        "",
+        "p1",
+        "p1-",
+        "p1-01",
+        "p1--1",
+        "p1-+1",
+        "p1-1-1",
+        "p1-1 ",
+        "p1-1\n",
+        "p1-٣",
+        "p1-1" + "0" * 18,
+        "p2-1",
+        "p2-0-1",
+        "p2-1-",
+        "p2-1-01",
+        "p2-1--1",
+        "p2-1-2147483647",
+        "p2-1-99999999999",
+        "p2-1-1-1",
+        "p3-1",
+        "P1-1",
+        "p2--1-1",
+    ],
+)
 def test_other_tokens_are_refused(token: str) -> None:
     with pytest.raises(MatrixError) as raised:
         parse_place(token)
@@ -59,10 +81,18 @@ def joined(room: StoredRoom, **fields: Any) -> str:
 
 
 async def walk(
-    stored: Store, pages: HistoryPages, room: StoredRoom, limit: int, wanted: EventFilter = ALL, *, back: bool,
-    start: HistoryPoint | None = None, stop: HistoryPoint | None = None, user_id: str = ALICE,
-) -> list[str]:  # fmt: skip
-    """Return the ids that all pages from a place on show, each page in a request of its own, by tokens."""
+    stored: Store,
+    pages: HistoryPages,
+    room: StoredRoom,
+    limit: int,
+    wanted: EventFilter = ALL,
+    *,
+    back: bool,
+    start: HistoryPoint | None = None,
+    stop: HistoryPoint | None = None,
+    user_id: str = ALICE,
+) -> list[str]:
+    """Return the ids on all pages from a point on, each page read with a token."""
     found: list[str] = []
     for _ in range(300):
         view = await open_room(stored.database, room.room_id, user_id)
@@ -92,7 +122,7 @@ plans = st.lists(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=plans, limit=st.integers(1, 7), only=st.sampled_from(("", "m.room.message", "m.*")), data=st.data())
-async def test_pages_of_every_room_against_a_list(
+async def test_pages_equal_slices_of_a_list(
     postgres_module: TestDatabase, plan: list[tuple[str, Any]], limit: int, only: str, data: st.DataObject
 ) -> None:
     async with store(postgres_module.dsn) as stored:
@@ -122,15 +152,17 @@ async def test_pages_of_every_room_against_a_list(
         pages = HistoryPages(stored.database, StoredHistory())
         back = await walk(stored, pages, room, limit, wanted, back=True, start=start, stop=stop)
         between = [
-            each for each in passing
+            each
+            for each in passing
             if (start is None or room.places[each] < start) and (stop is None or room.places[each] >= stop)
-        ]  # fmt: skip
+        ]
         assert back == between[::-1]
         forward = await walk(stored, pages, room, limit, wanted, back=False, start=start, stop=stop)
         assert forward == [
-            each for each in passing
+            each
+            for each in passing
             if (start is None or room.places[each] >= start) and (stop is None or room.places[each] < stop)
-        ]  # fmt: skip
+        ]
 
 
 async def test_empty_page_is_not_the_end(postgres_module: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +183,7 @@ async def test_empty_page_is_not_the_end(postgres_module: TestDatabase, monkeypa
 
 
 class Elsewhere:
-    """Another server that has events which are missing here: anchor -> how many come each time it is asked."""
+    """Another server with missing events: by anchor, how many it sends on each request."""
 
     def __init__(self, room: StoredRoom, has: dict[int, list[int]]) -> None:
         self.room = room
@@ -185,12 +217,12 @@ async def test_gaps_are_filled_while_a_page_goes_back(postgres_module: TestDatab
         assert found == room.ordered()[::-1]
         assert len(found) == 10 + 1 + 2 + 3
         assert source.asked == [7, 3, 3, 3, 1, 1], "the open edge moves with each filling; a refusal is final"
-        # Forward nobody is asked: a page that way comes to what is known.
+        # A page forward fills no gap: it leads to known events.
         assert await walk(stored, HistoryPages(stored.database, source), room, limit, back=False) == room.ordered()
         assert len(source.asked) == 6
 
 
-async def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: TestDatabase) -> None:
+async def test_page_asks_only_for_the_gaps_that_it_needs(postgres_module: TestDatabase) -> None:
     async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
@@ -202,22 +234,22 @@ async def test_a_page_does_not_ask_for_what_it_does_not_want(postgres_module: Te
         source = Elsewhere(room, {})
         pages = HistoryPages(stored.database, source)
         for start, stop, asked in (
-            (HistoryPoint(6), HistoryPoint(4, -1), []),  # ends within the gap's history
-            (HistoryPoint(6), gap_start(4), [4]),  # ends at its far side
+            (HistoryPoint(6), HistoryPoint(4, -1), []),  # ends within the history in the gap
+            (HistoryPoint(6), gap_start(4), [4]),  # ends at the far side of the gap
             (gap_start(4), None, []),  # begins there
             (HistoryPoint(4, -1), None, [4]),
         ):
             source.asked.clear()
             await walk(stored, pages, room, 10, back=True, start=start, stop=stop)
             assert source.asked == asked, (start, stop)
-        # The two events that are wanted lie before the edge.
+        # The two wanted events lie before the edge of the gap.
         source.asked.clear()
         view = await open_room(stored.database, room.room_id, ALICE)
         await pages.back(view, HistoryPoint(5), 2, ALL)
         assert source.asked == []
 
 
-async def test_many_gaps_are_tried_some_at_a_time(postgres_module: TestDatabase) -> None:
+async def test_one_page_tries_a_limited_number_of_gaps(postgres_module: TestDatabase) -> None:
     async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
@@ -236,11 +268,11 @@ async def test_many_gaps_are_tried_some_at_a_time(postgres_module: TestDatabase)
         assert source.asked[5:] == list(range(30, 0, -1)), "each gap once on the way back"
 
 
-async def test_gaps_with_nothing_between_them_are_passed_as_well(postgres_module: TestDatabase) -> None:
+async def test_gaps_without_events_between_them_are_passed(postgres_module: TestDatabase) -> None:
     async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
-        room.ordinal = 20  # as where nothing between is shown
+        room.ordinal = 20  # also if no event between is shown
         room.live()
         for anchor in range(1, 20):
             room.gap(anchor)
@@ -250,7 +282,7 @@ async def test_gaps_with_nothing_between_them_are_passed_as_well(postgres_module
         assert source.asked == list(range(19, 0, -1))
 
 
-async def test_states_at_events(postgres_module: TestDatabase) -> None:
+async def test_states_at_events_of_branches(postgres_module: TestDatabase) -> None:
     async with store(postgres_module.dsn) as stored:
         room = stored.room()
         create = room.live(type="m.room.create", state_key="", sender=BOB)
@@ -290,13 +322,14 @@ async def test_states_at_events(postgres_module: TestDatabase) -> None:
 
 snapshot_steps = st.lists(
     st.tuples(st.integers(0, 30), st.sets(st.integers(0, 11), max_size=3), st.sets(st.integers(0, 3), max_size=2)),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    min_size=1,
+    max_size=8,
+)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=st.lists(st.integers(0, 3), max_size=6), base=st.integers(1, 7), steps=snapshot_steps)
-async def test_states_of_random_branches_against_a_dictionary(
+async def test_states_of_random_branches_equal_a_dictionary(
     postgres_module: TestDatabase, line: list[int], base: int, steps: list[tuple[int, set[int], set[int]]]
 ) -> None:
     """steps: (which earlier snapshot is the parent, events to add by number, keys that leave)."""
@@ -326,7 +359,7 @@ async def test_states_of_random_branches_against_a_dictionary(
             assert held[nid] == {key: room.nids[event] for key, event in wanted.items()}
 
 
-async def test_visibility_is_that_of_the_state_at_an_event(postgres_module: TestDatabase) -> None:
+async def test_state_at_the_event_decides_its_visibility(postgres_module: TestDatabase) -> None:
     async with store(postgres_module.dsn) as stored:
         room = stored.room()
         room.live(type="m.room.create", state_key="", sender=BOB)
@@ -336,12 +369,12 @@ async def test_visibility_is_that_of_the_state_at_an_event(postgres_module: Test
         open_to_all = room.outlier(type=VISIBILITY, state_key="", content={"history_visibility": "world_readable"})
         open_state, closed = room.snapshot(3, [open_to_all]), room.snapshot(4, [members_only], [mine])
         seen = [
-            room.history(4),  # by the line before its anchor: she had joined
+            room.history(4),  # the line before its anchor decides: she had joined
             room.history(3, state_nid=open_state),
             room.live(),
         ]
         unseen = [
-            room.history(4, state_nid=closed),  # beside her join, on a branch that did not have it
+            room.history(4, state_nid=closed),  # on a branch that does not have her join
             room.history(3),
             room.live(state_nid=closed),
         ]
@@ -361,7 +394,7 @@ async def test_visibility_is_that_of_the_state_at_an_event(postgres_module: Test
             )
 
 
-async def test_history_from_before_everything_known_is_no_more_open_than_the_room(
+async def test_history_before_all_known_state_is_no_more_open_than_the_room(
     postgres_module: TestDatabase,
 ) -> None:
     async with store(postgres_module.dsn) as stored:
@@ -374,7 +407,7 @@ async def test_history_from_before_everything_known_is_no_more_open_than_the_roo
         assert early not in found and len(found) == 2
 
 
-async def test_who_left_sees_the_history_until_then(postgres_module: TestDatabase) -> None:
+async def test_former_member_sees_the_history_until_their_leave(postgres_module: TestDatabase) -> None:
     async with store(postgres_module.dsn) as stored:
         room = stored.room()
         joined(room)
@@ -388,7 +421,7 @@ async def test_who_left_sees_the_history_until_then(postgres_module: TestDatabas
 
 
 async def _plan(conn: Any, sql: str, *args: Any) -> list[dict[str, Any]]:
-    """Run a statement with these literals; return the nodes of its plan with what they really read."""
+    """Run a statement and return the nodes of its plan with the rows that they read."""
     await conn.execute(f"PREPARE measured AS {sql}")
     values = ", ".join(map(str, args))
     [row] = await conn.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE measured ({values})")
@@ -400,8 +433,8 @@ async def _plan(conn: Any, sql: str, *args: Any) -> list[dict[str, Any]]:
     return nodes(json.loads(row[0])[0]["Plan"])
 
 
-async def test_pages_read_no_further_than_their_limit(postgres_module: TestDatabase) -> None:
-    """On a table of many rooms, one of which has all its history in one gap."""
+async def test_page_reads_no_more_rows_than_its_limit(postgres_module: TestDatabase) -> None:
+    """On a table of many rooms, of which one has all its history in one gap."""
     conn = await asyncpg.connect(postgres_module.dsn)
     try:
         await conn.execute(
@@ -438,7 +471,7 @@ async def test_pages_read_no_further_than_their_limit(postgres_module: TestDatab
         await conn.close()
 
 
-async def test_what_a_snapshot_costs_is_its_walk(postgres_module: TestDatabase) -> None:
+async def test_snapshot_read_costs_its_walk(postgres_module: TestDatabase) -> None:
     async with store(postgres_module.dsn) as stored:
         room = stored.room()
         room.live(type="m.room.create", state_key="")

@@ -1,11 +1,11 @@
-"""Who is ignored. Spec: client-server API, "Ignoring Users"."""
+"""Ignored users. Spec: client-server API, "Ignoring Users"."""
 
 from tests.fix_servers import TestDatabase
 from tests.rigs.synchrotron import fleet
 from tests.workers.synchrotron.sliding_client import SlidingClient, deployed, deployed_list, merged_list
 
 
-async def test_invites_of_the_ignored_are_hidden(postgres: TestDatabase) -> None:
+async def test_invitations_by_ignored_users_are_hidden(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await bob.writes.create_room(invite=[alice.user_id])
@@ -19,7 +19,7 @@ async def test_invites_of_the_ignored_are_hidden(postgres: TestDatabase) -> None
         assert not {room_id, another} & answer["rooms"].get("invite", {}).keys()
 
 
-async def test_who_is_invited_anew_by_the_ignored_is_told_that_he_left(postgres: TestDatabase) -> None:
+async def test_user_learns_of_their_leave_before_a_hidden_invitation(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, carol = world.user("alice"), world.user("bob"), world.user("carol")
         anybody = {"invite": 0}

@@ -1,4 +1,4 @@
-"""Long answers: what is streamed is what would have been sent whole; within bounds, fairly, and never half a truth."""
+"""Long responses: streamed ones equal whole ones, are bounded and fair, and are never cut without an error."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -33,8 +33,8 @@ async def _sections(sections: Sequence[Section]) -> AsyncIterator[Section]:
 
 
 @given(st.lists(st.tuples(st.sampled_from(KINDS), _PARTS), max_size=12), st.integers(1, 80), st.integers(0, 400))
-async def test_pieces_are_the_whole(rooms: list[tuple[str, list[str]]], piece: int, whole: int) -> None:
-    """Against a plain encoding, whatever the sizes at which pieces end and answers count as long."""
+async def test_pieces_join_to_the_whole_response(rooms: list[tuple[str, list[str]]], piece: int, whole: int) -> None:
+    """Compared with a plain encoding, for any size of pieces and of long responses."""
     rooms.sort(key=lambda room: KINDS.index(room[0]))
     plain: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
     sections = []
@@ -60,7 +60,7 @@ async def test_pieces_are_the_whole(rooms: list[tuple[str, list[str]]], piece: i
         assert orjson.loads(body) == {"next_batch": "t", "rooms": plain}
 
 
-async def test_each_user_has_his_turn() -> None:
+async def test_users_take_turns() -> None:
     turns = FairTurns(2)
     order: list[str] = []
     most = running = 0
@@ -82,13 +82,13 @@ async def test_each_user_has_his_turn() -> None:
     begin.set()
     await asyncio.gather(*tasks)
     assert most == 2
-    # Two of the ten were being served, and one stood before the others when they came; then each user in turn.
+    # Two of the ten are being served, and one waits when the others arrive. Then the users take turns.
     assert order[:9] == ["greedy", "greedy", "greedy", "a", "b", "greedy", "a", "greedy", "greedy"]
     assert order.count("greedy") == 10
     assert (turns._free, turns.waiting) == (2, 0)
 
 
-async def test_a_turn_that_nobody_waits_for_any_more_is_passed_on() -> None:
+async def test_turn_of_a_cancelled_request_is_passed_on() -> None:
     turns = FairTurns(1)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(turns.turn("first"))
@@ -96,7 +96,7 @@ async def test_a_turn_that_nobody_waits_for_any_more_is_passed_on() -> None:
         last = asyncio.create_task(_take(turns, "last"))
         await asyncio.sleep(0)
         waiting[0].cancel()
-        await stack.aclose()  # the turn is the second's now, who is cancelled before he knows
+        await stack.aclose()  # the second request has the turn now, and is cancelled before it runs
         waiting[1].cancel()
         waiting[2].cancel()
         await asyncio.wait_for(last, 5)
@@ -108,8 +108,8 @@ async def _take(turns: FairTurns, user: str) -> None:
         pass
 
 
-async def test_an_answer_that_fails_half_way_breaks_the_connection() -> None:
-    """Over a real socket: neither the end of the chunks nor a second answer comes."""
+async def test_response_that_fails_midway_breaks_the_connection() -> None:
+    """Over a real socket. Neither the end of the chunks nor a second response is sent."""
 
     async def pieces() -> AsyncGenerator[bytes, None]:
         yield b'{"rooms":{'
@@ -129,7 +129,7 @@ async def test_an_answer_that_fails_half_way_breaks_the_connection() -> None:
     await listener.drain(0.1)
 
 
-async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_takes_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asgi, "_STALLED_S", 0.05)
     closed: list[str] = []
 
@@ -153,7 +153,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.Monkey
     await asyncio.wait_for(_take(limits.under_way, "next"), 5)
 
 
-def test_what_each_device_was_sent_is_bounded() -> None:
+def test_sent_members_are_bounded() -> None:
     memory = LazyMembers(200_000)
     for device in range(200):
         answer = memory.begin("@a:x", f"D{device}", None)
@@ -170,11 +170,15 @@ def test_what_each_device_was_sent_is_bounded() -> None:
 _LAZY = {"room": {"state": {"lazy_load_members": True}}}
 _NARROW = {"room": {"state": {"types": ["m.room.name"]}, "timeline": {"limit": 2}}, "event_fields": ["type", "sender"]}
 _QUERIES: tuple[dict[str, Any], ...] = (
-    {}, {"filter": _LAZY}, {"filter": _NARROW}, {"use_state_after": True}, {"filter": {"event_format": "federation"}},
-)  # fmt: skip
+    {},
+    {"filter": _LAZY},
+    {"filter": _NARROW},
+    {"use_state_after": True},
+    {"filter": {"event_format": "federation"}},
+)
 
 
-async def test_streamed_answers_equal_whole_ones(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streamed_responses_equal_whole_ones(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     async with fleet(postgres.dsn, synchrotrons=2, rooms_bytes=150_000) as world:
         alice, bob = world.user("alice"), world.user("bob")
         rooms = [await alice.writes.create_room(preset="public_chat", name=f"{n}") for n in range(12)]
@@ -203,7 +207,7 @@ async def test_streamed_answers_equal_whole_ones(postgres: TestDatabase, monkeyp
             assert 0 < process.metric("skep_room_cache_bytes") <= 150_000
 
 
-async def test_a_failed_room_ends_the_answer_unfinished(
+async def test_response_with_a_failed_room_stays_unfinished(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined, failing = RoomSections.joined, "none"
@@ -228,7 +232,7 @@ async def test_a_failed_room_ends_the_answer_unfinished(
         assert body.startswith(b'{"next_batch"') and order[0].encode() in body
         with pytest.raises(orjson.JSONDecodeError):
             orjson.loads(body)
-        failing = order[0]  # before anything was sent an error is an answer
+        failing = order[0]  # before anything is sent, an error becomes a response
         assert (await alice.get("/sync")).status == 500
         failing = "none"
         assert set((await alice.sync())["rooms"]["join"]) == set(rooms)
@@ -238,9 +242,13 @@ async def _sent_until_it_fails(world: World, client: Any) -> list[dict[str, Any]
     sent: list[dict[str, Any]] = []
     token = f"{client.user_id}|{client.writes.device}"
     scope = {
-        "type": "http", "method": "GET", "raw_path": b"/_matrix/client/v3/sync", "query_string": b"",
-        "headers": [(b"authorization", b"Bearer " + token.encode())], "client": ("127.0.0.1", 1),
-    }  # fmt: skip
+        "type": "http",
+        "method": "GET",
+        "raw_path": b"/_matrix/client/v3/sync",
+        "query_string": b"",
+        "headers": [(b"authorization", b"Bearer " + token.encode())],
+        "client": ("127.0.0.1", 1),
+    }
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -253,7 +261,7 @@ async def _sent_until_it_fails(world: World, client: Any) -> list[dict[str, Any]
     return sent
 
 
-async def test_a_herd_reads_a_room_once(postgres: TestDatabase) -> None:
+async def test_many_requests_at_once_read_a_room_once(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         people = [world.user(f"user{number}") for number in range(8)]
         room_id = await people[0].writes.create_room(preset="public_chat")
@@ -291,7 +299,7 @@ async def test_members_are_the_same_in_pages_of_any_size(
 
 
 def _without_age(value: Any) -> Any:
-    """Return an answer without what differs from one moment to the next; events of a state in no order."""
+    """Return a response without fields that depend on the time, with its state events sorted."""
     if isinstance(value, dict):
         return {
             key: _without_age(each)

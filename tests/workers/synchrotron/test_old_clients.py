@@ -1,4 +1,4 @@
-"""The endpoints from before /sync: /events, /initialSync, and looking into rooms without joining them."""
+"""The endpoints from before /sync: /events, /initialSync, and previews of rooms."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ async def _events(who: Client, **query: Any) -> Any:
     answer = await who.get("/events", **query)
     assert answer.status == 200, answer.body
     file, path = ("peeking_events.yaml", "/events ") if "room_id" in query else ("old_sync.yaml", "/events")
-    # The schema knows events of rooms only; presence, receipts and account data stand beside them.
+    # The schema has events of rooms only. Presence, receipts and account data come beside them.
     of_rooms = [event for event in answer.json["chunk"] if "event_id" in event]
     check_answer(file, path, "get", {**answer.json, "chunk": of_rooms})
     return answer.json
@@ -41,7 +41,7 @@ def _members(events: list[Any]) -> dict[str, str]:
     return {e["state_key"]: e["content"]["membership"] for e in events if e["type"] == "m.room.member"}
 
 
-async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
+async def test_client_from_before_sync_starts_and_follows(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice, bob, carol = world.user("alice"), world.user("bob"), world.user("carol")
         bob.synchrotron = 1
@@ -63,7 +63,7 @@ async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
         assert joined["visibility"] == "private" and joined["account_data"] == [
             {"type": "m.tag", "content": {"tags": {}}}
         ]
-        assert _bodies(joined["messages"]["chunk"]) == ["before 3"]  # and his own join
+        assert _bodies(joined["messages"]["chunk"]) == ["before 3"]  # and bob's own join
         assert _members(joined["state"]) == {alice.user_id: "join", bob.user_id: "join"}
         assert {e["type"] for e in joined["state"]} >= {"m.room.create", "m.room.name", "m.room.power_levels"}
         assert rooms[invited_to]["invite"]["content"]["membership"] == "invite"
@@ -80,7 +80,7 @@ async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
         await alice.writes.send(room_id, "news")
         news = await waiting
         assert _bodies(news["chunk"]) == ["news"] and news["chunk"][0]["room_id"] == room_id
-        # A room joined: from the join on. An invite: itself. Tokens are those of /sync, at any process.
+        # A joined room begins with the join, an invitation is its event. Any process takes the tokens of /sync.
         await bob.writes.act(invited_to, "join")
         await alice.writes.send(invited_to, "welcome")
         third = await alice.writes.create_room(invite=[bob.user_id])
@@ -94,7 +94,7 @@ async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
         token = (await bob.sync())["next_batch"]
         await alice.writes.send(room_id, "after a sync")
         assert _bodies((await _events(bob, **{"from": token}))["chunk"]) == ["after a sync"]
-        # Without a token: from now on.
+        # Without a token the events begin now.
         waiting = asyncio.create_task(_events(bob))
         await soon(waiting)
         await alice.writes.send(room_id, "now")
@@ -104,8 +104,8 @@ async def test_an_old_client_starts_and_follows(postgres: TestDatabase) -> None:
             assert (answer.status, answer.json["errcode"]) == (400, "M_INVALID_PARAM"), query
 
 
-async def test_events_tell_presence_receipts_and_account_data(postgres: TestDatabase) -> None:
-    """Bots from before /sync rely on them, and look for the user in the content of m.presence."""
+async def test_events_have_presence_receipts_and_account_data(postgres: TestDatabase) -> None:
+    """Bots from before /sync rely on them, and read the user from the content of m.presence."""
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         await know_presence_writer(world, api)
         people = [await person(world, api, name) for name in ("alice", "bob")]
@@ -169,7 +169,7 @@ async def test_events_have_a_limit_and_none_is_lost(postgres: TestDatabase) -> N
             assert (await alice.get("/events", limit=0, **query)).status == 400
 
 
-async def test_more_than_fits_is_told_with_the_state(postgres: TestDatabase) -> None:
+async def test_limited_timeline_comes_after_its_state(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
@@ -179,14 +179,14 @@ async def test_more_than_fits_is_told_with_the_state(postgres: TestDatabase) -> 
             await alice.writes.send(room_id, str(number))
         chunk = (await _events(alice, **{"from": token}))["chunk"]
         assert chunk[0]["type"] == "m.room.topic" and _bodies(chunk) == [str(number) for number in range(1, 101)]
-        # Of one room alone nothing is left out: the next answer goes on.
+        # Of a single room nothing is left out: the next response continues.
         first = await _events(alice, room_id=room_id, **{"from": token})
         second = await _events(alice, room_id=room_id, **{"from": first["end"]})
         assert _bodies(first["chunk"] + second["chunk"]) == [str(number) for number in range(101)]
         assert (await _events(alice, room_id=room_id, timeout=0, **{"from": second["end"]}))["chunk"] == []
 
 
-async def test_looking_into_rooms(postgres: TestDatabase) -> None:
+async def test_previews_of_rooms(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, eve = world.user("alice"), world.user("eve")
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -212,12 +212,12 @@ async def test_looking_into_rooms(postgres: TestDatabase) -> None:
         assert _bodies(seen["chunk"]) == ["live"]
         nothing = await _events(eve, room_id=room_id, timeout=50, **{"from": seen["end"]})
         assert nothing["chunk"] == []
-        # She may go on until it ends; not even who waits is told of what comes after.
+        # The preview ends here, also for a waiting request.
         waiting = asyncio.create_task(eve.get("/events", room_id=room_id, timeout=20_000, **{"from": seen["end"]}))
         await soon(waiting)
         await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
         assert (await waiting).json["errcode"] == "M_FORBIDDEN"
-        # A member, and who was one, sees his room here as well.
+        # Members and former members may use it as well.
         mine = await _room_initial(alice, room_id)
         assert mine["membership"] == "join" and _bodies(mine["messages"]["chunk"])[-1] == "live"
         await eve.writes.act(room_id, "join")

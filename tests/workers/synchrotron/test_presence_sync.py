@@ -1,4 +1,4 @@
-"""Presence in /sync: whom a change reaches, whom it wakes, and what the synchrotron tells the owners of users."""
+"""Presence in /sync: the users whom a change reaches and wakes, and the reports of synchrotrons."""
 
 import asyncio
 from typing import Any
@@ -48,7 +48,7 @@ async def _until_told(who: Person, token: str, **query: Any) -> tuple[dict[str, 
 
 
 async def _until(who: Person, told: dict[str, str], since: str | None) -> None:
-    """Ask again until an answer tells this."""
+    """Sync until a response has these states."""
     for _ in range(100):
         if _told(await who.sync(since)) == told:
             return
@@ -56,13 +56,13 @@ async def _until(who: Person, told: dict[str, str], since: str | None) -> None:
     raise AssertionError(f"{told} was never told")
 
 
-async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDatabase) -> None:
+async def test_presence_reaches_users_who_share_a_room_and_no_others(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
         await know_presence_writer(world, api)
         alice, bob, eve = [await person(world, api, name) for name in ("alice", "bob", "eve")]
         room_id = await alice.reads.writes.create_room(preset="public_chat")
         await bob.reads.writes.act(room_id, "join")
-        bob.reads.synchrotron = 1  # on which alice never syncs: her rooms are read from Postgres
+        bob.reads.synchrotron = 1  # alice never syncs there: her rooms are read from Postgres
         tokens = {each.user_id: (await each.sync())["next_batch"] for each in (alice, bob, eve)}
         waiting = [asyncio.create_task(each.sync(tokens[each.user_id], timeout=8_000)) for each in (bob, eve)]
         await soon(waiting[1])
@@ -74,11 +74,11 @@ async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDat
         assert content == shown
         await _until(alice, {alice.user_id: "online"}, tokens[alice.user_id])  # her own devices too
         assert not waiting[1].done()
-        # Told once; an initial sync tells who is present, those who are not aren't there.
+        # Sent once. An initial sync has present users only.
         assert _told(await bob.sync(answer["next_batch"])) == {}
         assert _told(await bob.sync()) == {alice.user_id: "online"}
         assert _told(await eve.sync()) == {}
-        # Who comes into the room learns of her; who ignores her does not.
+        # A new member gets her presence, unless they ignore her.
         await eve.reads.writes.act(room_id, "join")
         async with asyncio.timeout(10):
             while not (told := _told(answer := await waiting[1])):
@@ -86,7 +86,7 @@ async def test_those_who_share_a_room_are_told_and_nobody_else(postgres: TestDat
         assert told == {alice.user_id: "online"}
         await world.set_account_data(eve.user_id, "", "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
         assert _told(await eve.sync()) == {}
-        # A process that knows nothing of the token tells all that it cannot be sure of.
+        # A process that does not remember the token sends everything that may be new.
         bob.reads.synchrotron = 0
         told, token = await _until_told(bob, tokens[bob.user_id])
         assert told == {alice.user_id: "online"}
@@ -141,7 +141,7 @@ async def test_presence_and_tags_set_before_are_in_the_next_response(postgres: T
                 token = answer["next_batch"] if since else token
 
 
-async def test_filters_and_limits(postgres: TestDatabase) -> None:
+async def test_presence_filters_and_limits(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         await know_presence_writer(world, api)
         people = [await person(world, api, f"p{number}") for number in range(4)]
@@ -161,12 +161,14 @@ async def test_filters_and_limits(postgres: TestDatabase) -> None:
             assert await filtered(since, senders=[ids[1]]) == {ids[1]}
             assert await filtered(since, not_senders=[ids[1]]) == {ids[2], ids[3]}
             assert await filtered(since, types=["m.presence"]) == set(ids[1:])
-            assert await filtered(since, types=["m.*"], limit=2) == {ids[2], ids[3]}  # those who changed last
+            assert await filtered(since, types=["m.*"], limit=2) == {ids[2], ids[3]}  # the latest changes
             assert await filtered(since, types=[]) == await filtered(since, limit=0) == set()
 
 
-async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a room with more readers than a change may wake, they learn of it with the next answer that they get."""
+async def test_presence_change_wakes_a_few_users_and_reaches_all(
+    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers of a room with more users than a change may wake get it with their next response."""
     monkeypatch.setattr("workers.synchrotron.presence.feed._MAX_WOKEN", 2)
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         await know_presence_writer(world, api)
@@ -192,7 +194,7 @@ async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monk
         assert _told(await carol.sync(answer["next_batch"])) == {}
         assert _told(answer := await until_its_end) == {alice.user_id: "online"}
         assert _told(await dan.sync(answer["next_batch"])) == {}
-        # What she does meanwhile changes a time, and wakes nobody.
+        # Her activity changes a time only, and wakes no request.
         waiting = asyncio.create_task(bob.sync((await near)["next_batch"], timeout=10_000))
         await soon(waiting)
         before = process.metric("skep_sync_wake_ups_total")
@@ -218,7 +220,7 @@ async def test_a_change_wakes_a_few_and_reaches_all(postgres: TestDatabase, monk
         waiting.cancel()
 
 
-async def test_what_is_lost_is_asked_for(postgres: TestDatabase) -> None:
+async def test_lost_presence_rows_are_read_from_their_writer(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         await know_presence_writer(world, api)
         alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
@@ -245,14 +247,14 @@ def _row(user_id: str, state: str, position: int, writer: int = 1, status: str |
     )
 
 
-def test_nobody_flickers_when_his_owner_goes() -> None:
+def test_presence_survives_a_change_of_owner() -> None:
     memory = PresenceMemory()
     for position, name in enumerate(("@a:x", "@b:x", "@c:x"), start=1):
         memory.change(_row(name, "online", position), position, ["!r"])
     assert memory.last_seq == 3
     memory.withdraw(1, 2, 5_000)
     assert memory.pop_expired(5_000 + WITHDRAWN_FOR_MS - 1) == []
-    assert memory.refresh(_row("@a:x", "online", 1, writer=2))  # by his new owner: nothing new
+    assert memory.refresh(_row("@a:x", "online", 1, writer=2))  # from the new owner: no change
     [gone] = memory.pop_expired(5_000 + WITHDRAWN_FOR_MS)
     assert (gone.user_id, gone.state) == ("@b:x", "offline")
     assert [seen.row.user_id for seen in memory.changed_since(1)] == ["@c:x", "@b:x"]
@@ -263,8 +265,9 @@ def test_nobody_flickers_when_his_owner_goes() -> None:
     memory.move("@c:x", "!r", "leave", 10)
     memory.move("@a:x", "!other", "join", 11)
     assert [(seen.row.user_id, seen.rooms) for seen in memory.changed_since(2)] == [
-        ("@a:x", ("!r", "!other")), ("@c:x", ()),
-    ]  # fmt: skip
+        ("@a:x", ("!r", "!other")),
+        ("@c:x", ()),
+    ]
     content = presence_event(
         PresenceRow(position=1, writer=1, user_id="@a:x", state="online", last_active_ms=1, currently_active=True),
         10_000_000,
@@ -272,7 +275,7 @@ def test_nobody_flickers_when_his_owner_goes() -> None:
     assert content == {"presence": "online", "last_active_ago": 60_000, "currently_active": True}
 
 
-async def test_nothing_is_told_where_presence_is_off() -> None:
+async def test_disabled_presence_sends_nothing() -> None:
     memory, user = PresenceMemory(), SyncUser("@a:x")
     memory.change(_row("@a:x", "online", 1), 1, [])
     span = Span(StreamToken({}), StreamToken({}), 0, False)
@@ -284,7 +287,7 @@ async def test_nothing_is_told_where_presence_is_off() -> None:
 
 
 class _Owners:
-    """Two owners, one of whom may be wrong or away."""
+    """Two owners of users, one of whom may be wrong or unreachable."""
 
     def __init__(self) -> None:
         self.table: dict[int, str] = {}
@@ -306,7 +309,7 @@ class _Owners:
         return self.wrong
 
 
-async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
+async def test_devices_are_reported_every_25_seconds_and_when_they_change() -> None:
     clock, owners = MockClock(), _Owners()
     reports = PresenceReports(owners, clock, enabled=True)
 
@@ -315,8 +318,9 @@ async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
         await reports.report_due()
         return [
             (address, one.user_id, one.told, one.seen_ago_ms, one.active_ago_ms)
-            for address, devices in owners.reports for one in devices
-        ]  # fmt: skip
+            for address, devices in owners.reports
+            for one in devices
+        ]
 
     with reports.syncing("@a:x", "D", ""):
         assert await due() == [("one", "@a:x", "", 0, 0)]
@@ -332,7 +336,7 @@ async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
     assert await due() == []
     clock.advance(5)
     assert await due() == [("one", "@a:x", "", 5_000, 50_000)]
-    # What he sends counts, but not each message.
+    # Sent messages count as activity, but not each of them.
     for _ in range(10):
         reports.acted("@a:x")
     assert len(await due()) == 1
@@ -342,7 +346,7 @@ async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
         assert await due() == [("one", "@a:x", "unavailable", 0, 0)]
     with reports.syncing("@a:x", "D", "offline"):
         assert await due() == []  # it does not count beside the syncs that do
-    # An owner who is away, then one who is the wrong one, then the right one, who can't know of it.
+    # An unreachable owner, then a wrong one, then the new owner, who has no earlier report.
     owners.away = {"one"}
     with reports.syncing("@a:x", "D", "online"):
         assert await due() == [] and owners.learned == 1
@@ -354,11 +358,11 @@ async def test_owners_are_told_every_25_seconds_and_of_changes() -> None:
     assert [one[0] for one in await due()] == ["one"]
     assert await due() == []
     clock.advance(26)
-    assert await due() == [] and reports._count == 0  # gone, and forgotten
+    assert await due() == [] and reports._count == 0  # disconnected, and forgotten
     assert PresenceReports(owners, clock, enabled=False)._count == 0
 
 
-async def test_reports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reported_devices_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.synchrotron.presence.reports._MAX_DEVICES", 3)
     monkeypatch.setattr("workers.synchrotron.presence.reports._BATCH", 2)
     owners = _Owners()

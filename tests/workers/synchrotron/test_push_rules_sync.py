@@ -15,7 +15,7 @@ def _told(answer: dict[str, Any]) -> list[Any]:
     return [event["content"] for event in answer["account_data"]["events"] if event["type"] == "m.push_rules"]
 
 
-async def test_every_device_learns_the_whole_set(postgres: TestDatabase) -> None:
+async def test_every_device_gets_the_whole_set_of_rules(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice, bob = world.user("alice"), world.user("bob")
         phone = world.user("alice", "PHONE")
@@ -36,14 +36,14 @@ async def test_every_device_learns_the_whole_set(postgres: TestDatabase) -> None
         assert _told(await bob.sync(of_bob)) == []
         without = {"account_data": {"not_types": ["m.push_rules"]}}
         assert _told(await alice.sync(of_alice, filter=without)) == []
-        # Whom one ignores stands in the same row, and is no news of the rules.
+        # The ignore list is in the same row. Its changes are no changes of the rules.
         await world.set_push_rules(alice.user_id, _RULES, [bob.user_id])
         assert _told(await alice.sync(answer["next_batch"])) == []
         await world.set_push_rules(alice.user_id, b"", [bob.user_id])
         assert _told(await alice.sync(answer["next_batch"])) == [defaults]
 
 
-async def test_a_first_sync_has_the_rules_that_were_written_just_before(postgres: TestDatabase) -> None:
+async def test_first_sync_has_the_rules_written_just_before(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         await alice.sync()

@@ -1,6 +1,6 @@
-"""A synchrotron whose replication lags is asked for what a client was just told that it had written.
+"""Requests to a synchrotron with lagging replication, for data that was just written.
 
-Architecture page, section 4, "Read after write". The bus holds everything back; Postgres has it.
+Architecture page, section 4, "Read after write". The bus holds all frames back.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from workers.synchrotron.waiting import sync_tokens
 _LIMIT_S = 4.0
 
 
-async def test_a_first_sync_has_what_was_written_just_before(postgres: TestDatabase) -> None:
-    """Join, send, account data and a receipt; the user and the room lie in the lagging process's memory already."""
+async def test_first_sync_has_everything_written_just_before(postgres: TestDatabase) -> None:
+    """The user and the room are in the lagging process's memory already."""
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -40,7 +40,7 @@ async def test_a_first_sync_has_what_was_written_just_before(postgres: TestDatab
         assert {"type": "m.tag", "content": {"tags": {"u.x": {}}}} in joined["account_data"]["events"]
         [receipt] = [each for each in joined["ephemeral"]["events"] if each["type"] == "m.receipt"]
         assert bob.user_id in receipt["content"][sent.event_id]["m.read"]
-        # Nothing of it comes again.
+        # Nothing comes twice.
         world.bus.release()
         again = await bob.sync(answer["next_batch"])
         assert again["rooms"]["join"] == {} and again["account_data"]["events"] == []
@@ -48,8 +48,8 @@ async def test_a_first_sync_has_what_was_written_just_before(postgres: TestDatab
         assert room_id not in (await bob.sync())["rooms"]["join"]
 
 
-async def test_reading_a_room_needs_no_replication(postgres: TestDatabase) -> None:
-    """Send, then read it, by its author and by whoever was told of it by another process's /sync (note A6)."""
+async def test_room_reads_need_no_replication(postgres: TestDatabase) -> None:
+    """By the sender, and by a user who got the event from another process's /sync (note A6)."""
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -77,13 +77,13 @@ async def test_reading_a_room_needs_no_replication(postgres: TestDatabase) -> No
         at_token = (await alice.room(room_id, "members", at=token)).json["chunk"]
         assert bob.user_id in [event["state_key"] for event in at_token]
         assert deaf["lost"] > 0
-        # And its own /sync with that token goes on from there, since it reads Postgres itself.
+        # Its own /sync with that token continues from there, since it reads Postgres.
         async with asyncio.timeout(_LIMIT_S):
             assert (await alice.sync(token))["rooms"]["join"] == {}
 
 
 def _deafen(bus: Any, follower: Follower) -> dict[str, int]:
-    """Keep everything that the bus brings from one follower."""
+    """Keep all frames from one follower."""
     count = {"lost": 0}
 
     def lose(_channel: str, _message: bytes) -> None:
@@ -96,10 +96,8 @@ def _deafen(bus: Any, follower: Follower) -> dict[str, int]:
     return count
 
 
-async def test_a_token_that_cannot_be_reached_is_answered_in_time(
-    postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One limit for all streams together, then 503; from the future: refused at once, wherever a token is taken."""
+async def test_unreachable_token_is_answered_in_time(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One limit for all streams together, then 503. A token from the future is refused at once everywhere."""
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
@@ -117,7 +115,7 @@ async def test_a_token_that_cannot_be_reached_is_answered_in_time(
                     await alice.room(room_id, "members", at=text),
                 ]
             assert [(one.status, one.errcode) for one in refused] == [(400, "M_INVALID_PARAM")] * 4
-        # Positions that were taken and whose rows never come: each stream alone would use the limit up.
+        # Taken positions without rows: each stream alone would use up the limit.
         monkeypatch.setattr(sync_tokens, "_CATCH_UP_LIMIT_S", 1.0)
         taken = dict(vectors)
         for name in ("events", "receipts", "account_data"):

@@ -1,4 +1,4 @@
-"""Relations: /relations, /threads, and what relates to an event under `m.relations` wherever it is shown."""
+"""Relations: /relations, /threads, and `m.relations` of events in every endpoint."""
 
 from typing import Any
 from urllib.parse import quote
@@ -38,7 +38,7 @@ async def edit(client: Client, room_id: str, event_id: str, text: str) -> str:
 
 
 async def bundled(client: Client, room_id: str, event_id: str) -> Any:
-    """Return `m.relations` as every way of reading shows it; they must not differ."""
+    """Return `m.relations`, which must be the same in every endpoint."""
     event = (await client.room(room_id, f"event/{quote(event_id)}")).json
     context = (await client.room(room_id, f"context/{quote(event_id)}")).json["event"]
     page = (await client.room(room_id, "messages", dir="b", limit=100)).json["chunk"]
@@ -59,14 +59,22 @@ def without_times(value: Any) -> Any:
     return [without_times(each) for each in value] if isinstance(value, list) else value
 
 
-def test_a_relation_must_match_the_schema() -> None:
+def test_relation_must_match_the_schema() -> None:
     assert relation_of({"m.relates_to": {"rel_type": "m.thread", "event_id": "$a"}}) == Relation("m.thread", "$a")
     for stated in (
-        None, [], "x", {}, {"rel_type": 1, "event_id": "$a"}, {"rel_type": "m.thread"}, {"event_id": "$a"},
-        {"rel_type": "", "event_id": "$a"}, {"rel_type": "x" * 256, "event_id": "$a"},
-        {"m.in_reply_to": {"event_id": "$a"}}, {"rel_type": "é" * 128, "event_id": "$a"},
+        None,
+        [],
+        "x",
+        {},
+        {"rel_type": 1, "event_id": "$a"},
+        {"rel_type": "m.thread"},
+        {"event_id": "$a"},
+        {"rel_type": "", "event_id": "$a"},
+        {"rel_type": "x" * 256, "event_id": "$a"},
+        {"m.in_reply_to": {"event_id": "$a"}},
+        {"rel_type": "é" * 128, "event_id": "$a"},
         {"rel_type": "\ud800", "event_id": "$a"},
-    ):  # fmt: skip
+    ):
         assert relation_of({"m.relates_to": stated}) is None
     assert relation_of_json(b'{"content":{"m.relates_to":{"event_id":"$a","rel_type":"r"}}}') == Relation("r", "$a")
     assert relation_of_json(b'{"content":{},"m.relates_to":{"event_id":"$a","rel_type":"r"}}') is None
@@ -83,7 +91,7 @@ async def test_edits_threads_and_references_are_bundled(postgres: TestDatabase) 
         assert await bundled(alice, room_id, plain) is None
         await edit(alice, room_id, root, "first edit")
         last = await edit(alice, room_id, root, "last edit")
-        # None of these is a valid edit: another sender, no new content, of an edit, of another type.
+        # Invalid edits: by another sender, without new content, of an edit, of another type.
         await edit(bob, room_id, root, "forged")
         await send(alice, room_id, "no new content", ("m.replace", root))
         await edit(alice, room_id, last, "edit of an edit")
@@ -106,7 +114,7 @@ async def test_edits_threads_and_references_are_bundled(postgres: TestDatabase) 
             assert thread["latest_event"]["event_id"] == reply
             nested = thread["latest_event"]["unsigned"]["m.relations"]
             assert nested["m.replace"]["event_id"] == edited_reply
-        # The content of what was edited stays.
+        # The content of the edited event stays.
         assert (await alice.room(room_id, f"event/{quote(root)}")).json["content"]["body"] == "root"
 
         await alice.writes.redact(room_id, last)
@@ -136,12 +144,12 @@ async def test_ignored_users_are_not_counted(postgres: TestDatabase) -> None:
         assert {each["sender"] for each in page if "state_key" not in each} == {bob.user_id}
         thread = (await alice.room(room_id, f"event/{quote(root)}")).json["unsigned"]["m.relations"]["m.thread"]
         assert (thread["count"], thread["latest_event"]["event_id"]) == (1, replies[0])
-        # The root is listed, as a client would have it that aggregates by itself: redacted.
+        # The root is listed in redacted form, as in a client that aggregates by itself.
         (listed,) = (await v1(alice, f"/rooms/{quote(room_id)}/threads")).json["chunk"]
         assert (listed["event_id"], listed["content"]) == (root, {})
 
 
-async def test_pages_of_relations(postgres: TestDatabase) -> None:
+async def test_relations_come_in_pages(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, mallory = world.user("alice"), world.user("mallory")
         room_id = await alice.writes.create_room()
@@ -211,7 +219,7 @@ async def test_pages_of_relations(postgres: TestDatabase) -> None:
             assert (answer.status, answer.errcode) == (status, errcode), query
 
 
-async def test_threads_by_their_latest_reply(postgres: TestDatabase) -> None:
+async def test_threads_are_ordered_by_their_latest_reply(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, mallory = (world.user(name) for name in ("alice", "bob", "mallory"))
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -235,7 +243,7 @@ async def test_threads_by_their_latest_reply(postgres: TestDatabase) -> None:
         assert found == ordered
         mine = (await v1(alice, path, include="participated")).json["chunk"]
         assert [event["event_id"] for event in mine] == [roots[0], roots[1]]
-        # Who left sees the threads as they were then.
+        # A former member sees the threads as of their leave.
         await bob.writes.act(room_id, "leave")
         await send(alice, room_id, "later", ("m.thread", roots[4]))
         then = (await v1(bob, path)).json["chunk"]
@@ -249,7 +257,7 @@ async def test_threads_by_their_latest_reply(postgres: TestDatabase) -> None:
             assert (await v1(alice, path, **query)).errcode == "M_INVALID_PARAM"
 
 
-async def test_replies_from_before_a_join_are_not_told(postgres: TestDatabase) -> None:
+async def test_replies_before_a_join_are_not_counted(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -267,7 +275,7 @@ async def test_replies_from_before_a_join_are_not_told(postgres: TestDatabase) -
         assert (thread["count"], thread["latest_event"]["event_id"]) == (1, seen)
 
 
-async def test_limited_syncs_bundle_and_others_do_not(postgres: TestDatabase) -> None:
+async def test_only_limited_timelines_are_bundled(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
@@ -290,7 +298,7 @@ async def test_limited_syncs_bundle_and_others_do_not(postgres: TestDatabase) ->
         section = cut["rooms"]["join"][room_id]["timeline"]
         assert section["limited"] and not any("m.relations" in e["unsigned"] for e in section["events"])
         last = section["events"][-1]["event_id"]
-        # A parent from before what is in memory: its children are read.
+        # The children of a parent from before the events in memory are read.
         for n in range(160):
             await alice.writes.call("PUT", f"/rooms/{quote(room_id)}/send/m.noise/n{n}", {})
         await world.settle()
@@ -300,7 +308,7 @@ async def test_limited_syncs_bundle_and_others_do_not(postgres: TestDatabase) ->
         assert [event["unsigned"]["m.relations"]["m.replace"]["event_id"] for event in shown] == [last]
 
 
-async def test_history_counts_and_hostile_text_is_stored(postgres: TestDatabase) -> None:
+async def test_fetched_history_counts_and_hostile_text_is_stored(postgres: TestDatabase) -> None:
     async with store(postgres.dsn) as stored, fleet(postgres.dsn) as world:
         room = stored.room()
         room.live(**room.member("@bob:remote", "join"))

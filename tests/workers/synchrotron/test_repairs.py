@@ -1,4 +1,4 @@
-"""A gap is repaired although the database is away when it is found."""
+"""Repairs of gaps that are found while the database is unavailable."""
 
 import logging
 from contextlib import AbstractAsyncContextManager

@@ -1,4 +1,4 @@
-"""State that state resolution changed, soft-failed events that came back, and gaps, as /sync tells them."""
+"""State changed by resolution, soft-failed events that returned to the state, and gaps, in /sync."""
 
 import asyncio
 import random
@@ -37,7 +37,7 @@ def shown(section: Any) -> list[str]:
 
 
 async def make_room(world: World, *others: Client) -> ForkedRoom:
-    """Alice's room, with a topic, and others in it."""
+    """Return a room of alice's with a topic and other members."""
     alice = world.user("alice").writes
     room_id = await alice.create_room(preset="public_chat")
     await alice.put_state(room_id, "m.room.topic", {"topic": "first"})
@@ -46,7 +46,7 @@ async def make_room(world: World, *others: Client) -> ForkedRoom:
     return ForkedRoom(world, room_id)
 
 
-async def test_it_wakes_who_waits_and_is_read_once(postgres: TestDatabase) -> None:
+async def test_resolved_changes_wake_members_and_are_read_once(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room = await make_room(world, bob)
@@ -64,19 +64,19 @@ async def test_it_wakes_who_waits_and_is_read_once(postgres: TestDatabase) -> No
             section = (await task)["rooms"]["join"][room.room_id]
             assert shown(section) == [sent]
             assert told(section, "state_after" if query else "state") == {TOPIC: first, ("m.room.name", ""): hidden}
-        # What changed, and its events; then for each client the summary's counts, which is no stampede of loads.
+        # The changes and their events, then the summary's counts for each client: the room is loaded once.
         assert process.metric("skep_sync_queries_total") - before <= 3
-        # Nothing is told twice, and the memory goes on with usual rows.
+        # Nothing is sent twice, and memory continues with usual rows.
         token = (await waiting[0])["next_batch"]
         third = await alice.writes.put_state(room.room_id, "m.room.topic", {"topic": "third"})
         section = (await alice.sync(token))["rooms"]["join"][room.room_id]
         assert shown(section) == [third.event_id]
         assert section["timeline"]["events"][0]["unsigned"]["prev_content"] == {"topic": "first"}
         assert told(section) == {}
-        assert process.metric("skep_room_cache_misses_total") == 2  # loaded, brought up
+        assert process.metric("skep_room_cache_misses_total") == 2  # loaded, updated
 
 
-async def test_a_state_event_that_lost_does_not_mislead(postgres: TestDatabase) -> None:
+async def test_timeline_begins_after_a_state_event_that_lost(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room = await make_room(world)
@@ -85,7 +85,7 @@ async def test_a_state_event_that_lost_does_not_mislead(postgres: TestDatabase) 
         lost = await room.write(ALICE, "m.room.topic", {"topic": "lost"}, state_key="", wins=False)
         last = (await alice.writes.send(room.room_id, "after it")).event_id
         section = (await alice.sync(token))["rooms"]["join"][room.room_id]
-        # The timeline would set the topic, so it begins behind the event, which paging back shows.
+        # The timeline would set the topic, so it begins after the event. Paging back shows it.
         assert (shown(section), section["timeline"]["limited"], told(section)) == ([last], True, {})
         place = section["timeline"]["prev_batch"]
         page = (await alice.room(room.room_id, "messages", dir="b", limit=1, **{"from": place})).json
@@ -99,7 +99,7 @@ async def test_a_state_event_that_lost_does_not_mislead(postgres: TestDatabase) 
             assert (lost in shown(section)) == bool(query)
 
 
-async def test_a_key_that_left_the_state_is_absent(postgres: TestDatabase) -> None:
+async def test_key_that_left_the_state_is_absent(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room = await make_room(world)
@@ -108,7 +108,7 @@ async def test_a_key_that_left_the_state_is_absent(postgres: TestDatabase) -> No
         sent = await room.write(ALICE, to={TOPIC: None})
         for query, part in (({}, "state"), (AFTER, "state_after")):
             section = (await alice.sync(token, **query))["rooms"]["join"][room.room_id]
-            assert (shown(section), told(section, part)) == ([sent], {})  # that it left cannot be told
+            assert (shown(section), told(section, part)) == ([sent], {})  # its removal cannot be expressed
             section = (await alice.sync(**query))["rooms"]["join"][room.room_id]
             assert TOPIC not in told(section, part)
             assert query or topic not in shown(section)
@@ -118,7 +118,7 @@ async def test_a_key_that_left_the_state_is_absent(postgres: TestDatabase) -> No
         assert told(section) == {TOPIC: topic}
 
 
-async def test_memberships_by_resolution(postgres: TestDatabase) -> None:
+async def test_memberships_change_by_resolution(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
         room = await make_room(world, bob)
@@ -135,7 +135,7 @@ async def test_memberships_by_resolution(postgres: TestDatabase) -> None:
         await asyncio.gather(*map(soon, waiting.values()))
         sent = await room.write(ALICE, to={(MEMBER, BOB): ban, (MEMBER, CAROL): join})
         answers = {user_id: await task for user_id, task in waiting.items()}
-        # The event came while Bob was in: it is his to see, and he is told why it was his last.
+        # Bob was joined when the event came, so bob sees it, with the event of the removal.
         left = answers[BOB]["rooms"]["leave"][room.room_id]
         assert shown(left) == [sent]
         assert told(left)[MEMBER, BOB] == ban
@@ -147,10 +147,12 @@ async def test_memberships_by_resolution(postgres: TestDatabase) -> None:
             (MEMBER, CAROL): join
         }
         assert section["summary"] == {
-            "m.heroes": [CAROL], "m.joined_member_count": 2, "m.invited_member_count": 0,
-        }  # fmt: skip
+            "m.heroes": [CAROL],
+            "m.joined_member_count": 2,
+            "m.invited_member_count": 0,
+        }
         assert section["ephemeral"]["events"] == [{"type": "m.typing", "content": {"user_ids": []}}]
-        # What follows reaches who came in, and not who was thrown out.
+        # Later events reach new members and not removed ones.
         tokens = {user_id: answer["next_batch"] for user_id, answer in answers.items()}
         await alice.writes.send(room.room_id, "news")
         assert (await carol.sync(tokens[CAROL]))["rooms"]["join"]
@@ -158,7 +160,7 @@ async def test_memberships_by_resolution(postgres: TestDatabase) -> None:
 
 
 @pytest.mark.parametrize("query", [{}, AFTER])
-async def test_invites_by_resolution(postgres: TestDatabase, query: dict[str, Any]) -> None:
+async def test_invitations_change_by_resolution(postgres: TestDatabase, query: dict[str, Any]) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room = await make_room(world)
@@ -169,12 +171,12 @@ async def test_invites_by_resolution(postgres: TestDatabase, query: dict[str, An
         stripped = answer["rooms"]["invite"][room.room_id]["invite_state"]["events"]
         assert {"topic": "first"} in [event["content"] for event in stripped]
         assert stripped[-1]["content"] == {"membership": "invite"}
-        # Withdrawn: by an event that had lost, and then altogether.
+        # Withdrawn by an event that had lost, then removed from the state.
         kick = await room.soft_fail(ALICE, MEMBER, BOB, {"membership": "leave"})
         await room.write(ALICE, to={(MEMBER, BOB): kick, TOPIC: None})
         answer = await bob.sync(answer["next_batch"], **query)
         section = answer["rooms"]["leave"][room.room_id]
-        # He never was in: his own membership is all that is his to see.
+        # Bob never was in the room, and sees only that membership.
         part = "state_after" if query else "state"
         assert (shown(section), told(section, part)) == ([], {(MEMBER, BOB): kick})
         await room.write(ALICE, to={(MEMBER, BOB): invite})
@@ -187,7 +189,7 @@ async def test_invites_by_resolution(postgres: TestDatabase, query: dict[str, An
         assert (await alice.writes.send(room.room_id, "still works")).status == 200
 
 
-async def test_lost_frames_are_made_up_for(postgres: TestDatabase) -> None:
+async def test_lost_frames_are_repaired(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
         room = await make_room(world, bob, carol)
@@ -207,7 +209,7 @@ async def test_lost_frames_are_made_up_for(postgres: TestDatabase) -> None:
         assert members == 2
 
 
-async def test_a_gap_cuts_the_timeline(postgres: TestDatabase) -> None:
+async def test_gap_cuts_the_timeline(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room = await make_room(world)
@@ -223,7 +225,7 @@ async def test_a_gap_cuts_the_timeline(postgres: TestDatabase) -> None:
                 place = section["timeline"]["prev_batch"]
                 page = (await alice.room(room.room_id, "messages", dir="b", limit=4, **{"from": place})).json
                 assert [event["event_id"] for event in page["chunk"]] == [topic, *before[::-1]]
-        # A gap as the very next event: nothing is left out, and yet something is missing.
+        # The next event has a gap before it: no stored event is left out, and yet events are missing.
         token = (await alice.sync(token))["next_batch"]
         last = await room.write(ALICE, gap=True)
         section = (await alice.sync(token))["rooms"]["join"][room.room_id]
@@ -234,7 +236,7 @@ async def test_a_gap_cuts_the_timeline(postgres: TestDatabase) -> None:
 
 
 class Follows:
-    """A room cache of the test's own, fed as a synchrotron's."""
+    """A separate room cache, fed like a synchrotron's."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -254,7 +256,7 @@ class Follows:
 
 
 def looks_back(room: CachedRoom, start: int) -> dict[Any, str | None]:
-    """What the room says of its state before each place from `start` on; without what only Postgres knows."""
+    """Return the state before each ordinal from `start` on, as far as it is in memory."""
     keys = [*(key for key in room.state if key[0] != MEMBER), ("m.absent", "")]
     found = {
         (key, place): room.state_before(key, place) for key in keys for place in range(start, room.last_ordinal + 2)
@@ -264,7 +266,7 @@ def looks_back(room: CachedRoom, start: int) -> dict[Any, str | None]:
 
 
 def assert_same(kept: CachedRoom, fresh: CachedRoom) -> None:
-    """What followed the rows, and what was just read, say the same as far as both know."""
+    """Compare an updated room with a freshly loaded one, as far as both have data."""
     start = max(kept.changes_from, fresh.changes_from, kept.first_ordinal, fresh.first_ordinal)
     assert start <= kept.last_ordinal + 1 == fresh.last_ordinal + 1
     one, other = looks_back(kept, start), looks_back(fresh, start)
@@ -323,7 +325,7 @@ async def test_memory_equals_postgres(
                 assert kept is not None and fresh is not None
                 assert_same(kept, fresh)
                 assert max(len(kept.changes), len(fresh.changes)) <= max_changes
-                # Wherever it comes from, it is what Postgres holds.
+                # From memory or not, it equals Postgres.
                 last = kept.last_ordinal
                 for place in (2, last - 30, last - 9, last - 4, last, last + 1):
                     rows = await get_state_before(world.database, kept.room_nid, place)
@@ -349,7 +351,7 @@ async def test_memory_equals_postgres(
                         assert before[0] == before[1]
 
 
-async def test_what_was_brought_back_long_ago(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_state_of_a_key_that_returned(postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_loader, "LOADED_EVENTS", 3)
     async with fleet(postgres.dsn) as world:
         room = await make_room(world)
@@ -366,12 +368,12 @@ async def test_what_was_brought_back_long_ago(postgres: TestDatabase, monkeypatc
             assert state[TOPIC].event_id == expected
 
 
-async def test_lazy_loading_gives_no_member_who_is_gone(postgres: TestDatabase) -> None:
+async def test_lazy_loading_leaves_out_members_who_left_the_state(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room = await make_room(world, bob)
         token = (await alice.sync())["next_batch"]
-        await bob.writes.send(room.room_id, "the last of him")
+        await bob.writes.send(room.room_id, "the last one")
         await room.write(ALICE, to={(MEMBER, BOB): None})
         lazy = {"room": {"state": {"lazy_load_members": True}}}
         for query, part in (({}, "state"), (AFTER, "state_after")):
@@ -380,7 +382,7 @@ async def test_lazy_loading_gives_no_member_who_is_gone(postgres: TestDatabase) 
             assert set(told(section, part)) == {(MEMBER, ALICE)}
 
 
-async def test_a_room_that_nobody_asks_for_leaves_the_memory(postgres: TestDatabase) -> None:
+async def test_room_that_no_request_needs_is_evicted(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         room = await make_room(world)
         follows = Follows(world)

@@ -1,4 +1,4 @@
-"""Reading rooms: /messages, /context, /event, /state, /members, /joined_members, /timestamp_to_event."""
+"""Room reads: /messages, /context, /event, /state, /members, /joined_members, /timestamp_to_event."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,7 +108,7 @@ async def test_context_and_event(postgres: TestDatabase) -> None:
             assert answer.status == status, path
 
 
-async def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
+async def test_state_and_members_of_a_member_and_a_former_one(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, mallory = (world.user(name) for name in ("alice", "bob", "mallory"))
         room_id = await alice.writes.create_room(preset="public_chat", name="first")
@@ -126,7 +126,7 @@ async def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
         await bob.writes.act(room_id, "leave")
         await alice.writes.put_state(room_id, "m.room.name", {"name": "second"})
         await alice.writes.send(room_id, "after")
-        # Bob sees the room as he left it.
+        # Bob sees the room as of the leave.
         assert (await bob.room(room_id, "state/m.room.name")).json == {"name": "first"}
         names = [e["content"] for e in (await bob.room(room_id, "state")).json if e["type"] == "m.room.name"]
         assert names == [{"name": "first"}]
@@ -144,7 +144,7 @@ async def test_state_and_members_then_and_now(postgres: TestDatabase) -> None:
 
 
 class Reads:
-    """A synchrotron over rooms that the test stores itself."""
+    """A synchrotron over rooms that the test stores directly."""
 
     def __init__(self, world: Any, stored: Store) -> None:
         self.stored = stored
@@ -155,7 +155,7 @@ class Reads:
         return await self._process.get(path, query, f"{user_id}|DEVICE")
 
     async def ids(self, room: StoredRoom, user_id: str = ALICE, **query: Any) -> list[str]:
-        """The ids of one page of /messages."""
+        """Return the ids of one page of /messages."""
         answer = await self.get(room, "messages", user_id, **{"limit": 100, **query})
         assert answer.status == 200, answer.body
         return [event["event_id"] for event in answer.json["chunk"]]
@@ -171,7 +171,7 @@ def states(events: Any) -> set[str]:
     return {event["event_id"] for event in events}
 
 
-async def test_events_of_history_with_the_state_at_them(postgres_module: TestDatabase) -> None:
+async def test_fetched_events_come_with_the_state_at_them(postgres_module: TestDatabase) -> None:
     async with reading(postgres_module) as reads:
         room = reads.stored.room()
         create = room.live(type="m.room.create", state_key="", sender=BOB)
@@ -208,7 +208,7 @@ async def test_events_of_history_with_the_state_at_them(postgres_module: TestDat
         for event_id in hidden:
             for path in (f"event/{quote(event_id)}", f"context/{quote(event_id)}"):
                 assert (await reads.get(room, path)).errcode == "M_NOT_FOUND"
-        # Members at a place among the history: hers is not among them on that branch.
+        # Members at a point in fetched history, on a branch that does not have hers.
         at = format_place(5, -1)
         members = (await reads.get(room, "members", at=at)).json["chunk"]
         assert states(members) == {bob}
@@ -228,16 +228,16 @@ async def test_members_of_a_branch(postgres_module: TestDatabase) -> None:
         await room.save()
         lazy = {"lazy_load_members": True}
         page = (await reads.get(room, "messages", dir="b", limit=1, filter=lazy, **{"from": format_place(3)})).json
-        assert states(page["chunk"]) == states(page["state"]) == {renamed}, "he is shown as the latest event has him"
+        assert states(page["chunk"]) == states(page["state"]) == {renamed}, "the member as of the latest event"
         context = (await reads.get(room, f"context/{quote(renamed)}", limit=0, filter=lazy)).json
         assert states(context["state"]) == {renamed}
-        # Before his event the branch has the former one; where no event of history lies, the line counts.
+        # Before the event the branch has the previous one. Where no fetched event lies, the line counts.
         assert states((await reads.get(room, "members", at=format_place(3, -1))).json["chunk"]) == {then}
         for at in (format_place(3, -2), format_place(3)):
             assert states((await reads.get(room, "members", at=at)).json["chunk"]) == {now, mine}
 
 
-async def test_tokens_of_sync_stand_right_behind_what_they_told(postgres_module: TestDatabase) -> None:
+async def test_sync_token_is_the_point_after_its_last_event(postgres_module: TestDatabase) -> None:
     async with reading(postgres_module) as reads:
         room = reads.stored.room()
         told = [room.live(**room.member(ALICE, "join")), room.live(), room.live()]
@@ -245,12 +245,12 @@ async def test_tokens_of_sync_stand_right_behind_what_they_told(postgres_module:
         position = await reads.stored.database.fetchval("SELECT max(position) FROM events")
         lease = reads.stored.writer.lease
         token = format_sync_token(StreamToken({"events": Vector(lease, position)}))
-        # What came afterwards left a gap, of which some was fetched since.
+        # A gap follows, of which some events are fetched later.
         later = [room.live(), room.live()]
         fetched = [room.history(4), room.history(4)][::-1]
         room.gap(4)
         await room.save()
-        new_batch = format_place(4)  # the `prev_batch` of a timeline that begins behind the gap
+        new_batch = format_place(4)  # the `prev_batch` of a timeline that begins after the gap
 
         assert await reads.ids(room, dir="b", **{"from": token}) == told[::-1]
         assert await reads.ids(room, dir="f", **{"from": token}) == fetched + later
@@ -265,7 +265,7 @@ async def test_tokens_of_sync_stand_right_behind_what_they_told(postgres_module:
         assert (await reads.get(room, "messages", dir="b", **{"from": future})).errcode == "M_INVALID_PARAM"
 
 
-async def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> None:
+async def test_nearest_event_to_a_timestamp(postgres_module: TestDatabase) -> None:
     async with reading(postgres_module) as reads:
         room = reads.stored.room()
         room.live(type=VISIBILITY, state_key="", sender=BOB, content={"history_visibility": "joined"}, ts=100)
@@ -275,7 +275,7 @@ async def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> Non
         history = room.history(room.ordinal, ts=400)  # between the second and the third
         fetched = room.history(room.ordinal, ts=350)
         room.outlier(status=SOFT_FAILED, ts=340)
-        backwards = room.live(ts=250)  # a clock that is behind
+        backwards = room.live(ts=250)  # a clock that is late
         await room.save()
 
         async def nearest(ts: Any, direction: str, user_id: str = ALICE) -> Any:
@@ -283,14 +283,21 @@ async def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> Non
             return answer.json["event_id"] if answer.status == 200 else (answer.status, answer.errcode)
 
         names = {room_id: name for name, room_id in {"mine": mine, "fetched": fetched, "behind": backwards}.items()}
-        # What she may not see (everything before her join) is skipped, whatever its number.
+        # Events that she may not see, those before her join, are skipped, however many.
         assert [names.get(await nearest(ts, "f")) for ts in (101, 200, 250, 251, 301)] == [
-            "behind", "behind", "behind", "mine", "fetched",
-        ]  # fmt: skip
+            "behind",
+            "behind",
+            "behind",
+            "mine",
+            "fetched",
+        ]
         assert [names.get(await nearest(ts, "b")) for ts in (399, 350, 349, 299)] == [
-            "fetched", "fetched", "mine", "behind",
-        ]  # fmt: skip
-        # Of several at one time: the first in the room going forward, the last going back.
+            "fetched",
+            "fetched",
+            "mine",
+            "behind",
+        ]
+        # Of several events with one time: the first forward, the last backward.
         assert await nearest(400, "f") == await nearest(351, "f") == first
         assert await nearest(400, "b") == await nearest(10**17, "b") == third
         assert {second, history, *early} & {await nearest(ts, d) for ts in (200, 400) for d in "fb"} == set()
@@ -310,7 +317,7 @@ async def test_the_event_nearest_to_a_time(postgres_module: TestDatabase) -> Non
             assert (answer.status, answer.errcode) == (400, errcode), query
 
 
-async def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
+async def test_events_of_an_erased_user_are_redacted_for_later_members(postgres_module: TestDatabase) -> None:
     async with reading(postgres_module) as reads:
         room, gone = reads.stored.room(), "@gone:example.org"
         room.live(type=VISIBILITY, state_key="", sender=BOB, content={"history_visibility": "world_readable"})
@@ -333,8 +340,8 @@ async def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
 
         assert (await bodies_of(BOB))[before] == "secret"
         await set_user_erased(reads.stored.database, gone, 1000)
-        await set_user_erased(reads.stored.database, gone, 3000)  # again: the first counts
-        # She was there while it was sent, or came before the erasure: she has it.
+        await set_user_erased(reads.stored.database, gone, 3000)  # again: the first erasure counts
+        # She was joined when it was sent, or joined before the erasure: she sees it.
         assert {(await bodies_of(ALICE))[each] for each in (before, during, fetched)} == {"secret"}
 
         async def topic_before(user_id: str) -> Any:
@@ -342,7 +349,7 @@ async def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
             assert event["content"] == {"topic": "public"}
             return event["unsigned"]["prev_content"]
 
-        # The topic too: Carol had it in sight, Dora has not.
+        # The topic too: Carol saw it, Dora did not.
         assert [await topic_before(reader) for reader in (ALICE, CAROL)] == [{"topic": "secret"}] * 2
         assert [await topic_before(reader) for reader in ("@dora:example.org", "@eve:example.org")] == [{}] * 2
         # Carol and Dora joined afterwards, Eve never did.
@@ -354,13 +361,13 @@ async def test_what_an_erased_user_sent(postgres_module: TestDatabase) -> None:
             context = (await reads.get(room, f"context/{quote(kept)}", reader, limit=2)).json
             assert context["event"]["content"] == {"body": "public"}
             assert [each["content"] for each in context["events_before"]] == [{}]
-        # What comes in after that, as from another of his servers, is seen by who is there.
+        # Later events of the user, as from another server, are visible to members.
         after = room.live(sender=gone, content={"body": "secret"})
         await room.save()
         assert (await bodies_of(CAROL))[after] == "secret"
 
 
-async def test_who_left_reads_the_state_as_it_was_then(postgres_module: TestDatabase) -> None:
+async def test_former_member_reads_the_state_of_their_leave(postgres_module: TestDatabase) -> None:
     async with reading(postgres_module) as reads:
         room = reads.stored.room()
         bob = room.live(**room.member(BOB, "join"))

@@ -1,4 +1,4 @@
-"""Cutting timelines, against a naive reading of what a client must end up with."""
+"""Cut timelines, compared with a naive model of a client."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,31 +19,31 @@ from workers.synchrotron.sections.timeline import (
 )
 
 KEYS = (None, "", "a", "b")
-#: For each event of a room: its state key (None: a message), whether the reader's filter lets it pass, whether
-#: something before it was missing, whether it becomes state, and which keys change with it: to the n-th event, or to
-#: nothing.
+#: For each event of a room: its state key (None for a message), True if it passes the reader's filter, True if events
+#: before it were missing, True if it becomes state, and the keys that change with it, to the n-th event or to nothing.
 plans = st.lists(
     st.tuples(
-        st.sampled_from(KEYS), st.booleans(), st.sampled_from((False,) * 6 + (True,)), st.booleans(),
+        st.sampled_from(KEYS),
+        st.booleans(),
+        st.sampled_from((False,) * 6 + (True,)),
+        st.booleans(),
         st.dictionaries(st.sampled_from(KEYS[1:]), st.none() | st.integers(1, 14), max_size=1),
     ),
     max_size=14,
-)  # fmt: skip
+)
 State = dict[StateKey, TimelineEvent]
 
 
 def make(plan: Sequence[Any], *, linear: bool) -> tuple[list[TimelineEvent], list[State], list[StateEntry]]:
-    """Return the events, the state before each and after the last, and every change of the state."""
-    events = [
-        event(n, "m.x", key, gap=gap and not linear) for n, (key, _, gap, _, _) in enumerate(plan, start=1)
-    ]  # fmt: skip
+    """Return the events, the states before each and after the last, and every change of the state."""
+    events = [event(n, "m.x", key, gap=gap and not linear) for n, (key, _, gap, _, _) in enumerate(plan, start=1)]
     states: list[State] = [{}]
     changes = []
     for each, (_, _, _, wins, others) in zip(events, plan, strict=True):
         changed: dict[StateKey, TimelineEvent | None] = {}
         if not linear:
             for key, nth in others.items():
-                # An event of the timeline that has this key, or else one that soft failure had hidden.
+                # A timeline event with this key, or one that soft failure had hidden.
                 found = next((e for e in events[: each.ordinal] if e.state_key == key and e.ordinal == nth), None)
                 changed["m.x", key] = found or (None if nth is None else event(0, "m.x", key, nid=100 + nth))
         if each.key is not None and (wins or linear):
@@ -62,42 +62,40 @@ def last(changes: Sequence[StateEntry], above: int, up_to: int) -> dict[StateKey
 
 
 @given(plans, st.integers(0, 6), st.integers(0, 14), st.integers(0, 14), st.booleans())
-def test_nothing_is_lost_and_the_state_is_right(
-    plan: list[Any], limit: int, above: int, skipped: int, linear: bool
-) -> None:
+def test_timeline_and_state_lose_nothing(plan: list[Any], limit: int, above: int, skipped: int, linear: bool) -> None:
     events, states, changes = make(plan, linear=linear)
     passing = {f"${n}" for n, (_, passing, _, _, _) in enumerate(plan, start=1) if passing}
     end = len(events)
     above = min(above, end)
-    lowest = max(above, min(skipped, end))  # what lies between was not looked at
+    lowest = max(above, min(skipped, end))  # the events between were not read
     timeline = cut_timeline(
         events[lowest:], lambda e: e.event_id in passing, limit=limit, above=above, complete=lowest == above, end=end
     )
     timeline = without_stale_state(timeline, last(changes, timeline.start - 1, end))
     shown = [e.event_id for e in timeline.shown]
     assert len(shown) <= limit
-    # Whoever pages back from `start` gets exactly the rest.
+    # Paging back from `start` gives exactly the rest.
     before = [e.event_id for e in events if above < e.ordinal < timeline.start and e.event_id in passing]
     assert before + shown == [e.event_id for e in events[above:] if e.event_id in passing]
     assert timeline.limited or not before
-    # Where something was missing, nothing of before is shown.
+    # Where events were missing, no earlier event is shown.
     gaps = [e.ordinal for e in events[above:] if e.gap]
     assert not gaps or (timeline.limited and timeline.start >= gaps[-1])
-    # The state that a client puts together is the room's: what it had, `state`, then the timeline.
+    # The client's state is the room's: what it had, then `state`, then the timeline.
     client = names(states[above])
     client |= names({held.key: held.event for held in last(changes, above, timeline.start - 1).values()})
     untold = unshown_changes(timeline, last(changes, timeline.start - 1, end))
     client |= names(untold)
     client |= names({e.key: e for e in timeline.shown if e.key is not None})
-    # Only of what left the state it is not told.
+    # Only keys that left the state differ.
     truth = names(states[end])
     gone = {held.key for held in changes if held.event is None} - truth.keys()
     assert {key: value for key, value in client.items() if key not in gone} == truth
 
 
 @given(plans, st.integers(0, 6))
-def test_a_whole_state_has_nothing_that_is_gone(plan: list[Any], limit: int) -> None:
-    """As the first answer puts it together: the state at the start, less what left since."""
+def test_whole_state_has_no_key_that_left_the_state(plan: list[Any], limit: int) -> None:
+    """Return the state as an initial response builds it: that at the start, without keys that left it since."""
     events, states, changes = make(plan, linear=False)
     end = len(events)
     timeline = cut_timeline(events, lambda e: True, limit=limit, above=0, complete=True, end=end)
@@ -109,15 +107,21 @@ def test_a_whole_state_has_nothing_that_is_gone(plan: list[Any], limit: int) -> 
 
 def test_members_that_lazy_loading_needs() -> None:
     timeline = cut_timeline(
-        [event(1, sender="@a:x"), event(2, sender="@b:x"), event(3, sender="@a:x")], lambda e: True,
-        limit=2, above=0, complete=True, end=3,
-    )  # fmt: skip
+        [event(1, sender="@a:x"), event(2, sender="@b:x"), event(3, sender="@a:x")],
+        lambda e: True,
+        limit=2,
+        above=0,
+        complete=True,
+        end=3,
+    )
     have = {(MEMBER, "@b:x"): event(9, MEMBER, "@b:x", membership="join")}
     assert needed_members(timeline, ["@h:x"], "@own:x", have) == [
-        (MEMBER, "@a:x"), (MEMBER, "@h:x"), (MEMBER, "@own:x"),
-    ]  # fmt: skip
+        (MEMBER, "@a:x"),
+        (MEMBER, "@h:x"),
+        (MEMBER, "@own:x"),
+    ]
 
 
 @given(st.integers(0, 10**17))
-def test_places_come_back(ordinal: int) -> None:
+def test_prev_batch_tokens_keep_their_point(ordinal: int) -> None:
     assert parse_place(format_place(ordinal)) == HistoryPoint(ordinal)

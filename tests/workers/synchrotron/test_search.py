@@ -15,7 +15,7 @@ from tests.workers.synchrotron.stored_rooms import ALICE, store
 
 
 async def index(world: World) -> None:
-    """Run the job to its end, as if every writer had said that it is done."""
+    """Run the job to its end, as if every writer had announced all its events."""
     await world.database.execute("""UPDATE heartbeats SET positions = '{"events": 1000000000}'""")
     while await index_events(world.database):
         pass
@@ -54,8 +54,8 @@ _HTML = {"mimetype": "text/html", "body": "x"}
         ("m.room.topic", "", {"m.topic": 7}, None),
         ("m.room.topic", "", {"m.topic": {"m.text": [1, {"mimetype": "text/html"}]}}, None),
     ],
-)  # fmt: skip
-def test_what_can_be_searched(kind: str, state_key: str | None, content: Any, expected: Any) -> None:
+)
+def test_searchable_events_and_keys(kind: str, state_key: str | None, content: Any, expected: Any) -> None:
     assert searchable_text(kind, state_key, content) == expected
 
 
@@ -77,28 +77,42 @@ def test_scripts_without_spaces_are_cut_into_pairs() -> None:
     assert split_words("a\x00B\ud800c").split() == ["a", "b", "c"]
 
 
-async def test_words_in_several_languages(postgres: TestDatabase) -> None:
+async def test_words_of_several_languages_are_stemmed(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room(name="The hive", topic="Honey\x00comb")
         for text in (
-            "the bees were running home", "die Häuser der Bienen", "les abeilles travaillaient",
-            "пчёлы летали над лугами", "蜜蜂が東京タワーにいる", "ผึ้งทำน้ำผึ้ง", "odd ' \\ & | ! ( ) : * <-> text",
-        ):  # fmt: skip
+            "the bees were running home",
+            "die Häuser der Bienen",
+            "les abeilles travaillaient",
+            "пчёлы летали над лугами",
+            "蜜蜂が東京タワーにいる",
+            "ผึ้งทำน้ำผึ้ง",
+            "odd ' \\ & | ! ( ) : * <-> text",
+        ):
             await alice.writes.send(room_id, text)
         await index(world)
         for term, expected in (
-            ("RUN bee", "the bees"), ("the", "the bees"), ("haus biene", "die"), ("HÄUSER", "die"),
-            ("travailler", "les"), ("лугам", "пчёлы"), ("東京", "蜜蜂"), ("タワー", "蜜蜂"), ("蜂", "蜜蜂"),
-            ("น้ำผึ้ง", "ผึ้ง"), ("text", "odd"),
-        ):  # fmt: skip
+            ("RUN bee", "the bees"),
+            ("the", "the bees"),
+            ("haus biene", "die"),
+            ("HÄUSER", "die"),
+            ("travailler", "les"),
+            ("лугам", "пчёлы"),
+            ("東京", "蜜蜂"),
+            ("タワー", "蜜蜂"),
+            ("蜂", "蜜蜂"),
+            ("น้ำผึ้ง", "ผึ้ง"),
+            ("text", "odd"),
+        ):
             (text,) = texts(await found(alice, term, keys=["content.body"]))
             assert text.startswith(expected), term
         for term in ("bees wasps", "京東", "nothing", "", " ' & | !", "\x00", "<->", "' 1'", f"' {10**6}' | bees"):
             assert texts(await found(alice, term)) == [], term
         for term, keys, event_type in (
-            ("hive", ["content.name"], "m.room.name"), ("comb", ["content.topic"], "m.room.topic"),
-        ):  # fmt: skip
+            ("hive", ["content.name"], "m.room.name"),
+            ("comb", ["content.topic"], "m.room.topic"),
+        ):
             (result,) = (await found(alice, term, keys=keys))["results"]
             assert result["result"]["type"] == event_type and result["rank"] > 0
             assert (await found(alice, term, keys=["content.body"]))["count"] == 0
@@ -136,8 +150,10 @@ async def test_order_groups_and_pages(postgres: TestDatabase) -> None:
         assert [group["order"] for group in groups["room_id"].values()] == [0, 1]
         assert set(groups["sender"]) == {alice.user_id, bob.user_id} and "next_batch" not in recent
         criteria: dict[str, Any] = {
-            "order_by": "recent", "filter": {"limit": 3}, "groupings": {"group_by": [{"key": "room_id"}]}
-        }  # fmt: skip
+            "order_by": "recent",
+            "filter": {"limit": 3},
+            "groupings": {"group_by": [{"key": "room_id"}]},
+        }
         pages, token = [], None
         while True:
             answer = await search(alice, "bees", token, **criteria)
@@ -147,7 +163,7 @@ async def test_order_groups_and_pages(postgres: TestDatabase) -> None:
             if token is None:
                 break
         assert [text for page in pages for text in texts(page)] == texts(recent)
-        # A group's own pages: the rest of that room.
+        # A group has its own pages, with the rest of that room.
         first = pages[0]["groups"]["room_id"][rooms[0]]
         rest = await search(alice, "bees", first["next_batch"], **criteria)
         assert texts(rest.json["search_categories"]["room_events"]) == ["bees 2 bees ", "bees 0 "]
@@ -157,21 +173,24 @@ async def test_order_groups_and_pages(postgres: TestDatabase) -> None:
         assert (await found(alice, "bees", filter={"types": ["m.room.topic"]}))["count"] == 0
         assert (await found(alice, "bees", filter={"limit": 0}))["results"] == []
         for term, token, more, errcode in (
-            ("wasps", pages[0]["next_batch"], criteria, "M_INVALID_PARAM"), ("bees", "x", {}, "M_INVALID_PARAM"),
-            ("bees", "W10", {}, "M_INVALID_PARAM"), ("x" * 501, None, {}, "M_INVALID_PARAM"),
+            ("wasps", pages[0]["next_batch"], criteria, "M_INVALID_PARAM"),
+            ("bees", "x", {}, "M_INVALID_PARAM"),
+            ("bees", "W10", {}, "M_INVALID_PARAM"),
+            ("x" * 501, None, {}, "M_INVALID_PARAM"),
             (" ".join(str(n) for n in range(21)), None, {}, "M_INVALID_PARAM"),
-            ("bees", None, {"order_by": "x"}, "M_BAD_JSON"), ("bees", None, {"keys": ["x"]}, "M_BAD_JSON"),
+            ("bees", None, {"order_by": "x"}, "M_BAD_JSON"),
+            ("bees", None, {"keys": ["x"]}, "M_BAD_JSON"),
             ("bees", None, {"event_context": {"before_limit": -1}}, "M_BAD_JSON"),
             ("bees", None, {"groupings": {"group_by": [{"key": "x"}]}}, "M_BAD_JSON"),
             ("bees", None, {"filter": {"limit": "x"}}, "M_BAD_JSON"),
-        ):  # fmt: skip
+        ):
             answer = await search(alice, term, token, **more)
             assert (answer.status, answer.errcode) == (400, errcode), more
         assert (await alice.post("/search", {"search_categories": {}})).json == {"search_categories": {}}
         assert (await alice.post("/search", {})).errcode == "M_BAD_JSON"
 
 
-async def test_only_what_the_user_may_see(postgres: TestDatabase) -> None:
+async def test_search_finds_only_events_that_the_user_may_see(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, eve = (world.user(name) for name in ("alice", "bob", "eve"))
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -185,8 +204,10 @@ async def test_only_what_the_user_may_see(postgres: TestDatabase) -> None:
         await index(world)
         await alice.writes.redact(room_id, gone)
         for user, expected in (
-            (alice, {"bees before", "bees while", "bees after"}), (bob, {"bees while"}), (eve, set()),
-        ):  # fmt: skip
+            (alice, {"bees before", "bees while", "bees after"}),
+            (bob, {"bees while"}),
+            (eve, set()),
+        ):
             answer = await found(user, "bees")
             assert (set(texts(answer)), answer["count"]) == (expected, len(expected)), user.user_id
         await index(world)
@@ -195,7 +216,7 @@ async def test_only_what_the_user_may_see(postgres: TestDatabase) -> None:
         await world.set_account_data(bob.user_id, "", "m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
         assert (await found(bob, "bees"))["count"] == 0
         await world.set_account_data(bob.user_id, "", "m.ignored_user_list", {})
-        # Whoever comes later gets an erased sender's events without their words, so no words find them.
+        # Later members see the events of an erased sender redacted, so their words are not found.
         await alice.writes.put_state(room_id, "m.room.history_visibility", {"history_visibility": "shared"})
         await alice.writes.send(room_id, "bees shared")
         await eve.writes.act(room_id, "join")
@@ -240,7 +261,7 @@ async def test_context_profiles_state_and_predecessors(postgres: TestDatabase) -
         assert with_old["count"] == 1
 
 
-async def test_history_is_searched_and_a_writer_under_way_holds_the_job_back(postgres: TestDatabase) -> None:
+async def test_index_waits_for_writers_under_way_and_has_fetched_history(postgres: TestDatabase) -> None:
     async with store(postgres.dsn) as stored, fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room = stored.room()
@@ -249,7 +270,7 @@ async def test_history_is_searched_and_a_writer_under_way_holds_the_job_back(pos
         room.history(2, content={"body": "old bees"})
         room.outlier(content={"body": "outlying bees"})
         await room.save()
-        # No writer has told yet how far it is: what it may be about to commit must not be skipped.
+        # No writer has announced its position yet: events that it may be committing must not be skipped.
         assert not await index_events(world.database)
         assert set(texts(await found(alice, "bees"))) == {"live bees", "old bees"}, "found all the same"
         await index(world)

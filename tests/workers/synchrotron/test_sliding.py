@@ -23,7 +23,7 @@ from workers.synchrotron.sliding import engine
 from workers.synchrotron.sliding.connections import MAX_PER_DEVICE
 
 
-async def test_a_window_of_rooms_and_what_happens_in_them(postgres: TestDatabase) -> None:
+async def test_window_of_rooms_and_their_updates(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         rooms = [await alice.writes.create_room(preset="public_chat", name=f"room {n}") for n in range(3)]
@@ -31,7 +31,7 @@ async def test_a_window_of_rooms_and_what_happens_in_them(postgres: TestDatabase
         lists = {"all": merged_list(2, range=[0, 1])}
         client = SlidingClient(alice, {"lists": lists})
         first = await client.sync()
-        assert list(first["rooms"]) == [rooms[0], rooms[2]]  # bob's join is the latest event of all
+        assert list(first["rooms"]) == [rooms[0], rooms[2]]  # bob's join is the latest event
         assert first["lists"] == {"all": {"count": 3}}
         told = first["rooms"][rooms[0]]
         assert told["initial"] and told["limited"] and told["name"] == "room 0" and told["membership"] == "join"
@@ -50,7 +50,7 @@ async def test_a_window_of_rooms_and_what_happens_in_them(postgres: TestDatabase
         assert event["event_id"] == sent.event_id and answer["rooms"][rooms[0]]["num_live"] == 1
         assert "initial" not in answer["rooms"][rooms[0]] and "required_state" not in answer["rooms"][rooms[0]]
         assert process.metric("skep_sync_queries_total") == queries
-        assert process.foundation.database.statements == statements  # what was sent before is not written anew
+        assert process.foundation.database.statements == statements  # the earlier state is not written again
 
         await alice.writes.send(rooms[1], "outside until now")
         answer = await client.sync(10_000)
@@ -75,7 +75,7 @@ async def test_deployed_form(postgres: TestDatabase) -> None:
         assert second["rooms"][room_id]["notification_count"] == 1
 
 
-async def test_subscriptions_of_the_deployed_form_stay_until_they_are_taken_back(postgres: TestDatabase) -> None:
+async def test_subscriptions_of_the_deployed_form_last_until_they_are_withdrawn(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await alice.writes.create_room(name="den")
@@ -128,7 +128,7 @@ async def test_forgotten_room_stays_away_from_a_connection_that_knew_it(postgres
             assert {"invite_state", "stripped_state"} & answer["rooms"][room_id].keys()
 
 
-async def test_connections_are_few_and_go_with_the_device(postgres: TestDatabase) -> None:
+async def test_connections_are_bounded_and_deleted_with_their_device(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice = await person(world, api, "alice")
         await alice.reads.writes.create_room()
@@ -141,7 +141,7 @@ async def test_connections_are_few_and_go_with_the_device(postgres: TestDatabase
         assert not await world.database.fetch("SELECT 1 FROM sliding_states")
 
 
-async def test_positions_of_others_are_unknown(postgres: TestDatabase) -> None:
+async def test_positions_of_other_connections_are_unknown(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, phone = world.user("alice"), world.user("bob"), world.user("alice", "PHONE")
         await alice.writes.create_room()
@@ -155,18 +155,18 @@ async def test_positions_of_others_are_unknown(postgres: TestDatabase) -> None:
         assert (await merged(alice, pos))["pos"]
 
 
-async def test_what_falls_out_of_the_window_is_caught_up_and_timelines_grow(postgres: TestDatabase) -> None:
+async def test_rooms_outside_the_window_catch_up_and_timelines_expand(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice = world.user("alice")
         old, new = [await alice.writes.create_room(name=name) for name in ("old", "new")]
         client = SlidingClient(alice, {"lists": {"l": merged_list(1, range=[0, 0])}})
         await client.sync()  # new
         await alice.writes.send(old, "1")
-        await client.sync()  # old, initially; new leaves the window without news
+        await client.sync()  # old, as initial; new leaves the window without updates
         await alice.writes.send(new, "2")
         await alice.writes.send(old, "3")
         answer = await client.sync()
-        assert set(answer["rooms"]) == {old}  # news in `new` are not within the range
+        assert set(answer["rooms"]) == {old}  # updates of `new` are not within the range
         for number in range(4):
             await alice.writes.send(new, f"later {number}")
             await alice.writes.send(old, f"beside {number}")
@@ -174,7 +174,7 @@ async def test_what_falls_out_of_the_window_is_caught_up_and_timelines_grow(post
         answer = await client.sync(lists={"l": merged_list(3)})  # no range: all rooms
         assert bodies(answer["rooms"][new]) == ["later 1", "later 2", "later 3"]
         assert "initial" not in answer["rooms"][new] and answer["rooms"][new]["limited"]
-        assert answer["rooms"][new]["num_live"] == 0  # they came before the last answer
+        assert answer["rooms"][new]["num_live"] == 0  # they came before the last response
         assert bodies(answer["rooms"][old]) == ["beside 1", "beside 2", "beside 3"]
         assert answer["rooms"][old]["expanded_timeline"]
         answer = await client.sync(lists={"l": merged_list(2)})
@@ -192,7 +192,7 @@ async def test_what_falls_out_of_the_window_is_caught_up_and_timelines_grow(post
         assert page.json["chunk"] == [] and not client.doubled
 
 
-async def test_a_repeated_position_gets_the_same_again_from_any_process(postgres: TestDatabase) -> None:
+async def test_repeated_position_gets_the_same_response_from_every_process(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice = world.user("alice")
         rooms = [await alice.writes.create_room(name=str(number)) for number in range(4)]
@@ -207,13 +207,15 @@ async def test_a_repeated_position_gets_the_same_again_from_any_process(postgres
             alice.synchrotron = process
             answers.append(await merged(alice, first["pos"], lists=wide))
             assert {room: told.get("initial", False) for room, told in answers[-1]["rooms"].items()} == {
-                rooms[0]: True, rooms[1]: True, rooms[3]: False,
-            }  # fmt: skip
+                rooms[0]: True,
+                rooms[1]: True,
+                rooms[3]: False,
+            }
         assert len({answer["pos"] for answer in answers}) == 4
-        for process in (0, 1):  # the last one was processed
+        for process in (0, 1):  # the client processed the last one
             alice.synchrotron = process
             assert (await merged(alice, answers[-1]["pos"], lists=wide))["rooms"] == {}
-        # Once a later state is stored, the server keeps nothing of the answers before.
+        # Once a later state is stored, the earlier ones are deleted.
         await alice.writes.create_room()
         await world.settle()
         await merged(alice, answers[-1]["pos"], lists=wide)
@@ -221,7 +223,7 @@ async def test_a_repeated_position_gets_the_same_again_from_any_process(postgres
         assert (answer.status, answer.json["errcode"]) == (400, "M_UNKNOWN_POS")
 
 
-async def test_invited_knocking_left_kicked_and_banned(postgres: TestDatabase) -> None:
+async def test_rooms_of_every_membership(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         lists = {"l": merged_list(5)}
@@ -242,7 +244,7 @@ async def test_invited_knocking_left_kicked_and_banned(postgres: TestDatabase) -
         told = (await client.sync(10_000))["rooms"][den]
         assert told["membership"] == "leave" and bodies(told) == ["m.room.member"] and "joined_count" not in told
         fresh = await merged(bob, lists=lists, conn_id="fresh")
-        assert fresh["rooms"][den]["membership"] == "leave"  # kicked: listed also on new connections
+        assert fresh["rooms"][den]["membership"] == "leave"  # kicked: new connections list it too
         assert "without bob" not in str(fresh)
 
         refused = await alice.writes.create_room(name="refused", invite=[bob.user_id])
@@ -272,7 +274,7 @@ async def test_invited_knocking_left_kicked_and_banned(postgres: TestDatabase) -
         assert told["membership"] == "knock" and told["stripped_state"]
 
 
-async def test_a_room_that_was_forgotten_ends_for_every_connection(postgres: TestDatabase) -> None:
+async def test_forgotten_room_ends_for_every_connection(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await bob.writes.create_room(preset="public_chat")
@@ -281,11 +283,11 @@ async def test_a_room_that_was_forgotten_ends_for_every_connection(postgres: Tes
         await sliding.sync()
         await alice.writes.act(room_id, "leave")
         await alice.writes.act(room_id, "forget")
-        alice.synchrotron = 1  # which did not know her before
+        alice.synchrotron = 1  # that process did not have alice before
         assert (await sliding.sync(10_000))["rooms"][room_id]["membership"] == "leave"
 
 
-async def test_filters(postgres: TestDatabase) -> None:
+async def test_list_filters(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         plain = await alice.writes.create_room(name="Plain Bees")
@@ -324,7 +326,7 @@ async def test_filters(postgres: TestDatabase) -> None:
         assert await passing(not_tags=["m.favourite"]) == everything - {"plain"}
         assert await passing(room_name_like="bees") == {"plain"}
 
-        # Kept up: each change moves rooms between lists while a request waits.
+        # Lists are updated: each change moves rooms between lists while a request waits.
         def lists() -> dict[str, object]:
             return {
                 "dms": merged_list(0, {}, filters={"is_dm": True}),
@@ -359,24 +361,24 @@ async def test_required_state(postgres: TestDatabase) -> None:
             return keys((await merged(alice, lists={"l": wanted}))["rooms"][room_id])
 
         name, topic = ("m.room.name", ""), ("m.room.topic", "")
-        me, him, her = (("m.room.member", client.user_id) for client in (alice, bob, carol))
+        of_alice, of_bob, of_carol = (("m.room.member", client.user_id) for client in (alice, bob, carol))
         everything = await told(1, {"include": [{}]})
-        assert {name, topic, me, him, her} < everything
+        assert {name, topic, of_alice, of_bob, of_carol} < everything
         assert await told(1, {"include": [{"type": name[0], "state_key": ""}]}) == {name}
         assert await told(1, {"include": [{"type": name[0]}, {"type": topic[0]}]}) == {name, topic}
         assert await told(1, {"include": [{}], "exclude": [{"type": name[0]}]}) == everything - {name}
-        assert await told(1, {"include": [{"state_key": bob.user_id}]}) == {him}
-        assert await told(1, {"include": [{}], "lazy_members": True}) == everything - {me, her}
+        assert await told(1, {"include": [{"state_key": bob.user_id}]}) == {of_bob}
+        assert await told(1, {"include": [{}], "lazy_members": True}) == everything - {of_alice, of_carol}
         assert await told(0, {"lazy_members": True}) == set()
-        named = {"include": [{}, {"type": me[0], "state_key": me[1]}], "lazy_members": True}
-        assert await told(1, named) == everything - {her}
+        named = {"include": [{}, {"type": of_alice[0], "state_key": of_alice[1]}], "lazy_members": True}
+        assert await told(1, named) == everything - {of_carol}
 
         client = SlidingClient(alice, {"lists": {"l": merged_list(1, {"lazy_members": True})}})
-        assert keys((await client.sync())["rooms"][room_id]) == {him}
+        assert keys((await client.sync())["rooms"][room_id]) == {of_bob}
         await bob.writes.send(room_id, "again")
-        assert keys((await client.sync())["rooms"][room_id]) == set()  # his was sent
+        assert keys((await client.sync())["rooms"][room_id]) == set()  # bob's was sent
         await carol.writes.act(room_id, "leave")
-        assert keys((await client.sync())["rooms"][room_id]) == {her}
+        assert keys((await client.sync())["rooms"][room_id]) == {of_carol}
         wider = {"include": [{"type": "m.room.name"}, {"type": "m.room.topic"}], "lazy_members": True}
         answer = await client.sync(lists={"l": merged_list(1, wider)})
         assert keys(answer["rooms"][room_id]) == {name, topic} and "timeline" not in answer["rooms"][room_id]
@@ -388,7 +390,7 @@ async def test_required_state(postgres: TestDatabase) -> None:
         assert (await client.sync())["rooms"][room_id]["avatar"] == "mxc://a/b"
 
 
-async def test_what_is_too_much_for_one_answer_comes_with_the_next(
+async def test_rooms_beyond_the_size_limit_come_with_the_next_response(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "_MAX_RESPONSE_BYTES", 3_000)

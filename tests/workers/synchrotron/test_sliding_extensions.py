@@ -1,4 +1,4 @@
-"""The extensions of sliding sync, as clients ask for them."""
+"""The extensions of sliding sync."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from tests.workers.client_api.keys import one_time_keys, upload
 from tests.workers.synchrotron.devices import Person, person, send, writers
 from tests.workers.synchrotron.sliding_client import DEPLOYED, MERGED, merged, merged_list, post
 
-NOW_MS = 4_000_000_000_000  # after any clock of ours
+NOW_MS = 4_000_000_000_000  # later than any clock here
 
 
 def on(**parameters: Any) -> dict[str, Any]:
@@ -19,12 +19,12 @@ def on(**parameters: Any) -> dict[str, Any]:
 
 
 async def ask(who: Person, pos: str | None = None, timeout: int = 0, **extensions: Any) -> tuple[str, Any]:
-    """Return the new position and the extensions' parts of an answer, without lists."""
+    """Return the new position and the extensions of a response, for a request without lists."""
     answer = await merged(who.reads, pos, timeout, extensions=extensions)
     return answer["pos"], answer["extensions"]
 
 
-async def test_to_device_goes_by_its_own_token(postgres: TestDatabase) -> None:
+async def test_to_device_has_a_token_of_its_own(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
         alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
         pos, told = await ask(bob, to_device=on())
@@ -38,10 +38,10 @@ async def test_to_device_goes_by_its_own_token(postgres: TestDatabase) -> None:
         for number in (1, 2):
             await send(alice.writes, str(number), bob, {"n": number})
         assert [event["content"]["n"] for event in told["to_device"]["events"]] == [0]
-        _, told = await ask(bob, pos, to_device=on(since=since, limit=2))  # not acknowledged: the same again
+        _, told = await ask(bob, pos, to_device=on(since=since, limit=2))  # not acknowledged: the same messages again
         assert [event["content"]["n"] for event in told["to_device"]["events"]] == [0, 1]
         assert set(told["to_device"]["events"][0]) == {"sender", "type", "content"}
-        bob.reads.synchrotron = 1  # another process, another connection: it acknowledges
+        bob.reads.synchrotron = 1  # another connection on another process acknowledges it
         answer = await merged(
             bob.reads, conn_id="crypto", extensions={"to_device": on(since=told["to_device"]["next_batch"])}
         )
@@ -54,15 +54,16 @@ async def test_to_device_goes_by_its_own_token(postgres: TestDatabase) -> None:
         assert (refused.status, refused.json["errcode"]) == (400, "M_INVALID_PARAM")
 
 
-async def test_e2ee_tells_what_changed(postgres: TestDatabase) -> None:
+async def test_e2ee_has_changes_only(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
         room_id = await alice.reads.writes.create_room(preset="public_chat")
         await bob.reads.writes.act(room_id, "join")
         pos, told = await ask(alice, e2ee=on())
         assert told["e2ee"] == {
-            "device_one_time_keys_count": {"signed_curve25519": 0}, "device_unused_fallback_key_types": [],
-        }  # fmt: skip
+            "device_one_time_keys_count": {"signed_curve25519": 0},
+            "device_unused_fallback_key_types": [],
+        }
         waiting = asyncio.create_task(ask(alice, pos, 10_000, e2ee=on()))
         await soon(waiting)
         await upload(alice.writes, one_time_keys=one_time_keys("a", "b"))
@@ -78,7 +79,7 @@ async def test_e2ee_tells_what_changed(postgres: TestDatabase) -> None:
         assert (await ask(alice, pos, e2ee={"enabled": False}, unheard={"of": 1}))[1] == {}
 
 
-async def test_account_data_receipts_and_typing_within_scope(postgres: TestDatabase) -> None:
+async def test_account_data_receipts_and_typing_of_rooms_in_scope(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice, bob = world.user("alice"), world.user("bob")
         rooms = []
@@ -98,15 +99,16 @@ async def test_account_data_receipts_and_typing_within_scope(postgres: TestDatab
         first = await merged(alice, lists=lists, extensions=everything)
         assert set(first["rooms"]) == {loud}
         assert {event["type"] for event in first["extensions"]["account_data"]["global"]} == {
-            "m.x", "m.push_rules",
-        }  # fmt: skip
+            "m.x",
+            "m.push_rules",
+        }
         assert "rooms" not in first["extensions"]["account_data"] and "receipts" not in first["extensions"]
         both = {"top": merged_list(1, range=[0, 1])}
         second = await merged(alice, first["pos"], lists=both, extensions=everything)
         told = second["extensions"]
         assert [event["type"] for event in told["account_data"]["rooms"][quiet]] == ["m.tag"]
         assert "global" not in told["account_data"]
-        # Of a new room: receipts for what is shown of it, and one's own.
+        # A new room has the receipts for its shown events, and the user's own.
         assert set(told["receipts"]["rooms"][quiet]["content"]) == {old, last}
         assert "typing" not in told
         third = await merged(alice, second["pos"], lists=both, extensions=everything)
@@ -120,7 +122,7 @@ async def test_account_data_receipts_and_typing_within_scope(postgres: TestDatab
         typing = answer["extensions"]["typing"]["rooms"]
         assert typing == {quiet: {"type": "m.typing", "content": {"user_ids": [bob.user_id]}}}
 
-        # Out of scope it is not told, and doesn't wake; back in scope all of it comes, from any process.
+        # Out of scope nothing is sent or wakes. Back in scope everything is sent, by any process.
         narrow = {**everything, "receipts": on(lists=[]), "typing": on(lists=["other"], rooms=["*"])}
         waiting = asyncio.create_task(merged(alice, answer["pos"], 10_000, lists=both, extensions=narrow))
         await soon(waiting)

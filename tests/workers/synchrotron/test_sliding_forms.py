@@ -1,4 +1,4 @@
-"""The examples of MSC4186 in both forms: the request is understood, the answer has the example's shape."""
+"""The examples of MSC4186 in both forms: the request is accepted, and the response has the example's shape."""
 
 import json
 from pathlib import Path
@@ -15,20 +15,22 @@ ROOM = "!sub1:bar"
 
 
 def check_room(told: Any, fields: dict[str, str]) -> None:
-    """Every field is one of the form's, of its JSON type."""
+    """Assert that every field belongs to the form and has its JSON type."""
     for name, value in told.items():
         assert type(value).__name__ == fields[name], name
 
 
 @pytest.mark.parametrize(("path", "name"), [(MERGED, "merged"), (DEPLOYED, "deployed")])
-async def test_the_example(postgres: TestDatabase, path: str, name: str) -> None:
+async def test_example_of_each_form(postgres: TestDatabase, path: str, name: str) -> None:
     example = json.loads((EXAMPLES / f"{name}.json").read_text())
     async with fleet(postgres.dsn) as world:
         alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
         room_id = await alice.writes.create_room(
-            preset="public_chat", name="Alice and Bob", invite=[carol.user_id],
+            preset="public_chat",
+            name="Alice and Bob",
+            invite=[carol.user_id],
             initial_state=[{"type": "m.room.avatar", "content": {"url": "mxc://a/b"}}],
-        )  # fmt: skip
+        )
         await bob.writes.act(room_id, "join")
         direct = await alice.writes.create_room(invite=[bob.user_id])
         await world.set_account_data(alice.user_id, "", "m.direct", {bob.user_id: [direct]})
@@ -38,9 +40,7 @@ async def test_the_example(postgres: TestDatabase, path: str, name: str) -> None
         for body in ("A", "B"):
             await bob.writes.send(room_id, body)
         pos = {"pos": first.json["pos"]}
-        answer = await (post(alice, path, {**request, **pos}) if path == MERGED else post(
-            alice, path, request, **pos
-        ))  # fmt: skip
+        answer = await (post(alice, path, {**request, **pos}) if path == MERGED else post(alice, path, request, **pos))
         expected = example["response"]
         assert set(answer.json) == set(expected)
         assert answer.json["lists"] == {"foo-list": {"count": 1}}
@@ -53,7 +53,5 @@ async def test_the_example(postgres: TestDatabase, path: str, name: str) -> None
         check_room(told, example["fields"])
         check_room(first.json["rooms"][direct], example["fields"])
         shown = {(event["type"], event["state_key"]) for event in first.json["rooms"][direct]["required_state"]}
-        assert shown == {("m.room.create", "")} | {
-            ("m.room.member", user.user_id) for user in (alice, bob)
-        }  # fmt: skip
+        assert shown == {("m.room.create", "")} | {("m.room.member", user.user_id) for user in (alice, bob)}
         assert first.json["rooms"][direct]["is_dm"] is True

@@ -1,7 +1,7 @@
-"""Random rooms, random connections of sliding sync: what each client shows equals what the events say.
+"""Random rooms and random connections of sliding sync: each client shows the stored events.
 
-Windows that move and shrink, limits and required state that change, positions repeated after an answer was lost,
-either synchrotron at random, frames held back and lost, rooms thrown out of memory, forks and gaps.
+Windows move and shrink, limits and required state change, and positions are repeated after lost responses. Requests go
+to either synchrotron, frames are held back and lost, rooms are evicted, and there are forks and gaps.
 """
 
 import random
@@ -24,7 +24,7 @@ LITTLE: dict[str, Any] = {"include": [{"type": "m.room.topic"}], "lazy_members":
 
 @dataclass(slots=True)
 class RandomClient:
-    """state: what it always wants; None: that changes, and in the end it wants everything."""
+    """state: the required state of all requests. None: it changes, and in the end is everything."""
 
     sliding: SlidingClient
     dice: random.Random
@@ -45,7 +45,7 @@ class RandomClient:
         client = self.sliding.client
         assert client is not None
         client.synchrotron = self.dice.randrange(len(client.world.synchrotrons))
-        while self.dice.random() < 0.2:  # an answer that gets lost
+        while self.dice.random() < 0.2:  # the response is lost
             await merged(client, self.sliding.pos, **(self.sliding.body | self.request()))
             client.synchrotron = self.dice.randrange(len(client.world.synchrotrons))
         await self.sliding.sync(**self.request())
@@ -57,7 +57,7 @@ class RandomClient:
 
 
 async def earlier(client: Client, room_id: str, place: str | None) -> list[str]:
-    """Return what the pages back from a place hold, oldest first."""
+    """Return the events on all pages back from a point, oldest first."""
     found: list[str] = []
     while place is not None:
         page = await client.room(room_id, "messages", dir="b", limit=5, **{"from": place})
@@ -81,7 +81,7 @@ async def check(one: RandomClient, naive: dict[str, NaiveRoom]) -> None:
         members = sum(room_state_is_join(naive[room_id], key) for key in truth)
         assert mine.joined == members
         if one.state is None:
-            # What it did not want when that left the state, no client is told.
+            # A client does not learn of a key that left the state while it did not want the key.
             for key in naive[room_id].once_left - truth.keys():
                 mine.state.pop(key, None)
         if one.state is LAZY:
@@ -121,7 +121,7 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
                 else:
                     world.bus.release()
         world.bus.release()
-        # A frame after the lost ones shows the gap; nothing else may be needed.
+        # A frame after the lost ones shows the gap. No other repair may be needed.
         for room_id in room_ids:
             for name in NAMES:
                 await world.user(name).writes.send(room_id, "last")
@@ -134,12 +134,12 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
 
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(2))
-async def test_what_clients_show_is_what_happened(postgres: TestDatabase, seed: int, forks: bool) -> None:
+async def test_random_clients_show_the_stored_events(postgres: TestDatabase, seed: int, forks: bool) -> None:
     await conversation(postgres.dsn, seed, forks=forks)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(2, 40))
-async def test_the_same_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
+async def test_random_clients_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
     await conversation(postgres.dsn, seed, forks=forks)

@@ -45,7 +45,7 @@ async def test_position_of_the_answered_request_stays_good_when_the_aborted_one_
             assert kept == int(later.split(".")[2])
 
 
-async def test_siblings_are_bounded(postgres: TestDatabase) -> None:
+async def test_states_made_from_one_are_bounded(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         rooms = [await alice.writes.create_room() for _ in range(3)]
@@ -59,7 +59,7 @@ async def test_siblings_are_bounded(postgres: TestDatabase) -> None:
             assert (await merged(alice, pos, **_NARROW))["pos"]
 
 
-async def test_counts_in_an_answer_that_was_lost_are_given_again(postgres: TestDatabase) -> None:
+async def test_counts_of_a_lost_response_are_sent_again(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         body = {"lists": {"l": merged_list(1, range=[5, 9])}}  # beyond the rooms: there is nothing but the count

@@ -1,4 +1,4 @@
-"""PURE parts of sliding sync, against naive ones."""
+"""The pure parts of sliding sync, compared with naive ones."""
 
 import random
 from typing import Any
@@ -38,7 +38,7 @@ ALL_KEYS = [(type_, key) for type_ in TYPES for key in KEYS]
     st.lists(st.tuples(st.sampled_from(ROOMS), st.one_of(st.none(), st.integers(0, 9))), max_size=40),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda ends: (min(ends), max(ends))), max_size=3),
 )
-def test_a_ranking_is_a_sorted_list(moves: list[tuple[str, int | None]], ranges: list[tuple[int, int]]) -> None:
+def test_ranking_equals_a_sorted_list(moves: list[tuple[str, int | None]], ranges: list[tuple[int, int]]) -> None:
     ranking, places = Ranking(), dict[str, int]()
     for room_id, place in moves:
         if place is None:
@@ -67,7 +67,7 @@ def naively_wants(wish: StateRequest, key: tuple[str, str]) -> bool:
 
 
 @given(WISHES, WISHES)
-def test_what_is_wanted_of_a_state(one: StateRequest, other: StateRequest) -> None:
+def test_required_state_wants_keys(one: StateRequest, other: StateRequest) -> None:
     both = combine([other, one, one])
     assert both == combine([one, other])
     for key in ALL_KEYS:
@@ -107,7 +107,7 @@ def states(draw: Any) -> ConnectionState:
 
 
 @given(states())
-def test_a_state_comes_back_as_it_was_stored(state: ConnectionState) -> None:
+def test_stored_state_is_decoded_unchanged(state: ConnectionState) -> None:
     room_ids = {room.room_nid: room_id for room_id, room in state.rooms.items()}
     encoded, kept = encode_state(state)
     assert kept is state and decode_state(encoded, room_ids) == state
@@ -115,7 +115,7 @@ def test_a_state_comes_back_as_it_was_stored(state: ConnectionState) -> None:
     assert decode_state(encoded, {}).rooms == {}
 
 
-def test_a_state_that_grows_too_large_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_that_is_too_large_forgets_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_state, "MAX_BYTES", 2_000)
     dice = random.Random(1)
     rooms = {f"!{number}": SentRoom(dice.randrange(1 << 60), known_from=number) for number in range(1000)}
@@ -130,8 +130,8 @@ def test_a_state_that_grows_too_large_forgets(monkeypatch: pytest.MonkeyPatch) -
 
 
 @given(st.lists(st.tuples(st.sampled_from(ROOMS), st.integers(0, 200), st.integers(0, 200)), min_size=1, max_size=150))
-def test_what_is_kept_of_states_and_tokens_is_bounded(changes: list[tuple[str, int, int]]) -> None:
-    """A room that is still there means the same as before; others are forgotten, and come anew."""
+def test_states_and_tokens_are_bounded(changes: list[tuple[str, int, int]]) -> None:
+    """A room that remains has the same values as before. Others are forgotten, and sent again."""
     state, meant = ConnectionState(), dict[str, tuple[RequiredState, Vector]]()
     for room_id, wish, position in changes:
         draft = StateDraft(state)
@@ -147,7 +147,7 @@ def test_what_is_kept_of_states_and_tokens_is_bounded(changes: list[tuple[str, i
             assert (after.state_of(room), after.token_of(room)) == meant[kept]
 
 
-def test_positions() -> None:
+def test_positions_are_parsed_as_formatted() -> None:
     owner = owner_of("@a:x", None, "")
     assert len({owner, owner_of("@a:x", "D", ""), owner_of("@a:x", "", "c"), owner_of("@b:x", None, "")}) == 4
     pos = Pos(owner, 17, "s1_e1.2.3-4_r9")
@@ -167,7 +167,7 @@ def test_positions() -> None:
         ({"lists": ["m"], "rooms": ["!s"]}, False, False),
     ],
 )
-def test_the_scope_of_an_extension(parameters: dict[str, Any], in_list: bool, subscribed: bool) -> None:
+def test_scope_of_an_extension(parameters: dict[str, Any], in_list: bool, subscribed: bool) -> None:
     scope = parse_scope({"enabled": True, **parameters})
     assert scope is not None
     assert scope.has("!r", ("l",), False) == in_list

@@ -21,7 +21,7 @@ def keys(section: Any, part: str = "state") -> set[tuple[str, str]]:
     return {(event["type"], event["state_key"]) for event in section[part]["events"]}
 
 
-async def test_a_message_wakes_the_members_and_costs_no_query(postgres: TestDatabase) -> None:
+async def test_message_wakes_the_members_and_costs_no_query(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, carol = (world.user(name) for name in ("alice", "bob", "carol"))
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -51,7 +51,7 @@ async def test_a_message_wakes_the_members_and_costs_no_query(postgres: TestData
         waiting[carol.user_id].cancel()
 
 
-async def test_nothing_new_waits_for_the_whole_timeout(postgres: TestDatabase) -> None:
+async def test_sync_without_updates_waits_for_the_timeout(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         await alice.writes.create_room()
@@ -66,7 +66,7 @@ async def test_nothing_new_waits_for_the_whole_timeout(postgres: TestDatabase) -
 
 @pytest.mark.parametrize("prefix", [None, "", "org.matrix.msc4222."])
 async def test_gap_state_and_prev_batch(postgres: TestDatabase, prefix: str | None) -> None:
-    """prefix: of the parameter, and then of the key too; None: without it."""
+    """prefix: of the parameter, and so of the response's key. None: without the parameter."""
     wanted = {} if prefix is None else {f"{prefix}use_state_after": True}
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
@@ -109,10 +109,10 @@ async def test_lazy_members_are_sent_once_per_device(postgres: TestDatabase) -> 
         assert section["summary"]["m.joined_member_count"] == 3
         assert sorted(section["summary"]["m.heroes"]) == [bob.user_id, carol.user_id]
         members = {key for kind, key in keys(section) if kind == "m.room.member"}
-        assert members == {alice.user_id, bob.user_id, carol.user_id}  # herself and the heroes
+        assert members == {alice.user_id, bob.user_id, carol.user_id}  # her own and the heroes'
         await bob.writes.send(room_id, "2")
         second = await alice.sync(first["next_batch"], filter=lazy)
-        assert keys(second["rooms"]["join"][room_id]) == set()  # bob's was sent, and acknowledged
+        assert keys(second["rooms"]["join"][room_id]) == set()  # bob's was sent and acknowledged
         other = world.user("alice", "OTHER")
         again = await other.sync(first["next_batch"], filter=lazy)
         assert keys(again["rooms"]["join"][room_id]) == {("m.room.member", bob.user_id)}
@@ -163,13 +163,13 @@ async def test_invite_reject_leave_kick_and_forget(postgres: TestDatabase) -> No
         after = await bob.sync(invited["next_batch"], use_state_after=True)
         assert keys(after["rooms"]["leave"][room_id], "state_after") == {("m.room.member", bob.user_id)}
         assert [event["state_key"] for event in section["timeline"]["events"]] == [bob.user_id]
-        assert section["state"] == {"events": []}  # he never was in: nothing of the room is his to see
+        assert section["state"] == {"events": []}  # bob never was in the room, and sees nothing of it
         await alice.writes.act(room_id, "invite", {"user_id": bob.user_id})
         await bob.writes.act(room_id, "join")
         await alice.writes.send(room_id, "hello")
         joined = await bob.sync(rejected["next_batch"], filter=LIMIT_3)
         section = joined["rooms"]["join"][room_id]
-        assert ("m.room.create", "") in keys(section)  # new to him: the whole state
+        assert ("m.room.create", "") in keys(section)  # new to bob: the whole state
         await alice.writes.act(room_id, "kick", {"user_id": bob.user_id})
         await alice.writes.send(room_id, "secret")
         kicked = await bob.sync(joined["next_batch"])
@@ -177,7 +177,7 @@ async def test_invite_reject_leave_kick_and_forget(postgres: TestDatabase) -> No
         assert section["timeline"]["events"][-1]["content"]["membership"] == "leave"
         assert "secret" not in bodies(section)
         after = await bob.sync(kicked["next_batch"])
-        assert not any(after["rooms"].values())  # told once
+        assert not any(after["rooms"].values())  # sent once
         left = {"room": {"include_leave": True}}
         assert room_id in (await bob.sync(filter=left))["rooms"]["leave"]
         assert not (await bob.sync())["rooms"]["leave"]
@@ -209,7 +209,7 @@ async def test_receipts_typing_and_account_data(postgres: TestDatabase) -> None:
         typing = await alice.sync(answer["next_batch"], timeout=5000)
         (event,) = typing["rooms"]["join"][room_id]["ephemeral"]["events"]
         assert event == {"type": "m.typing", "content": {"user_ids": [bob.user_id]}}
-        ended = await alice.sync(typing["next_batch"], timeout=5000)  # its writer says nothing more
+        ended = await alice.sync(typing["next_batch"], timeout=5000)  # without another row from its writer
         (event,) = ended["rooms"]["join"][room_id]["ephemeral"]["events"]
         assert event["content"] == {"user_ids": []}
         await world.set_account_data(alice.user_id, "", "x.global", {"a": 1})
@@ -218,13 +218,13 @@ async def test_receipts_typing_and_account_data(postgres: TestDatabase) -> None:
         assert answer["account_data"]["events"] == [{"type": "x.global", "content": {"a": 1}}]
         assert [e["type"] for e in answer["rooms"]["join"][room_id]["account_data"]["events"]] == ["m.tag"]
         await world.set_account_data(alice.user_id, "", "m.ignored_user_list", {"ignored_users": {bob.user_id: {}}})
-        path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/spam"  # a notice: nobody is notified
+        path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/spam"  # a notice notifies no user
         assert (await bob.writes.call("PUT", path, {"msgtype": "m.notice", "body": "spam"})).status == 200
         answer = await alice.sync(answer["next_batch"])
         assert room_id not in answer["rooms"]["join"]
 
 
-async def test_redaction_reaches_the_memory(postgres: TestDatabase) -> None:
+async def test_redaction_applies_to_events_in_memory(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
@@ -239,7 +239,7 @@ async def test_redaction_reaches_the_memory(postgres: TestDatabase) -> None:
         assert read.json["content"] == {}
 
 
-async def test_tokens_malformed_from_the_future_and_ahead_of_us(postgres: TestDatabase) -> None:
+async def test_malformed_future_and_unreached_tokens(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
@@ -247,7 +247,7 @@ async def test_tokens_malformed_from_the_future_and_ahead_of_us(postgres: TestDa
         for bad in ("x", "s1_e", "s1_e999.1", "s1_e1.99999999", "p1-1", "s1_e1.1.2-", "s" * 20_000):
             answer = await alice.get("/sync", since=bad)
             assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM"), bad
-        # Frames are lost on the way to the second process: with the first one's token it reads Postgres.
+        # The second process loses frames. With the first one's token it reads Postgres.
         first, second = world.user("alice"), world.user("alice")
         second.synchrotron = 1
         await second.sync()
@@ -278,7 +278,7 @@ async def test_filters(postgres: TestDatabase) -> None:
         rooms = (await alice.sync(token, filter=wanted))["rooms"]["join"]
         assert list(rooms) == [room_id]
         assert rooms[room_id]["timeline"]["events"] == [{"type": "m.room.message"}]
-        # The timeline filter holds the name back; the client's state is right all the same.
+        # The timeline filter hides the name. The client's state is right all the same.
         assert rooms[room_id]["state"]["events"] == [{"type": "m.room.name"}]
         federation = {"event_format": "federation", "room": {"timeline": {"limit": 1}}}
         section = (await alice.sync(filter=federation))["rooms"]["join"][room_id]
@@ -289,7 +289,7 @@ async def test_filters(postgres: TestDatabase) -> None:
 
 
 async def test_heroes_are_for_rooms_without_name_and_alias(postgres: TestDatabase) -> None:
-    """In a named room they would only cost member events."""
+    """In a named room they only cost member events."""
     lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
@@ -328,7 +328,7 @@ async def test_room_joined_and_left_between_two_syncs_comes_with_its_state(postg
         assert {"m.room.create", "m.room.power_levels", "m.room.member"} <= state.keys()
         assert "m.room.topic" not in state
         assert left["timeline"]["events"][-1]["content"]["membership"] == "leave"
-        # A ban later tells no state: what changed since is not for bob.
+        # A later ban has no state: bob may not see changes since.
         await alice.writes.act(room_id, "ban", {"user_id": bob.user_id})
         left = (await bob.sync(answer["next_batch"]))["rooms"]["leave"][room_id]
         assert [event["content"].get("membership") for event in left["timeline"]["events"]] == ["ban"]

@@ -1,9 +1,9 @@
-"""Random rooms, random clients: what each client has put together equals what the events say (naive_rooms.py).
+"""Random rooms and random clients: each client's rooms equal the stored events (naive_rooms.py).
 
-Small limits, so that gaps, `limited`, `prev_batch` and paging back occur in most runs; two devices for each user on
-two synchrotrons; old tokens used again; `use_state_after` on and off; frames held back and lost; rooms thrown out of
-memory. Half of the runs have forks: state resolution changes several keys at once, brings back what soft failure hid,
-takes keys away, lets state events of the timeline lose; and events come after a gap.
+Limits are small, so that gaps, `limited`, `prev_batch` and paging back occur in most runs. Each user has two devices on
+two synchrotrons. Old tokens are used again, `use_state_after` is on and off, frames are held back and lost, and rooms
+are evicted. Half of the runs have forks: resolution changes several keys at once, restores soft-failed events, removes
+keys and lets timeline events lose, and events come after a gap.
 """
 
 import random
@@ -37,7 +37,7 @@ def make_clients(world: World, dice: random.Random, after_gap: set[str]) -> list
 
 
 async def act(world: World, dice: random.Random, room_ids: list[str], number: int) -> None:
-    """One random change; refused ones are fine."""
+    """Make one random change. It may be refused."""
     user, other = (world.user(name) for name in dice.sample(NAMES, 2))
     if len(room_ids) < 3 and dice.random() < 0.3:
         visibility = {
@@ -48,10 +48,12 @@ async def act(world: World, dice: random.Random, room_ids: list[str], number: in
         version = dice.choice(("10", "11"))
         room_ids.append(
             await user.writes.create_room(
-                preset="public_chat", initial_state=[visibility], power_level_content_override=levels,
+                preset="public_chat",
+                initial_state=[visibility],
+                power_level_content_override=levels,
                 room_version=version,
             )
-        )  # fmt: skip
+        )
     if not room_ids:
         return
     room_id = dice.choice(room_ids)
@@ -76,16 +78,17 @@ async def act(world: World, dice: random.Random, room_ids: list[str], number: in
 
 
 async def fork(world: World, dice: random.Random, room_id: str, number: int, after_gap: set[str]) -> None:
-    """One random event by which resolution changes the room's state."""
+    """Write one random event by which resolution changes the room's state."""
     room = ForkedRoom(world, room_id)
     user_ids = [f"@{name}:example.org" for name in NAMES]
     keys = [("m.room.topic", ""), ("m.room.name", ""), ("m.room.history_visibility", "")]
     keys += [(MEMBER, user_id) for user_id in user_ids]
     contents = {
-        "m.room.topic": {"topic": f"forked {number}"}, "m.room.name": {"name": f"forked {number}"},
+        "m.room.topic": {"topic": f"forked {number}"},
+        "m.room.name": {"name": f"forked {number}"},
         "m.room.history_visibility": {"history_visibility": dice.choice(VISIBILITIES)},
         MEMBER: {"membership": dice.choice(("join", "join", "leave", "invite", "ban")), "displayname": str(number)},
-    }  # fmt: skip
+    }
     if dice.random() < 0.4:
         event_type, state_key = dice.choice(keys)
         await room.soft_fail(dice.choice(user_ids), event_type, state_key, contents[event_type])
@@ -105,7 +108,7 @@ async def fork(world: World, dice: random.Random, room_id: str, number: int, aft
         wins = dice.random() < 0.5
         event_id = await room.write(
             dice.choice(user_ids), event_type, content, state_key=state_key, wins=wins, to=to, gap=gap
-        )  # fmt: skip
+        )
     if gap:
         after_gap.add(event_id)
 
@@ -121,12 +124,12 @@ async def check(world: World, clients: list[ModelClient]) -> None:
         assert set(model.rooms) == joined
         for room_id in joined:
             mine, truth = model.rooms[room_id], naive[room_id].state_ids()
-            # Of what left the state no client can be told: it keeps what it had, if it had anything.
+            # A client keeps a key that left the state, since the protocol cannot express that.
             for key in naive[room_id].once_left - truth.keys():
                 mine.state.pop(key, None)
             assert mine.timeline == naive[room_id].visible(user_id), (user_id, model.query)
             if lazy:
-                # Not all members, but none that is out of date.
+                # Not all members, but no outdated one.
                 assert mine.state.items() <= truth.items()
                 truth = {key: value for key, value in truth.items() if key[0] != "m.room.member"}
                 assert truth.items() <= mine.state.items()
@@ -136,7 +139,7 @@ async def check(world: World, clients: list[ModelClient]) -> None:
 
 async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
     dice = random.Random(seed)
-    # A small budget on odd seeds: rooms leave the memory all the time and come back from Postgres.
+    # A small budget on odd seeds: rooms are evicted and loaded again all the time.
     rooms_bytes = 60_000 if seed % 2 else 1 << 26
     async with fleet(dsn, synchrotrons=2, persisters=2, rooms_bytes=rooms_bytes) as world:
         after_gap: set[str] = set()
@@ -161,7 +164,7 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
                 else:
                     world.bus.release()
         world.bus.release()
-        # A frame after the lost ones shows the gap; nothing else may be needed.
+        # A frame after the lost ones shows the gap. No other repair may be needed.
         for room_id in room_ids:
             for name in NAMES:
                 await world.user(name).writes.send(room_id, "last")
@@ -172,12 +175,12 @@ async def conversation(dsn: str, seed: int, *, forks: bool) -> None:
 
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-async def test_what_clients_put_together_is_what_happened(postgres: TestDatabase, seed: int, forks: bool) -> None:
+async def test_random_clients_keep_the_stored_rooms(postgres: TestDatabase, seed: int, forks: bool) -> None:
     await conversation(postgres.dsn, seed, forks=forks)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.parametrize("seed", range(4, 60))
-async def test_the_same_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
+async def test_random_clients_for_longer(postgres: TestDatabase, seed: int, forks: bool) -> None:
     await conversation(postgres.dsn, seed, forks=forks)

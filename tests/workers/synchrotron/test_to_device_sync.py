@@ -1,4 +1,4 @@
-"""Messages from device to device, and counts of keys, as /sync tells them."""
+"""To-device messages and key counts in /sync."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from tests.workers.synchrotron.devices import inbox, person, send, writers
 from workers.synchrotron.devices.device_section import MAX_MESSAGES
 
 
-async def test_a_message_wakes_its_device_alone_and_goes_when_acknowledged(postgres: TestDatabase) -> None:
+async def test_message_wakes_its_device_alone_and_is_deleted_once_acknowledged(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world) as [api]:
         alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
         other = await person(world, api, "bob", "OTHER")
@@ -29,7 +29,7 @@ async def test_a_message_wakes_its_device_alone_and_goes_when_acknowledged(postg
         assert process.metric("skep_sync_wake_ups_total") == 1
         assert not silent.done()
         silent.cancel()
-        # Until it is acknowledged it is told again; another device's token acknowledges nothing.
+        # It is sent until it is acknowledged. Another device's token acknowledges nothing.
         assert inbox(await bob.sync(tokens[0])) == [{"n": 1}]
         assert inbox(await bob.sync()) == [{"n": 1}]
         await other.sync(answer["next_batch"])
@@ -41,8 +41,8 @@ async def test_a_message_wakes_its_device_alone_and_goes_when_acknowledged(postg
         assert process.metric("skep_sync_queries_total") == queries
 
 
-async def test_a_long_queue_comes_in_parts_in_order(postgres: TestDatabase) -> None:
-    """Two writers at once: the cut is by vectors, so that nothing is lost, doubled or out of order per sender."""
+async def test_long_inbox_comes_in_ordered_parts(postgres: TestDatabase) -> None:
+    """Of two writers at once. Parts end at vectors: no message is lost, doubled or out of its sender's order."""
     async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world, 2) as [one, two]:
         alice, bob, carol = [await person(world, one, name) for name in ("alice", "bob", "carol")]
         token = (await carol.sync())["next_batch"]
@@ -66,8 +66,8 @@ async def test_a_long_queue_comes_in_parts_in_order(postgres: TestDatabase) -> N
         assert len(got) == 260
 
 
-async def test_a_lost_frame_turns_nothing_round(postgres: TestDatabase) -> None:
-    """A sender moves to another writer, and the frame of what he sent before is lost."""
+async def test_lost_frame_keeps_the_order_of_a_sender(postgres: TestDatabase) -> None:
+    """A sender moves to another writer, and the frame of their earlier message is lost."""
     async with fleet(postgres.dsn) as world, writers(postgres.dsn, world, 2) as [one, two]:
         alice, bob = await person(world, one, "alice"), await person(world, one, "bob")
         token = (await bob.sync())["next_batch"]
@@ -82,7 +82,7 @@ async def test_a_lost_frame_turns_nothing_round(postgres: TestDatabase) -> None:
         assert inbox(answer) == [{"n": 1}, {"n": 2}]
 
 
-async def test_counts_are_of_after_the_claim(postgres: TestDatabase) -> None:
+async def test_key_counts_include_the_latest_claim(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn, synchrotrons=2) as world, writers(postgres.dsn, world) as [api]:
         alice, bob = await person(world, api, "alice"), await person(world, api, "bob")
         first = await alice.sync()
@@ -103,13 +103,13 @@ async def test_counts_are_of_after_the_claim(postgres: TestDatabase) -> None:
             answer = await waiting
             assert answer["device_one_time_keys_count"] == {ALGORITHM: left}
             assert answer["device_unused_fallback_key_types"] == unused
-        # A process that has never seen this device knows that its token does not cover this.
+        # A process that never saw this device knows that its token does not cover the message.
         alice.reads.synchrotron = 1
         began = asyncio.get_running_loop().time()
         answer = await alice.sync(cold, timeout=60_000)
         assert answer["device_unused_fallback_key_types"] == []
         assert asyncio.get_running_loop().time() - began < 30
-        # Nothing new: it waits, and tells the counts all the same.
+        # Without updates it waits, and has the counts all the same.
         answer = await alice.sync(answer["next_batch"], timeout=100)
         assert answer["device_one_time_keys_count"] == {ALGORITHM: 0}
 

@@ -12,7 +12,7 @@ _THREADS = {"room": {"timeline": {"unread_thread_notifications": True}}}
 
 
 async def send(client: Client, room_id: str, txn: str, **content: Any) -> str:
-    """Send a text; returns its event id."""
+    """Send a text and return its event id."""
     body = {"msgtype": "m.text", "body": "hello", **content}
     path = f"/rooms/{quote(room_id, safe='')}/send/m.room.message/{txn}"
     answer = await client.writes.call("PUT", path, body)
@@ -47,11 +47,11 @@ async def two_in_a_room(world: World) -> tuple[Client, Client, str]:
     return alice, bob, room_id
 
 
-async def test_the_count_comes_with_its_event_and_costs_no_query(postgres: TestDatabase) -> None:
+async def test_count_comes_with_its_event_and_costs_no_query(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, room_id = await two_in_a_room(world)
         first = await bob.sync()
-        assert counts(first, room_id) == (0, 0)  # what was said before he came is not his to read
+        assert counts(first, room_id) == (0, 0)  # bob may not read events before the join
         token, process = first["next_batch"], world.synchrotrons[0]
         queries = process.metric("skep_sync_queries_total")
         for number in range(1, 6):
@@ -71,7 +71,7 @@ async def test_the_count_comes_with_its_event_and_costs_no_query(postgres: TestD
 
 
 async def test_receipts_of_every_kind(postgres: TestDatabase) -> None:
-    """Two devices: what one of them reads is news for the other, even if its filter hides receipts."""
+    """Of two devices: a receipt of one wakes the other, even if its filter hides receipts."""
     hidden = {"room": {"ephemeral": {"types": []}, "timeline": {"unread_thread_notifications": True}}}
     async with fleet(postgres.dsn) as world:
         alice, bob, room_id = await two_in_a_room(world)
@@ -103,14 +103,14 @@ async def test_receipts_of_every_kind(postgres: TestDatabase) -> None:
         assert threads(answer, room_id, "org.matrix.msc3773.unread_thread_notifications") == {root: (1, 0)}
 
 
-async def test_own_events_redactions_and_coming_back(postgres: TestDatabase) -> None:
+async def test_own_events_redactions_and_rejoins(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob, room_id = await two_in_a_room(world)
         nid = await world.database.fetchval("SELECT room_nid FROM rooms WHERE room_id = $1", room_id)
         token = (await bob.sync(filter=_THREADS))["next_batch"]
 
         async def now() -> Any:
-            """What is kept up in memory, and what is read from the totals, says the same."""
+            """The counts in memory equal those read from the totals."""
             nonlocal token
             answer = await bob.sync(token, filter=_THREADS)
             token = answer["next_batch"]
@@ -135,13 +135,13 @@ async def test_own_events_redactions_and_coming_back(postgres: TestDatabase) -> 
         await send(alice, room_id, "another one", **in_thread(root))
         assert await now() == ((0, 0), {root: (1, 0)})
         await bob.writes.act(room_id, "leave")
-        await send(alice, room_id, "while he was away")
+        await send(alice, room_id, "while bob was away")
         await bob.writes.act(room_id, "join")
         await send(alice, room_id, "welcome back")
         assert await now() == ((1, 0), {})
 
 
-async def test_what_a_filter_hides_still_counts(postgres: TestDatabase) -> None:
+async def test_events_that_a_filter_hides_still_count(postgres: TestDatabase) -> None:
     only_counts = {"room": {"timeline": {"types": []}, "state": {"types": []}, "ephemeral": {"types": []}}}
     async with fleet(postgres.dsn) as world:
         alice, bob, room_id = await two_in_a_room(world)
@@ -154,15 +154,15 @@ async def test_what_a_filter_hides_still_counts(postgres: TestDatabase) -> None:
         assert (counts(answer, room_id), section["timeline"]["events"]) == ((1, 0), [])
         waiting = asyncio.create_task(bob.sync(answer["next_batch"], filter=only_counts, timeout=10_000))
         await soon(waiting)
-        await world.set_receipt(room_id, alice.user_id, sent)  # somebody else's receipt is no news here
+        await world.set_receipt(room_id, alice.user_id, sent)  # another user's receipt changes no count here
         await soon(waiting)
         assert not waiting.done()
         await world.set_receipt(room_id, bob.user_id, sent)
         assert counts(await waiting, room_id) == (0, 0)
 
 
-async def test_a_room_that_memory_lost_is_counted_anew(postgres: TestDatabase) -> None:
-    """Nothing fits into the memory: every answer reads the counts, and they are the same."""
+async def test_evicted_room_is_counted_again(postgres: TestDatabase) -> None:
+    """Memory holds nothing: every response reads the counts, and they are the same."""
     async with fleet(postgres.dsn, rooms_bytes=1) as world:
         alice, bob, room_id = await two_in_a_room(world)
         other = await alice.writes.create_room(preset="public_chat")

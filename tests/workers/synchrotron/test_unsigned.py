@@ -1,4 +1,4 @@
-"""What an event says beside its content, of each viewer. Spec: client-server API, UnsignedData; "Redactions"."""
+"""`unsigned` of events for each reader. Spec: client-server API, UnsignedData; "Redactions"."""
 
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ from tests.rigs.synchrotron import fleet
 from tests.workers.synchrotron.events import event
 
 
-async def test_what_was_there_before_is_told_to_whoever_could_see_it(postgres: TestDatabase) -> None:
+async def test_prev_content_is_for_users_who_could_see_it(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         joined = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
@@ -34,7 +34,7 @@ async def test_what_was_there_before_is_told_to_whoever_could_see_it(postgres: T
         assert "replaces_state" not in (await alice.room(room_id, f"event/{quote(first)}")).json["unsigned"]
 
 
-async def test_membership_of_the_viewer_at_each_event(postgres: TestDatabase) -> None:
+async def test_membership_of_the_reader_at_each_event(postgres: TestDatabase) -> None:
     async with fleet(postgres.dsn) as world:
         alice, bob = world.user("alice"), world.user("bob")
         room_id = await alice.writes.create_room(preset="public_chat")
@@ -60,7 +60,7 @@ def test_transaction_id_is_shown_to_the_device_that_sent_the_event() -> None:
     for reader, shown in (
         (Reader("@alice:x", "PHONE", 200_000), "t1"),
         (Reader("@alice:x", "PHONE", 200_000, device_created_ms=90_000), "t1"),
-        (Reader("@alice:x", "PHONE", 200_000, device_created_ms=101_000), "t1"),  # clocks of two processes
+        (Reader("@alice:x", "PHONE", 200_000, device_created_ms=101_000), "t1"),  # the clocks of two processes
         (Reader("@alice:x", "PHONE", 200_000, device_created_ms=110_000), None),
         (Reader("@alice:x", "DESK", 200_000), None),
         (Reader("@alice:x", None, 200_000), None),

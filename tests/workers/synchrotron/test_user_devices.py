@@ -1,9 +1,9 @@
-"""What memory says of people and devices, and when it says that it does not know."""
+"""The memory of a user's devices and of other users, and its limits."""
 
 from workers.synchrotron.users.user_devices import UserDevices
 
 
-def test_people_are_told_since_a_number() -> None:
+def test_people_with_updates_since_a_seq() -> None:
     devices = UserDevices()
     devices.note_changed("@a:x", 1)
     devices.note_left("@a:x", 2)
@@ -15,7 +15,7 @@ def test_people_are_told_since_a_number() -> None:
     assert devices.people_from == 4 and list(devices.people_since(4)) == []
 
 
-def test_what_does_not_fit_is_not_known() -> None:
+def test_devices_and_people_beyond_the_limits_are_forgotten() -> None:
     devices = UserDevices()
     for number in range(1, 1_001):
         devices.note_changed(f"@{number}:x", number)
@@ -24,7 +24,7 @@ def test_what_does_not_fit_is_not_known() -> None:
     assert 0 < len(kept) < 1_000
 
 
-def test_an_inbox_is_clear_until_a_message_comes() -> None:
+def test_inbox_is_empty_until_a_message_arrives() -> None:
     devices = UserDevices()
     assert not devices.device("D").inbox_is_empty  # unknown
     devices.device("D").inbox_empty_at = 5
@@ -34,4 +34,4 @@ def test_an_inbox_is_clear_until_a_message_comes() -> None:
     assert not devices.device("D").inbox_is_empty
     for number in range(1_000):
         devices.note_keys(f"{number}", number)
-    assert devices.device("D").inbox_empty_at is None  # forgotten: to be looked at again
+    assert devices.device("D").inbox_empty_at is None  # forgotten: to be read again

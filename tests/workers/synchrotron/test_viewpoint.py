@@ -1,4 +1,4 @@
-"""Who sees what, against a naive reading of "Room history visibility" (client-server API)."""
+"""Visibility, compared with a naive reading of "Room history visibility" (client-server API)."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ def make(plan: list[tuple[str, str] | None]) -> list[TimelineEvent]:
 
 
 def naive(events: list[TimelineEvent], index: int) -> bool:
-    """Work out the state before (and, where it counts, after) the event, step by step."""
+    """Return True if the user may see the event, by the state before it and, where it counts, after it."""
     memberships, visibilities = ["leave"], ["shared"]
     for each in events:
         memberships.append(each.membership or memberships[-1])
@@ -50,7 +50,7 @@ def naive(events: list[TimelineEvent], index: int) -> bool:
 
 @settings(max_examples=500)
 @given(changes)
-def test_every_event_of_every_history(plan: list[tuple[str, str] | None]) -> None:
+def test_visibility_of_every_event_of_every_history(plan: list[tuple[str, str] | None]) -> None:
     events = make(plan)
     memberships = [(e.ordinal, e.membership) for e in events if e.membership]
     visibility = [(e.ordinal, e.visibility) for e in events if e.visibility]
@@ -65,7 +65,7 @@ def test_every_event_of_every_history(plan: list[tuple[str, str] | None]) -> Non
         assert plain.membership_at(each.ordinal) == fast.membership_at(each.ordinal) == now
 
 
-def test_who_left_sees_how_it_ended_and_nothing_after() -> None:
+def test_former_member_sees_the_event_that_ended_it_and_none_after() -> None:
     events = make([("member", "invite"), None, ("member", "leave"), None])
     view = Viewpoint(ME, (), [(1, "invite"), (3, "leave")], end=3)
     assert [view.may_see(each) for each in events] == [False, False, True, False]
@@ -73,7 +73,7 @@ def test_who_left_sees_how_it_ended_and_nothing_after() -> None:
     assert Viewpoint(ME, (), [(1, "join"), (3, "ban")], end=3).state_is_open
 
 
-def test_history_is_read_by_ordinals() -> None:
+def test_history_is_looked_up_by_ordinal() -> None:
     history = [(2, "invite"), (5, "join")]
     assert [value_before(history, n) for n in (1, 2, 3, 5, 6)] == [None, None, "invite", "invite", "join"]
     assert last_left([(1, "join"), (4, "leave"), (6, "ban"), (7, "invite")]) == 4

@@ -1,4 +1,4 @@
-"""Who is woken by what, what typing leaves behind, and what lazy loading remembers."""
+"""Waking requests, expiring typing notifications, and the memory of lazy loading."""
 
 import asyncio
 
@@ -12,11 +12,11 @@ from workers.synchrotron.users.sync_user import SyncUser
 from workers.synchrotron.waiting.notifier import Notifier
 
 
-async def test_only_those_concerned_wake_and_no_news_is_lost() -> None:
+async def test_only_affected_users_wake_and_no_update_is_lost() -> None:
     notifier = Notifier(SyncMetrics(CollectorRegistry()))
     ann, ben = SyncUser("@ann:x"), SyncUser("@ben:x")
     seen = ann.version
-    ann.note_change("!r", 1)  # between looking and waiting
+    ann.note_change("!r", 1)  # between building the response and waiting
     assert await notifier.wait(ann, seen, 5.0)
     first = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
     second = asyncio.create_task(notifier.wait(ann, ann.version, 5.0))
@@ -33,7 +33,7 @@ async def test_only_those_concerned_wake_and_no_news_is_lost() -> None:
     assert not await last
 
 
-def test_a_user_knows_which_rooms_have_news() -> None:
+def test_user_knows_their_rooms_with_updates() -> None:
     user = SyncUser("@ann:x")
     for seq, room_id in enumerate(("!a", "!b", "!a", "!c"), start=1):
         user.note_change(room_id, seq)
@@ -41,18 +41,18 @@ def test_a_user_knows_which_rooms_have_news() -> None:
     assert user.changed_since(4) == []
     user.note_token("t", 3)
     assert user.seq_of("t") == 3
-    user.changes_from = 4  # loaded anew since
+    user.changes_from = 4  # loaded again since
     assert user.seq_of("t") is None
 
 
-def test_typing_ends_by_itself() -> None:
+def test_typing_expires() -> None:
     typing = TypingRooms()
 
     def row(user_id: str, until_ms: int) -> TypingRow:
         return TypingRow(position=1, writer=1, room_id="!r", user_id=user_id, until_ms=until_ms)
 
     assert typing.apply(row("@a:x", 500), 100, 1)
-    assert not typing.apply(row("@a:x", 900), 200, 2)  # only longer
+    assert not typing.apply(row("@a:x", 900), 200, 2)  # only extended
     assert not typing.apply(row("@b:x", 0), 200, 3)
     assert typing.next_end_ms() == 900
     assert typing.expire(800, 4) == []
@@ -65,12 +65,12 @@ def test_typing_ends_by_itself() -> None:
     assert typing.get("!r") is None
 
 
-def test_only_what_was_acknowledged_counts_as_sent() -> None:
+def test_only_acknowledged_members_count_as_sent() -> None:
     memory = LazyMembers(1 << 20)
     first = memory.begin("@a:x", "D", None)
     first.note("!r", "@b:x", "$1")
     memory.complete(first, "t1")
-    # The answer was lost: the same request again.
+    # The response was lost: the same request again.
     again = memory.begin("@a:x", "D", None)
     assert not again.is_redundant("!r", "@b:x", "$1")
     again.note("!r", "@b:x", "$1")
@@ -80,4 +80,4 @@ def test_only_what_was_acknowledged_counts_as_sent() -> None:
     assert not second.is_redundant("!r", "@b:x", "$2")  # it has changed since
     memory.complete(second, "t2")
     assert memory.begin("@a:x", "D", "t1").is_redundant("!r", "@b:x", "$1")
-    assert not memory.begin("@a:x", "D", "t0").is_redundant("!r", "@b:x", "$1")  # went back
+    assert not memory.begin("@a:x", "D", "t0").is_redundant("!r", "@b:x", "$1")  # it returned to an earlier token

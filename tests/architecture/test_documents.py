@@ -22,3 +22,16 @@ def test_paths_exist(document: Path) -> None:
     named = set(_PATH.findall(document.read_text()))
     missing = sorted(name for name in named if not (ROOT / name).exists() and not (document.parent / name).exists())
     assert not missing
+
+
+def test_folders_have_short_readmes() -> None:
+    """At most 40 lines for a folder of code; the architecture's page has at most 200."""
+    long = [
+        str(path.relative_to(ROOT))
+        for path in _documents()
+        if path.name == "README.md"
+        and path.relative_to(ROOT).parts[0] in ("shared", "replication", "workers", "deploy")
+        and len(path.read_text().splitlines()) > 40
+    ]
+    assert not long
+    assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 200

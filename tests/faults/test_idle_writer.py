@@ -47,6 +47,8 @@ async def test_an_idle_writer_delays_nobody(
     with capsys.disabled():
         print()
         for name, values in (("the first third", first), ("the last third", last)):
-            print(f"{name:16} {len(values):5} deliveries, p50 {1000 * sorted(values)[len(values) // 2]:6.1f} ms,"
-                  f" p99 {1000 * p99(values):6.1f} ms, longest {1000 * max(values):6.1f} ms")  # fmt: skip
+            print(
+                f"{name:16} {len(values):5} deliveries, p50 {1000 * sorted(values)[len(values) // 2]:6.1f} ms,"
+                f" p99 {1000 * p99(values):6.1f} ms, longest {1000 * max(values):6.1f} ms"
+            )
     assert p99(last) < 1.2 * p99(first) + _NOISE_S

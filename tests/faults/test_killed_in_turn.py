@@ -49,13 +49,11 @@ async def test_each_type_of_process(servers: Servers, whole: WholeFleet, capsys:
         "synchrotron": with_signal(signal.SIGKILL, "synchrotron-1"),
         "client_api": with_signal(signal.SIGKILL, "client_api-1"),
         "both mains": with_signal(signal.SIGKILL, "main-1", "main-2"),
-        "others": with_signal(
-            signal.SIGKILL, "federation_reader-1", "federation_sender-1", "background-1", "media-1"
-        ),
+        "others": with_signal(signal.SIGKILL, "federation_reader-1", "federation_sender-1", "background-1", "media-1"),
         "asked to stop": with_signal(signal.SIGTERM, "event_persister-2", "synchrotron-2", "client_api-2"),
         "redis": redis,
         "haproxy": with_signal(signal.SIGKILL, "haproxy"),
-    }  # fmt: skip
+    }
     traffic = await common_rooms(whole.fleet, "killed", users=4, rooms=6, pace_s=1.0)
     before = whole.pids()
     async with traffic.flowing():
@@ -63,9 +61,11 @@ async def test_each_type_of_process(servers: Servers, whole: WholeFleet, capsys:
     await traffic.check()
     with capsys.disabled():
         longest = {name: round(traffic.record.longest(name), 2) for name in traffic.record.durations}
-        print(f"\n{len(traffic.record.sent_at)} events; longest in s {longest};"
-              f" {len(traffic.record.failures)} failures, latest attempt"
-              f" {max((each.attempt for each in traffic.record.failures), default=0)}")  # fmt: skip
+        print(
+            f"\n{len(traffic.record.sent_at)} events; longest in s {longest};"
+            f" {len(traffic.record.failures)} failures, latest attempt"
+            f" {max((each.attempt for each in traffic.record.failures), default=0)}"
+        )
     assert noticed == {}
     await whole.whole()
     unhurt = {"event_persister-3", "supervisor"}

@@ -39,10 +39,12 @@ async def test_nobody_misses_anything(
     await traffic.check()
     with capsys.disabled():
         delays = traffic.delays()
-        print(f"\n{len(traffic.record.sent_at)} events, {len(delays)} deliveries, seed {SEED},"
-              f" {servers.redis_proxy.counts}: p50 {1000 * sorted(delays)[len(delays) // 2]:.0f} ms,"
-              f" p99 {1000 * p99(delays):.0f} ms, longest {1000 * max(delays):.0f} ms,"
-              f" {sum(each.gaps for each in traffic.listeners)} gaps paged in")  # fmt: skip
+        print(
+            f"\n{len(traffic.record.sent_at)} events, {len(delays)} deliveries, seed {SEED},"
+            f" {servers.redis_proxy.counts}: p50 {1000 * sorted(delays)[len(delays) // 2]:.0f} ms,"
+            f" p99 {1000 * p99(delays):.0f} ms, longest {1000 * max(delays):.0f} ms,"
+            f" {sum(each.gaps for each in traffic.listeners)} gaps paged in"
+        )
     assert traffic.stalls(_STALL_S) == []
     assert not traffic.record.failures, traffic.record.failures[:5]
     assert servers.redis_proxy.counts["lost"] > 10 and servers.redis_proxy.counts["late"] > 10

@@ -135,9 +135,16 @@ async def _fail_over(servers: Servers, before: WholeFleet) -> None:
 def _insert(conn: asyncpg.Connection, **ever_seen: int) -> "asyncio.Future[int]":
     sequences = {s.name: s.sequence for s in streams_written_by("client_api") if s.catch_up}
     return insert_lease(
-        conn, process="p", type_="client_api", host="h", pid=1, address="a:1", version="0", sequences=sequences,
+        conn,
+        process="p",
+        type_="client_api",
+        host="h",
+        pid=1,
+        address="a:1",
+        version="0",
+        sequences=sequences,
         ever_seen=ever_seen,
-    )  # fmt: skip
+    )
 
 
 async def test_each_joiner_lifts_above_what_he_saw(postgres: TestDatabase) -> None:

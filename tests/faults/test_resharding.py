@@ -88,10 +88,12 @@ async def test_two_to_four_to_three_persisters_and_one_killed(
     takeover_s = traffic.record.longest("send", began_s)
     delivery_ms = 1000 * p99(traffic.delays(began_s, moved_s - 1))
     with capsys.disabled():
-        print(f"\n{len(sends)} events, {load.rate:.0f}/s asked for, over {load.rooms} rooms; settled after {took};"
-              f" sends in planned moves p50 {1000 * sorted(planned)[len(planned) // 2]:.0f} ms,"
-              f" p99 {1000 * p99(planned):.0f} ms, longest {1000 * max(planned):.0f} ms; at the kill longest"
-              f" {takeover_s:.2f} s; delivery p99 in planned moves {delivery_ms:.0f} ms")  # fmt: skip
+        print(
+            f"\n{len(sends)} events, {load.rate:.0f}/s asked for, over {load.rooms} rooms; settled after {took};"
+            f" sends in planned moves p50 {1000 * sorted(planned)[len(planned) // 2]:.0f} ms,"
+            f" p99 {1000 * p99(planned):.0f} ms, longest {1000 * max(planned):.0f} ms; at the kill longest"
+            f" {takeover_s:.2f} s; delivery p99 in planned moves {delivery_ms:.0f} ms"
+        )
     assert [each for each in traffic.record.failures if each.at_s < moved_s] == []
     assert p99(planned) < _SEND_LIMIT_S
     assert traffic.record.failed_again(killed_s + _TAKEOVER_LIMIT_S) == []

@@ -83,8 +83,9 @@ async def test_a_held_persist_delays_nobody_else(
         servers.postgres_proxy.release()
 
     holds: dict[str, Callable[[], AbstractAsyncContextManager[None]]] = {
-        "a row lock": row_lock, "a held connection": held_connection,
-    }  # fmt: skip
+        "a row lock": row_lock,
+        "a held connection": held_connection,
+    }
     delays: dict[str, list[float]] = {}
 
     async def measure(name: str, hold: Hold, seconds: float) -> None:
@@ -108,8 +109,10 @@ async def test_a_held_persist_delays_nobody_else(
     with capsys.disabled():
         print()
         for name, values in delays.items():
-            print(f"{name:20} {len(values):5} deliveries, p50 {1000 * sorted(values)[len(values) // 2]:6.1f} ms,"
-                  f" p99 {1000 * p99(values):6.1f} ms, longest {1000 * max(values):6.1f} ms")  # fmt: skip
+            print(
+                f"{name:20} {len(values):5} deliveries, p50 {1000 * sorted(values)[len(values) // 2]:6.1f} ms,"
+                f" p99 {1000 * p99(values):6.1f} ms, longest {1000 * max(values):6.1f} ms"
+            )
     base = max(p99(delays["before"]), p99(delays["after"]))
     for name in holds:
         assert p99(delays[name]) < 1.2 * base + _NOISE_S, name

@@ -1,8 +1,8 @@
-"""A process that talks to itself over Redis: publishes a number every 50 ms and prints each that comes back.
+"""A process that talks to itself over Redis: it publishes a number every 50 ms and prints each number it receives.
 
-    python -m tests.replication.bus_talker '{"host": ..., "port": ...}'        fields of the configuration's `redis`
+    python -m tests.replication.bus_talker '{"host": ..., "port": ...}'        fields of `redis`
 
-Prints "up" for each subscription that took effect, and the numbers.
+It prints "up" for each subscription that took effect, and the numbers.
 """
 
 import asyncio

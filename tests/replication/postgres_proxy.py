@@ -1,12 +1,12 @@
-"""A TCP proxy between workers and PostgreSQL that cuts a writer's connection at one statement, when told to.
+"""A TCP proxy between workers and PostgreSQL that cuts a writer's connection at a chosen statement.
 
 before   the statement never reaches the server
 after    the server has committed it, its answer never reaches the worker
-late     the worker is cut at once; the statement lies about and reaches the server when `deliver` is called
-held     the statement and all that follows on its connection reach the server when `release` is called
-unheard  the server has committed it, and the worker waits for an answer that never comes
+late     the worker is cut at once; the statement reaches the server when `deliver` is called
+held     the statement and all after it on its connection reach the server when `release` is called
+unheard  the server has committed it, and the worker never gets the answer
 
-`freeze` lets nothing more through, to and fro, on any connection that is open: none of them breaks.
+`freeze` stops all open connections in both directions without breaking them.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _READY_FOR_QUERY = b"Z\x00\x00\x00\x05I"  # idle again: committed
 
 
 class PostgresProxy:
-    """server: path of PostgreSQL's unix socket. port: where the proxy listens."""
+    """server: the path of PostgreSQL's socket. port: the port of the proxy."""
 
     def __init__(self, server: str) -> None:
         self._server = server
@@ -32,16 +32,16 @@ class PostgresProxy:
         self._released = threading.Event()
         self._ends: set[socket.socket] = set()
         self._frozen: set[socket.socket] = set()
-        self.delay_s = 0.0  # of all that goes to the server
+        self.delay_s = 0.0  # of data to the server
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, when: str, marker: bytes) -> None:
-        """Cut the next writer's connection that sends something with the marker in it."""
+        """Cut the next writer's connection that sends data with the marker."""
         self._order = (when, marker)
 
     def deliver(self) -> None:
-        """Hand the statements that were held back over to the server, and leave it the time to carry them out."""
+        """Deliver held statements to the server, and wait for their execution."""
         while self._late:
             server, statement = self._late.pop()
             server.sendall(statement)
@@ -49,24 +49,24 @@ class PostgresProxy:
             _close(server)
 
     def hold(self, marker: bytes) -> None:
-        """Hold up the next writer's connection that sends something with the marker in it."""
+        """Hold the next writer's connection that sends data with the marker."""
         self._released = threading.Event()
         self._order = ("held", marker)
 
     def freeze(self) -> None:
-        """Let nothing through any more on the connections that are open; new ones work."""
+        """Stop all open connections. New ones work."""
         self._frozen |= self._ends
 
     def release(self) -> None:
-        """Let what is held up go on."""
+        """Release held connections."""
         self._released.set()
 
     def redirect(self, server: str) -> None:
-        """Lead new connections to another server, as an address does that moves to a promoted standby."""
+        """Connect new connections to another server, as an address that moves to a promoted standby does."""
         self._server = server
 
     def cut_all(self) -> None:
-        """End every connection, as a network does."""
+        """Break every connection."""
         for end in list(self._ends):
             _close(end)
 
@@ -125,7 +125,7 @@ class PostgresProxy:
                     server.sendall(data)
         self._ends -= {client, server}
         _close(client)
-        if server not in self._frozen:  # otherwise it hears nothing of the end either
+        if server not in self._frozen:  # otherwise it does not notice the end either
             _close(server)
 
     def _down(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:

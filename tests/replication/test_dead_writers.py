@@ -1,4 +1,4 @@
-"""What the simulator found about writers that end (seeds 4 and 76 of its first form), step by step."""
+"""Bugs with dead writers that the simulator found (seeds 4 and 76 of its first form), step by step."""
 
 from replication.slots.table import SlotTable
 from replication.streams.session import StreamSession, WriterState
@@ -7,15 +7,15 @@ from tests.simulation.roles import Row
 
 
 def _session() -> StreamSession:
-    """Writer 1 has come to 24, writer 2 to 27."""
+    """Return a session with writer 1 at 24 and writer 2 at 27."""
     session = StreamSession("account_data")
     session.learn_writers(2, [WriterState(1, 0, None), WriterState(2, 0, None)])
     session.advance_idle_writers({1: 24, 2: 27})
     return session
 
 
-def test_the_last_rows_of_a_dead_writer_are_not_covered_before_they_were_read() -> None:
-    """A token made between reading `writers` and reading the rows said so, and the row was lost to its client."""
+def test_vector_covers_last_rows_of_dead_writer_only_after_reading_them() -> None:
+    """A token made after reading `writers` and before reading the rows covered them, and its client missed the row."""
     session = _session()
     session.learn_writers(2, [WriterState(1, 0, 26), WriterState(2, 0, None)])
     assert not session.vector().covers(1, 26)
@@ -23,7 +23,7 @@ def test_the_last_rows_of_a_dead_writer_are_not_covered_before_they_were_read() 
     assert session.vector().covers(1, 26)
 
 
-def test_a_dead_writer_is_not_forgotten_while_another_has_not_been_read() -> None:
+def test_dead_writer_is_kept_until_all_writers_are_read() -> None:
     session = _session()
     session.learn_writers(3, [WriterState(3, 0, None)])
     session.advance_idle_writers({3: 30})
@@ -34,8 +34,8 @@ def test_a_dead_writer_is_not_forgotten_while_another_has_not_been_read() -> Non
     assert not vector.covers(1, 26)
 
 
-def test_the_last_row_of_a_dead_writer_may_be_gone() -> None:
-    """A state stream keeps the newest row of each key: a token beyond the row that went was never reached again."""
+def test_last_row_of_dead_writer_may_be_gone() -> None:
+    """A state stream keeps the newest row of each key. A token above a removed row was never reached again."""
     session = _session()
     session.learn_writers(2, [WriterState(1, 0, 26), WriterState(2, 0, None)])
     session.repaired([])
@@ -43,7 +43,7 @@ def test_the_last_row_of_a_dead_writer_may_be_gone() -> None:
     assert session.covers(Vector(2, 27, {}))
 
 
-def test_slots_that_were_given_away_are_not_ours_though_the_next_reading_fails() -> None:
+def test_given_slots_are_dropped_even_if_next_read_fails() -> None:
     table = SlotTable(database=None, lease=5)  # type: ignore[arg-type]
     table._owners["rooms"].update({1: 5, 2: 5})
     table._epochs["rooms"].update({1: 3, 2: 3})

@@ -1,4 +1,4 @@
-"""Ephemeral streams: a lost frame heals, and what a dead writer told does not stay."""
+"""Ephemeral streams: they heal after lost frames, and values of a dead writer end."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ _FOREVER_MS = 1 << 60
 
 
 class _Writer:
-    """Keeps values by key and tells them through the real announcer, onto `wire` below."""
+    """A writer of values by key, with the real announcer."""
 
     def __init__(self, lease: int, sent: "list[tuple[str, bytes]]") -> None:
         bus: Any = self
@@ -55,7 +55,7 @@ class _Writer:
 
 
 class _Reader:
-    """What an application of the rows has in memory: value, writer and position by (writer, key)."""
+    """A reader that keeps value, writer and position by (writer, key)."""
 
     def __init__(self) -> None:
         self.session = EphemeralSession(TYPING.name)
@@ -84,8 +84,8 @@ class _Reader:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_is_lost_doubled_or_late_heals(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two writers, random values, a wire that loses, doubles and delays; then it is fine, and asking heals all."""
+def test_ephemeral_stream_heals_after_lost_doubled_and_late_frames(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two writers publish random values over a wire that loses, doubles and delays frames. Requests then heal all."""
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 60)
     rng = random.Random(seed)
     sent: list[tuple[str, bytes]] = []
@@ -120,7 +120,7 @@ def test_whatever_is_lost_doubled_or_late_heals(seed: int, monkeypatch: pytest.M
                 tell_all(lease)
         deliver(0.15)
         for lease in set(writers) - set(reader.session.missed):
-            # Who is thought to be whole is right up to what is still under way: no value that was never told.
+            # A complete reader is right up to frames under way: it has no value that was never published.
             assert set(reader.values(lease)) <= {f"@{n}:x" for n in range(6)}
     for _ in range(3):
         for writer in writers.values():
@@ -135,7 +135,7 @@ def test_whatever_is_lost_doubled_or_late_heals(seed: int, monkeypatch: pytest.M
         assert reader.values(lease) == writer.values
 
 
-def test_an_answer_too_long_for_one_frame_counts_only_when_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repetition_of_several_frames_counts_only_when_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 60)
     sent: list[tuple[str, bytes]] = []
     writer, reader = _Writer(3, sent), _Reader()
@@ -159,7 +159,7 @@ def test_an_answer_too_long_for_one_frame_counts_only_when_whole(monkeypatch: py
     assert not reader.session.missed and reader.values(3) == writer.values
 
 
-def test_what_a_fenced_writer_told_is_over() -> None:
+def test_values_of_fenced_writer_are_over() -> None:
     sent: list[tuple[str, bytes]] = []
     writer, other, reader = _Writer(3, sent), _Writer(4, sent), _Reader()
     reader.learn(4, WriterState(3, 0, None), WriterState(4, 0, None))
@@ -169,30 +169,30 @@ def test_what_a_fenced_writer_told_is_over() -> None:
         reader.take(*sent.pop(0))
     reader.learn(5, WriterState(3, 0, 0), WriterState(4, 0, None))
     assert reader.values(3) == {} and reader.values(4) == {"@b:x": 5}
-    writer.put("@a:x", 7)  # it does not know yet
+    writer.put("@a:x", 7)  # it does not know yet that it is fenced
     reader.take(*sent.pop())
     assert reader.values(3) == {}
 
 
-async def test_questions_and_answers_are_bounded() -> None:
+async def test_repetitions_are_limited_to_two_a_second() -> None:
     told = []
 
-    class Teller:
+    class FakeAnnouncer:
         def repeat(self, stream: Any) -> None:
             told.append(stream.name)
 
-    answers = Repeater(Teller(), [TYPING])
+    repeater = Repeater(FakeAnnouncer(), [TYPING])
     for _ in range(100):
-        answers.requested("typing")
-        answers.requested("events")
+        repeater.requested("typing")
+        repeater.requested("events")
     await asyncio.sleep(0.05)
     assert told == ["typing"]
     for _ in range(100):
-        answers.requested("typing")
+        repeater.requested("typing")
     await asyncio.sleep(0.05)
-    assert told == ["typing"]  # the second answer waits its half second
-    answers.close()
-    assert not Repeater(Teller(), [])
+    assert told == ["typing"]  # the second repetition waits half a second
+    repeater.close()
+    assert not Repeater(FakeAnnouncer(), [])
 
 
 def _shown(answer: Any, room_id: str) -> list[str] | None:
@@ -212,14 +212,14 @@ async def _next(client: Any, since: str, room_id: str) -> tuple[str, list[str]]:
                 return since, users
 
 
-async def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestDatabase) -> None:
-    """Through real followers and /sync: a lost start, a lost stop, and a writer whose lease is ended."""
+async def test_sync_shows_typing_despite_lost_frames(postgres: TestDatabase) -> None:
+    """Lose a start and a stop, and fence a writer, through real followers and /sync."""
     async with fleet(postgres.dsn) as world:
         alice = world.user("alice")
         room_id = await alice.writes.create_room()
         typing: dict[str, int] = {}
         world.announcer.set_values(TYPING, lambda: [_row(world, room_id, *item) for item in typing.items()])
-        answers = Repeater(world.announcer, [TYPING])
+        repeater = Repeater(world.announcer, [TYPING])
         listener: Any = world.announcer
         asked: list[str] = []
         follower: Follower = world.synchrotrons[0].foundation.follower
@@ -227,7 +227,7 @@ async def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestData
         def question(_channel: str, message: bytes) -> None:
             asked.append(wire.decode_repeat_request(message).stream)
             assert wire.decode_repeat_request(message).writer == listener.lease
-            answers.requested("typing")
+            repeater.requested("typing")
 
         world.bus.subscribe([wire.REPEATS], question, lambda: None)
         since = (await alice.sync())["next_batch"]
@@ -241,7 +241,7 @@ async def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestData
         if sorted(users) != ["@heard:x", "@lost:x"]:
             since, users = await _next(alice, since, room_id)
         assert sorted(users) == ["@heard:x", "@lost:x"] and asked == ["typing"]
-        # A lost stop, and silence after it: the tick tells.
+        # A stop is lost, and no frame follows: the tick shows it.
         world.bus.holding = True
         del typing["@lost:x"]
         world.set_typing(room_id, "@lost:x", 0)
@@ -249,7 +249,7 @@ async def test_a_client_sees_who_types_though_frames_are_lost(postgres: TestData
         world.announcer.tick([TYPING], lambda _: 0)
         since, users = await _next(alice, since, room_id)
         assert users == ["@heard:x"] and len(asked) == 2
-        # The process dies; the leader ends its lease and says that the slots changed.
+        # The process dies. The leader fences its lease and announces that slots changed.
         async with world.database.connection() as conn:
             await fence(conn, world.announcer.lease)
         world.announcer.notice("slots")

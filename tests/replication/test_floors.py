@@ -1,4 +1,4 @@
-"""What a writer may call complete while it writes. Evidence 3; protocol notes, A11."""
+"""The positions that a writer calls complete while it writes. Evidence 3; protocol notes, A11."""
 
 import asyncio
 
@@ -11,14 +11,20 @@ from tests.fix_servers import TestDatabase
 from tests.storage.test_events import event
 
 
-async def test_nothing_is_complete_before_its_rows_can_be_announced(postgres: TestDatabase) -> None:
-    """A reader that is told "complete up to 1000" takes no row below it any more: a tick at any moment is safe."""
+async def test_rows_are_complete_only_after_their_announcement(postgres: TestDatabase) -> None:
+    """A reader ignores rows below "complete up to", so a tick must be safe at any time."""
     connect = connector(postgres.dsn, pgbouncer=False)
     conn = await connect()
     lease = await insert_lease(
-        conn, process="p", type_="event_persister", host="h", pid=1, address="a:1", version="0",
+        conn,
+        process="p",
+        type_="event_persister",
+        host="h",
+        pid=1,
+        address="a:1",
+        version="0",
         sequences={"events": "stream_events"},
-    )  # fmt: skip
+    )
     seen = SeenPositions()
     writer = FencedWriter(connect, lease, seen, lambda why: None)
     [first] = (await commit_events(writer.write, EventBatch([event(1, 1, 1)], {1: [1]}))).positions
@@ -34,11 +40,11 @@ async def test_nothing_is_complete_before_its_rows_can_be_announced(postgres: Te
 
     ours = asyncio.create_task(write_and_announce())
     others = 0
-    while others < first + 2:  # until our statement has taken its position, and waits for the lock
+    while others < first + 2:  # until the statement has its position and waits for the lock
         await asyncio.sleep(0.02)
         others = await conn.fetchval("SELECT last_value + 1 FROM stream_events")
     await conn.fetchval("SELECT nextval('stream_events')")
-    seen.see("events", others)  # somebody else's row, above ours, was announced
+    seen.see("events", others)  # another writer announced a row above ours
     assert writer.complete_up_to("events") == first
     await lock.rollback()
     while not ours.done():

@@ -1,6 +1,6 @@
-"""One worker of each kind whose replication comes two seconds late, and then not at all, asked itself.
+"""Workers whose replication is two seconds late, and then stops.
 
-Read after write (architecture page, section 4; note A6), and log-outs that bite within a second (note B14).
+Read after write (architecture page, section 4; note A6), and log-outs within a second (note B14).
 """
 
 import random
@@ -36,7 +36,7 @@ _DEAF = Weather(lose=1.0)
 
 @dataclass(slots=True)
 class Lagging:
-    """synchrotron, client_api: addresses of the workers behind the proxy."""
+    """A fleet with lagging workers. synchrotron, client_api: their addresses."""
 
     fleet: RunningFleet
     proxy: RedisProxy
@@ -74,12 +74,12 @@ def _ready(fleet: RunningFleet) -> list[tuple[str, str]]:
     return [(each["type"], each["address"]) for each in fleet.status()["processes"] if each.get("ready")]
 
 
-def test_what_was_written_is_read_from_a_worker_that_lags(lagging: Lagging) -> None:
+def test_lagging_workers_serve_everything_written_before(lagging: Lagging) -> None:
     fleet, reads, others = lagging.fleet, lagging.synchrotron, lagging.client_api
     alice, bob = register(fleet, "alice"), register(fleet, "bob")
     room_id = alice.create_room(room_alias_name="lagging")
     room = f"/rooms/{quote(room_id, safe='')}"
-    assert lagging.ask(reads, bob, "GET", "/sync").status == 200  # he lies in its memory from now on
+    assert lagging.ask(reads, bob, "GET", "/sync").status == 200  # loads the user into its memory
     since = lagging.ask(reads, alice, "GET", "/sync").json()["next_batch"]
     for number in range(2):
         bob.ask("POST", f"{room}/join", {})
@@ -96,7 +96,7 @@ def test_what_was_written_is_read_from_a_worker_that_lags(lagging: Lagging) -> N
         assert {"type": "org.example", "content": {"n": number}} in first["account_data"]["events"]
         page = lagging.ask(reads, bob, "GET", f"{room}/messages?dir=b&limit=10").json()["chunk"]
         assert sent in [event["event_id"] for event in page]
-        # What another process's /sync has told alice.
+        # The token that another process returned to alice.
         told = alice.ask("GET", f"/sync?since={since}&timeout=5000")
         token = told["next_batch"]
         for reader in (alice, bob):
@@ -116,14 +116,20 @@ def test_what_was_written_is_read_from_a_worker_that_lags(lagging: Lagging) -> N
 
 
 @pytest.mark.parametrize(("way", "weather"), [("logout", _Late()), ("delete_device", _DEAF), ("password", _DEAF)])
-def test_a_log_out_bites_within_a_second(lagging: Lagging, weather: Weather, way: str) -> None:
-    """At every worker, its long poll too. Meanwhile another device of the user goes on."""
+def test_log_out_takes_effect_within_a_second_on_lagging_workers(lagging: Lagging, weather: Weather, way: str) -> None:
+    """It takes effect at every worker, and ends long polls. Another device of the user still works."""
     person = register(lagging.fleet, way)
     lagging.proxy.weather = weather
-    other = call(lagging.fleet.client_url, "POST", f"{CLIENT}/login", body={
-        "type": "m.login.password", "identifier": {"type": "m.id.user", "user": person.user_id},
-        "password": person.password,
-    }).json()  # fmt: skip
+    other = call(
+        lagging.fleet.client_url,
+        "POST",
+        f"{CLIENT}/login",
+        body={
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": person.user_id},
+            "password": person.password,
+        },
+    ).json()
     stays = Person(person.url, person.user_id, person.password, other["device_id"], other["access_token"])
     persister = lagging.fleet.processes()["event_persister-1"]["address"]
     calls: dict[str, Callable[[], Answer]] = {
@@ -163,14 +169,15 @@ def test_a_log_out_bites_within_a_second(lagging: Lagging, weather: Weather, way
 
 
 def _end(way: str, person: Person, stays: Person) -> None:
-    """End the session of `person`, through haproxy, by his own request or by that of his other device."""
+    """End a session through haproxy, by its own request or by that of another device."""
     if way == "logout":
         person.ask("POST", "/logout", {})
         return
     auth: dict[str, Any] = {
-        "type": "m.login.password", "identifier": {"type": "m.id.user", "user": person.user_id},
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": person.user_id},
         "password": person.password,
-    }  # fmt: skip
+    }
     path, body = "/account/password", {"new_password": "another horse battery"}
     if way == "delete_device":
         path, body = "/delete_devices", {"devices": [person.device_id]}  # type: ignore[dict-item]

@@ -1,4 +1,4 @@
-"""Leases and the fence on real PostgreSQL: who lost his lease writes nothing, whatever was under way."""
+"""Leases and the fence on real PostgreSQL: a process without its lease writes nothing."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ from tests.rigs.waiting import until
 
 @parameters
 class Put:
-    """slow_s: how long the statement takes."""
+    """slow_s: the duration of the statement."""
 
     type: str
     slow_s: float = 0.0
@@ -52,9 +52,15 @@ WRITE = fenced_statement(
 
 async def join(conn: Connection, process: str = "client_api1") -> int:
     return await insert_lease(
-        conn, process=process, type_="client_api", host="here", pid=os.getpid(), address="127.0.0.1:1", version="1",
+        conn,
+        process=process,
+        type_="client_api",
+        host="here",
+        pid=os.getpid(),
+        address="127.0.0.1:1",
+        version="1",
         sequences={s.name: s.sequence for s in streams_written_by("client_api") if s.catch_up},
-    )  # fmt: skip
+    )
 
 
 @asynccontextmanager
@@ -71,7 +77,7 @@ def writer_of(postgres: TestDatabase, lease: int, lost: list[str]) -> FencedWrit
     return FencedWriter(connect, lease, SeenPositions(), lost.append)
 
 
-async def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatabase) -> None:
+async def test_fenced_writer_writes_nothing(postgres: TestDatabase) -> None:
     async with connected(postgres) as conn:
         lease = await join(conn)
         lost: list[str] = []
@@ -88,7 +94,7 @@ async def test_a_writer_whose_lease_was_ended_writes_nothing(postgres: TestDatab
         await writer.close()
 
 
-async def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(postgres: TestDatabase) -> None:
+async def test_fencing_waits_for_running_statement_and_stores_its_position(postgres: TestDatabase) -> None:
     async with connected(postgres) as conn:
         lease = await join(conn)
         writer = writer_of(postgres, lease, [])
@@ -100,7 +106,7 @@ async def test_fencing_waits_for_a_statement_under_way_and_knows_its_position(po
         await writer.close()
 
 
-async def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestDatabase) -> None:
+async def test_fencing_ends_long_statement_after_a_second(postgres: TestDatabase) -> None:
     async with connected(postgres) as conn:
         lease = await join(conn)
         lost: list[str] = []
@@ -116,7 +122,7 @@ async def test_a_statement_that_holds_on_is_ended_after_a_second(postgres: TestD
         assert await conn.fetchval("SELECT count(*) FROM account_data") == 0
 
 
-async def test_lease_numbers_are_never_used_again(postgres: TestDatabase) -> None:
+async def test_lease_numbers_are_never_reused(postgres: TestDatabase) -> None:
     async with connected(postgres) as conn:
         first = await join(conn)
         assert await fence_process(conn, "client_api1") == [first]
@@ -137,7 +143,7 @@ def test_every_stream_with_rows_has_a_final_position() -> None:
     assert set(FINAL_POSITIONS) == {s.name for s in STREAMS.values() if s.kind is not Kind.EPHEMERAL}
 
 
-async def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postgres: TestDatabase) -> None:
+async def test_writer_announces_at_most_its_floor_while_writing(postgres: TestDatabase) -> None:
     async with connected(postgres) as conn:
         lease = await join(conn)
         seen = SeenPositions()
@@ -146,17 +152,17 @@ async def test_the_writer_announces_no_more_than_its_floor_while_it_writes(postg
         writer = FencedWriter(connect, lease, seen, lambda why: None)
         under_way = asyncio.ensure_future(writer.write(WRITE, Put(type="x", slow_s=1.0), streams=("account_data",)))
         await until(lambda: is_writing(conn, lease))
-        seen.see(ACCOUNT_DATA.name, 99)  # another writer's row arrives meanwhile
+        seen.see(ACCOUNT_DATA.name, 99)  # a row of another writer arrives meanwhile
         assert writer.complete_up_to("account_data") == 10
         await under_way
         assert writer.complete_up_to("account_data") == 99
         await writer.close()
 
 
-async def test_a_slow_statement_is_not_taken_for_one_that_hangs(
+async def test_slow_statement_is_not_taken_for_a_hanging_one(
     postgres: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is looked at again and again, found to be carried out, and waited for."""
+    """The checks find it running, and the writer waits for it."""
     monkeypatch.setattr(fenced_writer, "_CHECK_AFTER_S", 0.1)
     monkeypatch.setattr(fenced_writer, "_CHECK_EVERY_S", 0.05)
     looks: list[bool] = []
@@ -178,6 +184,6 @@ async def test_a_slow_statement_is_not_taken_for_one_that_hangs(
         await writer.close()
 
 
-def test_a_part_that_writes_without_the_fence_is_refused() -> None:
+def test_fenced_statement_refuses_part_without_fence() -> None:
     with pytest.raises(ValueError, match="without taking rows from the fence"):
         fenced_statement("test_unfenced", NoParameters, {"put": "INSERT INTO counters VALUES ('x', 1)"})

@@ -25,7 +25,7 @@ from tests.rigs.waiting import until
 _WRITERS = 4
 _MIN_SAMPLES = 150
 _MIN_WRITES = 20
-#: A statement that waits for another's row, transaction or table. ("extend" is PostgreSQL making a file longer.)
+#: Statements that wait for a row, transaction or table of another one. ("extend" is PostgreSQL growing a file.)
 _WAITING = """
     SELECT application_name || ': ' || wait_event_type || '/' || wait_event AS what
     FROM pg_stat_activity
@@ -37,7 +37,7 @@ Write = Callable[[FencedWriter, int], Awaitable[object]]
 
 
 class _Samples:
-    """Looks for waits on locks while its block runs. seen: how often each wait was seen."""
+    """Samples waits for locks while its block runs. seen: the number of samples of each wait."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -70,9 +70,15 @@ async def _lease(dsn: str, number: int) -> FencedWriter:
     conn = await asyncpg.connect(dsn)
     streams = (RECEIPTS, ACCOUNT_DATA, SESSIONS)
     lease = await insert_lease(
-        conn, process=f"client_api-{number}", type_="client_api", host="h", pid=1, address="127.0.0.1:1", version="0",
+        conn,
+        process=f"client_api-{number}",
+        type_="client_api",
+        host="h",
+        pid=1,
+        address="127.0.0.1:1",
+        version="0",
         sequences={stream.name: stream.sequence for stream in streams},
-    )  # fmt: skip
+    )
     await conn.close()
     settings = (*SESSION_LIMITS, ("application_name", f"skep-writer-{lease}"))
     return FencedWriter(connector(dsn, pgbouncer=False, settings=settings), lease, SeenPositions(), lambda why: None)
@@ -87,7 +93,7 @@ async def _write(writer: FencedWriter, number: int, write: Write, samples: _Samp
 
 
 async def _measure(dsn: str, write: Write, writers: int = _WRITERS) -> tuple[int, Counter[str]]:
-    """Let several writers write; return how many statements they did, and what was seen to wait."""
+    """Let several writers write. Return the number of statements, and the sampled waits."""
     async with AsyncExitStack() as stack:
         made = []
         for number in range(writers):
@@ -121,7 +127,7 @@ def _account_data(writer: FencedWriter, number: int) -> Awaitable[object]:
 
 
 def _receipt(writer: FencedWriter, number: int) -> Awaitable[object]:
-    # All writers into the same few rooms: rows are per (room, user), never a list that two would share.
+    # All writers use the same few rooms: rows are per (room, user), and never shared lists.
     return writer.write(SET_RECEIPT, _set_receipt(_user(number), number % 3, number), streams=(RECEIPTS.name,))
 
 
@@ -131,13 +137,13 @@ def _log_out(writer: FencedWriter, number: int) -> Awaitable[object]:
 
 
 @pytest.mark.parametrize("write", [_account_data, _receipt, _log_out], ids=["account_data", "receipts", "sessions"])
-async def test_user_keyed_writers_do_not_wait_for_each_other(postgres: TestDatabase, write: Write) -> None:
+async def test_writers_of_user_streams_do_not_wait_for_each_other(postgres: TestDatabase, write: Write) -> None:
     count, waits = await _measure(postgres.dsn, write)
     assert sum(waits.values()) == 0, (count, waits)
 
 
 async def test_persisters_do_not_wait_for_each_other(postgres: TestDatabase) -> None:
-    """Two persisters send into rooms of their own at the same time, through all that a send does."""
+    """Two persisters send into their own rooms at the same time."""
 
     async def send(user: User, room_id: str, samples: _Samples) -> None:
         while not samples.suffice:
@@ -153,8 +159,8 @@ async def test_persisters_do_not_wait_for_each_other(postgres: TestDatabase) -> 
         assert len(writers) == 2
 
 
-async def test_the_sampling_sees_a_wait(postgres: TestDatabase) -> None:
-    """The same key from all writers: here they do wait, and it shows."""
+async def test_sampling_sees_waits(postgres: TestDatabase) -> None:
+    """All writers write the same key, so they wait for each other."""
 
     async def same_key(writer: FencedWriter, number: int) -> object:
         record = _set_receipt(UserId("@one:x"), 1, number)

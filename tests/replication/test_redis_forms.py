@@ -1,6 +1,6 @@
-"""Redis in its forms: by parts, by URL, with a user of its access lists, over TLS, behind Sentinels. Real servers.
+"""Ways to configure Redis: by fields, by URL, with an ACL user, over TLS, and behind Sentinels, with real servers.
 
-The bundled redis-server cannot speak TLS, so a relay that can stands before it.
+The bundled redis-server has no TLS, so a TLS relay runs in front of it.
 """
 
 import asyncio
@@ -34,14 +34,17 @@ _LIMIT_S = 20.0
 
 
 class Talker:
-    """A process with a transport; lines: what it has printed."""
+    """A process with a transport. lines: its output."""
 
     def __init__(self, **section: Any) -> None:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.replication.bus_talker", json.dumps(section)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -53,7 +56,7 @@ class Talker:
         return self.lines.count(what)
 
     def heard_since(self, mark: int) -> bool:
-        """Return whether a number came back after so many lines."""
+        """Return True if a number came back after these lines."""
         return any(line.isdigit() for line in self.lines[mark:])
 
     def stop(self) -> int:
@@ -77,7 +80,7 @@ def talk() -> Iterator[Callable[..., Talker]]:
 
 
 def eventually(holds: Callable[[], object], limit_s: float = _LIMIT_S) -> float:
-    """Return after how many seconds it came to hold."""
+    """Return the seconds until a condition holds."""
     began = time.monotonic()
     while not holds():
         assert time.monotonic() < began + limit_s, "it never came to hold"
@@ -94,7 +97,7 @@ def _ask(port: int, *lines: str) -> str:
         return answer
 
 
-def test_by_parts_by_url_and_as_a_user(redis_server: Redis, talk: Callable[..., Talker]) -> None:
+def test_redis_by_fields_by_url_and_as_acl_user(redis_server: Redis, talk: Callable[..., Talker]) -> None:
     assert redis_server.password is not None
     password, port = redis_server.password.reveal(), redis_server.port
     user = "ACL SETUSER talker on >secret/word resetchannels &skep-*:* +@all allkeys"
@@ -108,7 +111,7 @@ def test_by_parts_by_url_and_as_a_user(redis_server: Redis, talk: Callable[..., 
     refused = talk(host="127.0.0.1", port=port, password="wrong")
     for each in talkers:
         eventually(lambda each=each: each.heard_since(0))  # type: ignore[misc]
-    # The connection breaks, as by a restart: it is made again, which is said.
+    # The connection breaks, as in a restart, and is made again.
     _ask(port, f"AUTH {password}", "CLIENT KILL TYPE pubsub", "CLIENT KILL TYPE normal")
     for each in talkers:
         eventually(lambda each=each: each.count("up") == 2)  # type: ignore[misc]
@@ -119,18 +122,22 @@ def test_by_parts_by_url_and_as_a_user(redis_server: Redis, talk: Callable[..., 
 
 
 def _certificate(path: Path) -> None:
-    """Write a certificate for 127.0.0.1, its own authority, and its key into one file."""
+    """Write a self-signed certificate for 127.0.0.1 and its key into one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -139,7 +146,7 @@ def _certificate(path: Path) -> None:
 
 @contextlib.contextmanager
 def _tls_relay(certificate: Path, port: int) -> Iterator[int]:
-    """Yield the port of a relay that speaks TLS with clients and plainly with the server."""
+    """Yield the port of a relay with TLS for clients and without TLS for the server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     loop = asyncio.new_event_loop()
@@ -162,8 +169,8 @@ def _tls_relay(certificate: Path, port: int) -> Iterator[int]:
     thread.join(5)
 
 
-def test_over_tls(redis_server: Redis, tmp_path: Path, talk: Callable[..., Talker]) -> None:
-    """With the right authority by parts and by URL; with another one, or none, nothing is sent to a stranger."""
+def test_redis_over_tls_checks_certificate(redis_server: Redis, tmp_path: Path, talk: Callable[..., Talker]) -> None:
+    """Connect with the right authority, by fields and by URL. With another one or none, nothing is sent."""
     assert redis_server.password is not None
     password = redis_server.password.reveal()
     right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
@@ -198,8 +205,8 @@ def _redis(directory: Path, *lines: str, sentinel: bool = False) -> Iterator["su
 
 
 @pytest.mark.soak
-def test_a_failover_by_sentinels(tmp_path: Path, talk: Callable[..., Talker]) -> None:
-    """The primary is killed; then a planned failover back to it. One of the Sentinels that are named is not there."""
+def test_transport_follows_sentinel_failover(tmp_path: Path, talk: Callable[..., Talker]) -> None:
+    """Kill the primary, then fail over back to it. One of the configured Sentinels does not exist."""
     first, second, sentinel = (pick_port("127.0.0.1") for _ in range(3))
     common = ("requirepass secret", "masterauth secret", 'save ""')
     with contextlib.ExitStack() as stack:
@@ -208,10 +215,12 @@ def test_a_failover_by_sentinels(tmp_path: Path, talk: Callable[..., Talker]) ->
         stack.enter_context(_redis(tmp_path / "second", f"port {second}", replica_of, *common))
         eventually(lambda: "master_link_status:up" in _try(second, "AUTH secret", "INFO replication"))
         watch = (
-            f"sentinel monitor queen 127.0.0.1 {first} 1", "sentinel auth-pass queen secret",
-            "sentinel down-after-milliseconds queen 500", "sentinel failover-timeout queen 3000",
+            f"sentinel monitor queen 127.0.0.1 {first} 1",
+            "sentinel auth-pass queen secret",
+            "sentinel down-after-milliseconds queen 500",
+            "sentinel failover-timeout queen 3000",
             "requirepass watcher",
-        )  # fmt: skip
+        )
         stack.enter_context(_redis(tmp_path / "sentinel", f"port {sentinel}", *watch, sentinel=True))
         eventually(lambda: "slaves=1" in _try(sentinel, "AUTH watcher", "INFO sentinel"))
         nobody = pick_port("127.0.0.1")

@@ -1,4 +1,4 @@
-"""A process that lost its lease drops what it held and joins anew: same pid, same port, another number."""
+"""A process that lost its lease drops its memory and rejoins, with the same pid and port and a new lease."""
 
 import asyncio
 import http.client
@@ -30,7 +30,7 @@ from tests.room_checks import assert_rooms_agree
 
 pytestmark = pytest.mark.fleet
 _LIMIT_S = 20.0
-#: What section 9 allows a worker's slots, and as much again for a machine that is shared.
+#: The limit of section 9 for a worker's slots, doubled for a shared machine.
 _SERVES_AGAIN_S = 8.0
 
 
@@ -42,7 +42,7 @@ def proxy(postgres_module: TestDatabase) -> Iterator[PostgresProxy]:
 
 @pytest.fixture(scope="module")
 def cuttable(postgres_module: TestDatabase, proxy: PostgresProxy) -> Iterator[RunningFleet]:
-    """A fleet of one worker of each type, and a second main that judges the first; quick to judge the dead."""
+    """A fleet of one worker of each type and a second main, with short limits for dead processes."""
     section = postgres_module.section
     dsn = f"postgresql://{section.user}@127.0.0.1:{proxy.port}/{section.name}?sslmode=disable"
     yield from run_fleet(
@@ -82,10 +82,10 @@ def texts_of(person: Person, room_id: str) -> list[tuple[str, str]]:
     return [(e["event_id"], e["content"]["body"]) for e in page["chunk"] if e["type"] == "m.room.message"]
 
 
-def test_connections_that_hang(
+def test_processes_rejoin_after_all_connections_hang(
     cuttable: RunningFleet, postgres_module: TestDatabase, proxy: PostgresProxy, alice: Person
 ) -> None:
-    """Every connection of every process at once stays open and says nothing more, as behind a firewall that forgot."""
+    """All connections of all processes hang, as behind a firewall that lost its state."""
     room_id = alice.create_room()
     assert alice.send(room_id, "h0", {"msgtype": "m.text", "body": "before"}).status == 200
     before = leases_of(postgres_module)
@@ -110,10 +110,10 @@ def test_connections_that_hang(
 
 
 @pytest.mark.parametrize("when", ["held", "unheard", "before", "after", "late"])
-def test_a_statement_without_an_answer(
+def test_persister_rejoins_after_statement_without_answer(
     cuttable: RunningFleet, postgres_module: TestDatabase, proxy: PostgresProxy, alice: Person, when: str
 ) -> None:
-    """Architecture page, section 3, "Unknown outcome": nothing is guessed, and a retry finds what was stored."""
+    """Nothing is guessed, and a retry finds the stored event. Architecture page, section 3, "Unknown outcome"."""
     room_id = alice.create_room()
     first = alice.send(room_id, "t0", {"msgtype": "m.text", "body": "first"})
     assert first.status == 200
@@ -139,8 +139,12 @@ def test_a_statement_without_an_answer(
     refused = send()
     assert proxy.cuts == cuts + 1
     assert (refused.status, refused.header("retry-after") is not None) == (503, True), refused
-    stored = sql(postgres_module, "SELECT event_id FROM events WHERE txn_id = 'cut' AND room_nid = ("
-                 "SELECT room_nid FROM rooms WHERE room_id = $1)", room_id)  # fmt: skip
+    stored = sql(
+        postgres_module,
+        "SELECT event_id FROM events WHERE txn_id = 'cut' AND room_nid = ("
+        "SELECT room_nid FROM rooms WHERE room_id = $1)",
+        room_id,
+    )
     assert len(stored) == (when in ("after", "unheard"))
     answers = []
 
@@ -157,10 +161,10 @@ def test_a_statement_without_an_answer(
     if when in ("after", "unheard"):
         assert answers[-1].json()["event_id"] == stored[0]["event_id"]
     assert send().json() == answers[-1].json()
-    # haproxy learns of the new incarnation a little later than who asks the process itself.
+    # haproxy learns of the new incarnation a little later.
     wait_until(lambda: alice.send(room_id, "t1", {"msgtype": "m.text", "body": "last"}).status == 200)
     assert [text for _, text in texts_of(alice, room_id)] == ["first", "cut me", "last"]
-    # The same process, with another number.
+    # The same process with another lease.
     assert cuttable.processes()["event_persister-1"] == worker
     assert leases_of(postgres_module)["event_persister-1"] > lease
     metrics = call(f"http://{worker['address']}", "GET", "/metrics").body
@@ -168,10 +172,8 @@ def test_a_statement_without_an_answer(
     assert any(line.startswith(b"skep_rejoins_total") and not line.endswith(b" 0.0") for line in metrics.splitlines())
 
 
-def test_processes_that_stood_still_join_anew(
-    cuttable: RunningFleet, postgres_module: TestDatabase, alice: Person
-) -> None:
-    """Architecture page, section 9: "a worker paused, then resumed: fenced, it rejoins". Every type of worker."""
+def test_paused_processes_rejoin(cuttable: RunningFleet, postgres_module: TestDatabase, alice: Person) -> None:
+    """Every worker type rejoins. Architecture page, section 9: "a worker paused, then resumed: fenced, it rejoins"."""
     room_id = alice.create_room()
     assert alice.send(room_id, "s0", {"msgtype": "m.text", "body": "before"}).status == 200
     since = alice.ask("GET", "/sync?timeout=0")["next_batch"]
@@ -195,7 +197,7 @@ def test_processes_that_stood_still_join_anew(
     try:
         for each in workers.values():
             os.kill(each["pid"], signal.SIGSTOP)
-        # What lies in their sockets when they wake is read before they know how long they slept.
+        # They read the data in their sockets before they know how long they were paused.
         waiting = [opened(workers[name]["address"], request) for name, request in pending.items()]
         wait_until(lambda: set(leases_of(postgres_module)) == {judge})
     finally:
@@ -220,10 +222,8 @@ def test_processes_that_stood_still_join_anew(
     wait_until(lambda: call(cuttable.federation_url, "GET", "/_matrix/federation/v1/version").status == 200)
 
 
-async def test_a_connection_whose_packets_get_lost_breaks_soon(
-    proxy: PostgresProxy, postgres_module: TestDatabase
-) -> None:
-    """The system does that, where it is told to; both ends are."""
+async def test_connection_with_lost_packets_breaks_soon(proxy: PostgresProxy, postgres_module: TestDatabase) -> None:
+    """The operating system does it, since both ends are configured for it."""
     section = postgres_module.section
     dsn = f"postgresql://{section.user}@127.0.0.1:{proxy.port}/{section.name}?sslmode=disable"
     conn = await connector(dsn, pgbouncer=False, settings=SESSION_LIMITS)()
@@ -259,7 +259,7 @@ def answer_of(connection: socket.socket) -> Answer:
         return Answer(response.status, headers, response.read())
 
 
-async def test_who_loses_his_lease_again_and_again_ends() -> None:
+async def test_process_that_keeps_losing_its_lease_ends() -> None:
     delays: list[float] = []
     lives: list[int] = []
 
@@ -269,7 +269,7 @@ async def test_who_loses_his_lease_again_and_again_ends() -> None:
     async def live(rejoins: int) -> Ended:
         lives.append(rejoins)
         if len(lives) == 3:
-            return Ended(fenced=True, served_s=100.0)  # a success: counted from the beginning again
+            return Ended(fenced=True, served_s=100.0)  # a success resets the count
         if rejoins % 2:
             raise OSError("the database is away")
         return Ended(fenced=True, served_s=1.0)
@@ -280,7 +280,7 @@ async def test_who_loses_his_lease_again_and_again_ends() -> None:
     assert delays[-1] > 3 and 20 < sum(delays) < 60
 
 
-async def test_the_first_life_must_begin() -> None:
+async def test_error_of_first_incarnation_is_raised() -> None:
     async def live(rejoins: int) -> Ended:
         raise OSError("no database")
 
@@ -292,7 +292,7 @@ async def test_the_first_life_must_begin() -> None:
 
 
 @pytest.mark.parametrize(("fenced", "code"), [(False, 0), (True, 1)])
-async def test_an_order_to_end_ends_it(fenced: bool, code: int) -> None:
+async def test_stop_ends_the_process(fenced: bool, code: int) -> None:
     stop = asyncio.Event()
 
     async def live(rejoins: int) -> Ended:
@@ -305,14 +305,14 @@ async def test_an_order_to_end_ends_it(fenced: bool, code: int) -> None:
     assert await run_incarnations(live, stop, wait) == code
 
 
-def test_delays_grow_to_a_limit() -> None:
+def test_rejoin_delay_grows_to_its_limit() -> None:
     assert rejoin_delay_s(0) == rejoin_delay_s(1) == 0
     assert all(rejoin_delay_s(failures) <= 6.0 for failures in range(100))
     assert rejoin_delay_s(5) > rejoin_delay_s(2)
 
 
-async def test_the_gate() -> None:
-    """Answers of a memory that is void do not get out, whenever it became so."""
+async def test_gate_refuses_answers_from_void_memory() -> None:
+    """Answers do not leave the process once its memory is void."""
     gate, let_go = Gate(), asyncio.Event()
     good = True
 

@@ -1,4 +1,4 @@
-"""A stream that lacks any of its parts keeps every process from starting."""
+"""A stream without one of its parts keeps every process from starting."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ class _NoWriter(msgspec.Struct):
     room_id: str
 
 
-def test_the_registry_is_whole() -> None:
+def test_registry_is_complete() -> None:
     check_registry()
     assert set(TOKEN_LETTERS) <= set(STREAMS)
     assert "sessions" not in TOKEN_LETTERS
@@ -28,8 +28,8 @@ def test_the_registry_is_whole() -> None:
     ("stream", "omitted", "complaint"),
     [
         (EVENTS, {"name": "no name"}, "the name"),
-        (EVENTS, {"name": "unheard_of"}, "no sequence in a migration"),
-        (EVENTS, {"name": "unheard_of"}, "no final position"),
+        (EVENTS, {"name": "unknown"}, "no sequence in a migration"),
+        (EVENTS, {"name": "unknown"}, "no final position"),
         (EVENTS, {"writers": ()}, "no worker writes it"),
         (EVENTS, {"writers": ("event_persistor",)}, "no worker event_persistor"),
         (EVENTS, {"readers": ()}, "no worker reads it"),
@@ -49,7 +49,7 @@ def test_the_registry_is_whole() -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_each_omission_is_named(stream: Stream, omitted: dict[str, Any], complaint: str) -> None:
+def test_check_names_each_missing_part(stream: Stream, omitted: dict[str, Any], complaint: str) -> None:
     others = [each for each in STREAMS.values() if each is not stream]
     with pytest.raises(ValueError, match="stream registry: ") as caught:
         check_registry([*others, replace(stream, **omitted)])
@@ -58,20 +58,20 @@ def test_each_omission_is_named(stream: Stream, omitted: dict[str, Any], complai
         check_registry([*STREAMS.values(), stream])
 
 
-def test_no_worker_follows_what_it_is_not_said_to_read() -> None:
+def test_worker_follows_only_streams_it_reads() -> None:
     check_readers("synchrotron", ["events", "sessions", "typing"])
     with pytest.raises(ValueError, match="media is not a reader of events, typing"):
         check_readers("media", ["typing", "events", "sessions"])
 
 
-def test_final_positions_are_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_demands_final_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     without = {name: sql for name, sql in stream_checks.FINAL_POSITIONS.items() if name != "receipts"}
     monkeypatch.setattr(stream_checks, "FINAL_POSITIONS", without)
     with pytest.raises(ValueError, match="receipts: no final position"):
         check_registry()
 
 
-async def test_catch_up_queries_give_the_fields_of_the_rows(postgres: TestDatabase) -> None:
+async def test_catch_up_queries_return_the_fields_of_rows(postgres: TestDatabase) -> None:
     conn = await asyncpg.connect(postgres.dsn)
     for stream in STREAMS.values():
         if stream.kind is not Kind.EPHEMERAL:

@@ -1,4 +1,4 @@
-"""Position vectors and sync tokens: algebra, and what a forged token gets."""
+"""Position vectors and sync tokens: their algebra, and forged tokens."""
 
 import pytest
 from hypothesis import given
@@ -21,25 +21,25 @@ def vectors(draw: st.DrawFn) -> Vector:
 
 
 @given(vectors())
-def test_vector_survives_its_text(vector: Vector) -> None:
+def test_vector_survives_formatting(vector: Vector) -> None:
     assert parse_vector(format_vector(vector)) == vector
 
 
 @given(st.dictionaries(st.sampled_from(list(TOKEN_LETTERS)), vectors()))
-def test_token_survives_its_text(parts: dict[str, Vector]) -> None:
+def test_token_survives_formatting(parts: dict[str, Vector]) -> None:
     assert parse_token(format_token(StreamToken(parts), TOKEN_LETTERS), TOKEN_LETTERS).vectors == parts
 
 
 @given(vectors(), st.integers(1, 40), positions, positions)
-def test_capped_covers_what_both_cover(vector: Vector, writer: int, position: int, cap: int) -> None:
+def test_capped_vector_covers_common_positions(vector: Vector, writer: int, position: int, cap: int) -> None:
     capped = vector.capped(cap)
     assert capped.covers(writer, position) == (vector.covers(writer, position) and position <= cap)
 
 
 @given(st.dictionaries(st.integers(1, 20), positions, min_size=1), st.data())
-def test_vector_of_a_reader_covers_exactly_its_positions(by_writer: dict[int, int], data: st.DataObject) -> None:
+def test_reader_vector_covers_exactly_its_positions(by_writer: dict[int, int], data: st.DataObject) -> None:
     living = data.draw(st.lists(st.sampled_from(sorted(by_writer)), min_size=1, unique=True))
-    # A dead writer is forgotten by the session once everybody has passed it: here all that are tracked count.
+    # The session forgets a dead writer once all others are beyond it, so only tracked writers count.
     vector = vector_of(20, by_writer, living)
     for writer, position in by_writer.items():
         assert vector.covers(writer, position) or writer not in living
@@ -61,11 +61,11 @@ def test_vector_of_a_reader_covers_exactly_its_positions(by_writer: dict[int, in
         "s1_e" + "9" * 30 + ".1",
     ],
 )
-def test_a_malformed_token_is_refused(text: str) -> None:
+def test_malformed_token_is_refused(text: str) -> None:
     with pytest.raises(MatrixError) as caught:
         parse_token(text, TOKEN_LETTERS)
     assert caught.value.errcode == "M_INVALID_PARAM"
 
 
-def test_a_stream_of_a_later_release_is_skipped() -> None:
+def test_stream_of_later_release_is_skipped() -> None:
     assert parse_token("s1_e1.5_Z9.9.9-99", TOKEN_LETTERS).vectors == {"events": Vector(1, 5)}

@@ -1,4 +1,4 @@
-"""The wire format: rows survive it, other versions are refused."""
+"""The wire format: rows survive encoding, and other versions are refused."""
 
 import msgspec
 import pytest
@@ -7,7 +7,7 @@ from replication.bus import wire
 from shared.core import rows
 
 
-def test_rows_of_a_frame_survive_the_wire() -> None:
+def test_rows_survive_encoding() -> None:
     row = rows.SessionRow(position=7, writer=3, user_id="@a:b", device_id=None)
     (message,) = wire.encode_frames("sessions", 3, "sessions", 5, [(7, wire.encode_row(row))])
     frame = wire.decode_frame(message)
@@ -15,6 +15,6 @@ def test_rows_of_a_frame_survive_the_wire() -> None:
     assert wire.row_decoder(rows.SessionRow).decode(frame.rows[0]) == row
 
 
-def test_a_message_of_another_version_is_ignored() -> None:
+def test_message_of_other_version_is_ignored() -> None:
     with pytest.raises(wire.WireError):
         wire.decode_tick(msgspec.msgpack.encode([99, 1, {}, {}]))

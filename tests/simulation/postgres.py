@@ -526,21 +526,37 @@ def _declare(database: SimPostgres) -> None:
         now = database.loop.time()
         return [
             {
-                "lease": n, "process": row.process, "type": row.type, "host": "h", "pid": 1, "address": row.address,
-                "version": "0", "revoked": row.revoked, "ready": t.heartbeats[n].ready,
-                "draining": t.heartbeats[n].draining, "positions": t.heartbeats[n].positions,
-                "silent_s": now - t.heartbeats[n].seen_at, "age_s": now - row.started_at,
+                "lease": n,
+                "process": row.process,
+                "type": row.type,
+                "host": "h",
+                "pid": 1,
+                "address": row.address,
+                "version": "0",
+                "revoked": row.revoked,
+                "ready": t.heartbeats[n].ready,
+                "draining": t.heartbeats[n].draining,
+                "positions": t.heartbeats[n].positions,
+                "silent_s": now - t.heartbeats[n].seen_at,
+                "age_s": now - row.started_at,
             }
-            for n, row in sorted(t.leases.items()) if n in t.heartbeats
-        ]  # fmt: skip
+            for n, row in sorted(t.leases.items())
+            if n in t.heartbeats
+        ]
 
     def writers(t: Tables, args: tuple[Any, ...]) -> Records:
         above, named = args
         return [
-            {"writer": n, "stream": stream, "start_position": start, "final_position": final,
-             "reached": orjson.loads(t.heartbeats[n].positions).get(stream) if n in t.heartbeats else None}
-            for (n, stream), (start, final) in t.writers.items() if n > above or final is None or n in named
-        ]  # fmt: skip
+            {
+                "writer": n,
+                "stream": stream,
+                "start_position": start,
+                "final_position": final,
+                "reached": orjson.loads(t.heartbeats[n].positions).get(stream) if n in t.heartbeats else None,
+            }
+            for (n, stream), (start, final) in t.writers.items()
+            if n > above or final is None or n in named
+        ]
 
     database.reads.update(
         {
@@ -556,17 +572,26 @@ def _declare(database: SimPostgres) -> None:
                 {"lease": n, "address": row.address} for n, row in t.leases.items() if not row.revoked
             ],
             slots._SLOTS: lambda t, args: [
-                {"kind": kind, "slot": n, "owner": s.owner, "epoch": s.epoch, "next_owner": s.next_owner,
-                 "pinned": False, "v": t.slots_version}
+                {
+                    "kind": kind,
+                    "slot": n,
+                    "owner": s.owner,
+                    "epoch": s.epoch,
+                    "next_owner": s.next_owner,
+                    "pinned": False,
+                    "v": t.slots_version,
+                }
                 for (kind, n), s in t.slots.items()
             ],
         }
-    )  # fmt: skip
+    )
     declare(database, leases.TAKE_DUTY, Write(_take_duty))
     for statement, apply in (
-        (slots.ASSIGN_SLOTS, _assign), (slots.NAME_NEXT_OWNERS, _name), (slots.WITHDRAW_NEXT_OWNERS, _withdraw),
+        (slots.ASSIGN_SLOTS, _assign),
+        (slots.NAME_NEXT_OWNERS, _name),
+        (slots.WITHDRAW_NEXT_OWNERS, _withdraw),
         (slots.GIVE_SLOTS_AWAY, _give_away),
-    ):  # fmt: skip
+    ):
         declare(database, statement, Write(_by_conditions(statement, apply)))
 
 

@@ -175,9 +175,15 @@ class SimProcess:
         connect = world.database.connector(self.host)
         streams = tuple(stream for stream in STREAMS if self.worker_type in stream.writers)
         membership = Membership(
-            connect, CONFIG, self.clock, name=self.name, worker_type=self.worker_type, address=self.address,
-            version="0", streams=streams,
-        )  # fmt: skip
+            connect,
+            CONFIG,
+            self.clock,
+            name=self.name,
+            worker_type=self.worker_type,
+            address=self.address,
+            version="0",
+            streams=streams,
+        )
         self.lease = lease = await membership.join()
         world.note(f"{self.host.name} has lease {lease}")
         database = Database(connect, max_connections=4)
@@ -227,18 +233,28 @@ class SimProcess:
     async def _drain(self, database: Database, slots: SlotTable, membership: Membership, fenced: asyncio.Event) -> None:
         membership.start_draining()
         draining = Draining(
-            database, slots, membership, CONFIG.dead_after_s,
+            database,
+            slots,
+            membership,
+            CONFIG.dead_after_s,
             behind_proxies=any(pool.worker == self.worker_type for pool in POOLS.values()),
             last_request_s=lambda: self.gate.last_request_s,
-        )  # fmt: skip
+        )
         with suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(_DRAIN_LIMIT_S):
                 await draining.hand_over(_DRAIN_LIMIT_S, fenced)
 
     async def _compose(
-        self, tasks: TaskGroup, database: Database, connect: Any, writer: FencedWriter, announcer: Announcer,
-        follower: Follower, slots: SlotTable, membership: Membership,
-    ) -> Callable[[Request], Any] | None:  # fmt: skip
+        self,
+        tasks: TaskGroup,
+        database: Database,
+        connect: Any,
+        writer: FencedWriter,
+        announcer: Announcer,
+        follower: Follower,
+        slots: SlotTable,
+        membership: Membership,
+    ) -> Callable[[Request], Any] | None:
         world = self.world
         if self.worker_type == "main":
             leader = Leader(

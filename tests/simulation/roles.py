@@ -95,9 +95,15 @@ class Owner:
     """Serves the keys of the slots that are ours, and writes them, several in one statement."""
 
     def __init__(
-        self, loop: VirtualLoop, kind: str, database: Database, writer: FencedWriter, announcer: Announcer,
-        slots: SlotTable, tasks: TaskGroup,
-    ) -> None:  # fmt: skip
+        self,
+        loop: VirtualLoop,
+        kind: str,
+        database: Database,
+        writer: FencedWriter,
+        announcer: Announcer,
+        slots: SlotTable,
+        tasks: TaskGroup,
+    ) -> None:
         self._loop = loop
         self._kind = kind
         self._stream = STREAM_OF_KIND[kind]
@@ -151,8 +157,10 @@ class Owner:
         if rows:
             last = rows[-1]
             memory.ordinal, memory.last_writer, memory.last_position = (
-                last["ordinal"], last["writer"], last["position"],
-            )  # fmt: skip
+                last["ordinal"],
+                last["writer"],
+                last["position"],
+            )
         return memory
 
     async def _commit_all(self) -> None:

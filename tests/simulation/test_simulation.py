@@ -52,7 +52,11 @@ def test_a_seed_gives_the_same_run_in_every_process() -> None:
     assert digests[0] == digests[2] != digests[1]
     program = "from tests.simulation.world import World; w = World(3); w.run(); print(w.digest())"
     answer = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONHASHSEED": "77"},
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert int(answer.stdout) == digests[0]

@@ -97,8 +97,12 @@ class World:
 
     def _begin(self) -> None:
         random = self.random
-        counts = {"main": random.choice([1, 2, 2]), "event_persister": 2, "client_api": random.choice([1, 1, 2]),
-                  "synchrotron": 2}  # fmt: skip
+        counts = {
+            "main": random.choice([1, 2, 2]),
+            "event_persister": 2,
+            "client_api": random.choice([1, 1, 2]),
+            "synchrotron": 2,
+        }
         self.fleet = fleet_of(**counts, federation_reader=0, federation_sender=0)
         for worker_type, count in counts.items():
             for number in range(1, count + 1):
@@ -149,9 +153,11 @@ class World:
         if unanswered := [sender.unanswered for sender in self.senders if sender.unanswered]:
             return f"requests {unanswered} are not acknowledged"
         valid = {
-            (lease, key): value for lease, p in alive.items() if p.typist is not None
+            (lease, key): value
+            for lease, p in alive.items()
+            if p.typist is not None
             for key, value in p.typist.values.items()
-        }  # fmt: skip
+        }
         readers = [p.reader for p in alive.values() if p.worker_type == "synchrotron"]
         for reader in readers:
             if reader is None or not reader.started:
@@ -259,11 +265,26 @@ class World:
 
     def _plan_faults(self) -> None:
         random = self.random
-        befalls = [self._redis_blinks, self._joins, self._joins, self._leaves] if self.calm else [
-            self._dies, self._dies, self._stands_still, self._stands_still, self._loses_connections,
-            self._loses_connections, self._redis_blinks, self._database_blinks, self._database_is_slow, self._joins,
-            self._joins, self._leaves, self._is_fenced, self._is_fenced,
-        ]  # fmt: skip
+        befalls = (
+            [self._redis_blinks, self._joins, self._joins, self._leaves]
+            if self.calm
+            else [
+                self._dies,
+                self._dies,
+                self._stands_still,
+                self._stands_still,
+                self._loses_connections,
+                self._loses_connections,
+                self._redis_blinks,
+                self._database_blinks,
+                self._database_is_slow,
+                self._joins,
+                self._joins,
+                self._leaves,
+                self._is_fenced,
+                self._is_fenced,
+            ]
+        )
         for _ in range(random.randint(1, 5)):
             at = random.uniform(_FAULTS_FROM_S, _FAULTS_UNTIL_S - 0.5)
             self.loop.call_at(at, random.choice(befalls), context=WORLD)
@@ -350,8 +371,9 @@ class World:
         def of_key(t: Tables, args: tuple[Any, ...]) -> list[dict[str, Any]]:
             return [
                 {"ordinal": row.ordinal, "txn": row.txn, "writer": row.writer, "position": row.position}
-                for row in self.archive if row.key == args[1]
-            ]  # fmt: skip
+                for row in self.archive
+                if row.key == args[1]
+            ]
 
         def write(kind: str, stream: str) -> Write:
             def apply(database: SimPostgres, lease: int, args: Any, positions: list[int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One fleet for what breaks and mends itself again: all types, PostgreSQL and Redis behind proxies that fault."""
+"""A fleet of all worker types, with PostgreSQL and Redis behind proxies that inject faults."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.servers import Servers, running_servers
-from tests.faults.traffic import WholeFleet
+from tests.faults.traffic import ObservedFleet
 from tests.fix_fleet import run_fleet
 
 SEED = int(os.environ.get("SKEP_FAULT_SEED", "7"))
@@ -19,8 +19,8 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="package")
-def whole(servers: Servers) -> Iterator[WholeFleet]:
-    """Two of each type that clients need, three persisters, one of each other; each test leaves it whole."""
+def observed(servers: Servers) -> Iterator[ObservedFleet]:
+    """Three persisters, two of each other type that clients need, one of each other. Tests leave the fleet complete."""
     counts = {"main": 2, "event_persister": 3, "synchrotron": 2, "client_api": 2}
     for fleet in run_fleet({**servers.settings(), "fleet": counts}):
-        yield WholeFleet(fleet, servers.dsn)
+        yield ObservedFleet(fleet, servers.dsn)

@@ -1,8 +1,8 @@
-"""A TCP proxy between workers and Redis that loses, doubles, delays and reorders single messages, each reader's apart.
+"""A TCP proxy between workers and Redis that loses, doubles, delays and reorders messages, for each reader separately.
 
-It understands as much of Redis' protocol as is needed to see where one published message ends. What becomes of a
-message on its way to one reader is drawn from a random generator seeded with the proxy's seed and the number of the
-reader's connection. A late message is overtaken by those behind it.
+It parses Redis' protocol to find the end of each published message. A random generator for each reader's connection,
+seeded with the proxy's seed and the number of the connection, decides what happens to a message. Later messages
+overtake a late one.
 """
 
 import asyncio
@@ -16,9 +16,11 @@ _MESSAGE = b"*3\r\n$7\r\nmessage\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """lose, double, late: shares of all messages, 0 to 1; longest_s: of how late. lost: which are lost to everybody.
+    """The faults.
 
-    lost is called with the channel and the message.
+    lose, double, late: shares of all messages, 0 to 1.
+    longest_s: the longest delay of late messages.
+    lost: called with the channel and the message; True if all readers lose it.
     """
 
     lose: float = 0.0
@@ -28,7 +30,7 @@ class Weather:
     lost: Callable[[str, bytes], bool] = lambda _channel, _message: False
 
     def fate(self, rng: random.Random, channel: str, message: bytes) -> list[float]:
-        """Return after how many seconds the message arrives: once for each time that it does."""
+        """Return the delays in seconds of a message: one for each time it arrives."""
         if self.lost(channel, message) or rng.random() < self.lose:
             return []
         delays = [0.0, 0.0] if rng.random() < self.double else [0.0]
@@ -39,7 +41,7 @@ FINE = Weather()
 
 
 class RedisProxy:
-    """server_port: Redis'. port: where the proxy listens. weather: may be set at any time, from any thread."""
+    """server_port: the port of Redis. port: of the proxy. weather: can be set at any time, from any thread."""
 
     def __init__(self, server_port: int, seed: int) -> None:
         self._server_port = server_port
@@ -58,11 +60,11 @@ class RedisProxy:
 
     @property
     def open(self) -> int:
-        """How many connections of workers are open; each worker has two."""
+        """The number of open connections. Each worker has two."""
         return len(self._writers) // 2
 
     def cut(self) -> None:
-        """End all connections, as a network does."""
+        """Break all connections."""
         self._loop.call_soon_threadsafe(self._cut)
 
     def _cut(self) -> None:
@@ -142,7 +144,7 @@ def _parts(reply: bytes) -> tuple[str, bytes]:
 
 
 def end_of_reply(data: bytes | bytearray, start: int) -> int | None:
-    """Return where the reply that begins at `start` ends, or None while it is not there as a whole (RESP2)."""
+    """Return the end of the reply that begins at `start`, or None while it is incomplete (RESP2)."""
     line = data.find(b"\r\n", start)
     if line < 0:
         return None

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis of a test's own, which it may stop and start under a fleet, each behind a proxy that faults."""
+"""PostgreSQL and Redis that a test can stop and start under a fleet, each behind a proxy that injects faults."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ _START_LIMIT_S = 30.0
 
 
 class Server:
-    """A program that may be stopped and started again."""
+    """A program that can be stopped and started again."""
 
     def __init__(self, program: Program, log: Path) -> None:
         self.program = program
@@ -36,7 +36,7 @@ class Server:
         wait_until_ready(self.program, self._process, self._log, _START_LIMIT_S)
 
     def stop(self, number: int = signal.SIGKILL) -> None:
-        """End it at once, or as the signal says; return when it has ended."""
+        """Stop the program with a signal, and wait for its end."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
             try:
@@ -45,7 +45,7 @@ class Server:
                 stop(self.program, self._process, 1.0)
 
     def away(self, seconds: float, number: int = signal.SIGKILL) -> None:
-        """Stop it, and start it again after so many seconds."""
+        """Stop the program, and start it again after some seconds."""
         self.stop(number)
         time.sleep(seconds)
         self.start()
@@ -53,7 +53,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """database: how the test itself reaches PostgreSQL, past the proxy."""
+    """Both servers. database: the direct address of PostgreSQL, for the test itself."""
 
     postgres: Server
     redis: Server
@@ -68,7 +68,7 @@ class Servers:
         return database_dsn(self.database)
 
     def settings(self, connections: int = 6) -> dict[str, dict[str, Any]]:
-        """Return the sections of a fleet's configuration that lead through both proxies."""
+        """Return the sections of a fleet's configuration with both proxies."""
         dsn = f"postgresql://skep@127.0.0.1:{self.postgres_proxy.port}/skep?sslmode=disable"
         url = f"redis://:{self.redis_password}@127.0.0.1:{self.redis_proxy.port}"
         return {"database": {"dsn": dsn, "connections": connections}, "redis": {"url": url}}
@@ -76,7 +76,7 @@ class Servers:
 
 @contextmanager
 def running_servers(seed: int = 1, postgres_settings: tuple[str, ...] = QUICK) -> Iterator[Servers]:
-    """Run both, with their proxies, in a directory of their own. seed: of what happens to messages."""
+    """Run both servers and their proxies. seed: of the faults of messages."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(server_directory("faults"))
         copy_cluster(directory)

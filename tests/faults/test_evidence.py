@@ -1,4 +1,4 @@
-"""The tests that the protocol's evidence asks for and that stand nowhere else; see README.md beside this file."""
+"""The tests of the protocol's evidence that are not elsewhere, see README.md in this folder."""
 
 import asyncio
 import itertools
@@ -13,16 +13,26 @@ from shared.core.slots import slot_of
 from shared.storage.fleet.leases import fence
 from tests.faults.redis_proxy import FINE, Weather
 from tests.faults.servers import Servers
-from tests.faults.traffic import Listener, Record, Talker, Traffic, WholeFleet, common_rooms, new_room, people, until
+from tests.faults.traffic import (
+    Listener,
+    ObservedFleet,
+    Record,
+    Sender,
+    Traffic,
+    common_rooms,
+    new_room,
+    new_users,
+    until,
+)
 from tests.fix_servers import TestDatabase
-from tests.replication.test_leases import WRITE, join
+from tests.replication.test_leases import WRITE, Put, join
 from tests.room_checks import assert_fleet_rooms_agree
 
 _ROOM_LOCK = "SELECT FROM forward_extremities JOIN rooms r USING (room_nid) WHERE r.room_id = $1 FOR UPDATE"
 
 
-async def test_fencing_a_worker_that_never_pauses(postgres: TestDatabase) -> None:
-    """Test 2: eight connections whose statements overlap without end, and no heartbeat: over within a second."""
+async def test_fencing_worker_with_endless_statements_takes_a_second(postgres: TestDatabase) -> None:
+    """Test 2: eight connections have overlapping statements and no heartbeat. Fencing takes at most a second."""
     judge = await asyncpg.connect(postgres.dsn)
     lease = await join(judge)
     numbers = itertools.count()
@@ -31,7 +41,7 @@ async def test_fencing_a_worker_that_never_pauses(postgres: TestDatabase) -> Non
     async def write_without_end() -> None:
         nonlocal fenced
         conn = await asyncpg.connect(postgres.dsn)
-        while await conn.fetchval(WRITE.sql, lease, "@a:b", f"t{next(numbers)}", 0.25):
+        while await conn.fetchval(WRITE.sql, lease, *WRITE.values(Put(type=f"t{next(numbers)}", slow_s=0.25))):
             pass
         fenced += 1
         await conn.close()
@@ -55,56 +65,58 @@ async def test_fencing_a_worker_that_never_pauses(postgres: TestDatabase) -> Non
     await judge.close()
 
 
-async def test_killed_between_its_position_and_its_commit(whole: WholeFleet) -> None:
-    """Test 3, the part that no fault point in the process can reach: its statement has begun, and waits in Postgres."""
-    await whole.whole()
-    traffic = await common_rooms(whole.fleet, "midway", users=2, rooms=1, pace_s=0.2)
+async def test_fleet_recovers_from_kill_between_position_and_commit(observed: ObservedFleet) -> None:
+    """Test 3, the part without a fault point: the statement has begun, and waits in Postgres."""
+    await observed.until_complete()
+    traffic = await common_rooms(observed.fleet, "midway", users=2, rooms=1, pace_s=0.2)
     [room] = traffic.rooms
     owner = "SELECT process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms' AND slot = $1"
-    name = (await whole.fetch(owner, slot_of(room)))[0]["process"]
-    pid = whole.pids()[name]
+    name = (await observed.fetch(owner, slot_of(room)))[0]["process"]
+    pid = observed.pids()[name]
     waiting = """
         SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'skep-writer-%'
     """
-    conn = await asyncpg.connect(whole.dsn)
-    async with traffic.flowing():
+    conn = await asyncpg.connect(observed.dsn)
+    async with traffic.running():
         await asyncio.sleep(1.0)
         async with conn.transaction():
             await conn.execute(_ROOM_LOCK, room)
-            while not await whole.fetch(waiting):  # noqa: ASYNC110 - nothing tells of it
+            while not await observed.fetch(waiting):  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.005)
             os.kill(pid, signal.SIGKILL)
-            assert await until(lambda: whole.pids().get(name, pid) != pid, 10.0)
+            assert await until(lambda: observed.pids().get(name, pid) != pid, 10.0)
         await asyncio.sleep(2.0)
     await conn.close()
     await traffic.check()
-    await whole.whole()
-    await assert_fleet_rooms_agree(whole.fleet)
+    await observed.until_complete()
+    await assert_fleet_rooms_agree(observed.fleet)
 
 
-async def test_a_slot_moves_twice_with_no_write_between(servers: Servers, whole: WholeFleet) -> None:
-    """Test 8: who follows late sees one room's messages in order, though they are of writers that never met there."""
-    await whole.whole()
+async def test_late_reader_sees_room_in_order_after_two_moves_of_its_slot(
+    servers: Servers, observed: ObservedFleet
+) -> None:
+    """Test 8: a late reader sees a room's messages in order, though its writers never wrote there at the same time."""
+    await observed.until_complete()
     record = Record()
-    [user, reader] = await people(whole.fleet, "twice", 2)
+    [user, reader] = await new_users(observed.fleet, "twice", 2)
     room = await new_room(record, user, [reader])
-    talker = Talker(user, [room], record, 1.0)
+    sender = Sender(user, [room], record, 1.0)
     listeners = [Listener(reader.on_another_connection(), record, limit) for limit in (1, 20)]
-    traffic = Traffic(record, [talker], listeners, [])
+    traffic = Traffic(record, [sender], listeners, [])
     for listener in listeners:
         await listener.sync(0)
     owner = "SELECT process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms' AND slot = $1"
-    first = (await whole.fetch(owner, slot_of(room)))[0]["process"]
+    first = (await observed.fetch(owner, slot_of(room)))[0]["process"]
     second, third = sorted({"event_persister-1", "event_persister-2", "event_persister-3"} - {first})
-    # Each one's frames may arrive long after the next one's.
+    # The frames of each writer may arrive long after those of the next one.
     servers.redis_proxy.weather = Weather(late=0.5, longest_s=2.0)
     try:
         for number, (by_way_of, to) in enumerate(((second, third), (first, second), (third, first))):
-            await talker.say(room, 2 * number)
+            await sender.send(room, 2 * number)
             for process in (by_way_of, to):
-                done = await asyncio.to_thread(whole.fleet.skep, "move", "rooms", quote(room, safe="!"), process)
+                done = await asyncio.to_thread(observed.fleet.skep, "move", "rooms", quote(room, safe="!"), process)
                 assert done.returncode == 0, done
-            await talker.say(room, 2 * number + 1)
+            await sender.send(room, 2 * number + 1)
             for listener in listeners:
                 await listener.sync(500)
     finally:
@@ -115,7 +127,7 @@ async def test_a_slot_moves_twice_with_no_write_between(servers: Servers, whole:
                 await listener.sync(1000)
     await traffic.check()
     writers = "SELECT count(DISTINCT writer) AS n FROM events JOIN rooms USING (room_nid) WHERE room_id = $1"
-    assert (await whole.fetch(writers, room))[0]["n"] == 3
-    done = await asyncio.to_thread(whole.fleet.skep, "rebalance")
+    assert (await observed.fetch(writers, room))[0]["n"] == 3
+    done = await asyncio.to_thread(observed.fleet.skep, "rebalance")
     assert done.returncode == 0, done
-    await assert_fleet_rooms_agree(whole.fleet)
+    await assert_fleet_rooms_agree(observed.fleet)

@@ -1,27 +1,27 @@
-"""P6: a writer that has nothing to say, for however long, delays nobody's messages."""
+"""P6: a writer that is idle for any time delays no messages."""
 
 import asyncio
 
 import pytest
 
 from shared.core.slots import slot_of
-from tests.faults.traffic import Listener, Record, Talker, Traffic, WholeFleet, new_room, now, p99, people
+from tests.faults.traffic import Listener, ObservedFleet, Record, Sender, Traffic, new_room, new_users, now, p99
 
 _ROOMS = 4
-#: What chance does to the slowest of some hundred deliveries on a busy machine.
+#: Allows for chance in the slowest of some hundred deliveries on a busy machine.
 _NOISE_S = 0.05
 _PACE_S = 0.5
 
 
 @pytest.mark.parametrize("idle_s", [6.0, pytest.param(600.0, marks=pytest.mark.soak)])
-async def test_an_idle_writer_delays_nobody(
-    whole: WholeFleet, idle_s: float, capsys: pytest.CaptureFixture[str]
+async def test_idle_writer_delays_no_messages(
+    observed: ObservedFleet, idle_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All that is said goes through one persister; the others, and every writer of other streams, say nothing."""
-    await whole.whole()
-    members = list(await people(whole.fleet, f"idle{idle_s:.0f}", 3))
+    """All messages go through one persister. The others, and all writers of other streams, are idle."""
+    await observed.until_complete()
+    members = list(await new_users(observed.fleet, f"idle{idle_s:.0f}", 3))
     record = Record()
-    rows = await whole.fetch("SELECT slot, process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms'")
+    rows = await observed.fetch("SELECT slot, process FROM slots JOIN leases ON lease = owner WHERE kind = 'rooms'")
     owners = {row["slot"]: row["process"] for row in rows}
     rooms: list[str] = []
     while len(rooms) < _ROOMS:
@@ -30,10 +30,10 @@ async def test_an_idle_writer_delays_nobody(
             rooms.append(room)
             for other in members[1:]:
                 await record.ask(other, "join", "POST", f"/join/{room}", {})
-    talkers = [Talker(user, rooms, record, _PACE_S) for user in members]
+    senders = [Sender(user, rooms, record, _PACE_S) for user in members]
     listeners = [Listener(user.on_another_connection(), record, 20) for user in members]
-    traffic = Traffic(record, talkers, listeners, [])
-    async with traffic.flowing():
+    traffic = Traffic(record, senders, listeners, [])
+    async with traffic.running():
         await asyncio.sleep(1.0)
         began_s = now()
         await asyncio.sleep(idle_s)

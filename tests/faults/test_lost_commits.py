@@ -1,4 +1,4 @@
-"""A standby that lacks the last commits is promoted: nothing is handed out again, and what comes is delivered.
+"""A standby without the last commits is promoted: no position is given out again, and new events are delivered.
 
 Architecture page, section 3, "A database that lost its last commits"; evidence 8 and its test 6.
 """
@@ -19,7 +19,7 @@ from replication.streams import streams_written_by
 from shared.storage.engine.lost_commits import LEASE, LEASES_RAISED_BY, POSITIONS_RAISED_BY, UnsafeCommits
 from shared.storage.fleet.leases import insert_lease, record_heartbeat
 from tests.faults.servers import Server, Servers, running_servers
-from tests.faults.traffic import WholeFleet, common_rooms, now
+from tests.faults.traffic import ObservedFleet, common_rooms, now
 from tests.fix_fleet import run_fleet
 from tests.fix_servers import TestDatabase
 from tests.room_checks import assert_fleet_rooms_agree
@@ -34,7 +34,7 @@ _GREATEST = """
 
 @contextmanager
 def standby_of(servers: Servers) -> Iterator[Server]:
-    """Copy the primary into a standby that is not started yet. It is there until the block ends."""
+    """Yield a standby, copied from the primary and not started. It exists until the block ends."""
     primary = servers.postgres.program
     programs = Path(primary.argv[0]).parent
     data = primary.directory.with_name(primary.directory.name + "-standby")
@@ -64,23 +64,23 @@ def _accepts(data: Path, pid: int) -> bool:
     return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() in ("standby", "ready")
 
 
-async def test_a_promoted_standby_that_lacks_the_last_commits() -> None:
+async def test_promoted_standby_without_last_commits() -> None:
     with running_servers() as servers:
         counts = {"event_persister": 2, "synchrotron": 1, **_NONE}
         for fleet in run_fleet({**servers.settings(), "fleet": counts}):
-            await _fail_over(servers, WholeFleet(fleet, servers.dsn))
+            await _fail_over(servers, ObservedFleet(fleet, servers.dsn))
 
 
 def _standby_dsn(servers: Servers) -> str:
     return servers.dsn.replace("5432", "5433")
 
 
-async def _fail_over(servers: Servers, before: WholeFleet) -> None:
+async def _fail_over(servers: Servers, before: ObservedFleet) -> None:
     traffic = await common_rooms(before.fleet, "standby", users=2, rooms=3, pace_s=0.5, limits=(10, 2))
-    await before.whole()
+    await before.until_complete()
     with standby_of(servers) as standby:
-        # What is sent now the standby has not: it is told to everybody, and gone.
-        async with traffic.flowing():
+        # The standby lacks the events sent now: all readers get them, and they are lost.
+        async with traffic.running():
             await asyncio.sleep(3.0)
         lost = [event for room in traffic.rooms for sent in traffic.acknowledged(room) for event in sent]
         [greatest] = await before.fetch(_GREATEST)
@@ -93,21 +93,21 @@ async def _fail_over(servers: Servers, before: WholeFleet) -> None:
         servers.postgres_proxy.redirect(f"{servers.database.hosts[0]}/.s.PGSQL.5433")
         servers.postgres_proxy.cut_all()
         promoted_s = now()
-        after = WholeFleet(before.fleet, _standby_dsn(servers))
-        await after.whole()
-        for talker in traffic.talkers:
-            talker.acknowledged.clear()
+        after = ObservedFleet(before.fleet, _standby_dsn(servers))
+        await after.until_complete()
+        for sender in traffic.senders:
+            sender.acknowledged.clear()
         for listener in traffic.listeners:
             listener.seen = {room: [] for room in listener.seen}
-        for fidgeter in traffic.fidgeters:
-            fidgeter.receipts.clear()
-            fidgeter.account_data.clear()
-        # The clients go on with the tokens that they have.
+        for active_user in traffic.active_users:
+            active_user.receipts.clear()
+            active_user.account_data.clear()
+        # The clients continue with their tokens.
         traffic.listeners = [dataclasses.replace(each) for each in traffic.listeners]
-        for talker in traffic.talkers:
-            for room in talker.rooms:
-                await talker.say(room, 10_000)
-        async with traffic.flowing():
+        for sender in traffic.senders:
+            for room in sender.rooms:
+                await sender.send(room, 10_000)
+        async with traffic.running():
             await asyncio.sleep(3.0)
         await traffic.check()
         assert traffic.record.failed_again(promoted_s + 8.0) == []
@@ -117,7 +117,7 @@ async def _fail_over(servers: Servers, before: WholeFleet) -> None:
             "SELECT min(position) AS least, min(writer) AS writer FROM events WHERE position > $1", greatest["events"]
         )
         assert row["least"] >= greatest["events"] + POSITIONS_RAISED_BY - 1_000 and row["writer"] > greatest["lease"]
-        # None under an old number, none at a position that somebody had passed.
+        # No lease number is reused, and no position that a reader had passed.
         assert (
             await after.fetch(
                 "SELECT position FROM events WHERE writer > $1 AND position <= $2",
@@ -129,7 +129,7 @@ async def _fail_over(servers: Servers, before: WholeFleet) -> None:
         assert after.pids() == old_pids
         await assert_fleet_rooms_agree(after.fleet)
         await conn.close()
-        before.fleet.stop()  # before the standby ends: it gives its leases back
+        before.fleet.stop()  # before the standby stops, to end the leases
 
 
 def _insert(conn: asyncpg.Connection, **ever_seen: int) -> "asyncio.Future[int]":
@@ -147,15 +147,15 @@ def _insert(conn: asyncpg.Connection, **ever_seen: int) -> "asyncio.Future[int]"
     )
 
 
-async def test_each_joiner_lifts_above_what_he_saw(postgres: TestDatabase) -> None:
+async def test_join_raises_sequences_above_positions_seen(postgres: TestDatabase) -> None:
     conn = await asyncpg.connect(postgres.dsn)
     first = await _insert(conn)
     assert await _insert(conn, **{LEASE: first, "events": 0}) == first + 1
     await conn.fetchval("SELECT setval('stream_events', 50)")
-    # He met more than there is.
+    # The process saw more than there is.
     assert await _insert(conn, **{LEASE: 40, "events": 70}) == 40 + LEASES_RAISED_BY + 1
     assert await conn.fetchval("SELECT nextval('stream_events')") == 70 + POSITIONS_RAISED_BY + 1
-    # He met less, or as much as there is.
+    # The process saw at most what there is.
     [row] = await conn.fetch(_GREATEST)
     assert await _insert(conn, **{LEASE: row["lease"], "events": row["events"]}) == row["lease"] + 1
     assert await conn.fetchval("SELECT nextval('stream_events')") == row["events"] + 1
@@ -163,7 +163,7 @@ async def test_each_joiner_lifts_above_what_he_saw(postgres: TestDatabase) -> No
     await conn.close()
 
 
-async def test_a_lease_of_another_timeline_is_void_and_the_next_joiner_lifts_all(postgres: TestDatabase) -> None:
+async def test_lease_of_other_timeline_is_void_and_next_join_raises_sequences(postgres: TestDatabase) -> None:
     conn = await asyncpg.connect(postgres.dsn)
     lease = await _insert(conn)
     assert (await record_heartbeat(conn, lease, ready=True, draining=False, positions={})).alive
@@ -177,7 +177,7 @@ async def test_a_lease_of_another_timeline_is_void_and_the_next_joiner_lifts_all
     await conn.close()
 
 
-async def test_nobody_joins_where_commits_do_not_wait(postgres: TestDatabase) -> None:
+async def test_join_is_refused_without_synchronous_commits(postgres: TestDatabase) -> None:
     conn = await asyncpg.connect(postgres.dsn, server_settings={"synchronous_commit": "off"})
     with pytest.raises(UnsafeCommits):
         await _insert(conn)

@@ -1,6 +1,6 @@
-"""Processes that stand still for longer than their lease, and go on: fenced, they write nothing more, and join anew.
+"""Processes that are paused for longer than their lease and resumed: fenced, they write nothing, and rejoin.
 
-`tests/replication/test_rejoin.py` shows that each type joins anew; this, what PostgreSQL holds of it under load.
+`tests/replication/test_rejoin.py` shows that each type rejoins. This checks the rows in PostgreSQL under load.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.faults.traffic import WholeFleet, common_rooms, now
+from tests.faults.traffic import ObservedFleet, common_rooms, now
 from tests.room_checks import assert_fleet_rooms_agree
 
 _PAUSE_S = 5.0
@@ -34,72 +34,72 @@ def standing_still(*pids: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_who_slept_writes_nothing_under_his_old_lease(whole: WholeFleet) -> None:
+async def test_resumed_process_writes_nothing_under_its_old_lease(observed: ObservedFleet) -> None:
     names = ("event_persister-1", "client_api-1", "synchrotron-1")
-    await whole.whole()
-    traffic = await common_rooms(whole.fleet, "paused", users=4, rooms=4, pace_s=0.5)
-    pids, before = whole.pids(), await whole.leases()
+    await observed.until_complete()
+    traffic = await common_rooms(observed.fleet, "paused", users=4, rooms=4, pace_s=0.5)
+    pids, before = observed.pids(), await observed.leases()
     old = [before[name] for name in names]
-    async with traffic.flowing():
+    async with traffic.running():
         await asyncio.sleep(1.0)
         with standing_still(*(pids[name] for name in names)):
             await asyncio.sleep(_PAUSE_S)
-            assert not set(old) & set((await whole.leases()).values())
-            stored = {row["what"]: (row["count"], row["max"]) for row in await whole.fetch(_BY_WRITER, old)}
-            finals = {row["stream"]: row["final"] for row in await whole.fetch(_FINAL, old)}
+            assert not set(old) & set((await observed.leases()).values())
+            stored = {row["what"]: (row["count"], row["max"]) for row in await observed.fetch(_BY_WRITER, old)}
+            finals = {row["stream"]: row["final"] for row in await observed.fetch(_FINAL, old)}
         woken_s = now()
         await asyncio.sleep(6.0)
     await traffic.check()
     assert traffic.record.failed_again(woken_s + 5.0) == []
-    after = {row["what"]: (row["count"], row["max"]) for row in await whole.fetch(_BY_WRITER, old)}
+    after = {row["what"]: (row["count"], row["max"]) for row in await observed.fetch(_BY_WRITER, old)}
     assert after["events"] == stored["events"] and after["events"][0] > 0
-    for stream in ("account_data", "receipts"):  # rows that somebody changed since are his
+    for stream in ("account_data", "receipts"):  # rows that another writer changed since belong to that one
         assert after[stream][0] <= stored[stream][0]
     for stream, (_, greatest) in after.items():
         assert (greatest or 0) <= finals[stream]
-    await whole.whole()
-    again = await whole.leases()
+    await observed.until_complete()
+    again = await observed.leases()
     assert all(again[name] > max(before.values()) for name in names)
-    assert whole.pids() == pids
-    await assert_fleet_rooms_agree(whole.fleet)
+    assert observed.pids() == pids
+    await assert_fleet_rooms_agree(observed.fleet)
 
 
-async def test_a_leader_that_slept_leads_no_more(whole: WholeFleet) -> None:
-    await whole.whole()
+async def test_resumed_leader_no_longer_leads(observed: ObservedFleet) -> None:
+    await observed.until_complete()
     leader = "SELECT process, lease, epoch FROM duties JOIN leases ON holder = lease WHERE duty = 'main'"
-    [before] = await whole.fetch(leader)
+    [before] = await observed.fetch(leader)
     slots = "SELECT kind, slot, owner, epoch, next_owner FROM slots ORDER BY kind, slot"
-    owned = await whole.fetch(slots)
-    traffic = await common_rooms(whole.fleet, "led", users=2, rooms=2, pace_s=0.5)
-    async with traffic.flowing():
-        with standing_still(whole.pids()[before["process"]]):
+    owned = await observed.fetch(slots)
+    traffic = await common_rooms(observed.fleet, "led", users=2, rooms=2, pace_s=0.5)
+    async with traffic.running():
+        with standing_still(observed.pids()[before["process"]]):
             await asyncio.sleep(_PAUSE_S)
-            [during] = await whole.fetch(leader)
+            [during] = await observed.fetch(leader)
             assert during["lease"] != before["lease"] and during["epoch"] > before["epoch"]
         await asyncio.sleep(2.0)
-    assert await whole.fetch(leader) == [during]
-    assert await whole.fetch(slots) == owned
+    assert await observed.fetch(leader) == [during]
+    assert await observed.fetch(slots) == owned
     assert traffic.record.failures == []
     await traffic.check()
-    await whole.whole()
+    await observed.until_complete()
 
 
 @pytest.mark.parametrize(
     "seconds", [8.0, pytest.param(60.0, marks=pytest.mark.soak), pytest.param(600.0, marks=pytest.mark.soak)]
 )
-async def test_nobody_misses_main(whole: WholeFleet, seconds: float) -> None:
-    """main is never in the path of a message: with all of them stopped the fleet serves as it stands."""
-    await whole.whole()
-    traffic = await common_rooms(whole.fleet, f"headless{seconds:.0f}", users=4, rooms=4, pace_s=1.0)
-    pids, leases = whole.pids(), await whole.leases()
-    async with traffic.flowing():
+async def test_fleet_serves_without_main(observed: ObservedFleet, seconds: float) -> None:
+    """main is never in the path of a message: with all mains paused the fleet serves as it stands."""
+    await observed.until_complete()
+    traffic = await common_rooms(observed.fleet, f"headless{seconds:.0f}", users=4, rooms=4, pace_s=1.0)
+    pids, leases = observed.pids(), await observed.leases()
+    async with traffic.running():
         with standing_still(pids["main-1"], pids["main-2"]):
             await asyncio.sleep(seconds)
         await asyncio.sleep(5.0)
     await traffic.check()
     assert traffic.record.failures == []
-    await whole.whole()
-    # Nobody was judged by a main that woke up; at most one main ended the other.
-    changed = {name for name, lease in (await whole.leases()).items() if lease != leases[name]}
+    await observed.until_complete()
+    # A resumed main fenced no process. At most one main fenced the other.
+    changed = {name for name, lease in (await observed.leases()).items() if lease != leases[name]}
     assert changed <= {"main-1", "main-2"} and len(changed) < 2
-    assert whole.pids() == pids
+    assert observed.pids() == pids

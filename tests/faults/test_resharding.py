@@ -1,4 +1,4 @@
-"""P1: persisters are added, asked to go, killed, under load; nothing else is restarted, and nobody's message suffers.
+"""P1: persisters are added, drained and killed under load. No other process restarts, and no message is lost.
 
 In CI 60 events/s over 200 rooms, which two shared cores can carry; the full 200/s over 2,000 rooms is a soak.
 """
@@ -11,7 +11,7 @@ import pytest
 
 from shared.config.addresses import database_dsn
 from shared.config.load import load_config
-from tests.faults.traffic import Listener, Record, Talker, Traffic, WholeFleet, new_room, now, p99, people
+from tests.faults.traffic import Listener, ObservedFleet, Record, Sender, Traffic, new_room, new_users, now, p99
 from tests.fix_fleet import StartFleet
 from tests.room_checks import assert_fleet_rooms_agree
 
@@ -23,16 +23,16 @@ _NONE = dict.fromkeys(("federation_reader", "federation_sender", "background", "
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """rate: events a second of all; each room has one sender, who also listens to all of his."""
+    """rate: events per second of all senders. Each room has one sender, who also listens to all of their rooms."""
 
     users: int
     rooms: int
     rate: float
 
 
-async def _traffic(whole: WholeFleet, load: Load) -> Traffic:
+async def _traffic(observed: ObservedFleet, load: Load) -> Traffic:
     record = Record()
-    members = await people(whole.fleet, "mover", load.users)
+    members = await new_users(observed.fleet, "mover", load.users)
     each = load.rooms // load.users
 
     async def rooms_of(number: int) -> list[str]:
@@ -42,17 +42,17 @@ async def _traffic(whole: WholeFleet, load: Load) -> Traffic:
     pace_s = load.rooms / load.rate
     return Traffic(
         record,
-        [Talker(user, own, record, pace_s) for user, own in zip(members, rooms, strict=True)],
+        [Sender(user, own, record, pace_s) for user, own in zip(members, rooms, strict=True)],
         [Listener(user.on_another_connection(), record, 20) for user in members],
         [],
     )
 
 
-async def _settled(whole: WholeFleet, persisters: int) -> float:
-    """Wait until so many persisters own about as many slots each; return how long it took."""
+async def _settled(observed: ObservedFleet, persisters: int) -> float:
+    """Wait until this number of persisters own about equal numbers of slots. Return the seconds."""
     began_s = now()
-    while len(await whole.owners()) != persisters or not await whole.even():
-        assert now() < began_s + _MOVE_LIMIT_S, await whole.owners()
+    while len(await observed.owners()) != persisters or not await observed.even():
+        assert now() < began_s + _MOVE_LIMIT_S, await observed.owners()
         await asyncio.sleep(0.2)
     return now() - began_s
 
@@ -60,22 +60,22 @@ async def _settled(whole: WholeFleet, persisters: int) -> float:
 @pytest.mark.parametrize(
     "load", [Load(20, 200, 60.0), pytest.param(Load(100, 2000, 200.0), marks=pytest.mark.soak)], ids=["short", "full"]
 )
-async def test_two_to_four_to_three_persisters_and_one_killed(
+async def test_resharding_from_two_to_four_to_three_persisters_and_a_kill(
     start_fleet: StartFleet, load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet = start_fleet(fleet={"event_persister": 2, "synchrotron": 2, **_NONE})
-    whole = WholeFleet(fleet, database_dsn(load_config(fleet.config).database))
-    await whole.whole()
-    traffic = await _traffic(whole, load)
-    pids = whole.pids()
+    observed = ObservedFleet(fleet, database_dsn(load_config(fleet.config).database))
+    await observed.until_complete()
+    traffic = await _traffic(observed, load)
+    pids = observed.pids()
     took = {}
-    async with traffic.flowing():
+    async with traffic.running():
         await asyncio.sleep(2.0)
         began_s = now()
         added = [fleet.add_worker("event_persister") for _ in range(2)]
-        took["2 -> 4"] = await _settled(whole, 4)
+        took["2 -> 4"] = await _settled(observed, 4)
         added[0].send_signal(signal.SIGTERM)
-        took["4 -> 3"] = await _settled(whole, 3)
+        took["4 -> 3"] = await _settled(observed, 3)
         assert await asyncio.to_thread(added[0].wait, 10) == 0
         await asyncio.sleep(1.0)
         moved_s = now()
@@ -98,5 +98,5 @@ async def test_two_to_four_to_three_persisters_and_one_killed(
     assert p99(planned) < _SEND_LIMIT_S
     assert traffic.record.failed_again(killed_s + _TAKEOVER_LIMIT_S) == []
     assert takeover_s < _TAKEOVER_LIMIT_S
-    assert whole.pids() == pids
+    assert observed.pids() == pids
     await assert_fleet_rooms_agree(fleet)

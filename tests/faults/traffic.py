@@ -1,8 +1,8 @@
-"""People who send, read and fidget while things break: what was acknowledged, what failed when, what arrived when.
+"""Clients that send and read during faults, with records of acknowledgements, failures and deliveries.
 
-A `Talker` sends numbered messages, one after another in each of his rooms, each again until it is acknowledged. A
-`Listener` long-polls /sync, with a timeline of any length, and pages in what a limited one left out, as clients do. A
-`Fidgeter` sends receipts, account data and typing. `Traffic` holds them together and compares at the end.
+A `Sender` sends numbered messages, one after another in each of its rooms, and retries until each is acknowledged. A
+`Listener` long-polls /sync, with a timeline of any length, and fetches the events that a limited timeline left out. An
+`ActiveUser` sends receipts, account data and typing. `Traffic` runs them together and compares at the end.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.fix_fleet import RunningFleet
 from tests.fleet.observing import PROGRAMS
 
 CLIENT = "/_matrix/client/v3"
-#: What a client tries again after; 0: the connection ended, or there was no answer in time.
+#: Statuses after which a client retries. 0: the connection ended, or there was no answer in time.
 _PASSING = (0, 502, 503, 504)
 _ANSWER_LIMIT_S = 15.0
 _RETRY_AFTER_S = 0.1
@@ -31,7 +31,7 @@ _SETTLE_LIMIT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """attempt: which one of the same request failed, from 1."""
+    """A failed attempt of a request. attempt: counts from 1."""
 
     at_s: float
     request: str
@@ -41,15 +41,15 @@ class Failure:
 
 @dataclass(slots=True)
 class Record:
-    """What happened to all requests. durations: (asked at, seconds until it was answered with 200), by request."""
+    """The record of all requests. durations: (start, seconds until the answer 200), by request."""
 
     failures: list[Failure] = field(default_factory=list)
     durations: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    sent_at: dict[str, float] = field(default_factory=dict)  # event id -> when it was first tried
+    sent_at: dict[str, float] = field(default_factory=dict)  # event id -> time of the first attempt
     acknowledged_at: dict[str, float] = field(default_factory=dict)
 
     async def ask(self, user: User, request: str, method: str, path: str, body: Any = None) -> Any:
-        """Ask until the answer is 200; return its JSON. request: what it is called here."""
+        """Retry a request until the answer is 200, and return its JSON. request: its name in the record."""
         raw = b"" if body is None else orjson.dumps(body)
         began_s, attempt = now(), 0
         while True:
@@ -69,7 +69,7 @@ class Record:
             await asyncio.sleep(_RETRY_AFTER_S)
 
     def failed_again(self, since_s: float, until_s: float = math.inf) -> list[Failure]:
-        """Return what a client that tries once more would have noticed in that time."""
+        """Return the failures that a client with one retry would have noticed in a period."""
         return [each for each in self.failures if each.attempt > 1 and since_s < each.at_s < until_s]
 
     def longest(self, request: str, since_s: float = 0.0) -> float:
@@ -81,16 +81,16 @@ def now() -> float:
 
 
 async def until(holds: Callable[[], object], limit_s: float) -> bool:
-    """Wait until something holds; return whether it does at the end."""
+    """Wait until a condition holds. Return True if it holds in the end."""
     end_s = now() + limit_s
-    while not (found := holds()) and now() < end_s:  # noqa: ASYNC110 - whatever holds sets no event
+    while not (found := holds()) and now() < end_s:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.1)
     return bool(found)
 
 
 @dataclass(frozen=True, slots=True)
-class WholeFleet:
-    """A fleet and how the test itself reaches its database."""
+class ObservedFleet:
+    """A fleet, with the test's own way to its database."""
 
     fleet: RunningFleet
     dsn: str
@@ -103,14 +103,14 @@ class WholeFleet:
             await conn.close()
 
     async def leases(self) -> dict[str, int]:
-        """Return the lease of each process that is ready, by its name."""
+        """Return the lease of each ready process by name."""
         rows = await self.fetch(
             "SELECT process, lease FROM leases JOIN heartbeats USING (lease) WHERE NOT revoked AND ready"
         )
         return {row["process"]: row["lease"] for row in rows}
 
     async def owners(self, kind: str = "rooms") -> dict[str | None, int]:
-        """Return how many slots each process owns, by its name; None: nobody."""
+        """Return the number of slots of each process by name. None: without an owner."""
         rows = await self.fetch(
             "SELECT process, count(*) FROM slots LEFT JOIN leases ON lease = owner WHERE kind = $1 GROUP BY 1", kind
         )
@@ -120,7 +120,7 @@ class WholeFleet:
         return {name: each["pid"] for name, each in self.fleet.processes().items()}
 
     async def even(self) -> bool:
-        """Return whether every slot has an owner, none is to move, and all that own slots own as many."""
+        """Return True if every slot has an owner, none is moving, and the owners have equal numbers."""
         rows = await self.fetch(
             "SELECT kind, count(*), bool_or(owner IS NULL OR next_owner IS NOT NULL) AS moves FROM slots"
             " WHERE kind <> 'destinations' GROUP BY kind, owner"
@@ -136,8 +136,8 @@ class WholeFleet:
             len(found) == expected[kind] and max(found) - min(found) <= 1 for kind, found in counts.items()
         )
 
-    async def whole(self, limit_s: float = 25.0) -> None:
-        """Wait until every process has a lease and is ready, and the slots lie evenly."""
+    async def until_complete(self, limit_s: float = 25.0) -> None:
+        """Wait until every process has a lease and is ready, and the slots are even."""
         workers = {
             name for name, each in self.fleet.processes().items() if each["type"] not in (*PROGRAMS, "supervisor")
         }
@@ -148,8 +148,8 @@ class WholeFleet:
 
 
 @dataclass(slots=True)
-class Talker:
-    """pace_s: between two messages in each room; rooms are written one after another."""
+class Sender:
+    """Sends to its rooms one after another. pace_s: the time between two messages in each room."""
 
     user: User
     rooms: Sequence[str]
@@ -157,15 +157,15 @@ class Talker:
     pace_s: float
     acknowledged: dict[str, list[str]] = field(default_factory=dict)
 
-    async def talk(self, stop: asyncio.Event) -> None:
+    async def send_all(self, stop: asyncio.Event) -> None:
         number = 0
         while not stop.is_set():
             number += 1
             for room in self.rooms:
-                await self.say(room, number)
+                await self.send(room, number)
                 await asyncio.sleep(self.pace_s / len(self.rooms))
 
-    async def say(self, room: str, number: int, body: str = "") -> str:
+    async def send(self, room: str, number: int, body: str = "") -> str:
         path = f"/rooms/{quote(room)}/send/m.room.message/n{number}{quote(body[:20])}"
         began_s = now()
         content = {"msgtype": "m.text", "body": body or f"{self.user.user_id} {number}"}
@@ -178,20 +178,20 @@ class Talker:
 
 @dataclass(slots=True)
 class Listener:
-    """limit: most events of a room in one answer."""
+    """A client that long-polls. limit: of the timeline."""
 
     user: User
     record: Record
     limit: int
     since: str = ""
-    seen: dict[str, list[str]] = field(default_factory=dict)  # by room: its messages as this client shows them
+    seen: dict[str, list[str]] = field(default_factory=dict)  # room -> its messages in this client
     arrived_at: dict[str, float] = field(default_factory=dict)
     receipts: dict[tuple[str, str], str] = field(default_factory=dict)  # (room, user) -> event
     account_data: dict[tuple[str, str], Any] = field(default_factory=dict)  # (room or "", type) -> content
     gaps: int = 0
 
     async def sync(self, timeout_ms: int) -> None:
-        """One round; what it brought is added to what is known."""
+        """Sync once, and add the answer to the known events."""
         limit = quote(f'{{"room":{{"timeline":{{"limit":{self.limit}}}}}}}')
         since = f"&since={quote(self.since)}" if self.since else ""
         answer = await self.record.ask(self.user, "sync", "GET", f"/sync?timeout={timeout_ms}&filter={limit}{since}")
@@ -207,7 +207,7 @@ class Listener:
             events = timeline.get("events", [])
             if timeline.get("limited") and not first:
                 self.gaps += 1
-                events = [*await self._left_out(room, timeline["prev_batch"]), *events]
+                events = [*await self._gap(room, timeline["prev_batch"]), *events]
             fresh = [event["event_id"] for event in events if event["type"] == "m.room.message"]
             self.seen.setdefault(room, []).extend(fresh)
             self.arrived_at.update(dict.fromkeys(fresh, now()))
@@ -216,8 +216,8 @@ class Listener:
         while True:
             await self.sync(10_000)
 
-    async def _left_out(self, room: str, start: str) -> list[dict[str, Any]]:
-        """Return the events between what is known and a limited timeline, oldest first."""
+    async def _gap(self, room: str, start: str) -> list[dict[str, Any]]:
+        """Return the events between the known ones and a limited timeline, oldest first."""
         known = set(self.seen.get(room, ()))
         found: list[dict[str, Any]] = []
         while True:
@@ -236,8 +236,8 @@ class Listener:
 
 
 @dataclass(slots=True)
-class Fidgeter:
-    """Sends receipts for what a listener of the same user has seen, account data of both kinds, and typing."""
+class ActiveUser:
+    """Sends receipts for the events of a listener of the same user, account data of both kinds, and typing."""
 
     user: User
     listener: Listener
@@ -247,7 +247,7 @@ class Fidgeter:
     receipts: dict[tuple[str, str], str] = field(default_factory=dict)
     account_data: dict[tuple[str, str], Any] = field(default_factory=dict)
 
-    async def fidget(self, stop: asyncio.Event) -> None:
+    async def act(self, stop: asyncio.Event) -> None:
         me, number = quote(self.user.user_id), 0
         while not stop.is_set():
             number += 1
@@ -273,20 +273,20 @@ class Fidgeter:
 @dataclass(slots=True)
 class Traffic:
     record: Record
-    talkers: list[Talker]
+    senders: list[Sender]
     listeners: list[Listener]
-    fidgeters: list[Fidgeter]
+    active_users: list[ActiveUser]
 
     @asynccontextmanager
-    async def flowing(self) -> AsyncIterator[None]:
-        """All do what they do while the body runs; afterwards everything has arrived everywhere."""
+    async def running(self) -> AsyncIterator[None]:
+        """Run all clients during the body. Afterwards everything has arrived everywhere."""
         for listener in self.listeners:
             await listener.sync(0)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             listening = [group.create_task(each.listen()) for each in self.listeners]
-            others = [group.create_task(each.talk(stop)) for each in self.talkers]
-            others += [group.create_task(each.fidget(stop)) for each in self.fidgeters]
+            others = [group.create_task(each.send_all(stop)) for each in self.senders]
+            others += [group.create_task(each.act(stop)) for each in self.active_users]
             yield
             stop.set()
             await asyncio.wait(others)
@@ -295,15 +295,15 @@ class Traffic:
                 task.cancel()
 
     def acknowledged(self, room: str) -> list[list[str]]:
-        """Return what was acknowledged in a room: a list for each who sent there, in his order."""
-        return [each.acknowledged[room] for each in self.talkers if room in each.acknowledged]
+        """Return the acknowledged events of a room: a list for each sender, in their order."""
+        return [each.acknowledged[room] for each in self.senders if room in each.acknowledged]
 
     @property
     def rooms(self) -> set[str]:
-        return {room for talker in self.talkers for room in talker.rooms}
+        return {room for sender in self.senders for room in sender.rooms}
 
     def delays(self, since_s: float = 0.0, until_s: float = math.inf, rooms: Iterable[str] = ()) -> list[float]:
-        """Return the seconds from each message's sending to its arrival at each listener, of those sent in a time."""
+        """Return the seconds from sending to arrival at each listener, for messages sent in a period."""
         wanted = {e for room in rooms or self.rooms for events in self.acknowledged(room) for e in events}
         sent = self.record.sent_at
         return [
@@ -314,7 +314,7 @@ class Traffic:
         ]
 
     def stalls(self, longer_than_s: float) -> list[tuple[str, float]]:
-        """Return (event, seconds) of each that arrived so late after it was acknowledged."""
+        """Return (event, seconds) of each delivery this late after the acknowledgement."""
         return [
             (event, late_s)
             for listener in self.listeners
@@ -323,9 +323,9 @@ class Traffic:
         ]
 
     async def check(self) -> None:
-        """Every acknowledged event is there once and in order, for the server and for each listener; all converged."""
+        """Check that every acknowledged event is there once and in order, on the server and for each listener."""
         for room in self.rooms:
-            reader = next(talker for talker in self.talkers if room in talker.rooms).user
+            reader = next(sender for sender in self.senders if room in sender.rooms).user
             order = await history(self.record, reader, room)
             assert len(order) == len(set(order)), f"{room}: events twice in its history"
             for sent in self.acknowledged(room):
@@ -337,14 +337,14 @@ class Traffic:
                     check_same(
                         f"{listener.user.user_id} (limit {listener.limit}) in {room}", listener.seen[room], order
                     )
-        for fidgeter in self.fidgeters:
+        for active_user in self.active_users:
             for listener in self.listeners:
-                for (room, reader_id), event in fidgeter.receipts.items():
+                for (room, reader_id), event in active_user.receipts.items():
                     if room in listener.seen:
                         assert listener.receipts.get((room, reader_id)) == event, f"receipt of {reader_id} in {room}"
-                if listener.user.user_id == fidgeter.user.user_id:
-                    found = {key: listener.account_data.get(key) for key in fidgeter.account_data}
-                    assert found == fidgeter.account_data
+                if listener.user.user_id == active_user.user.user_id:
+                    found = {key: listener.account_data.get(key) for key in active_user.account_data}
+                    assert found == active_user.account_data
 
     def _settled(self) -> bool:
         seen_all = all(
@@ -354,9 +354,9 @@ class Traffic:
         )
         return seen_all and all(
             (room not in listener.seen or listener.receipts.get((room, who)) == event)
-            for fidgeter in self.fidgeters
+            for active_user in self.active_users
             for listener in self.listeners
-            for (room, who), event in fidgeter.receipts.items()
+            for (room, who), event in active_user.receipts.items()
         )
 
 
@@ -383,7 +383,7 @@ async def history(record: Record, reader: User, room: str) -> list[str]:
         start = f"&from={quote(page['end'])}"
 
 
-async def people(fleet: RunningFleet, prefix: str, count: int) -> list[User]:
+async def new_users(fleet: RunningFleet, prefix: str, count: int) -> list[User]:
     """Register users of a fleet."""
     parts = urlsplit(fleet.client_url)
     assert parts.hostname is not None and parts.port is not None
@@ -392,7 +392,7 @@ async def people(fleet: RunningFleet, prefix: str, count: int) -> list[User]:
 
 
 async def new_room(record: Record, creator: User, members: Iterable[User] = ()) -> str:
-    """Make a public room with these members."""
+    """Create a public room with these members."""
     options = {"preset": "public_chat"}
     room: str = (await record.ask(creator, "createRoom", "POST", "/createRoom", options))["room_id"]
     for member in members:
@@ -403,9 +403,9 @@ async def new_room(record: Record, creator: User, members: Iterable[User] = ()) 
 async def common_rooms(
     fleet: RunningFleet, prefix: str, *, users: int, rooms: int, pace_s: float, limits: Sequence[int] = (1, 3, 20)
 ) -> Traffic:
-    """Return traffic in rooms that all users share: each sends in each, and syncs with one of the limits."""
+    """Return traffic in shared rooms: each user sends in each room, and syncs with one of the limits."""
     record = Record()
-    members = await people(fleet, prefix, users)
+    members = await new_users(fleet, prefix, users)
     made = [await new_room(record, members[0], members[1:]) for _ in range(rooms)]
     listeners = [
         Listener(user.on_another_connection(), record, limits[number % len(limits)])
@@ -413,10 +413,10 @@ async def common_rooms(
     ]
     return Traffic(
         record,
-        [Talker(user, made, record, pace_s) for user in members],
+        [Sender(user, made, record, pace_s) for user in members],
         listeners,
         [
-            Fidgeter(user.on_another_connection(), listener, made, record, pace_s=0.5)
+            ActiveUser(user.on_another_connection(), listener, made, record, pace_s=0.5)
             for user, listener in zip(members, listeners, strict=True)
         ],
     )

@@ -19,7 +19,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.fenced import FencedWrite
 from shared.storage.engine.pool import Database
-from shared.storage.events.delayed import DueEvent, claim_due, finalise, keep_share
+from shared.storage.events.delayed import DueEvent, balance_shards, claim_due_events, finalise_delayed_event
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class DelayedEventSender:
         while True:
             if self._clock.monotonic_s() - shared_s >= _SHARE_EVERY_S:
                 shared_s = self._clock.monotonic_s()
-                await keep_share(self._write)
+                await balance_shards(self._write)
             if not await self.claim():
                 await asyncio.sleep(_CLAIM_EVERY_S)
 
@@ -67,7 +67,7 @@ class DelayedEventSender:
         """Claim due events. Return True if there may be more."""
         if len(self._under_way) >= _MAX_WAITING:
             return False
-        due, looked_at = await claim_due(self._write, _CLAIM)
+        due, looked_at = await claim_due_events(self._write, _CLAIM)
         for each in due:
             delay_id, room_id = each.event.delay_id, each.event.room_id
             if delay_id in self._under_way:
@@ -97,7 +97,7 @@ class DelayedEventSender:
     async def _send(self, due: DueEvent) -> None:
         event = due.event
         if due.tried_for_ms >= _GIVE_UP_AFTER_MS:
-            await finalise(self._database, event.delay_id, None, orjson.dumps(_GAVE_UP))
+            await finalise_delayed_event(self._database, event.delay_id, None, orjson.dumps(_GAVE_UP))
             return
         to_send = DelayedEventToSend(
             delay_id=event.delay_id,
@@ -110,4 +110,4 @@ class DelayedEventSender:
         )
         answer = await self._send_to_room(event.room_id, to_send)
         error = None if answer.event_id is not None else bytes(answer.error)
-        await finalise(self._database, event.delay_id, answer.event_id, error)
+        await finalise_delayed_event(self._database, event.delay_id, answer.event_id, error)

@@ -1,4 +1,4 @@
-"""Events with their auth chains, in pages: what state resolution has to read of a room's past."""
+"""Events with their auth chains, in pages, for state resolution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from shared.core.identifiers import EventId
 from shared.storage.engine.pool import Source
 from shared.storage.events.batch import REJECTED
 
-#: Uses events_by_id, then the primary key for each step of the chain. `chain` is made only as far as the page asks
-#: for rows, those of $2 first. A row after $4 bytes of JSON has none, except the first one.
+#: Uses events_by_id, then the primary key for each step of the chain. `chain` is evaluated only as far as the page
+#: needs rows, those of $2 first. A row after $4 bytes of JSON has none, except the first one.
 _PAGE = f"""
     WITH RECURSIVE wanted AS (
         SELECT e.event_nid, min(w.place) AS place
@@ -37,8 +37,12 @@ _PAGE = f"""
 
 @dataclass(frozen=True, slots=True)
 class ChainEvent:
-    """An event as stored. json: the PDU as signed, None beyond the page's bytes; redacted: only its redacted form
-    counts; rejected: on receipt."""
+    """An event as stored.
+
+    rejected: True if it was rejected on receipt.
+    redacted: True if only its redacted form counts.
+    json: the PDU as signed. None: it is beyond the page's bytes.
+    """
 
     event_id: EventId
     rejected: bool
@@ -49,11 +53,13 @@ class ChainEvent:
 async def get_auth_chain_page(
     source: Source, room_nid: int, event_ids: Sequence[EventId], *, max_events: int, max_bytes: int
 ) -> list[ChainEvent]:
-    """Return the room's events with these ids, and of their auth chains as many as the page has room for.
+    """Return the room's events with these ids, and as many events of their auth chains as the page holds.
 
-    max_events: at least the number of ids; nearer events come before those further up the chains. max_bytes: of JSON;
-    the first id that exists comes with its JSON always, then as many others as fit, in the order given.
-    Every id that the room has gets a row: one without is missing.
+    max_events: at least the number of ids. Nearer events precede those further up the chains.
+    max_bytes: of JSON. The first event with one of these ids always has its JSON, then as many others as fit, in the
+        given order.
+
+    Every id of an event of the room gets a row. An id without one is missing.
     """
     rows = await source.fetch(_PAGE, room_nid, list(event_ids), max(max_events, len(event_ids)), max_bytes)
     return [ChainEvent(*row) for row in rows]

@@ -1,7 +1,7 @@
-"""Clients' transactions: a retransmission gets the first answer again, also after a restart.
+"""Clients' transactions: a retry gets the first answer again, also after a restart.
 
-Spec: client-server API, "Transaction identifiers". The answer's row is stored with the event
-(`events.commit_events`); its primary key also catches a retransmission that no memory knows any more.
+Spec: client-server API, "Transaction identifiers". The answer's row is stored with the event (`commit.py`). Its primary
+key also catches a retry that no process has in memory any more.
 """
 
 from shared.core.identifiers import EventId
@@ -27,6 +27,6 @@ async def get_recent_transactions(
 
 
 async def get_transaction(database: Database, room_nid: int, key: bytes) -> EventId | None:
-    """Return the event id that this transaction was answered with."""
+    """Return the event id in the answer to this transaction."""
     event_id: EventId | None = await database.fetchval(_ONE, room_nid, key)
     return event_id

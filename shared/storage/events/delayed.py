@@ -1,8 +1,8 @@
-"""Delayed events (MSC4140): one row each. Whoever changes one does so by a single statement that says what it expects.
+"""Delayed events (MSC4140): one row each. A change is one statement that states what it expects.
 
-A row is *claimed* (`sending_ms`) before its event is sent, and finalised afterwards. Who claims and dies leaves it
-claimed; the job takes it up again, in the same transaction of the room (`sending_key`), so it is never sent twice.
-Times are the database's.
+A row is *claimed* (`sending_ms`) before its event is sent, and finalised afterwards. If a process claims a row and
+dies, the job claims it again, with the same transaction of the room (`sending_key`), so it is never sent twice. Times
+are the database's.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from shared.storage.engine.statements import NoParameters, parameters, statement
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _KEPT_FINALISED = 1000  # of one user; MSC4140, "Retention of finalised delayed events"
-#: A claim of a client's `send` that nobody resolved: its caller gave up long ago.
+#: The age of a client's `send` that was not finished: its caller gave up long ago.
 _CLAIM_FOR_MS = 45_000
-#: After so long the job tries again what could not be reached, or what a dead process had begun.
+#: How long the job waits before it retries a room that could not be reached, or an event that a dead process claimed.
 RETRY_AFTER_MS = 5_000
 
 
@@ -79,25 +79,25 @@ _FIELDS = """d.delay_id, d.user_id, r.room_id, d.type, d.state_key, d.content, d
     d.sending_ms IS NOT NULL AS sending, d.finalised_ms, d.event_id, d.error"""
 #: Uses the primary keys.
 _GET = f"SELECT {_FIELDS} FROM delayed_events d JOIN rooms r USING (room_nid) WHERE d.delay_id = $1"
-#: Uses delayed_events_by_user; no more than may be scheduled.
+#: Uses delayed_events_by_user; at most as many as may be scheduled.
 _LIST = f"""
     SELECT {_FIELDS} FROM delayed_events d JOIN rooms r USING (room_nid)
     WHERE d.user_id = $1 AND d.finalised_ms IS NULL ORDER BY d.scheduled_ms + d.delay_ms, d.delay_id
 """
 _OPEN = "delay_id = $1 AND ($2::text IS NULL OR user_id = $2) AND finalised_ms IS NULL AND sending_ms IS NULL"
-#: $1 delay id, $2 its user, or NULL for anybody. Use the primary key.
+#: $1 delay id, $2 its user, or NULL for any user. Use the primary key.
 _RESTART = f"UPDATE delayed_events SET scheduled_ms = {_NOW} WHERE {_OPEN}"
 _CANCEL = f"UPDATE delayed_events SET finalised_ms = {_NOW} WHERE {_OPEN}"
 _CLAIM = f"""
     UPDATE delayed_events SET sending_ms = {_NOW}, check_ms = {_NOW} + {_CLAIM_FOR_MS} WHERE {_OPEN}
     RETURNING sending_ms
 """
-#: $2: when it was claimed.
+#: $2: the time of the claim.
 _UNCLAIM = """
     UPDATE delayed_events SET sending_ms = NULL, check_ms = scheduled_ms + delay_ms
     WHERE delay_id = $1 AND sending_ms = $2 AND finalised_ms IS NULL
 """
-#: $2 the event's id, or $3 why there is none. That it was sent outdoes whatever was thought before.
+#: $2 the event's id, or $3 the error. An event that was sent replaces an earlier error.
 _FINALISE = f"""
     UPDATE delayed_events SET finalised_ms = {_NOW}, event_id = $2::text, error = $3
     WHERE delay_id = $1 AND event_id IS NULL AND (finalised_ms IS NULL OR $2::text IS NOT NULL)
@@ -106,8 +106,9 @@ _FINALISE = f"""
 _PREFIX = "delayed_events/"
 _SHARDS = f"duties WHERE holder = :lease AND duty ^@ '{_PREFIX}'"
 _MINE = f"SELECT substr(duty, {len(_PREFIX) + 1})::smallint AS shard FROM {_SHARDS}"
-#: Each living process of the job has its share of the shards: who has more leaves some, who has fewer takes free ones.
-KEEP_SHARE = fenced_statement(
+#: Each live process of the job gets its share of the shards: one with more gives some up, one with fewer takes free
+#: ones.
+BALANCE_SHARDS = fenced_statement(
     "keep_share_of_delayed_events",
     NoParameters,
     {
@@ -155,8 +156,12 @@ CLAIM_DUE = fenced_statement(
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """delay_id: None where it was not scheduled. is_room: whether there is such a room. wait_ms: until the user's next
-    one is due, where he has as many as he may."""
+    """The outcome of scheduling an event.
+
+    delay_id: None if it was not scheduled.
+    is_room: False if there is no such room.
+    wait_ms: the time until the user's next event is due, for a user who has as many as they may.
+    """
 
     delay_id: str | None
     is_room: bool
@@ -165,15 +170,17 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True)
 class DueEvent:
-    """was_tried: somebody claimed it before; tried_for_ms: since when."""
+    """A claimed event. was_tried: True if it was claimed before. tried_for_ms: the time since the first claim."""
 
     event: DelayedEvent
     was_tried: bool
     tried_for_ms: int
 
 
-async def schedule(database: Database, event: DelayedEvent, key: bytes | None, max_scheduled: int) -> Scheduled:
-    """Store a new delayed event, unless its transaction is known (then that one's id is the answer)."""
+async def schedule_delayed_event(
+    database: Database, event: DelayedEvent, key: bytes | None, max_scheduled: int
+) -> Scheduled:
+    """Store a new delayed event. If its transaction is known, return the id of that one."""
     record = _Schedule(
         delay_id=event.delay_id,
         shard=shard_of(event.delay_id),
@@ -196,54 +203,63 @@ async def schedule(database: Database, event: DelayedEvent, key: bytes | None, m
 
 
 async def get_delayed_event(source: Source, delay_id: str) -> DelayedEvent | None:
+    """Return a delayed event, whatever its status."""
     row = await source.fetchrow(_GET, delay_id)
     return None if row is None else _event(tuple(row))
 
 
-async def list_scheduled(source: Source, user_id: UserId) -> list[DelayedEvent]:
-    """Return what the user has scheduled, in the order of the times at which it is due."""
+async def list_scheduled_events(source: Source, user_id: UserId) -> list[DelayedEvent]:
+    """Return the user's scheduled events in the order in which they are due."""
     return [_event(tuple(row)) for row in await source.fetch(_LIST, user_id)]
 
 
-async def restart(database: Database, delay_id: str, user_id: UserId | None) -> bool:
-    """Let the delay begin anew. user_id: whose it must be, None: anybody's. False: it is not scheduled any more."""
+async def restart_delayed_event(database: Database, delay_id: str, user_id: UserId | None) -> bool:
+    """Restart the delay. Return False if the event is not scheduled any more.
+
+    user_id: whose event it must be. None: any user's.
+    """
     return await _changed(database, _RESTART, delay_id, user_id)
 
 
-async def cancel(database: Database, delay_id: str, user_id: UserId | None) -> bool:
-    """As `restart`."""
+async def cancel_delayed_event(database: Database, delay_id: str, user_id: UserId | None) -> bool:
+    """Cancel the event. Return False if it is not scheduled any more. user_id: as for `restart_delayed_event`."""
     return await _changed(database, _CANCEL, delay_id, user_id)
 
 
-async def claim(database: Database, delay_id: str, user_id: UserId | None) -> int | None:
-    """Begin to send it; return the mark of this claim. None: it is not scheduled, or somebody else sends it."""
+async def claim_delayed_event(database: Database, delay_id: str, user_id: UserId | None) -> int | None:
+    """Claim the event to send it. Return the mark of the claim, None if the event is not scheduled or claimed already.
+
+    user_id: as for `restart_delayed_event`.
+    """
     claimed: int | None = await database.fetchval(_CLAIM, delay_id, user_id)
     return claimed
 
 
 async def give_up_claim(database: Database, delay_id: str, mark: int) -> None:
-    """It was not sent, and stays scheduled."""
+    """Give a claim up. The event was not sent and stays scheduled."""
     await database.execute(_UNCLAIM, delay_id, mark)
 
 
-async def finalise(database: Database, delay_id: str, event_id: EventId | None, error: bytes | None) -> None:
-    """It was sent, or, for good, could not be. error: JSON."""
+async def finalise_delayed_event(
+    database: Database, delay_id: str, event_id: EventId | None, error: bytes | None
+) -> None:
+    """Note that the event was sent, or why it never can be. error: JSON."""
     await database.execute(_FINALISE, delay_id, event_id, error)
 
 
-async def claim_due(write: FencedWrite, limit: int) -> tuple[list[DueEvent], int]:
-    """Claim what is due in the shards that this lease holds, in the order of their times; also how many rows were seen.
+async def claim_due_events(write: FencedWrite, limit: int) -> tuple[list[DueEvent], int]:
+    """Claim the events that are due in the shards that this lease holds. Return (events by time, number of rows read).
 
-    limit: of each shard. What was claimed and not finalised comes again after RETRY_AFTER_MS.
+    limit: of each shard. Events that are claimed and not finalised are due again after RETRY_AFTER_MS.
     """
     row = await write(CLAIM_DUE, ClaimDue(limit=limit, retry_after_ms=RETRY_AFTER_MS))
     due = [DueEvent(replace(_event(tuple(record)[:9]), sending=True), record[9], record[10]) for record in row["due"]]
     return due, row["looked_at"]
 
 
-async def keep_share(write: FencedWrite) -> None:
-    """Take free shards, or leave some, so that every living process of the job has as many."""
-    await write(KEEP_SHARE, NoParameters())
+async def balance_shards(write: FencedWrite) -> None:
+    """Take free shards, or give some up, so that every live process of the job has as many."""
+    await write(BALANCE_SHARDS, NoParameters())
 
 
 async def _changed(database: Database, sql: str, delay_id: str, user_id: UserId | None) -> bool:

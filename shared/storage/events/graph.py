@@ -1,4 +1,4 @@
-"""Reading a room's event graph: events with their places and states, snapshots, what changed on the line, gaps."""
+"""A room's event graph: events with their places and states, snapshots, changes of the line, and gaps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _BY_NID = """
     SELECT event_nid, event_id, status, ordinal, anchor, back, state_nid, depth, redacted_by, json FROM events
     WHERE event_nid = ANY($2::bigint[]) AND room_nid = $1
 """
-#: Uses the primary key of state_snapshots; as many rows as `steps` of the first has bits, and the root.
+#: Uses the primary key of state_snapshots; it reads one row per bit of the first one's `steps`, and the root.
 _WALK = """
     WITH RECURSIVE walk AS (
         SELECT s.*, 0 AS place FROM state_snapshots s WHERE room_nid = $1 AND nid = $2
@@ -27,8 +27,8 @@ _WALK = """
     )
     SELECT nid, parent, base, steps, added, removed FROM walk ORDER BY place
 """
-#: What each key held before its first change from an ordinal on. Uses state_changes_by_ordinal, and the primary key of
-#: events.
+#: The event that each key held before its first change from an ordinal on. Uses state_changes_by_ordinal and the
+#: primary key of events.
 _LINE = """
     SELECT c.type, c.state_key, c.prev_nid, p.event_id, CASE WHEN c.type = 'm.room.member' THEN p.json END
     FROM (
@@ -41,7 +41,7 @@ _GAPS = "SELECT anchor, missing FROM gaps WHERE room_nid = $1"
 _GAPS_OF = (
     "SELECT anchor, missing FROM gaps WHERE room_nid = $1 AND (anchor = ANY($2::bigint[]) OR missing && $3::text[])"
 )
-#: The first redactions that came: those of people who may not redact are among them.
+#: The first redactions that arrived, also those of users who may not redact.
 _AWAITED = """
     SELECT event_id, (array_agg(redaction_nid ORDER BY redaction_nid))[1:20] FROM awaited_redactions
     WHERE room_nid = $1 AND event_id = ANY($2::text[]) GROUP BY event_id
@@ -50,11 +50,12 @@ _AWAITED = """
 _LAST_BACK = "SELECT coalesce(max(back), 0) FROM events WHERE room_nid = $1 AND anchor = $2"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GraphEvent:
-    """An event that is stored, with what its place in the graph is. status: as in `shared/storage/events/batch.py`.
+    """A stored event and its place in the graph.
 
-    state_nid: snapshot of the state before it; None: the line before its ordinal.
+    status: as in `batch.py`.
+    state_nid: snapshot of the state before it. None: the line before its ordinal.
     """
 
     event_nid: int
@@ -70,8 +71,10 @@ class GraphEvent:
 
 
 class LineChange(NamedTuple):
-    """A key of the line that has changed since. previous: (nid, id, PDU of a member event) of what it held before;
-    None: the key was not there."""
+    """A key of the line that has changed.
+
+    previous: (number, id, PDU if it is a member event) of the event that it held before. None: the key was not set.
+    """
 
     type: str
     state_key: str
@@ -79,19 +82,19 @@ class LineChange(NamedTuple):
 
 
 async def get_graph_events(source: Source, room_nid: int, event_ids: Sequence[EventId]) -> list[GraphEvent]:
-    """Return those of these events that the room has, whatever their status, in no particular order."""
+    """Return the room's events with these ids, whatever their status, in no particular order."""
     if not event_ids:
         return []
-    return [GraphEvent(*row) for row in await source.fetch(_BY_ID, room_nid, list(event_ids))]
+    return [GraphEvent(**row) for row in await source.fetch(_BY_ID, room_nid, list(event_ids))]
 
 
 async def get_graph_events_by_nid(source: Source, room_nid: int, nids: Sequence[int]) -> list[GraphEvent]:
     """Return the room's events with these numbers, in no particular order."""
-    return [GraphEvent(*row) for row in await source.fetch(_BY_NID, room_nid, list(nids))] if nids else []
+    return [GraphEvent(**row) for row in await source.fetch(_BY_NID, room_nid, list(nids))] if nids else []
 
 
 async def get_snapshot_walk(source: Source, room_nid: int, nid: int) -> list[Snapshot]:
-    """Return a snapshot and its ancestors, each followed by its parent; nothing when it is not there."""
+    """Return a snapshot and its ancestors, each followed by its parent; nothing if it does not exist."""
     rows = await source.fetch(_WALK, room_nid, nid)
     return [
         Snapshot(nid, parent, base, steps, tuple(added), tuple(removed))
@@ -109,24 +112,24 @@ async def get_line_changes(source: Source, room_nid: int, start: int, end: int) 
 
 
 async def get_gaps(source: Source, room_nid: int) -> dict[int, list[EventId]]:
-    """Return the room's gaps: ordinal of the live event that follows -> ids of the events that are missing."""
+    """Return the room's gaps: ordinal of the live event after the gap -> ids of the missing events."""
     return {anchor: list(missing) for anchor, missing in await source.fetch(_GAPS, room_nid)}
 
 
 async def get_gaps_of(
     source: Source, room_nid: int, anchors: Sequence[int], event_ids: Sequence[EventId]
 ) -> dict[int, list[EventId]]:
-    """Return, as `get_gaps`, the gaps at these anchors and those in which one of these events is missing."""
+    """Return the gaps at these anchors, and those in which one of these events is missing, as `get_gaps` does."""
     rows = await source.fetch(_GAPS_OF, room_nid, list(anchors), list(event_ids))
     return {anchor: list(missing) for anchor, missing in rows}
 
 
 async def get_awaited_redactions(source: Source, room_nid: int, event_ids: Sequence[EventId]) -> dict[str, list[int]]:
-    """Return event id -> numbers of the redactions that came before the event, at most 20, earliest first."""
+    """Return event id -> numbers of the redactions that arrived before the event, at most 20, earliest first."""
     return {row[0]: list(row[1]) for row in await source.fetch(_AWAITED, room_nid, list(event_ids))}
 
 
 async def get_last_back(source: Source, room_nid: int, anchor: int) -> int:
-    """Return how many events of history are stored before this live event."""
+    """Return the number of fetched events that are stored before this live event."""
     back: int = await source.fetchval(_LAST_BACK, room_nid, anchor)
     return back

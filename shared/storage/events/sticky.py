@@ -1,11 +1,11 @@
-"""Which events are sticky (MSC4354): read once, when a process begins; then the stream of events tells."""
+"""Sticky events (MSC4354). A process reads them once, when it begins, and then follows the stream of events."""
 
 from dataclasses import dataclass
 
 from shared.core.identifiers import RoomId
 from shared.storage.engine.pool import Source
 
-#: Uses sticky_events_by_end and the primary key of rooms. The latest to end come first, should there be too many.
+#: Uses sticky_events_by_end and the primary key of rooms. Those that end last come first, in case there are too many.
 _UNEXPIRED = """
     SELECT r.room_id, s.event_nid, s.ordinal, s.writer, s.position, s.until_ms
     FROM sticky_events s JOIN rooms r USING (room_nid)
@@ -15,7 +15,7 @@ _UNEXPIRED = """
 
 @dataclass(frozen=True, slots=True)
 class StickyEvent:
-    """until_ms: when it ceases to be sticky."""
+    """A sticky event. until_ms: the time at which it ceases to be sticky."""
 
     event_nid: int
     ordinal: int
@@ -25,5 +25,5 @@ class StickyEvent:
 
 
 async def get_sticky_events(source: Source, now_ms: int, limit: int) -> list[tuple[RoomId, StickyEvent]]:
-    """Return (room id, event) of those that have not expired."""
+    """Return (room id, event) of the sticky events that have not expired."""
     return [(row[0], StickyEvent(*row[1:])) for row in await source.fetch(_UNEXPIRED, now_ms, limit)]

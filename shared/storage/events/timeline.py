@@ -1,7 +1,7 @@
-"""Reading events: pages of a room's timeline, single events, and where a token stands in a room.
+"""A room's timeline: pages of it, single events, and the position of a token in it.
 
-A room's live events have dense ordinals, so a place in its timeline is one number; events of history, fetched later,
-lie between them (`shared/core/history_point.py`). Rejected and soft-failed events and outliers are never part of it.
+A room's live events have dense ordinals, so a position in its timeline is one number. Events of history, fetched later,
+lie between them (`shared/core/history_point.py`). Rejected and soft-failed events and outliers are not in a timeline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from shared.core.history_point import HistoryPoint
 from shared.core.identifiers import EventId, RoomId
 from shared.storage.engine.pool import Source
 
-#: Joins use the primary key of events. A redaction and a replaced event come along: `unsigned` shows both.
+#: Joins use the primary key of events. They add the redaction and the replaced event, which `unsigned` shows.
 EVENT_COLUMNS = """
     e.event_nid, e.event_id, e.writer, e.position, coalesce(e.ordinal, e.anchor, 0) AS ordinal, e.replaces_nid,
     e.txn_device, e.txn_id, e.json,
@@ -28,9 +28,9 @@ EVENT_JOINS = """
     LEFT JOIN events x ON x.room_nid = e.room_nid AND x.event_nid = e.redacted_by
     LEFT JOIN events p ON p.room_nid = e.room_nid AND p.event_nid = e.replaces_nid
 """
-#: What a page tells beside: whether anything that is summed up relates to the event, and whether who sent it, or what
-#: it replaced, was erased. Two look-ups, in events_by_relation and the primary key of erased_users; few events, if any,
-#: have either. `LIMIT 1` keeps the planner from reading the whole tables once instead.
+#: A page also tells if an aggregated event relates to the event, and if the sender of the event, or of the one that it
+#: replaced, was erased. Two look-ups, in events_by_relation and the primary key of erased_users; few events have
+#: either. `LIMIT 1` keeps the planner from reading the whole tables instead.
 _PAGE_COLUMNS = f"""{EVENT_COLUMNS},
     (SELECT true FROM events c WHERE c.room_nid = $1 AND c.relates_to = e.event_id
        AND c.rel_type IN ('{REPLACE}', '{THREAD}', '{REFERENCE}') AND c.status = 0 AND c.redacted_by IS NULL
@@ -47,9 +47,9 @@ _FROM = f"""
     WHERE e.room_nid = $1 AND e.ordinal >= $2 AND e.status = 0 ORDER BY e.ordinal LIMIT $3
 """
 #: Both merge events_room_nid_ordinal_key and events_of_history, each read in its own order no further than the limit.
-#: The gap in which the place lies is a branch of its own, since no index condition says "behind this pair" when one
-#: of the two goes up and the other down.
-_PLACES_BEFORE = f"""
+#: The gap of the point is a branch of its own, since no index condition means "after this pair" if one of the two
+#: ascends and the other descends.
+_POINTS_BEFORE = f"""
     SELECT {_PAGE_COLUMNS} FROM (
         SELECT * FROM (
             (SELECT event_nid, ordinal AS place, 0 AS back FROM events
@@ -64,7 +64,7 @@ _PLACES_BEFORE = f"""
     ) AS n JOIN events e ON e.room_nid = $1 AND e.event_nid = n.event_nid {EVENT_JOINS}
     ORDER BY n.place DESC, n.back
 """
-_PLACES_FROM = f"""
+_POINTS_FROM = f"""
     SELECT {_PAGE_COLUMNS} FROM (
         SELECT * FROM (
             (SELECT event_nid, ordinal AS place, 0 AS back FROM events
@@ -90,7 +90,7 @@ _BY_ID = f"""
 _ROOM_OF = "SELECT r.room_id FROM events e JOIN rooms r USING (room_nid) WHERE e.event_id = $1"
 #: Uses events_by_id.
 _POSITIONS = "SELECT event_id, position FROM events WHERE event_id = ANY($1::text[])"
-#: Both use events_by_time; ties in no order.
+#: Both use events_by_time; ties are in no particular order.
 _SINCE_TIME = f"""
     SELECT {EVENT_COLUMNS} FROM events e {EVENT_JOINS}
     WHERE e.room_nid = $1 AND e.origin_server_ts >= $2 AND e.status = 0
@@ -117,8 +117,8 @@ ROOM = """
     ) last ON true
     WHERE r.room_id = $1
 """
-#: Uses events_room_nid_ordinal_key backwards. What a vector covers of a room is a prefix of it, so the first hit is
-#: the place. $2 known, $3 base, $4 and $5 the writers above base and their positions.
+#: Uses events_room_nid_ordinal_key backwards. A vector covers a prefix of a room's timeline, so the first hit is its
+#: end. $2 known, $3 base, $4 and $5 the writers above base and their positions.
 _ORDINAL_AT = """
     SELECT e.ordinal FROM events e
     LEFT JOIN unnest($4::bigint[], $5::bigint[]) AS v(writer, position) USING (writer)
@@ -137,9 +137,11 @@ _ACTIVE = """
 
 @dataclass(frozen=True, slots=True)
 class RoomRecord:
-    """A room that we have; last_ordinal: of its latest live event, 0 without any.
+    """A room.
 
-    last_anchor: of the last live event before which something is missing or was fetched later; None where nothing is.
+    last_ordinal: of its latest live event, 0 if it has none.
+    last_anchor: ordinal of the last live event before which events are missing or were fetched later. None: there is
+        no such event.
     """
 
     room_nid: int
@@ -150,13 +152,15 @@ class RoomRecord:
 
 
 class TimelineRow(NamedTuple):
-    """An accepted event as stored, with its redaction and, for state, what it replaced.
+    """An accepted event as stored, with its redaction and, for state, the event that it replaced.
 
-    ordinal, back: its place; of history the anchor and the steps back from it, for live events (ordinal, 0). An event
-    that is only known as a part of some state has the ordinal 0. previous_ordinal: likewise, None in its last case.
-    state_nid: snapshot of the state before it; None: the room's line before its ordinal. gap: when it came, events
-    before it were missing.
-    json, redaction_json, previous_json: PDUs. previous_redacted: the replaced event has been redacted itself.
+    ordinal, back: (ordinal, 0) of a live event; of history the anchor and the steps back from it. An event that is only
+        part of some state has the ordinal 0.
+    previous_ordinal: the same of the replaced event. None: that event is only part of some state.
+    state_nid: snapshot of the state before it. None: the room's line before its ordinal.
+    gap: True if events before it were missing when it arrived.
+    json, redaction_json, previous_json: PDUs.
+    previous_redacted: True if the replaced event has been redacted itself.
     """
 
     event_nid: int
@@ -184,9 +188,11 @@ class TimelineRow(NamedTuple):
 
 
 class PageRows(NamedTuple):
-    """rows: in the direction of reading. parents: numbers of those to which something relates that is summed up.
+    """A page of a timeline.
 
-    erased: whether the sender of any of them, or of what one replaced, was erased.
+    rows: in the direction of reading.
+    parents: numbers of the events that aggregated events relate to.
+    erased: True if the sender of any of them, or of an event that one replaced, was erased.
     """
 
     rows: list[TimelineRow]
@@ -200,7 +206,7 @@ def timeline_row(record: asyncpg.Record) -> TimelineRow:
 
 
 async def get_room(source: Source, room_id: RoomId) -> RoomRecord | None:
-    """Return the room; None for one that we do not have."""
+    """Return the room, None if it does not exist here."""
     row = await source.fetchrow(ROOM, room_id)
     return None if row is None else RoomRecord(*row)
 
@@ -211,37 +217,41 @@ async def get_timeline_before(source: Source, room_nid: int, ordinal: int, limit
 
 
 async def get_page(
-    source: Source, room_nid: int, place: HistoryPoint, limit: int, *, forward: bool, history: bool
+    source: Source, room_nid: int, point: HistoryPoint, limit: int, *, forward: bool, history: bool
 ) -> PageRows:
-    """Return at most `limit` events from a place (inclusive) on, earliest first; else before it, latest first.
+    """Return at most `limit` events from a point.
 
-    history: whether the room has any events that are not live, or may have; without, the question is a simpler one.
+    forward: True for those from the point (inclusive) on, earliest first. False for those before it, latest first.
+    history: False if the room has no events that are not live, which makes the query simpler.
     """
     if history:
-        sql = _PLACES_FROM if forward else _PLACES_BEFORE
-        found = await source.fetch(sql, room_nid, place.ordinal, -place.step, limit)
+        sql = _POINTS_FROM if forward else _POINTS_BEFORE
+        found = await source.fetch(sql, room_nid, point.ordinal, -point.step, limit)
     else:
-        found = await source.fetch(_FROM if forward else _BEFORE, room_nid, place.ordinal, limit)
+        found = await source.fetch(_FROM if forward else _BEFORE, room_nid, point.ordinal, limit)
     parents = {row["event_nid"] for row in found if row["is_parent"]}
     erased = any(row["is_erased"] for row in found)
     return PageRows([timeline_row(row) for row in found], parents, erased)
 
 
-async def get_places_from(source: Source, room_nid: int, place: HistoryPoint, limit: int) -> list[TimelineRow]:
-    """Return at most `limit` events from a place (inclusive) on, live ones and history, earliest first."""
-    rows = await source.fetch(_PLACES_FROM, room_nid, place.ordinal, -place.step, limit)
+async def get_events_from(source: Source, room_nid: int, point: HistoryPoint, limit: int) -> list[TimelineRow]:
+    """Return at most `limit` events from a point (inclusive) on, live ones and history, earliest first."""
+    rows = await source.fetch(_POINTS_FROM, room_nid, point.ordinal, -point.step, limit)
     return [timeline_row(row) for row in rows]
 
 
 async def get_gap_anchors(source: Source, room_nid: int, lowest: int, highest: int, limit: int) -> list[int]:
-    """Return the live events between two ordinals (inclusive) before which something is missing, latest first."""
+    """Return the live events between two ordinals (inclusive) before which events are missing, latest first."""
     return [row[0] for row in await source.fetch(_GAPS, room_nid, lowest, highest, limit)]
 
 
 async def get_events_near_time(
     source: Source, room_nid: int, time_ms: int, *, forward: bool, limit: int, offset: int
 ) -> list[TimelineRow]:
-    """Return events of that time or later, earliest first; else of that time or earlier, latest first."""
+    """Return events near a time.
+
+    forward: True for events of that time or later, earliest first. False for that time or earlier, latest first.
+    """
     sql = _SINCE_TIME if forward else _UNTIL_TIME
     return [timeline_row(row) for row in await source.fetch(sql, room_nid, time_ms, limit, offset)]
 
@@ -253,7 +263,7 @@ async def get_timeline_event(source: Source, room_nid: int, event_id: EventId) -
 
 
 async def get_room_of_event(source: Source, event_id: EventId) -> RoomId | None:
-    """Return the id of the room that the event is in; None for an event that we do not have."""
+    """Return the id of the event's room, None if the event is unknown."""
     room_id: RoomId | None = await source.fetchval(_ROOM_OF, event_id)
     return room_id
 
@@ -264,12 +274,12 @@ async def get_positions(source: Source, event_ids: Sequence[EventId]) -> dict[Ev
 
 
 async def get_events_by_nid(source: Source, room_nid: int, event_nids: Sequence[int]) -> list[TimelineRow]:
-    """Return the room's events with these ids, in no particular order."""
+    """Return the room's events with these numbers, in no particular order."""
     return [timeline_row(row) for row in await source.fetch(_BY_NIDS, room_nid, list(event_nids))]
 
 
 async def get_ordinal_at(source: Source, room_nid: int, known: int, base: int, above: Mapping[int, int]) -> int:
-    """Return the ordinal of the room's latest event behind a vector; 0 when none is.
+    """Return the ordinal of the room's latest event that a vector covers, 0 if there is none.
 
     known, base, above: the parts of a `Vector`.
     """
@@ -282,7 +292,7 @@ async def get_rooms_active_since(
 ) -> set[int]:
     """Return those of the rooms whose latest event, or any receipt, has a greater position.
 
-    Given the least positions of a vector this names every room with news behind it, and perhaps some without.
+    Given the least positions of a vector, this returns every room with news after it, and perhaps some without.
     """
     rows = await source.fetch(_ACTIVE, list(room_nids), event_position, receipt_position)
     return {row[0] for row in rows}

@@ -216,4 +216,4 @@ def _held(values: tuple[object, ...]) -> HeldRow:
     """Return what a key holds. values: EVENT_COLUMNS, then room number, type, state key and `since`."""
     _, kind, key, since = values[18:22]
     assert isinstance(kind, str) and isinstance(key, str) and (since is None or isinstance(since, int))
-    return HeldRow(kind, key, since, TimelineRow(*values[:18]))  # type: ignore[arg-type]
+    return HeldRow(kind, key, since, TimelineRow._make(values[:18]))

@@ -452,10 +452,10 @@ async def test_page_reads_no_more_rows_than_its_limit(postgres_module: TestDatab
         await conn.execute("ANALYZE events; ANALYZE gaps; SET plan_cache_mode = force_generic_plan")
         room, limit = 900007, 10
         for sql, args in (
-            (timeline._PLACES_BEFORE, (room, 30, 0, limit)),
-            (timeline._PLACES_BEFORE, (room, 20, 2500, limit)),
-            (timeline._PLACES_FROM, (room, 1, 0, limit)),
-            (timeline._PLACES_FROM, (room, 20, 2500, limit)),
+            (timeline._POINTS_BEFORE, (room, 30, 0, limit)),
+            (timeline._POINTS_BEFORE, (room, 20, 2500, limit)),
+            (timeline._POINTS_FROM, (room, 1, 0, limit)),
+            (timeline._POINTS_FROM, (room, 20, 2500, limit)),
             (timeline._SINCE_TIME, (room, 100, limit, 0)),
             (timeline._UNTIL_TIME, (room, 100, limit, 0)),
             (timeline._GAPS, (room, 1, 30, limit)),

@@ -18,13 +18,13 @@ from shared.http.request import Request, Response, empty_response, json_response
 from shared.http.serving import endpoint
 from shared.storage.engine.pool import Database
 from shared.storage.events.delayed import (
-    cancel,
-    claim,
-    finalise,
+    cancel_delayed_event,
+    claim_delayed_event,
+    finalise_delayed_event,
     get_delayed_event,
     give_up_claim,
-    list_scheduled,
-    restart,
+    list_scheduled_events,
+    restart_delayed_event,
 )
 
 _RETRY_AFTER_S = 0.1
@@ -54,7 +54,7 @@ class DelayedEvents:
     async def list_delayed_events(self, request: Request) -> Response:
         """GET /delayed_events: the requester's events that are still scheduled."""
         older_names = _uses_older_names(request)
-        events = await list_scheduled(self._database, request.user.user_id)
+        events = await list_scheduled_events(self._database, request.user.user_id)
         shown = [delayed_event_to_json(event, older_names=older_names) for event in events]
         return json_response({"delayed_events": shown})
 
@@ -133,10 +133,10 @@ class DelayedEvents:
     async def _try(self, action: Action, delay_id: str, user_id: UserId | None) -> bool:
         """Perform the action and return True if the event is scheduled and no process is sending it."""
         if action == "restart":
-            return await restart(self._database, delay_id, user_id)
+            return await restart_delayed_event(self._database, delay_id, user_id)
         if action == "cancel":
-            return await cancel(self._database, delay_id, user_id)
-        mark = await claim(self._database, delay_id, user_id)
+            return await cancel_delayed_event(self._database, delay_id, user_id)
+        mark = await claim_delayed_event(self._database, delay_id, user_id)
         if mark is None:
             return False
         await self._send(await self._find(delay_id, user_id), mark)
@@ -157,7 +157,7 @@ class DelayedEvents:
         )
         answer = await self._send_now(event.room_id, to_send)
         if answer.event_id is not None:
-            await finalise(self._database, event.delay_id, answer.event_id, None)
+            await finalise_delayed_event(self._database, event.delay_id, answer.event_id, None)
             return
         await give_up_claim(self._database, event.delay_id, mark)
         error = msgspec.json.decode(answer.error, type=dict[str, object])

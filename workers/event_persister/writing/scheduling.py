@@ -20,7 +20,7 @@ from shared.http.request import Request, Response, json_response
 from shared.http.serving import endpoint
 from shared.http.transaction_key import transaction_key
 from shared.storage.engine.pool import Database
-from shared.storage.events.delayed import schedule
+from shared.storage.events.delayed import schedule_delayed_event
 
 #: In the query of a send: the form that Element Call has used since the MSC's first drafts.
 DELAY = "org.matrix.msc4140.delay"
@@ -110,7 +110,7 @@ class Scheduling:
             delay_ms=delay_ms,
             scheduled_ms=0,
         )
-        scheduled = await schedule(self._database, event, key, self._limits.max_scheduled)
+        scheduled = await schedule_delayed_event(self._database, event, key, self._limits.max_scheduled)
         if not scheduled.is_room:
             raise forbidden("You are not in this room")
         if scheduled.delay_id is None:

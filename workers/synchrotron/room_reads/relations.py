@@ -21,7 +21,7 @@ from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import TimelineEvent
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.events.relations import Wanted, get_children, get_relating, get_thread_roots
+from shared.storage.events.relations import RelationFilter, get_children, get_relating, get_thread_roots
 from shared.storage.events.timeline import TimelineRow, get_events_by_nid
 from workers.synchrotron.room_reads.history_points import optional_point
 from workers.synchrotron.waiting.sync_tokens import SyncTokens
@@ -81,7 +81,7 @@ class Relations:
         forward = request.query_choice("dir", ("b", "f"), "b") == "f"
         limit = request.query_int("limit", _DEFAULT_LIMIT, minimum=1, maximum=self._max_events)
         recurse = request.query_bool("recurse") or request.query_bool("org.matrix.msc3981.recurse")
-        wanted = Wanted(request.params.get("relType"), request.params.get("eventType"))
+        wanted = RelationFilter(request.params.get("relType"), request.params.get("eventType"))
         try:
             room = await open_room(self._database, request.params["roomId"], request.user.user_id)
         except MatrixError as error:
@@ -145,17 +145,24 @@ class Relations:
         return json_response(body)
 
     def _one_level(
-        self, room: RoomView, event_id: EventId, wanted: Wanted, stop: HistoryPoint, *, forward: bool
+        self, room: RoomView, event_id: EventId, wanted: RelationFilter, stop: HistoryPoint, *, forward: bool
     ) -> _ReadPage:
         async def read(start: HistoryPoint, limit: int) -> list[TimelineRow]:
             return await get_children(
-                self._database, room.room_nid, event_id, wanted, start, stop, limit, forward=forward
+                self._database,
+                room.room_nid,
+                event_id,
+                wanted,
+                start=start,
+                stop=stop,
+                limit=limit,
+                forward=forward,
             )
 
         return read
 
     async def _all_levels(
-        self, room: RoomView, event_id: EventId, wanted: Wanted, stop: HistoryPoint, *, forward: bool
+        self, room: RoomView, event_id: EventId, wanted: RelationFilter, stop: HistoryPoint, *, forward: bool
     ) -> _ReadPage:
         """Find the points of all direct and indirect relations. Their rows are read page by page."""
         points: dict[int, HistoryPoint] = {}

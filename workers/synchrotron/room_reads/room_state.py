@@ -24,7 +24,7 @@ from shared.rooms.shown_event import Reader, shown_event
 from shared.rooms.timeline_event import MEMBER, TimelineEvent
 from shared.runtime.clock import Clock
 from shared.storage.engine.pool import Database
-from shared.storage.events.timeline import TimelineRow, get_places_from
+from shared.storage.events.timeline import TimelineRow, get_events_from
 from shared.storage.rooms.snapshots import get_state_at_snapshot
 from shared.storage.rooms.state import (
     get_current_keys,
@@ -162,7 +162,7 @@ class RoomState:
     async def _members_at(self, room: RoomView, point: HistoryPoint) -> AsyncGenerator[Sequence[TimelineRow], None]:
         """Yield the member events of the state at a point. An event of fetched history has a state of its own."""
         if point.step and not point.starts_gap:
-            found = await get_places_from(self._database, room.room_nid, point, 1)
+            found = await get_events_from(self._database, room.room_nid, point, 1)
             if found and found[0].place == point and found[0].state_nid is not None:
                 state = await get_state_at_snapshot(self._database, room.room_nid, found[0].state_nid)
                 yield [row for row in state if room.event(row).type == MEMBER]

@@ -302,6 +302,17 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PushRules:
+    """Push rules: which events notify users and are highlighted."""
+
+    legacy_mentions: bool = False
+    """Take the display name, the user name and `@room` in the text of a message for mentions, if its sender's client
+    does not know `m.mentions`. The specification dropped these rules in v1.17; bridges and old clients rely on them.
+    They cost memory and time: each room in memory keeps the name and rules of each of its local members (about 1.5 KB a
+    member), reads their member events when it is loaded, and judges a message for each member whose name is in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DelayedEvents:
     """Events that clients schedule for later (MSC4140). Calls use them to hang up when a client vanishes."""
 
@@ -486,6 +497,7 @@ class Config:
     federation: Federation = Federation()
     rooms: Rooms = Rooms()
     limits: Limits = Limits()
+    push_rules: PushRules = PushRules()
     delayed_events: DelayedEvents = DelayedEvents()
     presence: Presence = Presence()
     user_directory: UserDirectory = UserDirectory()

@@ -51,7 +51,7 @@ def compose(foundation: Foundation) -> Worker:
     shared_secret = config.secrets.registration_shared_secret
     member_profiles = MemberProfileSender(database, calls.to(SET_MEMBER_PROFILE), foundation.tasks)
     data = AccountDataWriter(database, writer, announcer)
-    rules = PushRulesWriter(database, writer, announcer, rule_switches(config.experimental))
+    rules = PushRulesWriter(database, writer, announcer, rule_switches(config))
     present_users = PresentUsers(database, announcer, foundation.slots, clock)
     typing = TypingNotices(database, announcer, present_users, clock)
 

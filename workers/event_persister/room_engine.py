@@ -63,7 +63,7 @@ def compose_engine(foundation: Foundation, identity: Identity, ask: AskPolicySer
         ResolutionMetrics(foundation.registry),
     )
     resolution = RoomResolution(resolver)
-    push_rules = PushRules(database, rule_switches(config.experimental))
+    push_rules = PushRules(database, rule_switches(config))
     foundation.follower.follow(PUSH_RULES, push_rules.apply)
     foundation.follower.follow(THREAD_SUBSCRIPTIONS, push_rules.apply_subscriptions)
     rooms = RoomsInMemory(

@@ -77,7 +77,7 @@ def compose(foundation: Foundation) -> Worker:
     hold = foundation.authenticator.hold
     metrics = SyncMetrics(foundation.registry)
     reads = CountedQueries(database, metrics)
-    switches = rule_switches(config.experimental)
+    switches = rule_switches(config)
     max_events, max_timeout_ms = config.limits.max_timeline_events, config.limits.max_sync_timeout_ms
     room_share_bytes, answer_share_bytes = config.caches.rooms_bytes // 8, config.caches.answers_bytes // 4
     has_presence, has_sticky = config.presence.enabled, config.experimental.msc4354_sticky_events

@@ -4,7 +4,7 @@
     event = PushEvent(pdu, room_id, joined, power_levels, in_thread=False)
     shared_rules(rules, room_id).evaluate(event)                  # (notifies, highlights) for a whole group
     group_of(rules, room_id)                                      # the group's number, or DEFAULT_GROUP
-    individual_triggers(rules, room_id, display_name)             # words and senders for an index
+    individual_triggers(rules, room_id, recipient)             # words and senders for an index
     rules.evaluate(event, Recipient(user_id, display_name))       # Outcome(notifies, highlights, actions) for one user
 
 An event is evaluated once per group of members. It is evaluated individually for the users in `event.named_users()`,

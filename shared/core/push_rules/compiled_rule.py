@@ -18,9 +18,16 @@ from shared.core.push_rules.conditions import (
     THREAD_SUBSCRIPTION,
     Test,
     compile_condition,
+    contains_user_name,
+    has_no_mentions,
     is_own_id,
 )
-from shared.core.push_rules.default_rules import RuleSwitches
+from shared.core.push_rules.default_rules import (
+    CONTAINS_DISPLAY_NAME,
+    CONTAINS_USER_NAME,
+    LEGACY_MENTIONS,
+    RuleSwitches,
+)
 from shared.core.push_rules.patterns import has_wildcards, match_whole, word_key
 
 #: The placeholder for the recipient's own user id in default rules.
@@ -31,8 +38,9 @@ RoomTest: TypeAlias = Callable[[str], bool]
 
 
 class Trigger(NamedTuple):
-    """A feature of events without which a rule cannot match. kind: WORD, SENDER_ID (key in lower case), DISPLAY_NAME or
-    NAMED.
+    """A feature of events without which a rule cannot match.
+
+    kind: WORD, SENDER_ID (key in lower case), DISPLAY_NAME, USER_NAME or NAMED.
     """
 
     kind: str
@@ -42,6 +50,7 @@ class Trigger(NamedTuple):
 WORD: Final = "word"
 SENDER_ID: Final = "sender"
 DISPLAY_NAME: Final = "display name"
+USER_NAME: Final = "user name"
 NAMED: Final = "named"
 
 
@@ -81,6 +90,8 @@ def compile_rules(changes: RuleChanges, switches: RuleSwitches) -> tuple[Compile
 
 def compile_rule(kind: str, rule: Mapping[str, Any], switches: RuleSwitches) -> CompiledRule | None:
     """Return a rule, given as GET /pushrules/ shows it, or None if it can match nothing."""
+    if rule["default"] and rule["rule_id"] in LEGACY_MENTIONS:
+        return _compile_legacy_mention(kind, rule)
     conditions = _conditions_of(kind, rule)
     if not switches.thread_subscriptions and any(c.get("kind") in THREAD_SUBSCRIPTION for c in conditions):
         return None
@@ -98,6 +109,27 @@ def compile_rule(kind: str, rule: Mapping[str, Any], switches: RuleSwitches) -> 
         room_tests=tuple(test for test in room_tests if test is not None),
         room_id=next((RoomId(room_id) for c in of_room if (room_id := _plain_value(c)) is not None), None),
         trigger=Trigger(NAMED) if own else next((t for c in rest if (t := _trigger_of(c)) is not None), None),
+        notifies=notifies,
+        highlights=highlights,
+        actions=rule["actions"],
+    )
+
+
+def _compile_legacy_mention(kind: str, rule: Mapping[str, Any]) -> CompiledRule:
+    """Return a rule for events without `m.mentions`. `@room` is no trigger, or it would name all members one by one."""
+    rule_id = rule["rule_id"]
+    conditions = () if rule_id == CONTAINS_USER_NAME else _conditions_of(kind, rule)
+    tests = [test for c in conditions if (test := compile_condition(c)) is not None]
+    if rule_id == CONTAINS_USER_NAME:
+        tests.append(contains_user_name)
+    triggers = {CONTAINS_DISPLAY_NAME: Trigger(DISPLAY_NAME), CONTAINS_USER_NAME: Trigger(USER_NAME)}
+    notifies, highlights = _outcome_of(rule["actions"])
+    return CompiledRule(
+        conditions=[{"kind": "no m.mentions"}, *conditions],
+        tests=(has_no_mentions, *tests),
+        room_tests=(),
+        room_id=None,
+        trigger=triggers.get(rule_id),
         notifies=notifies,
         highlights=highlights,
         actions=rule["actions"],

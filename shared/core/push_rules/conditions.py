@@ -1,7 +1,7 @@
 """Conditions of push rules, compiled to functions. Spec: client-server API v1.19, "Conditions".
 
-`contains_display_name` is deprecated but still defined. It works in users' own rules; no default rule uses it any more
-(`default_rules.py`).
+`contains_display_name` is deprecated but still defined. It works in users' own rules; a default rule uses it only with
+legacy mentions (`default_rules.py`).
 """
 
 import operator
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from shared.core.identifiers import UserId
-from shared.core.property_path import split_path
+from shared.core.property_path import ABSENT, split_path
 from shared.core.push_rules.patterns import literal_key, match_literal, match_whole, match_words, word_key
 from shared.core.push_rules.push_event import PushEvent
 
@@ -115,13 +115,22 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int)
 
 
-def _contains_display_name(_condition: Mapping[str, Any]) -> Test:
-    def test(event: PushEvent, recipient: Recipient) -> bool:
-        return literal_key(recipient.display_name) in event.word_keys() and match_literal(recipient.display_name)(
-            event.lower_body() or ""
-        )
+def has_no_mentions(event: PushEvent, _recipient: Recipient) -> bool:
+    """Return True for an event of a client that does not know `m.mentions`."""
+    return event.value(("content", "m.mentions")) is ABSENT
 
-    return test
+
+def contains_user_name(event: PushEvent, recipient: Recipient) -> bool:
+    """Return True if the local part of the recipient's user id is a word of the body."""
+    return _contains(event, recipient.user_id.removeprefix("@").partition(":")[0])
+
+
+def _contains(event: PushEvent, name: str) -> bool:
+    return literal_key(name) in event.word_keys() and match_literal(name)(event.lower_body() or "")
+
+
+def _contains_display_name(_condition: Mapping[str, Any]) -> Test:
+    return lambda event, recipient: _contains(event, recipient.display_name)
 
 
 def _room_member_count(condition: Mapping[str, Any]) -> Test | None:

@@ -1,7 +1,7 @@
 """The default rules of every user. Spec: client-server API v1.19, "Predefined Rules".
 
 Decisions:
-- `.m.rule.contains_display_name`, `.m.rule.contains_user_name` and `.m.rule.roomnotif` are not here, since v1.17
+- `.m.rule.contains_display_name`, `.m.rule.contains_user_name` and `.m.rule.roomnotif` need `RuleSwitches`, since v1.17
   removed them (MSC4210). Mentions are in `m.mentions`. Text alone mentions nobody, so that clients can detect spam.
   The condition `contains_display_name` is still defined and works in users' own rules.
 - The rules for polls (MSC3930, merged, not yet in the specification) have the prefixed names and event types that
@@ -18,20 +18,28 @@ from shared.core.identifiers import UserId
 
 _NOTIFY = "notify"
 _HIGHLIGHT = {"set_tweak": "highlight"}
+CONTAINS_DISPLAY_NAME: Final = ".m.rule.contains_display_name"
+CONTAINS_USER_NAME: Final = ".m.rule.contains_user_name"
+ROOM_NOTIF: Final = ".m.rule.roomnotif"
+#: The rules that v1.17 removed. Events with `m.mentions` match none of them.
+LEGACY_MENTIONS: Final = frozenset({CONTAINS_DISPLAY_NAME, CONTAINS_USER_NAME, ROOM_NOTIF})
 #: All kinds in the order of evaluation. postcontent: MSC4306.
 KINDS: Final = ("override", "content", "postcontent", "room", "sender", "underride")
 
 
 @dataclass(frozen=True, slots=True)
 class RuleSwitches:
-    """The open proposals that add rules. They are the same in a whole fleet.
+    """Settings that add rules. They are the same in a whole fleet.
 
     thread_subscriptions: True adds the kind postcontent (MSC4306).
     encrypted_events: True notifies of every encrypted event, so that clients decide (MSC4028).
+    legacy_mentions: True adds the rules that v1.17 removed: names and "@room" in the text of events without
+        `m.mentions`.
     """
 
     thread_subscriptions: bool = False
     encrypted_events: bool = False
+    legacy_mentions: bool = False
 
 
 ALL_OFF: Final = RuleSwitches()
@@ -48,6 +56,8 @@ def default_rules_of_kind(kind: str, user_id: UserId, switches: RuleSwitches) ->
     """
     if kind == "override":
         return _override_rules(user_id, switches)
+    if kind == "content" and switches.legacy_mentions:
+        return [_user_name_rule(user_id)]
     if kind == "underride":
         return _underride_rules()
     if kind == "postcontent" and switches.thread_subscriptions:
@@ -81,6 +91,7 @@ def _override_rules(user_id: UserId, switches: RuleSwitches) -> list[dict[str, A
             [{"kind": "event_property_contains", "key": r"content.m\.mentions.user_ids", "value": user_id}],
             [_NOTIFY, _sound("default"), dict(_HIGHLIGHT)],
         ),
+        *([_display_name_rule()] if switches.legacy_mentions else []),
         _rule(
             ".m.rule.is_room_mention",
             [
@@ -89,6 +100,7 @@ def _override_rules(user_id: UserId, switches: RuleSwitches) -> list[dict[str, A
             ],
             [_NOTIFY, dict(_HIGHLIGHT)],
         ),
+        *([_at_room_rule()] if switches.legacy_mentions else []),
         _rule(
             ".m.rule.tombstone",
             [_match("type", "m.room.tombstone"), _match("state_key", "")],
@@ -99,6 +111,24 @@ def _override_rules(user_id: UserId, switches: RuleSwitches) -> list[dict[str, A
         _rule(".org.matrix.msc3930.rule.poll_response", [_is("type", "org.matrix.msc3381.poll.response")], []),
         _rule(".m.rule.suppress_edits", [_is(r"content.m\.relates_to.rel_type", "m.replace")], []),
     ]
+
+
+def _display_name_rule() -> dict[str, Any]:
+    actions = [_NOTIFY, _sound("default"), dict(_HIGHLIGHT)]
+    return _rule(CONTAINS_DISPLAY_NAME, [{"kind": "contains_display_name"}], actions)
+
+
+def _at_room_rule() -> dict[str, Any]:
+    conditions = [_match("content.body", "@room"), {"kind": "sender_notification_permission", "key": "room"}]
+    return _rule(ROOM_NOTIF, conditions, [_NOTIFY, dict(_HIGHLIGHT)])
+
+
+def _user_name_rule(user_id: str) -> dict[str, Any]:
+    """user_id: also the placeholder of `compiled_rule.py`, which is its own local part."""
+    actions = [_NOTIFY, _sound("default"), dict(_HIGHLIGHT)]
+    rule = _rule(CONTAINS_USER_NAME, [], actions)
+    del rule["conditions"]
+    return {**rule, "pattern": user_id.removeprefix("@").partition(":")[0]}
 
 
 def _thread_rules() -> list[dict[str, Any]]:

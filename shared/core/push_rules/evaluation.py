@@ -20,6 +20,7 @@ from shared.core.push_rules.compiled_rule import (
     DISPLAY_NAME,
     NAMED,
     SENDER_ID,
+    USER_NAME,
     WORD,
     CompiledRule,
     RoomTest,
@@ -160,10 +161,10 @@ def group_of(rules: UserRules, room_id: RoomId) -> int:
     return shared_rules(rules, room_id).group
 
 
-def individual_triggers(rules: UserRules, room_id: RoomId, display_name: str) -> Triggers:
+def individual_triggers(rules: UserRules, room_id: RoomId, recipient: Recipient) -> Triggers:
     """Return the triggers of individual evaluation for this user in a room.
 
-    display_name: the user's in the room, "" for none. A new name needs new triggers if `rules.uses_display_name`.
+    A new display name needs new triggers if `rules.uses_display_name`.
     """
     if not rules.has_triggers:
         return NO_TRIGGERS
@@ -175,8 +176,12 @@ def individual_triggers(rules: UserRules, room_id: RoomId, display_name: str) ->
             words.add(rule.trigger.key)
         elif rule.trigger.kind == SENDER_ID:
             senders.add(rule.trigger.key)
-        elif rule.trigger.kind == DISPLAY_NAME and (key := literal_key(display_name)) is not None:
+        elif rule.trigger.kind == DISPLAY_NAME and (key := literal_key(recipient.display_name)) is not None:
             words.add(key)
+        elif rule.trigger.kind == USER_NAME:
+            localpart = recipient.user_id.removeprefix("@").partition(":")[0]
+            if (key := literal_key(localpart)) is not None:
+                words.add(key)
     return Triggers(frozenset(words), frozenset(senders))
 
 
@@ -208,7 +213,7 @@ def _identity(rules: Sequence[CompiledRule]) -> bytes:
 _NO_ROOM: Final = RoomId("")
 _DEFAULTS: Final = {
     switches: UserRules(NO_CHANGES, switches)
-    for switches in (RuleSwitches(*both) for both in product((False, True), repeat=2))
+    for switches in (RuleSwitches(*states) for states in product((False, True), repeat=3))
 }
 _DEFAULT_IDENTITIES: Final = {
     switches: _identity(_shared_rules(rules, _NO_ROOM)) for switches, rules in _DEFAULTS.items()

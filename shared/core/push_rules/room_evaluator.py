@@ -300,7 +300,7 @@ class RoomEvaluator:
             self.unnamed.discard(user_id)
 
     def _set_triggers(self, user_id: UserId, member: _Member) -> None:
-        member.triggers = individual_triggers(member.rules, self.room_id, member.display_name or "")
+        member.triggers = individual_triggers(member.rules, self.room_id, Recipient(user_id, member.display_name or ""))
         for index, keys in self._index_entries(member):
             for key in keys:
                 index.setdefault(key, set()).add(user_id)

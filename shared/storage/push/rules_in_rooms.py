@@ -14,6 +14,12 @@ _OF_ROOM = f"""
     {_RULES} JOIN memberships m ON m.room_nid = $1 AND m.user_id = p.user_id AND m.is_local AND m.membership = 'join'
     WHERE p.everywhere OR $2 = ANY(p.rooms) OR p.ignored <> '{{}}'
 """
+#: $1 room_nid. Uses the primary keys of memberships and push_rules.
+_OF_ALL_IN_ROOM = """
+    SELECT m.user_id, coalesce(p.rules, ''), coalesce(p.ignored, '{}'), coalesce(p.position, 0)
+    FROM memberships m LEFT JOIN push_rules p USING (user_id)
+    WHERE m.room_nid = $1 AND m.is_local AND m.membership = 'join'
+"""
 #: Uses the primary key of push_rules.
 _OF_USERS = f"{_RULES} WHERE p.user_id = ANY($1::text[])"
 #: Uses the primary key of push_members.
@@ -53,6 +59,11 @@ class PushRulesOfUser:
 async def get_rules_of_room(source: Source, room_nid: int, room_id: RoomId) -> list[PushRulesOfUser]:
     """Return the rules of a room's joined local members that may differ from the default ones in it."""
     return [_rules(row) for row in await source.fetch(_OF_ROOM, room_nid, room_id)]
+
+
+async def get_rules_of_all_in_room(source: Source, room_nid: int) -> list[PushRulesOfUser]:
+    """Return the rules of all joined local members of a room."""
+    return [_rules(row) for row in await source.fetch(_OF_ALL_IN_ROOM, room_nid)]
 
 
 async def get_rules_of_users(source: Source, user_ids: Collection[UserId]) -> list[PushRulesOfUser]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from shared.core.push_rules import PushEvent, Recipient
 
+_LEGACY = (".m.rule.contains_display_name", ".m.rule.contains_user_name", ".m.rule.roomnotif")
 _WORD = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
@@ -23,6 +24,8 @@ def evaluate(ruleset: Mapping[str, Any], event: PushEvent, recipient: Recipient)
 
 
 def _rule_matches(kind: str, rule: Mapping[str, Any], event: PushEvent, recipient: Recipient) -> bool:
+    if rule["default"] and rule["rule_id"] in _LEGACY and _property(r"content.m\.mentions", event)[0]:
+        return False
     if kind == "content":
         return _condition({"kind": "event_match", "key": "content.body", "pattern": rule["pattern"]}, event, recipient)
     if kind == "room":

@@ -114,7 +114,7 @@ changes = st.builds(
         max_size=2,
     ),
 )
-switches = st.builds(RuleSwitches, st.booleans(), st.booleans())
+switches = st.builds(RuleSwitches, st.booleans(), st.booleans(), st.booleans())
 readers = st.builds(
     Recipient, st.sampled_from(USERS), st.sampled_from(["", " ", "Tea", "ann", "time*", "日"]), st.booleans()
 )

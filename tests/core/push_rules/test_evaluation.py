@@ -76,7 +76,7 @@ def test_user_without_triggers_has_the_outcome_of_the_group(
     some: RuleChanges, with_switches: RuleSwitches, event: PushEvent, recipient: Recipient
 ) -> None:
     rules = _rules(some, with_switches)
-    triggers = individual_triggers(rules, event.room_id, recipient.display_name)
+    triggers = individual_triggers(rules, event.room_id, recipient)
     if (
         recipient.user_id == event.sender
         or recipient.user_id in event.named_users()
@@ -111,8 +111,9 @@ def test_rules_matter_only_in_affected_rooms(some: RuleChanges, with_switches: R
     if not everywhere and room_id not in rooms:
         rules = _rules(some, with_switches)
         assert group_of(rules, room_id) == DEFAULT_GROUP
-        triggers = individual_triggers(rules, room_id, "Tea")
-        assert (triggers.words, triggers.senders) == (frozenset(), frozenset())
+        triggers = individual_triggers(rules, room_id, Recipient("", "Tea"))
+        of_names = {"tea"} if with_switches.legacy_mentions else frozenset()  # all members are loaded for these
+        assert (triggers.words, triggers.senders) == (of_names, frozenset())
 
 
 def _event(body: str = "hello", *, sender: str = "@you:x", count: int = 5, **content: Any) -> PushEvent:
@@ -162,11 +163,11 @@ def test_equal_rules_are_one_group() -> None:
         .with_default(".m.rule.is_user_mention", DefaultChange(enabled=False))
     )
     assert group_of(_rules(quiet), "!a:x") == DEFAULT_GROUP
-    triggers = individual_triggers(_rules(quiet), "!a:x", "Me")
+    triggers = individual_triggers(_rules(quiet), "!a:x", _ME)
     assert (triggers.words, triggers.senders) == ({"honey"}, {"@s:x"})
     muted = RuleChanges({**_muting().rules, "content": quiet.of_kind("content")})
-    assert individual_triggers(_rules(muted), "!a:x", "Me").words == frozenset()  # never reached there
-    assert individual_triggers(_rules(muted), "!b:x", "Me").words == {"honey"}
+    assert individual_triggers(_rules(muted), "!a:x", _ME).words == frozenset()  # never reached there
+    assert individual_triggers(_rules(muted), "!b:x", _ME).words == {"honey"}
 
 
 def test_group_numbers_are_stable() -> None:
@@ -187,7 +188,45 @@ def test_display_name_in_the_body_counts_with_a_rule_for_it(event: PushEvent, us
     named = isinstance(body, str) and "tea time" in body.lower() and event.sender != user_id
     if named:
         assert rules.evaluate(event, recipient).highlights
-        assert individual_triggers(rules, event.room_id, "Tea time").words & event.word_keys()
+        assert individual_triggers(rules, event.room_id, Recipient("", "Tea time")).words & event.word_keys()
+
+
+def test_legacy_mentions_are_names_and_at_room_in_events_without_m_mentions() -> None:
+    rules = user_rules(b"", RuleSwitches(legacy_mentions=True))
+    carol = Recipient("@carol.b:x", "Tea Time")
+    for body, highlights in (
+        ("it is tea time!", 1),
+        ("teatime", 0),
+        ("hey CAROL.B:", 1),
+        ("carol", 0),
+        ("@room look", 1),
+        ("@rooms", 0),
+    ):
+        outcome = rules.evaluate(_event(body, sender="@mod:x"), carol)
+        assert (outcome.notifies, outcome.highlights) == (1, highlights), body
+        triggers = individual_triggers(rules, "!a:x", carol)
+        shared = shared_rules(rules, "!a:x").evaluate(_event(body, sender="@mod:x"))
+        named = bool(triggers.words & _event(body).word_keys())
+        assert shared == (1, 1 if body == "@room look" else 0) or named
+        for mentions in ({}, {"user_ids": []}, None):
+            event = _event(body, sender="@mod:x", **{"m.mentions": mentions})
+            assert rules.evaluate(event, carol).highlights == 0, "this client knows m.mentions"
+            assert shared_rules(rules, "!a:x").evaluate(event) == (1, 0)
+        assert user_rules(b"").evaluate(_event(body, sender="@mod:x"), carol).highlights == 0, "off by default"
+    assert rules.evaluate(_event("@room", sender="@nobody:x"), carol).highlights == 0, "without the permission"
+    # A user's own rule with the same conditions is another one: it holds for every client.
+    conditions = default_rule(rules, ".m.rule.roomnotif")
+    own = NO_CHANGES.with_kind(
+        "override", [UserRule("own", ["notify", {"set_tweak": "highlight"}], conditions=conditions)]
+    )
+    assert (
+        _rules(own, rules.switches).evaluate(_event("@room", sender="@mod:x", **{"m.mentions": {}}), carol).highlights
+    )
+
+
+def default_rule(rules: UserRules, rule_id: str) -> Any:
+    shown = full_ruleset(NO_CHANGES, "@u:x", rules.switches)["global"]
+    return next(rule["conditions"] for rule in shown["override"] if rule["rule_id"] == rule_id)
 
 
 def test_unknown_keys_of_a_later_release_are_skipped() -> None:

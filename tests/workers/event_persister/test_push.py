@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from replication.streams import PUSH_RULES
+from shared.config.sections import PushRules as PushRulesConfig
 from shared.core.push_rules import (
     DEFAULT_GROUP,
     NO_CHANGES,
@@ -29,7 +30,7 @@ from shared.storage.push.totals_check import get_wrong_totals
 from shared.storage.push.unread import get_unread
 from tests.fix_servers import TestDatabase
 from tests.rigs.persister import Persister, User, event_persister
-from tests.rigs.worker import SERVER
+from tests.rigs.worker import SERVER, make_config
 from tests.workers.event_persister.graph_rig import BOB, CAROL, begin, deliver, forget_rooms, outcomes
 from tests.workers.event_persister.push_rig import (
     HIGHLIGHT,
@@ -525,3 +526,43 @@ async def test_only_events_sent_by_the_user_mark_a_room_as_read(postgres_module:
             counted.add(row, accepted=True)
         own = [row.ordinal for row in counted.between(0, counted.last_ordinal) if row.sender == room.bob.user_id]
         assert own == [announced[-1].ordinal]
+
+
+async def test_legacy_mentions_find_members_by_their_names(postgres: TestDatabase) -> None:
+    """A server may offer the rules that v1.17 removed, for bridges and old clients that send no `m.mentions`."""
+    config = make_config(push_rules=PushRulesConfig(legacy_mentions=True))
+    async with event_persister(postgres.dsn, config=config) as persister:
+        alice, bob, carol = (persister.user(name) for name in ("alice", "bob", "carol"))
+        for user, name in ((bob, "Bob the Bee"), (carol, "Carol")):
+            await persister.sql(
+                "INSERT INTO profiles VALUES ($1, 'displayname', $2)", user.user_id, f'"{name}"'.encode()
+            )
+        room_id = await alice.create_room(preset="public_chat")
+        for user in (bob, carol):
+            await user.act(room_id, "join")
+
+        async def highlighted(body: str, sender: User = alice, **more: Any) -> set[str]:
+            await send(sender, room_id, text(body, **more))
+            stored = await Stored.read(persister, room_id)
+            last = stored.rows[-1]["ordinal"]
+            members = [user.user_id for user in (alice, bob, carol) if user is not sender]
+            return {one[1:].partition(":")[0] for one in members if stored.counted(last, "", one, joined=True)[1]}
+
+        for loaded in (True, False):
+            if not loaded:
+                forget_rooms(persister)
+            assert await highlighted("hello bob the BEE") == {"bob"}
+            assert await highlighted("bob and carol") == {"bob", "carol"}, "the user name, the display name"
+            assert await highlighted("@room") == {"bob", "carol"}
+            assert await highlighted("@room", sender=bob) == set(), "without the permission"
+            assert await highlighted("carol @room", **mention(bob)) == {"bob"}, "this client knows m.mentions"
+            assert await highlighted("nobody") == set()
+        member = {"membership": "join", "displayname": "Melissa"}
+        assert (await bob.put_state(room_id, "m.room.member", member, bob.user_id)).status == 200
+        assert await highlighted("the bee melissa") == {"bob"}
+        assert await highlighted("the bee") == set()
+        dan = persister.user("dan")
+        await dan.act(room_id, "join")
+        await send(alice, room_id, text("hello dan"))
+        stored = await Stored.read(persister, room_id)
+        assert stored.counted(stored.rows[-1]["ordinal"], "", dan.user_id, joined=True) == (1, 1)

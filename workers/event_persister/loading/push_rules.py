@@ -18,6 +18,7 @@ from shared.storage.events.stored_events import get_events
 from shared.storage.push.rules_in_rooms import (
     PushRulesOfUser,
     get_event_threads,
+    get_rules_of_all_in_room,
     get_rules_of_room,
     get_rules_of_users,
 )
@@ -62,8 +63,14 @@ class PushRules:
                 push.subscribers.take(row.thread_id, row.user_id, row.position, subscribed=row.subscribed)
 
     async def read_room(self, snapshot: Connection, room_nid: int, room_id: RoomId) -> dict[UserId, KnownRules]:
-        """Return the rules of a room's members, of those whose rules may differ from the default ones there."""
-        rows = await get_rules_of_room(snapshot, room_nid, room_id)
+        """Return the rules of a room's members, of those whose rules may differ from the default ones there.
+
+        With legacy mentions, these are all members, since the default rules are about their names.
+        """
+        if self._switches.legacy_mentions:
+            rows = await get_rules_of_all_in_room(snapshot, room_nid)
+        else:
+            rows = await get_rules_of_room(snapshot, room_nid, room_id)
         return {row.user_id: self._known(row) for row in rows}
 
     async def load(self, room: LiveRoom, lacking: Lacking) -> None:

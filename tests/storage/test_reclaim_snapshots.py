@@ -9,7 +9,7 @@ import pytest
 from shared.core.state_snapshots import Snapshot
 from shared.storage.events.batch import EventBatch
 from shared.storage.events.commit import StatementRefused, commit_events
-from shared.storage.removal.unused_snapshots import Place, reclaim_all_of_room, reclaim_snapshots
+from shared.storage.removal.unused_snapshots import SnapshotKey, reclaim_all_of_room, reclaim_snapshots
 from tests.fix_servers import TestDatabase
 from tests.storage.test_events import OneConnection, event, writing
 
@@ -35,7 +35,7 @@ async def _walks(writer: OneConnection, rows: int) -> int:
     """Walk until a whole walk deletes nothing; return how many went."""
     total, deleted = 0, 1
     while deleted:
-        deleted, place = 0, Place(-1, -1)
+        deleted, place = 0, SnapshotKey(-1, -1)
         while place is not None:
             count, place = await reclaim_snapshots(writer.write, place, rows=rows)  # type: ignore[assignment]
             deleted += count

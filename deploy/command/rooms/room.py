@@ -42,7 +42,7 @@ from shared.storage.removal.purge import (
     purge_batches,
     start_purge,
 )
-from shared.storage.removal.unused_snapshots import Place, reclaim_snapshots
+from shared.storage.removal.unused_snapshots import SnapshotKey, reclaim_snapshots
 
 _DAY_MS = 86_400_000
 _MARK_ATTEMPTS = 10  # a busy room may take the ordinal before us
@@ -152,7 +152,7 @@ async def _reclaim_walks(writer: FencedWriter) -> AsyncIterator[int]:
     in_walk = 1
     while in_walk:
         in_walk = 0
-        place: Place | None = Place(-1, -1)
+        place: SnapshotKey | None = SnapshotKey(-1, -1)
         while place is not None:
             deleted, place = await reclaim_snapshots(writer.write, place)
             in_walk += deleted

@@ -46,6 +46,15 @@ def set_text_codec(conn: asyncpg.Connection) -> None:
     # for text[], which its look-up finds first. The derived array codec under another id uses the new codec of `text`.
     # Not the text format: asyncpg drops empty strings from arrays then.
     settings: Any = conn._protocol.get_settings()  # type: ignore[attr-defined]
-    settings.add_python_codec(_TEXT, "text", "pg_catalog", (), "scalar", escape, unescape, "binary")
+    settings.add_python_codec(
+        typeoid=_TEXT,
+        typename="text",
+        typeschema="pg_catalog",
+        typeinfos=(),
+        typekind="scalar",
+        encoder=escape,
+        decoder=unescape,
+        format="binary",
+    )
     settings.register_data_types([_ARRAY])
     settings.set_builtin_type_codec(_TEXT_ARRAY, "_text", "pg_catalog", "array", _ANY_FREE_ID, None)

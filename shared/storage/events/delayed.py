@@ -109,7 +109,7 @@ _MINE = f"SELECT substr(duty, {len(_PREFIX) + 1})::smallint AS shard FROM {_SHAR
 #: Each live process of the job gets its share of the shards: one with more gives some up, one with fewer takes free
 #: ones.
 BALANCE_SHARDS = fenced_statement(
-    "keep_share_of_delayed_events",
+    "balance_shards_of_delayed_events",
     NoParameters,
     {
         "share": f"""

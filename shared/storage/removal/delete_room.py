@@ -1,14 +1,14 @@
-"""Deleting a room, online: marked first, then one fenced statement of bounded size after another.
+"""Deletion of a room, online: it is marked first, then deleted by fenced statements of bounded size.
 
-The mark takes the room's id away: from then on no reader and no writer finds it, under its id or an alias. Its next
-ordinal is taken by a rejected event without content: whoever has the room in memory and writes into it is refused as
-if another process had written (`events_room_nid_ordinal_key`), drops its copy, and finds no room. Rows go table by
-table, the `rooms` row last and only when no other is left. Until then its events' ids are still taken, so the room
-cannot be had from other servers again.
+The mark removes the room's id: from then on no reader and no writer finds the room, under its id or an alias. A
+rejected event without content takes its next ordinal. A process that has the room in memory and writes into it is
+refused as if another process had written (`events_room_nid_ordinal_key`), drops its copy, and finds no room. Rows are
+deleted table by table, the `rooms` row last and only if no other is left. Until then the ids of its events are still
+taken, so the room cannot come back from other servers.
 
-The caller makes local users leave first, and tells the room's owner to drop it: events without an ordinal
-(soft-failed, outliers) are not refused, and keep the last step waiting until they went too.
-A crash at any time, or two callers at once, do no harm: `rooms.deleted_id` says what is being deleted.
+The caller makes local users leave first, and lets the room's owner drop it. Events without an ordinal (soft-failed,
+outliers) are not refused, so the last step waits until they are deleted too. A crash at any time, or two callers at
+once, do no harm: `rooms.deleted_id` marks the rooms to delete.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -23,16 +23,35 @@ from shared.storage.events.batch import REJECTED
 from shared.storage.removal.purge import BATCH_ROWS
 from shared.storage.removal.unused_snapshots import reclaim_all_of_room
 
-#: Tables with rows of a room beside `rooms`, in the order in which they are emptied: first what shows the room to its
-#: users, events before the snapshots that they name. state_snapshots goes leaf by leaf (`unused_snapshots.py`).
+#: Tables with rows of a room other than `rooms`, in the order in which they are emptied: first those that show the room
+#: to its users, and events before the snapshots that they name. state_snapshots goes leaf by leaf
+#: (`unused_snapshots.py`).
 ROOM_TABLES = (
-    "memberships", "room_aliases", "account_data", "receipts", "client_transactions", "forward_extremities",
-    "current_state", "state_changes", "gaps", "awaited_redactions", "search_words", "user_directory_rooms",
-    "delayed_events", "thread_subscriptions", "sticky_events",
-    "push_counters", "push_exceptions", "push_members", "push_own", "push_redacted",
-    "push_redacted_users", "events", "state_snapshots",
-)  # fmt: skip
-#: The event that takes the ordinal. Numbers of real events begin at 1; position 0 is before every stream's begin.
+    "memberships",
+    "room_aliases",
+    "account_data",
+    "receipts",
+    "client_transactions",
+    "forward_extremities",
+    "current_state",
+    "state_changes",
+    "gaps",
+    "awaited_redactions",
+    "search_words",
+    "user_directory_rooms",
+    "delayed_events",
+    "thread_subscriptions",
+    "sticky_events",
+    "push_counters",
+    "push_exceptions",
+    "push_members",
+    "push_own",
+    "push_redacted",
+    "push_redacted_users",
+    "events",
+    "state_snapshots",
+)
+#: The event that takes the ordinal. Numbers of real events begin at 1; position 0 is before every stream's first one.
 _MARK_NID = 0
 
 
@@ -57,8 +76,7 @@ class DeletedRoom:
     room_nid: int
 
 
-#: Uses rooms_room_id_key, the primary key of memberships,
-#: events_room_nid_ordinal_key.
+#: Uses rooms_room_id_key, the primary key of memberships, events_room_nid_ordinal_key.
 MARK_DELETED = fenced_statement(
     "delete_room_mark",
     MarkDeleted,
@@ -143,10 +161,13 @@ _COUNT = """
 
 
 class RoomHasMembers(SkepError):
-    """Users of this server are still joined. user_id: one of them."""
+    """Users of this server are still joined.
+
+    user_id: one of them.
+    """
 
     def __init__(self, room_id: RoomId, user_id: UserId) -> None:
-        super().__init__(f"Users of this server are still in {room_id}, such as {user_id}: make them leave first")
+        super().__init__(f"Users of this server are still in {room_id}, such as {user_id}. Make them leave first.")
         self.user_id = user_id
 
 
@@ -157,10 +178,10 @@ class RoomBeingDeleted:
 
 
 async def mark_room_deleted(write: FencedWrite, room_id: RoomId, *, force: bool = False) -> int | None:
-    """Begin to delete a room; return its number. From now on nobody finds it.
+    """Mark a room as deleted. Return its number, None if there is no such room any more.
 
-    force: though local users are joined; they lose the room without a word. None: there is no such room (any more).
-    Raises RoomHasMembers; asyncpg's UniqueViolationError when the room was written at the same moment: call again.
+    force: True to mark the room although local users are joined. They lose it without notice.
+    Raises RoomHasMembers. Raises asyncpg's UniqueViolationError if the room was written at the same moment: try again.
     """
     row = await write(MARK_DELETED, MarkDeleted(room_id=room_id, force=force))
     if row["room_nid"] is not None and not row["marked"]:
@@ -170,22 +191,22 @@ async def mark_room_deleted(write: FencedWrite, room_id: RoomId, *, force: bool 
 
 
 async def count_room(source: Source, room_nid: int) -> tuple[int, int]:
-    """Return how many events the room has, and how many local users are joined. Reads all of them."""
+    """Return (number of events, number of joined local users) of the room. Reads all of them."""
     row = await source.fetchrow(_COUNT, room_nid)
     assert row is not None
     return row[0], row[1]
 
 
 async def get_rooms_being_deleted(source: Source, limit: int) -> list[RoomBeingDeleted]:
-    """Return rooms that are marked and not yet gone."""
+    """Return rooms that are marked and not deleted yet."""
     return [RoomBeingDeleted(*row) for row in await source.fetch(_UNDER_WAY, limit)]
 
 
 async def delete_room_batches(write: FencedWrite, room_nid: int, *, rows: int = BATCH_ROWS) -> AsyncIterator[int]:
-    """Delete a marked room. Yields after each statement how many rows it deleted, as the caller may want to pause.
+    """Delete a marked room. Yield after each statement the number of deleted rows, so that the caller can pause.
 
-    At the end the room is gone, unless somebody held or wrote rows of it meanwhile (`get_rooms_being_deleted` still
-    names it then). A room that is not marked is left as it is.
+    At the end the room is deleted, unless other transactions locked or wrote rows of it meanwhile. Then
+    `get_rooms_being_deleted` still returns it. A room that is not marked is left alone.
     """
     for statement in _STATEMENTS.values():
         deleted = 1

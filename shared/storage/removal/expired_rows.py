@@ -1,13 +1,13 @@
-"""Rows whose time has passed, deleted in small batches: no statement holds many locks, and two cleaners share the work.
+"""Expired rows, deleted in small batches: no statement holds many locks, and two processes share the work.
 
-Each statement's $1: older than this; $2: at most so many rows. It returns how many went.
+$1 of each statement: delete rows that are older. $2: the most rows.
 """
 
 from collections.abc import Mapping
 
 from shared.storage.engine.pool import Database
 
-#: Name of the job -> its statement. The small tables are read whole.
+#: Job -> its statement. Small tables are read whole.
 STATEMENTS: Mapping[str, str] = {
     "uia_sessions": """
         DELETE FROM uia_sessions WHERE session_id IN (
@@ -17,7 +17,7 @@ STATEMENTS: Mapping[str, str] = {
         DELETE FROM registration_nonces WHERE nonce IN (
             SELECT nonce FROM registration_nonces WHERE created_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
-    # A full bucket is as good as none. $1 in milliseconds like the others.
+    # A full bucket is the same as none. $1 is in milliseconds, as in the others.
     "login_attempts": """
         DELETE FROM login_attempts WHERE key IN (
             SELECT key FROM login_attempts WHERE refilled_at < to_timestamp($1::bigint / 1000.0)
@@ -29,7 +29,7 @@ STATEMENTS: Mapping[str, str] = {
             SELECT room_nid, key FROM client_transactions WHERE created_ms < $1
             ORDER BY created_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
-    # Positions grow with time, so the primary key finds the old ones first.
+    # Positions grow with time, so the primary key finds the oldest rows first.
     "session_changes": """
         DELETE FROM session_changes WHERE position IN (
             SELECT position FROM (SELECT position, changed_ms FROM session_changes ORDER BY position LIMIT $2) AS oldest
@@ -41,7 +41,7 @@ STATEMENTS: Mapping[str, str] = {
             SELECT user_id, device_id, key FROM to_device_transactions WHERE created_ms < $1
             ORDER BY created_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
-    # The newest row stays: the oldest one that is there tells which tokens are too old.
+    # The newest row stays, since the oldest stored row tells which tokens are too old.
     "device_list_changes": """
         DELETE FROM device_list_changes WHERE position IN (
             SELECT position FROM (SELECT position, changed_ms FROM device_list_changes ORDER BY position LIMIT $2) AS o
@@ -68,7 +68,8 @@ STATEMENTS: Mapping[str, str] = {
         DELETE FROM delayed_events WHERE delay_id IN (
             SELECT delay_id FROM delayed_events WHERE finalised_ms < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
     """,
-    # Expired, and nothing can renew them: their refresh token is gone or was replaced. Uses access_tokens_by_expiry.
+    # Expired tokens that nothing can renew, since their refresh token is deleted or replaced. Uses
+    # access_tokens_by_expiry.
     "access_tokens": """
         DELETE FROM access_tokens WHERE token_hash IN (
             SELECT a.token_hash FROM access_tokens a
@@ -81,6 +82,6 @@ STATEMENTS: Mapping[str, str] = {
 
 
 async def delete_old_rows(database: Database, job: str, older_than_ms: int, limit: int) -> int:
-    """Delete one batch; return how many rows went. job: a key of STATEMENTS."""
+    """Delete one batch. Return the number of deleted rows. job: a key of STATEMENTS."""
     status = await database.execute(STATEMENTS[job], older_than_ms, limit)
     return int(status.rpartition(" ")[2])

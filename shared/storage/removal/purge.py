@@ -1,27 +1,26 @@
-"""Purge of a room's history, online: one fenced statement of bounded size after another.
+"""Purge of a room's history, online, by fenced statements of bounded size.
 
-A purge goes up to an ordinal (exclusive), never past the latest `keep_events` events. What goes, and when:
+A purge goes up to an ordinal (exclusive), and never includes the latest `keep_events` events. Its steps:
 
-1. *Retire*, from the earliest event on. Messages before the ordinal are deleted, those of fetched history and the
-   soft-failed and rejected ones of that time too; gaps there are closed. State events and redactions only leave the
-   timeline (status RETIRED): no page, context or single event shows them any more. What they counted becomes one
-   total per group and thread (`purge_counts.py`).
-2. *Compact* the line: of each key's changes before the ordinal one stays, the last. The state before every ordinal
-   that remains is what it was.
-3. *Sweep*: a retired state event is deleted once it is in no state that remains (the current one, the line, a
-   snapshot). What an auth chain can hold (AUTH_TYPES) stays for good: so what any event cites is always there. A
-   redaction stays for as long as what it redacts, or while that is awaited: nothing that was redacted comes back.
+1. *Retire*, from the earliest event on. Messages before the ordinal are deleted, including those of fetched history
+   and the soft-failed and rejected ones of that time. Gaps there are closed. State events and redactions leave the
+   timeline (status RETIRED): no page, context or single event shows them any more. Their counts become one total per
+   group and thread (`purge_counts.py`).
+2. *Compact* the line. Of each key's changes before the ordinal, only the last stays. The state before every remaining
+   ordinal is unchanged.
+3. *Sweep*. A retired state event is deleted once it is in no remaining state (the current one, the line, a snapshot).
+   Events that can be in an auth chain (AUTH_TYPES) are never deleted, so all auth events of any event exist. A
+   redaction stays as long as the event that it redacts, or while that event is awaited: no redacted content comes back.
 
-Ordinals never change; the timeline begins at `rooms.first_ordinal`. Receipts and clients' transactions stay: they
-are places and answers, and name events by id only. `prev_nids`, `replaces_nid` and `redacts_nid` of events that remain
-may name what is gone.
+Ordinals never change; the timeline begins at `rooms.first_ordinal`. Receipts and clients' transactions stay, since they
+name events by id only. `prev_nids`, `replaces_nid` and `redacts_nid` of remaining events may name deleted events.
 
-What a writer may count on: the latest event, the extremities, their states, all auth events and the current state
-are never touched. A retired event has no place and no known state: to name it as a predecessor is like naming one
-that is not here. Whoever had read it before must have stored its own event within `settle_s` of that, since 2 and 3
-wait so long after the last 1; an event that names a reclaimed snapshot is refused (`events_state_nid_fkey`).
+A purge never touches what a writer depends on: the latest event, the extremities, their states, all auth events and the
+current state. A retired event has no place and no known state, so naming it as a previous event is like naming a
+missing one. A writer that read it before must store its own event within `settle_s`, since steps 2 and 3 wait so long
+after the last step 1. An event that names a reclaimed snapshot is refused (`events_state_nid_fkey`).
 
-A crash at any time, or two callers at once, do no harm: the columns of `rooms` say how far each part has come.
+A crash at any time, or two callers at once, do no harm: the columns of `rooms` record the progress of each step.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -50,14 +49,13 @@ from shared.storage.removal.purge_statements import (
 )
 from shared.storage.removal.unused_snapshots import reclaim_all_of_room
 
-BATCH_ROWS = 500  # about 20 ms of row locks on events that nobody but a redaction changes
-KEEP_EVENTS = 100  # as many as readers keep of a room: who is behind a little finds its rows
-SETTLE_S = 600.0  # no event takes so long from reading what it is built upon to being stored
-_MAX_WALKS = 8  # longer chains, of redactions of redactions, go on with the next purge
-_RETENTION_WINDOW = 10_000  # ordinals looked at for one room: more go with the next purge
+BATCH_ROWS = 500  # about 20 ms of row locks on events that only a redaction changes
+KEEP_EVENTS = 100  # as many as readers keep of a room: a reader that is a little behind finds its rows
+SETTLE_S = 600.0  # no event takes so long from the read of its previous events to its commit
+_MAX_WALKS = 8  # longer chains of redactions of redactions are left to the next purge
+_RETENTION_WINDOW = 10_000  # ordinals that one purge reads of a room; the rest is left to the next purge
 
-#: $2: before this time. Of the first events with a greater time, and a window beyond, nothing is asked.
-#: Uses events_room_nid_ordinal_key and events_by_time.
+#: $2: the time. $3: now. Uses events_room_nid_ordinal_key and events_by_time.
 _ORDINAL_OF_TIME = """
     SELECT coalesce((
         SELECT min(ordinal) FROM (
@@ -78,7 +76,11 @@ _PROGRESS = """
 
 @dataclass(frozen=True, slots=True)
 class PurgeProgress:
-    """first_ordinal: where the timeline begins now; purge_to: where it will begin, None: no purge is under way."""
+    """The progress of a room's purge.
+
+    first_ordinal: the first one of the timeline now.
+    purge_to: the first one after the purge. None: no purge is under way.
+    """
 
     first_ordinal: int
     purge_to: int | None
@@ -86,31 +88,32 @@ class PurgeProgress:
 
 
 async def get_purge_progress(source: Source, room_nid: int) -> PurgeProgress | None:
-    """Return how far the room's purge has come; None when there is no such room."""
+    """Return the progress of the room's purge, None if there is no such room."""
     row = await source.fetchrow(_PROGRESS, room_nid)
     return None if row is None else PurgeProgress(*row)
 
 
 async def get_ordinal_of_time(source: Source, room_nid: int, before_ms: int, now_ms: int) -> int:
-    """Return the ordinal of the first event that isn't older than a time: all before it are.
+    """Return the ordinal of the first event that is not older than a time. All events before it are older.
 
-    Times in the future (after `now_ms`) say nothing. Reads as much as the purge will delete.
+    Times in the future (after `now_ms`) are ignored. Reads as many rows as the purge will delete.
     """
     ordinal: int | None = await source.fetchval(_ORDINAL_OF_TIME, room_nid, before_ms, now_ms)
     return ordinal or 1
 
 
 async def get_rooms_to_purge(source: Source, above: int, limit: int) -> list[int]:
-    """Return rooms with a purge under way, ascending, with greater numbers than `above`."""
+    """Return rooms with a purge under way and a number above `above`, ascending."""
     return [row[0] for row in await source.fetch(_UNDER_WAY, above, limit)]
 
 
 async def start_purge(
     write: FencedWrite, room_nid: int, before_ordinal: int, *, keep_events: int = KEEP_EVENTS
 ) -> int | None:
-    """Begin to purge what lies before an ordinal; return the ordinal that it will be.
+    """Begin to purge the events before an ordinal. Return the ordinal that the purge goes up to.
 
-    keep_events: so many of the latest events stay, at least one. None: there is nothing to purge, or no such room.
+    keep_events: the number of latest events that stay, at least one.
+    Returns None if there is nothing to purge, or no such room.
     """
     record = StartPurge(room_nid=room_nid, before_ordinal=before_ordinal, keep_events=keep_events)
     row = await write(START_PURGE, record)
@@ -121,10 +124,12 @@ async def start_purge(
 async def start_retention(
     write: FencedWrite, before_ms: Mapping[int, int], now_ms: int, *, keep_events: int = KEEP_EVENTS
 ) -> list[int]:
-    """Begin a purge in each of these rooms that has expired events; return those rooms.
+    """Begin a purge in each of these rooms that has expired events. Return those rooms.
 
-    before_ms: room -> what is older may go. An event goes when it and all before it are older; one call begins with at
-    most 10,000 of a room. A room with a purge under way is left out.
+    before_ms: room -> events before this time may be purged. An event is purged if all events before it are older too.
+        One call begins with at most 10,000 events of a room.
+
+    Rooms with a purge under way are left out.
     """
     record = StartRetention(
         rooms=[RoomWithRetention(*item) for item in before_ms.items()],
@@ -139,17 +144,17 @@ async def start_retention(
 async def purge_batches(
     write: FencedWrite, room_nid: int, *, rows: int = BATCH_ROWS, settle_s: float = SETTLE_S
 ) -> AsyncIterator[int]:
-    """Go on with the room's purge, as far as it can go now. Yields after each statement how many rows it deleted.
+    """Continue the room's purge as far as possible now. Yield after each statement the number of deleted rows.
 
-    The caller decides how long to pause between them. At the end the purge is finished, or what is left must settle
-    first: then `get_rooms_to_purge` still names the room.
+    The caller pauses between statements. At the end the purge is finished, or the rest must settle first: then
+    `get_rooms_to_purge` still returns the room.
     """
     for statement in (RETIRE_HISTORY, DELETE_ASIDE, RETIRE_LIVE):
         async for deleted in _repeat(write, statement, PurgeRows(room_nid=room_nid, rows=rows)):
             yield deleted
     async for deleted in purge_push_batches(write, room_nid, rows):
         yield deleted
-    # Only now are the snapshots of what went unused, and no reason any more to keep the line from their base on.
+    # Only now are the snapshots of purged events unused, so that the line from their base on can be compacted.
     async for deleted in reclaim_all_of_room(write, room_nid, rows=rows):
         yield deleted
     settled = SettledRows(room_nid=room_nid, rows=rows, settle_s=settle_s)
@@ -161,7 +166,7 @@ async def purge_batches(
 
 
 async def _sweep(write: FencedWrite, room_nid: int, rows: int, settle_s: float) -> AsyncIterator[int]:
-    """A redaction can go after what it redacts, so one walk may make work for another."""
+    """Delete retired events. A redaction is deleted after its event, so one walk can make work for another."""
     for _ in range(_MAX_WALKS):
         in_walk = 0
         last_nid: int | None = 0

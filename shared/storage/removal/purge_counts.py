@@ -1,7 +1,7 @@
-"""What events counted, of a purge: `purge.py` calls this after the events have gone.
+"""The part of a purge that removes the counts of events. `purge.py` calls it after the events are deleted.
 
-Of each group and thread one total stays of all that was purged, at ordinal 0: whoever had read nothing of the purged
-events counts from there, as if he had. Nobody needs to know that there was a purge.
+One total of each group and thread stays for all purged events, at ordinal 0. A user who had read none of them counts
+from there, as if they had. Readers need not know of the purge.
 """
 
 from collections.abc import AsyncIterator
@@ -21,8 +21,8 @@ class CompactCounters(PurgeRows):
 
 
 _FIRST = (-(2**63), "", -1)  # before every row
-#: A row at a time stays the last one of its group and
-#: thread, and the last one never changes its totals: writers may add theirs meanwhile. Uses the primary key.
+#: The last row of a group and thread always stays and never changes its totals, so writers can add theirs meanwhile.
+#: Uses the primary key.
 COMPACT_COUNTERS = fenced_statement(
     "purge_push_counters",
     CompactCounters,
@@ -75,7 +75,7 @@ DELETE_PUSH_ROWS = fenced_statement(
 
 
 async def purge_push_batches(write: FencedWrite, room_nid: int, rows: int) -> AsyncIterator[int]:
-    """Take away what purged events counted. Yields after each statement how many rows it deleted."""
+    """Remove the counts of purged events. Yield after each statement the number of deleted rows."""
     last: tuple[int, str, int] | None = _FIRST
     while last is not None:
         group_id, thread_id, ordinal = last

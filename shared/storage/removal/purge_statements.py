@@ -1,7 +1,6 @@
-"""The fenced statements of a purge. What they do together, and why in this order: `purge.py`.
+"""The fenced statements of a purge. `purge.py` describes what they do together, and the reasons for their order.
 
-None waits for a lock: what somebody holds is left for the next call. Where `remaining` is true, calling again will find
-more to do.
+None waits for a lock: locked rows are left for the next call. If `remaining` is true, the next call finds more to do.
 """
 
 from collections.abc import Sequence
@@ -10,11 +9,15 @@ from typing import NamedTuple
 from shared.storage.engine.fenced import fenced_statement
 from shared.storage.engine.statements import parameters
 
-RETIRED = 4  # events.status: purged from the timeline, kept for the state, auth chains or what it redacts
-#: All that `auth_types_for` ever selects: only these can be in an auth chain. As in the index events_retired.
+RETIRED = 4  # events.status: purged from the timeline, kept for the state, auth chains or as a redaction
+#: All types that `auth_types_for` selects: only these can be in an auth chain. The index events_retired has the same.
 AUTH_TYPES = (
-    "m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.third_party_invite",
-)  # fmt: skip
+    "m.room.create",
+    "m.room.member",
+    "m.room.power_levels",
+    "m.room.join_rules",
+    "m.room.third_party_invite",
+)
 
 _AUTH_TYPES = ", ".join(f"'{kind}'" for kind in AUTH_TYPES)
 UNDER_WAY = (
@@ -23,13 +26,13 @@ UNDER_WAY = (
 _ROOM = UNDER_WAY + " FOR NO KEY UPDATE OF r SKIP LOCKED"
 #: The last event was taken from the timeline at least `settle_s` seconds ago.
 _SETTLED = UNDER_WAY + " AND r.retired_at < clock_timestamp() - make_interval(secs => :settle_s)"
-#: What is needed only by what it redacts, or as state, is looked through later.
+#: Redactions and state events, which the sweep deletes later.
 _STAYS = "(v.state_key IS NOT NULL OR v.type = 'm.room.redaction')"
 
 
 @parameters
 class StartPurge:
-    """before_ordinal: the wanted end. keep_events: so many of the latest events stay."""
+    """before_ordinal: the wanted end. keep_events: the number of latest events that stay."""
 
     room_nid: int
     before_ordinal: int
@@ -73,7 +76,7 @@ class RoomWithRetention(NamedTuple):
 
 @parameters
 class StartRetention:
-    """window: the most ordinals of a room that one call looks at. keep_events: so many of the latest events stay."""
+    """window: the most ordinals of a room that one call reads. keep_events: the number of latest events that stay."""
 
     rooms: Sequence[RoomWithRetention]
     now_ms: int
@@ -129,7 +132,7 @@ RETIRE_HISTORY = fenced_statement(
     " (SELECT count(*) FROM kept) + (SELECT count(*) FROM closed) + (SELECT count(*) FROM gone) > 0 AS remaining",
 )
 
-#: The least time of the events that stay next, so that one forged time cannot take more than it should.
+#: Deletes events that are older than the least time of the next events, so that one forged time cannot delete too many.
 #: Uses events_room_nid_ordinal_key and events_aside.
 DELETE_ASIDE = fenced_statement(
     "purge_aside",
@@ -149,8 +152,8 @@ DELETE_ASIDE = fenced_statement(
     "(SELECT count(*) FROM gone) AS deleted, (SELECT count(*) FROM gone) >= :rows::bigint AS remaining",
 )
 
-#: Uses events_room_nid_ordinal_key. It stops before the first row that somebody else has locked. An event that
-#: nothing follows yet is spared: the next event will be built on it; once it was, it goes with a later call.
+#: Uses events_room_nid_ordinal_key. It stops before the first row that is locked. A forward extremity is spared, since
+#: the next event will be built on it; a later call purges it after that.
 RETIRE_LIVE = fenced_statement(
     "purge_live",
     PurgeRows,
@@ -277,7 +280,7 @@ FINISH_PURGE = fenced_statement(
     "(SELECT count(*) FROM finished) AS finished",
 )
 
-#: A time in the future says nothing: else one forged event would keep a room's history for ever.
+#: Times in the future are ignored: otherwise one forged event would keep a room's history forever.
 #: Uses events_room_nid_ordinal_key.
 START_RETENTION = fenced_statement(
     "purge_retention",

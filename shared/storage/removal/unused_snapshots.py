@@ -1,10 +1,10 @@
 """Unused state snapshots, deleted in small batches.
 
 A snapshot is used while an event's `state_nid` or another snapshot's `parent` names it. A persister may be about to
-store an event that shares a snapshot which nothing stored names any more. Foreign keys decide between the two: what
-is stored first wins. The persister's statement is refused (`events_state_nid_fkey`, `state_snapshots_parent_fkey`): it
-must read the room again, as after any sign that its copy is old. The reclaimer's is refused: the batch is left out.
-Neither waits: a snapshot that is being named right now is locked, and passed over.
+store an event that shares a snapshot that no stored row names any more. Foreign keys decide between the two: the
+statement that commits first wins. If the persister's is refused (`events_state_nid_fkey`,
+`state_snapshots_parent_fkey`), it reads the room again, as after any sign that its copy is old. If the deletion is
+refused, the batch is left out. Neither waits: a snapshot that is being named now is locked, and skipped.
 """
 
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ class Reclaim:
 
     room_nid, nid: snapshots after this one only.
     last_room_nid: rooms up to this one.
-    rows: so many snapshots are looked at.
+    rows: the number of snapshots to read.
     deletes: True to delete the unused ones.
     """
 
@@ -60,50 +60,50 @@ RECLAIM = fenced_statement(
 _LAST_ROOM = (1 << 63) - 1
 
 
-class Place(NamedTuple):
-    """After which snapshot a walk goes on. room_nid, nid: as in the table."""
+class SnapshotKey(NamedTuple):
+    """The snapshot after which a walk continues."""
 
     room_nid: int
     nid: int
 
 
 class Reclaimed(NamedTuple):
-    """deleted: snapshots that went; place: where to go on, None: this was the end of the walk."""
+    """A step of a walk. deleted: the number of deleted snapshots. last: the last one read. None: the walk has ended."""
 
     deleted: int
-    place: Place | None
+    last: SnapshotKey | None
 
 
-async def reclaim_snapshots(write: FencedWrite, after: Place | None = None, *, rows: int = 500) -> Reclaimed:
-    """Look at the next `rows` snapshots of all rooms and delete the unused ones.
+async def reclaim_snapshots(write: FencedWrite, after: SnapshotKey | None = None, *, rows: int = 500) -> Reclaimed:
+    """Read the next `rows` snapshots of all rooms and delete the unused ones.
 
-    A parent is unused only once its children went: walk again until a whole walk deletes nothing.
+    A parent is unused only once its children are deleted: walk again until a whole walk deletes nothing.
     """
-    return await _reclaim(write, after or Place(-1, -1), _LAST_ROOM, rows)
+    return await _reclaim(write, after or SnapshotKey(-1, -1), _LAST_ROOM, rows)
 
 
 async def reclaim_all_of_room(write: FencedWrite, room_nid: int, *, rows: int = 500) -> AsyncIterator[int]:
-    """Delete one room's unused snapshots, from the leaves on. Yields after each statement how many went."""
+    """Delete a room's unused snapshots, leaves first. Yield after each statement the number of deleted snapshots."""
     deleted = 1
     while deleted:
         deleted = 0
-        place: Place | None = Place(room_nid, -1)
-        while place is not None:
-            count, place = await _reclaim(write, place, room_nid, rows)
+        last: SnapshotKey | None = SnapshotKey(room_nid, -1)
+        while last is not None:
+            count, last = await _reclaim(write, last, room_nid, rows)
             deleted += count
             yield count
 
 
-async def _reclaim(write: FencedWrite, after: Place, last_room: int, rows: int) -> Reclaimed:
+async def _reclaim(write: FencedWrite, after: SnapshotKey, last_room: int, rows: int) -> Reclaimed:
     deletes = True
     while True:
         try:
             page = Reclaim(room_nid=after.room_nid, nid=after.nid, last_room_nid=last_room, rows=rows, deletes=deletes)
             row = await write(RECLAIM, page)
         except asyncpg.ForeignKeyViolationError:
-            # One was named between our look and its deletion: half as many next, and that one alone is passed over.
+            # A snapshot was named between the read and the deletion. Try half as many; a single one is skipped.
             deletes = rows > 1
             rows = max(1, rows // 2)
             continue
-        place = None if row["room_nid"] is None else Place(row["room_nid"], row["nid"])
-        return Reclaimed(row["deleted"], place)
+        last = None if row["room_nid"] is None else SnapshotKey(row["room_nid"], row["nid"])
+        return Reclaimed(row["deleted"], last)

@@ -71,7 +71,7 @@ _ENCRYPTED = """
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
     """An event with the words, without its content. ordinal, back, state_nid: as in TimelineRow."""
 
@@ -144,8 +144,8 @@ async def search_words(
     rooms = " | ".join(f"' {nid}'" for nid in room_nids) if few else list(room_nids)
     rows = await source.fetch(_search(len(words), recent=recent, few=few), rooms, list(keys), limit, *words)
     if not hits:
-        return [Hit(*row) for row in rows]
-    found = {(hit.room_nid, hit.event_nid): hit for hit in (*hits, *(Hit(*row) for row in rows))}
+        return [Hit(**row) for row in rows]
+    found = {(hit.room_nid, hit.event_nid): hit for hit in (*hits, *(Hit(**row) for row in rows))}
     return sorted(found.values(), key=_latest if recent else _best, reverse=True)[:limit]
 
 
@@ -169,12 +169,12 @@ async def _search_not_indexed(
     if not texts:
         return []
     columns = map(list, zip(*texts, strict=True))
-    return [Hit(*row) for row in await source.fetch(_search_texts(len(words)), *columns, *words)]
+    return [Hit(**row) for row in await source.fetch(_search_texts(len(words)), *columns, *words)]
 
 
 _HIT = """
     e.room_nid, e.event_nid, ts_rank(s.words, q.terms)::float8 AS rank, e.type, e.state_key, e.sender,
-    coalesce(e.ordinal, e.anchor), coalesce(e.back, 0), e.state_nid, e.origin_server_ts
+    coalesce(e.ordinal, e.anchor) AS ordinal, coalesce(e.back, 0) AS back, e.state_nid, e.origin_server_ts
 """
 _FOUND = """
     numnode(q.terms) > 0 AND e.status = 0 AND e.redacted_by IS NULL AND coalesce(e.ordinal, e.anchor) IS NOT NULL

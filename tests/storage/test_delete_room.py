@@ -52,7 +52,7 @@ async def test_nothing_is_left(postgres: TestDatabase) -> None:
         assert all(before.values()), "a table without a row would test nothing"
         assert await delete(writer) == 0, "it isn't marked"
         assert await dump(writer.conn, 1) == before
-        with pytest.raises(RoomHasMembers, match="make them leave first"):
+        with pytest.raises(RoomHasMembers, match="Make them leave first"):
             await mark_room_deleted(writer.write, room.room_id)
         assert await dump(writer.conn, 1) == before
         assert await mark_room_deleted(writer.write, room.room_id, force=True) == 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shared.http.endpoint import Auth, Endpoint
 from tests.fix_fleet import RunningFleet
-from tests.fix_watched_fleets import MAX_BODY_BYTES
+from tests.fix_special_fleets import MAX_BODY_BYTES
 from tests.fleet import hostile_values as hostile
 from tests.fleet.answer_rules import faults_of
 from tests.fleet.hostile_calls import (

@@ -4,14 +4,13 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fix_fleet import RunningFleet
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import Answer, call
 from tests.rigs.waiting import wait_until
@@ -22,23 +21,9 @@ _HOUR_MS = 3_600_000
 _names = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def delaying() -> Iterator[RunningFleet]:
-    none = dict.fromkeys(("federation_reader", "federation_sender", "media"), 0)
-    yield from run_fleet(
-        {
-            "fleet": {"event_persister": 2, "background": 2, **none},
-            "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5},
-            "rate_limits": {"message": None, "read": None, "account": None},
-            "registration": {"allow_guests": True},
-            "delayed_events": {"max_delay_s": 3600, "max_scheduled": 250},
-        }
-    )
-
-
 @pytest.fixture
-def alice(delaying: RunningFleet) -> Person:
-    return register(delaying, f"alice{next(_names)}")
+def alice(restless_fleet: RunningFleet) -> Person:
+    return register(restless_fleet, f"alice-d{next(_names)}")
 
 
 def _path(room_id: str, kind: str, event_type: str, last: str) -> str:
@@ -119,8 +104,8 @@ def test_msc4140_all_request_forms_schedule_the_event(alice: Person) -> None:
     assert "transaction_id" not in unsigned
 
 
-def test_msc4140_owner_can_send_cancel_and_restart(delaying: RunningFleet, alice: Person) -> None:
-    room, bob = alice.create_room(), register(delaying, f"bob{next(_names)}")
+def test_msc4140_owner_can_send_cancel_and_restart(restless_fleet: RunningFleet, alice: Person) -> None:
+    room, bob = alice.create_room(), register(restless_fleet, f"bob-d{next(_names)}")
     bob.ask("POST", f"/rooms/{quote(room)}/join", {})
     first, second, third, fourth = [
         _schedule(alice, room, str(n), _HOUR_MS, {"body": str(n), "msgtype": "m.text"}) for n in range(4)
@@ -159,7 +144,7 @@ def test_msc4140_owner_can_send_cancel_and_restart(delaying: RunningFleet, alice
     assert _manage(bob, bobs, "cancel").status == _manage(alice, third, "cancel").status == 200
 
 
-def test_msc4140_guest_can_schedule_and_send(delaying: RunningFleet, alice: Person) -> None:
+def test_msc4140_guest_can_schedule_and_send(restless_fleet: RunningFleet, alice: Person) -> None:
     room = alice.create_room(initial_state=[_guests_may_join()])
     made = call(alice.url, "POST", "/_matrix/client/v3/register?kind=guest", body={}).json()
     guest = Person(alice.url, made["user_id"], "", made["device_id"], made["access_token"])
@@ -209,9 +194,9 @@ def test_msc4140_limits_and_bad_input(alice: Person) -> None:
 
 
 def test_msc4140_event_is_authorised_when_sent_and_cancelled_by_newer_state(
-    delaying: RunningFleet, alice: Person
+    restless_fleet: RunningFleet, alice: Person
 ) -> None:
-    room, bob = alice.create_room(), register(delaying, f"bob{next(_names)}")
+    room, bob = alice.create_room(), register(restless_fleet, f"bob-d{next(_names)}")
     bob.ask("POST", f"/rooms/{quote(room)}/join", {})
     levels = alice.ask("GET", _path(room, "state", "m.room.power_levels", ""))
     alice.ask("PUT", _path(room, "state", "m.room.power_levels", ""), {**levels, "state_default": 0})
@@ -256,7 +241,7 @@ def test_msc4169_redaction_by_send_in_an_old_room_version(alice: Person) -> None
     assert features["com.beeper.msc4169"] is True
 
 
-def test_msc4140_restarted_event_waits(delaying: RunningFleet, alice: Person) -> None:
+def test_msc4140_restarted_event_waits(restless_fleet: RunningFleet, alice: Person) -> None:
     """Heartbeats of eight calls: no event is sent while they continue, and each is sent once after they stop."""
     room = alice.create_room()
     ids = [_schedule(alice, room, f"call {n}", 1500, {"body": f"left {n}", "msgtype": "m.text"}) for n in range(8)]
@@ -283,7 +268,9 @@ def test_msc4140_restarted_event_waits(delaying: RunningFleet, alice: Person) ->
 
 
 @pytest.mark.parametrize("victim", ["background", "event_persister"])
-def test_msc4140_each_event_is_sent_once_through_kills(delaying: RunningFleet, alice: Person, victim: str) -> None:
+def test_msc4140_each_event_is_sent_once_through_kills(
+    restless_fleet: RunningFleet, alice: Person, victim: str
+) -> None:
     """The sending or the storing workers are killed while 200 delayed events are due. Each event is sent once."""
     rooms = [alice.create_room() for _ in range(4)]
     texts = [f"{victim} {n}" for n in range(200)]
@@ -301,10 +288,10 @@ def test_msc4140_each_event_is_sent_once_through_kills(delaying: RunningFleet, a
         return 200 - len(listed)
 
     wait_until(lambda: sent() > 5)
-    delaying.kill(f"{victim}-1")
-    wait_until(lambda: sent() > 60, 30)
-    delaying.kill(f"{victim}-2")
-    wait_until(lambda: sent() == 200, 40)
+    restless_fleet.kill(f"{victim}-1")
+    wait_until(lambda: sent() > 60)
+    restless_fleet.kill(f"{victim}-2")
+    wait_until(lambda: sent() == 200)
     seen = [_look(alice, delay_id) for delay_id in ids]
     assert all(each.get("event_id") for each in seen), [each for each in seen if not each.get("event_id")][:3]
     found = Counter(text for room in rooms for text in _bodies(alice, room))

@@ -2,13 +2,10 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
-from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fix_fleet import RunningFleet
 from tests.fleet.people import CLIENT, Person, register
 from tests.fleet.raw_http import call
 from tests.rigs.waiting import wait_until
@@ -17,18 +14,6 @@ _GLOBAL = "/pushrules/global"
 _RULE = f"{_GLOBAL}/content/honey"
 _NO_FILTER = quote('{"room":{"rooms":[]}}')
 _LIMIT_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def ruled() -> Iterator[RunningFleet]:
-    none = dict.fromkeys(("federation_reader", "federation_sender", "media"), 0)
-    yield from run_fleet(
-        {
-            "fleet": {"client_api": 2, "synchrotron": 2, "event_persister": 1, **none},
-            "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5},
-            "rate_limits": {"read": None, "account": None},
-        }
-    )
 
 
 def _second_device(fleet: RunningFleet, user: Person) -> Person:
@@ -49,9 +34,9 @@ def _sync(device: Person, since: str = "", timeout_ms: int = 0) -> tuple[str, li
     return answer["next_batch"], told
 
 
-def test_every_push_rule_endpoint(ruled: RunningFleet) -> None:
-    alice = register(ruled, "alice")
-    phone = _second_device(ruled, alice)
+def test_every_push_rule_endpoint(restless_fleet: RunningFleet) -> None:
+    alice = register(restless_fleet, "alice-p")
+    phone = _second_device(restless_fleet, alice)
     tokens = {device.device_id: _sync(device)[0] for device in (alice, phone)}
     steps = [
         ("PUT", _RULE, {"actions": ["notify"], "pattern": "honey"}, 200),
@@ -95,10 +80,10 @@ def _until_told(device: Person, token: str, wanted: Any) -> str:
     raise AssertionError("the rules did not come")
 
 
-def test_acknowledged_rules_survive_kills_and_reach_all_devices(ruled: RunningFleet) -> None:
+def test_acknowledged_rules_survive_kills_and_reach_all_devices(restless_fleet: RunningFleet) -> None:
     """A device adds rules while each client_api is killed in turn."""
-    bob = register(ruled, "bob")
-    phone = _second_device(ruled, bob)
+    bob = register(restless_fleet, "bob-p")
+    phone = _second_device(restless_fleet, bob)
     token, _ = _sync(phone)
     made: list[str] = []
     over = threading.Event()
@@ -114,7 +99,7 @@ def test_acknowledged_rules_survive_kills_and_reach_all_devices(ruled: RunningFl
     try:
         for name in ("client_api-1", "client_api-2"):
             count = len(made)
-            ruled.kill(name)
+            restless_fleet.kill(name)
             wait_until(lambda count=count: len(made) >= count + 5)  # type: ignore[misc]
     finally:
         over.set()

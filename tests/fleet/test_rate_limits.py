@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.core.slots import slot_of
 from tests.fix_fleet import RunningFleet
-from tests.fix_watched_fleets import LIMITS
+from tests.fix_special_fleets import LIMITS
 from tests.fleet.people import CLIENT, Person, register
 from tests.fleet.raw_http import Answer, call
 

@@ -7,7 +7,6 @@ form), and a client of the merged form.
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fix_fleet import RunningFleet
 from tests.fleet.clients.js_client import JsClient, JsProcess
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import call
@@ -24,17 +23,6 @@ from tests.workers.synchrotron.sliding_client import MERGED, SlidingClient, merg
 _PASSWORD = "correct horse battery"
 _LIMIT_S = 30.0
 _ROOMS = 5
-
-
-@pytest.fixture(scope="module")
-def killable() -> Iterator[RunningFleet]:
-    none = dict.fromkeys(("federation_reader", "federation_sender", "background", "media"), 0)
-    yield from run_fleet(
-        {
-            "fleet": {"event_persister": 1, "synchrotron": 2, **none},
-            "replication": {"heartbeat_s": 0.5, "dead_after_s": 1.5},
-        }
-    )
 
 
 @dataclass(slots=True)
@@ -186,13 +174,13 @@ async def conversation(fleet: RunningFleet, js_clients: Path, log: Path, pause_s
 
 
 async def test_clients_keep_correct_lists_and_timelines_through_kills(
-    killable: RunningFleet, js_clients: Path, tmp_path: Path
+    restless_fleet: RunningFleet, js_clients: Path, tmp_path: Path
 ) -> None:
-    await conversation(killable, js_clients, tmp_path / "node.log", 1.0)
+    await conversation(restless_fleet, js_clients, tmp_path / "node.log", 1.0)
 
 
 @pytest.mark.soak
 async def test_clients_keep_correct_lists_and_timelines_for_minutes(
-    killable: RunningFleet, js_clients: Path, tmp_path: Path
+    restless_fleet: RunningFleet, js_clients: Path, tmp_path: Path
 ) -> None:
-    await conversation(killable, js_clients, tmp_path / "node.log", 150.0)
+    await conversation(restless_fleet, js_clients, tmp_path / "node.log", 150.0)

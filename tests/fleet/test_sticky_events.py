@@ -1,13 +1,12 @@
 """MSC4354, sticky events, on a fleet: in the timeline or beside it, for new members, until they expire."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fix_fleet import RunningFleet
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import call
 from tests.rigs.waiting import wait_until
@@ -20,21 +19,9 @@ _HOUR_MS = 3_600_000
 _names = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def sticking() -> Iterator[RunningFleet]:
-    none = dict.fromkeys(("federation_reader", "federation_sender", "media"), 0)
-    yield from run_fleet(
-        {
-            "fleet": {"event_persister": 1, "synchrotron": 1, **none},
-            "experimental": {"msc4354_sticky_events": True},
-            "rate_limits": {"message": None, "read": None},
-        }
-    )
-
-
 @pytest.fixture
-def people(sticking: RunningFleet) -> tuple[Person, Person, str]:
-    alice, bob = [register(sticking, f"{name}{next(_names)}") for name in ("alice", "bob")]
+def people(experimental_fleet: RunningFleet) -> tuple[Person, Person, str]:
+    alice, bob = [register(experimental_fleet, f"{name}-s{next(_names)}") for name in ("alice", "bob")]
     room = alice.create_room(initial_state=[_visibility("joined")])
     bob.ask("POST", f"/rooms/{quote(room)}/join", {})
     return alice, bob, room
@@ -107,14 +94,14 @@ def test_msc4354_sticky_event_appears_in_timeline_or_beside_it(people: tuple[Per
 
 
 def test_msc4354_new_member_gets_sticky_events_until_they_expire(
-    sticking: RunningFleet, people: tuple[Person, Person, str]
+    experimental_fleet: RunningFleet, people: tuple[Person, Person, str]
 ) -> None:
     alice, bob, room = people
     _stick(alice, room, "short", 2500)
     _stick(alice, room, "never", 0)
     _stick(alice, room, "long")
     _chat(alice, room, 4)
-    carol = register(sticking, f"carol{next(_names)}")
+    carol = register(experimental_fleet, f"carol-s{next(_names)}")
     since = _sync(carol)["next_batch"]
     carol.ask("POST", f"/rooms/{quote(room)}/join", {})
     # Carol cannot see the room's history but gets its sticky events.
@@ -124,13 +111,14 @@ def test_msc4354_new_member_gets_sticky_events_until_they_expire(
     # An initial sync returns them too. After it expires, an event is like any other.
     wait_until(lambda: _sections(_sync(bob, None, '{"limit":1}'), room) == ([], ["long"]))
     # A restarted synchrotron knows earlier sticky events.
-    sticking.kill("synchrotron-1")
+    for name in ("synchrotron-1", "synchrotron-2"):
+        experimental_fleet.kill(name)
 
     def again() -> bool:
         answer = bob.call("GET", "/sync?filter=" + quote('{"room":{"timeline":{"limit":1}}}'))
         return answer.status == 200 and _sections(answer.json(), room) == ([], ["long"])
 
-    wait_until(again, 30)
+    wait_until(again)
     for value in ("-1", "3600001", "x"):
         path = f"/rooms/{quote(room)}/send/org.example.rtc/bad?{_DURATION}={value}"
         assert alice.call("PUT", path, {}).errcode == "M_INVALID_PARAM"
@@ -139,7 +127,7 @@ def test_msc4354_new_member_gets_sticky_events_until_they_expire(
 
 
 def test_msc4354_sliding_sync_pages_sticky_events_oldest_first(
-    sticking: RunningFleet, people: tuple[Person, Person, str]
+    experimental_fleet: RunningFleet, people: tuple[Person, Person, str]
 ) -> None:
     alice, bob, room = people
     for number in range(5):
@@ -168,7 +156,7 @@ def test_msc4354_sliding_sync_pages_sticky_events_oldest_first(
     path = f"/rooms/{quote(room)}/send/org.example.rtc/later?{_DURATION}=60000&org.matrix.msc4140.delay=1"
     alice.ask("PUT", path, {"body": "later"})
     wait_until(lambda: "later" in _sections(_sync(bob, None, '{"limit":5}'), room)[0])
-    carol = register(sticking, f"carol{next(_names)}")
+    carol = register(experimental_fleet, f"carol-s{next(_names)}")
     pos = since = None
     bob = carol
     look()

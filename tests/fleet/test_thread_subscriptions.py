@@ -3,13 +3,12 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.fix_fleet import RunningFleet, run_fleet
+from tests.fix_fleet import RunningFleet
 from tests.fleet.people import Person, register
 from tests.fleet.raw_http import Answer, call
 from tests.rigs.waiting import wait_until
@@ -21,26 +20,14 @@ _EXTENSION = "io.element.msc4308.thread_subscriptions"
 _names = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def threaded() -> Iterator[RunningFleet]:
-    none = dict.fromkeys(("federation_reader", "federation_sender", "background", "media"), 0)
-    yield from run_fleet(
-        {
-            "fleet": {"event_persister": 2, "synchrotron": 2, "client_api": 2, **none},
-            "experimental": {"msc4306_thread_subscriptions": True},
-            "rate_limits": {"message": None, "read": None},
-        }
-    )
+@pytest.fixture
+def alice(experimental_fleet: RunningFleet) -> Person:
+    return register(experimental_fleet, f"alice-t{next(_names)}")
 
 
 @pytest.fixture
-def alice(threaded: RunningFleet) -> Person:
-    return register(threaded, f"alice{next(_names)}")
-
-
-@pytest.fixture
-def bob(threaded: RunningFleet) -> Person:
-    return register(threaded, f"bob{next(_names)}")
+def bob(experimental_fleet: RunningFleet) -> Person:
+    return register(experimental_fleet, f"bob-t{next(_names)}")
 
 
 def _room(alice: Person, bob: Person) -> str:

@@ -197,7 +197,7 @@ def _timeline(sender: Sender) -> list[dict[str, Any]]:
     while True:
         page = sender.person.ask("GET", f"/rooms/{quote(sender.room_id)}/messages?dir=f&limit=1000{place}")
         events += page["chunk"]
-        if "end" not in page:
+        if not page["chunk"]:
             return events
         place = f"&from={quote(page['end'])}"
 

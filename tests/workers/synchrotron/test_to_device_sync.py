@@ -37,7 +37,7 @@ async def test_message_wakes_its_device_alone_and_is_deleted_once_acknowledged(p
         assert inbox(await bob.sync(answer["next_batch"])) == []
         assert not await world.database.fetch("SELECT 1 FROM to_device_messages")
         queries = process.metric("skep_sync_queries_total")
-        assert inbox(await bob.sync(answer["next_batch"])) == []
+        assert inbox(await bob.sync(answer["next_batch"], timeout=1)) == []
         assert process.metric("skep_sync_queries_total") == queries
 
 

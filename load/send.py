@@ -215,7 +215,7 @@ def compare(commit: str, repeat: int, every: Sequence[Parameters]) -> tuple[list
 
 
 def _every(arguments: dict[str, Any]) -> list[Parameters]:
-    """One for each number of senders; the last one goes on until there are enough events."""
+    """Return the parameters for each number of senders. The last run continues until there are enough events."""
     least_events, counts = arguments.pop("least_events"), arguments.pop("senders")
     every = [Parameters(senders=count, **arguments) for count in counts]
     every[-1] = replace(every[-1], least_events=least_events)

@@ -14,8 +14,8 @@ class DevicePresence(msgspec.Struct, frozen=True, kw_only=True):
 
     user_id: UserId
     device_id: str
-    #: Its `set_presence`, "" if absent.
-    told: str
+    #: The parameter of the sync, "" if absent.
+    set_presence: str
     #: Milliseconds since the device was connected.
     seen_ago_ms: int = 0
     #: Milliseconds since the user did something, None if unknown.

@@ -331,7 +331,7 @@ class Traffic:
             for sent in self.acknowledged(room):
                 own = set(sent)
                 assert [event for event in order if event in own] == sent, f"{room}: lost, or out of order"
-            assert len(order) == sum(map(len, self.acknowledged(room))), f"{room}: events that nobody sent"
+            assert len(order) == sum(map(len, self.acknowledged(room))), f"{room}: events that no sender sent"
             for listener in self.listeners:
                 if room in listener.seen:
                     check_same(

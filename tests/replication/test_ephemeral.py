@@ -175,22 +175,22 @@ def test_values_of_fenced_writer_are_over() -> None:
 
 
 async def test_repetitions_are_limited_to_two_a_second() -> None:
-    told = []
+    repeated = []
 
     class FakeAnnouncer:
         def repeat(self, stream: Any) -> None:
-            told.append(stream.name)
+            repeated.append(stream.name)
 
     repeater = Repeater(FakeAnnouncer(), [TYPING])
     for _ in range(100):
         repeater.requested("typing")
         repeater.requested("events")
     await asyncio.sleep(0.05)
-    assert told == ["typing"]
+    assert repeated == ["typing"]
     for _ in range(100):
         repeater.requested("typing")
     await asyncio.sleep(0.05)
-    assert told == ["typing"]  # the second repetition waits half a second
+    assert repeated == ["typing"]  # the second repetition waits half a second
     repeater.close()
     assert not Repeater(FakeAnnouncer(), [])
 
@@ -235,12 +235,12 @@ async def test_sync_shows_typing_despite_lost_frames(postgres: TestDatabase) -> 
         typing["@lost:x"] = _FOREVER_MS
         world.set_typing(room_id, "@lost:x", _FOREVER_MS)
         world.bus.drop_held()
-        typing["@heard:x"] = _FOREVER_MS
-        world.set_typing(room_id, "@heard:x", _FOREVER_MS)
+        typing["@arrived:x"] = _FOREVER_MS
+        world.set_typing(room_id, "@arrived:x", _FOREVER_MS)
         since, users = await _next(alice, since, room_id)
-        if sorted(users) != ["@heard:x", "@lost:x"]:
+        if sorted(users) != ["@arrived:x", "@lost:x"]:
             since, users = await _next(alice, since, room_id)
-        assert sorted(users) == ["@heard:x", "@lost:x"] and asked == ["typing"]
+        assert sorted(users) == ["@arrived:x", "@lost:x"] and asked == ["typing"]
         # A stop is lost, and no frame follows: the tick shows it.
         world.bus.holding = True
         del typing["@lost:x"]
@@ -248,7 +248,7 @@ async def test_sync_shows_typing_despite_lost_frames(postgres: TestDatabase) -> 
         world.bus.drop_held()
         world.announcer.tick([TYPING], lambda _: 0)
         since, users = await _next(alice, since, room_id)
-        assert users == ["@heard:x"] and len(asked) == 2
+        assert users == ["@arrived:x"] and len(asked) == 2
         # The process dies. The leader fences its lease and announces that slots changed.
         async with world.database.connection() as conn:
             await fence(conn, world.announcer.lease)

@@ -97,8 +97,8 @@ def test_lagging_workers_serve_everything_written_before(lagging: Lagging) -> No
         page = lagging.ask(reads, bob, "GET", f"{room}/messages?dir=b&limit=10").json()["chunk"]
         assert sent in [event["event_id"] for event in page]
         # The token that another process returned to alice.
-        told = alice.ask("GET", f"/sync?since={since}&timeout=5000")
-        token = told["next_batch"]
+        synced = alice.ask("GET", f"/sync?since={since}&timeout=5000")
+        token = synced["next_batch"]
         for reader in (alice, bob):
             assert lagging.ask(reads, reader, "GET", f"{room}/event/{quote(sent)}").status == 200
             members = lagging.ask(reads, reader, "GET", f"{room}/members").json()["chunk"]

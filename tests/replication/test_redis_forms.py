@@ -223,8 +223,8 @@ def test_transport_follows_sentinel_failover(tmp_path: Path, talk: Callable[...,
         )
         stack.enter_context(_redis(tmp_path / "sentinel", f"port {sentinel}", *watch, sentinel=True))
         eventually(lambda: "slaves=1" in _try(sentinel, "AUTH watcher", "INFO sentinel"))
-        nobody = pick_port("127.0.0.1")
-        hosts = [f"127.0.0.1:{nobody}", f"127.0.0.1:{sentinel}"]
+        unused = pick_port("127.0.0.1")
+        hosts = [f"127.0.0.1:{unused}", f"127.0.0.1:{sentinel}"]
         talker = talk(password="secret", sentinel={"hosts": hosts, "name": "queen", "password": "watcher"})
         eventually(lambda: talker.heard_since(0))
         primary.kill()

@@ -300,7 +300,7 @@ async def test_stop_ends_the_process(fenced: bool, code: int) -> None:
         return Ended(fenced, 1.0)
 
     async def wait(delay: float) -> None:
-        raise AssertionError("it goes on")
+        raise AssertionError("the process did not stop")
 
     assert await run_incarnations(live, stop, wait) == code
 

@@ -1,4 +1,4 @@
-"""Clients of a simulated fleet: those that send, and repeat until they are answered; those that sync, at any reader."""
+"""Clients of a simulated fleet: senders that retry until they get an answer, and clients that sync at any reader."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ from tests.simulation.roles import ACCOUNT_DATA, EVENTS, LETTERS
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-_PATIENCE_S = 8.0
+_ANSWER_TIMEOUT_S = 8.0
 
 
 class Sender:
-    """Sends to rooms and users, one request after another, through the map that haproxy has."""
+    """Send to rooms and users, one request at a time, routed by haproxy's map."""
 
     def __init__(self, world: "World", number: int) -> None:
         self._world = world
@@ -51,7 +51,7 @@ class Sender:
         while True:
             address = self._address(kind, key)
             try:
-                async with asyncio.timeout(_PATIENCE_S):
+                async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                     answer = await world.call(address, request_for(kind, key, method, txn.encode(), {}))
             except (RemoteServerError, TimeoutError) as error:
                 answer = HttpResponse(502, {}, repr(error).encode())
@@ -60,21 +60,21 @@ class Sender:
                 return ordinal
             world.note(f"{method} {key} {txn} at {address}: {answer.status} {answer.body.decode()}")
             if world.calm:
-                world.invariants.fail(f"{method} {key} {txn} failed though nobody died: {answer}")
+                world.invariants.fail(f"{method} {key} {txn} failed though no process died: {answer}")
             await asyncio.sleep(0.3)
 
     def _address(self, kind: str, key: str) -> str:
-        """As the map says, or any process of the pool: the map is a hint."""
+        """Return the owner by the map, sometimes any process of the pool instead: the map is only a hint."""
         world = self._world
         owner = world.map.get((kind, slot_of(key)))
         if owner is None or world.random.random() < 0.2:
             pool = sorted({address for (of, _), address in world.map.items() if of == kind})
-            return world.random.choice(pool) if pool else "nobody"
+            return world.random.choice(pool) if pool else "no address"
         return owner
 
 
 class SyncingClient:
-    """Follows all rooms with one chain of tokens, each next one asked of any reader."""
+    """Follow all rooms and users with one chain of sync tokens. Each sync goes to any reader."""
 
     def __init__(self, world: "World", number: int) -> None:
         self._world = world
@@ -94,25 +94,25 @@ class SyncingClient:
             reader = process.reader
             assert reader is not None
             try:
-                async with asyncio.timeout(_PATIENCE_S):
+                async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                     rows, token = await world.ask(process, lambda reader=reader: reader.sync(self._token))  # type: ignore[misc]
             except (Unavailable, RemoteServerError, TimeoutError):
                 continue
-            self._take(process.host.name, rows)
+            self._apply(process.host.name, rows)
             self._token = token
 
-    def _take(self, reader: str, rows: Any) -> None:
+    def _apply(self, reader: str, rows: Any) -> None:
         fail = self._world.invariants.fail
         for row in rows[EVENTS.name]:
             if row.ordinal != self.rooms.get(row.key, 0) + 1:
-                fail(f"{self._name} gets {row} of {reader} after ordinal {self.rooms.get(row.key, 0)}")
+                fail(f"{self._name} gets {row} from {reader} after ordinal {self.rooms.get(row.key, 0)}")
             self.rooms[row.key] = row.ordinal
         for row in rows[ACCOUNT_DATA.name]:
             if row.position > self.users.get(row.key, (0, 0))[0]:
                 self.users[row.key] = (row.position, row.ordinal)
 
     def behind(self) -> str:
-        """Return what of all that is stored has not come yet, "" for nothing."""
+        """Return a description of stored rows that this client has not received, "" if it has all."""
         stored = self._world.invariants.ordinals
         rooms = {key: ordinal for (stream, key), ordinal in stored.items() if stream == EVENTS.name}
         users = {key: ordinal for (stream, key), ordinal in stored.items() if stream == ACCOUNT_DATA.name}

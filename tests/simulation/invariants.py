@@ -1,4 +1,4 @@
-"""What must hold at every step of a simulated fleet. The first thing that does not ends the run."""
+"""The invariants of a simulated fleet, checked at every step. The first violation ends the run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,33 +12,36 @@ from tests.simulation.virtual_loop import VirtualLoop
 
 
 class Invariants:
-    """failure: the first thing that went wrong, "" for nothing."""
+    """Checks of every write, announcement and answer.
+
+    failure: the first violation, "" if there is none.
+    """
 
     def __init__(self, loop: VirtualLoop, database: SimPostgres) -> None:
         self._loop = loop
         self.database = database
         self.failure = ""
-        self._complete: dict[tuple[int, str], int] = {}  # (writer, stream) -> what it called complete
+        self._complete_up_to: dict[tuple[int, str], int] = {}  # (writer, stream) -> position
         self._last: dict[tuple[int, str], int] = {}  # (writer, stream) -> its last position
         self.ordinals: dict[tuple[str, str], int] = {}  # (stream, key) -> the last ordinal
         self.stored: dict[str, int] = {}  # txn -> ordinal
 
-    def fail(self, what: str) -> None:
+    def fail(self, violation: str) -> None:
         if not self.failure:
-            self.failure = f"at {self._loop.time():.3f} s: {what}"
+            self.failure = f"at {self._loop.time():.3f} s: {violation}"
             self._loop.stop()
 
     def before_rows(
         self, lease: int, kind: str, stream: str, positions: Sequence[int], items: Sequence[tuple[Any, ...]]
     ) -> None:
-        """A writer is about to commit these rows."""
+        """Check rows that a writer is about to commit."""
         tables = self.database.tables
         if lease not in tables.leases:
             self.fail(f"writer {lease} writes without a lease")
-        if positions[0] <= self._complete.get((lease, stream), 0):
+        if positions[0] <= self._complete_up_to.get((lease, stream), 0):
             self.fail(
-                f"writer {lease} commits {stream} {positions[0]} and had called all complete up to "
-                f"{self._complete[lease, stream]}"
+                f"writer {lease} commits {stream} {positions[0]} after it announced completeness up to "
+                f"{self._complete_up_to[lease, stream]}"
             )
         if positions[0] <= self._last.get((lease, stream), 0):
             self.fail(f"writer {lease} commits {stream} {positions[0]} after {self._last[lease, stream]}")
@@ -56,12 +59,12 @@ class Invariants:
             self.stored[txn] = ordinal
 
     def on_publish(self, channel: str, message: bytes) -> None:
-        """A process puts a message on the wire."""
+        """Record what a published message promises."""
         if channel == wire.TICKS:
             tick = wire.decode_tick(message)
             for stream, progress in tick.progress.items():
                 place = (tick.writer, stream)
-                self._complete[place] = max(self._complete.get(place, 0), progress.complete_up_to)
+                self._complete_up_to[place] = max(self._complete_up_to.get(place, 0), progress.complete_up_to)
 
     def acknowledged(self, txn: str, ordinal: int) -> None:
         if self.stored.get(txn) != ordinal:

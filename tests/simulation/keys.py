@@ -1,4 +1,4 @@
-"""The rooms and users of a simulated fleet: few, and all in the few slots that it has."""
+"""The rooms and users of a simulated fleet. It has few slots, and every key falls into one of them."""
 
 from shared.core.slots import slot_of
 

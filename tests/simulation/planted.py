@@ -1,4 +1,4 @@
-"""Bugs planted on purpose: each replaces one function or text of production code, and the simulator must find it."""
+"""Bugs planted on purpose. Each replaces one function or statement of production code; the simulator must find it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from shared.storage.engine.fenced import FENCE
 from tests.simulation import roles
 
 
-def _forgotten_announcement() -> Any:
+def _skipped_announcement() -> Any:
     announce = Announcer.announce
 
     def sometimes(self: Announcer, stream: Any, rows: Any) -> None:
@@ -49,8 +49,8 @@ def _no_floor() -> Any:
     return patch.object(FencedWriter, "complete_up_to", complete)
 
 
-def _complete_before_the_answer_is_read() -> Any:
-    """The floor goes when the statement has ended, and not when its rows are announced."""
+def _complete_before_announcement() -> Any:
+    """Release the floor when the statement ends, before its rows are announced."""
     write = FencedWriter._write
 
     async def forgets(
@@ -64,7 +64,7 @@ def _complete_before_the_answer_is_read() -> Any:
     return patch.object(FencedWriter, "_write", forgets)
 
 
-def _no_prior() -> Any:
+def _prior_ignored() -> Any:
     return patch.object(StreamSession, "_has", lambda self, prior, position: True)
 
 
@@ -109,7 +109,7 @@ def _unknown_writer_accepted() -> Any:
     return patch.object(StreamSession, "receive", accept)
 
 
-def _next_owner_taken_for_the_owner() -> Any:
+def _next_owner_treated_as_owner() -> Any:
     def owns(self: SlotTable, kind: str, slot: int) -> bool:
         return self._next_owners[kind].get(slot, self._owners[kind].get(slot)) == self._lease
 
@@ -127,33 +127,33 @@ def _ephemeral_gap_ignored() -> Any:
     return patch.object(EphemeralSession, "_missing", lambda self, writer: ())
 
 
-def _tick_not_heard() -> Any:
-    """A lost last frame then shows with the next frame only."""
+def _ticks_ignored() -> Any:
+    """Ignore ticks. A lost last frame is then noticed only with the next frame."""
     return patch.object(StreamSession, "tick", lambda self, tick: Outcome())
 
 
 PLANTED: dict[str, Callable[[], Any]] = {
-    "forgotten announcement": _forgotten_announcement,
+    "skipped announcement": _skipped_announcement,
     "position moves backwards": _position_moves_backwards,
     "missing fence": _missing_fence,
     "no floor": _no_floor,
-    "complete before the answer is read": _complete_before_the_answer_is_read,
-    "no prior": _no_prior,
+    "complete before announcement": _complete_before_announcement,
+    "prior ignored": _prior_ignored,
     "dead writer dropped at once": _dead_dropped_at_once,
     "one writer repaired": _one_writer_repaired,
     "unknown writer accepted": _unknown_writer_accepted,
-    "next owner not checked": _next_owner_taken_for_the_owner,
+    "next owner treated as owner": _next_owner_treated_as_owner,
     "requests not waited for": _requests_not_waited_for,
     "ephemeral gap ignored": _ephemeral_gap_ignored,
-    "ticks not heard": _tick_not_heard,
+    "ticks ignored": _ticks_ignored,
 }
 
-#: Seeds that found the bugs that need many. The search tries them first, then all others, since a change of the
-#: simulated code changes what a seed does.
+#: Seeds that found the rarer bugs. The search tries them first, then the others: a change of the simulated code changes
+#: the run of a seed.
 KNOWN_SEEDS = {
-    "complete before the answer is read": 298,
-    "no prior": 343,
+    "complete before announcement": 298,
+    "prior ignored": 343,
     "unknown writer accepted": 124,
     "requests not waited for": 49,
-    "ticks not heard": 218,
+    "ticks ignored": 218,
 }

@@ -1,12 +1,13 @@
-"""A simulated PostgreSQL: transactions, row locks and snapshots, as far as the statements of the protocol need them.
+"""A simulated PostgreSQL, with the transactions, row locks and snapshots that the protocol's statements need.
 
-A statement travels to the server, runs there, and its answer travels back; in between the connection may break, and
-then the statement may run all the same, at once or later. A fenced write takes the KEY SHARE lock of its lease, takes
-positions some time before it commits, and commits by itself. What is not declared here fails loudly: a new statement
-of production code must be given its meaning first.
+A statement travels to the server, runs there, and its answer travels back. The connection may break at any point; the
+statement may still run, at once or later. A fenced write takes the KEY SHARE lock of its lease, takes positions some
+time before it commits, and commits by itself. An unknown statement raises: each statement of production code needs a
+simulation here first.
 """
 
 import asyncio
+import contextvars
 from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -51,7 +52,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Tables:
-    """What is committed. Never changed in place, so that a snapshot is a reference."""
+    """The committed rows. They are never changed in place, so that a snapshot is a reference."""
 
     lease_counter: int = 0
     slots_version: int = 0
@@ -68,9 +69,10 @@ Change = Callable[[Tables], Tables]
 
 
 class Write:
-    """The meaning of a fenced statement.
+    """A simulated fenced statement.
 
-    takes: how many positions of which stream; at once with the commit `apply(database, lease, args, positions)`.
+    apply: called at the commit, with (database, lease, args, positions).
+    takes: returns the stream and the number of positions to take before the commit.
     """
 
     def __init__(
@@ -83,7 +85,11 @@ class Write:
 
 
 class SimPostgres:
-    """kinds: of slots, with their numbers; streams: that have rows. slow: factor of each statement's time."""
+    """The database of one simulated fleet.
+
+    kinds: slot kind -> number of slots.
+    streams: the streams that have rows.
+    """
 
     def __init__(self, loop: VirtualLoop, random: Random, kinds: Mapping[str, int], streams: Sequence[str]) -> None:
         self.loop = loop
@@ -93,9 +99,9 @@ class SimPostgres:
             rows=dict.fromkeys(streams, ()),
         )
         self.sequences = dict.fromkeys(streams, 0)
-        self.away = False
-        self.slow = 1.0  # factor of a statement's time
-        self.breaks = 0.0  # probability that a connection breaks at a reading
+        self.down = False
+        self.slow = 1.0  # factor of the time of each statement
+        self.breaks = 0.0  # probability that a connection breaks at a read
         self.connections: list[SimConnection] = []
         self.writes: dict[str, Write] = {}
         self.reads: dict[str, Callable[[Tables, tuple[Any, ...]], Records]] = {}
@@ -105,21 +111,21 @@ class SimPostgres:
         _declare(self)
 
     def later(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
-        """What the server does is the world's, whoever asked for it."""
+        """Schedule work of the server. It belongs to the world, not to the process of the caller."""
         self.loop.call_later(delay, callback, *args, context=WORLD)
 
     def connector(self, host: Host, name: str = "skep") -> Callable[[], Any]:
         async def connect() -> SimConnection:
             await asyncio.sleep(0.001)
-            if self.away:
-                raise ConnectionRefusedError("the database is away")
+            if self.down:
+                raise ConnectionRefusedError("the database is down")
             connection = SimConnection(self, host, name)
             self.connections.append(connection)
             return connection
 
         return connect
 
-    def connection_of(self, host: Host) -> list["SimConnection"]:
+    def connections_of(self, host: Host) -> list["SimConnection"]:
         return [c for c in self.connections if c.host is host and not c.closed]
 
     def commit(self, change: Change) -> None:
@@ -130,7 +136,7 @@ class SimPostgres:
     def begin_write(self, statement: "_Statement") -> None:
         lease = statement.args[0]
         if statement.fenced:
-            if lease in self._locked:  # somebody deletes the row: look at it again afterwards
+            if lease in self._locked:  # another transaction deletes the row: check it again afterwards
                 self._waiting.setdefault(lease, []).append(lambda: self.begin_write(statement))
                 return
             row = self.tables.leases.get(lease)
@@ -167,7 +173,7 @@ class SimPostgres:
         self._wake(lease)
 
     def end_backend(self, statement: "_Statement") -> None:
-        """The server ends a statement: nothing of it is committed."""
+        """End a statement in the server. It commits nothing."""
         statement.ended = True
         holders = self._holders.get(statement.args[0] if statement.args else -1, [])
         if statement in holders:
@@ -179,7 +185,7 @@ class SimPostgres:
     def lock(
         self, key: object, transaction: "SimTransaction", statement: "_Statement", then: Callable[[], None]
     ) -> None:
-        """Give the row's lock to the transaction, after those that hold it; fail after 1 s."""
+        """Give the lock of the row to the transaction once it is free. Fail the statement after 1 s."""
         if statement.ended or transaction.over:
             return
         taken = self._locked.get(key)
@@ -217,7 +223,7 @@ class SimTransaction:
 
 
 class _Statement:
-    """One statement on its way. ended: the server gave it up; nothing of it counts any more."""
+    """One statement under way. ended: True if the server ended it; it then has no effect."""
 
     def __init__(self, connection: "SimConnection", sql: str, args: tuple[Any, ...]) -> None:
         self.connection = connection
@@ -229,8 +235,8 @@ class _Statement:
         self.deadline = 0.0
 
     def answer(self, records: Records, *, empty: bool = False) -> None:
-        """empty: of a fenced statement that found no lease; its other columns are None."""
-        self._reply(lambda: self.future.set_result(_Nothing(records[0]) if empty else records))
+        """Send the records back. empty: True for a fenced statement without a lease; its other columns are None."""
+        self._reply(lambda: self.future.set_result(_EmptyRecord(records[0]) if empty else records))
 
     def fail(self, error: Exception) -> None:
         self._reply(lambda: self.future.set_exception(error))
@@ -248,13 +254,13 @@ class _Statement:
         database.later(delay, arrive)
 
 
-class _Nothing(dict[str, Any]):
+class _EmptyRecord(dict[str, Any]):
     def __missing__(self, key: str) -> None:
         return None
 
 
 class SimConnection:
-    """What production code uses of an asyncpg connection."""
+    """The part of an asyncpg connection that production code uses."""
 
     def __init__(self, database: SimPostgres, host: Host, name: str) -> None:
         self.database = database
@@ -262,8 +268,7 @@ class SimConnection:
         self.name = name
         self.closed = False
         self.transaction_now: SimTransaction | None = None
-        # Ordered, so that a run is the same each time.
-        self.under_way = _Ordered()
+        self.under_way = _OrderedSet()
 
     def delay(self) -> float:
         return self.database.random.uniform(0.0001, 0.001)
@@ -274,7 +279,7 @@ class SimConnection:
     async def fetchrow(self, sql: str, *args: Any, timeout: float | None = None) -> Any:
         async with asyncio.timeout(timeout):
             records = await self._send(sql, args)
-        return records if isinstance(records, _Nothing) else records[0] if records else None
+        return records if isinstance(records, _EmptyRecord) else records[0] if records else None
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         records = await self._send(sql, args)
@@ -311,7 +316,7 @@ class SimConnection:
         return self.transaction_now is not None
 
     def cut(self) -> None:
-        """The connection breaks. What the server has received it may still carry out."""
+        """Break the connection. The server may still run statements that it has received."""
         if self.closed:
             return
         self.closed = True
@@ -324,7 +329,7 @@ class SimConnection:
         self.under_way.clear()
 
     def end(self) -> None:
-        """The server ends this backend: nothing that it had under way is committed."""
+        """End this backend in the server. The statements under way commit nothing."""
         for statement in self.under_way:
             self.database.end_backend(statement)
         self.cut()
@@ -340,7 +345,7 @@ class SimConnection:
             raise asyncpg.InterfaceError("connection is closed")
         statement = _Statement(self, sql, args)
         if self.database.loop.closing:
-            statement.future.set_exception(asyncpg.InterfaceError("the world ends"))
+            statement.future.set_exception(asyncpg.InterfaceError("the simulation ends"))
             return statement.future
         self.under_way.add(statement)
         delay = self.delay() * self.database.slow
@@ -354,8 +359,8 @@ class SimConnection:
         if sql in database.writes:
             if not self.closed:
                 database.begin_write(statement)
-            elif not database.away and database.random.random() < 0.5:
-                # It lay in the server's socket when the connection broke.
+            elif not database.down and database.random.random() < 0.5:
+                # The statement was in the socket of the server when the connection broke.
                 database.later(database.random.uniform(0.0, 1.0), database.begin_write, statement)
             return
         if self.closed:
@@ -373,7 +378,9 @@ class SimConnection:
         _run_plain(database, transaction, statement)
 
 
-class _Ordered(dict[_Statement, None]):
+class _OrderedSet(dict[_Statement, None]):
+    """A set in order of insertion, so that each run of a seed is the same."""
+
     def add(self, statement: _Statement) -> None:
         self[statement] = None
 
@@ -382,8 +389,6 @@ class _Ordered(dict[_Statement, None]):
 
 
 def _world() -> Any:
-    import contextvars
-
     context = contextvars.copy_context()
     context.run(HOST.set, None)
     return context
@@ -392,7 +397,7 @@ def _world() -> Any:
 WORLD = _world()
 
 
-# -- the meaning of each statement that is not a fenced write
+# -- statements that are neither reads nor fenced writes
 
 
 def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statement: _Statement) -> None:
@@ -426,7 +431,7 @@ def _run_plain(database: SimPostgres, transaction: SimTransaction | None, statem
         statement.answer([{"waits": True}])
         return
     if sql in (lost_commits._NEW_TIMELINE, lost_commits._RAISE_LEASE) or sql.startswith("SELECT setval("):
-        statement.answer([])  # this database loses nothing that was committed
+        statement.answer([])  # this database never loses a commit
         return
     if sql == leases._HEARTBEAT:
         lease, ready, draining, positions = args
@@ -501,7 +506,7 @@ def _change_of(sql: str, args: tuple[Any, ...], now: float) -> Change:
         case leases._NEW_SLOTS_VERSION:
             return lambda t: replace(t, slots_version=t.slots_version + 1)
         case leases._END_DRAIN:
-            return lambda t: t  # no operator here
+            return lambda t: t  # there is no operator
         case leases._DELETE_HEARTBEAT:
             return lambda t: replace(t, heartbeats={n: beat for n, beat in t.heartbeats.items() if n != lease})
     if sql in leases._STORE_FINAL_POSITION.values():
@@ -600,7 +605,7 @@ def declare(database: SimPostgres, statement: FencedStatement[Any], write: Write
 
 
 def _by_conditions(statement: FencedStatement[Any], apply: Any) -> Any:
-    """The conditions of a statement that its text names are the ones that it has here: a patch of the text counts."""
+    """Pass the text to `apply`, which applies only the conditions in it. So a patched text has an effect."""
     return lambda database, lease, args, positions: apply(database, lease, args, statement.sql)
 
 
@@ -644,9 +649,9 @@ def _assign(database: SimPostgres, lease: int, args: Any, sql: str) -> dict[str,
 def _name(database: SimPostgres, lease: int, args: Any, sql: str) -> dict[str, Any]:
     t = database.tables
     new = {
-        key: replace(t.slots[key], next_owner=heir)
-        for key, heir in _pairs(*args)
-        if _leads(database, lease, sql) and t.slots[key].owner not in (None, heir) and _alive(t, heir)
+        key: replace(t.slots[key], next_owner=next_owner)
+        for key, next_owner in _pairs(*args)
+        if _leads(database, lease, sql) and t.slots[key].owner not in (None, next_owner) and _alive(t, next_owner)
     }
     _set_slots(database, new)
     return {"named": len(new)}
@@ -674,8 +679,8 @@ def _give_away(database: SimPostgres, lease: int, args: Any, sql: str) -> dict[s
     return {"given": [n for _, n in new] or None}
 
 
-def insert_row(database: SimPostgres, stream: str, rows: Sequence[Any]) -> None:
-    """Append rows to a log stream, in position order."""
+def insert_rows(database: SimPostgres, stream: str, rows: Sequence[Any]) -> None:
+    """Insert rows into a stream, in position order."""
 
     def change(t: Tables) -> Tables:
         there = list(t.rows[stream])

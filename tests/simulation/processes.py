@@ -1,4 +1,4 @@
-"""One simulated process: production's replication, slots, gate and leader on a simulated database and network."""
+"""One simulated process: production replication, slots, gate and leader on a simulated database and network."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ from shared.runtime.tasks import TaskGroup
 from shared.storage.engine.pool import Database
 from tests.rigs.clock import MockClock
 from tests.simulation.redis import SimTransport
-from tests.simulation.roles import STREAMS, Owner, Reader, Typist
+from tests.simulation.roles import STREAMS, ActiveTyping, Owner, Reader
 from tests.simulation.virtual_loop import Host
 from workers.main.leader import Leader
 
@@ -44,7 +44,7 @@ POOLS = {
     "rooms": Pool(name="rooms", worker="event_persister", slot_kind="rooms"),
     "users": Pool(name="users", worker="client_api", slot_kind="users"),
 }
-#: An event with a transaction id may be repeated; reading too.
+#: Idempotent: an event with a transaction id may be sent twice, and a read too.
 ENDPOINTS = {
     "rooms": Endpoint(
         name="send",
@@ -83,7 +83,7 @@ def request_for(kind: str, key: str, method: str, body: bytes, headers: Mapping[
 
 
 class SimHttpClient:
-    """HTTP between processes: `HttpClient` as the forwarder uses it."""
+    """The part of `HttpClient` that the forwarder uses, between simulated processes."""
 
     def __init__(self, world: "World", from_host: Host | None) -> None:
         self._world = world
@@ -98,11 +98,11 @@ class SimHttpClient:
             async with asyncio.timeout(timeout_s):
                 return await self._world.call(address, request)
         except TimeoutError as error:
-            raise RemoteServerError("TimeoutError of the answer") from error
+            raise RemoteServerError("timeout waiting for the answer") from error
 
 
 class SimProxies:
-    """haproxy's maps as a hint: they follow some time after the leader saw a change."""
+    """The maps of haproxy, a hint: they follow some time after the leader saw a change."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -112,7 +112,7 @@ class SimProxies:
 
 
 class SimProcess:
-    """One operating-system process, from its start to its end."""
+    """One operating-system process, from start to end."""
 
     def __init__(self, world: "World", worker_type: str, name: str, address: str) -> None:
         self.world = world
@@ -121,14 +121,14 @@ class SimProcess:
         self.address = address
         self.host = Host(f"{name}@{address}")
         random = world.random
-        # Its clock is set wrongly, and does not run quite evenly with others.
+        # The clock is ahead by some time and drifts.
         ahead_s, rate = random.uniform(0.0, 1e5), random.uniform(0.99, 1.01)
         self.clock = MockClock(ahead_s + rate * world.loop.time(), lambda: rate * world.loop.time())
         self.gate = Gate()
         self.stop = asyncio.Event()
         self.lease = 0
         self.reader: Reader | None = None
-        self.typist: Typist | None = None
+        self.typing: ActiveTyping | None = None
         self.ready = False
         self.exit_code: int | None = None
         self.unanswered: dict[asyncio.Future[Any], None] = {}
@@ -140,11 +140,11 @@ class SimProcess:
 
     async def _main(self) -> None:
         try:
-            self.exit_code = await run_incarnations(self._live, self.stop, self._wait)
+            self.exit_code = await run_incarnations(self._run_incarnation, self.stop, self._wait)
         except Exception as error:
-            self.world.note(f"{self.host.name} could not begin: {error!r}")
+            self.world.note(f"{self.host.name} failed to start: {error!r}")
             self.exit_code = 1
-        self.break_off("ConnectionLost")
+        self.fail_unanswered("ConnectionLost")
         self.world.supervise(self)
 
     async def _wait(self, delay_s: float) -> None:
@@ -154,15 +154,15 @@ class SimProcess:
         except TimeoutError:
             pass
 
-    def break_off(self, why: str) -> None:
-        """Whoever waits for an answer of ours learns that there will be none."""
+    def fail_unanswered(self, why: str) -> None:
+        """Fail every request that waits for an answer from this process."""
         waiting, self.unanswered = self.unanswered, {}
         for future in waiting:
             if not future.done():
                 future.set_exception(RemoteServerError(why))
 
-    async def _live(self, rejoins: int) -> Ended:
-        """One incarnation: as `replication/process/incarnation.py` does it."""
+    async def _run_incarnation(self, rejoins: int) -> Ended:
+        """Run one incarnation, as `replication/process/incarnation.py` does."""
         world = self.world
         fenced = asyncio.Event()
 
@@ -196,7 +196,16 @@ class SimProcess:
         announcer = Announcer(lease, transport, seen)
         ready_at = self.clock.monotonic_s()
         try:
-            handle = await self._compose(tasks, database, connect, writer, announcer, follower, slots, membership)
+            handle = await self._compose(
+                tasks=tasks,
+                database=database,
+                connect=connect,
+                writer=writer,
+                announcer=announcer,
+                follower=follower,
+                slots=slots,
+                membership=membership,
+            )
             await join_replication(
                 tasks=tasks,
                 config=CONFIG,
@@ -246,6 +255,7 @@ class SimProcess:
 
     async def _compose(
         self,
+        *,
         tasks: TaskGroup,
         database: Database,
         connect: Any,
@@ -277,13 +287,13 @@ class SimProcess:
         owner = Owner(world.loop, kind, database, writer, announcer, slots, tasks)
         follower.follow(STREAMS[0] if kind == "rooms" else STREAMS[1], lambda rows: None)
         if kind == "users":
-            typist = self.typist = Typist(world.random, announcer, writer.lease, lambda: world.faults_over)
-            tasks.forever(typist.run, "typing")
+            typing = self.typing = ActiveTyping(world.random, announcer, writer.lease, lambda: world.faults_over)
+            tasks.forever(typing.run, "typing")
         return owner.handle
 
 
 def _application(forwarder: SlotForwarder, handle: Callable[[Request], Any] | None) -> Any:
-    """Route, serve, let go of the slot: as `shared/http/server.py` does it."""
+    """Route, serve and release the slot, as `shared/http/server.py` does."""
 
     async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         request: Request = scope["request"]

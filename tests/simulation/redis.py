@@ -1,4 +1,4 @@
-"""A simulated Redis: at most once. It loses, delays, doubles and reorders what it carries, goes away and comes back."""
+"""A simulated Redis with delivery at most once. It loses, delays, duplicates and reorders messages, and has outages."""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -8,40 +8,44 @@ from tests.simulation.virtual_loop import Host, VirtualLoop
 
 
 class SimRedis:
-    """loss, doubled, late: probabilities per delivery; on_publish: sees every message that a process sends."""
+    """The Redis of one simulated fleet.
+
+    loss, duplicated, late: probabilities per delivery.
+    on_publish: called with every message that a process publishes.
+    """
 
     def __init__(self, loop: VirtualLoop, random: Random, on_publish: Callable[[str, bytes], None]) -> None:
         self.loop = loop
         self.random = random
         self.on_publish = on_publish
-        self.away = False
+        self.down = False
         self.loss = 0.0
-        self.doubled = 0.0
+        self.duplicated = 0.0
         self.late = 0.0
         self.transports: list[SimTransport] = []
 
-    def carry(self, channel: str, message: bytes) -> None:
+    def deliver(self, channel: str, message: bytes) -> None:
         for transport in self.transports:
             if channel in transport.channels and transport.connected and self.random.random() >= self.loss:
-                self._deliver(transport, channel, message)
-                if self.doubled and self.random.random() < self.doubled:
-                    self._deliver(transport, channel, message)
+                self._deliver_to(transport, channel, message)
+                if self.duplicated and self.random.random() < self.duplicated:
+                    self._deliver_to(transport, channel, message)
 
-    def _deliver(self, transport: "SimTransport", channel: str, message: bytes) -> None:
+    def _deliver_to(self, transport: "SimTransport", channel: str, message: bytes) -> None:
         late = self.late and self.random.random() < self.late
         delay = self.random.uniform(0.05, 1.0) if late else self.random.uniform(0.0003, 0.002)
         self.loop.call_later(
-            delay, transport.take, transport.generation, channel, message, context=transport.host.context
+            delay, transport.receive, transport.generation, channel, message, context=transport.host.context
         )
 
-    def go_away(self) -> None:
-        """Redis ends, or is flushed: every subscription breaks."""
-        self.away = True
+    def stop(self) -> None:
+        """Break every subscription, as an end or a flush of Redis does."""
+        self.down = True
         for transport in self.transports:
-            transport.cut()
+            transport.disconnect()
 
-    def come_back(self) -> None:
-        self.away = False
+    def start(self) -> None:
+        self.down = False
         for transport in self.transports:
             transport.connect()
 
@@ -60,9 +64,9 @@ class SimTransport:
 
     def publish(self, channel: str, message: bytes) -> None:
         self.redis.on_publish(channel, message)
-        if not self.redis.away:
+        if not self.redis.down:
             self.redis.loop.call_later(
-                self.redis.random.uniform(0.0001, 0.001), self.redis.carry, channel, message, context=WORLD
+                self.redis.random.uniform(0.0001, 0.001), self.redis.deliver, channel, message, context=WORLD
             )
 
     def subscribe(
@@ -77,20 +81,20 @@ class SimTransport:
         delay = self.redis.random.uniform(0.001, 0.3)
         self.redis.loop.call_later(delay, self._up, self.generation, context=self.host.context)
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         self.connected = False
         self.generation += 1
 
-    def take(self, generation: int, channel: str, message: bytes) -> None:
+    def receive(self, generation: int, channel: str, message: bytes) -> None:
         if generation == self.generation:
             self._on_message(channel, message)
 
     async def close(self) -> None:
-        self.cut()
+        self.disconnect()
         if self in self.redis.transports:
             self.redis.transports.remove(self)
 
     def _up(self, generation: int) -> None:
-        if generation == self.generation and not self.connected and not self.redis.away:
+        if generation == self.generation and not self.connected and not self.redis.down:
             self.connected = True
             self._on_up()

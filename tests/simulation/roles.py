@@ -1,7 +1,7 @@
-"""What the simulated processes do for their clients: owners of keys that write, and readers that serve syncs.
+"""The roles of simulated processes: owners of keys that write, and readers that serve syncs.
 
-They stand for the workers, as small as can be: an owner keeps what it loaded of each key in memory and commits in
-groups; a reader keeps the rows that replication brought. All that they stand on is production code.
+They are minimal workers on top of production code. An owner keeps the loaded state of each key in memory and commits
+in groups. A reader keeps the rows that replication delivered.
 """
 
 import asyncio
@@ -33,7 +33,12 @@ _TYPING_S = 0.4
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """key: a room or a user; ordinal: dense per key; txn: the client's."""
+    """A stored row.
+
+    key: a room or a user.
+    ordinal: dense per key.
+    txn: the transaction id of the client.
+    """
 
     position: int
     writer: int
@@ -44,7 +49,7 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     prior_position: int | None = None
 
 
-#: A log stream and a state stream with slots' owners as writers, and an ephemeral one. The names are those of the
+#: A log stream and a state stream, written by the owners of slots, and an ephemeral stream. The names come from the
 #: registry, since final positions are stored by name.
 EVENTS = Stream(
     name="events",
@@ -77,12 +82,16 @@ def _simulated(text: str) -> FencedStatement[list[Any]]:
 
 WRITE_EVENTS = _simulated("simulated events")
 WRITE_ACCOUNT_DATA = _simulated("simulated account data")
-READ_KEY = "simulated: what is stored of a key"
+READ_KEY = "simulated: the stored rows of a key"
 
 
 @dataclass
 class Memory:
-    """What an owner knows of a key: the last row, and who sent what. pending: sent, and not committed yet."""
+    """The state of one key in an owner's memory.
+
+    done: txn -> ordinal, of committed rows.
+    pending: the requests whose rows are not committed yet, by txn.
+    """
 
     ordinal: int = 0
     last_writer: int | None = None
@@ -92,7 +101,7 @@ class Memory:
 
 
 class Owner:
-    """Serves the keys of the slots that are ours, and writes them, several in one statement."""
+    """Serve the keys of the slots that this process owns, and write several of them in one statement."""
 
     def __init__(
         self,
@@ -118,9 +127,9 @@ class Owner:
         self._committing = False
         slots.on_change(self._changed)
 
-    def _changed(self, kind: str, now: set[int]) -> None:
+    def _changed(self, kind: str, owned: set[int]) -> None:
         if kind == self._kind:
-            for key in [key for key in self._memory if slot_of(key) not in now]:
+            for key in [key for key in self._memory if slot_of(key) not in owned]:
                 del self._memory[key]
 
     async def handle(self, request: Request) -> Response:
@@ -176,8 +185,8 @@ class Owner:
         items = []
         for key, memory, txn in batch:
             ordinal, writer, position = last.get(key, (memory.ordinal, memory.last_writer, memory.last_position))
-            foreign = writer is not None and writer != self._writer.lease
-            items.append((key, ordinal + 1, txn, writer if foreign else None, position if foreign else None))
+            other_writer = writer is not None and writer != self._writer.lease
+            items.append((key, ordinal + 1, txn, writer if other_writer else None, position if other_writer else None))
             last[key] = (ordinal + 1, self._writer.lease, 0)
         try:
             record = await self._writer.write(self._statement, items, streams=(self._stream.name,))
@@ -197,8 +206,11 @@ class Owner:
                 future.set_result(row.ordinal)
 
 
-class Typist:
-    """Tells passing things: a few keys, each with its newest value. values: key -> value, all that is valid now."""
+class ActiveTyping:
+    """The source of an ephemeral stream: a few keys, each with its latest value.
+
+    values: key -> value, all that is valid now.
+    """
 
     def __init__(self, random: Random, announcer: Announcer, lease: int, quiet: Callable[[], bool]) -> None:
         self._random = random
@@ -221,7 +233,7 @@ class Typist:
 
 
 class Reader:
-    """Follows all streams and answers syncs from its memory. Every reader watches itself (`invariants.py`)."""
+    """Follow all streams and answer syncs from memory. Each reader checks its own invariants."""
 
     def __init__(self, name: str, database: Database, follower: Follower, invariants: Invariants) -> None:
         self.name = name
@@ -234,11 +246,11 @@ class Reader:
         self.started = False
         for stream in STORED:
             follower.follow(stream, lambda rows, stream=stream: self._apply(stream, rows))  # type: ignore[misc]
-        self.told: dict[tuple[int, str], tuple[int, int]] = {}  # (writer, key) -> position, value
-        follower.follow(TYPING, self._hear, self._over)
+        self.ephemeral: dict[tuple[int, str], tuple[int, int]] = {}  # (writer, key) -> position, value
+        follower.follow(TYPING, self._receive_ephemeral, self._end_ephemeral)
 
     async def start(self) -> None:
-        """Load what was there before: from now on the vectors say what is in memory."""
+        """Load the older rows. From now on memory holds every row that the vectors cover."""
         for stream in STORED:
             for record in await self._database.fetch(stream.catch_up, 0, 1_000_000):
                 row = Row(**record)
@@ -252,39 +264,39 @@ class Reader:
                 self._invariants.fail(f"{self.name} applies {stream.name} {row} after {applied[row.writer]}")
             applied[row.writer] = row.position
             self.rows[stream.name][row.position] = row
-            # Before it has begun, a reader may be told of a row and not of the older one that another writer wrote in
-            # between: its writers begin where each of them was, and what is older is loaded from the database.
+            # Before its start, a reader may receive a row without the older row of another writer: it follows each
+            # writer from that writer's position at the time, and `start` loads the older rows from the database.
             if stream is EVENTS and self.started:
                 before = self._ordinals.get(row.key)
                 if before is not None and row.ordinal != before + 1:
                     self._invariants.fail(f"{self.name} applies {row} after ordinal {before}")
                 self._ordinals[row.key] = row.ordinal
 
-    def _hear(self, rows: Sequence[Row]) -> None:
+    def _receive_ephemeral(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            before = self.told.get((row.writer, row.key), (0, 0))
+            before = self.ephemeral.get((row.writer, row.key), (0, 0))
             if row.position <= before[0] or row.ordinal < before[1]:
-                self._invariants.fail(f"{self.name} hears {row} after {before}")
-            self.told[row.writer, row.key] = (row.position, row.ordinal)
+                self._invariants.fail(f"{self.name} receives {row} after {before}")
+            self.ephemeral[row.writer, row.key] = (row.position, row.ordinal)
 
-    def _over(self, writer: int, position: int) -> None:
-        for of, key in [place for place in self.told if place[0] == writer]:
-            if self.told[of, key][0] <= position:
-                del self.told[of, key]
+    def _end_ephemeral(self, writer: int, position: int) -> None:
+        for entry in [entry for entry in self.ephemeral if entry[0] == writer]:
+            if self.ephemeral[entry][0] <= position:
+                del self.ephemeral[entry]
 
-    def told_wrongly(self, valid: Mapping[tuple[int, str], int]) -> str:
-        """Return what of the passing things is not as their writers have it, "" for nothing."""
-        told = {place: value for place, (_, value) in self.told.items()}
-        return "" if told == valid else f"{self.name} was told {told}, valid is {valid}"
+    def wrong_ephemeral(self, valid: Mapping[tuple[int, str], int]) -> str:
+        """Return a description of ephemeral values that differ from those of their writers, "" if none differ."""
+        values = {entry: value for entry, (_, value) in self.ephemeral.items()}
+        return "" if values == valid else f"{self.name} has ephemeral values {values}, valid are {valid}"
 
     async def sync(self, text: str) -> tuple[Mapping[str, Sequence[Row]], str]:
-        """Return (new rows by stream, next token). Raises Unavailable when the token's place is not reached in time."""
+        """Return (new rows by stream, next token). Raise Unavailable if the token is not reached in time."""
         token = parse_token(text, LETTERS)
         for stream in STORED:
             if not await self._follower.wait_for(stream, token.vector(stream.name), 3.0):
-                raise Unavailable("The token's place is not reached yet")
+                raise Unavailable("The token is not reached yet")
         now = {stream.name: self._follower.vector(stream) for stream in STORED}
-        self.check_honesty()
+        self.check_vectors()
         answer = {}
         for name, vector in now.items():
             since = token.vector(name)
@@ -295,19 +307,19 @@ class Reader:
             ]
         return answer, format_token(StreamToken(now), LETTERS)
 
-    def check_honesty(self) -> None:
-        """What is behind our vectors must be in our memory."""
+    def check_vectors(self) -> None:
+        """Check that memory holds every row that the vectors cover."""
         for stream in STORED:
             vector, have = self._follower.vector(stream), self.rows[stream.name]
             for row in self._invariants.database.tables.rows[stream.name]:
                 if row.position not in have and vector.covers(row.writer, row.position):
-                    self._invariants.fail(f"{self.name} says that it has {stream.name} {row}: {vector}")
+                    self._invariants.fail(f"{self.name} covers {stream.name} {row} without having it: {vector}")
 
-    def lacks(self) -> str:
-        """Return what is stored and not behind our vectors yet, "" for nothing."""
+    def missing(self) -> str:
+        """Return a description of a stored row that the vectors do not cover yet, "" if they cover all."""
         for stream in STORED:
             vector = self._follower.vector(stream)
             for row in self._invariants.database.tables.rows[stream.name]:
                 if not vector.covers(row.writer, row.position):
-                    return f"{self.name} lacks {stream.name} {row}: {vector}"
+                    return f"{self.name} misses {stream.name} {row}: {vector}"
         return ""

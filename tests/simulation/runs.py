@@ -1,4 +1,4 @@
-"""Running many seeds, in several processes."""
+"""Run one seed, or many seeds in several processes."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,28 +12,27 @@ _AT_A_TIME = 50
 
 
 def run_seed(seed: int, bug: str = "", trace: list[str] | None = None) -> str:
-    """Run one seed; return what went wrong, "" for nothing. bug: one of PLANTED."""
+    """Run one seed, with a bug of PLANTED if named. Return the failure, "" if there is none."""
     with PLANTED[bug]() if bug else nullcontext():
         return World(seed, trace).run()
 
 
-def account_of(seed: int, bug: str = "") -> str:
-    """Return what happened in a run, line by line, what went wrong, and how to see it again."""
+def story_of(seed: int, bug: str = "") -> str:
+    """Return the trace of a run, its failure and the command that repeats it."""
     trace: list[str] = []
     failure = run_seed(seed, bug, trace)
-    # What comes after the failure is the end of the world.
     command = f"python -m tests.simulation {seed}" + (f" --bug {bug!r}" if bug else "")
-    return "\n".join([*trace, f"seed {seed}: {failure or 'nothing went wrong'}", f"again: {command}"])
+    return "\n".join([*trace, f"seed {seed}: {failure or 'no failure'}", f"again: {command}"])
 
 
 def first_found(bug: str, seeds: int) -> int | None:
-    """Return the first seed that finds a planted bug: the known one, or one below `seeds`."""
+    """Return the first seed that finds a planted bug: the known seed, or one below `seeds`."""
     known = [KNOWN_SEEDS[bug]] if bug in KNOWN_SEEDS else []
     return next((seed for seed in (*known, *range(seeds)) if run_seed(seed, bug)), None)
 
 
 def failures(seeds: range, processes: int = 2) -> Iterator[tuple[int, str]]:
-    """Yield (seed, what went wrong) of each seed that fails."""
+    """Yield (seed, failure) of each seed that fails."""
     chunks = [seeds[at : at + _AT_A_TIME] for at in range(0, len(seeds), _AT_A_TIME)]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for found in pool.map(_run_some, chunks):

@@ -1,4 +1,4 @@
-"""The simulated fleet holds its promises under whatever a seed brings, and finds the bugs that are planted in it."""
+"""A simulated fleet keeps its invariants under the faults of each seed, and the simulator finds planted bugs."""
 
 import os
 import subprocess
@@ -8,42 +8,42 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.planted import PLANTED
-from tests.simulation.runs import account_of, failures, first_found, run_seed
+from tests.simulation.runs import failures, first_found, run_seed, story_of
 from tests.simulation.world import World
 
-#: How many seeds a planted bug may need. Most show within the first ten.
-_PATIENCE = 600
+#: Number of seeds tried for a planted bug. Most bugs show within ten.
+_SEEDS_PER_BUG = 600
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 100))
-def test_two_thousand_seeds(first: int) -> None:
-    """A hundred of them for each test, so that several processes can share the work."""
+def test_invariants_hold_in_two_thousand_seeds(first: int) -> None:
+    """Each test runs a hundred seeds, so that several processes can share the work."""
     failed = next((seed for seed in range(first, first + 100) if run_seed(seed)), None)
-    assert failed is None, account_of(failed)
+    assert failed is None, story_of(failed)
 
 
 @pytest.mark.soak
-def test_many_seeds() -> None:
+def test_invariants_hold_in_many_seeds() -> None:
     found = next(failures(range(2000, 60_000)), None)
-    assert found is None, account_of(found[0])
+    assert found is None, story_of(found[0])
 
 
-@pytest.mark.timeout(600)  # it may need many seeds
+@pytest.mark.timeout(600)  # a rare bug needs many seeds
 @pytest.mark.parametrize("bug", PLANTED)
-def test_a_planted_bug_is_found(bug: str) -> None:
-    assert first_found(bug, _PATIENCE) is not None, f"{bug!r} was not found in {_PATIENCE} seeds"
+def test_simulator_finds_planted_bug(bug: str) -> None:
+    assert first_found(bug, _SEEDS_PER_BUG) is not None, f"{bug!r} was not found in {_SEEDS_PER_BUG} seeds"
 
 
-def test_a_failing_seed_tells_its_story() -> None:
-    seed = first_found("forgotten announcement", _PATIENCE)
+def test_failing_seed_prints_trace_and_command() -> None:
+    seed = first_found("skipped announcement", _SEEDS_PER_BUG)
     assert seed is not None
-    story = account_of(seed, "forgotten announcement")
+    story = story_of(seed, "skipped announcement")
     assert "has lease" in story
-    assert f"again: python -m tests.simulation {seed} --bug 'forgotten announcement'" in story
+    assert f"again: python -m tests.simulation {seed} --bug 'skipped announcement'" in story
 
 
-def test_a_seed_gives_the_same_run_in_every_process() -> None:
-    """Nothing depends on where objects lie in memory, how strings hash, or what ran before."""
+def test_seed_gives_same_run_in_every_process() -> None:
+    """A run depends neither on addresses of objects, nor on string hashes, nor on earlier runs."""
     digests = []
     for seed in (3, 14, 3):
         world = World(seed)

@@ -1,7 +1,7 @@
-"""An event loop whose time jumps: production code runs on it unchanged, and the same seed gives the same run.
+"""An event loop with virtual time. Production code runs on it unchanged, and the same seed gives the same run.
 
-Everything that runs belongs to a *host* (a simulated process) or to the world. What belongs to a host that is stopped
-waits until it goes on; what belongs to one that was killed never runs again.
+Every callback belongs to a *host* (a simulated process) or to the world. Callbacks of a stopped host wait until it
+resumes. Callbacks of a killed host never run.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ HOST: contextvars.ContextVar[Host | None] = contextvars.ContextVar("host", defau
 
 
 class Handle:
-    """What asyncio expects of a handle. at: when it was to run."""
+    """A scheduled callback, with the interface of an asyncio handle. at: the time at which it was due."""
 
     __slots__ = ("args", "at", "callback", "context", "dead")
 
@@ -52,13 +52,13 @@ class Handle:
 
 
 class _Task(asyncio.Task):  # type: ignore[type-arg]
-    """Production code keeps tasks in sets: their order must not depend on where they lie in memory."""
+    """A task that hashes by its number. Production code keeps sets of tasks: each run must order them alike."""
 
-    made = 0
+    count = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _Task.made += 1
-        self._number = _Task.made
+        _Task.count += 1
+        self._number = _Task.count
         super().__init__(*args, **kwargs)
 
     def __hash__(self) -> int:
@@ -66,22 +66,25 @@ class _Task(asyncio.Task):  # type: ignore[type-arg]
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
-    """errors: what the loop was told of (a task that failed and that nobody waited for ...)."""
+    """The event loop.
+
+    errors: the contexts given to the exception handler, such as a failed task that no code awaited.
+    """
 
     def __init__(self) -> None:
-        _Task.made = 0
+        _Task.count = 0
         self._now = 0.0
         self._ready: deque[Handle] = deque()
         self._timers: list[tuple[float, int, Handle]] = []
         self._count = 0
         self._tasks: list[_Task] = []
         self.closing = False
-        self._lost: list[Handle] = []  # of hosts that were killed
+        self._lost: list[Handle] = []  # of killed hosts
         self.stopped = False
         self.steps = 0
         self.errors: list[dict[str, Any]] = []
 
-    # -- what asyncio asks of a loop
+    # -- the interface of an asyncio loop
 
     def time(self) -> float:
         return self._now
@@ -126,7 +129,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.stopped = True
 
     def run_until(self, end: float) -> None:
-        """Run everything up to this time, or until `stop` was called."""
+        """Run all callbacks up to this time, or until `stop` is called."""
         ready, timers = self._ready, self._timers
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
@@ -141,7 +144,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 while timers and timers[0][0] <= self._now:
                     ready.append(heapq.heappop(timers)[2])
                 self._run(ready.popleft())
-                # Work takes time: what is due meanwhile comes between two steps of something else.
+                # A step takes time, so that timers fall due between the steps of other work.
                 self._now += _STEP_S
         finally:
             asyncio._set_running_loop(before)
@@ -158,20 +161,20 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.steps += 1
         handle.context.run(handle.callback, *handle.args)
 
-    def go_on(self, host: Host) -> None:
-        """A stopped host goes on where it was; its timers that are over all run now."""
+    def resume(self, host: Host) -> None:
+        """Resume a stopped host. Its overdue timers all run now."""
         host.stopped = False
         waiting, host.waiting = host.waiting, []
         self._ready.extend(waiting)
 
     def kill(self, host: Host) -> None:
-        """Nothing of this host runs any more."""
+        """Drop every callback of this host, now and later."""
         host.killed, host.stopped = True, False
         self._lost.extend(host.waiting)
         host.waiting.clear()
 
     def close(self) -> None:
-        """End every task in good order, so that none is torn down half-way by the garbage collector."""
+        """Cancel and finish every task, so that the garbage collector destroys none half-way."""
         self.closing = True
         self._ready.extend(self._lost)
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""A fleet in a box, and what befalls it: everything that happens follows from one seed."""
+"""A simulated fleet and its faults. One seed determines the whole run."""
 
 import asyncio
 import contextvars
@@ -19,7 +19,7 @@ from tests.simulation import roles
 from tests.simulation.clients import Sender, SyncingClient
 from tests.simulation.invariants import Invariants
 from tests.simulation.keys import SLOTS
-from tests.simulation.postgres import WORLD, SimPostgres, Tables, Write, declare, insert_row
+from tests.simulation.postgres import WORLD, SimPostgres, Tables, Write, declare, insert_rows
 from tests.simulation.processes import SimProcess, fleet_of
 from tests.simulation.redis import SimRedis
 from tests.simulation.roles import ACCOUNT_DATA, EVENTS, READ_KEY, STORED, Row
@@ -28,15 +28,18 @@ from workers.main.proxies import routing_of
 
 T = TypeVar("T")
 _FAULTS_FROM_S, _FAULTS_UNTIL_S = 0.8, 5.0
-#: Once nothing more befalls the fleet: it serves all slots again, and every reader has all rows, within so long.
+#: After the last fault, the fleet must own all slots and every reader must have all rows within this time.
 SETTLED_WITHIN_S = 12.0
 
 
 @dataclass
 class World:
-    """seed: all that happens follows from it; trace: to which a readable account is appended.
+    """The fleet, its database, Redis, clients and faults.
 
-    calm: nobody dies and the database works: then no request may fail at its first attempt."""
+    seed: determines the whole run.
+    trace: readable lines are appended to it.
+    calm: True if no process dies and the database works. Then no request may fail at its first attempt.
+    """
 
     seed: int
     trace: list[str] | None = None
@@ -52,7 +55,7 @@ class World:
         self.listening: dict[str, SimProcess] = {}
         self.map: dict[tuple[str, int], str] = {}
         self.faults_over = False
-        self.archive: list[Row] = []  # also what a state stream overwrote
+        self.archive: list[Row] = []  # with the overwritten rows of state streams
         self.calm = self.random.random() < 0.2
         self._ports = 0
         self._declare_rows()
@@ -60,7 +63,7 @@ class World:
     # -- running
 
     def run(self) -> str:
-        """Run to the end; return what went wrong, "" for nothing."""
+        """Run to the end. Return the failure, "" if there is none."""
         state = global_random.getstate()
         gc.disable()
         global_random.seed(self.seed)
@@ -91,7 +94,7 @@ class World:
             self.trace.append(f"{self.loop.time():8.3f} {text}")
 
     def digest(self) -> int:
-        """Two runs of one seed end in the same state: of the tables, and of the number of steps."""
+        """Return a checksum of the final tables and the number of steps, the same for each run of one seed."""
         rows = [row for stream in STORED for row in self.database.tables.rows[stream.name]]
         return zlib.crc32(repr((rows, self.loop.steps, self.database.tables.slots)).encode())
 
@@ -108,7 +111,7 @@ class World:
             for number in range(1, count + 1):
                 self.start(worker_type, f"{worker_type}-{number}")
         self.redis.loss = random.choice([0.0, 0.0, 0.05, 0.2])
-        self.redis.doubled = random.choice([0.0, 0.05])
+        self.redis.duplicated = random.choice([0.0, 0.05])
         self.redis.late = random.choice([0.0, 0.0, 0.1])
         self.senders = [Sender(self, number) for number in range(3)]
         self.clients = [SyncingClient(self, number) for number in range(2)]
@@ -121,13 +124,13 @@ class World:
         return self.loop.create_task(coroutine, context=WORLD.copy())
 
     def _settle(self) -> None:
-        """No more faults: within a bound all is well again."""
+        """End all faults, and fail if the fleet does not recover in time."""
         self.faults_over = True
-        self.redis.loss = self.redis.doubled = self.redis.late = 0.0
-        self.redis.come_back()
-        self.database.away, self.database.slow, self.database.breaks = False, 1.0, 0.0
+        self.redis.loss = self.redis.duplicated = self.redis.late = 0.0
+        self.redis.start()
+        self.database.down, self.database.slow, self.database.breaks = False, 1.0, 0.0
         for process in self.processes:
-            self.go_on(process)
+            self.resume(process)
         self.note("no more faults")
         end = _FAULTS_UNTIL_S + SETTLED_WITHIN_S
         while not self.invariants.failure:
@@ -140,7 +143,7 @@ class World:
             self.loop.run_until(self.loop.time() + 0.25)
 
     def _unsettled(self) -> str:
-        """Return what is not well yet."""
+        """Return a description of the state that the fleet has not recovered yet, "" if it has recovered."""
         tables = self.database.tables
         owners = {slot.owner for slot in tables.slots.values()}
         alive = {p.lease: p for p in self.processes if p.running and p.lease in tables.leases}
@@ -155,15 +158,15 @@ class World:
         valid = {
             (lease, key): value
             for lease, p in alive.items()
-            if p.typist is not None
-            for key, value in p.typist.values.items()
+            if p.typing is not None
+            for key, value in p.typing.values.items()
         }
         readers = [p.reader for p in alive.values() if p.worker_type == "synchrotron"]
         for reader in readers:
             if reader is None or not reader.started:
-                return "a reader has not begun"
-            reader.check_honesty()
-            if wrong := reader.lacks() or reader.told_wrongly(valid):
+                return "a reader has not started"
+            reader.check_vectors()
+            if wrong := reader.missing() or reader.wrong_ephemeral(valid):
                 return wrong
         return next((behind for client in self.clients if (behind := client.behind())), "")
 
@@ -183,24 +186,24 @@ class World:
         return process
 
     def kill(self, process: SimProcess, *, again_after_s: float, supervised: bool) -> None:
-        """kill -9; what its supervisor then does."""
+        """Kill a process as SIGKILL does. Its supervisor then starts it again, and may end its lease first."""
         self.note(f"{process.host.name} is killed")
         self.loop.kill(process.host)
-        for connection in self.database.connection_of(process.host):
+        for connection in self.database.connections_of(process.host):
             connection.closed = True
             self.database.connections.remove(connection)
             if connection.transaction_now is not None:
                 connection._roll_back(connection.transaction_now)
         for transport in [t for t in self.redis.transports if t.host is process.host]:
-            transport.cut()
+            transport.disconnect()
             self.redis.transports.remove(transport)
-        process.break_off("ConnectionLost")
+        process.fail_unanswered("ConnectionLost")
         if supervised:
             self._spawn(self._fence(process.name))
         self.loop.call_later(again_after_s, self.start, process.worker_type, process.name, context=WORLD)
 
     def supervise(self, process: SimProcess) -> None:
-        """A process ended, by itself or since it was told to: its supervisor starts it again."""
+        """Start a process that ended again, as its supervisor does."""
         delay = self.random.uniform(0.3, 2.0)
         self.loop.call_later(delay, self.start, process.worker_type, process.name, context=WORLD)
 
@@ -211,10 +214,10 @@ class World:
         except Exception as error:
             self.note(f"the supervisor could not end the lease of {name}: {error!r}")
 
-    def go_on(self, process: SimProcess) -> None:
+    def resume(self, process: SimProcess) -> None:
         if process.host.stopped:
-            self.note(f"{process.host.name} goes on")
-            self.loop.go_on(process.host)
+            self.note(f"{process.host.name} resumes")
+            self.loop.resume(process.host)
 
     def set_map(self, processes: Any, slots: Any) -> None:
         routing = routing_of(processes, slots)
@@ -233,7 +236,7 @@ class World:
     # -- HTTP
 
     async def call(self, address: str, request: Request) -> HttpResponse:
-        """Send a request to whoever listens there, and wait for the answer."""
+        """Send a request to the process at this address, and wait for the answer."""
         await asyncio.sleep(self.random.uniform(0.0003, 0.003))
         process = self.listening.get(address)
         if process is None or not process.running:
@@ -241,7 +244,10 @@ class World:
         return await self.ask(process, lambda: _serve(process, request))
 
     async def ask(self, process: SimProcess, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Let a process do some work, and wait for the outcome: an error of its, or RemoteServerError if it dies."""
+        """Run work in a process and return its result.
+
+        Raise the error of the work, or RemoteServerError if the process dies.
+        """
         answer: asyncio.Future[T] = self.loop.create_future()
 
         async def run() -> None:
@@ -265,19 +271,19 @@ class World:
 
     def _plan_faults(self) -> None:
         random = self.random
-        befalls = (
-            [self._redis_blinks, self._joins, self._joins, self._leaves]
+        faults = (
+            [self._redis_restarts, self._joins, self._joins, self._leaves]
             if self.calm
             else [
                 self._dies,
                 self._dies,
-                self._stands_still,
-                self._stands_still,
+                self._pauses,
+                self._pauses,
                 self._loses_connections,
                 self._loses_connections,
-                self._redis_blinks,
-                self._database_blinks,
-                self._database_is_slow,
+                self._redis_restarts,
+                self._database_restarts,
+                self._database_slows_down,
                 self._joins,
                 self._joins,
                 self._leaves,
@@ -287,7 +293,7 @@ class World:
         )
         for _ in range(random.randint(1, 5)):
             at = random.uniform(_FAULTS_FROM_S, _FAULTS_UNTIL_S - 0.5)
-            self.loop.call_at(at, random.choice(befalls), context=WORLD)
+            self.loop.call_at(at, random.choice(faults), context=WORLD)
 
     def _victim(self) -> SimProcess | None:
         running = [p for p in self.processes if p.running and not p.stop.is_set()]
@@ -299,45 +305,45 @@ class World:
             self.kill(victim, again_after_s=self.random.uniform(0.1, 4.0), supervised=supervised)
 
     def _is_fenced(self) -> None:
-        """Somebody ends the lease of a process that lives: it was cut off, or taken for another."""
+        """End the lease of a live process, as an operator or another process may do."""
         if (victim := self._victim()) is not None:
             self.note(f"the lease of {victim.host.name} is ended")
             self._spawn(self._fence(victim.name))
 
-    def _stands_still(self) -> None:
+    def _pauses(self) -> None:
         victim = self._victim()
         if victim is not None and not victim.host.stopped:
-            self.note(f"{victim.host.name} stands still")
+            self.note(f"{victim.host.name} is paused")
             victim.host.stopped = True
-            self.loop.call_later(self.random.choice([0.3, 1.5, 3.2, 4.5]), self.go_on, victim, context=WORLD)
+            self.loop.call_later(self.random.choice([0.3, 1.5, 3.2, 4.5]), self.resume, victim, context=WORLD)
 
     def _loses_connections(self) -> None:
         if (victim := self._victim()) is not None:
             self.note(f"{victim.host.name} loses its connections to the database")
-            for connection in self.database.connection_of(victim.host):
+            for connection in self.database.connections_of(victim.host):
                 connection.cut()
 
-    def _redis_blinks(self) -> None:
-        self.note("Redis goes away")
-        self.redis.go_away()
-        self.loop.call_later(self.random.choice([0.05, 0.5, 2.5]), self.redis.come_back, context=WORLD)
+    def _redis_restarts(self) -> None:
+        self.note("Redis stops")
+        self.redis.stop()
+        self.loop.call_later(self.random.choice([0.05, 0.5, 2.5]), self.redis.start, context=WORLD)
 
-    def _database_blinks(self) -> None:
-        self.note("the database goes away")
-        self.database.away = True
+    def _database_restarts(self) -> None:
+        self.note("the database stops")
+        self.database.down = True
         for connection in list(self.database.connections):
             connection.end()
-        self.loop.call_later(self.random.choice([0.1, 1.0, 3.5]), self._database_is_back, context=WORLD)
+        self.loop.call_later(self.random.choice([0.1, 1.0, 3.5]), self._database_starts, context=WORLD)
 
-    def _database_is_back(self) -> None:
-        self.database.away = False
+    def _database_starts(self) -> None:
+        self.database.down = False
 
-    def _database_is_slow(self) -> None:
+    def _database_slows_down(self) -> None:
         self.note("the database is slow")
         self.database.slow = 30.0
-        self.loop.call_later(self.random.uniform(0.2, 1.5), self._database_is_fast, context=WORLD)
+        self.loop.call_later(self.random.uniform(0.2, 1.5), self._database_is_fast_again, context=WORLD)
 
-    def _database_is_fast(self) -> None:
+    def _database_is_fast_again(self) -> None:
         self.database.slow = 1.0
 
     def _joins(self) -> None:
@@ -355,10 +361,10 @@ class World:
             if p is not victim and p.worker_type == victim.worker_type and p.ready and not p.stop.is_set()
         ]
         if others or not self.calm:
-            self.note(f"{victim.host.name} is told to end")
+            self.note(f"{victim.host.name} is asked to stop")
             victim.stop.set()
 
-    # -- the meaning of the roles' statements
+    # -- the statements of the roles
 
     def _declare_rows(self) -> None:
         def above(stream: str) -> Any:
@@ -385,7 +391,7 @@ class World:
                     keys = {row.key for row in rows}
                     database.commit(lambda t: _without(t, stream, keys))
                     rows = list({row.key: row for row in rows}.values())
-                insert_row(database, stream, rows)
+                insert_rows(database, stream, rows)
                 return {"positions": positions}
 
             return Write(apply, lambda args: (stream, len(args[1])))
@@ -398,7 +404,7 @@ class World:
 
 
 def _without(t: Tables, stream: str, keys: set[str]) -> Tables:
-    """A state stream has one row per key: the older one goes."""
+    """Remove the older rows of these keys: a state stream has one row per key."""
     return replace(t, rows={**t.rows, stream: tuple(row for row in t.rows[stream] if row.key not in keys)})
 
 
@@ -413,14 +419,14 @@ async def _serve(process: SimProcess, request: Request) -> HttpResponse:
             body += message.get("body", b"")
 
     async def receive() -> dict[str, Any]:
-        raise AssertionError("the body was read already")
+        raise AssertionError("the body has been read")
 
     await process.gate({"type": "http", "raw_path": request.path, "request": request}, receive, send)
     return HttpResponse(status, {}, body)
 
 
 class _Notes(logging.Handler):
-    """What production code logs becomes part of the trace."""
+    """Append the log lines of production code to the trace."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.INFO)

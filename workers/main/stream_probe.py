@@ -1,9 +1,9 @@
-"""Notice that the database moved and the stream did not: compare each writer's rows in Postgres with its ticks.
+"""Detect stalled streams: compare the rows of each writer in Postgres with its ticks.
 
-Readers work without this probe: they read a silent writer from Postgres, only later. So the result is a metric and a
-log line, for operators. Ticks are enough, since they hold their writer's last position on each channel: a row that was
-stored and never announced shows, and so does a writer that cannot be heard. Each reader counts lost frames itself
-(`skep_replication_gaps_total`).
+Readers work without this probe: they read the rows of a silent writer from Postgres, only later. So the result is a
+metric and a log line, for operators. Ticks are enough, since they hold the last position of their writer on each
+channel. They show a row that was stored and never announced, and a writer whose messages do not arrive. Each reader
+counts lost frames itself (`skep_replication_gaps_total`).
 """
 
 import asyncio
@@ -48,29 +48,29 @@ class Comparison:
     """PURE: finds the writers of one stream that have been behind on the bus for `STALLED_AFTER_S`."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, Progress] = {}
+        self._announced: dict[int, Progress] = {}
         self._stored: dict[int, Progress] = {}
         self._behind: dict[int, tuple[float, Progress]] = {}  # since when, and the progress that is missing
 
-    def heard(self, writer: int, progress: Progress) -> None:
-        self._heard[writer] = progress.joined(self._heard.get(writer, _NOTHING))
+    def announced(self, writer: int, progress: Progress) -> None:
+        self._announced[writer] = progress.joined(self._announced.get(writer, _NOTHING))
 
     def compare(self, now_s: float, stored: Mapping[int, Progress]) -> dict[int, tuple[Progress, Progress]]:
-        """Return the stalled writers: writer -> (stored, heard). stored: of every living writer in Postgres."""
+        """Return the stalled writers: writer -> (stored, announced). stored: of every living writer in Postgres."""
         self._stored = {w: progress.joined(self._stored.get(w, _NOTHING)) for w, progress in stored.items()}
-        self._heard = {w: progress for w, progress in self._heard.items() if w in stored}
+        self._announced = {w: progress for w, progress in self._announced.items() if w in stored}
         stalled = {}
         for writer, progress in self._stored.items():
-            heard = self._heard.get(writer, _NOTHING)
+            announced = self._announced.get(writer, _NOTHING)
             since_s, wanted = self._behind.get(writer, (now_s, progress))
-            if not heard.behind(wanted):
+            if not announced.behind(wanted):
                 since_s, wanted = now_s, progress
-            if not heard.behind(wanted):
+            if not announced.behind(wanted):
                 self._behind.pop(writer, None)
                 continue
             self._behind[writer] = since_s, wanted
             if now_s - since_s >= STALLED_AFTER_S:
-                stalled[writer] = progress, heard
+                stalled[writer] = progress, announced
         self._behind = {w: each for w, each in self._behind.items() if w in stored}
         return stalled
 
@@ -93,7 +93,7 @@ class StreamProbe:
         self._comparisons = {name: Comparison() for name in STREAMS}
         self._above: dict[str, int] = {}  # rows at or below were compared
         self._stalled: set[str] = set()
-        follower.on_tick(self._hear)
+        follower.on_tick(self._record)
 
     async def run(self) -> None:
         while True:
@@ -116,11 +116,11 @@ class StreamProbe:
             stored = await self._stored(name, processes)
             self._report(name, comparison.compare(self._clock.monotonic_s(), stored))
 
-    def _hear(self, tick: Tick) -> None:
+    def _record(self, tick: Tick) -> None:
         for name, progress in tick.progress.items():
             if name in self._comparisons:
                 last = max(progress.last.values(), default=0)
-                self._comparisons[name].heard(tick.writer, Progress(progress.complete_up_to, last))
+                self._comparisons[name].announced(tick.writer, Progress(progress.complete_up_to, last))
 
     async def _stored(self, name: str, processes: Sequence[ProcessRow]) -> dict[int, Progress]:
         reached = {each.lease: each.positions[name] for each in processes if name in each.positions}
@@ -137,9 +137,9 @@ class StreamProbe:
         if stalled and name not in self._stalled:
             self._stalled.add(name)
             writers = (
-                f"writer {writer}: stored {progress.last}, heard {heard.last}, complete {progress.reached}, "
-                f"heard {heard.reached}"
-                for writer, (progress, heard) in sorted(stalled.items())
+                f"writer {writer}: stored {progress.last}, announced {announced.last}, complete {progress.reached}, "
+                f"announced {announced.reached}"
+                for writer, (progress, announced) in sorted(stalled.items())
             )
             logger.error("The stream %s is stalled on the bus, not in the database: %s", name, "; ".join(writers))
         elif not stalled and name in self._stalled:

@@ -28,18 +28,18 @@ def test_only_writers_that_stay_unheard_are_stalled() -> None:
     def look(now_s: float, reached: int, last: int) -> bool:
         return _WRITER in probe.compare(now_s, {_WRITER: Progress(reached, last)})
 
-    probe.heard(_WRITER, Progress(10, 10))
+    probe.announced(_WRITER, Progress(10, 10))
     assert not look(0, 10, 10)
     # A busy writer is always a little behind, but it advances.
     for second in range(1, 20):
         assert not look(second, 10 + second, 10 + second)
-        probe.heard(_WRITER, Progress(10 + second, 10 + second))
+        probe.announced(_WRITER, Progress(10 + second, 10 + second))
     # Its rows stop on the bus while its "complete up to" advances: stored rows are not announced.
     assert not look(20, 40, 35)
-    probe.heard(_WRITER, Progress(40, 29))
+    probe.announced(_WRITER, Progress(40, 29))
     assert not look(20 + STALLED_AFTER_S - 0.1, 41, 36)
     assert look(20 + STALLED_AFTER_S, 41, 36)
-    probe.heard(_WRITER, Progress(41, 36))
+    probe.announced(_WRITER, Progress(41, 36))
     assert not look(24, 41, 36)
     # Nothing of it reaches the bus.
     assert not look(30, 50, 36)

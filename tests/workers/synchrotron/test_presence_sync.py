@@ -317,7 +317,7 @@ async def test_devices_are_reported_every_25_seconds_and_when_they_change() -> N
         owners.reports.clear()
         await reports.report_due()
         return [
-            (address, one.user_id, one.told, one.seen_ago_ms, one.active_ago_ms)
+            (address, one.user_id, one.set_presence, one.seen_ago_ms, one.active_ago_ms)
             for address, devices in owners.reports
             for one in devices
         ]

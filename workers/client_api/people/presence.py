@@ -105,14 +105,16 @@ class Presence:
         now_ms = self._clock.now_ms()
         if self._enabled:
             # A device that syncs as offline from the start needs no entry.
-            devices = [device for device in report.devices if device.told != OFFLINE or device.user_id in self._users]
+            devices = [
+                device for device in report.devices if device.set_presence != OFFLINE or device.user_id in self._users
+            ]
             await self._users.load({device.user_id for device in devices if self._users.owns(device.user_id)})
             changed: dict[UserId, None] = {}
             for device in devices:
                 user = self._users.get(device.user_id)
-                if user is not None and self._users.owns(device.user_id) and device.told in (UNSET, *STATES):
+                if user is not None and self._users.owns(device.user_id) and device.set_presence in (UNSET, *STATES):
                     active_ms = 0 if device.active_ago_ms is None else now_ms - device.active_ago_ms
-                    user.note_sync(device.device_id, device.told, now_ms - device.seen_ago_ms, active_ms)
+                    user.note_sync(device.device_id, device.set_presence, now_ms - device.seen_ago_ms, active_ms)
                     changed[device.user_id] = None
             self._users.announce_changes(changed)
         return PresenceAnswer(sorted({one.user_id for one in report.devices if not self._users.owns(one.user_id)}))

@@ -229,7 +229,7 @@ def _as_reported(device: _Device, now_s: float) -> DevicePresence:
     return DevicePresence(
         user_id=device.user_id,
         device_id=device.device_id,
-        told=device.set_presence,
+        set_presence=device.set_presence,
         seen_ago_ms=_ms(now_s - seen_s),
         active_ago_ms=None if active_s is None else _ms(now_s - active_s),
     )

@@ -45,7 +45,7 @@ def test_room_is_purged_and_deleted_while_members_use_it(fleet: RunningFleet) ->
 
     refused = _room(fleet, "delete", room)
     assert refused.returncode == 1
-    assert "make them leave first" in refused.stderr
+    assert "Make them leave first" in refused.stderr
     for each in (me, other):
         each.ask("POST", f"/rooms/{place}/leave", {})
     assert "0 local users are joined" in _room(fleet, "delete", room, "--dry-run").stdout

@@ -1,10 +1,10 @@
 -- The tables of Skep's first schema. PostgreSQL 15 to 18, no extensions.
 --
--- Conventions: rooms and events have short integer ids (`room_nid`, `event_nid`), handed out by the process that
--- makes them from blocks that it reserves (so a batch can name its own events before it is stored). `writer` is the
--- lease number of the writing process, `position` its place in the stream, taken inside the committing statement.
--- Text that may hold U+0000 is stored escaped (`shared/storage/engine/parameters.py`). Times `_ms` are Matrix timestamps.
--- Distribution keys, should one PostgreSQL not be enough: `room_nid` and `user_id`.
+-- Conventions: rooms and events have short integer ids (`room_nid`, `event_nid`). Processes take them from blocks that
+-- they reserve, so that a batch can name its own events before it is stored. `writer` is the lease number of the
+-- writing process, `position` the row's position in the stream, taken inside the committing statement. All text is
+-- stored escaped (`shared/storage/engine/text_codec.py`). Times `_ms` are Matrix timestamps. Distribution keys, if one
+-- PostgreSQL is not enough: `room_nid` and `user_id`.
 
 -- ---------------------------------------------------------------- processes, leases, slots
 
@@ -14,10 +14,10 @@ CREATE TABLE counters (
 );
 INSERT INTO counters VALUES ('lease', 0), ('slots_version', 0);
 
--- Inserted once, revoked once, deleted once, never updated otherwise: the fence locks this row in every write.
+-- Inserted once, revoked once and deleted once, and not updated otherwise: every write locks this row as its fence.
 CREATE TABLE leases (
   lease      bigint PRIMARY KEY,
-  process    text NOT NULL,              -- name, unique among the living
+  process    text NOT NULL,              -- name, unique among live processes
   type       text NOT NULL,              -- worker type
   host       text NOT NULL,
   pid        integer NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE leases (
   revoked    boolean NOT NULL DEFAULT false
 );
 
--- What changes every second; never the same row as the fence.
+-- What changes every second, apart from the row that is the fence.
 CREATE TABLE heartbeats (
   lease     bigint PRIMARY KEY,
   seen_at   timestamptz NOT NULL,
@@ -36,7 +36,7 @@ CREATE TABLE heartbeats (
   positions jsonb NOT NULL               -- stream -> "complete up to"
 ) WITH (fillfactor = 50);
 
--- One row per (incarnation, stream), kept for good: where the writer started and, once fenced, ended.
+-- One row per (incarnation, stream), kept forever: the positions where the writer started and, once fenced, ended.
 CREATE TABLE writers (
   lease          bigint NOT NULL,
   stream         text NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE writers (
 CREATE TABLE slots (
   kind       text NOT NULL,
   slot       integer NOT NULL,
-  owner      bigint,                      -- lease; NULL while nobody owns it
+  owner      bigint,                      -- lease; NULL: no owner
   epoch      bigint NOT NULL DEFAULT 0,   -- grows with each change of owner
   next_owner bigint,
   PRIMARY KEY (kind, slot)
@@ -95,9 +95,9 @@ CREATE TABLE events (
   position         bigint NOT NULL,
   ordinal          bigint,                  -- NULL: outlier or backfilled
   depth            bigint NOT NULL,
-  type             text NOT NULL,           -- escaped
-  state_key        text,                    -- escaped; NULL: not a state event
-  sender           text NOT NULL,           -- escaped
+  type             text NOT NULL,
+  state_key        text,                    -- NULL: not a state event
+  sender           text NOT NULL,
   origin_server_ts bigint NOT NULL,
   status           smallint NOT NULL DEFAULT 0,  -- 0 accepted, 1 soft-failed, 2 rejected, 3 outlier
   prev_nids        bigint[] NOT NULL,
@@ -114,13 +114,13 @@ CREATE TABLE events (
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
 CREATE INDEX events_by_position ON events (position);
 
--- The events that nothing follows yet: one row per room, updated in place (HOT) by every batch.
+-- The forward extremities: one row per room, updated in place (HOT) by every batch.
 CREATE TABLE forward_extremities (
   room_nid   bigint PRIMARY KEY,
   event_nids bigint[] NOT NULL
 ) WITH (fillfactor = 50);
 
--- The room's state now; `position` and `writer` are those of its last change.
+-- The current state; `position` and `writer` are those of its last change.
 CREATE TABLE current_state (
   room_nid  bigint NOT NULL,
   type      text NOT NULL,
@@ -131,7 +131,7 @@ CREATE TABLE current_state (
   PRIMARY KEY (room_nid, type, state_key)
 );
 
--- Every change of the current state, in the room's order: the state at any live event, and what sync sends as state.
+-- Every change of the current state, in the room's order: for the state at any live event, and for sync.
 CREATE TABLE state_changes (
   room_nid      bigint NOT NULL,
   type          text NOT NULL,
@@ -145,7 +145,7 @@ CREATE TABLE state_changes (
 );
 CREATE INDEX state_changes_by_ordinal ON state_changes (room_nid, ordinal);
 
--- Current m.room.member state, one row per user ever seen in the room, indexed from the user's side.
+-- The current m.room.member state: one row per user who was ever seen in the room, with an index by user.
 CREATE TABLE memberships (
   room_nid   bigint NOT NULL,
   user_id    text NOT NULL,
@@ -169,7 +169,7 @@ CREATE TABLE room_aliases (
 );
 CREATE INDEX room_aliases_by_room ON room_aliases (room_nid);
 
--- A client's retransmission gets the first answer again. key: hash of user, device, method and decoded path.
+-- A client's retry gets the first answer again. key: hash of user, device, method and decoded path.
 CREATE TABLE client_transactions (
   room_nid   bigint NOT NULL,
   key        bytea NOT NULL,
@@ -177,7 +177,7 @@ CREATE TABLE client_transactions (
   created_ms bigint NOT NULL,
   PRIMARY KEY (room_nid, key)
 );
--- For loading a room's last hour, and for deleting what is older than a day, over all rooms.
+-- To load a room's last hour, and to delete rows older than a day, of all rooms.
 CREATE INDEX client_transactions_by_room ON client_transactions (room_nid, created_ms);
 CREATE INDEX client_transactions_by_age ON client_transactions USING brin (created_ms);
 
@@ -209,13 +209,13 @@ CREATE TABLE devices (
   PRIMARY KEY (user_id, device_id)
 );
 
--- One row per access token in force; only hashes are stored.
+-- One row per valid access token. Only hashes are stored.
 CREATE TABLE access_tokens (
   token_hash   bytea PRIMARY KEY,          -- SHA-256
   user_id      text NOT NULL,
   device_id    text,                       -- NULL: a token without a device (registration by an admin tool)
   expires_ms   bigint,                     -- NULL: never
-  refresh_hash bytea,                      -- the refresh token that this access token was issued beside
+  refresh_hash bytea,                      -- the refresh token that was issued with this access token
   created_ms   bigint NOT NULL
 );
 CREATE INDEX access_tokens_by_user ON access_tokens (user_id, device_id);
@@ -232,7 +232,7 @@ CREATE TABLE refresh_tokens (
 CREATE INDEX refresh_tokens_by_user ON refresh_tokens (user_id, device_id);
 CREATE INDEX refresh_tokens_by_successor ON refresh_tokens (successor) WHERE successor IS NOT NULL;
 
--- The `sessions` stream: what other processes must forget of the tokens they cached.
+-- The stream `sessions`: tokens that other processes must drop from their caches.
 CREATE TABLE session_changes (
   writer     bigint NOT NULL,
   position   bigint PRIMARY KEY,
@@ -241,11 +241,11 @@ CREATE TABLE session_changes (
   changed_ms bigint NOT NULL
 );
 
--- User-interactive authentication: any worker continues a session.
+-- User-interactive authentication. Any worker can continue a session.
 CREATE TABLE uia_sessions (
   session_id text PRIMARY KEY,
   user_id    text,
-  operation  text NOT NULL,                -- method and path; a session serves one operation only
+  operation  text NOT NULL,                -- method and path; a session is for one operation only
   request    bytea NOT NULL,               -- the first request's body without `auth`
   completed  jsonb NOT NULL DEFAULT '{}',  -- stage -> result
   created_ms bigint NOT NULL
@@ -286,7 +286,7 @@ CREATE TABLE filters (
 CREATE TABLE account_data (
   user_id  text NOT NULL,
   room_id  text NOT NULL,
-  type     text NOT NULL,                  -- escaped
+  type     text NOT NULL,
   json     bytea,
   writer   bigint NOT NULL,
   position bigint NOT NULL,

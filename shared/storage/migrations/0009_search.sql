@@ -1,6 +1,6 @@
--- The words of what can be searched: m.room.message, m.room.name, m.room.topic; never of encrypted events. Filled by a
--- background job, so that sending costs nothing more. Each row also has its room as a word (it begins with a space, so
--- no text has it): the index then finds the words of some rooms without looking at all others.
+-- The words of m.room.message, m.room.name and m.room.topic, never of encrypted events. A background job fills the
+-- table, so that sending costs nothing more. Each row also has its room as a word (it begins with a space, so no text
+-- has it): the index finds the words of some rooms without reading all others.
 CREATE TABLE search_words (
   room_nid  bigint NOT NULL,
   event_nid bigint NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE search_words (
 );
 CREATE INDEX search_words_by_word ON search_words USING gin (words);
 
--- Up to which position of the stream `events` the job has come; whoever works holds the row.
+-- The position of the stream `events` that the job has reached. A process that does the job locks the row.
 CREATE TABLE search_progress (
   position bigint NOT NULL
 );

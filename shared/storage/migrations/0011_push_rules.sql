@@ -1,21 +1,23 @@
--- What users changed of the default push rules, and whom they ignore: what the writers of rooms judge events by.
+-- Changes of the default push rules, and ignored users, with which persisters evaluate events.
 
 CREATE SEQUENCE stream_push_rules CACHE 1;
 
--- One row per user who changed anything. rules: JSON (shared/core/push_rules/changes.py), empty for none; everywhere:
--- something in it matters in any room; rooms: those of which it speaks; ignored: of his m.ignored_user_list.
+-- One row per user who changed anything.
+-- rules: JSON (shared/core/push_rules/changes.py), empty for none.
+-- everywhere: the rules say something about every room. rooms: those that they say something about by name.
+-- ignored: the users of the m.ignored_user_list.
 CREATE TABLE push_rules (
   user_id    text PRIMARY KEY,
   rules      bytea NOT NULL DEFAULT '',
-  ignored    text[] NOT NULL DEFAULT '{}',   -- escaped
+  ignored    text[] NOT NULL DEFAULT '{}',
   everywhere boolean NOT NULL DEFAULT false,
-  rooms      text[] NOT NULL DEFAULT '{}',   -- escaped
+  rooms      text[] NOT NULL DEFAULT '{}',
   writer     bigint NOT NULL,
   position   bigint NOT NULL
 );
 CREATE INDEX push_rules_by_position ON push_rules (position);
 
--- Lists written before this. A list with an escape that text cannot hold is left until its user writes it again.
+-- Lists that were stored before. A list with an escape that text cannot hold is left until its user stores it again.
 INSERT INTO push_rules (user_id, ignored, writer, position)
 SELECT a.user_id, ignored.users, a.writer, nextval('stream_push_rules')
 FROM account_data a

@@ -1,9 +1,9 @@
--- How users were present when it was last saved: what their owner (a client_api worker) begins with when it takes them
--- over, and what is told of those who are offline. Everything fresher is in memory and on the stream `presence`.
+-- Saved presence. The owner of a user (a client_api worker) starts with it, and offline users are shown with it.
+-- Everything fresher is in memory and on the stream `presence`.
 CREATE TABLE presence (
-  user_id        text PRIMARY KEY,         -- escaped
+  user_id        text PRIMARY KEY,
   state          text NOT NULL,            -- online, unavailable, offline
-  status_msg     text,                     -- escaped
-  last_active_ms bigint NOT NULL,          -- 0: not known
-  changed_ms     bigint NOT NULL           -- when it was so; only something later replaces it
+  status_msg     text,
+  last_active_ms bigint NOT NULL,          -- 0: unknown
+  changed_ms     bigint NOT NULL           -- the time of the change; only a later one replaces it
 );

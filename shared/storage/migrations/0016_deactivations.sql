@@ -1,4 +1,4 @@
--- Accounts that were closed and are still to be cleared: rooms to leave, data to remove.
+-- Closed accounts that are still to be cleared: rooms to leave, data to delete.
 CREATE TABLE deactivations (
   user_id    text PRIMARY KEY,
   erase      boolean NOT NULL,
@@ -8,13 +8,13 @@ CREATE TABLE deactivations (
 );
 CREATE INDEX deactivations_when ON deactivations (look_at);
 
--- Whether a user has annotated an event so already.
+-- To check if a user has annotated an event the same way before.
 CREATE INDEX events_of_annotations ON events (room_nid, relates_to, sender) WHERE rel_type = 'm.annotation';
 
--- Who was erased since somebody looked.
+-- For the users that were erased since a time.
 CREATE INDEX erased_users_by_time ON erased_users (erased_ms);
 
--- Rooms whose guests may have to leave. The row of a room that is deleted goes as soon as somebody looks.
+-- Rooms that guests may have to leave. The row of a deleted room is deleted at the next look.
 CREATE TABLE guest_removals (
   of_room_id text PRIMARY KEY,
   number     bigint NOT NULL DEFAULT 0,

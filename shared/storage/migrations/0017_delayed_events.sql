@@ -1,25 +1,25 @@
--- Delayed events (MSC4140): what is to be sent later, and for some days what became of it.
+-- Delayed events (MSC4140): events to send later, and for some days their outcome.
 --
--- Times are the database's. An event is due at scheduled_ms + delay_ms; a restart changes scheduled_ms alone, which
--- stands in no index: the row is updated in place (HOT). The job looks at check_ms, which is never later than that,
--- and moves it on where the event was restarted meanwhile.
+-- Times are the database's. An event is due at scheduled_ms + delay_ms. A restart changes only scheduled_ms, which is
+-- in no index: the row is updated in place (HOT). The job reads check_ms, which is never later than that, and moves it
+-- forward if the event was restarted meanwhile.
 CREATE TABLE delayed_events (
   delay_id     text PRIMARY KEY,
-  shard        smallint NOT NULL,          -- whose duty it is: `duties`, "delayed_events/<shard>"
-  user_id      text NOT NULL,              -- escaped
+  shard        smallint NOT NULL,          -- its duty: `duties`, "delayed_events/<shard>"
+  user_id      text NOT NULL,
   room_nid     bigint NOT NULL,
-  type         text NOT NULL,              -- escaped
-  state_key    text,                       -- escaped; NULL: no state event
+  type         text NOT NULL,
+  state_key    text,                       -- NULL: no state event
   content      bytea NOT NULL,             -- JSON, as the client wrote it
   sticky_ms    bigint,                     -- NULL: not sticky
   key          bytea,                      -- of the client's transaction that scheduled it
   delay_ms     bigint NOT NULL,
   scheduled_ms bigint NOT NULL,            -- or restarted
   check_ms     bigint NOT NULL,
-  sending_ms   bigint,                     -- since when somebody sends it: it can't be restarted or cancelled then
+  sending_ms   bigint,                     -- since when it is being sent: it cannot be restarted or cancelled then
   finalised_ms bigint,                     -- NULL: still scheduled
-  event_id     text,                       -- of one that was sent
-  error        bytea,                      -- JSON: why it could not be sent; neither: it was cancelled
+  event_id     text,                       -- of an event that was sent
+  error        bytea,                      -- JSON, of an event that could not be sent; neither: it was cancelled
   UNIQUE (user_id, key)
 ) WITH (fillfactor = 70);
 CREATE INDEX delayed_events_to_check ON delayed_events (shard, check_ms) WHERE finalised_ms IS NULL;

@@ -1,4 +1,4 @@
--- Sticky events (MSC4354) that have not expired: a row apiece, for an hour at most, beside the events themselves.
+-- Sticky events (MSC4354) that have not expired: one row per event, for an hour at most.
 
 CREATE TABLE sticky_events (
   room_nid  bigint NOT NULL,

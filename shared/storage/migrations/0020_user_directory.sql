@@ -1,9 +1,9 @@
--- Users as others find them by name. Who may find whom is decided when somebody searches, by memberships: so that coming
--- into a room and leaving it cost nothing here.
+-- The user directory. A search decides by memberships which users the searcher may find, so that joining and leaving a
+-- room cost nothing here.
 CREATE TABLE user_directory (
-  user_id      text PRIMARY KEY,           -- escaped
-  display_name text,                       -- escaped
-  avatar_url   text,                       -- escaped
+  user_id      text PRIMARY KEY,
+  display_name text,
+  avatar_url   text,
   words        tsvector NOT NULL           -- of the localpart and the name: shared/core/search/directory_words.py
 );
 CREATE INDEX user_directory_by_word ON user_directory USING gin (words);
@@ -13,7 +13,8 @@ CREATE TABLE user_directory_rooms (
   room_nid bigint PRIMARY KEY REFERENCES rooms (room_nid) ON DELETE CASCADE
 );
 
--- Users of ours whose entry is to be made anew. Only ever added to, so that nobody waits for the job, which takes rows.
+-- Local users whose entry must be updated. Rows are only inserted, so that no writer waits for the job, which deletes
+-- them.
 CREATE TABLE user_directory_queue (
   number  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   user_id text NOT NULL
@@ -32,8 +33,8 @@ CREATE TRIGGER user_directory_profiles AFTER INSERT OR UPDATE OR DELETE ON profi
 CREATE TRIGGER user_directory_users AFTER INSERT OR UPDATE OF deactivated ON users
   FOR EACH ROW EXECUTE FUNCTION queue_user_for_directory();
 
--- How far the job has come; whoever works holds the row. position: of the stream `events`. users_above: users of ours
--- from before this table, in the order of their ids; NULL: all are done.
+-- The progress of the job. A process that does the job locks the row. position: of the stream `events`. users_above:
+-- the last of the local users from before this table, in the order of their ids. NULL: all are done.
 CREATE TABLE user_directory_progress (
   position    bigint NOT NULL,
   users_above text

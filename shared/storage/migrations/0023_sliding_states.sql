@@ -5,7 +5,7 @@
 CREATE TABLE sliding_states (
   user_id   text NOT NULL,
   device_id text NOT NULL,           -- '' for a token without a device
-  conn_id   text NOT NULL,           -- escaped
+  conn_id   text NOT NULL,
   number    bigint NOT NULL,         -- grows with each state of the connection
   state     bytea NOT NULL,
   PRIMARY KEY (user_id, device_id, conn_id, number)

@@ -1,6 +1,6 @@
--- Users whose display name or picture changed and whose member events may still show the former one. The owner of the
--- user brings the change into their rooms at once; a background worker does so should that process die. `number` tells
--- whether the profile changed again meanwhile. The release before neither writes nor reads the table.
+-- Users whose display name or picture changed and whose member events may still show the previous one. The owner of the
+-- user updates their rooms at once; a background worker does so if that process dies. `number` tells if the profile
+-- changed again meanwhile. The release before neither writes nor reads the table.
 CREATE TABLE profile_changes (
   user_id    text PRIMARY KEY,
   number     bigint NOT NULL DEFAULT 0,
